@@ -1,0 +1,98 @@
+"""``celery -A gpuqueue worker``: a dispatcher. ``celery -A gpuqueue flower``: Flower beside it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.bin.base import CeleryOption
+
+from gpuqueue.inventory import configured
+from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
+from gpuqueue.glue.consumer import DISPATCH
+from gpuqueue.glue.control import Control
+from gpuqueue.names import CHOOSING, parse_queue
+from gpuqueue.node import Node
+from gpuqueue.settings import load
+
+app = Celery("gpuqueue")
+try:
+    app.config_from_object("gpuqueue.celeryconfig", force=True)
+except GpuQueueError as exc:
+    # Celery would show a traceback of its own loader instead of what to do.
+    sys.exit(f"gpuqueue: {exc}")
+
+
+class DispatchTask(app.Task):  # type: ignore[misc, name-defined]
+    """What every message is bound to: its strategy keeps the message, so that it never runs here."""
+
+    name = DISPATCH
+    Strategy = "gpuqueue.glue.consumer:strategy"
+    acks_late = True
+    ignore_result = True
+
+    def run(self) -> None:
+        """Never called: see the strategy."""
+        raise NotImplementedError(DISPATCH)
+
+
+app.register_task(DispatchTask())
+
+
+class GpuStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The part of a worker that is gpuqueue's: dispatcher, launcher, finisher, watcher."""
+
+    requires = ("celery.worker.components:Pool",)
+    name = "gpuqueue"
+
+    def __init__(self, worker: Any, gpu_watch: bool = True, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._watch = gpu_watch
+        self._node: Node | None = None
+
+    def start(self, worker: Any) -> None:
+        """Make the node and start it; what is wrong ends the worker with a sentence."""
+        try:
+            _check_queues(worker.app)
+            self._node = Node(worker.app, load(), worker.hostname, watch=self._watch)
+        except GpuQueueError as exc:
+            print(f"gpuqueue: {exc}", file=sys.stderr, flush=True)
+            raise SystemExit(78) from None  # EX_CONFIG
+        worker.gpuqueue = self._node.dispatcher
+        self._node.start()
+
+    def stop(self, worker: Any) -> None:
+        """Sign off; running jobs go on."""
+        node, self._node = self._node, None
+        if node is not None:
+            node.stop()
+
+    terminate = stop
+
+
+def _check_queues(application: Celery) -> None:
+    """Refuse to take messages that are not ours; a class named by any of its queues is served on its plain one too."""
+    classes = configured(load())
+    queues = application.amqp.queues
+    for name in list(queues.consume_from):
+        try:
+            parsed = parse_queue(name)
+        except InvalidJob as exc:
+            raise SettingsError(f"-Q: {exc}; a dispatcher takes GPU queues only") from None
+        if parsed.gpu_class not in (*CHOOSING, *classes):
+            raise SettingsError(f"-Q: queue={name!r} names the unknown class {parsed.gpu_class!r}; this dispatcher has: {', '.join(classes)}")
+        if parsed.gpu_class not in CHOOSING:
+            queues.select_add(f"gpu.{parsed.gpu_class}")
+
+
+app.steps["worker"].add(GpuStep)
+app.steps["consumer"].add(Control)
+app.user_options["worker"].add(
+    CeleryOption(
+        ["--gpu-watch/--no-gpu-watch"],
+        default=True,
+        help="Run the watcher here (one of all dispatchers is elected).",
+        help_group="GPU Queue Options",
+    )
+)

@@ -1,0 +1,44 @@
+"""Celery's configuration of dispatchers (and of Flower beside them), a reason per line."""
+
+from kombu import Queue
+
+from gpuqueue.inventory import configured
+from gpuqueue.settings import load
+
+_settings = load()
+_classes = configured(_settings)
+
+# The applications' own broker and backend: jobs and results are plain Celery there.
+broker_url = _settings.broker_url
+result_backend = _settings.result_backend or _settings.broker_url
+
+# The consumer that takes a message of any task name.
+worker_consumer = "gpuqueue.glue.consumer:Consumer"
+# Without -Q: the queues of all classes.
+task_queues = [Queue(name) for name in sorted({"gpu.auto", "gpu.mig", *(queue for each in _classes.values() for queue in each.queues)})]
+# Nothing but JSON is ever decoded.
+accept_content = ["json"]
+task_serializer = result_serializer = "json"
+# Acknowledged when kept in Redis, not before.
+task_acks_late = True
+# A message is held for milliseconds: more in hand would only be redelivered later after a crash.
+worker_prefetch_multiplier = 4
+# The pool runs nothing: messages never enter it.
+worker_pool = "threads"
+worker_concurrency = 1
+# Flower shows jobs from events.
+worker_send_task_events = True
+# A dispatcher often starts before its Redis does; it says so and tries again.
+broker_connection_retry_on_startup = True
+# Own keys for unacknowledged messages: a short visibility timeout must not touch the applications' workers, which share
+# the broker. 60 s: what a SIGKILLed dispatcher had in hand is delivered again within about 70 s.
+broker_transport_options = {
+    "unacked_key": "gpuqueue.unacked",
+    "unacked_index_key": "gpuqueue.unacked_index",
+    "unacked_mutex_key": "gpuqueue.unacked_mutex",
+    "visibility_timeout": 60,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+}
+# The dispatcher's own log format is the operator's to choose by Celery's ordinary options.
+worker_redirect_stdouts = False

@@ -1,0 +1,213 @@
+"""The dispatcher's cycle: accept a message, admit what can start, launch it, and hand a freed slot on.
+
+Each step is one script, may be repeated, and is repaired by the watcher when its process dies right after it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuqueue.classes import GpuClass, choose, default_isolation, resolve
+from gpuqueue.ends import explain
+from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.finish import Finisher
+from gpuqueue.glue.parse import bare_job, job_id, parse, request_of
+from gpuqueue.glue.states import States
+from gpuqueue.job import Record
+from gpuqueue.launchers.base import CannotLaunch, Ended, Launcher
+from gpuqueue.names import EXCLUSIVE
+from gpuqueue.reasons import EndReason
+from gpuqueue.states import DISPATCHED, QUEUED
+from gpuqueue.store import lease
+from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.line import BATCH, REVOKED_FOR, Line
+from gpuqueue.store.read import Reader
+
+logger = logging.getLogger(__name__)
+#: Jobs that no class can ever run are kept under this name until their refusal is delivered.
+REFUSED = "refused"
+
+
+@dataclass
+class Dispatcher:
+    """What one dispatcher does with jobs; safe to call from any thread."""
+
+    client: Redis
+    line: Line
+    reader: Reader
+    classes: Mapping[str, GpuClass]
+    states: States
+    finisher: Finisher
+    start_timeout: float
+    stale_after: float
+    """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to write."""
+    threads: int = 8
+    launcher: Launcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gpuqueue-launch")
+
+    # -- accept ----------------------------------------------------------------------------------------------------
+
+    def accept(self, packed: dict[str, Any]) -> str:
+        """Keep one delivery and start what can start. Answers ``accepted``, ``known``, ``cancelled`` or ``refused``.
+
+        Raises :class:`MalformedMessage` for a message without an id; errors of Redis pass through.
+        """
+        job_id(packed)
+        now = self.line.clock()
+        try:
+            gpu_class, isolation = self._choose(packed)
+            job = parse(packed, gpu_class.name, isolation, now)
+        except (InvalidJob, MalformedMessage) as exc:
+            return self._refuse(packed, exc, now)
+        record = job.record()
+        outcome = "finishing" if self._stamps_revoked(packed) else ""
+        if outcome:
+            record["reason"] = EndReason.CANCELLED
+        outcome = self.line.accept(gpu_class.name, record, json.dumps(packed))
+        if outcome == "finishing":
+            self.finisher.submit(gpu_class.name, job.delivery)
+            return "cancelled"
+        if outcome == "known":
+            return outcome
+        logger.info("%s accepted for %s %s", job.delivery, gpu_class.name, isolation, extra={"action": "accepted"})
+        self._tell_state(record, QUEUED, packed, since=now)
+        self.enqueue(gpu_class, job.delivery)
+        if job.eta or job.expires:
+            lease.wake(self.client)
+        return outcome
+
+    def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
+        """Put an accepted delivery in line, and launch what may start."""
+        self.launch(gpu_class, self.line.enqueue(gpu_class, delivery))
+
+    def _choose(self, packed: dict[str, Any]) -> tuple[GpuClass, str]:
+        queue, request = request_of(packed)
+        fitting, isolation = resolve(self.classes, queue, request)
+        if len(fitting) == 1:
+            return fitting[0], isolation
+        known = self.reader.find(job_id(packed), [each.name for each in fitting])
+        if known:  # a redelivery or a retry stays where the job was
+            return self.classes[known["gpu_class"]], known["isolation"]
+        wanted = queue.isolation or request.isolation
+        chosen = choose(fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind))
+        return chosen, wanted or default_isolation(chosen)
+
+    def _refuse(self, packed: dict[str, Any], exc: InvalidJob, now: float) -> str:
+        record = bare_job(packed, REFUSED, EXCLUSIVE, now).record()
+        record["reason"], record["error"], record["error_type"] = EndReason.REJECTED, str(exc), type(exc).__name__
+        outcome = self.line.accept(REFUSED, record, json.dumps(packed))
+        logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})
+        if outcome == "known":
+            return outcome
+        self.finisher.submit(REFUSED, record["delivery"])
+        return "refused"
+
+    def _stamps_revoked(self, packed: dict[str, Any]) -> bool:
+        stamps = stamps_of(packed)
+        return bool(stamps) and lease.stamps_revoked(self.client, stamps, self.line.clock() - REVOKED_FOR)
+
+    # -- launch ----------------------------------------------------------------------------------------------------
+
+    def launch(self, gpu_class: GpuClass, granted: list[Record]) -> None:
+        """Launch admitted attempts, each in a thread of the pool."""
+        while granted:
+            for record in granted:
+                self._pool.submit(self._launch, record)
+            granted = self.line.admit(gpu_class) if len(granted) == BATCH else []
+
+    def _launch(self, record: Record, *, repeated: bool = False) -> None:
+        try:
+            if not repeated:
+                self._tell_state(record, DISPATCHED, None, since=record["admitted"])
+            instance = self.launcher.start(record)
+            self.line.launched(record, instance, self.start_timeout)
+            logger.info("%s launched, attempt %s", record["delivery"], record["attempt"], extra={"action": "launched"})
+        except (CannotLaunch, OSError) as exc:
+            logger.warning("%s not launched: %s", record["delivery"], exc, extra={"action": "launch_failed"})
+            reason = EndReason.BAD_SPEC if isinstance(exc, CannotLaunch) else EndReason.INFRA
+            self._release(record["gpu_class"], record["delivery"], record["attempt"], "", reason, str(exc))
+        except RedisError:
+            logger.exception("%s: Redis went away while launching; the watcher repairs it", record["delivery"], extra={"action": "launch_unsure"})
+        except Exception:
+            logger.exception("%s: launch failed", record["delivery"], extra={"action": "launch_unsure"})
+
+    def relaunch(self, record: Record) -> None:
+        """Launch an attempt whose launch nobody confirmed."""
+        self._pool.submit(self._launch, record, repeated=True)
+
+    # -- end -------------------------------------------------------------------------------------------------------
+
+    def on_end(self, ended: Ended) -> None:
+        """An attempt's process is gone: free its slot, launch what may start, finish the job if its executor did not."""
+        end = explain(ended.code)
+        try:
+            self._release(ended.gpu_class, ended.delivery, ended.attempt, ended.instance, end.reason, end.error, again=end.again)
+        except RedisError:
+            logger.exception("%s: end not written; the watcher repairs it", ended.delivery, extra={"action": "end_unsure"})
+
+    def _release(
+        self, name: str, delivery: str, attempt: int, instance: str, reason: EndReason, error: str, *, again: bool = False
+    ) -> None:
+        gpu_class = self.classes.get(name) or GpuClass(name)  # a class no longer configured: free it all the same
+        released = self.line.release(gpu_class, delivery, attempt, instance=instance, reason=reason, error=error, again=again)
+        self.launch(gpu_class, released.granted)
+        if released.state == "finishing":
+            logger.warning("%s attempt %s: %s", delivery, attempt, error, extra={"action": "executor_lost"})
+            self.finisher.submit(name, delivery)
+        elif released.state == "delayed":
+            logger.warning("%s attempt %s: %s; tried again", delivery, attempt, error, extra={"action": "try_again"})
+            lease.wake(self.client)
+
+    # -- cancel ----------------------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
+        """Cancel a job wherever it is; one that is not here yet is remembered. See cancel.lua for the answers."""
+        answers = {name: self.line.cancel(name, job_id, terminate=terminate, signal=signal) for name in self.classes}
+        for name, answer in answers.items():
+            if answer == "cancelled":
+                record = self.reader.find(job_id, [name])
+                if record:
+                    self.finisher.submit(name, record["delivery"])
+            if answer == "stopping":
+                lease.wake(self.client)
+        return next((answer for answer in answers.values() if answer != "unknown"), "unknown")
+
+    def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:
+        """Cancel the jobs that carry any of these stamps; later ones are cancelled when they come."""
+        lease.revoke_stamps(self.client, stamps, self.line.clock())
+        found = []
+        for name in self.classes:
+            for record in list(self.reader.all_records(name)):
+                packed = self.reader.message(name, record["delivery"]) if record["state"] != "ended" else None
+                carried = stamps_of(packed) if packed else {}
+                if any(set(values) & set(carried.get(header, ())) for header, values in stamps.items()):
+                    self.cancel(record["id"], terminate=terminate, signal=signal)
+                    found.append(record["id"])
+        return found
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def _tell_state(self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float) -> None:
+        # After a stall the job may have moved on in other hands, and an old state would hide its result.
+        if not record.get("ignore_result") and self.line.clock() - since < self.stale_after / 2:
+            self.states.tell(record, state, packed)
+
+    def close(self) -> None:
+        """Finish the launches under way."""
+        self._pool.shutdown(wait=True, cancel_futures=False)
+
+
+def stamps_of(packed: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the stamps of a message: header → values."""
+    headers = packed["headers"]
+    stamps = headers.get("stamps") or {}
+    wanted = {name: stamps.get(name) for name in headers.get("stamped_headers") or []}
+    return {name: [str(each) for each in (value if isinstance(value, list) else [value])] for name, value in wanted.items() if value is not None}
+

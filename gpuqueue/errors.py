@@ -1,0 +1,67 @@
+"""Every error this project raises, or stores as the result of a job.
+
+Errors that travel through a result backend are rebuilt there as ``type(*args)``: each takes its message alone.
+"""
+
+from __future__ import annotations
+
+
+class GpuQueueError(Exception):
+    """The root of every error of gpuqueue."""
+
+
+class InvalidJob(GpuQueueError, ValueError):
+    """The job asks for something that cannot be: the text names the field, the value and the fix."""
+
+    @classmethod
+    def field(cls, field: str, value: object, problem: str, fix: str) -> InvalidJob:
+        """Build the message every refusal has: ``field=value problem; fix``."""
+        return cls(f"{field}={value!r} {problem}; {fix}")
+
+
+class MalformedMessage(InvalidJob):
+    """The message is no Celery task message that can be kept: its body is not JSON of the documented shape."""
+
+
+class ApplicationNotFound(GpuQueueError, ImportError):
+    """The executor cannot import the application that GPUQUEUE_APP names."""
+
+
+class TaskNotFound(GpuQueueError, LookupError):
+    """The application has no task of the name that the message carries."""
+
+
+class ArgumentsMismatch(InvalidJob, TypeError):
+    """The arguments of the message do not fit the signature of the task."""
+
+
+class ExecutorDied(GpuQueueError):
+    """The executor ended without a word: killed, out of memory, or crashed below Python."""
+
+
+class LaunchFailed(GpuQueueError):
+    """The executor could not be started, or ended before it took its job, as often as attempts are allowed."""
+
+
+class StartTimeout(LaunchFailed):
+    """The executor was started but did not take its job in time (GPUQUEUE_START_TIMEOUT)."""
+
+
+class SettingsError(GpuQueueError):
+    """A setting is missing or wrong: the text names it, its value and the fix."""
+
+
+class ServerUnreachable(GpuQueueError):
+    """Redis cannot be reached: the text names the address and the fix."""
+
+
+class StaleAttempt(GpuQueueError):
+    """The attempt is no longer the current one of its job, and may write nothing."""
+
+
+class NoRedisServer(GpuQueueError):
+    """No redis-server, valkey-server or packaged server is on this machine."""
+
+
+class EmbeddedRedisFailed(GpuQueueError):
+    """The embedded Redis did not start; the text holds the end of its log."""

@@ -1,0 +1,78 @@
+"""Write the outcome of a job whose executor could not: state, chord part, errbacks, events, by Celery's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, signals, states
+from celery.app.task import Context
+from celery.app.trace import TraceInfo
+from celery.exceptions import TimeLimitExceeded
+from celery.utils.saferepr import saferepr
+
+from gpuqueue import errors
+from gpuqueue.glue.events import Events
+from gpuqueue.glue.message import context
+from gpuqueue.job import Record
+from gpuqueue.reasons import EndReason
+
+
+def exception_of(record: Record) -> Exception:
+    """Return the typed exception that ``get()`` raises for a job that ended so."""
+    reason, error = record.get("reason"), record.get("error", "")
+    if reason == EndReason.TIME_LIMIT:
+        return TimeLimitExceeded(record.get("time_limit"))  # type: ignore[no-any-return]
+    if reason == EndReason.REJECTED:
+        named = getattr(errors, record.get("error_type", ""), errors.InvalidJob)
+        made: Exception = named(error)
+        return made
+    if record.get("timed_out") == "start":
+        return errors.StartTimeout(f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts: {error}")
+    if record.get("attempt") and not record.get("started"):
+        return errors.LaunchFailed(f"job {record['id']}: {record.get('attempt')} attempts failed to start, the last: {error}")
+    if reason == EndReason.INFRA:
+        return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {error}")
+    return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
+
+
+def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str) -> None:
+    """Write the outcome that ``record`` names. ``app`` is the application where it could be loaded, else any app.
+
+    May be repeated: results and chord parts are the same again; errbacks are sent again.
+    """
+    request = context(stored, record)
+    request.hostname = hostname
+    task = app.tasks.get(record.get("task")) or _stand_in(app, record)
+    if record.get("reason") in (EndReason.CANCELLED, EndReason.EXPIRED):
+        _revoke(app, task, record, request)
+    else:
+        _fail(app, task, record, request, exception_of(record))
+
+
+def _stand_in(app: Celery, record: Record) -> Any:
+    # A task of that name without the application's code: enough for states, chords and errbacks sent by name.
+    return app.task(lambda *args, **kwargs: None, name=record.get("task") or "unknown", ignore_result=False)
+
+
+def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+    task.push_request(**vars(request))
+    try:
+        raise exc
+    except Exception as raised:
+        einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
+    finally:
+        task.pop_request()
+    with Events(app, request.hostname) as events:
+        events.send("task-failed", request.id, exception=saferepr(exc), traceback=str(einfo.traceback) if einfo else "")
+
+
+def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
+    expired, terminated = record.get("reason") == EndReason.EXPIRED, bool(record.get("started"))
+    why = "expired" if expired else "terminated" if terminated else "revoked"
+    store = not (record.get("ignore_result") or task.ignore_result)
+    app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
+    signum = record.get("cancel") if terminated else None
+    signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=signum, expired=expired)
+    with Events(app, request.hostname) as events:
+        events.send("task-revoked", request.id, terminated=terminated, signum=signum, expired=expired)

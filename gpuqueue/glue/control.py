@@ -1,0 +1,94 @@
+"""Celery's remote control: revokes reach jobs that no worker holds.
+
+An own mailbox node listens beside the worker's: for a task that no worker holds Celery's handlers know nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+from kombu.common import ignore_errors
+from kombu.utils.functional import maybe_list
+
+logger = get_logger(__name__)
+
+
+class Cancelling(Protocol):
+    """Whoever can cancel jobs: the dispatcher."""
+
+    def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
+        """Cancel one job; answers what became of it."""
+        ...
+
+    def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:
+        """Cancel the jobs with any of these stamps, now and later; answers their ids."""
+        ...
+
+
+class Control(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A consumer step: starts anew at every reconnection, as Celery's own mailbox does."""
+
+    requires = ("celery.worker.consumer.control:Control",)
+    name = "gpuqueue control"
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        self._consumer: Any = None
+
+    def start(self, c: Any) -> None:
+        """Listen."""
+        cancelling: Cancelling = c.controller.gpuqueue
+        node = c.app.control.mailbox.Node(
+            f"gpuqueue.{c.hostname}", handlers=_handlers(cancelling), state={"hostname": c.hostname}, channel=c.connection.channel()
+        )
+
+        def on_message(body: Any, message: Any) -> None:
+            c.app.clock.forward()
+            try:
+                node.handle_message(body, message)
+            except KeyError:
+                pass  # a command that is none of ours
+            except Exception:
+                logger.exception("remote control failed", extra={"action": "control_failed"})
+
+        self._consumer = node.listen(callback=on_message)
+        self._consumer.on_decode_error = c.on_decode_error
+
+    def stop(self, c: Any) -> None:
+        """Listen no more."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            ignore_errors(c, consumer.cancel)
+            if consumer.channel is not None:
+                ignore_errors(c, consumer.channel.close)
+
+    shutdown = stop
+
+
+def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
+    def revoke(state: Any, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> dict[str, Any]:
+        ids = [str(each) for each in maybe_list(task_id) or []]
+        return {"ok": {each: cancelling.cancel(each, terminate=bool(terminate), signal=_name(signal)) for each in ids}}
+
+    def terminate(state: Any, signal: Any = None, task_id: Any = None, **_: Any) -> dict[str, Any]:
+        return revoke(state, task_id, True, signal)
+
+    def revoke_by_stamped_headers(state: Any, headers: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> dict[str, Any]:
+        if isinstance(headers, list):
+            headers = dict(each.split("=", 1) for each in headers)
+        stamps = {str(key): [str(value) for value in maybe_list(values) or []] for key, values in (headers or {}).items()}
+        return {"ok": cancelling.cancel_by_stamps(stamps, terminate=bool(terminate), signal=_name(signal))}
+
+    return {each.__name__: each for each in (revoke, terminate, revoke_by_stamped_headers)}
+
+
+def _name(signal: Any) -> str:
+    """Return a signal as our records hold it: ``TERM``, ``KILL``, ``INT``…"""
+    import signal as signals
+
+    if isinstance(signal, int):
+        signal = signals.Signals(signal).name
+    return str(signal or "TERM").upper().removeprefix("SIG")

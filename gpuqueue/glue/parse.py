@@ -1,0 +1,133 @@
+"""From a packed message to a :class:`Job`: everything that is checked before a job is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
+import msgspec
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+
+from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.job import HEADER, GpuRequest, Job, check_class_name
+from gpuqueue.names import QueueName, parse_queue
+
+
+class _Embed(msgspec.Struct):
+    callbacks: msgspec.Raw | None = None
+    errbacks: list[msgspec.Raw] | None = None
+    chain: msgspec.Raw | None = None
+    chord: msgspec.Raw | None = None
+
+
+# Raw keeps arguments undecoded: a body of 1 MB is checked in a millisecond.
+_BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _Embed | None])
+
+
+def job_id(packed: Mapping[str, Any]) -> str:
+    """Return the task id. Raises :class:`MalformedMessage` for a message without one: nobody can be told of it."""
+    value = packed["headers"].get("id")
+    if not isinstance(value, str) or not value or len(value) > 512:
+        raise MalformedMessage.field("id", value, "is not a task id", "send Celery's header 'id'")
+    return value
+
+
+def request_of(packed: Mapping[str, Any]) -> tuple[QueueName, GpuRequest]:
+    """Return which queue the message came on and what its ``gpu`` header asks for."""
+    queue = packed["delivery_info"].get("routing_key") or ""
+    return parse_queue(queue), GpuRequest.parse(packed["headers"].get(HEADER))
+
+
+def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float) -> Job:
+    """Return a job of what can be trusted in any message: for one that is refused."""
+    headers = packed["headers"]
+    task = headers.get("task")
+    return Job(
+        id=job_id(packed),
+        task=task if isinstance(task, str) else "unknown",
+        name=headers.get("shadow") if isinstance(headers.get("shadow"), str) else "",
+        gpu_class=gpu_class,
+        isolation=isolation,
+        retries=_count(headers.get("retries")),
+        nesting=_count(headers.get("replaced_task_nesting")),
+        created=now,
+        needs_app=True,
+        ignore_result=headers.get("ignore_result") is True,
+    )
+
+
+def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float) -> Job:
+    """Check a message and make the job of it.
+
+    Raises:
+        MalformedMessage: body or headers are not those of a Celery task message in JSON.
+        InvalidJob: a value in them cannot be.
+    """
+    headers = packed["headers"]
+    if not isinstance(headers.get("task"), str) or not headers["task"]:
+        raise MalformedMessage.field("task", headers.get("task"), "is not a task name", "send Celery's header 'task'")
+    embed = _embed(packed)
+    hard, _ = _limits(headers.get("timelimit"))
+    tenant = (headers.get(HEADER) or {}).get("tenant")
+    return Job(
+        id=job_id(packed),
+        task=headers["task"],
+        name=headers.get("shadow") or "",
+        gpu_class=check_class_name(gpu_class),
+        isolation=isolation,
+        retries=_count(headers.get("retries")),
+        nesting=_count(headers.get("replaced_task_nesting")),
+        priority=_priority(packed["properties"].get("priority")),
+        created=now,
+        eta=_time("eta", headers.get("eta")),
+        expires=_time("expires", headers.get("expires")),
+        time_limit=hard,
+        tenant=tenant,
+        needs_app=bool(embed.errbacks) or embed.chord is not None and bytes(embed.chord) != b"null",
+        ignore_result=headers.get("ignore_result") is True,
+    )
+
+
+def _embed(packed: Mapping[str, Any]) -> _Embed:
+    shown = f"{str(packed['body'])[:80]}..."
+    fix = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
+    if packed["content_type"] != "application/json" or packed.get("base64"):
+        raise MalformedMessage.field("content_type", packed["content_type"], "is not application/json", fix)
+    try:
+        return _BODY.decode(packed["body"])[2] or _Embed()
+    except msgspec.ValidationError as exc:
+        raise MalformedMessage.field("body", shown, f"is not [args, kwargs, embed]: {exc}", fix) from None
+    except msgspec.DecodeError as exc:
+        raise MalformedMessage.field("body", shown, f"is not JSON: {exc}", fix) from None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _priority(value: object) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidJob.field("priority", value, "is not a whole number", "use 0 (first) to 9 (last)")
+    return min(9, max(0, value))  # as Celery's Redis transport rounds it
+
+
+def _limits(value: object) -> tuple[float | None, float | None]:
+    limits = list(value) if isinstance(value, (list, tuple)) and len(value) == 2 else [None, None]
+    for name, limit in zip(("time_limit", "soft_time_limit"), limits, strict=True):
+        wrong = not isinstance(limit, (int, float)) or isinstance(limit, bool) or not math.isfinite(limit) or limit < 0
+        if limit is not None and wrong:
+            raise InvalidJob.field(name, limit, "is not a number of seconds", "use a number above 0")
+    return limits[0] or None, limits[1] or None
+
+
+def _time(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(maybe_make_aware(maybe_iso8601(value), UTC).timestamp())
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise InvalidJob.field(name, value, "is not a time", "send ISO 8601, as Celery does") from None

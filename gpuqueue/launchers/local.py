@@ -1,0 +1,168 @@
+"""The local launcher: each attempt is a process of this machine, in a session of its own, with the GPU it was given.
+
+What names an attempt stands in its environment, as it would in the labels of a pod: a dispatcher that comes later finds
+it there. An instance is ``host:nonce:pid``; the nonce in the environment proves that a pid is still the same process.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import secrets
+import signal as signals
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from gpuqueue.job import Record
+from gpuqueue.launchers.base import Ended, Live, OnEnd
+from gpuqueue.launchers.exits import Exits, environment
+
+_PREFIX = "GPUQUEUE_"
+#: Fields of a record that travel in the environment, beside the token.
+_LABELS = ("delivery", "gpu_class", "isolation", "attempt", "device", "time_limit", "task", "tenant", "retries", "nesting")
+_NUMBERS = {"attempt": int, "device": int, "time_limit": float, "retries": int, "nesting": int}
+
+
+class LocalLauncher:
+    """Starts executors as processes.
+
+    Args:
+        on_end: told of every end, from the watching thread.
+        settings: environment that every executor gets (broker, backend, application).
+        devices: class → the GPUs (UUIDs or indexes, as CUDA_VISIBLE_DEVICES takes them) that its jobs are dealt.
+        command: what to run; the executor of this Python unless a test says otherwise.
+    """
+
+    def __init__(
+        self,
+        on_end: OnEnd,
+        settings: Mapping[str, str],
+        devices: Mapping[str, Sequence[str]] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "gpuqueue.executor"),
+    ) -> None:
+        self._on_end = on_end
+        self._settings = dict(settings)
+        self._devices = devices or {}
+        self._command = list(command)
+        self._host = socket.gethostname()
+        self._exits = Exits()
+        self._adopted: set[str] = set()
+
+    def start(self, record: Record) -> str:
+        """Start an attempt; see :class:`gpuqueue.launchers.base.Launcher`."""
+        nonce = f"{self._host}:{secrets.token_hex(8)}"
+        process = self._spawn({**self._labels(record), "GPUQUEUE_INSTANCE": nonce, **self._gpu(record)})
+        instance = f"{nonce}:{process.pid}"
+        self._watch(Ended(record["gpu_class"], record["delivery"], record["attempt"], instance, None), process.pid)
+        return instance
+
+    def stop(self, instance: str, signal: str) -> bool:
+        """Signal an attempt, if it still is the process it was."""
+        if not self._ours(instance):
+            return True
+        pid = _pid(instance)
+        if not self.alive(instance):
+            return False
+        number = signals.Signals[f"SIG{signal}"]
+        with contextlib.suppress(ProcessLookupError):
+            if number == signals.SIGKILL:
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
+        return True
+
+    def alive(self, instance: str) -> bool:
+        """Whether the very process still runs."""
+        if not self._ours(instance):
+            return True
+        return environment(_pid(instance)).get("GPUQUEUE_INSTANCE") == instance.rpartition(":")[0]
+
+    def list(self) -> builtins.list[Live]:
+        """Find attempts of our Redis among this machine's processes."""
+        found = []
+        for pid in psutil.pids():
+            env = environment(pid)
+            # Children of a task inherit its environment: the executor is the leader of its session.
+            if "GPUQUEUE_TOKEN" not in env or "GPUQUEUE_FINISHER" in env or not _leads_session(pid):
+                continue
+            if env.get("GPUQUEUE_REDIS_URL") == self._settings["GPUQUEUE_REDIS_URL"]:
+                with contextlib.suppress(KeyError, ValueError):
+                    found.append(Live(f"{env['GPUQUEUE_INSTANCE']}:{pid}", _record(env)))
+        return found
+
+    def watch(self, ended: Ended) -> None:
+        """Be told of the end of a process whose own dispatcher is gone. May be repeated."""
+        if not self._ours(ended.instance) or ended.instance in self._adopted:
+            return
+        pid = _pid(ended.instance)
+        starter = environment(pid).get("GPUQUEUE_STARTER")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if starter and psutil.Process(pid).ppid() != int(starter):
+                self._adopted.add(ended.instance)
+                self._watch(ended, pid)
+
+    def finish(self, record: Record, finisher: str, timeout: float) -> int | None:
+        """Run the executor as a finisher, without a GPU."""
+        process = self._spawn({**self._labels(record), "GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""})
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signals.SIGKILL)
+            process.wait()
+            return None
+
+    def close(self) -> None:
+        """Stop watching; running jobs go on, and another dispatcher takes them over."""
+        self._exits.close()
+
+    def _spawn(self, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        # A dispatcher that is itself run by a job must not hand its own attempt on.
+        inherited = {key: value for key, value in os.environ.items() if key not in _OWN}
+        return subprocess.Popen(  # noqa: S603
+            self._command, env={**inherited, **self._settings, **extra, "GPUQUEUE_STARTER": str(os.getpid())}, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def _watch(self, ended: Ended, pid: int) -> None:
+        def tell(code: int | None) -> None:
+            self._adopted.discard(ended.instance)
+            self._on_end(Ended(ended.gpu_class, ended.delivery, ended.attempt, ended.instance, code))
+
+        self._exits.watch(pid, tell)
+
+    def _gpu(self, record: Record) -> dict[str, str]:
+        devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")
+        return {"CUDA_VISIBLE_DEVICES": devices[index]} if index is not None and index < len(devices) else {}
+
+    def _labels(self, record: Record) -> dict[str, str]:
+        labels = {_PREFIX + name.upper(): str(record[name]) for name in _LABELS if name in record}  # type: ignore[literal-required]
+        return {**labels, "GPUQUEUE_JOB_ID": record["id"], "GPUQUEUE_TOKEN": record.get("token", "")}
+
+    def _ours(self, instance: str) -> bool:
+        return instance.partition(":")[0] == self._host
+
+
+_OWN = {_PREFIX + name.upper() for name in _LABELS} | {"GPUQUEUE_JOB_ID", "GPUQUEUE_TOKEN", "GPUQUEUE_INSTANCE", "GPUQUEUE_FINISHER"}
+
+
+def _record(env: Mapping[str, str]) -> Record:
+    record: Any = {name: env[_PREFIX + name.upper()] for name in _LABELS if _PREFIX + name.upper() in env}
+    record |= {name: convert(record[name]) for name, convert in _NUMBERS.items() if name in record}
+    record |= {"id": env["GPUQUEUE_JOB_ID"], "token": env["GPUQUEUE_TOKEN"]}
+    return record  # type: ignore[no-any-return]
+
+
+def _pid(instance: str) -> int:
+    return int(instance.rpartition(":")[2])
+
+
+def _leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except (ProcessLookupError, PermissionError):
+        return False

@@ -1,0 +1,79 @@
+"""Names that travel: queues, deliveries, holders, worker names. Each has one maker and one reader here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gpuqueue.errors import InvalidJob
+
+SHARED = "shared"
+EXCLUSIVE = "exclusive"
+ISOLATIONS = (SHARED, EXCLUSIVE)
+QUEUE_PREFIX = "gpu."
+#: Queues that name no class: the class is chosen by what the job needs.
+CHOOSING = ("auto", "mig")
+CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?$")
+MIG_PROFILE = re.compile(r"^mig-[1-7]g\.\d+gb(\.(me|gfx|me\.all)|-me)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueName:
+    """What a queue's name says: a class (or ``auto``/``mig``), and maybe an isolation."""
+
+    gpu_class: str
+    isolation: str | None
+
+    def __str__(self) -> str:
+        return QUEUE_PREFIX + self.gpu_class + (f".{self.isolation}" if self.isolation else "")
+
+
+def parse_queue(queue: str) -> QueueName:
+    """Read a queue's name. Raises :class:`InvalidJob` for one that is no GPU queue's."""
+    rest = queue.removeprefix(QUEUE_PREFIX)
+    fix = "GPU queues are named gpu.<class>.shared, gpu.<class>.exclusive, gpu.<class>, gpu.mig or gpu.auto"
+    if rest == queue or not rest:
+        raise InvalidJob.field("queue", queue, "is not the name of a GPU queue", fix)
+    head, _, last = rest.rpartition(".")
+    if head and last in ISOLATIONS:
+        gpu_class, isolation = head, last
+    elif head and not MIG_PROFILE.match(rest) and CLASS_NAME.match(last) and last.isalpha():
+        raise InvalidJob.field("queue", queue, f"has the unknown isolation {last!r}", fix)
+    else:
+        gpu_class, isolation = rest, None
+    if not CLASS_NAME.match(gpu_class):
+        raise InvalidJob.field("queue", queue, "has a malformed class", fix)
+    return QueueName(gpu_class, isolation)
+
+
+def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
+    """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after ``task.replace``.
+
+    A retry is a new message with the same task id, sent while the try before it may still be running: each
+    delivery is queued, attempted and finished on its own.
+    """
+    if not retries and not nesting:
+        return job_id
+    return f"{job_id}~{retries}" + (f".{nesting}" if nesting else "")
+
+
+def job_id_of(delivery: str) -> str:
+    """Return the Celery task id that a delivery belongs to."""
+    job_id, tilde, tail = delivery.rpartition("~")
+    return job_id if tilde and re.fullmatch(r"\d+(\.\d+)?", tail) else delivery
+
+
+def holder_name(delivery: str, attempt: int) -> str:
+    """Name the holder of a slot: a delivery and the number of its attempt, from 1."""
+    return f"{delivery}#{attempt}"
+
+
+def parse_holder(holder: str) -> tuple[str, int]:
+    """Read a holder's name back into (delivery, attempt)."""
+    delivery, _, attempt = holder.rpartition("#")
+    return delivery, int(attempt)
+
+
+def worker_name(gpu_class: str, delivery: str, attempt: int, host: str) -> str:
+    """Name the one-shot worker of an attempt, as Flower shows it."""
+    return f"{gpu_class}-{delivery}-{attempt}@{host}"

@@ -1,0 +1,84 @@
+"""Put one dispatcher together from settings: state, launcher, finisher, watcher."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from gpuqueue import devices
+from gpuqueue.inventory import configured
+from gpuqueue.dispatch import Dispatcher
+from gpuqueue.errors import SettingsError
+from gpuqueue.finish import Finisher
+from gpuqueue.glue.states import States
+from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.settings import Settings
+from gpuqueue.store.client import check, connect
+from gpuqueue.store.lease import Lease
+from gpuqueue.store.line import Line
+from gpuqueue.store.read import Reader
+from gpuqueue.watch import Clocks, Watcher
+
+
+class Node:
+    """One dispatcher, ready to start.
+
+    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there.
+    """
+
+    def __init__(self, app: Any, settings: Settings, name: str, *, watch: bool = True) -> None:
+        if settings.execution_mode != "local":
+            raise SettingsError(f"GPU_EXECUTION_MODE={settings.execution_mode!r} is not available in this version; use local")
+        if not settings.app:
+            raise SettingsError("GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here")
+        client = connect(settings.redis_url)
+        check(client, settings.redis_url)
+        classes = configured(settings)
+        line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
+        found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
+        dealt = devices.deal(classes.values(), found)
+        line.devices = {name: len(gpus) for name, gpus in dealt.items()}
+        finisher = Finisher(line, app, name)
+        self.dispatcher = Dispatcher(
+            client,
+            line,
+            Reader(client),
+            classes,
+            States(app),
+            finisher,
+            settings.start_timeout,
+            settings.repair_seconds,
+            settings.launch_threads,
+        )
+        self.launcher = LocalLauncher(self.dispatcher.on_end, executor_environment(settings, app), dealt)
+        self.dispatcher.launcher = finisher.launcher = self.launcher
+        lease = Lease(client, name, settings.lease_seconds)
+        clocks = Clocks(settings.tick_seconds, settings.relist_seconds, settings.repair_seconds, settings.grace_seconds)
+        waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
+        self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks) if watch else None
+
+    def start(self) -> None:
+        """Start watching; accepting begins when Celery's consumer does."""
+        if self.watcher:
+            self.watcher.start()
+
+    def stop(self) -> None:
+        """Sign off. What runs goes on, and what waits is safe in Redis."""
+        if self.watcher:
+            self.watcher.stop()
+        self.dispatcher.close()
+        self.dispatcher.finisher.close()
+        self.launcher.close()
+
+
+def executor_environment(settings: Settings, app: Any) -> dict[str, str]:
+    """Return what every executor is told, whatever this process's own environment says."""
+    said = {
+        "GPUQUEUE_APP": settings.app,
+        "GPUQUEUE_REDIS_URL": settings.redis_url,
+        "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
+        "CELERY_BROKER_URL": settings.broker_url,
+        "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
+        "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
+    }
+    return {name: value for name, value in said.items() if value}

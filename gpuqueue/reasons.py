@@ -1,0 +1,54 @@
+"""Why a job waits, and why it ended: the same words in ``why``, logs, metrics and errors."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WaitReason(StrEnum):
+    """Why a job that has not started has not started."""
+
+    NO_FREE_SLOT = "NO_FREE_SLOT"
+    EXCLUSIVE_RUNNING = "EXCLUSIVE_RUNNING"
+    SHARED_RUNNING = "SHARED_RUNNING"
+    DRAINING_FOR_EXCLUSIVE = "DRAINING_FOR_EXCLUSIVE"
+    BEHIND_OTHERS = "BEHIND_OTHERS"
+    """Its isolation could start a job now, and others are ahead of it in line (or it is about to start)."""
+    TURN_OF_SHARED = "TURN_OF_SHARED"
+    """Enough exclusive jobs in a row have started while shared ones waited (shared_patience)."""
+    TENANT_LIMIT = "TENANT_LIMIT"
+    NOT_BEFORE = "NOT_BEFORE"
+    UNSCHEDULABLE = "UNSCHEDULABLE"
+    PULLING_IMAGE = "PULLING_IMAGE"
+    STARTING = "STARTING"
+    """It has its slot; its executor is being started."""
+
+
+class EndReason(StrEnum):
+    """Why a job, or one attempt at it, ended."""
+
+    SUCCEEDED = "SUCCEEDED"
+    ERROR = "ERROR"
+    RETRIED = "RETRIED"
+    """The task asked Celery for a retry: its next delivery goes on."""
+    IGNORED = "IGNORED"
+    """The task raised Ignore or Reject: Celery writes no result."""
+    GPU_OOM = "GPU_OOM"
+    HOST_OOM = "HOST_OOM"
+    TIME_LIMIT = "TIME_LIMIT"
+    IMAGE = "IMAGE"
+    BAD_SPEC = "BAD_SPEC"
+    UNSCHEDULABLE = "UNSCHEDULABLE"
+    QUOTA = "QUOTA"
+    EVICTED = "EVICTED"
+    PREEMPTED = "PREEMPTED"
+    NODE_LOST = "NODE_LOST"
+    POD_DELETED = "POD_DELETED"
+    INFRA = "INFRA"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    REJECTED = "REJECTED"
+
+
+#: The infrastructure's fault: a new attempt is made, up to the limit. Every other reason ends the job.
+TRY_AGAIN = frozenset({EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA})

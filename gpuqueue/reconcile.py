@@ -1,0 +1,86 @@
+"""Repair from Redis and what really runs: holders without a process, processes without a holder (invariant 6)."""
+
+from __future__ import annotations
+
+import logging
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.dispatch import Dispatcher
+from gpuqueue.job import Record
+from gpuqueue.launchers.base import Ended, Launcher, Live
+from gpuqueue.names import holder_name
+from gpuqueue.store import lease
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Compares holders and processes. Whatever looks wrong must look so for a while before it is touched.
+
+    Args:
+        repair: seconds after which an unfinished launch, or a process without a slot, is taken for abandoned.
+        relist: seconds between two runs; a dispatcher has half of it to tell how its process ended.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, launcher: Launcher, repair: float, relist: float) -> None:
+        self._dispatcher = dispatcher
+        self._launcher = launcher
+        self._repair = repair
+        self._relist = relist
+        self._suspects: dict[str, float] = {}
+
+    def run(self, now: float) -> None:
+        """Look once, and repair what has looked wrong for long enough."""
+        suspects, self._suspects = self._suspects, {}
+        live = {holder_name(each.record["delivery"], each.record["attempt"]): each for each in self._launcher.list()}
+        held: set[str] = set()
+        for gpu_class in self._dispatcher.classes.values():
+            for delivery, attempt, since in self._dispatcher.reader.holders(gpu_class.name):
+                holder = holder_name(delivery, attempt)
+                held.add(holder)
+                record = self._dispatcher.reader.record(gpu_class.name, delivery)
+                instance = self._instance(record, attempt, live.get(holder))
+                if instance:
+                    ended = Ended(gpu_class.name, delivery, attempt, instance, None)
+                    if self._launcher.alive(instance):
+                        self._launcher.watch(ended)
+                    elif self._for_long(suspects, holder, now, self._relist / 2):
+                        logger.warning("%s: process gone, its end unseen", holder, extra={"action": "repair_gone"})
+                        self._dispatcher.on_end(ended)
+                elif now - since >= self._repair:
+                    self._without_process(gpu_class, delivery, attempt, record)
+        for holder, each in live.items():
+            if holder not in held and self._for_long(suspects, each.instance, now, self._repair):
+                self._without_holder(holder, each)
+
+    def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
+        self._suspects[name] = suspects.get(name, now)
+        return now - self._suspects[name] >= seconds
+
+    @staticmethod
+    def _instance(record: Record | None, attempt: int, running: Live | None) -> str | None:
+        known = record.get("instance") if record and record.get("attempt") == attempt else None
+        return known or (running.instance if running else None)
+
+    def _without_process(self, gpu_class: GpuClass, delivery: str, attempt: int, record: Record | None) -> None:
+        """No process, and its launch was never confirmed: launch it (again), or free the slot if nobody wants it."""
+        wanted = record is not None and record["state"] == "launching" and record.get("attempt") == attempt and not record.get("cancel")
+        if wanted:
+            found = self._dispatcher.line.relaunch(gpu_class.name, delivery, attempt, self._repair)
+            if found:
+                logger.warning("%s attempt %s: launched again", delivery, attempt, extra={"action": "repair_launch"})
+                self._dispatcher.relaunch(found)
+            return
+        logger.warning("%s attempt %s: slot without a process freed", delivery, attempt, extra={"action": "repair_freed"})
+        self._dispatcher.on_end(Ended(gpu_class.name, delivery, attempt, "", None))
+
+    def _without_holder(self, holder: str, each: Live) -> None:
+        """A process without a slot: adopt it when Redis has lost it, stop it when its job goes on without it."""
+        gpu_class, record = each.record["gpu_class"], each.record
+        adopted: Record = {**record, "instance": each.instance}
+        if gpu_class in self._dispatcher.classes and self._dispatcher.line.adopt(gpu_class, adopted):
+            logger.warning("%s: runs, and Redis does not know it; adopted", holder, extra={"action": "repair_adopted"})
+            lease.wake(self._dispatcher.client)
+            return
+        logger.warning("%s: runs without a slot; stopped", holder, extra={"action": "repair_stopped"})
+        self._launcher.stop(each.instance, "KILL")

@@ -1,0 +1,23 @@
+-- cancel: take a job out of line, or have it stopped. A job nobody knows yet is remembered as revoked.
+-- ARGV: task id, terminate (0|1), signal, now (s), remember until (s)
+-- Answer: 'cancelled' | 'stopping' | 'running' (left alone: terminate not asked) | 'finishing' | 'ended' | 'unknown'
+--! records line
+local id, now = ARGV[1], tonumber(ARGV[4])
+local job = load(redis.call('HGET', K.latest, id) or id)
+if not job or (job.state == 'ended' and job.reason == 'RETRIED') then
+  redis.call('HSET', K.revoked, id, ARGV[3])
+  redis.call('ZADD', K.revoked_until, ARGV[5], id)
+  return 'unknown'
+end
+if job.state == 'ended' then return 'ended' end
+if job.state == 'finishing' or job.state == 'reporting' then return 'finishing' end
+if job.state == 'launching' or job.state == 'running' then
+  if ARGV[2] ~= '1' and job.state == 'running' then return 'running' end
+  job.cancel = job.cancel or ARGV[3]
+  redis.call('ZADD', K.stopping, 'NX', now, holder_of(job))
+  save(job)
+  return 'stopping'
+end
+leave_line(job)
+hand_to_finish(job, 'CANCELLED', now)
+return 'cancelled'

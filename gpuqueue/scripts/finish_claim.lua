@@ -1,0 +1,21 @@
+-- finish_claim: one finisher at a time writes the result of a job whose executor could not; a lease guards its work.
+-- ARGV: delivery, finisher, now (s), lease (s), keep (s)
+-- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} | {'not finishing'}
+--! records
+local job, now = load(ARGV[1]), tonumber(ARGV[3])
+if not job or job.state ~= 'finishing' then return { 'not finishing' } end
+local free_from = tonumber(redis.call('ZSCORE', K.finishing, ARGV[1])) or 0
+if job.finisher and job.finisher ~= ARGV[2] and free_from > now then return { 'busy' } end
+-- The task had sent its retry before its process died: the next delivery goes on, and there is no result to write.
+local newest = redis.call('HGET', K.latest, job.id)
+local newest_retries = newest and tonumber(string.match(newest, '~(%d+)')) or 0
+local retried = job.started and newest_retries > (job.retries or 0)
+if job.outcome == 'RETRIED' or (retried and job.reason ~= 'CANCELLED') then
+  entomb(job, 'RETRIED', now, tonumber(ARGV[5]))
+  return { 'superseded' }
+end
+job.finisher = ARGV[2]
+job.finish_tries = (job.finish_tries or 0) + 1
+redis.call('ZADD', K.finishing, now + tonumber(ARGV[4]), ARGV[1])
+save(job)
+return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, ARGV[1]) or '' }

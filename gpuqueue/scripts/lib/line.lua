@@ -1,0 +1,32 @@
+-- The line of waiting jobs: priority first (0 before 9), then arrival. Needs records.
+
+local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
+
+local function arrival_of(rank)
+  return rank % ARRIVALS
+end
+
+local function take_place(job)
+  local arrival = redis.call('HINCRBY', K.gate, 'seq', 1)
+  job.state = 'waiting'
+  redis.call('ZADD', K['waiting_' .. job.isolation], (job.priority or 0) * ARRIVALS + arrival, job.delivery)
+end
+
+local function enter_line(job, now)
+  redis.call('ZREM', K.accepted, job.delivery)
+  if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
+  if job.eta and job.eta > now then
+    job.state = 'delayed'
+    redis.call('ZADD', K.delayed, job.eta, job.delivery)
+  else
+    take_place(job)
+  end
+  save(job)
+end
+
+local function leave_line(job)
+  redis.call('ZREM', K.accepted, job.delivery)
+  redis.call('ZREM', K.delayed, job.delivery)
+  redis.call('ZREM', K['waiting_' .. job.isolation], job.delivery)
+  redis.call('ZREM', K.expiring, job.delivery)
+end

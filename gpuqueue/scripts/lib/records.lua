@@ -1,0 +1,38 @@
+-- Records of jobs: read, write, tombstone. A record is one JSON object in the hash K.jobs.
+
+local function load(delivery)
+  local raw = redis.call('HGET', K.jobs, delivery)
+  return raw and cjson.decode(raw)
+end
+
+local function save(job)
+  redis.call('HSET', K.jobs, job.delivery, cjson.encode(job))
+end
+
+local function holder_of(job)
+  return string.format('%s#%d', job.delivery, job.attempt)
+end
+
+-- What is remembered of an ended job: enough to know a redelivery, to free its slot and to tell its story.
+local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt', 'instance', 'worker',
+  'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries' }
+
+local function entomb(job, reason, now, keep)
+  job.reason = reason
+  local stone = { state = 'ended', ended = now }
+  for _, field in ipairs(KEPT) do stone[field] = job[field] end
+  redis.call('HDEL', K.messages, job.delivery)
+  redis.call('ZREM', K.finishing, job.delivery)
+  redis.call('ZADD', K.ended, now + keep, job.delivery)
+  save(stone)
+  return stone
+end
+
+-- Somebody who is not the executor must write the result; anybody may take that up from now on.
+local function hand_to_finish(job, reason, now)
+  job.state = 'finishing'
+  job.reason = reason
+  job.token = nil
+  redis.call('ZADD', K.finishing, now, job.delivery)
+  save(job)
+end

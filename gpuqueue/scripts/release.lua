@@ -1,0 +1,41 @@
+-- release: an attempt's process is known to have ended (or never started). Free its slot, decide what becomes of a job
+-- whose executor did not report, and start whatever can start. May be repeated.
+-- ARGV: delivery, attempt, instance ('' if unknown), reason, error, again (0|1: a new attempt even if it had started),
+--       max_attempts, spec (JSON), now (s), nonce, by, most
+-- Answer: {freed (0|1), state of the job ('' if unknown), granted record (JSON)...}
+--! records line admission
+local delivery, attempt, instance, now = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[9])
+local job = load(delivery)
+local holder = string.format('%s#%d', delivery, attempt)
+local current = job and job.attempt == attempt
+-- Another process took this attempt: the one that ended had only been started beside it by a repair.
+if current and job.instance and instance ~= '' and job.instance ~= instance then return { 0, job.state } end
+
+local freed = redis.call('ZREM', K.holders_shared, holder) + redis.call('ZREM', K.holders_exclusive, holder)
+redis.call('HDEL', K.devices, holder)
+for _, key in ipairs({ K.launching, K.deadlines, K.stopping }) do redis.call('ZREM', key, holder) end
+
+if current and job.state == 'ended' and freed == 1 then
+  job.released = now
+  save(job)
+elseif current and (job.state == 'launching' or job.state == 'running' or job.state == 'reporting') then
+  job.released = now
+  if job.cancel and job.state ~= 'reporting' then
+    hand_to_finish(job, 'CANCELLED', now)
+  elseif job.timed_out == 'run' and job.state == 'running' then
+    hand_to_finish(job, 'TIME_LIMIT', now)
+  elseif (job.state == 'launching' or job.state == 'running' and ARGV[6] == '1') and attempt < tonumber(ARGV[7]) then
+    job.token, job.instance, job.worker, job.timed_out, job.launched, job.started = nil, nil, nil, nil, nil, nil
+    job.error = ARGV[5]
+    job.state, job.eta = 'delayed', now + math.min(60, 2 ^ (attempt - 1)) -- pause 1, 2, 4, ... 60 s
+    redis.call('ZADD', K.delayed, job.eta, delivery)
+    save(job)
+  else
+    job.error = ARGV[5]
+    hand_to_finish(job, ARGV[4], now)
+  end
+end
+local answer = admit(cjson.decode(ARGV[8]), now, ARGV[10], ARGV[11], tonumber(ARGV[12]))
+table.insert(answer, 1, freed)
+table.insert(answer, 2, job and job.state or '')
+return answer

@@ -1,0 +1,55 @@
+-- tick: move everything whose time has come: delayed jobs into line, expired ones out of it, attempts past their
+-- deadline to be stopped, old tombstones and marks away. At most `most` of each, so that one call stays short.
+-- ARGV: now (s), most
+-- Answer: {moved, next due (s as text, '' for none)}
+--! records line
+local now, most, moved = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+
+local function due(key)
+  local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+  moved = moved + #found
+  return found
+end
+
+for _, delivery in ipairs(due(K.expiring)) do
+  redis.call('ZREM', K.expiring, delivery)
+  local job = load(delivery)
+  if job and (job.state == 'accepted' or job.state == 'delayed' or job.state == 'waiting') then
+    leave_line(job)
+    hand_to_finish(job, 'EXPIRED', now)
+  end
+end
+for _, delivery in ipairs(due(K.delayed)) do
+  redis.call('ZREM', K.delayed, delivery)
+  local job = load(delivery)
+  if job and job.state == 'delayed' then
+    take_place(job)
+    save(job)
+  end
+end
+for _, holder in ipairs(due(K.deadlines)) do
+  redis.call('ZREM', K.deadlines, holder)
+  local job = load(string.match(holder, '^(.*)#%d+$'))
+  if job and holder_of(job) == holder and (job.state == 'launching' or job.state == 'running') then
+    job.timed_out = job.state == 'running' and 'run' or 'start'
+    redis.call('ZADD', K.stopping, 'NX', now, holder)
+    save(job)
+  end
+end
+for _, delivery in ipairs(due(K.ended)) do
+  redis.call('ZREM', K.ended, delivery)
+  local job = load(delivery)
+  if job and redis.call('HGET', K.latest, job.id) == delivery then redis.call('HDEL', K.latest, job.id) end
+  redis.call('HDEL', K.jobs, delivery)
+end
+for _, id in ipairs(due(K.revoked_until)) do
+  redis.call('ZREM', K.revoked_until, id)
+  redis.call('HDEL', K.revoked, id)
+end
+
+local next_due = nil
+for _, key in ipairs({ K.delayed, K.expiring, K.deadlines }) do
+  local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  if first and (not next_due or tonumber(first) < tonumber(next_due)) then next_due = first end
+end
+return { moved, next_due or '' }

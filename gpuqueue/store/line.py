@@ -1,0 +1,133 @@
+"""What dispatchers and watchers do to the state: accept, enqueue, admit, release, cancel, tick, finish, adopt."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.job import Record
+from gpuqueue.names import holder_name
+from gpuqueue.reasons import EndReason
+from gpuqueue.store.scripts import Scripts
+
+#: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks again.
+BATCH = 64
+#: How long a revocation of an unknown task is remembered, in seconds (Celery's workers keep theirs 3 hours).
+REVOKED_FOR = 3 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a release did."""
+
+    freed: bool
+    state: str
+    granted: list[Record] = field(default_factory=list)
+
+
+class Line:
+    """The verbs on the line of a class. ``by`` names this dispatcher in what it admits."""
+
+    def __init__(
+        self, client: redis.Redis, *, by: str = "", keep: float = 86_400.0, max_attempts: int = 3, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._scripts = Scripts(client)
+        self.by = by
+        self.keep = keep
+        self.max_attempts = max_attempts
+        self.clock = clock
+        #: GPUs handed out to each class by the local launcher; none for classes not named here.
+        self.devices: dict[str, int] = {}
+
+    def spec(self, gpu_class: GpuClass) -> str:
+        """Return what the scripts are told of a class."""
+        return json.dumps(gpu_class.spec(self.devices.get(gpu_class.name, 0)))
+
+    def accept(self, gpu_class: str, record: Record, message: str) -> str:
+        """Keep a delivery. Answers ``accepted``, ``known`` or ``finishing``."""
+        answer: str = self._scripts.call("accept", gpu_class, record["delivery"], json.dumps(record), message, self.clock())
+        return answer
+
+    def enqueue(self, gpu_class: GpuClass, delivery: str) -> list[Record]:
+        """Put an accepted delivery in line; answers the attempts to launch now."""
+        return _records(self._scripts.call("enqueue", gpu_class.name, delivery, self.spec(gpu_class), *self._admission()))
+
+    def admit(self, gpu_class: GpuClass) -> list[Record]:
+        """Make holders of all that can start; answers the attempts to launch now."""
+        return _records(self._scripts.call("admit", gpu_class.name, self.spec(gpu_class), *self._admission()))
+
+    def launched(self, record: Record, instance: str, start_timeout: float) -> bool:
+        """Note that the attempt's process (or pod) exists; it has ``start_timeout`` seconds to claim."""
+        now = self.clock()
+        arguments = (record["delivery"], record["attempt"], instance, now, now + start_timeout)
+        return bool(self._scripts.call("launched", record["gpu_class"], *arguments))
+
+    def relaunch(self, gpu_class: str, delivery: str, attempt: int, older_than: float) -> Record | None:
+        """Take up a launch that nobody has confirmed for ``older_than`` seconds."""
+        now = self.clock()
+        answer = self._scripts.call("relaunch", gpu_class, holder_name(delivery, attempt), delivery, now - older_than, now)
+        return json.loads(answer) if answer else None
+
+    def release(
+        self,
+        gpu_class: GpuClass,
+        delivery: str,
+        attempt: int,
+        *,
+        instance: str = "",
+        reason: EndReason = EndReason.INFRA,
+        error: str = "",
+        again: bool = False,
+    ) -> Released:
+        """Free the slot of an attempt known to have ended; answers the attempts to launch in its place.
+
+        ``reason`` and ``error`` count only if the executor did not report. ``again``: make a new attempt; one that was
+        never claimed is tried again anyway, while attempts are left.
+        """
+        now = self.clock()
+        answer = self._scripts.call(
+            *("release", gpu_class.name, delivery, attempt, instance, reason, error, int(again), self.max_attempts),
+            *(self.spec(gpu_class), *self._admission(now)),
+        )
+        return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
+
+    def cancel(self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM") -> str:
+        """Cancel a job; see cancel.lua for the answers."""
+        now = self.clock()
+        answer: str = self._scripts.call("cancel", gpu_class, job_id, int(terminate), signal, now, now + REVOKED_FOR)
+        return answer
+
+    def tick(self, gpu_class: str) -> tuple[int, float | None]:
+        """Move what is due. Answers how much moved, and when the next is due (None: nothing waits for a time)."""
+        moved, due = self._scripts.call("tick", gpu_class, self.clock(), 256)
+        return moved, float(due) if due else None
+
+    def finish_claim(self, gpu_class: str, delivery: str, finisher: str, lease: float) -> tuple[str, Record | None, dict[str, Any] | None]:
+        """Claim the finishing of a job for ``lease`` seconds. Answers (``ok``, record, message) or (why not, None, None)."""
+        answer = self._scripts.call("finish_claim", gpu_class, delivery, finisher, self.clock(), lease, self.keep)
+        if answer[0] != "ok":
+            return answer[0], None, None
+        return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
+
+    def finished(self, gpu_class: str, delivery: str, finisher: str) -> bool:
+        """Confirm a finish."""
+        return bool(self._scripts.call("finished", gpu_class, delivery, finisher, self.clock(), self.keep))
+
+    def adopt(self, gpu_class: str, record: Record) -> bool:
+        """Make a live attempt a holder that Redis does not know."""
+        return bool(self._scripts.call("adopt", gpu_class, json.dumps(record), self.clock()))
+
+    def _admission(self, now: float | None = None) -> tuple[float, str, str, int]:
+        # The nonce makes tokens that nobody can guess: Lua in Redis has no randomness of its own.
+        return (self.clock() if now is None else now, secrets.token_hex(16), self.by, BATCH)
+
+
+def _records(answers: Iterable[str]) -> list[Record]:
+    return [json.loads(answer) for answer in answers]

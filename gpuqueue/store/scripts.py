@@ -1,0 +1,44 @@
+"""Load the Lua scripts: one file a verb, with the library parts that its ``--!`` line names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from gpuqueue.keys import NAMES, class_keys
+
+_PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1)) + "}\n"
+
+
+@cache
+def source(verb: str) -> str:
+    """Return the whole text of a verb: the names of the keys, its library parts, its own lines."""
+    root = files("gpuqueue") / "scripts"
+    text = (root / f"{verb}.lua").read_text()
+    parts = [line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")]
+    libraries = [(root / "lib" / f"{part}.lua").read_text() for names in parts for part in names]
+    return _PRELUDE + "\n".join([*libraries, text])
+
+
+class Scripts:
+    """Calls verbs on the keys of a class."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._loaded: dict[str, Any] = {}
+
+    def call(self, verb: str, gpu_class: str, *arguments: str | float) -> Any:
+        """Run one verb atomically; safe to repeat, so the client retries it over a lost connection."""
+        script = self._loaded.get(verb)
+        if script is None:
+            script = self._loaded[verb] = self._client.register_script(source(verb))
+        return script(keys=class_keys(gpu_class), args=_plain(arguments))
+
+
+def _plain(arguments: Sequence[str | float]) -> list[str]:
+    # repr keeps a time exact; "1e+22" never occurs among what is passed here.
+    return [argument if isinstance(argument, str) else repr(argument) for argument in arguments]

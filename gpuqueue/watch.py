@@ -1,0 +1,160 @@
+"""The watcher: one elected loop that moves what is due, stops what must stop, and repairs what a crash left behind.
+
+Never here: the ordinary hand-over of a slot; that is the dispatcher's, by event. All that the leader does is safe when
+another believes to lead at the same time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.dispatch import REFUSED, Dispatcher
+from gpuqueue.launchers.base import Launcher
+from gpuqueue.names import parse_holder
+from gpuqueue.reconcile import Reconciler
+from gpuqueue.store import lease
+from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.lease import Lease
+from gpuqueue.store.read import Todo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The watcher's clocks, in seconds; see settings.py for the reasons."""
+
+    tick: float = 1.0
+    relist: float = 2.0
+    repair: float = 5.0
+    grace: float = 10.0
+    refresh: float = 600.0
+    """How often the stored states of waiting and running jobs are kept from expiring."""
+
+
+@dataclass
+class Watcher:
+    """Runs :meth:`cycle` in a thread until stopped. ``waiting`` is a client whose timeout exceeds the tick."""
+
+    dispatcher: Dispatcher
+    launcher: Launcher
+    lease: Lease
+    waiting: Redis
+    clocks: Clocks = field(default_factory=Clocks)
+    leads: bool = False
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
+        self._sent: dict[str, str] = {}
+        self.reconciler = Reconciler(self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist)
+        self._relist_at = 0.0
+        self._refresh_at = 0.0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and let another lead."""
+        self._stop.set()
+        try:
+            lease.wake(self.dispatcher.client)
+            self._thread.join(self.clocks.tick + 5)
+            self.lease.leave()
+        except RedisError as exc:
+            logger.warning("not signed off: %s", exc, extra={"action": "leave_failed"})
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._wait(self.cycle())
+            except RedisError as exc:
+                logger.warning("watcher: Redis: %s", exc, extra={"action": "watch_unavailable"})
+                self._stop.wait(self.clocks.tick)
+            except Exception:
+                logger.exception("watcher: cycle failed", extra={"action": "watch_failed"})
+                self._stop.wait(self.clocks.tick)
+
+    def cycle(self) -> float:
+        """One turn; answers how long to sleep at most, in seconds."""
+        # 1. Say that this dispatcher is there; lead, or leave it to the one that does.
+        classes = list(self.dispatcher.classes.values())
+        self.lease.announce(classes)
+        self._set_leads(self.lease.hold())
+        if not self.leads:
+            return self.clocks.tick
+        now = self.dispatcher.line.clock()
+        soonest = now + self.clocks.tick
+        for gpu_class in [*classes, GpuClass(REFUSED)]:
+            # 2. Move what is due: into line, out of it, past its deadline.
+            moved, due = self.dispatcher.line.tick(gpu_class.name)
+            # 3. Start whatever can start.
+            self.dispatcher.launch(gpu_class, self.dispatcher.line.admit(gpu_class))
+            # 4. Stop what must stop, take up what somebody left half-done.
+            todo = self.dispatcher.reader.todo(gpu_class.name, now)
+            self._stop_attempts(gpu_class, todo, now)
+            self._take_up(gpu_class, todo, now)
+            soonest = min(soonest, now if moved else soonest, due or soonest)
+        # 5. Compare the holders with what really runs.
+        if now >= self._relist_at:
+            self.reconciler.run(now)
+            self._relist_at = now + self.clocks.relist
+        # 6. Keep the states of long jobs from expiring.
+        if now >= self._refresh_at:
+            self._refresh(classes)
+            self._refresh_at = now + self.clocks.refresh
+        # 7. Sleep until something is due, or somebody wakes us.
+        return soonest - self.dispatcher.line.clock()
+
+    def _set_leads(self, leads: bool) -> None:
+        if leads and not self.leads:
+            logger.info("this watcher leads", extra={"action": "leads"})
+            self._relist_at = 0.0
+            self._sent.clear()
+        self.leads = leads
+
+    def _wait(self, seconds: float) -> None:
+        if not self.leads:
+            self._stop.wait(min(seconds, self.clocks.tick))  # the leader alone is woken
+        elif seconds > 0:
+            lease.wait(self.waiting, seconds)
+
+    # -- stopping ----------------------------------------------------------------------------------------------------
+
+    def _stop_attempts(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
+        for holder, since in todo.stopping:
+            delivery, attempt = parse_holder(holder)
+            record = self.dispatcher.reader.record(gpu_class.name, delivery)
+            instance = record.get("instance") if record and record.get("attempt") == attempt else None
+            if record is None or instance is None:
+                continue  # its process is not known yet: a claim is refused, and reconcile frees the slot
+            # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
+            overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
+            signal = "KILL" if overdue else record.get("cancel", "TERM")
+            if self._sent.get(holder) != signal:
+                logger.info("%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"})
+                self.launcher.stop(instance, signal)
+                self._sent[holder] = signal
+
+    # -- repair ------------------------------------------------------------------------------------------------------
+
+    def _take_up(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
+        stale = now - self.clocks.repair
+        for delivery, since in todo.accepted:
+            if since <= stale:
+                logger.warning("%s was accepted and not in line; enqueued", delivery, extra={"action": "repair_accepted"})
+                self.dispatcher.enqueue(gpu_class, delivery)
+        for delivery, _ in todo.finishing:
+            self.dispatcher.finisher.submit(gpu_class.name, delivery)
+
+    def _refresh(self, classes: list[GpuClass]) -> None:
+        for gpu_class in classes:
+            for record in self.dispatcher.reader.all_records(gpu_class.name):
+                if record["state"] != "ended" and not record.get("ignore_result"):
+                    packed = self.dispatcher.reader.message(gpu_class.name, record["delivery"])
+                    self.dispatcher.states.refresh(record, packed["headers"].get("group") if packed else None)
+
