@@ -81,7 +81,9 @@ def _check_queues(application: Celery) -> None:
         except InvalidJob as exc:
             raise SettingsError(f"-Q: {exc}; a dispatcher takes GPU queues only") from None
         if parsed.gpu_class not in (*CHOOSING, *classes):
-            raise SettingsError(f"-Q: queue={name!r} names the unknown class {parsed.gpu_class!r}; this dispatcher has: {', '.join(classes)}")
+            raise SettingsError(
+                f"-Q: queue={name!r} names the unknown class {parsed.gpu_class!r}; this dispatcher has: {', '.join(classes)}"
+            )
         if parsed.gpu_class not in CHOOSING:
             queues.select_add(f"gpu.{parsed.gpu_class}")
 

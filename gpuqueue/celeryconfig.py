@@ -1,6 +1,6 @@
 """Celery's configuration of dispatchers (and of Flower beside them), a reason per line."""
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from gpuqueue.inventory import configured
 from gpuqueue.settings import load
@@ -14,8 +14,10 @@ result_backend = _settings.result_backend or _settings.broker_url
 
 # The consumer that takes a message of any task name.
 worker_consumer = "gpuqueue.glue.consumer:Consumer"
-# Without -Q: the queues of all classes.
-task_queues = [Queue(name) for name in sorted({"gpu.auto", "gpu.mig", *(queue for each in _classes.values() for queue in each.queues)})]
+# Without -Q: the queues of all classes. Exchange and key are named as Celery names those of a queue it makes itself: with
+# the default exchange every message of the queue `celery` would come here too.
+_names = {"gpu.auto", "gpu.mig", *(queue for each in _classes.values() for queue in [*each.queues, f"gpu.{each.name}"])}
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(_names)]
 # Nothing but JSON is ever decoded.
 accept_content = ["json"]
 task_serializer = result_serializer = "json"

@@ -73,7 +73,9 @@ def mig_class(resource: str, slots: int, **options: Any) -> GpuClass:
     """Make the class of a MIG resource, named as its profile (``mig-1g.5gb``)."""
     name = resource.rpartition("/")[2]
     if not MIG_PROFILE.match(name):
-        raise SettingsError(f"GPU_RESOURCE_NAME={resource!r} is no MIG profile, and MIG_TOTAL_SLOTS is set; use nvidia.com/mig-<profile>")
+        raise SettingsError(
+            f"GPU_RESOURCE_NAME={resource!r} is no MIG profile, and MIG_TOTAL_SLOTS is set; use nvidia.com/mig-<profile>"
+        )
     gb = _MIG_MEMORY.search(name)
     return GpuClass(
         name, resource, exclusive_slots=slots, memory=int(gb.group(1)) * 10**9 if gb else None, slices=int(name[4]), **options
@@ -91,7 +93,9 @@ def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
 
 def _from_table(name: str, table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> GpuClass:
     if not CLASS_NAME.match(name) or name in CHOOSING:
-        raise SettingsError(f"{where}: {name!r} cannot name a class; use lower-case letters, digits, '.', '-' (not {', '.join(CHOOSING)})")
+        raise SettingsError(
+            f"{where}: {name!r} cannot name a class; use lower-case letters, digits, '.', '-' (not {', '.join(CHOOSING)})"
+        )
     known = {field.name for field in fields(GpuClass)} - {"name"}
     for key in table:
         if key not in known:
@@ -124,13 +128,17 @@ def resolve(classes: Mapping[str, GpuClass], queue: QueueName, request: GpuReque
     """
     if queue.gpu_class not in CHOOSING and queue.gpu_class not in classes:
         known = ", ".join(sorted(name for each in classes.values() for name in each.queues))
-        raise InvalidJob.field("queue", str(queue), f"names the unknown class {queue.gpu_class!r}", f"this dispatcher has: {known}")
+        raise InvalidJob.field(
+            "queue", str(queue), f"names the unknown class {queue.gpu_class!r}", f"this dispatcher has: {known}"
+        )
     if queue.isolation and request.isolation and queue.isolation != request.isolation:
         raise InvalidJob.field("gpu.isolation", request.isolation, f"contradicts the queue {queue}", "say it once")
     if queue.gpu_class in CHOOSING:
         candidates = [each for each in classes.values() if queue.gpu_class == "auto" or MIG_PROFILE.match(each.name)]
         if not candidates:
-            raise InvalidJob.field("queue", str(queue), "finds no class to choose from", "set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME")
+            raise InvalidJob.field(
+                "queue", str(queue), "finds no class to choose from", "set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME"
+            )
     else:
         candidates = [classes[queue.gpu_class]]
     wanted = queue.isolation or request.isolation
@@ -171,12 +179,22 @@ def _cost(each: GpuClass) -> tuple[float, int, str]:
 
 def _problem(each: GpuClass, isolation: str, request: GpuRequest) -> InvalidJob | None:
     if not each.slots(isolation):
-        return InvalidJob.field("gpu.isolation", isolation, f"has no slots on class {each.name!r}", f"route to {' or '.join(each.queues)}")
+        return InvalidJob.field(
+            "gpu.isolation", isolation, f"has no slots on class {each.name!r}", f"route to {' or '.join(each.queues)}"
+        )
     if request.memory is not None and each.memory is not None and request.memory > each.memory - DRIVER_RESERVE:
         usable = f"{(each.memory - DRIVER_RESERVE) / 2**30:.1f}GiB"
         return InvalidJob.field(
-            "gpu.memory", f"{request.memory / 2**30:.1f}GiB", f"is more than class {each.name!r} can ever give ({usable})", "ask for less, or add a larger class"
+            "gpu.memory",
+            f"{request.memory / 2**30:.1f}GiB",
+            f"is more than class {each.name!r} can ever give ({usable})",
+            "ask for less, or add a larger class",
         )
     if request.slices is not None and request.slices > each.slices:
-        return InvalidJob.field("gpu.slices", request.slices, f"is more than class {each.name!r} has ({each.slices})", "ask for fewer, or add a larger profile")
+        return InvalidJob.field(
+            "gpu.slices",
+            request.slices,
+            f"is more than class {each.name!r} has ({each.slices})",
+            "ask for fewer, or add a larger profile",
+        )
     return None

@@ -33,7 +33,11 @@ def find() -> list[Device]:
         for number in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(number)
             slices = _slices(handle)
-            found += [_device(f"{number}:{order}", each) for order, each in enumerate(slices)] if slices else [_device(str(number), handle)]
+            found += (
+                [_device(f"{number}:{order}", each) for order, each in enumerate(slices)]
+                if slices
+                else [_device(str(number), handle)]
+            )
         return found
     finally:
         pynvml.nvmlShutdown()
@@ -102,7 +106,9 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
     open_classes = [each for each in classes if each.devices is None]
     if len(open_classes) > 1:
         names = ", ".join(each.name for each in open_classes)
-        raise SettingsError(f"classes {names} would share this machine's GPUs; give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none")
+        raise SettingsError(
+            f"classes {names} would share this machine's GPUs; give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
+        )
     dealt = {each.name: [found[index].uuid for index in (rest if each.devices is None else each.devices)] for each in classes}
     for each in classes:
         if each.exclusive_slots > len(dealt[each.name]) > 0:

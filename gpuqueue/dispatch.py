@@ -134,7 +134,11 @@ class Dispatcher:
             reason = EndReason.BAD_SPEC if isinstance(exc, CannotLaunch) else EndReason.INFRA
             self._release(record["gpu_class"], record["delivery"], record["attempt"], "", reason, str(exc))
         except RedisError:
-            logger.exception("%s: Redis went away while launching; the watcher repairs it", record["delivery"], extra={"action": "launch_unsure"})
+            logger.exception(
+                "%s: Redis went away while launching; the watcher repairs it",
+                record["delivery"],
+                extra={"action": "launch_unsure"},
+            )
         except Exception:
             logger.exception("%s: launch failed", record["delivery"], extra={"action": "launch_unsure"})
 
@@ -209,5 +213,8 @@ def stamps_of(packed: Mapping[str, Any]) -> dict[str, list[str]]:
     headers = packed["headers"]
     stamps = headers.get("stamps") or {}
     wanted = {name: stamps.get(name) for name in headers.get("stamped_headers") or []}
-    return {name: [str(each) for each in (value if isinstance(value, list) else [value])] for name, value in wanted.items() if value is not None}
-
+    return {
+        name: [str(each) for each in (value if isinstance(value, list) else [value])]
+        for name, value in wanted.items()
+        if value is not None
+    }

@@ -47,7 +47,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     signal.signal(signal.SIGTERM, _on_term)  # a process 1 without a handler would ignore it
     try:
         attempt = Attempt(
-            environ["GPUQUEUE_GPU_CLASS"], environ["GPUQUEUE_DELIVERY"], int(environ.get("GPUQUEUE_ATTEMPT", 0)), environ["GPUQUEUE_TOKEN"]
+            environ["GPUQUEUE_GPU_CLASS"],
+            environ["GPUQUEUE_DELIVERY"],
+            int(environ.get("GPUQUEUE_ATTEMPT", 0)),
+            environ["GPUQUEUE_TOKEN"],
         )
         client = connect(environ["GPUQUEUE_REDIS_URL"])
     except KeyError as exc:
@@ -99,7 +102,13 @@ class Run:
     """One message, run once."""
 
     def __init__(
-        self, environ: Mapping[str, str], attempts: Attempts, attempt: Attempt, record: Record, stored: dict[str, Any], worker: str
+        self,
+        environ: Mapping[str, str],
+        attempts: Attempts,
+        attempt: Attempt,
+        record: Record,
+        stored: dict[str, Any],
+        worker: str,
     ) -> None:
         self._environ = environ
         self._attempts = attempts
@@ -115,7 +124,11 @@ class Run:
         try:
             app = load_application(self._environ.get("GPUQUEUE_APP"))
         except ApplicationNotFound as exc:
-            app = Celery("gpuqueue-executor", broker=self._environ.get("CELERY_BROKER_URL"), backend=self._environ.get("CELERY_RESULT_BACKEND"))
+            app = Celery(
+                "gpuqueue-executor",
+                broker=self._environ.get("CELERY_BROKER_URL"),
+                backend=self._environ.get("CELERY_RESULT_BACKEND"),
+            )
             app.set_current()
             self._trace(app, _raiser(app, self._record, exc))
             return

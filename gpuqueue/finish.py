@@ -83,7 +83,9 @@ class Finisher:
         if self.launcher is None or not needs_application(record):
             self._write(gpu_class, record, stored, finisher)
             return True
-        self._put(self._by_application, gpu_class, delivery, lambda name, each: self._in_application(name, each, record, finisher))
+        self._put(
+            self._by_application, gpu_class, delivery, lambda name, each: self._in_application(name, each, record, finisher)
+        )
         return False
 
     def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:

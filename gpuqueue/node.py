@@ -30,7 +30,9 @@ class Node:
         if settings.execution_mode != "local":
             raise SettingsError(f"GPU_EXECUTION_MODE={settings.execution_mode!r} is not available in this version; use local")
         if not settings.app:
-            raise SettingsError("GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here")
+            raise SettingsError(
+                "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
+            )
         client = connect(settings.redis_url)
         check(client, settings.redis_url)
         classes = configured(settings)

@@ -64,7 +64,12 @@ class Reconciler:
 
     def _without_process(self, gpu_class: GpuClass, delivery: str, attempt: int, record: Record | None) -> None:
         """No process, and its launch was never confirmed: launch it (again), or free the slot if nobody wants it."""
-        wanted = record is not None and record["state"] == "launching" and record.get("attempt") == attempt and not record.get("cancel")
+        wanted = (
+            record is not None
+            and record["state"] == "launching"
+            and record.get("attempt") == attempt
+            and not record.get("cancel")
+        )
         if wanted:
             found = self._dispatcher.line.relaunch(gpu_class.name, delivery, attempt, self._repair)
             if found:

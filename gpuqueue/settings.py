@@ -97,4 +97,6 @@ def load(**overrides: Any) -> Settings:
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
-    return f"{error['loc'][0]}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}; set it to such a value or unset it"
+    return (
+        f"{error['loc'][0]}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}; set it to such a value or unset it"
+    )

@@ -157,4 +157,3 @@ class Watcher:
                 if record["state"] != "ended" and not record.get("ignore_result"):
                     packed = self.dispatcher.reader.message(gpu_class.name, record["delivery"])
                     self.dispatcher.states.refresh(record, packed["headers"].get("group") if packed else None)
-

@@ -42,7 +42,10 @@ class Control(bootsteps.StartStopStep):  # type: ignore[misc]
         """Listen."""
         cancelling: Cancelling = c.controller.gpuqueue
         node = c.app.control.mailbox.Node(
-            f"gpuqueue.{c.hostname}", handlers=_handlers(cancelling), state={"hostname": c.hostname}, channel=c.connection.channel()
+            f"gpuqueue.{c.hostname}",
+            handlers=_handlers(cancelling),
+            state={"hostname": c.hostname},
+            channel=c.connection.channel(),
         )
 
         def on_message(body: Any, message: Any) -> None:
@@ -76,7 +79,9 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
     def terminate(state: Any, signal: Any = None, task_id: Any = None, **_: Any) -> dict[str, Any]:
         return revoke(state, task_id, True, signal)
 
-    def revoke_by_stamped_headers(state: Any, headers: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> dict[str, Any]:
+    def revoke_by_stamped_headers(
+        state: Any, headers: Any = None, terminate: bool = False, signal: Any = None, **_: Any
+    ) -> dict[str, Any]:
         if isinstance(headers, list):
             headers = dict(each.split("=", 1) for each in headers)
         stamps = {str(key): [str(value) for value in maybe_list(values) or []] for key, values in (headers or {}).items()}

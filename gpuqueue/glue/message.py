@@ -64,7 +64,9 @@ def unpack(stored: Mapping[str, Any]) -> Message:
     )
 
 
-def request(stored: Mapping[str, Any], app: Any, *, hostname: str, eventer: Any = None, task: Any = None) -> tuple[Request, dict[str, Any]]:
+def request(
+    stored: Mapping[str, Any], app: Any, *, hostname: str, eventer: Any = None, task: Any = None
+) -> tuple[Request, dict[str, Any]]:
     """Return Celery's request for a stored message, and the dict that the tracer wants (headers, args and what is embedded).
 
     Raises :class:`MalformedMessage` when the body cannot be read.
@@ -73,7 +75,9 @@ def request(stored: Mapping[str, Any], app: Any, *, hostname: str, eventer: Any 
     try:
         _, _, embed = message.decode()
     except Exception as exc:  # kombu's decoders raise whatever theirs do
-        raise MalformedMessage.field("body", f"{str(stored['body'])[:80]}...", f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]") from exc
+        raise MalformedMessage.field(
+            "body", f"{str(stored['body'])[:80]}...", f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]"
+        ) from exc
     made = Request(message, app=app, hostname=hostname, eventer=eventer, task=task)
     return made, {**made.request_dict, **(embed or {}), "is_eager": False}
 

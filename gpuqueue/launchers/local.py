@@ -125,7 +125,10 @@ class LocalLauncher:
         # A dispatcher that is itself run by a job must not hand its own attempt on.
         inherited = {key: value for key, value in os.environ.items() if key not in _OWN}
         return subprocess.Popen(  # noqa: S603
-            self._command, env={**inherited, **self._settings, **extra, "GPUQUEUE_STARTER": str(os.getpid())}, stdin=subprocess.DEVNULL, start_new_session=True
+            self._command,
+            env={**inherited, **self._settings, **extra, "GPUQUEUE_STARTER": str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def _watch(self, ended: Ended, pid: int) -> None:
@@ -147,7 +150,12 @@ class LocalLauncher:
         return instance.partition(":")[0] == self._host
 
 
-_OWN = {_PREFIX + name.upper() for name in _LABELS} | {"GPUQUEUE_JOB_ID", "GPUQUEUE_TOKEN", "GPUQUEUE_INSTANCE", "GPUQUEUE_FINISHER"}
+_OWN = {_PREFIX + name.upper() for name in _LABELS} | {
+    "GPUQUEUE_JOB_ID",
+    "GPUQUEUE_TOKEN",
+    "GPUQUEUE_INSTANCE",
+    "GPUQUEUE_FINISHER",
+}
 
 
 def _record(env: Mapping[str, str]) -> Record:

@@ -67,7 +67,9 @@ class Finishes:
 
     def claim(self, attempt: Attempt, finisher: str) -> tuple[Record, dict[str, Any] | None] | None:
         """Take the finish that a dispatcher claimed for this process; None when it is no longer wanted."""
-        answer = self._scripts.call("finish_claim", attempt.gpu_class, attempt.delivery, finisher, self._clock(), self._lease, 86_400.0)
+        answer = self._scripts.call(
+            "finish_claim", attempt.gpu_class, attempt.delivery, finisher, self._clock(), self._lease, 86_400.0
+        )
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None

@@ -40,7 +40,9 @@ def check(client: redis.Redis, url: str) -> None:
     try:
         client.ping()
     except redis.RedisError as exc:
-        raise ServerUnreachable(f"CELERY_BROKER_URL={mask(url)!r} cannot be used: {exc}; start Redis there or correct the address") from exc
+        raise ServerUnreachable(
+            f"CELERY_BROKER_URL={mask(url)!r} cannot be used: {exc}; start Redis there or correct the address"
+        ) from exc
 
 
 def mask(url: str) -> str:

@@ -36,7 +36,13 @@ class Line:
     """The verbs on the line of a class. ``by`` names this dispatcher in what it admits."""
 
     def __init__(
-        self, client: redis.Redis, *, by: str = "", keep: float = 86_400.0, max_attempts: int = 3, clock: Callable[[], float] = time.time
+        self,
+        client: redis.Redis,
+        *,
+        by: str = "",
+        keep: float = 86_400.0,
+        max_attempts: int = 3,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._scripts = Scripts(client)
         self.by = by
@@ -109,7 +115,9 @@ class Line:
         moved, due = self._scripts.call("tick", gpu_class, self.clock(), 256)
         return moved, float(due) if due else None
 
-    def finish_claim(self, gpu_class: str, delivery: str, finisher: str, lease: float) -> tuple[str, Record | None, dict[str, Any] | None]:
+    def finish_claim(
+        self, gpu_class: str, delivery: str, finisher: str, lease: float
+    ) -> tuple[str, Record | None, dict[str, Any] | None]:
         """Claim the finishing of a job for ``lease`` seconds. Answers (``ok``, record, message) or (why not, None, None)."""
         answer = self._scripts.call("finish_claim", gpu_class, delivery, finisher, self.clock(), lease, self.keep)
         if answer[0] != "ok":
