@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import click
 from celery import Celery, bootsteps
 from celery.bin.base import CeleryOption
 
-from gpuqueue.inventory import configured
 from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
 from gpuqueue.glue.consumer import DISPATCH
 from gpuqueue.glue.control import Control
+from gpuqueue.inventory import configured
 from gpuqueue.names import CHOOSING, parse_queue
 from gpuqueue.node import Node
 from gpuqueue.settings import load
@@ -24,7 +25,7 @@ except GpuQueueError as exc:
     sys.exit(f"gpuqueue: {exc}")
 
 
-class DispatchTask(app.Task):  # type: ignore[misc, name-defined]
+class DispatchTask(app.Task):  # type: ignore[name-defined]
     """What every message is bound to: its strategy keeps the message, so that it never runs here."""
 
     name = DISPATCH
@@ -40,7 +41,7 @@ class DispatchTask(app.Task):  # type: ignore[misc, name-defined]
 app.register_task(DispatchTask())
 
 
-class GpuStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class GpuStep(bootsteps.StartStopStep):
     """The part of a worker that is gpuqueue's: dispatcher, launcher, finisher, watcher."""
 
     requires = ("celery.worker.components:Pool",)
@@ -57,7 +58,7 @@ class GpuStep(bootsteps.StartStopStep):  # type: ignore[misc]
             _check_queues(worker.app)
             self._node = Node(worker.app, load(), worker.hostname, watch=self._watch)
         except GpuQueueError as exc:
-            print(f"gpuqueue: {exc}", file=sys.stderr, flush=True)
+            click.echo(f"gpuqueue: {exc}", err=True)
             raise SystemExit(78) from None  # EX_CONFIG
         worker.gpuqueue = self._node.dispatcher
         self._node.start()

@@ -33,13 +33,13 @@ worker_send_task_events = True
 # A dispatcher often starts before its Redis does; it says so and tries again.
 broker_connection_retry_on_startup = True
 # Own keys for unacknowledged messages: a short visibility timeout must not touch the applications' workers, which share
-# the broker. 60 s: what a SIGKILLed dispatcher had in hand is delivered again within about 70 s.
+# the broker. What a SIGKILLed dispatcher had in hand is delivered again after that time and the look for it.
 broker_transport_options = {
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",
     "unacked_mutex_key": "gpuqueue.unacked_mutex",
-    "visibility_timeout": 60,
-    "unacked_restore_interval": 10,
+    "visibility_timeout": _settings.visibility_seconds,
+    "unacked_restore_interval": min(10, _settings.visibility_seconds),
     "unacked_restore_throttle": 1,
 }
 # The dispatcher's own log format is the operator's to choose by Celery's ordinary options.

@@ -107,7 +107,8 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
     if len(open_classes) > 1:
         names = ", ".join(each.name for each in open_classes)
         raise SettingsError(
-            f"classes {names} would share this machine's GPUs; give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
+            f"classes {names} would share this machine's GPUs; "
+            "give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
         )
     dealt = {each.name: [found[index].uuid for index in (rest if each.devices is None else each.devices)] for each in classes}
     for each in classes:

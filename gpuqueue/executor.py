@@ -82,7 +82,7 @@ def load_application(name: str | None) -> Celery:
     fix = "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where that can be imported"
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, "")  # as celery does: where it was started
     try:
         app: Celery = find_app(name)
         app.finalize()
@@ -136,8 +136,9 @@ class Run:
         task = app.tasks.get(name)
         if task is None:
             known = ", ".join(sorted(each for each in app.tasks if not each.startswith("celery."))[:20])
-            exc = TaskNotFound(f"task {name!r} is not in GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}; it has: {known}")
-            task = _raiser(app, self._record, exc)
+            where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
+            missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
+            task = _raiser(app, self._record, missing)
         self._trace(app, task)
 
     def _trace(self, app: Celery, task: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpuqueue.classes import T4_MEMORY, GpuClass, from_toml, mig_class
 from gpuqueue.errors import SettingsError
 from gpuqueue.names import MIG_PROFILE
@@ -10,7 +12,7 @@ from gpuqueue.settings import Settings
 
 def configured(settings: Settings) -> dict[str, GpuClass]:
     """Return name → class. A class of the file replaces one of the same name from the environment."""
-    patience = {"exclusive_patience": settings.exclusive_patience, "shared_patience": settings.shared_patience}
+    patience: dict[str, Any] = {"exclusive_patience": settings.exclusive_patience, "shared_patience": settings.shared_patience}
     resource = settings.resource_name
     is_mig = bool(resource and MIG_PROFILE.match(resource.rpartition("/")[2]))
     found: dict[str, GpuClass] = {}

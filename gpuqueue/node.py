@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 from gpuqueue import devices
-from gpuqueue.inventory import configured
 from gpuqueue.dispatch import Dispatcher
 from gpuqueue.errors import SettingsError
 from gpuqueue.finish import Finisher
 from gpuqueue.glue.states import States
+from gpuqueue.inventory import configured
 from gpuqueue.launchers.local import LocalLauncher
 from gpuqueue.settings import Settings
 from gpuqueue.store.client import check, connect

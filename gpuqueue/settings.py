@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     tombstone_seconds: float = Field(86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS"))
     """How long an ended job is remembered, so that a redelivery of its message is known for one. It must exceed
     the broker's visibility timeout (Celery's default: 3600)."""
+    visibility_seconds: int = Field(60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS"))
+    """How long a message may be in a dispatcher's hands (milliseconds, normally) before it is delivered again."""
     launch_threads: int = Field(8, ge=1, le=256, validation_alias=_env("GPUQUEUE_LAUNCH_THREADS"))
     """Launches under way at once in one dispatcher."""
     devices: str | None = Field(None, validation_alias=_env("GPUQUEUE_DEVICES"))

@@ -44,7 +44,7 @@ class _AnyTask(dict[str, Callable[..., None]]):
         return strategy
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(CeleryConsumer):
     """Celery's consumer, with one strategy for all messages, Celery's built-in tasks included."""
 
     def update_strategies(self) -> None:

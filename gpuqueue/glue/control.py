@@ -28,7 +28,7 @@ class Cancelling(Protocol):
         ...
 
 
-class Control(bootsteps.StartStopStep):  # type: ignore[misc]
+class Control(bootsteps.StartStopStep):
     """A consumer step: starts anew at every reconnection, as Celery's own mailbox does."""
 
     requires = ("celery.worker.consumer.control:Control",)

@@ -85,7 +85,7 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
         tenant=tenant,
-        needs_app=bool(embed.errbacks) or embed.chord is not None and bytes(embed.chord) != b"null",
+        needs_app=bool(embed.errbacks) or (embed.chord is not None and bytes(embed.chord) != b"null"),
         ignore_result=headers.get("ignore_result") is True,
     )
 

@@ -124,7 +124,7 @@ class LocalLauncher:
     def _spawn(self, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # A dispatcher that is itself run by a job must not hand its own attempt on.
         inherited = {key: value for key, value in os.environ.items() if key not in _OWN}
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(
             self._command,
             env={**inherited, **self._settings, **extra, "GPUQUEUE_STARTER": str(os.getpid())},
             stdin=subprocess.DEVNULL,

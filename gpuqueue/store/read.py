@@ -65,7 +65,7 @@ class Reader:
     def record(self, gpu_class: str, delivery: str) -> Record | None:
         """Return what is known of a delivery."""
         raw = self._client.hget(class_key(gpu_class, "jobs"), delivery)
-        return json.loads(raw) if raw else None  # type: ignore[arg-type]
+        return json.loads(raw) if raw else None
 
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
         """Return the records of several deliveries, without those gone meanwhile."""
@@ -93,7 +93,7 @@ class Reader:
     def message(self, gpu_class: str, delivery: str) -> dict[str, Any] | None:
         """Return the Celery message of a delivery, while it has not ended."""
         raw = self._client.hget(class_key(gpu_class, "messages"), delivery)
-        return json.loads(raw) if raw else None  # type: ignore[arg-type]
+        return json.loads(raw) if raw else None
 
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
         """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
@@ -109,7 +109,8 @@ class Reader:
         shared, exclusive, *waiting = pipe.execute()
         held, other = (shared, exclusive) if isolation == SHARED else (exclusive, shared)
         free = 0 if other else gpu_class.slots(isolation) - held
-        return free - sum(waiting) if free > 0 and not sum(waiting) else -sum(waiting)
+        in_line: int = sum(waiting)
+        return free if free > 0 and not in_line else -in_line
 
     def todo(self, gpu_class: str, now: float) -> Todo:
         """Return what a watcher has to look after; of the finishing ones, those whose lease has run out."""
