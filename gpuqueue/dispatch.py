@@ -14,7 +14,7 @@ from typing import Any
 
 from gpuqueue.classes import GpuClass, choose, default_isolation, resolve
 from gpuqueue.ends import explain
-from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.finish import Finisher
 from gpuqueue.glue.parse import bare_job, job_id, parse, request_of
 from gpuqueue.glue.states import States
@@ -57,8 +57,15 @@ class Dispatcher:
     def accept(self, packed: dict[str, Any]) -> str:
         """Keep one delivery and start what can start. Answers ``accepted``, ``known``, ``cancelled`` or ``refused``.
 
-        Raises :class:`MalformedMessage` for a message without an id; errors of Redis pass through.
+        Raises :class:`MalformedMessage` for a message without an id, :class:`StateUnavailable` when nothing was kept, or
+        maybe not: then the message must come again.
         """
+        try:
+            return self._accept(packed)
+        except RedisError as exc:
+            raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
+
+    def _accept(self, packed: dict[str, Any]) -> str:
         job_id(packed)
         now = self.line.clock()
         try:

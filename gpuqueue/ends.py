@@ -45,12 +45,13 @@ def explain(code: int | None) -> End:
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         name = _signal_name(number)
-        hint = {
+        hints: dict[int, str] = {
             signal.SIGKILL: ": out of host memory, or killed by hand",
             signal.SIGSEGV: ": a crash in native code",
             signal.SIGABRT: ": aborted in native code (CUDA and C++ libraries end so)",
             signal.SIGTERM: ": told to stop by somebody else than gpuqueue",
-        }.get(number, "")
+        }
+        hint = hints.get(number, "")
         return End(EndReason.ERROR, f"the executor was killed by signal {number} ({name}){hint}")
     if code == EXIT_OK:
         return End(EndReason.ERROR, "the executor ended with exit code 0 without a result: the task left by os._exit or exec")

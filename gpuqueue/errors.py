@@ -55,6 +55,10 @@ class ServerUnreachable(GpuQueueError):
     """Redis cannot be reached: the text names the address and the fix."""
 
 
+class StateUnavailable(GpuQueueError):
+    """The queue's state cannot be written now; the message stays with the broker and comes again."""
+
+
 class StaleAttempt(GpuQueueError):
     """The attempt is no longer the current one of its job, and may write nothing."""
 

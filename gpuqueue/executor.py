@@ -150,7 +150,9 @@ class Run:
                 app.backend.forget(request.id)  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
             run = self._guarded(app, task, soft)
-            tracer = build_tracer(task.name, _with_run(task, run), app.loader, self._worker, app=app)
+            task = _with_run(task, run)
+            task.before_start = self._begun(task.before_start)
+            tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
             events.send("task-started", request.id)
             _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
@@ -188,6 +190,24 @@ class Run:
 
         return run
 
+    def _begun(self, before_start: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the task's own hook: what it raises is an outcome as well, and ``run`` is never reached then."""
+
+        def hook(*args: Any, **kwargs: Any) -> None:
+            try:
+                before_start(*args, **kwargs)
+            except (Ignore, Reject):
+                self._claim(EndReason.IGNORED)
+                raise
+            except Retry:
+                self._claim(EndReason.RETRIED)
+                raise
+            except Exception:
+                self._claim(EndReason.ERROR)
+                raise
+
+        return hook
+
     def _claim(self, outcome: EndReason) -> None:
         try:
             self._attempts.report(self._attempt, outcome)
@@ -211,8 +231,8 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, fi
         return EXIT_STALE
     record, stored = claimed
     app = load_application(environ.get("GPUQUEUE_APP"))
-    complete(app, record, stored, hostname=record.get("worker") or worker)
-    finishes.finished(attempt, finisher, float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP)))
+    reason = complete(app, record, stored, hostname=record.get("worker") or worker)
+    finishes.finished(attempt, finisher, reason, float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP)))
     return EXIT_OK
 
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: How long a finish in the application's code may take, in seconds: its import, and its own hooks.
 BY_APPLICATION = 120.0
 #: How long a finish here may take before somebody else may take it up.
-HERE = 60.0
+HERE = 15.0
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
@@ -101,9 +101,9 @@ class Finisher:
         return True
 
     def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
-        complete(self._app, record, stored, hostname=record.get("worker") or self._hostname)
-        self._line.finished(gpu_class, record["delivery"], finisher)
-        logger.info("%s finished: %s", record["delivery"], record.get("reason"), extra={"action": "finished"})
+        reason = complete(self._app, record, stored, hostname=record.get("worker") or self._hostname)
+        self._line.finished(gpu_class, record["delivery"], finisher, reason)
+        logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
     def close(self) -> None:
         """Finish what is under way."""

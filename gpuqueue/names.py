@@ -15,6 +15,7 @@ QUEUE_PREFIX = "gpu."
 CHOOSING = ("auto", "mig")
 CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?$")
 MIG_PROFILE = re.compile(r"^mig-[1-7]g\.\d+gb(\.(me|gfx|me\.all)|-me)?$")
+_DELIVERY = re.compile(r"~\d+(\.\d+)?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,20 @@ def parse_queue(queue: str) -> QueueName:
 
 
 def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
-    """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after ``task.replace``.
+    """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after ``task.replace``; ``x~1~0`` for an
+    id that itself ends like a retry.
 
     A retry is a new message with the same task id, sent while the try before it may still be running: each
     delivery is queued, attempted and finished on its own.
     """
-    if not retries and not nesting:
+    if not retries and not nesting and not _DELIVERY.search(job_id):
         return job_id
     return f"{job_id}~{retries}" + (f".{nesting}" if nesting else "")
 
 
 def job_id_of(delivery: str) -> str:
     """Return the Celery task id that a delivery belongs to."""
-    job_id, tilde, tail = delivery.rpartition("~")
-    return job_id if tilde and re.fullmatch(r"\d+(\.\d+)?", tail) else delivery
+    return _DELIVERY.sub("", delivery)
 
 
 def holder_name(delivery: str, attempt: int) -> str:

@@ -52,3 +52,6 @@ class EndReason(StrEnum):
 
 #: The infrastructure's fault: a new attempt is made, up to the limit. Every other reason ends the job.
 TRY_AGAIN = frozenset({EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA})
+
+#: What the job asks for cannot be had: not even an attempt that never started is made again.
+NEVER_AGAIN = frozenset({EndReason.IMAGE, EndReason.BAD_SPEC, EndReason.UNSCHEDULABLE, EndReason.QUOTA, EndReason.REJECTED})

@@ -36,23 +36,40 @@ def exception_of(record: Record) -> Exception:
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
 
-def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str) -> None:
-    """Write the outcome that ``record`` names. ``app`` is the application where it could be loaded, else any app.
+def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str) -> str:
+    """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or any app in its place.
 
-    May be repeated: results and chord parts are the same again; errbacks are sent again.
+    May be repeated: results and chord parts are the same again; errbacks are sent again. When the executor died between
+    claiming its finish and confirming it, a result that it had stored counts.
     """
     request = context(stored, record)
     request.hostname = hostname
     task = app.tasks.get(record.get("task")) or _stand_in(app, record)
-    if record.get("reason") in (EndReason.CANCELLED, EndReason.EXPIRED):
+    reason = record["reason"]
+    stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
+    if stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+        # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
+        reason = EndReason.SUCCEEDED
+        if request.chord:
+            app.backend.on_chord_part_return(request, states.SUCCESS, app.backend.get_result(request.id))
+        with Events(app, request.hostname) as events:
+            events.send("task-succeeded", request.id, result="", runtime=record["released"] - record["started"])
+    elif stored_state == states.FAILURE and record.get("outcome") == EndReason.ERROR:
+        _fail(app, task, record, request, app.backend.get_result(request.id))
+        reason = EndReason.ERROR
+    elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request)
     else:
         _fail(app, task, record, request, exception_of(record))
+    return reason
 
 
 def _stand_in(app: Celery, record: Record) -> Any:
     # A task of that name without the application's code: enough for states, chords and errbacks sent by name.
-    return app.task(lambda *args, **kwargs: None, name=record.get("task") or "unknown", ignore_result=False)
+    def run(*args: Any, **kwargs: Any) -> None:  # not a lambda: Celery compiles a header from the name
+        pass
+
+    return app.task(run, name=record.get("task") or "unknown", ignore_result=False)
 
 
 def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:

@@ -14,9 +14,8 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Message
 
-from gpuqueue.errors import MalformedMessage
+from gpuqueue.errors import MalformedMessage, StateUnavailable
 from gpuqueue.glue.message import pack
-from gpuqueue.store.client import RedisError
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
@@ -65,11 +64,11 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
             logger.error("message thrown away: %s", exc, extra={"action": "message_malformed"})
             message.reject_log_error(logger, consumer.connection_errors)
             return
-        except RedisError as exc:
+        except StateUnavailable as exc:
             # Celery's consumer takes this for a lost connection, connects again, and gets the message again.
             logger.error("message not kept, will be delivered again: %s", exc, extra={"action": "accept_failed"})
             time.sleep(0.5)  # the consumer gives up after five reconnections within a second
-            raise ConnectionError(f"the queue's state cannot be written: {exc}") from exc
+            raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)
         if outcome != "known" and eventer and eventer.enabled:
             _send_received(eventer, packed["headers"])

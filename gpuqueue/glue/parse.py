@@ -16,10 +16,9 @@ from gpuqueue.names import QueueName, parse_queue
 
 
 class _Embed(msgspec.Struct):
-    callbacks: msgspec.Raw | None = None
     errbacks: list[msgspec.Raw] | None = None
-    chain: msgspec.Raw | None = None
-    chord: msgspec.Raw | None = None
+    # Never `Raw | None`: msgspec takes only null for that.
+    chord: msgspec.Raw = msgspec.Raw(b"null")
 
 
 # Raw keeps arguments undecoded: a body of 1 MB is checked in a millisecond.
@@ -85,7 +84,7 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
         tenant=tenant,
-        needs_app=bool(embed.errbacks) or (embed.chord is not None and bytes(embed.chord) != b"null"),
+        needs_app=bool(embed.errbacks) or bytes(embed.chord) != b"null",
         ignore_result=headers.get("ignore_result") is True,
     )
 

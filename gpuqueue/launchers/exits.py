@@ -124,7 +124,7 @@ def _group_is_gone(pid: int) -> bool:
         os.killpg(pid, 0)
     except (ProcessLookupError, PermissionError):
         return True
-    return psutil.pid_exists(pid)  # the id is another's by now
+    return bool(psutil.pid_exists(pid))  # the id is another's by now
 
 
 def environment(pid: int) -> dict[str, Any]:

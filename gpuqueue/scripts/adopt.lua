@@ -1,9 +1,13 @@
 -- adopt: a live attempt that Redis does not know (its data was lost) becomes a holder again.
 -- ARGV: record (JSON: delivery, attempt, token, instance, ...), now (s)
--- Answer: 1 if it was adopted, 0 if the job is known
+-- Answer: 1 if it is a holder now (also when somebody else has adopted it), 0 if the job goes on without it
 --! records
 local job, now = cjson.decode(ARGV[1]), tonumber(ARGV[2])
-if redis.call('HEXISTS', K.jobs, job.delivery) == 1 then return 0 end
+local known = load(job.delivery)
+if known then
+  local same = known.attempt == job.attempt and known.token == job.token
+  return same and redis.call('ZSCORE', K['holders_' .. known.isolation], holder_of(job)) and 1 or 0
+end
 job.state = 'running'
 job.admitted, job.started, job.adopted = job.admitted or now, job.started or now, now
 local holder = holder_of(job)

@@ -4,12 +4,14 @@
 --! records line
 local id, now = ARGV[1], tonumber(ARGV[4])
 local job = load(redis.call('HGET', K.latest, id) or id)
-if not job or (job.state == 'ended' and job.reason == 'RETRIED') then
+local over = job and job.state == 'ended' and job.reason ~= 'RETRIED'
+-- Also for a known job: its task may have sent a retry that nobody has accepted yet, which is another delivery of the id.
+if not over then
   redis.call('HSET', K.revoked, id, ARGV[3])
   redis.call('ZADD', K.revoked_until, ARGV[5], id)
-  return 'unknown'
 end
-if job.state == 'ended' then return 'ended' end
+if not job or (job.state == 'ended' and not over) then return 'unknown' end
+if over then return 'ended' end
 if job.state == 'finishing' or job.state == 'reporting' then return 'finishing' end
 if job.state == 'launching' or job.state == 'running' then
   if ARGV[2] ~= '1' and job.state == 'running' then return 'running' end

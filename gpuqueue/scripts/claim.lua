@@ -6,8 +6,11 @@ local job = load(ARGV[1])
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= tonumber(ARGV[2]) or job.token ~= ARGV[3] then return { 'refused', 'stale token' } end
 if job.cancel then return { 'refused', 'cancelled' } end
+if job.timed_out then return { 'refused', 'out of time' } end
+local message = redis.call('HGET', K.messages, ARGV[1])
+if not message then return { 'refused', 'message lost' } end -- adopted after Redis lost its data, before it was claimed
 if job.state == 'running' and job.instance == ARGV[4] then
-  return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, ARGV[1]) }
+  return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
 local now, holder = tonumber(ARGV[6]), holder_of(job)
@@ -19,4 +22,4 @@ else
   redis.call('ZREM', K.deadlines, holder)
 end
 save(job)
-return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, ARGV[1]) }
+return { 'ok', cjson.encode(job), message }

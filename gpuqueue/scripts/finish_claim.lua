@@ -1,17 +1,19 @@
 -- finish_claim: one finisher at a time writes the result of a job whose executor could not; a lease guards its work.
 -- ARGV: delivery, finisher, now (s), lease (s), keep (s)
--- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} | {'not finishing'}
+-- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: nothing to write) | {'not finishing'}
 --! records
 local job, now = load(ARGV[1]), tonumber(ARGV[3])
 if not job or job.state ~= 'finishing' then return { 'not finishing' } end
 local free_from = tonumber(redis.call('ZSCORE', K.finishing, ARGV[1])) or 0
 if job.finisher and job.finisher ~= ARGV[2] and free_from > now then return { 'busy' } end
--- The task had sent its retry before its process died: the next delivery goes on, and there is no result to write.
-local newest = redis.call('HGET', K.latest, job.id)
-local newest_retries = newest and tonumber(string.match(newest, '~(%d+)')) or 0
-local retried = job.started and newest_retries > (job.retries or 0)
-if job.outcome == 'RETRIED' or (retried and job.reason ~= 'CANCELLED') then
-  entomb(job, 'RETRIED', now, tonumber(ARGV[5]))
+-- The task had sent its retry (or, by task.replace, its successor) before its process died: that delivery goes on, and
+-- there is no result to write.
+local retries, nesting = string.match(redis.call('HGET', K.latest, job.id) or '', '~(%d+)%.?(%d*)$')
+retries, nesting = tonumber(retries) or 0, tonumber(nesting) or 0
+local older = nesting > (job.nesting or 0) or nesting == (job.nesting or 0) and retries > (job.retries or 0)
+local retried = job.started and older
+if job.outcome == 'RETRIED' or job.outcome == 'IGNORED' or (retried and job.reason ~= 'CANCELLED') then
+  entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', now, tonumber(ARGV[5]))
   return { 'superseded' }
 end
 job.finisher = ARGV[2]

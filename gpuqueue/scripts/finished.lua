@@ -1,8 +1,8 @@
 -- finished: the finisher has written everything.
--- ARGV: delivery, finisher, now (s), keep (s)
+-- ARGV: delivery, finisher, reason, now (s), keep (s)
 -- Answer: 1 if this ended the job, else 0
 --! records
 local job = load(ARGV[1])
 if not job or job.state ~= 'finishing' or job.finisher ~= ARGV[2] then return 0 end
-entomb(job, job.reason, tonumber(ARGV[3]), tonumber(ARGV[4]))
+entomb(job, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
 return 1

@@ -1,15 +1,21 @@
 -- release: an attempt's process is known to have ended (or never started). Free its slot, decide what becomes of a job
 -- whose executor did not report, and start whatever can start. May be repeated.
--- ARGV: delivery, attempt, instance ('' if unknown), reason, error, again (0|1: a new attempt even if it had started),
---       max_attempts, spec (JSON), now (s), nonce, by, most
+-- ARGV: delivery, attempt, instance ('': none was seen), reason, error, again ('always' | 'unstarted': a new attempt only if
+--       nobody claimed this one | 'never'), max_attempts, spec (JSON), now (s), nonce, by, most
 -- Answer: {freed (0|1), state of the job ('' if unknown), granted record (JSON)...}
 --! records line admission
 local delivery, attempt, instance, now = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[9])
 local job = load(delivery)
 local holder = string.format('%s#%d', delivery, attempt)
 local current = job and job.attempt == attempt
--- Another process took this attempt: the one that ended had only been started beside it by a repair.
-if current and job.instance and instance ~= '' and job.instance ~= instance then return { 0, job.state } end
+-- Another process took this attempt: the one that ended, or failed to start, had only been started beside it by a repair.
+if current and job.instance and job.instance ~= instance then return { 0, job.state } end
+
+local function due_again()
+  if attempt >= tonumber(ARGV[7]) or redis.call('HEXISTS', K.messages, delivery) == 0 then return false end
+  if job.state == 'launching' then return ARGV[6] ~= 'never' end
+  return job.state == 'running' and ARGV[6] == 'always'
+end
 
 local freed = redis.call('ZREM', K.holders_shared, holder) + redis.call('ZREM', K.holders_exclusive, holder)
 redis.call('HDEL', K.devices, holder)
@@ -24,11 +30,12 @@ elseif current and (job.state == 'launching' or job.state == 'running' or job.st
     hand_to_finish(job, 'CANCELLED', now)
   elseif job.timed_out == 'run' and job.state == 'running' then
     hand_to_finish(job, 'TIME_LIMIT', now)
-  elseif (job.state == 'launching' or job.state == 'running' and ARGV[6] == '1') and attempt < tonumber(ARGV[7]) then
+  elseif due_again() then
     job.token, job.instance, job.worker, job.timed_out, job.launched, job.started = nil, nil, nil, nil, nil, nil
     job.error = ARGV[5]
     job.state, job.eta = 'delayed', now + math.min(60, 2 ^ (attempt - 1)) -- pause 1, 2, 4, ... 60 s
     redis.call('ZADD', K.delayed, job.eta, delivery)
+    if job.expires then redis.call('ZADD', K.expiring, job.expires, delivery) end
     save(job)
   else
     job.error = ARGV[5]

@@ -4,6 +4,7 @@
 -- Answer: {moved, next due (s as text, '' for none)}
 --! records line
 local now, most, moved = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
 local function due(key)
   local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
@@ -30,10 +31,13 @@ end
 for _, holder in ipairs(due(K.deadlines)) do
   redis.call('ZREM', K.deadlines, holder)
   local job = load(string.match(holder, '^(.*)#%d+$'))
-  if job and holder_of(job) == holder and (job.state == 'launching' or job.state == 'running') then
-    job.timed_out = job.state == 'running' and 'run' or 'start'
+  local word = job and (TIMED_OUT[job.state] or job.state == 'ended')
+  if word and job.attempt and holder_of(job) == holder then
     redis.call('ZADD', K.stopping, 'NX', now, holder)
-    save(job)
+    if job.state ~= 'ended' then
+      job.timed_out = word
+      save(job)
+    end
   end
 end
 for _, delivery in ipairs(due(K.ended)) do

@@ -15,6 +15,12 @@ from gpuqueue.job import Record
 from gpuqueue.store.scripts import Scripts
 
 
+#: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend that is away (10 min).
+REPORT_TIMEOUT = 900.0
+#: Seconds after which a process that has reported and does not end is stopped: a thread that its task left behind.
+EXIT_TIMEOUT = 300.0
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Which attempt a process is: told to it by its environment."""
@@ -45,13 +51,14 @@ class Attempts:
 
     def report(self, attempt: Attempt, outcome: str) -> None:
         """Claim the finish. Raises :class:`StaleAttempt` when this attempt may write nothing any more."""
-        answer = self._call("report", attempt, outcome)
+        answer = self._call("report", attempt, outcome, self._clock() + REPORT_TIMEOUT)
         if answer != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")
 
     def reported(self, attempt: Attempt, keep: float) -> bool:
         """Confirm that everything is written; the tombstone stays for ``keep`` seconds."""
-        return bool(self._call("reported", attempt, self._clock(), keep))
+        now = self._clock()
+        return bool(self._call("reported", attempt, now, keep, now + EXIT_TIMEOUT))
 
     def _call(self, verb: str, attempt: Attempt, *arguments: str | float) -> Any:
         return self._scripts.call(verb, attempt.gpu_class, attempt.delivery, attempt.number, attempt.token, *arguments)
@@ -74,6 +81,6 @@ class Finishes:
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
-    def finished(self, attempt: Attempt, finisher: str, keep: float) -> bool:
+    def finished(self, attempt: Attempt, finisher: str, reason: str, keep: float) -> bool:
         """Confirm that everything is written."""
-        return bool(self._scripts.call("finished", attempt.gpu_class, attempt.delivery, finisher, self._clock(), keep))
+        return bool(self._scripts.call("finished", attempt.gpu_class, attempt.delivery, finisher, reason, self._clock(), keep))

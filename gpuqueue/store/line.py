@@ -14,7 +14,7 @@ import redis
 from gpuqueue.classes import GpuClass
 from gpuqueue.job import Record
 from gpuqueue.names import holder_name
-from gpuqueue.reasons import EndReason
+from gpuqueue.reasons import NEVER_AGAIN, EndReason
 from gpuqueue.store.scripts import Scripts
 
 #: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks again.
@@ -95,11 +95,13 @@ class Line:
         """Free the slot of an attempt known to have ended; answers the attempts to launch in its place.
 
         ``reason`` and ``error`` count only if the executor did not report. ``again``: make a new attempt; one that was
-        never claimed is tried again anyway, while attempts are left.
+        never claimed is tried again anyway, while attempts are left, unless what it asks for cannot be had (``NEVER_AGAIN``).
+        ``instance`` is empty when no process was ever seen; an attempt that has one is not freed by that.
         """
         now = self.clock()
+        tried = "always" if again else "never" if reason in NEVER_AGAIN else "unstarted"
         answer = self._scripts.call(
-            *("release", gpu_class.name, delivery, attempt, instance, reason, error, int(again), self.max_attempts),
+            *("release", gpu_class.name, delivery, attempt, instance, reason, error, tried, self.max_attempts),
             *(self.spec(gpu_class), *self._admission(now)),
         )
         return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
@@ -124,9 +126,9 @@ class Line:
             return answer[0], None, None
         return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
-    def finished(self, gpu_class: str, delivery: str, finisher: str) -> bool:
-        """Confirm a finish."""
-        return bool(self._scripts.call("finished", gpu_class, delivery, finisher, self.clock(), self.keep))
+    def finished(self, gpu_class: str, delivery: str, finisher: str, reason: str) -> bool:
+        """Confirm a finish; ``reason`` is the end reason that was written."""
+        return bool(self._scripts.call("finished", gpu_class, delivery, finisher, reason, self.clock(), self.keep))
 
     def adopt(self, gpu_class: str, record: Record) -> bool:
         """Make a live attempt a holder that Redis does not know."""

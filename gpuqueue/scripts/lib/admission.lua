@@ -1,12 +1,11 @@
 -- Who may start: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs records and line.
 --
--- gate fields: bypassed = shared jobs started ahead of the waiting exclusive ones since an exclusive last started;
+-- gate fields: bypassed = shared jobs started ahead of the waiting exclusive ones since an exclusive last started, or the
+--              first of them came into line;
 --              row = exclusive jobs started in a row while shared ones waited.
 -- A shared start clears row, an exclusive start clears bypassed, and bypassed > 0 needs a shared start: so a closed
 -- gate (bypassed >= exclusive_patience >= 1) and a full row (row >= shared_patience >= 1) never meet, and somebody can
 -- always start in an idle domain.
-
-local DOMAIN = '*:'
 
 local function head(key)
   local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
@@ -82,7 +81,7 @@ local function grant(job, spec, now, nonce, by)
   job.by = by
   local holder = holder_of(job)
   job.token = redis.sha1hex(nonce .. holder)
-  job.instance, job.worker, job.started, job.launched = nil, nil, nil, nil
+  job.instance, job.worker, job.started, job.launched, job.device = nil, nil, nil, nil, nil
   if spec.devices > 0 then
     job.device = pick_device(spec)
     redis.call('HSET', K.devices, holder, job.device)

@@ -1,0 +1,76 @@
+"""The command line ``gpuqueue``. Each command is a module of its own, imported only when it is called.
+
+Never here: anything that changes the state of jobs but a cancel. What commands show, they read through ``store.read``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from gpuqueue import __version__
+from gpuqueue.errors import GpuQueueError
+
+#: command → (module, function, what `--help` says of it). The text stands here so that help imports no command.
+COMMANDS = {
+    "demo": ("gpuqueue.cli.demo", "demo", "Show the whole thing on this machine, GPU or none."),
+    "dev": ("gpuqueue.cli.dev", "dev", "Run all that development needs: Redis, a dispatcher and Flower."),
+    "status": ("gpuqueue.cli.status", "status", "Show classes, who holds their slots and who waits."),
+    "why": ("gpuqueue.cli.why", "why", "Say why a job waits, or how it ended."),
+    "cancel": ("gpuqueue.cli.cancel", "cancel", "Cancel jobs, waiting or running."),
+    "classes": ("gpuqueue.cli.classes", "classes", "List the GPU classes."),
+    "doctor": ("gpuqueue.cli.doctor", "doctor", "Check settings, Redis, Celery and GPUs, and say what to fix."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        try:
+            command: click.Command = getattr(import_module(module), function)
+        except ModuleNotFoundError as exc:
+            if exc.name and exc.name.partition(".")[0] == "gpuqueue":
+                raise
+            raise GpuQueueError(f"`{cmd_name}` needs {exc.name}, which is not installed; pip install 'gpuqueue[all]'") from exc
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gpuqueue")
+def cli() -> None:
+    """GPU jobs by Celery: what runs, what waits and why. Settings come from the environment, as for dispatchers."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; answers the exit status. What is wrong is told in one line, with status 2."""
+    try:
+        status = cli.main(args=arguments, prog_name="gpuqueue", standalone_mode=False)
+    except GpuQueueError as exc:
+        click.echo(f"gpuqueue: {exc}", err=True)
+        return 2
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `| head` does
+        return 141
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,61 @@
+"""How commands speak: tables and sentences for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+#: Every read has it.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def console() -> Console:
+    """Return the console; a pipe gets lines wide enough for whole ids."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def emit(value: Any) -> None:
+    """Print JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
+    """Make a table of plain text; None is shown as nothing."""
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")  # an id cut short cannot be copied
+    for row in rows:
+        made.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    return made
+
+
+def ago(then: float | None, now: float) -> str:
+    """Say how long ago a time was (``3m 20s``), or how far ahead (``in 20s``)."""
+    if then is None:
+        return ""
+    return duration(now - then) if then <= now else f"in {duration(then - now)}"
+
+
+def duration(seconds: float) -> str:
+    """Say a length of time in its two largest units."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f}s"
+    left = int(seconds)
+    words: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not words):
+            words.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(words[:2])
+
+
+def memory(size: int | None) -> str:
+    """Say an amount of memory, given in bytes."""
+    return "" if size is None else f"{size / 2**30:.1f}GiB"

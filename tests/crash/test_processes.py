@@ -1,0 +1,155 @@
+"""Whole processes die: dispatchers, the leader, executors, Redis; messages come twice; Redis loses everything."""
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from gpuqueue.store.lease import Lease
+from gpuqueue.store.line import Line
+from tests.crash.cluster import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def holding(cluster, count=1):
+    eventually(lambda: cluster.noted().count("holding") == count, f"{count} running jobs")
+
+
+def is_running(pid):
+    # An orphan that nobody reaps stays a zombie where process 1 is no init.
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    first = cluster.dispatcher("one")
+    running = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
+    holding(cluster)
+    waiting = [cluster.send("work", number) for number in range(3)]
+    eventually(lambda: all(each.state == "QUEUED" for each in waiting), "three in line")
+    first.kill()
+    first.wait()
+    cluster.dispatcher("two")
+    eventually(lambda: cluster.reader.leader() == "two@test", "the new leader")
+    assert running.state == "STARTED"
+    gate.touch()
+    assert running.get(timeout=30) == "held"
+    assert [each.get(timeout=30) for each in waiting] == [0, 2, 4]
+    eventually(cluster.is_idle, "an idle queue")
+    assert cluster.noted().count("holding") == 1
+
+
+def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
+    cluster.dispatcher("one")
+    cluster.dispatcher("two")
+    leader = eventually(lambda: len(cluster.reader.dispatchers(0)) == 2 and cluster.reader.leader(), "a leader of two")
+    cluster.processes[["one@test", "two@test"].index(leader)].kill()
+    died = time.monotonic()
+    eventually(lambda: cluster.reader.leader() not in (None, leader), "another leader")
+    assert time.monotonic() - died < 5
+    result = cluster.send("work", 1)
+    assert result.get(timeout=30) == 2
+
+
+def test_two_dispatchers_run_each_job_once(cluster):
+    cluster.dispatcher("one")
+    cluster.dispatcher("two")
+    results = [cluster.send("work", number, queue=f"gpu.t4.{('shared', 'exclusive')[number % 4 == 3]}") for number in range(24)]
+    assert [each.get(timeout=60) for each in results] == [2 * number for number in range(24)]
+    eventually(cluster.is_idle, "an idle queue")
+    assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(24))
+
+
+def test_the_same_message_delivered_three_times_is_one_job(cluster):
+    result = cluster.send("work", 7)
+    raw = eventually(lambda: cluster.connection.lindex("gpu.t4.shared", 0), "the message in the broker")
+    for number in range(2):
+        copy = json.loads(raw)
+        copy["properties"]["delivery_tag"] += f"-copy{number}"
+        cluster.connection.lpush("gpu.t4.shared", json.dumps(copy))
+    cluster.dispatcher("one")
+    assert result.get(timeout=30) == 14
+    eventually(lambda: not cluster.connection.llen("gpu.t4.shared"), "an empty queue")
+    eventually(cluster.is_idle, "an idle queue")
+    cluster.connection.lpush("gpu.t4.shared", raw)  # and once more, long after it has ended
+    probe = cluster.send("work", 8)
+    assert probe.get(timeout=30) == 16
+    eventually(cluster.is_idle, "an idle queue")
+    assert sorted(cluster.noted()) == ["ran 7", "ran 8"]
+
+
+def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    cluster.dispatcher("one")
+    running = cluster.send("hold", str(gate))
+    holding(cluster)
+    waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
+    eventually(lambda: len(cluster.records()) == 2, "two records")
+    cluster.redis.kill()
+    gate.touch()  # the job ends while Redis is away
+    cluster.redis.restart()
+    eventually(lambda: running.state == "SUCCESS", "the first result")
+    assert eventually(lambda: waiting.state == "SUCCESS" and waiting.result, "the second result") == 2
+    eventually(cluster.is_idle, "an idle queue")
+    assert cluster.noted() == ["holding", "ran 1"]
+
+
+def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    first = cluster.dispatcher("one")
+    result = cluster.send("hold", str(gate))
+    holding(cluster)
+    first.kill()
+    first.wait()
+    (record,) = cluster.records()
+    os.kill(int(record["instance"].rpartition(":")[2]), signal.SIGKILL)
+    cluster.dispatcher("two")
+    holding(cluster, 2)
+    gate.touch()
+    assert result.get(timeout=30) == "held"
+    eventually(cluster.is_idle, "an idle queue")
+
+
+def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    cluster.dispatcher("one")
+    cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
+    holding(cluster)
+    (before,) = cluster.records()
+    cluster.connection.flushall()
+    record = eventually(cluster.records, "the job adopted")[0]
+    assert (record["state"], record["instance"]) == ("running", before["instance"])
+    assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
+    blocked = cluster.send("work", 1)
+    eventually(lambda: blocked.state == "QUEUED", "a job that waits for the adopted one")
+    gate.touch()
+    assert blocked.get(timeout=30) == 2
+    eventually(cluster.is_idle, "an idle queue")
+
+
+def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(cluster, tmp_path):
+    first = cluster.dispatcher("one")
+    result = cluster.send("hold", str(tmp_path / "never"))
+    holding(cluster)
+    first.kill()
+    first.wait()
+    assert Line(cluster.connection).cancel("t4", result.id) == "stopping"
+    (record,) = cluster.records()
+    cluster.dispatcher("two")
+    eventually(lambda: result.state == "REVOKED", "REVOKED")
+    assert not is_running(int(record["instance"].rpartition(":")[2]))
+    eventually(cluster.is_idle, "an idle queue")
+
+
+def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
+    cluster.dispatcher("one")
+    eventually(cluster.reader.leader, "a leader")
+    usurper = Lease(cluster.connection, "usurper", 2)
+    cluster.connection.delete("gpuqueue:1:leader")
+    assert usurper.hold()
+    result = cluster.send("work", 1, countdown=0.2)  # its time comes while nobody really leads
+    assert result.get(timeout=30) == 2

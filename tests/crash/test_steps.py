@@ -1,0 +1,91 @@
+"""Kill whoever takes a step, at every step of dispatch, run, watch and finish: each job ends once, no slot leaks."""
+
+import signal
+
+import pytest
+
+from tests.crash.cluster import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+
+DISPATCH = {
+    "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
+    "2 kept, its state not told": "gpuqueue.store.line:Line.accept:after",
+    "3 told, not in line": "gpuqueue.glue.states:States.tell:after",
+    "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
+    "5 before the process starts": "gpuqueue.launchers.local:LocalLauncher.start:before",
+    "6 process started, launch not noted": "gpuqueue.launchers.local:LocalLauncher.start:after",
+    "7 launch noted": "gpuqueue.store.line:Line.launched:after",
+    "8 process ended, slot not freed": "gpuqueue.store.line:Line.release:before",
+    "9 slot freed, the next not launched": "gpuqueue.store.line:Line.release:after",
+}
+WATCH = {
+    "10 elected": "gpuqueue.store.lease:Lease.hold:after",
+    "11 moved what is due": "gpuqueue.store.line:Line.tick:after",
+    "12 admitted by the watcher": "gpuqueue.store.line:Line.admit:after",
+    "13 compared holders and processes": "gpuqueue.reconcile:Reconciler.run:after",
+}
+EXECUTOR = {
+    "14 before it claims": ("gpuqueue.store.attempts:Attempts.claim:before", "SUCCESS"),
+    "15 claimed": ("gpuqueue.store.attempts:Attempts.claim:after", "FAILURE"),
+    "16 task done, finish not claimed": ("gpuqueue.store.attempts:Attempts.report:before", "FAILURE"),
+    "17 finish claimed, nothing written": ("gpuqueue.store.attempts:Attempts.report:after", "FAILURE"),
+    "18 all written, not confirmed": ("gpuqueue.store.attempts:Attempts.reported:before", "SUCCESS"),
+    "19 confirmed": ("gpuqueue.store.attempts:Attempts.reported:after", "SUCCESS"),
+}
+FINISH = {
+    "20 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
+    "21 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
+    "22 confirmed": "gpuqueue.store.line:Line.finished:after",
+}
+
+
+@pytest.mark.parametrize("step", [*DISPATCH, *WATCH])
+def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step):
+    results = [cluster.send("work", number) for number in range(3)]
+    results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
+    results.append(cluster.send("work", 4, countdown=0.5))
+    doomed = cluster.dispatcher("doomed", crash={**DISPATCH, **WATCH}[step])
+    assert doomed.wait(60) == -signal.SIGKILL
+    cluster.dispatcher("heir")
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
+    eventually(cluster.is_idle, "an idle queue")
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(5)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 5
+
+
+@pytest.mark.parametrize("step", EXECUTOR)
+def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
+    crash, state = EXECUTOR[step]
+    cluster.dispatcher("one", crash=crash)
+    result = cluster.send("work", 1, link_error=cluster.client.signature("crashshop.errback", queue="gpu.t4.shared"))
+    eventually(cluster.crashed, "the executor's death")
+    eventually(result.ready, "a result")
+    assert result.state == state
+    if state == "SUCCESS":
+        assert result.get() == 2
+        assert cluster.noted().count("ran 1") == 1
+    else:
+        assert type(result.result).__name__ == "ExecutorDied"
+        assert "SIGKILL" in str(result.result)
+        eventually(lambda: "errback ExecutorDied" in cluster.noted(), "the errback")
+    eventually(cluster.is_idle, "an idle queue")
+    assert cluster.noted().count("errback ExecutorDied") == (state == "FAILURE")
+
+
+@pytest.mark.parametrize("step", FINISH)
+def test_a_cancelled_job_is_revoked_when_the_finisher_dies_at_step(cluster, step, tmp_path):
+    gate = tmp_path / "gate"
+    doomed = cluster.dispatcher("doomed", crash=FINISH[step])
+    first = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
+    eventually(lambda: "holding" in cluster.noted(), "the first job")
+    waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
+    eventually(lambda: waiting.state == "QUEUED", "the second job in line")
+    waiting.revoke()
+    assert doomed.wait(30) == -signal.SIGKILL
+    cluster.dispatcher("heir")
+    eventually(lambda: waiting.state == "REVOKED", "REVOKED")
+    gate.touch()
+    assert first.get(timeout=30) == "held"
+    eventually(cluster.is_idle, "an idle queue")
+    assert "ran 1" not in cluster.noted()
