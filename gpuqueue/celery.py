@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -16,6 +17,9 @@ from gpuqueue.inventory import configured
 from gpuqueue.names import CHOOSING, parse_queue
 from gpuqueue.node import Node
 from gpuqueue.settings import load
+
+# Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from filling its list.
+os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
 app = Celery("gpuqueue")
 try:

@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 
 from celery import Celery, states
 from celery.app.trace import build_tracer
-from celery.app.utils import find_app
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue.ends import EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
 from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, SettingsError, StaleAttempt, TaskNotFound
+from gpuqueue.glue import application
 from gpuqueue.glue import message as messages
 from gpuqueue.glue.completion import complete
 from gpuqueue.glue.events import Events
@@ -65,6 +65,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         record, stored = attempts.claim(attempt, instance, worker)
         patient = Attempts(connect(environ["GPUQUEUE_REDIS_URL"], retries=PATIENCE))
         Run(environ, patient, attempt, record, stored, worker).run()
+        application.leave()
     except StaleAttempt as exc:
         logger.warning("%s", exc)
         return EXIT_STALE
@@ -75,27 +76,6 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         logger.error("Redis cannot be reached: %s", exc)
         return EXIT_NO_STATE
     return EXIT_OK
-
-
-def load_application(name: str | None) -> Celery:
-    """Load what ``celery -A`` would. Raises :class:`ApplicationNotFound` that says why."""
-    fix = "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where that can be imported"
-    if not name:
-        raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
-    sys.path.insert(0, "")  # as celery does: where it was started
-    try:
-        app: Celery = find_app(name)
-        app.finalize()
-        app.loader.import_default_modules()
-        _ = app.conf.broker_url  # a lazy configuration fails here, not in the middle of the job
-    except (Exception, SystemExit) as exc:
-        raise ApplicationNotFound(f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}") from exc
-    app.set_current()
-    # A result is worth waiting for when the backend restarts; bounded: about 10 minutes.
-    app.conf.result_backend_always_retry = True
-    app.conf.result_backend_max_retries = 120
-    app.conf.result_backend_max_sleep_between_retries_ms = 5_000
-    return app
 
 
 class Run:
@@ -117,19 +97,16 @@ class Run:
         self._stored = stored
         self._worker = worker
         self._keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+        self._loglevel = environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
         self._reported = False
 
     def run(self) -> None:
         """Load the application and run the task; what cannot be loaded or called is the job's typed failure."""
         try:
-            app = load_application(self._environ.get("GPUQUEUE_APP"))
+            app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
-            app = Celery(
-                "gpuqueue-executor",
-                broker=self._environ.get("CELERY_BROKER_URL"),
-                backend=self._environ.get("CELERY_RESULT_BACKEND"),
-            )
-            app.set_current()
+            broker, backend = self._environ.get("CELERY_BROKER_URL"), self._environ.get("CELERY_RESULT_BACKEND")
+            app = application.stand_in(broker, backend, self._worker, self._loglevel)
             self._trace(app, _raiser(app, self._record, exc))
             return
         name = self._record["task"]
@@ -142,7 +119,7 @@ class Run:
         self._trace(app, task)
 
     def _trace(self, app: Celery, task: Any) -> None:
-        with Events(app, self._worker) as events:
+        with Events(app, self._worker, leaves=True) as events:
             request, context = messages.request(self._stored, app, hostname=self._worker, task=task)
             soft = self._limits(request.time_limits, task)
             ignored = task.ignore_result if self._stored["headers"].get("ignore_result") is None else request.ignore_result
@@ -230,7 +207,7 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, fi
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
-    app = load_application(environ.get("GPUQUEUE_APP"))
+    app = application.load(environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
     reason = complete(app, record, stored, hostname=record.get("worker") or worker)
     finishes.finished(attempt, finisher, reason, float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP)))
     return EXIT_OK
@@ -240,7 +217,8 @@ def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
     def run(*args: Any, **kwargs: Any) -> NoReturn:
         raise exc
 
-    return app.task(run, name=record["task"], typing=False)
+    app.task(run, name=record["task"], typing=False)
+    return app.tasks[record["task"]]  # the task itself: what the decorator answers is a proxy until the app is finalized
 
 
 def _with_run(task: Any, run: Callable[..., Any]) -> Any:

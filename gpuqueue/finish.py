@@ -16,7 +16,7 @@ from typing import Any
 
 from gpuqueue.glue.completion import complete
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import Launcher
+from gpuqueue.launchers.base import Launcher, LauncherClosed
 from gpuqueue.reasons import EndReason
 from gpuqueue.store.line import Line
 
@@ -93,7 +93,10 @@ class Finisher:
         answer, _, stored = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
         if answer != "ok":
             return True
-        status = self.launcher.finish(record, finisher, BY_APPLICATION)
+        try:
+            status = self.launcher.finish(record, finisher, BY_APPLICATION)
+        except LauncherClosed:
+            return True
         answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
         if answer == "ok" and again is not None:
             logger.warning("%s: the application could not finish it (exit %s)", delivery, status, extra={"action": "finish_here"})
@@ -106,7 +109,7 @@ class Finisher:
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Finish what is under way here; what is under way in the application goes on by itself."""
         self._here.shutdown(wait=True, cancel_futures=True)
         self._by_application.shutdown(wait=True, cancel_futures=True)
 

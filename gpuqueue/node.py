@@ -69,8 +69,8 @@ class Node:
         if self.watcher:
             self.watcher.stop()
         self.dispatcher.close()
-        self.dispatcher.finisher.close()
         self.launcher.close()
+        self.dispatcher.finisher.close()
 
 
 def executor_environment(settings: Settings, app: Any) -> dict[str, str]:
@@ -78,6 +78,7 @@ def executor_environment(settings: Settings, app: Any) -> dict[str, str]:
     said = {
         "GPUQUEUE_APP": settings.app,
         "GPUQUEUE_REDIS_URL": settings.redis_url,
+        "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
         "CELERY_BROKER_URL": settings.broker_url,
         "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,

@@ -56,10 +56,10 @@ def finish(looking: subprocess.Popen[str], name: str) -> Application:
 
 
 def _look(name: str) -> Application:
-    from gpuqueue.executor import load_application
+    from gpuqueue.glue.application import find
 
     try:
-        app = load_application(name)
+        app = find(name)
     except GpuQueueError as exc:
         return Application(error=str(exc))
     expires = app.conf.result_expires

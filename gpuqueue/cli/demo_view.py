@@ -19,8 +19,8 @@ from gpuqueue.store.read import Reader
 
 _STYLES = {JobState.RUNNING: "bold green", JobState.REPORTING: "green", JobState.LAUNCHING: "cyan", JobState.WAITING: "yellow"}
 _ORDER = (JobState.REPORTING, JobState.RUNNING, JobState.LAUNCHING, JobState.WAITING, JobState.DELAYED, JobState.ACCEPTED)
-#: A job that is not in Redis yet: its message is still in the broker.
-SENT = "sent"
+#: A job that no dispatcher has taken: its message is still in the broker, or is yet to be sent by its chord.
+SENT = "not accepted yet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class Stack:
     @property
     def redis_url(self) -> str:
         """Where the queue's state lives."""
-        return self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url
+        return (self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url).replace("redis+socket://", "unix://", 1)
 
     def start(self) -> None:
         """Start all, and return once the dispatcher has announced itself in Redis and Flower answers.
@@ -175,7 +175,7 @@ class Stack:
         self._dispatcher = Child("dispatcher", worker, self.env, log=self._log_file, death_signal=death)
         if port is not None:
             env = {**self.env, "FLOWER_UNAUTHENTICATED_API": "true"}  # bound to localhost only
-            command = [*celery, "flower", f"--address={LOCALHOST}", f"--port={port}"]
+            command = [*celery, "--quiet", "flower", f"--address={LOCALHOST}", f"--port={port}", "--logging=error"]
             self._flower = Child("Flower", command, env, log=self._log_file, death_signal=death)
 
     def _choose_port(self) -> int | None:

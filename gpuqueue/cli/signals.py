@@ -12,7 +12,7 @@ from typing import NoReturn
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, SIGINT also where a shell had it ignored. In the main thread only."""
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: SIGINT too, as a shell's `&` has it ignored. Main thread only."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt

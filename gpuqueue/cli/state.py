@@ -90,6 +90,7 @@ def gpu_class(spec: dict[str, Any]) -> GpuClass:
 def job(record: Record) -> dict[str, Any]:
     """Return what is shown of a job. Times are Unix seconds; what is not known is left out."""
     found: dict[str, Any] = dict(record)
+    found["name"] = found.get("name") or found.get("task", "")
     return {key: found[key] for key in (*_SHOWN, *_TIMES) if key in found}
 
 

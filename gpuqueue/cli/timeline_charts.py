@@ -72,7 +72,7 @@ def _bar(entry: Entry, scale: Scale, y: float, height: float) -> str:
     words = [("" if entry.succeeded else "✕ ") + entry.label, *(["exclusive"] if alone else [])]
     lines = words if height > LANE else [" · ".join(words)]
     middle = y + height / 2 + 4 - 7 * (len(lines) - 1)
-    told = "".join(
+    text = "".join(
         f'<text class="name" x="{begin + 5}" y="{middle + 14 * row:.1f}">{escape(_fit(line, width - 8))}</text>'
         for row, line in enumerate(lines)
     )
@@ -81,7 +81,7 @@ def _bar(entry: Entry, scale: Scale, y: float, height: float) -> str:
         f'<g class="{escape(kinds)}"><title>{escape(told(entry))}</title>'
         f'<rect class="body" x="{begin}" y="{y:.1f}" width="{width}" height="{height:.1f}" rx="4"/>'
         f'<rect class="start" x="{begin + 1}" y="{y + 1:.1f}" {held_only} rx="3"/>'
-        f"{told}</g>"
+        f"{text}</g>"
     )
 
 

@@ -52,7 +52,7 @@ def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, h
         reason = EndReason.SUCCEEDED
         if request.chord:
             app.backend.on_chord_part_return(request, states.SUCCESS, app.backend.get_result(request.id))
-        with Events(app, request.hostname) as events:
+        with Events(app, request.hostname, leaves="worker" in record) as events:
             events.send("task-succeeded", request.id, result="", runtime=record["released"] - record["started"])
     elif stored_state == states.FAILURE and record.get("outcome") == EndReason.ERROR:
         _fail(app, task, record, request, app.backend.get_result(request.id))
@@ -80,7 +80,7 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
         einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
     finally:
         task.pop_request()
-    with Events(app, request.hostname) as events:
+    with Events(app, request.hostname, leaves="worker" in record) as events:
         events.send("task-failed", request.id, exception=saferepr(exc), traceback=str(einfo.traceback) if einfo else "")
 
 
@@ -91,5 +91,5 @@ def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
     app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
     signum = record.get("cancel") if terminated else None
     signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=signum, expired=expired)
-    with Events(app, request.hostname) as events:
+    with Events(app, request.hostname, leaves="worker" in record) as events:
         events.send("task-revoked", request.id, terminated=terminated, signum=signum, expired=expired)

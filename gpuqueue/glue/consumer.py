@@ -19,6 +19,8 @@ from gpuqueue.glue.message import pack
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
+#: What kombu's reader raises for an element of a queue's list that is no message: Celery's own workers would end.
+_GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class Accepting(Protocol):
@@ -29,25 +31,33 @@ class Accepting(Protocol):
         ...
 
 
-class _AnyTask(dict[str, Callable[..., None]]):
-    """Name of a task → strategy: the same for every name."""
+class _AnyTask(dict[Any, Callable[..., None]]):
+    """Name of a task → strategy: the same for every name, and for what is none (a header may hold any JSON)."""
 
     def __init__(self, consumer: Consumer) -> None:
         super().__init__()
-        self._consumer = consumer
+        app = consumer.app
+        self._strategy: Callable[..., None] = app.tasks[DISPATCH].start_strategy(app, consumer)
 
-    def __missing__(self, name: str) -> Callable[..., None]:
-        app = self._consumer.app
-        strategy: Callable[..., None] = app.tasks[DISPATCH].start_strategy(app, self._consumer)
-        self[name] = strategy
-        return strategy
+    def __getitem__(self, name: Any) -> Callable[..., None]:
+        return self._strategy
 
 
 class Consumer(CeleryConsumer):
     """Celery's consumer, with one strategy for all messages, Celery's built-in tasks included."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connection_errors = (*self.connection_errors, *_GARBAGE)
+
     def update_strategies(self) -> None:
         self.strategies = _AnyTask(self)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        if isinstance(exc, _GARBAGE):
+            # The transport took it off the list before it could not read it; connecting anew gives back all else in hand.
+            logger.error("no message, thrown away: %s: %s", type(exc).__name__, exc, extra={"action": "garbage"})
+        super().on_connection_error_after_connected(exc)
 
 
 def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:

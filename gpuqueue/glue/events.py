@@ -12,9 +12,13 @@ logger = get_logger(__name__)
 
 
 class Events:
-    """A context that sends events as the worker ``hostname``."""
+    """A context that sends events as the worker ``hostname``.
 
-    def __init__(self, app: Celery, hostname: str) -> None:
+    ``leaves``: it is the one-shot worker of an attempt, which is gone afterwards; Flower then lists it no more.
+    """
+
+    def __init__(self, app: Celery, hostname: str, *, leaves: bool) -> None:
+        self._leaves = leaves
         self._app = app
         self._hostname = hostname
         self._stack = ExitStack()
@@ -30,6 +34,8 @@ class Events:
 
     def __exit__(self, *exc: object) -> None:
         try:
+            if self._leaves and self._events is not None:
+                self._events.send("worker-offline")
             self._stack.close()
         except Exception as error:
             logger.warning("events not flushed: %s", error, extra={"action": "event_lost"})

@@ -14,6 +14,10 @@ class CannotLaunch(GpuQueueError):
     """The launcher refuses the attempt for good: what the job asks for does not exist here."""
 
 
+class LauncherClosed(GpuQueueError):
+    """This process is leaving; what it waited for goes on without it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """One attempt's process (or pod) is gone. ``code`` as ``subprocess`` gives it; None: nobody saw how."""
@@ -57,7 +61,10 @@ class Launcher(Protocol):
         ...
 
     def finish(self, record: Record, finisher: str, timeout: float) -> int | None:
-        """Run the executor once to finish a job in its application's code, without a GPU; answers its exit status."""
+        """Run the executor once to finish a job in its application's code, without a GPU; answers its exit status, None past the timeout.
+
+        Raises :class:`LauncherClosed` when this process leaves meanwhile; the finish goes on.
+        """
         ...
 
     def close(self) -> None:

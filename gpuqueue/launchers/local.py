@@ -14,13 +14,15 @@ import signal as signals
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
 
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import Ended, Live, OnEnd
+from gpuqueue.launchers.base import Ended, LauncherClosed, Live, OnEnd
 from gpuqueue.launchers.exits import Exits, environment
 
 _PREFIX = "GPUQUEUE_"
@@ -53,6 +55,7 @@ class LocalLauncher:
         self._host = socket.gethostname()
         self._exits = Exits()
         self._adopted: set[str] = set()
+        self._closed = threading.Event()
 
     def start(self, record: Record) -> str:
         """Start an attempt; see :class:`gpuqueue.launchers.base.Launcher`."""
@@ -110,15 +113,19 @@ class LocalLauncher:
     def finish(self, record: Record, finisher: str, timeout: float) -> int | None:
         """Run the executor as a finisher, without a GPU."""
         process = self._spawn({**self._labels(record), "GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""})
-        try:
-            return process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signals.SIGKILL)
-            process.wait()
-            return None
+        deadline = time.monotonic() + timeout
+        while not self._closed.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                os.killpg(process.pid, signals.SIGKILL)
+                process.wait()
+                return None
+        raise LauncherClosed
 
     def close(self) -> None:
         """Stop watching; running jobs go on, and another dispatcher takes them over."""
+        self._closed.set()
         self._exits.close()
 
     def _spawn(self, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -1,0 +1,57 @@
+"""``python -m benchmarks [names...] [--quick] [--output FILE]``. Ends with 0 also when an aim is missed; the table says so."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import NAMES
+from benchmarks.harness import Figure, Size
+from benchmarks.report import machine, show, write
+
+OUTPUT = Path(__file__).with_name("results") / "latest.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for; answers the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure beside its peer, in the same run.")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which ones; all if none is named: {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute: to see that it works, not to quote")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the JSON goes (default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(NAMES)}")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
+    facts = machine()
+    console.print(f"{facts['cores']} cores, Python {facts['python']}, Redis {facts['redis_server']}, {facts['date']}")
+    results: dict[str, Any] = {}
+    missed = 0
+    begun = time.monotonic()
+    for name in NAMES:
+        if chosen.names and name not in chosen.names:
+            continue
+        module = importlib.import_module(f"benchmarks.{name}")
+        from_ = time.monotonic()
+        figures: list[Figure] = module.run(Size(chosen.quick))
+        took = time.monotonic() - from_
+        results[name] = {"what": module.__doc__, "seconds": round(took, 1), "figures": [each.shape() for each in figures]}
+        missed += sum(each.met is False for each in figures)
+        show(console, name, figures, took)
+    seconds = round(time.monotonic() - begun, 1)
+    write(chosen.output, {"machine": facts, "quick": chosen.quick, "seconds": seconds, "benchmarks": results})
+    console.print(f"{seconds:.0f} s; aims missed: {missed}; written to {chosen.output}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""How fast a dispatcher takes messages in.
+
+Measured: messages a second that one dispatcher process keeps, acknowledges and puts in line: N messages appear in its queue at
+one instant (RENAME of a prepared list), and the clock stops when N jobs wait. An exclusive holder is there, so nothing starts.
+Peer: a plain Celery worker that runs N tasks that do nothing, with threads and with prefork (2 each); its clock stops when the
+backend has N results. All three are alive during the whole run, and take turns.
+Aim: none; a GPU job runs for seconds or hours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from benchmarks.harness import Figure, Sample, Size, alternate, until
+from benchmarks.messages import Template, occupy, template
+from benchmarks.stage import Stage
+from gpuqueue.keys import class_key, class_keys
+from gpuqueue.names import EXCLUSIVE
+from gpuqueue.store.client import connect
+from gpuqueue.store.line import Line
+
+CLASS = "t4"
+PREPARED = "bench:prepared"
+GPU_QUEUE = "gpu.t4.shared"
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    count, repeats = size.of(1500, 300), size.of(7, 3)
+    with Stage() as stage:
+        aside = connect(stage.url(1))
+        sender = stage.celery(1, 1)
+        made = {name: template(sender, name, aside) for name in (GPU_QUEUE, "threads", "prefork")}
+        stage.dispatcher()
+        stage.worker("threads", "threads", 2, backend=2)
+        stage.worker("prefork", "prefork", 2, backend=3)
+        backends = {"threads": connect(stage.url(2)), "prefork": connect(stage.url(3))}
+        line = Line(stage.client)
+
+        def accepting() -> float:
+            stage.client.delete(*class_keys(CLASS))
+            occupy(line, CLASS, EXCLUSIVE)
+            waiting = class_key(CLASS, "waiting_shared")
+            return _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == count)
+
+        def running(queue: str) -> Callable[[], float]:
+            def measure() -> float:
+                backends[queue].flushdb()
+                return _drain(stage, made[queue], queue, count, lambda: backends[queue].dbsize() == count)
+
+            return measure
+
+        ours, threads, prefork = alternate(repeats, accepting, running("threads"), running("prefork"))
+        for client in (aside, *backends.values()):
+            client.close()
+        sender.close()
+    peers = (Sample("Celery worker, threads, no-op tasks", threads), Sample("Celery worker, prefork, no-op tasks", prefork))
+    return [Figure("messages taken in by a dispatcher", "messages/s", Sample("kept and in line", ours), peers)]
+
+
+def _drain(stage: Stage, made: Template, queue: str, count: int, done: Callable[[], bool]) -> float:
+    wires = made.wires(count)
+    stage.client.rpush(PREPARED, *wires)
+    begun = time.perf_counter()
+    stage.client.rename(PREPARED, queue)
+    until(done, f"{count} messages of {queue} are drained", 120)
+    return count / (time.perf_counter() - begun)

@@ -1,0 +1,95 @@
+"""What the scripts cost, called one after the other by one client.
+
+Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round trips); one ``admit`` that
+makes one holder; one ``release`` that frees a slot and hands back the next job in the same round trip.
+Peer: the least that any keeper of slots does in Redis: a script that adds a holder if there is room, and a ZREM.
+Floor: PING.
+Aim: none of its own; the hand-over has one (see handover).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from benchmarks.harness import Figure, Sample, Size, alternate, cost, rate
+from benchmarks.messages import Template, fill, record_of, template
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.client import Redis
+from gpuqueue.store.line import Line
+
+_SEMAPHORE = "if redis.call('ZCARD', KEYS[1]) < 1 then return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) end return 0"
+T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    jobs, repeats = size.of(200, 60), size.of(9, 3)
+    with Stage() as stage:
+        client, line = stage.client, Line(stage.client, by="bench")
+        made = template(stage.app, "gpu.t4.shared", client)
+        cycles = _Cycles(client, line, made)
+        acquire = client.register_script(_SEMAPHORE)
+        fill(client, GpuClass("handed", shared_slots=0), made, (repeats + 1) * jobs + 2)
+        fill(client, GpuClass("admitted", shared_slots=0), made, (repeats + 1) * jobs + 2)
+        held = line.admit(GpuClass("handed", shared_slots=1))
+        slots = itertools.count(1)
+
+        def semaphore() -> None:
+            acquire(keys=["bench:semaphore"], args=[1, "holder"])
+            client.zrem("bench:semaphore", "holder")
+
+        def admit_one() -> None:
+            assert len(line.admit(GpuClass("admitted", shared_slots=next(slots)))) == 1
+
+        def hand_over() -> None:
+            gone = held.pop()
+            released = line.release(GpuClass("handed", shared_slots=1), gone["delivery"], gone["attempt"])
+            held.extend(released.granted)
+            assert len(held) == 1
+
+        whole, peers, admits, hands, acquires, pings = alternate(
+            repeats,
+            lambda: rate(jobs, cycles.step),
+            lambda: rate(jobs, semaphore),
+            lambda: cost(jobs, admit_one),
+            lambda: cost(jobs, hand_over),
+            lambda: cost(jobs, lambda: acquire(keys=["bench:semaphore"], args=[1, "holder"])),
+            lambda: cost(jobs, client.ping),
+        )
+    ping, alone = Sample("PING", pings), Sample("semaphore: acquire", acquires)
+    per_second = Sample("PINGs a second", tuple(1e6 / each for each in pings))
+    return [
+        Figure(
+            "whole jobs through the scripts",
+            "jobs/s",
+            Sample("7 scripts a job", whole),
+            (Sample("semaphore", peers),),
+            per_second,
+        ),
+        Figure("admit: one job becomes a holder", "µs", Sample("admit", admits), (alone,), ping),
+        Figure("release: a slot freed and handed on", "µs", Sample("release", hands), (alone,), ping),
+    ]
+
+
+class _Cycles:
+    """Whole jobs, one at a time."""
+
+    def __init__(self, client: Redis, line: Line, made: Template) -> None:
+        self._line, self._made = line, made
+        self._attempts = Attempts(client)
+
+    def step(self) -> None:
+        """One job from its message to its freed slot."""
+        packed = self._made.copy()
+        record = record_of(packed, T4.name)
+        self._line.accept(T4.name, record, json.dumps(packed))
+        (granted,) = self._line.enqueue(T4, record["delivery"])
+        self._line.launched(granted, "bench:1:1", 60)
+        attempt = Attempt(T4.name, granted["delivery"], granted["attempt"], granted["token"])
+        self._attempts.claim(attempt, "bench:1:1", "bench")
+        self._attempts.report(attempt, "SUCCEEDED")
+        assert self._attempts.reported(attempt, 60)
+        assert self._line.release(T4, granted["delivery"], granted["attempt"], instance="bench:1:1").freed

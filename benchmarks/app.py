@@ -1,0 +1,35 @@
+"""The application of the benchmarks: plain Celery, as its workers and executors load it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from functools import cache
+
+import redis
+from celery import Celery
+
+app = Celery("bench", broker=os.environ.get("CELERY_BROKER_URL"), backend=os.environ.get("CELERY_RESULT_BACKEND"))
+app.conf.worker_prefetch_multiplier = int(os.environ.get("BENCH_PREFETCH", "4"))
+
+
+@app.task(name="bench.noop")
+def noop(*args: object) -> None:
+    """Do nothing."""
+
+
+@cache
+def _slots() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])
+
+
+@app.task(name="bench.poll_and_run")
+def poll_and_run(slot: str, name: str, seconds: float, command: list[str], env: dict[str, str], interval: float) -> None:
+    """The usual way without a queue for GPUs: hold a worker, look for a free slot each ``interval``, run, free it."""
+    while not _slots().set(slot, name, nx=True):
+        time.sleep(interval)
+    try:
+        subprocess.run(command, env={**env, "GPUQUEUE_JOB_ID": name, "GPUQUEUE_TASK": f"run-{seconds}"}, check=True)
+    finally:
+        _slots().delete(slot)

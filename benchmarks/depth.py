@@ -1,0 +1,92 @@
+"""Whether a long line costs more than a short one.
+
+Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on each: ``release``, which frees a slot
+and hands back the next job; ``why`` of the last job in line; and the view that ``status`` shows (50 waiting jobs a side).
+After each measurement as many jobs come into line as have left it.
+Peer: the same on the short line.
+Floor: PING.
+Aim: an admission at 100,000 waiting costs within 20 % of one at 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.harness import Figure, Sample, Size, alternate, cost, ratio
+from benchmarks.messages import Template, fill, template
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.store.line import Line
+
+SHORT, LONG = 100, 100_000
+AIM = 1.2
+STEPS = 50
+
+
+class _Deep:
+    """One class with its line at a depth that lasts."""
+
+    def __init__(self, stage: Stage, made: Template, name: str, depth: int) -> None:
+        self._stage, self._made = stage, made
+        self._line = Line(stage.client, by="bench")
+        self._class = GpuClass(name, shared_slots=1)
+        self._full = GpuClass(name, shared_slots=0)
+        self._last = fill(stage.client, self._full, made, depth)[-1]
+        self._held: list[Any] = list(self._line.admit(self._class))
+        assert len(self._held) == 1
+
+    def admission(self) -> float:
+        """Cost of one hand-over, in µs."""
+        found = cost(STEPS, self._hand_over)
+        self._last = fill(self._stage.client, self._full, self._made, STEPS)[-1]
+        return found
+
+    def _hand_over(self) -> None:
+        gone = self._held.pop()
+        self._held.extend(self._line.release(self._class, gone["delivery"], gone["attempt"]).granted)
+        assert len(self._held) == 1
+
+    def why(self) -> float:
+        """Cost of ``why`` for the last in line, in µs."""
+
+        def ask() -> None:
+            answer = self._stage.reader.why(self._class, self._last)
+            assert answer is not None and answer.place > 1
+
+        return cost(STEPS, ask)
+
+    def view(self) -> float:
+        """Cost of what ``status`` shows, in µs."""
+        return cost(STEPS // 5, lambda: self._stage.reader.view(self._class.name, self._class.public()))
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    repeats, deepest = size.of(15, 5), size.of(LONG, LONG // 10)
+    with Stage() as stage:
+        made = template(stage.app, "gpu.t4.shared", stage.client)
+        long, short = _Deep(stage, made, "long", deepest), _Deep(stage, made, "short", SHORT)
+        ping: Callable[[], float] = lambda: cost(STEPS, stage.client.ping)  # noqa: E731 - one of the turns
+        turns = (long.admission, short.admission, long.why, short.why, long.view, short.view, ping)
+        admitted, admitted_short, why, why_short, view, view_short, pings = alternate(repeats, *turns)
+    floor = Sample("PING", pings)
+    ours, peer = Sample(f"{deepest} waiting", admitted), Sample(f"{SHORT} waiting", admitted_short)
+    met = (ratio(ours, peer) or 0) <= AIM
+    return [
+        Figure(f"an admission at {deepest} waiting", "µs", ours, (peer,), floor, f"ratio ≤ {AIM}", met),
+        Figure(
+            f"`why` at {deepest} waiting",
+            "µs",
+            Sample(f"{deepest} waiting", why),
+            (Sample(f"{SHORT} waiting", why_short),),
+            floor,
+        ),
+        Figure(
+            f"`status` view at {deepest} waiting",
+            "µs",
+            Sample(f"{deepest} waiting", view),
+            (Sample(f"{SHORT} waiting", view_short),),
+            floor,
+        ),
+    ]

@@ -1,0 +1,145 @@
+"""The gap between one job's end and the next one's beginning on the same slot.
+
+Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest executor there can be, which
+writes the time at its first and last line. The gap is last line → next first line, less the floor: what the same command takes
+from a bare ``subprocess.Popen`` to its first line, in the same run. Percentiles are over all pairs of all rounds; the spread is
+over the rounds. Round trips: the commands that MONITOR shows from a job's last line until the launcher is called for the next.
+Peers, with the same command and run times: a Celery task that holds a worker thread and polls a semaphore in Redis each second,
+and a loop that starts what can start every 0.5 s. The floor is taken off theirs as well.
+Aims: p50 ≤ 10 ms; at most 2 round trips.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+from benchmarks.harness import Figure, Sample, Size, percentile
+from benchmarks.messages import Template, template
+from benchmarks.monitor import Monitor
+from benchmarks.pairs import COMMAND, Pair, Stamps, bare_starts, pairs, polling_worker, tick_loop
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.dispatch import Dispatcher
+from gpuqueue.finish import Finisher
+from gpuqueue.glue.states import States
+from gpuqueue.job import Record
+from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.store.line import Line
+
+AIM_MS, AIM_TRIPS = 10.0, 2
+POLL, TICK = 1.0, 0.5
+
+
+class _Noting(LocalLauncher):
+    """Notes when it is called for which job, in nanoseconds since 1970."""
+
+    called: dict[str, int]
+
+    def start(self, record: Record) -> str:
+        self.called[record["id"]] = time.time_ns()
+        return super().start(record)
+
+
+class Ours:
+    """A dispatcher without Celery's consumer and without a watcher, which no hand-over needs; a class a slot."""
+
+    def __init__(self, stage: Stage, stamps: Stamps, slots: int) -> None:
+        line = Line(stage.client, by="bench")
+        classes = {f"c{slot}": GpuClass(f"c{slot}", shared_slots=1) for slot in range(slots)}
+        finisher = Finisher(line, stage.app, "bench")
+        self._dispatcher = Dispatcher(stage.client, line, stage.reader, classes, States(stage.app), finisher, 60, 5)
+        settings = {**stamps.env, "GPUQUEUE_REDIS_URL": stage.url()}
+        self.launcher = self._dispatcher.launcher = finisher.launcher = _Noting(
+            self._dispatcher.on_end, settings, command=COMMAND
+        )
+        self.launcher.called = {}
+        self._made: dict[int, Template] = {
+            slot: template(stage.app, f"gpu.c{slot}.shared", stage.client) for slot in range(slots)
+        }
+        self._stamps = stamps
+
+    def gaps(self, work: list[Pair]) -> list[float]:
+        """Run pairs; answers the gaps as they are, in milliseconds."""
+        for pair in work:
+            self._accept(pair.slot, pair.first, pair.seconds)
+        for pair in work:
+            self._accept(pair.slot, pair.second, 0)
+        return self._stamps.gaps(work)
+
+    def _accept(self, slot: int, name: str, seconds: float) -> None:
+        made = self._made[slot]
+        text = json.dumps(made.copy(task=f"run-{seconds}"))
+        packed = json.loads(text)
+        packed["headers"]["id"] = name
+        self._dispatcher.accept(packed)
+
+    def close(self) -> None:
+        """End its threads."""
+        self._dispatcher.close()
+        self._dispatcher.finisher.close()
+        self.launcher.close()
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    slots, rounds = size.of(16, 8), size.of(6, 2)
+    with Stage() as stage:
+        stamps = Stamps(stage)
+        stage.worker("polling", "threads", 2 * slots, BENCH_PREFETCH="1")
+        ours = Ours(stage, stamps, slots)
+        ours.gaps(pairs(slots, "warm"))
+        floors: list[list[float]] = []
+        found: dict[str, list[list[float]]] = {"ours": [], "poll": [], "tick": []}
+        called: list[list[float]] = []
+        for turn in range(rounds):
+            floors.append(bare_starts(stamps, 10))
+            work = pairs(slots, f"ours-{turn}")
+            found["ours"].append(ours.gaps(work))
+            seen = stamps.read()
+            called.append([(ours.launcher.called[pair.second] - seen[pair.first][1]) / 1e6 for pair in work])
+            found["poll"].append(polling_worker(stage, stamps, pairs(slots, f"poll-{turn}"), "polling", POLL))
+            found["tick"].append(tick_loop(stamps, pairs(slots, f"tick-{turn}"), TICK))
+        trips = _round_trips(stage, stamps, ours, size.of(8, 3))
+        ours.close()
+    floor = statistics.median(each for turn in floors for each in turn)
+    net = {side: [[gap - floor for gap in turn] for turn in turns] for side, turns in found.items()}
+    figures = []
+    for share in (0.5, 0.9, 0.99):
+        mine = _sample("hand-over", net["ours"], share)
+        peers = (
+            _sample("worker that polls each 1 s", net["poll"], share),
+            _sample("loop that ticks each 0.5 s", net["tick"], share),
+        )
+        aimed = {"aim": f"≤ {AIM_MS:g} ms", "met": mine.middle <= AIM_MS} if share == 0.5 else {}
+        floor_ms = _sample("bare Popen to first line (taken off)", floors, share)
+        figures.append(Figure(f"gap between jobs on a slot, p{share * 100:g}", "ms", mine, peers, floor_ms, **aimed))
+    decided = _sample("until the launcher is called", called, 0.5)
+    return [
+        *figures,
+        Figure("of this, last line → launcher called, p50", "ms", decided),
+        Figure("round trips to hand a slot over", "commands", trips, aim=f"≤ {AIM_TRIPS}", met=trips.middle <= AIM_TRIPS),
+    ]
+
+
+def _sample(label: str, turns: list[list[float]], share: float) -> Sample:
+    everything = [gap for turn in turns for gap in turn]
+    return Sample(label, tuple(percentile(turn, share) for turn in turns), percentile(everything, share))
+
+
+def _round_trips(stage: Stage, stamps: Stamps, ours: Ours, times: int) -> Sample:
+    """One pair at a time, so that whatever Redis is sent between the two belongs to that hand-over."""
+    counts, verbs = [], ""
+    with Monitor(stage.url()) as monitor:
+        done = [pairs(1, f"trips-{turn}")[0] for turn in range(times)]
+        for pair in done:
+            ours.gaps([pair])
+            time.sleep(0.1)
+    seen = stamps.read()
+    for pair in done:
+        from_, to = seen[pair.first][1] / 1e9, ours.launcher.called[pair.second] / 1e9
+        between = [each for each in monitor.commands if each.port and from_ <= each.at <= to]
+        counts.append(float(len(between)))
+        verbs = ", ".join(f"{each.verb} ({each.about})" for each in between)
+    return Sample(verbs, tuple(counts))

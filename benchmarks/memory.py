@@ -1,0 +1,74 @@
+"""What a waiting job costs Redis in memory.
+
+Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its Celery message as it is stored;
+then the same with the state QUEUED that a dispatcher writes into the result backend for ``AsyncResult``.
+Peer: N plain Celery messages in their broker's list, less the bytes of each.
+Aim: at most 2 KB a job beyond its message, the QUEUED state included.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from benchmarks.harness import Figure, Sample, Size
+from benchmarks.messages import CHUNK, fill, record_of, template
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.glue.states import States
+from gpuqueue.names import SHARED
+from gpuqueue.states import QUEUED
+from gpuqueue.store.client import Redis
+
+AIM = 2048
+BUSY = GpuClass("t4", shared_slots=0, exclusive_slots=1)
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    count, repeats = size.of(10_000, 2_000), size.of(3, 2)
+    kept, told, plain = [], [], []
+    with Stage() as stage:
+        made = template(stage.app, "gpu.t4.shared", stage.client)
+        states = States(stage.app)
+        stored, wire = len(json.dumps(made.packed).encode()), len(made.wire.encode())
+        for _ in range(repeats):
+            before = _used(stage.client)
+            deliveries = fill(stage.client, BUSY, made, count)
+            in_line = _used(stage.client)
+            record = record_of(made.packed, "t4", SHARED)
+            states.tell({**record, "id": deliveries[0]}, QUEUED, made.packed)
+            name = str(stage.app.backend.get_key_for_task(deliveries[0]), "utf-8")
+            state = stage.client.get(name)
+            assert isinstance(state, str)
+            for start in range(0, count, CHUNK):
+                pipe = stage.client.pipeline(transaction=False)
+                for each in deliveries[start : start + CHUNK]:
+                    pipe.set(name.replace(deliveries[0], each), state.replace(deliveries[0], each), ex=86_400)
+                pipe.execute()
+            kept.append((in_line - before) / count - stored)
+            told.append((_used(stage.client) - before) / count - stored)
+            stage.client.flushdb()
+            before = _used(stage.client)
+            for start in range(0, count, CHUNK):
+                stage.client.lpush("plain", *made.wires(min(CHUNK, count - start)))
+            plain.append((_used(stage.client) - before) / count - wire)
+            stage.client.flushdb()
+    peer = Sample(f"Celery message in its list, beyond its {wire} bytes", tuple(plain))
+    name = f"memory of a waiting job, {count} waiting"
+    return [
+        Figure(f"{name}: the queue's own state", "bytes", Sample(f"beyond its {stored} bytes", tuple(kept)), (peer,)),
+        _aimed(f"{name}: with QUEUED in the backend", Sample(f"beyond its {stored} bytes", tuple(told)), peer),
+    ]
+
+
+def _aimed(name: str, ours: Sample, peer: Sample) -> Figure:
+    return Figure(name, "bytes", ours, (peer,), aim=f"≤ {AIM} bytes", met=ours.middle <= AIM)
+
+
+def _used(client: Redis) -> int:
+    time.sleep(0.2)  # Redis looks after its buffers ten times a second
+    info = client.info("memory")
+    assert isinstance(info, dict)
+    # Buffers of connections and of the append-only file are no job's.
+    return int(info["used_memory"]) - int(info.get("mem_aof_buffer", 0)) - int(info.get("mem_clients_normal", 0))

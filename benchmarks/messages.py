@@ -1,0 +1,93 @@
+"""Real Celery messages in any number, and lines filled with them quickly."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+from kombu import Message
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.glue.message import pack
+from gpuqueue.glue.parse import parse
+from gpuqueue.job import Record
+from gpuqueue.names import SHARED
+from gpuqueue.store.client import Redis
+from gpuqueue.store.line import BATCH, Line
+from gpuqueue.store.scripts import Scripts
+
+#: Records and messages of one pipeline: enough to fill its packets, few enough that nobody waits for it.
+CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One message that Celery itself has made; others are copies with ids of their own."""
+
+    id: str
+    tag: str
+    wire: str
+    packed: dict[str, Any]
+
+    def wires(self, count: int) -> list[str]:
+        """Return messages as they lie in the broker's list."""
+        return [self.wire.replace(self.id, str(uuid.uuid4())).replace(self.tag, str(uuid.uuid4())) for _ in range(count)]
+
+    def copy(self, **headers: Any) -> dict[str, Any]:
+        """Return another message, packed as the dispatcher gets it."""
+        packed: dict[str, Any] = json.loads(json.dumps(self.packed).replace(self.id, str(uuid.uuid4())))
+        packed["headers"].update(headers)
+        return packed
+
+
+def template(app: Celery, queue: str, client: Redis, task: str = "bench.noop", args: tuple[Any, ...] = (1, "two")) -> Template:
+    """Have Celery send one message to a queue that nobody consumes, and take it away again."""
+    sent = app.send_task(task, args, queue=queue)
+    wire = client.rpop(queue)
+    assert isinstance(wire, str), "somebody else consumes the queue"
+    raw = json.loads(wire)
+    message = Message(
+        body=base64.b64decode(raw["body"]),
+        content_type=raw["content-type"],
+        content_encoding=raw["content-encoding"],
+        headers=raw["headers"],
+        properties=raw["properties"],
+        delivery_info=raw["properties"]["delivery_info"],
+    )
+    return Template(sent.id, raw["properties"]["delivery_tag"], wire, pack(message, None))
+
+
+def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -> Record:
+    """Return the record that the dispatcher would keep."""
+    return parse(packed, gpu_class, isolation, time.time()).record()
+
+
+def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:
+    """Put jobs in line by the dispatcher's own two scripts, many in a round trip; answers their deliveries.
+
+    Something else must keep the class busy: what would be admitted is not launched.
+    """
+    record, message = json.dumps(record_of(made.packed, gpu_class.name)), json.dumps(made.packed)
+    deliveries = [str(uuid.uuid4()) for _ in range(count)]
+    spec = Line(client).spec(gpu_class)
+    for start in range(0, count, CHUNK):
+        pipe = client.pipeline(transaction=False)
+        scripts = Scripts(pipe)
+        for each in deliveries[start : start + CHUNK]:
+            now = time.time()
+            scripts.call("accept", gpu_class.name, each, record.replace(made.id, each), message.replace(made.id, each), now)
+            scripts.call("enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH)
+        pipe.execute()
+    return deliveries
+
+
+def occupy(line: Line, gpu_class: str, isolation: str) -> None:
+    """Make a job of a machine that is not here the holder of a slot."""
+    record: Any = {"id": "occupant", "delivery": "occupant", "attempt": 1, "token": "t", "task": "occupant"}
+    line.adopt(gpu_class, record | {"gpu_class": gpu_class, "isolation": isolation, "instance": "elsewhere:0:1"})

@@ -1,0 +1,101 @@
+"""Redis' MONITOR, read while something happens: which process sent which command, when, and about what."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import redis
+
+from gpuqueue.store.client import connect
+
+_CONNECTING = ("HELLO", "CLIENT", "AUTH", "SELECT", "PING", "INFO", "COMMAND", "SCRIPT", "MONITOR", "READONLY")
+_MARK = "bench:monitor:end"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. ``port`` is its client's; 0: a script sent it, inside Redis. ``at`` is Unix seconds, by Redis' clock."""
+
+    at: float
+    port: int
+    text: str
+
+    @property
+    def verb(self) -> str:
+        """Its name."""
+        return self.text.partition(" ")[0].upper()
+
+    @property
+    def about(self) -> str:
+        """Whose business it is: ``state`` (gpuqueue's), ``backend``, ``connection`` or ``broker`` (events included)."""
+        if self.verb in _CONNECTING:
+            return "connection"
+        if re.search(r"gpuqueue:\d+:", self.text):
+            return "state"
+        return "backend" if "celery-task-meta-" in self.text or "celery-taskset-meta-" in self.text else "broker"
+
+
+class Monitor:
+    """A context: reads until its end, then ``commands`` has them all."""
+
+    def __init__(self, url: str) -> None:
+        self._client: redis.Redis = connect(url)
+        self.commands: list[Command] = []
+        self._reading = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._reading.wait(10)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.echo(_MARK)
+        self._thread.join(10)
+        self._client.close()
+
+    def _read(self) -> None:
+        with self._client.monitor() as monitor:
+            self._reading.set()
+            for each in monitor.listen():
+                seen: dict[str, Any] = each
+                if _MARK in seen["command"]:
+                    return
+                port = 0 if seen["client_type"] == "lua" else int(seen["client_port"] or 0)
+                self.commands.append(Command(float(seen["time"]), port, seen["command"]))
+
+
+class Ports:
+    """The local ports that processes were ever seen to use, looked at every few milliseconds: connections come and go."""
+
+    def __init__(self, processes: dict[str, psutil.Process]) -> None:
+        self._processes = processes
+        self.owner: dict[int, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(5)
+        self._look()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._look()
+            time.sleep(0.05)
+
+    def _look(self) -> None:
+        for name, process in self._processes.items():
+            for connection in process.net_connections("tcp"):
+                self.owner[connection.laddr.port] = name

@@ -1,0 +1,100 @@
+"""The stage of a benchmark: one Redis of its own, and dispatchers and plain Celery workers as processes beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from celery import Celery
+
+from benchmarks.harness import until
+from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.store.client import Redis, connect
+from gpuqueue.store.read import Reader
+
+ROOT = Path(__file__).resolve().parents[1]
+_FOREIGN = ("GPU", "CELERY", "T4_", "MIG_", "BENCH_")
+QUIET = ("--without-mingle", "--without-gossip", "-l", "warning")
+
+
+class Stage:
+    """A context; everything in it ends with it."""
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        self._made = tempfile.TemporaryDirectory(prefix="gpuqueue-bench-")
+        self.directory = Path(self._made.name)
+        self.redis = EmbeddedRedis(self.directory / "redis")
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self.redis.start()
+        self.client: Redis = connect(self.url())
+        self.reader = Reader(self.client)
+        self.app = self.celery()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            for log in sorted(self.directory.glob("*.log")):
+                print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.app.close()
+        self.client.close()
+        self.redis.stop()
+        self._made.cleanup()
+
+    def url(self, db: int = 0) -> str:
+        """Return the address of one of the databases."""
+        return f"{self.redis.url.rpartition('/')[0]}/{db}"
+
+    def celery(self, broker: int = 0, backend: int = 0) -> Celery:
+        """Make a client application, as a caller has it."""
+        return Celery("bench", broker=self.url(broker), backend=self.url(backend))
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return what processes get: this machine's environment without settings that are not ours."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        usual = {"CELERY_BROKER_URL": self.url(), "CELERY_RESULT_BACKEND": self.url(), "GPUQUEUE_APP": "benchmarks.app"}
+        return {**kept, **usual, "GPUQUEUE_DEVICES": "none", "PYTHONPATH": str(ROOT), **self._settings, **more}
+
+    def dispatcher(self, *queues: str) -> psutil.Process:
+        """Start a dispatcher, and wait until it consumes."""
+        names = ",".join(queues or ("gpu.t4.shared", "gpu.t4.exclusive"))
+        return self._worker("dispatcher", "gpuqueue", names, (), {})
+
+    def worker(self, queue: str, pool: str, concurrency: int, *, backend: int = 0, **env: str) -> psutil.Process:
+        """Start a plain Celery worker of :mod:`benchmarks.app`, and wait until it consumes."""
+        options = ("-P", pool, "-c", str(concurrency))
+        return self._worker(queue, "benchmarks.app", queue, options, {"CELERY_RESULT_BACKEND": self.url(backend), **env})
+
+    def _worker(self, name: str, app: str, queues: str, options: tuple[str, ...], env: dict[str, str]) -> psutil.Process:
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", *QUIET, "-n", f"{name}@bench", "-Q", queues, *options]
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env=self.environment(**env), cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+
+        def consumes() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended with status {process.returncode} while starting")
+            bound = self.client.smembers(f"_kombu.binding.{queues.partition(',')[0]}")
+            return bool(bound) and bool(self.app.control.ping(destination=[f"{name}@bench"], timeout=0.5))
+
+        until(consumes, f"{name} consumes", 60, 0.05)
+        return psutil.Process(process.pid)

@@ -1,0 +1,1 @@
+"""Applications that show gpuqueue at work; each is plain Celery."""

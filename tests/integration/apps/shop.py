@@ -1,0 +1,230 @@
+"""A plain Celery application. It has never heard of gpuqueue: it only routes some of its tasks to a queue ``gpu.t4.shared``.
+
+Tasks tell what they see by a list in Redis (``tell``), and wait for the test there (``hold``).
+"""
+
+import json
+import os
+import signal
+import sys
+
+import redis
+from celery import Celery, Task, chain, chord, group
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from stock import OutOfStock
+
+URL = os.environ["CELERY_BROKER_URL"]
+app = Celery("shop", broker=URL, backend=URL)
+app.conf.task_routes = {"shop.gpu_*": {"queue": "gpu.t4.shared"}}
+app.conf.result_chord_join_timeout = 20
+database = redis.Redis.from_url(URL, socket_timeout=70)
+
+
+def tell(key, value):
+    database.rpush(f"told:{key}", json.dumps(value))
+
+
+def wait_for_test(key):
+    database.blpop([f"go:{key}"], timeout=60)
+
+
+class Recorded(Task):
+    """Tells every hook that Celery calls."""
+
+    def __call__(self, key, *args, **kwargs):
+        tell(key, "__call__")
+        return super().__call__(key, *args, **kwargs)
+
+    def before_start(self, task_id, args, kwargs):
+        tell(args[0], "before_start")
+
+    def on_success(self, retval, task_id, args, kwargs):
+        tell(args[0], "on_success")
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        tell(args[0], f"on_failure {type(exc).__name__}")
+
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        tell(args[0], "on_retry")
+
+    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+        tell(args[0], f"after_return {status}")
+
+
+class BadStart(Task):
+    def before_start(self, task_id, args, kwargs):
+        raise OutOfStock("shelf", 1)
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+@app.task
+def total(numbers):
+    return sum(numbers)
+
+
+@app.task
+def echo(value):
+    return value
+
+
+@app.task
+def gpu_double(x):
+    return 2 * x
+
+
+@app.task(ignore_result=True)
+def quiet(key):
+    tell(key, "done")
+    return "nobody reads this"
+
+
+@app.task
+def tell_of(key, value):
+    tell(key, value)
+    return value
+
+
+@app.task
+def fail(how="ValueError"):
+    raise OutOfStock("pears", 3) if how == "OutOfStock" else ValueError(f"no {how}")
+
+
+@app.task(bind=True)
+def hold(self, key):
+    tell(key, {"pid": os.getpid(), "id": self.request.id})
+    wait_for_test(key)
+    return key
+
+
+@app.task(bind=True)
+def stubborn(self, key):
+    """Takes its time to end when told to."""
+
+    def on_term(*_):
+        tell(key, "terminating")
+        wait_for_test(key)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_term)
+    tell(key, {"pid": os.getpid()})
+    while True:
+        signal.pause()
+
+
+@app.task(bind=True)
+def try_until(self, count, key=None):
+    if key:
+        tell(key, {"retries": self.request.retries, "gpu": self.request.get("gpu"), "stamps": self.request.stamps})
+    if self.request.retries < count:
+        raise self.retry(countdown=0, max_retries=10)
+    return self.request.retries
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0)
+def give_up(self, because=None):
+    raise self.retry(exc=OutOfStock(because, 2) if because else None)
+
+
+@app.task(bind=True, autoretry_for=(OutOfStock,), retry_backoff=False, default_retry_delay=0, max_retries=2)
+def sell_out(self, key):
+    tell(key, self.request.retries)
+    raise OutOfStock("plums", self.request.retries)
+
+
+@app.task(bind=True)
+def pack(self, key):
+    self.update_state(state="PACKING", meta={"boxes": 2})
+    tell(key, "packing")
+    wait_for_test(key)
+    return "packed"
+
+
+@app.task(bind=True)
+def describe(self):
+    request = self.request
+    names = "id task retries hostname delivery_info shadow timelimit root_id parent_id correlation_id reply_to expires is_eager"
+    seen = {name: request.get(name) for name in names.split()}
+    more = {"stamps": request.stamps, "gpu": request.get("gpu"), "called_directly": request.called_directly, "pid": os.getpid()}
+    return seen | more | {"name": self.name, "custom": request.get("custom"), "args": request.args, "kwargs": request.kwargs}
+
+
+@app.task(bind=True)
+def become(self, what, x):
+    if what == "chain":
+        raise self.replace(chain(add.s(x, 1), add.s(10).set(queue=self.request.delivery_info["routing_key"])))
+    if what == "chord":
+        raise self.replace(chord([add.s(x, 1), add.s(x, 2)], total.s()))
+    raise self.replace(echo.s(x).set(queue=what))
+
+
+@app.task(time_limit=1)
+def endless(key):
+    tell(key, {"pid": os.getpid()})
+    wait_for_test(key)
+
+
+@app.task(base=Recorded, bind=True)
+def recorded(self, key, how="well"):
+    if how == "hold":
+        tell(key, {"pid": os.getpid()})
+        wait_for_test(key)
+    if how == "retry" and not self.request.retries:
+        raise self.retry(countdown=0)
+    if how == "fail":
+        raise OutOfStock("cherries", 1)
+    return how
+
+
+@app.task(base=BadStart)
+def never_begins():
+    return "begun"
+
+
+@app.task
+def tidy_up(key, then="return"):
+    try:
+        tell(key, "started")
+        wait_for_test(key)
+    except SoftTimeLimitExceeded:
+        if then == "raise":
+            raise
+        return "tidied"
+
+
+@app.task
+def turn_away(how):
+    raise Reject("not today", requeue=False) if how == "reject" else Ignore()
+
+
+@app.task
+def unserializable():
+    return object()
+
+
+@app.task
+def leave(how):
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "os._exit":
+        os._exit(4)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def old_errback(task_id, key):
+    tell(key, ["old", task_id])
+
+
+@app.task
+def new_errback(request, exc, traceback, key):
+    tell(key, ["new", request.id, type(exc).__name__, str(exc), bool(traceback)])
+
+
+@app.task
+def pass_on(value, key):
+    tell(key, value)
+    return value

@@ -1,0 +1,13 @@
+"""Errors of the shop, in a module of their own: an application is rarely one file."""
+
+
+class OutOfStock(Exception):
+    """An application's own error."""
+
+    def __init__(self, fruit, wanted):
+        super().__init__(fruit, wanted)
+        self.fruit = fruit
+        self.wanted = wanted
+
+    def __str__(self):
+        return f"{self.wanted} {self.fruit} wanted"

@@ -1,0 +1,44 @@
+"""One stack that the integration tests share: a Redis, a dispatcher, and the application's own worker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from stacks import Stack
+
+GPU = "gpu.t4.shared"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]) -> Iterator[Stack]:
+    """Started once; tests keep out of each other's way by keys and ids of their own."""
+    made = Stack(tmp_path_factory.mktemp("stack"))
+    running_stacks.append(made)
+    try:
+        made.dispatcher()
+        made.cpu_worker()
+        yield made
+    finally:
+        running_stacks.remove(made)
+        made.close()
+
+
+@pytest.fixture
+def shop(stack: Stack) -> ModuleType:
+    """The application, as its callers import it."""
+    return stack.shop
+
+
+@pytest.fixture
+def key() -> str:
+    """What a test and its tasks talk under."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture(params=["celery", GPU], ids=["cpu", "gpu"])
+def queue(request: pytest.FixtureRequest) -> str:
+    """The application's own queue, then the GPU's: what holds on one holds on the other."""
+    return request.param

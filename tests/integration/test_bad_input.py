@@ -1,0 +1,161 @@
+"""Whatever is wrong with a job, its caller gets a typed error that names field, value and fix; the dispatcher goes on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from typing import Any
+
+import pytest
+from nodes import until
+from stacks import PATIENCE
+
+from gpuqueue import ApplicationNotFound, InvalidJob, TaskNotFound, gpu
+from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+
+pytestmark = pytest.mark.integration
+GPU = "gpu.t4.shared"
+GOOD = json.dumps([[1, 2], {}, {}])
+
+
+@pytest.fixture
+def dispatcher_goes_on(stack, shop):
+    """After the test a good job succeeds, in the dispatcher that was there before."""
+    before = [worker.pid for worker in stack.workers]
+    yield
+    assert shop.add.apply_async((2, 2), queue=GPU).get(PATIENCE) == 4
+    assert [worker.pid for worker in stack.workers if worker.container.status == "running"] == before
+
+
+@pytest.fixture
+def push(stack, key):
+    """Put a message on the queue as the transport would, without Celery's client in between."""
+
+    def send(
+        body: Any = GOOD, content_type: str = "application/json", routing_key: str = GPU, priority: Any = 0, **headers: Any
+    ) -> Any:
+        said = {"id": key, "task": "shop.add", "lang": "py"} | headers
+        raw = body if isinstance(body, bytes) else body.encode()
+        info = {"exchange": "", "routing_key": routing_key}
+        properties = {"body_encoding": "base64", "delivery_tag": key, "delivery_info": info, "priority": priority}
+        message = {
+            "body": base64.b64encode(raw).decode(),
+            "content-type": content_type,
+            "content-encoding": "utf-8",
+            "headers": {name: value for name, value in said.items() if value is not ...},
+            "properties": properties,
+        }
+        stack.client.lpush(GPU, json.dumps(message))
+        return stack.app.AsyncResult(key)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("t4", "gpu='t4' is not an object; send e.g."),
+        ({"izolation": "shared"}, "gpu.izolation='shared' is unknown; known fields: isolation"),
+        ({"isolation": "alone"}, "gpu.isolation='alone' is unknown; use shared or exclusive"),
+        ({"isolation": "exclusive"}, "gpu.isolation='exclusive' contradicts the queue gpu.t4.shared; say it once"),
+        ({"memory": "lots"}, "gpu.memory='lots' is not an amount of memory; write bytes"),
+        ({"memory": "40GiB"}, "gpu.memory='40.0GiB' is more than class 't4' can ever give (14.5GiB); ask for less"),
+        ({"slices": 9}, "gpu.slices=9 is not a number of MIG slices; use 1 to 7"),
+        ({"slices": 3}, "gpu.slices=3 is more than class 't4' has (1); ask for fewer"),
+        ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use"),
+        ({"image": ""}, "gpu.image='' is not an image reference; use e.g."),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
+)
+def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
+    result = shop.add.apply_async((1, 2), queue=GPU, headers={"gpu": header})
+    with pytest.raises(InvalidJob) as caught:
+        result.get(PATIENCE)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "words"),
+    [
+        ({"routing_key": "gpu.h100.shared"}, InvalidJob, "queue='gpu.h100.shared' names the unknown class 'h100'; this disp"),
+        ({"routing_key": "gpu.t4.alone"}, InvalidJob, "queue='gpu.t4.alone' has the unknown isolation 'alone'; GPU queues"),
+        ({"routing_key": "celery"}, InvalidJob, "queue='celery' is not the name of a GPU queue; GPU queues are named"),
+        ({"body": "add 1 and 2"}, MalformedMessage, "body='add 1 and 2...' is not JSON"),
+        ({"body": b"\xff\xfe\x00"}, MalformedMessage, "is not application/json; send it as JSON"),
+        ({"body": '{"x": 1}'}, MalformedMessage, "is not [args, kwargs, embed]: Expected `array`"),
+        ({"body": "[[1, 2]]"}, MalformedMessage, "is not [args, kwargs, embed]"),
+        ({"body": "[[1, 2], [], {}]"}, MalformedMessage, "is not [args, kwargs, embed]"),
+        ({"body": '[[1, 2], {}, {"errbacks": 1}]'}, MalformedMessage, "is not [args, kwargs, embed]"),
+        ({"body": pickle.dumps([1]), "content_type": "application/x-python-serialize"}, MalformedMessage, "content_type='appl"),
+        ({"task": 5}, MalformedMessage, "task=5 is not a task name; send Celery's header 'task'"),
+        ({"task": ["shop.add"]}, MalformedMessage, "task=['shop.add'] is not a task name"),
+        ({"eta": "soon"}, InvalidJob, "eta='soon' is not a time; send ISO 8601"),
+        ({"expires": {}}, InvalidJob, "expires={} is not a time; send ISO 8601"),
+        ({"priority": "high"}, InvalidJob, "priority='high' is not a whole number; use 0 (first) to 9 (last)"),
+        ({"timelimit": ["long", None]}, InvalidJob, "time_limit='long' is not a number of seconds; use a number above 0"),
+        ({"task": "shop.no_such"}, TaskNotFound, "task 'shop.no_such' is not in GPUQUEUE_APP='shop'; it has: shop.add,"),
+        ({"body": "[[1], {}, {}]"}, ArgumentsMismatch, "args=(1,), kwargs={} do not fit the signature of task 'shop.add'"),
+        ({"body": '[[1], {"z": 2}, {}]'}, ArgumentsMismatch, "kwargs={'z': 2} do not fit"),
+        ({"body": '[[1, 2], {}, {"callbacks": 7}]'}, Exception, ""),
+    ],
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
+)
+def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(push, message, error, words):
+    result = push(**message)
+    with pytest.raises(error) as caught:
+        result.get(PATIENCE)
+    assert words in str(caught.value)
+    assert "timed out" not in str(caught.value)
+
+
+def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):
+    options = {"queue": GPU, "headers": {"gpu": "all of it"}, "link_error": shop.new_errback.s(key)}
+    result = shop.add.apply_async((1, 2), **options)
+    assert stack.told(key)[:3] == ["new", result.id, "InvalidJob"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gpu_class": "T4!"}, "gpu_class='T4!' cannot name a class; use e.g. 't4'"),
+        ({"isolation": "alone"}, "gpu.isolation='alone' is unknown; use shared or exclusive"),
+        ({"memory": "9 gigs"}, "gpu.memory='9 gigs' is not an amount of memory"),
+        ({"queue": "gpu.t4"}, "queue='gpu.t4' contradicts gpu(...)"),
+        ({"time_limit": -1}, "time_limit=-1 is not a number of seconds"),
+    ],
+)
+def test_gpu_refuses_at_once_what_cannot_be(options, words):
+    with pytest.raises(InvalidJob) as caught:
+        gpu(**options)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}, {"task": ...}], ids=str)
+def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(stack, push, headers, dispatcher_goes_on):
+    node = stack.workers[0]
+    before = len(node.logs())
+    push(**headers)
+    until(
+        lambda: "thrown away" in node.logs()[before:] or "unknown message" in node.logs()[before:],
+        PATIENCE,
+        "the log says so",
+        lambda: node.logs()[before:],
+    )
+
+
+@pytest.mark.parametrize("garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str)
+def test_garbage_on_the_queue_stops_nobody(stack, garbage, dispatcher_goes_on):
+    stack.client.lpush(GPU, garbage)
+    until(lambda: not stack.client.llen(GPU), PATIENCE, "the garbage was taken")
+
+
+def test_an_application_that_cannot_be_imported_is_the_jobs_typed_error(stack_factory):
+    stack = stack_factory(app="no_such_shop.celery:app")
+    stack.dispatcher()
+    results = [stack.shop.add.apply_async((1, n), queue=GPU) for n in range(2)]
+    for result in results:
+        with pytest.raises(ApplicationNotFound) as caught:
+            result.get(PATIENCE)
+        assert "GPUQUEUE_APP='no_such_shop.celery:app' cannot be imported" in str(caught.value)
+        assert "set GPUQUEUE_APP beside the dispatcher" in str(caught.value)

@@ -1,0 +1,384 @@
+"""The command line against real processes: one `gpuqueue dev` for most of it, driven as a person would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+import pytest
+import redis
+from celery import Celery
+
+from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.job import Record
+from gpuqueue.store.client import connect
+from gpuqueue.store.read import Reader
+
+pytestmark = pytest.mark.integration
+
+APP = """
+import time
+from pathlib import Path
+from celery import Celery
+
+app = Celery("cliapp")
+
+
+@app.task
+def hold(path):
+    while not Path(path).exists():
+        time.sleep(0.02)
+    return "held"
+
+
+@app.task
+def fail():
+    raise ValueError("no such luck")
+"""
+CLI = [sys.executable, "-m", "gpuqueue.cli"]
+OURS = ("CELERY_", "GPUQUEUE_", "GPU_", "T4_", "MIG_", "FLOWER_")
+
+
+def clean_env(**extra: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
+    return {**inherited, "GPUQUEUE_DEVICES": "none", **extra}
+
+
+def until(look: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@dataclass
+class Dev:
+    """A `gpuqueue dev`, and the environment that it tells to copy."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    log: Path
+    env: dict[str, str]
+
+    def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        env = {**self.env, **extra}
+        return subprocess.run([*CLI, *arguments], cwd=self.directory, env=env, capture_output=True, text=True, timeout=60)
+
+    def json(self, *arguments: str, status: int = 0, **extra: str) -> Any:
+        done = self.run(*arguments, "--json", **extra)
+        assert done.returncode == status, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def send(self, task: str, *args: object, **options: object) -> str:
+        client = Celery("client", broker=self.env["CELERY_BROKER_URL"], set_as_current=False)
+        with client:
+            job_id: str = client.send_task(f"cliapp.{task}", args, ignore_result=False, **options).id
+        return job_id
+
+    def reaches(self, job_id: str, state: str) -> Record:
+        with connect(self.env["CELERY_BROKER_URL"]) as client:
+
+            def look() -> Record | None:
+                found = Reader(client).find(job_id, ["t4", "refused"])
+                return found if found and found["state"] == state else None
+
+            found: Record = until(look)
+            return found
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        with redis.Redis.from_url(self.env["CELERY_RESULT_BACKEND"]) as client:
+            raw: Any = client.get(f"celery-task-meta-{job_id}")
+        found: dict[str, Any] = json.loads(raw)
+        return found
+
+
+def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
+    directory.mkdir(exist_ok=True)
+    (directory / "cliapp.py").write_text(APP)
+    log = directory / "dev.log"
+    env = clean_env(**extra)
+    with log.open("wb") as out:
+        command = [*CLI, "dev", "-A", "cliapp", *options]
+        process = subprocess.Popen(command, cwd=directory, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        until(lambda: b"Ctrl-C stops it all" in log.read_bytes() or process.poll() is not None, 60)
+        assert process.poll() is None, log.read_text()
+    except BaseException:
+        process.kill()
+        raise
+    line = re.search(r"^  export (.*)$", log.read_text(), re.MULTILINE)
+    assert line
+    told = dict(word.split("=", 1) for word in line.group(1).split())
+    return Dev(process, directory, log, {**env, **told})
+
+
+def family(dev: Dev) -> list[psutil.Process]:
+    """All processes of a `gpuqueue dev`, executors included, without itself."""
+    return psutil.Process(dev.process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def end(dev: Dev, how: signal.Signals = signal.SIGINT) -> int:
+    dev.process.send_signal(how)
+    try:
+        return dev.process.wait(30)
+    finally:
+        dev.process.kill()
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    running = start_dev(tmp_path_factory.mktemp("dev"), "--no-flower", T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1")
+    yield running
+    assert end(running) == 0, running.log.read_text()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """The file that lets jobs end that a test holds."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+@pytest.fixture
+def idle(dev: Dev, gate: Path) -> Iterator[Dev]:
+    """The running dev; afterwards its jobs are let go, and their slots are free again."""
+    yield dev
+    gate.touch()
+    client = redis.Redis.from_url(dev.env["CELERY_BROKER_URL"], decode_responses=True)
+    jobs = "gpuqueue:1:{t4}:jobs"
+
+    def done() -> bool:
+        records = [json.loads(raw) for raw in client.hvals(jobs)]  # type: ignore[union-attr]
+        held = sum(client.zcard(f"gpuqueue:1:{{t4}}:holders_{kind}") for kind in ("shared", "exclusive"))  # type: ignore[misc]
+        return not held and all(record["state"] == "ended" for record in records)
+
+    until(done)
+    client.close()
+
+
+def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, gate: Path) -> None:
+    first = idle.send("hold", str(gate), queue="gpu.t4.shared")
+    idle.reaches(first, "running")
+    alone = idle.send("hold", str(gate), queue="gpu.t4.exclusive")
+    second = idle.send("hold", str(gate), queue="gpu.t4.shared", shadow="second")
+    full = idle.send("hold", str(gate), queue="gpu.t4.shared")
+    behind = idle.send("hold", str(gate), queue="gpu.t4.shared")
+    later = idle.send("hold", str(gate), queue="gpu.t4.shared", countdown=3600)
+    for job_id, state in ((second, "running"), (alone, "waiting"), (full, "waiting"), (behind, "waiting"), (later, "delayed")):
+        idle.reaches(job_id, state)
+
+    found = idle.json("status")
+    (t4,) = found["classes"]
+    assert t4["slots"] == {"shared": {"used": 2, "total": 2}, "exclusive": {"used": 0, "total": 1}}
+    assert [(each["id"], each["name"], each["attempt"]) for each in t4["holders"]] == [
+        (first, "cliapp.hold", 1),
+        (second, "second", 1),
+    ]
+    assert all(each["worker"].startswith("t4-") and each["since"] <= found["now"] for each in t4["holders"])
+    waiting = {each["id"]: (each["isolation"], each["place"], each["reason"]) for each in t4["waiting"]}
+    assert waiting == {
+        full: ("shared", 1, "NO_FREE_SLOT"),
+        behind: ("shared", 2, "NO_FREE_SLOT"),
+        alone: ("exclusive", 1, "SHARED_RUNNING"),
+    }
+    assert t4["delayed"] == 1
+    assert t4["gate"]["closed"] is False
+    assert found["leader"] in found["dispatchers"]
+
+    why = idle.json("why", behind)
+    assert (why["reason"], why["place"], [each["id"] for each in why["ahead"]]) == ("NO_FREE_SLOT", 2, [full])
+    assert {each["id"] for each in why["holders"]} == {first, second}
+    assert idle.json("why", alone)["reason"] == "SHARED_RUNNING"
+    assert idle.json("why", later)["reason"] == "NOT_BEFORE"
+    assert idle.json("why", first)["reason"] is None
+    told = idle.run("why", full).stdout
+    assert "NO_FREE_SLOT" in told
+    assert "second" in told
+    assert first in idle.run("status").stdout
+
+    # A waiting one is cancelled, and so is one that is delayed: both end as REVOKED.
+    done = idle.json("cancel", later, behind, "--wait", "20")
+    assert [(each["id"], each["outcome"], each["ended"]) for each in done["jobs"]] == [
+        (later, "cancelled", True),
+        (behind, "cancelled", True),
+    ]
+    assert idle.result(later)["status"] == idle.result(behind)["status"] == "REVOKED"
+    assert idle.json("why", behind)["reason"] == "CANCELLED"
+
+
+def test_a_running_job_is_cancelled_and_its_slot_is_free(idle: Dev, gate: Path) -> None:
+    alone = idle.send("hold", str(gate), queue="gpu.t4.exclusive")
+    idle.reaches(alone, "running")
+    shared = idle.send("hold", str(gate), queue="gpu.t4.shared")
+    idle.reaches(shared, "waiting")
+    assert idle.json("why", shared)["reason"] == "EXCLUSIVE_RUNNING"
+
+    (done,) = idle.json("cancel", alone, "--wait", "20")["jobs"]
+    assert (done["outcome"], done["ended"], done["reason"]) == ("stopping", True, "CANCELLED")
+    assert idle.result(alone)["status"] == "REVOKED"
+    idle.reaches(shared, "running")
+    (again,) = idle.json("cancel", alone, status=1)["jobs"]
+    assert again["outcome"] == "ended"
+
+
+def test_why_tells_how_a_job_ended_and_knows_no_stranger(idle: Dev) -> None:
+    failed = idle.send("fail", queue="gpu.t4.shared")
+    idle.reaches(failed, "ended")
+    assert "reason: ERROR" in idle.run("why", failed).stdout
+    refused = idle.send("fail", queue="gpu.t4.shared", headers={"gpu": {"memory": "900GiB"}})
+    idle.reaches(refused, "ended")
+    found = idle.json("why", refused)
+    assert found["reason"] == "REJECTED"
+    assert "gpu.memory" in found["error"]
+    stranger = idle.run("why", "no-such-job")
+    assert stranger.returncode == 1
+    assert "no job 'no-such-job' is known" in stranger.stderr
+
+
+def test_classes_come_from_the_dispatcher_not_from_this_shell(idle: Dev) -> None:
+    (t4,) = idle.json("classes", T4_SHARED_SLOTS="5")
+    assert (t4["name"], t4["shared_slots"], t4["exclusive_slots"]) == ("t4", 2, 1)
+    assert t4["queues"] == ["gpu.t4.shared", "gpu.t4.exclusive"]
+    assert "nvidia.com/gpu" in idle.run("classes").stdout
+
+
+def levels(found: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["level"] for each in found["checks"]}
+
+
+def test_doctor_is_content_then_finds_what_was_broken(idle: Dev) -> None:
+    found = idle.json("doctor", "-A", "cliapp")
+    assert found["ok"] is True, found
+    assert "FAIL" not in levels(found).values()
+    assert levels(found)["application"] == levels(found)["appendonly"] == levels(found)["dispatchers"] == "OK"
+
+    long = idle.send("fail", queue="gpu.t4.shared", countdown=3600, time_limit=3 * 86_400)
+    idle.reaches(long, "delayed")
+    with redis.Redis.from_url(idle.env["CELERY_BROKER_URL"]) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            broken = idle.json("doctor", "-A", "no_such_app", status=1, GPUQUEUE_TOMBSTONE_SECONDS="60")
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert levels(broken)["maxmemory-policy"] == "FAIL"
+    assert levels(broken)["application"] == "FAIL"
+    assert levels(broken)["tombstones"] == "FAIL"
+    assert levels(broken)["result_expires"] == "FAIL"
+    assert all(each["fix"] for each in broken["checks"] if each["level"] == "FAIL")
+    idle.json("cancel", long)
+
+
+def test_doctor_and_status_name_a_wrong_setting_and_an_unreachable_redis(tmp_path: Path) -> None:
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*CLI, *arguments], cwd=tmp_path, env=clean_env(**env), capture_output=True, text=True, timeout=30)
+
+    wrong = run("doctor", "--json", CELERY_BROKER_URL="redis://127.0.0.1:1/0", T4_SHARED_SLOTS="many")
+    assert wrong.returncode == 1
+    (setting,) = [each for each in json.loads(wrong.stdout)["checks"] if each["name"] == "settings"]
+    assert setting["level"] == "FAIL"
+    assert "T4_SHARED_SLOTS='many'" in setting["saw"]
+
+    away = run("doctor", "--json", CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+    assert away.returncode == 1
+    assert levels(json.loads(away.stdout))["redis"] == "FAIL"
+    for arguments in (("status",), ("why", "x"), ("cancel", "x"), ("classes",)):
+        done = run(*arguments, CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+        assert done.returncode == 2
+        assert done.stderr.startswith("gpuqueue: CELERY_BROKER_URL='redis://127.0.0.1:1/0' cannot be used")
+        assert "Traceback" not in done.stderr
+    unset = run("status")
+    assert unset.returncode == 2
+    assert "CELERY_BROKER_URL is not set" in unset.stderr
+
+
+def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        env = clean_env(CELERY_BROKER_URL=server.url)
+        told = subprocess.run([*CLI, "status"], env=env, capture_output=True, text=True, timeout=30)
+        assert told.returncode == 0
+        assert "no dispatcher has ever announced itself" in told.stdout
+        cancelled = subprocess.run([*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30)
+        assert cancelled.returncode == 2
+        assert "nothing can be cancelled" in cancelled.stderr
+
+
+def test_ctrl_c_ends_dev_with_flower_redis_and_running_jobs(tmp_path: Path) -> None:
+    dev = start_dev(tmp_path / "dev", "--port", "0")
+    try:
+        job_id = dev.send("hold", str(tmp_path / "never"), queue="gpu.t4.shared")
+        dev.reaches(job_id, "running")
+        flower = re.search(r"Flower +(http://\S+)", dev.log.read_text())
+        assert flower
+        with urlopen(flower.group(1) + "/api/workers", timeout=10) as answer:
+            assert answer.status == 200
+        processes = family(dev)
+        names = " ".join(" ".join(each.cmdline()) for each in processes)
+        assert all(part in names for part in ("redis-server", "gpuqueue worker", "flower", "gpuqueue.executor"))
+        assert end(dev) == 0
+    finally:
+        dev.process.kill()
+    assert alive(processes) == []
+    log = dev.log.read_text()
+    assert "Traceback" not in log
+    assert "1 running jobs" in log
+
+
+def test_a_killed_dev_leaves_nothing_behind(tmp_path: Path) -> None:
+    dev = start_dev(tmp_path / "dev", "--no-flower")
+    job_id = dev.send("hold", str(tmp_path / "never"), queue="gpu.t4.shared")
+    dev.reaches(job_id, "running")
+    processes = family(dev)
+    end(dev, signal.SIGKILL)
+    until(lambda: not alive(processes))
+
+
+def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        gate = tmp_path / "gate"
+        dev = start_dev(tmp_path / "dev", "--no-flower", "--redis-url", server.url)
+        job_id = dev.send("hold", str(gate), queue="gpu.t4.shared")
+        dev.reaches(job_id, "running")
+        (executor,) = [each for each in family(dev) if "gpuqueue.executor" in each.cmdline()]
+        try:
+            assert end(dev, signal.SIGTERM) == 0
+            assert executor.is_running()
+            assert "jobs that run go on" in dev.log.read_text()
+            cancelled = dev.run("cancel", job_id)
+            assert "REVOKED will be written when one starts" in cancelled.stdout
+            dev.send("fail", queue="gpu.t4.shared")
+            found = dev.json("status")
+            assert (found["dispatchers"], found["unaccepted"]) == ([], {"gpu.t4.shared": 1})
+            assert "no dispatcher is alive" in dev.run("status").stdout
+        finally:
+            gate.touch()
+            psutil.wait_procs([executor], timeout=20)
+        assert not executor.is_running()
+
+
+def test_dev_says_which_child_died(tmp_path: Path) -> None:
+    dev = start_dev(tmp_path / "dev", "--no-flower")
+    processes = family(dev)
+    (worker,) = [each for each in processes if "worker" in each.cmdline()]
+    worker.kill()
+    assert dev.process.wait(30) == 1
+    assert "the dispatcher ended by itself with status -9" in dev.log.read_text()
+    assert alive(processes) == []

@@ -1,0 +1,165 @@
+"""Flower, in a real browser: what a person sees of jobs, and what its buttons do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from nodes import ProcessContainer, until
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from stacks import PATIENCE, Stack
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory, running_stacks):
+    made = Stack(tmp_path_factory.mktemp("flower"), {"T4_SHARED_SLOTS": "2"})
+    running_stacks.append(made)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "celery", "-A", "gpuqueue", "flower", "--address=127.0.0.1", f"--port={port}"]
+    env = {**made.env, "FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_PURGE_OFFLINE_WORKERS": "1"}
+    node = ProcessContainer("flower", argv, env, made.directory)
+    made.page = f"http://127.0.0.1:{port}"
+    try:
+        node.start()
+        made.dispatcher()
+        until(lambda: "dispatcher@test" in get(made, "/api/workers?refresh=1"), PATIENCE, "Flower sees the dispatcher", node.logs)
+        yield made
+    finally:
+        node.stop()
+        running_stacks.remove(made)
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromedriver are not here: apt-get install chromium chromium-driver")
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "no-first-run",
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{argument}")
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+def get(flower, path):
+    """What Flower's API answers; nothing while it is not up."""
+    try:
+        with urllib.request.urlopen(flower.page + path, timeout=PATIENCE) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, ConnectionError):
+        return {}
+
+
+def shown(browser, flower, job_id):
+    """The row of a job in Flower's list: column → text."""
+    browser.get(flower.page + "/tasks")
+    rows = WebDriverWait(browser, PATIENCE).until(
+        lambda page: page.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr td:nth-child(2)")
+    )
+    assert rows
+    heads = [
+        each.get_attribute("textContent").strip().lower()
+        for each in browser.find_elements(By.CSS_SELECTOR, "#tasks-table thead th")
+    ]
+    for row in browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"):
+        if job_id in row.get_attribute("innerHTML"):
+            return dict(zip(heads, [each.text for each in row.find_elements(By.TAG_NAME, "td")], strict=False))
+    return {}
+
+
+def until_shown(browser, flower, job_id, state):
+    return until(
+        lambda: (row := shown(browser, flower, job_id)).get("state") == state and row,
+        PATIENCE,
+        f"Flower shows {job_id} as {state}",
+    )
+
+
+def press(browser, flower, job_id, button):
+    browser.get(f"{flower.page}/task/{job_id}")
+    WebDriverWait(browser, PATIENCE).until(lambda page: page.find_elements(By.ID, button))[0].click()
+
+
+def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_ended(flower, browser, key):
+    running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
+    flower.in_state(running.id, "running")
+    waiting = flower.shop.add.apply_async((2, 3), queue="gpu.t4.shared")
+    failing = flower.shop.fail.apply_async(queue="gpu.t4.shared")
+    assert until_shown(browser, flower, waiting.id, "RECEIVED")["name"] == "shop.add"
+    row = until_shown(browser, flower, running.id, "STARTED")
+    assert (row["name"], row["worker"].startswith("t4-")) == ("shop.hold", True)
+    flower.go(key)
+    assert until_shown(browser, flower, waiting.id, "SUCCESS")["runtime"]
+    until_shown(browser, flower, failing.id, "FAILURE")
+    browser.get(f"{flower.page}/task/{waiting.id}")
+    page = browser.find_element(By.TAG_NAME, "body").text
+    record = flower.record(waiting.id)
+    assert "(2, 3)" in page and record["worker"] in page
+    told = get(flower, f"/api/task/info/{waiting.id}")
+    assert (told["result"], told["worker"]) == ("5", record["worker"])
+    assert 0 < told["runtime"] <= record["released"] - record["started"] + 1
+
+
+def test_the_terminate_button_stops_a_running_job(flower, browser, key):
+    running = flower.shop.hold.apply_async((key,), queue="gpu.t4.shared")
+    flower.in_state(running.id, "running")
+    until_shown(browser, flower, running.id, "STARTED")
+    press(browser, flower, running.id, "task-terminate")
+    flower.in_state(running.id, "ended")
+    until_shown(browser, flower, running.id, "REVOKED")
+    assert running.state == "REVOKED"
+
+
+def test_the_revoke_button_takes_a_waiting_job_out_of_line(flower, browser, key):
+    running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
+    flower.in_state(running.id, "running")
+    waiting = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
+    until_shown(browser, flower, waiting.id, "RECEIVED")
+    press(browser, flower, waiting.id, "task-revoke")
+    flower.in_state(waiting.id, "ended")
+    until_shown(browser, flower, waiting.id, "REVOKED")
+    assert waiting.state == "REVOKED"
+    flower.go(key)
+    assert running.get(timeout=PATIENCE) is not None
+
+
+def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(flower, browser):
+    done = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
+    assert done.get(timeout=PATIENCE) == 2
+    worker = flower.record(done.id)["worker"]
+    until(lambda: get(flower, f"/api/task/info/{done.id}").get("worker") == worker, PATIENCE, "Flower knows the attempt's worker")
+
+    def workers():
+        browser.get(flower.page + "/workers")
+        WebDriverWait(browser, PATIENCE).until(lambda page: "dispatcher@test" in page.page_source)
+        return browser.page_source
+
+    until(lambda: worker not in workers(), PATIENCE, "the worker of an ended attempt is listed no more")
+    browser.get(flower.page + "/broker")
+    page = browser.find_element(By.TAG_NAME, "body").text
+    assert "gpu.t4.shared" in page and "gpu.t4.exclusive" in page

@@ -1,0 +1,254 @@
+"""What Celery promises of one task holds for a task on a GPU queue. The sender is a plain Celery application.
+
+``queue`` runs a test twice: on the application's own worker, plain Celery, and as a GPU job.
+"""
+
+from __future__ import annotations
+
+import pytest
+from celery.exceptions import MaxRetriesExceededError
+from kombu.exceptions import EncodeError
+from nodes import until
+from stacks import PATIENCE
+from stock import OutOfStock
+
+from gpuqueue import gpu
+
+pytestmark = pytest.mark.integration
+GPU = "gpu.t4.shared"
+
+
+def test_a_result_comes_back(shop, queue):
+    assert shop.add.apply_async((2, 3), queue=queue).get(PATIENCE) == 5
+
+
+def test_a_route_of_the_application_alone_is_enough(stack, shop):
+    result = shop.gpu_double.delay(21)
+    assert result.get(PATIENCE) == 42
+    assert stack.record(result.id)["gpu_class"] == "t4"
+
+
+def test_the_options_of_gpu_are_those_of_apply_async(stack, shop):
+    result = shop.describe.apply_async(**gpu("t4", isolation="exclusive", memory="9GiB", tenant="vision", time_limit=60))
+    seen = result.get(PATIENCE)
+    assert seen["gpu"] == {"isolation": "exclusive", "memory": 9 * 2**30, "tenant": "vision"}
+    assert seen["timelimit"] == [60, None]
+    assert stack.record(result.id)["isolation"] == "exclusive"
+
+
+def test_a_signature_takes_the_options_of_gpu(shop):
+    assert shop.add.s(1, 2).set(**gpu("t4", isolation="shared")).apply_async().get(PATIENCE) == 3
+
+
+def test_a_task_is_sent_by_name_by_a_client_that_has_not_its_code(stack):
+    assert stack.app.send_task("shop.gpu_double", (4,)).get(PATIENCE) == 8
+
+
+def test_the_caller_names_the_task_id(shop, queue, key):
+    result = shop.echo.apply_async(("named",), queue=queue, task_id=f"order/{key}~1")
+    assert (result.id, result.get(PATIENCE)) == (f"order/{key}~1", "named")
+
+
+# -- failures ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_comes_back_with_its_type_and_traceback(shop, queue):
+    result = shop.fail.apply_async(queue=queue)
+    with pytest.raises(ValueError, match="no ValueError"):
+        result.get(PATIENCE)
+    assert 'raise OutOfStock("pears", 3) if how' in result.traceback
+    assert result.traceback.rstrip().endswith("ValueError: no ValueError")
+
+
+def test_an_exception_of_the_application_comes_back_as_its_own_type(shop, queue):
+    with pytest.raises(OutOfStock) as caught:
+        shop.fail.apply_async(("OutOfStock",), queue=queue).get(PATIENCE)
+    assert (caught.value.fruit, caught.value.wanted) == ("pears", 3)
+
+
+def test_a_result_that_is_no_json_fails_as_in_plain_celery(shop, queue):
+    result = shop.unserializable.apply_async(queue=queue)
+    with pytest.raises(EncodeError):
+        result.get(PATIENCE)
+    assert result.state == "FAILURE"
+
+
+def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(stack, shop, queue):
+    result = shop.never_begins.apply_async(queue=queue)
+    with pytest.raises(OutOfStock):
+        result.get(PATIENCE)
+    if queue == GPU:
+        stack.in_state(result.id, "ended")
+        assert isinstance(shop.app.AsyncResult(result.id).result, OutOfStock), "nobody wrote over the application's own error"
+
+
+@pytest.mark.parametrize("how", ["ignore", "reject"])
+def test_ignore_and_reject_leave_no_result(stack, shop, how):
+    result = shop.turn_away.apply_async((how,), queue=GPU)
+    stack.in_state(result.id, "ended")
+    assert result.state not in ("SUCCESS", "FAILURE", "REVOKED")
+    assert stack.record(result.id)["reason"] == "IGNORED"
+
+
+# -- retries -------------------------------------------------------------------------------------------------------------
+
+
+def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(shop, stack, queue, key):
+    asked = {"isolation": "shared", "tenant": "retail"}
+    signature = shop.try_until.s(2, key).set(queue=queue, headers={"gpu": asked})
+    signature.stamp(order="o-17")
+    assert signature.apply_async().get(PATIENCE) == 2
+    seen = [stack.told(key) for _ in range(3)]
+    assert [each["stamps"] for each in seen] == [{"order": "o-17"}] * 3
+    assert [each["retries"] for each in seen] == [0, 1, 2]
+    assert [each["gpu"] for each in seen] == [asked] * 3
+
+
+def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(shop, stack, queue, key):
+    with pytest.raises(OutOfStock) as caught:
+        shop.sell_out.apply_async((key,), queue=queue).get(PATIENCE)
+    assert caught.value.wanted == 2
+    assert stack.told_so_far(key) == [0, 1, 2]
+
+
+def test_too_many_retries_raise_max_retries_exceeded(shop, queue):
+    with pytest.raises(MaxRetriesExceededError, match=r"Can't retry shop\.give_up"):
+        shop.give_up.apply_async(queue=queue).get(PATIENCE)
+
+
+def test_too_many_retries_raise_the_error_that_retry_was_given(shop, queue):
+    with pytest.raises(OutOfStock, match="2 figs wanted"):
+        shop.give_up.apply_async(("figs",), queue=queue).get(PATIENCE)
+
+
+def test_each_retry_is_a_delivery_of_its_own_and_all_end(stack, shop):
+    result = shop.try_until.apply_async((1,), queue=GPU)
+    assert result.get(PATIENCE) == 1
+    stack.in_state(result.id, "ended")
+    first, second = stack.reader.record("t4", result.id), stack.reader.record("t4", f"{result.id}~1")
+    assert (first["reason"], second["reason"]) == ("RETRIED", "SUCCEEDED")
+
+
+# -- states --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_of_the_task_itself_is_seen_while_it_runs(shop, stack, queue, key):
+    result = shop.pack.apply_async((key,), queue=queue)
+    assert stack.told(key) == "packing"
+    assert (result.state, result.info) == ("PACKING", {"boxes": 2})
+    stack.go(key)
+    assert result.get(PATIENCE) == "packed"
+
+
+def test_a_running_job_is_started_with_its_process(shop, stack, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    pid = stack.told(key)["pid"]
+    assert (result.state, result.info["pid"]) == ("STARTED", pid)
+    stack.go(key)
+    assert result.get(PATIENCE) == key
+
+
+def test_a_waiting_job_is_queued(shop, stack, key):
+    first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
+    stack.told(key)
+    second = shop.add.apply_async((1, 1), queue="gpu.t4.exclusive")
+    until(lambda: second.state == "QUEUED", PATIENCE, "the second job is QUEUED", lambda: second.state)
+    stack.go(key)
+    assert (first.get(PATIENCE), second.get(PATIENCE)) == (key, 2)
+
+
+# -- ignore_result -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["its class", "its class, sent by name", "an option"])
+def test_a_result_that_is_ignored_leaves_nothing_behind(shop, stack, key, queue, by):
+    if by == "its class":
+        result = shop.quiet.apply_async((key,), queue=queue)
+    elif by == "an option":
+        result = shop.tell_of.apply_async((key, "done"), queue=queue, ignore_result=True)
+    else:
+        result = stack.app.send_task("shop.quiet", (key,), queue=queue)
+    assert stack.told(key) == "done"
+    if queue == GPU:
+        stack.in_state(result.id, "ended")
+    assert stack.client.keys(f"celery-task-meta-{result.id}") == []
+
+
+# -- what a task sees ----------------------------------------------------------------------------------------------------
+
+
+def test_a_task_sees_the_same_request_as_in_plain_celery(shop):
+    sent = {"shadow": "shop.shown", "priority": 3, "time_limit": 50, "soft_time_limit": 40, "reply_to": None}
+    sent |= {"headers": {"custom": "yes"}, "kwargs": {}}
+    on_cpu, on_gpu = (shop.describe.apply_async(queue=queue, **sent).get(PATIENCE) for queue in ("celery", GPU))
+    own = ("id", "pid", "hostname", "root_id", "correlation_id", "reply_to", "delivery_info")
+    assert {name: seen for name, seen in on_gpu.items() if name not in own} == {
+        name: seen for name, seen in on_cpu.items() if name not in own
+    }
+    assert on_gpu["delivery_info"] == on_cpu["delivery_info"] | {"exchange": "", "routing_key": GPU} | {
+        "exchange": on_gpu["delivery_info"]["exchange"]
+    }
+    assert on_gpu["root_id"] == on_gpu["correlation_id"] == on_gpu["id"]
+    assert on_gpu["hostname"].startswith(f"t4-{on_gpu['id']}-1@")
+    assert (on_gpu["shadow"], on_gpu["custom"], on_gpu["retries"]) == ("shop.shown", "yes", 0)
+
+
+def test_stamped_headers_are_seen_by_the_task(shop, queue):
+    signature = shop.describe.s().set(queue=queue)
+    signature.stamp(order="o-17")
+    assert signature.apply_async().get(PATIENCE)["stamps"] == {"order": "o-17"}
+
+
+def test_a_megabyte_goes_there_and_back(shop, queue):
+    big = "ü" * 500_000
+    assert shop.echo.apply_async((big,), queue=queue).get(PATIENCE) == big
+
+
+def test_a_compressed_message_is_read(shop, queue):
+    assert shop.echo.apply_async(("z" * 10_000,), queue=queue, compression="zlib").get(PATIENCE) == "z" * 10_000
+
+
+def test_a_message_of_protocol_1_is_read(shop, stack, queue, key):
+    amqp = shop.app.amqp
+    with shop.app.producer_pool.acquire() as producer:
+        amqp.send_task_message(producer, "shop.add", amqp.as_task_v1(key, "shop.add", (1, 2), {}, time_limit=30), queue=queue)
+    assert shop.app.AsyncResult(key).get(PATIENCE) == 3
+
+
+# -- hooks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "hooks"),
+    [
+        ("well", ["before_start", "__call__", "on_success", "after_return SUCCESS"]),
+        ("fail", ["before_start", "__call__", "on_failure OutOfStock", "after_return FAILURE"]),
+    ],
+)
+def test_the_hooks_of_a_task_class_are_called_in_order(shop, stack, queue, key, how, hooks):
+    shop.recorded.apply_async((key, how), queue=queue)
+    assert [stack.told(key) for _ in hooks] == hooks
+
+
+def test_on_retry_is_called_once_between_two_tries(shop, stack, queue, key):
+    assert shop.recorded.apply_async((key, "retry"), queue=queue).get(PATIENCE) == "retry"
+    heard = [stack.told(key) for _ in range(7)]
+    # The second try may begin before the first has called on_retry: in plain Celery, too.
+    assert sorted(heard) == sorted(["before_start", "__call__"] * 2 + ["on_retry", "on_success", "after_return SUCCESS"])
+
+
+# -- order ---------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_of_priority_0_start_before_those_of_9(shop, stack, key):
+    first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
+    stack.told(key)
+    sent = [
+        shop.tell_of.apply_async((f"{key}-order", priority), queue="gpu.t4.exclusive", priority=priority)
+        for priority in (9, 5, 0)
+    ]
+    for each in sent:
+        stack.in_state(each.id, "waiting")
+    stack.go(key)
+    first.get(PATIENCE)
+    assert [stack.told(f"{key}-order") for _ in sent] == [0, 5, 9]

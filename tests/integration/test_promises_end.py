@@ -1,0 +1,164 @@
+"""However a GPU job ends before its time, its caller learns of it: revoked, left, killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+from celery.exceptions import TaskRevokedError
+from nodes import until
+from stacks import PATIENCE
+
+from gpuqueue import ExecutorDied
+
+pytestmark = pytest.mark.integration
+GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
+
+
+@pytest.fixture
+def busy(shop, stack, key):
+    """The exclusive slot is taken until the test ends."""
+    blocker = shop.hold.apply_async((f"{key}-busy",), queue=ALONE)
+    stack.told(f"{key}-busy")
+    yield
+    stack.go(f"{key}-busy")
+    blocker.get(PATIENCE)
+    stack.idle()
+
+
+# -- revoke --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_job_that_is_revoked_never_runs(shop, stack, key, busy):
+    result = shop.tell_of.apply_async((key, "ran"), queue=ALONE)
+    stack.in_state(result.id, "waiting")
+    result.revoke()
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        result.get(PATIENCE)
+    assert (result.state, stack.in_state(result.id, "ended")["reason"]) == ("REVOKED", "CANCELLED")
+    assert stack.told_so_far(key) == []
+
+
+def test_a_delayed_job_that_is_revoked_never_runs(shop, stack, key):
+    result = shop.tell_of.apply_async((key, "ran"), queue=GPU, countdown=300)
+    stack.in_state(result.id, "delayed")
+    result.revoke()
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    assert stack.in_state(result.id, "ended")["reason"] == "CANCELLED"
+
+
+def test_a_running_job_is_revoked_only_when_its_process_is_gone(shop, stack, key):
+    result = shop.stubborn.apply_async((key,), queue=GPU)
+    pid = stack.told(key)["pid"]
+    result.revoke(terminate=True)
+    assert stack.told(key) == "terminating"
+    assert (result.state, stack.holders()) == ("STARTED", [result.id])
+    stack.go(key)
+    until(lambda: result.state == "REVOKED" and not psutil.pid_exists(pid), PATIENCE, "revoked", lambda: result.state)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        result.get(PATIENCE)
+
+
+def test_a_job_that_ignores_its_end_is_killed_after_the_grace(shop, stack, key):
+    result = shop.stubborn.apply_async((key,), queue=GPU)
+    pid = stack.told(key)["pid"]
+    result.revoke(terminate=True)
+    assert stack.told(key) == "terminating"
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    assert not psutil.pid_exists(pid)
+
+
+def test_the_signal_of_a_revoke_is_the_callers_to_choose(shop, stack, key):
+    result = shop.stubborn.apply_async((key,), queue=GPU)
+    stack.told(key)
+    result.revoke(terminate=True, signal="SIGKILL")
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    assert stack.told_so_far(key) == []
+
+
+def test_revoke_without_terminate_leaves_a_running_job_alone(shop, stack, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    stack.told(key)
+    result.revoke()
+    shop.app.control.ping(timeout=0.3)  # answered after the revoke was
+    stack.go(key)
+    assert result.get(PATIENCE) == key
+
+
+def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(stack_factory, key):
+    stack = stack_factory()
+    dispatcher = stack.dispatcher()
+    control = stack.app.control
+    assert control.cancel_consumer("gpu.t4.shared", reply=True)
+    results = [stack.shop.tell_of.apply_async((key, "ran"), queue=GPU) for _ in range(2)]
+    results[0].revoke()
+    until(lambda: stack.client.hlen("gpuqueue:1:{t4}:revoked"), PATIENCE, "the revocation is remembered")
+    dispatcher.restart()
+    with pytest.raises(TaskRevokedError):
+        results[0].get(PATIENCE)
+    assert results[1].get(PATIENCE) == "ran"
+    assert stack.told_so_far(key) == ["ran"]
+
+
+def test_revoke_by_stamped_headers_reaches_waiting_running_and_later_jobs(shop, stack, key, busy):
+    def send(queue):
+        signature = shop.hold.s(key).set(queue=queue)
+        signature.stamp(order=key)
+        return signature.apply_async()
+
+    waiting = send(ALONE)
+    stack.in_state(waiting.id, "waiting")
+    shop.app.control.revoke_by_stamped_headers({"order": [key]}, terminate=True)
+    with pytest.raises(TaskRevokedError):
+        waiting.get(PATIENCE)
+    later = send(ALONE)
+    with pytest.raises(TaskRevokedError):
+        later.get(PATIENCE)
+    assert stack.told_so_far(key) == []
+
+
+def test_a_running_job_is_terminated_by_its_stamp(shop, stack, key):
+    signature = shop.hold.s(key).set(queue=GPU)
+    signature.stamp(order=key)
+    result = signature.apply_async()
+    pid = stack.told(key)["pid"]
+    shop.app.control.revoke_by_stamped_headers({"order": [key]}, terminate=True)
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    assert not psutil.pid_exists(pid)
+
+
+# -- death ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("sys.exit", "exit code 3"), ("os._exit", "exit code 4"), ("SIGKILL", r"signal 9 \(SIGKILL\)")],
+)
+def test_a_task_that_leaves_without_a_word_fails_with_what_happened(shop, stack, key, how, words):
+    result = shop.leave.apply_async((how,), queue=GPU, link_error=shop.new_errback.s(key))
+    with pytest.raises(ExecutorDied, match=words):
+        result.get(PATIENCE)
+    assert stack.told(key)[:3] == ["new", result.id, "ExecutorDied"]
+    assert stack.in_state(result.id, "ended")["reason"] == "ERROR"
+
+
+def test_an_executor_killed_from_outside_ends_its_job_exactly_once(shop, stack, key):
+    errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
+    result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
+    pid = [stack.told(key) for _ in range(3)][-1]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ExecutorDied, match="out of host memory, or killed by hand"):
+        result.get(PATIENCE)
+    stack.in_state(result.id, "ended")
+    assert stack.told(key) == "on_failure ExecutorDied"
+    heard = sorted([stack.told(f"{key}-errback"), stack.told(f"{key}-errback")])
+    assert [each[0] for each in heard] == ["new", "old"]
+    stack.idle()
+    assert shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE) == 2
+    assert (stack.told_so_far(key), stack.told_so_far(f"{key}-errback")) == ([], [])

@@ -1,0 +1,1 @@
+"""The scripts against a pure model of the promise, under random schedules."""

@@ -1,0 +1,19 @@
+"""One Redis for all schedules; each schedule empties it first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.store.client import connect
+
+
+@pytest.fixture(scope="session")
+def schedule_redis() -> Iterator[redis.Redis]:
+    with EmbeddedRedis() as server:
+        client = connect(server.url)
+        yield client
+        client.close()

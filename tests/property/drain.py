@@ -1,0 +1,66 @@
+"""From wherever a schedule has stopped, the repair verbs lead every job to its end (invariants 4 and 6).
+
+This knows only what a watcher knows: what Redis says, and which processes run.
+"""
+
+from __future__ import annotations
+
+from gpuqueue.names import ISOLATIONS, holder_name
+from gpuqueue.states import JobState
+from tests.property.checks import check, look
+from tests.property.world import CLASS, KEEP, World
+
+#: Turns that are enough for any job: each turn is one repair of every kind. A job has two attempts, each with a start that
+#: times out and a pause, and waits for all that are ahead of it.
+TURNS_A_JOB, TURNS = 12, 20
+
+
+def drain(world: World) -> None:
+    """Play the watcher until all jobs have ended, in a bounded number of turns; nothing may be left behind."""
+    rules = world.model.rules
+    for turn in range(TURNS + TURNS_A_JOB * len(world.model.jobs)):
+        if all(job.state == JobState.ENDED for job in world.model.jobs.values()) and not world.model.holders:
+            break
+        _turn(world, turn)
+        check(world)
+    assert {job.delivery: job.state for job in world.model.jobs.values() if job.state != JobState.ENDED} == {}
+    assert world.model.holders == {} and rules == world.model.rules
+    assert world.ends == dict.fromkeys(world.model.jobs, 1), "every job ended, and ended once"
+    left = look(world)
+    assert {name for name, value in left.items() if value} <= {"jobs", "latest", "ended", "revoked", "revoked_until", "gate"}
+    world.now += KEEP + 20_000
+    world.line.tick(CLASS)
+    left = look(world)
+    assert {name for name, value in left.items() if value} <= {"gate"}, "tombstones and marks are forgotten in time"
+
+
+def _turn(world: World, turn: int) -> None:
+    world.now += 6
+    world.tick()
+    world.admit()
+    todo = world.reader.todo(CLASS, world.now)
+    for delivery, _ in todo.accepted:
+        world.enqueue(delivery)
+    for delivery, _ in todo.finishing:
+        world.finish_claim(delivery, f"drain{turn}", 10)
+        world.finished(delivery, f"drain{turn}")
+    for job in list(world.model.jobs.values()):
+        if job.state == JobState.WAITING and not world.model.rules.slots(job.isolation):
+            world.cancel(job.id, True)  # nothing else can end it while its class has no slots
+    live = {holder_name(process.delivery, process.attempt): process for process in world.processes}
+    for delivery, attempt, _ in world.reader.holders(CLASS):
+        process = live.get(holder_name(delivery, attempt))
+        record = world.reader.record(CLASS, delivery) or {}
+        known = record.get("instance", "") if record.get("attempt") == attempt else ""
+        if process is None and not known and record.get("state") == "launching" and not record.get("cancel"):
+            found = world.line.relaunch(CLASS, delivery, attempt, 5)
+            if found:
+                world.launched(world.spawn(found))
+        elif process is None or (known and all(each.instance != known for each in world.processes)):
+            world.release(delivery, attempt, known, "INFRA", True)
+    for process in list(world.processes):
+        if world.claim(process, process.told) and world.report(process, process.told, "SUCCEEDED"):
+            world.reported(process, process.told)
+        world.processes.remove(process)
+        world.release(process.delivery, process.attempt, process.instance, "INFRA", True)
+    assert set(ISOLATIONS) == set(world.limits)

@@ -1,0 +1,235 @@
+"""Random schedules: any verb at any time, by anybody, with any process dying in between."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import redis
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gpuqueue.names import ISOLATIONS
+from gpuqueue.states import JobState
+from gpuqueue.store.attempts import Attempt
+from tests.property.checks import check
+from tests.property.drain import drain
+from tests.property.model import ModelJob, Rules
+from tests.property.world import CLASS, Process, World
+
+patience = st.integers(1, 3)
+index = st.integers(0, 1_000)
+maybe_seconds = st.none() | st.integers(0, 20)
+
+
+@st.composite
+def some_rules(draw: st.DrawFn) -> Rules:
+    shared, devices = draw(st.integers(0, 4)), draw(st.integers(0, 3))
+    most = min(3, devices) if devices else 3
+    return Rules(shared, draw(st.integers(0, most)), draw(patience), draw(patience), devices)
+
+
+class Schedule(RuleBasedStateMachine):
+    """See :mod:`tests.property.world` for what each verb is compared with."""
+
+    redis_client: redis.Redis
+
+    @initialize(rules=some_rules())
+    def start(self, rules: Rules) -> None:
+        self.world = World(self.redis_client, rules)
+        self.count = 0
+
+    def one(self, things: list[Any], number: int) -> Any:
+        return things[number % len(things)]
+
+    def some_process(self, number: int) -> Process:
+        return self.one(self.world.processes, number)
+
+    def some_job(self, number: int, *states: JobState) -> ModelJob:
+        """Any job; three times in four one of these states, if there is one."""
+        jobs = list(self.world.model.jobs.values())
+        likely = [job for job in jobs if job.state in states]
+        return self.one(likely if likely and number % 4 else jobs, number // 4)
+
+    # -- in and in line ---------------------------------------------------------------------------------------------
+
+    @rule(
+        isolation=st.sampled_from(ISOLATIONS),
+        priority=st.sampled_from([3, 3, 3, 0, 9]),
+        eta=maybe_seconds,
+        expires=maybe_seconds,
+        limit=maybe_seconds,
+        enqueue=st.sampled_from([True, True, True, False]),
+    )
+    def submit(
+        self, isolation: str, priority: int, eta: int | None, expires: int | None, limit: int | None, enqueue: bool
+    ) -> None:
+        world, name = self.world, f"j{self.count}"
+        self.count += 1
+        times = [world.now + seconds if seconds is not None else None for seconds in (eta, expires)]
+        job = ModelJob(name, name, isolation, priority, eta=times[0], expires=times[1], time_limit=limit or None)
+        if world.accept(job) == "accepted" and enqueue:
+            world.enqueue(name)
+
+    @rule(isolation=st.sampled_from(ISOLATIONS), number=st.integers(2, 6))
+    def submit_several(self, isolation: str, number: int) -> None:
+        for _ in range(number):
+            self.submit(isolation, 3 * (number % 2), None, None, None, True)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index)
+    def deliver_again(self, number: int) -> None:
+        self.world.accept(replace(self.some_job(number)))
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index)
+    def task_sends_a_retry(self, number: int) -> None:
+        job = self.some_job(number, JobState.RUNNING)
+        if job.state == JobState.RUNNING:
+            retry = self.world.retry_of(job)
+            if self.world.accept(retry) == "accepted":
+                self.world.enqueue(retry.delivery)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index)
+    def enqueue(self, number: int) -> None:
+        self.world.enqueue(self.some_job(number, JobState.ACCEPTED).delivery)
+
+    @rule()
+    def admit(self) -> None:
+        self.world.admit()
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.granted)
+    @rule(number=index, confirmed=st.booleans(), twice=st.sampled_from(["", "", "starts", "fails"]))
+    def launch(self, number: int, confirmed: bool, twice: str) -> None:
+        record = self.one(self.world.granted, number)
+        self.world.granted.remove(record)
+        for _ in range(2 if twice == "starts" else 1):
+            process = self.world.spawn(record)
+            if confirmed:
+                self.world.launched(process)
+        if twice == "fails":  # a repair had launched it, and the dispatcher that stalled comes to its own launch
+            self.world.release(record["delivery"], record["attempt"], "", "INFRA", True)
+
+    @precondition(lambda self: self.world.granted)
+    @rule(number=index, reason=st.sampled_from(["INFRA", "BAD_SPEC"]))
+    def launch_fails(self, number: int, reason: str) -> None:
+        record = self.one(self.world.granted, number)
+        self.world.granted.remove(record)
+        self.world.release(record["delivery"], record["attempt"], "", reason, reason == "INFRA")
+
+    @precondition(lambda self: self.world.granted)
+    @rule(number=index)
+    def dispatcher_dies_before_it_launches(self, number: int) -> None:
+        self.world.granted.remove(self.one(self.world.granted, number))
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index, wrong=st.sampled_from(["", "", "", "token", "attempt"]))
+    def claim(self, number: int, wrong: str) -> None:
+        process = self.some_process(number)
+        self.world.claim(process, self.told(process, wrong))
+
+    @precondition(lambda self: self.world.processes)
+    @rule(
+        number=index,
+        outcome=st.sampled_from(["SUCCEEDED", "ERROR", "RETRIED"]),
+        wrong=st.sampled_from(["", "", "", "token", "attempt"]),
+        confirm=st.booleans(),
+    )
+    def report(self, number: int, outcome: str, wrong: str, confirm: bool) -> None:
+        process = self.some_process(number)
+        self.world.report(process, self.told(process, wrong), outcome)
+        if confirm:
+            self.world.reported(process, self.told(process, wrong))
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index)
+    def report_is_confirmed(self, number: int) -> None:
+        process = self.some_process(number)
+        self.world.reported(process, process.told)
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index, again=st.booleans(), times=st.integers(0, 2))
+    def process_ends(self, number: int, again: bool, times: int) -> None:
+        process = self.some_process(number)
+        self.world.processes.remove(process)
+        for _ in range(times):  # 0: nobody saw it
+            self.world.release(process.delivery, process.attempt, process.instance, "INFRA" if again else "ERROR", again)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index, attempt=st.integers(1, 2))
+    def another_process_ends(self, number: int, attempt: int) -> None:
+        """Its name is nobody's: it frees only a slot that nobody is known to use."""
+        job = self.some_job(number)
+        if job.instance or job.state not in (JobState.LAUNCHING, JobState.RUNNING):
+            self.world.release(job.delivery, attempt, "h:other:1", "INFRA", True)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index)
+    def relaunch(self, number: int) -> None:
+        job = self.some_job(number, JobState.LAUNCHING)
+        found = self.world.line.relaunch(CLASS, job.delivery, job.attempt, 5)
+        if found:
+            assert job.state == JobState.LAUNCHING and found["attempt"] == job.attempt and found["token"] == job.token
+            self.world.granted.append(found)
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index, terminate=st.booleans())
+    def cancel(self, number: int, terminate: bool) -> None:
+        self.world.cancel(self.some_job(number, JobState.RUNNING, JobState.LAUNCHING, JobState.WAITING).id, terminate)
+
+    @rule(number=st.integers(0, 3), terminate=st.booleans())
+    def cancel_before_it_comes(self, number: int, terminate: bool) -> None:
+        self.world.cancel(f"j{self.count + number}", terminate)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index, finisher=st.sampled_from(["f1", "f2"]), confirm=st.booleans())
+    def finish(self, number: int, finisher: str, confirm: bool) -> None:
+        delivery = self.some_job(number, JobState.FINISHING).delivery
+        self.world.finish_claim(delivery, finisher, 10)
+        if confirm:
+            self.world.finished(delivery, finisher)
+
+    @rule(seconds=st.sampled_from([0.5, 1, 3, 10, 30]), tick=st.booleans())
+    def time_passes(self, seconds: float, tick: bool) -> None:
+        self.world.now += seconds
+        if tick:
+            self.world.tick()
+
+    # -- operators and catastrophes -----------------------------------------------------------------------------------
+
+    @rule(shared=st.integers(0, 4), exclusive=st.integers(0, 3))
+    def slots_are_changed(self, shared: int, exclusive: int) -> None:
+        rules = self.world.model.rules
+        most = rules.devices or exclusive
+        self.world.reconfigure(replace(rules, shared_slots=shared, exclusive_slots=min(exclusive, most)))
+
+    @precondition(lambda self: len(self.world.processes) > 1)
+    @rule()
+    def redis_loses_everything(self) -> None:
+        self.world.lose_redis()
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index)
+    def adopt(self, number: int) -> None:
+        self.world.adopt(self.some_process(number))
+
+    def told(self, process: Process, wrong: str) -> Attempt:
+        if wrong == "token":
+            return replace(process.told, token="0" * 40)
+        return replace(process.told, number=process.attempt + 1) if wrong else process.told
+
+    @invariant()
+    def invariants_hold(self) -> None:
+        if hasattr(self, "world"):
+            check(self.world)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            with contextlib.closing(self.world):
+                drain(self.world)

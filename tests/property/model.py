@@ -1,0 +1,169 @@
+"""DESIGN.md's promise as a small pure model: who may start next, and what has to be true of the order that came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.states import MOVES, JobState
+
+HOLDING = (JobState.LAUNCHING, JobState.RUNNING, JobState.REPORTING)
+IN_LINE = (JobState.ACCEPTED, JobState.DELAYED, JobState.WAITING)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What operators set for a class."""
+
+    shared_slots: int
+    exclusive_slots: int
+    exclusive_patience: int
+    shared_patience: int
+    devices: int = 0
+
+    def slots(self, isolation: str) -> int:
+        return self.shared_slots if isolation == SHARED else self.exclusive_slots
+
+
+@dataclass
+class ModelJob:
+    """One delivery, as far as the promise knows it."""
+
+    id: str
+    delivery: str
+    isolation: str
+    priority: int = 0
+    retries: int = 0
+    eta: float | None = None
+    expires: float | None = None
+    state: JobState = JobState.ACCEPTED
+    arrival: int = 0
+    attempt: int = 0
+    token: str = ""
+    instance: str = ""
+    claimed: bool = False
+    cancelled: bool = False
+    timed_out: str = ""
+    outcome: str = ""
+    reason: str = ""
+    finisher: str = ""
+    lease_until: float = 0.0
+    has_message: bool = True
+    time_limit: float | None = None
+    deadline: float | None = None
+
+    def move(self, state: JobState) -> None:
+        """Go on to a state; the moves that states.py lists are all there are."""
+        assert state in MOVES[self.state], f"{self.delivery}: {self.state} → {state} is no legal move"
+        self.state = state
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return (self.priority, self.arrival)
+
+
+@dataclass
+class Model:
+    """The line of one class: priority first, then arrival; soft exclusivity with its two bounds."""
+
+    rules: Rules
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
+    holders: dict[tuple[str, int], str] = field(default_factory=dict)
+    arrivals: int = 0
+    overtaken: int = 0
+    """Later shared jobs that started while an exclusive job waited, since one last started or began to wait."""
+    row: int = 0
+    """Exclusive jobs in a row that started while shared ones waited."""
+
+    def waiting(self, isolation: str) -> list[ModelJob]:
+        found = [job for job in self.jobs.values() if job.state == JobState.WAITING and job.isolation == isolation]
+        return sorted(found, key=lambda job: job.place)
+
+    def first(self, isolation: str) -> ModelJob | None:
+        """The first in line. A job whose isolation has no slots holds nobody up."""
+        line = self.waiting(isolation) if self.rules.slots(isolation) else []
+        return line[0] if line else None
+
+    def held(self, isolation: str) -> int:
+        return sum(each == isolation for each in self.holders.values())
+
+    def may_start(self, isolation: str) -> bool:
+        """The promise, word by word."""
+        if isolation == SHARED:
+            gate_open = not self.first(EXCLUSIVE) or self.overtaken < self.rules.exclusive_patience
+            return not self.held(EXCLUSIVE) and self.held(SHARED) < self.rules.shared_slots and gate_open
+        turn = not self.first(SHARED) or self.row < self.rules.shared_patience
+        return not self.held(SHARED) and self.held(EXCLUSIVE) < self.rules.exclusive_slots and turn
+
+    def next(self) -> ModelJob | None:
+        firsts = [self.first(isolation) for isolation in ISOLATIONS if self.may_start(isolation)]
+        return min((job for job in firsts if job), key=lambda job: job.place, default=None)
+
+    def enter(self, job: ModelJob, now: float) -> None:
+        """Into line, or aside until its time has come."""
+        if job.state == JobState.ACCEPTED and job.eta is not None and job.eta > now:
+            job.move(JobState.DELAYED)
+            return
+        if job.isolation == EXCLUSIVE and not self.waiting(EXCLUSIVE):
+            self.overtaken = 0
+        self.arrivals += 1
+        job.arrival = self.arrivals
+        job.move(JobState.WAITING)
+
+    def admit(self, now: float) -> list[ModelJob]:
+        """Start all that may start; answers copies as they were in line, in order."""
+        started = []
+        while job := self.next():
+            if job.expires is not None and job.expires <= now:
+                self.hand_over(job, "EXPIRED")
+                continue
+            started.append(replace(job))
+            self._start(job)
+        return started
+
+    def _start(self, job: ModelJob) -> None:
+        exclusive, shared = self.first(EXCLUSIVE), self.first(SHARED)
+        if job.isolation == EXCLUSIVE:
+            self.overtaken, self.row = 0, self.row + 1 if shared else 0
+        else:
+            self.row = 0
+            self.overtaken = self.overtaken + overtakes(job, exclusive) if exclusive else 0
+        job.move(JobState.LAUNCHING)
+        job.attempt += 1
+        job.instance, job.claimed, job.timed_out = "", False, ""
+        self.holders[job.delivery, job.attempt] = job.isolation
+
+    def hand_over(self, job: ModelJob, reason: str) -> None:
+        """Somebody other than the executor has to write the result."""
+        job.move(JobState.FINISHING)
+        job.reason, job.token, job.finisher = reason, "", ""
+
+    def end(self, job: ModelJob) -> None:
+        job.move(JobState.ENDED)
+        job.token = ""
+
+
+def overtakes(shared: ModelJob, exclusive: ModelJob) -> bool:
+    """Whether a shared job that starts was later than the waiting exclusive one, by arrival or by place."""
+    return shared.arrival > exclusive.arrival or shared.place > exclusive.place
+
+
+@dataclass
+class Bounds:
+    """Bookkeeping of who overtook whom, from what really started: it knows nothing of how the queue counts."""
+
+    overtakers: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    streak: int = 0
+
+    def started(self, job: ModelJob, waiting: dict[str, list[ModelJob]], rules: Rules) -> None:
+        """One job has started; ``waiting`` are those left in line, of isolations with slots, first ones first."""
+        if job.isolation == EXCLUSIVE:
+            self.overtakers.pop(job.delivery, None)
+            self.streak = self.streak + 1 if waiting[SHARED] else 0
+            assert self.streak <= rules.shared_patience, f"{self.streak} exclusive jobs in a row while shared ones waited"
+            return
+        self.streak = 0
+        if waiting[EXCLUSIVE] and overtakes(job, waiting[EXCLUSIVE][0]):
+            passed = self.overtakers.setdefault(waiting[EXCLUSIVE][0].delivery, set())
+            passed.add((job.delivery, job.attempt))
+            assert len(passed) <= rules.exclusive_patience, f"{waiting[EXCLUSIVE][0].delivery} was overtaken by {passed}"

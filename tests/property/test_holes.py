@@ -1,0 +1,239 @@
+"""Schedules worth a name: each was, or could have been, a leaked slot, a lost job or a result written twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.errors import StaleAttempt
+from gpuqueue.job import Record
+from gpuqueue.reasons import EndReason
+from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, Attempt, Attempts
+from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.read import Reader
+
+pytestmark = pytest.mark.integration
+T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1, exclusive_patience=2)
+
+
+@dataclass
+class Queue:
+    """A class with its clock, and a few steps of a job's way at once."""
+
+    client: redis.Redis
+    now: float = 1_000_000.0
+
+    def __post_init__(self) -> None:
+        self.client.flushdb()
+        self.line = Line(self.client, max_attempts=2, keep=1000, clock=lambda: self.now)
+        self.attempts = Attempts(self.client, clock=lambda: self.now)
+        self.reader = Reader(self.client)
+
+    def submit(self, name: str, isolation: str = "shared", **more: Any) -> list[Record]:
+        record: Any = {"delivery": name, "id": name.partition("~")[0], "isolation": isolation, "gpu_class": "t4"} | more
+        retries, _, nesting = name.partition("~")[2].partition(".")
+        record |= {"retries": int(retries or 0), "nesting": int(nesting or 0)}
+        if self.line.accept("t4", record, "{}") != "accepted":
+            return []
+        return self.line.enqueue(T4, name)
+
+    def run(self, name: str, isolation: str = "shared", **more: Any) -> Attempt:
+        [granted] = self.submit(name, isolation, **more)
+        self.attempts.claim(self.told(granted), "h:n:1", "w")
+        return self.told(granted)
+
+    @staticmethod
+    def told(granted: Record) -> Attempt:
+        return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
+
+    def ends(self, attempt: Attempt, **more: Any) -> Any:
+        return self.line.release(T4, attempt.delivery, attempt.number, **{"instance": "h:n:1"} | more)
+
+    def state(self, name: str) -> str:
+        record = self.reader.record("t4", name)
+        return record["state"] if record else "unknown"
+
+    def holds(self) -> list[str]:
+        return [delivery for delivery, _, _ in self.reader.holders("t4")]
+
+
+@pytest.fixture
+def queue(schedule_redis: redis.Redis) -> Queue:
+    return Queue(schedule_redis)
+
+
+def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_jobs_slot(queue: Queue) -> None:
+    attempt = queue.run("a")
+    assert queue.ends(attempt, instance="", reason=EndReason.INFRA).freed is False
+    assert (queue.holds(), queue.state("a")) == (["a"], "running")
+
+
+def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_tried_again(queue: Queue) -> None:
+    [granted] = queue.submit("a")
+    queue.line.launched(granted, "h:n:1", 5)
+    queue.now += 6
+    queue.line.tick("t4")
+    with pytest.raises(StaleAttempt, match="out of time"):
+        queue.attempts.claim(queue.told(granted), "h:n:1", "w")
+    assert queue.ends(queue.told(granted), reason=EndReason.ERROR).state == "delayed"
+
+
+def test_two_leaders_adopt_one_process_and_both_may_keep_it(queue: Queue) -> None:
+    found: Any = {"delivery": "a", "id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
+    assert queue.line.adopt("t4", found | {"instance": "h:n:1"})
+    assert queue.line.adopt("t4", found | {"instance": "h:n:1"})
+    assert queue.line.adopt("t4", found | {"token": "stale"}) is False
+    assert queue.holds() == ["a"]
+
+
+def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(queue: Queue) -> None:
+    found: Any = {"delivery": "a", "id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
+    queue.line.adopt("t4", found | {"instance": "h:n:1"})
+    with pytest.raises(StaleAttempt, match="message lost"):
+        queue.attempts.claim(Attempt("t4", "a", 1, "x"), "h:n:1", "w")
+    assert queue.ends(Attempt("t4", "a", 1, "x"), again=True).state == "finishing"
+
+
+def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(queue: Queue) -> None:
+    attempt = queue.run("a")
+    assert queue.line.cancel("t4", "a") == "stopping"
+    queue.ends(attempt, reason=EndReason.ERROR)
+    assert queue.submit("a~1") == []
+    assert queue.state("a~1") == "finishing"
+
+
+def test_a_running_job_that_is_revoked_without_terminate_runs_on_and_its_retry_does_not(queue: Queue) -> None:
+    attempt = queue.run("a")
+    assert queue.line.cancel("t4", "a", terminate=False) == "running"
+    queue.attempts.report(attempt, "RETRIED")
+    queue.submit("a~1")
+    assert (queue.state("a"), queue.state("a~1")) == ("reporting", "finishing")
+
+
+def test_the_mark_of_a_revoked_task_is_forgotten_in_time(queue: Queue) -> None:
+    assert queue.line.cancel("t4", "later") == "unknown"
+    queue.now += REVOKED_FOR + 1
+    queue.line.tick("t4")
+    assert [each["delivery"] for each in queue.submit("later")] == ["later"]
+
+
+def test_the_pause_before_a_second_attempt_does_not_hide_that_the_job_expires(queue: Queue) -> None:
+    [granted] = queue.submit("a", expires=queue.now + 10)
+    queue.ends(queue.told(granted), instance="")
+    queue.line.enqueue(T4, "a")
+    for name in ("b", "c"):
+        queue.run(name)
+    queue.now += 5
+    queue.line.tick("t4")
+    assert queue.state("a") == "waiting"
+    queue.now += 5
+    queue.line.tick("t4")
+    assert queue.state("a") == "finishing"
+
+
+@pytest.mark.parametrize("reason", [EndReason.BAD_SPEC, EndReason.IMAGE, EndReason.QUOTA, EndReason.UNSCHEDULABLE])
+def test_what_cannot_be_had_is_not_tried_again(queue: Queue, reason: EndReason) -> None:
+    [granted] = queue.submit("a")
+    assert queue.ends(queue.told(granted), instance="", reason=reason).state == "finishing"
+
+
+def test_a_process_that_hangs_while_it_reports_is_stopped_and_its_slot_freed(queue: Queue) -> None:
+    attempt = queue.run("a")
+    queue.attempts.report(attempt, "SUCCEEDED")
+    queue.now += REPORT_TIMEOUT
+    queue.line.tick("t4")
+    assert [name for name, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
+    assert queue.ends(attempt).state == "finishing"
+    assert queue.reader.todo("t4", queue.now).stopping == []
+
+
+def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -> None:
+    attempt = queue.run("a")
+    queue.attempts.report(attempt, "SUCCEEDED")
+    assert queue.attempts.reported(attempt, 1000)
+    queue.now += EXIT_TIMEOUT
+    queue.line.tick("t4")
+    assert [name for name, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
+    record = queue.reader.record("t4", "a")
+    assert record and record["instance"] == "h:n:1", "the watcher must know whom to stop"
+    assert queue.ends(attempt).freed and queue.state("a") == "ended"
+
+
+def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_while_reporting(queue: Queue) -> None:
+    attempt = queue.run("a")
+    queue.attempts.report(attempt, "IGNORED")
+    queue.ends(attempt, reason=EndReason.ERROR)
+    assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
+    record = queue.reader.record("t4", "a")
+    assert record and (record["state"], record["reason"]) == ("ended", "IGNORED")
+
+
+@pytest.mark.parametrize("successor", ["a~1", "a~0.1"])
+def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(queue: Queue, successor: str) -> None:
+    attempt = queue.run("a")
+    queue.submit(successor)
+    queue.ends(attempt, reason=EndReason.ERROR)
+    assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
+
+
+def test_a_replaced_task_that_had_been_retried_leaves_the_result_to_its_successor(queue: Queue) -> None:
+    attempt = queue.run("a~2")
+    queue.submit("a~0.1")
+    queue.ends(attempt, reason=EndReason.ERROR)
+    assert queue.line.finish_claim("t4", "a~2", "f", 60)[0] == "superseded"
+
+
+def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Queue) -> None:
+    first = [queue.run("s0"), queue.run("s1")]
+    queue.submit("e0", "exclusive")
+    for turn, attempt in enumerate(first):
+        queue.submit(f"later{turn}")
+        queue.ends(attempt)
+    queue.submit("shut out")
+    assert queue.line.cancel("t4", "e0") == "cancelled"
+    assert queue.submit("e1", "exclusive") == [], "two shared jobs run"
+    why = queue.reader.why(T4, "shut out")
+    assert why and why.reason == "NO_FREE_SLOT", "nobody has overtaken e1 yet"
+
+
+def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_overtook(queue: Queue) -> None:
+    running = [queue.run("s0"), queue.run("s1")]
+    queue.submit("e0", "exclusive", priority=3)
+    for turn in range(3):
+        queue.submit(f"urgent{turn}", priority=0)
+    started = [record["delivery"] for attempt in running for record in queue.ends(attempt).granted]
+    assert started == ["urgent0", "urgent1"]
+    why = queue.reader.why(T4, "urgent2")
+    assert why and why.reason == "DRAINING_FOR_EXCLUSIVE", "exclusive_patience is 2"
+
+
+def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_cancelled(queue: Queue) -> None:
+    queue.run("s0")
+    queue.submit("e0", "exclusive")
+    without = GpuClass("t4", shared_slots=4, exclusive_slots=0, exclusive_patience=1)
+    for turn in range(3):
+        queue.line.accept("t4", {"delivery": f"n{turn}", "id": f"n{turn}", "isolation": "shared"}, "{}")
+        assert [each["delivery"] for each in queue.line.enqueue(without, f"n{turn}")] == [f"n{turn}"]
+    assert queue.line.cancel("t4", "e0") == "cancelled"
+
+
+def test_a_slot_of_a_class_that_lost_all_its_slots_is_freed_all_the_same(queue: Queue) -> None:
+    attempt = queue.run("a")
+    assert queue.line.release(GpuClass("t4"), "a", attempt.number, instance="h:n:1").freed
+    assert queue.holds() == []
+
+
+def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue: Queue) -> None:
+    [granted] = queue.submit("a")
+    assert queue.line.cancel("t4", "a") == "stopping"
+    assert queue.ends(queue.told(granted), instance="").state == "finishing"
+    assert queue.holds() == [] and queue.reader.todo("t4", queue.now).stopping == []
+
+
+def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(queue: Queue) -> None:
+    answer = queue.line.release(T4, "nobody", 1)
+    assert (answer.freed, answer.state, answer.granted) == (False, "", [])

@@ -1,0 +1,1 @@
+"""The scripts under many contenders at the same instant."""

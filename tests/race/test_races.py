@@ -1,0 +1,161 @@
+"""Many contenders, exactly as many winners as there are slots."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.errors import StaleAttempt
+from gpuqueue.job import Record
+from gpuqueue.reasons import EndReason
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.line import Line
+from gpuqueue.store.read import Reader
+
+pytestmark = pytest.mark.integration
+
+Race = Callable[[int, Callable[[int], Any]], list[Any]]
+T4 = GpuClass("t4", shared_slots=5, exclusive_slots=1)
+
+
+def record(name: str, isolation: str = "shared") -> Record:
+    return {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4", "task": "t"}
+
+
+def accept_many(line: Line, number: int, isolation: str = "shared") -> list[str]:
+    names = [f"{isolation}{index}" for index in range(number)]
+    for name in names:
+        assert line.accept("t4", record(name, isolation), "{}") == "accepted"
+    return names
+
+
+def start_one(line: Line, name: str = "a", isolation: str = "shared") -> Record:
+    line.accept("t4", record(name, isolation), "{}")
+    [granted] = line.enqueue(T4, name)
+    return granted
+
+
+def told(granted: Record) -> Attempt:
+    return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
+
+
+def test_a_hundred_threads_enqueue_and_five_jobs_start(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    names = accept_many(line, 100)
+    granted = [each for answer in race(100, lambda number: line.enqueue(T4, names[number])) for each in answer]
+    assert len(granted) == 5
+    assert len({each["token"] for each in granted}) == len({each["delivery"] for each in granted}) == 5
+    assert len(Reader(client).holders("t4")) == 5
+    assert client.zcard("gpuqueue:1:{t4}:waiting_shared") == 95
+
+
+def test_a_hundred_exclusive_jobs_contend_and_one_starts(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    names = accept_many(line, 100, "exclusive")
+    granted = [each for answer in race(100, lambda number: line.enqueue(T4, names[number])) for each in answer]
+    assert len(granted) == len(Reader(client).holders("t4")) == 1
+
+
+def test_several_processes_enqueue_and_five_jobs_start(race_server: EmbeddedRedis, client: redis.Redis) -> None:
+    program = Path(__file__).with_name("contender.py")
+    command = [sys.executable, str(program), race_server.url]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    contenders = [subprocess.Popen([*command, str(number), "25"], **pipes) for number in range(4)]
+    assert [each.stdout.readline() for each in contenders if each.stdout] == ["ready\n"] * 4
+    for each in contenders:
+        assert each.stdin
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    granted = [pair for each in contenders for pair in json.loads(each.communicate(timeout=30)[0])]
+    assert len(granted) == len({token for _, token in granted}) == 5
+    assert {delivery for delivery, _, _ in Reader(client).holders("t4")} == {delivery for delivery, _ in granted}
+
+
+def test_many_ask_what_may_start_and_each_job_starts_once(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    closed = GpuClass("t4")
+    for name in accept_many(line, 30):
+        assert line.enqueue(closed, name) == []
+    granted = [each for answer in race(50, lambda _: line.admit(T4)) for each in answer]
+    assert sorted(each["delivery"] for each in granted) == sorted(f"shared{index}" for index in range(5))
+
+
+def test_fifty_processes_claim_one_attempt_and_one_gets_it(client: redis.Redis, race: Race) -> None:
+    attempt, attempts = told(start_one(Line(client))), Attempts(client)
+
+    def claim(number: int) -> str:
+        try:
+            attempts.claim(attempt, f"h:n:{number}", "w")
+        except StaleAttempt as exc:
+            return str(exc)
+        return f"h:n:{number}"
+
+    answers = race(50, claim)
+    winners = [each for each in answers if each.startswith("h:n:")]
+    assert len(winners) == 1
+    assert set(answers) - set(winners) == {"a attempt 1: state running"}
+    kept = Reader(client).record("t4", "a")
+    assert kept and kept["instance"] == winners[0]
+
+
+def test_the_winner_may_claim_again_from_many_connections(client: redis.Redis, race: Race) -> None:
+    attempt, attempts = told(start_one(Line(client))), Attempts(client)
+    tokens = race(20, lambda _: attempts.claim(attempt, "h:n:1", "w")[0]["token"])
+    assert set(tokens) == {attempt.token}
+
+
+def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    one = start_one(line, "first", "exclusive")
+    for name in accept_many(line, 10, "exclusive"):
+        line.enqueue(T4, name)
+    released = race(50, lambda _: line.release(T4, "first", one["attempt"], reason=EndReason.BAD_SPEC))
+    assert sum(each.freed for each in released) == 1
+    assert [record["delivery"] for each in released for record in each.granted] == ["exclusive0"]
+    assert {each.state for each in released} == {"finishing"}
+
+
+def test_fifty_finishers_contend_and_one_writes_the_result(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    accept_many(line, 1)
+    assert line.cancel("t4", "shared0") == "cancelled"
+    answers = race(50, lambda number: line.finish_claim("t4", "shared0", f"f{number}", 60)[0])
+    assert sorted(set(answers)) == ["busy", "ok"] and answers.count("ok") == 1
+    ended = race(50, lambda number: line.finished("t4", "shared0", f"f{number}", "CANCELLED"))
+    assert [number for number, done in enumerate(ended) if done] == [answers.index("ok")]
+
+
+def test_one_delivery_brought_by_twenty_is_accepted_once(client: redis.Redis, race: Race) -> None:
+    line = Line(client)
+    answers = race(20, lambda _: line.accept("t4", record("a"), "{}"))
+    assert sorted(answers) == ["accepted"] + ["known"] * 19
+    granted = [each for answer in race(20, lambda _: line.enqueue(T4, "a")) for each in answer]
+    assert [(each["delivery"], each["attempt"]) for each in granted] == [("a", 1)]
+
+
+def test_a_cancel_and_a_report_at_once_agree_on_one_end(client: redis.Redis, race: Race) -> None:
+    line, attempts = Line(client), Attempts(client)
+    for turn in range(20):
+        granted = start_one(line, f"a{turn}")
+        attempts.claim(told(granted), "h:n:1", "w")
+
+        def contender(number: int, granted: Record = granted) -> str:
+            if number:
+                return line.cancel("t4", granted["id"])
+            try:
+                attempts.report(told(granted), "SUCCEEDED")
+            except StaleAttempt:
+                return "dropped"
+            return "reported"
+
+        assert race(2, contender) in (["reported", "finishing"], ["dropped", "stopping"])
+        line.release(T4, granted["delivery"], granted["attempt"], instance="h:n:1")

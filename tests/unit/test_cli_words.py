@@ -1,0 +1,56 @@
+"""What the command line says, without anything running."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.cli import COMMANDS, main
+from gpuqueue.cli.render import ago, duration, memory
+from gpuqueue.cli.state import gpu_class
+from gpuqueue.cli.words import ENDS, STATES, WAITS
+from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.states import JobState
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0s"), (9.94, "9.9s"), (10, "10s"), (60, "1m"), (200, "3m 20s"), (3600, "1h"), (90_061, "1d 1h"), (-3, "0.0s")],
+)
+def test_a_length_of_time_is_told_in_two_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_a_time_is_told_from_now() -> None:
+    assert (ago(None, 100), ago(40, 100), ago(120, 100)) == ("", "1m", "in 20s")
+
+
+def test_memory_is_told_in_gib() -> None:
+    assert (memory(None), memory(15 * 2**30)) == ("", "15.0GiB")
+
+
+def test_every_reason_and_state_has_a_sentence() -> None:
+    assert set(WAITS) == set(WaitReason)
+    assert set(ENDS) == set(EndReason)
+    assert set(STATES) == set(JobState)
+
+
+def test_a_class_survives_its_announcement_also_by_a_newer_version() -> None:
+    made = GpuClass("a100", exclusive_slots=2, devices=(0, 1))
+    assert gpu_class({**made.public(), "devices": [0, 1], "of_tomorrow": True}) == made
+
+
+def test_help_names_every_command_and_imports_none() -> None:
+    loaded = "any(name in sys.modules for name in ('rich', 'celery'))"
+    code = f"import sys; from gpuqueue.cli import main; main(['--help']); sys.exit({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["whatever"]) == 2
+    assert "No such command" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""What a job says of itself: the ``gpu`` header, memory, and the record that is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpuqueue.errors import InvalidJob
+from gpuqueue.job import GpuRequest, Job, check_class_name, parse_memory
+
+AMOUNTS = {
+    "bytes": (1024, 1024),
+    "bytes as text": ("1024", 1024),
+    "GiB": ("9GiB", 9 * 2**30),
+    "GB": ("16GB", 16 * 10**9),
+    "Kubernetes' Mi": ("512Mi", 512 * 2**20),
+    "a fraction": ("1.5G", 1_500_000_000),
+    "small letters and spaces": (" 2 gib ", 2 * 2**30),
+    "plain B": ("7B", 7),
+}
+NO_AMOUNTS = {
+    "a word": "much",
+    "nothing": "0GiB",
+    "negative": -1,
+    "a truth": True,
+    "an unknown unit": "3PiB",
+    "an i without a unit": "3i",
+    "a float": 1.5,
+    "none": None,
+}
+HEADERS: dict[str, tuple[object, str]] = {
+    "is no object": ("t4", "gpu='t4' is not an object; send e.g."),
+    "has an unknown field": (
+        {"memroy": "9GiB"},
+        "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, tenant, image",
+    ),
+    "has an unknown isolation": ({"isolation": "solo"}, "gpu.isolation='solo' is unknown; use shared or exclusive"),
+    "has too many slices": ({"slices": 8}, "gpu.slices=8 is not a number of MIG slices; use 1 to 7"),
+    "has a true slice": ({"slices": True}, "gpu.slices=True is not a number of MIG slices; use 1 to 7"),
+    "has no tenant": ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use up to 63"),
+    "has too long a tenant": ({"tenant": "x" * 64}, "cannot name a tenant"),
+    "has no image": ({"image": "my image"}, "gpu.image='my image' is not an image reference; use e.g. registry/name:tag"),
+    "has no amount": ({"memory": "lots"}, "gpu.memory='lots' is not an amount of memory; write bytes, or a number with KiB"),
+}
+
+
+@pytest.mark.parametrize(("said", "amount"), AMOUNTS.values(), ids=AMOUNTS)
+def test_memory_is_read_from(said: object, amount: int) -> None:
+    assert parse_memory(said) == amount
+
+
+@pytest.mark.parametrize("said", NO_AMOUNTS.values(), ids=NO_AMOUNTS)
+def test_no_memory_is(said: object) -> None:
+    with pytest.raises(InvalidJob, match=r"^gpu\.memory=.* is not an amount of memory; write bytes"):
+        parse_memory(said)
+
+
+@pytest.mark.parametrize(("header", "text"), HEADERS.values(), ids=HEADERS)
+def test_the_error_names_field_value_and_fix_of_a_header_that(header: object, text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        GpuRequest.parse(header)
+    assert text in str(caught.value)
+
+
+def test_a_header_says_again_what_it_said() -> None:
+    said: dict[str, Any] = {"isolation": "shared", "memory": 9 * 2**30, "slices": 2, "tenant": "vision", "image": "r/n:1"}
+    assert GpuRequest.parse(said).header() == said
+    assert GpuRequest.parse(None).header() == {}
+
+
+@pytest.mark.parametrize("name", ["", "T4", "-t4", "t4-", "a" * 51, 7, None])
+def test_a_class_cannot_be_called(name: object) -> None:
+    with pytest.raises(InvalidJob, match="cannot name a class"):
+        check_class_name(name)
+
+
+def test_a_record_keeps_what_is_said_and_leaves_out_what_is_empty() -> None:
+    job = Job("a", "shop.train", "t4", "shared", retries=2, priority=0, created=5.0)
+    assert job.record() == {
+        "delivery": "a~2",
+        "id": "a",
+        "task": "shop.train",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "retries": 2,
+        "created": 5.0,
+    }

@@ -1,0 +1,75 @@
+"""Names that travel: queues, deliveries, holders."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuqueue.errors import InvalidJob
+from gpuqueue.names import QueueName, delivery_name, holder_name, job_id_of, parse_holder, parse_queue, worker_name
+
+QUEUES = {
+    "a class and its isolation": ("gpu.t4.shared", QueueName("t4", "shared")),
+    "exclusive": ("gpu.a100.exclusive", QueueName("a100", "exclusive")),
+    "a class without sharing": ("gpu.a100", QueueName("a100", None)),
+    "the chosen class": ("gpu.auto", QueueName("auto", None)),
+    "the chosen MIG class": ("gpu.mig", QueueName("mig", None)),
+    "a MIG profile has a dot of its own": ("gpu.mig-1g.5gb", QueueName("mig-1g.5gb", None)),
+    "a MIG profile with media engines": ("gpu.mig-1g.5gb.me", QueueName("mig-1g.5gb.me", None)),
+    "a MIG profile and an isolation": ("gpu.mig-1g.5gb.exclusive", QueueName("mig-1g.5gb", "exclusive")),
+}
+NOT_QUEUES = {
+    "Celery's default queue": ("celery", "is not the name of a GPU queue"),
+    "the prefix alone": ("gpu.", "is not the name of a GPU queue"),
+    "no prefix": ("t4.shared", "is not the name of a GPU queue"),
+    "an isolation that does not exist": ("gpu.t4.exklusive", "has the unknown isolation 'exklusive'"),
+    "capitals": ("gpu.T4.shared", "has a malformed class"),
+    "an empty class": ("gpu..shared", "has a malformed class"),
+    "a space": ("gpu.t 4.shared", "has a malformed class"),
+}
+
+ids = st.text(min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize(("queue", "expected"), QUEUES.values(), ids=QUEUES)
+def test_a_queue_says(queue: str, expected: QueueName) -> None:
+    assert parse_queue(queue) == expected
+    assert str(expected) == queue
+
+
+@pytest.mark.parametrize(("queue", "problem"), NOT_QUEUES.values(), ids=NOT_QUEUES)
+def test_no_gpu_queue_is(queue: str, problem: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        parse_queue(queue)
+    assert f"queue={queue!r} {problem}; GPU queues are named gpu.<class>.shared" in str(caught.value)
+
+
+def test_a_delivery_is_named_by_retries_and_nesting() -> None:
+    assert delivery_name("a") == "a"
+    assert delivery_name("a", 2) == "a~2"
+    assert delivery_name("a", 0, 1) == "a~0.1"
+    assert delivery_name("a~1") == "a~1~0", "an id that looks like another job's retry is no other job's retry"
+
+
+@given(job_id=ids, retries=st.integers(0, 50), nesting=st.integers(0, 5))
+def test_a_delivery_leads_back_to_its_job(job_id: str, retries: int, nesting: int) -> None:
+    assert job_id_of(delivery_name(job_id, retries, nesting)) == job_id
+
+
+near_ids = st.text("a~0.1", min_size=1, max_size=6)
+deliveries = st.tuples(near_ids, st.integers(0, 2), st.integers(0, 2))
+
+
+@given(one=deliveries, other=deliveries)
+def test_two_deliveries_never_share_a_name(one: tuple[str, int, int], other: tuple[str, int, int]) -> None:
+    assert (delivery_name(*one) == delivery_name(*other)) == (one == other)
+
+
+@given(job_id=ids, attempt=st.integers(1, 10_000))
+def test_a_holder_leads_back_to_delivery_and_attempt(job_id: str, attempt: int) -> None:
+    assert parse_holder(holder_name(job_id, attempt)) == (job_id, attempt)
+
+
+def test_the_worker_of_an_attempt_names_class_delivery_attempt_and_host() -> None:
+    assert worker_name("t4", "a~1", 2, "node7") == "t4-a~1-2@node7"

@@ -1,0 +1,129 @@
+"""Settings by the environment names that operators know, and the classes they describe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gpuqueue.classes import T4_MEMORY
+from gpuqueue.errors import SettingsError
+from gpuqueue.inventory import configured
+from gpuqueue.settings import Settings, load
+
+#: environment name → (value, field, what it becomes)
+NAMES: dict[str, tuple[str, str, object]] = {
+    "CELERY_BROKER_URL": ("redis://r/1", "broker_url", "redis://r/1"),
+    "CELERY_RESULT_BACKEND": ("redis://r/2", "result_backend", "redis://r/2"),
+    "GPUQUEUE_REDIS_URL": ("redis://s/0", "state_url", "redis://s/0"),
+    "GPUQUEUE_APP": ("shop.celery:app", "app", "shop.celery:app"),
+    "GPU_EXECUTION_MODE": ("k8s_job", "execution_mode", "k8s_job"),
+    "T4_SHARED_SLOTS": ("4", "t4_shared_slots", 4),
+    "T4_EXCLUSIVE_SLOTS": ("2", "t4_exclusive_slots", 2),
+    "MIG_TOTAL_SLOTS": ("7", "mig_total_slots", 7),
+    "GPU_RESOURCE_NAME": ("nvidia.com/gpu.shared", "resource_name", "nvidia.com/gpu.shared"),
+    "GPUQUEUE_EXCLUSIVE_PATIENCE": ("3", "exclusive_patience", 3),
+    "GPUQUEUE_SHARED_PATIENCE": ("2", "shared_patience", 2),
+    "GPUQUEUE_MAX_ATTEMPTS": ("5", "max_attempts", 5),
+    "GPUQUEUE_TOMBSTONE_SECONDS": ("7200", "tombstone_seconds", 7200.0),
+    "GPUQUEUE_DEVICES": ("none", "devices", "none"),
+}
+WRONG: dict[str, tuple[dict[str, str], str]] = {
+    "words for a number": ({"T4_SHARED_SLOTS": "many"}, "T4_SHARED_SLOTS='many': input should be a valid integer"),
+    "fewer slots than none": (
+        {"T4_EXCLUSIVE_SLOTS": "-1"},
+        "T4_EXCLUSIVE_SLOTS='-1': input should be greater than or equal to 0",
+    ),
+    "no patience": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
+    "an unknown mode": ({"GPU_EXECUTION_MODE": "slurm"}, "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'"),
+    "another broker": ({"CELERY_BROKER_URL": "amqp://r"}, "CELERY_BROKER_URL='amqp://r' is not Redis; use redis://"),
+    "another store": ({"GPUQUEUE_REDIS_URL": "http://r"}, "GPUQUEUE_REDIS_URL='http://r' is not Redis"),
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("GPU_", "GPUQUEUE_", "CELERY_", "T4_", "MIG_")):
+            monkeypatch.delenv(name)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_environment_sets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, field, becomes = NAMES[name]
+    assert getattr(load(), field) != becomes, "the test would say nothing of a default"
+    monkeypatch.setenv(name, value)
+    assert getattr(load(), field) == becomes
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T4_SHARED_SLOTS", "")
+    assert load().t4_shared_slots == 8
+
+
+@pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
+def test_the_error_names_variable_value_and_fix_of(environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, environ)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert text in str(caught.value)
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"T4_SHARED_SLOTS": "x", "MIG_TOTAL_SLOTS": "y"})
+    with pytest.raises(SettingsError, match=r"T4_SHARED_SLOTS='x'.*; MIG_TOTAL_SLOTS='y'"):
+        load()
+
+
+def test_the_state_lives_with_the_broker_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="CELERY_BROKER_URL is not set; set it to the applications' broker"):
+        load().redis_url
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis+socket:///run/redis.sock")
+    assert load().redis_url == "unix:///run/redis.sock"
+    monkeypatch.setenv("GPUQUEUE_REDIS_URL", "redis://s/0")
+    assert load().redis_url == "redis://s/0"
+
+
+def test_slots_of_the_environment_describe_the_t4() -> None:
+    found = configured(Settings(T4_SHARED_SLOTS=3, T4_EXCLUSIVE_SLOTS=1, GPUQUEUE_EXCLUSIVE_PATIENCE=2))
+    assert list(found) == ["t4"]
+    made = found["t4"]
+    assert (made.resource, made.shared_slots, made.exclusive_slots) == ("nvidia.com/gpu", 3, 1)
+    assert (made.memory, made.exclusive_patience) == (T4_MEMORY, 2)
+
+
+def test_a_mig_resource_is_the_mig_class_and_leaves_the_t4_its_own() -> None:
+    found = configured(Settings(MIG_TOTAL_SLOTS=7, GPU_RESOURCE_NAME="nvidia.com/mig-1g.5gb"))
+    assert {name: each.resource for name, each in found.items()} == {
+        "t4": "nvidia.com/gpu",
+        "mig-1g.5gb": "nvidia.com/mig-1g.5gb",
+    }
+
+
+def test_mig_slots_without_a_resource_say_what_is_missing() -> None:
+    with pytest.raises(SettingsError, match="GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to"):
+        configured(Settings(MIG_TOTAL_SLOTS=7))
+
+
+def test_no_slots_at_all_are_refused() -> None:
+    with pytest.raises(SettingsError, match="there is no other class; give one class slots"):
+        configured(Settings(T4_SHARED_SLOTS=0, T4_EXCLUSIVE_SLOTS=0))
+
+
+def test_a_class_of_the_file_replaces_one_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "classes.toml"
+    file.write_text("[classes.t4]\nshared_slots = 2\n[classes.a100]\nexclusive_slots = 1\n")
+    found = configured(Settings(GPUQUEUE_CLASSES_FILE=file, GPUQUEUE_SHARED_PATIENCE=4))
+    assert {name: (each.shared_slots, each.shared_patience) for name, each in found.items()} == {"t4": (2, 4), "a100": (0, 4)}
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"):
+        configured(Settings(GPUQUEUE_CLASSES_FILE=tmp_path / "none.toml"))
