@@ -1,7 +1,8 @@
 """What the scripts cost, called one after the other by one client.
 
 Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round trips); one ``admit`` that
-makes one holder; one ``release`` that frees a slot and hands back the next job in the same round trip.
+makes one holder; one ``release`` that frees a slot and hands back the next job in the same round trip. Of the last two also the
+time that the script takes inside Redis (INFO commandstats).
 Peer: the least that any keeper of slots does in Redis: a script that adds a holder if there is room, and a ZREM.
 Floor: PING.
 Aim: none of its own; the hand-over has one (see handover).
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from typing import Any
 
 from benchmarks.harness import Figure, Sample, Size, alternate, cost, rate
 from benchmarks.messages import Template, fill, record_of, template
@@ -50,15 +53,28 @@ def run(size: Size) -> list[Figure]:
             held.extend(released.granted)
             assert len(held) == 1
 
+        own: dict[str, list[float]] = {"admit": [], "release": [], "acquire": []}
+
+        def costing(name: str, step: Callable[[], object]) -> Callable[[], float]:
+            def measure() -> float:
+                client.config_resetstat()
+                found = cost(jobs, step)
+                info: Any = client.info("commandstats")
+                own[name].append(info["cmdstat_evalsha"]["usec_per_call"])
+                return found
+
+            return measure
+
         whole, peers, admits, hands, acquires, pings = alternate(
             repeats,
             lambda: rate(jobs, cycles.step),
             lambda: rate(jobs, semaphore),
-            lambda: cost(jobs, admit_one),
-            lambda: cost(jobs, hand_over),
-            lambda: cost(jobs, lambda: acquire(keys=["bench:semaphore"], args=[1, "holder"])),
+            costing("admit", admit_one),
+            costing("release", hand_over),
+            costing("acquire", lambda: acquire(keys=["bench:semaphore"], args=[1, "holder"])),
             lambda: cost(jobs, client.ping),
         )
+    inside = {name: Sample(f"{name}, in Redis", tuple(found[1:])) for name, found in own.items()}
     ping, alone = Sample("PING", pings), Sample("semaphore: acquire", acquires)
     per_second = Sample("PINGs a second", tuple(1e6 / each for each in pings))
     return [
@@ -71,6 +87,8 @@ def run(size: Size) -> list[Figure]:
         ),
         Figure("admit: one job becomes a holder", "µs", Sample("admit", admits), (alone,), ping),
         Figure("release: a slot freed and handed on", "µs", Sample("release", hands), (alone,), ping),
+        Figure("admit: time inside Redis", "µs", inside["admit"], (inside["acquire"],)),
+        Figure("release: time inside Redis", "µs", inside["release"], (inside["acquire"],)),
     ]
 
 

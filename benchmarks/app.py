@@ -14,7 +14,7 @@ app = Celery("bench", broker=os.environ.get("CELERY_BROKER_URL"), backend=os.env
 app.conf.worker_prefetch_multiplier = int(os.environ.get("BENCH_PREFETCH", "4"))
 
 
-@app.task(name="bench.noop")
+@app.task(name="bench.noop")  # type: ignore[untyped-decorator]
 def noop(*args: object) -> None:
     """Do nothing."""
 
@@ -24,7 +24,7 @@ def _slots() -> redis.Redis:
     return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])
 
 
-@app.task(name="bench.poll_and_run")
+@app.task(name="bench.poll_and_run")  # type: ignore[untyped-decorator]
 def poll_and_run(slot: str, name: str, seconds: float, command: list[str], env: dict[str, str], interval: float) -> None:
     """The usual way without a queue for GPUs: hold a worker, look for a free slot each ``interval``, run, free it."""
     while not _slots().set(slot, name, nx=True):

@@ -1,7 +1,7 @@
 """Whether a long line costs more than a short one.
 
-Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on each: ``release``, which frees a slot
-and hands back the next job; ``why`` of the last job in line; and the view that ``status`` shows (50 waiting jobs a side).
+Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on each: ``release``, which frees
+a slot and hands back the next job; ``why`` of the last job in line; and the view that ``status`` shows (50 waiting jobs a side).
 After each measurement as many jobs come into line as have left it.
 Peer: the same on the short line.
 Floor: PING.

@@ -3,7 +3,8 @@
 Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest executor there can be, which
 writes the time at its first and last line. The gap is last line → next first line, less the floor: what the same command takes
 from a bare ``subprocess.Popen`` to its first line, in the same run. Percentiles are over all pairs of all rounds; the spread is
-over the rounds. Round trips: the commands that MONITOR shows from a job's last line until the launcher is called for the next.
+over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is called for the next, one pair at a
+time; MULTI to EXEC is one (redis-py sends them together), and what scripts do inside Redis is none.
 Peers, with the same command and run times: a Celery task that holds a worker thread and polls a semaphore in Redis each second,
 and a loop that starts what can start every 0.5 s. The floor is taken off theirs as well.
 Aims: p50 ≤ 10 ms; at most 2 round trips.
@@ -17,7 +18,7 @@ import time
 
 from benchmarks.harness import Figure, Sample, Size, percentile
 from benchmarks.messages import Template, template
-from benchmarks.monitor import Monitor
+from benchmarks.monitor import Monitor, round_trips
 from benchmarks.pairs import COMMAND, Pair, Stamps, bare_starts, pairs, polling_worker, tick_loop
 from benchmarks.stage import Stage
 from gpuqueue.classes import GpuClass
@@ -112,14 +113,14 @@ def run(size: Size) -> list[Figure]:
             _sample("worker that polls each 1 s", net["poll"], share),
             _sample("loop that ticks each 0.5 s", net["tick"], share),
         )
-        aimed = {"aim": f"≤ {AIM_MS:g} ms", "met": mine.middle <= AIM_MS} if share == 0.5 else {}
         floor_ms = _sample("bare Popen to first line (taken off)", floors, share)
-        figures.append(Figure(f"gap between jobs on a slot, p{share * 100:g}", "ms", mine, peers, floor_ms, **aimed))
+        aim, met = (f"≤ {AIM_MS:g} ms", mine.middle <= AIM_MS) if share == 0.5 else ("", None)
+        figures.append(Figure(f"gap between jobs on a slot, p{share * 100:g}", "ms", mine, peers, floor_ms, aim, met))
     decided = _sample("until the launcher is called", called, 0.5)
     return [
         *figures,
         Figure("of this, last line → launcher called, p50", "ms", decided),
-        Figure("round trips to hand a slot over", "commands", trips, aim=f"≤ {AIM_TRIPS}", met=trips.middle <= AIM_TRIPS),
+        Figure("round trips to hand a slot over", "round trips", trips, aim=f"≤ {AIM_TRIPS}", met=trips.middle <= AIM_TRIPS),
     ]
 
 
@@ -140,6 +141,7 @@ def _round_trips(stage: Stage, stamps: Stamps, ours: Ours, times: int) -> Sample
     for pair in done:
         from_, to = seen[pair.first][1] / 1e9, ours.launcher.called[pair.second] / 1e9
         between = [each for each in monitor.commands if each.port and from_ <= each.at <= to]
-        counts.append(float(len(between)))
-        verbs = ", ".join(f"{each.verb} ({each.about})" for each in between)
+        trips = round_trips(between)
+        counts.append(float(len(trips)))
+        verbs = ", ".join(trips)
     return Sample(verbs, tuple(counts))

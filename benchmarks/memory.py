@@ -1,7 +1,7 @@
 """What a waiting job costs Redis in memory.
 
-Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its Celery message as it is stored;
-then the same with the state QUEUED that a dispatcher writes into the result backend for ``AsyncResult``.
+Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its Celery message as it is
+stored; then the same with the state QUEUED that a dispatcher writes into the result backend for ``AsyncResult``.
 Peer: N plain Celery messages in their broker's list, less the bytes of each.
 Aim: at most 2 KB a job beyond its message, the QUEUED state included.
 """
@@ -16,6 +16,7 @@ from benchmarks.messages import CHUNK, fill, record_of, template
 from benchmarks.stage import Stage
 from gpuqueue.classes import GpuClass
 from gpuqueue.glue.states import States
+from gpuqueue.keys import class_key
 from gpuqueue.names import SHARED
 from gpuqueue.states import QUEUED
 from gpuqueue.store.client import Redis
@@ -35,6 +36,7 @@ def run(size: Size) -> list[Figure]:
         for _ in range(repeats):
             before = _used(stage.client)
             deliveries = fill(stage.client, BUSY, made, count)
+            assert stage.client.zcard(class_key("t4", "waiting_shared")) == count
             in_line = _used(stage.client)
             record = record_of(made.packed, "t4", SHARED)
             states.tell({**record, "id": deliveries[0]}, QUEUED, made.packed)

@@ -41,6 +41,23 @@ class Command:
         return "backend" if "celery-task-meta-" in self.text or "celery-taskset-meta-" in self.text else "broker"
 
 
+def round_trips(commands: list[Command]) -> list[str]:
+    """Return one line for each round trip of clients: a transaction, MULTI to EXEC, is one."""
+    trips: list[str] = []
+    inside: dict[int, list[Command]] = {}
+    for each in commands:
+        if each.verb == "MULTI":
+            inside[each.port] = []
+        elif each.verb == "EXEC" and each.port in inside:
+            parts = inside.pop(each.port)
+            trips.append(f"{'+'.join(part.verb for part in parts)} ({parts[0].about if parts else 'broker'})")
+        elif each.port in inside:
+            inside[each.port].append(each)
+        elif each.port:
+            trips.append(f"{each.verb} ({each.about})")
+    return trips
+
+
 class Monitor:
     """A context: reads until its end, then ``commands`` has them all."""
 
@@ -61,7 +78,7 @@ class Monitor:
         self._client.close()
 
     def _read(self) -> None:
-        with self._client.monitor() as monitor:
+        with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
             self._reading.set()
             for each in monitor.listen():
                 seen: dict[str, Any] = each

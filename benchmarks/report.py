@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
         "redis_server": info["redis_version"],
         "packages": {name: version(name) for name in PACKAGES},
         "load_at_start": [round(each, 2) for each in os.getloadavg()],
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 

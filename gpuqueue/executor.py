@@ -192,6 +192,10 @@ class Run:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)
             raise Ignore() from None
+        except RedisError as exc:
+            # The tracer must not take this for the task's own failure, and write what nobody has claimed.
+            logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
+            raise SystemExit(EXIT_NO_STATE) from exc
         self._reported = True
 
     def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:

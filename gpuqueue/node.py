@@ -34,7 +34,7 @@ class Node:
                 "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
             )
         client = connect(settings.redis_url)
-        check(client, settings.redis_url)
+        check(client, settings.redis_url, "GPUQUEUE_REDIS_URL" if settings.state_url else "CELERY_BROKER_URL")
         classes = configured(settings)
         line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
         found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
@@ -57,17 +57,15 @@ class Node:
         lease = Lease(client, name, settings.lease_seconds)
         clocks = Clocks(settings.tick_seconds, settings.relist_seconds, settings.repair_seconds, settings.grace_seconds)
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
-        self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks) if watch else None
+        self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks, may_lead=watch)
 
     def start(self) -> None:
         """Start watching; accepting begins when Celery's consumer does."""
-        if self.watcher:
-            self.watcher.start()
+        self.watcher.start()
 
     def stop(self) -> None:
         """Sign off. What runs goes on, and what waits is safe in Redis."""
-        if self.watcher:
-            self.watcher.stop()
+        self.watcher.stop()
         self.dispatcher.close()
         self.launcher.close()
         self.dispatcher.finisher.close()

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     """Where the queue's own state lives, when that is not the broker's Redis."""
     app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
     """The application that executors load: what follows ``celery -A``."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", validation_alias=_env("GPUQUEUE_LOG_LEVEL"))
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_env("GPUQUEUE_LOG_LEVEL"))
     """What executors log."""
     execution_mode: Literal["local", "k8s_job"] = Field("local", validation_alias=_env("GPU_EXECUTION_MODE"))
 

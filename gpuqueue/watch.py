@@ -37,13 +37,17 @@ class Clocks:
 
 @dataclass
 class Watcher:
-    """Runs :meth:`cycle` in a thread until stopped. ``waiting`` is a client whose timeout exceeds the tick."""
+    """Runs :meth:`cycle` in a thread until stopped.
+
+    ``waiting`` is a client whose timeout exceeds the tick. One that may not lead only says that its dispatcher is there.
+    """
 
     dispatcher: Dispatcher
     launcher: Launcher
     lease: Lease
     waiting: Redis
     clocks: Clocks = field(default_factory=Clocks)
+    may_lead: bool = True
     leads: bool = False
 
     def __post_init__(self) -> None:
@@ -84,7 +88,7 @@ class Watcher:
         # 1. Say that this dispatcher is there; lead, or leave it to the one that does.
         classes = list(self.dispatcher.classes.values())
         self.lease.announce(classes)
-        self._set_leads(self.lease.hold())
+        self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:
             return self.clocks.tick
         now = self.dispatcher.line.clock()

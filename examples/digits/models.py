@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier
 SEED = 7
 CLASSES = np.arange(10)
 #: Images in one step of the optimiser.
-BATCH = 32
+BATCH = 64
 
 Images = np.ndarray[Any, np.dtype[np.float32]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -76,6 +76,7 @@ class TorchNetwork:
         import torch
 
         torch.manual_seed(SEED)
+        torch.set_num_threads(1)  # a network this small only waits for more, and jobs side by side would fight for cores
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._torch = torch
         layers = (torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, len(CLASSES)))

@@ -48,7 +48,7 @@ class Consumer(CeleryConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.connection_errors = (*self.connection_errors, *_GARBAGE)
+        self.connection_errors: tuple[type[Exception], ...] = (*self.conninfo.connection_errors, *_GARBAGE)
 
     def update_strategies(self) -> None:
         self.strategies = _AnyTask(self)

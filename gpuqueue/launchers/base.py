@@ -61,7 +61,9 @@ class Launcher(Protocol):
         ...
 
     def finish(self, record: Record, finisher: str, timeout: float) -> int | None:
-        """Run the executor once to finish a job in its application's code, without a GPU; answers its exit status, None past the timeout.
+        """Run the executor once to finish a job in its application's code, without a GPU.
+
+        Answers its exit status, None past the timeout (seconds).
 
         Raises :class:`LauncherClosed` when this process leaves meanwhile; the finish goes on.
         """

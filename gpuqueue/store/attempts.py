@@ -14,7 +14,6 @@ from gpuqueue.errors import StaleAttempt
 from gpuqueue.job import Record
 from gpuqueue.store.scripts import Scripts
 
-
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend that is away (10 min).
 REPORT_TIMEOUT = 900.0
 #: Seconds after which a process that has reported and does not end is stopped: a thread that its task left behind.

@@ -35,13 +35,13 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
     return client
 
 
-def check(client: redis.Redis, url: str) -> None:
-    """Raise :class:`ServerUnreachable` unless Redis answers."""
+def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> None:
+    """Raise :class:`ServerUnreachable` unless Redis answers; it names the ``setting`` that the address came from."""
     try:
         client.ping()
     except redis.RedisError as exc:
         raise ServerUnreachable(
-            f"CELERY_BROKER_URL={mask(url)!r} cannot be used: {exc}; start Redis there or correct the address"
+            f"{setting}={mask(url)!r} cannot be used: {exc}; start Redis there or correct the address"
         ) from exc
 
 

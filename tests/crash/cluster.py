@@ -1,5 +1,6 @@
 """Redis and dispatchers as processes, each of which can be told at which step to die."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 from celery import Celery
 
 from gpuqueue.embedded import EmbeddedRedis
@@ -109,6 +111,10 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if each.environ().get("GPUQUEUE_REDIS_URL") == self.redis.url:
+                    each.kill()
         self.connection.close()
         self.client.close()
         self.redis.stop()

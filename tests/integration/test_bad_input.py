@@ -97,7 +97,7 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
         ({"task": "shop.no_such"}, TaskNotFound, "task 'shop.no_such' is not in GPUQUEUE_APP='shop'; it has: shop.add,"),
         ({"body": "[[1], {}, {}]"}, ArgumentsMismatch, "args=(1,), kwargs={} do not fit the signature of task 'shop.add'"),
         ({"body": '[[1], {"z": 2}, {}]'}, ArgumentsMismatch, "kwargs={'z': 2} do not fit"),
-        ({"body": '[[1, 2], {}, {"callbacks": 7}]'}, Exception, ""),
+        ({"body": '[[1, 2], {}, {"callbacks": 7}]'}, TypeError, "object of type 'int' has no len()"),
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
 )
@@ -106,7 +106,6 @@ def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(push, messa
     with pytest.raises(error) as caught:
         result.get(PATIENCE)
     assert words in str(caught.value)
-    assert "timed out" not in str(caught.value)
 
 
 def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):

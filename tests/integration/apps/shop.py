@@ -9,7 +9,7 @@ import signal
 import sys
 
 import redis
-from celery import Celery, Task, chain, chord, group
+from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from stock import OutOfStock
 

@@ -1,0 +1,228 @@
+"""What we use of Celery that its documentation does not promise. A release that changes any of it fails here, by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+from celery import Celery, states
+from celery.app.task import Context
+from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
+from celery.backends.base import KeyValueStoreBackend
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
+from kombu import Message
+
+from gpuqueue.glue.consumer import Consumer as OurConsumer
+
+
+@pytest.fixture
+def app():
+    made = Celery("contract", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.accept_content = ["json"]
+
+    @made.task(name="contract.add", shared=False)
+    def add(x, y):
+        return x + y
+
+    made.finalize()
+    made.backend.client.cache.clear()  # one for all apps
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def add(app):
+    return app.tasks["contract.add"]
+
+
+def message(**headers):
+    said = {"id": "j1", "task": "contract.add", "root_id": "j1", "timelimit": [9, 5], "ignore_result": False} | headers
+    return Message(
+        body=json.dumps([[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers=said,
+        properties={"correlation_id": "j1", "reply_to": "r1", "priority": 3},
+        delivery_info={"exchange": "", "routing_key": "gpu.t4.shared"},
+        accept={"application/json"},
+        channel=None,
+    )
+
+
+def request_dict(app, **headers):
+    made = Request(message(**headers), app=app, hostname="w@h")
+    return made, {**made.request_dict, "callbacks": None, "errbacks": None, "chain": None, "chord": None, "is_eager": False}
+
+
+# -- the tracer ----------------------------------------------------------------------------------------------------------
+
+
+def test_build_tracer_takes_name_task_loader_hostname_and_app(app, add):
+    taken = inspect.signature(build_tracer).parameters
+    assert list(taken)[:4] == ["name", "task", "loader", "hostname"]
+    assert "app" in taken
+
+
+def test_the_tracer_answers_result_info_runtime_and_text_and_stores_the_result(app, add):
+    _, request = request_dict(app)
+    answer = build_tracer(add.name, add, app.loader, "w@h", app=app)("j1", [1, 2], {}, request)
+    assert trace_ok_t._fields == ("retval", "info", "runtime", "retstr")
+    assert (answer.retval, answer.info, answer.retstr) == (3, None, "3")
+    assert answer.runtime > 0
+    assert app.AsyncResult("j1").result == 3
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "stored"),
+    [
+        (ValueError("no"), states.FAILURE, states.FAILURE),
+        (Retry("again", ValueError("no"), 0), states.RETRY, states.RETRY),
+        (Ignore(), states.IGNORED, states.PENDING),
+        (Reject("no"), states.REJECTED, states.PENDING),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_the_tracers_info_has_the_state_of_what_was_raised(app, add, raised, state, stored):
+    def run(*args):
+        raise raised
+
+    add.run = run
+    _, request = request_dict(app)
+    answer = build_tracer(add.name, add, app.loader, "w@h", app=app)("j1", [1, 2], {}, request)
+    assert (answer.info.state, answer.info.retval) == (state, raised)
+    assert app.AsyncResult("j1").state == stored
+
+
+def test_the_tracer_calls_the_instances_run_and_before_start_taken_when_it_is_built(app, add):
+    called = []
+    add.run = lambda *args: called.append("run")
+    type(add).before_start = lambda *args: called.append("the class's")
+    add.before_start = lambda *args: called.append("before_start")
+    _, request = request_dict(app)
+    build_tracer(add.name, add, app.loader, "w@h", app=app)("j1", [1, 2], {}, request)
+    assert called == ["before_start", "run"]
+
+
+def test_an_error_state_is_handled_outside_of_a_worker(app, add):
+    heard = []
+    add.on_failure = lambda exc, task_id, args, kwargs, einfo: heard.append((type(exc), task_id, list(args)))
+    context = Context({"id": "j1", "args": [1, 2], "kwargs": {}, "task": add.name, "delivery_info": {}})
+    try:
+        raise ValueError("no")
+    except ValueError as exc:
+        einfo = TraceInfo(states.FAILURE, exc).handle_error_state(add, context)
+    assert "ValueError: no" in einfo.traceback
+    assert heard == [(ValueError, "j1", [1, 2])]
+    assert app.AsyncResult("j1").state == states.FAILURE
+
+
+def test_the_header_of_a_task_checks_its_arguments(add):
+    assert add.typing
+    add.__header__(1, 2)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        add.__header__(1)
+
+
+# -- requests ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_made_from_a_message_alone(app):
+    made, request = request_dict(app, shadow="shown")
+    assert (made.id, made.args, made.kwargs, list(made.time_limits), made.ignore_result) == ("j1", [1, 2], {}, [9, 5], False)
+    wanted = {"exchange": "", "routing_key": "gpu.t4.shared", "priority": 3, "redelivered": False}
+    assert (request["delivery_info"], request["hostname"], request["reply_to"]) == (wanted, "w@h", "r1")
+
+
+def test_a_context_has_every_header_as_an_attribute_and_a_name_for_those_left_out():
+    context = Context({"id": "j1", "chord": {"task": "body"}, "gpu": {"memory": 1}})
+    assert (context.id, context.gpu, context.chord, context.errbacks) == ("j1", {"memory": 1}, {"task": "body"}, None)
+    assert (context.retries, context.group, context.ignore_result) == (0, None, False)
+
+
+@pytest.mark.parametrize("convert", [proto1_to_proto2, hybrid_to_proto2])
+def test_messages_of_protocol_1_are_converted_to_parts_and_headers(convert):
+    body = {"id": "j1", "task": "contract.add", "args": [1, 2], "kwargs": {}, "retries": 1, "callbacks": [{"task": "next"}]}
+    parts, headers, *_ = convert(Message(headers={}), body)
+    assert (parts[0], parts[1], parts[2]["callbacks"]) == ([1, 2], {}, [{"task": "next"}])
+    assert (headers["id"], headers["task"], headers["retries"]) == ("j1", "contract.add", 1)
+
+
+# -- the worker ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names():
+    from celery.worker import WorkController
+
+    assert "worker_consumer" in inspect.getsource(WorkController.setup_defaults)
+    assert issubclass(OurConsumer, Consumer)
+
+
+def test_the_consumer_fills_its_strategies_by_one_method_and_reads_them_by_item():
+    assert list(inspect.signature(Consumer.update_strategies).parameters) == ["self"]
+    source = inspect.getsource(Consumer.create_task_handler)
+    assert "strategies = self.strategies" in source
+    assert "strategies[type_]" in source
+
+
+def test_the_consumer_recovers_from_its_connection_errors():
+    assert "self.connection_errors" in inspect.getsource(Consumer.start)
+    assert list(inspect.signature(Consumer.on_connection_error_after_connected).parameters) == ["self", "exc"]
+
+
+def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app):
+    made = []
+    task = type("T", (app.Task,), {"name": "contract.t", "Strategy": f"{__name__}:strategy", "run": made.append})()
+    assert task.start_strategy(app, "consumer", extra=1) == (task, app, "consumer", {"extra": 1})
+
+
+def strategy(task, app, consumer, **kwargs):
+    return task, app, consumer, kwargs
+
+
+def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed():
+    task = SimpleNamespace(start_strategy=lambda app, consumer: "the strategy")
+    consumer = Mock(app=SimpleNamespace(tasks={"gpuqueue.dispatch": task}))
+    OurConsumer.update_strategies(consumer)
+    assert consumer.strategies["shop.add"] == consumer.strategies[["a", "list"]] == "the strategy"
+
+
+def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app):
+    heard = []
+    node = app.control.mailbox.Node("n1", handlers={"revoke": lambda state, **said: heard.append(said)}, state={}, channel=None)
+    node.handle_message({"method": "revoke", "arguments": {"task_id": "j1"}, "destination": None, "matcher": None})
+    assert heard == [{"task_id": "j1"}]
+    with pytest.raises(KeyError):
+        node.handle("no such command")
+
+
+# -- the backend ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_is_written_in_one_round_trip(app):
+    backend = app.backend
+    assert isinstance(backend, KeyValueStoreBackend)
+    context = Context({"id": "j1", "args": [], "kwargs": {}, "delivery_info": {}})
+    meta = backend._get_result_meta(result={"gpu_class": "t4"}, state="QUEUED", traceback=None, request=context)
+    backend.set(backend.get_key_for_task("j1"), backend.encode(meta | {"task_id": "j1"}))
+    assert (app.AsyncResult("j1").state, app.AsyncResult("j1").info) == ("QUEUED", {"gpu_class": "t4"})
+
+
+def test_a_revoked_member_is_told_to_its_chord(app):
+    app.backend.on_chord_part_return = Mock()
+    context = Context({"id": "j1", "chord": {"task": "body"}, "group": "g1", "delivery_info": {}})
+    app.backend.mark_as_revoked("j1", "revoked", request=context, store_result=True)
+    assert app.backend.on_chord_part_return.call_args.args[:2] == (context, states.REVOKED)
+    assert app.AsyncResult("j1").state == states.REVOKED
+
+
+def test_only_success_is_never_overwritten(app):
+    context = Context({"id": "j1", "delivery_info": {}})
+    app.backend.store_result("j1", 1, states.SUCCESS, request=context)
+    app.backend.store_result("j1", ValueError("late"), states.FAILURE, request=context)
+    assert app.AsyncResult("j1").result == 1

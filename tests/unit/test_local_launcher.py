@@ -1,0 +1,191 @@
+"""The local launcher, with real processes of a few lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gpuqueue.job import Record
+from gpuqueue.launchers.base import Ended
+from gpuqueue.launchers.local import LocalLauncher
+
+pytestmark = pytest.mark.integration
+
+URL = "redis://nowhere/0"
+RECORD: Record = {
+    "delivery": "a~1",
+    "id": "a",
+    "gpu_class": "t4",
+    "isolation": "shared",
+    "attempt": 2,
+    "token": "secret",
+    "retries": 1,
+    "time_limit": 9.5,
+    "task": "shop.train",
+}
+#: Says through a FIFO that it is there, and sleeps until it is told to end.
+SLEEPER = "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), b'ready'); signal.pause()"
+
+
+class Launcher(LocalLauncher):
+    """Puts every end into a queue."""
+
+    def __init__(self, program: str, *arguments: object, **more: Any) -> None:
+        self.ends: queue.Queue[Ended] = queue.Queue()
+        command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
+        super().__init__(self.ends.put, {"GPUQUEUE_REDIS_URL": URL}, command=command, **more)
+
+    def ended(self) -> Ended:
+        return self.ends.get(timeout=20)
+
+
+@pytest.fixture
+def launcher() -> Iterator[Callable[..., Launcher]]:
+    made: list[Launcher] = []
+
+    def make(program: str, *arguments: object, **more: Any) -> Launcher:
+        made.append(Launcher(program, *arguments, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for live in each.list():
+            each.stop(live.instance, "KILL")
+        each.close()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("import os; os._exit(7)", 7), ("pass", 0), ("import os; os.kill(os.getpid(), 9)", -9), ("import os; os.abort()", -6)],
+    ids=["an exit code", "a clean end", "a signal", "an abort"],
+)
+def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: int) -> None:
+    one = launcher(program)
+    instance = one.start(RECORD)
+    assert one.ended() == Ended("t4", "a~1", 2, instance, code)
+
+
+@pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
+def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int) -> None:
+    one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert fifo.read_text() == "ready"
+    assert one.alive(instance) and one.stop(instance, signal)
+    assert one.ended().code == code
+    assert not one.alive(instance) and one.stop(instance, signal) is False
+
+
+def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Launcher], fifo: Path) -> None:
+    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', sys.argv[2], sys.argv[1]])"
+    one = launcher(
+        child, fifo, "import os, sys, signal; os.write(os.open(sys.argv[1], 1), str(os.getpid()).encode()); signal.pause()"
+    )
+    one.start(RECORD)
+    left_behind = int(fifo.read_text())
+    assert one.ended().code == 0
+    assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
+
+
+def test_without_pidfds_ends_are_seen_by_looking(launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    one = launcher("import os; os._exit(7)")
+    one.start(RECORD)
+    assert one.ended().code == 7
+
+
+def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., Launcher], fifo: Path) -> None:
+    one = launcher(SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert fifo.read_text() == "ready"
+    [found] = one.list()
+    assert found.instance == instance
+    assert found.record == RECORD
+    other = Launcher("pass")
+    other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
+    assert other.list() == [], "another queue's attempts are not ours"
+    other.close()
+
+
+def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callable[..., Launcher], fifo: Path) -> None:
+    first = (
+        "import os, sys; from gpuqueue.launchers.local import LocalLauncher;"
+        f"one = LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, command=[sys.executable, '-S', '-c', *sys.argv[1:]]);"
+        f"print(one.start({RECORD!r}), flush=True); os._exit(0)"
+    )
+    # Not capture_output: the orphan has the pipe too, and its end would be waited for.
+    with subprocess.Popen([sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True) as dispatcher:
+        assert dispatcher.stdout
+        instance = dispatcher.stdout.readline().strip()
+    assert fifo.read_text() == "ready"
+    one = launcher("pass")
+    orphan = Ended("t4", "a~1", 2, instance, None)
+    assert [each.instance for each in one.list()] == [instance]
+    for _ in range(2):
+        one.watch(orphan)
+    assert one.stop(instance, "TERM")
+    assert one.ended() == orphan, "nobody but its parent sees how it ended"
+    assert one.ends.empty(), "it is told once, however often it was watched"
+
+
+def test_another_process_with_the_same_id_is_not_the_attempt(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("pass")
+    instance = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
+    assert one.alive(instance) is False
+    assert one.stop(instance, "KILL") is False, "and it is not killed"
+
+
+def test_an_attempt_of_another_machine_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("pass")
+    assert one.alive("elsewhere:0123456789abcdef:1") and one.stop("elsewhere:0123456789abcdef:1", "KILL")
+
+
+def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
+    launcher: Callable[..., Launcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUQUEUE_TENANT", "a job that runs a dispatcher")
+    monkeypatch.setenv("GPUQUEUE_FINISHER", "x")
+    told = tmp_path / "told.json"
+    program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
+    one = launcher(program, told, devices={"t4": ["GPU-a", "GPU-b"]})
+    instance = one.start(RECORD | {"device": 1})
+    assert one.ended().code == 0
+    environ = json.loads(told.read_text())
+    assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert environ["GPUQUEUE_TOKEN"] == "secret" and environ["GPUQUEUE_JOB_ID"] == "a"
+    assert instance == f"{environ['GPUQUEUE_INSTANCE']}:{instance.rpartition(':')[2]}"
+    assert not {"GPUQUEUE_TENANT", "GPUQUEUE_FINISHER"} & set(environ)
+
+
+def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("import os; os._exit(5 if os.environ['CUDA_VISIBLE_DEVICES'] == '' else 6)", devices={"t4": ["GPU-a"]})
+    assert one.finish(RECORD | {"device": 0}, "f", 20) == 5
+
+
+def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("import signal; signal.pause()")
+    assert one.finish(RECORD, "f", 0.05) is None
+    assert one.list() == [], "and a finisher is no attempt"
+
+
+def test_a_closed_launcher_leaves_its_attempts_running(launcher: Callable[..., Launcher], fifo: Path) -> None:
+    one = launcher(SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert fifo.read_text() == "ready"
+    one.close()
+    assert launcher("pass").alive(instance)
