@@ -81,4 +81,4 @@ def _send(app: Celery, stage: Stage, queue: str, jobs: int) -> None:
     for _ in range(jobs):
         app.send_task("bench.noop", (1, "two"), queue=queue).get(timeout=60, interval=0.02)
     if queue == GPU_QUEUE:
-        until(lambda: not stage.reader.holders("t4"), "all slots are free", 30)
+        until(lambda: not stage.reader.holders("t4"), "all slots are free", 30, 0.02)

@@ -49,7 +49,7 @@ def explain(code: int | None) -> End:
             signal.SIGKILL: ": out of host memory, or killed by hand",
             signal.SIGSEGV: ": a crash in native code",
             signal.SIGABRT: ": aborted in native code (CUDA and C++ libraries end so)",
-            signal.SIGTERM: ": told to stop by somebody else than gpuqueue",
+            signal.SIGTERM: ": told to stop",
         }
         hint = hints.get(number, "")
         return End(EndReason.ERROR, f"the executor was killed by signal {number} ({name}){hint}")

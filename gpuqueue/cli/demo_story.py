@@ -14,7 +14,7 @@ from gpuqueue.launchers.exits import environment
 from gpuqueue.states import JobState
 from gpuqueue.store.read import Reader
 
-#: The whole demo, in seconds. 170: measured on two slow cores 45, with two slots 92, with PyTorch 100.
+#: The whole demo, in seconds. 170: measured on two slow cores 45 to 60; 92 with two slots, 111 with PyTorch.
 LIMIT = 170.0
 #: Between two looks, in seconds: a person sees it as at once, and two cores hardly notice.
 LOOK_EVERY = 0.3

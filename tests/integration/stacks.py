@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import celery._state
 import psutil
 import redis
 from celery import Celery
@@ -129,6 +129,7 @@ def load_application(name: str, url: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, APPS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before_tasks = set(celery._state._on_app_finalizers)
     before = os.environ.get("CELERY_BROKER_URL")
     os.environ["CELERY_BROKER_URL"] = url
     try:
@@ -137,9 +138,8 @@ def load_application(name: str, url: str) -> ModuleType:
         del os.environ["CELERY_BROKER_URL"]
         if before is not None:
             os.environ["CELERY_BROKER_URL"] = before
-    with warnings.catch_warnings():
-        # Celery gives every app the tasks of all modules: those of an earlier copy have the same names, and the same code.
-        warnings.simplefilter("ignore")
-        module.app.finalize()
+    module.app.finalize()
+    # Celery would hand this copy's tasks on to every app that is made later, the next copy of the same included.
+    celery._state._on_app_finalizers.difference_update(set(celery._state._on_app_finalizers) - before_tasks)
     module.app.conf.broker_url  # read once, before anybody changes the environment
     return module

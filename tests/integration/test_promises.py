@@ -235,20 +235,3 @@ def test_on_retry_is_called_once_between_two_tries(shop, stack, queue, key):
     heard = [stack.told(key) for _ in range(7)]
     # The second try may begin before the first has called on_retry: in plain Celery, too.
     assert sorted(heard) == sorted(["before_start", "__call__"] * 2 + ["on_retry", "on_success", "after_return SUCCESS"])
-
-
-# -- order ---------------------------------------------------------------------------------------------------------------
-
-
-def test_jobs_of_priority_0_start_before_those_of_9(shop, stack, key):
-    first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
-    stack.told(key)
-    sent = [
-        shop.tell_of.apply_async((f"{key}-order", priority), queue="gpu.t4.exclusive", priority=priority)
-        for priority in (9, 5, 0)
-    ]
-    for each in sent:
-        stack.in_state(each.id, "waiting")
-    stack.go(key)
-    first.get(PATIENCE)
-    assert [stack.told(f"{key}-order") for _ in sent] == [0, 5, 9]

@@ -1,4 +1,4 @@
-"""Celery's clocks hold for GPU jobs: countdown and eta, expires, hard and soft time limits."""
+"""Celery's clocks hold for GPU jobs: countdown and eta, expires, hard and soft time limits, priorities."""
 
 from __future__ import annotations
 
@@ -80,3 +80,20 @@ def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(shop, queue, k
     result = shop.tidy_up.apply_async((key, "raise"), queue=queue, soft_time_limit=0.5, time_limit=30)
     with pytest.raises(SoftTimeLimitExceeded):
         result.get(PATIENCE)
+
+
+# -- order ---------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_of_priority_0_start_before_those_of_9(shop, stack, key):
+    first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
+    stack.told(key)
+    sent = [
+        shop.tell_of.apply_async((f"{key}-order", priority), queue="gpu.t4.exclusive", priority=priority)
+        for priority in (9, 5, 0)
+    ]
+    for each in sent:
+        stack.in_state(each.id, "waiting")
+    stack.go(key)
+    first.get(PATIENCE)
+    assert [stack.told(f"{key}-order") for _ in sent] == [0, 5, 9]

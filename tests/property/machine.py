@@ -36,7 +36,7 @@ class Schedule(RuleBasedStateMachine):
     redis_client: redis.Redis
 
     @initialize(rules=some_rules())
-    def start(self, rules: Rules) -> None:
+    def begin(self, rules: Rules) -> None:
         self.world = World(self.redis_client, rules)
         self.count = 0
 
@@ -44,7 +44,10 @@ class Schedule(RuleBasedStateMachine):
         return things[number % len(things)]
 
     def some_process(self, number: int) -> Process:
-        return self.one(self.world.processes, number)
+        """Any process; three times in four one whose attempt is its job's, if there is one."""
+        jobs, processes = self.world.model.jobs, self.world.processes
+        likely = [each for each in processes if each.delivery in jobs and jobs[each.delivery].token == each.token]
+        return self.one(likely if likely and number % 4 else processes, number // 4)
 
     def some_job(self, number: int, *states: JobState) -> ModelJob:
         """Any job; three times in four one of these states, if there is one."""
@@ -113,6 +116,16 @@ class Schedule(RuleBasedStateMachine):
                 self.world.launched(process)
         if twice == "fails":  # a repair had launched it, and the dispatcher that stalled comes to its own launch
             self.world.release(record["delivery"], record["attempt"], "", "INFRA", True)
+
+    @precondition(lambda self: self.world.granted)
+    @rule(number=index)
+    def start(self, number: int) -> None:
+        """The ordinary way, without anybody dying in between."""
+        record = self.one(self.world.granted, number)
+        self.world.granted.remove(record)
+        process = self.world.spawn(record)
+        self.world.launched(process)
+        self.world.claim(process, process.told)
 
     @precondition(lambda self: self.world.granted)
     @rule(number=index, reason=st.sampled_from(["INFRA", "BAD_SPEC"]))

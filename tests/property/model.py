@@ -158,7 +158,10 @@ class Bounds:
     def started(self, job: ModelJob, waiting: dict[str, list[ModelJob]], rules: Rules) -> None:
         """One job has started; ``waiting`` are those left in line, of isolations with slots, first ones first."""
         if job.isolation == EXCLUSIVE:
-            self.overtakers.pop(job.delivery, None)
+            # Of one that was first until a job of better priority came, the count begins anew when that one has started:
+            # else both bounds could stand against each other, and nobody might start.
+            self.overtakers.clear()
+            assert not waiting[EXCLUSIVE] or job.place < waiting[EXCLUSIVE][0].place
             self.streak = self.streak + 1 if waiting[SHARED] else 0
             assert self.streak <= rules.shared_patience, f"{self.streak} exclusive jobs in a row while shared ones waited"
             return

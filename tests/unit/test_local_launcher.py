@@ -64,6 +64,12 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
         each.close()
 
 
+def said(fifo: Path) -> str:
+    """Wait until a process says something; it keeps its end open."""
+    with fifo.open("rb", buffering=0) as pipe:
+        return pipe.read(64).decode()
+
+
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "fifo")
@@ -85,7 +91,7 @@ def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: in
 def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int) -> None:
     one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert fifo.read_text() == "ready"
+    assert said(fifo) == "ready"
     assert one.alive(instance) and one.stop(instance, signal)
     assert one.ended().code == code
     assert not one.alive(instance) and one.stop(instance, signal) is False
@@ -97,7 +103,7 @@ def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Laun
         child, fifo, "import os, sys, signal; os.write(os.open(sys.argv[1], 1), str(os.getpid()).encode()); signal.pause()"
     )
     one.start(RECORD)
-    left_behind = int(fifo.read_text())
+    left_behind = int(said(fifo))
     assert one.ended().code == 0
     assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
 
@@ -112,7 +118,7 @@ def test_without_pidfds_ends_are_seen_by_looking(launcher: Callable[..., Launche
 def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., Launcher], fifo: Path) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert fifo.read_text() == "ready"
+    assert said(fifo) == "ready"
     [found] = one.list()
     assert found.instance == instance
     assert found.record == RECORD
@@ -132,7 +138,7 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callabl
     with subprocess.Popen([sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True) as dispatcher:
         assert dispatcher.stdout
         instance = dispatcher.stdout.readline().strip()
-    assert fifo.read_text() == "ready"
+    assert said(fifo) == "ready"
     one = launcher("pass")
     orphan = Ended("t4", "a~1", 2, instance, None)
     assert [each.instance for each in one.list()] == [instance]
@@ -186,6 +192,6 @@ def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launch
 def test_a_closed_launcher_leaves_its_attempts_running(launcher: Callable[..., Launcher], fifo: Path) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert fifo.read_text() == "ready"
+    assert said(fifo) == "ready"
     one.close()
     assert launcher("pass").alive(instance)

@@ -1,0 +1,60 @@
+"""The benchmarks run, and what they write has the shape that readers of it count on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "200"}, text=True, capture_output=True, timeout=110)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two cheap ones write."""
+    output = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    done = benchmarks("admissions", "memory", "--quick", "--output", str(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "admit: one job becomes a holder" in done.stdout
+    assert "met" in done.stdout or "missed" in done.stdout
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+def test_the_machine_is_described_and_not_named(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    assert machine["cores"] >= 1
+    assert {"python", "redis_server", "date", "memory_bytes"} <= machine.keys()
+    assert {"gpuqueue", "celery", "redis"} <= machine["packages"].keys()
+    assert os.uname().nodename not in json.dumps(machine)
+
+
+def test_every_figure_has_its_samples_and_its_verdict(results: dict[str, Any]) -> None:
+    assert results["quick"] is True
+    assert list(results["benchmarks"]) == ["admissions", "memory"]
+    for benchmark in results["benchmarks"].values():
+        assert benchmark["what"]
+        for figure in benchmark["figures"]:
+            for sample in (figure["ours"], *figure["peers"]):
+                low, high = sample["spread"]
+                assert len(sample["values"]) == sample["repeats"]
+                assert low <= sample["median"] <= high
+            assert all(peer["ratio"] is not None for peer in figure["peers"])
+            assert (figure["aim"] is None) == (figure["met"] is None)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    done = benchmarks("depht")
+    assert done.returncode == 2
+    assert "unknown: depht; known: submit, accept," in done.stderr
