@@ -27,7 +27,7 @@ GPU_QUEUE = "gpu.t4.shared"
 
 def run(size: Size) -> list[Figure]:
     """Measure it."""
-    count, repeats = size.of(1500, 300), size.of(7, 3)
+    count, repeats = size.of(1000, 150), size.of(7, 2)
     with Stage() as stage:
         aside = connect(stage.url(1))
         sender = stage.celery(1, 1)

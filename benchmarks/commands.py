@@ -1,10 +1,10 @@
 """How many Redis commands one real job takes, and whose they are.
 
 Measured: with MONITOR, all commands of N jobs that do nothing, run one after the other by one dispatcher process and real
-executors; told apart by the connection they came on (caller, dispatcher, executor) and by what they are about (gpuqueue's state,
-the result backend, broker and events, setting a connection up). What a dispatcher sends while idle (its watcher, its polling) is
-measured first and taken off by time. A script is one command; those it runs inside Redis cost no round trip and stand apart.
-Peer: the same task on a plain Celery worker (threads), measured in the same way, in turns.
+executors; told apart by the connection they came on (dispatcher, executor) and by what they are about (gpuqueue's state, the
+result backend, broker and events, setting a connection up). A script is one command; what it runs inside Redis costs no round trip and
+stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats, and the watcher's looks.
+Peer: the same task on a plain Celery worker (threads), counted in the same way, in turns.
 Aim: none; each executor is a new process, and pays for its own connections.
 """
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 from celery import Celery
@@ -22,6 +24,8 @@ from benchmarks.stage import Stage
 
 GPU_QUEUE = "gpu.t4.shared"
 PARTS = ("state", "backend", "broker", "connection")
+Found = dict[tuple[str, str], float]
+"""(whose, what about) → commands."""
 
 
 def run(size: Size) -> list[Figure]:
@@ -35,46 +39,48 @@ def run(size: Size) -> list[Figure]:
         _send(stage.app, stage, GPU_QUEUE, 1)
         time.sleep(0.5)
         resting, seconds = _count(stage, processes, lambda: time.sleep(idle))
-        quiet = {key: found / seconds for key, found in resting.items()}
-        ours: list[Counter[tuple[str, str]]] = []
-        theirs: list[Counter[tuple[str, str]]] = []
+        ours: list[Found] = []
+        theirs: list[Found] = []
         for _ in range(repeats):
             for queue, kept in ((GPU_QUEUE, ours), ("cpu", theirs)):
-                found, took = _count(stage, processes, lambda queue=queue: _send(stage.app, stage, queue, jobs))
-                kept.append(Counter({key: (value - quiet.get(key, 0) * took) / jobs for key, value in found.items()}))
-    everything = [(who, part) for who in ("dispatcher", "executor") for part in PARTS]
-    sent = Sample("dispatcher and executor", _sums(ours, everything))
-    plain = Sample("plain Celery worker", _sums(theirs, [("worker", part) for part in PARTS]))
-    figures = [Figure("Redis commands per real job", "commands", sent, (plain,))]
-    for who in ("dispatcher", "executor"):
-        parts = [(who, part) for part in PARTS]
-        said = ", ".join(f"{part} {Sample('', _sums(ours, [(who, part)])).middle:.1f}" for part in PARTS)
-        figures.append(Figure(f"of these the {who}'s", "commands", Sample(said, _sums(ours, parts))))
-    backend = Sample("dispatcher and executor", _sums(ours, [(who, "backend") for who in ("dispatcher", "executor")]))
-    plain_backend = Sample("plain Celery worker", _sums(theirs, [("worker", "backend")]))
-    inside = Sample("no round trips", _sums(ours, [("script", part) for part in PARTS]))
-    resting_rate = sum(value for (who, _), value in quiet.items() if who in ("dispatcher", "script"))
+                found, _ = _count(stage, processes, partial(_send, stage.app, stage, queue, jobs))
+                kept.append({key: value / jobs for key, value in found.items()})
+    both = ("dispatcher", "executor")
+    sent = Sample("dispatcher and executor", _sums(ours, both, PARTS))
+    figures = [
+        Figure("Redis commands per real job", "commands", sent, (Sample("Celery worker", _sums(theirs, ("worker",), PARTS)),))
+    ]
+    for who in both:
+        said = ", ".join(f"{part} {Sample('', _sums(ours, (who,), (part,))).middle:.1f}" for part in PARTS)
+        figures.append(Figure(f"of these the {who}'s", "commands", Sample(said, _sums(ours, (who,), PARTS))))
+    backend = Sample("dispatcher and executor", _sums(ours, both, ("backend",)))
+    plain = Sample("Celery worker", _sums(theirs, ("worker",), ("backend",)))
+    rest = sum(value for (who, _), value in resting.items() if who in ("dispatcher", "script")) / seconds
     return [
         *figures,
-        Figure("of these to the result backend", "commands", backend, (plain_backend,)),
-        Figure("commands inside gpuqueue's scripts per job", "commands", inside),
-        Figure("a dispatcher at rest (scripts' own included)", "commands/s", Sample("with the watcher", (resting_rate,))),
+        Figure("of these to the result backend", "commands", backend, (plain,)),
+        Figure("inside gpuqueue's scripts per job", "commands", Sample("no round trips", _sums(ours, ("script",), ("state",)))),
+        Figure("a dispatcher at rest (scripts' own included)", "commands/s", Sample("with the watcher", (rest,))),
     ]
 
 
-def _sums(found: list[Counter[tuple[str, str]]], keys: list[tuple[str, str]]) -> tuple[float, ...]:
-    return tuple(max(0.0, sum(each[key] for key in keys)) for each in found)
+def _sums(found: list[Found], whose: Sequence[str], parts: Sequence[str]) -> tuple[float, ...]:
+    return tuple(sum(each.get((who, part), 0.0) for who in whose for part in parts) for each in found)
 
 
-def _count(stage: Stage, processes: dict[str, psutil.Process], act: object) -> tuple[Counter[tuple[str, str]], float]:
-    assert callable(act)
+def _count(stage: Stage, processes: dict[str, psutil.Process], act: Callable[[], object]) -> tuple[Found, float]:
     with Ports(processes) as ports, Monitor(stage.url()) as monitor:
         begun = time.monotonic()
         act()
         took = time.monotonic() - begun
-    # Whoever is none of the long-lived processes is an executor.
-    owners = [(ports.owner.get(each.port, "executor") if each.port else "script", each.about) for each in monitor.commands]
-    return Counter(owners), took
+    found: Counter[tuple[str, str]] = Counter()
+    about = ""
+    for each in monitor.commands:
+        if each.port:  # what a script runs follows it, and is about the same
+            about = each.about
+        # Whoever is none of the long-lived processes is an executor.
+        found[(ports.owner.get(each.port, "executor") if each.port else "script", about)] += 1
+    return {key: float(value) for key, value in found.items()}, took
 
 
 def _send(app: Celery, stage: Stage, queue: str, jobs: int) -> None:

@@ -2,9 +2,9 @@
 
 Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest executor there can be, which
 writes the time at its first and last line. The gap is last line → next first line, less the floor: what the same command takes
-from a bare ``subprocess.Popen`` to its first line, in the same run. Percentiles are over all pairs of all rounds; the spread is
-over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is called for the next, one pair at a
-time; MULTI to EXEC is one (redis-py sends them together), and what scripts do inside Redis is none.
+from a bare ``subprocess.Popen`` to its first line, just before in the same round. Percentiles are over all pairs of all rounds;
+the spread is over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is called for the next,
+one pair at a time; MULTI to EXEC is one (redis-py sends them together), and what scripts do inside Redis is none.
 Peers, with the same command and run times: a Celery task that holds a worker thread and polls a semaphore in Redis each second,
 and a loop that starts what can start every 0.5 s. The floor is taken off theirs as well.
 Aims: p50 ≤ 10 ms; at most 2 round trips.
@@ -104,8 +104,10 @@ def run(size: Size) -> list[Figure]:
             found["tick"].append(tick_loop(stamps, pairs(slots, f"tick-{turn}"), TICK))
         trips = _round_trips(stage, stamps, ours, size.of(8, 3))
         ours.close()
-    floor = statistics.median(each for turn in floors for each in turn)
-    net = {side: [[gap - floor for gap in turn] for turn in turns] for side, turns in found.items()}
+    least = [statistics.median(turn) for turn in floors]
+    net = {
+        side: [[gap - floor for gap in turn] for turn, floor in zip(turns, least, strict=True)] for side, turns in found.items()
+    }
     figures = []
     for share in (0.5, 0.9, 0.99):
         mine = _sample("hand-over", net["ours"], share)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,9 +15,17 @@ import psutil
 import redis
 
 from gpuqueue.store.client import connect
+from gpuqueue.store.scripts import source
 
 _CONNECTING = ("HELLO", "CLIENT", "AUTH", "SELECT", "PING", "INFO", "COMMAND", "SCRIPT", "MONITOR", "READONLY")
+#: Scripts that the way of one job calls; the others are the watcher's.
+_VERBS = ("accept", "enqueue", "launched", "claim", "limit", "report", "reported", "release", "finish_claim", "finished")
 _MARK = "bench:monitor:end"
+
+
+@cache
+def _shas() -> frozenset[str]:
+    return frozenset(hashlib.sha1(source(verb).encode()).hexdigest() for verb in _VERBS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +43,13 @@ class Command:
 
     @property
     def about(self) -> str:
-        """Whose business it is: ``state`` (gpuqueue's), ``backend``, ``connection`` or ``broker`` (events included)."""
+        """Whose business: ``state`` (gpuqueue's), ``backend``, ``connection``, ``broker`` (events too), ``rest`` (no job's)."""
         if self.verb in _CONNECTING:
             return "connection"
+        if self.verb == "BRPOP" or "worker.heartbeat" in self.text:
+            return "rest"
         if re.search(r"gpuqueue:\d+:", self.text):
-            return "state"
+            return "state" if self.verb == "EVALSHA" and self.text.split(" ")[1] in _shas() else "rest"
         return "backend" if "celery-task-meta-" in self.text or "celery-taskset-meta-" in self.text else "broker"
 
 

@@ -94,7 +94,10 @@ class Stage:
             if process.poll() is not None:
                 raise RuntimeError(f"{name} ended with status {process.returncode} while starting")
             bound = self.client.smembers(f"_kombu.binding.{queues.partition(',')[0]}")
-            return bool(bound) and bool(self.app.control.ping(destination=[f"{name}@bench"], timeout=0.5))
+            return bool(bound) and self._answers(f"{name}@bench")
 
         until(consumes, f"{name} consumes", 60, 0.05)
         return psutil.Process(process.pid)
+
+    def _answers(self, worker: str) -> bool:
+        return bool(self.app.control.broadcast("ping", destination=[worker], reply=True, timeout=0.5, limit=1))
