@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 
@@ -25,18 +26,19 @@ class Lease:
         self._milliseconds = int(seconds * 1000)
         self._clock = clock
         self.name = name
+        self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have been given one name
         self._renew = client.register_script(_RENEW)
         self._resign = client.register_script(_RESIGN)
 
     def hold(self) -> bool:
         """Take or renew the lease; answers whether this watcher leads now."""
-        if self._renew(keys=[LEADER], args=[self.name, self._milliseconds]):
+        if self._renew(keys=[LEADER], args=[self._holder, self._milliseconds]):
             return True
-        return bool(self._client.set(LEADER, self.name, nx=True, px=self._milliseconds))
+        return bool(self._client.set(LEADER, self._holder, nx=True, px=self._milliseconds))
 
     def resign(self) -> None:
         """Let another lead at once."""
-        self._resign(keys=[LEADER], args=[self.name])
+        self._resign(keys=[LEADER], args=[self._holder])
 
     def announce(self, classes: list[GpuClass]) -> None:
         """Say that this dispatcher is there, and what its classes are."""

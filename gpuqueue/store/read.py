@@ -157,6 +157,6 @@ class Reader:
         return found
 
     def leader(self) -> str | None:
-        """Return the watcher's leader."""
+        """Return the name of the watcher's leader."""
         found: str | None = self._client.get(LEADER)  # type: ignore[assignment]
-        return found
+        return found.partition(" ")[0] if found else None

@@ -102,13 +102,13 @@ def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path,
 
 
 def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Launcher], fifo: Path) -> None:
-    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', sys.argv[2], sys.argv[1]])"
-    one = launcher(
-        child, fifo, "import os, sys, signal; os.write(os.open(sys.argv[1], 1), str(os.getpid()).encode()); signal.pause()"
-    )
-    one.start(RECORD)
+    parent = "import signal, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', *sys.argv[1:]]); signal.pause()"
+    child = "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), str(os.getpid()).encode()); signal.pause()"
+    one = launcher(parent, child, fifo)
+    instance = one.start(RECORD)
     left_behind = int(said(fifo))
-    assert one.ended().code == 0
+    assert one.stop(instance, "TERM"), "which goes to the first process alone"
+    assert one.ended().code == -15
     assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
 
 

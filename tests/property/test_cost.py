@@ -1,0 +1,60 @@
+"""What a job costs Redis: counted, not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.line import Line
+
+pytestmark = pytest.mark.integration
+T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
+#: Round trips of one job: accept, enqueue, launched, claim, report, reported, release.
+ROUND_TRIPS = 7
+#: Commands within those scripts at most, for a job that starts at once.
+COMMANDS = 60
+
+
+def way_of(client: redis.Redis) -> Callable[[str], None]:
+    line, attempts = Line(client), Attempts(client)
+
+    def run(name: str) -> None:
+        line.accept("t4", {"delivery": name, "id": name, "isolation": "exclusive", "gpu_class": "t4", "priority": 0}, "{}")
+        [granted] = line.enqueue(T4, name)
+        line.launched(granted, "h:n:1", 60)
+        attempt = Attempt("t4", name, 1, granted["token"])
+        attempts.claim(attempt, "h:n:1", "w")
+        attempts.report(attempt, "SUCCEEDED")
+        attempts.reported(attempt, 1000)
+        line.release(GpuClass("t4"), name, 1, instance="h:n:1")
+
+    return run
+
+
+def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int]:
+    """Return (round trips, commands within scripts) of a step."""
+    client.config_resetstat()
+    step()
+    calls = {name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in client.info("commandstats").items()}
+    scripts = calls.pop("evalsha", 0)
+    outside = sum(calls.pop(name, 0) for name in ("config|resetstat", "config", "info", "ping"))
+    assert outside <= 2
+    return scripts, sum(calls.values())
+
+
+@pytest.mark.parametrize("waiting", [0, 300])
+def test_a_job_costs_seven_round_trips_however_long_the_line(schedule_redis: redis.Redis, waiting: int) -> None:
+    schedule_redis.flushdb()
+    run, line = way_of(schedule_redis), Line(schedule_redis)
+    run("first")  # loads the scripts
+    for number in range(waiting):
+        name = f"w{number}"
+        line.accept("t4", {"delivery": name, "id": name, "isolation": "exclusive", "gpu_class": "t4", "priority": 9}, "{}")
+        line.enqueue(GpuClass("t4"), name)
+    trips, commands = commands_of(schedule_redis, lambda: run("a"))
+    assert trips == ROUND_TRIPS
+    assert commands <= COMMANDS
