@@ -71,11 +71,17 @@ class Dispatcher:
         try:
             gpu_class, isolation = self._choose(packed)
             job = parse(packed, gpu_class.name, isolation, now)
-        except (InvalidJob, MalformedMessage) as exc:
+            stamps = stamps_of(packed)
+        except InvalidJob as exc:
             return self._refuse(packed, exc, now)
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
+            # Any client may send any JSON: what none of the checks foresaw is the message's fault, not the dispatcher's end.
+            logger.exception("message cannot be read", extra={"action": "message_unread"})
+            return self._refuse(
+                packed, MalformedMessage(f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"), now
+            )
         record = job.record()
-        outcome = "finishing" if self._stamps_revoked(packed) else ""
-        if outcome:
+        if stamps and lease.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         outcome = self.line.accept(gpu_class.name, record, json.dumps(packed))
         if outcome == "finishing":
@@ -115,10 +121,6 @@ class Dispatcher:
             return outcome
         self.finisher.submit(REFUSED, record["delivery"])
         return "refused"
-
-    def _stamps_revoked(self, packed: dict[str, Any]) -> bool:
-        stamps = stamps_of(packed)
-        return bool(stamps) and lease.stamps_revoked(self.client, stamps, self.line.clock() - REVOKED_FOR)
 
     # -- launch ----------------------------------------------------------------------------------------------------
 

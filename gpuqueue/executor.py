@@ -25,7 +25,7 @@ from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
 from gpuqueue.glue import application
 from gpuqueue.glue.completion import complete
 from gpuqueue.names import worker_name
-from gpuqueue.run import KEEP, Run
+from gpuqueue.run import KEEP, Run, Stopped
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
 
@@ -83,7 +83,7 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, fi
 
 
 def _on_term(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(EXIT_TERMINATED)
+    raise Stopped(EXIT_TERMINATED)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue.ends import EXIT_NO_STATE
-from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, StaleAttempt, TaskNotFound
+from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, ExecutorDied, StaleAttempt, TaskNotFound
 from gpuqueue.glue import application
 from gpuqueue.glue import message as messages
 from gpuqueue.glue.events import Events
@@ -28,6 +28,10 @@ from gpuqueue.store.client import RedisError
 logger = get_logger("gpuqueue.executor")
 #: How long the tombstone of a job stays, in seconds, unless the dispatcher says otherwise.
 KEEP = 86_400.0
+
+
+class Stopped(SystemExit):
+    """This process was told to stop: it ends without writing anything."""
 
 
 class Run:
@@ -129,6 +133,11 @@ class Run:
         except (Ignore, Reject):
             self._claim(EndReason.IGNORED)
             raise
+        except Stopped:
+            raise
+        except SystemExit as exc:
+            self._claim(EndReason.ERROR)
+            raise ExecutorDied(f"the task left by sys.exit with exit code {exc.code!r}, without a result") from exc
         except Exception:
             self._claim(EndReason.ERROR)
             raise
@@ -143,7 +152,7 @@ class Run:
         except RedisError as exc:
             # The tracer must not take this for the task's own failure, and write what nobody has claimed.
             logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
-            raise SystemExit(EXIT_NO_STATE) from exc
+            raise Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 
     def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:

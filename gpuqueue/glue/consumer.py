@@ -53,6 +53,18 @@ class Consumer(CeleryConsumer):
     def update_strategies(self) -> None:
         self.strategies = _AnyTask(self)
 
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        if isinstance((message.headers or {}).get("id"), str):
+            self.strategies[None](message, None, None, None, None)  # refused, where its caller can see it
+        else:
+            super().on_unknown_message(body, message)
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        if isinstance((message.headers or {}).get("id"), str):
+            self.on_unknown_message(None, message)
+        else:
+            super().on_decode_error(message, exc)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         if isinstance(exc, _GARBAGE):
             # The transport took it off the list before it could not read it; connecting anew gives back all else in hand.

@@ -90,6 +90,9 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
         ({"body": pickle.dumps([1]), "content_type": "application/x-python-serialize"}, MalformedMessage, "content_type='appl"),
         ({"task": 5}, MalformedMessage, "task=5 is not a task name; send Celery's header 'task'"),
         ({"task": ["shop.add"]}, MalformedMessage, "task=['shop.add'] is not a task name"),
+        ({"task": ...}, MalformedMessage, "task=None is not a task name"),
+        ({"task": ..., "body": "add 1 and 2"}, MalformedMessage, "task=None is not a task name"),
+        ({"stamped_headers": ["a"], "stamps": "a"}, MalformedMessage, "headers cannot be read: AttributeError"),
         ({"eta": "soon"}, InvalidJob, "eta='soon' is not a time; send ISO 8601"),
         ({"expires": {}}, InvalidJob, "expires={} is not a time; send ISO 8601"),
         ({"priority": "high"}, InvalidJob, "priority='high' is not a whole number; use 0 (first) to 9 (last)"),
@@ -106,6 +109,11 @@ def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(push, messa
     with pytest.raises(error) as caught:
         result.get(PATIENCE)
     assert words in str(caught.value)
+
+
+def test_a_task_id_that_reads_as_a_retry_of_another_is_refused(shop):
+    with pytest.raises(InvalidJob, match="choose a task_id without ~ and digits at its end"):
+        shop.add.apply_async((1, 2), queue=GPU, task_id="shop-order~1").get(PATIENCE)
 
 
 def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):

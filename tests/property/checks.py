@@ -8,8 +8,9 @@ from typing import Any
 from gpuqueue.keys import NAMES, class_keys
 from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED, holder_name, parse_holder
 from gpuqueue.states import JobState
+from tests.property.entrance import CLASS
 from tests.property.model import HOLDING
-from tests.property.world import CLASS, World
+from tests.property.world import World
 
 
 def look(world: World) -> dict[str, Any]:
@@ -59,9 +60,6 @@ def check_devices(world: World, devices: dict[str, str], holders: dict[str, set[
     alone = [devices[holder] for holder in holders[EXCLUSIVE] if holder in devices]
     assert len(set(alone)) == len(alone)
     assert all(0 <= int(index) < world.model.rules.devices for index in devices.values())
-    if holders[SHARED]:
-        load = [list(devices.values()).count(str(index)) for index in range(world.model.rules.devices)]
-        assert sum(load) <= len(holders[SHARED]) + len(holders[EXCLUSIVE])
 
 
 def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ from gpuqueue.states import JobState
 from gpuqueue.store.attempts import Attempt
 from tests.property.checks import check
 from tests.property.drain import drain
+from tests.property.entrance import CLASS, Process
 from tests.property.model import ModelJob, Rules
-from tests.property.world import CLASS, Process, World
+from tests.property.world import World
 
 patience = st.integers(1, 3)
 index = st.integers(0, 1_000)

@@ -1,0 +1,111 @@
+"""What processes do to their attempts, called on the real store and on the model."""
+
+from __future__ import annotations
+
+from gpuqueue.errors import StaleAttempt
+from gpuqueue.job import Record
+from gpuqueue.states import JobState
+from gpuqueue.store.attempts import REPORT_TIMEOUT, Attempt
+from tests.property.entrance import CLASS, KEEP, MAX_ATTEMPTS, START_TIMEOUT, Entrance, Process
+from tests.property.model import HOLDING, ModelJob
+
+
+class Attempted(Entrance):
+    """Launched, claim, report, reported, release."""
+
+    def spawn(self, record: Record) -> Process:
+        self._instances += 1
+        made = Process(record["delivery"], record["attempt"], record["token"], f"h:{self._instances}:1", record["isolation"])
+        self.processes.append(made)
+        return made
+
+    def launched(self, process: Process) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        wanted = bool(job and job.state == JobState.LAUNCHING and job.attempt == process.attempt)
+        record: Record = {"delivery": process.delivery, "attempt": process.attempt, "gpu_class": CLASS}
+        assert self.line.launched(record, process.instance, START_TIMEOUT) == wanted
+        if job and wanted:
+            job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
+        return wanted
+
+    def claim(self, process: Process, told: Attempt) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        mine = bool(job and job.claimed and job.instance == process.instance and job.state == JobState.RUNNING)
+        free = bool(job and job.state == JobState.LAUNCHING)
+        expected = bool(job and current and (free or mine) and not job.cancelled and not job.timed_out and job.has_message)
+        try:
+            record, _ = self.attempts.claim(told, process.instance, "w")
+        except StaleAttempt:
+            assert not expected
+            return False
+        assert expected and job
+        assert record["token"] == told.token
+        if free:
+            job.move(JobState.RUNNING)
+            job.instance, job.claimed = process.instance, True
+            job.deadline = self.now + job.time_limit if job.time_limit else None
+        return True
+
+    def report(self, process: Process, told: Attempt, outcome: str) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        running = bool(job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out)
+        again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
+        try:
+            self.attempts.report(told, outcome)
+        except StaleAttempt:
+            assert not (current and (running or again))
+            return False
+        assert job and current and (running or again), "a stale or unwanted attempt may write nothing"
+        if running:
+            job.move(JobState.REPORTING)
+            job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT
+        return True
+
+    def reported(self, process: Process, told: Attempt) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        expected = bool(current and job and job.state == JobState.REPORTING)
+        assert self.attempts.reported(told, KEEP) == expected
+        if job and expected:
+            self.end(job)
+        return expected
+
+    def release(self, delivery: str, attempt: int, instance: str, reason: str, again: bool) -> None:
+        job = self.model.jobs.get(delivery)
+        current = job is not None and job.attempt == attempt
+        beside = bool(current and job and job.instance and job.instance != instance)
+        answer = self.line.release(
+            self.gpu_class,
+            delivery,
+            attempt,
+            instance=instance,
+            reason=reason,
+            error="gone",
+            again=again,  # type: ignore[arg-type]
+        )
+        if beside and job:
+            assert (answer.freed, answer.state, answer.granted) == (False, job.state, [])
+            return
+        assert answer.freed == ((delivery, attempt) in self.model.holders), "a slot is freed by its holder's name, once"
+        self.model.holders.pop((delivery, attempt), None)
+        if current and job and job.state in HOLDING:
+            self._after(job, reason, again)
+        assert answer.state == (job.state if job else "")
+        self.take(answer.granted)
+
+    def _after(self, job: ModelJob, reason: str, again: bool) -> None:
+        """What becomes of a job whose executor did not confirm its end."""
+        reporting, unclaimed = job.state == JobState.REPORTING, job.state == JobState.LAUNCHING
+        due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")
+        if job.cancelled and not reporting:
+            self.model.hand_over(job, "CANCELLED")
+        elif job.timed_out == "run":
+            self.model.hand_over(job, "TIME_LIMIT")
+        elif due and job.attempt < MAX_ATTEMPTS and job.has_message:
+            job.move(JobState.DELAYED)
+            job.eta, job.token, job.instance, job.timed_out, job.claimed = self.now + 1, "", "", "", False
+            job.deadline = None
+        else:
+            self.model.hand_over(job, reason)

@@ -1,0 +1,123 @@
+"""The way into line, called on the real store and on the model; what they answer is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.job import Record
+from gpuqueue.names import ISOLATIONS
+from gpuqueue.states import JobState
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.line import Line
+from gpuqueue.store.read import Reader
+from tests.property.model import Bounds, Model, ModelJob, Rules
+
+CLASS = "t4"
+MAX_ATTEMPTS = 2
+KEEP = 1000.0
+START_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """An attempt's process: it lives until the schedule ends it."""
+
+    delivery: str
+    attempt: int
+    token: str
+    instance: str
+    isolation: str
+
+    @property
+    def told(self) -> Attempt:
+        return Attempt(CLASS, self.delivery, self.attempt, self.token)
+
+
+class Entrance:
+    """Accept, enqueue, admit; and everything that is kept beside the model."""
+
+    def __init__(self, client: redis.Redis, rules: Rules) -> None:
+        client.flushdb()
+        self.client, self.model, self.bounds = client, Model(rules), Bounds()
+        self.now = 1_000_000.0
+        self.line = Line(client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now)
+        self.attempts = Attempts(client, clock=lambda: self.now)
+        self.reader = Reader(client)
+        self.line.devices = {CLASS: rules.devices}
+        self.processes: list[Process] = []
+        self.granted: list[Record] = []
+        self.ends: dict[str, int] = {}
+        self.tokens: set[str] = set()
+        self.revoked: set[str] = set()
+        self.limits = {isolation: rules.slots(isolation) for isolation in ISOLATIONS}
+        self.mixed = False
+        self.redealt = False
+        self._instances = 0
+
+    @property
+    def gpu_class(self) -> GpuClass:
+        rules = self.model.rules
+        return GpuClass(
+            CLASS,
+            shared_slots=rules.shared_slots,
+            exclusive_slots=rules.exclusive_slots,
+            exclusive_patience=rules.exclusive_patience,
+            shared_patience=rules.shared_patience,
+        )
+
+    def accept(self, job: ModelJob) -> str:
+        record: dict[str, Any] = {"delivery": job.delivery, "id": job.id, "isolation": job.isolation, "priority": job.priority}
+        record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries, "created": self.now}
+        optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
+        record |= {name: value for name, value in optional.items() if value is not None}
+        answer = self.line.accept(CLASS, record, '{"body": "[]"}')  # type: ignore[arg-type]
+        if job.delivery in self.model.jobs:
+            assert answer == "known", "a delivery accepted twice is one job"
+            return answer
+        self.model.jobs[job.delivery] = job
+        if job.id in self.revoked:
+            assert answer == "finishing", "a revoked task is not run when it comes"
+            self.model.hand_over(job, "CANCELLED")
+        else:
+            assert answer == "accepted"
+        return answer
+
+    def enqueue(self, delivery: str) -> None:
+        job = self.model.jobs.get(delivery)
+        granted = self.line.enqueue(self.gpu_class, delivery)
+        if job and job.state == JobState.ACCEPTED:
+            self.model.enter(job, self.now)
+        self.take(granted)
+
+    def admit(self) -> None:
+        self.take(self.line.admit(self.gpu_class))
+
+    def take(self, granted: list[Record]) -> None:
+        """Compare what was started with the model's own decision, and see to the bounds."""
+        lines = {each: self.model.waiting(each) if self.model.rules.slots(each) else [] for each in ISOLATIONS}
+        expected = self.model.admit(self.now)
+        assert [record["delivery"] for record in granted] == [job.delivery for job in expected]
+        to_come = [job.delivery for job in expected]
+        for record, job in zip(granted, expected, strict=True):
+            to_come.remove(job.delivery)
+            lines = {
+                each: [one for one in lines[each] if one.state == JobState.WAITING or one.delivery in to_come]
+                for each in ISOLATIONS
+            }
+            self.bounds.started(job, lines, self.model.rules)
+            now_known = self.model.jobs[job.delivery]
+            assert record["attempt"] == now_known.attempt
+            assert record["token"] not in self.tokens, "every attempt has a token of its own"
+            self.tokens.add(record["token"])
+            now_known.token = record["token"]
+        self.granted += granted
+
+    def end(self, job: ModelJob) -> None:
+        self.model.end(job)
+        if not job.reason:
+            job.reason = job.outcome
+        self.ends[job.delivery] = self.ends.get(job.delivery, 0) + 1
