@@ -12,7 +12,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from gpuqueue.errors import InvalidJob, MalformedMessage
 from gpuqueue.job import HEADER, GpuRequest, Job, check_class_name
-from gpuqueue.names import QueueName, job_id_of, parse_queue
+from gpuqueue.names import QueueName, parse_queue
 
 
 class _Embed(msgspec.Struct):
@@ -67,10 +67,6 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
     headers = packed["headers"]
     if not isinstance(headers.get("task"), str) or not headers["task"]:
         raise MalformedMessage.field("task", headers.get("task"), "is not a task name", "send Celery's header 'task'")
-    if job_id_of(job_id(packed)) != job_id(packed):
-        raise InvalidJob.field(
-            "id", job_id(packed), "ends as our names of retries do", "choose a task_id without ~ and digits at its end"
-        )
     embed = _embed(packed)
     hard, _ = _limits(headers.get("timelimit"))
     tenant = (headers.get(HEADER) or {}).get("tenant")

@@ -8,10 +8,7 @@ local free_from = tonumber(redis.call('ZSCORE', K.finishing, ARGV[1])) or 0
 if job.finisher and job.finisher ~= ARGV[2] and free_from > now then return { 'busy' } end
 -- The task had sent its retry (or, by task.replace, its successor) before its process died: that delivery goes on, and
 -- there is no result to write.
-local retries, nesting = string.match(redis.call('HGET', K.latest, job.id) or '', '~(%d+)%.?(%d*)$')
-retries, nesting = tonumber(retries) or 0, tonumber(nesting) or 0
-local older = nesting > (job.nesting or 0) or nesting == (job.nesting or 0) and retries > (job.retries or 0)
-local retried = job.started and older
+local retried = has_successor(job)
 if job.outcome == 'RETRIED' or job.outcome == 'IGNORED' or (retried and job.reason ~= 'CANCELLED') then
   entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', now, tonumber(ARGV[5]))
   return { 'superseded' }

@@ -13,6 +13,7 @@ if current and job.instance and job.instance ~= instance then return { 0, job.st
 
 local function due_again()
   if attempt >= tonumber(ARGV[7]) or redis.call('HEXISTS', K.messages, delivery) == 0 then return false end
+  if has_successor(job) then return false end
   if job.state == 'launching' then return ARGV[6] ~= 'never' end
   return job.state == 'running' and ARGV[6] == 'always'
 end

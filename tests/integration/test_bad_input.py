@@ -111,11 +111,6 @@ def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(push, messa
     assert words in str(caught.value)
 
 
-def test_a_task_id_that_reads_as_a_retry_of_another_is_refused(shop):
-    with pytest.raises(InvalidJob, match="choose a task_id without ~ and digits at its end"):
-        shop.add.apply_async((1, 2), queue=GPU, task_id="shop-order~1").get(PATIENCE)
-
-
 def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):
     options = {"queue": GPU, "headers": {"gpu": "all of it"}, "link_error": shop.new_errback.s(key)}
     result = shop.add.apply_async((1, 2), **options)
@@ -138,7 +133,7 @@ def test_gpu_refuses_at_once_what_cannot_be(options, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}, {"task": ...}], ids=str)
+@pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}], ids=str)
 def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(stack, push, headers, dispatcher_goes_on):
     node = stack.workers[0]
     before = len(node.logs())

@@ -118,7 +118,7 @@ def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_en
     until_shown(browser, flower, failing.id, "FAILURE")
     browser.get(f"{flower.page}/task/{waiting.id}")
     page = browser.find_element(By.TAG_NAME, "body").text
-    record = flower.record(waiting.id)
+    record = until(lambda: (seen := flower.record(waiting.id)) and "released" in seen and seen, PATIENCE, "its slot is free")
     assert "(2, 3)" in page and record["worker"] in page
     told = get(flower, f"/api/task/info/{waiting.id}")
     assert (told["result"], told["worker"]) == ("5", record["worker"])

@@ -98,6 +98,8 @@ class Attempted(Entrance):
     def _after(self, job: ModelJob, reason: str, again: bool) -> None:
         """What becomes of a job whose executor did not confirm its end."""
         reporting, unclaimed = job.state == JobState.REPORTING, job.state == JobState.LAUNCHING
+        if job.claimed and self.has_retry(job):
+            again = unclaimed = False
         due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")
         if job.cancelled and not reporting:
             self.model.hand_over(job, "CANCELLED")

@@ -18,7 +18,7 @@ from tests.property.model import Bounds, Model, ModelJob, Rules
 
 CLASS = "t4"
 MAX_ATTEMPTS = 2
-KEEP = 1000.0
+KEEP = 1_000_000.0
 START_TIMEOUT = 20.0
 
 
@@ -121,3 +121,6 @@ class Entrance:
         if not job.reason:
             job.reason = job.outcome
         self.ends[job.delivery] = self.ends.get(job.delivery, 0) + 1
+
+    def has_retry(self, job: ModelJob) -> bool:
+        return any(each.id == job.id and each.retries > job.retries for each in self.model.jobs.values())

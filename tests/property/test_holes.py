@@ -172,6 +172,21 @@ def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_wh
     assert record and (record["state"], record["reason"]) == ("ended", "IGNORED")
 
 
+def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(queue: Queue) -> None:
+    attempt = queue.run("a")
+    queue.submit("a~1")
+    assert queue.ends(attempt, reason=EndReason.EVICTED, again=True).state == "finishing"
+    assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
+
+
+def test_a_cancel_takes_also_an_older_delivery_that_is_tried_again(queue: Queue) -> None:
+    attempt = queue.run("a")
+    assert queue.ends(attempt, reason=EndReason.EVICTED, again=True).state == "delayed"
+    queue.submit("a~1")  # sent before the eviction, come after it
+    assert queue.line.cancel("t4", "a") == "stopping"
+    assert (queue.state("a"), queue.state("a~1")) == ("finishing", "launching")
+
+
 @pytest.mark.parametrize("successor", ["a~1", "a~0.1"])
 def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(queue: Queue, successor: str) -> None:
     attempt = queue.run("a")

@@ -17,6 +17,11 @@ class World(Attempted):
         answer = self.line.cancel(CLASS, job_id, terminate=terminate)
         deliveries = [job for job in self.model.jobs.values() if job.id == job_id]
         job = max(deliveries, key=lambda each: each.retries, default=None)
+        for older in deliveries:
+            if older is not job and older.state in IN_LINE:
+                self.model.hand_over(older, "CANCELLED")
+            elif older is not job and (older.state == JobState.LAUNCHING or (older.state == JobState.RUNNING and terminate)):
+                older.cancelled = True
         if job is None or (job.state == JobState.ENDED and job.reason == "RETRIED"):
             expected = "unknown"
         elif job.state == JobState.ENDED:
@@ -41,7 +46,7 @@ class World(Attempted):
             assert answer == "not finishing"
         elif job.finisher and job.finisher != finisher and job.lease_until > self.now:
             assert answer == "busy"
-        elif job.outcome == "RETRIED" or (job.reason != "CANCELLED" and job.claimed and self._has_retry(job)):
+        elif job.outcome == "RETRIED" or (job.reason != "CANCELLED" and job.claimed and self.has_retry(job)):
             assert answer == "superseded"
             job.reason = "RETRIED"
             self.end(job)
@@ -55,9 +60,6 @@ class World(Attempted):
         assert self.line.finished(CLASS, delivery, finisher, job.reason if job else "ERROR") == expected
         if job and expected:
             self.end(job)
-
-    def _has_retry(self, job: ModelJob) -> bool:
-        return any(each.id == job.id and each.retries > job.retries for each in self.model.jobs.values())
 
     # -- clock and catastrophe --------------------------------------------------------------------------------------
 

@@ -13,6 +13,19 @@ local function holder_of(job)
   return string.format('%s#%d', job.delivery, job.attempt)
 end
 
+-- The newest delivery of a task: its number of retries, and of task.replace.
+local function newest_of(id)
+  local retries, nesting = string.match(redis.call('HGET', K.latest, id) or '', '~(%d+)%.?(%d*)$')
+  return tonumber(retries) or 0, tonumber(nesting) or 0
+end
+
+-- Whether an attempt has got so far as to send the delivery that comes after its own.
+local function has_successor(job)
+  local retries, nesting = newest_of(job.id)
+  local own = job.nesting or 0
+  return job.started and (nesting > own or nesting == own and retries > (job.retries or 0))
+end
+
 -- What is remembered of an ended job: enough to know a redelivery, to free its slot and to tell its story.
 local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt', 'instance', 'worker',
   'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries' }
