@@ -29,7 +29,7 @@ end
 -- An older delivery may be tried again after its process died, having sent its retry.
 for retries = 0, newest_of(id) - 1 do
   local older = load(retries == 0 and id or id .. '~' .. retries)
-  if older then cancel(older) end
+  if older and older.id == id then cancel(older) end
 end
 if not job or (job.state == 'ended' and not over) then return 'unknown' end
 return cancel(job)
