@@ -2,8 +2,8 @@
 
 Measured: with MONITOR, all commands of N jobs that do nothing, run one after the other by one dispatcher process and real
 executors; told apart by the connection they came on (dispatcher, executor) and by what they are about (gpuqueue's state, the
-result backend, broker and events, setting a connection up). A script is one command; what it runs inside Redis costs no round trip and
-stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats, and the watcher's looks.
+result backend, broker and events, setting a connection up). A script is one command; what it runs in Redis costs no round trip
+and stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats, and the watcher's looks.
 Peer: the same task on a plain Celery worker (threads), counted in the same way, in turns.
 Aim: none; each executor is a new process, and pays for its own connections.
 """

@@ -86,5 +86,13 @@ def _on_term(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(EXIT_TERMINATED)
 
 
+def run() -> None:
+    """Be the executor: the entry point."""
+    try:
+        sys.exit(main())
+    except SettingsError as exc:
+        sys.exit(f"gpuqueue: {exc}")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

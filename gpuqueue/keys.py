@@ -59,5 +59,7 @@ WAKE = PREFIX + "wake"
 CLASSES = PREFIX + "classes"
 #: zset: dispatcher (worker name) by the time of its last heartbeat.
 DISPATCHERS = PREFIX + "dispatchers"
+#: zset: host name by the time of the last heartbeat of any dispatcher there.
+HOSTS = PREFIX + "hosts"
 #: hash: "header=value" → time; stamps revoked by Celery's revoke_by_stamped_headers.
 REVOKED_STAMPS = PREFIX + "revoked_stamps"

@@ -19,6 +19,10 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.read import Reader
 from gpuqueue.watch import Clocks, Watcher
 
+#: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with it: a container that came
+#: back under a new name, or a machine that did not.
+HOST_SILENT = 60.0
+
 
 class Node:
     """One dispatcher, ready to start.
@@ -52,7 +56,13 @@ class Node:
             settings.repair_seconds,
             settings.launch_threads,
         )
-        self.launcher = LocalLauncher(self.dispatcher.on_end, executor_environment(settings, app), dealt)
+        reader = self.dispatcher.reader
+        self.launcher = LocalLauncher(
+            self.dispatcher.on_end,
+            executor_environment(settings),
+            dealt,
+            lambda host: reader.host_heard(host, line.clock() - HOST_SILENT),
+        )
         self.dispatcher.launcher = finisher.launcher = self.launcher
         lease = Lease(client, name, settings.lease_seconds)
         clocks = Clocks(settings.tick_seconds, settings.relist_seconds, settings.repair_seconds, settings.grace_seconds)
@@ -71,7 +81,7 @@ class Node:
         self.dispatcher.finisher.close()
 
 
-def executor_environment(settings: Settings, app: Any) -> dict[str, str]:
+def executor_environment(settings: Settings) -> dict[str, str]:
     """Return what every executor is told, whatever this process's own environment says."""
     said = {
         "GPUQUEUE_APP": settings.app,
@@ -82,4 +92,6 @@ def executor_environment(settings: Settings, app: Any) -> dict[str, str]:
         "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }
-    return {name: value for name, value in said.items() if value}
+    if settings.devices == "none":
+        said["CUDA_VISIBLE_DEVICES"] = ""
+    return {name: value for name, value in said.items() if value is not None}

@@ -76,9 +76,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _redis_only(self) -> Settings:
+        schemes = ("redis://", "rediss://", "redis+socket://")  # what Celery's transport knows
         for alias, url in (("CELERY_BROKER_URL", self.broker_url), ("GPUQUEUE_REDIS_URL", self.state_url)):
-            if url and not url.startswith(("redis://", "rediss://", "unix://", "redis+socket://")):
-                raise ValueError(f"{alias}={url!r} is not Redis; use redis://, rediss:// or unix://")
+            if url and not url.startswith(schemes):
+                raise ValueError(f"{alias}={url!r} is not Redis; use one of {', '.join(schemes)}")
         return self
 
     @property

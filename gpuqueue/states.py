@@ -1,7 +1,7 @@
 """The states of a job, and which may follow which.
 
 ``JobState`` is what the store keeps. Celery's result backend shows ``QUEUED`` and ``DISPATCHED`` beside Celery's own
-STARTED, RETRY, SUCCESS, FAILURE and REVOKED (``CELERY_STATE`` maps the one to the other).
+STARTED, RETRY, SUCCESS, FAILURE and REVOKED.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -38,6 +38,7 @@ class LocalLauncher:
         on_end: told of every end, from the watching thread.
         settings: environment that every executor gets (broker, backend, application).
         devices: class → the GPUs (UUIDs or indexes, as CUDA_VISIBLE_DEVICES takes them) that its jobs are dealt.
+        host_lives: whether another host, by its name, still has a dispatcher (a container may come back under a new name).
         command: what to run; the executor of this Python unless a test says otherwise.
     """
 
@@ -46,11 +47,13 @@ class LocalLauncher:
         on_end: OnEnd,
         settings: Mapping[str, str],
         devices: Mapping[str, Sequence[str]] | None = None,
+        host_lives: Callable[[str], bool] = lambda host: True,
         command: Sequence[str] = (sys.executable, "-m", "gpuqueue.executor"),
     ) -> None:
         self._on_end = on_end
         self._settings = dict(settings)
         self._devices = devices or {}
+        self._host_lives = host_lives
         self._command = list(command)
         self._host = socket.gethostname()
         self._exits = Exits()
@@ -81,9 +84,9 @@ class LocalLauncher:
         return True
 
     def alive(self, instance: str) -> bool:
-        """Whether the very process still runs."""
+        """Whether the very process still runs; one of another host counts as running while a dispatcher is heard there."""
         if not self._ours(instance):
-            return True
+            return self._host_lives(instance.partition(":")[0])
         return environment(_pid(instance)).get("GPUQUEUE_INSTANCE") == instance.rpartition(":")[0]
 
     def list(self) -> builtins.list[Live]:

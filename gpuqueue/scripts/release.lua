@@ -40,7 +40,8 @@ elseif current and (job.state == 'launching' or job.state == 'running' or job.st
     save(job)
   else
     job.error = ARGV[5]
-    hand_to_finish(job, ARGV[4], now)
+    -- Never claimed, as often as it was tried: whatever the status of the last process, the job's own code never ran.
+    hand_to_finish(job, job.state == 'launching' and ARGV[6] ~= 'never' and 'INFRA' or ARGV[4], now)
   end
 end
 local answer = admit(cjson.decode(ARGV[8]), now, ARGV[10], ARGV[11], tonumber(ARGV[12]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import time
 from collections.abc import Callable
 
 import redis
 
 from gpuqueue.classes import GpuClass
-from gpuqueue.keys import CLASSES, DISPATCHERS, LEADER, REVOKED_STAMPS, WAKE
+from gpuqueue.keys import CLASSES, DISPATCHERS, HOSTS, LEADER, REVOKED_STAMPS, WAKE
 
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -26,6 +27,7 @@ class Lease:
         self._milliseconds = int(seconds * 1000)
         self._clock = clock
         self.name = name
+        self._host = socket.gethostname()
         self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have been given one name
         self._renew = client.register_script(_RENEW)
         self._resign = client.register_script(_RESIGN)
@@ -44,8 +46,9 @@ class Lease:
         """Say that this dispatcher is there, and what its classes are."""
         now = self._clock()
         pipe = self._client.pipeline(transaction=False)
-        pipe.zadd(DISPATCHERS, {self.name: now})
-        pipe.zremrangebyscore(DISPATCHERS, "-inf", now - FORGET_DISPATCHER)
+        for key, member in ((DISPATCHERS, self.name), (HOSTS, self._host)):
+            pipe.zadd(key, {member: now})
+            pipe.zremrangebyscore(key, "-inf", now - FORGET_DISPATCHER)
         if classes:
             pipe.hset(CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes})
         pipe.execute()

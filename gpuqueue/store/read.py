@@ -11,7 +11,7 @@ import redis
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.job import Record
-from gpuqueue.keys import CLASSES, DISPATCHERS, LEADER, class_key
+from gpuqueue.keys import CLASSES, DISPATCHERS, HOSTS, LEADER, class_key
 from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED, parse_holder
 from gpuqueue.store.scripts import Scripts
 
@@ -155,6 +155,11 @@ class Reader:
         """Return the dispatchers heard of since a time (Unix seconds)."""
         found: list[str] = self._client.zrangebyscore(DISPATCHERS, since, "+inf")  # type: ignore[assignment]
         return found
+
+    def host_heard(self, host: str, since: float) -> bool:
+        """Whether any dispatcher on a host was heard of since a time (Unix seconds)."""
+        heard = self._client.zscore(HOSTS, host)
+        return heard is not None and float(heard) >= since
 
     def leader(self) -> str | None:
         """Return the name of the watcher's leader."""

@@ -1,12 +1,6 @@
 """An executor, by the path that job manifests name: the same as ``python -m gpuqueue.executor``."""
 
-import sys
-
-from gpuqueue.errors import SettingsError
-from gpuqueue.executor import main
+from gpuqueue.executor import run
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SettingsError as exc:
-        sys.exit(f"gpuqueue: {exc}")
+    run()
