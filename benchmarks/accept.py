@@ -1,7 +1,7 @@
 """How fast a dispatcher takes messages in.
 
 Measured: messages a second that one dispatcher process keeps, acknowledges and puts in line: N messages appear in its queue at
-one instant (RENAME of a prepared list), and the clock stops when N jobs wait. An exclusive holder is there, so nothing starts.
+one instant (RENAME of a prepared list), and the clock stops when N more jobs wait. An exclusive job runs, so nothing starts.
 Peer: a plain Celery worker that runs N tasks that do nothing, with threads and with prefork (2 each); its clock stops when the
 backend has N results. All three are alive during the whole run, and take turns.
 Aim: none; a GPU job runs for seconds or hours.
@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable
 
 from benchmarks.harness import Figure, Sample, Size, alternate, until
-from benchmarks.messages import Template, occupy, template
+from benchmarks.messages import Template, template
 from benchmarks.stage import Stage
-from gpuqueue.keys import class_key, class_keys
-from gpuqueue.names import EXCLUSIVE
+from gpuqueue.keys import class_key
 from gpuqueue.store.client import connect
-from gpuqueue.store.line import Line
 
 CLASS = "t4"
 PREPARED = "bench:prepared"
-GPU_QUEUE = "gpu.t4.shared"
+GPU_QUEUE, EXCLUSIVE_QUEUE = "gpu.t4.shared", "gpu.t4.exclusive"
 
 
 def run(size: Size) -> list[Figure]:
@@ -36,13 +34,13 @@ def run(size: Size) -> list[Figure]:
         stage.worker("threads", "threads", 2, backend=2)
         stage.worker("prefork", "prefork", 2, backend=3)
         backends = {"threads": connect(stage.url(2)), "prefork": connect(stage.url(3))}
-        line = Line(stage.client)
+        waiting = class_key(CLASS, "waiting_shared")
+        stage.app.send_task("bench.hold", queue=EXCLUSIVE_QUEUE, ignore_result=True)
+        until(lambda: stage.reader.holders(CLASS), "the exclusive job has its slot")
 
         def accepting() -> float:
-            stage.client.delete(*class_keys(CLASS))
-            occupy(line, CLASS, EXCLUSIVE)
-            waiting = class_key(CLASS, "waiting_shared")
-            return _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == count)
+            target = stage.client.zcard(waiting) + count
+            return _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == target)
 
         def running(queue: str) -> Callable[[], float]:
             def measure() -> float:

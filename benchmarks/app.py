@@ -19,6 +19,13 @@ def noop(*args: object) -> None:
     """Do nothing."""
 
 
+@app.task(name="bench.hold")  # type: ignore[untyped-decorator]
+def hold() -> None:
+    """Hold a slot until told to end."""
+    while True:
+        time.sleep(1)
+
+
 @cache
 def _slots() -> redis.Redis:
     return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])

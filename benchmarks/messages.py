@@ -85,9 +85,3 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
             scripts.call("enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH)
         pipe.execute()
     return deliveries
-
-
-def occupy(line: Line, gpu_class: str, isolation: str) -> None:
-    """Make a job of a machine that is not here the holder of a slot."""
-    record: Any = {"id": "occupant", "delivery": "occupant", "attempt": 1, "token": "t", "task": "occupant"}
-    line.adopt(gpu_class, record | {"gpu_class": gpu_class, "isolation": isolation, "instance": "elsewhere:0:1"})

@@ -53,10 +53,20 @@ class Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._end_executors()
         self.app.close()
         self.client.close()
         self.redis.stop()
         self._made.cleanup()
+
+    def _end_executors(self) -> None:
+        """A job outlives its dispatcher, but not its benchmark. Known by the address of this Redis, which is nobody else's."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("GPUQUEUE_REDIS_URL") == self.url():
+                    process.kill()
+            except psutil.Error:
+                continue
 
     def url(self, db: int = 0) -> str:
         """Return the address of one of the databases."""
