@@ -40,7 +40,9 @@ def run(size: Size) -> list[Figure]:
 
         def accepting() -> float:
             target = stage.client.zcard(waiting) + count
-            return _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == target)
+            found = _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == target)
+            assert stage.client.zcard(class_key(CLASS, "holders_exclusive")) == 1, "the exclusive job has lost its slot"
+            return found
 
         def running(queue: str) -> Callable[[], float]:
             def measure() -> float:
