@@ -58,6 +58,7 @@ class LocalLauncher:
         self._host = socket.gethostname()
         self._exits = Exits()
         self._adopted: set[str] = set()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closed = threading.Event()
 
     def start(self, record: Record) -> str:
@@ -65,6 +66,7 @@ class LocalLauncher:
         nonce = f"{self._host}:{secrets.token_hex(8)}"
         process = self._spawn({**self._labels(record), "GPUQUEUE_INSTANCE": nonce, **self._gpu(record)})
         instance = f"{nonce}:{process.pid}"
+        self._processes[instance] = process
         self._watch(Ended(record["gpu_class"], record["delivery"], record["attempt"], instance, None), process.pid)
         return instance
 
@@ -130,6 +132,8 @@ class LocalLauncher:
         """Stop watching; running jobs go on, and another dispatcher takes them over."""
         self._closed.set()
         self._exits.close()
+        for instance in list(self._processes):
+            self._forget(instance, None)
 
     def _spawn(self, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # A dispatcher that is itself run by a job must not hand its own attempt on.
@@ -144,9 +148,17 @@ class LocalLauncher:
     def _watch(self, ended: Ended, pid: int) -> None:
         def tell(code: int | None) -> None:
             self._adopted.discard(ended.instance)
+            self._forget(ended.instance, code)
             self._on_end(Ended(ended.gpu_class, ended.delivery, ended.attempt, ended.instance, code))
 
         self._exits.watch(pid, tell)
+
+    def _forget(self, instance: str, code: int | None) -> None:
+        # A Popen that is dropped before it knows its status has subprocess reap the child at the next start of any other,
+        # and the status is lost to us.
+        process = self._processes.pop(instance, None)
+        if process is not None:
+            process.returncode = code if code is not None else 0
 
     def _gpu(self, record: Record) -> dict[str, str]:
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")

@@ -6,7 +6,7 @@ local delivery, now = ARGV[1], tonumber(ARGV[4])
 if redis.call('HEXISTS', K.jobs, delivery) == 1 then return 'known' end
 local job = cjson.decode(ARGV[2])
 redis.call('HSET', K.messages, delivery, ARGV[3])
-if delivery ~= job.id then redis.call('HSET', K.latest, job.id, delivery) end
+note_newest(job)
 if job.reason then
   hand_to_finish(job, job.reason, now)
   return 'finishing'

@@ -14,6 +14,6 @@ local holder = holder_of(job)
 redis.call('ZADD', K['holders_' .. job.isolation], now, holder)
 if job.device then redis.call('HSET', K.devices, holder, job.device) end
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
-if job.delivery ~= job.id then redis.call('HSET', K.latest, job.id, job.delivery) end
+note_newest(job)
 save(job)
 return 1

@@ -37,7 +37,7 @@ def start(env, *arguments):
     [
         ({"GPUQUEUE_APP": ""}, "GPUQUEUE_APP is not set; set it to what follows `celery -A`"),
         ({"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set; set it to the applications' broker"),
-        ({"CELERY_BROKER_URL": "amqp://localhost"}, "CELERY_BROKER_URL='amqp://localhost' is not Redis; use redis://"),
+        ({"CELERY_BROKER_URL": "amqp://localhost"}, "CELERY_BROKER_URL='amqp://localhost' is not Redis; use one of redis://"),
         ({"CELERY_BROKER_URL": UNREACHABLE}, f"CELERY_BROKER_URL='{UNREACHABLE}' cannot be used: "),
         ({"T4_SHARED_SLOTS": "many"}, "T4_SHARED_SLOTS='many': input should be a valid integer"),
         ({"T4_SHARED_SLOTS": "-1"}, "T4_SHARED_SLOTS='-1': input should be greater than or equal to 0"),

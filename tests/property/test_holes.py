@@ -82,6 +82,15 @@ def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_t
     assert queue.ends(queue.told(granted), reason=EndReason.ERROR).state == "delayed"
 
 
+def test_an_older_delivery_that_is_adopted_later_does_not_pass_for_the_newest(queue: Queue) -> None:
+    found: Any = {"id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
+    for retries in (2, 1):
+        delivery = f"a~{retries}"
+        assert queue.line.adopt("t4", found | {"delivery": delivery, "retries": retries, "instance": f"h:n:{retries}"})
+    newest = queue.reader.find("a", ["t4"])
+    assert newest and newest["delivery"] == "a~2"
+
+
 def test_two_leaders_adopt_one_process_and_both_may_keep_it(queue: Queue) -> None:
     found: Any = {"delivery": "a", "id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
     assert queue.line.adopt("t4", found | {"instance": "h:n:1"})

@@ -87,7 +87,8 @@ class World(Attempted):
     def adopt(self, process: Process) -> bool:
         labels: Record = {"delivery": process.delivery, "attempt": process.attempt, "token": process.token}
         labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}  # type: ignore[typeddict-item]
-        labels |= {"id": process.delivery.partition("~")[0]}  # type: ignore[typeddict-item]
+        name, _, retries = process.delivery.partition("~")
+        labels |= {"id": name, "retries": int(retries or 0)}  # type: ignore[typeddict-item]
         known = self.model.jobs.get(process.delivery)
         answer = self.line.adopt(CLASS, labels)
         if known:
@@ -96,7 +97,7 @@ class World(Attempted):
             return answer
         assert answer
         job = ModelJob(labels["id"], process.delivery, process.isolation, attempt=process.attempt, token=process.token)
-        job.retries = int(process.delivery.partition("~")[2] or 0)
+        job.retries = labels["retries"]
         job.state, job.instance, job.claimed, job.has_message = JobState.RUNNING, process.instance, True, False
         self.model.jobs[job.delivery] = job
         self.model.holders[job.delivery, job.attempt] = job.isolation

@@ -19,11 +19,7 @@ from gpuqueue.job import Record
 from gpuqueue.launchers.base import Ended
 from gpuqueue.launchers.local import LocalLauncher
 
-pytestmark = [
-    pytest.mark.integration,
-    # Attempts outlive the objects that started them: that is their nature.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-]
+pytestmark = pytest.mark.integration
 
 URL = "redis://nowhere/0"
 RECORD: Record = {
@@ -112,7 +108,6 @@ def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Laun
     assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.xfail(reason="LocalLauncher.start drops its Popen, and subprocess reaps it at its next start", strict=True)
 def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,3 +207,13 @@ def test_a_closed_launcher_leaves_its_attempts_running(launcher: Callable[..., L
     assert said(fifo) == "ready"
     one.close()
     assert launcher("pass").alive(instance)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_instance_of_another_host_lives_as_long_as_a_dispatcher_is_heard_there(
+    launcher: Callable[..., Launcher], heard: bool
+) -> None:
+    asked: list[str] = []
+    one = launcher("", host_lives=lambda host: asked.append(host) or heard)
+    assert one.alive("elsewhere:0123:42") is heard
+    assert asked == ["elsewhere"]

@@ -38,7 +38,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     ),
     "no patience": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
     "an unknown mode": ({"GPU_EXECUTION_MODE": "slurm"}, "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'"),
-    "another broker": ({"CELERY_BROKER_URL": "amqp://r"}, "CELERY_BROKER_URL='amqp://r' is not Redis; use redis://"),
+    "another broker": ({"CELERY_BROKER_URL": "amqp://r"}, "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://"),
     "another store": ({"GPUQUEUE_REDIS_URL": "http://r"}, "GPUQUEUE_REDIS_URL='http://r' is not Redis"),
 }
 

@@ -19,6 +19,13 @@ local function newest_of(id)
   return tonumber(retries) or 0, tonumber(nesting) or 0
 end
 
+local function note_newest(job)
+  local retries, nesting = newest_of(job.id)
+  local own = job.nesting or 0
+  local newer = own > nesting or own == nesting and (job.retries or 0) >= retries
+  if job.delivery ~= job.id and newer then redis.call('HSET', K.latest, job.id, job.delivery) end
+end
+
 -- Whether an attempt has got so far as to send the delivery that comes after its own.
 local function has_successor(job)
   local retries, nesting = newest_of(job.id)
