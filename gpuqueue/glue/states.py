@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery
 from celery.app.task import Context
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend
 
 from gpuqueue.job import Record
 
@@ -28,7 +28,7 @@ class States:
         headers = packed["headers"] if packed else {"id": record["id"], "task": record.get("task")}
         request = Context({**headers, "args": [], "kwargs": {}, "delivery_info": {}})
         try:
-            if isinstance(backend, KeyValueStoreBackend):
+            if isinstance(backend, BaseKeyValueStoreBackend):
                 # One round trip: store_result would read the key first, and nobody else writes at this moment.
                 meta = backend._get_result_meta(result=info, state=state, traceback=None, request=request)
                 meta["task_id"] = record["id"]

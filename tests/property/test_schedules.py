@@ -38,4 +38,4 @@ def test_the_invariants_and_both_bounds_hold_for_random_schedules(schedule_redis
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_they_hold_for_many_more_and_longer_schedules(schedule_redis: redis.Redis) -> None:
-    run(schedule_redis, examples=900, steps=70)
+    run(schedule_redis, examples=1500, steps=70)

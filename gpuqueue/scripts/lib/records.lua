@@ -20,10 +20,11 @@ local function newest_of(id)
 end
 
 local function note_newest(job)
+  if job.delivery == job.id then return end
   local retries, nesting = newest_of(job.id)
   local own = job.nesting or 0
   local newer = own > nesting or own == nesting and (job.retries or 0) >= retries
-  if job.delivery ~= job.id and newer then redis.call('HSET', K.latest, job.id, job.delivery) end
+  if newer then redis.call('HSET', K.latest, job.id, job.delivery) end
 end
 
 -- Whether an attempt has got so far as to send the delivery that comes after its own.
