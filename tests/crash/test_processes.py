@@ -26,14 +26,13 @@ def is_running(pid):
 
 def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
     gate = tmp_path / "gate"
-    first = cluster.dispatcher("one")
+    first = cluster.start("one")
     running = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
     holding(cluster)
     waiting = [cluster.send("work", number) for number in range(3)]
     eventually(lambda: all(each.state == "QUEUED" for each in waiting), "three in line")
     first.kill()
-    first.wait()
-    cluster.dispatcher("two")
+    cluster.start("two")
     eventually(lambda: cluster.reader.leader() == "two@test", "the new leader")
     assert running.state == "STARTED"
     gate.touch()
@@ -44,10 +43,10 @@ def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
 
 
 def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
-    cluster.dispatcher("one")
-    cluster.dispatcher("two")
+    cluster.start("one")
+    cluster.start("two")
     leader = eventually(lambda: len(cluster.reader.dispatchers(0)) == 2 and cluster.reader.leader(), "a leader of two")
-    cluster.processes[["one@test", "two@test"].index(leader)].kill()
+    cluster.workers[["one@test", "two@test"].index(leader)].kill()
     died = time.monotonic()
     eventually(lambda: cluster.reader.leader() not in (None, leader), "another leader")
     assert time.monotonic() - died < 5
@@ -56,8 +55,8 @@ def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
 
 
 def test_two_dispatchers_run_each_job_once(cluster):
-    cluster.dispatcher("one")
-    cluster.dispatcher("two")
+    cluster.start("one")
+    cluster.start("two")
     results = [cluster.send("work", number, queue=f"gpu.t4.{('shared', 'exclusive')[number % 4 == 3]}") for number in range(24)]
     assert [each.get(timeout=60) for each in results] == [2 * number for number in range(24)]
     eventually(cluster.is_idle, "an idle queue")
@@ -66,16 +65,16 @@ def test_two_dispatchers_run_each_job_once(cluster):
 
 def test_the_same_message_delivered_three_times_is_one_job(cluster):
     result = cluster.send("work", 7)
-    raw = eventually(lambda: cluster.connection.lindex("gpu.t4.shared", 0), "the message in the broker")
+    raw = eventually(lambda: cluster.client.lindex("gpu.t4.shared", 0), "the message in the broker")
     for number in range(2):
         copy = json.loads(raw)
         copy["properties"]["delivery_tag"] += f"-copy{number}"
-        cluster.connection.lpush("gpu.t4.shared", json.dumps(copy))
-    cluster.dispatcher("one")
+        cluster.client.lpush("gpu.t4.shared", json.dumps(copy))
+    cluster.start("one")
     assert result.get(timeout=30) == 14
-    eventually(lambda: not cluster.connection.llen("gpu.t4.shared"), "an empty queue")
+    eventually(lambda: not cluster.client.llen("gpu.t4.shared"), "an empty queue")
     eventually(cluster.is_idle, "an idle queue")
-    cluster.connection.lpush("gpu.t4.shared", raw)  # and once more, long after it has ended
+    cluster.client.lpush("gpu.t4.shared", raw)  # and once more, long after it has ended
     probe = cluster.send("work", 8)
     assert probe.get(timeout=30) == 16
     eventually(cluster.is_idle, "an idle queue")
@@ -84,7 +83,7 @@ def test_the_same_message_delivered_three_times_is_one_job(cluster):
 
 def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
     gate = tmp_path / "gate"
-    cluster.dispatcher("one")
+    cluster.start("one")
     running = cluster.send("hold", str(gate))
     holding(cluster)
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
@@ -100,14 +99,13 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
 
 def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path):
     gate = tmp_path / "gate"
-    first = cluster.dispatcher("one")
+    first = cluster.start("one")
     result = cluster.send("hold", str(gate))
     holding(cluster)
     first.kill()
-    first.wait()
     (record,) = cluster.records()
     os.kill(int(record["instance"].rpartition(":")[2]), signal.SIGKILL)
-    cluster.dispatcher("two")
+    cluster.start("two")
     holding(cluster, 2)
     gate.touch()
     assert result.get(timeout=30) == "held"
@@ -116,11 +114,11 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path)
 
 def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_path):
     gate = tmp_path / "gate"
-    cluster.dispatcher("one")
+    cluster.start("one")
     cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
     holding(cluster)
     (before,) = cluster.records()
-    cluster.connection.flushall()
+    cluster.client.flushall()
     record = eventually(cluster.records, "the job adopted")[0]
     assert (record["state"], record["instance"]) == ("running", before["instance"])
     assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
@@ -132,24 +130,23 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
 
 
 def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(cluster, tmp_path):
-    first = cluster.dispatcher("one")
+    first = cluster.start("one")
     result = cluster.send("hold", str(tmp_path / "never"))
     holding(cluster)
     first.kill()
-    first.wait()
-    assert Line(cluster.connection).cancel("t4", result.id) == "stopping"
+    assert Line(cluster.client).cancel("t4", result.id) == "stopping"
     (record,) = cluster.records()
-    cluster.dispatcher("two")
+    cluster.start("two")
     eventually(lambda: result.state == "REVOKED", "REVOKED")
     assert not is_running(int(record["instance"].rpartition(":")[2]))
     eventually(cluster.is_idle, "an idle queue")
 
 
 def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
-    cluster.dispatcher("one")
+    cluster.start("one")
     eventually(cluster.reader.leader, "a leader")
-    usurper = Lease(cluster.connection, "usurper", 2)
-    cluster.connection.delete("gpuqueue:1:leader")
+    usurper = Lease(cluster.client, "usurper", 2)
+    cluster.client.delete("gpuqueue:1:leader")
     assert usurper.hold()
     result = cluster.send("work", 1, countdown=0.2)  # its time comes while nobody really leads
     assert result.get(timeout=30) == 2

@@ -45,9 +45,9 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step):
     results = [cluster.send("work", number) for number in range(3)]
     results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
     results.append(cluster.send("work", 4, countdown=0.5))
-    doomed = cluster.dispatcher("doomed", crash={**DISPATCH, **WATCH}[step])
-    assert doomed.wait(60) == -signal.SIGKILL
-    cluster.dispatcher("heir")
+    doomed = cluster.start("doomed", crash={**DISPATCH, **WATCH}[step])
+    assert cluster.died(doomed) == -signal.SIGKILL
+    cluster.start("heir")
     assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
     eventually(cluster.is_idle, "an idle queue")
     assert sorted(cluster.noted()) == [f"ran {number}" for number in range(5)]
@@ -57,9 +57,9 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step):
 @pytest.mark.parametrize("step", EXECUTOR)
 def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
     crash, state = EXECUTOR[step]
-    cluster.dispatcher("one", crash=crash)
-    result = cluster.send("work", 1, link_error=cluster.client.signature("crashshop.errback", queue="gpu.t4.shared"))
-    eventually(cluster.crashed, "the executor's death")
+    cluster.start("one", crash=crash)
+    result = cluster.send("work", 1, link_error=cluster.sender.signature("crashshop.errback", queue="gpu.t4.shared"))
+    eventually(cluster.mark.exists, "the executor's death")
     eventually(result.ready, "a result")
     assert result.state == state
     if state == "SUCCESS":
@@ -76,14 +76,14 @@ def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
 @pytest.mark.parametrize("step", FINISH)
 def test_a_cancelled_job_is_revoked_when_the_finisher_dies_at_step(cluster, step, tmp_path):
     gate = tmp_path / "gate"
-    doomed = cluster.dispatcher("doomed", crash=FINISH[step])
+    doomed = cluster.start("doomed", crash=FINISH[step])
     first = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
     eventually(lambda: "holding" in cluster.noted(), "the first job")
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
     eventually(lambda: waiting.state == "QUEUED", "the second job in line")
     waiting.revoke()
-    assert doomed.wait(30) == -signal.SIGKILL
-    cluster.dispatcher("heir")
+    assert cluster.died(doomed) == -signal.SIGKILL
+    cluster.start("heir")
     eventually(lambda: waiting.state == "REVOKED", "REVOKED")
     gate.touch()
     assert first.get(timeout=30) == "held"
