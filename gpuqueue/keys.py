@@ -21,7 +21,7 @@ NAMES: dict[str, str] = {
     "holders_shared": "zset: holder by time of admission; one slot each",
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
-    "gate": "hash: domain:bypassed and domain:row (bounded bypass), and the arrival counter seq",
+    "gate": "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened",
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by time of admission, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",

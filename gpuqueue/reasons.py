@@ -16,6 +16,8 @@ class WaitReason(StrEnum):
     """Its isolation could start a job now, and others are ahead of it in line (or it is about to start)."""
     TURN_OF_SHARED = "TURN_OF_SHARED"
     """Enough exclusive jobs in a row have started while shared ones waited (shared_patience)."""
+    REPAIRING = "REPAIRING"
+    """No watcher has yet compared the slots with what really runs: at the very start, or after a loss of Redis."""
     TENANT_LIMIT = "TENANT_LIMIT"
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"

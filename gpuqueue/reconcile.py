@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import Dispatcher
@@ -29,8 +30,8 @@ class Reconciler:
         self._relist = relist
         self._suspects: dict[str, float] = {}
 
-    def run(self, now: float) -> None:
-        """Look once, and repair what has looked wrong for long enough."""
+    def run(self, now: float, adopt_at_once: Collection[str] = ()) -> None:
+        """Look once, and repair what has looked wrong for long enough; in some classes adopt without waiting."""
         suspects, self._suspects = self._suspects, {}
         live = {holder_name(each.record["delivery"], each.record["attempt"]): each for each in self._launcher.list()}
         held: set[str] = set()
@@ -50,7 +51,10 @@ class Reconciler:
                 elif now - since >= self._repair:
                     self._without_process(gpu_class, delivery, attempt, record)
         for holder, each in live.items():
-            if holder not in held and self._for_long(suspects, each.instance, now, self._repair):
+            if holder in held:
+                continue
+            unknown = each.record["gpu_class"] in adopt_at_once and self._adopt(holder, each)
+            if not unknown and self._for_long(suspects, each.instance, now, self._repair):
                 self._without_holder(holder, each)
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
@@ -79,13 +83,18 @@ class Reconciler:
         logger.warning("%s attempt %s: slot without a process freed", delivery, attempt, extra={"action": "repair_freed"})
         self._dispatcher.on_end(Ended(gpu_class.name, delivery, attempt, "", None))
 
+    def _adopt(self, holder: str, each: Live) -> bool:
+        gpu_class = each.record["gpu_class"]
+        adopted: Record = {**each.record, "instance": each.instance}
+        if gpu_class not in self._dispatcher.classes or not self._dispatcher.line.adopt(gpu_class, adopted):
+            return False
+        logger.warning("%s: runs, and Redis did not know it; adopted", holder, extra={"action": "repair_adopted"})
+        lease.wake(self._dispatcher.client)
+        return True
+
     def _without_holder(self, holder: str, each: Live) -> None:
         """A process without a slot: adopt it when Redis has lost it, stop it when its job goes on without it."""
-        gpu_class, record = each.record["gpu_class"], each.record
-        adopted: Record = {**record, "instance": each.instance}
-        if gpu_class in self._dispatcher.classes and self._dispatcher.line.adopt(gpu_class, adopted):
-            logger.warning("%s: runs, and Redis does not know it; adopted", holder, extra={"action": "repair_adopted"})
-            lease.wake(self._dispatcher.client)
+        if self._adopt(holder, each):
             return
         logger.warning("%s: runs without a slot; stopped", holder, extra={"action": "repair_stopped"})
         self._launcher.stop(each.instance, "KILL")

@@ -93,6 +93,7 @@ class Watcher:
             return self.clocks.tick
         now = self.dispatcher.line.clock()
         soonest = now + self.clocks.tick
+        closed: set[str] = set()
         for gpu_class in [*classes, GpuClass(REFUSED)]:
             # 2. Move what is due: into line, out of it, past its deadline.
             moved, due = self.dispatcher.line.tick(gpu_class.name)
@@ -100,13 +101,18 @@ class Watcher:
             self.dispatcher.launch(gpu_class, self.dispatcher.line.admit(gpu_class))
             # 4. Stop what must stop, take up what somebody left half-done.
             todo = self.dispatcher.reader.todo(gpu_class.name, now)
+            closed |= set() if todo.opened else {gpu_class.name}
             self._stop_attempts(gpu_class, todo, now)
             self._take_up(gpu_class, todo, now)
             soonest = min(soonest, now if moved else soonest, due or soonest)
-        # 5. Compare the holders with what really runs.
-        if now >= self._relist_at:
-            self.reconciler.run(now)
+        # 5. Compare the holders with what really runs. A class that Redis knows nothing of (it is new, or all is lost) opens
+        #    only then: a job must not start beside one that merely is not known.
+        if closed or now >= self._relist_at:
+            self.reconciler.run(now, adopt_at_once=closed)
             self._relist_at = now + self.clocks.relist
+        for name in closed:
+            self.dispatcher.line.open(name)
+            soonest = now
         # 6. Keep the states of long jobs from expiring.
         if now >= self._refresh_at:
             self._refresh(classes)

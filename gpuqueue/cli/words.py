@@ -9,6 +9,7 @@ WAITS: dict[str, str] = {
     WaitReason.EXCLUSIVE_RUNNING: "an exclusive job has the class to itself; shared jobs start when it has ended",
     WaitReason.SHARED_RUNNING: "shared jobs are running; an exclusive job starts when they have ended",
     WaitReason.DRAINING_FOR_EXCLUSIVE: "the gate is closed: an exclusive job has been overtaken often enough and is next",
+    WaitReason.REPAIRING: "no watcher has compared the slots with what really runs yet; a dispatcher does so when it starts",
     WaitReason.BEHIND_OTHERS: "a slot is free, and others are ahead of it in line (or it is about to start)",
     WaitReason.TURN_OF_SHARED: "enough exclusive jobs have run in a row; shared jobs are next",
     WaitReason.TENANT_LIMIT: "its tenant runs as many jobs as it may",

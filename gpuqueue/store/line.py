@@ -130,6 +130,10 @@ class Line:
         """Confirm a finish; ``reason`` is the end reason that was written."""
         return bool(self._scripts.call("finished", gpu_class, delivery, finisher, reason, self.clock(), self.keep))
 
+    def open(self, gpu_class: str) -> bool:
+        """Let jobs of a class start: every live attempt is a holder. Answers whether it was closed."""
+        return bool(self._scripts.call("open", gpu_class, self.clock()))
+
     def adopt(self, gpu_class: str, record: Record) -> bool:
         """Make a live attempt a holder that Redis does not know."""
         return bool(self._scripts.call("adopt", gpu_class, json.dumps(record), self.clock()))

@@ -48,6 +48,8 @@ class Todo:
     finishing: list[tuple[str, float]]
     accepted: list[tuple[str, float]]
     launching: list[tuple[str, float]]
+    opened: bool
+    """Whether jobs may start: see open.lua."""
 
 
 class Reader:
@@ -119,7 +121,10 @@ class Reader:
         pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
         pipe.zrange(class_key(gpu_class, "accepted"), 0, 255, withscores=True)
         pipe.zrange(class_key(gpu_class, "launching"), 0, 255, withscores=True)
-        return Todo(*([(name, float(score)) for name, score in part] for part in pipe.execute()))
+        pipe.hexists(class_key(gpu_class, "gate"), "opened")
+        *parts, opened = pipe.execute()
+        stopping, finishing, accepted, launching = ([(name, float(score)) for name, score in part] for part in parts)
+        return Todo(stopping, finishing, accepted, launching, bool(opened))
 
     def holders(self, gpu_class: str) -> list[tuple[str, int, float]]:
         """Return (delivery, attempt, since) of every holder."""

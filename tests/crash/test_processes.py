@@ -119,13 +119,16 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
     holding(cluster)
     (before,) = cluster.records()
     cluster.client.flushall()
-    record = eventually(cluster.records, "the job adopted")[0]
+    early = cluster.send("work", 0)
+    record = eventually(lambda: [each for each in cluster.records() if each["id"] == before["id"]], "the job adopted")[0]
     assert (record["state"], record["instance"]) == ("running", before["instance"])
     assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
     blocked = cluster.send("work", 1)
     eventually(lambda: blocked.state == "QUEUED", "a job that waits for the adopted one")
+    assert len(cluster.holders()) == 1
+    assert cluster.noted() == ["holding"]
     gate.touch()
-    assert blocked.get(timeout=30) == 2
+    assert [early.get(timeout=30), blocked.get(timeout=30)] == [0, 2]
     eventually(cluster.is_idle, "an idle queue")
 
 

@@ -45,6 +45,7 @@ class Entrance:
         self.client, self.model, self.bounds = client, Model(rules), Bounds()
         self.now = 1_000_000.0
         self.line = Line(client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now)
+        self.line.open(CLASS)
         self.attempts = Attempts(client, clock=lambda: self.now)
         self.reader = Reader(client)
         self.line.devices = {CLASS: rules.devices}

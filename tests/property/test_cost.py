@@ -50,6 +50,7 @@ def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int
 def test_a_job_costs_seven_round_trips_however_long_the_line(schedule_redis: redis.Redis, waiting: int) -> None:
     schedule_redis.flushdb()
     run, line = way_of(schedule_redis), Line(schedule_redis)
+    line.open("t4")
     run("first")  # loads the scripts
     for number in range(waiting):
         name = f"w{number}"

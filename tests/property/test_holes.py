@@ -30,6 +30,7 @@ class Queue:
     def __post_init__(self) -> None:
         self.client.flushdb()
         self.line = Line(self.client, max_attempts=2, keep=1000, clock=lambda: self.now)
+        self.line.open("t4")
         self.attempts = Attempts(self.client, clock=lambda: self.now)
         self.reader = Reader(self.client)
 
@@ -261,3 +262,17 @@ def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue
 def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(queue: Queue) -> None:
     answer = queue.line.release(T4, "nobody", 1)
     assert (answer.freed, answer.state, answer.granted) == (False, "", [])
+
+
+def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(queue: Queue) -> None:
+    queue.run("a", "shared")
+    queue.client.flushdb()
+    assert queue.submit("b", "exclusive") == []
+    why = queue.reader.why(T4, "b")
+    assert why is not None and why.reason == "REPAIRING"
+    labels: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4", "attempt": 1, "token": "t"}
+    assert queue.line.adopt("t4", labels | {"instance": "h:n:1"})
+    assert queue.line.open("t4")
+    assert queue.line.admit(T4) == []
+    assert [record["id"] for record in queue.line.release(T4, "a", 1, instance="h:n:1").granted] == ["b"]
+    assert not queue.line.open("t4")

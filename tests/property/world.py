@@ -78,11 +78,14 @@ class World(Attempted):
                 job.deadline = None
 
     def lose_redis(self) -> None:
-        """Everything in Redis is gone; the processes run on."""
+        """Everything in Redis is gone; the processes run on, and all are adopted before the class opens."""
         self.client.flushdb()
         self.model = Model(self.model.rules)
         self.bounds = Bounds()
         self.ends, self.revoked, self.granted = {}, set(), []
+        for process in self.processes:
+            self.adopt(process)
+        self.line.open(CLASS)
 
     def adopt(self, process: Process) -> bool:
         labels: Record = {"delivery": process.delivery, "attempt": process.attempt, "token": process.token}

@@ -12,6 +12,7 @@ import redis
 
 from gpuqueue.embedded import EmbeddedRedis
 from gpuqueue.store.client import connect
+from gpuqueue.store.line import Line
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ def race_server() -> Iterator[EmbeddedRedis]:
 def client(race_server: EmbeddedRedis) -> Iterator[redis.Redis]:
     made = connect(race_server.url)
     made.flushdb()
+    Line(made).open("t4")
     yield made
     made.close()
 

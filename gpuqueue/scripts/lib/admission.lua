@@ -2,7 +2,8 @@
 --
 -- gate fields: bypassed = shared jobs started ahead of the waiting exclusive ones since an exclusive last started, or the
 --              first of them came into line;
---              row = exclusive jobs started in a row while shared ones waited.
+--              row = exclusive jobs started in a row while shared ones waited;
+--              opened = since when the holders are known to be what really runs (open.lua).
 -- A shared start clears row, an exclusive start clears bypassed, and bypassed > 0 needs a shared start: so a closed
 -- gate (bypassed >= exclusive_patience >= 1) and a full row (row >= shared_patience >= 1) never meet, and somebody can
 -- always start in an idle domain.
@@ -14,8 +15,9 @@ end
 
 -- Everything that a decision looks at.
 local function look(spec)
-  local gate = redis.call('HMGET', K.gate, DOMAIN .. 'bypassed', DOMAIN .. 'row')
+  local gate = redis.call('HMGET', K.gate, DOMAIN .. 'bypassed', DOMAIN .. 'row', 'opened')
   local v = {
+    opened = gate[3],
     shared_running = redis.call('ZCARD', K.holders_shared),
     exclusive_running = redis.call('ZCARD', K.holders_exclusive),
     bypassed = tonumber(gate[1] or 0),
@@ -29,6 +31,7 @@ end
 
 -- Why no job of this isolation can start now; nil: one can.
 local function blocked(v, spec, isolation)
+  if not v.opened then return 'REPAIRING' end
   if isolation == 'shared' then
     if v.exclusive_running > 0 then return 'EXCLUSIVE_RUNNING' end
     if v.exclusive and v.bypassed >= spec.exclusive_patience then return 'DRAINING_FOR_EXCLUSIVE' end
