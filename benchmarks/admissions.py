@@ -97,6 +97,7 @@ class _Cycles:
 
     def __init__(self, client: Redis, line: Line, made: Template) -> None:
         self._line, self._made = line, made
+        line.open(T4.name)
         self._attempts = Attempts(client)
 
     def step(self) -> None:

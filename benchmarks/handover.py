@@ -49,6 +49,8 @@ class Ours:
     def __init__(self, stage: Stage, stamps: Stamps, slots: int) -> None:
         line = Line(stage.client, by="bench")
         classes = {f"c{slot}": GpuClass(f"c{slot}", shared_slots=1) for slot in range(slots)}
+        for name in classes:
+            line.open(name)
         finisher = Finisher(line, stage.app, "bench")
         self._dispatcher = Dispatcher(stage.client, line, stage.reader, classes, States(stage.app), finisher, 60, 5)
         settings = {**stamps.env, "GPUQUEUE_REDIS_URL": stage.url()}

@@ -75,7 +75,9 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
     """
     record, message = json.dumps(record_of(made.packed, gpu_class.name)), json.dumps(made.packed)
     deliveries = [str(uuid.uuid4()) for _ in range(count)]
-    spec = Line(client).spec(gpu_class)
+    line = Line(client)
+    line.open(gpu_class.name)
+    spec = line.spec(gpu_class)
     for start in range(0, count, CHUNK):
         pipe = client.pipeline(transaction=False)
         scripts = Scripts(pipe)

@@ -153,7 +153,7 @@ class Reader:
             {SHARED: ts, EXCLUSIVE: te},
             delayed,
             finishing,
-            {key.rpartition(":")[2]: int(value) for key, value in gate.items()},
+            {key.removeprefix("*:"): int(value) for key, value in gate.items() if key.startswith("*:")},
         )
 
     def dispatchers(self, since: float) -> list[str]:
