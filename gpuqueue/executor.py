@@ -30,7 +30,8 @@ from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
 
 logger = get_logger("gpuqueue.executor")
-#: Retries of a Redis command at the end of a job, about 10 minutes: hours of work are at stake.
+#: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At its start the watcher's
+#: deadline ends it sooner.
 PATIENCE = 600
 
 
@@ -44,7 +45,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
             environ["GPUQUEUE_TOKEN"],
         )
-        client = connect(environ["GPUQUEUE_REDIS_URL"])
+        client = connect(environ["GPUQUEUE_REDIS_URL"], retries=PATIENCE)
     except KeyError as exc:
         raise SettingsError(f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it") from None
     host = socket.gethostname()
@@ -55,8 +56,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         worker = worker_name(attempt.gpu_class, attempt.delivery, attempt.number, host)
         instance = f"{environ.get('GPUQUEUE_INSTANCE', host)}:{os.getpid()}"
         record, stored = attempts.claim(attempt, instance, worker)
-        patient = Attempts(connect(environ["GPUQUEUE_REDIS_URL"], retries=PATIENCE))
-        Run(environ, patient, attempt, record, stored, worker).run()
+        Run(environ, attempts, attempt, record, stored, worker).run()
         application.leave()
     except StaleAttempt as exc:
         logger.warning("%s", exc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from gpuqueue.errors import InvalidJob
@@ -12,6 +12,8 @@ from gpuqueue.names import CLASS_NAME, ISOLATIONS, delivery_name
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
+#: What the header may say.
+REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _MEMORY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*$", re.IGNORECASE)
 _TENANT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
@@ -45,10 +47,9 @@ class GpuRequest:
             return cls()
         if not isinstance(header, Mapping):
             raise InvalidJob.field("gpu", header, "is not an object", 'send e.g. {"isolation": "shared", "memory": "9GiB"}')
-        known = ("isolation", "memory", "slices", "tenant", "image")
         for key in header:
-            if key not in known:
-                raise InvalidJob.field(f"gpu.{key}", header[key], "is unknown", f"known fields: {', '.join(known)}")
+            if key not in REQUEST_FIELDS:
+                raise InvalidJob.field(f"gpu.{key}", header[key], "is unknown", f"known fields: {', '.join(REQUEST_FIELDS)}")
         isolation, memory, slices = header.get("isolation"), header.get("memory"), header.get("slices")
         tenant, image = header.get("tenant"), header.get("image")
         if isolation is not None and isolation not in ISOLATIONS:
@@ -63,7 +64,7 @@ class GpuRequest:
 
     def header(self) -> dict[str, Any]:
         """Return the header that says this, without what it leaves open."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key in REQUEST_FIELDS if (value := getattr(self, key)) is not None}
 
 
 def check_class_name(value: object) -> str:
@@ -102,7 +103,7 @@ class Job:
 
     def record(self) -> Record:
         """Return what the store keeps of it, without what is empty."""
-        kept: Any = {key: value for key, value in asdict(self).items() if value not in (None, False, "")}
+        kept: Any = {key: value for key in self.__slots__ if (value := getattr(self, key)) not in (None, False, "")}
         kept["delivery"] = self.delivery
         record: Record = kept
         return record
