@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,6 +211,23 @@ class Dispatcher:
         # After a stall the job may have moved on in other hands, and an old state would hide its result.
         if not record.get("ignore_result") and self.line.clock() - since < self.stale_after / 2:
             self.states.tell(record, state, packed)
+
+    def refresh_states(self) -> None:
+        """Keep the stored states of live jobs from expiring, in a thread: there may be many."""
+
+        def live() -> Iterator[Record]:
+            for name in self.classes:
+                for record in self.reader.all_records(name):
+                    if record["state"] != "ended" and not record.get("ignore_result"):
+                        yield record
+
+        def refresh() -> None:
+            try:
+                self.states.refresh(live())
+            except Exception:
+                logger.exception("states not refreshed; tried again later", extra={"action": "refresh_failed"})
+
+        self._pool.submit(refresh)
 
     def close(self) -> None:
         """Finish the launches under way."""

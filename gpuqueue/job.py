@@ -95,6 +95,8 @@ class Job:
     needs_app: bool = False
     """It has errbacks or is part of a chord: finishing it for its executor wants the application's code."""
     ignore_result: bool = False
+    group: str | None = None
+    """The chord or group it is part of: kept from expiring as long as it has not ended."""
 
     @property
     def delivery(self) -> str:
@@ -127,6 +129,7 @@ class Record(TypedDict, total=False):
     tenant: str
     needs_app: bool
     ignore_result: bool
+    group: str
     state: str
     reason: str
     error: str

@@ -31,8 +31,6 @@ class Clocks:
     relist: float = 2.0
     repair: float = 5.0
     grace: float = 10.0
-    refresh: float = 600.0
-    """How often the stored states of waiting and running jobs are kept from expiring."""
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Watcher:
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._sent: dict[str, str] = {}
+        self._sent: dict[str, dict[str, str]] = {}
         self.reconciler = Reconciler(self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist)
         self._relist_at = 0.0
         self._refresh_at = 0.0
@@ -114,9 +112,10 @@ class Watcher:
             self.dispatcher.line.open(name)
             soonest = now
         # 6. Keep the states of long jobs from expiring.
-        if now >= self._refresh_at:
-            self._refresh(classes)
-            self._refresh_at = now + self.clocks.refresh
+        refresh = self.dispatcher.states.refresh_seconds
+        if refresh and now >= self._refresh_at:
+            self._refresh_at = now + refresh
+            self.dispatcher.refresh_states()
         # 7. Sleep until something is due, or somebody wakes us.
         return soonest - self.dispatcher.line.clock()
 
@@ -136,6 +135,8 @@ class Watcher:
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop_attempts(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
+        before = self._sent.get(gpu_class.name, {})
+        sent = self._sent[gpu_class.name] = {holder: before[holder] for holder, _ in todo.stopping if holder in before}
         for holder, since in todo.stopping:
             delivery, attempt = parse_holder(holder)
             record = self.dispatcher.reader.record(gpu_class.name, delivery)
@@ -145,10 +146,10 @@ class Watcher:
             # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
             overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if self._sent.get(holder) != signal:
+            if sent.get(holder) != signal:
                 logger.info("%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"})
                 self.launcher.stop(instance, signal)
-                self._sent[holder] = signal
+                sent[holder] = signal
 
     # -- repair ------------------------------------------------------------------------------------------------------
 
@@ -160,10 +161,3 @@ class Watcher:
                 self.dispatcher.enqueue(gpu_class, delivery)
         for delivery, _ in todo.finishing:
             self.dispatcher.finisher.submit(gpu_class.name, delivery)
-
-    def _refresh(self, classes: list[GpuClass]) -> None:
-        for gpu_class in classes:
-            for record in self.dispatcher.reader.all_records(gpu_class.name):
-                if record["state"] != "ended" and not record.get("ignore_result"):
-                    packed = self.dispatcher.reader.message(gpu_class.name, record["delivery"])
-                    self.dispatcher.states.refresh(record, packed["headers"].get("group") if packed else None)

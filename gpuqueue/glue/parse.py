@@ -84,6 +84,7 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
         tenant=tenant,
+        group=headers["group"] if isinstance(headers.get("group"), str) else None,
         needs_app=bool(embed.errbacks) or bytes(embed.chord) != b"null",
         ignore_result=headers.get("ignore_result") is True,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from celery import Celery
@@ -13,6 +14,8 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from gpuqueue.job import Record
 
 logger = logging.getLogger(__name__)
+#: Records refreshed in one round trip.
+REFRESHED_AT_ONCE = 500
 
 
 class States:
@@ -38,13 +41,28 @@ class States:
         except Exception as exc:
             logger.warning("state %s of %s not stored: %s", state, record["id"], exc, extra={"action": "state_lost"})
 
-    def refresh(self, record: Record, group: str | None) -> None:
-        """Keep the state of a long job, and the chord it is part of, from expiring under it (Redis backend)."""
+    @property
+    def refresh_seconds(self) -> float | None:
+        """How often states should be refreshed: a quarter of their life; None where they do not expire (or not so)."""
         backend = self._app.backend
-        if not backend.expires or not hasattr(backend, "expire"):
-            return
-        keys = [backend.get_key_for_task(record["id"])]
-        if group:
-            keys += [backend.get_key_for_group(group, suffix) for suffix in ("", ".j", ".t", ".s")]
-        for key in keys:
-            backend.expire(key, backend.expires)
+        return backend.expires / 4 if getattr(backend, "expires", None) and hasattr(backend, "expire") else None
+
+    def refresh(self, records: Iterable[Record]) -> None:
+        """Keep the states of long jobs, and the chords they are part of, from expiring under them (Redis backend)."""
+        backend = self._app.backend
+        for some in batched(records, REFRESHED_AT_ONCE):
+            pipe = backend.client.pipeline(transaction=False)
+            for record in some:
+                keys = [backend.get_key_for_task(record["id"])]
+                if "group" in record:
+                    keys += [backend.get_key_for_group(record["group"], suffix) for suffix in ("", ".j", ".t", ".s")]
+                for key in keys:
+                    pipe.expire(key, backend.expires)
+            pipe.execute()
+
+
+def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    """Yield lists of up to ``size`` records."""
+    left = iter(records)
+    while some := list(islice(left, size)):
+        yield some
