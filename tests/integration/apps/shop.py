@@ -228,3 +228,10 @@ def new_errback(request, exc, traceback, key):
 def pass_on(value, key):
     tell(key, value)
     return value
+
+
+@app.task
+def hold_gpu(key):
+    tell(key, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    wait_for_test(key)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

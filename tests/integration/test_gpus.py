@@ -1,0 +1,77 @@
+"""GPUs dealt to jobs on one machine: two cards, as a stand-in for NVML shows them; everything else is real."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from nodes import APPS
+from stacks import PATIENCE, Stack
+
+pytestmark = pytest.mark.integration
+CARDS = Path(__file__).parent / "cards"
+FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
+
+
+@pytest.fixture
+def machine(stack_factory):
+    """A stack on a machine with two GPUs."""
+
+    def start(**env: str) -> Stack:
+        path = os.pathsep.join(map(str, (CARDS, APPS)))
+        slots = {
+            "T4_SHARED_SLOTS": "4",
+            "T4_EXCLUSIVE_SLOTS": "2",
+            "GPUQUEUE_DEVICES": "",
+            "CUDA_VISIBLE_DEVICES": f"{FIRST},{SECOND}",
+        }
+        return stack_factory({"PYTHONPATH": path} | slots | env)
+
+    return start
+
+
+def given(stack: Stack, key: str, queue: str, jobs: int) -> Counter[str]:
+    """The GPUs that as many jobs at once were given."""
+    results = [stack.shop.hold_gpu.apply_async((key,), queue=queue) for _ in range(jobs)]
+    seen = Counter(stack.told(key) for _ in results)
+    stack.go(key, jobs)
+    assert Counter(result.get(PATIENCE) for result in results) == seen
+    return seen
+
+
+def test_shared_jobs_share_the_gpus_evenly_and_exclusive_jobs_have_one_each(machine, key):
+    stack = machine()
+    stack.dispatcher()
+    assert given(stack, key, "gpu.t4.shared", 4) == {FIRST: 2, SECOND: 2}
+    assert given(stack, key, "gpu.t4.exclusive", 2) == {FIRST: 1, SECOND: 1}
+
+
+def test_jobs_are_given_none_but_the_gpus_that_the_operator_allows(machine, key):
+    stack = machine(GPUQUEUE_DEVICES="1", T4_EXCLUSIVE_SLOTS="1")
+    stack.dispatcher()
+    assert given(stack, key, "gpu.t4.shared", 2) == {SECOND: 2}
+
+
+def test_jobs_see_no_gpu_where_the_operator_allows_none(machine, key):
+    stack = machine(GPUQUEUE_DEVICES="none")
+    stack.dispatcher()
+    assert given(stack, key, "gpu.t4.shared", 1) == {"": 1}
+
+
+def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine):
+    stack = machine(T4_EXCLUSIVE_SLOTS="3")
+    dispatcher = stack.dispatcher(ready=False)
+    dispatcher.container._popen.wait(PATIENCE)
+    assert dispatcher.container.exit_code == 78
+    assert "class t4 has 3 exclusive slots and 2 GPUs here; an exclusive job is alone on its GPU" in dispatcher.logs()
+
+
+def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
+    stack = machine(GPUQUEUE_DEVICES="0", T4_EXCLUSIVE_SLOTS="1")
+    stack.dispatcher()
+    lost = stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.exclusive")
+    assert stack.told(key) == FIRST
+    lost.revoke(terminate=True)
+    assert given(stack, key, "gpu.t4.exclusive", 1) == {FIRST: 1}
