@@ -4,4 +4,4 @@ Never here: figures that were not measured. Each module's docstring says what it
 """
 
 #: In the order they run: module names of this package, each with ``run(size) -> list[Figure]``.
-NAMES = ("submit", "accept", "admissions", "commands", "handover", "memory", "depth")
+NAMES = ("submit", "accept", "admissions", "commands", "handover", "memory", "depth", "replay")
