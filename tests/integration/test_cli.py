@@ -1,146 +1,20 @@
-"""The command line against real processes: one `gpuqueue dev` for most of it, driven as a person would."""
+"""The command line against real processes: what it reads and cancels beside one `gpuqueue dev`."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-import psutil
 import pytest
 import redis
-from celery import Celery
+from devs import CLI, Dev, clean_env, end, start_dev, until
 
 from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.job import Record
-from gpuqueue.store.client import connect
-from gpuqueue.store.read import Reader
 
 pytestmark = pytest.mark.integration
-
-APP = """
-import time
-from pathlib import Path
-from celery import Celery
-
-app = Celery("cliapp")
-
-
-@app.task
-def hold(path):
-    while not Path(path).exists():
-        time.sleep(0.02)
-    return "held"
-
-
-@app.task
-def fail():
-    raise ValueError("no such luck")
-"""
-CLI = [sys.executable, "-m", "gpuqueue.cli"]
-OURS = ("CELERY_", "GPUQUEUE_", "GPU_", "T4_", "MIG_", "FLOWER_")
-
-
-def clean_env(**extra: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
-    return {**inherited, "GPUQUEUE_DEVICES": "none", **extra}
-
-
-def until(look: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-@dataclass
-class Dev:
-    """A `gpuqueue dev`, and the environment that it tells to copy."""
-
-    process: subprocess.Popen[bytes]
-    directory: Path
-    log: Path
-    env: dict[str, str]
-
-    def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        env = {**self.env, **extra}
-        return subprocess.run([*CLI, *arguments], cwd=self.directory, env=env, capture_output=True, text=True, timeout=60)
-
-    def json(self, *arguments: str, status: int = 0, **extra: str) -> Any:
-        done = self.run(*arguments, "--json", **extra)
-        assert done.returncode == status, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    def send(self, task: str, *args: object, **options: object) -> str:
-        client = Celery("client", broker=self.env["CELERY_BROKER_URL"], set_as_current=False)
-        with client:
-            job_id: str = client.send_task(f"cliapp.{task}", args, ignore_result=False, **options).id
-        return job_id
-
-    def reaches(self, job_id: str, state: str) -> Record:
-        with connect(self.env["CELERY_BROKER_URL"]) as client:
-
-            def look() -> Record | None:
-                found = Reader(client).find(job_id, ["t4", "refused"])
-                return found if found and found["state"] == state else None
-
-            found: Record = until(look)
-            return found
-
-    def result(self, job_id: str) -> dict[str, Any]:
-        with redis.Redis.from_url(self.env["CELERY_RESULT_BACKEND"]) as client:
-            raw: Any = client.get(f"celery-task-meta-{job_id}")
-        found: dict[str, Any] = json.loads(raw)
-        return found
-
-
-def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
-    directory.mkdir(exist_ok=True)
-    (directory / "cliapp.py").write_text(APP)
-    log = directory / "dev.log"
-    env = clean_env(**extra)
-    with log.open("wb") as out:
-        command = [*CLI, "dev", "-A", "cliapp", *options]
-        process = subprocess.Popen(command, cwd=directory, env=env, stdout=out, stderr=out, start_new_session=True)
-    try:
-        until(lambda: b"Ctrl-C stops it all" in log.read_bytes() or process.poll() is not None, 60)
-        assert process.poll() is None, log.read_text()
-    except BaseException:
-        process.kill()
-        raise
-    line = re.search(r"^  export (.*)$", log.read_text(), re.MULTILINE)
-    assert line
-    told = dict(word.split("=", 1) for word in line.group(1).split())
-    return Dev(process, directory, log, {**env, **told})
-
-
-def family(dev: Dev) -> list[psutil.Process]:
-    """All processes of a `gpuqueue dev`, executors included, without itself."""
-    return psutil.Process(dev.process.pid).children(recursive=True)
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-def end(dev: Dev, how: signal.Signals = signal.SIGINT) -> int:
-    dev.process.send_signal(how)
-    try:
-        return dev.process.wait(30)
-    finally:
-        dev.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -319,66 +193,3 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         cancelled = subprocess.run([*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30)
         assert cancelled.returncode == 2
         assert "nothing can be cancelled" in cancelled.stderr
-
-
-def test_ctrl_c_ends_dev_with_flower_redis_and_running_jobs(tmp_path: Path) -> None:
-    dev = start_dev(tmp_path / "dev", "--port", "0")
-    try:
-        job_id = dev.send("hold", str(tmp_path / "never"), queue="gpu.t4.shared")
-        dev.reaches(job_id, "running")
-        flower = re.search(r"Flower +(http://\S+)", dev.log.read_text())
-        assert flower
-        with urlopen(flower.group(1) + "/api/workers", timeout=10) as answer:
-            assert answer.status == 200
-        processes = family(dev)
-        names = " ".join(" ".join(each.cmdline()) for each in processes)
-        assert all(part in names for part in ("redis-server", "gpuqueue worker", "flower", "gpuqueue.executor"))
-        assert end(dev) == 0
-    finally:
-        dev.process.kill()
-    assert alive(processes) == []
-    log = dev.log.read_text()
-    assert "Traceback" not in log
-    assert "1 running jobs" in log
-
-
-def test_a_killed_dev_leaves_nothing_behind(tmp_path: Path) -> None:
-    dev = start_dev(tmp_path / "dev", "--no-flower")
-    job_id = dev.send("hold", str(tmp_path / "never"), queue="gpu.t4.shared")
-    dev.reaches(job_id, "running")
-    processes = family(dev)
-    end(dev, signal.SIGKILL)
-    until(lambda: not alive(processes))
-
-
-def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> None:
-    with EmbeddedRedis(tmp_path / "redis") as server:
-        gate = tmp_path / "gate"
-        dev = start_dev(tmp_path / "dev", "--no-flower", "--redis-url", server.url)
-        job_id = dev.send("hold", str(gate), queue="gpu.t4.shared")
-        dev.reaches(job_id, "running")
-        (executor,) = [each for each in family(dev) if "gpuqueue.executor" in each.cmdline()]
-        try:
-            assert end(dev, signal.SIGTERM) == 0
-            assert executor.is_running()
-            assert "jobs that run go on" in dev.log.read_text()
-            cancelled = dev.run("cancel", job_id)
-            assert "REVOKED will be written when one starts" in cancelled.stdout
-            dev.send("fail", queue="gpu.t4.shared")
-            found = dev.json("status")
-            assert (found["dispatchers"], found["unaccepted"]) == ([], {"gpu.t4.shared": 1})
-            assert "no dispatcher is alive" in dev.run("status").stdout
-        finally:
-            gate.touch()
-            psutil.wait_procs([executor], timeout=20)
-        assert not executor.is_running()
-
-
-def test_dev_says_which_child_died(tmp_path: Path) -> None:
-    dev = start_dev(tmp_path / "dev", "--no-flower")
-    processes = family(dev)
-    (worker,) = [each for each in processes if "worker" in each.cmdline()]
-    worker.kill()
-    assert dev.process.wait(30) == 1
-    assert "the dispatcher ended by itself with status -9" in dev.log.read_text()
-    assert alive(processes) == []
