@@ -128,32 +128,36 @@ class Dispatcher:
         """Launch admitted attempts, each in a thread of the pool."""
         while granted:
             for record in granted:
-                self._pool.submit(self._launch, record)
+                self._submit(record)
             granted = self.line.admit(gpu_class) if len(granted) == BATCH else []
 
-    def _launch(self, record: Record, *, repeated: bool = False) -> None:
+    def _submit(self, record: Record, *, repeated: bool = False) -> None:
+        try:
+            self._pool.submit(self._launch, record, repeated)
+        except RuntimeError:  # this dispatcher is leaving: another's watcher launches what it had admitted
+            logger.info("%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"})
+
+    def _launch(self, record: Record, repeated: bool) -> None:
+        delivery, attempt = record["delivery"], record["attempt"]
         try:
             if not repeated:
                 self._tell_state(record, DISPATCHED, None, since=record["admitted"])
-            instance = self.launcher.start(record)
+            try:
+                instance = self.launcher.start(record)
+            except (CannotLaunch, OSError) as exc:
+                logger.warning("%s not launched: %s", delivery, exc, extra={"action": "launch_failed"})
+                reason = EndReason.BAD_SPEC if isinstance(exc, CannotLaunch) else EndReason.INFRA
+                self._release(record["gpu_class"], delivery, attempt, "", reason, str(exc))
+                return
             self.line.launched(record, instance, self.start_timeout)
-            logger.info("%s launched, attempt %s", record["delivery"], record["attempt"], extra={"action": "launched"})
-        except (CannotLaunch, OSError) as exc:
-            logger.warning("%s not launched: %s", record["delivery"], exc, extra={"action": "launch_failed"})
-            reason = EndReason.BAD_SPEC if isinstance(exc, CannotLaunch) else EndReason.INFRA
-            self._release(record["gpu_class"], record["delivery"], record["attempt"], "", reason, str(exc))
-        except RedisError:
-            logger.exception(
-                "%s: Redis went away while launching; the watcher repairs it",
-                record["delivery"],
-                extra={"action": "launch_unsure"},
-            )
+            logger.info("%s launched, attempt %s", delivery, attempt, extra={"action": "launched"})
         except Exception:
-            logger.exception("%s: launch failed", record["delivery"], extra={"action": "launch_unsure"})
+            # Most likely Redis went away. Whether the process runs or not, the watcher finds out, and repeats the launch.
+            logger.exception("%s: launch not confirmed", delivery, extra={"action": "launch_unsure"})
 
     def relaunch(self, record: Record) -> None:
         """Launch an attempt whose launch nobody confirmed."""
-        self._pool.submit(self._launch, record, repeated=True)
+        self._submit(record, repeated=True)
 
     # -- end -------------------------------------------------------------------------------------------------------
 

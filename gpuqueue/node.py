@@ -76,8 +76,8 @@ class Node:
     def stop(self) -> None:
         """Sign off. What runs goes on, and what waits is safe in Redis."""
         self.watcher.stop()
-        self.dispatcher.close()
         self.launcher.close()
+        self.dispatcher.close()
         self.dispatcher.finisher.close()
 
 

@@ -153,3 +153,16 @@ def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
     assert usurper.hold()
     result = cluster.send("work", 1, countdown=0.2)  # its time comes while nobody really leads
     assert result.get(timeout=30) == 2
+
+
+def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(cluster):
+    cluster.start("d0")
+    results = [cluster.send("work", number) for number in range(30)]
+    for number in range(1, 4):
+        fresh = cluster.start(f"d{number}")
+        eventually(lambda fresh=fresh: fresh.hostname() in cluster.reader.dispatchers(0), "the new dispatcher")
+        cluster.workers[number - 1].container.kill("SIGTERM")
+        results += [cluster.send("work", 100 * number + each) for each in range(5)]
+    assert sum(result.get(timeout=60) for result in results) == 2 * (sum(range(30)) + 5 * 600 + 3 * 10)
+    eventually(cluster.is_idle, "an idle queue")
+    assert len(cluster.noted()) == len(set(cluster.noted())) == 45
