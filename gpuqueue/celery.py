@@ -64,7 +64,7 @@ class GpuStep(bootsteps.StartStopStep):
         except GpuQueueError as exc:
             click.echo(f"gpuqueue: {exc}", err=True)
             raise SystemExit(78) from None  # EX_CONFIG
-        worker.gpuqueue = self._node.dispatcher
+        worker.gpuqueue = self._node
         self._node.start()
 
     def stop(self, worker: Any) -> None:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from gpuqueue import devices
+from gpuqueue.cancel import Canceller
 from gpuqueue.dispatch import Dispatcher
 from gpuqueue.errors import SettingsError
 from gpuqueue.finish import Finisher
@@ -57,6 +58,7 @@ class Node:
             settings.launch_threads,
         )
         reader = self.dispatcher.reader
+        self.canceller = Canceller(client, line, reader, classes, finisher)
         self.launcher = LocalLauncher(
             self.dispatcher.on_end,
             executor_environment(settings),

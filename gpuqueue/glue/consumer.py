@@ -74,7 +74,7 @@ class Consumer(CeleryConsumer):
 
 def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
     """Make the handler of messages (Celery's ``Task.Strategy``)."""
-    accepting: Accepting = consumer.controller.gpuqueue
+    accepting: Accepting = consumer.controller.gpuqueue.dispatcher
     eventer = consumer.event_dispatcher
 
     def handle(message: Message, payload: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:

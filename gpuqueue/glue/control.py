@@ -17,7 +17,7 @@ logger = get_logger(__name__)
 
 
 class Cancelling(Protocol):
-    """Whoever can cancel jobs: the dispatcher."""
+    """Whoever can cancel jobs."""
 
     def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
         """Cancel one job; answers what became of it."""
@@ -40,7 +40,7 @@ class Control(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Listen."""
-        cancelling: Cancelling = c.controller.gpuqueue
+        cancelling: Cancelling = c.controller.gpuqueue.canceller
         node = c.app.control.mailbox.Node(
             f"gpuqueue.{c.hostname}",
             handlers=_handlers(cancelling),
