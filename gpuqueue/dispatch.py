@@ -91,7 +91,8 @@ class Dispatcher:
         if outcome == "known":
             return outcome
         logger.info("%s accepted for %s %s", job.delivery, gpu_class.name, isolation, extra={"action": "accepted"})
-        self._tell_state(record, QUEUED, packed, since=now)
+        if not job.retries:  # a retry in line shows RETRY, as in plain Celery
+            self._tell_state(record, QUEUED, packed, since=now)
         self.enqueue(gpu_class, job.delivery)
         if job.eta or job.expires:
             lease.wake(self.client)

@@ -104,6 +104,15 @@ def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(shop, stack,
     assert [each["gpu"] for each in seen] == [asked] * 3
 
 
+def test_a_retry_shows_retry_while_it_waits(shop, stack, queue):
+    result = shop.again_later.apply_async((2,), queue=queue)
+    until(lambda: result.state == "RETRY", PATIENCE, "the task has asked for a retry")
+    if queue != "celery":
+        until(lambda: stack.record(result.id)["state"] == "delayed", PATIENCE, "the retry waits for its time")
+        assert result.state == "RETRY"
+    assert result.get(PATIENCE) == "again"
+
+
 def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(shop, stack, queue, key):
     with pytest.raises(OutOfStock) as caught:
         shop.sell_out.apply_async((key,), queue=queue).get(PATIENCE)

@@ -124,6 +124,13 @@ def try_until(self, count, key=None):
     return self.request.retries
 
 
+@app.task(bind=True)
+def again_later(self, countdown):
+    if not self.request.retries:
+        raise self.retry(countdown=countdown)
+    return "again"
+
+
 @app.task(bind=True, max_retries=1, default_retry_delay=0)
 def give_up(self, because=None):
     raise self.retry(exc=OutOfStock(because, 2) if because else None)
