@@ -75,18 +75,8 @@ def run(size: Size) -> list[Figure]:
     met = (ratio(ours, peer) or 0) <= AIM
     return [
         Figure(f"an admission at {deepest} waiting", "µs", ours, (peer,), floor, f"ratio ≤ {AIM}", met),
-        Figure(
-            f"`why` at {deepest} waiting",
-            "µs",
-            Sample(f"{deepest} waiting", why),
-            (Sample(f"{SHORT} waiting", why_short),),
-            floor,
-        ),
-        Figure(
-            f"`status` view at {deepest} waiting",
-            "µs",
-            Sample(f"{deepest} waiting", view),
-            (Sample(f"{SHORT} waiting", view_short),),
-            floor,
+        *(
+            Figure(f"{what} at {deepest} waiting", "µs", Sample(ours.label, mine), (Sample(peer.label, theirs),), floor)
+            for what, mine, theirs in (("`why`", why, why_short), ("`status` view", view, view_short))
         ),
     ]

@@ -26,7 +26,7 @@ class Canceller:
 
     def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
         """Cancel a job wherever it is; one that is not here yet is remembered. See cancel.lua for the answers."""
-        answers = {name: self.line.cancel(name, job_id, terminate=terminate, signal=signal) for name in self.classes}
+        outcome, answers = self.line.cancel_everywhere(self.classes, job_id, terminate=terminate, signal=signal)
         for name, answer in answers.items():
             if answer == "cancelled":
                 record = self.reader.find(job_id, [name])
@@ -34,7 +34,7 @@ class Canceller:
                     self.finisher.submit(name, record["delivery"])
             if answer == "stopping":
                 lease.wake(self.client)
-        return next((answer for answer in answers.values() if answer != "unknown"), "unknown")
+        return outcome
 
     def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:
         """Cancel the jobs that carry any of these stamps; later ones are cancelled when they come."""

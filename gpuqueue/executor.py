@@ -72,13 +72,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 
 def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, finisher: str, worker: str) -> int:
     """Write the outcome of a job whose executor could not, with the application's errbacks and hooks."""
-    claimed = finishes.claim(attempt, finisher)
+    keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+    claimed = finishes.claim(attempt, finisher, keep)
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
     app = application.load(environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
     reason = complete(app, record, stored, hostname=record.get("worker") or worker)
-    finishes.finished(attempt, finisher, reason, float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP)))
+    finishes.finished(attempt, finisher, reason, keep)
     return EXIT_OK
 
 

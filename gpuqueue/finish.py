@@ -90,7 +90,7 @@ class Finisher:
 
     def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
         assert self.launcher is not None
-        answer, _, stored = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
+        answer, *_ = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
         if answer != "ok":
             return True
         try:

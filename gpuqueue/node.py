@@ -39,7 +39,7 @@ class Node:
                 "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
             )
         client = connect(settings.redis_url)
-        check(client, settings.redis_url, "GPUQUEUE_REDIS_URL" if settings.state_url else "CELERY_BROKER_URL")
+        check(client, settings.redis_url, settings.redis_setting)
         classes = configured(settings)
         line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
         found = devices.allowed(devices.find(), settings.devices, devices.visible_now())

@@ -53,8 +53,8 @@ class Reconciler:
         for holder, each in live.items():
             if holder in held:
                 continue
-            unknown = each.record["gpu_class"] in adopt_at_once and self._adopt(holder, each)
-            if not unknown and self._for_long(suspects, each.instance, now, self._repair):
+            adopted = each.record["gpu_class"] in adopt_at_once and self._adopt(holder, each)
+            if not adopted and self._for_long(suspects, each.instance, now, self._repair):
                 self._without_holder(holder, each)
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:

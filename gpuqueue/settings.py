@@ -83,6 +83,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def redis_setting(self) -> str:
+        """The name of the setting that :attr:`redis_url` comes from, for messages."""
+        return "GPUQUEUE_REDIS_URL" if self.state_url else "CELERY_BROKER_URL"
+
+    @property
     def redis_url(self) -> str:
         """Where the queue's state lives. Raises :class:`SettingsError` when nothing says so."""
         url = self.state_url or self.broker_url

@@ -60,10 +60,9 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
 
 
 def cancel_one(state: State, job_id: str) -> dict[str, Any]:
-    """Cancel one job in every class, since only the store knows where it is. May be repeated."""
+    """Cancel one job, wherever it is. May be repeated."""
     line = Line(state.client, by="cli", clock=state.now)
-    answers = [line.cancel(name, job_id) for name in state.reader.classes()]
-    outcome = next((answer for answer in answers if answer != "unknown"), "unknown")
+    outcome, _ = line.cancel_everywhere(state.reader.classes(), job_id)
     record = find(state, job_id)
     if record and outcome == "unknown" and record.get("reason") != "RETRIED":
         outcome = "ended" if record["state"] == "ended" else "finishing"  # it was refused: no class has it

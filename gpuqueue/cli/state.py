@@ -74,7 +74,7 @@ def open_state() -> State:
     """Connect. Raises :class:`SettingsError`, or :class:`ServerUnreachable` within a few seconds."""
     settings = load()
     client = connect(settings.redis_url, timeout=TIMEOUT, retries=1)
-    check(client, settings.redis_url)
+    check(client, settings.redis_url, settings.redis_setting)
     return State(client, Reader(client), settings)
 
 

@@ -6,6 +6,7 @@ An own mailbox node listens beside the worker's: for a task that no worker holds
 from __future__ import annotations
 
 from collections.abc import Mapping
+from signal import Signals
 from typing import Any, Protocol
 
 from celery import bootsteps
@@ -92,8 +93,6 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
 
 def _name(signal: Any) -> str:
     """Return a signal as our records hold it: ``TERM``, ``KILL``, ``INT``…"""
-    import signal as signals
-
     if isinstance(signal, int):
-        signal = signals.Signals(signal).name
+        signal = Signals(signal).name
     return str(signal or "TERM").upper().removeprefix("SIG")

@@ -71,10 +71,10 @@ class Finishes:
         self._clock = clock
         self._lease = lease
 
-    def claim(self, attempt: Attempt, finisher: str) -> tuple[Record, dict[str, Any] | None] | None:
+    def claim(self, attempt: Attempt, finisher: str, keep: float) -> tuple[Record, dict[str, Any] | None] | None:
         """Take the finish that a dispatcher claimed for this process; None when it is no longer wanted."""
         answer = self._scripts.call(
-            "finish_claim", attempt.gpu_class, attempt.delivery, finisher, self._clock(), self._lease, 86_400.0
+            "finish_claim", attempt.gpu_class, attempt.delivery, finisher, self._clock(), self._lease, keep
         )
         if answer[0] != "ok":
             return None

@@ -16,7 +16,6 @@ RETRIES = 8
 #: What a caller may meet when Redis is away; commands here are safe to repeat.
 Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
 RedisError = redis.RedisError
-ResponseError = redis.ResponseError
 Redis = redis.Redis
 
 

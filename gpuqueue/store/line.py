@@ -112,6 +112,16 @@ class Line:
         answer: str = self._scripts.call("cancel", gpu_class, job_id, int(terminate), signal, now, now + REVOKED_FOR)
         return answer
 
+    def cancel_everywhere(
+        self, classes: Iterable[str], job_id: str, *, terminate: bool = True, signal: str = "TERM"
+    ) -> tuple[str, dict[str, str]]:
+        """Cancel a job in every class, since only the store knows where it is (and where it may still come).
+
+        Answers what became of it, and class → answer; see cancel.lua for the words.
+        """
+        answers = {name: self.cancel(name, job_id, terminate=terminate, signal=signal) for name in classes}
+        return next((answer for answer in answers.values() if answer != "unknown"), "unknown"), answers
+
     def tick(self, gpu_class: str) -> tuple[int, float | None]:
         """Move what is due. Answers how much moved, and when the next is due (None: nothing waits for a time)."""
         moved, due = self._scripts.call("tick", gpu_class, self.clock(), 256)
