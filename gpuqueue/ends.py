@@ -6,7 +6,9 @@ Exit codes alone do not tell a GPU's failure from a program's: see facts on CUDA
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from gpuqueue.reasons import TRY_AGAIN, EndReason
 
@@ -18,15 +20,23 @@ EXIT_NO_STATE = 75
 """Redis could not be reached (EX_TEMPFAIL)."""
 EXIT_STALE = 76
 """The attempt was not, or no longer, this process's to run."""
+EXIT_DEVICE = 77
+"""The GPU itself failed, not the job: see gpu_failures.py."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What an observed end means, if the executor has not reported."""
+    """What an observed end means, if the executor has not reported.
+
+    ``avoid`` names the node at fault: the next attempt keeps away from it. ``evidence`` is what was seen, kept in the record:
+    exit_code, container_reason, node, pod, and scheduled, container_started and container_finished in Unix seconds.
+    """
 
     reason: EndReason
     error: str
+    avoid: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def again(self) -> bool:
@@ -42,6 +52,8 @@ def explain(code: int | None) -> End:
         return End(EndReason.INFRA, "the executor could not reach Redis (exit code 75)")
     if code == EXIT_STALE:
         return End(EndReason.INFRA, "the executor found its attempt taken by another (exit code 76)")
+    if code == EXIT_DEVICE:
+        return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         name = _signal_name(number)

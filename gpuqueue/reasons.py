@@ -24,6 +24,12 @@ class WaitReason(StrEnum):
     PULLING_IMAGE = "PULLING_IMAGE"
     STARTING = "STARTING"
     """It has its slot; its executor is being started."""
+    LAUNCH_REFUSED = "LAUNCH_REFUSED"
+    """The cluster's API does not take its Job at present; it is tried again."""
+    QUOTA = "QUOTA"
+    """The namespace's quota does not admit it at present."""
+    UNCONFIRMED = "UNCONFIRMED"
+    """It was told to end, and its node does not say that it has: its slot stays taken."""
 
 
 class EndReason(StrEnum):
