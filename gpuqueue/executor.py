@@ -25,9 +25,9 @@ from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
 from gpuqueue.glue import application
 from gpuqueue.glue.completion import complete
 from gpuqueue.names import worker_name
-from gpuqueue.run import KEEP, Run, Stopped
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
+from gpuqueue.task_run import KEEP, Run, Stopped
 
 logger = get_logger("gpuqueue.executor")
 #: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At its start the watcher's
