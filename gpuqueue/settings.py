@@ -7,12 +7,14 @@ images need no pydantic.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpuqueue.errors import SettingsError
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 def _env(*names: str) -> AliasChoices:
@@ -98,8 +100,13 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """Read the settings from the environment. Raises :class:`SettingsError` that names each wrong one."""
+    return read(Settings, **overrides)
+
+
+def read(kind: type[S], **overrides: Any) -> S:
+    """Read one kind of settings from the environment. Raises :class:`SettingsError` that names each wrong one."""
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as exc:
         raise SettingsError("; ".join(_explain(error) for error in exc.errors())) from None
 
