@@ -28,6 +28,7 @@ from gpuqueue.glue.states import States
 from gpuqueue.job import Record
 from gpuqueue.launchers.local import LocalLauncher
 from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
 
 AIM_MS, AIM_TRIPS = 10.0, 2
 POLL, TICK = 1.0, 0.5
@@ -51,12 +52,11 @@ class Ours:
         classes = {f"c{slot}": GpuClass(f"c{slot}", shared_slots=1) for slot in range(slots)}
         for name in classes:
             line.open(name)
-        finisher = Finisher(line, stage.app, "bench")
-        self._dispatcher = Dispatcher(stage.client, line, stage.reader, classes, States(stage.app), finisher, 60, 5)
+        finisher = Finisher(line, stage.reader, Logs(stage.client), stage.app, "bench")
+        self._dispatcher = Dispatcher(stage.client, line, stage.reader, classes, States(stage.app), finisher, 5)
         settings = {**stamps.env, "GPUQUEUE_REDIS_URL": stage.url()}
-        self.launcher = self._dispatcher.launcher = finisher.launcher = _Noting(
-            self._dispatcher.on_end, settings, command=COMMAND
-        )
+        self.launcher = self._dispatcher.launcher = _Noting(self._dispatcher.on_end, settings, 60, command=COMMAND)
+        finisher.use(self.launcher)
         self.launcher.called = {}
         self._made: dict[int, Template] = {
             slot: template(stage.app, f"gpu.c{slot}.shared", stage.client) for slot in range(slots)

@@ -33,7 +33,7 @@ class Canceller:
                 if record:
                     self.finisher.submit(name, record["delivery"])
             if answer == "stopping":
-                lease.wake(self.client)
+                lease.wake(self.client, name)
         return outcome
 
     def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:

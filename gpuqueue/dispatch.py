@@ -14,13 +14,14 @@ from typing import Any
 
 from gpuqueue.cancel import stamps_of
 from gpuqueue.classes import GpuClass, choose, default_isolation, resolve
-from gpuqueue.ends import explain
+from gpuqueue.ends import End
 from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.finish import Finisher
 from gpuqueue.glue.parse import bare_job, job_id, parse, request_of
 from gpuqueue.glue.states import States
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import CannotLaunch, Ended, Launcher
+from gpuqueue.later import Later
+from gpuqueue.launchers.base import CannotLaunch, Held, Launcher, LaunchLater
 from gpuqueue.names import EXCLUSIVE
 from gpuqueue.reasons import EndReason
 from gpuqueue.states import DISPATCHED, QUEUED
@@ -32,6 +33,8 @@ from gpuqueue.store.read import Reader
 logger = logging.getLogger(__name__)
 #: Jobs that no class can ever run are kept under this name until their refusal is delivered.
 REFUSED = "refused"
+#: Seconds until a launch that the cluster did not take is tried again: it doubles as long as that goes on.
+EARLIEST, LATEST = 0.5, 30.0
 
 
 @dataclass
@@ -44,7 +47,6 @@ class Dispatcher:
     classes: Mapping[str, GpuClass]
     states: States
     finisher: Finisher
-    start_timeout: float
     stale_after: float
     """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to write."""
     threads: int = 8
@@ -52,6 +54,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gpuqueue-launch")
+        self._later = Later("gpuqueue-launch-later")
 
     # -- accept ----------------------------------------------------------------------------------------------------
 
@@ -72,6 +75,7 @@ class Dispatcher:
         try:
             gpu_class, isolation = self._choose(packed)
             job = parse(packed, gpu_class.name, isolation, now)
+            self.launcher.check_job(job.record(), gpu_class)
             stamps = stamps_of(packed)
         except InvalidJob as exc:
             return self._refuse(packed, exc, now)
@@ -95,7 +99,7 @@ class Dispatcher:
             self._tell_state(record, QUEUED, packed, since=now)
         self.enqueue(gpu_class, job.delivery)
         if job.eta or job.expires:
-            lease.wake(self.client)
+            lease.wake(self.client, gpu_class.name)
         return outcome
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
@@ -146,16 +150,39 @@ class Dispatcher:
                 self._tell_state(record, DISPATCHED, None, since=record["admitted"])
             try:
                 instance = self.launcher.start(record)
+            except LaunchLater as exc:
+                self._put_off(record, exc)
+                return
             except (CannotLaunch, OSError) as exc:
                 logger.warning("%s not launched: %s", delivery, exc, extra={"action": "launch_failed"})
-                reason = EndReason.BAD_SPEC if isinstance(exc, CannotLaunch) else EndReason.INFRA
-                self._release(record["gpu_class"], delivery, attempt, "", reason, str(exc))
+                reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
+                held = Held(record["gpu_class"], delivery, attempt, "")
+                self._release(held, End(reason, str(exc)), final=isinstance(exc, CannotLaunch))
                 return
-            self.line.launched(record, instance, self.start_timeout)
+            self.line.launched(record, instance, self.launcher.claim_within)
             logger.info("%s launched, attempt %s", delivery, attempt, extra={"action": "launched"})
         except Exception:
             # Most likely Redis went away. Whether the process runs or not, the watcher finds out, and repeats the launch.
             logger.exception("%s: launch not confirmed", delivery, extra={"action": "launch_unsure"})
+
+    def _put_off(self, record: Record, why: LaunchLater) -> None:
+        """Try a launch again after a pause, as long as somebody wants it and its time is not over; the slot stays taken."""
+        name, delivery, attempt = record["gpu_class"], record["delivery"], record["attempt"]
+        waited = self.line.clock() - record["admitted"]
+        if waited >= why.limit and self.launcher.abandon(record):
+            logger.warning("%s not launched within %.0f s: %s", delivery, why.limit, why, extra={"action": "launch_failed"})
+            self._release(Held(name, delivery, attempt, ""), End(why.reason, str(why)))
+            return
+        pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
+        logger.warning("%s not launched, again in %.1f s: %s", delivery, pause, why, extra={"action": "launch_later"})
+        self.line.observed([(name, delivery, attempt, why.wait, str(why), "", "", None)])
+
+        def again() -> None:
+            found = self.line.relaunch(name, delivery, attempt, 0.0)
+            if found:  # else it is cancelled, launched by a repair, or another's by now
+                self.relaunch(found)
+
+        self._later.call(pause, again)
 
     def relaunch(self, record: Record) -> None:
         """Launch an attempt whose launch nobody confirmed."""
@@ -163,26 +190,24 @@ class Dispatcher:
 
     # -- end -------------------------------------------------------------------------------------------------------
 
-    def on_end(self, ended: Ended) -> None:
+    def on_end(self, held: Held, end: End) -> None:
         """An attempt's process is gone: free its slot, launch what may start, finish the job if its executor did not."""
-        end = explain(ended.code)
         try:
-            self._release(ended.gpu_class, ended.delivery, ended.attempt, ended.instance, end.reason, end.error, again=end.again)
+            self._release(held, end)
         except RedisError:
-            logger.exception("%s: end not written; the watcher repairs it", ended.delivery, extra={"action": "end_unsure"})
+            logger.exception("%s: end not written; the watcher repairs it", held.delivery, extra={"action": "end_unsure"})
 
-    def _release(
-        self, name: str, delivery: str, attempt: int, instance: str, reason: EndReason, error: str, *, again: bool = False
-    ) -> None:
+    def _release(self, held: Held, end: End, *, final: bool = False) -> None:
+        name, delivery, attempt = held.gpu_class, held.delivery, held.attempt
         gpu_class = self.classes.get(name) or GpuClass(name)  # a class no longer configured: free it all the same
-        released = self.line.release(gpu_class, delivery, attempt, instance=instance, reason=reason, error=error, again=again)
+        released = self.line.release(gpu_class, delivery, attempt, end, held.instance, final)
         self.launch(gpu_class, released.granted)
         if released.state == "finishing":
-            logger.warning("%s attempt %s: %s", delivery, attempt, error, extra={"action": "executor_lost"})
+            logger.warning("%s attempt %s: %s", delivery, attempt, end.error, extra={"action": "executor_lost"})
             self.finisher.submit(name, delivery)
-        elif released.state == "delayed":
-            logger.warning("%s attempt %s: %s; tried again", delivery, attempt, error, extra={"action": "try_again"})
-            lease.wake(self.client)
+        elif released.state == "delayed" and released.freed:
+            logger.warning("%s attempt %s: %s; tried again", delivery, attempt, end.error, extra={"action": "try_again"})
+            lease.wake(self.client, name)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -209,5 +234,6 @@ class Dispatcher:
         self._pool.submit(refresh)
 
     def close(self) -> None:
-        """Finish the launches under way."""
+        """Finish the launches under way; those put off are the next watcher's."""
+        self._later.close()
         self._pool.shutdown(wait=True, cancel_futures=False)

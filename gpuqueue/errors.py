@@ -39,8 +39,44 @@ class ExecutorDied(GpuQueueError):
     """The executor ended without a word: killed, out of memory, or crashed below Python."""
 
 
+class HostOutOfMemory(ExecutorDied):
+    """The container used more memory of its host than its limit, and was killed."""
+
+
+class Evicted(ExecutorDied):
+    """The pod was evicted from its node, as often as attempts are allowed."""
+
+
+class Preempted(ExecutorDied):
+    """The pod had to make room for one of higher priority, as often as attempts are allowed."""
+
+
+class NodeLost(ExecutorDied):
+    """The pod's node was lost, as often as attempts are allowed."""
+
+
+class PodDeleted(ExecutorDied):
+    """Somebody deleted the pod of the running job."""
+
+
+class ContainerFailed(GpuQueueError):
+    """The container of a container job ended with another exit code than 0."""
+
+
 class LaunchFailed(GpuQueueError):
     """The executor could not be started, or ended before it took its job, as often as attempts are allowed."""
+
+
+class ImageUnusable(LaunchFailed):
+    """The image cannot be pulled, or its name is none."""
+
+
+class Unschedulable(LaunchFailed):
+    """No node could take the pod in time."""
+
+
+class QuotaExceeded(LaunchFailed):
+    """The quota of the namespace did not admit the Job or its pod in time."""
 
 
 class StartTimeout(LaunchFailed):

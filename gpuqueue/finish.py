@@ -14,11 +14,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gpuqueue.container import CONTAINER_TASK
 from gpuqueue.glue.completion import complete
 from gpuqueue.job import Record
 from gpuqueue.launchers.base import Launcher, LauncherClosed
+from gpuqueue.names import holder_name
 from gpuqueue.reasons import EndReason
 from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
+from gpuqueue.store.read import Reader
 
 logger = logging.getLogger(__name__)
 #: How long a finish in the application's code may take, in seconds: its import, and its own hooks.
@@ -32,21 +36,27 @@ class Finisher:
     """Finishes jobs in threads of its own, each job once at a time.
 
     Args:
-        line: the state.
+        line, reader, logs: the state.
         app: the dispatcher's Celery application, used where the job's own is not needed.
         hostname: the worker that events name.
     """
 
-    def __init__(self, line: Line, app: Any, hostname: str) -> None:
+    def __init__(self, line: Line, reader: Reader, logs: Logs, app: Any, hostname: str) -> None:
         self._line = line
+        self._reader = reader
+        self._logs = logs
         self._app = app
         self._hostname = hostname
-        # Two at once: each may start a Python process, and machines with a GPU have other work for their cores.
-        self._by_application = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish-app")
         self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self.launcher: Launcher | None = None
+        self._by_application = self._here
+
+    def use(self, launcher: Launcher) -> None:
+        """Let the launcher run finishes in the application's code; without one all are written here."""
+        self.launcher = launcher
+        self._by_application = ThreadPoolExecutor(launcher.finishers, thread_name_prefix="gpuqueue-finish-app")
 
     def submit(self, gpu_class: str, delivery: str) -> None:
         """Finish a job soon. A job already under way here is left to that."""
@@ -93,8 +103,13 @@ class Finisher:
         answer, *_ = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
         if answer != "ok":
             return True
+
+        def wanted() -> bool:
+            now = self._reader.record(gpu_class, delivery)
+            return now is not None and now["state"] == "finishing" and now.get("finisher") == finisher
+
         try:
-            status = self.launcher.finish(record, finisher, BY_APPLICATION)
+            status = self.launcher.finish(record, finisher, BY_APPLICATION, wanted)
         except LauncherClosed:
             return True
         answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
@@ -104,7 +119,10 @@ class Finisher:
         return True
 
     def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
-        reason = complete(self._app, record, stored, hostname=record.get("worker") or self._hostname)
+        log = ""
+        if record["task"] == CONTAINER_TASK and record.get("attempt"):
+            log = self._logs.read(gpu_class, holder_name(record["delivery"], record["attempt"])) or ""
+        reason = complete(self._app, record, stored, hostname=record.get("worker") or self._hostname, log=log)
         self._line.finished(gpu_class, record["delivery"], finisher, reason)
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
@@ -116,4 +134,6 @@ class Finisher:
 
 def needs_application(record: Record) -> bool:
     """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
+    if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name
+        return bool(record.get("needs_app")) and record.get("reason") != EndReason.SUCCEEDED
     return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

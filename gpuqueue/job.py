@@ -92,6 +92,10 @@ class Job:
     expires: float | None = None
     time_limit: float | None = None
     tenant: str | None = None
+    image: str | None = None
+    """The image that it names itself, for its executor or, of a container job, to run."""
+    container: dict[str, Any] | None = None
+    """Of a container job: what is said of the container (see container.py)."""
     needs_app: bool = False
     """It has errbacks or is part of a chord: finishing it for its executor wants the application's code."""
     ignore_result: bool = False
@@ -130,6 +134,9 @@ class Record(TypedDict, total=False):
     needs_app: bool
     ignore_result: bool
     group: str
+    image: str
+    container: dict[str, Any]
+    owner: str
     state: str
     reason: str
     error: str
@@ -142,6 +149,12 @@ class Record(TypedDict, total=False):
     worker: str
     cancel: str
     timed_out: str
+    wait: str
+    detail: str
+    doomed: str
+    doom_error: str
+    doom_tried: str
+    avoid: list[str]
     outcome: str
     finisher: str
     finish_tries: int
@@ -155,3 +168,14 @@ class Record(TypedDict, total=False):
     released: float
     ended: float
     adopted: float
+    node: str
+    pod: str
+    exit_code: int
+    container_reason: str
+    scheduled: float
+    container_started: float
+    container_finished: float
+    gpu: str
+    gpu_memory_peak: int
+    gpu_memory_own: int
+    gpu_error: str

@@ -51,10 +51,25 @@ def class_key(gpu_class: str, name: str) -> str:
     return class_prefix(gpu_class) + name
 
 
-#: The lease of the watcher's leader.
-LEADER = PREFIX + "leader"
-#: A list that the leader blocks on: anything pushed wakes it.
-WAKE = PREFIX + "wake"
+def log_key(gpu_class: str, holder: str) -> str:
+    """Return the key of the end of an attempt's log (text; it expires)."""
+    return f"{class_prefix(gpu_class)}log:{holder}"
+
+
+#: zset: group by the time of the last heartbeat of any dispatcher of it.
+GROUPS = PREFIX + "groups"
+
+
+def leader_key(group: str) -> str:
+    """Return the key of a group's lease: its watcher's leader."""
+    return f"{PREFIX}leader:{group}"
+
+
+def wake_key(gpu_class: str) -> str:
+    """Return the list that leaders of a class block on: anything pushed wakes one. One hash tag: they block on several."""
+    return f"{PREFIX}{{wake}}:{gpu_class}"
+
+
 #: hash: class → its settings (JSON), as the newest dispatcher has them; what `status` shows.
 CLASSES = PREFIX + "classes"
 #: zset: dispatcher (worker name) by the time of its last heartbeat.

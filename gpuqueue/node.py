@@ -12,11 +12,15 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.finish import Finisher
 from gpuqueue.glue.states import States
 from gpuqueue.inventory import configured
+from gpuqueue.launchers.base import Launcher
 from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.notes import KeptNotes
 from gpuqueue.settings import Settings
+from gpuqueue.store.attempts import Attempts
 from gpuqueue.store.client import check, connect
-from gpuqueue.store.lease import Lease
+from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
 from gpuqueue.store.read import Reader
 from gpuqueue.watch import Clocks, Watcher
 
@@ -32,42 +36,24 @@ class Node:
     """
 
     def __init__(self, app: Any, settings: Settings, name: str, *, watch: bool = True) -> None:
-        if settings.execution_mode != "local":
-            raise SettingsError(f"GPU_EXECUTION_MODE={settings.execution_mode!r} is not available in this version; use local")
-        if not settings.app:
-            raise SettingsError(
-                "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
-            )
         client = connect(settings.redis_url)
         check(client, settings.redis_url, settings.redis_setting)
         classes = configured(settings)
         line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
-        found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-        dealt = devices.deal(classes.values(), found)
-        line.devices = {name: len(gpus) for name, gpus in dealt.items()}
-        finisher = Finisher(line, app, name)
-        self.dispatcher = Dispatcher(
-            client,
-            line,
-            Reader(client),
-            classes,
-            States(app),
-            finisher,
-            settings.start_timeout,
-            settings.repair_seconds,
-            settings.launch_threads,
-        )
-        reader = self.dispatcher.reader
+        reader, logs, states = Reader(client), Logs(client), States(app)
+        finisher = Finisher(line, reader, logs, app, name)
+        repair, threads = settings.repair_seconds, settings.launch_threads
+        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, repair, threads)
         self.canceller = Canceller(client, line, reader, classes, finisher)
-        self.launcher = LocalLauncher(
-            self.dispatcher.on_end,
-            executor_environment(settings),
-            dealt,
-            lambda host: reader.host_heard(host, line.clock() - HOST_SILENT),
-        )
-        self.dispatcher.launcher = finisher.launcher = self.launcher
-        lease = Lease(client, name, settings.lease_seconds)
-        clocks = Clocks(settings.tick_seconds, settings.relist_seconds, settings.repair_seconds, settings.grace_seconds)
+        if settings.execution_mode == "local":
+            self.launcher: Launcher = _local(self.dispatcher, settings)
+        else:
+            self.launcher = _kubernetes(self.dispatcher, settings, KeptNotes(line, Attempts(client), logs, states, app))
+        line.owner = self.launcher.owner
+        self.dispatcher.launcher = self.launcher
+        finisher.use(self.launcher)
+        lease = Lease(client, name, settings.lease_seconds, group_of(self.launcher.owner, classes))
+        clocks = Clocks(settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds)
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
         self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks, may_lead=watch)
 
@@ -81,6 +67,32 @@ class Node:
         self.launcher.close()
         self.dispatcher.close()
         self.dispatcher.finisher.close()
+
+
+def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
+    if not settings.app:
+        raise SettingsError(
+            "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
+        )
+    found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
+    dealt = devices.deal(dispatcher.classes.values(), found)
+    dispatcher.line.devices = {name: len(gpus) for name, gpus in dealt.items()}
+    reader, clock = dispatcher.reader, dispatcher.line.clock
+    return LocalLauncher(
+        dispatcher.on_end,
+        executor_environment(settings),
+        settings.start_timeout,
+        dealt,
+        lambda host: reader.host_heard(host, clock() - HOST_SILENT),
+    )
+
+
+def _kubernetes(dispatcher: Dispatcher, settings: Settings, notes: KeptNotes) -> Launcher:
+    try:
+        from gpuqueue.launchers.kubernetes.assemble import assemble
+    except ImportError as exc:
+        raise SettingsError(f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]") from exc
+    return assemble(settings, dispatcher.classes, dispatcher.on_end, notes)
 
 
 def executor_environment(settings: Settings) -> dict[str, str]:

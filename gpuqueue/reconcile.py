@@ -1,4 +1,4 @@
-"""Repair from Redis and what really runs: holders without a process, processes without a holder (invariant 6)."""
+"""Repair from Redis and what really runs: holders that nothing runs, and what runs without a holder (invariant 6)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Collection
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import Dispatcher
+from gpuqueue.ends import explain
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import Ended, Launcher, Live
+from gpuqueue.launchers.base import Held, Launcher, Live
 from gpuqueue.names import holder_name
 from gpuqueue.store import lease
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares holders and processes. Whatever looks wrong must look so for a while before it is touched.
+    """Compares holders and what runs. Whatever looks wrong must look so for a while before it is touched.
 
     Args:
         repair: seconds after which an unfinished launch, or a process without a slot, is taken for abandoned.
@@ -31,23 +32,26 @@ class Reconciler:
         self._suspects: dict[str, float] = {}
 
     def run(self, now: float, adopt_at_once: Collection[str] = ()) -> None:
-        """Look once, and repair what has looked wrong for long enough; in some classes adopt without waiting."""
+        """Look once, and repair what has looked wrong for long enough; in some classes adopt without waiting.
+
+        Raises :class:`LauncherUnavailable` when what runs cannot be known; nothing is concluded then.
+        """
         suspects, self._suspects = self._suspects, {}
         live = {holder_name(each.record["delivery"], each.record["attempt"]): each for each in self._launcher.list()}
         held: set[str] = set()
         for gpu_class in self._dispatcher.classes.values():
-            for delivery, attempt, since in self._dispatcher.reader.holders(gpu_class.name):
+            holders = self._dispatcher.reader.holders(gpu_class.name)
+            records = self._dispatcher.reader.records(gpu_class.name, (delivery for delivery, _, _ in holders))
+            known = {record["delivery"]: record for record in records}
+            for delivery, attempt, since in holders:
                 holder = holder_name(delivery, attempt)
                 held.add(holder)
-                record = self._dispatcher.reader.record(gpu_class.name, delivery)
+                record = known.get(delivery)
+                if record is not None and record.get("owner", "") != self._launcher.owner:
+                    continue  # another cluster's: its own watcher looks after it
                 instance = self._instance(record, attempt, live.get(holder))
                 if instance:
-                    ended = Ended(gpu_class.name, delivery, attempt, instance, None)
-                    if self._launcher.alive(instance):
-                        self._launcher.watch(ended)
-                    elif self._for_long(suspects, holder, now, self._relist / 2):
-                        logger.warning("%s: process gone, its end unseen", holder, extra={"action": "repair_gone"})
-                        self._dispatcher.on_end(ended)
+                    self._with_process(Held(gpu_class.name, delivery, attempt, instance), suspects, now)
                 elif now - since >= self._repair:
                     self._without_process(gpu_class, delivery, attempt, record)
         for holder, each in live.items():
@@ -66,8 +70,18 @@ class Reconciler:
         known = record.get("instance") if record and record.get("attempt") == attempt else None
         return known or (running.instance if running else None)
 
+    def _with_process(self, held: Held, suspects: dict[str, float], now: float) -> None:
+        end = self._launcher.end_of(held.instance)
+        if end is None:
+            self._launcher.watch(held)
+            return
+        holder = holder_name(held.delivery, held.attempt)
+        if self._for_long(suspects, holder, now, self._relist / 2):
+            logger.warning("%s: gone, and its end not told: %s", holder, end.error, extra={"action": "repair_gone"})
+            self._dispatcher.on_end(held, end)
+
     def _without_process(self, gpu_class: GpuClass, delivery: str, attempt: int, record: Record | None) -> None:
-        """No process, and its launch was never confirmed: launch it (again), or free the slot if nobody wants it."""
+        """Nothing runs, and the launch was never confirmed: launch it (again), or free the slot if nobody wants it."""
         wanted = (
             record is not None
             and record["state"] == "launching"
@@ -80,8 +94,10 @@ class Reconciler:
                 logger.warning("%s attempt %s: launched again", delivery, attempt, extra={"action": "repair_launch"})
                 self._dispatcher.relaunch(found)
             return
+        if record is not None and record.get("attempt") == attempt and not self._launcher.abandon(record):
+            return  # it was launched after all: its end is waited for
         logger.warning("%s attempt %s: slot without a process freed", delivery, attempt, extra={"action": "repair_freed"})
-        self._dispatcher.on_end(Ended(gpu_class.name, delivery, attempt, "", None))
+        self._dispatcher.on_end(Held(gpu_class.name, delivery, attempt, ""), explain(None))
 
     def _adopt(self, holder: str, each: Live) -> bool:
         gpu_class = each.record["gpu_class"]
@@ -89,11 +105,11 @@ class Reconciler:
         if gpu_class not in self._dispatcher.classes or not self._dispatcher.line.adopt(gpu_class, adopted):
             return False
         logger.warning("%s: runs, and Redis did not know it; adopted", holder, extra={"action": "repair_adopted"})
-        lease.wake(self._dispatcher.client)
+        lease.wake(self._dispatcher.client, gpu_class)
         return True
 
     def _without_holder(self, holder: str, each: Live) -> None:
-        """A process without a slot: adopt it when Redis has lost it, stop it when its job goes on without it."""
+        """Something runs without a slot: adopt it when Redis has lost it, stop it when its job goes on without it."""
         if self._adopt(holder, each):
             return
         logger.warning("%s: runs without a slot; stopped", holder, extra={"action": "repair_stopped"})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import REFUSED, Dispatcher
-from gpuqueue.launchers.base import Launcher
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.names import parse_holder
 from gpuqueue.reconcile import Reconciler
 from gpuqueue.store import lease
@@ -55,6 +55,7 @@ class Watcher:
         self.reconciler = Reconciler(self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist)
         self._relist_at = 0.0
         self._refresh_at = 0.0
+        self._blind = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,7 +65,8 @@ class Watcher:
         """End the loop and let another lead."""
         self._stop.set()
         try:
-            lease.wake(self.dispatcher.client)
+            for name in self.dispatcher.classes:
+                lease.wake(self.dispatcher.client, name)
             self._thread.join(self.clocks.tick + 5)
             self.lease.leave()
         except RedisError as exc:
@@ -106,17 +108,24 @@ class Watcher:
         # 5. Compare the holders with what really runs. A class that Redis knows nothing of (it is new, or all is lost) opens
         #    only then: a job must not start beside one that merely is not known.
         if closed or now >= self._relist_at:
-            self.reconciler.run(now, adopt_at_once=closed)
             self._relist_at = now + self.clocks.relist
-        for name in closed:
-            self.dispatcher.line.open(name)
-            soonest = now
-        # 6. Keep the states of long jobs from expiring.
+            try:
+                self.reconciler.run(now, adopt_at_once=closed)
+            except LauncherUnavailable as exc:
+                self._say_blind(exc)
+            else:
+                self._blind = False
+                for name in closed:
+                    self.dispatcher.line.open(name)
+                    soonest = now
+        # 6. Note what attempts wait for, and give up those whose clock ran out.
+        self.launcher.check(now)
+        # 7. Keep the states of long jobs from expiring.
         refresh = self.dispatcher.states.refresh_seconds
         if refresh and now >= self._refresh_at:
             self._refresh_at = now + refresh
             self.dispatcher.refresh_states()
-        # 7. Sleep until something is due, or somebody wakes us.
+        # 8. Sleep until something is due, or somebody wakes us.
         return soonest - self.dispatcher.line.clock()
 
     def _set_leads(self, leads: bool) -> None:
@@ -124,13 +133,20 @@ class Watcher:
             logger.info("this watcher leads", extra={"action": "leads"})
             self._relist_at = 0.0
             self._sent.clear()
+        if leads != self.leads:
+            self.launcher.lead(leads)
         self.leads = leads
+
+    def _say_blind(self, why: Exception) -> None:
+        if not self._blind:  # once: this may go on for an hour
+            logger.warning("what runs cannot be seen, nothing is concluded: %s", why, extra={"action": "watch_blind"})
+        self._blind = True
 
     def _wait(self, seconds: float) -> None:
         if not self.leads:
             self._stop.wait(min(seconds, self.clocks.tick))  # the leader alone is woken
         elif seconds > 0:
-            lease.wait(self.waiting, seconds)
+            lease.wait(self.waiting, self.dispatcher.classes, seconds)
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
@@ -141,14 +157,18 @@ class Watcher:
             delivery, attempt = parse_holder(holder)
             record = self.dispatcher.reader.record(gpu_class.name, delivery)
             instance = record.get("instance") if record and record.get("attempt") == attempt else None
-            if record is None or instance is None:
-                continue  # its process is not known yet: a claim is refused, and reconcile frees the slot
+            if record is None or instance is None or record.get("owner", "") != self.launcher.owner:
+                continue  # its process is not known yet: a claim is refused, and reconcile frees the slot; or it is another's
             # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
             overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
             if sent.get(holder) != signal:
                 logger.info("%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"})
-                self.launcher.stop(instance, signal)
+                try:
+                    self.launcher.stop(instance, signal)
+                except LauncherUnavailable as exc:
+                    logger.warning("%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"})
+                    continue
                 sent[holder] = signal
 
     # -- repair ------------------------------------------------------------------------------------------------------

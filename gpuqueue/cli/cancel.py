@@ -43,7 +43,8 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
         raise GpuQueueError(f"nothing can be cancelled: {NO_DISPATCHER_EVER}")
     outcomes = [cancel_one(state, job_id) for job_id in job_ids]
     if any(each["outcome"] in ("cancelled", "stopping") for each in outcomes):
-        lease.wake(state.client)
+        for name in state.reader.classes():
+            lease.wake(state.client, name)
     alive = bool(state.dispatchers())
     if wait_seconds:
         _wait(state, outcomes, wait_seconds)

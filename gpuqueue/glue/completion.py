@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, signals, states
 from celery.app.task import Context
-from celery.app.trace import TraceInfo
+from celery.app.trace import TraceInfo, build_tracer
 from celery.exceptions import TimeLimitExceeded
 from celery.utils.saferepr import saferepr
 
 from gpuqueue import errors
+from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.glue import message as messages
 from gpuqueue.glue.events import Events
 from gpuqueue.glue.message import context
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
+
+#: Ends whose error has a type of its own; the others' depends on how far the attempt had got.
+_ERRORS: dict[str, type[errors.GpuQueueError]] = {
+    EndReason.HOST_OOM: errors.HostOutOfMemory,
+    EndReason.EVICTED: errors.Evicted,
+    EndReason.PREEMPTED: errors.Preempted,
+    EndReason.NODE_LOST: errors.NodeLost,
+    EndReason.POD_DELETED: errors.PodDeleted,
+    EndReason.IMAGE: errors.ImageUnusable,
+    EndReason.UNSCHEDULABLE: errors.Unschedulable,
+    EndReason.QUOTA: errors.QuotaExceeded,
+}
 
 
 def exception_of(record: Record) -> Exception:
@@ -27,17 +43,23 @@ def exception_of(record: Record) -> Exception:
         named = getattr(errors, record.get("error_type", ""), errors.InvalidJob)
         made: Exception = named(error)
         return made
+    if reason in _ERRORS:
+        return _ERRORS[reason](f"job {record['id']} attempt {record.get('attempt')}: {error}")
     if record.get("timed_out") == "start":
         return errors.StartTimeout(f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts: {error}")
     if record.get("attempt") and not record.get("started"):
         return errors.LaunchFailed(f"job {record['id']}: {record.get('attempt')} attempts failed to start, the last: {error}")
+    if record.get("task") == CONTAINER_TASK and reason == EndReason.ERROR:
+        return errors.ContainerFailed(f"job {record['id']} attempt {record.get('attempt')}: {error}")
     if reason == EndReason.INFRA:
         return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {error}")
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
 
-def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str) -> str:
+def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str, log: str = "") -> str:
     """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or any app in its place.
+
+    ``log`` is the end of a container job's log, part of its result.
 
     May be repeated: results and chord parts are the same again; errbacks are sent again. When the executor died between
     claiming its finish and confirming it, a result that it had stored counts.
@@ -47,21 +69,48 @@ def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, h
     task = app.tasks.get(record.get("task")) or _stand_in(app, record)
     reason = record["reason"]
     stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
-    if stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+    if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED and stored is not None:
+        _succeed(app, record, stored, request.hostname, log)
+    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
         # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
         reason = EndReason.SUCCEEDED
         if request.chord:
             app.backend.on_chord_part_return(request, states.SUCCESS, app.backend.get_result(request.id))
         with Events(app, request.hostname, leaves="worker" in record) as events:
             events.send("task-succeeded", request.id, result="", runtime=record["released"] - record["started"])
-    elif stored_state == states.FAILURE and record.get("outcome") == EndReason.ERROR:
+    elif stored_state == states.FAILURE and record.get("outcome") in (EndReason.ERROR, EndReason.GPU_OOM):
         _fail(app, task, record, request, app.backend.get_result(request.id))
-        reason = EndReason.ERROR
+        reason = record["outcome"]
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request)
     else:
         _fail(app, task, record, request, exception_of(record))
     return reason
+
+
+def _succeed(app: Celery, record: Record, stored: Mapping[str, Any], hostname: str, log: str) -> None:
+    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it."""
+    if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
+        return  # a finisher before this one had written it, its callbacks before that
+    message: Any = record.get("message", "")
+    with contextlib.suppress(ValueError):
+        message = json.loads(message)
+    result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
+
+    def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return result
+
+    task = app.task(run, name=f"{CONTAINER_TASK}:{record['delivery']}", ignore_result=bool(record.get("ignore_result")))
+    try:
+        task = app.tasks[task.name]
+        made, context = messages.request(stored, app, hostname=hostname, task=task)
+        tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
+        with Events(app, hostname, leaves=True) as events:
+            _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
+            ran = record.get("released", 0.0) - record.get("started", 0.0)
+            events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
+    finally:
+        app.tasks.pop(task.name, None)
 
 
 def _stand_in(app: Celery, record: Record) -> Any:

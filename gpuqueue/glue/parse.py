@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from gpuqueue.container import CONTAINER_TASK, parse_container
 from gpuqueue.errors import InvalidJob, MalformedMessage
 from gpuqueue.job import HEADER, GpuRequest, Job, check_class_name
 from gpuqueue.names import QueueName, parse_queue
@@ -23,6 +24,7 @@ class _Embed(msgspec.Struct):
 
 # Raw keeps arguments undecoded: a body of 1 MB is checked in a millisecond.
 _BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _Embed | None])
+_CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
 
 
 def job_id(packed: Mapping[str, Any]) -> str:
@@ -69,7 +71,11 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         raise MalformedMessage.field("task", headers.get("task"), "is not a task name", "send Celery's header 'task'")
     embed = _embed(packed)
     hard, _ = _limits(headers.get("timelimit"))
-    tenant = (headers.get(HEADER) or {}).get("tenant")
+    said = headers.get(HEADER) or {}
+    image, container = said.get("image"), None
+    if headers["task"] == CONTAINER_TASK:
+        args, kwargs, _ = _CALL.decode(packed["body"])
+        image, container = parse_container(args, kwargs)
     return Job(
         id=job_id(packed),
         task=headers["task"],
@@ -83,7 +89,9 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         eta=_time("eta", headers.get("eta")),
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
-        tenant=tenant,
+        tenant=said.get("tenant"),
+        image=image,
+        container=container,
         group=headers["group"] if isinstance(headers.get("group"), str) else None,
         needs_app=bool(embed.errbacks) or bytes(embed.chord) != b"null",
         ignore_result=headers.get("ignore_result") is True,

@@ -17,12 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psutil
 
+from gpuqueue.classes import GpuClass
+from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.ends import End, explain
+from gpuqueue.errors import InvalidJob
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import Ended, LauncherClosed, Live, OnEnd
+from gpuqueue.launchers.base import Held, LauncherClosed, Live, OnEnd
 from gpuqueue.launchers.exits import Exits, environment
 
 _PREFIX = "GPUQUEUE_"
@@ -36,21 +41,28 @@ class LocalLauncher:
 
     Args:
         on_end: told of every end, from the watching thread.
+        claim_within: seconds from the launch until an executor must have claimed its attempt.
         settings: environment that every executor gets (broker, backend, application).
         devices: class → the GPUs (UUIDs or indexes, as CUDA_VISIBLE_DEVICES takes them) that its jobs are dealt.
         host_lives: whether another host, by its name, still has a dispatcher (a container may come back under a new name).
         command: what to run; the executor of this Python unless a test says otherwise.
     """
 
+    owner = ""
+    #: Each starts a Python process, and machines with a GPU have other work for their cores.
+    finishers = 2
+
     def __init__(
         self,
         on_end: OnEnd,
         settings: Mapping[str, str],
+        claim_within: float,
         devices: Mapping[str, Sequence[str]] | None = None,
         host_lives: Callable[[str], bool] = lambda host: True,
         command: Sequence[str] = (sys.executable, "-m", "gpuqueue.executor"),
     ) -> None:
         self._on_end = on_end
+        self.claim_within = claim_within
         self._settings = dict(settings)
         self._devices = devices or {}
         self._host_lives = host_lives
@@ -61,13 +73,23 @@ class LocalLauncher:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closed = threading.Event()
 
+    def check_job(self, record: Record, gpu_class: GpuClass) -> None:
+        """Refuse container jobs: there is no container runtime here."""
+        if record["task"] == CONTAINER_TASK:
+            raise InvalidJob.field(
+                "task",
+                CONTAINER_TASK,
+                "runs a container image, and this dispatcher starts processes",
+                "set GPU_EXECUTION_MODE=k8s_job, or send a task of the application",
+            )
+
     def start(self, record: Record) -> str:
         """Start an attempt; see :class:`gpuqueue.launchers.base.Launcher`."""
         nonce = f"{self._host}:{secrets.token_hex(8)}"
         process = self._spawn({**self._labels(record), "GPUQUEUE_INSTANCE": nonce, **self._gpu(record)})
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
-        self._watch(Ended(record["gpu_class"], record["delivery"], record["attempt"], instance, None), process.pid)
+        self._watch(Held(record["gpu_class"], record["delivery"], record["attempt"], instance), process.pid)
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:
@@ -75,7 +97,7 @@ class LocalLauncher:
         if not self._ours(instance):
             return True
         pid = _pid(instance)
-        if not self.alive(instance):
+        if not self._alive(instance):
             return False
         number = signals.Signals[f"SIG{signal}"]
         with contextlib.suppress(ProcessLookupError):
@@ -85,8 +107,15 @@ class LocalLauncher:
                 os.kill(pid, number)
         return True
 
-    def alive(self, instance: str) -> bool:
-        """Whether the very process still runs; one of another host counts as running while a dispatcher is heard there."""
+    def abandon(self, record: Record) -> bool:
+        """Nothing runs where nothing is listed: a process exists from the moment it is started."""
+        return True
+
+    def end_of(self, instance: str) -> End | None:
+        """Say that the very process is gone, its end unseen; one of another host runs while a dispatcher is heard there."""
+        return None if self._alive(instance) else explain(None)
+
+    def _alive(self, instance: str) -> bool:
         if not self._ours(instance):
             return self._host_lives(instance.partition(":")[0])
         return environment(_pid(instance)).get("GPUQUEUE_INSTANCE") == instance.rpartition(":")[0]
@@ -104,19 +133,25 @@ class LocalLauncher:
                     found.append(Live(f"{env['GPUQUEUE_INSTANCE']}:{pid}", _record(env)))
         return found
 
-    def watch(self, ended: Ended) -> None:
+    def watch(self, held: Held) -> None:
         """Be told of the end of a process whose own dispatcher is gone. May be repeated."""
-        if not self._ours(ended.instance) or ended.instance in self._adopted:
+        if not self._ours(held.instance) or held.instance in self._adopted:
             return
-        pid = _pid(ended.instance)
+        pid = _pid(held.instance)
         starter = environment(pid).get("GPUQUEUE_STARTER")
         with contextlib.suppress(psutil.NoSuchProcess):
             if starter and psutil.Process(pid).ppid() != int(starter):
-                self._adopted.add(ended.instance)
-                self._watch(ended, pid)
+                self._adopted.add(held.instance)
+                self._watch(held, pid)
 
-    def finish(self, record: Record, finisher: str, timeout: float) -> int | None:
-        """Run the executor as a finisher, without a GPU."""
+    def lead(self, leads: bool) -> None:
+        """Each dispatcher sees its own processes end, whoever leads."""
+
+    def check(self, now: float) -> None:
+        """A process that was started waits for nothing."""
+
+    def finish(self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]) -> int | None:
+        """Run the executor as a finisher, without a GPU; answers its exit status, None past the timeout."""
         process = self._spawn({**self._labels(record), "GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""})
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
@@ -145,11 +180,12 @@ class LocalLauncher:
             start_new_session=True,
         )
 
-    def _watch(self, ended: Ended, pid: int) -> None:
+    def _watch(self, held: Held, pid: int) -> None:
         def tell(code: int | None) -> None:
-            self._adopted.discard(ended.instance)
-            self._forget(ended.instance, code)
-            self._on_end(Ended(ended.gpu_class, ended.delivery, ended.attempt, ended.instance, code))
+            self._adopted.discard(held.instance)
+            self._forget(held.instance, code)
+            end = explain(code)
+            self._on_end(held, replace(end, evidence={"exit_code": code}) if code is not None else end)
 
         self._exits.watch(pid, tell)
 

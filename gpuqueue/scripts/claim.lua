@@ -6,6 +6,7 @@ local job = load(ARGV[1])
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= tonumber(ARGV[2]) or job.token ~= ARGV[3] then return { 'refused', 'stale token' } end
 if job.cancel then return { 'refused', 'cancelled' } end
+if job.doomed then return { 'refused', 'given up' } end
 if job.timed_out then return { 'refused', 'out of time' } end
 local message = redis.call('HGET', K.messages, ARGV[1])
 if not message then return { 'refused', 'message lost' } end -- adopted after Redis lost its data, before it was claimed

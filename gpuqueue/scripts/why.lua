@@ -1,7 +1,7 @@
 -- why: why a job has not started, its place in line and who is ahead. Reads only.
 -- ARGV: delivery, spec (JSON), most (how many of those ahead to name)
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! records line admission
+--! records line attempts admission
 local job = load(ARGV[1])
 if not job then return nil end
 local reason, place = '', 0
@@ -9,7 +9,9 @@ local answer = {}
 if job.state == 'delayed' then
   reason = 'NOT_BEFORE'
 elseif job.state == 'launching' then
-  reason = 'STARTING'
+  reason = job.wait or 'STARTING'
+elseif job.state == 'running' or job.state == 'reporting' then
+  reason = job.wait or ''
 elseif job.state == 'waiting' then
   local spec = cjson.decode(ARGV[2])
   reason = blocked(look(spec), spec, job.isolation) or 'BEHIND_OTHERS'

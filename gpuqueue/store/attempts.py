@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,13 @@ class Attempts:
         """Set the hard limit, in seconds from the start, when the task itself declares one."""
         return bool(self._call("limit", attempt, seconds))
 
-    def report(self, attempt: Attempt, outcome: str) -> None:
-        """Claim the finish. Raises :class:`StaleAttempt` when this attempt may write nothing any more."""
-        answer = self._call("report", attempt, outcome, self._clock() + REPORT_TIMEOUT)
+    def sampled(self, attempt: Attempt, seen: Mapping[str, Any]) -> bool:
+        """Keep what was seen of the GPU (gpu_sampler.py has the fields); False: the attempt is not current."""
+        return bool(self._call("sampled", attempt, json.dumps(seen) if seen else ""))
+
+    def report(self, attempt: Attempt, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
+        """Claim the finish, with what was seen of the GPU. Raises :class:`StaleAttempt`: this attempt may write nothing any more."""
+        answer = self._call("report", attempt, outcome, self._clock() + REPORT_TIMEOUT, json.dumps(seen) if seen else "")
         if answer != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")
 

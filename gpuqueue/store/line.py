@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
 from gpuqueue.classes import GpuClass
+from gpuqueue.ends import End
 from gpuqueue.job import Record
 from gpuqueue.names import holder_name
-from gpuqueue.reasons import NEVER_AGAIN, EndReason
+from gpuqueue.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.store.scripts import Scripts
 
 #: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks again.
 BATCH = 64
 #: How long a revocation of an unknown task is remembered, in seconds (Celery's workers keep theirs 3 hours).
 REVOKED_FOR = 3 * 3600.0
+
+
+#: What is known of an attempt that ended in nobody's sight.
+UNSEEN = End(EndReason.INFRA, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +38,21 @@ class Released:
 
 
 class Line:
-    """The verbs on the line of a class. ``by`` names this dispatcher in what it admits."""
+    """The verbs on the line of a class. ``by`` names this dispatcher in what it admits, ``owner`` whose cluster runs it."""
 
     def __init__(
         self,
         client: redis.Redis,
         *,
         by: str = "",
+        owner: str = "",
         keep: float = 86_400.0,
         max_attempts: int = 3,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._scripts = Scripts(client)
         self.by = by
+        self.owner = owner
         self.keep = keep
         self.max_attempts = max_attempts
         self.clock = clock
@@ -54,7 +61,8 @@ class Line:
 
     def spec(self, gpu_class: GpuClass) -> str:
         """Return what the scripts are told of a class."""
-        return json.dumps(gpu_class.spec(self.devices.get(gpu_class.name, 0)))
+        owner = {"owner": self.owner} if self.owner else {}
+        return json.dumps(gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner)
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
         """Keep a delivery. Answers ``accepted``, ``known`` or ``finishing``."""
@@ -69,10 +77,10 @@ class Line:
         """Make holders of all that can start; answers the attempts to launch now."""
         return _records(self._scripts.call("admit", gpu_class.name, self.spec(gpu_class), *self._admission()))
 
-    def launched(self, record: Record, instance: str, start_timeout: float) -> bool:
-        """Note that the attempt's process (or pod) exists; it has ``start_timeout`` seconds to claim."""
+    def launched(self, record: Record, instance: str, claim_within: float) -> bool:
+        """Note that the attempt's process (or Job) exists; it has ``claim_within`` seconds to be claimed."""
         now = self.clock()
-        arguments = (record["delivery"], record["attempt"], instance, now, now + start_timeout)
+        arguments = (record["delivery"], record["attempt"], instance, now, now + claim_within)
         return bool(self._scripts.call("launched", record["gpu_class"], *arguments))
 
     def relaunch(self, gpu_class: str, delivery: str, attempt: int, older_than: float) -> Record | None:
@@ -86,25 +94,39 @@ class Line:
         gpu_class: GpuClass,
         delivery: str,
         attempt: int,
-        *,
+        end: End = UNSEEN,
         instance: str = "",
-        reason: EndReason = EndReason.INFRA,
-        error: str = "",
-        again: bool = False,
+        final: bool = False,
     ) -> Released:
         """Free the slot of an attempt known to have ended; answers the attempts to launch in its place.
 
-        ``reason`` and ``error`` count only if the executor did not report. ``again``: make a new attempt; one that was
-        never claimed is tried again anyway, while attempts are left, unless what it asks for cannot be had (``NEVER_AGAIN``).
+        ``end`` counts only if the executor did not report; its evidence is kept all the same. An attempt that was never
+        claimed is tried again while attempts are left, unless what it asks for cannot be had (``NEVER_AGAIN``), or ``final``.
         ``instance`` is empty when no process was ever seen; an attempt that has one is not freed by that.
         """
         now = self.clock()
-        tried = "always" if again else "never" if reason in NEVER_AGAIN else "unstarted"
+        ended = {"reason": end.reason, "error": end.error, "avoid": end.avoid, "evidence": dict(end.evidence)}
+        ended["tried"] = "never" if final else tried_again(end.reason)
         answer = self._scripts.call(
-            *("release", gpu_class.name, delivery, attempt, instance, reason, error, tried, self.max_attempts),
+            *("release", gpu_class.name, delivery, attempt, instance, json.dumps(ended), self.max_attempts),
             *(self.spec(gpu_class), *self._admission(now)),
         )
         return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
+
+    def observed(self, seen: Sequence[tuple[str, str, int, str, str, str, str, float | None]]) -> list[bool]:
+        """Note what attempts wait for, all in one round trip; answers for each whether it is current.
+
+        Each is (class, delivery, attempt, wait reason or '', detail, pod, node, seconds from now to be claimed or None).
+        """
+        now = self.clock()
+        calls: list[tuple[str, tuple[str | float, ...]]] = [
+            (each[0], (*each[1:7], now + each[7] if each[7] is not None else "")) for each in seen
+        ]
+        return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
+
+    def doom(self, gpu_class: str, delivery: str, attempt: int, reason: EndReason, error: str) -> bool:
+        """Note why an attempt that does not start is given up, before it is ended. False: it runs, or is not current."""
+        return bool(self._scripts.call("doom", gpu_class, delivery, attempt, reason, error, tried_again(reason)))
 
     def cancel(self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM") -> str:
         """Cancel a job; see cancel.lua for the answers."""
@@ -151,6 +173,11 @@ class Line:
     def _admission(self, now: float | None = None) -> tuple[float, str, str, int]:
         # The nonce makes tokens that nobody can guess: Lua in Redis has no randomness of its own.
         return (self.clock() if now is None else now, secrets.token_hex(16), self.by, BATCH)
+
+
+def tried_again(reason: EndReason) -> str:
+    """Return in the scripts' words when a new attempt follows one that ended so."""
+    return "always" if reason in TRY_AGAIN else "never" if reason in NEVER_AGAIN else "unstarted"
 
 
 def _records(answers: Iterable[str]) -> list[Record]:

@@ -11,7 +11,7 @@ import redis
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.job import Record
-from gpuqueue.keys import CLASSES, DISPATCHERS, HOSTS, LEADER, class_key
+from gpuqueue.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
 from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED, parse_holder
 from gpuqueue.store.scripts import Scripts
 
@@ -166,7 +166,12 @@ class Reader:
         heard = self._client.zscore(HOSTS, host)
         return heard is not None and float(heard) >= since
 
+    def leaders(self) -> list[str]:
+        """Return the names of the dispatchers whose watcher leads its group."""
+        groups: list[str] = self._client.zrange(GROUPS, 0, -1)  # type: ignore[assignment]
+        found: list[str | None] = self._client.mget([leader_key(group) for group in groups]) if groups else []  # type: ignore[assignment]
+        return sorted({each.partition(" ")[0] for each in found if each})
+
     def leader(self) -> str | None:
-        """Return the name of the watcher's leader."""
-        found: str | None = self._client.get(LEADER)  # type: ignore[assignment]
-        return found.partition(" ")[0] if found else None
+        """Return the name of the leader where there is one group."""
+        return next(iter(self.leaders()), None)

@@ -38,6 +38,14 @@ class Scripts:
             script = self._loaded[verb] = self._client.register_script(source(verb))
         return script(keys=class_keys(gpu_class), args=_plain(arguments))
 
+    def pipelined(self, verb: str, calls: Sequence[tuple[str, Sequence[str | float]]]) -> list[Any]:
+        """Run one verb for several (class, arguments) in one round trip; each is atomic, all together are not."""
+        pipe = self._client.pipeline(transaction=False)
+        script = self._client.register_script(source(verb))
+        for gpu_class, arguments in calls:
+            script(keys=class_keys(gpu_class), args=_plain(arguments), client=pipe)
+        return pipe.execute() if calls else []
+
 
 def _plain(arguments: Sequence[str | float]) -> list[str]:
     # repr keeps a time exact; "1e+22" never occurs among what is passed here.

@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from gpuqueue.store.lease import Lease
+from gpuqueue.keys import leader_key
+from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from tests.crash.cluster import eventually
 
@@ -148,8 +149,8 @@ def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(clu
 def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
     cluster.start("one")
     eventually(cluster.reader.leader, "a leader")
-    usurper = Lease(cluster.client, "usurper", 2)
-    cluster.client.delete("gpuqueue:1:leader")
+    usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4"]))
+    cluster.client.delete(leader_key(group_of("", ["t4"])))
     assert usurper.hold()
     result = cluster.send("work", 1, countdown=0.2)  # its time comes while nobody really leads
     assert result.get(timeout=30) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from gpuqueue.ends import End
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.job import Record
+from gpuqueue.reasons import EndReason
 from gpuqueue.states import JobState
 from gpuqueue.store.attempts import REPORT_TIMEOUT, Attempt
 from tests.property.entrance import CLASS, KEEP, MAX_ATTEMPTS, START_TIMEOUT, Entrance, Process
@@ -80,10 +82,8 @@ class Attempted(Entrance):
             self.gpu_class,
             delivery,
             attempt,
-            instance=instance,
-            reason=reason,
-            error="gone",
-            again=again,  # type: ignore[arg-type]
+            End(EndReason(reason), "gone"),
+            instance,
         )
         if beside and job:
             assert (answer.freed, answer.state, answer.granted) == (False, job.state, [])

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from gpuqueue.classes import GpuClass
+from gpuqueue.ends import End
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
@@ -51,8 +52,8 @@ class Queue:
     def told(granted: Record) -> Attempt:
         return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
 
-    def ends(self, attempt: Attempt, **more: Any) -> Any:
-        return self.line.release(T4, attempt.delivery, attempt.number, **{"instance": "h:n:1"} | more)
+    def ends(self, attempt: Attempt, reason: EndReason = EndReason.INFRA, instance: str = "h:n:1") -> Any:
+        return self.line.release(T4, attempt.delivery, attempt.number, End(reason, "gone"), instance)
 
     def state(self, name: str) -> str:
         record = self.reader.record("t4", name)
@@ -105,7 +106,7 @@ def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
     queue.line.adopt("t4", found | {"instance": "h:n:1"})
     with pytest.raises(StaleAttempt, match="message lost"):
         queue.attempts.claim(Attempt("t4", "a", 1, "x"), "h:n:1", "w")
-    assert queue.ends(Attempt("t4", "a", 1, "x"), again=True).state == "finishing"
+    assert queue.ends(Attempt("t4", "a", 1, "x")).state == "finishing"
 
 
 def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(queue: Queue) -> None:
@@ -185,13 +186,13 @@ def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_wh
 def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(queue: Queue) -> None:
     attempt = queue.run("a")
     queue.submit("a~1")
-    assert queue.ends(attempt, reason=EndReason.EVICTED, again=True).state == "finishing"
+    assert queue.ends(attempt, reason=EndReason.EVICTED).state == "finishing"
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
 
 
 def test_a_cancel_takes_also_an_older_delivery_that_is_tried_again(queue: Queue) -> None:
     attempt = queue.run("a")
-    assert queue.ends(attempt, reason=EndReason.EVICTED, again=True).state == "delayed"
+    assert queue.ends(attempt, reason=EndReason.EVICTED).state == "delayed"
     queue.submit("a~1")  # sent before the eviction, come after it
     assert queue.line.cancel("t4", "a") == "stopping"
     assert (queue.state("a"), queue.state("a~1")) == ("finishing", "launching")

@@ -14,6 +14,7 @@ import redis
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.ends import End
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
@@ -118,7 +119,7 @@ def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(client: redi
     one = start_one(line, "first", "exclusive")
     for name in accept_many(line, 10, "exclusive"):
         line.enqueue(T4, name)
-    released = race(50, lambda _: line.release(T4, "first", one["attempt"], reason=EndReason.BAD_SPEC))
+    released = race(50, lambda _: line.release(T4, "first", one["attempt"], End(EndReason.BAD_SPEC, "")))
     assert sum(each.freed for each in released) == 1
     assert [record["delivery"] for each in released for record in each.granted] == ["exclusive0"]
     assert {each.state for each in released} == {"finishing"}

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from gpuqueue.job import Record
-from gpuqueue.launchers.base import Ended
+from gpuqueue.ends import End, explain
+from gpuqueue.launchers.base import Held
 from gpuqueue.launchers.local import LocalLauncher
 
 pytestmark = pytest.mark.integration
@@ -41,12 +42,22 @@ class Launcher(LocalLauncher):
     """Puts every end into a queue."""
 
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
-        self.ends: queue.Queue[Ended] = queue.Queue()
+        self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
-        super().__init__(self.ends.put, {"GPUQUEUE_REDIS_URL": URL}, command=command, **more)
+        super().__init__(
+            lambda held, end: self.ends.put((held, end)), {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
+        )
 
-    def ended(self) -> Ended:
+    def ended(self) -> tuple[Held, End]:
         return self.ends.get(timeout=20)
+
+    def code(self) -> int:
+        """The exit status of the next that ends."""
+        status: int = self.ended()[1].evidence["exit_code"]
+        return status
+
+    def alive(self, instance: str) -> bool:
+        return self.end_of(instance) is None
 
 
 @pytest.fixture
@@ -84,7 +95,10 @@ def fifo(tmp_path: Path) -> Path:
 def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: int) -> None:
     one = launcher(program)
     instance = one.start(RECORD)
-    assert one.ended() == Ended("t4", "a~1", 2, instance, code)
+    held, end = one.ended()
+    assert held == Held("t4", "a~1", 2, instance)
+    assert (end.reason, end.error) == (explain(code).reason, explain(code).error)
+    assert end.evidence == {"exit_code": code}
 
 
 @pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
@@ -93,7 +107,7 @@ def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path,
     instance = one.start(RECORD)
     assert said(fifo) == "ready"
     assert one.alive(instance) and one.stop(instance, signal)
-    assert one.ended().code == code
+    assert one.code() == code
     assert not one.alive(instance) and one.stop(instance, signal) is False
 
 
@@ -104,7 +118,7 @@ def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Laun
     instance = one.start(RECORD)
     left_behind = int(said(fifo))
     assert one.stop(instance, "TERM"), "which goes to the first process alone"
-    assert one.ended().code == -15
+    assert one.code() == -15
     assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
 
 
@@ -124,7 +138,7 @@ def test_without_pidfds_ends_are_seen_by_looking(launcher: Callable[..., Launche
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     one = launcher("import os; os._exit(7)")
     one.start(RECORD)
-    assert one.ended().code == 7
+    assert one.code() == 7
 
 
 def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., Launcher], fifo: Path) -> None:
@@ -143,7 +157,7 @@ def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., La
 def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callable[..., Launcher], fifo: Path) -> None:
     first = (
         "import os, sys; from gpuqueue.launchers.local import LocalLauncher;"
-        f"one = LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, command=[sys.executable, '-S', '-c', *sys.argv[1:]]);"
+        f"one = LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable, '-S', '-c', *sys.argv[1:]]);"
         f"print(one.start({RECORD!r}), flush=True); os._exit(0)"
     )
     # Not capture_output: the orphan has the pipe too, and its end would be waited for.
@@ -152,12 +166,12 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callabl
         instance = dispatcher.stdout.readline().strip()
     assert said(fifo) == "ready"
     one = launcher("pass")
-    orphan = Ended("t4", "a~1", 2, instance, None)
+    orphan = Held("t4", "a~1", 2, instance)
     assert [each.instance for each in one.list()] == [instance]
     for _ in range(2):
         one.watch(orphan)
     assert one.stop(instance, "TERM")
-    assert one.ended() == orphan, "nobody but its parent sees how it ended"
+    assert one.ended() == (orphan, explain(None)), "nobody but its parent sees how it ended"
     assert one.ends.empty(), "it is told once, however often it was watched"
 
 
@@ -182,7 +196,7 @@ def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
     program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
     one = launcher(program, told, devices={"t4": ["GPU-a", "GPU-b"]})
     instance = one.start(RECORD | {"device": 1})
-    assert one.ended().code == 0
+    assert one.code() == 0
     environ = json.loads(told.read_text())
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environ["GPUQUEUE_TOKEN"] == "secret" and environ["GPUQUEUE_JOB_ID"] == "a"
@@ -192,12 +206,12 @@ def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
 
 def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(launcher: Callable[..., Launcher]) -> None:
     one = launcher("import os; os._exit(5 if os.environ['CUDA_VISIBLE_DEVICES'] == '' else 6)", devices={"t4": ["GPU-a"]})
-    assert one.finish(RECORD | {"device": 0}, "f", 20) == 5
+    assert one.finish(RECORD | {"device": 0}, "f", 20, lambda: True) == 5
 
 
 def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launcher]) -> None:
     one = launcher("import signal; signal.pause()")
-    assert one.finish(RECORD, "f", 0.05) is None
+    assert one.finish(RECORD, "f", 0.05, lambda: True) is None
     assert one.list() == [], "and a finisher is no attempt"
 
 

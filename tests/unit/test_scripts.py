@@ -82,7 +82,15 @@ def test_a_key_nobody_knows_is_refused() -> None:
 
 
 def test_every_key_starts_with_the_version_of_its_shape() -> None:
-    own = [keys.LEADER, keys.WAKE, keys.CLASSES, keys.DISPATCHERS, keys.REVOKED_STAMPS, *class_keys("t4")]
+    own = [
+        keys.leader_key("t4"),
+        keys.wake_key("t4"),
+        keys.GROUPS,
+        keys.CLASSES,
+        keys.DISPATCHERS,
+        keys.REVOKED_STAMPS,
+        *class_keys("t4"),
+    ]
     assert all(key.startswith(f"gpuqueue:{keys.VERSION}:") for key in own)
 
 

@@ -1,4 +1,4 @@
--- Who may start: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs records and line.
+-- Who may start: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs records, line, attempts.
 --
 -- gate fields: bypassed = shared jobs started ahead of the waiting exclusive ones since an exclusive last started, or the
 --              first of them came into line;
@@ -78,13 +78,14 @@ end
 
 -- Make the job a holder: the attempt gets its number, its token and its device.
 local function grant(job, spec, now, nonce, by)
+  forget_attempt(job)
   job.attempt = (job.attempt or 0) + 1
   job.state = 'launching'
   job.admitted = now
   job.by = by
   local holder = holder_of(job)
   job.token = redis.sha1hex(nonce .. holder)
-  job.instance, job.worker, job.started, job.launched, job.device = nil, nil, nil, nil, nil
+  job.owner = spec.owner
   if spec.devices > 0 then
     job.device = pick_device(spec)
     redis.call('HSET', K.devices, holder, job.device)

@@ -1,0 +1,26 @@
+-- Attempts: which instance runs one, and what a record forgets between two of them.
+
+-- Nodes that a job keeps away from, at most.
+local AVOIDED = 5
+-- What is said of one attempt alone.
+local OF_ATTEMPT = { 'token', 'instance', 'worker', 'device', 'launched', 'started', 'timed_out', 'wait', 'detail', 'doomed',
+  'doom_error', 'doom_tried', 'pod', 'node', 'exit_code', 'container_reason', 'scheduled', 'container_started',
+  'container_finished', 'message', 'gpu', 'gpu_memory_peak', 'gpu_memory_own' }
+
+-- A Job's instance is the beginning of its pod's ('ns/job', 'ns/job/uid'); processes have one each.
+local function same_instance(one, other)
+  if #one > #other then one, other = other, one end
+  return one == other or string.sub(other, 1, #one + 1) == one .. '/'
+end
+
+local function forget_attempt(job)
+  for _, field in ipairs(OF_ATTEMPT) do job[field] = nil end
+end
+
+local function keep_away(job, node)
+  local avoided = { node }
+  for _, other in ipairs(job.avoid or {}) do
+    if other ~= node and #avoided < AVOIDED then avoided[#avoided + 1] = other end
+  end
+  job.avoid = avoided
+end

@@ -1,0 +1,23 @@
+"""The ends of attempts' logs, kept beyond their pods."""
+
+from __future__ import annotations
+
+import redis
+
+from gpuqueue.keys import log_key
+
+
+class Logs:
+    """Keeps one text per attempt. The newest replaces what was kept before."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def keep(self, gpu_class: str, holder: str, text: str, seconds: float) -> None:
+        """Keep a log's end for so many seconds."""
+        self._client.set(log_key(gpu_class, holder), text, ex=max(1, int(seconds)))
+
+    def read(self, gpu_class: str, holder: str) -> str | None:
+        """Return what is kept, None if nothing is."""
+        found: str | None = self._client.get(log_key(gpu_class, holder))  # type: ignore[assignment]
+        return found
