@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.job import GpuRequest, parse_memory
 from gpuqueue.names import CHOOSING, CLASS_NAME, EXCLUSIVE, MIG_PROFILE, SHARED, QueueName
+from gpuqueue.placement import placement
 
 #: Memory of one T4, in bytes: 16 GB less what the driver keeps (nvidia-smi shows 15360 MiB in all).
 T4_MEMORY = 15_360 * 1024**2
@@ -37,6 +38,17 @@ class GpuClass:
     shared_patience: int = 1
     devices: tuple[int, ...] | None = None
     """Local launcher: indexes of the GPUs that are this class's; None: all that no other class names."""
+    # Kubernetes. Dicts and lists, since a class travels as JSON and is to be the same after it; so they are not hashed.
+    image: str | None = None
+    """The image of its executors, where a job names none; None: GPU_EXECUTOR_IMAGE."""
+    node_selector: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Labels of its nodes, beside GPU_NODE_SELECTOR_KEY."""
+    tolerations: Sequence[Mapping[str, Any]] = field(default_factory=list, hash=False)
+    """What its nodes' taints ask for, beside ``nvidia.com/gpu``."""
+    cpu: str | None = None
+    """Cores that a job is promised; None: GPU_CPU_REQUEST."""
+    host_memory: str | None = None
+    """Host memory that a job is promised, and more than which it may not use; None: GPU_MEMORY_REQUEST and _LIMIT."""
 
     def slots(self, isolation: str) -> int:
         """Slots of one isolation."""
@@ -96,7 +108,7 @@ def _from_table(name: str, table: Mapping[str, Any], where: str, defaults: Mappi
         raise SettingsError(
             f"{where}: {name!r} cannot name a class; use lower-case letters, digits, '.', '-' (not {', '.join(CHOOSING)})"
         )
-    known = {field.name for field in fields(GpuClass)} - {"name"}
+    known = {each.name for each in fields(GpuClass)} - {"name"}
     for key in table:
         if key not in known:
             raise SettingsError(f"{where}.{key}={table[key]!r} is unknown; known: {', '.join(sorted(known))}")
@@ -115,6 +127,7 @@ def _from_table(name: str, table: Mapping[str, Any], where: str, defaults: Mappi
         if not isinstance(devices, list) or not all(type(index) is int and index >= 0 for index in devices):
             raise SettingsError(f"{where}.devices={devices!r} is not a list of GPU indexes; write e.g. devices = [0, 1]")
         values["devices"] = tuple(devices)
+    values |= placement(table, where)
     made = GpuClass(name, **values)
     if not made.shared_slots and not made.exclusive_slots:
         raise SettingsError(f"{where} has no slots; set shared_slots or exclusive_slots")

@@ -163,7 +163,7 @@ def annotations_of(owner: str, record: Record) -> dict[str, str]:
     said: Mapping[str, Any] = record
     kept = {name: said[name] for name in _KEPT if name in said}
     kept["owner"] = owner
-    if said.get("container"):
+    if said.get("container") is not None:
         kept["container"] = True
     # ASCII: the API server would put another character in the place of half a surrogate pair.
     return {RECORD: json.dumps(kept, separators=(",", ":"), sort_keys=True)}

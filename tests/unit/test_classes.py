@@ -52,7 +52,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "takes a reserved name": ("[classes.auto]\nshared_slots = 1", "'auto' cannot name a class"),
     "has an unknown field": (
         "[classes.l4]\nslots = 3",
-        "f.toml: classes.l4.slots=3 is unknown; known: devices, exclusive_patience",
+        "f.toml: classes.l4.slots=3 is unknown; known: cpu, devices, exclusive_patience",
     ),
     "has half a slot": ("[classes.l4]\nshared_slots = 1.5", "classes.l4.shared_slots=1.5 is not a whole number of at least 0"),
     "has no patience": (
