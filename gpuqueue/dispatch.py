@@ -190,14 +190,18 @@ class Dispatcher:
 
     # -- end -------------------------------------------------------------------------------------------------------
 
-    def on_end(self, held: Held, end: End) -> None:
-        """An attempt's process is gone: free its slot, launch what may start, finish the job if its executor did not."""
+    def on_end(self, held: Held, end: End) -> bool:
+        """An attempt's process is gone: free its slot, launch what may start, finish the job if its executor did not.
+
+        Answers whether this freed the slot.
+        """
         try:
-            self._release(held, end)
+            return self._release(held, end)
         except RedisError:
             logger.exception("%s: end not written; the watcher repairs it", held.delivery, extra={"action": "end_unsure"})
+            return False
 
-    def _release(self, held: Held, end: End, *, final: bool = False) -> None:
+    def _release(self, held: Held, end: End, *, final: bool = False) -> bool:
         name, delivery, attempt = held.gpu_class, held.delivery, held.attempt
         gpu_class = self.classes.get(name) or GpuClass(name)  # a class no longer configured: free it all the same
         released = self.line.release(gpu_class, delivery, attempt, end, held.instance, final)
@@ -208,6 +212,7 @@ class Dispatcher:
         elif released.state == "delayed" and released.freed:
             logger.warning("%s attempt %s: %s; tried again", delivery, attempt, end.error, extra={"action": "try_again"})
             lease.wake(self.client, name)
+        return released.freed
 
     # -- states ----------------------------------------------------------------------------------------------------
 

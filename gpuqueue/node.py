@@ -48,7 +48,7 @@ class Node:
         if settings.execution_mode == "local":
             self.launcher: Launcher = _local(self.dispatcher, settings)
         else:
-            self.launcher = _kubernetes(self.dispatcher, settings, KeptNotes(line, Attempts(client), logs, states, app))
+            self.launcher = _kubernetes(self.dispatcher, settings, KeptNotes(line, reader, Attempts(client), logs, states, app))
         line.owner = self.launcher.owner
         self.dispatcher.launcher = self.launcher
         finisher.use(self.launcher)

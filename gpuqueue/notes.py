@@ -19,6 +19,7 @@ from gpuqueue.reasons import EndReason
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
+from gpuqueue.store.read import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class KeptNotes:
     """See :class:`gpuqueue.launchers.base.Notes`; safe to call from any thread."""
 
     line: Line
+    reader: Reader
     attempts: Attempts
     logs: Logs
     states: States
@@ -58,6 +60,11 @@ class KeptNotes:
             self.states.tell(claimed, states.STARTED, _named(stored))
         with Events(self.app, worker, leaves=False) as events:
             events.send("task-started", claimed["id"])
+
+    def wants_log(self, held: Held) -> bool:
+        """Whether the job is known, and nothing of the attempt's log is kept yet."""
+        known = self.reader.record(held.gpu_class, held.delivery)
+        return known is not None and not self.logs.has(held.gpu_class, holder_name(held.delivery, held.attempt))
 
     def keep_log(self, held: Held, text: str) -> None:
         """Keep the end of an attempt's log as long as the job is remembered."""

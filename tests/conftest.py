@@ -36,15 +36,22 @@ def running_stacks() -> list[Stack]:
     return []
 
 
+@pytest.fixture(scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.slow)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Where attempts run: what holds for processes of one machine holds for Jobs of a cluster."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
-def stack_factory(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., Stack]]:
+def stack_factory(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Callable[..., Stack]]:
     """Make stacks of one's own: ``stack_factory(env={...})``, then ``.dispatcher()``, ``.cpu_worker()``, ``.redis``."""
     from stacks import Stack
 
     made: list[Stack] = []
 
-    def make(env: dict[str, str] | None = None, app: str = "shop") -> Stack:
-        stack = Stack(tmp_path / f"stack{len(made)}", env, app)
+    def make(env: dict[str, str] | None = None, app: str = "shop", **cluster: Any) -> Stack:
+        stack = Stack(tmp_path / f"stack{len(made)}", env, app, kind, **cluster)
         made.append(stack)
         running_stacks.append(stack)
         return stack

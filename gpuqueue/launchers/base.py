@@ -74,7 +74,8 @@ class Observed:
     claim_within: float | None = None
 
 
-OnEnd = Callable[[Held, End], None]
+#: Told of an end; answers whether that freed the slot. It may have been told before.
+OnEnd = Callable[[Held, End], bool]
 
 
 class Notes(Protocol):
@@ -90,6 +91,10 @@ class Notes(Protocol):
 
     def begun(self, held: Held, record: Record, worker: str) -> None:
         """A job without an executor of ours runs: what an executor would tell is told for it."""
+        ...
+
+    def wants_log(self, held: Held) -> bool:
+        """Whether the job is known, and nothing of the attempt's log is kept yet."""
         ...
 
     def keep_log(self, held: Held, text: str) -> None:

@@ -17,6 +17,10 @@ class Logs:
         """Keep a log's end for so many seconds."""
         self._client.set(log_key(gpu_class, holder), text, ex=max(1, int(seconds)))
 
+    def has(self, gpu_class: str, holder: str) -> bool:
+        """Whether anything is kept."""
+        return bool(self._client.exists(log_key(gpu_class, holder)))
+
     def read(self, gpu_class: str, holder: str) -> str | None:
         """Return what is kept, None if nothing is."""
         found: str | None = self._client.get(log_key(gpu_class, holder))  # type: ignore[assignment]

@@ -29,13 +29,13 @@ def eventually(condition, what, seconds=PATIENCE):
 class Cluster(Stack):
     """One Redis, and dispatchers of ``crashshop``, which leaves a line in ``notes`` whenever its code runs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kind: str) -> None:
         self.notes = directory / "notes"
         self.mark = directory / "crashed"
         directory.mkdir(exist_ok=True)
         self.notes.touch()
         paths = os.pathsep.join(map(str, (HERE / "inject", HERE / "app")))
-        super().__init__(directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop")
+        super().__init__(directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop", kind=kind)
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 
     def start(self, name="one", crash=None):

@@ -1,8 +1,6 @@
 """Whole processes die: dispatchers, the leader, executors, Redis; messages come twice; Redis loses everything."""
 
 import json
-import os
-import signal
 import time
 
 import psutil
@@ -105,7 +103,7 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path)
     holding(cluster)
     first.kill()
     (record,) = cluster.records()
-    os.kill(int(record["instance"].rpartition(":")[2]), signal.SIGKILL)
+    cluster.process_of(record).kill()
     cluster.start("two")
     holding(cluster, 2)
     gate.touch()
@@ -140,9 +138,10 @@ def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(clu
     first.kill()
     assert Line(cluster.client).cancel("t4", result.id) == "stopping"
     (record,) = cluster.records()
+    pid = cluster.process_of(record).pid
     cluster.start("two")
     eventually(lambda: result.state == "REVOKED", "REVOKED")
-    assert not is_running(int(record["instance"].rpartition(":")[2]))
+    assert not is_running(pid)
     eventually(cluster.is_idle, "an idle queue")
 
 

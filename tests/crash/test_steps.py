@@ -8,13 +8,17 @@ from tests.crash.cluster import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
+LAUNCHERS = {
+    "local": "gpuqueue.launchers.local:LocalLauncher",
+    "kubernetes": "gpuqueue.launchers.kubernetes.launcher:KubernetesLauncher",
+}
 DISPATCH = {
     "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
     "2 kept, its state not told": "gpuqueue.store.line:Line.accept:after",
     "3 told, not in line": "gpuqueue.glue.states:States.tell:after",
     "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
-    "5 before the process starts": "gpuqueue.launchers.local:LocalLauncher.start:before",
-    "6 process started, launch not noted": "gpuqueue.launchers.local:LocalLauncher.start:after",
+    "5 before the process starts": "LAUNCHER.start:before",
+    "6 process started, launch not noted": "LAUNCHER.start:after",
     "7 launch noted": "gpuqueue.store.line:Line.launched:after",
     "8 process ended, slot not freed": "gpuqueue.store.line:Line.release:before",
     "9 slot freed, the next not launched": "gpuqueue.store.line:Line.release:after",
@@ -41,11 +45,11 @@ FINISH = {
 
 
 @pytest.mark.parametrize("step", [*DISPATCH, *WATCH])
-def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step):
+def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kind):
     results = [cluster.send("work", number) for number in range(3)]
     results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
     results.append(cluster.send("work", 4, countdown=0.5))
-    doomed = cluster.start("doomed", crash={**DISPATCH, **WATCH}[step])
+    doomed = cluster.start("doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind]))
     assert cluster.died(doomed) == -signal.SIGKILL
     cluster.start("heir")
     assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]

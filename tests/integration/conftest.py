@@ -13,9 +13,9 @@ GPU = "gpu.t4.shared"
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]) -> Iterator[Stack]:
-    """Started once; tests keep out of each other's way by keys and ids of their own."""
-    made = Stack(tmp_path_factory.mktemp("stack"))
+def stack(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str) -> Iterator[Stack]:
+    """Started once for each kind; tests keep out of each other's way by keys and ids of their own."""
+    made = Stack(tmp_path_factory.mktemp("stack"), kind=kind)
     running_stacks.append(made)
     try:
         made.dispatcher()

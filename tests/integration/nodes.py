@@ -208,7 +208,8 @@ def executors_of(url: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             env: dict[str, Any] = process.environ()
-            if "GPUQUEUE_TOKEN" in env and env.get("GPUQUEUE_REDIS_URL") == url and process.status() != psutil.STATUS_ZOMBIE:
+            urls = (env.get("GPUQUEUE_REDIS_URL"), env.get("CELERY_BROKER_URL"))
+            if "GPUQUEUE_TOKEN" in env and url in urls and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

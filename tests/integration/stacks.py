@@ -13,10 +13,12 @@ import celery._state
 import psutil
 import redis
 from celery import Celery
+from launching import KUBERNETES, LOCAL, ClusterLaunching, Launching, LocalLaunching, process_of
 from nodes import APPS, WorkerNode, executors_of, redis_node, until, worker_node
 
 from gpuqueue.job import Record
 from gpuqueue.store.read import Reader
+from gpuqueue.testing.cluster import Cluster
 
 #: How long anything may take that takes under a second on an idle machine.
 PATIENCE = 20.0
@@ -24,9 +26,11 @@ CLASSES = ("t4", "refused")
 
 
 class Stack:
-    """Everything of one Redis. ``env`` is what its dispatchers get beside the usual."""
+    """Everything of one Redis. ``env`` is what its dispatchers get beside the usual; ``kind`` where its attempts run."""
 
-    def __init__(self, directory: Path, env: dict[str, str] | None = None, app: str = "shop") -> None:
+    def __init__(
+        self, directory: Path, env: dict[str, str] | None = None, app: str = "shop", kind: str = LOCAL, **cluster: Any
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.redis = redis_node(directory / "redis")
@@ -34,7 +38,10 @@ class Stack:
         self.client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=PATIENCE + 10)
         self.reader = Reader(self.client)
         self.workers: list[WorkerNode] = []
-        usual = {"CELERY_BROKER_URL": self.url, "GPUQUEUE_APP": app, "T4_SHARED_SLOTS": "4", "GPUQUEUE_DEVICES": "none"}
+        self.launching: Launching = (
+            ClusterLaunching(directory, self.url, env or {}, **cluster) if kind == KUBERNETES else LocalLaunching(self.url)
+        )
+        usual = {"CELERY_BROKER_URL": self.url, "GPUQUEUE_APP": app, "T4_SHARED_SLOTS": "4", **self.launching.env()}
         self.env = usual | {"GPUQUEUE_GRACE_SECONDS": "3"} | (env or {})
         self.shop = load_application("shop", self.url)
         self.app: Celery = self.shop.app
@@ -46,6 +53,7 @@ class Stack:
     ) -> WorkerNode:
         """Start a dispatcher; ``ready=False`` for one that is expected to end at once."""
         command = ["-A", "gpuqueue", "worker", *arguments]
+        self.launching.told(env or {})
         node = worker_node(name, command, self.env | (env or {}), self.directory, self.app)
         self.workers.append(node.start())
         if ready:
@@ -65,10 +73,21 @@ class Stack:
         """Executors at work."""
         return executors_of(self.url)
 
+    def process_of(self, record: Record) -> psutil.Process:
+        """The process that runs a job's newest attempt."""
+        return process_of(self.url, record)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The double of the API, where this stack has one."""
+        assert isinstance(self.launching, ClusterLaunching)
+        return self.launching.cluster
+
     def close(self) -> None:
         """End everything, jobs included."""
         for worker in self.workers:
             worker.stop()
+        self.launching.close()
         for executor in self.executors():
             executor.kill()
             executor.wait(PATIENCE)

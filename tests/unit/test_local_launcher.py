@@ -45,8 +45,12 @@ class Launcher(LocalLauncher):
         self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
         super().__init__(
-            lambda held, end: self.ends.put((held, end)), {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
+            self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
         )
+
+    def _keep(self, held: Held, end: End) -> bool:
+        self.ends.put((held, end))
+        return True
 
     def ended(self) -> tuple[Held, End]:
         return self.ends.get(timeout=20)

@@ -1,0 +1,76 @@
+"""Put the Kubernetes launcher together from settings, and see that the cluster takes its Jobs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from gpuqueue.classes import GpuClass, default_isolation
+from gpuqueue.cluster_settings import ClusterSettings, load_cluster
+from gpuqueue.errors import InvalidJob, SettingsError
+from gpuqueue.job import Record
+from gpuqueue.job_names import default_owner
+from gpuqueue.launchers.base import Notes, OnEnd
+from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.launchers.kubernetes.errors import ApiError
+from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
+from gpuqueue.launchers.kubernetes.requests import Requests
+from gpuqueue.launchers.kubernetes.template_file import load_overlay
+from gpuqueue.manifest import ManifestContext, attempt_manifest
+from gpuqueue.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def assemble(settings: Settings, classes: Mapping[str, GpuClass], on_end: OnEnd, notes: Notes) -> KubernetesLauncher:
+    """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the API server."""
+    cluster = load_cluster()
+    api = Api(cluster)
+    common = context(settings, cluster, api)
+    check(api, classes, cluster, common)
+    return KubernetesLauncher(api, cluster, common, classes, on_end, notes)
+
+
+def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestContext:
+    """Return what all Jobs of this dispatcher share."""
+    return ManifestContext(
+        namespace=api.namespace,
+        owner=cluster.owner or default_owner(api.namespace, api.identity, settings.redis_url),
+        app=settings.app,
+        log_level=settings.log_level,
+        tombstone_seconds=settings.tombstone_seconds,
+        grace_seconds=settings.grace_seconds,
+        start_timeout=settings.start_timeout,
+        overlay=load_overlay(cluster.pod_template) if cluster.pod_template else None,
+    )
+
+
+def check(api: Requests, classes: Mapping[str, GpuClass], cluster: ClusterSettings, common: ManifestContext) -> None:
+    """Have the API server look at a Job of each class without making it: what it would refuse, it refuses now.
+
+    Raises :class:`SettingsError`. A server that cannot be reached is waited for later; it is no reason not to start.
+    """
+    for gpu_class in classes.values():
+        try:
+            api.create_job(sample(gpu_class, cluster, common), dry_run=True)
+        except InvalidJob as exc:
+            raise SettingsError(f"class {gpu_class.name!r}: {exc}") from exc
+        except ApiError as exc:
+            if not exc.passing:
+                raise SettingsError(f"the cluster would not take a Job of class {gpu_class.name!r}: {exc}") from exc
+            logger.warning("a Job of class %s was not checked: %s", gpu_class.name, exc, extra={"action": "not_checked"})
+
+
+def sample(gpu_class: GpuClass, cluster: ClusterSettings, common: ManifestContext) -> dict[str, Any]:
+    """Return a Job as this class's are, of no job."""
+    record: Record = {
+        "delivery": "gpuqueue-check",
+        "id": "gpuqueue-check",
+        "task": "gpuqueue.check",
+        "gpu_class": gpu_class.name,
+        "isolation": default_isolation(gpu_class),
+        "attempt": 1,
+        "token": "check",
+    }
+    return attempt_manifest(record, gpu_class, cluster, common)

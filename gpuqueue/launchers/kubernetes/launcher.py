@@ -1,0 +1,297 @@
+"""The Kubernetes launcher: a Job per attempt; its pod tells how the attempt goes on and ends.
+
+Every dispatcher launches; the one that leads follows the pods, and tells of ends.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.cluster_settings import ClusterSettings
+from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.ends import End, explain
+from gpuqueue.errors import InvalidJob
+from gpuqueue.images import check_image, image_of
+from gpuqueue.job import Record
+from gpuqueue.job_names import CLASS, instance_of, job_name, label_value, parse_instance, record_of, selector
+from gpuqueue.launchers.base import CannotLaunch, Held, LauncherUnavailable, LaunchLater, Live, Notes, OnEnd
+from gpuqueue.launchers.kubernetes import logs
+from gpuqueue.launchers.kubernetes.clocks import Clocks
+from gpuqueue.launchers.kubernetes.errors import AlreadyExists, ApiError, Invalid, QuotaExceeded
+from gpuqueue.launchers.kubernetes.finishes import Finishes
+from gpuqueue.launchers.kubernetes.known import Known, of_job, of_pod
+from gpuqueue.launchers.kubernetes.pod_table import Entry
+from gpuqueue.launchers.kubernetes.podless import Podless
+from gpuqueue.launchers.kubernetes.pods import Pods
+from gpuqueue.launchers.kubernetes.requests import Requests
+from gpuqueue.manifest import ManifestContext, attempt_manifest, container_manifest
+from gpuqueue.names import worker_name
+from gpuqueue.observe import Phase
+from gpuqueue.reasons import EndReason, WaitReason
+
+logger = logging.getLogger(__name__)
+#: Logs fetched at once.
+LOG_THREADS = 4
+
+
+class KubernetesLauncher:
+    """Starts attempts as Jobs, and follows their pods while it leads.
+
+    Args:
+        api: the cluster and namespace.
+        settings: clocks, images, resources.
+        common: what all Jobs share.
+        classes: name → class, of this dispatcher.
+        on_end: told of every end, from the thread that follows the pods.
+        notes: where it is kept what was seen.
+    """
+
+    #: They wait for pods, and use no core of this machine.
+    finishers = 16
+
+    def __init__(
+        self,
+        api: Requests,
+        settings: ClusterSettings,
+        common: ManifestContext,
+        classes: Mapping[str, GpuClass],
+        on_end: OnEnd,
+        notes: Notes,
+    ) -> None:
+        self.owner = common.owner
+        # The last resort: each wait has a clock of its own, and together they are shorter.
+        waits = (settings.launch_timeout, settings.unschedulable_timeout, settings.image_pull_timeout, common.start_timeout)
+        self.claim_within = sum(waits)
+        self._api = api
+        self._settings = settings
+        self._common = common
+        self._classes = classes
+        self._on_end = on_end
+        self._notes = notes
+        self._closed = threading.Event()
+        self._pods = Pods(api, self._selector(), self._on_pod, settings)
+        self._clocks = Clocks(api, notes, settings, common.start_timeout, common.grace_seconds, self._known)
+        self._podless = Podless(api, notes, settings)
+        self._finishes = Finishes(api, self._pods, classes, settings, common, self._closed)
+        self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
+        self._attempts: dict[str, Known | None] = {}
+        self._told: set[str] = set()
+        self._jobs: list[Known] = []
+        self._jobs_at = float("-inf")
+        self.finish = self._finishes.finish
+
+    def _selector(self) -> str:
+        classes = ",".join(sorted(label_value(name) for name in self._classes))
+        return f"{selector(self.owner)},{CLASS} in ({classes})"
+
+    # -- launch ------------------------------------------------------------------------------------------------------
+
+    def check_job(self, record: Record, gpu_class: GpuClass) -> None:
+        """Refuse an image that the job may not have, and a job for which there is none."""
+        image = record.get("image")
+        if image is not None:
+            check_image(image, self._settings, gpu_class)
+        elif record["task"] != CONTAINER_TASK:
+            image_of(None, gpu_class, self._settings)
+
+    def start(self, record: Record) -> str:
+        """Create the attempt's Job; see :class:`gpuqueue.launchers.base.Launcher`."""
+        gpu_class = self._classes.get(record["gpu_class"])
+        if gpu_class is None:
+            raise CannotLaunch(f"class {record['gpu_class']!r} is not configured here", EndReason.INFRA)
+        build = container_manifest if record["task"] == CONTAINER_TASK else attempt_manifest
+        try:
+            manifest = build(record, gpu_class, self._settings, self._common)
+            name: str = manifest["metadata"]["name"]
+            self._api.create_job(manifest)
+        except InvalidJob as exc:  # what a job may name has changed since it was accepted
+            raise CannotLaunch(str(exc)) from exc
+        except AlreadyExists:
+            self._check_ours(name, record)
+        except ApiError as exc:
+            raise self._refused(exc) from exc
+        return instance_of(self._common.namespace, name)
+
+    def _check_ours(self, name: str, record: Record) -> None:
+        """Raise unless the Job of that name is the one that was to be created: a launch may be repeated."""
+        try:
+            job = self._api.get_job(name)
+        except ApiError as exc:
+            raise self._refused(exc) from exc
+        if job is None or job.metadata.deletion_timestamp is not None:
+            raise self._later(f"Job {name} is just being deleted", None)
+        found = record_of(job.metadata.annotations or {})
+        if found is None or (found["token"], found.get("owner")) != (record["token"], self.owner):
+            raise CannotLaunch(f"a Job {name} exists in namespace {self._common.namespace} and is not ours; delete it")
+
+    def _refused(self, exc: ApiError) -> CannotLaunch | LaunchLater:
+        if isinstance(exc, QuotaExceeded):
+            limit = self._settings.quota_timeout
+            return LaunchLater(str(exc), after=None, limit=limit, wait=WaitReason.QUOTA, reason=EndReason.QUOTA)
+        if exc.passing:
+            return self._later(str(exc), exc.retry_after)
+        return CannotLaunch(str(exc), EndReason.BAD_SPEC if isinstance(exc, Invalid) else EndReason.INFRA)
+
+    def _later(self, text: str, after: float | None) -> LaunchLater:
+        limit = self._settings.launch_timeout
+        return LaunchLater(text, after=after, limit=limit, wait=WaitReason.LAUNCH_REFUSED, reason=EndReason.INFRA)
+
+    # -- stop --------------------------------------------------------------------------------------------------------
+
+    def stop(self, instance: str, signal: str) -> bool:
+        """Delete the Job, and with it the pod: SIGTERM, and SIGKILL when its grace is over, whatever ``signal`` says."""
+        parsed = parse_instance(instance)
+        return parsed is not None and self._delete(parsed.job)
+
+    def abandon(self, record: Record) -> bool:
+        """Delete the Job that an unconfirmed launch may have made; True when there is none."""
+        return "token" not in record or not self._delete(job_name(self.owner, record))
+
+    def _delete(self, name: str) -> bool:
+        try:
+            return self._api.delete_job(name)
+        except ApiError as exc:
+            raise LauncherUnavailable(str(exc)) from exc
+
+    # -- see ---------------------------------------------------------------------------------------------------------
+
+    def lead(self, leads: bool) -> None:
+        """Follow the pods, or leave that to another."""
+        if leads:
+            self._told.clear()
+            self._jobs_at = float("-inf")
+            self._pods.start()
+        else:
+            self._pods.stop()
+
+    def end_of(self, instance: str) -> End | None:
+        """Say how an instance ended, by its pod, or by its Job where no pod is seen."""
+        self._need_sight()
+        parsed = parse_instance(instance)
+        if parsed is None:
+            return None
+        entries = self._pods.by_job(parsed.job)
+        for entry in entries:
+            if entry.seen.end is None:
+                return None
+        if entries:
+            known = self._known(entries[0])
+            return self._read(entries[0], known) if known else entries[0].seen.end
+        return self._podless.end_of(parsed.job)
+
+    def list(self) -> builtins.list[Live]:
+        """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
+        self._need_sight()
+        found = {}
+        for entry in self._pods.snapshot():
+            known = self._known(entry) if entry.seen.end is None else None
+            if known is not None:
+                found[known.held.delivery, known.held.attempt] = Live(known.held.instance, known.record)
+        for known in self._without_pods():
+            found.setdefault((known.held.delivery, known.held.attempt), Live(known.held.instance, known.record))
+        return list(found.values())
+
+    def watch(self, held: Held) -> None:
+        """The pods of all are followed, whoever launched them."""
+
+    def check(self, now: float) -> None:
+        """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
+        if self._pods.synced:
+            self._clocks.check(self._pods.pending(), now)
+
+    def _need_sight(self) -> None:
+        # The first list is told before the first look, as a rule within milliseconds.
+        if not self._pods.wait_synced(1.0):
+            raise LauncherUnavailable(f"the pods are not known: no list for {self._pods.since_sync():.0f} s")
+
+    def _without_pods(self) -> builtins.list[Known]:
+        now = time.monotonic()
+        if now - self._jobs_at >= self._settings.pod_relist_seconds:
+            try:
+                jobs, _ = self._api.list_jobs(self._selector())
+            except ApiError as exc:
+                raise LauncherUnavailable(str(exc)) from exc
+            self._jobs_at = now
+            unended = [job for job in jobs if not any(each.status == "True" for each in job.status.conditions or ())]
+            self._jobs = [known for job in unended if (known := of_job(job, self._common.namespace))]
+        # Once its pod is there, the Job tells nothing more.
+        self._jobs = [known for known in self._jobs if not self._pods.by_job(known.held.instance.rpartition("/")[2])]
+        return self._jobs
+
+    def _known(self, entry: Entry) -> Known | None:
+        uid = entry.pod.metadata.uid
+        if uid not in self._attempts:
+            self._attempts[uid] = of_pod(entry, self._common.namespace)
+        return self._attempts[uid]
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _on_pod(self, entry: Entry, kind: str) -> None:
+        uid, known = entry.pod.metadata.uid, self._known(entry)
+        if known is not None:
+            self._podless.seen(entry.job)
+            if entry.seen.end is not None:
+                self._clocks.gone(uid)
+                self._ended(entry, known)
+            else:
+                if known.is_container and entry.seen.phase == Phase.RUNNING:
+                    self._begun(entry, known)
+                self._clocks.changed(entry)
+        if kind == "deleted":
+            self._attempts.pop(uid, None)
+            self._told.discard(uid)
+
+    def _ended(self, entry: Entry, known: Known) -> None:
+        uid = entry.pod.metadata.uid
+        if uid in self._told:
+            return
+        self._told.add(uid)
+        end = self._read(entry, known)
+        if known.is_container:  # its log is part of its result
+            self._logs.submit(self._container_ended, entry, known, end)
+            return
+        self._on_end(known.held, end)
+        self._logs.submit(self._keep_log, entry, known)
+
+    def _begun(self, entry: Entry, known: Known) -> None:
+        worker = worker_name(known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name)
+        self._notes.begun(known.held, known.record, worker)
+
+    def _container_ended(self, entry: Entry, known: Known, end: End) -> None:
+        try:
+            if "container_started" in end.evidence:
+                self._begun(entry, known)  # it may have ended before anybody saw it run
+            self._keep_log(entry, known)
+        finally:
+            self._on_end(known.held, end)
+
+    def _keep_log(self, entry: Entry, known: Known) -> None:
+        if not entry.seen.node or not self._notes.wants_log(known.held):
+            return
+        text = logs.tail(self._api, entry.pod.metadata.name, self._settings.log_tail_bytes)
+        if text:
+            self._notes.keep_log(known.held, text)
+
+    @staticmethod
+    def _read(entry: Entry, known: Known) -> End:
+        end = entry.seen.end or explain(None)
+        if not known.is_container:
+            return end
+        message = next((each.terminated.message for each in entry.pod.status.container_statuses or () if each.terminated), None)
+        evidence = {**end.evidence, "message": message or ""}
+        if end.evidence.get("exit_code") == 0 and end.reason == EndReason.ERROR:
+            return End(EndReason.SUCCEEDED, "", "", evidence)
+        return replace(end, evidence=evidence)
+
+    def close(self) -> None:
+        """Stop following. Jobs go on, and another dispatcher follows them."""
+        self._closed.set()
+        self._pods.stop()
+        self._logs.shutdown(wait=True, cancel_futures=True)
