@@ -16,15 +16,15 @@ SECRET_KEYS = {"CELERY_BROKER_URL": True, "CELERY_RESULT_BACKEND": False, "GPUQU
 _OWN_FIELDS = {"GPUQUEUE_POD": "metadata.name", "GPUQUEUE_POD_UID": "metadata.uid", "GPUQUEUE_NODE": "spec.nodeName"}
 #: Fields of a record that travel; those beside the token are for the application and for people.
 _TOLD = ("delivery", "gpu_class", "isolation", "attempt", "token", "retries", "nesting", "tenant", "task", "time_limit")
-#: They say which GPUs a container sees: the device plugin's to set. One that is set by hand opens every GPU of the node.
-_VISIBLE = ("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+#: Which GPUs a container sees. The device plugin sets it, and set by hand it opens every GPU of the node.
+VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
 
 Variable = dict[str, Any]
 
 
 def is_ours(name: str) -> bool:
     """Whether a variable is for nobody else to set."""
-    return name.startswith("GPUQUEUE_") or name in SECRET_KEYS or name in _VISIBLE
+    return name.startswith("GPUQUEUE_") or name in SECRET_KEYS or name == VISIBLE_GPUS
 
 
 def executor_variables(record: Record, instance: str, common: Mapping[str, str], secret: str) -> list[Variable]:

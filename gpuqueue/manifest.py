@@ -14,7 +14,8 @@ from typing import Any
 from gpuqueue.classes import GpuClass
 from gpuqueue.cluster_settings import ClusterSettings
 from gpuqueue.container import CONTAINER_TASK
-from gpuqueue.environment import executor_variables, literal, variables
+from gpuqueue.environment import VISIBLE_GPUS, executor_variables, literal, variables
+from gpuqueue.errors import InvalidJob
 from gpuqueue.images import image_of
 from gpuqueue.job import Record
 from gpuqueue.job_names import (
@@ -60,7 +61,7 @@ def attempt_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSetti
     """
     name = job_name(common.owner, record)
     container = {
-        "image": image_of(_image(record), gpu_class, settings),
+        "image": image_of(record.get("image"), gpu_class, settings),
         "command": settings.executor_words,
         "env": executor_variables(record, instance_of(common.namespace, name), _told(common), settings.secret_name),
         "resources": _gpu_resources(gpu_class, settings),
@@ -75,14 +76,18 @@ def container_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSet
     It gets neither the Secret nor its token: the annotation alone holds that, for re-adopting. Raises as
     :func:`attempt_manifest`.
     """
-    said: Mapping[str, Any] = record
-    asked: Mapping[str, Any] = said.get("container") or {}  # empty: the image's own command
+    asked: object = record.get("container")
+    if not isinstance(asked, Mapping):  # adopted: an annotation holds no more than that it is one
+        raise InvalidJob.field("container", asked, "is not known any more, since Redis lost it", "send the job again")
+    env = asked.get("env") or {}
+    if VISIBLE_GPUS in env:
+        raise InvalidJob.field(f"env.{VISIBLE_GPUS}", env[VISIBLE_GPUS], "opens other jobs' GPUs", "leave it out")
     words = {name: [literal(word) for word in asked[name]] for name in ("command", "args") if asked.get(name)}
     container = {
-        "image": image_of(_image(record), gpu_class, settings),
+        "image": image_of(record.get("image"), gpu_class, settings),
         **words,
         **({"workingDir": asked["working_dir"]} if asked.get("working_dir") else {}),
-        "env": variables({**(asked.get("env") or {}), "GPUQUEUE_JOB_ID": record["id"]}),
+        "env": variables({**env, "GPUQUEUE_JOB_ID": record["id"]}),
         "resources": _gpu_resources(gpu_class, settings),
     }
     pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
@@ -98,10 +103,10 @@ def finisher_manifest(
     It may run on any node, also on those of GPUs, where its image lies already. Raises as :func:`attempt_manifest`.
     """
     name = finisher_name(common.owner, record, finisher)
-    told = {**_told(common), "GPUQUEUE_FINISHER": finisher, "NVIDIA_VISIBLE_DEVICES": "void"}
+    told = {**_told(common), "GPUQUEUE_FINISHER": finisher, VISIBLE_GPUS: "void"}
     container = {
         # The image of a container job is not the application's: it is nobody to give the Secret to.
-        "image": image_of(None if record["task"] == CONTAINER_TASK else _image(record), gpu_class, settings),
+        "image": image_of(None if record["task"] == CONTAINER_TASK else record.get("image"), gpu_class, settings),
         "command": settings.executor_words,
         "env": executor_variables(record, instance_of(common.namespace, name), told, settings.secret_name),
         "resources": _host_resources(None, None, settings),
@@ -193,11 +198,10 @@ def _deadline(record: Record, settings: ClusterSettings, common: ManifestContext
 
 
 def _placement(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    said: Mapping[str, Any] = record
     nodes = {**settings.node_selector, **gpu_class.node_selector}
     avoid = [
         {"key": "metadata.name", "operator": "NotIn", "values": [node]}  # takes one value
-        for node in said.get("avoid") or ()
+        for node in record.get("avoid") or ()
     ]
     # Preferred only: the node at fault may be the only one there is.
     away = {"weight": 100, "preference": {"matchFields": avoid}}
@@ -210,12 +214,6 @@ def _placement(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -
 
 def _tolerations(gpu_class: GpuClass) -> list[dict[str, Any]]:
     return [dict(_GPU_TOLERATION), *(dict(each) for each in gpu_class.tolerations if dict(each) != _GPU_TOLERATION)]
-
-
-def _image(record: Record) -> str | None:
-    said: Mapping[str, Any] = record
-    image = said.get("image")
-    return str(image) if image else None
 
 
 def _whole(seconds: float) -> int:

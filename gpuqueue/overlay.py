@@ -66,10 +66,11 @@ def apply(overlay: Overlay, template: Mapping[str, Any]) -> dict[str, Any]:
     metadata, spec = template["metadata"], template["spec"]
     merged = _merge(spec, overlay.spec)
     for label, value in spec.get("nodeSelector", {}).items():
-        if merged["nodeSelector"][label] != value:
+        theirs = merged["nodeSelector"][label]
+        if theirs != value:
             raise SettingsError(
-                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={merged['nodeSelector'][label]!r} contradicts {value!r}, which "
-                "GPU_NODE_SELECTOR_VALUE or node_selector of the class says; say it in one place"
+                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={theirs!r} contradicts {value!r} of the class's node_selector "
+                "or GPU_NODE_SELECTOR_VALUE; say it in one place"
             )
     if "initContainers" in merged:
         secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)["securityContext"]
