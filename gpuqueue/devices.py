@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pynvml
 
+from gpuqueue import nvml
 from gpuqueue.classes import GpuClass
 from gpuqueue.errors import SettingsError
 
@@ -29,42 +30,14 @@ def find() -> list[Device]:
     except pynvml.NVMLError:
         return []
     try:
-        found: list[Device] = []
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-            slices = _slices(handle)
-            found += (
-                [_device(f"{number}:{order}", each) for order, each in enumerate(slices)]
-                if slices
-                else [_device(str(number), handle)]
-            )
-        return found
+        return [_device(index, handle) for index, handle in nvml.handles(pynvml)]
     finally:
         pynvml.nvmlShutdown()
 
 
-def _slices(handle: object) -> list[object]:
-    try:
-        if pynvml.nvmlDeviceGetMigMode(handle)[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
-            return []
-    except pynvml.NVMLError:
-        return []  # T4, L4 and others have no MIG
-    found = []
-    for order in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        try:
-            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, order))
-        except pynvml.NVMLError:
-            break
-    return found
-
-
 def _device(index: str, handle: object) -> Device:
-    uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
-    return Device(index, _text(uuid), _text(name), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    name, memory = nvml.text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Device(index, nvml.uuid_of(pynvml, handle), name, memory)
 
 
 def allowed(found: Sequence[Device], setting: str | None, visible: str | None = None) -> list[Device]:
@@ -75,12 +48,9 @@ def allowed(found: Sequence[Device], setting: str | None, visible: str | None = 
     name, text = ("GPUQUEUE_DEVICES", setting) if setting is not None else ("CUDA_VISIBLE_DEVICES", visible)
     if text is None:
         return list(found)
-    wanted = [each.strip() for each in text.split(",") if each.strip()]
-    if wanted in ([], ["none"], ["-1"]):
-        return []
     chosen = []
-    for each in wanted:
-        match = [device for device in found if each == device.index or (len(each) > 4 and device.uuid.startswith(each))]
+    for each in nvml.listed(text):
+        match = [device for device in found if nvml.is_named(each, device.index, device.uuid)]
         if not match:
             there = ", ".join(f"{device.index} ({device.uuid})" for device in found) or "none"
             raise SettingsError(f"{name}={text!r} names {each!r}, which is not there; GPUs found: {there}")

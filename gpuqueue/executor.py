@@ -1,26 +1,33 @@
 """The executor: a one-shot Celery worker. It claims its attempt, runs one message under Celery's own tracer, and exits.
 
 Told by the environment: GPUQUEUE_APP (what follows ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN, and, set by the
-launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT, GPUQUEUE_INSTANCE, GPUQUEUE_REDIS_URL, broker and
-backend. Needs celery and redis only, and no GPU library.
+launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT, GPUQUEUE_INSTANCE; in a pod GPUQUEUE_POD (its name) and
+GPUQUEUE_POD_UID as well. CELERY_BROKER_URL is the broker; GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are
+the same where they are not set. Needs celery and redis only, and no GPU library; writes no file, and wants no home.
 
-Exit status: 0 reported; 72 (a finisher) the application cannot be imported; 75 Redis could not be reached; 76 the attempt
-is another's; 143 told to stop.
+Exit status:
+    0: reported.
+    72: (a finisher) the application cannot be imported.
+    75: Redis could not be reached.
+    76: the attempt is another's.
+    77: the GPU itself failed; nothing is written, and another attempt is due.
+    143: told to stop.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from types import FrameType
 from typing import NoReturn
 
 from celery.utils.log import get_logger
 
-from gpuqueue.ends import EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
+from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
 from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
 from gpuqueue.glue import application
 from gpuqueue.glue.completion import complete
@@ -35,27 +42,29 @@ logger = get_logger("gpuqueue.executor")
 PATIENCE = 600
 
 
-def main(environ: Mapping[str, str] = os.environ) -> int:
+def main(environ: MutableMapping[str, str] = os.environ) -> int:
     """Run the attempt that the environment names; answers the exit status."""
     signal.signal(signal.SIGTERM, _on_term)  # a process 1 without a handler would ignore it
     try:
+        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"].replace("redis+socket://", "unix://", 1)
         attempt = Attempt(
             environ["GPUQUEUE_GPU_CLASS"],
             environ["GPUQUEUE_DELIVERY"],
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
             environ["GPUQUEUE_TOKEN"],
         )
-        client = connect(environ["GPUQUEUE_REDIS_URL"], retries=PATIENCE)
+        client = connect(state_url, retries=PATIENCE)
     except KeyError as exc:
         raise SettingsError(f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it") from None
-    host = socket.gethostname()
+    if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
+        environ["CELERY_RESULT_BACKEND"] = environ["CELERY_BROKER_URL"]  # applications read it when they are imported
+    host = environ.get("GPUQUEUE_POD") or socket.gethostname()
     try:
         if finisher := environ.get("GPUQUEUE_FINISHER"):
             return _finish(environ, Finishes(client), attempt, finisher, f"{attempt.gpu_class}@{host}")
         attempts = Attempts(client)
         worker = worker_name(attempt.gpu_class, attempt.delivery, attempt.number, host)
-        instance = f"{environ.get('GPUQUEUE_INSTANCE', host)}:{os.getpid()}"
-        record, stored = attempts.claim(attempt, instance, worker)
+        record, stored = attempts.claim(attempt, _instance(environ, host), worker)
         Run(environ, attempts, attempt, record, stored, worker).run()
         application.leave()
     except StaleAttempt as exc:
@@ -68,6 +77,12 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         logger.error("Redis cannot be reached: %s", exc)
         return EXIT_NO_STATE
     return EXIT_OK
+
+
+def _instance(environ: Mapping[str, str], host: str) -> str:
+    """Name this very process among those that may have been started for the attempt."""
+    started, pod = environ.get("GPUQUEUE_INSTANCE", host), environ.get("GPUQUEUE_POD_UID")
+    return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
 def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, finisher: str, worker: str) -> int:
@@ -93,6 +108,18 @@ def run() -> None:
         sys.exit(main())
     except SettingsError as exc:
         sys.exit(f"gpuqueue: {exc}")
+    except Stopped as stopped:
+        if stopped.code == EXIT_DEVICE:
+            _leave_at_once(EXIT_DEVICE)
+        raise
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without the interpreter's tidying up: on a GPU that failed it may hang, or crash and hide the exit status."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

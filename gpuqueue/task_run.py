@@ -15,11 +15,13 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
-from gpuqueue.ends import EXIT_NO_STATE
+from gpuqueue import gpu_failures
+from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, ExecutorDied, StaleAttempt, TaskNotFound
 from gpuqueue.glue import application
 from gpuqueue.glue import message as messages
 from gpuqueue.glue.events import Events
+from gpuqueue.gpu_sampler import Sample, Sampler, has_gpu
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
 from gpuqueue.store.attempts import Attempt, Attempts
@@ -28,10 +30,12 @@ from gpuqueue.store.client import RedisError
 logger = get_logger("gpuqueue.executor")
 #: How long the tombstone of a job stays, in seconds, unless the dispatcher says otherwise.
 KEEP = 86_400.0
+#: Characters of a GPU's failure that the record keeps; the log has it all.
+TOLD = 300
 
 
 class Stopped(SystemExit):
-    """This process was told to stop: it ends without writing anything."""
+    """This process ends without writing anything: it was told to, or cannot, or another attempt will."""
 
 
 class Run:
@@ -55,6 +59,7 @@ class Run:
         self._keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
         self._loglevel = environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
         self._reported = False
+        self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
 
     def run(self) -> None:
         """Load the application and run the task; what cannot be loaded or called is the job's typed failure."""
@@ -86,7 +91,8 @@ class Run:
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
             events.send("task-started", request.id)
-            _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
+            with self._sampler:
+                _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
                 self._attempts.reported(self._attempt, self._keep)
@@ -138,13 +144,32 @@ class Run:
         except SystemExit as exc:
             self._claim(EndReason.ERROR)
             raise ExecutorDied(f"the task left by sys.exit with exit code {exc.code!r}, without a result") from exc
-        except Exception:
-            self._claim(EndReason.ERROR)
+        except SoftTimeLimitExceeded:
+            self._claim(EndReason.ERROR)  # whatever it interrupted, the job's time is what ran out
             raise
+        except Exception as exc:
+            reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
+            if reason == EndReason.INFRA:
+                self._give_up(exc)
+            self._claim(reason or EndReason.ERROR)
+            raise
+
+    def _give_up(self, exc: Exception) -> NoReturn:
+        """The GPU itself failed: write nothing, so that another attempt may end the job."""
+        logger.error("the GPU failed under attempt %s: %r", self._attempt.number, exc, exc_info=exc)
+        told = f"{type(exc).__name__}: {exc}".partition("\n")[0][:TOLD]
+        try:
+            self._sampled({**self._sampler.seen(), "gpu_error": told})
+        except RedisError as error:
+            logger.warning("not told how: %s", error)
+        raise Stopped(EXIT_DEVICE) from exc
+
+    def _sampled(self, seen: Sample) -> None:
+        self._attempts.sampled(self._attempt, seen)
 
     def _claim(self, outcome: EndReason) -> None:
         try:
-            self._attempts.report(self._attempt, outcome)
+            self._attempts.report(self._attempt, outcome, self._sampler.seen())
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)

@@ -17,6 +17,9 @@ WAITS: dict[str, str] = {
     WaitReason.UNSCHEDULABLE: "no node can take it at present",
     WaitReason.PULLING_IMAGE: "its image is being pulled",
     WaitReason.STARTING: "it has its slot, and its executor is being started",
+    WaitReason.LAUNCH_REFUSED: "the cluster's API does not take its Job at present; it is tried again",
+    WaitReason.QUOTA: "the namespace's quota does not admit it at present",
+    WaitReason.UNCONFIRMED: "it was told to end, and its node does not say that it has: its slot stays taken",
 }
 
 ENDS: dict[str, str] = {

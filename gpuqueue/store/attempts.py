@@ -53,7 +53,10 @@ class Attempts:
         return bool(self._call("sampled", attempt, json.dumps(seen) if seen else ""))
 
     def report(self, attempt: Attempt, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
-        """Claim the finish, with what was seen of the GPU. Raises :class:`StaleAttempt`: this attempt may write nothing any more."""
+        """Claim the finish, and tell what was seen of the GPU.
+
+        Raises :class:`StaleAttempt` when this attempt may write nothing any more.
+        """
         answer = self._call("report", attempt, outcome, self._clock() + REPORT_TIMEOUT, json.dumps(seen) if seen else "")
         if answer != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")

@@ -36,7 +36,19 @@ end
 
 -- What is remembered of an ended job: enough to know a redelivery, to free its slot and to tell its story.
 local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt', 'instance', 'worker',
-  'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries' }
+  'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries', 'owner', 'image', 'node', 'pod', 'avoid',
+  'exit_code', 'container_reason', 'scheduled', 'container_started', 'container_finished',
+  'gpu', 'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
+
+-- What an executor saw of its GPU (JSON, '' for nothing). It may come late, and memory is the most that anybody saw.
+local function note_sample(job, json)
+  if not json or json == '' then return end
+  local seen = cjson.decode(json)
+  job.gpu, job.gpu_error = seen.gpu or job.gpu, seen.gpu_error or job.gpu_error
+  for _, field in ipairs({ 'gpu_memory_peak', 'gpu_memory_own' }) do
+    if seen[field] then job[field] = math.max(seen[field], job[field] or 0) end
+  end
+end
 
 local function entomb(job, reason, now, keep)
   job.reason = reason
