@@ -94,7 +94,7 @@ def security(at: str, context: object, known: Known) -> Problems:
         if dropped != ["ALL"]:
             yield Problem(f"{at}.capabilities.drop", dropped, "does not drop all", "leave it out: all are dropped")
         if added not in ([], ["NET_BIND_SERVICE"]):
-            yield Problem(f"{at}.capabilities.add", added, "adds to NET_BIND_SERVICE", RESTRICTED)
+            yield Problem(f"{at}.capabilities.add", added, "is more than NET_BIND_SERVICE", RESTRICTED)
 
 
 def _any_container(at: str, container: Mapping[str, Any]) -> Problems:
