@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,19 +145,20 @@ def refused(status: int, reason: str, message: str = "so it is", headers: dict[s
 
 
 def stream(*parts: bytes, then: Answer | None = None, headers: tuple[str, ...] = ()) -> Answer:
-    """An answer in these parts, each sent by itself; it ends in good order unless ``then`` does something else."""
+    """An answer in these parts, each sent by itself, and ``then`` :func:`end` or something else."""
 
     def answer(connection: socket.socket) -> None:
         head = ["HTTP/1.1 200 OK", "Content-Type: application/json", "Transfer-Encoding: chunked", *headers, "", ""]
         connection.sendall("\r\n".join(head).encode())
         for part in parts:
             connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
-        (then or _end)(connection)
+        (then or end)(connection)
 
     return answer
 
 
-def _end(connection: socket.socket) -> None:
+def end(connection: socket.socket) -> None:
+    """End a stream in good order."""
     connection.sendall(b"0\r\n\r\n")
 
 
@@ -177,6 +179,16 @@ def until(event: threading.Event, then: Answer = hang) -> Answer:
 
     def answer(connection: socket.socket) -> None:
         assert event.wait(10)
+        then(connection)
+
+    return answer
+
+
+def after(seconds: float, then: Answer) -> Answer:
+    """Wait, then go on."""
+
+    def answer(connection: socket.socket) -> None:
+        time.sleep(seconds)
         then(connection)
 
     return answer
@@ -210,7 +222,7 @@ def pod(name: str, version: int | str = 1, phase: str = "Pending", job: str = ""
     labels = {"batch.kubernetes.io/job-name": job or f"job-{name}"}
     running = {"name": "executor", "state": {"running": {"startedAt": "2026-11-23T16:12:16Z"}}}
     return {
-        "metadata": {"name": name, "uid": name, "resourceVersion": str(version), "labels": labels, **metadata},
+        "metadata": {"name": name, "uid": name, "resourceVersion": str(version), "labels": labels} | metadata,
         "spec": {"nodeName": "node-a"} if phase != "Pending" else {},
         "status": {"phase": phase, "containerStatuses": [running] if phase == "Running" else None},
     }

@@ -94,7 +94,9 @@ def _from_kubeconfig(configuration: Any, files: str, source: str) -> str:
         context = loader.current_context["context"]
         _check_plugin(merger.config["users"].get_with_name(context.get("user"), safe=True), configuration)
     except Exception as exc:  # a kubeconfig may be wrong in any way: YAML, types, files that it names
-        raise SettingsError(f"{source} cannot be used: {exc}; correct it, or name another in KUBECONFIG") from exc
+        raise SettingsError(
+            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or name another in KUBECONFIG"
+        ) from exc
     return str(context.get("namespace") or "")
 
 
