@@ -30,6 +30,12 @@ CLOCKS: dict[str, tuple[Pod, Row, float | None, str]] = {
     "a container being made is an image being pulled": (a_pod(waiting("ContainerCreating")), PULLS, 1, ""),
     "a waiting state without a reason is the same": (a_pod(waiting(None)), PULLS, 1, ""),
     "a container without a state waits": (a_pod({"name": "executor", "state": {}}), PULLS, 1, ""),
+    "without init containers the image has its time from the scheduling on": (
+        a_pod(waiting("ContainerCreating"), conditions=[condition("Initialized", since=50)]),
+        PULLS,
+        1,
+        "",
+    ),
     "an init container that runs is no image being pulled": (
         a_pod(
             waiting("PodInitializing"),
@@ -75,6 +81,7 @@ CLOCKS: dict[str, tuple[Pod, Row, float | None, str]] = {
         "CreateContainerError: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0",
     ),
     "a container that runs has no clock": (a_pod(running(), phase="Running"), RUNS, None, ""),
+    "a pod that runs, without a word of its containers, runs": (a_pod(phase="Running"), RUNS, None, ""),
     "beside a container that has ended, it runs": (
         a_pod(ended(1, name="extra"), running(), phase="Running"),
         RUNS,
@@ -122,6 +129,12 @@ CLOCKS: dict[str, tuple[Pod, Row, float | None, str]] = {
         STOPS,
         30,
         "node is unreachable",
+    ),
+    "a disruption that was called off is not why it is ending": (
+        a_pod(running(), deletion=DELETION, conditions=[{**disrupted("PreemptionByScheduler"), "status": "False"}]),
+        STOPS,
+        30,
+        "",
     ),
     "a pod deleted before its node was chosen is gone only when the API says so": (
         a_pod(node=None, deletion={"deletionTimestamp": "2027-01-15T08:00:30Z", "deletionGracePeriodSeconds": 0}),

@@ -153,3 +153,19 @@ def test_what_is_kept_of_an_end() -> None:
         "container_started": 1795450335.0,
         "container_finished": 1795450335.0,
     }
+
+
+@pytest.mark.parametrize("recording", ["image_never_present", "invalid_image_name"])
+def test_an_image_that_can_never_be_had_gets_no_grace(recording: str) -> None:
+    (events,) = pod_events(recording)
+    assert [key for key, _ in groupby(observe(event.object).at_once for event in events)] == [False, True]
+
+
+@pytest.mark.parametrize("recording", RECORDED)
+def test_a_clock_counts_from_one_moment_whenever_one_looks(recording: str) -> None:
+    for events in pod_events(recording):
+        seen = [observe(event.object, deleted=event.type == "DELETED") for event in events]
+        for clock, group in groupby(seen, lambda each: each.clock):
+            since = {each.since for each in group}
+            assert len(since) == 1
+            assert (since == {None}) == (clock in (None, "image_error", "config_error"))

@@ -9,7 +9,7 @@ from gpuqueue.kube_objects import Pod
 from gpuqueue.observe import Phase, observe
 from gpuqueue.pod_remains import MOST_TEXT
 from gpuqueue.reasons import EndReason
-from tests.kubernetes.pods import CREATED, DELETION, a_pod, at, disrupted, ended, running, waiting
+from tests.kubernetes.pods import CREATED, DELETION, a_pod, at, condition, disrupted, ended, running, waiting
 
 R = EndReason
 NODE = "node-a"
@@ -162,11 +162,20 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         )
         for reason in ("UnexpectedAdmissionError", "OutOfcpu", "OutOfnvidia.com/gpu", "NodeAffinity", "SomethingNew")
     },
-    "a pod that a restarted kubelet no longer takes": (
-        a_pod(ended(137), phase="Failed", reason="UnexpectedAdmissionError", message="no healthy devices present"),
+    **{
+        f"{reason} of a restarted kubelet, after the pod had run": (
+            a_pod(ended(137), phase="Failed", reason=reason, message="no healthy devices present"),
+            R.INFRA,
+            NODE,
+            (f"its node did not take its pod ({reason}): no healthy devices present (exit code 137",),
+        )
+        for reason in ("UnexpectedAdmissionError", "OutOfnvidia.com/gpu")
+    },
+    "a reason that is not known, of a pod that ran": (
+        a_pod(running(), phase="Failed", reason="SomethingNew", message="in its own words"),
         R.INFRA,
-        NODE,
-        ("its node did not take its pod (UnexpectedAdmissionError): no healthy devices present (exit code 137",),
+        "",
+        ("does not say why: in its own words (node node-a)",),
     ),
     "a reason that is not known leaves the exit code to tell": (
         a_pod(ended(3), phase="Failed", reason="SomethingNew"),
@@ -295,11 +304,17 @@ def test_a_pod_that_the_api_deleted_has_ended(pod: Pod, reason: EndReason, words
     assert words in end.error
 
 
-def test_a_container_that_was_lost_had_started() -> None:
-    lost = ended(137, "ContainerStatusUnknown") | {"lastState": {"terminated": {"exitCode": 137, "startedAt": at(10)}}}
+@pytest.mark.parametrize("started", [at(10), None])
+def test_a_container_that_was_lost_had_started(started: str | None) -> None:
+    lost = ended(137, "ContainerStatusUnknown") | {"lastState": {"terminated": {"exitCode": 137, "startedAt": started}}}
     end = read(a_pod(lost, phase="Failed", deletion=DELETION))
     assert "never started" not in end.error
-    assert end.evidence["container_started"] == CREATED + 10
+    assert end.evidence.get("container_started") == (CREATED + 10 if started else None)
+
+
+def test_a_pod_that_no_node_took_was_never_scheduled() -> None:
+    unscheduled = a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")])
+    assert read(unscheduled, deleted=True).evidence == {"pod": "gpu-job-x"}
 
 
 def test_an_exit_code_that_the_kubelet_made_up_is_no_evidence() -> None:
