@@ -143,6 +143,13 @@ def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
     assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
 
 
+def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
+    pods = [pod("a", 3, job="j1"), pod("b", 4, job="j1")]
+    here = world([listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)])
+    eventually(lambda: len(here.told) == 3)
+    assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
+
+
 def test_what_is_terminating_is_pending(world: Any) -> None:
     here = world([listed(pod("a", 3, "Running", deletionTimestamp="2026-11-23T16:13:29Z"))])
     assert here.pods.wait_synced(5)
@@ -189,6 +196,15 @@ def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(world: 
     eventually(lambda: len(here.asked(True)) >= count + 2)
     assert time.monotonic() - began > 0.1
     assert len(here.asked(False)) == 1, "nothing was missed"
+
+
+def test_a_watch_that_stood_for_a_while_may_end_without_having_told_anything(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pods_module, "GOOD", 0.1)
+    here = world([listed(version=10)], [stream(then=after(0.15, end)), stream(then=hang)])
+    eventually(lambda: len(here.asked(True)) == 2)
+    assert caplog.records == []
 
 
 def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
@@ -250,6 +266,16 @@ def test_a_server_that_comes_back_is_listed_and_followed(world: Any, monkeypatch
     here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
     eventually(lambda: here.pods.synced)
     assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
+
+
+def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    away = refused(503, "Away")
+    broken = line("ERROR", {"kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError", "message": "etcd"})
+    here = world([away, away, away, listed(pod("a")), listed(pod("b"))], [stream(bookmark(5), broken), stream(then=hang)])
+    eventually(lambda: here.names() == {"b"})
+    waits = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
+    assert waits[2] >= 0.4
+    assert waits[3] <= 0.2
 
 
 def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
@@ -324,7 +350,7 @@ def test_it_stops_in_time_whatever_it_waits_for(world: Any, lists: list[Answer],
     assert time.monotonic() - began < 1
 
 
-def test_it_may_be_stopped_from_its_own_callback(world: Any) -> None:
+def test_it_may_be_stopped_from_its_own_callback(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
     told: list[str] = []
 
@@ -336,6 +362,7 @@ def test_it_may_be_stopped_from_its_own_callback(world: Any) -> None:
     here.pods.start()
     eventually(lambda: told and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"])
     assert told == ["a"]
+    assert caplog.records == []
 
 
 def test_started_again_it_tells_of_every_pod_again_and_of_those_that_went(world: Any) -> None:

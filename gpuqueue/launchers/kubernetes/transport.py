@@ -79,7 +79,6 @@ class Transport:
                 headers=headers,
                 timeout=urllib3.Timeout(connect=CONNECT, read=timeout),
                 retries=False,
-                redirect=False,
                 preload_content=False,
                 decode_content=False,
             )
@@ -96,8 +95,6 @@ class Transport:
             return response.read()
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise self._unreachable(asked, exc) from exc
-        finally:
-            response.release_conn()
 
     def _unreachable(self, asked: str, exc: Exception) -> Unreachable:
         return Unreachable(f"no answer from {self.server}: {_words(exc)}", asked=asked)
