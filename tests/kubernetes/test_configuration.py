@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,6 +281,22 @@ def test_a_credential_plugin_that_fails_is_named(monkeypatch: pytest.MonkeyPatch
     """The client would go on as nobody."""
     with pytest.raises(SettingsError, match="gave no credentials"):
         api_of("http://here.example", monkeypatch, tmp_path, plugin("raise SystemExit(3)"))
+
+
+def test_a_token_may_stand_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-a-file\n")
+    with serving(VERSION) as server:
+        assert api_of(server, monkeypatch, tmp_path, {"tokenFile": str(file)}).server_version() == "v1.36.2"
+        assert server.asked[0].headers["authorization"] == "bearer from-a-file"
+
+
+def test_a_token_that_cannot_be_sent_is_told_and_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with serving(VERSION) as server:
+        api = api_of(server, monkeypatch, tmp_path, {"token": "secret\nlines"})
+        with pytest.raises(Unreachable, match="the token holds what no header may") as raised:
+            api.server_version()
+        assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_password_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

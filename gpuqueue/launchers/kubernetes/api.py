@@ -61,7 +61,7 @@ class Api(Requests):
         headers = {"User-Agent": "gpuqueue"}
         with self._renewing:  # one thread renews an expired token; the others wait for it
             self._client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
-        return headers
+        return {name: value.strip() for name, value in headers.items() if value}  # a file of a token may end with a line
 
 
 def _configure(configuration: Any) -> str:

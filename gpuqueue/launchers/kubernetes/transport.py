@@ -84,6 +84,8 @@ class Transport:
             )
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise self._unreachable(asked, exc) from exc
+        except ValueError:  # its text holds the token
+            raise Unreachable("not asked: the token holds what no header may", asked=asked) from None
         for text in response.headers.getlist("Warning"):
             self._warn(text)
         if response.status >= 300:
