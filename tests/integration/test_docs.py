@@ -19,24 +19,28 @@ from pathlib import Path
 import click
 import pytest
 import redis
+import yaml
 from nodes import executors_of, until
 
 import gpuqueue
 from gpuqueue.cli import cli
+from gpuqueue.cluster_settings import ClusterSettings
 from gpuqueue.embedded import EmbeddedRedis, find_server
 from gpuqueue.inventory import configured
+from gpuqueue.job_names import selector
 from gpuqueue.settings import Settings
 from gpuqueue.store.client import connect
 from gpuqueue.store.read import Reader as Queue
+from tests.unit.pages import defaults
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 ROOT = Path(gpuqueue.__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "workers/dispatcher/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "workers/dispatcher/README.md", "workers/gpu-runner/README.md"]
 PAGES += sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("docs/*.md"))
 #: The broker that the docs have people use.
 THEIRS = "redis://localhost:6379/0"
-WORDS = ("make", "gpuqueue", "celery", "python", "pip", "redis-server", "export")
+WORDS = ("make", "gpuqueue", "celery", "python", "pip", "redis-server", "export", "docker", "kubectl")
 #: Longer than anything here takes on a busy machine, in seconds.
 PATIENCE = 40.0
 
@@ -173,7 +177,7 @@ def test_the_commands_that_are_said_to_take_json_do(name: str) -> None:
 def test_pages_have_blocks_of_known_languages_only() -> None:
     for page in PAGES:
         opened = re.findall(r"^```(\w*)$", (ROOT / page).read_text(), re.MULTILINE)[::2]
-        assert set(opened) <= {"sh", "python", "toml", "mermaid"}, page
+        assert set(opened) <= {"sh", "python", "toml", "mermaid", "yaml", "dockerfile"}, page
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[f"{page}: {command}" for command, page in ALL])
@@ -194,6 +198,12 @@ def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_pa
                 found.make_context(arguments[0], arguments[1:], parent=context)
     elif program == "redis-server":
         check_server(arguments, tmp_path)
+    elif program == "docker":
+        check_docker(arguments, page, tmp_path)
+    elif program == "kubectl":
+        check_kubectl(arguments)
+    elif program == "pip" and arguments[0] == "wheel":
+        assert arguments[-1] == "."  # tests/integration/test_images.py makes it
     elif program == "pip":
         (extra,) = re.findall(r"\.\[(\w+)\]", " ".join(arguments))
         assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -214,9 +224,54 @@ def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_pa
 
 def check_settings(assignments: list[str]) -> None:
     said = dict(each.split("=", 1) for each in assignments)
-    known = {choices.choices[0] for field in Settings.model_fields.values() if (choices := field.validation_alias)}
-    assert said.keys() <= known
+    assert said.keys() <= {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
     configured(Settings(**said))
+    ClusterSettings(**said)
+
+
+def check_docker(arguments: list[str], page: str, directory: Path) -> None:
+    """Nothing is built or pushed here; what would run in an image runs in this environment."""
+    verb, *rest = arguments
+    if verb == "build":
+        options = dict(zip(rest[:-1:2], rest[1:-1:2], strict=True))
+        assert options.keys() <= {"-f", "-t"}
+        assert rest[-1] == "."
+        assert re.fullmatch(r"[a-z./-]+:\d[\d.]*", options["-t"])
+        assert "-f" not in options or (ROOT / options["-f"]).is_file()
+    elif verb == "push":
+        assert f"-t {rest[0]} ." in (ROOT / page).read_text()
+    else:
+        assert [verb, *rest[:3]] == ["run", "--rm", "--user", "1000"]
+        (directory / "shop.py").write_text(SHOP)
+        program, *words = rest[4:]
+        run = {"python3": [sys.executable, *words], "celery": [sys.executable, "-m", "celery", *words]}[program]
+        done = subprocess.run(run, cwd=directory, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+
+
+def check_kubectl(arguments: list[str]) -> None:
+    """What it names is in the page's objects: it is asked of no cluster here."""
+    text = (ROOT / "docs" / "KUBERNETES.md").read_text()
+    (objects,) = [block for block in blocks("docs/KUBERNETES.md", "yaml") if "kind: Deployment" in block]
+    named = {each["metadata"]["name"] for each in yaml.safe_load_all(objects)}
+    if arguments[0] == "-n":
+        assert arguments[1] == "gpu-jobs"
+        arguments = arguments[2:]
+    verb, *rest = arguments
+    assert verb in {"create", "label", "apply", "rollout", "exec", "get", "delete", "logs"}
+    for word in rest:
+        kind, _, name = word.partition("/")
+        if kind in ("deployment", "deploy"):
+            assert name in named, word
+    if "--" in rest:
+        program, *words = rest[rest.index("--") + 1 :]
+        assert program == "gpuqueue"
+        cli.make_context("gpuqueue", words)
+    if "-l" in rest:
+        key, _, value = rest[rest.index("-l") + 1].partition("=")
+        assert selector("x").startswith(f"{key}={value},")
+    if verb == "apply":
+        assert f"As `{rest[rest.index('-f') + 1]}`:" in text
 
 
 def check_server(arguments: list[str], directory: Path) -> None:
@@ -266,11 +321,11 @@ def test_the_entry_point_of_a_dispatcher_is_the_command_of_its_readme() -> None:
 
 
 def test_an_executor_started_by_hand_says_what_is_missing() -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GPUQUEUE")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GPUQUEUE", "CELERY"))}
     run = [sys.executable, str(ROOT / "workers" / "gpu-runner" / "executor.py")]
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    said = "gpuqueue: GPUQUEUE_GPU_CLASS is not set; the executor is started by a dispatcher, which sets it"
+    said = "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which sets it"
     assert done.stderr.strip() == said
 
 
