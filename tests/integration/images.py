@@ -44,11 +44,13 @@ class Image:
 
     root: Path
     dockerfile: Dockerfile
+    folder: Path | None = None
+    """Where it is started instead of its WORKDIR: a folder of this machine."""
 
     @property
     def cwd(self) -> Path:
         """Its working directory."""
-        return self.inside(self.dockerfile.final.last("WORKDIR").text)
+        return self.folder or self.inside(self.dockerfile.final.last("WORKDIR").text)
 
     @property
     def python(self) -> Path:
@@ -105,6 +107,15 @@ def build(dockerfile: Dockerfile, root: Path, env: Mapping[str, str]) -> Image:
         folder.mkdir(exist_ok=True, parents=True)
     subprocess.run(["chmod", "-R", "a-w,a+rX", str(root)], check=True)
     return image
+
+
+def export(folder: Path) -> Path:
+    """Copy to a folder what a builder is sent: a build in the checkout itself would leave its own behind."""
+    for file in context():
+        place = folder / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, place)
+    return folder
 
 
 def remove(root: Path) -> None:

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import tempfile
 import urllib.request
+import venv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from dockerfiles import read
-from images import Image, build, remove
+from images import Image, as_user, build, export, remove
 from nodes import until
 
 from gpuqueue.embedded import EmbeddedRedis
@@ -23,6 +25,7 @@ from gpuqueue.environment import executor_variables
 from gpuqueue.job import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.read import Reader
+from tests.unit.pages import Page
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -122,6 +125,41 @@ def test_the_executor_speaks_with_redis_as_a_manifest_has_it(runner: Image, redi
 def test_celery_keeps_time_in_it(runner: Image) -> None:
     """Each result has a date; a base without time zones has none to give."""
     done = runner.run("python3", "-c", "from celery import Celery; print(Celery().now().tzname())")
+    assert done.stdout.strip() == "UTC", done.stderr
+
+
+def test_an_application_is_put_on_it_by_the_lines_of_the_docs(runner: Image, home: Path) -> None:
+    (lines,) = [block for block in Page("docs/KUBERNETES.md").blocks("dockerfile") if "COPY" in block]
+    assert lines.splitlines() == ["FROM gpu-runner:0.1.0", "COPY shop.py .", "ENV GPUQUEUE_APP=shop"]
+    folder = home / "application"
+    folder.mkdir()
+    (folder / "shop.py").write_text(Page("README.md").blocks("python")[0])
+    folder.chmod(0o555)
+    done = replace(runner, folder=folder).run(
+        "celery", "-A", "shop", "report", CELERY_BROKER_URL="redis://nowhere.invalid:6379/0"
+    )
+    assert (done.returncode, "shop.train" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_three_lines_make_an_image_of_ones_own_one_of_executors(home: Path) -> None:
+    """The recipe for images of one's own, its RUN carried out in an environment that has pip and nothing else."""
+    readme = Page("workers/gpu-runner/README.md")
+    (wheel,) = [line for block in readme.blocks("sh") for line in block.splitlines() if line.startswith("pip wheel")]
+    (recipe,) = [block.splitlines() for block in readme.blocks("dockerfile") if "--mount" in block]
+    assert (len(recipe), recipe[0][:5], recipe[2]) == (3, "FROM ", "USER 1000")
+    run, mount = recipe[1].removeprefix("RUN --mount=type=bind,target=/context "), home / "context"
+    theirs = home / "theirs"
+    venv.create(theirs, with_pip=True)
+    env = {**os.environ, "PATH": f"{theirs / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    for command, folder in (
+        (wheel.replace("../train", str(mount)), export(home / "checkout")),
+        (run.replace("/context", str(mount)), home),
+    ):
+        done = subprocess.run(["sh", "-ec", command], cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    program = "import gpuqueue.executor; from celery import Celery; print(Celery().now().tzname())"
+    words = [*as_user("1000"), str(theirs / "bin" / "python3"), "-c", program]
+    done = subprocess.run(words, cwd=home, env={"PYTHONTZPATH": "/nonexistent"}, capture_output=True, text=True)
     assert done.stdout.strip() == "UTC", done.stderr
 
 
