@@ -75,3 +75,14 @@ def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
     assert stack.told(key) == FIRST
     lost.revoke(terminate=True)
     assert given(stack, key, "gpu.t4.exclusive", 1) == {FIRST: 1}
+
+
+def test_a_job_that_was_given_no_gpu_and_misses_it_fails_by_itself(machine, key):
+    stack = machine(GPUQUEUE_DEVICES="none")
+    stack.dispatcher()
+    result = stack.shop.wear_out.apply_async((key, 9, "No CUDA GPUs are available"), queue="gpu.t4.shared")
+    with pytest.raises(RuntimeError, match=r"^No CUDA GPUs are available$"):
+        result.get(PATIENCE)
+    stack.go(f"{key}-left")
+    assert stack.in_state(result.id, "ended")["reason"] == "ERROR"
+    assert stack.told_so_far(key) == [[1, 0]]

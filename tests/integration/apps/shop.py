@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 
 import redis
 from celery import Celery, Task, chain, chord
@@ -235,6 +236,42 @@ def new_errback(request, exc, traceback, key):
 def pass_on(value, key):
     tell(key, value)
     return value
+
+
+@app.task(base=Recorded, bind=True)
+def train(self, key, size, then="return"):
+    """Takes memory of the GPU, holds, and ends well, or with what torch raises where there is no more."""
+    import torch
+
+    torch.cuda.take(size)
+    tell(key, {"pid": os.getpid()})
+    wait_for_test(key)
+    if then == "run out":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return then
+
+
+@app.task(soft_time_limit=1)
+def shrink(key):
+    """Runs out of memory, and out of time while it makes do with less."""
+    import torch
+
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    except RuntimeError:
+        wait_for_test(key)
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0)
+def wear_out(self, key, attempts, text="CUDA error: uncorrectable ECC error encountered", retry=False):
+    """Has a GPU that fails in as many attempts. A thread is left behind that would keep the process from ending."""
+    attempt = int(os.environ["GPUQUEUE_ATTEMPT"])
+    tell(key, [attempt, self.request.retries])
+    if attempt <= attempts and not self.request.retries:
+        threading.Thread(target=wait_for_test, args=(f"{key}-left",)).start()
+        exc = RuntimeError(text)
+        raise self.retry(exc=exc) if retry else exc
+    return attempt
 
 
 @app.task

@@ -39,4 +39,4 @@ def nvmlDeviceGetName(handle):
 
 
 def nvmlDeviceGetMemoryInfo(handle):
-    return SimpleNamespace(total=15_360 * 1024**2)
+    return SimpleNamespace(total=15_360 * 1024**2, used=3 * 1024**3)
