@@ -92,17 +92,14 @@ SIGNS = (
     Sign(r"\bOOM when allocating tensor\b[^\n]{0,300}\bdevice:GPU:\d", OOM, "tensorflow; the same on device:CPU is host memory"),
     Sign(r"\bGPU:\d[^\n]{0,200}: Dst tensor is not initialized\b", OOM, "tensorflow, where a copy to the GPU had no room"),
 )
-_SIGNS = [(re.compile(sign.pattern), sign) for sign in SIGNS]
 _NAMES = {name: code for code in CODES.values() for name in (code.runtime, code.driver) if name}
-_NAME = re.compile(rf"\b(?:{'|'.join(_NAMES)})\b")
+_NAME = rf"\b(?:{'|'.join(_NAMES)})\b"
 #: Where a number is one of CUDA's: "cuda runtime error (46)", "CUDA failure 2", "Cuda Error in allocate: 2", "cudaError_t 214".
 _NUMBERS = (
-    re.compile(
-        r"\bcuda(?: runtime| driver)? ?(?:error(?:_t)?|failure|failed with error)(?: in \w+| code)?[ :=(#]{1,3}(\d+)\b", re.I
-    ),
-    re.compile(r"\bcudaGetDeviceCount\(\)[^\n]{0,300}\bError (\d+):"),
+    r"(?i)\bcuda(?: runtime| driver)? ?(?:error(?:_t)?|failure|failed with error)(?: in \w+| code)?[ :=(#]{1,3}(\d+)\b",
+    r"\bcudaGetDeviceCount\(\)[^\n]{0,300}\bError (\d+):",
 )
-_XID = re.compile(r"\bNVRM: Xid \(PCI:[0-9A-Fa-f:.]+\): (\d+)\b")
+_XID = r"\bNVRM: Xid \(PCI:[0-9A-Fa-f:.]+\): (\d+)\b"
 
 
 def classify(failure: BaseException | str, *, has_gpu: bool = True) -> EndReason | None:
@@ -118,11 +115,12 @@ def classify(failure: BaseException | str, *, has_gpu: bool = True) -> EndReason
 def _read(text: str, has_gpu: bool) -> EndReason | None:
     if len(text) > LOOKED_AT:
         text = text[: LOOKED_AT // 2] + "\n" + text[-LOOKED_AT // 2 :]
-    said: list[Sign | Code] = [sign for pattern, sign in _SIGNS if pattern.search(text)]
-    said += [_NAMES[name] for name in _NAME.findall(text)]
-    said += [code for pattern in _NUMBERS for number in pattern.findall(text) if (code := CODES.get(int(number)))]
+    # Compiled here, where something has failed: at import it would cost every executor some milliseconds.
+    said: list[Sign | Code] = [sign for sign in SIGNS if re.search(sign.pattern, text)]
+    said += [_NAMES[name] for name in re.findall(_NAME, text)]
+    said += [code for pattern in _NUMBERS for number in re.findall(pattern, text) if (code := CODES.get(int(number)))]
     reasons = {each.reason for each in said if has_gpu or not each.absent}
-    if any(int(number) in XIDS for number in _XID.findall(text)):
+    if any(int(number) in XIDS for number in re.findall(_XID, text)):
         reasons.add(INFRA)
     # A GPU that fails may also fail to allocate; what is out of memory does not break the GPU.
     return INFRA if INFRA in reasons else OOM if OOM in reasons else None
