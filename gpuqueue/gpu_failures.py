@@ -96,10 +96,10 @@ _NAMES = {name: code for code in CODES.values() for name in (code.runtime, code.
 _NAME = rf"\b(?:{'|'.join(_NAMES)})\b"
 #: Where a number is one of CUDA's: "cuda runtime error (46)", "CUDA failure 2", "Cuda Error in allocate: 2", "cudaError_t 214".
 _NUMBERS = (
-    r"(?i)\bcuda(?: runtime| driver)? ?(?:error(?:_t)?|failure|failed with error)(?: in \w+| code)?[ :=(#]{1,3}(\d+)\b",
-    r"\bcudaGetDeviceCount\(\)[^\n]{0,300}\bError (\d+):",
+    r"(?i)\bcuda(?: runtime| driver)? ?(?:error(?:_t)?|failure|failed with error)(?: in \w+| code)?[ :=(#]{1,3}(\d{1,4})\b",
+    r"\bcudaGetDeviceCount\(\)[^\n]{0,300}\bError (\d{1,4}):",
 )
-_XID = r"\bNVRM: Xid \(PCI:[0-9A-Fa-f:.]+\): (\d+)\b"
+_XID = r"\bNVRM: Xid \(PCI:[0-9A-Fa-f:.]+\): (\d{1,4})\b"
 
 
 def classify(failure: BaseException | str, *, has_gpu: bool = True) -> EndReason | None:

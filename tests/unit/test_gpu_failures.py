@@ -89,6 +89,7 @@ OWN = {
     "101": "RuntimeError: CUDA error: invalid device ordinal",
     "804": "cudaGetDeviceCount(). Error 804: forward compatibility was attempted on non supported HW",
     "a number that only begins alike": "CUDA failure 21: something else; CUDA error 2147: else",
+    "a number beyond all": "CUDA error " + "9" * 5000,
     "a name that only begins alike": "cudaErrorMemoryAllocationHint, NOT_CUDA_ERROR_OUT_OF_MEMORY_EITHER",
     "torch without CUDA": "AssertionError: Torch not compiled with CUDA enabled",
     "a system of one's own": "RuntimeError: payment system not yet initialized",
