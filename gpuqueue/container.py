@@ -77,6 +77,8 @@ def _environment(value: object) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(name, str) or not _ENV_NAME.match(name) or name.startswith(_OURS):
             raise _wrong("env", name, "cannot name a variable", f"use letters, digits and '_', and not {_OURS}…")
+        if name == "NVIDIA_VISIBLE_DEVICES":
+            raise _wrong("env", name, "would open every GPU of the node", "leave it out: the device plugin sets it")
         if isinstance(text, bool) or not isinstance(text, (str, int, float)) or "\0" in str(text):
             raise _wrong(f"env.{name}", text, "is not a text or number", "give it as text")
         made[name] = str(text)

@@ -54,7 +54,7 @@ def explain(code: int | None) -> End:
         return End(EndReason.INFRA, "the executor found its attempt taken by another (exit code 76)")
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
-    if code < 0 or code > 128:
+    if code < 0 or 128 < code <= 128 + signal.NSIG:
         number = -code if code < 0 else code - 128
         name = _signal_name(number)
         hints: dict[int, str] = {

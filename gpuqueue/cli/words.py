@@ -38,7 +38,7 @@ ENDS: dict[str, str] = {
     EndReason.PREEMPTED: "its pod was preempted, as often as attempts are allowed",
     EndReason.NODE_LOST: "its node was lost, as often as attempts are allowed",
     EndReason.POD_DELETED: "somebody deleted its pod",
-    EndReason.INFRA: "its executor could not be started, as often as attempts are allowed",
+    EndReason.INFRA: "its executor could not be started, or its GPU or node failed, as often as attempts are allowed",
     EndReason.CANCELLED: "it was cancelled",
     EndReason.EXPIRED: "it waited longer than its `expires`",
     EndReason.REJECTED: "no class can ever run it",

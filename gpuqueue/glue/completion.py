@@ -52,7 +52,8 @@ def exception_of(record: Record) -> Exception:
     if record.get("task") == CONTAINER_TASK and reason == EndReason.ERROR:
         return errors.ContainerFailed(f"job {record['id']} attempt {record.get('attempt')}: {error}")
     if reason == EndReason.INFRA:
-        return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {error}")
+        said = f"{error}: {record['gpu_error']}" if "gpu_error" in record else error
+        return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {said}")
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
 

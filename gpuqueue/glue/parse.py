@@ -30,9 +30,14 @@ _CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
 def job_id(packed: Mapping[str, Any]) -> str:
     """Return the task id. Raises :class:`MalformedMessage` for a message without one: nobody can be told of it."""
     value = packed["headers"].get("id")
-    if not isinstance(value, str) or not value or len(value) > 512:
+    if not isinstance(value, str) or not value or len(value) > 512 or not _can_travel(value):
         raise MalformedMessage.field("id", value, "is not a task id", "send Celery's header 'id'")
     return value
+
+
+def _can_travel(text: str) -> bool:
+    """Whether it fits into an environment variable and a key: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
 def request_of(packed: Mapping[str, Any]) -> tuple[QueueName, GpuRequest]:

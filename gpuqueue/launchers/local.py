@@ -213,6 +213,9 @@ _OWN = {_PREFIX + name.upper() for name in _LABELS} | {
     "GPUQUEUE_TOKEN",
     "GPUQUEUE_INSTANCE",
     "GPUQUEUE_FINISHER",
+    "GPUQUEUE_POD",
+    "GPUQUEUE_POD_UID",
+    "GPUQUEUE_NODE",
 }
 
 

@@ -1,9 +1,9 @@
 -- release: an attempt's process is known to have ended (or never started). Free its slot, decide what becomes of a job
 -- whose executor did not report, and start whatever can start. May be repeated.
--- ARGV: delivery, attempt, instance ('': none was seen), end (JSON: reason, error, avoid (node), evidence (object), tried:
---       'always' | 'unstarted': a new attempt only if nobody claimed this one | 'never'), max_attempts, spec (JSON), now (s),
---       nonce, by, most
+-- ARGV: delivery, attempt, instance ('': none was seen), end (JSON, below), max_attempts, spec (JSON), now (s), nonce, by, most
 -- Answer: {freed (0|1), state of the job ('' if unknown), granted record (JSON)...}
+-- The end: reason, error, avoid (the node at fault or ''), evidence (fields of the record), and tried: 'always', 'unstarted' (a
+-- new attempt only if nobody claimed this one) or 'never'.
 --! records line attempts admission
 local delivery, attempt, instance, now = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7])
 local ended = cjson.decode(ARGV[4])

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.job import Record
 from gpuqueue.ends import End, explain
+from gpuqueue.job import Record
 from gpuqueue.launchers.base import Held
 from gpuqueue.launchers.local import LocalLauncher
 

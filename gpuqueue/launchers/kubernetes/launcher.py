@@ -16,7 +16,7 @@ from dataclasses import replace
 from gpuqueue.classes import GpuClass
 from gpuqueue.cluster_settings import ClusterSettings
 from gpuqueue.container import CONTAINER_TASK
-from gpuqueue.ends import End, explain
+from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_STATE, EXIT_STALE, End, explain
 from gpuqueue.errors import InvalidJob
 from gpuqueue.images import check_image, image_of
 from gpuqueue.job import Record
@@ -33,12 +33,14 @@ from gpuqueue.launchers.kubernetes.pods import Pods
 from gpuqueue.launchers.kubernetes.requests import Requests
 from gpuqueue.manifest import ManifestContext, attempt_manifest, container_manifest
 from gpuqueue.names import worker_name
-from gpuqueue.observe import Phase
+from gpuqueue.observe import Phase, observe
 from gpuqueue.reasons import EndReason, WaitReason
 
 logger = logging.getLogger(__name__)
 #: Logs fetched at once.
 LOG_THREADS = 4
+#: Exit codes that say something only of an executor.
+EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE)
 
 
 class KubernetesLauncher:
@@ -235,6 +237,10 @@ class KubernetesLauncher:
 
     def _on_pod(self, entry: Entry, kind: str) -> None:
         uid, known = entry.pod.metadata.uid, self._known(entry)
+        if kind == "deleted" and entry.pod.metadata.deletion_timestamp is None and not observe(entry.pod).end:
+            # Somebody changed its labels, and it runs on; or it was gone in no time. The next look at its Job tells.
+            self._forget(uid)
+            return
         if known is not None:
             self._podless.seen(entry.job)
             if entry.seen.end is not None:
@@ -245,8 +251,11 @@ class KubernetesLauncher:
                     self._begun(entry, known)
                 self._clocks.changed(entry)
         if kind == "deleted":
-            self._attempts.pop(uid, None)
-            self._told.discard(uid)
+            self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        self._attempts.pop(uid, None)
+        self._told.discard(uid)
 
     def _ended(self, entry: Entry, known: Known) -> None:
         uid = entry.pod.metadata.uid
@@ -286,8 +295,11 @@ class KubernetesLauncher:
             return end
         message = next((each.terminated.message for each in entry.pod.status.container_statuses or () if each.terminated), None)
         evidence = {**end.evidence, "message": message or ""}
-        if end.evidence.get("exit_code") == 0 and end.reason == EndReason.ERROR:
+        code = end.evidence.get("exit_code")
+        if code == 0 and end.reason == EndReason.ERROR:
             return End(EndReason.SUCCEEDED, "", "", evidence)
+        if code in EXECUTORS_OWN and end.reason == EndReason.INFRA:  # its program's own word, and not an executor's
+            return End(EndReason.ERROR, f"its container ended with exit code {code} (node {entry.seen.node})", "", evidence)
         return replace(end, evidence=evidence)
 
     def close(self) -> None:

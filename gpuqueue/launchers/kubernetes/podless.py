@@ -15,6 +15,7 @@ from gpuqueue.launchers.kubernetes.errors import ApiError
 from gpuqueue.launchers.kubernetes.known import Known, of_job
 from gpuqueue.launchers.kubernetes.pod_table import JOB_NAME
 from gpuqueue.launchers.kubernetes.requests import Requests
+from gpuqueue.observe import observe
 from gpuqueue.reasons import EndReason, WaitReason
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ class Podless:
     def _look(self, name: str) -> End | None:
         job = self._api.get_job(name)
         pods, _ = self._api.list_pods(f"{JOB_NAME}={name}")
-        if pods:
-            return None  # the watch will tell of it
+        if pods:  # the watch will tell of it, or its labels were changed and it is not watched
+            ends = [observe(pod).end for pod in pods]
+            return ends[0] if all(ends) else None
         if job is None:
             self.seen(name)
             return GONE

@@ -5,7 +5,7 @@ local AVOIDED = 5
 -- What is said of one attempt alone.
 local OF_ATTEMPT = { 'token', 'instance', 'worker', 'device', 'launched', 'started', 'timed_out', 'wait', 'detail', 'doomed',
   'doom_error', 'doom_tried', 'pod', 'node', 'exit_code', 'container_reason', 'scheduled', 'container_started',
-  'container_finished', 'message', 'gpu', 'gpu_memory_peak', 'gpu_memory_own' }
+  'container_finished', 'message', 'gpu', 'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
 
 -- A Job's instance is the beginning of its pod's ('ns/job', 'ns/job/uid'); processes have one each.
 local function same_instance(one, other)
