@@ -1,0 +1,1 @@
+"""Doubles for tests and benchmarks. Product code never imports anything from here."""

@@ -1,0 +1,59 @@
+"""``python -m gpuqueue.testing.cluster --port 0 --kubeconfig FILE``: a cluster until SIGTERM or SIGINT.
+
+The first line of its output is the path of the kubeconfig, the second the address of its control
+(see :mod:`gpuqueue.testing.cluster.control`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from gpuqueue.testing.cluster.cluster import Cluster
+from gpuqueue.testing.cluster.images import Image
+
+
+def main() -> None:
+    """Run a cluster."""
+    parser = argparse.ArgumentParser(prog="python -m gpuqueue.testing.cluster", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="of the API server; any that is free unless it is given")
+    parser.add_argument("--kubeconfig", type=Path, help="where to write it; in the directory unless it is given")
+    parser.add_argument("--directory", type=Path, help="for logs and containers; a new one, removed in the end, unless given")
+    parser.add_argument("--namespace", default="default", help="one that exists")
+    parser.add_argument("--pace", type=float, default=1.0, help="what a real cluster's delays are multiplied with")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds that every request takes longer")
+    parser.add_argument("--scripted", action="store_true", help="containers are only timers")
+    parser.add_argument("--image", action="append", default=[], metavar="NAME", help="an image that there is; may be repeated")
+    options = parser.parse_args()
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="cluster-"))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    cluster = Cluster(
+        directory,
+        pace=options.pace,
+        latency=options.latency,
+        port=options.port,
+        namespace=options.namespace,
+        processes=not options.scripted,
+        images={name: Image() for name in options.image},
+    )
+    with cluster:
+        path = cluster.kubeconfig
+        if options.kubeconfig is not None:
+            options.kubeconfig.write_bytes(path.read_bytes())
+            path = options.kubeconfig
+        sys.stdout.write(f"{path}\n{cluster.control_url}\n")
+        sys.stdout.flush()
+        stop.wait()
+    if options.directory is None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
