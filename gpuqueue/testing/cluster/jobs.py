@@ -149,6 +149,7 @@ class _Round:
         self._spec = job["spec"]
         self._uid: str = job["metadata"]["uid"]
         self._pods = pods
+        self._resumed = False
         self._patient = self._spec.get("podReplacementPolicy") == "Failed"
 
     def run(self) -> None:
@@ -187,16 +188,15 @@ class _Round:
     def _suspended(self) -> bool:
         condition = _condition(self._job, "Suspended")
         if not self._spec.get("suspend"):
-            if condition is not None:
+            if condition is not None and condition["status"] == "True":
+                self._resumed = True
                 self._note_suspension("False", "JobResumed", "Job resumed")
-                self._c._tell(self._job, "Resumed", "Job resumed")
             return False
         for pod in self._active():
             self._c._began.pop(self._uid, None)
             self._stop([pod])
         self._c._untrack([pod for pod in self._pods if "deletionTimestamp" in pod["metadata"]])
-        fresh = condition is None
-        if fresh:
+        if condition is None or condition["status"] != "True":
             self._note_suspension("True", "JobSuspended", "Job suspended")
             self._c._tell(self._job, "Suspended", "Job suspended")
         self._c._write(self._job, {**_counts(self._pods), "startTime": None, "uncountedTerminatedPods": {}})
@@ -305,6 +305,8 @@ class _Round:
         counts = _counts([*self._pods, *made])
         start = self._job["status"].get("startTime") or stamp()
         self._c._write(self._job, {**counts, "startTime": start, "uncountedTerminatedPods": {}})
+        if self._resumed:
+            self._c._tell(self._job, "Resumed", "Job resumed")
 
     def _make(self) -> Body | None:
         template, metadata = self._spec["template"], self._job["metadata"]

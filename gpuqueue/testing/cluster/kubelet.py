@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: From a change of a pod to the kubelet's reaction.
 REACTION = 0.01
+#: From its start to the first status that it tells: it sees what has become of the containers before it says anything.
+RESTART = 0.5
 _ENDED = ("Succeeded", "Failed")
 #: Conditions that a kubelet does not own.
 _FOREIGN = ("PodScheduled", "DisruptionTarget")
@@ -74,13 +76,14 @@ class Kubelet:
         """Uids of pods whose deletion it does not hear of."""
         self._around = around
         self._untold: dict[str, Worker] = {}
+        self._starting = False
         self._events: list[Callable[[], None]] = []
         self._missed: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
         """Whether it can tell the API server anything."""
-        return not self.dead and not self.cut_off
+        return not (self.dead or self.cut_off or self._starting)
 
     def changed(self, namespace: str, name: str, uid: str) -> None:
         """A pod of this node has changed, or has gone."""
@@ -93,11 +96,15 @@ class Kubelet:
 
     def revive(self) -> None:
         """Be started again: see what has become of the containers, then what is asked for."""
-        self.dead = False
+        self.dead, self._starting = False, True
         missed, self._missed = self._missed, []
         for call in missed:
             call()
-        self.reconnect()
+        self.later(RESTART, self._started)
+
+    def _started(self) -> None:
+        self._starting = False
+        self._catch_up()
 
     def disconnect(self) -> None:
         """The API server is away."""
@@ -106,7 +113,10 @@ class Kubelet:
     def reconnect(self) -> None:
         """The API server is back: tell what was not told, and look at every pod again."""
         self.cut_off = False
-        if self.dead:
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self.connected:
             return
         for worker in list(self.workers.values()):
             self.publish(worker)
@@ -209,7 +219,7 @@ class Kubelet:
             if worker is not None and uid not in self.deaf:
                 worker.vanish()
                 if worker.ended:
-                    del self.workers[uid]
+                    self.workers.pop(uid, None)  # vanishing may have taken it out already
             return
         if worker is None:
             if pod["status"].get("phase") in _ENDED:

@@ -71,6 +71,8 @@ class Connection:
 
     def chunk(self, data: bytes) -> bool:
         """Send a piece of a stream; False if the client is gone."""
+        if not data:  # an empty piece would be the end
+            return True
         if self.cut_off.is_set():
             return False
         try:

@@ -62,7 +62,8 @@ class Watch:
     def begin(self, changes: list[Change] | None) -> None:
         """Follow from now on, after ``changes``, or after all that is there (None)."""
         if changes is None:
-            self._queue.put(self._present())
+            if present := self._present():
+                self._queue.put(present)
         else:
             for change in changes:
                 self.hook(change)

@@ -55,6 +55,7 @@ class Worker:
         self._removes = False
         self._finishing = False
         self._sandbox = False
+        self._addressed = False
         self._admitted = False
         self._started = stamp()
         self._killer: Timer | None = None
@@ -151,7 +152,7 @@ class Worker:
         if self._initial:
             status["initContainerStatuses"] = [container.status() for container in self._initial]
         status["containerStatuses"] = [container.status() for container in self._main]
-        if any(item.begun and (item.started is not None or item.exit is not None) for item in self.containers):
+        if self._addressed:
             status |= {"podIP": self.ip, "podIPs": [{"ip": self.ip}]}
         status["conditions"] = self._conditions()
         return status
@@ -301,6 +302,7 @@ class Worker:
             self.kubelet.engine.outside(KUBELET, start, partial(self._spawned, container))
 
     def _spawned(self, container: Container, outcome: Handle | StartError) -> None:
+        self._addressed = True
         if isinstance(outcome, StartError):
             self._tell("Failed", f"Error: {outcome}", container, warning=True)
             container.finished = time.time()
@@ -387,6 +389,7 @@ class Worker:
 
     def _again(self, container: Container) -> None:
         if not self.ending:
+            self._addressed = True
             if container.failure is not None:
                 container.shown = container.failure
             self.kubelet.publish(self)
