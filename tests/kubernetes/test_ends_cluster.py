@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from celery.exceptions import TaskRevokedError
 from nodes import until
@@ -19,6 +21,8 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
+from gpuqueue.testing.cluster.kinds import QUOTAS
+from gpuqueue.testing.cluster.registry import Deletion
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
@@ -177,8 +181,6 @@ def test_a_quota_that_refuses_the_job_is_waited_for(shop, quick):
 
 
 def quota(stack, hard):
-    from contextlib import contextmanager
-
     @contextmanager
     def limited():
         name = "limit"
@@ -201,9 +203,7 @@ def run(stack, *command, **more):
 
 
 def test_a_container_job_answers_exit_code_message_and_log(quick):
-    program = (
-        "import json, os; open('/dev/termination-log', 'w').write(json.dumps({'loss': 0.5})); print('trained', os.environ['N'])"
-    )
+    program = "import os; open('/dev/termination-log', 'w').write('{\"loss\": 0.5}'); print('trained', os.environ['N'])"
     result = run(quick, "python3", "-c", program, call={"env": {"N": 3}})
     assert result.get(PATIENCE) == {"exit_code": 0, "message": {"loss": 0.5}, "log": "trained 3\n"}
     record = ended(quick, result, "SUCCEEDED")

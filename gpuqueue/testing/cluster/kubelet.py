@@ -9,18 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from gpuqueue.testing.cluster.deletion import Deletion
 from gpuqueue.testing.cluster.engine import KUBELET, Engine, Timer
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.eventlog import EventLog
 from gpuqueue.testing.cluster.images import Image
 from gpuqueue.testing.cluster.kinds import PODS
 from gpuqueue.testing.cluster.nodes import Node
-from gpuqueue.testing.cluster.registry import Deletion, Registry
+from gpuqueue.testing.cluster.podstatus import dated
+from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.runtime import Runtime
 from gpuqueue.testing.cluster.store import Body, key_of
-from gpuqueue.testing.cluster.wire import stamp
 from gpuqueue.testing.cluster.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ class Surroundings(Protocol):
 class Kubelet:
     """A node's agent. Everything runs in the engine's thread, under the store's lock."""
 
-    def __init__(self, name: str, address: str, around: Surroundings, node: Node) -> None:
-        self.name = name
+    def __init__(self, node: Node, address: str, around: Surroundings) -> None:
+        self.name = node.name
         self.node = node
         self.address = address
         self.engine = around.engine
@@ -143,7 +144,7 @@ class Kubelet:
         if old.get("phase") in _ENDED and new["phase"] not in _ENDED:
             return
         foreign = [item for item in old.get("conditions", []) if item["type"] in _FOREIGN]
-        own = _dated(new.pop("conditions", []), old.get("conditions", []), new["observedGeneration"])
+        own = dated(new.pop("conditions", []), old.get("conditions", []))
         for item in foreign:
             if item["type"] == "PodScheduled":
                 item["observedGeneration"] = new["observedGeneration"]
@@ -229,15 +230,3 @@ class Kubelet:
                 worker.begin()
         if "deletionTimestamp" in pod["metadata"] and uid not in self.deaf:
             worker.end(pod["metadata"].get("deletionGracePeriodSeconds", 0), removes=True)
-
-
-def _dated(conditions: list[Body], before: list[Body], generation: int) -> list[dict[str, Any]]:
-    """Conditions with the time since when they are so."""
-    old = {item["type"]: item for item in before}
-    dated = []
-    for condition in conditions:
-        known = old.get(condition["type"])
-        same = known is not None and known["status"] == condition["status"]
-        since = known["lastTransitionTime"] if known is not None and same else stamp()
-        dated.append({**condition, "lastProbeTime": None, "lastTransitionTime": since, "observedGeneration": generation})
-    return dated

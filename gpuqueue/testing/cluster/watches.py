@@ -189,6 +189,8 @@ def open_watch(store: Store, resource: Resource, namespace: str, request: Reques
         if version not in ("", "0"):
             if not version.isdigit():
                 raise errors.bad_request(f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax')
+            if int(version) > store.version:
+                raise errors.too_large(version, store.version)
             found = store.since(resource, int(version))
             if found is None:
                 raise errors.expired(version, store.oldest_of(resource))
