@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpuqueue.testing.cluster import errors, selectors
+from gpuqueue.testing.cluster.connection import Cut
 from gpuqueue.testing.cluster.kinds import JOBS, PODS, Resource
 from gpuqueue.testing.cluster.request import Request, Send
 from gpuqueue.testing.cluster.store import ADDED, DELETED, MODIFIED, Change, Store, partial_of, whole
@@ -79,8 +80,12 @@ class Watch:
         """End in order, as the server does every few minutes; or ``cut`` the connection."""
         self._queue.put(_CUT if cut else _END)
 
-    def stream(self, send: Send, gone: Callable[[], bool], cut: Callable[[], None]) -> None:
-        """Send until the watch ends or the client is gone."""
+    def stream(self, send: Send, gone: Callable[[], bool]) -> None:
+        """Send until the watch ends or the client is gone.
+
+        Raises:
+            Cut: the connection is to be reset.
+        """
         due = time.monotonic() + self._bookmarks if self._bookmarks else float("inf")
         try:
             while True:
@@ -88,7 +93,7 @@ class Watch:
                 lines, end = self._take(min(due, self._ends) - now)
                 if self.silent.is_set():
                     if end is _CUT or gone():
-                        return cut()
+                        raise Cut
                     continue
                 if time.monotonic() >= min(due, self._ends) and self._bookmarks:
                     with self._store.lock:
@@ -96,11 +101,11 @@ class Watch:
                         lines.append(self._bookmark())
                     due = time.monotonic() + self._bookmarks
                 if lines and not send(b"".join(lines)):
-                    return None
+                    return
                 if end is _CUT:
-                    return cut()
+                    raise Cut
                 if end is _END or time.monotonic() >= self._ends or (not lines and gone()):
-                    return None
+                    return
         finally:
             with self._store.lock:
                 self._store.unsubscribe(self._wanted.resource, self.hook)
