@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from gpuqueue.cli import render
 from gpuqueue.cli.state import State, open_state
 from gpuqueue.cli.why import find
 from gpuqueue.errors import GpuQueueError
@@ -26,13 +27,14 @@ NONE = 1
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended, from attempt to attempt.")
 @click.option("--attempt", type=click.IntRange(1), help="Which attempt; the newest by default.")
 @click.option("--tail", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Lines from the end, at most.")
-def logs(job_id: str, follow: bool, attempt: int | None, tail: int) -> int:
+@render.json_option
+def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
     """Print the log of a job: of its pod while that is there, and what was kept of it after. ID: the Celery task id.
 
     Exit status: 0; 1 if there is none to be had.
     """
-    if follow and attempt is not None:
-        raise GpuQueueError("--follow and --attempt exclude one another; an attempt that has ended writes nothing more")
+    if follow and (attempt is not None or as_json):
+        raise GpuQueueError("--follow goes neither with --attempt nor with --json; leave it out")
     state = open_state()
     record = find(state, job_id)
     if record is None:
@@ -46,7 +48,11 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int) -> int:
     if not text:
         click.echo(f"gpuqueue: {_why_none(record)}", err=True)
         return NONE
-    click.echo("".join(line for line in text.splitlines(keepends=True)[-tail:]), nl=not text.endswith("\n"))
+    text = "".join(text.splitlines(keepends=True)[-tail:])
+    if as_json:
+        render.emit({"id": record["id"], "attempt": record.get("attempt"), "log": text})
+    else:
+        click.echo(text, nl=not text.endswith("\n"))
     return 0
 
 
