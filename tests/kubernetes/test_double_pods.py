@@ -31,9 +31,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def run(cluster: Cluster, cmd: str = SIGTERM, name: str = "gpu-job", **how: Any) -> Body:
-    """Create a Job; its pod, once it has written a line."""
+    """Create a Job; its pod, once it runs and has written a line."""
     cluster.create(JOBS, job(name, cmd, **how))
-    pod = cluster.until(lambda: cluster.pod_of(name))
+    pod = cluster.until(lambda: (pod := cluster.pod_of(name)) and pod["status"]["phase"] != "Pending" and pod)
     cluster.until(lambda: cluster.log(pod))
     return pod
 
