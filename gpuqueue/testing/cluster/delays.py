@@ -27,6 +27,8 @@ NODE_SILENT, NODE_ORPHANED = 43.0, 58.0
 REACT, RESTART = 0.01, 0.5
 #: From the first status to the pod's sandbox, from a container's creation to its start, and to the status that says so.
 SANDBOX, START, STARTED = 0.43, 0.06, 0.02
+#: From a volume that could not be mounted to the next try, doubled each time (the kubelet's own, not recorded).
+MOUNT_RETRY, MOUNT_RETRY_LIMIT = 0.5, 122.0
 #: A container that could not be made is tried again at once, then every so often; a pull waits longer.
 RETRY, RESYNC, PULL_RETRY, PULL_RESYNC = 0.2, 12.5, 1.0, 14.9
 #: From a pull that failed to the next real one, doubled each time (the limit is the kubelet's own, not recorded).

@@ -215,7 +215,7 @@ class Kubelet:
         worker = self.workers.get(uid)
         if pod is None:
             if worker is not None and uid not in self.deaf:
-                worker.vanish()
+                worker.end(worker.grace, removes=False)  # its object is gone: nobody is told
                 if worker.ended:
                     self.workers.pop(uid, None)  # vanishing may have taken it out already
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.containers import Container
 from gpuqueue.testing.cluster.engine import KUBELET
-from gpuqueue.testing.cluster.environment import ConfigError, Environment, expand
+from gpuqueue.testing.cluster.environment import ConfigError, Environment, expand, missing_volume
 from gpuqueue.testing.cluster.images import Image, name_error, pull_error
 from gpuqueue.testing.cluster.runtime import Exit, Handle, OnExit, Runtime, StartError, Task
 from gpuqueue.testing.cluster.store import Body
@@ -48,6 +48,15 @@ class Starter:
         self._on_retry = on_retry
         self._on_start = on_start
         self._on_exit = on_exit
+
+    def when_mounted(self, then: Callable[[], None], wait: float = delays.MOUNT_RETRY) -> None:
+        """Go on once the pod's volumes are there."""
+        missing = missing_volume(self._kubelet.store, self._pod)
+        if not missing or "deletionTimestamp" in self._pod["metadata"]:
+            then()
+            return
+        self._kubelet.tell(self._pod, "FailedMount", missing, "", warning=True)
+        self._kubelet.later(wait, partial(self.when_mounted, then, min(2 * wait, delays.MOUNT_RETRY_LIMIT)))
 
     def adopt(self, container: Container, runtime: Runtime) -> None:
         """Let a container run without having started it."""

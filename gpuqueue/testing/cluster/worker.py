@@ -45,6 +45,11 @@ class Worker:
         self._starter = Starter(kubelet, pod, self.address, self._goes_on, self._spawned, self._exited)
 
     @property
+    def grace(self) -> float:
+        """Seconds that its containers may take to end, by the manifest."""
+        return float(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE))
+
+    @property
     def ended(self) -> bool:
         """Whether its terminal phase is told."""
         return bool(self.state.ended)
@@ -66,7 +71,7 @@ class Worker:
             return
         self.state.admitted = True
         self.kubelet.publish(self)
-        self.kubelet.later(delays.SANDBOX, self._sandboxed)
+        self.kubelet.later(delays.SANDBOX, partial(self._starter.when_mounted, self._sandboxed))
         deadline = self.pod["spec"].get("activeDeadlineSeconds")
         if deadline is not None:
             self.kubelet.later_exactly(deadline * self.kubelet.clock, self._too_long)
@@ -103,10 +108,6 @@ class Worker:
             self._finish()
         else:
             self._give_up()
-
-    def vanish(self) -> None:
-        """The object is gone: end what runs, and tell nobody."""
-        self.end(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE), removes=False)
 
     def evict(self, message: str) -> None:
         """End the pod because the node is short of something."""
@@ -250,4 +251,4 @@ class Worker:
             return
         self.state.why = ("DeadlineExceeded", _DEADLINE)
         self.kubelet.tell(self.pod, "DeadlineExceeded", _DEADLINE, "", warning=False)
-        self.end(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE), removes=False)
+        self.end(self.grace, removes=False)
