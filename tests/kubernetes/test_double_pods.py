@@ -558,7 +558,19 @@ def test_a_fault_of_a_pod_that_is_not_there_is_refused(cluster: Cluster) -> None
 
 def test_it_runs_as_a_process_until_it_is_told_to_end(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
-    command = [sys.executable, "-m", "gpuqueue.testing.cluster", "--kubeconfig", str(path), "--pace", "0.02", "--image", IMAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "gpuqueue.testing.cluster",
+        "--kubeconfig",
+        str(path),
+        "--pace",
+        "0.02",
+        "--image",
+        IMAGE,
+        "--nodes",
+        "2",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"{path}\n"
@@ -570,6 +582,9 @@ def test_it_runs_as_a_process_until_it_is_told_to_end(tmp_path: Path) -> None:
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert answer.status == 201
         pids = _pids_over_http(control)
+        data = json.dumps({"jobs": [scripted("ready")]}).encode()
+        with urllib.request.urlopen(f"{control}/preload", data, timeout=20) as answer:
+            assert json.loads(answer.read())["result"][0].startswith("ready-")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert alive(pids) == []

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gpuqueue.testing.cluster.cluster import Cluster
 from gpuqueue.testing.cluster.images import Image
+from gpuqueue.testing.cluster.nodes import Node
 
 
 def main() -> None:
@@ -28,6 +29,9 @@ def main() -> None:
     parser.add_argument("--namespace", default="default", help="one that exists")
     parser.add_argument("--pace", type=float, default=1.0, help="what a real cluster's delays are multiplied with")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that every request takes longer")
+    parser.add_argument("--nodes", type=int, default=1, help="how many there are")
+    parser.add_argument("--gpus", type=int, default=8, help="of each node")
+    parser.add_argument("--no-events", action="store_true", help="write none")
     parser.add_argument("--scripted", action="store_true", help="containers are only timers")
     parser.add_argument("--image", action="append", default=[], metavar="NAME", help="an image that there is; may be repeated")
     options = parser.parse_args()
@@ -43,6 +47,8 @@ def main() -> None:
         port=options.port,
         namespace=options.namespace,
         processes=not options.scripted,
+        events=not options.no_events,
+        nodes=_nodes(options.nodes, options.gpus),
         images={name: Image() for name in options.image},
     )
     with cluster:
@@ -55,6 +61,15 @@ def main() -> None:
         stop.wait()
     if options.directory is None:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _nodes(count: int, gpus: int) -> list[Node]:
+    """``node-a``, ``node-b``, … with room for as many pods as they have GPUs, and for some more."""
+    names = (f"node-{chr(ord('a') + number)}" if number < 26 else f"node-{number}" for number in range(count))
+    room = max(1.0, gpus / 64)
+    cpu, memory, pods = str(int(64 * room)), f"{int(256 * room)}Gi", str(gpus + 110)
+    resources = {"nvidia.com/gpu": str(gpus)}
+    return [Node(name, resources=resources, cpu=cpu, memory=memory, pods=pods) for name in names]
 
 
 if __name__ == "__main__":
