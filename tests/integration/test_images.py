@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from celery import Celery
 from dockerfiles import read
 from images import Image, as_user, build, export, remove
@@ -25,6 +26,8 @@ from gpuqueue.environment import executor_variables
 from gpuqueue.job import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.read import Reader
+from gpuqueue.testing.cluster import Cluster
+from gpuqueue.testing.cluster import Image as DoublesImage
 from tests.unit.pages import Page
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -47,6 +50,26 @@ app = Celery("where")
 def whoami():
     return os.getuid()
 """
+#: Another, for pods: where its Python is, and a task to be cancelled.
+ANYWHERE = """
+import sys, time
+from celery import Celery
+
+app = Celery("anywhere")
+
+
+@app.task
+def prefix():
+    return sys.prefix
+
+
+@app.task
+def wait():
+    time.sleep(60)
+"""
+#: What Kubernetes lets everybody do who is somebody: ask what they may.
+EVERYBODY = {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}
+PAGE = Page("docs/KUBERNETES.md")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +152,7 @@ def test_celery_keeps_time_in_it(runner: Image) -> None:
 
 
 def test_an_application_is_put_on_it_by_the_lines_of_the_docs(runner: Image, home: Path) -> None:
-    (lines,) = [block for block in Page("docs/KUBERNETES.md").blocks("dockerfile") if "COPY" in block]
+    (lines,) = [block for block in PAGE.blocks("dockerfile") if "COPY" in block]
     assert lines.splitlines() == ["FROM gpu-runner:0.1.0", "COPY shop.py .", "ENV GPUQUEUE_APP=shop"]
     folder = home / "application"
     folder.mkdir()
@@ -207,6 +230,50 @@ def test_the_image_of_dispatchers_runs_flower(dispatcher: Image, redis: Embedded
 
 def test_the_image_of_dispatchers_has_the_command_line(dispatcher: Image) -> None:
     assert "doctor" in dispatcher.run("gpuqueue", "--help").stdout
+
+
+# -- both ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_day_of_the_docs_is_lived(
+    dispatcher: Image, runner: Image, redis: EmbeddedRedis, home: Path, tmp_path: Path, log: Path
+) -> None:
+    """The docs' Role, Secret and Deployment, both images, a cluster's double: a job, a container job, a cancel, the doctor."""
+    (text,) = PAGE.blocks("yaml", "## First day")
+    objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    namespace, (container,) = "gpu-jobs", objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    told = {each["name"]: each["value"] for each in container["env"]}
+    secret = {"CELERY_BROKER_URL": redis.url.replace("/0", "/1")}
+    (home / "anywhere.py").write_text(ANYWHERE)
+    image = runner.env({"GPUQUEUE_APP": "anywhere", "PYTHONPATH": f"{runner.root / 'read-only'}{os.pathsep}{home}"})
+    with Cluster(tmp_path / "cluster", pace=0.02, namespace=namespace) as cluster:
+        cluster.images[told["GPU_EXECUTOR_IMAGE"]] = DoublesImage(env=image, cwd=str(runner.cwd))
+        cluster.secret(container["envFrom"][0]["secretRef"]["name"], secret)
+        token = cluster.user("dispatcher", objects["Role"]["rules"], [namespace], [EVERYBODY])
+        env = {**told, **secret, "KUBECONFIG": str(cluster.kubeconfig_for(token))}
+        process = dispatcher.start(log=log, **env)
+        try:
+            known = Reader(connect(secret["CELERY_BROKER_URL"]))
+            until(lambda: known.leader() or process.poll() is not None, PATIENCE, "a dispatcher leads", log.read_text)
+            url = secret["CELERY_BROKER_URL"]
+            with Celery("caller", broker=url, backend=url) as app:
+                prefix = app.send_task("anywhere.prefix", queue="gpu.t4.shared", time_limit=60).get(timeout=PATIENCE)
+                assert prefix == str(runner.inside("/opt/venv"))
+                words = {"image": told["GPU_EXECUTOR_IMAGE"], "command": ["python3", "-c", "print('here')"]}
+                answer = app.send_task("gpuqueue.run", kwargs=words, queue="gpu.t4.exclusive").get(timeout=PATIENCE)
+                assert answer == {"exit_code": 0, "message": "", "log": "here\n"}
+                sent = app.send_task("anywhere.wait", queue="gpu.t4.shared")
+                until(lambda: sent.state == "STARTED", PATIENCE, "it runs", log.read_text)
+                assert dispatcher.run("gpuqueue", "cancel", sent.id, "--wait", "30", **env).returncode == 0
+                assert sent.state == "REVOKED"
+            assert "403" not in log.read_text()
+            doctor = dispatcher.run("gpuqueue", "doctor", **env)
+            assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0, log.read_text()
+            assert "Traceback" not in log.read_text()
+        finally:
+            _end(process)
 
 
 def _get(url: str) -> str:

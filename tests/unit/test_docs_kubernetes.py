@@ -24,6 +24,7 @@ from gpuqueue.images import check_image
 from gpuqueue.job import Record
 from gpuqueue.job_names import record_of
 from gpuqueue.kube_objects import Pod
+from gpuqueue.launchers.kubernetes.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.clocks import Clocks
 from gpuqueue.launchers.kubernetes.requests import Requests
 from gpuqueue.launchers.kubernetes.template_file import load_overlay
@@ -70,6 +71,19 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     assert f"secret generic {secret} --from-literal=CELERY_BROKER_URL=" in commands
     assert f"-t {container['image']} ." in commands
     assert f"docker push {container['image']}" in commands
+
+
+def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+    allowed = []
+    for rule in objects()["Role"]["rules"]:
+        ((group,), (resource,)) = rule["apiGroups"], rule["resources"]
+        name, _, subresource = resource.partition("/")
+        allowed += [Right(verb, name, group, subresource) for verb in rule["verbs"]]
+    assert sorted(allowed) == sorted(DISPATCHER)
+
+
+def test_the_rights_that_the_doctor_likes_to_have_are_named() -> None:
+    assert all(f"`{right}`" in PAGE.section("## First day").replace("\n", " ") for right in DOCTOR)
 
 
 def test_the_settings_of_the_first_day_are_ones_that_a_dispatcher_takes() -> None:
@@ -270,9 +284,9 @@ ENDS: dict[str, list[Pod]] = {
     "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
     "deleted, and none of the above: by hand, as a rule": [a_pod(ended(143), deletion=DELETION)],
     "an init container failed": [a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])],
-    "exit code 75: Redis could not be reached": [a_pod(ended(75))],
-    "exit code 76: its attempt was another's by then": [a_pod(ended(76))],
-    "exit code 77: the GPU itself failed": [a_pod(ended(77))],
+    "exit code 75 of an executor: Redis could not be reached": [a_pod(ended(75))],
+    "exit code 76 of an executor: its attempt was another's by then": [a_pod(ended(76))],
+    "exit code 77 of an executor: the GPU itself failed": [a_pod(ended(77))],
     "any other exit code": [a_pod(ended(1)), a_pod(ended(139)), a_pod(ended(137))],
 }
 BY_POD, BEFORE_A_POD = PAGE.tables("## Ends")
