@@ -7,15 +7,16 @@ from typing import Any
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.cli.checks import Check, Level
-from gpuqueue.cluster_settings import ClusterSettings, load_cluster
+from gpuqueue.cluster_settings import load_cluster
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.kubernetes.access import DISPATCHER
 from gpuqueue.launchers.kubernetes.answers import Node
 from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.assemble import check, context
+from gpuqueue.launchers.kubernetes.assemble import context, sample
 from gpuqueue.launchers.kubernetes.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.manifest import ManifestContext
+from gpuqueue.manifest import Manifest
+from gpuqueue.quantities import amount
 from gpuqueue.settings import Settings
 
 #: The oldest Kubernetes whose features the Jobs use, and the newest that was recorded.
@@ -28,10 +29,8 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
     try:
         chosen = load_cluster()
         api = Api(chosen)
-        common = context(settings, chosen, api)
     except SettingsError as exc:
-        problem, _, fix = str(exc).rpartition("; ")
-        yield Check("cluster", Level.FAIL, problem or fix, fix if problem else "")
+        yield _wrong("cluster", exc)
         return
     try:
         version = api.server_version()
@@ -39,12 +38,32 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
         yield Check("cluster", Level.FAIL, f"{api.server}: {exc}", "start it, or correct KUBECONFIG")
         return
     yield _version(api.server, version)
+    try:
+        common = context(settings, chosen, api)
+    except SettingsError as exc:
+        yield _wrong("pod template", exc)
+        common = context(settings, chosen.model_copy(update={"pod_template": None}), api)
+    else:
+        if chosen.pod_template:
+            yield Check("pod template", Level.OK, str(chosen.pod_template))
     yield Check("owner", Level.OK, f"{common.owner} in namespace {api.namespace}")
     yield from _namespace(api)
     yield from _rights(api)
     yield from _secret(api, chosen.secret_name)
-    yield from _jobs(api, classes, chosen, common)
-    yield from _nodes(api, classes, chosen)
+    jobs: dict[str, Manifest] = {}
+    for name, gpu_class in classes.items():
+        try:
+            jobs[name] = sample(gpu_class, chosen, common)
+        except GpuQueueError as exc:
+            yield _wrong("jobs", exc, f"class {name!r}: ")
+        else:
+            yield _job(api, name, jobs[name])
+    yield from _nodes(api, {name: classes[name] for name in jobs}, jobs)
+
+
+def _wrong(name: str, exc: GpuQueueError, where: str = "") -> Check:
+    problem, _, fix = str(exc).rpartition("; ")
+    return Check(name, Level.FAIL, where + (problem or fix), fix if problem else "")
 
 
 def _version(server: str, version: str) -> Check:
@@ -69,6 +88,8 @@ def _namespace(api: Requests) -> Iterator[Check]:
     if found is None:
         fix = f"kubectl create namespace {api.namespace}, or set GPU_JOB_NAMESPACE"
         yield Check("namespace", Level.FAIL, f"{api.namespace} does not exist", fix)
+    elif found.status.phase == "Terminating":
+        yield Check("namespace", Level.FAIL, f"{api.namespace} is being deleted", "set GPU_JOB_NAMESPACE to another")
     else:
         yield Check("namespace", Level.OK, api.namespace)
 
@@ -103,19 +124,20 @@ def _secret(api: Requests, name: str) -> Iterator[Check]:
         yield Check("secret", Level.OK, f"{name} has {', '.join(sorted(keys))}")
 
 
-def _jobs(api: Requests, classes: Mapping[str, GpuClass], chosen: ClusterSettings, common: ManifestContext) -> Iterator[Check]:
-    for name, gpu_class in classes.items():
-        try:
-            check(api, {name: gpu_class}, chosen, common)
-        except GpuQueueError as exc:
-            problem, _, fix = str(exc).rpartition("; ")
-            yield Check("jobs", Level.FAIL, problem or fix, fix if problem else "correct what the server names")
-        else:
-            image = gpu_class.image or chosen.executor_image
-            yield Check("jobs", Level.OK, f"{name}: the server would take its Jobs (image {image})")
+def _job(api: Requests, name: str, manifest: Manifest) -> Check:
+    """Whether the server would take a class's Job: what it would refuse, it refuses in a dry run."""
+    image = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
+    try:
+        api.create_job(manifest, dry_run=True)
+    except ApiError as exc:
+        if exc.passing:
+            return Check("jobs", Level.WARN, f"{name}: not checked: {exc}", "run the doctor again")
+        fix = "allow what is missing" if isinstance(exc, Forbidden) else "correct what the server names"
+        return Check("jobs", Level.FAIL, f"{name}: the server would not take its Jobs: {exc}", fix)
+    return Check("jobs", Level.OK, f"{name}: the server would take its Jobs (image {image})")
 
 
-def _nodes(api: Requests, classes: Mapping[str, GpuClass], chosen: ClusterSettings) -> Iterator[Check]:
+def _nodes(api: Requests, classes: Mapping[str, GpuClass], jobs: Mapping[str, Manifest]) -> Iterator[Check]:
     try:
         nodes = api.list_nodes()
     except Forbidden:
@@ -125,23 +147,24 @@ def _nodes(api: Requests, classes: Mapping[str, GpuClass], chosen: ClusterSettin
     except ApiError as exc:
         yield Check("nodes", Level.WARN, str(exc), "run the doctor again")
         return
-    for gpu_class in classes.values():
-        yield _slots(gpu_class, nodes, {**chosen.node_selector, **gpu_class.node_selector})
+    for name, gpu_class in classes.items():
+        yield slots(gpu_class, nodes, jobs[name]["spec"]["template"]["spec"])
 
 
-def _slots(gpu_class: GpuClass, nodes: Sequence[Node], selector: Mapping[str, str]) -> Check:
-    """Whether the nodes that its Jobs may go to have as many shares as it has slots."""
-    resource, slots = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
-    chosen = [node for node in nodes if _selected(node, selector) and resource in node.status.allocatable]
-    usable = [node for node in chosen if node.ready and not node.spec.unschedulable and _tolerated(node, gpu_class)]
-    shares = sum(int(node.status.allocatable[resource]) for node in usable)
+def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Check:
+    """Whether the nodes that its pods may go to have as many shares as the class has slots. ``pod``: the spec of one."""
+    selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
+    resource, wanted = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
+    chosen = [node for node in nodes if _selected(node, selector) and node.status.allocatable.get(resource, "0") != "0"]
+    usable = [node for node in chosen if node.ready and not node.spec.unschedulable and _tolerated(node, tolerations)]
+    shares = int(sum(amount(node.status.allocatable[resource]) or 0 for node in usable))
     where = f" on nodes with {_labels(selector)}" if selector else ""
-    saw = f"{gpu_class.name}: {slots} slots, {shares} of {resource} on {', '.join(map(_name, usable)) or 'no node'}"
+    saw = f"{gpu_class.name}: {wanted} slots, {shares} of {resource} on {', '.join(map(_name, usable)) or 'no node'}"
     if out := [_name(node) for node in chosen if node not in usable]:
         saw += f" (not ready, cordoned or tainted: {', '.join(out)})"
     if not shares:
         return Check("nodes", Level.FAIL, saw, f"have {resource} advertised{where}: device plugin, time-slicing or MIG")
-    if shares < slots:
+    if shares < wanted:
         return Check(
             "nodes", Level.WARN, saw, f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE"
         )
@@ -153,8 +176,7 @@ def _selected(node: Node, selector: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in selector.items())
 
 
-def _tolerated(node: Node, gpu_class: GpuClass) -> bool:
-    tolerations: list[Mapping[str, Any]] = [{"key": "nvidia.com/gpu", "operator": "Exists"}, *gpu_class.tolerations]
+def _tolerated(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> bool:
     return all(
         taint.effect == "PreferNoSchedule" or any(_tolerates(each, taint.key, taint.value, taint.effect) for each in tolerations)
         for taint in node.spec.taints
