@@ -25,8 +25,6 @@ from collections.abc import Mapping, MutableMapping
 from types import FrameType
 from typing import NoReturn
 
-from celery.utils.log import get_logger
-
 from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
 from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
 from gpuqueue.glue import application
@@ -36,7 +34,8 @@ from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
 from gpuqueue.task_run import KEEP, Run, Stopped
 
-logger = get_logger("gpuqueue.executor")
+#: Not Celery's: its loggers are silent until the application has set logging up, and what ends here ends before that.
+logger = logging.getLogger("gpuqueue.executor")
 #: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At its start the watcher's
 #: deadline ends it sooner.
 PATIENCE = 600

@@ -70,8 +70,8 @@ def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, h
     task = app.tasks.get(record.get("task")) or _stand_in(app, record)
     reason = record["reason"]
     stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
-    if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED and stored is not None:
-        _succeed(app, record, stored, request.hostname, log)
+    if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
+        _succeed(app, record, stored, request, log)
     elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
         # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
         reason = EndReason.SUCCEEDED
@@ -89,14 +89,21 @@ def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, h
     return reason
 
 
-def _succeed(app: Celery, record: Record, stored: Mapping[str, Any], hostname: str, log: str) -> None:
-    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it."""
+def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, request: Context, log: str) -> None:
+    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it.
+
+    Of one that was adopted after Redis had lost its message, the result alone is left to tell.
+    """
     if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
         return  # a finisher before this one had written it, its callbacks before that
     message: Any = record.get("message", "")
     with contextlib.suppress(ValueError):
         message = json.loads(message)
     result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
+    hostname = request.hostname
+    if stored is None:
+        app.backend.store_result(record["id"], result, states.SUCCESS, request=request)
+        return
 
     def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return result

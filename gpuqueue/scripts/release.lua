@@ -52,7 +52,9 @@ elseif current and (job.state == 'launching' or job.state == 'running' or job.st
     job.error = ended.error
     -- Never claimed, as often as it was tried: whatever the status of the last process, the job's own code never ran.
     local unstarted = job.state == 'launching' and ended.tried == 'unstarted' and ended.reason == 'ERROR'
-    hand_to_finish(job, unstarted and 'INFRA' or ended.reason, now)
+    -- Stopped for not being claimed in time: what its pod makes of being stopped is not the reason.
+    local late = job.state == 'launching' and job.timed_out == 'start'
+    hand_to_finish(job, (unstarted or late) and 'INFRA' or ended.reason, now)
   end
 end
 local answer = admit(cjson.decode(ARGV[6]), now, ARGV[8], ARGV[9], tonumber(ARGV[10]))

@@ -35,7 +35,9 @@ class Cluster(Stack):
         directory.mkdir(exist_ok=True)
         self.notes.touch()
         paths = os.pathsep.join(map(str, (HERE / "inject", HERE / "app")))
-        super().__init__(directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop", kind=kind)
+        super().__init__(
+            directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop", kind=kind
+        )
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 
     def start(self, name="one", crash=None):

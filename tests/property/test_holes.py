@@ -277,3 +277,17 @@ def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
     assert queue.line.admit(T4) == []
     assert [record["id"] for record in queue.line.release(T4, "a", 1, instance="h:n:1").granted] == ["b"]
     assert not queue.line.open("t4")
+
+
+def test_an_attempt_that_is_stopped_for_starting_late_ends_so_whatever_its_pod_makes_of_it(queue: Queue) -> None:
+    for number in (1, 2):  # as often as attempts are allowed
+        granted = queue.submit("a")[0] if number == 1 else queue.line.admit(T4)[0]
+        queue.line.launched(granted, "ns/job", 5)
+        queue.now += 6
+        queue.line.tick("t4")
+        state = queue.ends(queue.told(granted), EndReason.POD_DELETED, "ns/job/uid").state
+        assert state == ("delayed", "finishing")[number - 1]
+        queue.now += 6
+        queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and (record["reason"], record["timed_out"]) == ("INFRA", "start")

@@ -44,9 +44,7 @@ class Launcher(LocalLauncher):
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
         self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
-        super().__init__(
-            self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
-        )
+        super().__init__(self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more)
 
     def _keep(self, held: Held, end: End) -> bool:
         self.ends.put((held, end))
