@@ -33,7 +33,10 @@ def test_an_application_is_one_of_argocd(name: str) -> None:
     assert found["metadata"]["namespace"] == "argocd"
     spec = found["spec"]
     assert spec.keys() - {"ignoreDifferences"} == {"project", "destination", "source", "syncPolicy"}
-    assert spec["source"].keys() in ({"repoURL", "chart", "targetRevision", "helm"}, {"repoURL", "path", "targetRevision", "helm"})
+    assert spec["source"].keys() in (
+        {"repoURL", "chart", "targetRevision", "helm"},
+        {"repoURL", "path", "targetRevision", "helm"},
+    )
     assert helm(name).keys() == {"releaseName", "valuesObject"}
     assert spec["syncPolicy"].keys() == {"automated", "managedNamespaceMetadata", "syncOptions", "retry"}
     assert "CreateNamespace=true" in spec["syncPolicy"]["syncOptions"]

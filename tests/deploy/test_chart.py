@@ -138,7 +138,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(settings={"T4_SHARED_SLOTS": "1"}),
         "invalid propertyName 'T4_SHARED_SLOTS'",
     ),
-    "a credential as a setting": (having(settings={"CELERY_BROKER_URL": "redis://r"}), "invalid propertyName 'CELERY_BROKER_URL'"),
+    "a credential as a setting": (
+        having(settings={"CELERY_BROKER_URL": "redis://r"}),
+        "invalid propertyName 'CELERY_BROKER_URL'",
+    ),
     "an unknown level of logs": (having(logLevel="LOUD"), "at '/logLevel': value must be one of 'DEBUG'"),
     "a digest that is none": (having(image__digest="sha256:1"), "at '/image/digest': 'sha256:1' does not match pattern"),
     "a peer that is none": (
@@ -234,7 +237,9 @@ def test_changed_settings_make_new_pods_and_others_do_not() -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_pod_template_is_one_that_dispatchers_take(name: str, tmp_path: Any) -> None:
-    (text,) = [each["data"]["pod-template.yaml"] for each in chart_set(name).of("ConfigMap") if "pod-template.yaml" in each["data"]]
+    (text,) = [
+        each["data"]["pod-template.yaml"] for each in chart_set(name).of("ConfigMap") if "pod-template.yaml" in each["data"]
+    ]
     file = tmp_path / "pod-template.yaml"
     file.write_text(text)
     (container,) = load_overlay(file).spec["containers"]

@@ -56,7 +56,7 @@ def test_everything_of_an_overlay_is_in_its_namespace(name: str) -> None:
             assert each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         else:
             assert each["metadata"]["namespace"] == wanted
-    assert not [each for each in overlay(name).of("Secret")]
+    assert not overlay(name).of("Secret")
 
 
 def test_a_changed_setting_gives_the_config_map_another_name_so_that_dispatchers_are_replaced(tmp_path: Path) -> None:

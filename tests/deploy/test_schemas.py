@@ -1,4 +1,4 @@
-"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and the newest version that is supported."""
+"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest supported version."""
 
 from __future__ import annotations
 

@@ -217,7 +217,9 @@ def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> No
     peers = policy["ingress"][0]["from"]
     assert any(selects(each["podSelector"], EXECUTOR) for each in peers if each["podSelector"])
     for workload, template in found.pods():
-        assert any(selects(each["podSelector"], template["metadata"]["labels"]) for each in peers if each["podSelector"]), workload
+        assert any(selects(each["podSelector"], template["metadata"]["labels"]) for each in peers if each["podSelector"]), (
+            workload
+        )
 
 
 def test_with_an_owner_other_queues_executors_are_not_meant() -> None:

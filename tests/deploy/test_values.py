@@ -73,9 +73,7 @@ def test_every_value_that_the_schema_allows_has_a_default_and_the_other_way_roun
 
 def test_no_map_takes_what_nobody_reads() -> None:
     loose = [
-        path
-        for path, schema in schemas(SCHEMA)
-        if schema.get("properties") and schema.get("additionalProperties") is not False
+        path for path, schema in schemas(SCHEMA) if schema.get("properties") and schema.get("additionalProperties") is not False
     ]
     assert loose == []
 
