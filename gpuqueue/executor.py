@@ -51,7 +51,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             environ["GPUQUEUE_GPU_CLASS"],
             environ["GPUQUEUE_DELIVERY"],
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
-            environ["GPUQUEUE_TOKEN"],
+            "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"],  # a finisher shows its own claim instead
         )
         client = connect(state_url, retries=PATIENCE)
     except KeyError as exc:

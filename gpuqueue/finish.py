@@ -136,4 +136,6 @@ def needs_application(record: Record) -> bool:
     """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
     if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name
         return bool(record.get("needs_app")) and record.get("reason") != EndReason.SUCCEEDED
+    if record.get("reason") == EndReason.IMAGE:  # the application's code is in the image that cannot be had
+        return False
     return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

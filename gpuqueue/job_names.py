@@ -108,7 +108,7 @@ def labels(owner: str, role: str, record: Record) -> dict[str, str]:
         OWNER: owner,
         ROLE: role,
         JOB: label_value(record["id"]),
-        ATTEMPT: str(record["attempt"]),
+        ATTEMPT: str(record.get("attempt", 0)),  # 0: a finish of a job that was never launched
         CLASS: label_value(record["gpu_class"]),
         ISOLATION: record["isolation"],
     }
@@ -215,7 +215,7 @@ def identity_of(url: str) -> str:
 
 
 def _identity(record: Record) -> tuple[str | int, ...]:
-    return record["gpu_class"], record["delivery"], record["attempt"], record["token"]
+    return record["gpu_class"], record["delivery"], record.get("attempt", 0), record.get("token", "")
 
 
 def _slug(text: str, length: int) -> str:

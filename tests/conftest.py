@@ -30,6 +30,19 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, on_term)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, on the cluster, what only processes can do (a mark says why)."""
+
+    def fits(item: pytest.Item) -> bool:
+        callspec = getattr(item, "callspec", None)
+        on_cluster = callspec is not None and callspec.params.get("kind") == "kubernetes"
+        return not (on_cluster and item.get_closest_marker("local_only"))
+
+    left_out = [item for item in items if not fits(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if fits(item)]
+
+
 @pytest.fixture(scope="session")
 def running_stacks() -> list[Stack]:
     """All stacks that run now."""

@@ -44,7 +44,7 @@ class ClusterLaunching:
     kind = KUBERNETES
 
     def __init__(self, directory: Path, url: str, env: dict[str, str], **options: Any) -> None:
-        self.cluster = Cluster(directory / "cluster", **{"pace": PACE} | options)
+        self.cluster = Cluster(directory / "cluster", **{"pace": PACE, "bookmarks": 1.0} | options)
         self.cluster.__enter__()
         self._directory = directory
         path = os.pathsep.join(filter(None, [str(APPS), env.get("PYTHONPATH", "")]))

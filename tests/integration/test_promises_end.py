@@ -72,6 +72,7 @@ def test_a_job_that_ignores_its_end_is_killed_after_the_grace(shop, stack, key):
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.local_only("Kubernetes sends SIGTERM, and SIGKILL after the grace")
 def test_the_signal_of_a_revoke_is_the_callers_to_choose(shop, stack, key):
     result = shop.stubborn.apply_async((key,), queue=GPU)
     stack.told(key)

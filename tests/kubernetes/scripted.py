@@ -232,3 +232,11 @@ def requests(recording: str, begins: str = "") -> list[dict[str, Any]]:
     """The recorded requests that begin so, with their answers."""
     told = map(json.loads, (RECORDINGS / f"{recording}.jsonl").read_text().splitlines())
     return [each for each in told if each.get("request", "").startswith(begins) and "request" in each]
+
+
+def eventually(true: Callable[[], object], within: float = 5) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)

@@ -32,6 +32,7 @@ from tests.kubernetes.scripted import (
     api_of,
     bookmark,
     end,
+    eventually,
     expired,
     hang,
     line,
@@ -42,14 +43,6 @@ from tests.kubernetes.scripted import (
     stream,
     until,
 )
-
-
-def eventually(true: Callable[[], object], within: float = 5) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
 
 
 @dataclass

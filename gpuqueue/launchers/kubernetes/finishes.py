@@ -55,8 +55,12 @@ class Finishes:
         name = manifest["metadata"]["name"]
         if refused := self._create(manifest, deadline):
             return refused
+        stuck_since: float | None = None
         while wanted():
-            ended = self._ended(name)
+            ended, stuck = self._ended(name)
+            stuck_since = (stuck_since or time.monotonic()) if stuck else None
+            if stuck_since is not None and time.monotonic() - stuck_since >= self._settings.config_error_grace:
+                ended = stuck
             if ended or time.monotonic() >= deadline:
                 self._delete(name)
                 return ended or f"not within {timeout:.0f} s"
@@ -77,14 +81,14 @@ class Finishes:
                     return str(exc)
             self._pause(after)
 
-    def _ended(self, name: str) -> str:
-        """How its pod ended, or why it never starts; "" while it may still finish. Seen only where this process leads."""
+    def _ended(self, name: str) -> tuple[str, str]:
+        """How its pod ended, and what keeps it from starting; "" if nothing. Seen only where this process leads."""
         for entry in self._pods.by_job(name):
             if entry.seen.end is not None:
-                return entry.seen.end.error
-            if entry.seen.at_once:
-                return entry.seen.detail
-        return ""
+                return entry.seen.end.error, ""
+            if entry.seen.clock in ("image_error", "config_error"):
+                return "", entry.seen.detail
+        return "", ""
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -23,7 +23,7 @@ such as the 1.1 s from a container's end to the pod's terminal phase, or the bac
 - ``images``: name → :class:`Image`; what is not there cannot be pulled.
 - ``requests``: ``requests["create", "jobs"].count``, ``.bytes_in``, ``.bytes_out``, ``.codes``; ``requests.latest``;
   ``requests.clear()``.
-- ``preload(count, …)``: pods that already run, for benchmarks.
+- ``preload(jobs)``: Jobs with pods that run already, for benchmarks.
 
 **Containers.** The first process gets a clean environment: ``PATH`` (this interpreter's folder first), ``HOME``,
 ``HOSTNAME``, the image's, then the manifest's. When it ends, everything it started is killed. There is no mount namespace:
@@ -45,8 +45,9 @@ own. With ``processes=False``, or with the annotation ``double.gpuqueue.io/secon
 A separate process: ``python -m gpuqueue.testing.cluster --kubeconfig FILE``.
 """
 
-from gpuqueue.testing.cluster.cluster import Cluster, NeverHappened
+from gpuqueue.testing.cluster.cluster import Cluster
 from gpuqueue.testing.cluster.images import Image
 from gpuqueue.testing.cluster.nodes import Node
+from gpuqueue.testing.cluster.views import NeverHappened
 
 __all__ = ["Cluster", "Image", "NeverHappened", "Node"]

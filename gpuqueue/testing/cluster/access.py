@@ -79,12 +79,14 @@ class Access:
         self._users.pop(token, None)
 
     def who(self, header: str | None) -> User:
-        """Who sends this ``Authorization``.
+        """Who sends this ``Authorization``; nobody in particular without one.
 
         Raises:
             Refused: 401.
         """
-        scheme, _, token = (header or "").partition(" ")
+        if header is None:
+            return User("system:anonymous", (), groups=("system:unauthenticated",))
+        scheme, _, token = header.partition(" ")
         user = self._users.get(token.strip()) if scheme.lower() == "bearer" else None
         if user is None:
             raise unauthorized()

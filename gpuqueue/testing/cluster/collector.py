@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from gpuqueue.testing.cluster import quota
+from gpuqueue.testing.cluster.deletion import FOREGROUND, ORPHAN, Deletion
 from gpuqueue.testing.cluster.engine import COLLECTOR as PART
 from gpuqueue.testing.cluster.engine import Engine
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.kinds import EVENTS, JOBS, NAMESPACES, PODS, QUOTAS, STORED
-from gpuqueue.testing.cluster.registry import FOREGROUND, ORPHAN, Deletion, Registry
+from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 
 #: From an owner's deletion to that of what it owned.

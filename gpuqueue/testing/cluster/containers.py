@@ -50,6 +50,11 @@ class Container:
         return str(self.spec["name"])
 
     @property
+    def sidecar(self) -> bool:
+        """Whether it is an initial container that runs beside the others."""
+        return self.initial and self.spec.get("restartPolicy") == "Always"
+
+    @property
     def runs(self) -> bool:
         """Whether it has a process, as far as the kubelet has noticed."""
         return self.handle is not None and self.exit is None
@@ -90,7 +95,7 @@ class Container:
     @property
     def ready(self) -> bool:
         """Whether it counts as ready: an initial one when it is done, the others while they run."""
-        if self.initial:
+        if self.initial and not self.sidecar:
             return self.exit is not None and self.exit.code == 0
         return self.started is not None and self.exit is None
 

@@ -148,6 +148,13 @@ def expired(wanted: str, oldest: int) -> Refused:
     return Refused(410, "Expired", f"too old resource version: {wanted} ({oldest})")
 
 
+def too_large(wanted: str, current: int) -> Refused:
+    """504: a version that is still to come, perhaps of another life of the server."""
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    message = f"Timeout: Too large resource version: {wanted}, current: {current}"
+    return Refused(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
+
+
 def continue_expired() -> Refused:
     """410: a page of a list that is too old to go on with."""
     return Refused(

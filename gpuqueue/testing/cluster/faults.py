@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpuqueue.testing.cluster import engine as parts
+from gpuqueue.testing.cluster.deletion import Deletion, disrupt, evict
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.kinds import NODES, PODS
 from gpuqueue.testing.cluster.kubelet import Kubelet
-from gpuqueue.testing.cluster.registry import Deletion, disrupt
 from gpuqueue.testing.cluster.store import Body, key_of
 from gpuqueue.testing.cluster.trouble import ANSWER, CUT_AFTER, CUT_BEFORE, HANG, Rule
 from gpuqueue.testing.cluster.worker import Worker
@@ -182,7 +182,7 @@ class Faults:
     def evict(self, pod: str) -> None:
         """Evict a pod through the API, as a drain does."""
         body = self._pod(pod)
-        self._cluster.registry.evict(*key_of(body), Deletion(uid=body["metadata"]["uid"]))
+        evict(self._cluster.store, *key_of(body), Deletion(uid=body["metadata"]["uid"]))
 
     def evict_for_pressure(self, pod: str, message: str = "The node was low on resource: memory. ") -> None:
         """Evict a pod as a kubelet does whose node is short of something: it is killed, and its object stays."""

@@ -9,24 +9,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from gpuqueue.testing.cluster.deletion import Deletion
 from gpuqueue.testing.cluster.engine import KUBELET, Engine, Timer
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.eventlog import EventLog
 from gpuqueue.testing.cluster.images import Image
 from gpuqueue.testing.cluster.kinds import PODS
 from gpuqueue.testing.cluster.nodes import Node
-from gpuqueue.testing.cluster.registry import Deletion, Registry
+from gpuqueue.testing.cluster.podstatus import dated
+from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.runtime import Runtime
 from gpuqueue.testing.cluster.store import Body, key_of
-from gpuqueue.testing.cluster.wire import stamp
 from gpuqueue.testing.cluster.worker import Worker
 
 log = logging.getLogger(__name__)
 
 #: From a change of a pod to the kubelet's reaction.
 REACTION = 0.01
+#: From its start to the first status that it tells: it sees what has become of the containers before it says anything.
+RESTART = 0.5
 _ENDED = ("Succeeded", "Failed")
 #: Conditions that a kubelet does not own.
 _FOREIGN = ("PodScheduled", "DisruptionTarget")
@@ -55,8 +58,8 @@ class Surroundings(Protocol):
 class Kubelet:
     """A node's agent. Everything runs in the engine's thread, under the store's lock."""
 
-    def __init__(self, name: str, address: str, around: Surroundings, node: Node) -> None:
-        self.name = name
+    def __init__(self, node: Node, address: str, around: Surroundings) -> None:
+        self.name = node.name
         self.node = node
         self.address = address
         self.engine = around.engine
@@ -74,13 +77,14 @@ class Kubelet:
         """Uids of pods whose deletion it does not hear of."""
         self._around = around
         self._untold: dict[str, Worker] = {}
+        self._starting = False
         self._events: list[Callable[[], None]] = []
         self._missed: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
         """Whether it can tell the API server anything."""
-        return not self.dead and not self.cut_off
+        return not (self.dead or self.cut_off or self._starting)
 
     def changed(self, namespace: str, name: str, uid: str) -> None:
         """A pod of this node has changed, or has gone."""
@@ -93,11 +97,15 @@ class Kubelet:
 
     def revive(self) -> None:
         """Be started again: see what has become of the containers, then what is asked for."""
-        self.dead = False
+        self.dead, self._starting = False, True
         missed, self._missed = self._missed, []
         for call in missed:
             call()
-        self.reconnect()
+        self.later(RESTART, self._started)
+
+    def _started(self) -> None:
+        self._starting = False
+        self._catch_up()
 
     def disconnect(self) -> None:
         """The API server is away."""
@@ -106,7 +114,10 @@ class Kubelet:
     def reconnect(self) -> None:
         """The API server is back: tell what was not told, and look at every pod again."""
         self.cut_off = False
-        if self.dead:
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self.connected:
             return
         for worker in list(self.workers.values()):
             self.publish(worker)
@@ -133,7 +144,7 @@ class Kubelet:
         if old.get("phase") in _ENDED and new["phase"] not in _ENDED:
             return
         foreign = [item for item in old.get("conditions", []) if item["type"] in _FOREIGN]
-        own = _dated(new.pop("conditions", []), old.get("conditions", []), new["observedGeneration"])
+        own = dated(new.pop("conditions", []), old.get("conditions", []))
         for item in foreign:
             if item["type"] == "PodScheduled":
                 item["observedGeneration"] = new["observedGeneration"]
@@ -209,7 +220,7 @@ class Kubelet:
             if worker is not None and uid not in self.deaf:
                 worker.vanish()
                 if worker.ended:
-                    del self.workers[uid]
+                    self.workers.pop(uid, None)  # vanishing may have taken it out already
             return
         if worker is None:
             if pod["status"].get("phase") in _ENDED:
@@ -219,15 +230,3 @@ class Kubelet:
                 worker.begin()
         if "deletionTimestamp" in pod["metadata"] and uid not in self.deaf:
             worker.end(pod["metadata"].get("deletionGracePeriodSeconds", 0), removes=True)
-
-
-def _dated(conditions: list[Body], before: list[Body], generation: int) -> list[dict[str, Any]]:
-    """Conditions with the time since when they are so."""
-    old = {item["type"]: item for item in before}
-    dated = []
-    for condition in conditions:
-        known = old.get(condition["type"])
-        same = known is not None and known["status"] == condition["status"]
-        since = known["lastTransitionTime"] if known is not None and same else stamp()
-        dated.append({**condition, "lastProbeTime": None, "lastTransitionTime": since, "observedGeneration": generation})
-    return dated

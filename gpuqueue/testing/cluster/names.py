@@ -13,7 +13,7 @@ _QUALIFIED = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _VALUE = rf"({_QUALIFIED})?"
 _ENV = re.compile(r"[ -<>-~]+")
 
-_LABEL_LIMIT, _NAME_LIMIT, _ANNOTATIONS_LIMIT = 63, 253, 256 * 1024
+LABEL_LIMIT, _NAME_LIMIT, _ANNOTATIONS_LIMIT = 63, 253, 256 * 1024
 
 NOT_SUBDOMAIN = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with "
@@ -46,7 +46,7 @@ def subdomain(name: str) -> list[str]:
 
 def label_name(name: str) -> list[str]:
     """What is wrong with a container's name."""
-    return _shape(name, _LABEL, NOT_LABEL, _LABEL_LIMIT)
+    return _shape(name, _LABEL, NOT_LABEL, LABEL_LIMIT)
 
 
 def qualified(key: str) -> list[str]:
@@ -57,12 +57,12 @@ def qualified(key: str) -> list[str]:
         wrong.append("prefix part must be non-empty")
     if not name:
         wrong.append("name part must be non-empty")
-    return wrong + _shape(name, _QUALIFIED, NOT_QUALIFIED, _LABEL_LIMIT, "name part ")
+    return wrong + _shape(name, _QUALIFIED, NOT_QUALIFIED, LABEL_LIMIT, "name part ")
 
 
 def label_value(value: str) -> list[str]:
     """What is wrong with the value of a label."""
-    return _shape(value, _VALUE, NOT_VALUE, _LABEL_LIMIT)
+    return _shape(value, _VALUE, NOT_VALUE, LABEL_LIMIT)
 
 
 def env_name(name: str) -> list[str]:

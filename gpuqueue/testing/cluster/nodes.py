@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from gpuqueue.testing.cluster.deletion import Deletion, disrupt
 from gpuqueue.testing.cluster.engine import NODE_CONTROLLER as PART
 from gpuqueue.testing.cluster.engine import Engine, Timer
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.eventlog import EventLog
 from gpuqueue.testing.cluster.fit import tolerates
 from gpuqueue.testing.cluster.kinds import NODES, PODS
-from gpuqueue.testing.cluster.registry import Deletion, Registry, disrupt
+from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 from gpuqueue.testing.cluster.wire import stamp
 

@@ -58,6 +58,11 @@ class Ask:
     name: str
     sub: str
 
+    @property
+    def space(self) -> str:
+        """The namespace that the object is kept in: a namespace itself is in none."""
+        return self.namespace if self.resource.namespaced else ""
+
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 

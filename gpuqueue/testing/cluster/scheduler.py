@@ -6,11 +6,12 @@ import time
 from decimal import Decimal
 
 from gpuqueue.testing.cluster import fit
+from gpuqueue.testing.cluster.deletion import Deletion, disrupt
 from gpuqueue.testing.cluster.engine import SCHEDULER as PART
 from gpuqueue.testing.cluster.engine import Engine, Timer
 from gpuqueue.testing.cluster.eventlog import EventLog
 from gpuqueue.testing.cluster.kinds import NODES, PODS
-from gpuqueue.testing.cluster.registry import Deletion, Registry, disrupt
+from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 from gpuqueue.testing.cluster.wire import stamp
 

@@ -110,6 +110,10 @@ class Store:
             if not namespace or space == namespace:
                 yield record.body
 
+    def unsorted(self, resource: Resource, namespace: str = "") -> list[Record]:
+        """All objects of a kind with their bytes, the oldest first."""
+        return [record for (space, _), record in self._tables[resource].items() if not namespace or space == namespace]
+
     def records(self, resource: Resource, namespace: str = "") -> list[tuple[Key, Record]]:
         """All objects of a kind with their bytes, in the order in which lists give them."""
         return sorted(item for item in self._tables[resource].items() if not namespace or item[0][0] == namespace)

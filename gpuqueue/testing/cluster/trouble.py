@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 
+from gpuqueue.testing.cluster.connection import Connection, Cut
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.request import Answer, Request
-from gpuqueue.testing.cluster.server import Connection, Cut
 from gpuqueue.testing.cluster.wire import encode
 
 #: What the server says in plain text when too many ask.
@@ -20,6 +19,9 @@ _WORDS = {
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
     504: ("Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
 }
+
+#: Seconds between two looks whether a client that is left hanging has given up.
+LOOK = 0.05
 
 #: What a rule does with a request.
 ANSWER, HANG, CUT_BEFORE, CUT_AFTER = "answer", "hang", "cut before", "cut after"
@@ -87,7 +89,11 @@ class Trouble:
         self._silent = on
 
     def before(self, request: Request, connection: Connection) -> Answer | None:
-        """See :class:`gpuqueue.testing.cluster.api.Trouble`."""
+        """Before a request is carried out: an answer instead of the server's, or None.
+
+        Raises:
+            Cut: the connection is to be reset.
+        """
         if self.latency:
             connection.cut_off.wait(self.latency)
         rule = self._rule(request, after=False)
@@ -97,18 +103,21 @@ class Trouble:
             raise Cut
         if rule.action == HANG:
             while not connection.gone():
-                time.sleep(0.02)
+                connection.cut_off.wait(LOOK)
             raise Cut
         return _refusal(rule)
 
-    def after(self, request: Request, connection: Connection) -> None:
-        """See :class:`gpuqueue.testing.cluster.api.Trouble`."""
-        del connection
+    def after(self, request: Request) -> None:
+        """After it was carried out.
+
+        Raises:
+            Cut: its answer is to be lost.
+        """
         if self._rule(request, after=True) is not None:
             raise Cut
 
     def expires(self) -> bool:
-        """See :class:`gpuqueue.testing.cluster.api.Trouble`."""
+        """Whether a watch that starts now is to be told 410."""
         with self._lock:
             if self._expiring:
                 self._expiring -= 1
@@ -116,7 +125,7 @@ class Trouble:
             return False
 
     def silences(self) -> bool:
-        """See :class:`gpuqueue.testing.cluster.api.Trouble`."""
+        """Whether a watch that starts now is to be silent."""
         return self._silent
 
     def _rule(self, request: Request, *, after: bool) -> Rule | None:

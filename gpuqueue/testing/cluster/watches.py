@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpuqueue.testing.cluster import errors, selectors
+from gpuqueue.testing.cluster.connection import Cut
 from gpuqueue.testing.cluster.kinds import JOBS, PODS, Resource
 from gpuqueue.testing.cluster.request import Request, Send
 from gpuqueue.testing.cluster.store import ADDED, DELETED, MODIFIED, Change, Store, partial_of, whole
@@ -62,7 +63,8 @@ class Watch:
     def begin(self, changes: list[Change] | None) -> None:
         """Follow from now on, after ``changes``, or after all that is there (None)."""
         if changes is None:
-            self._queue.put(self._present())
+            if present := self._present():
+                self._queue.put(present)
         else:
             for change in changes:
                 self.hook(change)
@@ -78,8 +80,12 @@ class Watch:
         """End in order, as the server does every few minutes; or ``cut`` the connection."""
         self._queue.put(_CUT if cut else _END)
 
-    def stream(self, send: Send, gone: Callable[[], bool], cut: Callable[[], None]) -> None:
-        """Send until the watch ends or the client is gone."""
+    def stream(self, send: Send, gone: Callable[[], bool]) -> None:
+        """Send until the watch ends or the client is gone.
+
+        Raises:
+            Cut: the connection is to be reset.
+        """
         due = time.monotonic() + self._bookmarks if self._bookmarks else float("inf")
         try:
             while True:
@@ -87,7 +93,7 @@ class Watch:
                 lines, end = self._take(min(due, self._ends) - now)
                 if self.silent.is_set():
                     if end is _CUT or gone():
-                        return cut()
+                        raise Cut
                     continue
                 if time.monotonic() >= min(due, self._ends) and self._bookmarks:
                     with self._store.lock:
@@ -95,11 +101,11 @@ class Watch:
                         lines.append(self._bookmark())
                     due = time.monotonic() + self._bookmarks
                 if lines and not send(b"".join(lines)):
-                    return None
+                    return
                 if end is _CUT:
-                    return cut()
+                    raise Cut
                 if end is _END or time.monotonic() >= self._ends or (not lines and gone()):
-                    return None
+                    return
         finally:
             with self._store.lock:
                 self._store.unsubscribe(self._wanted.resource, self.hook)
@@ -188,6 +194,8 @@ def open_watch(store: Store, resource: Resource, namespace: str, request: Reques
         if version not in ("", "0"):
             if not version.isdigit():
                 raise errors.bad_request(f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax')
+            if int(version) > store.version:
+                raise errors.too_large(version, store.version)
             found = store.since(resource, int(version))
             if found is None:
                 raise errors.expired(version, store.oldest_of(resource))

@@ -1,0 +1,50 @@
+"""Jobs that run already, for benchmarks: without the time that making their pods one by one would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpuqueue.testing.cluster.deletion import TRACKING
+from gpuqueue.testing.cluster.kinds import JOBS, PODS
+from gpuqueue.testing.cluster.store import Body
+from gpuqueue.testing.cluster.wire import generated, stamp
+from gpuqueue.testing.cluster.worker import Worker
+
+if TYPE_CHECKING:
+    from gpuqueue.testing.cluster.cluster import Cluster
+
+
+def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str) -> list[str]:
+    """Store Jobs, each with a pod that runs, spread over the nodes; the names of the pods."""
+    names = []
+    kubelets = list(cluster.kubelets.values())
+    for index, manifest in enumerate(jobs):
+        kubelet = kubelets[index % len(kubelets)]
+        with cluster.store.lock:
+            job, _ = cluster.registry.create(JOBS, namespace, manifest)
+            pod = _pod_of(cluster, job, kubelet.name)
+            worker = kubelet.workers[pod["metadata"]["uid"]] = Worker(kubelet, pod)
+            worker.adopt(cluster.scripted)
+            status = {"active": 1, "ready": 1, "terminating": 0, "startTime": stamp(), "uncountedTerminatedPods": {}}
+            job["status"] = status
+            cluster.store.save(JOBS, job)
+            names.append(pod["metadata"]["name"])
+    return names
+
+
+def _pod_of(cluster: Cluster, job: Body, node: str) -> Body:
+    template, metadata = job["spec"]["template"], job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    about: Body = {
+        "name": generated(f"{metadata['name']}-"),
+        "labels": template["metadata"]["labels"],
+        "annotations": template["metadata"].get("annotations") or {},
+        "finalizers": [TRACKING],
+        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+    }
+    body = {"metadata": about, "spec": {**template["spec"], "nodeName": node}}
+    pod, _ = cluster.registry.create(PODS, metadata["namespace"], body)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp()}
+    pod["status"]["conditions"] = [scheduled]
+    return pod
