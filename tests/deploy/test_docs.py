@@ -14,13 +14,13 @@ import yaml
 from gpuqueue.classes import from_toml
 from gpuqueue.cli import cli
 from gpuqueue.names import MIG_PROFILE
-from tests.deploy.rendering import APPLICATIONS, OVERLAYS, application, overlay, parse, values
+from tests.deploy.rendering import APPLICATIONS, CHART, OVERLAYS, application, chart, overlay, parse, render, values
+from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
 from tests.unit.pages import Page
 
-PAGES = [Page(f"docs/{name}.md") for name in ("GPU", "SECURITY") if (ROOT / "docs" / f"{name}.md").exists()]
-GPU = PAGES[0]
+PAGES = GPU, SECURITY = Page("docs/GPU.md"), Page("docs/SECURITY.md")
 #: Nobody listens there.
 NOWHERE = "--server=http://127.0.0.1:1"
 
@@ -225,3 +225,37 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
         assert needed in labels and needed in text
     for used in re.findall(r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)", GPU.text):
         assert used.rstrip(".") in labels or used in ("nvidia.com/gpu.shared",), used
+
+
+# -- security ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rights_that_are_told_are_those_that_are_given() -> None:
+    told = {(row[0].strip("`"), verb.strip()) for row in SECURITY.tables("## Rights")[0] for verb in row[1].split(",")}
+    (role,) = overlay("production").of("Role")
+    assert told == {(resource, verb) for _, resource, verb in granted(role)}
+
+
+def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
+    (block,) = SECURITY.blocks("yaml")
+    found = chart({**values("minimal"), **yaml.safe_load(block)})
+    rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
+    assert rule == yaml.safe_load(block)["network"]["executors"]["egress"][0]
+    for each in found.of("NetworkPolicy"):
+        check(each, NEWEST)
+
+
+def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
+    pods = {row[0] for row in SECURITY.tables("## Network")[0]}
+    assert pods == {"dispatchers", "executors", "Flower", "built-in Redis (trials)"}
+    assert len(render("chart", "trial").of("NetworkPolicy")) == len(pods)
+
+
+def test_values_that_are_named_are_ones_of_the_chart() -> None:
+    names = {path for page in PAGES for path in re.findall(r"`((?:redis|jobs|network|flower)\.[\w.]+)`", page.text)}
+    assert names
+    for name in names:
+        found: Any = yaml.safe_load((CHART / "values.yaml").read_text())
+        for part in name.split("."):
+            assert part in found, name
+            found = found[part]
