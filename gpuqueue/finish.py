@@ -19,7 +19,7 @@ from gpuqueue.glue.completion import complete
 from gpuqueue.job import Record
 from gpuqueue.launchers.base import Launcher, LauncherClosed
 from gpuqueue.names import holder_name
-from gpuqueue.reasons import EndReason
+from gpuqueue.reasons import NO_APPLICATION, EndReason
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.read import Reader
@@ -136,6 +136,6 @@ def needs_application(record: Record) -> bool:
     """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
     if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name
         return bool(record.get("needs_app")) and record.get("reason") != EndReason.SUCCEEDED
-    if record.get("reason") == EndReason.IMAGE:  # the application's code is in the image that cannot be had
+    if record.get("reason") in NO_APPLICATION:
         return False
     return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

@@ -63,3 +63,6 @@ TRY_AGAIN = frozenset({EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LO
 
 #: What the job asks for cannot be had: not even an attempt that never started is made again.
 NEVER_AGAIN = frozenset({EndReason.IMAGE, EndReason.BAD_SPEC, EndReason.UNSCHEDULABLE, EndReason.QUOTA, EndReason.REJECTED})
+
+#: The application's code is in the image that cannot be had: nothing of it can run to finish the job.
+NO_APPLICATION = frozenset({EndReason.IMAGE})

@@ -167,8 +167,9 @@ class Watcher:
                 try:
                     self.launcher.stop(instance, signal)
                 except LauncherUnavailable as exc:
+                    # The others would wait for the same server, and the lease does not: all of them in the next turn.
                     logger.warning("%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"})
-                    continue
+                    return
                 sent[holder] = signal
 
     # -- repair ------------------------------------------------------------------------------------------------------

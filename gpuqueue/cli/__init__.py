@@ -20,6 +20,8 @@ COMMANDS = {
     "dev": ("gpuqueue.cli.dev", "dev", "Run all that development needs: Redis, a dispatcher and Flower."),
     "status": ("gpuqueue.cli.status", "status", "Show classes, who holds their slots and who waits."),
     "why": ("gpuqueue.cli.why", "why", "Say why a job waits, or how it ended."),
+    "logs": ("gpuqueue.cli.logs", "logs", "Print the log of a job, also after its pod is gone."),
+    "run": ("gpuqueue.cli.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.classes", "classes", "List the GPU classes."),
     "doctor": ("gpuqueue.cli.doctor", "doctor", "Check settings, Redis, Celery and GPUs, and say what to fix."),

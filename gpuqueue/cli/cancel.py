@@ -78,6 +78,7 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
     while True:
         for each in pending:
             record = find(state, each["id"])
+            each["detail"] = record.get("detail") if record and record.get("wait") == "UNCONFIRMED" else None
             # A slot is free, and its process gone, when the attempt has been released too.
             if record is None or (record["state"] == "ended" and ("admitted" not in record or "released" in record)):
                 each["ended"] = True
@@ -95,5 +96,5 @@ def _say(each: dict[str, Any]) -> str:
     if each.get("ended") is True:
         words = f"has ended: {each['reason']}" if each["reason"] else "has ended"
     elif each.get("ended") is False:
-        words += " (not ended yet)"
+        words += f" (UNCONFIRMED: {each['detail']})" if each.get("detail") else " (not ended yet)"
     return f"{each['id']} {words}"

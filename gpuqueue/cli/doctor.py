@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import click
 from rich.markup import escape
 
+from gpuqueue.classes import GpuClass
 from gpuqueue.cli import application, checks, render
 from gpuqueue.cli.checks import Check, Level
 from gpuqueue.cli.state import State
@@ -24,7 +25,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 @click.option("-A", "--app", help="The application to check, instead of GPUQUEUE_APP.")
 @render.json_option
 def doctor(app: str | None, as_json: bool) -> int:
-    """Check settings, Redis, Celery, dispatchers, GPUs and the application. Exit status: 1 if anything is FAIL."""
+    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application. Exit status: 1 if anything is FAIL."""
     found = []
     for each in examine(app):
         found.append(each)
@@ -60,6 +61,7 @@ def examine(app: str | None) -> Iterator[Check]:
     seen = application.finish(looking, name) if looking and name else None
     yield from checks.application(name, seen, settings)
     yield from checks.gpus(settings, classes)
+    yield from _cluster(settings, classes)
     if isinstance(state, State):
         yield from _celery(state, seen)
 
@@ -82,6 +84,17 @@ def _broker(settings: Settings, url: str) -> Iterator[Check]:
     elif settings.state_url:
         found = _connect(settings, broker)
         yield Check("broker", Level.OK, mask(broker)) if isinstance(found, State) else replace(found, name="broker")
+
+
+def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
+    if settings.execution_mode != "k8s_job":
+        return
+    try:
+        from gpuqueue.cli.cluster_checks import cluster
+    except ImportError as exc:
+        yield Check("cluster", Level.FAIL, f"{exc.name} is not installed", "pip install 'gpuqueue[kubernetes]'")
+        return
+    yield from cluster(settings, classes)
 
 
 def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:

@@ -32,8 +32,23 @@ _SHOWN = (
     "attempt",
     "device",
     "worker",
+    "image",
+    "node",
+    "pod",
+    "wait",
+    "detail",
+    "avoid",
+    "exit_code",
+    "container_reason",
+    "gpu",
+    "gpu_memory_peak",
+    "gpu_memory_own",
+    "gpu_error",
 )
-_TIMES = ("created", "eta", "expires", "admitted", "launched", "started", "released", "ended")
+_TIMES = (
+    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *("container_finished", "released", "ended"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,10 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
 
 
 def _holder(record: Record) -> dict[str, Any]:
-    return {**job(record), "since": since(record)}
+    shown = job(record)
+    # What keeps it from running, or from ending, says more than its state.
+    stands = shown.get("wait") or shown["state"]
+    return {**shown, "stands": stands, "where": shown.get("device", shown.get("node")), "since": since(record)}
 
 
 def show(out: Console, found: dict[str, Any]) -> None:
@@ -93,7 +96,7 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
     if each["holders"]:
         columns: tuple[str, ...] = ("RUNNING", "NAME", "ISOLATION", "STATE", "ATTEMPT", "GPU", "WORKER")
-        keys: tuple[str, ...] = ("id", "name", "isolation", "state", "attempt", "device", "worker")
+        keys: tuple[str, ...] = ("id", "name", "isolation", "stands", "attempt", "where", "worker")
         out.print(_jobs(columns, keys, each["holders"], now))
     if each["waiting"]:
         columns, keys = ("WAITING", "NAME", "ISOLATION", "PLACE", "REASON"), ("id", "name", "isolation", "place", "reason")

@@ -16,6 +16,13 @@ from gpuqueue.names import ISOLATIONS
 from gpuqueue.states import BEFORE_SLOT
 
 _ENDING = ("finishing", "ended")
+_FACTS = {"image": "image", "pod": "pod", "node": "node", "avoid": "keeps away from", "exit_code": "exit code"}
+_FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "GPU memory, at most"}
+_FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
+_MOMENTS = (
+    *("created", "eta", "expires", "admitted", "scheduled", "container_started", "started", "container_finished"),
+    *("released", "ended"),
+)
 
 
 @click.command()
@@ -92,6 +99,8 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     )
     if found["reason"]:
         out.print(f"reason: [bold]{found['reason']}[/]" + (f": {found['explanation']}" if found["explanation"] else ""))
+    if found.get("detail"):
+        out.print(f"said: {escape(found['detail'])}")
     if found["error"]:
         out.print(f"error: {escape(found['error'])}")
     if found["state"] in BEFORE_SLOT and not found["dispatchers"]:
@@ -100,12 +109,21 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
         out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
     if found.get("attempt"):
         out.print(f"attempt: {found['attempt']}" + (f" on {escape(found['worker'])}" if found.get("worker") else ""))
-    for key in ("created", "eta", "expires", "admitted", "started", "released", "ended"):
+    for key, name in _FACTS.items():
+        if found.get(key) not in (None, ""):
+            out.print(f"{name}: {escape(_fact(key, found[key]))}")
+    for key in _MOMENTS:
         if found.get(key):
             when = render.ago(found[key], now)
             out.print(f"{key}: {when if when.startswith('in ') else f'{when} ago'}")
     _list(out, "ahead of it (nearest last):", found.get("ahead"), now)
     _list(out, "holding the slots:", found.get("holders"), now)
+
+
+def _fact(key: str, value: Any) -> str:
+    if key.startswith("gpu_memory"):
+        return render.memory(value)
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _list(out: Console, title: str, jobs: list[dict[str, Any]] | None, now: float) -> None:

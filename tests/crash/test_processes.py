@@ -96,6 +96,7 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
     assert cluster.noted() == ["holding", "ran 1"]
 
 
+@pytest.mark.local_only("a kubelet sees an end that no dispatcher is there to see")
 def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path):
     gate = tmp_path / "gate"
     first = cluster.start("one")

@@ -109,7 +109,7 @@ def test_a_new_job_and_its_pod_are_as_the_server_fills_them_in(name: str, tmp_pa
     with Cluster(tmp_path, nodes=scenario.nodes, images=IMAGES, namespace=namespace_of(truth)) as cluster:
         cluster.faults.stall("scheduler")  # what comes later is compared above
         recorder = Recorder(cluster, cluster.namespace)
-        sent = [row["object"] for row in truth if row.get("watch") == "jobs"][0]
+        sent = next(row["object"] for row in truth if row.get("watch") == "jobs")
         job = _as_sent(sent)
         recorder.ask("POST", recorder.jobs, job)
         for kind in ("jobs", "pods"):

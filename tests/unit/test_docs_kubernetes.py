@@ -11,6 +11,7 @@ from unittest.mock import create_autospec
 
 import pytest
 import yaml
+from celery import Celery
 from kubernetes import client
 
 from gpuqueue import __version__, errors
@@ -329,10 +330,14 @@ def test_the_container_job_of_the_docs_is_one() -> None:
     class App:
         send_task: Callable[..., None] = staticmethod(lambda name, **options: calls.append((name, options)))
 
-    (block,) = PAGE.blocks("python", "## Container jobs")
-    exec(block.replace("from shop import app", ""), {"app": App})
+    by_name, by_signature = PAGE.blocks("python", "## Container jobs")
+    exec(by_name.replace("from shop import app", ""), {"app": App})
     ((name, options),) = calls
     assert name == "gpuqueue.run"
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        seen: dict[str, Any] = {"app": app}
+        exec(by_signature.replace("from shop import app", "").rpartition("result = ")[0], seen)
+        assert (seen["job"].task, dict(seen["job"].kwargs)) == (name, options["kwargs"])
     image, container = parse_container((), options["kwargs"])
     assert image == "registry.example/render:2"
     assert container == {"command": ["render", "--frames", "100"], "env": {"SCENE": "7"}}

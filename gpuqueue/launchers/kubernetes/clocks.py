@@ -95,8 +95,8 @@ class Clocks:
                 self._changed = changed | self._changed
             raise
         for entry in pending:
-            if self._overdue(entry, now):
-                self._out_of_time(entry)
+            if self._overdue(entry, now) and not self._out_of_time(entry):
+                return  # the server is away: the others would wait for it as well
 
     def limit(self, seen: Seen) -> float:
         """How long a state may last, in seconds."""
@@ -128,10 +128,11 @@ class Clocks:
             since = self._since[uid] = _Since(seen.clock, time.monotonic())
         return time.monotonic() - since.at >= self.limit(seen)
 
-    def _out_of_time(self, entry: Entry) -> None:
+    def _out_of_time(self, entry: Entry) -> bool:
+        """Give up an attempt; False when the API does not let us at present."""
         known, seen, uid = self._known(entry), entry.seen, entry.pod.metadata.uid
         if known is None or uid in self._given_up:
-            return
+            return True
         name = known.held.delivery
         if seen.verdict is None:
             # Whatever its node does not confirm may still compute on the GPU.
@@ -139,7 +140,7 @@ class Clocks:
             logger.warning("%s: %s; its slot stays taken", name, detail, extra={"action": "unconfirmed"})
             self._notes.observed([Observed(known.held, WaitReason.UNCONFIRMED, detail, entry.pod.metadata.name, seen.node)])
             self._given_up.add(uid)
-            return
+            return True
         end = overdue(seen, self.limit(seen))
         if self._notes.doom(known.held, end.reason, end.error):
             logger.warning("%s: given up: %s", name, end.error, extra={"action": "given_up"})
@@ -147,5 +148,6 @@ class Clocks:
                 self._api.delete_job(entry.job)
             except ApiError as exc:
                 logger.warning("%s: its Job is not deleted yet: %s", name, exc, extra={"action": "delete_later"})
-                return
+                return False
         self._given_up.add(uid)
+        return True

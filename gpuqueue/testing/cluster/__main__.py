@@ -7,6 +7,7 @@ The first line of its output is the path of the kubeconfig, the second the addre
 from __future__ import annotations
 
 import argparse
+import gc
 import shutil
 import signal
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    gc.set_threshold(50_000, 20, 100)  # thousands of objects stay, and are looked through in vain
     cluster = Cluster(
         directory,
         pace=options.pace,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from gpuqueue.testing.cluster.engine import Timer
 from gpuqueue.testing.cluster.runtime import Exit, Handle
 from gpuqueue.testing.cluster.store import Body
-from gpuqueue.testing.cluster.wire import stamp
+from gpuqueue.testing.cluster.wire import new_digest, stamp
 
 #: What FallbackToLogsOnError takes of the log at most.
 TAIL_BYTES, TAIL_LINES = 2048, 80
@@ -42,7 +41,7 @@ class Container:
     exit: Exit | None = None
     retry: Timer | None = None
     stopped: bool = False
-    id: str = field(default_factory=lambda: f"containerd://{secrets.token_hex(32)}")
+    id: str = field(default_factory=lambda: f"containerd://{new_digest()}")
 
     @property
     def name(self) -> str:

@@ -206,7 +206,7 @@ class Round:
         if own.get("annotations"):
             about["annotations"] = own["annotations"]
         try:
-            pod, _ = self._controller.registry.create(PODS, metadata["namespace"], {"metadata": about, "spec": template["spec"]})
+            pod = self._controller.registry.create_pod(metadata["namespace"], about, template["spec"])
         except Refused as refused:
             self._controller.tell(self._job, "FailedCreate", f"Error creating: {refused.message}", warning=True)
             wait = min(REFUSED_BACK_OFF * 2**self._history.refusals, REFUSED_BACK_OFF_LIMIT) * self._controller.engine.pace

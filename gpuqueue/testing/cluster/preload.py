@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuqueue.testing.cluster.deletion import TRACKING
-from gpuqueue.testing.cluster.kinds import JOBS, PODS
+from gpuqueue.testing.cluster.kinds import JOBS
 from gpuqueue.testing.cluster.store import Body
 from gpuqueue.testing.cluster.wire import generated, stamp
 from gpuqueue.testing.cluster.worker import Worker
@@ -19,6 +20,8 @@ def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str)
     """Store Jobs, each with a pod that runs, spread over the nodes; the names of the pods."""
     names = []
     kubelets = list(cluster.kubelets.values())
+    collects = gc.isenabled()
+    gc.disable()  # nothing of it is garbage, and looking for some takes longer than all the rest
     for index, manifest in enumerate(jobs):
         kubelet = kubelets[index % len(kubelets)]
         with cluster.store.lock:
@@ -30,6 +33,9 @@ def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str)
             job["status"] = status
             cluster.store.save(JOBS, job)
             names.append(pod["metadata"]["name"])
+    gc.freeze()
+    if collects:
+        gc.enable()
     return names
 
 
@@ -43,8 +49,7 @@ def _pod_of(cluster: Cluster, job: Body, node: str) -> Body:
         "finalizers": [TRACKING],
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
     }
-    body = {"metadata": about, "spec": {**template["spec"], "nodeName": node}}
-    pod, _ = cluster.registry.create(PODS, metadata["namespace"], body)
+    pod = cluster.registry.create_pod(metadata["namespace"], about, {**template["spec"], "nodeName": node})
     scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp()}
     pod["status"]["conditions"] = [scheduled]
     return pod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpuqueue.testing.cluster.errors import bad_request
-from gpuqueue.testing.cluster.kinds import EVENTS, JOBS, NODES, PODS, SECRETS, Resource
+from gpuqueue.testing.cluster.kinds import EVENTS, NODES, PODS, SECRETS, Resource
 
 Values = Mapping[str, str]
 Match = Callable[[Values], bool]
@@ -24,10 +24,11 @@ _FIELDS: dict[Resource, tuple[str, ...]] = {
         "type",
         "source",
     ),
-    JOBS: ("status.successful",),
     NODES: ("spec.unschedulable",),
     SECRETS: ("type",),
 }
+
+_STEPS = {resource: [(path, path.split(".")) for path in paths] for resource, paths in _FIELDS.items()}
 
 _TERM = re.compile(
     r"\s*(?:(?P<absent>!\s*[\w./-]+)"
@@ -109,14 +110,15 @@ def _field(key: str, value: str, *, same: bool) -> Match:
 
 def field_values(resource: Resource, body: Mapping[str, Any]) -> dict[str, str]:
     """What an object answers to field selectors."""
-    values = {"metadata.name": body["metadata"]["name"], "metadata.namespace": body["metadata"].get("namespace", "")}
-    for path in _FIELDS.get(resource, ()):
+    metadata = body["metadata"]
+    values = {"metadata.name": metadata["name"], "metadata.namespace": metadata.get("namespace", "")}
+    for path, steps in _STEPS.get(resource, ()):
         at: Any = body
-        for step in path.split("."):
-            at = at.get(step) if isinstance(at, Mapping) else None
-        if isinstance(at, Mapping):  # an event's source is selected by its component
+        for step in steps:
+            at = at.get(step) if type(at) is dict else None
+        if type(at) is dict:  # an event's source is selected by its component
             at = at.get("component")
-        values[path] = str(at).lower() if isinstance(at, bool) else "" if at is None else str(at)
+        values[path] = str(at).lower() if at is True or at is False else "" if at is None else str(at)
     return values
 
 

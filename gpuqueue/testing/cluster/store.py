@@ -160,8 +160,9 @@ class Store:
             self._accept(DELETED, resource, record, (record.labels, record.fields))
 
     def compact(self) -> None:
-        """Forget the history: a watch from before now is answered 410."""
+        """Forget the history: a watch from before now is answered 410. As in a busy cluster, something has changed meanwhile."""
         with self.lock:
+            self.version += 1
             self.oldest = self.version
             for changes in self._history.values():
                 changes.clear()

@@ -5,7 +5,6 @@ The delays are those of the recordings, in seconds at pace 1.
 
 from __future__ import annotations
 
-import secrets
 import signal
 import time
 from functools import partial
@@ -17,6 +16,7 @@ from gpuqueue.testing.cluster.podstatus import PodState
 from gpuqueue.testing.cluster.runtime import Exit, Handle, Runtime, StartError
 from gpuqueue.testing.cluster.starting import Starter
 from gpuqueue.testing.cluster.store import Body
+from gpuqueue.testing.cluster.wire import new_address
 
 if TYPE_CHECKING:
     from gpuqueue.testing.cluster.kubelet import Kubelet
@@ -41,7 +41,7 @@ class Worker:
         self.kubelet = kubelet
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
-        self.address = f"10.88.{secrets.randbelow(256)}.{2 + secrets.randbelow(250)}"
+        self.address = new_address()
         folder, spec = kubelet.folder / self.uid, pod["spec"]
         self.state = PodState(
             [Container(item, folder / item["name"], True) for item in spec.get("initContainers") or ()],
