@@ -251,6 +251,18 @@ def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> Non
     assert len(render("chart", "trial").of("NetworkPolicy")) == len(pods)
 
 
+# -- the chart's own page ----------------------------------------------------------------------------------------------
+
+
+def test_the_values_of_the_charts_page_are_taken() -> None:
+    page = Page("charts/gpuqueue/README.md")
+    trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
+    assert len(chart(trial).of("StatefulSet")) == 1
+    assert len(chart({**values("minimal"), **several}).of("Deployment")) == 3
+    (least, _) = page.blocks("sh")
+    assert parse(succeed("helm", "template", *shlex.split(least)[2:]))
+
+
 def test_values_that_are_named_are_ones_of_the_chart() -> None:
     names = {path for page in PAGES for path in re.findall(r"`((?:redis|jobs|network|flower)\.[\w.]+)`", page.text)}
     assert names

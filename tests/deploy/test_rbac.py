@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import gpuqueue.launchers.kubernetes as launcher
+from gpuqueue.launchers.kubernetes.access import DISPATCHER
 from gpuqueue.launchers.kubernetes.errors import Unreachable
 from gpuqueue.launchers.kubernetes.requests import Requests
 from gpuqueue.launchers.kubernetes.transport import Transport
@@ -99,6 +100,11 @@ def test_every_request_of_the_code_is_known_here() -> None:
     assert verbs() == set(ASKED) | DOCTORS
     assert used() == set(ASKED) - {"follow_log"}, "follow_log is for `gpuqueue logs`, and needs no more than pod_log"
     assert rights_of({"follow_log"}) == rights_of({"pod_log"})
+
+
+def test_the_codes_own_list_of_rights_is_what_it_asks_for() -> None:
+    listed = {(right.group, "/".join(filter(None, (right.resource, right.subresource))), right.verb) for right in DISPATCHER}
+    assert rights_of(used()) == listed
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)

@@ -59,22 +59,18 @@ class Dispatcher:
         told = {name: laid.get(text, text) for name, text in settings_of(found, pod).items()}
         (role,) = found.of("Role")
         token = cluster.user("system:serviceaccount:mlops-saas:gpu-job-launcher", role["rules"], [role["metadata"]["namespace"]])
+        self.env = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+            # In a pod both come with the service account.
+            "KUBECONFIG": str(cluster.kubeconfig_for(token, namespace_of(found, workload))),
+            "CELERY_BROKER_URL": url,
+            **told,
+        }
         self.log = folder / f"{workload}.log"
+        command = [sys.executable, "-m", *container["command"], *container["args"]]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *container["command"], *container["args"]],
-                env={
-                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                    "PYTHONUNBUFFERED": "1",
-                    # In a pod both come with the service account.
-                    "KUBECONFIG": str(cluster.kubeconfig_for(token, namespace_of(found, workload))),
-                    "CELERY_BROKER_URL": url,
-                    **told,
-                },
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-            )
+            self.process = subprocess.Popen(command, env=self.env, cwd=folder, stdout=log, stderr=log)
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
@@ -85,6 +81,11 @@ class Dispatcher:
             self.log.read_text,
         )
         assert self.process.poll() is None, self.log.read_text()
+
+    def doctor(self) -> subprocess.CompletedProcess[str]:
+        """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
+        command = [sys.executable, "-m", "gpuqueue.cli", "doctor"]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE)
 
     def end(self) -> int:
         """End it as a kubelet does."""
@@ -158,11 +159,13 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             assert pod["spec"]["nodeName"] == node
             cluster.until(lambda: cluster.pod_of(job["metadata"]["name"])["status"]["phase"] == "Succeeded", PATIENCE)
             until(lambda: cluster.requests["get", "pods/log"].count, PATIENCE, "its log is kept", dispatcher.log.read_text)
+            asked = {key: tally.codes for key, tally in cluster.requests.items().items()}
+            assert not [key for key, codes in asked.items() if {401, 403} & set(codes)]
+            seen = dispatcher.doctor()
+            assert (seen.returncode, "FAIL" in seen.stdout) == (0, False), seen.stdout + seen.stderr
             assert dispatcher.end() == 0
         finally:
             dispatcher.kill()
-        asked = {key: tally.codes for key, tally in cluster.requests.items().items()}
-        assert not [key for key, codes in asked.items() if {401, 403} & set(codes)]
 
 
 # -- redis -------------------------------------------------------------------------------------------------------------
