@@ -361,7 +361,6 @@ SCENARIOS = [
             unschedulable_gpu,
             unschedulable_node_selector,
             cancel_background,
-            cancel_foreground,
             cancel_ignores_sigterm,
             pod_deleted,
             pod_deleted_pod_failure_policy,
@@ -375,6 +374,8 @@ SCENARIOS = [
             forbidden,
         ),
     ),
+    # The container ends within the second after which the controller looks again.
+    Scenario(cancel_foreground, pace=0.4),
     Scenario(kubelet_down_then_back, pace=0.02),
     *(Scenario(play, pace=0.02, nodes=_TWO) for play in (node_lost_then_back, node_lost_pod_failure_policy, node_deleted)),
 ]

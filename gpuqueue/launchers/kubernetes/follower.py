@@ -61,6 +61,7 @@ class Follower:
         self._podless = Podless(api, notes, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
         self._attempts: dict[str, Known | None] = {}
+        self._begun_pods: set[str] = set()
         self._told: set[str] = set()
         self._jobs: list[Known] = []
         self._jobs_at = float("-inf")
@@ -100,6 +101,10 @@ class Follower:
         for known in self._without_pods():
             found.setdefault((known.held.delivery, known.held.attempt), Live(known.held.instance, known.record))
         return list(found.values())
+
+    def deleted(self, name: str) -> None:
+        """A Job is gone: it need not be looked at for want of a pod."""
+        self._jobs = [known for known in self._jobs if known.held.instance.rpartition("/")[2] != name]
 
     def check(self, now: float) -> None:
         """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
@@ -153,6 +158,7 @@ class Follower:
 
     def _forget(self, uid: str) -> None:
         self._attempts.pop(uid, None)
+        self._begun_pods.discard(uid)
         self._told.discard(uid)
 
     def _ended(self, entry: Entry, known: Known) -> None:
@@ -168,8 +174,12 @@ class Follower:
         self._logs.submit(self._keep_log, entry, known)
 
     def _begun(self, entry: Entry, known: Known) -> None:
+        uid = entry.pod.metadata.uid
+        if uid in self._begun_pods:
+            return
         worker = worker_name(known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name)
         self._notes.begun(known.held, known.record, worker)
+        self._begun_pods.add(uid)
 
     def _container_ended(self, entry: Entry, known: Known, end: End) -> None:
         try:

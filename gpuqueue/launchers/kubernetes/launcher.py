@@ -131,9 +131,11 @@ class KubernetesLauncher:
 
     def _delete(self, name: str) -> bool:
         try:
-            return self._api.delete_job(name)
+            was_there = self._api.delete_job(name)
         except ApiError as exc:
             raise LauncherUnavailable(str(exc)) from exc
+        self._follower.deleted(name)
+        return was_there
 
     # -- see: see follower.py ----------------------------------------------------------------------------------------
 

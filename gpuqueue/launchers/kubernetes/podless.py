@@ -19,8 +19,10 @@ from gpuqueue.observe import observe
 from gpuqueue.reasons import EndReason, WaitReason
 
 logger = logging.getLogger(__name__)
-#: Seconds between two looks at one Job. The Job controller makes a pod in milliseconds, and tries again after seconds.
+#: Seconds between two looks at one Job, at most. The Job controller makes a pod in milliseconds, and tries again after seconds.
 LOOK_EVERY = 5.0
+#: Ends that are remembered at most.
+REMEMBERED = 1000
 #: What a Job without pod, that was there and is gone, says of its attempt.
 GONE = End(EndReason.INFRA, "its Job and its pod are gone, and nobody saw how it ended (deleted by hand, or by a cleanup)")
 
@@ -35,25 +37,39 @@ class Podless:
         self._notes = notes
         self._settings = settings
         self._clock = clock
+        self._every = min(LOOK_EVERY, settings.quota_timeout / 4)
         self._looked: dict[str, float] = {}
+        self._ended: dict[str, End] = {}
 
     def end_of(self, name: str) -> End | None:
-        """Look at a Job, unless it was looked at just now; None: it may still run. Raises :class:`LauncherUnavailable`."""
+        """Look at a Job, unless it was looked at just now; None: it may still run. Raises :class:`LauncherUnavailable`.
+
+        How it ended is answered again and again, until a pod of it is seen: whoever asks wants to be sure.
+        """
+        if name in self._ended:
+            return self._ended[name]
         now = self._clock()
         first = name not in self._looked
-        if first or now - self._looked[name] < LOOK_EVERY:
+        if first or now - self._looked[name] < self._every:
             # Not at once: the watch tells of a new pod, too, and most often it is sooner.
             self._looked.setdefault(name, now)
             return None
         self._looked[name] = now
         try:
-            return self._look(name)
+            end = self._look(name)
         except ApiError as exc:
             raise LauncherUnavailable(str(exc)) from exc
+        if end is not None:
+            if len(self._ended) >= REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+            self._ended[name] = end
+            del self._looked[name]
+        return end
 
     def seen(self, name: str) -> None:
         """A pod of this Job was seen."""
         self._looked.pop(name, None)
+        self._ended.pop(name, None)
 
     def _look(self, name: str) -> End | None:
         job = self._api.get_job(name)
@@ -62,7 +78,6 @@ class Podless:
             ends = [observe(pod).end for pod in pods]
             return ends[0] if all(ends) else None
         if job is None:
-            self.seen(name)
             return GONE
         if any(each.type in ("Complete", "Failed") and each.status == "True" for each in job.status.conditions or ()):
             return End(EndReason.INFRA, f"its pod is gone, and nobody saw how it ended; the Job says: {_words(job)}")
@@ -85,6 +100,7 @@ class Podless:
         if self._notes.doom(known.held, reason, error):
             logger.warning("%s: given up: %s", known.held.delivery, error, extra={"action": "given_up"})
             self._api.delete_job(name)
+            self._looked[name] = float("-inf")  # it is gone in a moment: look at the next occasion
 
     def _why(self, name: str) -> tuple[EndReason, str, WaitReason, float]:
         refused = [each for each in self._api.job_events(name) if each.reason == "FailedCreate"]
