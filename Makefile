@@ -10,10 +10,10 @@ AT_LEAST_311 := -c 'import sys; raise SystemExit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint bench clean
+.PHONY: help venv demo test test-slow test-cluster lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: $(DEV) $(TOOLS) ## make .venv with everything for development
 
@@ -25,6 +25,9 @@ test: $(DEV) $(TOOLS) ## run the quick tests
 
 test-slow: $(DEV) $(TOOLS) ## run the slow tests
 	$(VENV)/bin/pytest -m slow tests
+
+test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
+	$(VENV)/bin/pytest tests/cluster
 
 lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/ruff check .

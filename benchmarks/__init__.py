@@ -4,4 +4,7 @@ Never here: figures that were not measured. Each module's docstring says what it
 """
 
 #: In the order they run: module names of this package, each with ``run(size) -> list[Figure]``.
-NAMES = ("submit", "accept", "admissions", "commands", "handover", "memory", "depth", "replay")
+NAMES = (
+    *("submit", "accept", "admissions", "commands", "handover", "memory", "depth", "replay"),
+    *("kube_decode", "kube_handover", "kube_requests", "kube_scale"),
+)

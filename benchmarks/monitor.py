@@ -19,7 +19,10 @@ from gpuqueue.store.scripts import source
 
 _CONNECTING = ("HELLO", "CLIENT", "AUTH", "SELECT", "PING", "INFO", "COMMAND", "SCRIPT", "MONITOR", "READONLY")
 #: Scripts that the way of one job calls; the others are the watcher's.
-_VERBS = ("accept", "enqueue", "launched", "claim", "limit", "sampled", "report", "reported", "release", "finish_claim", "finished")
+_VERBS = (
+    *("accept", "enqueue", "launched", "claim", "limit", "sampled", "report", "reported", "release"),
+    *("finish_claim", "finished"),
+)
 _MARK = "bench:monitor:end"
 
 

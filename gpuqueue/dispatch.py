@@ -206,7 +206,10 @@ class Dispatcher:
         gpu_class = self.classes.get(name) or GpuClass(name)  # a class no longer configured: free it all the same
         released = self.line.release(gpu_class, delivery, attempt, end, held.instance, final)
         self.launch(gpu_class, released.granted)
-        if released.state == "finishing":
+        if released.state == "finishing" and end.reason == EndReason.SUCCEEDED:  # a container job's
+            logger.info("%s attempt %s: its container has ended well", delivery, attempt, extra={"action": "container_ended"})
+            self.finisher.submit(name, delivery)
+        elif released.state == "finishing":
             logger.warning("%s attempt %s: %s", delivery, attempt, end.error, extra={"action": "executor_lost"})
             self.finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:

@@ -14,6 +14,8 @@ from kombu import Message
 
 from gpuqueue.errors import MalformedMessage
 
+#: What Celery takes of a message's embed, and of which type.
+_EMBEDS: dict[str, type] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 #: Properties that a task sees, or that replies and priorities need. The rest belongs to the transport.
 _PROPERTIES = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
 
@@ -90,6 +92,10 @@ def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Cont
     base |= dict(stored["headers"]) | {"delivery_info": dict(stored["delivery_info"]), **stored["properties"]}
     try:
         args, kwargs, embed = json.loads(stored["body"])
-        return Context(base | {"args": args, "kwargs": kwargs} | (embed or {}))
-    except (ValueError, TypeError):
+        # Of a message that is refused for it, an embed may hold anything; what Celery would fall over helps nobody.
+        good = {
+            name: value for name, value in (embed or {}).items() if value is None or isinstance(value, _EMBEDS.get(name, object))
+        }
+        return Context(base | {"args": args, "kwargs": kwargs} | good)
+    except (ValueError, TypeError, AttributeError):
         return Context(base)

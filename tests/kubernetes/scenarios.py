@@ -85,6 +85,21 @@ def waiting(reason: str) -> Callable[[Row], bool]:
     return holds
 
 
+def state(kind: str) -> Callable[[Row], bool]:
+    """A container is running, waiting or terminated."""
+
+    def holds(row: Row) -> bool:
+        statuses = row["object"]["status"].get("containerStatuses", []) if row.get("watch") == "pods" else []
+        return any(kind in item["state"] for item in statuses)
+
+    return holds
+
+
+def created(kind: str) -> Callable[[Row], bool]:
+    """An object of a kind was made."""
+    return lambda row: row.get("watch") == kind and row["type"] == "ADDED"
+
+
 def unschedulable(row: Row) -> bool:
     """The scheduler has found no node."""
     conditions = row["object"]["status"].get("conditions", []) if row.get("watch") == "pods" else []
@@ -167,6 +182,15 @@ def cancel_background(r: Recorder) -> None:
 
 def cancel_foreground(r: Recorder) -> None:
     _cancel(r, "Foreground", job(cmd=SIGTERM))
+    r.until(ended)
+    r.cluster.faults.stall("kubelet")
+    r.until(lambda row: "startTime" in _job_status(row) and not _job_status(row).get("active"))
+    r.cluster.faults.resume("kubelet")
+
+
+def _job_status(row: Row) -> dict[str, Any]:
+    status: dict[str, Any] = row["object"]["status"] if row.get("watch") == "jobs" else {}
+    return status
 
 
 def cancel_ignores_sigterm(r: Recorder) -> None:

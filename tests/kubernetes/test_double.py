@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,19 @@ import pytest
 from gpuqueue.testing.cluster import Cluster
 from tests.kubernetes.essentials import Histories, histories, refusal
 from tests.kubernetes.pods import RECORDINGS
-from tests.kubernetes.scenarios import IMAGES, SCENARIOS, Scenario, ended, running
+from tests.kubernetes.scenarios import (
+    IMAGES,
+    SCENARIOS,
+    Scenario,
+    created,
+    deleted,
+    ended,
+    gone,
+    over,
+    running,
+    state,
+    waiting,
+)
 from tests.kubernetes.watching import Recorder, Row
 
 #: Where the double differs, and why. What is not here is compared.
@@ -157,3 +170,36 @@ def _fields(status: dict[str, Any]) -> dict[str, Any]:
         "state": {kind: set(detail) for kind, detail in container["state"].items()},
         "conditions": [(item["type"], sorted(item)) for item in status["conditions"]],
     }
+
+
+#: What is timed, from one row to another of the same kind of object, and by how much a real cluster may be off that (seconds).
+CLOCKED = {
+    "success": [(created("pods"), running, 0.25), (state("terminated"), ended, 0.2), (ended, over, 0.7)],
+    "image_pull_back_off": [
+        (created("pods"), waiting("ErrImagePull"), 0.4),
+        (waiting("ErrImagePull"), waiting("ImagePullBackOff"), 0.5),
+        (deleted, gone("pods"), 0.4),
+    ],
+    "cancel_background": [(deleted, ended, 0.7), (ended, gone("pods"), 0.3)],
+    "pod_deleted_pod_failure_policy": [(ended, gone("pods"), 0.6)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLOCKED)
+def test_at_pace_1_the_double_takes_its_time_as_the_server_did(name: str, tmp_path: Path) -> None:
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    truth = recorded(name)
+    with Cluster(tmp_path, pace=1, images=IMAGES, namespace=namespace_of(truth)) as cluster:
+        recorder = Recorder(cluster, cluster.namespace)
+        scenario.play(recorder)
+        for begin, end, leeway in CLOCKED[name]:
+            recorder.until(end)
+            wanted, said = _between(truth, begin, end), _between(recorder.rows, begin, end)
+            assert said == pytest.approx(wanted, abs=leeway + 0.2), (begin, end)
+        recorder.close()
+
+
+def _between(rows: list[Row], begin: Callable[[Row], bool], end: Callable[[Row], bool]) -> float:
+    at = [next(row["t"] for row in rows if holds(row)) for holds in (begin, end)]
+    return float(at[1] - at[0])

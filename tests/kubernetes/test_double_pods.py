@@ -86,10 +86,13 @@ def test_a_container_gets_only_its_own_environment(cluster: Cluster, monkeypatch
         {"name": "UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "CORES", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+        {"name": "MEBIBYTES", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
         {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app.kubernetes.io/name']"}}},
     ]
     env_from = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "given"}, "prefix": "S_"}]
-    got = printed(cluster, "dict(os.environ)", env=env, envFrom=env_from)
+    limits = {"limits": {"cpu": "1500m", "memory": "2Gi"}}
+    got = printed(cluster, "dict(os.environ)", env=env, envFrom=env_from, resources=limits)
     pod = cluster.pod_of("gpu-job")
     assert pod is not None
     assert got.pop("PATH").split(os.pathsep)[0] == str(Path(sys.executable).parent)
@@ -109,6 +112,8 @@ def test_a_container_gets_only_its_own_environment(cluster: Cluster, monkeypatch
         "UID": pod["metadata"]["uid"],
         "NODE": "node-a",
         "IP": pod["status"]["podIP"],
+        "CORES": "2",
+        "MEBIBYTES": "2048",
         "LABEL": "gpu-executor",
     }
 
@@ -134,6 +139,20 @@ def test_a_secret_that_comes_late_lets_the_container_start(cluster: Cluster) -> 
     cluster.until(lambda: "couldn't find key k in Secret default/late" in str(cluster.pods()))
     with cluster.store.lock:
         cluster.registry.patch(SECRETS, "default", "late", {"stringData": {"k": "v"}})
+    assert ended(cluster)["status"]["phase"] == "Succeeded"
+
+
+def test_a_volume_that_comes_late_lets_the_pod_start(cluster: Cluster) -> None:
+    volumes = [
+        {"name": "files", "configMap": {"name": "late"}},
+        {"name": "maybe", "secret": {"secretName": "no", "optional": True}},
+    ]
+    cluster.create(JOBS, job(pod={"volumes": volumes}))
+    name = cluster.until(lambda: cluster.pod_of("gpu-job"))["metadata"]["name"]
+    told = cluster.until(lambda: [event for event in cluster.events_of(name) if event["reason"] == "FailedMount"])
+    assert told[0]["message"] == 'MountVolume.SetUp failed for volume "files" : configmap "late" not found'
+    assert _waits(cluster, "ContainerCreating")
+    cluster.config_map("late", {})
     assert ended(cluster)["status"]["phase"] == "Succeeded"
 
 

@@ -42,6 +42,10 @@ own. With ``processes=False``, or with the annotation ``double.gpuqueue.io/secon
 - pods: ``oom_kill(pod)``, ``kill(pod)``, ``evict(pod)``, ``evict_for_pressure(pod)``, ``preempt(pod)``, ``delete_pod(pod,
   grace)``, ``force_delete(pod)``.
 
+**What it has not.** Volumes are not mounted (that their Secrets and ConfigMaps are there is checked), memory limits and probes
+are not enforced, containers are not restarted (``restartPolicy`` is taken as ``Never``), objects are changed by merge patches
+only, and admission knows quotas, priorities, service accounts and Pod Security "restricted".
+
 A separate process: ``python -m gpuqueue.testing.cluster --kubeconfig FILE``.
 """
 

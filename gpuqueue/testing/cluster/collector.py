@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from gpuqueue.testing.cluster import quota
+from gpuqueue.testing.cluster import delays, quota
 from gpuqueue.testing.cluster.deletion import FOREGROUND, ORPHAN, Deletion
 from gpuqueue.testing.cluster.engine import COLLECTOR as PART
 from gpuqueue.testing.cluster.engine import Engine
@@ -13,8 +13,6 @@ from gpuqueue.testing.cluster.kinds import EVENTS, JOBS, NAMESPACES, PODS, QUOTA
 from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 
-#: From an owner's deletion to that of what it owned.
-REACTION = 0.02
 _FINISHED = ("Complete", "Failed")
 
 
@@ -41,10 +39,10 @@ class Collector:
             self._count(namespace)
         if change.kind == DELETED:
             self._ageing.discard(uid)
-            self._engine.after(PART, REACTION, lambda: self._delete_owned(uid))
+            self._engine.after(PART, delays.COLLECT, lambda: self._delete_owned(uid))
             self._empty(namespace)
         elif "deletionTimestamp" in job["metadata"]:
-            self._engine.after(PART, 2 * REACTION, lambda: self._resolve(namespace, name, uid))
+            self._engine.after(PART, 2 * delays.COLLECT, lambda: self._resolve(namespace, name, uid))
         ttl = job["spec"].get("ttlSecondsAfterFinished")
         over = any(c["type"] in _FINISHED and c["status"] == "True" for c in job["status"].get("conditions", ()))
         if ttl is not None and over and uid not in self._ageing:
@@ -101,12 +99,12 @@ class Collector:
 
     def _count(self, namespace: str) -> None:
         if any(True for _ in self._store.bodies(QUOTAS, namespace)):
-            self._engine.after(PART, REACTION, lambda: quota.update(self._store, namespace))
+            self._engine.after(PART, delays.COLLECT, lambda: quota.update(self._store, namespace))
 
     def _namespace_changed(self, change: Change) -> None:
         if change.kind != DELETED and "deletionTimestamp" in change.body["metadata"]:
             name = change.body["metadata"]["name"]
-            self._engine.after(PART, REACTION, lambda: self._clear(name))
+            self._engine.after(PART, delays.COLLECT, lambda: self._clear(name))
 
     def _clear(self, namespace: str) -> None:
         for resource in STORED:
@@ -126,4 +124,4 @@ class Collector:
         if space is None or "deletionTimestamp" not in space["metadata"]:
             return
         if not any(True for resource in (PODS, JOBS) for _ in self._store.bodies(resource, namespace)):
-            self._engine.after(PART, REACTION, lambda: self._store.remove(NAMESPACES, space))
+            self._engine.after(PART, delays.COLLECT, lambda: self._store.remove(NAMESPACES, space))

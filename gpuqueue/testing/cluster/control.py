@@ -2,7 +2,7 @@
 
 ``GET /_double/pods`` and ``/_double/jobs`` list objects, ``/_double/requests`` tells what was asked,
 ``/_double/pids?pod=NAME`` and ``/_double/log?pod=NAME`` give the processes and the output of a pod;
-``POST /_double/image`` (``name``, ``env``, …) adds an image.
+``POST /_double/image`` (``name``, ``env``, …) adds an image, ``/_double/preload`` (``jobs``) Jobs that run already.
 """
 
 from __future__ import annotations
@@ -59,9 +59,12 @@ class Control:
 
     def _do(self, name: str, arguments: dict[str, Any]) -> Any:
         if name == "image":
-            self._cluster.images[arguments.pop("name")] = Image(**arguments)
+            image = arguments.pop("name")
+            self._cluster.images[image] = Image(**arguments)
             return None
+        if name == "preload":
+            return self._cluster.preload(arguments["jobs"], arguments.get("namespace"))
         if name not in _FAULTS:
-            raise KeyError(f"{name}; known: image, {', '.join(sorted(_FAULTS))}")
+            raise KeyError(f"{name}; known: image, preload, {', '.join(sorted(_FAULTS))}")
         result = getattr(self._cluster.faults, name)(**arguments)
         return None if isinstance(result, Rule) else result

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpuqueue.testing.cluster.kinds import CONFIG_MAPS, SECRETS, Resource
+from gpuqueue.testing.cluster.quantity import parse
 from gpuqueue.testing.cluster.store import Body, Store
 
 _REFERENCE = re.compile(r"\$(\$|\((?P<name>[^)]*)\))")
@@ -56,7 +58,7 @@ class Environment:
         for variable in container.get("env") or ():
             if (source := variable.get("valueFrom")) is None:
                 known[variable["name"]] = expand(variable.get("value", ""), known)
-            elif (value := self._from(source)) is not None:
+            elif (value := self._from(source, container)) is not None:
                 known[variable["name"]] = value
         return known
 
@@ -68,7 +70,7 @@ class Environment:
                 return {prefix + key: value for key, value in (data or {}).items()}
         return {}
 
-    def _from(self, source: Body) -> str | None:
+    def _from(self, source: Body, container: Body) -> str | None:
         for field, resource in (("secretKeyRef", SECRETS), ("configMapKeyRef", CONFIG_MAPS)):
             if (ref := source.get(field)) is not None:
                 optional = ref.get("optional", False)
@@ -78,6 +80,8 @@ class Environment:
                 return (data or {}).get(ref["key"])
         if (field_ref := source.get("fieldRef")) is not None:
             return self._field(field_ref["fieldPath"])
+        if (resource_ref := source.get("resourceFieldRef")) is not None:
+            return _amount(container, resource_ref)
         return None
 
     def _data(self, resource: Resource, name: str, *, optional: bool) -> dict[str, str] | None:
@@ -98,3 +102,23 @@ class Environment:
         for step in path.split("."):
             at = at.get(step) if isinstance(at, Mapping) else None
         return "" if at is None else str(at)
+
+
+def missing_volume(store: Store, pod: Body) -> str:
+    """What is said of the first volume whose Secret or ConfigMap is not there; empty if all are."""
+    for volume in pod["spec"].get("volumes") or ():
+        for field, key, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
+            source = volume.get(field)
+            if source is None or source.get("optional"):
+                continue
+            if store.get(resource, pod["metadata"]["namespace"], source.get(key, "")) is None:
+                why = f'{resource.kind.lower()} "{source.get(key, "")}" not found'
+                return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {why}'
+    return ""
+
+
+def _amount(container: Body, ref: Body) -> str:
+    """A resource of the container in whole units of the divisor, rounded up; 0 if it states none."""
+    kind, _, name = ref["resource"].partition(".")
+    stated = (container.get("resources") or {}).get(kind, {}).get(name, "0")
+    return str(math.ceil(parse(stated) / (parse(ref.get("divisor") or "1") or 1)))

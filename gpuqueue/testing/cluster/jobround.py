@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpuqueue.testing.cluster import policy
+from gpuqueue.testing.cluster import delays, policy
 from gpuqueue.testing.cluster.deletion import TRACKING, Deletion
 from gpuqueue.testing.cluster.errors import Refused
 from gpuqueue.testing.cluster.jobstatus import active, condition, counts, failed, made
@@ -16,11 +16,6 @@ from gpuqueue.testing.cluster.wire import stamp
 
 if TYPE_CHECKING:
     from gpuqueue.testing.cluster.jobs import JobController
-
-#: From a pod's failure to the next pod: doubled each time.
-POD_BACK_OFF, POD_BACK_OFF_LIMIT = 10.0, 600.0
-#: From a pod that was refused to the next try: doubled each time.
-REFUSED_BACK_OFF, REFUSED_BACK_OFF_LIMIT = 1.0, 60.0
 
 #: Type, reason and message of a condition.
 Target = tuple[str, str, str]
@@ -189,7 +184,7 @@ class Round:
         """Real seconds until a pod may be made after the last failure or refusal."""
         after = self._history.refused_until
         if self._history.failures:
-            wait: float = min(POD_BACK_OFF * 2 ** (self._history.failures - 1), POD_BACK_OFF_LIMIT)
+            wait: float = min(delays.POD_BACK_OFF * 2 ** (self._history.failures - 1), delays.POD_BACK_OFF_LIMIT)
             after = max(after, self._history.last_failure + wait * self._controller.engine.pace)
         return after - time.time()
 
@@ -209,7 +204,10 @@ class Round:
             pod = self._controller.registry.create_pod(metadata["namespace"], about, template["spec"])
         except Refused as refused:
             self._controller.tell(self._job, "FailedCreate", f"Error creating: {refused.message}", warning=True)
-            wait = min(REFUSED_BACK_OFF * 2**self._history.refusals, REFUSED_BACK_OFF_LIMIT) * self._controller.engine.pace
+            wait = (
+                min(delays.REFUSED_BACK_OFF * 2**self._history.refusals, delays.REFUSED_BACK_OFF_LIMIT)
+                * self._controller.engine.pace
+            )
             self._history.refusals += 1
             self._history.refused_until = time.time() + wait
             self._controller.look_after(key_of(self._job), wait)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.deletion import TRACKING
 from gpuqueue.testing.cluster.engine import JOBS as PART
 from gpuqueue.testing.cluster.engine import Engine, Timer
@@ -19,11 +20,6 @@ from gpuqueue.testing.cluster.jobstatus import condition, counts, owner_of
 from gpuqueue.testing.cluster.kinds import JOBS, PODS
 from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, Key, key_of
-
-#: From a change of the Job itself, or of something around it, to the look at it.
-AT_ONCE, BATCH = 0.01, 1.0
-#: From a Job's end to the end of the tracking of its pods.
-UNTRACK = 0.03
 
 
 @dataclass(slots=True)
@@ -86,14 +82,14 @@ class JobController:
         uid, generation = body["metadata"]["uid"], body["metadata"].get("generation", 1)
         if change.kind == DELETED:
             self._known.pop(uid, None)
-            self.engine.after(PART, UNTRACK, lambda: self.untrack(self._pods.get(uid, {}).values()))
+            self.engine.after(PART, delays.JOB_UNTRACK, lambda: self.untrack(self._pods.get(uid, {}).values()))
             return
         known = self._known.get(uid)
         if known is None:
             self._known[uid] = _Known(generation, History())
-            self._look_at(key, time.monotonic() + self.delay + AT_ONCE * self.engine.pace)
+            self._look_at(key, time.monotonic() + self.delay + delays.JOB_AT_ONCE * self.engine.pace)
         else:
-            self.look(key, BATCH if generation == known.generation else AT_ONCE)
+            self.look(key, delays.JOB_BATCH if generation == known.generation else delays.JOB_AT_ONCE)
             known.generation = generation
 
     def _pod_changed(self, change: Change) -> None:
@@ -101,7 +97,7 @@ class JobController:
         owner, uid = owner_of(pod), pod["metadata"]["uid"]
         if owner is None:
             if TRACKING in pod["metadata"].get("finalizers", ()):
-                self.engine.after(PART, UNTRACK, lambda: self.untrack([pod]))
+                self.engine.after(PART, delays.JOB_UNTRACK, lambda: self.untrack([pod]))
             return
         pods = self._pods.setdefault(owner, {})
         if change.kind == DELETED:
@@ -111,7 +107,7 @@ class JobController:
         else:
             pods[uid] = pod
         name = next(item["name"] for item in pod["metadata"]["ownerReferences"] if item.get("controller"))
-        self.look((pod["metadata"]["namespace"], name), BATCH)
+        self.look((pod["metadata"]["namespace"], name), delays.JOB_BATCH)
 
     def _look_at(self, key: Key, due: float) -> None:
         timer = self._timers.get(key)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.deletion import Deletion
 from gpuqueue.testing.cluster.engine import KUBELET, Engine, Timer
 from gpuqueue.testing.cluster.errors import Refused
@@ -26,10 +27,6 @@ from gpuqueue.testing.cluster.worker import Worker
 
 log = logging.getLogger(__name__)
 
-#: From a change of a pod to the kubelet's reaction.
-REACTION = 0.01
-#: From its start to the first status that it tells: it sees what has become of the containers before it says anything.
-RESTART = 0.5
 _ENDED = ("Succeeded", "Failed")
 #: Conditions that a kubelet does not own.
 _FOREIGN = ("PodScheduled", "DisruptionTarget")
@@ -89,7 +86,7 @@ class Kubelet:
     def changed(self, namespace: str, name: str, uid: str) -> None:
         """A pod of this node has changed, or has gone."""
         if self.connected:
-            self.engine.after(KUBELET, REACTION, lambda: self._sync(namespace, name, uid))
+            self.engine.after(KUBELET, delays.REACT, lambda: self._sync(namespace, name, uid))
 
     def die(self) -> None:
         """Be killed: containers run on."""
@@ -101,7 +98,7 @@ class Kubelet:
         missed, self._missed = self._missed, []
         for call in missed:
             call()
-        self.later(RESTART, self._started)
+        self.later(delays.RESTART, self._started)
 
     def _started(self) -> None:
         self._starting = False
@@ -218,7 +215,7 @@ class Kubelet:
         worker = self.workers.get(uid)
         if pod is None:
             if worker is not None and uid not in self.deaf:
-                worker.vanish()
+                worker.end(worker.grace, removes=False)  # its object is gone: nobody is told
                 if worker.ended:
                     self.workers.pop(uid, None)  # vanishing may have taken it out already
             return

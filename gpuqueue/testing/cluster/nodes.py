@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.deletion import Deletion, disrupt
 from gpuqueue.testing.cluster.engine import NODE_CONTROLLER as PART
 from gpuqueue.testing.cluster.engine import Engine, Timer
@@ -19,9 +20,6 @@ from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 from gpuqueue.testing.cluster.wire import stamp
 
-#: From a kubelet's last word to the node's taint, and to the end of the pods of a node that is no more.
-SILENCE, ORPHANED = 43.0, 58.0
-#: From the taint to the eviction of pods that put up with it for a second or less: the recordings' are 1.0 s apart.
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 _EVICTING = "Taint manager: deleting due to NoExecute taint"
 _GONE = "PodGC: node no longer exists"
@@ -85,7 +83,7 @@ class NodeController:
             node: whose.
             evict_after: real seconds from the taint to the eviction of the pods, instead of their tolerations (scaled).
         """
-        self._silent[node] = self._engine.after(PART, SILENCE, partial(self._unreachable, node, evict_after))
+        self._silent[node] = self._engine.after(PART, delays.NODE_SILENT, partial(self._unreachable, node, evict_after))
 
     def heard(self, node: str) -> None:
         """It reports again."""
@@ -146,7 +144,7 @@ class NodeController:
     def _node_changed(self, change: Change) -> None:
         name = change.body["metadata"]["name"]
         if change.kind == DELETED:
-            self._engine.after(PART, ORPHANED, lambda: self._collect(name))
+            self._engine.after(PART, delays.NODE_ORPHANED, lambda: self._collect(name))
 
     def _collect(self, node: str) -> None:
         if self._store.get(NODES, "", node) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from decimal import Decimal
 
-from gpuqueue.testing.cluster import fit
+from gpuqueue.testing.cluster import delays, fit
 from gpuqueue.testing.cluster.deletion import Deletion, disrupt
 from gpuqueue.testing.cluster.engine import SCHEDULER as PART
 from gpuqueue.testing.cluster.engine import Engine, Timer
@@ -14,9 +14,6 @@ from gpuqueue.testing.cluster.kinds import NODES, PODS
 from gpuqueue.testing.cluster.registry import Registry
 from gpuqueue.testing.cluster.store import DELETED, Body, Change, key_of
 from gpuqueue.testing.cluster.wire import stamp
-
-#: From a new pod to its binding; from room that appears to the next look at all that wait.
-REACTION, RETRY = 0.012, 0.1
 
 _COMPONENT, _INSTANCE = "default-scheduler", "default-scheduler-double"
 _ENDED = ("Succeeded", "Failed")
@@ -39,7 +36,7 @@ class Scheduler:
         self._used: dict[str, fit.Amounts] = {}
         self._timer: Timer | None = None
         self._store.subscribe(PODS, self._pod_changed)
-        self._store.subscribe(NODES, lambda change: self._look(RETRY))
+        self._store.subscribe(NODES, lambda change: self._look(delays.RESCHEDULE))
 
     def used(self, node: str) -> fit.Amounts:
         """What is taken of a node."""
@@ -54,11 +51,11 @@ class Scheduler:
         elif node and gone and uid in self._on.get(node, {}):
             self._give_back(node, uid)
             if self._waiting:
-                self._look(REACTION)
+                self._look(delays.SCHEDULE)
         if not node and not gone and "deletionTimestamp" not in pod["metadata"]:
             if uid not in self._waiting:
                 self._waiting[uid] = pod
-                self._look(REACTION)
+                self._look(delays.SCHEDULE)
         else:
             self._waiting.pop(uid, None)
 

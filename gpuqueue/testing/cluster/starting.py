@@ -7,21 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.containers import Container
 from gpuqueue.testing.cluster.engine import KUBELET
-from gpuqueue.testing.cluster.environment import ConfigError, Environment, expand
+from gpuqueue.testing.cluster.environment import ConfigError, Environment, expand, missing_volume
 from gpuqueue.testing.cluster.images import Image, name_error, pull_error
 from gpuqueue.testing.cluster.runtime import Exit, Handle, OnExit, Runtime, StartError, Task
 from gpuqueue.testing.cluster.store import Body
 
 if TYPE_CHECKING:
     from gpuqueue.testing.cluster.kubelet import Kubelet
-
-#: From a container's creation to its start.
-START = 0.06
-#: A container that could not be made is tried again at once, then every so often; a pull waits longer.
-AGAIN, RESYNC, PULL_AGAIN, PULL_RESYNC = 0.2, 12.5, 1.0, 14.9
-PULL_BACK_OFF, PULL_BACK_OFF_LIMIT = 10.0, 300.0
 
 _MESSAGE_PATH = "/dev/termination-log"
 
@@ -53,6 +48,15 @@ class Starter:
         self._on_retry = on_retry
         self._on_start = on_start
         self._on_exit = on_exit
+
+    def when_mounted(self, then: Callable[[], None], wait: float = delays.MOUNT_RETRY) -> None:
+        """Go on once the pod's volumes are there."""
+        missing = missing_volume(self._kubelet.store, self._pod)
+        if not missing or "deletionTimestamp" in self._pod["metadata"]:
+            then()
+            return
+        self._kubelet.tell(self._pod, "FailedMount", missing, "", warning=True)
+        self._kubelet.later(wait, partial(self.when_mounted, then, min(2 * wait, delays.MOUNT_RETRY_LIMIT)))
 
     def adopt(self, container: Container, runtime: Runtime) -> None:
         """Let a container run without having started it."""
@@ -87,7 +91,7 @@ class Starter:
             return self._fail(container, "ImagePullBackOff", f"{told}: ErrImagePull: {pull_error(image)}")
         self._tell(container, "Pulling", f'Pulling image "{image}"')
         if known is None:
-            wait = min(PULL_BACK_OFF * 2**container.pulls, PULL_BACK_OFF_LIMIT)
+            wait = min(delays.PULL_BACK_OFF * 2**container.pulls, delays.PULL_BACK_OFF_LIMIT)
             container.pulls += 1
             container.pull_after = now + wait * self._kubelet.engine.pace
             self._tell(container, "Failed", f'Failed to pull image "{image}": {pull_error(image)}', warning=True)
@@ -112,7 +116,7 @@ class Starter:
             return self._fail(container, "CreateContainerConfigError", str(error), text=str(error))
         container.begun, container.failure = True, None
         self._tell(container, "Created", "Container created")
-        kubelet.later(START, partial(self._start, container, self._task(container, env)))
+        kubelet.later(delays.START, partial(self._start, container, self._task(container, env)))
         return None
 
     def _task(self, container: Container, env: dict[str, str]) -> Task:
@@ -165,7 +169,7 @@ class Starter:
         self._tell(container, "Failed", f"Error: {text or reason}", warning=True)
         container.failure = (reason, message)
         pulls = reason in ("ErrImagePull", "ImagePullBackOff")
-        first, later = (PULL_AGAIN, PULL_RESYNC) if pulls else (AGAIN, RESYNC)
+        first, later = (delays.PULL_RETRY, delays.PULL_RESYNC) if pulls else (delays.RETRY, delays.RESYNC)
         container.retry = self._kubelet.later(first if container.attempts == 1 else later, partial(self._again, container))
 
     def _again(self, container: Container) -> None:

@@ -1,7 +1,4 @@
-"""A kubelet's work on one pod: from its admission to the end of its containers.
-
-The delays are those of the recordings, in seconds at pace 1.
-"""
+"""A kubelet's work on one pod: from its admission to the end of its containers."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gpuqueue.testing.cluster import delays
 from gpuqueue.testing.cluster.containers import Container
 from gpuqueue.testing.cluster.engine import Timer
 from gpuqueue.testing.cluster.podstatus import PodState
@@ -20,15 +18,6 @@ from gpuqueue.testing.cluster.wire import new_address
 
 if TYPE_CHECKING:
     from gpuqueue.testing.cluster.kubelet import Kubelet
-
-#: From the first status to the pod's sandbox, and from a container's start to the status that says so.
-SANDBOX, TOLD = 0.43, 0.02
-#: From a container's end to the status that says so, and from there to the pod's terminal phase.
-NOTICE, PHASE = 0.4, 1.1
-#: The same once the pod is being ended: both are told at once, and the object goes a little later.
-NOTICE_ENDING, REMOVAL = 0.1, 0.8
-#: A pod whose containers never ran: its sandbox goes, then it is told that they cannot be found.
-SANDBOX_GONE, LOST = 0.18, 0.95
 
 _DEADLINE = "Pod was active on the node longer than the specified deadline"
 _GRACE = 30
@@ -56,6 +45,11 @@ class Worker:
         self._starter = Starter(kubelet, pod, self.address, self._goes_on, self._spawned, self._exited)
 
     @property
+    def grace(self) -> float:
+        """Seconds that its containers may take to end, by the manifest."""
+        return float(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE))
+
+    @property
     def ended(self) -> bool:
         """Whether its terminal phase is told."""
         return bool(self.state.ended)
@@ -77,7 +71,7 @@ class Worker:
             return
         self.state.admitted = True
         self.kubelet.publish(self)
-        self.kubelet.later(SANDBOX, self._sandboxed)
+        self.kubelet.later(delays.SANDBOX, partial(self._starter.when_mounted, self._sandboxed))
         deadline = self.pod["spec"].get("activeDeadlineSeconds")
         if deadline is not None:
             self.kubelet.later_exactly(deadline * self.kubelet.clock, self._too_long)
@@ -114,10 +108,6 @@ class Worker:
             self._finish()
         else:
             self._give_up()
-
-    def vanish(self) -> None:
-        """The object is gone: end what runs, and tell nobody."""
-        self.end(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE), removes=False)
 
     def evict(self, message: str) -> None:
         """End the pod because the node is short of something."""
@@ -167,14 +157,14 @@ class Worker:
         elif isinstance(outcome, StartError):
             self.kubelet.tell(self.pod, "Failed", f"Error: {outcome}", container.name, warning=True)
             container.finished = time.time()
-            self.kubelet.later(TOLD, partial(self._noticed, container, Exit(128, str(outcome), "StartError")))
+            self.kubelet.later(delays.STARTED, partial(self._noticed, container, Exit(128, str(outcome), "StartError")))
         else:
             container.handle, container.started = outcome, time.time()
             self.kubelet.tell(self.pod, "Started", "Container started", container.name, warning=False)
             if self.ending:
                 self._stop(container)
             else:
-                self.kubelet.later(TOLD, partial(self._told_start, container))
+                self.kubelet.later(delays.STARTED, partial(self._told_start, container))
 
     def _told_start(self, container: Container) -> None:
         self.kubelet.publish(self)
@@ -183,7 +173,7 @@ class Worker:
 
     def _exited(self, container: Container, how: Exit, at: float) -> None:
         container.finished = at
-        self.kubelet.later(NOTICE_ENDING if self.ending else NOTICE, partial(self._noticed, container, how))
+        self.kubelet.later(delays.EXITED_ENDING if self.ending else delays.EXITED, partial(self._noticed, container, how))
 
     def _noticed(self, container: Container, how: Exit) -> None:
         container.ended(how)
@@ -196,7 +186,7 @@ class Worker:
             for other in self.state.initial:
                 self._stop(other)  # sidecars go when the others have gone
             if not self._awaited():
-                self.kubelet.later(PHASE, self._told_over)
+                self.kubelet.later(delays.TERMINAL, self._told_over)
         elif container.initial and not container.sidecar:
             self._proceed()
 
@@ -209,7 +199,7 @@ class Worker:
         """Whether a container still runs, or is on its way."""
         return any(container.begun and container.exit is None for container in self.state.containers)
 
-    def _finish(self) -> None:
+    def _finish(self, removed: float = delays.REMOVED) -> None:
         """All containers have ended in a pod that is being ended: tell it, and take the object away if it is deleted."""
         for container in self.state.containers:
             if container.exit is None:
@@ -222,7 +212,7 @@ class Worker:
         self.kubelet.publish(self)
         if self._removes and not self._finishing:
             self._finishing = True
-            self.kubelet.later(REMOVAL, partial(self.kubelet.remove, self))
+            self.kubelet.later(removed, partial(self.kubelet.remove, self))
         self.kubelet.finished(self)
 
     def _give_up(self) -> None:
@@ -235,8 +225,8 @@ class Worker:
             self.state.sandbox = False
             self.kubelet.publish(self)
 
-        self.kubelet.later(SANDBOX_GONE, sandbox_gone)
-        self.kubelet.later(LOST, self._finish)
+        self.kubelet.later(delays.SANDBOX_GONE, sandbox_gone)
+        self.kubelet.later(delays.NEVER_FOUND, partial(self._finish, delays.REACT))
 
     def _stop(self, container: Container) -> None:
         if container.runs and container.handle is not None and not container.stopped:
@@ -261,4 +251,4 @@ class Worker:
             return
         self.state.why = ("DeadlineExceeded", _DEADLINE)
         self.kubelet.tell(self.pod, "DeadlineExceeded", _DEADLINE, "", warning=False)
-        self.end(self.pod["spec"].get("terminationGracePeriodSeconds", _GRACE), removes=False)
+        self.end(self.grace, removes=False)

@@ -1,0 +1,174 @@
+"""The stage of the Kubernetes benchmarks: the cluster's double as a process of its own, and a dispatcher in this one.
+
+Containers are timers of the double: what is measured is ours and the API's, not Python's start. What an executor would tell
+Redis is told right after its Job was created. The dispatcher has no Celery consumer; its watcher, launcher and follower are the
+real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.cluster_settings import ClusterSettings
+from gpuqueue.dispatch import Dispatcher
+from gpuqueue.finish import Finisher
+from gpuqueue.glue.states import States
+from gpuqueue.job_names import instance_of
+from gpuqueue.kube_objects import Job
+from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
+from gpuqueue.manifest import ManifestContext
+from gpuqueue.notes import KeptNotes
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.client import connect
+from gpuqueue.store.lease import Lease
+from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
+from gpuqueue.store.read import Reader
+from gpuqueue.testing.cluster.scripted import SECONDS
+from gpuqueue.watch import Clocks, Watcher
+
+IMAGE = "bench:1"
+SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")
+
+
+class Double:
+    """A cluster in a process of its own."""
+
+    def __init__(self, directory: Path, *, pace: float, latency: float = 0.0) -> None:
+        options = ["--pace", str(pace), "--latency", str(latency), "--scripted", "--image", IMAGE]
+        command = [sys.executable, "-m", "gpuqueue.testing.cluster", "--directory", str(directory), *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
+        self.kubeconfig = self._process.stdout.readline().strip()
+        self._control = self._process.stdout.readline().strip()
+        api = self.api()
+        secret = {"metadata": {"name": SETTINGS.secret_name}, "stringData": {"CELERY_BROKER_URL": "redis://nowhere/0"}}
+        headers = {"Authorization": _token(api), "Content-Type": "application/json"}
+        path = f"{api.server}/api/v1/namespaces/{api.namespace}/secrets"
+        urllib.request.urlopen(urllib.request.Request(path, json.dumps(secret).encode(), headers)).close()
+
+    def api(self, kind: type[Api] = Api) -> Any:
+        """A client of it."""
+        os.environ["KUBECONFIG"] = self.kubeconfig
+        try:
+            return kind(SETTINGS)
+        finally:
+            del os.environ["KUBECONFIG"]
+
+    def requests(self) -> Any:
+        """What was asked of it so far, as its control tells."""
+        with urllib.request.urlopen(f"{self._control.rstrip('/')}/requests") as answer:
+            return json.load(answer)["result"]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(20)
+
+
+class TimedApi(Api):
+    """Notes when each Job is asked for, and tells the double how long its container runs."""
+
+    posted: dict[str, float]
+    seconds: dict[str, float]
+    attempts: Attempts
+
+    def create_job(self, manifest: Mapping[str, Any], dry_run: bool = False) -> Job:
+        made: Any = manifest
+        record = json.loads(made["metadata"]["annotations"]["gpuqueue.io/record"])
+        job_id = record["id"]
+        made["spec"]["template"]["metadata"]["annotations"][SECONDS] = str(self.seconds.get(job_id, 0.0))
+        self.posted.setdefault(job_id, time.monotonic())
+        job = super().create_job(made, dry_run)
+        if not record.get("container"):
+            attempt = Attempt(record["gpu_class"], record["delivery"], record["attempt"], record["token"])
+            self.attempts.claim(attempt, instance_of(self.namespace, made["metadata"]["name"]), "bench")
+            self.attempts.report(attempt, "SUCCEEDED")
+            self.attempts.reported(attempt, 3600)
+        return job
+
+
+class Dispatching:
+    """A dispatcher whose classes are given, with its watcher, on one double."""
+
+    def __init__(self, stage: Stage, double: Double, classes: Mapping[str, GpuClass]) -> None:
+        self.api: TimedApi = double.api(TimedApi)
+        self.api.posted, self.api.seconds, self.api.attempts = {}, {}, Attempts(stage.client)
+        self._app = stage.app
+        client = stage.client
+        line, reader, logs, states = Line(client, by="bench"), Reader(client), Logs(client), States(stage.app)
+        self.reader = reader
+        finisher = Finisher(line, reader, logs, stage.app, "bench")
+        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
+        notes = KeptNotes(line, reader, Attempts(client), logs, states, stage.app)
+        common = ManifestContext(self.api.namespace, "bench")
+        self.launcher = KubernetesLauncher(self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes)
+        line.owner = "bench"
+        self.dispatcher.launcher = self.launcher
+        finisher.use(self.launcher)
+        lease = Lease(client, "bench", 3, "bench")
+        self.watcher = Watcher(self.dispatcher, self.launcher, lease, connect(stage.url(), timeout=15), Clocks())
+        self.watcher.start()
+
+    def submit(self, queue: str, job_id: str, seconds: float) -> None:
+        """Have a job accepted, as a consumer would."""
+        self.api.seconds[job_id] = seconds
+        headers = {"id": job_id, "task": "bench.train", "lang": "py", "ignore_result": True}
+        packed = {
+            "headers": headers,
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "properties": {},
+            "delivery_info": {"exchange": queue, "routing_key": queue},
+            "body": json.dumps([[], {}, {}]),
+        }
+        self.dispatcher.accept(packed)
+
+    def close(self) -> None:
+        """End its threads."""
+        self.watcher.stop()
+        self.launcher.close()
+        self.dispatcher.close()
+        self.dispatcher.finisher.close()
+
+
+class Eye:
+    """Reads a watch with nothing but a socket, and notes when a line first tells something of a Job: the floor of any watcher.
+
+    It ends with the double.
+    """
+
+    def __init__(self, api: Api, path: str, mark: bytes) -> None:
+        self.seen: dict[str, float] = {}
+        self._mark = mark
+        headers = {"Authorization": _token(api)}
+        request = urllib.request.Request(f"{api.server}{path}?watch=true&timeoutSeconds=600", headers=headers)
+        self._answer = urllib.request.urlopen(request)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for line in self._answer:
+                at = time.monotonic()
+                if self._mark in line:
+                    record = json.loads(line)["object"]["metadata"]["annotations"]["gpuqueue.io/record"]
+                    self.seen.setdefault(json.loads(record)["id"], at)
+        except (OSError, ValueError, AttributeError):
+            return  # the double has ended
+
+
+def _token(api: Api) -> str:
+    headers = {name.lower(): value for name, value in api._headers().items()}
+    return str(headers["authorization"])
