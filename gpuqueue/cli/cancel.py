@@ -12,6 +12,7 @@ from gpuqueue.cli.state import State, open_state
 from gpuqueue.cli.why import find
 from gpuqueue.cli.words import NO_DISPATCHER_EVER
 from gpuqueue.errors import GpuQueueError
+from gpuqueue.reasons import WaitReason
 from gpuqueue.store import lease
 from gpuqueue.store.line import REVOKED_FOR, Line
 
@@ -78,7 +79,8 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
     while True:
         for each in pending:
             record = find(state, each["id"])
-            each["detail"] = record.get("detail") if record and record.get("wait") == "UNCONFIRMED" else None
+            unconfirmed = record if record and record.get("wait") == WaitReason.UNCONFIRMED else {}
+            each["wait"], each["detail"] = unconfirmed.get("wait"), unconfirmed.get("detail")
             # A slot is free, and its process gone, when the attempt has been released too.
             if record is None or (record["state"] == "ended" and ("admitted" not in record or "released" in record)):
                 each["ended"] = True
@@ -96,5 +98,6 @@ def _say(each: dict[str, Any]) -> str:
     if each.get("ended") is True:
         words = f"has ended: {each['reason']}" if each["reason"] else "has ended"
     elif each.get("ended") is False:
-        words += f" (UNCONFIRMED: {each['detail']})" if each.get("detail") else " (not ended yet)"
+        stands = ": ".join(filter(None, (each.get("wait"), each.get("detail"))))
+        words += f" ({stands or 'not ended yet'})"
     return f"{each['id']} {words}"

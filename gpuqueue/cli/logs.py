@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import cache
-from typing import TYPE_CHECKING
 
 import click
 
-from gpuqueue.cli import render
+from gpuqueue.cli import pod_logs, render
 from gpuqueue.cli.state import State, open_state
 from gpuqueue.cli.why import find
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.job import Record
-from gpuqueue.job_names import parse_instance
-from gpuqueue.names import holder_name
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.reasons import EndReason
 from gpuqueue.states import BEFORE_SLOT, JobState
-from gpuqueue.store.logs import Logs
-
-if TYPE_CHECKING:
-    from gpuqueue.launchers.kubernetes.requests import Requests
 
 #: Seconds between two looks at a job that is followed.
 LOOK_EVERY = 0.5
-#: Seconds that a Celery retry may take to be known; one that went to another queue never is.
-RETRY_KNOWN = 10.0
-#: The most of a pod's log that is fetched, in bytes: the API cuts what is beyond at its end.
-_LARGEST = 1 << 24
+#: Seconds after an end within which its log is kept, or its Celery retry known: one that went to another queue never is.
+SETTLED = 10.0
 NONE = 1
 
 
@@ -51,7 +40,7 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: boo
         raise GpuQueueError(f"no job {job_id!r} is known; `gpuqueue why {job_id}` says more")
     if follow:
         return _Following(state, job_id, tail).until_its_end()
-    text = _read(state, record, attempt or record.get("attempt", 0), tail)
+    text = pod_logs.read(state, record, attempt or record.get("attempt", 0), tail)
     if not text:
         return _none(record, attempt)
     text = "".join(text.splitlines(keepends=True)[-tail:])
@@ -73,38 +62,38 @@ class _Following:
 
     def until_its_end(self) -> int:
         """Print what is written until the job has ended; what it waits for goes to stderr, once for each change."""
-        while (record := find(self._state, self._job_id)) is not None and not _is_process(record):
-            new = not self._has_shown(record)
+        while (record := find(self._state, self._job_id)) is not None and not pod_logs.is_process(record):
+            new = self._shown is None or pod_logs.holder(self._shown) != pod_logs.holder(record)
             if new:
                 self._print_missed(record)
-            if self._over(record):
-                if new and (text := _read(self._state, record, record.get("attempt", 0), self._tail)):
-                    _print(text)
-                    self._wrote = True
+            if self._over(record, new):
+                if new and (text := pod_logs.read(self._state, record, record.get("attempt", 0), self._tail)):
+                    self._print(text)
                 break
-            if record["state"] in BEFORE_SLOT or not self._stream(record, new):
-                words = (record["state"], record.get("wait"), record.get("detail"))
-                self._say(" ".join(filter(None, words)))
+            waits = _waits(record) if record["state"] in BEFORE_SLOT else self._stream(record, new)
+            if waits is not None:
+                self._say(waits)
                 time.sleep(LOOK_EVERY)
         if self._wrote:
             return 0
         return NONE if record is None else _none(record, None)
 
-    def _over(self, record: Record) -> bool:
-        """Whether no more can come: the job has ended, and its pod with it, or nobody can say so."""
+    def _over(self, record: Record, new: bool) -> bool:
+        """Whether the job has ended, and no more of its log can come."""
         if record["state"] != JobState.ENDED:
             return False
-        if record.get("reason") == EndReason.RETRIED:
-            return self._state.now() - record["ended"] > RETRY_KNOWN
-        return "admitted" not in record or "released" in record or record.get("wait") == WaitReason.UNCONFIRMED
+        if self._state.now() - record["ended"] > SETTLED:
+            return True
+        released = "admitted" not in record or "released" in record
+        return record.get("reason") != EndReason.RETRIED and (released or not new)
 
-    def _stream(self, record: Record, new: bool) -> bool:
-        """Print a pod's log as it is written, until its container ends; False while there is nothing (more)."""
+    def _stream(self, record: Record, new: bool) -> str | None:
+        """Print a pod's log as it is written, until its container ends; where nothing came, answer what that waits for."""
         from gpuqueue.launchers.kubernetes.errors import ApiError
 
         written = False
         try:
-            for text in _pieces(record, self._tail if new else 0):
+            for text in pod_logs.follow(record, self._tail if new else 0):
                 if not new and not written:
                     self._say("the log broke off and goes on; what was written meanwhile is not shown")
                 click.echo(text, nl=False)
@@ -112,108 +101,34 @@ class _Following:
                 self._shown = record
         except ApiError as exc:
             if not exc.passing:
-                raise _unreadable(exc) from exc
-            self._say(f"{exc}; trying again")
-        return written
+                raise pod_logs.unreadable(exc) from exc
+            return f"{exc}; it is tried again"
+        return None if written else _waits(record)
 
     def _print_missed(self, record: Record) -> None:
         """Print what was kept of attempts that came and went between two looks."""
         if self._shown is None or self._shown["delivery"] != record["delivery"]:
             return
         for attempt in range(self._shown["attempt"] + 1, record.get("attempt", 0)):
-            if text := _kept(self._state, record, attempt):
-                _print(text)
+            if text := pod_logs.kept(self._state, record, attempt):
+                self._print(text)
             self._shown = {**record, "attempt": attempt}
 
-    def _has_shown(self, record: Record) -> bool:
-        shown = self._shown
-        return shown is not None and _holder(shown) == _holder(record)
+    def _print(self, text: str) -> None:
+        _print(text)
+        self._wrote = True
 
     def _say(self, text: str) -> None:
-        if text != self._said:
+        if text and text != self._said:
             click.echo(f"gpuqueue: {self._job_id}: {text}", err=True)
             self._said = text
 
 
-def _read(state: State, record: Record, attempt: int, tail: int) -> str:
-    """Return the log of an attempt, "" if there is none. The pod of the newest alone is known."""
-    newest = attempt == record.get("attempt", 0)
-    if not newest or _is_process(record):
-        return _kept(state, record, attempt)
-    if not record.get("released"):
-        return _of_pod(record, tail) or _kept(state, record, attempt)
-    kept = _kept(state, record, attempt)
-    if kept:
-        return kept
-    try:
-        return _of_pod(record, tail)  # its Job may still be there
-    except GpuQueueError:
-        return ""
-
-
-def _of_pod(record: Record, tail: int) -> str:
-    from gpuqueue.launchers.kubernetes.errors import ApiError, Invalid, NotFound
-
-    try:
-        pod = _pod(record)
-        return "" if pod is None else pod[0].pod_log(pod[1], tail, _LARGEST)
-    except (NotFound, Invalid):  # it is gone, or its container does not run yet
-        return ""
-    except ApiError as exc:
-        raise _unreadable(exc) from exc
-
-
-def _pieces(record: Record, tail: int) -> Iterator[str]:
-    from gpuqueue.launchers.kubernetes.errors import Invalid, NotFound
-
-    pod = _pod(record)
-    if pod is None:
-        return
-    try:
-        yield from pod[0].follow_log(pod[1], tail)
-    except (NotFound, Invalid):
-        return
-
-
-def _pod(record: Record) -> tuple[Requests, str] | None:
-    """Return the API and the name of the pod of a record's attempt; None where it has none (yet)."""
-    instance = parse_instance(record.get("instance", ""))
-    if instance is None:
-        return None
-    api = _api(instance.namespace)
-    if record.get("pod"):
-        return api, record["pod"]
-    from gpuqueue.launchers.kubernetes.pod_table import JOB_NAME
-
-    pods, _ = api.list_pods(f"{JOB_NAME}={instance.job}")
-    return (api, pods[0].metadata.name) if pods else None
-
-
-@cache
-def _api(namespace: str) -> Requests:
-    try:
-        from gpuqueue.cluster_settings import load_cluster
-        from gpuqueue.launchers.kubernetes.api import Api
-    except ImportError as exc:
-        raise GpuQueueError(f"the log of a running job needs {exc.name}; pip install 'gpuqueue[kubernetes]'") from exc
-    return Api(load_cluster(job_namespace=namespace))
-
-
-def _unreadable(exc: GpuQueueError) -> GpuQueueError:
-    return GpuQueueError(f"the pod's log cannot be read: {exc}; it needs `list pods` and `get pods/log` in its namespace")
-
-
-def _kept(state: State, record: Record, attempt: int) -> str:
-    return Logs(state.client).read(record["gpu_class"], holder_name(record["delivery"], attempt)) or ""
-
-
-def _holder(record: Record) -> str:
-    return holder_name(record["delivery"], record.get("attempt", 0))
-
-
-def _is_process(record: Record) -> bool:
-    """Whether its attempt is a process of a local dispatcher, and no pod."""
-    return bool(record.get("instance")) and parse_instance(record["instance"]) is None
+def _waits(record: Record) -> str:
+    """Say what a job waits for; nothing of one that runs."""
+    if record["state"] in BEFORE_SLOT or record["state"] == JobState.LAUNCHING or record.get("wait"):
+        return " ".join(filter(None, (record["state"], record.get("wait"), record.get("detail"))))
+    return ""
 
 
 def _print(text: str) -> None:
@@ -227,7 +142,7 @@ def _none(record: Record, attempt: int | None) -> int:
         text = f"{name} has no log: no attempt was made yet; `gpuqueue why {record['id']}` says why"
     elif attempt is not None and attempt > newest:
         text = f"{name} has no attempt {attempt}; its newest is {newest}"
-    elif _is_process(record):
+    elif pod_logs.is_process(record):
         host = record["instance"].partition(":")[0]
         text = f"{name} is a process on {host}: what it writes stands in the log of its dispatcher there"
     elif attempt is not None and attempt < newest:

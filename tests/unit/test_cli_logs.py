@@ -1,0 +1,178 @@
+"""Where `gpuqueue logs` finds a log, how it follows one, and what `cancel --wait` says of a stop that nobody confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpuqueue.cli import cancel, logs, main, pod_logs
+from gpuqueue.errors import GpuQueueError
+from gpuqueue.launchers.kubernetes.errors import Forbidden, Invalid, Unreachable
+
+WAITING = {"id": "j", "delivery": "j", "gpu_class": "t4", "state": "waiting"}
+LAUNCHING = {**WAITING, "state": "launching", "attempt": 1, "instance": "gpus/gpu-j-1", "admitted": 1.0}
+RUNNING = {**LAUNCHING, "state": "running", "pod": "gpu-j-1-abcde"}
+ENDED = {**RUNNING, "state": "ended", "ended": 100.0, "released": 100.0, "reason": "SUCCEEDED"}
+PROCESS = {**RUNNING, "instance": "host-a:nonce:17"}
+
+
+class World:
+    """The records that looks at a job find, one after the other; pods' logs, by instance; what Redis keeps, by holder."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.records: list[Any] = []
+        self.pods: dict[str, list[Any]] = {}
+        self.kept: dict[str, str] = {}
+        self.asked: list[tuple[str, int]] = []
+        self.client = self
+        patch.setattr(logs, "open_state", lambda: self)
+        patch.setattr(logs, "find", self.find)
+        patch.setattr(logs.time, "sleep", lambda seconds: None)
+        patch.setattr(pod_logs, "_pod", lambda record: (self, record["instance"]) if record.get("instance") else None)
+        patch.setattr(pod_logs, "kept", lambda state, record, attempt: self.kept.get(f"{record['delivery']}#{attempt}", ""))
+
+    def now(self) -> float:
+        return 101.0
+
+    def find(self, state: object, job_id: str) -> Any:
+        return self.records.pop(0) if len(self.records) > 1 else self.records[0]
+
+    def follow_log(self, pod: str, tail: int) -> Iterator[str]:
+        self.asked.append((pod, tail))
+        answers = self.pods.get(pod, [])
+        answer = answers.pop(0) if answers else ""
+        if isinstance(answer, Exception):
+            raise answer
+        yield from filter(None, [answer])
+
+    def pod_log(self, pod: str, tail: int, limit: int) -> str:
+        return "".join(self.follow_log(pod, tail))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def test_a_log_is_read_from_the_pod_while_it_lives(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records, world.pods = [RUNNING], {"gpus/gpu-j-1": ["one\ntwo\nthree"]}
+    assert main(["logs", "j", "--tail", "2"]) == 0
+    assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_what_was_kept_needs_no_cluster(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records, world.kept = [ENDED], {"j#1": "kept\n"}
+    assert main(["logs", "j"]) == 0
+    assert capsys.readouterr().out == "kept\n"
+    assert not world.asked
+
+
+def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records, world.pods = [{**RUNNING, "attempt": 3}], {"gpus/gpu-j-1": ["of the third\n"]}
+    world.kept = {"j#1": "of the first\n"}
+    assert main(["logs", "j", "--attempt", "1"]) == 0
+    assert main(["logs", "j", "--attempt", "2"]) == 1
+    assert main(["logs", "j", "--attempt", "4"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "of the first\n"
+    assert "nothing was kept of attempt 2" in err
+    assert "has no attempt 4; its newest is 3" in err
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_a_process_has_its_log_with_its_dispatcher(world: World, follow: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    world.records = [PROCESS]
+    assert main(["logs", "j", *follow]) == 1
+    assert "is a process on host-a: what it writes stands in the log of its dispatcher there" in capsys.readouterr().err
+
+
+def test_no_access_to_the_cluster_is_one_line_while_the_pod_lives(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records, world.pods = [RUNNING], {"gpus/gpu-j-1": [Forbidden("no", status=403), Forbidden("no", status=403)]}
+    assert main(["logs", "j"]) == 2
+    assert main(["logs", "-f", "j"]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert "403" in line
+        assert "`get pods/log`" in line
+    world.records, world.pods = [ENDED], {"gpus/gpu-j-1": [Forbidden("no", status=403)]}
+    assert main(["logs", "j"]) == 1
+
+
+def test_following_says_each_wait_once_and_goes_on_with_the_next_attempt(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulling = {**LAUNCHING, "wait": "PULLING_IMAGE", "detail": "pulling shop:1"}
+    again = {**WAITING, "attempt": 1}
+    second = {**RUNNING, "attempt": 2, "instance": "gpus/gpu-j-2"}
+    world.records = [WAITING, WAITING, pulling, pulling, RUNNING, again, second, {**ENDED, "attempt": 2}]
+    world.pods = {"gpus/gpu-j-1": [Invalid("creating"), Invalid("creating"), "one\n"], "gpus/gpu-j-2": ["two\n"]}
+    assert main(["logs", "-f", "j"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\n"
+    said = ["waiting", "launching PULLING_IMAGE pulling shop:1", "waiting"]
+    assert err.splitlines() == [f"gpuqueue: j: {each}" for each in said]
+
+
+def test_attempts_between_two_looks_are_told_from_what_was_kept(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records = [RUNNING, RUNNING, {**ENDED, "attempt": 3}]
+    world.pods, world.kept = {"gpus/gpu-j-1": ["one\n"]}, {"j#2": "two\n", "j#3": "three"}
+    assert main(["logs", "-f", "j"]) == 0
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_a_celery_retry_counts_its_attempts_anew_and_is_followed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    retry = {**RUNNING, "delivery": "j.1", "instance": "gpus/gpu-j-r"}
+    world.records = [RUNNING, RUNNING, {**ENDED, "reason": "RETRIED"}, retry, {**ENDED, "delivery": "j.1"}]
+    world.pods = {"gpus/gpu-j-1": ["one\n"], "gpus/gpu-j-r": ["two\n"]}
+    assert main(["logs", "-f", "j"]) == 0
+    assert capsys.readouterr().out == "one\ntwo\n"
+    assert [pod for pod, tail in world.asked if tail] == ["gpus/gpu-j-1", "gpus/gpu-j-r"]
+
+
+def test_a_retry_that_went_elsewhere_is_not_waited_for(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records, world.kept = [{**ENDED, "reason": "RETRIED", "ended": 90.0}], {"j#1": "one\n"}
+    assert main(["logs", "-f", "j"]) == 0
+    assert capsys.readouterr().out == "one\n"
+
+
+def test_a_log_that_broke_off_goes_on_and_the_gap_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records = [RUNNING, RUNNING, RUNNING, RUNNING, ENDED]
+    world.pods = {"gpus/gpu-j-1": ["one\n", Unreachable("no answer"), "three\n"]}
+    assert main(["logs", "-f", "j"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "one\nthree\n"
+    assert "no answer; it is tried again" in err
+    assert "what was written meanwhile is not shown" in err
+    assert [tail for _, tail in world.asked] == [1000, 0, 0]
+
+
+def test_a_job_that_wrote_nothing_is_said_to_have_no_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records = [RUNNING, ENDED]
+    assert main(["logs", "-f", "j"]) == 1
+    assert "it wrote nothing, or nothing of it was kept" in capsys.readouterr().err
+    world.records = [{**WAITING, "state": "ended", "ended": 100.0, "reason": "EXPIRED"}]
+    assert main(["logs", "-f", "j"]) == 1
+    assert "no attempt was made yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({**RUNNING, "wait": "UNCONFIRMED", "detail": "told to end, and node a has not said"}, "(UNCONFIRMED: told to end, and"),
+        ({**RUNNING, "wait": "UNCONFIRMED"}, "(UNCONFIRMED)"),
+        (RUNNING, "(not ended yet)"),
+        ({**ENDED, "reason": "CANCELLED"}, "has ended: CANCELLED"),
+    ],
+)
+def test_a_cancel_that_waits_says_what_it_waits_for(record: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel, "find", lambda state, job_id: record)
+    outcome: dict[str, Any] = {"id": "j", "outcome": "stopping", "reason": None}
+    cancel._wait(None, [outcome], 0.0)  # type: ignore[arg-type]
+    assert said in cancel._say(outcome)
+
+
+def test_follow_goes_with_neither_attempt_nor_json(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.records = [RUNNING]
+    assert main(["logs", "-f", "--json", "j"]) == 2
+    assert str(GpuQueueError("leave it out")) in capsys.readouterr().err
