@@ -22,7 +22,7 @@ CANCELLED = 130
 FAILED = 1
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command()
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--class", "gpu_class", default="auto", show_default=True, help="The GPU class; auto and mig choose one.")
@@ -47,13 +47,16 @@ def run(
 ) -> int:
     """Run IMAGE as a job, with COMMAND in place of its ENTRYPOINT, wait for it, and print the end of its log.
 
+    COMMAND stands behind '--' where a word of it begins with '-'. Ctrl-C cancels the job.
+
     Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over); 130 if it was cancelled.
-    Ctrl-C cancels the job.
     """
     state = open_state()
     limits: dict[str, Any] = {"time_limit": time_limit} if time_limit else {}
     options = gpu(gpu_class, isolation=isolation, tenant=tenant, **limits)
     broker, backend = state.settings.broker_url, state.settings.result_backend
+    if not broker:
+        raise GpuQueueError("CELERY_BROKER_URL is not set; set it as for dispatchers")
     with Celery("gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False) as app:
         signature = container(image, list(command), env=_variables(env), working_dir=working_dir, app=app)
         result = signature.apply_async(**options)

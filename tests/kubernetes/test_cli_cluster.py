@@ -71,7 +71,26 @@ def test_run_prints_the_log_and_exits_with_the_containers_code(quick):
     status, out, err = call(quick, "run", *arguments, "CODE=0", "shop:1", "--", "python3", "-c", program)
     assert (status, out) == (0, "steps 3\n"), err
     status, out, err = call(quick, "run", *arguments, "CODE=7", "shop:1", "--", "python3", "-c", program)
-    assert status == 7 and "exit code 7" in err
+    assert status == 7 and "exit code 7" in err and "steps 3" in err
+
+
+def test_a_run_that_is_left_goes_on_and_one_that_another_cancels_says_so(quick):
+    sleep = ["shop:1", "--", "python3", "-c", "import time; time.sleep(60)"]
+    status, out, _ = call(quick, "run", "--detach", "--class", "t4", *sleep)
+    job_id = out.strip()
+    assert status == 0 and quick.in_state(job_id, "running")
+    waits = start(quick, "run", "--class", "t4", *sleep)
+    other = waits.stderr.readline().split()[-1]
+    quick.in_state(other, "running")
+    status, out, _ = call(quick, "cancel", "--wait", "30", job_id, other)
+    assert status == 0 and out.count("has ended: CANCELLED") == 2
+    _, err = waits.communicate(timeout=30)
+    assert waits.returncode == 130 and "cancelled" in err
+
+
+def test_a_misspelt_option_of_run_is_no_command(quick):
+    status, _, err = call(quick, "run", "shop:1", "--tenat", "vision")
+    assert status == 2 and "--tenat" in err
 
 
 def test_run_is_cancelled_by_ctrl_c(quick):
@@ -161,7 +180,27 @@ def test_a_dispatcher_needs_no_more_than_its_rights(quick, shop, key):
         node.stop()
 
 
-def test_why_tells_what_a_pod_waits_for_and_what_was_seen_of_it(shop, quick, key):
+def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    quick.cluster.faults.kubelet_down("node-a")
+    try:
+        assert call(quick, "cancel", result.id)[0] == 0
+        until(lambda: (quick.record(result.id) or {}).get("wait") == "UNCONFIRMED", PATIENCE, "its end is not confirmed")
+        status, out, _ = call(quick, "cancel", "--wait", "0.3", result.id)
+        assert status == 3 and "(UNCONFIRMED: told to end, and node node-a has not said" in out
+        _, out, _ = call(quick, "why", result.id)
+        assert "reason: UNCONFIRMED: " in out and "said: told to end, and node node-a" in out and "node: node-a" in out
+        _, out, _ = call(quick, "status", "--json")
+        (holder,) = (each for gpus in json.loads(out)["classes"] for each in gpus["holders"] if each["id"] == result.id)
+        assert (holder["stands"], holder["where"]) == ("UNCONFIRMED", "node-a") and holder["detail"]
+    finally:
+        quick.cluster.faults.kubelet_up("node-a")
+    assert quick.in_state(result.id, "ended")["reason"] == "CANCELLED"
+    quick.idle()
+
+
+def test_why_tells_what_was_seen_of_a_pod_that_has_ended(shop, quick, key):
     result = shop.add.apply_async((1, 2), queue=GPU)
     assert result.get(PATIENCE) == 3
     quick.in_state(result.id, "ended")
