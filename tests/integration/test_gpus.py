@@ -10,7 +10,7 @@ import pytest
 from nodes import APPS
 from stacks import PATIENCE, Stack
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.local_only("on Kubernetes the device plugin hands GPUs out")]
 CARDS = Path(__file__).parent / "cards"
 FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
 
