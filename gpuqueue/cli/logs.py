@@ -147,6 +147,8 @@ def _none(record: Record, attempt: int | None) -> int:
         text = f"{name} is a process on {host}: what it writes stands in the log of its dispatcher there"
     elif attempt is not None and attempt < newest:
         text = f"{name}: nothing was kept of attempt {attempt}"
+    elif record["state"] != JobState.ENDED:
+        text = f"{name} has written nothing yet; `gpuqueue why {record['id']}` says where it stands"
     else:
         text = f"{name} has no log: it wrote nothing, or nothing of it was kept"
     click.echo(f"gpuqueue: {text}", err=True)

@@ -37,7 +37,20 @@ def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
 # -- logs ----------------------------------------------------------------------------------------------------------------
 
 
-def test_logs_are_read_from_the_pod_and_later_from_redis(shop, quick, key):
+def test_logs_are_read_from_the_pod_while_it_runs(quick, tmp_path):
+    gate = tmp_path / "gate"
+    program = f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(**gpu("t4", isolation="shared"))
+    quick.in_state(result.id, "running")
+    until(lambda: call(quick, "logs", result.id)[:2] == (0, "one\n"), PATIENCE, "it is written")
+    status, out, err = call(quick, "logs", result.id, KUBECONFIG="/nowhere")
+    assert (status, out) == (2, "")
+    assert err.startswith("gpuqueue: KUBECONFIG='/nowhere' cannot be used") and err.count("\n") == 1
+    gate.touch()
+    assert result.get(PATIENCE)["log"] == "one\n"
+
+
+def test_logs_are_read_from_redis_when_the_pod_has_ended(shop, quick, key):
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     quick.go(key)

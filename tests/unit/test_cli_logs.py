@@ -151,6 +151,9 @@ def test_a_job_that_wrote_nothing_is_said_to_have_no_log(world: World, capsys: p
     world.records = [RUNNING, ENDED]
     assert main(["logs", "-f", "j"]) == 1
     assert "it wrote nothing, or nothing of it was kept" in capsys.readouterr().err
+    world.records = [LAUNCHING]
+    assert main(["logs", "j"]) == 1
+    assert "has written nothing yet; `gpuqueue why j`" in capsys.readouterr().err
     world.records = [{**WAITING, "state": "ended", "ended": 100.0, "reason": "EXPIRED"}]
     assert main(["logs", "-f", "j"]) == 1
     assert "no attempt was made yet" in capsys.readouterr().err
