@@ -75,4 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as `| head` does
         return 141
+    except Exception as exc:
+        redis = sys.modules.get("redis")  # help imports none
+        if redis is None or not isinstance(exc, redis.RedisError):
+            raise
+        click.echo(f"gpuqueue: Redis: {exc}; try again when it answers", err=True)
+        return 2
     return status if isinstance(status, int) else 0

@@ -53,7 +53,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
         render.emit({"jobs": outcomes, "dispatcher_alive": alive})
     else:
         for each in outcomes:
-            click.echo(_say(each))
+            click.echo(say(each))
         if not alive and any(each["outcome"] in ("cancelled", "stopping", "finishing") for each in outcomes):
             click.echo("no dispatcher is alive: this is kept, and REVOKED will be written when one starts")
     if any(each["outcome"] == "ended" for each in outcomes):
@@ -91,7 +91,8 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _say(each: dict[str, Any]) -> str:
+def say(each: dict[str, Any]) -> str:
+    """Say in a sentence what came of cancelling a job."""
     words = _WORDS[each["outcome"]]
     if each["outcome"] == "ended" and each["reason"]:
         words += f": {each['reason']}"

@@ -7,12 +7,14 @@ import time
 import click
 
 from gpuqueue.cli import pod_logs, render
+from gpuqueue.cli.log_seam import Seam, lines_of
 from gpuqueue.cli.state import State, open_state
 from gpuqueue.cli.why import find
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
 from gpuqueue.states import BEFORE_SLOT, JobState
+from gpuqueue.store.client import Unavailable
 
 #: Seconds between two looks at a job that is followed.
 LOOK_EVERY = 0.5
@@ -37,13 +39,13 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: boo
     state = open_state()
     record = find(state, job_id)
     if record is None:
-        raise GpuQueueError(f"no job {job_id!r} is known; `gpuqueue why {job_id}` says more")
+        return _unknown(job_id)
     if follow:
         return _Following(state, job_id, tail).until_its_end()
     text = pod_logs.read(state, record, attempt or record.get("attempt", 0), tail)
     if not text:
         return _none(record, attempt)
-    text = "".join(text.splitlines(keepends=True)[-tail:])
+    text = "".join(lines_of(text)[-tail:])
     if as_json:
         render.emit({"id": record["id"], "attempt": attempt or record.get("attempt"), "log": text})
     else:
@@ -58,25 +60,43 @@ class _Following:
         self._state, self._job_id, self._tail = state, job_id, tail
         self._said = ""
         self._shown: Record | None = None
+        self._open = False  # whether more may be known of the attempt that was shown last
+        self._seam = Seam(tail)
         self._wrote = False
 
     def until_its_end(self) -> int:
         """Print what is written until the job has ended; what it waits for goes to stderr, once for each change."""
-        while (record := find(self._state, self._job_id)) is not None and not pod_logs.is_process(record):
-            new = self._shown is None or pod_logs.holder(self._shown) != pod_logs.holder(record)
-            if new:
-                self._print_missed(record)
-            if self._over(record, new):
-                if new and (text := pod_logs.read(self._state, record, record.get("attempt", 0), self._tail)):
-                    self._print(text)
-                break
-            waits = _waits(record) if record["state"] in BEFORE_SLOT else self._stream(record, new)
-            if waits is not None:
-                self._say(waits)
+        while True:
+            try:
+                status = self._turn()
+            except Unavailable as exc:
+                self._say(f"Redis: {exc}; it is tried again")
                 time.sleep(LOOK_EVERY)
-        if self._wrote:
-            return 0
-        return NONE if record is None else _none(record, None)
+            else:
+                if status is not None:
+                    return status
+
+    def _turn(self) -> int | None:
+        """Look at the job once, and print what its pod writes; answers the exit status when no more can come."""
+        record = find(self._state, self._job_id)
+        if record is None:
+            return 0 if self._wrote else _unknown(self._job_id)
+        if pod_logs.is_process(record):
+            return _none(record, None)
+        new = self._shown is None or pod_logs.holder(self._shown) != pod_logs.holder(record)
+        if new:
+            self._print_missed(record)
+        if self._over(record, new):
+            if not new:
+                self._print_rest(record)
+            elif text := pod_logs.read(self._state, record, record.get("attempt", 0), self._tail):
+                self._print(text)
+            return 0 if self._wrote else _none(record, None)
+        waits = _waits(record) if record["state"] in BEFORE_SLOT else self._stream(record, new)
+        if waits is not None:
+            self._say(waits)
+            time.sleep(LOOK_EVERY)
+        return None
 
     def _over(self, record: Record, new: bool) -> bool:
         """Whether the job has ended, and no more of its log can come."""
@@ -91,14 +111,16 @@ class _Following:
         """Print a pod's log as it is written, until its container ends; where nothing came, answer what that waits for."""
         from gpuqueue.launchers.kubernetes.errors import ApiError
 
+        if new:
+            self._seam = Seam(self._tail)
         written = False
         try:
-            for text in pod_logs.follow(record, self._tail if new else 0):
-                if not new and not written:
-                    self._say("the log broke off and goes on; what was written meanwhile is not shown")
+            for text in self._seam.join(pod_logs.follow(record, self._tail if new else self._seam.tail)):
+                if self._seam.lost and not written:
+                    self._say("the log broke off and goes on; some of what was written meanwhile is not shown")
                 click.echo(text, nl=False)
                 written = self._wrote = True
-                self._shown = record
+                self._shown, self._open = record, True
         except ApiError as exc:
             if not exc.passing:
                 raise pod_logs.unreadable(exc) from exc
@@ -106,13 +128,31 @@ class _Following:
         return None if written else _waits(record)
 
     def _print_missed(self, record: Record) -> None:
-        """Print what was kept of attempts that came and went between two looks."""
-        if self._shown is None or self._shown["delivery"] != record["delivery"]:
+        """Print the rest of the attempt that was shown, and what was kept of those that came and went between two looks."""
+        if self._shown is None:
+            return
+        if self._open:
+            self._print_rest(self._shown)
+        if self._shown["delivery"] != record["delivery"]:
             return
         for attempt in range(self._shown["attempt"] + 1, record.get("attempt", 0)):
             if text := pod_logs.kept(self._state, record, attempt):
                 self._print(text)
             self._shown = {**record, "attempt": attempt}
+
+    def _print_rest(self, record: Record) -> None:
+        """Print what came after the last stream of an attempt that has ended, as far as it can be told from what was shown."""
+        try:
+            text = pod_logs.read(self._state, record, record.get("attempt", 0), self._seam.tail)
+        except GpuQueueError:
+            text = ""
+        self._open = False
+        text = "".join(lines_of(text)[-self._seam.tail :])  # what was kept may begin long before what was shown
+        rest = "".join(self._seam.join([text]))
+        if self._seam.lost:
+            self._say(f"the log broke off before its end; `gpuqueue logs {self._job_id}` shows what was kept")
+        elif rest:
+            self._print(rest)
 
     def _print(self, text: str) -> None:
         _print(text)
@@ -133,6 +173,11 @@ def _waits(record: Record) -> str:
 
 def _print(text: str) -> None:
     click.echo(text, nl=not text.endswith("\n"))
+
+
+def _unknown(job_id: str) -> int:
+    click.echo(f"gpuqueue: no job {job_id!r} is known; `gpuqueue why {job_id}` says more", err=True)
+    return NONE
 
 
 def _none(record: Record, attempt: int | None) -> int:

@@ -9,14 +9,22 @@ import click
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as TookTooLong
+from celery.utils import uuid
+from kombu.exceptions import OperationalError
 
-from gpuqueue.cli.cancel import cancel_one
+from gpuqueue.cli.cancel import cancel_one, say
+from gpuqueue.cli.pod_logs import kept
+from gpuqueue.cli.signals import stoppable, uninterrupted
 from gpuqueue.cli.state import State, open_state
 from gpuqueue.cli.why import find
+from gpuqueue.cli.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, sentence
 from gpuqueue.errors import GpuQueueError, InvalidJob
+from gpuqueue.names import CHOOSING
 from gpuqueue.options import gpu
 from gpuqueue.signatures import run as container
+from gpuqueue.states import JobState
 from gpuqueue.store import lease
+from gpuqueue.store.client import RedisError
 
 CANCELLED = 130
 FAILED = 1
@@ -49,7 +57,8 @@ def run(
 
     COMMAND stands behind '--' where a word of it begins with '-'. Ctrl-C cancels the job.
 
-    Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over); 130 if it was cancelled.
+    Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over); 130 if it was cancelled; 2
+    for what the queue refuses.
     """
     state = open_state()
     limits: dict[str, Any] = {"time_limit": time_limit} if time_limit else {}
@@ -57,29 +66,40 @@ def run(
     broker, backend = state.settings.broker_url, state.settings.result_backend
     if not broker:
         raise GpuQueueError("CELERY_BROKER_URL is not set; set it as for dispatchers")
-    with Celery("gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False) as app:
+    _check_taker(state, gpu_class)
+    job_id = uuid()
+    with Celery("gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False) as app, stoppable():
         signature = container(image, list(command), env=_variables(env), working_dir=working_dir, app=app)
-        result = signature.apply_async(**options)
-        if detach:
-            click.echo(result.id)
-            return 0
-        click.echo(f"gpuqueue: job {result.id}", err=True)
         try:
+            result = signature.apply_async(task_id=job_id, **options)
+            if detach:
+                click.echo(job_id)
+                return 0
+            click.echo(f"gpuqueue: job {job_id}", err=True)
             return _print(result.get(timeout=timeout))
         except KeyboardInterrupt:
-            return _cancel(state, result.id)
+            return _cancel(state, job_id)
         except TaskRevokedError:
             click.echo("gpuqueue: cancelled", err=True)
             return CANCELLED
         except TookTooLong:
-            click.echo(f"gpuqueue: not within {timeout:g} s; it goes on: gpuqueue logs -f {result.id}", err=True)
+            click.echo(f"gpuqueue: not within {timeout:g} s; it goes on: gpuqueue logs -f {job_id}", err=True)
             return FAILED
         except InvalidJob:
             raise
-        except Exception as exc:  # whatever a job may fail with
-            click.echo(f"gpuqueue: {exc}", err=True)
-            record = find(state, result.id)
-            return (record or {}).get("exit_code") or FAILED
+        except OperationalError as exc:
+            raise _out_of_sight(job_id, exc) from exc
+        except Exception as exc:  # whatever a job may fail with, or Celery's backend
+            return _failed(state, job_id, exc)
+
+
+def _check_taker(state: State, gpu_class: str) -> None:
+    """Refuse a class that no dispatcher has; warn where none is there to take the job."""
+    classes = state.reader.classes()
+    if classes and gpu_class not in (*CHOOSING, *classes):
+        raise GpuQueueError(f"--class={gpu_class!r} is unknown; dispatchers have: {', '.join(classes)}")
+    if not state.dispatchers():
+        click.echo(f"gpuqueue: {NO_DISPATCHER_NOW if classes else NO_DISPATCHER_EVER}", err=True)
 
 
 def _variables(env: tuple[str, ...]) -> dict[str, str]:
@@ -94,9 +114,38 @@ def _print(answer: Any) -> int:
     return int(answer["exit_code"])
 
 
+def _failed(state: State, job_id: str, exc: Exception) -> int:
+    """Print the log as for a job that succeeded, say why it failed, and answer the container's exit code."""
+    try:
+        record = find(state, job_id)
+        log = kept(state, record, record.get("attempt", 0)) if record else ""
+    except RedisError as away:
+        raise _out_of_sight(job_id, away) from exc
+    if record is None or record["state"] not in (JobState.FINISHING, JobState.ENDED):
+        raise _out_of_sight(job_id, exc) from exc
+    click.echo(log, nl=False)
+    reason, text = record.get("reason", ""), record.get("error") or str(exc)
+    if log:  # which the error quotes the end of
+        text = text.partition("; the end of its log:\n")[0]
+    click.echo(f"gpuqueue: {reason}: {sentence(reason)}: {text}", err=True)
+    return record.get("exit_code") or FAILED
+
+
+def _out_of_sight(job_id: str, exc: Exception) -> GpuQueueError:
+    return GpuQueueError(f"job {job_id} is out of sight: {exc}; `gpuqueue why {job_id}` says where it stands")
+
+
 def _cancel(state: State, job_id: str) -> int:
-    outcome = cancel_one(state, job_id)
-    for name in state.reader.classes():
-        lease.wake(state.client, name)
-    click.echo(f"gpuqueue: job {job_id}: {outcome['outcome']}", err=True)
+    with uninterrupted():
+        try:
+            classes = state.reader.classes()
+            outcome = cancel_one(state, job_id)
+            for name in classes:
+                lease.wake(state.client, name)
+        except RedisError as exc:
+            raise GpuQueueError(f"{job_id} may not be cancelled: {exc}; repeat `gpuqueue cancel {job_id}`") from exc
+    if classes:
+        click.echo(f"gpuqueue: {say(outcome)}", err=True)
+    else:  # nothing says in which class to remember it
+        click.echo(f"gpuqueue: {job_id} is not cancelled: {NO_DISPATCHER_EVER}", err=True)
     return CANCELLED

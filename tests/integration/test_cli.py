@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_why_tells_how_a_job_ended_and_knows_no_stranger(idle: Dev) -> None:
     assert "no job 'no-such-job' is known" in stranger.stderr
 
 
+def test_run_is_refused_where_processes_are_started(idle: Dev) -> None:
+    done = idle.run("run", "--class", "t4", "shop:1", "--", "true")
+    assert done.returncode == 2
+    assert "'gpuqueue.run' runs a container image, and this dispatcher starts processes" in done.stderr
+    unknown = idle.run("run", "--class", "a100", "shop:1", "--", "true")
+    assert unknown.returncode == 2
+    assert "--class='a100' is unknown; dispatchers have: t4" in unknown.stderr
+
+
 def test_classes_come_from_the_dispatcher_not_from_this_shell(idle: Dev) -> None:
     (t4,) = idle.json("classes", T4_SHARED_SLOTS="5")
     assert (t4["name"], t4["shared_slots"], t4["exclusive_slots"]) == ("t4", 2, 1)
@@ -193,3 +203,13 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         cancelled = subprocess.run([*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30)
         assert cancelled.returncode == 2
         assert "nothing can be cancelled" in cancelled.stderr
+        waited = subprocess.run([*CLI, "run", "--timeout", "1", "x:1"], env=env, capture_output=True, text=True, timeout=30)
+        assert waited.returncode == 1
+        assert "no dispatcher has ever announced itself" in waited.stderr
+        assert "not within 1 s; it goes on: gpuqueue logs -f" in waited.stderr
+        stopped = subprocess.Popen([*CLI, "run", "x:1"], env=env, stderr=subprocess.PIPE, text=True)
+        assert stopped.stderr is not None
+        until(lambda: "gpuqueue: job " in stopped.stderr.readline())  # type: ignore[union-attr]
+        stopped.send_signal(signal.SIGINT)
+        assert "is not cancelled: no dispatcher has ever announced itself" in stopped.communicate(timeout=30)[1]
+        assert stopped.returncode == 130

@@ -72,7 +72,27 @@ def test_logs_follow_a_container_to_its_end(quick):
 
 def test_a_job_without_a_log_says_why(quick):
     status, out, err = call(quick, "logs", "nobody")
-    assert (status, out) == (2, "") and "no job 'nobody' is known" in err
+    assert (status, out) == (1, "") and "no job 'nobody' is known" in err
+
+
+def test_following_a_log_bears_an_api_server_that_goes_away(quick, tmp_path):
+    """Whatever is written meanwhile is shown once, in order."""
+    gate = tmp_path / "gate"
+    program = f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    program += "\nprint('two', flush=True); print('three', flush=True); time.sleep(1); print('four')"
+    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(**gpu("t4", isolation="shared"))
+    quick.in_state(result.id, "running")
+    process = start(quick, "logs", "-f", result.id)
+    assert process.stdout.readline() == "one\n"
+    quick.cluster.faults.front_down()
+    try:
+        assert "it is tried again" in process.stderr.readline()
+        gate.touch()
+    finally:
+        quick.cluster.faults.front_up()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "two\nthree\nfour\n"), err
+    assert result.get(PATIENCE)["log"] == "one\ntwo\nthree\nfour\n"
 
 
 # -- run -----------------------------------------------------------------------------------------------------------------
@@ -84,7 +104,18 @@ def test_run_prints_the_log_and_exits_with_the_containers_code(quick):
     status, out, err = call(quick, "run", *arguments, "CODE=0", "shop:1", "--", "python3", "-c", program)
     assert (status, out) == (0, "steps 3\n"), err
     status, out, err = call(quick, "run", *arguments, "CODE=7", "shop:1", "--", "python3", "-c", program)
-    assert status == 7 and "exit code 7" in err and "steps 3" in err
+    assert (status, out) == (7, "steps 3\n") and "exit code 7" in err and "steps 3" not in err
+
+
+def test_run_says_how_a_job_failed_in_the_queues_words(quick):
+    sleep = ["shop:1", "--", "python3", "-c", "import time; print('one', flush=True); time.sleep(60)"]
+    status, out, err = call(quick, "run", "--class", "t4", "--time-limit", "1", *sleep)
+    assert (status, out) == (143, "one\n") and "TIME_LIMIT: it ran longer than its hard time limit" in err
+
+
+def test_run_refuses_a_class_that_no_dispatcher_has(quick):
+    status, out, err = call(quick, "run", "--class", "a100", "shop:1")
+    assert (status, out) == (2, "") and "--class='a100' is unknown; dispatchers have: " in err
 
 
 def test_a_run_that_is_left_goes_on_and_one_that_another_cancels_says_so(quick):
@@ -106,14 +137,15 @@ def test_a_misspelt_option_of_run_is_no_command(quick):
     assert status == 2 and "--tenat" in err
 
 
-def test_run_is_cancelled_by_ctrl_c(quick):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_run_is_cancelled_by_ctrl_c(quick, how):
     process = start(quick, "run", "--class", "t4", "shop:1", "--", "python3", "-c", "import time; time.sleep(60)")
     said = process.stderr.readline()
     job_id = said.split()[-1]
     quick.in_state(job_id, "running")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "stopping" in err
+    assert process.returncode == 130 and f"{job_id} is being stopped; its result will be REVOKED" in err
     assert quick.in_state(job_id, "ended")["reason"] == "CANCELLED"
 
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import redis
 
 from gpuqueue.classes import GpuClass
-from gpuqueue.cli import COMMANDS, main
+from gpuqueue.cli import COMMANDS, classes, main
 from gpuqueue.cli.render import ago, duration, memory
 from gpuqueue.cli.state import gpu_class
 from gpuqueue.cli.words import ENDS, STATES, WAITS
@@ -54,3 +55,17 @@ def test_help_names_every_command_and_imports_none() -> None:
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["whatever"]) == 2
     assert "No such command" in capsys.readouterr().err
+
+
+def test_a_redis_that_goes_away_under_a_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise redis.ConnectionError("connection refused")
+
+    monkeypatch.setattr(classes, "open_state", away)
+    assert main(["classes"]) == 2
+    assert capsys.readouterr().err == "gpuqueue: Redis: connection refused; try again when it answers\n"
+    monkeypatch.setattr(classes, "open_state", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["classes"])

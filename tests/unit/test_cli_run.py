@@ -1,0 +1,52 @@
+"""What `gpuqueue run` makes of a job that did not succeed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.cli import run
+from gpuqueue.errors import ContainerFailed, GpuQueueError
+
+ERROR = ContainerFailed("exit code 7 (Error, node a); the end of its log:\nstep 29\n")
+RECORD = {"id": "j", "state": "ended", "attempt": 1, "reason": "ERROR", "error": str(ERROR), "exit_code": 7}
+
+
+def failed(patch: pytest.MonkeyPatch, record: Any, log: str = "") -> int:
+    def find(state: object, job_id: str) -> Any:
+        if isinstance(record, Exception):
+            raise record
+        return record
+
+    patch.setattr(run, "find", find)
+    patch.setattr(run, "kept", lambda state, record, attempt: log)
+    return run._failed(None, "j", ERROR)  # type: ignore[arg-type]
+
+
+def test_the_log_goes_where_that_of_a_success_goes_and_is_not_said_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failed(monkeypatch, RECORD, "step 28\nstep 29\n") == 7
+    out, err = capsys.readouterr()
+    assert out == "step 28\nstep 29\n"
+    assert err == "gpuqueue: ERROR: the task raised, or its executor died: exit code 7 (Error, node a)\n"
+
+
+def test_without_a_log_the_error_is_told_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(monkeypatch, {**RECORD, "exit_code": 0}) == 1
+    assert "step 29" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", [None, {**RECORD, "state": "running"}, redis.ConnectionError("refused")])
+def test_what_is_no_failure_of_the_job_is_not_told_as_one(record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GpuQueueError, match=r"(?s)job j is out of sight: .*; `gpuqueue why j` says where it stands"):
+        failed(monkeypatch, record)
+
+
+def test_a_variable_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run._variables(("A=1", "B=", "C=x=y")) == {"A": "1", "B": "", "C": "x=y"}
+    for wrong in ("A", "=1", ""):
+        with pytest.raises(GpuQueueError, match="is not NAME=TEXT"):
+            run._variables((wrong,))
