@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.cli.checks import Check, Level
+from gpuqueue.cli.node_checks import slots
 from gpuqueue.cluster_settings import load_cluster
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.kubernetes.access import DISPATCHER
-from gpuqueue.launchers.kubernetes.answers import Node
 from gpuqueue.launchers.kubernetes.api import Api
 from gpuqueue.launchers.kubernetes.assemble import context, sample
 from gpuqueue.launchers.kubernetes.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.requests import Requests
 from gpuqueue.manifest import Manifest
-from gpuqueue.quantities import amount
 from gpuqueue.settings import Settings
 
 #: The oldest Kubernetes whose features the Jobs use, and the newest that was recorded.
@@ -149,52 +147,3 @@ def _nodes(api: Requests, classes: Mapping[str, GpuClass], jobs: Mapping[str, Ma
         return
     for name, gpu_class in classes.items():
         yield slots(gpu_class, nodes, jobs[name]["spec"]["template"]["spec"])
-
-
-def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Check:
-    """Whether the nodes that its pods may go to have as many shares as the class has slots. ``pod``: the spec of one."""
-    selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
-    resource, wanted = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
-    chosen = [node for node in nodes if _selected(node, selector) and node.status.allocatable.get(resource, "0") != "0"]
-    usable = [node for node in chosen if node.ready and not node.spec.unschedulable and _tolerated(node, tolerations)]
-    shares = int(sum(amount(node.status.allocatable[resource]) or 0 for node in usable))
-    where = f" on nodes with {_labels(selector)}" if selector else ""
-    saw = f"{gpu_class.name}: {wanted} slots, {shares} of {resource} on {', '.join(map(_name, usable)) or 'no node'}"
-    if out := [_name(node) for node in chosen if node not in usable]:
-        saw += f" (not ready, cordoned or tainted: {', '.join(out)})"
-    if not shares:
-        return Check("nodes", Level.FAIL, saw, f"have {resource} advertised{where}: device plugin, time-slicing or MIG")
-    if shares < wanted:
-        return Check(
-            "nodes", Level.WARN, saw, f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE"
-        )
-    return Check("nodes", Level.OK, saw)
-
-
-def _selected(node: Node, selector: Mapping[str, str]) -> bool:
-    labels = node.metadata.labels or {}
-    return all(labels.get(key) == value for key, value in selector.items())
-
-
-def _tolerated(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    return all(
-        taint.effect == "PreferNoSchedule" or any(_tolerates(each, taint.key, taint.value, taint.effect) for each in tolerations)
-        for taint in node.spec.taints
-    )
-
-
-def _tolerates(toleration: Mapping[str, Any], key: str, value: str, effect: str) -> bool:
-    exists = toleration.get("operator") == "Exists"
-    if toleration.get("effect") not in (None, "", effect):
-        return False
-    return (exists and toleration.get("key") in (None, "", key)) or (
-        toleration.get("key") == key and (exists or toleration.get("value", "") == value)
-    )
-
-
-def _labels(selector: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in selector.items())
-
-
-def _name(node: Node) -> str:
-    return node.metadata.name

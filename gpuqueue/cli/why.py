@@ -20,8 +20,8 @@ _FACTS = {"image": "image", "pod": "pod", "node": "node", "avoid": "keeps away f
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "GPU memory, at most"}
 _FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
 _MOMENTS = (
-    *("created", "eta", "expires", "admitted", "scheduled", "container_started", "started", "container_finished"),
-    *("released", "ended"),
+    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *("container_finished", "released", "ended"),
 )
 
 

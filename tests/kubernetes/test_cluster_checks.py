@@ -12,7 +12,7 @@ import pytest
 from gpuqueue.classes import GpuClass
 from gpuqueue.cli.checks import Check, Level
 from gpuqueue.cli.cluster_checks import cluster as look
-from gpuqueue.cli.cluster_checks import slots
+from gpuqueue.cli.node_checks import slots
 from gpuqueue.launchers.kubernetes.answers import Node
 from gpuqueue.settings import load
 from gpuqueue.testing.cluster import Cluster, Image
@@ -36,13 +36,13 @@ def node(name: str, gpus: str | None = "4", ready: str = "True", labels: dict[st
 @pytest.mark.parametrize(
     ("nodes", "pod", "level", "said"),
     [
-        ([node("a"), node("b")], {}, Level.OK, "8 slots, 8 of nvidia.com/gpu on a, b"),
+        ([node("a"), node("b")], {}, Level.OK, "8 slots, 8 of nvidia.com/gpu on a (4), b (4)"),
         ([node("a", "9")], {}, Level.OK, "8 slots, 9 of"),
         ([node("a")], {}, Level.WARN, "give the class 4 slots"),
         ([node("a", "0"), node("b", None)], {}, Level.FAIL, "on no node"),
-        ([node("a", "8", ready="False")], {}, Level.FAIL, "(not ready, cordoned or tainted: a)"),
-        ([node("a"), node("b", unschedulable=True)], {}, Level.WARN, "(not ready, cordoned or tainted: b)"),
-        ([node("a", "8", taints=[TAINT])], {}, Level.FAIL, "(not ready, cordoned or tainted: a)"),
+        ([node("a", "8", ready="False")], {}, Level.FAIL, "not counted: a (not ready)"),
+        ([node("a"), node("b", unschedulable=True)], {}, Level.WARN, "not counted: b (cordoned)"),
+        ([node("a", "8", taints=[TAINT])], {}, Level.FAIL, "not counted: a (taint pool=gpu:NoSchedule)"),
         ([node("a", "8", taints=[{**TAINT, "effect": "PreferNoSchedule"}])], {}, Level.OK, "on a"),
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{**TAINT, "operator": "Equal"}]}, Level.OK, "on a"),
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "value": "other"}]}, Level.FAIL, "on no node"),
@@ -50,6 +50,10 @@ def node(name: str, gpus: str | None = "4", ready: str = "True", labels: dict[st
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{"operator": "Exists"}]}, Level.OK, "on a"),
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoExecute"}]},
          Level.FAIL, "on no node"),
+        ([node("a", "8", ready="False")], {}, Level.FAIL, "; mend or uncordon one"),
+        ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "4"})], {}, Level.OK, "on a (2 × 4)"),
+        ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "9"})], {}, Level.OK, "on a (8)"),
+        ([node(f"n{number}", "1") for number in range(14)], {}, Level.OK, "n11 (1) and 2 more"),
         ([node("a", "8", labels={"zone": "x"}), node("b")], {"nodeSelector": {"zone": "x"}}, Level.OK, "on a"),
         ([node("a", "8")], {"nodeSelector": {"zone": "x"}}, Level.FAIL, "on nodes with zone=x"),
     ],
