@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import pytest
+from celery import chord
 from nodes import until
 from stacks import PATIENCE
 
@@ -152,6 +153,12 @@ def test_run_is_cancelled_by_ctrl_c(quick, how):
 def test_a_wrong_run_is_refused_where_it_is_written(quick):
     status, _, err = call(quick, "run", "two words", "--", "x")
     assert status == 2 and "gpuqueue.run image='two words' is not an image reference" in err
+
+
+def test_container_jobs_are_the_header_of_a_chord(quick, shop):
+    parts = [gpuqueue.run("shop:1", ["python3", "-c", f"print({n})"], app=quick.app).set(**gpu("t4")) for n in (1, 2)]
+    result = chord(parts, app=quick.app)(shop.echo.s().set(queue="celery"))
+    assert [each["log"] for each in result.get(PATIENCE)] == ["1\n", "2\n"]
 
 
 # -- doctor, why -------------------------------------------------------------------------------------------------------------

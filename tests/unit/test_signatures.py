@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, current_app, signature
 
 import gpuqueue
 from gpuqueue.container import CONTAINER_TASK, parse_container
@@ -32,6 +33,28 @@ def test_it_is_set_and_chained_as_any_other_and_takes_no_result_of_the_one_befor
     linked = chain(first, gpuqueue.run("b:1", app=APP).set(queue="gpu.t4"))
     assert [task.kwargs["image"] for task in linked.tasks] == ["a:1", "b:1"]
     assert all(task.immutable for task in linked.tasks)
+
+
+def test_it_is_json_and_comes_back_from_it() -> None:
+    made = gpuqueue.run("a:1", ("x", "y"), env={"N": 0.5}, app=APP).set(**gpuqueue.gpu("t4"))
+    again = signature(json.loads(json.dumps(made)), app=APP)
+    assert json.dumps(again) == json.dumps(made)
+    assert again.immutable
+
+
+def test_without_an_app_the_current_one_sends_it() -> None:
+    made = gpuqueue.run("a:1").set(**gpuqueue.gpu("t4"))
+    before = current_app._get_current_object()
+    with Celery("current", broker="memory://", set_as_current=True) as app, app.connection_for_read() as connection:
+        try:
+            sent = made.apply_async()
+            queue = connection.SimpleQueue("gpu.t4")
+            message = queue.get(timeout=5)
+            queue.close()
+        finally:
+            before.set_current()
+    assert (message.headers["id"], message.headers["task"], message.headers["gpu"]) == (sent.id, CONTAINER_TASK, {})
+    assert message.payload[:2] == [[], {"image": "a:1"}]
 
 
 def test_what_cannot_be_is_refused_where_it_is_written() -> None:
