@@ -6,5 +6,5 @@ Never here: figures that were not measured. Each module's docstring says what it
 #: In the order they run: module names of this package, each with ``run(size) -> list[Figure]``.
 NAMES = (
     *("submit", "accept", "admissions", "commands", "handover", "memory", "depth", "replay"),
-    *("kube_decode", "kube_handover", "kube_requests", "kube_scale"),
+    *("kube_decode", "kube_launch", "kube_handover", "kube_requests", "kube_scale"),
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from functools import cache
+from typing import Any
 
 import redis
 from celery import Celery
@@ -40,3 +41,17 @@ def poll_and_run(slot: str, name: str, seconds: float, command: list[str], env: 
         subprocess.run(command, env={**env, "GPUQUEUE_JOB_ID": name, "GPUQUEUE_TASK": f"run-{seconds}"}, check=True)
     finally:
         _slots().delete(slot)
+
+
+@cache
+def _jobs() -> Any:
+    from kubernetes import client, config
+
+    config.load_kube_config()
+    return client.BatchV1Api()
+
+
+@app.task(name="bench.make_job")  # type: ignore[untyped-decorator]
+def make_job(namespace: str, manifest: dict[str, Any]) -> None:
+    """The usual way onto a cluster without a queue for GPUs: the task makes the Job itself, with the official client."""
+    _jobs().create_namespaced_job(namespace, manifest)

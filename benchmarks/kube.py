@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,18 @@ from gpuqueue.watch import Clocks, Watcher
 
 IMAGE = "bench:1"
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")
+#: Seconds that the double takes longer for each request: a round trip to an API server that stores what it is sent.
+LATENCY = 0.005
+#: Jobs that are preloaded at once.
+_AT_ONCE = 500
 
 
 class Double:
     """A cluster in a process of its own."""
 
-    def __init__(self, directory: Path, *, pace: float, latency: float = 0.0) -> None:
-        options = ["--pace", str(pace), "--latency", str(latency), "--scripted", "--image", IMAGE]
+    def __init__(self, directory: Path, *, pace: float, latency: float = LATENCY, nodes: int = 1, gpus: int = 8) -> None:
+        options = ["--pace", str(pace), "--latency", str(latency), "--scripted", "--image", IMAGE, "--no-events"]
+        options += ["--nodes", str(nodes), "--gpus", str(gpus)]
         command = [sys.executable, "-m", "gpuqueue.testing.cluster", "--directory", str(directory), *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
@@ -72,10 +78,32 @@ class Double:
         with urllib.request.urlopen(f"{self._control.rstrip('/')}/requests") as answer:
             return json.load(answer)["result"]
 
+    def preload(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Have it store Jobs, each with a pod that runs for ever."""
+        left = iter(jobs)
+        while some := list(islice(left, _AT_ONCE)):
+            body = json.dumps({"jobs": some}).encode()
+            request = urllib.request.Request(f"{self._control.rstrip('/')}/preload", body, {"Content-Type": "application/json"})
+            urllib.request.urlopen(request).close()
+
     def close(self) -> None:
         """End it."""
         self._process.terminate()
         self._process.wait(20)
+
+
+class Real:
+    """The cluster that KUBECONFIG names; nothing in it is anybody else's business than the caller's."""
+
+    def __init__(self) -> None:
+        self.kubeconfig = os.environ["KUBECONFIG"]
+
+    def api(self, kind: type[Api] = Api) -> Any:
+        """A client of it."""
+        return kind(SETTINGS)
+
+    def close(self) -> None:
+        """It goes on."""
 
 
 class TimedApi(Api):

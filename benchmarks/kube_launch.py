@@ -1,0 +1,139 @@
+"""How soon a caller's job is a Job of the cluster.
+
+Measured: from ``apply_async`` until the watch of Jobs tells of the Job, read by a bare socket, one job at a time; a dispatcher as
+a process of its own (``celery -A gpuqueue worker``), with slots to spare. The floor is taken off: the POST of the same Job by
+this process, until the same watch tells of it. Percentiles are over all jobs of all rounds; the spread is over the rounds.
+Peer: a plain Celery worker (threads) whose task makes the same Job with the official client; the floor is taken off, too.
+Then a burst: jobs sent one after the other without waiting, each from its own ``apply_async`` on; nothing is taken off.
+
+Against the double, with 5 ms for each request; against the cluster of KUBECONFIG with BENCH_KUBERNETES=1. There, the Jobs' image
+is BENCH_IMAGE, which need not be there: nothing waits for a pod, and the Jobs are deleted in the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Figure, Sample, Size, alternate, percentile, until
+from benchmarks.kube import IMAGE, SETTINGS, Double, Eye, Real
+from benchmarks.stage import Stage
+from gpuqueue.classes import GpuClass
+from gpuqueue.job_names import selector
+from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.manifest import Manifest, ManifestContext, attempt_manifest
+
+#: Slots of the one class: more than jobs are sent, since none ends.
+SLOTS = 2000
+QUEUE, WORKER = "gpu.t4.shared", "bench-jobs"
+
+
+def run(size: Size) -> list[Figure]:
+    """Measure it."""
+    rounds, count, burst = size.of(10, 2), size.of(50, 10), size.of(200, 20)
+    with tempfile.TemporaryDirectory(prefix="gpuqueue-bench-") as folder:
+        cluster = Real() if os.environ.get("BENCH_KUBERNETES") == "1" else Double(Path(folder), pace=1.0, gpus=SLOTS)
+        owner = f"bench-{uuid.uuid4().hex[:8]}"
+        api: Api = cluster.api()
+        told = {
+            "GPU_EXECUTION_MODE": "k8s_job",
+            "GPU_EXECUTOR_IMAGE": os.environ.get("BENCH_IMAGE", IMAGE),
+            "GPU_OWNER": owner,
+            "T4_SHARED_SLOTS": str(SLOTS),
+            "KUBECONFIG": cluster.kubeconfig,
+            "GPUQUEUE_START_TIMEOUT": "3600",
+        }
+        try:
+            with Stage(**told) as stage:
+                stage.dispatcher(QUEUE)
+                stage.worker(WORKER, "threads", 4)
+                eye = Eye(api, f"/apis/batch/v1/namespaces/{api.namespace}/jobs", b'"type":"ADDED"')
+                sides = _Sides(stage, api, owner, eye)
+                turns = alternate(rounds, *(sides.several(send, count) for send in (sides.ours, sides.peer, sides.bare)))
+                lasted = sides.burst(burst)
+        finally:
+            for each in api.list_jobs(selector(owner))[0]:
+                api.delete_job(each.metadata.name)
+            cluster.close()
+    ours, peer, bare = ([sides.kept[turn] for turn in side] for side in turns)
+    least = statistics.median(itertools.chain(*bare))
+    figures = []
+    for share in (0.5, 0.99):
+        mine, theirs = (
+            _sample(label, [[each - least for each in turn] for turn in side], share)
+            for label, side in (("dispatcher", ours), ("worker that makes the Job", peer))
+        )
+        floor = _sample("bare POST (its p50 is taken off)", bare, share)
+        figures.append(Figure(f"apply_async to POST, p{share * 100:g}", "ms", mine, (theirs,), floor))
+    last = Sample("dispatcher", tuple(lasted), percentile(lasted, 0.99))
+    return [*figures, Figure(f"the same in a burst of {burst}, p99, nothing taken off", "ms", last)]
+
+
+class _Sides:
+    """Who makes a Job, each told by its id; and the milliseconds that each turn of each side took."""
+
+    def __init__(self, stage: Stage, api: Api, owner: str, eye: Eye) -> None:
+        self._stage, self._api, self._owner, self._eye = stage, api, owner, eye
+        self.kept: list[list[float]] = []
+
+    def ours(self) -> str:
+        """A job, sent as callers do."""
+        return str(self._stage.app.send_task("bench.noop", queue=QUEUE, ignore_result=True).id)
+
+    def peer(self) -> str:
+        """A task that makes the Job."""
+        manifest = self._manifest()
+        self._stage.app.send_task("bench.make_job", (self._api.namespace, manifest[1]), queue=WORKER, ignore_result=True)
+        return manifest[0]
+
+    def bare(self) -> str:
+        """The POST, and nothing before it."""
+        job_id, manifest = self._manifest()
+        self._api.create_job(manifest)
+        return job_id
+
+    def _manifest(self) -> tuple[str, Manifest]:
+        name = str(uuid.uuid4())
+        record: Any = {"delivery": name, "id": name, "task": "bench.noop", "gpu_class": "t4", "isolation": "shared"}
+        record |= {"attempt": 1, "token": name}
+        # Another owner's: the dispatcher does not follow it.
+        common = ManifestContext(self._api.namespace, f"{self._owner}-peer")
+        return name, attempt_manifest(record, GpuClass("t4", shared_slots=SLOTS), SETTINGS, common)
+
+    def several(self, send: Callable[[], str], count: int) -> Callable[[], float]:
+        """Some of one side, one at a time; what it answers is the place of their milliseconds in ``kept``."""
+
+        def turn() -> float:
+            self.kept.append([self._one(send) for _ in range(count)])
+            return len(self.kept) - 1
+
+        return turn
+
+    def _one(self, send: Callable[[], str]) -> float:
+        begun = time.monotonic()
+        job_id = send()
+        return 1000 * (self._told(job_id) - begun)
+
+    def burst(self, count: int) -> list[float]:
+        """Many of ours at once."""
+        begun = {}
+        for _ in range(count):
+            at = time.monotonic()
+            begun[self.ours()] = at
+        return [1000 * (self._told(job_id) - at) for job_id, at in begun.items()]
+
+    def _told(self, job_id: str) -> float:
+        until(lambda: job_id in self._eye.seen, f"a Job of {job_id} is told", 30, 0.0005)
+        return self._eye.seen[job_id]
+
+
+def _sample(label: str, turns: list[list[float]], share: float) -> Sample:
+    together = percentile([each for turn in turns for each in turn], share)
+    return Sample(label, tuple(percentile(turn, share) for turn in turns), together)
