@@ -11,9 +11,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ from gpuqueue.store.read import Reader
 from gpuqueue.testing.cluster.scripted import SECONDS
 from gpuqueue.watch import Clocks, Watcher
 
-IMAGE = "bench:1"
+IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")
 #: Seconds that the double takes longer for each request: a round trip to an API server that stores what it is sent.
 LATENCY = 0.005
@@ -61,7 +61,7 @@ class Double:
         self._control = self._process.stdout.readline().strip()
         api = self.api()
         secret = {"metadata": {"name": SETTINGS.secret_name}, "stringData": {"CELERY_BROKER_URL": "redis://nowhere/0"}}
-        headers = {"Authorization": _token(api), "Content-Type": "application/json"}
+        headers = {"Authorization": token_of(api), "Content-Type": "application/json"}
         path = f"{api.server}/api/v1/namespaces/{api.namespace}/secrets"
         urllib.request.urlopen(urllib.request.Request(path, json.dumps(secret).encode(), headers)).close()
 
@@ -93,7 +93,7 @@ class Double:
 
 
 class Real:
-    """The cluster that KUBECONFIG names; nothing in it is anybody else's business than the caller's."""
+    """The cluster that KUBECONFIG names, in its context's namespace. BENCH_IMAGE has ``sleep``; classes are of nvidia.com/gpu."""
 
     def __init__(self) -> None:
         self.kubeconfig = os.environ["KUBECONFIG"]
@@ -106,10 +106,16 @@ class Real:
         """It goes on."""
 
 
+def cluster(directory: Path, **options: Any) -> Double | Real:
+    """Return the cluster to measure on: the double, or with BENCH_KUBERNETES=1 that of KUBECONFIG."""
+    return Real() if os.environ.get("BENCH_KUBERNETES") == "1" else Double(directory, **options)
+
+
 class TimedApi(Api):
-    """Notes when each Job is asked for, and tells the double how long its container runs."""
+    """Notes when each Job is asked for, and has its container run as long as is wanted: a timer, or asleep."""
 
     posted: dict[str, float]
+    names: dict[str, str]
     seconds: dict[str, float]
     attempts: Attempts
 
@@ -117,7 +123,10 @@ class TimedApi(Api):
         made: Any = manifest
         record = json.loads(made["metadata"]["annotations"]["gpuqueue.io/record"])
         job_id = record["id"]
-        made["spec"]["template"]["metadata"]["annotations"][SECONDS] = str(self.seconds.get(job_id, 0.0))
+        template, lasts = made["spec"]["template"], str(self.seconds.get(job_id, 0.0))
+        template["metadata"]["annotations"][SECONDS] = lasts
+        template["spec"]["containers"][0] |= {"command": ["sleep", lasts], "env": []}
+        self.names[job_id] = made["metadata"]["name"]
         self.posted.setdefault(job_id, time.monotonic())
         job = super().create_job(made, dry_run)
         if not record.get("container"):
@@ -129,11 +138,14 @@ class TimedApi(Api):
 
 
 class Dispatching:
-    """A dispatcher whose classes are given, with its watcher, on one double."""
+    """A dispatcher whose classes are given, with its watcher, on one cluster. ``owner`` is whose its Jobs are."""
 
-    def __init__(self, stage: Stage, double: Double, classes: Mapping[str, GpuClass]) -> None:
-        self.api: TimedApi = double.api(TimedApi)
-        self.api.posted, self.api.seconds, self.api.attempts = {}, {}, Attempts(stage.client)
+    owner = f"bench-{uuid.uuid4().hex[:8]}"
+
+    def __init__(self, stage: Stage, where: Double | Real, classes: Mapping[str, GpuClass]) -> None:
+        self.api: TimedApi = where.api(TimedApi)
+        self.api.posted, self.api.names, self.api.seconds = {}, {}, {}
+        self.api.attempts = Attempts(stage.client)
         self._app = stage.app
         client = stage.client
         line, reader, logs, states = Line(client, by="bench"), Reader(client), Logs(client), States(stage.app)
@@ -141,9 +153,9 @@ class Dispatching:
         finisher = Finisher(line, reader, logs, stage.app, "bench")
         self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
         notes = KeptNotes(line, reader, Attempts(client), logs, states, stage.app)
-        common = ManifestContext(self.api.namespace, "bench")
+        common = ManifestContext(self.api.namespace, self.owner)
         self.launcher = KubernetesLauncher(self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes)
-        line.owner = "bench"
+        line.owner = self.owner
         self.dispatcher.launcher = self.launcher
         finisher.use(self.launcher)
         lease = Lease(client, "bench", 3, "bench")
@@ -165,38 +177,16 @@ class Dispatching:
         self.dispatcher.accept(packed)
 
     def close(self) -> None:
-        """End its threads."""
+        """End its threads, and delete its Jobs."""
         self.watcher.stop()
         self.launcher.close()
         self.dispatcher.close()
         self.dispatcher.finisher.close()
+        for name in self.api.names.values():
+            self.api.delete_job(name)
 
 
-class Eye:
-    """Reads a watch with nothing but a socket, and notes when a line first tells something of a Job: the floor of any watcher.
-
-    It ends with the double.
-    """
-
-    def __init__(self, api: Api, path: str, mark: bytes) -> None:
-        self.seen: dict[str, float] = {}
-        self._mark = mark
-        headers = {"Authorization": _token(api)}
-        request = urllib.request.Request(f"{api.server}{path}?watch=true&timeoutSeconds=600", headers=headers)
-        self._answer = urllib.request.urlopen(request)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for line in self._answer:
-                at = time.monotonic()
-                if self._mark in line:
-                    record = json.loads(line)["object"]["metadata"]["annotations"]["gpuqueue.io/record"]
-                    self.seen.setdefault(json.loads(record)["id"], at)
-        except (OSError, ValueError, AttributeError):
-            return  # the double has ended
-
-
-def _token(api: Api) -> str:
+def token_of(api: Api) -> str:
+    """What an Authorization header of it says."""
     headers = {name.lower(): value for name, value in api._headers().items()}
     return str(headers["authorization"])

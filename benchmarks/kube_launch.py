@@ -13,7 +13,6 @@ is BENCH_IMAGE, which need not be there: nothing waits for a pod, and the Jobs a
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Figure, Sample, Size, alternate, percentile, until
-from benchmarks.kube import IMAGE, SETTINGS, Double, Eye, Real
+from benchmarks.kube import IMAGE, SETTINGS, cluster
+from benchmarks.kube_eyes import Eye
 from benchmarks.stage import Stage
 from gpuqueue.classes import GpuClass
 from gpuqueue.job_names import selector
@@ -39,15 +39,15 @@ def run(size: Size) -> list[Figure]:
     """Measure it."""
     rounds, count, burst = size.of(10, 2), size.of(50, 10), size.of(200, 20)
     with tempfile.TemporaryDirectory(prefix="gpuqueue-bench-") as folder:
-        cluster = Real() if os.environ.get("BENCH_KUBERNETES") == "1" else Double(Path(folder), pace=1.0, gpus=SLOTS)
+        where = cluster(Path(folder), pace=1.0, gpus=SLOTS)
         owner = f"bench-{uuid.uuid4().hex[:8]}"
-        api: Api = cluster.api()
+        api: Api = where.api()
         told = {
             "GPU_EXECUTION_MODE": "k8s_job",
-            "GPU_EXECUTOR_IMAGE": os.environ.get("BENCH_IMAGE", IMAGE),
+            "GPU_EXECUTOR_IMAGE": IMAGE,
             "GPU_OWNER": owner,
             "T4_SHARED_SLOTS": str(SLOTS),
-            "KUBECONFIG": cluster.kubeconfig,
+            "KUBECONFIG": where.kubeconfig,
             "GPUQUEUE_START_TIMEOUT": "3600",
         }
         try:
@@ -59,9 +59,9 @@ def run(size: Size) -> list[Figure]:
                 turns = alternate(rounds, *(sides.several(send, count) for send in (sides.ours, sides.peer, sides.bare)))
                 lasted = sides.burst(burst)
         finally:
-            for each in api.list_jobs(selector(owner))[0]:
+            for each in (*api.list_jobs(selector(owner))[0], *api.list_jobs(selector(f"{owner}-peer"))[0]):
                 api.delete_job(each.metadata.name)
-            cluster.close()
+            where.close()
     ours, peer, bare = ([sides.kept[turn] for turn in side] for side in turns)
     least = statistics.median(itertools.chain(*bare))
     figures = []
