@@ -118,6 +118,7 @@ class TimedApi(Api):
     names: dict[str, str]
     seconds: dict[str, float]
     attempts: Attempts
+    asleep: bool
 
     def create_job(self, manifest: Mapping[str, Any], dry_run: bool = False) -> Job:
         made: Any = manifest
@@ -125,7 +126,8 @@ class TimedApi(Api):
         job_id = record["id"]
         template, lasts = made["spec"]["template"], str(self.seconds.get(job_id, 0.0))
         template["metadata"]["annotations"][SECONDS] = lasts
-        template["spec"]["containers"][0] |= {"command": ["sleep", lasts], "env": []}
+        if self.asleep:  # the image is not the executor's, and there is no Secret for it
+            template["spec"]["containers"][0] |= {"command": ["sleep", lasts], "env": []}
         self.names[job_id] = made["metadata"]["name"]
         self.posted.setdefault(job_id, time.monotonic())
         job = super().create_job(made, dry_run)
@@ -145,7 +147,7 @@ class Dispatching:
     def __init__(self, stage: Stage, where: Double | Real, classes: Mapping[str, GpuClass]) -> None:
         self.api: TimedApi = where.api(TimedApi)
         self.api.posted, self.api.names, self.api.seconds = {}, {}, {}
-        self.api.attempts = Attempts(stage.client)
+        self.api.attempts, self.api.asleep = Attempts(stage.client), isinstance(where, Real)
         self._app = stage.app
         client = stage.client
         line, reader, logs, states = Line(client, by="bench"), Reader(client), Logs(client), States(stage.app)
