@@ -4,7 +4,8 @@ Measured: from the moment a watcher leads until it has listed all pods and Jobs,
 with the holders in Redis (one run of the reconciler). In turns with the bare lists, which are the floor and are taken off: both
 lists, decoded, one after the other, by the same client. Then the notes that the leader's next look keeps in Redis. The double
 is a process of its own, and every new leader a launcher of its own.
-Memory: what this process grows by for each pod, when the first leader has looked.
+Memory: what this process (its resident set) has grown by for each pod when the first leader has looked, with what Python has not
+given back of the answers of the API.
 Peer: the client's typed models of the same pods, decoded and kept (of a tenth of them).
 Aim: at most 2 s beyond the lists.
 """
@@ -92,13 +93,13 @@ def run(size: Size) -> list[Figure]:
             common = ManifestContext(api.namespace, "bench")
             double.preload(attempt_manifest(record, gpu_class, SETTINGS, common) for record in records)
             lists = lambda: (api.list_pods(selector("bench")), api.list_jobs(selector("bench")))  # noqa: E731 - one of the turns
-            before, empty = _rss(), 0.0
+            empty = full = _rss()
             for turn in range(turns):
                 leader = _Leader(stage, api, gpu_class)
                 found["took"].append(timed(leader.take_over))
                 found["noted"].append(timed(leader.note))
                 if not turn:
-                    empty, before = before, _rss()
+                    full = _rss()
                 leader.close()
                 del leader
                 found["lists"].append(timed(lists))
@@ -111,17 +112,14 @@ def run(size: Size) -> list[Figure]:
     beyond = tuple(took - floor for took, floor in zip(found["took"], found["lists"], strict=True))
     mine = Sample("new leader", beyond)
     floor = Sample("the lists (taken off)", tuple(found["lists"]))
+    led = Sample("before it led", (empty / 1e6,))
     knows = f"{count} in flight: until a new leader knows all"
     return [
         Figure(knows, "s", mine, (), floor, f"≤ {AIM:g} s", mine.middle <= AIM),
         Figure(f"{count} in flight: its first notes", "s", Sample("new leader", tuple(found["noted"]))),
-        Figure("memory of a pod in flight", "B", Sample("leader", ((before - empty) / count,)), (Sample("V1Pod", (typed,)),)),
-        Figure(f"memory of this process, {count} in flight", "MB", Sample("leader", (before / 1e6,)), (), _before(empty)),
+        Figure("memory of a pod in flight", "B", Sample("leader", ((full - empty) / count,)), (Sample("V1Pod", (typed,)),)),
+        Figure(f"memory of this process, {count} in flight", "MB", Sample("leader", (full / 1e6,)), (), led),
     ]
-
-
-def _before(empty: float) -> Sample:
-    return Sample("before it led", (empty / 1e6,))
 
 
 def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
