@@ -124,7 +124,9 @@ class Follower:
             except ApiError as exc:
                 raise LauncherUnavailable(str(exc)) from exc
             self._jobs_at = now
-            unended = [job for job in jobs if not any(each.status == "True" for each in job.status.conditions or ())]
+            # Most have their pod: what their annotations say need not be read.
+            podless = [job for job in jobs if not self.pods.by_job(job.metadata.name)]
+            unended = [job for job in podless if not any(each.status == "True" for each in job.status.conditions or ())]
             self._jobs = [known for job in unended if (known := of_job(job, self._api.namespace))]
         # Once its pod is there, the Job tells nothing more.
         self._jobs = [known for known in self._jobs if not self.pods.by_job(known.held.instance.rpartition("/")[2])]
