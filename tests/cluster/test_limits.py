@@ -1,0 +1,79 @@
+"""What a cluster does not give: a node, more of a resource, rights that nobody needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from kubernetes import client
+from nodes import until
+
+from gpuqueue.errors import ExecutorDied, ImageUnusable, QuotaExceeded, Unschedulable
+from tests.cluster import rights
+from tests.cluster.answers import raw
+from tests.cluster.there import PATIENCE
+
+
+def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(there):
+    own = there.owning("nowhere", 'exclusive_slots = 1\nnode_selector = { "gpuqueue.io/no" = "node" }')
+    dispatcher = there.dispatcher("nowhere", own)
+    result = there.send("add", 1, 1, queue="gpu.nowhere")
+    until(lambda: (there.record(result.id) or {}).get("wait") == "UNSCHEDULABLE", PATIENCE, "what it waits for is noted")
+    with pytest.raises(Unschedulable, match="nodes are available"):
+        result.get(PATIENCE)
+    dispatcher.stop()
+
+
+def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(there):
+    with quota(there, {f"requests.{there.resource}": "0"}):
+        result = there.send("add", 1, 1)
+        with pytest.raises(QuotaExceeded, match="exceeded quota"):
+            result.get(PATIENCE)
+        there.idle()
+    assert there.send("add", 1, 1).get(PATIENCE) == 2
+
+
+def test_a_dispatcher_needs_no_more_than_its_role(there):
+    with ExitStack() as undo:
+        own = there.owning("limited", "exclusive_slots = 1")
+        kubeconfig = allowed(lambda: rights.limited(there.core, there.namespace, there.name, there.directory, undo))
+        with client.ApiClient(rights.loaded(kubeconfig)) as asked, pytest.raises(client.ApiException, match="403"):
+            raw(client.CoreV1Api(asked).list_namespaced_secret, there.namespace)
+        dispatcher = there.dispatcher("limited", {**own, "KUBECONFIG": str(kubeconfig)})
+        undo.callback(dispatcher.stop)
+        assert there.send("add", 2, 3, queue="gpu.limited").get(PATIENCE) == 5
+        with pytest.raises(ExecutorDied, match=r"(?s)exit code 7.*about to crash"):
+            there.send("crash", 7, queue="gpu.limited").get(PATIENCE)
+        running = there.send("hold", 300, queue="gpu.limited")
+        there.in_state(running.id, "running")
+        running.revoke(terminate=True)
+        with pytest.raises(TaskRevokedError):
+            running.get(PATIENCE)
+        with pytest.raises(ImageUnusable):
+            unknown = {"gpu": {"image": "127.0.0.1:1/none/at-all:1"}}
+            there.send("add", 1, 1, queue="gpu.limited", headers=unknown).get(PATIENCE)
+
+
+@contextmanager
+def quota(there, hard) -> Iterator[None]:
+    """A ResourceQuota, in force."""
+    body = {"metadata": {"name": there.name}, "spec": {"hard": hard}}
+    allowed(lambda: raw(there.core.create_namespaced_resource_quota, there.namespace, body))
+    try:
+        read = there.core.read_namespaced_resource_quota
+        until(lambda: raw(read, there.name, there.namespace).get("status", {}).get("hard"), PATIENCE, "the quota is in force")
+        yield
+    finally:
+        raw(there.core.delete_namespaced_resource_quota, there.name, there.namespace)
+
+
+def allowed(make):
+    """What was made; the test is left out where its user may not make such a thing."""
+    try:
+        return make()
+    except client.ApiException as exc:
+        if exc.status != 403:
+            raise
+        pytest.skip(f"not allowed in this cluster: {exc.body}")
