@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,15 @@ class ProcessHandle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
-    def kill(self) -> None:
-        """End all its processes, those with a session of their own too."""
+    def kill(self) -> set[int]:
+        """End all its processes, those with a session of their own too; answers which they were."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for pid in _marked(self._mark):
+        killed = _marked(self._mark)
+        for pid in killed:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        return killed
 
     def pids(self) -> list[int]:
         """See :class:`Handle`."""
@@ -165,14 +168,19 @@ class ProcessRuntime:
     def _wait(self, process: subprocess.Popen[bytes], handle: ProcessHandle, task: Task, on_exit: OnExit) -> None:
         # The first process's end is the end of a container. It is reaped last: until then its group's id is nobody else's.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        handle.kill()
+        killed = handle.kill() - {process.pid}
         code = process.wait()
+        until = time.monotonic() + DYING  # SIGKILL takes a moment, and nothing of a container outlives its end
+        while any(_runs(pid) for pid in killed) and time.monotonic() < until:
+            time.sleep(0.002)
         with self._lock:
             self._running.pop(handle, None)
         reason = "OOMKilled" if handle.oom else ""
         on_exit(Exit(code if code >= 0 else 128 - code, _message(task.message), reason))
 
 
+#: Seconds that killed processes have to be gone; one that hangs in the kernel must not hold up the others' ends.
+DYING = 5.0
 #: What a termination message may have at most, in bytes.
 MESSAGE_LIMIT = 4096
 
@@ -197,6 +205,14 @@ def _program(name: str, path: str, cwd: str) -> str:
     if found is None:
         raise StartError(f'{_STARTING}exec: "{name}": executable file not found in $PATH: unknown')
     return found
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has reaped yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _marked(mark: str) -> set[int]:
