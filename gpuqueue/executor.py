@@ -32,7 +32,7 @@ from gpuqueue.glue.completion import complete
 from gpuqueue.names import worker_name
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
-from gpuqueue.task_run import KEEP, Run, Stopped
+from gpuqueue.task_run import KEEP, Run
 
 #: Not Celery's: its loggers are silent until the application has set logging up, and what ends here ends before that.
 logger = logging.getLogger("gpuqueue.executor")
@@ -98,7 +98,7 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, fi
 
 
 def _on_term(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(EXIT_TERMINATED)
+    raise application.Stopped(EXIT_TERMINATED)
 
 
 def run() -> None:
@@ -107,7 +107,7 @@ def run() -> None:
         sys.exit(main())
     except SettingsError as exc:
         sys.exit(f"gpuqueue: {exc}")
-    except Stopped as stopped:
+    except application.Stopped as stopped:
         if stopped.code == EXIT_DEVICE:
             _leave_at_once(EXIT_DEVICE)
         raise

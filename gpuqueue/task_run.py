@@ -34,10 +34,6 @@ KEEP = 86_400.0
 TOLD = 300
 
 
-class Stopped(SystemExit):
-    """This process ends without writing anything: it was told to, or cannot, or another attempt will."""
-
-
 class Run:
     """One message, run once."""
 
@@ -139,7 +135,7 @@ class Run:
         except (Ignore, Reject):
             self._claim(EndReason.IGNORED)
             raise
-        except Stopped:
+        except application.Stopped:
             raise
         except SystemExit as exc:
             self._claim(EndReason.ERROR)
@@ -162,7 +158,7 @@ class Run:
             self._sampled({**self._sampler.seen(), "gpu_error": told})
         except RedisError as error:
             logger.warning("not told how: %s", error)
-        raise Stopped(EXIT_DEVICE) from exc
+        raise application.Stopped(EXIT_DEVICE) from exc
 
     def _sampled(self, seen: Sample) -> None:
         self._attempts.sampled(self._attempt, seen)
@@ -177,7 +173,7 @@ class Run:
         except RedisError as exc:
             # The tracer must not take this for the task's own failure, and write what nobody has claimed.
             logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
-            raise Stopped(EXIT_NO_STATE) from exc
+            raise application.Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 
     def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:

@@ -12,8 +12,15 @@ from celery.app.utils import find_app
 from gpuqueue.errors import ApplicationNotFound
 
 
+class Stopped(SystemExit):
+    """This process ends without writing anything: it was told to, or cannot, or another attempt will."""
+
+
 def find(name: str | None) -> Celery:
-    """Import what ``celery -A`` would, with its tasks. Raises :class:`ApplicationNotFound` that says why it cannot be."""
+    """Import what ``celery -A`` would, with its tasks. Raises :class:`ApplicationNotFound` that says why it cannot be.
+
+    A process that is told to stop meanwhile stops: that is no fault of the application.
+    """
     fix = "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where that can be imported"
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
@@ -24,8 +31,17 @@ def find(name: str | None) -> Celery:
         app.loader.import_default_modules()
         _ = app.conf.broker_url  # a lazy configuration fails here, not in the middle of the job
     except (Exception, SystemExit) as exc:
+        if (stopped := _stopped(exc)) is not None:
+            raise stopped from None
         raise ApplicationNotFound(f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}") from exc
     return app
+
+
+def _stopped(exc: BaseException | None) -> Stopped | None:
+    """Find the stop that an error is, or was made of: libraries wrap what is raised while they are imported."""
+    while exc is not None and not isinstance(exc, Stopped):
+        exc = exc.__cause__ or exc.__context__
+    return exc
 
 
 def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:

@@ -1,0 +1,44 @@
+"""An application that cannot be imported, and a process that is told to stop while it imports one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpuqueue.errors import ApplicationNotFound
+from gpuqueue.glue.application import Stopped, find
+
+STOP = "from gpuqueue.glue.application import Stopped\n"
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module of that text."""
+    name = f"app_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(request.param)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+@pytest.mark.parametrize("app", ["import sys; sys.exit(3)", "1 / 0", "import no_such_module"], indirect=True)
+def test_an_application_that_fails_to_import_is_not_found(app: str) -> None:
+    with pytest.raises(ApplicationNotFound, match=f"GPUQUEUE_APP='{app}' cannot be imported"):
+        find(app)
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        STOP + "raise Stopped(143)",
+        STOP + "try:\n    raise Stopped(143)\nexcept BaseException as exc:\n    raise ImportError('broken') from exc",
+        STOP + "try:\n    raise Stopped(143)\nexcept BaseException:\n    raise ImportError('broken')",
+    ],
+    ids=["as it is", "wrapped", "replaced"],
+    indirect=True,
+)
+def test_being_told_to_stop_while_importing_is_no_fault_of_the_application(app: str) -> None:
+    """An eviction just after the claim would otherwise end the job for good, as one whose application is missing."""
+    with pytest.raises(Stopped) as caught:
+        find(app)
+    assert caught.value.code == 143
