@@ -72,6 +72,15 @@ def test_an_evicted_job_runs_again_in_a_new_pod(shop, quick, key):
     assert ended(quick, result, "SUCCEEDED")["attempt"] == 2
 
 
+def test_a_job_evicted_while_its_application_is_imported_runs_again(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    record = quick.in_state(result.id, "running")
+    quick.cluster.faults.evict(quick.cluster.pod_of(record["instance"].split("/")[1])["metadata"]["name"])
+    until(lambda: quick.record(result.id)["attempt"] == 2, PATIENCE, "a new attempt", lambda: str(quick.record(result.id)))
+    quick.go(key, 2)
+    assert result.get(PATIENCE) == key
+
+
 def test_a_job_whose_pod_somebody_deletes_fails_so(shop, quick, key):
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
