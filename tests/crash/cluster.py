@@ -38,6 +38,7 @@ class Cluster(Stack):
         super().__init__(
             directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop", kind=kind
         )
+        self.sent = {}
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 
     def start(self, name="one", crash=None):
@@ -47,7 +48,21 @@ class Cluster(Stack):
         return self.dispatcher(name, env=env, arguments=queues, ready=False)
 
     def send(self, task, *args, queue="gpu.t4.shared", **options):
-        return self.sender.send_task(f"crashshop.{task}", args, queue=queue, **options)
+        result = self.sender.send_task(f"crashshop.{task}", args, queue=queue, **options)
+        self.sent[result.id] = (task, args, {"queue": queue, **options})
+        return result
+
+    def send_again_what_the_transport_lost(self):
+        """Kombu takes a message off its list before it notes that it has it: a kill between the two loses it, as for any worker.
+
+        To be called while no dispatcher lives.
+        """
+        known = {record["id"] for record in self.records()}
+        lists = [self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")]
+        somewhere = "".join([*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
+        for job_id, (task, args, options) in list(self.sent.items()):
+            if job_id not in known and job_id not in somewhere:
+                self.send(task, *args, task_id=job_id, **options)
 
     def noted(self):
         return self.notes.read_text().split("\n")[:-1]
