@@ -4,6 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
+TOOLS := $(VENV)/.installed-tools
 INPUTS := pyproject.toml constraints.txt
 AT_LEAST_311 := -c 'import sys; raise SystemExit(sys.version_info < (3, 11))'
 
@@ -14,15 +15,15 @@ AT_LEAST_311 := -c 'import sys; raise SystemExit(sys.version_info < (3, 11))'
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-venv: $(DEV) ## make .venv with everything for development
+venv: $(DEV) $(TOOLS) ## make .venv with everything for development
 
 demo: $(DEMO) ## run the demo (installs only what it needs)
 	$(VENV)/bin/gpuqueue demo
 
-test: $(DEV) ## run the quick tests
+test: $(DEV) $(TOOLS) ## run the quick tests
 	$(VENV)/bin/pytest -m "not slow" tests
 
-test-slow: $(DEV) ## run the slow tests
+test-slow: $(DEV) $(TOOLS) ## run the slow tests
 	$(VENV)/bin/pytest -m slow tests
 
 test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
@@ -64,4 +65,9 @@ $(DEV): $(INPUTS) | $(PY)
 
 $(DEMO): $(INPUTS) | $(PY)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# Helm and kubectl, for the tests of deploy/ and charts/: see tests/deploy/tools.py.
+$(TOOLS): constraints.txt tests/deploy/tools.py | $(DEV)
+	$(PY) -m tests.deploy.tools
 	@touch $@

@@ -1,0 +1,77 @@
+{{/* Names and labels: all of them are made here. */}}
+
+{{- define "gpuqueue.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 30 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 30 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{/* (list . "flower"): the name of one part. A Deployment's has 63 characters at most, with those that its pods add. */}}
+{{- define "gpuqueue.part" -}}
+{{- printf "%s-%s" (include "gpuqueue.fullname" (first .)) (last .) -}}
+{{- end }}
+
+{{- define "gpuqueue.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "gpuqueue.part" (list . "job-launcher")) -}}
+{{- end }}
+
+{{- define "gpuqueue.jobNamespace" -}}
+{{- .Values.jobs.namespace | default .Release.Namespace -}}
+{{- end }}
+
+{{/* The Secret with Redis' address, as dispatchers and Flower read it. */}}
+{{- define "gpuqueue.redisSecret" -}}
+{{- .Values.redis.existingSecret | default (include "gpuqueue.part" (list . "redis")) -}}
+{{- end }}
+
+{{/* The same for executors, in the Jobs' namespace. */}}
+{{- define "gpuqueue.executorSecret" -}}
+{{- .Values.redis.executorSecret | default (include "gpuqueue.redisSecret" .) -}}
+{{- end }}
+
+{{- define "gpuqueue.redisUrl" -}}
+{{- if .Values.redis.builtin.enabled -}}
+redis://:{{ .Values.redis.builtin.password }}@{{ include "gpuqueue.part" (list . "redis") }}.{{ .Release.Namespace }}.svc:6379/0
+{{- else -}}
+{{- .Values.redis.url -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gpuqueue.flowerSecret" -}}
+{{- .Values.flower.auth.existingSecret | default (include "gpuqueue.part" (list . "flower")) -}}
+{{- end }}
+
+{{- define "gpuqueue.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end }}
+
+{{/* (list . "flower"): what selects the pods of one component. */}}
+{{- define "gpuqueue.selector" -}}
+app.kubernetes.io/name: {{ (first .).Chart.Name }}
+app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/component: {{ last . }}
+{{- end }}
+
+{{/* The labels of one component's objects. Executors have managed-by: gpuqueue, which nothing here may have. */}}
+{{- define "gpuqueue.labels" -}}
+{{ include "gpuqueue.selector" . }}
+app.kubernetes.io/version: {{ (first .).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (first .).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (first .).Chart.Name (first .).Chart.Version }}
+{{- end }}
+
+{{/* What selects the pods of Jobs: of this queue alone where its owner is said. */}}
+{{- define "gpuqueue.executorSelector" -}}
+app.kubernetes.io/managed-by: gpuqueue
+{{- with .Values.jobs.owner }}
+gpuqueue.io/owner: {{ . | quote }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,63 @@
+{{/* What the pods of several components share. */}}
+
+{{- define "gpuqueue.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "gpuqueue.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Redis' addresses, each by its key: nothing else that the Secret may hold becomes a variable. */}}
+{{- define "gpuqueue.redisEnv" -}}
+{{- range $key, $optional := dict "CELERY_BROKER_URL" false "CELERY_RESULT_BACKEND" true "GPUQUEUE_REDIS_URL" true }}
+- name: {{ $key }}
+  valueFrom: {secretKeyRef: {name: {{ include "gpuqueue.redisSecret" $ }}, key: {{ $key }}, optional: {{ $optional }}}}
+{{- end }}
+{{- end }}
+
+{{- define "gpuqueue.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
+{{- include "gpuqueue.caVolume" . }}
+{{- end }}
+
+{{- define "gpuqueue.mounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- include "gpuqueue.caMount" . }}
+{{- end }}
+
+{{- define "gpuqueue.caVolume" -}}
+{{- with .Values.redis.ca }}
+{{- if .configMap }}
+- name: redis-ca
+  configMap:
+    name: {{ .configMap }}
+    items: [{key: {{ .key | quote }}, path: ca.crt}]
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "gpuqueue.caMount" -}}
+{{- if .Values.redis.ca.configMap }}
+- name: redis-ca
+  mountPath: /etc/gpuqueue/redis-ca
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "gpuqueue.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,77 @@
+{{/* (list . each): a dispatcher, with the defaults for what it does not say. */}}
+{{- define "gpuqueue.dispatcher" -}}
+{{- mergeOverwrite (deepCopy (first .).Values.dispatcherDefaults) (deepCopy (last .)) | toJson -}}
+{{- end }}
+
+{{/* The settings of all dispatchers: name to text. */}}
+{{- define "gpuqueue.settings" -}}
+{{- $jobs := .Values.jobs }}
+{{- $said := dict
+  "GPU_EXECUTION_MODE" "k8s_job"
+  "GPU_JOB_NAMESPACE" $jobs.namespace
+  "GPU_SECRET_NAME" (include "gpuqueue.executorSecret" .)
+  "GPU_OWNER" $jobs.owner
+  "GPU_EXECUTOR_IMAGE" $jobs.image
+  "GPU_IMAGE_PULL_POLICY" $jobs.imagePullPolicy
+  "GPU_IMAGE_ALLOW" (join "," $jobs.imageAllow)
+  "GPUQUEUE_APP" $jobs.app
+  "GPUQUEUE_LOG_LEVEL" .Values.logLevel
+  "GPUQUEUE_METRICS_PORT" (.Values.metricsPort | toString)
+  "GPUQUEUE_POD_TEMPLATE" "/etc/gpuqueue/pod/pod-template.yaml"
+}}
+{{- range $name, $text := mergeOverwrite $said .Values.settings }}
+{{- if ne (toString $text) "" }}
+{{ $name }}: {{ $text | toString | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The classes of one dispatcher, and its own settings. Every slot is said, so that no default makes a class of another's. */}}
+{{- define "gpuqueue.classSettings" -}}
+{{- $said := dict
+  "T4_SHARED_SLOTS" .t4.sharedSlots
+  "T4_EXCLUSIVE_SLOTS" .t4.exclusiveSlots
+  "MIG_TOTAL_SLOTS" .mig.totalSlots
+}}
+{{- if .resourceName }}{{ $said = set $said "GPU_RESOURCE_NAME" .resourceName }}{{ end }}
+{{- if .classes }}{{ $said = set $said "GPUQUEUE_CLASSES_FILE" "/etc/gpuqueue/classes/classes.toml" }}{{ end }}
+{{- range $name, $text := mergeOverwrite $said .settings }}
+{{ $name }}: {{ $text | toString | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The pod template: what the values ask for, and the operator's own laid over it. */}}
+{{- define "gpuqueue.podTemplate" -}}
+{{- $jobs := .Values.jobs }}
+{{- $theirs := deepCopy $jobs.podTemplate }}
+{{- $spec := dict }}
+{{- $container := dict "name" "executor" }}
+{{- $volumes := include "gpuqueue.caVolume" . | fromYamlArray }}
+{{- $mounts := include "gpuqueue.caMount" . | fromYamlArray }}
+{{- $env := list }}
+{{- if $jobs.serviceAccount }}{{ $spec = set $spec "serviceAccountName" (include "gpuqueue.part" (list . "executor")) }}{{ end }}
+{{- if $jobs.imagePullSecrets }}
+{{- $secrets := list }}
+{{- range $jobs.imagePullSecrets }}{{ $secrets = append $secrets (dict "name" .) }}{{ end }}
+{{- $spec = set $spec "imagePullSecrets" $secrets }}
+{{- end }}
+{{- if $jobs.readOnlyRootFilesystem }}
+{{- $container = set $container "securityContext" (dict "readOnlyRootFilesystem" true) }}
+{{- $volumes = prepend $volumes (dict "name" "tmp" "emptyDir" (dict "sizeLimit" $jobs.tmpSize)) }}
+{{- $mounts = prepend $mounts (dict "name" "tmp" "mountPath" "/tmp") }}
+{{- $env = append $env (dict "name" "HOME" "value" "/tmp") }}
+{{- end }}
+{{- $given := dict }}
+{{- $theirSpec := $theirs.spec | default dict }}
+{{- range $theirSpec.containers }}{{ $given = . }}{{ end }}
+{{- $volumes = concat $volumes ($theirSpec.volumes | default list) }}
+{{- $mounts = concat $mounts ($given.volumeMounts | default list) }}
+{{- $env = concat $env ($given.env | default list) }}
+{{- $container = mergeOverwrite $container $given }}
+{{- if $mounts }}{{ $container = set $container "volumeMounts" $mounts }}{{ end }}
+{{- if $env }}{{ $container = set $container "env" $env }}{{ end }}
+{{- $spec = mergeOverwrite $spec $theirSpec }}
+{{- if $volumes }}{{ $spec = set $spec "volumes" $volumes }}{{ end }}
+{{- if gt (len $container) 1 }}{{ $spec = set $spec "containers" (list $container) }}{{ end }}
+{{- mergeOverwrite $theirs (dict "spec" $spec) | toYaml }}
+{{- end }}

@@ -1,0 +1,58 @@
+"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest supported version."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+from kubernetes_validate import ValidationError, validate
+
+from tests.deploy.rendering import CHART, CUSTOM, EVERYTHING, OVERLAYS, Object, render
+
+OLDEST, NEWEST = "1.31", "1.36"
+TEMPLATES = sorted(OVERLAYS.parent.glob("base/**/*.template.yaml"))
+
+
+def check(each: Object, version: str) -> None:
+    validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize(("source", "name"), EVERYTHING)
+def test_every_object_is_one_of_kubernetes(source: str, name: str, version: str) -> None:
+    found = [each for each in render(source, name) if not each["apiVersion"].startswith(CUSTOM)]
+    assert len(found) > 10
+    for each in found:
+        check(each, version)
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_the_templates_of_secrets_are_objects_of_kubernetes(version: str) -> None:
+    found = [each for path in TEMPLATES for each in yaml.safe_load_all(path.read_text())]
+    assert {each["kind"] for each in found} == {"Secret"}
+    for each in found:
+        check(each, version)
+
+
+def test_the_check_sees_a_field_that_kubernetes_does_not_know() -> None:
+    wrong = copy.deepcopy(render("overlay", "production").one("Deployment", "gpu-flower"))
+    wrong["spec"]["template"]["spec"]["containers"][0]["readOnlyRootFilesystem"] = True
+    with pytest.raises(ValidationError):
+        check(wrong, NEWEST)
+
+
+def test_the_chart_is_for_the_oldest_version_and_newer_ones() -> None:
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"] == f">={OLDEST}.0-0"
+
+
+@pytest.mark.parametrize(("source", "name"), EVERYTHING)
+def test_no_object_is_there_twice(source: str, name: str) -> None:
+    found = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in render(source, name)]
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(("source", "name"), EVERYTHING)
+def test_names_are_short_enough_for_what_kubernetes_adds(source: str, name: str) -> None:
+    for each in render(source, name):
+        assert len(each["metadata"]["name"]) <= 63 - len("-0123456789-01234"), each["metadata"]["name"]

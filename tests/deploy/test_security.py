@@ -1,0 +1,228 @@
+"""Pods are fit for Pod Security "restricted", read-only, without tokens they do not need; and who may talk to whom."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from gpuqueue.job_names import MANAGED_BY, OWNER, labels
+from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
+
+EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)
+
+
+@EVERY
+def test_every_pod_is_fit_for_pod_security_restricted(source: str, name: str) -> None:
+    for workload, template in render(source, name).pods():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True, workload
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+        allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
+        assert all(volume.keys() - {"name"} <= allowed for volume in pod["volumes"])
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@EVERY
+def test_every_pod_has_a_tmp_of_its_own_and_no_other_place_to_write_but_what_is_meant_for_it(source: str, name: str) -> None:
+    for workload, template in render(source, name).pods():
+        (container,) = template["spec"]["containers"]
+        writable = {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")}
+        assert writable == {"/tmp"} | ({"/data"} if container["name"] == "redis" else set()), workload
+
+
+@EVERY
+def test_nobody_but_dispatchers_has_a_token(source: str, name: str) -> None:
+    found = render(source, name)
+    assert all(each["automountServiceAccountToken"] is False for each in found.of("ServiceAccount"))
+    for workload, template in found.pods():
+        is_dispatcher = template["metadata"]["labels"]["app.kubernetes.io/component"] == "dispatcher"
+        assert template["spec"]["automountServiceAccountToken"] is is_dispatcher, workload
+        assert template["spec"]["enableServiceLinks"] is False, workload
+
+
+@EVERY
+def test_every_image_says_what_runs(source: str, name: str) -> None:
+    for workload, template in render(source, name).pods():
+        (container,) = template["spec"]["containers"]
+        reference = container["image"].rpartition("/")[2]
+        assert re.search(r"@sha256:[0-9a-f]{64}$|:[\w.-]+$", reference), workload
+        assert not reference.endswith(":latest")
+
+
+@EVERY
+def test_every_container_asks_for_what_it_needs_and_is_probed(source: str, name: str) -> None:
+    for workload, template in render(source, name).pods():
+        (container,) = template["spec"]["containers"]
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}, workload
+        assert "memory" in container["resources"]["limits"]
+        assert not any("nvidia.com" in each for kind in container["resources"].values() for each in kind)
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+
+
+@EVERY
+def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(source: str, name: str) -> None:
+    for _, template in render(source, name).pods():
+        (container,) = template["spec"]["containers"]
+        if container["name"] != "dispatcher":
+            continue
+        live = container["livenessProbe"]
+        assert live["periodSeconds"] * live["failureThreshold"] >= 120
+        assert (live["httpGet"], container["startupProbe"]["httpGet"]) == ({"path": "/healthz", "port": "metrics"},) * 2
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+        assert container["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
+        assert template["spec"]["terminationGracePeriodSeconds"] >= 30
+
+
+@EVERY
+def test_dispatchers_of_a_deployment_are_replaced_one_by_one_and_not_drained_together(source: str, name: str) -> None:
+    found = render(source, name)
+    budgets = [each["spec"] for each in found.of("PodDisruptionBudget")]
+    assert len({str(each["selector"]) for each in budgets}) == len(budgets)
+    for each in found.of("Deployment"):
+        tags = each["spec"]["template"]["metadata"]["labels"]
+        if tags["app.kubernetes.io/component"] == "dispatcher":
+            assert each["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+            (spread,) = each["spec"]["template"]["spec"]["topologySpreadConstraints"]
+            assert spread["labelSelector"] == each["spec"]["selector"]
+            chosen = [budget for budget in budgets if selects(budget["selector"], tags)]
+            assert [(one["maxUnavailable"], one["unhealthyPodEvictionPolicy"]) for one in chosen] in ([], [(1, "AlwaysAllow")])
+
+
+@EVERY
+def test_selectors_select_the_pods_that_they_are_for_and_no_others(source: str, name: str) -> None:
+    found = render(source, name)
+    pods = {workload: template["metadata"]["labels"] for workload, template in found.pods()}
+    for each in found.of("Deployment", "StatefulSet"):
+        chosen = [workload for workload, tags in pods.items() if selects(each["spec"]["selector"], tags)]
+        assert chosen == [each["metadata"]["name"]]
+    for each in found.of("Service"):
+        chosen = [workload for workload, tags in pods.items() if selects({"matchLabels": each["spec"]["selector"]}, tags)]
+        assert chosen
+        components = {pods[workload]["app.kubernetes.io/component"] for workload in chosen}
+        assert components == {each["metadata"]["labels"]["app.kubernetes.io/component"]}
+        ports = {port["name"] for workload, template in found.pods() if workload in chosen for port in of(template)["ports"]}
+        assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
+
+
+@EVERY
+def test_nothing_here_is_taken_for_an_executor(source: str, name: str) -> None:
+    for each in render(source, name):
+        assert each["metadata"].get("labels", {}).get(MANAGED_BY) != "gpuqueue"
+    for workload, template in render(source, name).pods():
+        assert MANAGED_BY not in template["metadata"]["labels"], workload
+
+
+def of(template: Object) -> Any:
+    return template["spec"]["containers"][0]
+
+
+def selects(selector: Object, tags: Object) -> bool:
+    return selector["matchLabels"].items() <= tags.items()
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_no_credential_stands_outside_of_secrets(source: str, name: str) -> None:
+    found = render(source, name)
+    for each in found:
+        if each["kind"] != "Secret":
+            assert not re.search(r"redis(s)?://[^\s\"']*@|not-a-real-password", yaml.safe_dump(each)), each["metadata"]["name"]
+    assert bool(found.of("Secret")) == (name == "trial")
+
+
+def test_the_templates_of_secrets_hold_none_and_are_applied_by_nobody() -> None:
+    (template,) = OVERLAYS.parent.rglob("*.template.yaml")
+    for each in yaml.safe_load_all(template.read_text()):
+        for text in each["stringData"].values():
+            assert "USER:PASSWORD" in text
+    for kustomization in OVERLAYS.parent.rglob("kustomization.yaml"):
+        resources = yaml.safe_load(kustomization.read_text())["resources"]
+        assert not [each for each in resources if each.endswith(template.name)]
+
+
+# -- who may talk to whom ----------------------------------------------------------------------------------------------
+
+#: A pod of a Job, as dispatchers label it.
+EXECUTOR = labels(
+    "vision",
+    "attempt",
+    {"delivery": "d", "id": "d", "task": "t", "gpu_class": "t4", "isolation": "shared", "attempt": 1, "token": "t"},
+)
+
+
+def policies(found: Objects, tags: Object) -> list[Object]:
+    return [each["spec"] for each in found.of("NetworkPolicy") if selects(each["spec"]["podSelector"], tags)]
+
+
+@EVERY
+def test_every_pod_has_one_policy_for_both_directions(source: str, name: str) -> None:
+    found = render(source, name)
+    for workload, template in [*found.pods(), ("executor", {"metadata": {"labels": EXECUTOR}})]:
+        (policy,) = policies(found, template["metadata"]["labels"])
+        assert policy["policyTypes"] == ["Ingress", "Egress"], workload
+    assert len(found.of("NetworkPolicy")) == len({*(tags(each) for _, each in found.pods())}) + 1
+
+
+def tags(template: Object) -> str:
+    return str(template["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+@EVERY
+def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allowed(source: str, name: str) -> None:
+    found = render(source, name)
+    (policy,) = policies(found, EXECUTOR)
+    assert not policy.get("ingress")
+    ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
+    assert ports == [[53, 53], [6379], *([[443]] if name == "everything" else [])]
+    assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
+
+
+@EVERY
+def test_nobody_but_dispatchers_reaches_the_api_server(source: str, name: str) -> None:
+    found = render(source, name)
+    for workload, template in found.pods():
+        (policy,) = policies(found, template["metadata"]["labels"])
+        to_anywhere = [rule for rule in policy.get("egress", ()) if not rule.get("to")]
+        is_dispatcher = tags(template) == "dispatcher"
+        assert all({port["port"] for port in rule["ports"]} == {443, 6443} for rule in to_anywhere)
+        assert bool(to_anywhere) == (is_dispatcher and name != "everything"), workload
+
+
+@EVERY
+def test_everything_that_listens_says_to_whom(source: str, name: str) -> None:
+    found = render(source, name)
+    for workload, template in found.pods():
+        (policy,) = policies(found, template["metadata"]["labels"])
+        (rule,) = policy["ingress"]
+        assert rule["from"], workload
+        assert {port["port"] for port in rule["ports"]} == {each["containerPort"] for each in of(template)["ports"]}
+
+
+def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> None:
+    found = render("chart", "trial")
+    (policy,) = policies(found, dict(found.pods())["gpu-gpuqueue-redis"]["metadata"]["labels"])
+    assert policy["egress"] == []
+    peers = policy["ingress"][0]["from"]
+    assert any(selects(each["podSelector"], EXECUTOR) for each in peers if each["podSelector"])
+    for workload, template in found.pods():
+        assert any(selects(each["podSelector"], template["metadata"]["labels"]) for each in peers if each["podSelector"]), (
+            workload
+        )
+
+
+def test_with_an_owner_other_queues_executors_are_not_meant() -> None:
+    found = render("chart", "everything")
+    assert policies(found, EXECUTOR)
+    assert not policies(found, {**EXECUTOR, OWNER: "another"})
