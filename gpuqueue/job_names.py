@@ -31,6 +31,8 @@ TENANT = PREFIX + "tenant"
 RECORD = PREFIX + "record"
 
 ATTEMPT_ROLE = "attempt"
+#: An attempt at a container job: network policies tell it from what may speak with Redis.
+CONTAINER_ROLE = "container"
 FINISHER_ROLE = "finisher"
 #: The container of every pod of ours.
 CONTAINER = "executor"

@@ -21,6 +21,7 @@ from gpuqueue.job import Record
 from gpuqueue.job_names import (
     ATTEMPT_ROLE,
     CONTAINER,
+    CONTAINER_ROLE,
     FINISHER_ROLE,
     annotations_of,
     finisher_name,
@@ -92,7 +93,7 @@ def container_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSet
     }
     pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
     bare = replace(common, overlay=common.overlay and common.overlay.for_foreign_image())
-    return _job(job_name(common.owner, record), ATTEMPT_ROLE, record, container, pod, settings, bare)
+    return _job(job_name(common.owner, record), CONTAINER_ROLE, record, container, pod, settings, bare)
 
 
 def finisher_manifest(

@@ -118,7 +118,7 @@ def test_read_only_is_read_only_and_the_user_is_the_images(runner: Image) -> Non
 
 def test_the_image_of_executors_has_no_package_of_dispatchers(runner: Image) -> None:
     found = runner.packages()
-    assert {"celery", "redis", "gpuqueue", "nvidia-ml-py"} <= found
+    assert {"celery", "redis", "gpuqueue", "nvidia-ml-py", "tzdata"} <= found
     assert not found & DISPATCHERS_OWN
 
 

@@ -21,12 +21,19 @@ T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
 TAINT = {"key": "pool", "value": "gpu", "effect": "NoSchedule"}
 
 
-def node(name: str, gpus: str | None = "4", ready: str = "True", labels: dict[str, str] | None = None, **spec: Any) -> Node:
+def node(
+    name: str,
+    gpus: str | None = "4",
+    ready: str = "True",
+    labels: dict[str, str] | None = None,
+    resource: str = "nvidia.com/gpu",
+    **spec: Any,
+) -> Node:
     body = {
         "metadata": {"name": name, "labels": labels or {}},
         "spec": spec,
         "status": {
-            "allocatable": {} if gpus is None else {"nvidia.com/gpu": gpus},
+            "allocatable": {} if gpus is None else {resource: gpus},
             "conditions": [{"type": "Ready", "status": ready}],
         },
     }
@@ -74,6 +81,14 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         yield made
+
+
+def test_a_resource_that_is_not_counted_in_whole_numbers_has_whole_shares() -> None:
+    """On a cluster for development a core takes the place of a GPU (``GPU_RESOURCE_NAME=cpu``)."""
+    nodes = [node("a", "3920m", resource="cpu"), node("b", "2", resource="cpu"), node("c", "940m", resource="cpu")]
+    found = slots(GpuClass("t4", resource="cpu", shared_slots=5), nodes, {})
+    assert (found.level, found.saw) == (Level.OK, "t4: 5 slots, 5 of cpu on a (3), b (2)")
+    assert "5 of cpu" in slots(GpuClass("t4", resource="cpu", shared_slots=6), nodes, {}).saw
 
 
 def checks() -> dict[str, list[Check]]:

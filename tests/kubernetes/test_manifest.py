@@ -429,7 +429,8 @@ def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
         '{"attempt":2,"container":true,"delivery":"a~1","gpu_class":"t4","id":"a","image":"registry.example/theirs:1",'
         '"isolation":"shared","owner":"prod","retries":1,"task":"gpuqueue.run","token":"secret-token"}'
     )
-    metadata = {"labels": LABELS, "annotations": {"gpuqueue.io/record": kept}}
+    labelled = {**LABELS, "gpuqueue.io/role": "container"}  # no network policy lets it speak with Redis
+    metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
     expected = copy.deepcopy(JOB)
     expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
     expected["spec"]["template"]["metadata"] = metadata

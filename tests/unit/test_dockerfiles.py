@@ -93,6 +93,9 @@ def test_pip_keeps_no_cache_and_takes_the_versions_that_are_tested(dockerfile: D
     installs = [each for each in dockerfile.instructions if "pip install" in each.text]
     assert len(installs) == 1
     assert "--no-cache-dir -c constraints.txt" in installs[0].text
+    # What the package needs, it says itself: nothing is installed beside it but what a builder may leave out.
+    (names,) = re.findall(r"-c constraints\.txt (.*)$", installs[0].text)
+    assert re.fullmatch(r"('\.\[[a-z,]+\]'|\.)( \$\{\w+\})*", names), names
     for each in dockerfile.instructions:
         assert "apt-get install" not in each.text or "--no-install-recommends" in each.text
 
