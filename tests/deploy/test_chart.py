@@ -283,6 +283,7 @@ def test_jobs_of_another_namespace_have_all_that_is_theirs_there() -> None:
         ("RoleBinding", "gpu-gpuqueue-job-launcher"),
         ("ServiceAccount", "gpu-gpuqueue-executor"),
         ("NetworkPolicy", "gpu-gpuqueue-executors"),
+        ("NetworkPolicy", "gpu-gpuqueue-containers"),
         ("ResourceQuota", "gpu-gpuqueue-jobs"),
     }
     (subject,) = found.one("RoleBinding", "gpu-gpuqueue-job-launcher")["subjects"]

@@ -247,7 +247,7 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
 
 def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
     pods = {row[0] for row in SECURITY.tables("## Network")[0]}
-    assert pods == {"dispatchers", "executors", "Flower", "built-in Redis (trials)"}
+    assert pods == {"dispatchers", "executors", "container jobs", "Flower", "built-in Redis (trials)"}
     assert len(render("chart", "trial").of("NetworkPolicy")) == len(pods)
 
 

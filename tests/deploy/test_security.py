@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.job_names import MANAGED_BY, OWNER, labels
+from gpuqueue.job import Record
+from gpuqueue.job_names import ATTEMPT_ROLE, CONTAINER_ROLE, FINISHER_ROLE, MANAGED_BY, OWNER, labels
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)
@@ -127,7 +128,10 @@ def of(template: Object) -> Any:
 
 
 def selects(selector: Object, tags: Object) -> bool:
-    return selector["matchLabels"].items() <= tags.items()
+    """As Kubernetes reads a selector, of the operators that are used here."""
+    left_out = selector.get("matchExpressions", [])
+    assert {each["operator"] for each in left_out} <= {"NotIn"}
+    return selector["matchLabels"].items() <= tags.items() and not any(tags.get(each["key"]) in each["values"] for each in left_out)
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
@@ -154,12 +158,22 @@ def test_the_templates_of_secrets_hold_none_and_are_applied_by_nobody() -> None:
 
 # -- who may talk to whom ----------------------------------------------------------------------------------------------
 
-#: A pod of a Job, as dispatchers label it.
-EXECUTOR = labels(
-    "vision",
-    "attempt",
-    {"delivery": "d", "id": "d", "task": "t", "gpu_class": "t4", "isolation": "shared", "attempt": 1, "token": "t"},
-)
+RECORD: Record = {
+    "delivery": "d",
+    "id": "d",
+    "task": "t",
+    "gpu_class": "t4",
+    "isolation": "shared",
+    "attempt": 1,
+    "token": "t",
+}
+#: Pods of Jobs, as dispatchers label them.
+EXECUTOR, FINISHER, CONTAINER = (labels("vision", role, RECORD) for role in (ATTEMPT_ROLE, FINISHER_ROLE, CONTAINER_ROLE))
+JOBS = {"executor": EXECUTOR, "finisher": FINISHER, "container": CONTAINER}
+
+
+def ports_of(policy: Object) -> list[list[int]]:
+    return [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
 
 
 def policies(found: Objects, tags: Object) -> list[Object]:
@@ -169,10 +183,10 @@ def policies(found: Objects, tags: Object) -> list[Object]:
 @EVERY
 def test_every_pod_has_one_policy_for_both_directions(source: str, name: str) -> None:
     found = render(source, name)
-    for workload, template in [*found.pods(), ("executor", {"metadata": {"labels": EXECUTOR}})]:
-        (policy,) = policies(found, template["metadata"]["labels"])
+    for workload, labelled in [*((name, pod["metadata"]["labels"]) for name, pod in found.pods()), *JOBS.items()]:
+        (policy,) = policies(found, labelled)
         assert policy["policyTypes"] == ["Ingress", "Egress"], workload
-    assert len(found.of("NetworkPolicy")) == len({*(tags(each) for _, each in found.pods())}) + 1
+    assert len(found.of("NetworkPolicy")) == len({*(tags(each) for _, each in found.pods())}) + 2
 
 
 def tags(template: Object) -> str:
@@ -183,10 +197,23 @@ def tags(template: Object) -> str:
 def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allowed(source: str, name: str) -> None:
     found = render(source, name)
     (policy,) = policies(found, EXECUTOR)
+    assert policies(found, FINISHER) == [policy]
     assert not policy.get("ingress")
-    ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
-    assert ports == [[53, 53], [6379], *([[443]] if name == "everything" else [])]
+    assert ports_of(policy) == [[53, 53], [6379], *([[443]] if name == "everything" else [])]
     assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
+
+
+@EVERY
+def test_nobody_reaches_a_container_job_and_it_reaches_names_and_what_is_allowed_but_never_redis(source: str, name: str) -> None:
+    found = render(source, name)
+    (policy,) = policies(found, CONTAINER)
+    assert not policy.get("ingress")
+    assert ports_of(policy) == [[53, 53], *([[8443]] if name == "everything" else [])]
+    assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
+    redis = [each for each in found.of("NetworkPolicy") if each["metadata"]["name"].endswith("-redis")]
+    for each in redis:
+        peers = each["spec"]["ingress"][0]["from"]
+        assert not any(selects(peer["podSelector"], CONTAINER) for peer in peers if peer["podSelector"])
 
 
 @EVERY
@@ -224,5 +251,6 @@ def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> No
 
 def test_with_an_owner_other_queues_executors_are_not_meant() -> None:
     found = render("chart", "everything")
-    assert policies(found, EXECUTOR)
-    assert not policies(found, {**EXECUTOR, OWNER: "another"})
+    for each in JOBS.values():
+        assert policies(found, each)
+        assert not policies(found, {**each, OWNER: "another"})

@@ -68,10 +68,17 @@ app.kubernetes.io/managed-by: {{ (first .).Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" (first .).Chart.Name (first .).Chart.Version }}
 {{- end }}
 
-{{/* What selects the pods of Jobs: of this queue alone where its owner is said. */}}
-{{- define "gpuqueue.executorSelector" -}}
+{{/* The labels of the pods of Jobs: of this queue alone where its owner is said. */}}
+{{- define "gpuqueue.jobSelector" -}}
 app.kubernetes.io/managed-by: gpuqueue
 {{- with .Values.jobs.owner }}
 gpuqueue.io/owner: {{ . | quote }}
 {{- end }}
+{{- end }}
+
+{{/* What selects those of them that may speak with Redis: attempts and finishers, and not container jobs. */}}
+{{- define "gpuqueue.executorSelector" -}}
+matchLabels: {{- include "gpuqueue.jobSelector" . | nindent 2 }}
+matchExpressions:
+  - {key: gpuqueue.io/role, operator: NotIn, values: [container]}
 {{- end }}
