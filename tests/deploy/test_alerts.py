@@ -1,0 +1,236 @@
+"""The alerts: Prometheus takes them, each fires when it should and is silent when it should be, and the docs say what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpuqueue.reasons import TRY_AGAIN
+from tests.deploy import alerts
+from tests.deploy.metrics import METRICS, named_in
+from tests.deploy.rendering import CHART, Object, chart, overlay, values
+from tests.deploy.tools import call
+from tests.unit.pages import Page
+
+GPU = Page("docs/GPU.md")
+CASES: dict[str, list[Object]] = yaml.safe_load((Path(__file__).parent / "alert_cases.yaml").read_text())
+_OURS = 'namespace="mlops-saas",job="gpu-dispatchers"'
+#: Targets, as a ServiceMonitor labels them.
+TARGETS = {
+    "<a>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.1:9464",pod="gpu-dispatcher-t4-a"',
+    "<b>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.2:9464",pod="gpu-dispatcher-t4-b"',
+    "<c>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.4:9464",pod="gpu-dispatcher-t4-c"',
+    "<m>": f'{_OURS},gpuqueue_io_dispatcher="mig",instance="10.0.0.3:9464",pod="gpu-dispatcher-mig-m"',
+    "<other>": 'namespace="elsewhere",job="gpu-dispatchers",gpuqueue_io_dispatcher="t4",instance="10.0.0.9:9464",pod="x"',
+}
+
+
+def rules() -> list[Object]:
+    (group,) = overlay("production").one("PrometheusRule", "gpu-alerts")["spec"]["groups"]
+    found: list[Object] = group["rules"]
+    return found
+
+
+RULES = {each["alert"]: each for each in rules()}
+
+
+def labels_of(text: str) -> dict[str, str]:
+    return dict(re.findall(r'(\w+)="([^"]*)"', text))
+
+
+def pair(label: tuple[str, str]) -> str:
+    return f'{label[0]}="{label[1]}"'
+
+
+def written(alert: str, case: Object) -> Object:
+    """A case as promtool reads it. What fires is read from the series ``ALERTS``: exactly these alerts, with exactly these labels."""
+    series = case["series"].items()
+    for target, labels in TARGETS.items():
+        series = [(name.replace(target, labels), said) for name, said in series]
+    firing: list[dict[str, str]] = []
+    if "fires" in case:
+        said = case["fires"]["labels"]
+        (own,) = [labels_of(TARGETS[said])] if isinstance(said, str) else [said]
+        firing = [{"alertname": alert, "alertstate": "firing", **RULES[alert]["labels"], **own}]
+    samples = [{"labels": f"ALERTS{{{','.join(map(pair, each.items()))}}}", "value": 1} for each in firing]
+    asked = {"expr": f'ALERTS{{alertname="{alert}",alertstate="firing"}}', "exp_samples": samples}
+    times = [case["fires"]["at"]] if firing else case["silent"]
+    return {
+        "interval": "30s",
+        "input_series": [{"series": name, "values": said} for name, said in series],
+        "promql_expr_test": [{**asked, "eval_time": time} for time in times],
+    }
+
+
+def play(folder: Path, tests: list[Object]) -> str:
+    """Let promtool play tests on the alerts of production; answers what it complains of."""
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": rules()}]}))
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": tests}
+    (folder / "tests.yaml").write_text(yaml.safe_dump(document))
+    done = call("promtool", "test", "rules", str(folder / "tests.yaml"))
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_prometheus_takes_the_alerts(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": rules()}]}))
+    done = call("promtool", "check", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {len(rules())} rules found" in done.stdout
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_an_alert_fires_when_it_should_and_is_silent_when_it_should_be(alert: str, tmp_path: Path) -> None:
+    assert play(tmp_path, [written(alert, case) for case in CASES[alert]]) == ""
+
+
+def test_the_play_sees_an_alert_that_is_silent_and_one_that_fires(tmp_path: Path) -> None:
+    fires, silent, *_ = (written("GpuqueueNoLeader", case) for case in CASES["GpuqueueNoLeader"])
+    fires["promql_expr_test"][0]["exp_samples"] = []
+    assert "FAILED" in play(tmp_path, [fires])
+    silent["promql_expr_test"][0]["exp_samples"] = written("GpuqueueNoLeader", CASES["GpuqueueNoLeader"][0])[
+        "promql_expr_test"
+    ][0]["exp_samples"]
+    assert "FAILED" in play(tmp_path, [silent])
+
+
+def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
+    assert set(CASES) == set(RULES)
+    for alert, cases in CASES.items():
+        assert any("fires" in case for case in cases), alert
+        assert any("silent" in case for case in cases), alert
+        assert all(case["says"] for case in cases)
+
+
+# -- a day that is in order --------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: Path) -> None:
+    """Two dispatchers tell the same of the queue, one is replaced, the lead goes over, jobs come and go for two hours."""
+    length, gone, new = 240, 90, 92
+    both = {
+        'gpuqueue_state_up{}': "1+0x",
+        'gpuqueue_slots{gpu_class="t4",isolation="shared"}': "8+0x",
+        'gpuqueue_slots{gpu_class="t4",isolation="exclusive"}': "1+0x",
+        'gpuqueue_waiting_jobs{gpu_class="t4",isolation="shared"}': "40+0x",
+        'gpuqueue_running_jobs{gpu_class="t4",isolation="shared"}': "8+0x",
+        'gpuqueue_running_jobs{gpu_class="t4",isolation="exclusive"}': "0+0x",
+        'gpuqueue_oldest_wait_seconds{gpu_class="t4",isolation="shared"}': "900+0x",
+        'gpuqueue_finishing_jobs{gpu_class="t4"}': "0+0x",
+        'gpuqueue_untaken_messages{queue="gpu.t4.shared"}': "0+0x",
+        'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="SUCCEEDED"}': "1000+4x",
+        'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "9+0x",
+        'gpuqueue_attempts_repeated_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "40+0x",
+        'gpuqueue_kubernetes_requests_total{request="create_job",code="201"}': "0+4x",
+        'gpuqueue_build_info{version="0.1.0"}': "1+0x",
+        'gpuqueue_watcher_blind{}': "0+0x",
+        'up{}': "1+0x",
+    }  # fmt: skip
+
+    def series(name: str, target: str, said: str) -> dict[str, str]:
+        metric, _, labels = name.partition("{")
+        return {"series": f"{metric}{{{TARGETS[target]},{labels}".replace(",}", "}"), "values": said}
+
+    played = []
+    for name, said in both.items():
+        played += [series(name, "<a>", f"{said}{gone} stale"), series(name, "<b>", f"{said}{length}")]
+        played.append(series(name, "<c>", f"_x{new} {said}{length - new}"))
+    turn = "gpuqueue_watcher_last_turn_timestamp_seconds{}"
+    played += [
+        series(turn, "<a>", f"1+30x{gone} stale"),
+        series(turn, "<b>", f"1+30x{length}"),
+        series(turn, "<c>", f"_x{new} {30 * new}+30x{length - new}"),
+        series("up{}", "<m>", f"1+0x{length}"),
+        series("gpuqueue_watcher_leads{}", "<a>", f"1+0x{gone} stale"),
+        series("gpuqueue_watcher_leads{}", "<b>", f"0+0x{gone} 1+0x{length - gone}"),
+        series("gpuqueue_watcher_leads{}", "<c>", f"_x{new} 0+0x{length - new}"),
+    ]
+    expected = {"expr": 'ALERTS{alertstate="firing"}', "exp_samples": []}
+    times = ("10m", "44m", "46m", "48m", "60m", "90m", "119m")
+    asked = [{**expected, "eval_time": time} for time in times]
+    assert play(tmp_path, [{"interval": "30s", "input_series": played, "promql_expr_test": asked}]) == ""
+
+
+# -- what they say -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", rules(), ids=[f"{each['alert']}-{number}" for number, each in enumerate(rules())])
+def test_an_alert_says_what_is_wrong_what_to_do_and_where_more_stands(rule: Object) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert len(rule["annotations"]["description"]) > 80
+    page, _, section = rule["annotations"]["runbook_url"].partition("#")
+    assert (page, section) == (GPU.path, rule["alert"].lower())
+    used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    # Whatever is aggregated has the labels that it is aggregated by, and no others.
+    kept = re.match(r"(?:max|sum|count) by \(([\w, ]+)\)", rule["expr"])
+    if kept:
+        assert used <= set(kept[1].replace(" ", "").split(",")), used
+    else:
+        assert used <= {"pod"}, used
+
+
+def test_the_docs_have_a_section_for_every_alert_and_for_no_other() -> None:
+    sections = re.findall(r"^### (Gpuqueue\w+)$", GPU.text, re.MULTILINE)
+    assert sections == sorted(sections, key=list(RULES).index)
+    assert set(sections) == set(RULES)
+    for each in sections:
+        text = GPU.section(f"### {each}")
+        assert f"`{RULES[each]['labels']['severity']}`" in text, each
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    named = {name for each in rules() for name in named_in(each["expr"])}
+    assert named <= set(METRICS), named - set(METRICS)
+    assert len(named) > 12
+
+
+def test_every_metric_of_an_alert_is_asked_of_this_release_alone() -> None:
+    for each in rules():
+        for metric, said in re.findall(r"\b(up|gpuqueue_\w+)\{([^}]*)", each["expr"]):
+            if metric != "gpuqueue_io_dispatcher":
+                assert said.strip().startswith(_OURS), (each["alert"], metric)
+        assert not re.search(r"gpuqueue_[a-z_]+(_seconds|_total|_jobs|_up|_leads|_blind)\b(?!\{)", each["expr"]), each["alert"]
+
+
+def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> None:
+    asked = re.findall(r'reason=~"([A-Z_|]+)"', RULES["GpuqueueJobsLost"]["expr"])
+    assert [set(each.split("|")) for each in asked] == [set(TRY_AGAIN)]
+
+
+# -- how they are made -------------------------------------------------------------------------------------------------
+
+
+def test_the_overlays_file_is_as_it_is_written() -> None:
+    assert alerts.FILE.read_text() == alerts.text(), "write it anew: python -m tests.deploy.alerts"
+
+
+def test_thresholds_and_labels_are_the_operators() -> None:
+    given: Any = values("production")
+    thresholds = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"]["thresholds"]
+    chosen = {name: 0.7 if name == "apiErrorRatio" else 7000 + number for number, name in enumerate(thresholds)}
+    given["monitoring"]["rules"] |= {
+        "thresholds": chosen,
+        "labels": {"release": "prometheus"},
+        "alertLabels": {"team": "gpu"},
+        "docsUrl": "https://docs.example/GPU",
+    }
+    made = chart(given).one("PrometheusRule", "gpu-alerts")
+    assert made["metadata"]["labels"]["release"] == "prometheus"
+    (group,) = made["spec"]["groups"]
+    text = " ".join(each["expr"] for each in group["rules"])
+    assert all(re.search(rf"> {value}(\s|$)", text) for value in chosen.values())
+    assert "<" not in re.sub(r"< max", "", text), "a threshold that nobody says"
+    assert {each["labels"]["team"] for each in group["rules"]} == {"gpu"}
+    assert group["rules"][0]["annotations"]["runbook_url"] == "https://docs.example/GPU#gpuqueuedispatcherabsent"
+
+
+def test_a_dispatcher_that_is_switched_off_is_not_missed() -> None:
+    given: Any = values("production")
+    given["dispatchers"][1]["replicas"] = 0
+    made = chart(given).one("PrometheusRule", "gpu-alerts")["spec"]["groups"][0]["rules"]
+    assert [each["labels"]["dispatcher"] for each in made if each["alert"] == "GpuqueueDispatcherAbsent"] == ["t4"]
