@@ -32,6 +32,7 @@ def dispatcher(**said: Any) -> list[Object]:
 
 
 KEDA: Object = {"kind": "keda", "keda": {"address": "redis.example:6379"}}
+BY_PROMETHEUS: Object = {"kind": "keda", "keda": {"trigger": "prometheus"}}
 #: What is refused → the values, and what is said of them.
 REFUSED: dict[str, tuple[Object, str]] = {
     "no redis": (having(redis={}), "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL"),
@@ -87,9 +88,29 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(dispatchers=dispatcher(autoscaling=KEDA)),
         "dispatchers[0] (x): autoscaling by the length of queues needs them; set queues",
     ),
-    "scaling by a query that is not said": (
-        having(dispatchers=dispatcher(autoscaling={"kind": "keda", "keda": {"trigger": "prometheus"}})),
-        "dispatchers[0] (x): autoscaling by Prometheus needs autoscaling.keda.serverAddress and query; set both",
+    "scaling by a Prometheus that is nowhere": (
+        having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
+        "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to Prometheus' address",
+    ),
+    "scaling by series that nobody labels": (
+        having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
+        "dispatchers[0] (x): autoscaling.keda.query is empty, and the chart's own needs the labels of a ServiceMonitor;",
+    ),
+    "alerts without series": (
+        having(monitoring__rules__enabled=True),
+        "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels that it gives",
+    ),
+    "a dashboard that nobody finds": (
+        having(monitoring={"dashboard": {"enabled": True, "labels": None}}),
+        "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g. grafana_dashboard",
+    ),
+    "a threshold that there is not": (
+        having(monitoring__rules__thresholds={"oldestWait": 1}),
+        "at '/monitoring/rules/thresholds': additional properties 'oldestWait' not allowed",
+    ),
+    "a share of more than all": (
+        having(monitoring__rules__thresholds={"apiErrorRatio": 10}),
+        "at '/monitoring/rules/thresholds/apiErrorRatio': maximum: got 10, want 1",
     ),
     "scaling to none": (
         having(dispatchers=dispatcher(autoscaling={"kind": "hpa", "minReplicas": 0})),

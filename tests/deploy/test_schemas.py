@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import jsonschema
 import pytest
 import yaml
 from kubernetes_validate import ValidationError, validate
 
+from tests.deploy.custom import SCHEMAS
 from tests.deploy.rendering import CHART, CUSTOM, EVERYTHING, OVERLAYS, Object, render
 
 OLDEST, NEWEST = "1.31", "1.36"
@@ -25,6 +27,24 @@ def test_every_object_is_one_of_kubernetes(source: str, name: str, version: str)
     assert len(found) > 10
     for each in found:
         check(each, version)
+
+
+@pytest.mark.parametrize(("source", "name"), EVERYTHING)
+def test_every_object_of_others_has_the_shape_that_they_read(source: str, name: str) -> None:
+    found = [each for each in render(source, name) if each["apiVersion"].startswith(CUSTOM)]
+    assert bool(found) == (name in ("production", "everything"))
+    for each in found:
+        jsonschema.validate(each, SCHEMAS[each["apiVersion"], each["kind"]])
+
+
+def test_every_shape_is_one_of_something_and_sees_a_field_that_there_is_not() -> None:
+    found = [each for each in render("chart", "everything") if each["apiVersion"].startswith(CUSTOM)]
+    assert {(each["apiVersion"], each["kind"]) for each in found} == set(SCHEMAS)
+    for each in found:
+        wrong = copy.deepcopy(each)
+        wrong["spec"]["selectors"] = {}
+        with pytest.raises(jsonschema.ValidationError, match="'selectors' was unexpected"):
+            jsonschema.validate(wrong, SCHEMAS[each["apiVersion"], each["kind"]])
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

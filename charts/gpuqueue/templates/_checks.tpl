@@ -79,8 +79,11 @@
 {{- if and (eq $scaling.keda.trigger "redis") (not $dispatcher.queues) }}
 {{- $problems = append $problems (printf "%s: autoscaling by the length of queues needs them; set queues" $at) }}
 {{- end }}
-{{- if and (eq $scaling.keda.trigger "prometheus") (not (and $scaling.keda.serverAddress $scaling.keda.query)) }}
-{{- $problems = append $problems (printf "%s: autoscaling by Prometheus needs autoscaling.keda.serverAddress and query; set both" $at) }}
+{{- if and (eq $scaling.keda.trigger "prometheus") (not $scaling.keda.serverAddress) }}
+{{- $problems = append $problems (printf "%s: autoscaling.keda.serverAddress is not set; set it to Prometheus' address, e.g. http://prometheus.monitoring:9090" $at) }}
+{{- end }}
+{{- if and (eq $scaling.keda.trigger "prometheus") (not (or $scaling.keda.query $.Values.monitoring.serviceMonitor.enabled)) }}
+{{- $problems = append $problems (printf "%s: autoscaling.keda.query is empty, and the chart's own needs the labels of a ServiceMonitor; set monitoring.serviceMonitor.enabled, or a query" $at) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -103,6 +106,12 @@
 {{- end }}
 {{- else if $flower.ingress.enabled }}
 {{- $problems = append $problems "flower.ingress.enabled without Flower; set flower.enabled as well" }}
+{{- end }}
+{{- if and .Values.monitoring.rules.enabled (not .Values.monitoring.serviceMonitor.enabled) }}
+{{- $problems = append $problems "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels that it gives; set both" }}
+{{- end }}
+{{- if and .Values.monitoring.dashboard.enabled (not .Values.monitoring.dashboard.labels) }}
+{{- $problems = append $problems "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g. grafana_dashboard: \"1\"" }}
 {{- end }}
 {{- if and .Values.quota.enabled (not .Values.quota.hard) }}
 {{- $problems = append $problems "quota.hard is empty; set e.g. requests.nvidia.com/gpu: \"8\"" }}

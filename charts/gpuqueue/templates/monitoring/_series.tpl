@@ -15,3 +15,15 @@ annotations:
     What is sent to its queues stays in the broker; jobs that run go on. See whether its pods run (`kubectl get pods -l
     gpuqueue.io/dispatcher={{ last . }}`), why they do not, and whether Prometheus may reach their port.
 {{- end }}
+
+{{/* (list . dispatcher): the messages of its queues that nobody has taken yet. All dispatchers say the same: largest, not sum. */}}
+{{- define "gpuqueue.untaken" -}}
+{{- $dispatcher := last . }}
+{{- $which := printf "gpuqueue_io_dispatcher=%q" $dispatcher.name }}
+{{- if $dispatcher.queues }}
+{{- $names := list }}
+{{- range $dispatcher.queues }}{{ $names = append $names (regexQuoteMeta .) }}{{ end }}
+{{- $which = printf "queue=~%q" (join "|" $names) }}
+{{- end -}}
+sum(max by (queue) (gpuqueue_untaken_messages{ {{- include "gpuqueue.series" (first .) }},{{ $which }}}))
+{{- end }}

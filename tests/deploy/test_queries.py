@@ -1,0 +1,161 @@
+"""What Grafana, KEDA and the docs ask Prometheus for: expressions that it takes, of metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.metrics import METRICS, named_in
+from tests.deploy.rendering import CHART, Object, chart, chart_set, values
+from tests.deploy.tools import ROOT, call
+from tests.unit.pages import Page
+
+BOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
+PANELS: list[Object] = BOARD["panels"]
+#: What Grafana puts in the place of its variables.
+CHOSEN = {"$namespace": "mlops-saas", "$job": "gpu-dispatchers", "$__rate_interval": "2m"}
+TOLD = 'namespace="mlops-saas",job="gpu-dispatchers"'
+
+
+def asked(panel: Object) -> list[str]:
+    found = [str(each["expr"]) for each in panel["targets"]]
+    for name, text in CHOSEN.items():
+        found = [each.replace(name, text) for each in found]
+    return found
+
+
+def parsed(expressions: list[str], folder: Path) -> None:
+    """Have Prometheus' own parser read them."""
+    recorded = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(expressions)]
+    file = folder / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": recorded}]}))
+    done = call("promtool", "check", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {len(expressions)} rules found" in done.stdout
+
+
+# -- the dashboard -----------------------------------------------------------------------------------------------------
+
+
+def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) -> None:
+    parsed([each for panel in PANELS for each in asked(panel)], tmp_path)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=[each["title"] for each in PANELS])
+def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(panel: Object) -> None:
+    assert panel["targets"] and panel["description"]
+    for each in asked(panel):
+        assert "$" not in each
+        named = named_in(each)
+        assert named and named <= METRICS, named - METRICS
+        assert each.count(TOLD) == len(re.findall("gpuqueue_[a-z_]+{", each))
+
+
+def test_what_every_dispatcher_says_alike_is_never_summed() -> None:
+    alone = ("launches_total", "kubernetes_requests_total", "watcher_leads", "watcher_blind", "state_up")
+    for panel in PANELS:
+        for each in asked(panel):
+            (metric,) = named_in(each)
+            if not metric.endswith(alone):
+                aggregated = re.search(r"(\w+) by \([\w, ]+\) \((?:rate\(|increase\()?" + metric, each)
+                assert aggregated and aggregated[1] == "max", each
+
+
+def test_panels_lie_beside_one_another_on_one_page_and_fill_it() -> None:
+    cells = [
+        (at["x"] + x, at["y"] + y)
+        for at in (panel["gridPos"] for panel in PANELS)
+        for x in range(at["w"])
+        for y in range(at["h"])
+    ]
+    assert len(cells) == len(set(cells)) == 24 * (max(y for _, y in cells) + 1)
+    assert max(y for _, y in cells) < 30
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+
+
+def test_variables_are_all_used_and_asked_for_by_metrics_that_there_are() -> None:
+    variables = {each["name"]: each for each in BOARD["templating"]["list"]}
+    text = json.dumps(BOARD)
+    assert all(f"${name}" in text for name in variables)
+    for each in variables.values():
+        assert named_in(each["query"].replace(",", "{")) <= METRICS
+
+
+def test_the_config_map_holds_the_dashboard_as_it_is_and_the_label_that_grafana_looks_for() -> None:
+    found = chart_set("everything").one("ConfigMap", "gpu-gpuqueue-dashboard")
+    (text,) = found["data"].values()
+    assert json.loads(text) == BOARD
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"] == {"grafana_folder": "GPU"}
+
+
+# -- scaling -----------------------------------------------------------------------------------------------------------
+
+
+def scaled(**said: Any) -> Object:
+    each = {"name": "x", "t4": {"sharedSlots": 1}, "autoscaling": {"kind": "keda"}, **said}
+    each["autoscaling"]["keda"] = {"trigger": "prometheus", "serverAddress": "http://prometheus.monitoring:9090"}
+    given = {**values("minimal"), "fullnameOverride": "gpu", "dispatchers": [each], "monitoring": {"serviceMonitor": {"enabled": True}}}
+    (trigger,) = chart(given).one("ScaledObject", "gpu-dispatcher-x")["spec"]["triggers"]
+    found: Object = trigger["metadata"]
+    return found
+
+
+def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_once(tmp_path: Path) -> None:
+    query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive", "gpu.mig-1g.5gb.me"])["query"]
+    assert named_in(query) == {"gpuqueue_untaken_messages"} <= METRICS
+    said = {"gpu.t4.shared": 40, "gpu.t4.exclusive": 2, "gpu.mig-1g.5gb.me": 7, "gpu.mig-1g.5gbxme": 1000, "gpu.a100": 500}
+    series = [
+        {"series": f'gpuqueue_untaken_messages{{{TOLD},instance="{at}",queue="{queue}"}}', "values": f"{count}+0x10"}
+        for queue, count in said.items()
+        for at in ("a", "b")
+    ]
+    series.append({"series": 'gpuqueue_untaken_messages{namespace="other",job="gpu-dispatchers",queue="gpu.t4.shared"}', "values": "9x9"})
+    assert evaluated(query, series, tmp_path) == ""
+    unnamed = scaled()["query"]
+    series = [
+        {"series": f'gpuqueue_untaken_messages{{{TOLD},gpuqueue_io_dispatcher="{name}",queue="q",pod="{pod}"}}', "values": "49+0x10"}
+        for name, pod in (("x", "1"), ("x", "2"), ("y", "3"))
+    ]
+    assert evaluated(unnamed, series, tmp_path) == ""
+
+
+def evaluated(query: str, series: list[Object], folder: Path) -> str:
+    """Complaints of promtool where the query does not give one number, 49."""
+    asked = {"expr": query, "eval_time": "2m", "exp_samples": [{"labels": "{}", "value": 49}]}
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
+    (folder / "tests.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    done = call("promtool", "test", "rules", str(folder / "tests.yaml"))
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_where_prometheus_knows_nothing_nobody_is_taken_away() -> None:
+    assert scaled()["ignoreNullValues"] == "false"
+
+
+def test_a_query_of_the_operators_own_wins() -> None:
+    given = yaml.safe_load((ROOT / "tests/deploy/values/everything.yaml").read_text())
+    given["dispatchers"][2]["autoscaling"]["keda"]["query"] = "sum(mine)"
+    (trigger,) = chart(given).one("ScaledObject", "gpu-gpuqueue-dispatcher-whole")["spec"]["triggers"]
+    assert trigger["metadata"]["query"] == "sum(mine)"
+
+
+# -- docs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["docs/GPU.md", "docs/GPU_QUEUE.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"])
+def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
+    bare = {re.sub("_(bucket|sum|count)$", "", name) for name in METRICS}
+    assert set(re.findall(r"\bgpuqueue_[a-z_]+\b(?=[`{\[])", Page(path).text)) <= METRICS | bare
+
+
+def test_the_query_of_the_charts_page_is_the_one_that_it_makes(tmp_path: Path) -> None:
+    (shown,) = Page("charts/gpuqueue/README.md").blocks("promql")
+    query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive"])["query"]
+    assert "".join(shown.split()) == "".join(query.split())
+    parsed([shown], tmp_path)
