@@ -13,6 +13,7 @@ from celery.bin.base import CeleryOption
 from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
 from gpuqueue.glue.consumer import DISPATCH
 from gpuqueue.glue.control import Control
+from gpuqueue.glue.pulse import Pulse
 from gpuqueue.inventory import configured
 from gpuqueue.names import CHOOSING, parse_queue
 from gpuqueue.node import Node
@@ -95,6 +96,7 @@ def _check_queues(application: Celery) -> None:
 
 app.steps["worker"].add(GpuStep)
 app.steps["consumer"].add(Control)
+app.steps["consumer"].add(Pulse)
 app.user_options["worker"].add(
     CeleryOption(
         ["--gpu-watch/--no-gpu-watch"],

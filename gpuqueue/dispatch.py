@@ -14,6 +14,7 @@ from typing import Any
 
 from gpuqueue.cancel import stamps_of
 from gpuqueue.classes import GpuClass, choose, default_isolation, resolve
+from gpuqueue.counters import LAUNCHES
 from gpuqueue.ends import End
 from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.finish import Finisher
@@ -151,14 +152,17 @@ class Dispatcher:
             try:
                 instance = self.launcher.start(record)
             except LaunchLater as exc:
+                LAUNCHES.labels(record["gpu_class"], "later").inc()
                 self._put_off(record, exc)
                 return
             except (CannotLaunch, OSError) as exc:
+                LAUNCHES.labels(record["gpu_class"], "failed").inc()
                 logger.warning("%s not launched: %s", delivery, exc, extra={"action": "launch_failed"})
                 reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
                 held = Held(record["gpu_class"], delivery, attempt, "")
                 self._release(held, End(reason, str(exc)), final=isinstance(exc, CannotLaunch))
                 return
+            LAUNCHES.labels(record["gpu_class"], "launched").inc()
             self.line.launched(record, instance, self.launcher.claim_within)
             logger.info("%s launched, attempt %s", delivery, attempt, extra={"action": "launched"})
         except Exception:

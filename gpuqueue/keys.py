@@ -28,6 +28,7 @@ NAMES: dict[str, str] = {
     "stopping": "zset: holder by the time somebody asked for its stop",
     "finishing": "zset: delivery by the time from which anybody may take up its finish",
     "ended": "zset: delivery by the time its tombstone is forgotten",
+    "counts": "hash: what has happened so far → number, for /metrics (see counts.py)",
     "revoked": "hash: task id → signal, revoked before any dispatcher had it",
     "revoked_until": "zset: task id by the time its entry in revoked is forgotten",
 }

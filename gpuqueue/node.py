@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue import devices
+from gpuqueue import __version__, devices
 from gpuqueue.cancel import Canceller
+from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import Dispatcher
 from gpuqueue.errors import SettingsError
 from gpuqueue.finish import Finisher
+from gpuqueue.glue.lengths import QueueLengths
 from gpuqueue.glue.states import States
+from gpuqueue.health import Health
 from gpuqueue.inventory import configured
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.metrics.dispatcher import DispatcherCollector
+from gpuqueue.metrics.queue import QueueCollector
+from gpuqueue.metrics.serve import Endpoint, open_endpoint
 from gpuqueue.notes import KeptNotes
 from gpuqueue.settings import Settings
 from gpuqueue.store.attempts import Attempts
@@ -21,12 +28,15 @@ from gpuqueue.store.client import check, connect
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
+from gpuqueue.store.measured import Measures
 from gpuqueue.store.read import Reader
 from gpuqueue.watch import Clocks, Watcher
 
 #: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with it: a container that came
 #: back under a new name, or a machine that did not.
 HOST_SILENT = 60.0
+#: Seconds for each of Redis' answers to a scrape: Prometheus gives up after 10.
+SCRAPE_TIMEOUT = 2.0
 
 
 class Node:
@@ -56,10 +66,25 @@ class Node:
         clocks = Clocks(settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds)
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
         self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks, may_lead=watch)
+        self.health = Health(self.watcher, settings.tick_seconds)
+        self.lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
+        self.endpoint = self._endpoint(settings, classes) if settings.metrics_port else None
+
+    def _endpoint(self, settings: Settings, classes: Mapping[str, GpuClass]) -> Endpoint | None:
+        measures = Measures(connect(settings.redis_url, timeout=SCRAPE_TIMEOUT, retries=0))
+        return open_endpoint(
+            settings.metrics_address,
+            settings.metrics_port,
+            "metrics_port" in settings.model_fields_set,
+            [QueueCollector(measures, classes, self.lengths), DispatcherCollector(self.watcher, __version__)],
+            {"/healthz": self.health.sick, "/readyz": self.health.unready},
+        )
 
     def start(self) -> None:
         """Start watching; accepting begins when Celery's consumer does."""
         self.watcher.start()
+        if self.endpoint is not None:
+            self.endpoint.start()
 
     def stop(self) -> None:
         """Sign off. What runs goes on, and what waits is safe in Redis."""
@@ -67,6 +92,9 @@ class Node:
         self.launcher.close()
         self.dispatcher.close()
         self.dispatcher.finisher.close()
+        if self.endpoint is not None:
+            self.endpoint.close()
+        self.lengths.close()
 
 
 def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:

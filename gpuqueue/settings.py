@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     the broker's visibility timeout (Celery's default: 3600)."""
     visibility_seconds: int = Field(60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS"))
     """How long a message may be in a dispatcher's hands (milliseconds, normally) before it is delivered again."""
+    metrics_port: int = Field(9464, ge=0, le=65_535, validation_alias=_env("GPUQUEUE_METRICS_PORT"))
+    """Where a dispatcher serves /metrics, /healthz and /readyz; 0: nowhere. 9464: Prometheus' port for exporters within
+    applications. Where nobody has set it and it is taken, as by a second dispatcher on a laptop, there is but a warning."""
+    metrics_host: str | None = Field(None, validation_alias=_env("GPUQUEUE_METRICS_HOST"))
+    """The address that they are served at. Unset: every one in mode k8s_job, this machine alone (127.0.0.1) in mode local."""
     launch_threads: int = Field(8, ge=1, le=256, validation_alias=_env("GPUQUEUE_LAUNCH_THREADS"))
     """Launches under way at once in one dispatcher."""
     devices: str | None = Field(None, validation_alias=_env("GPUQUEUE_DEVICES"))
@@ -83,6 +88,13 @@ class Settings(BaseSettings):
             if url and not url.startswith(schemes):
                 raise ValueError(f"{alias}={url!r} is not Redis; use one of {', '.join(schemes)}")
         return self
+
+    @property
+    def metrics_address(self) -> str:
+        """The address for /metrics; empty: every one."""
+        if self.metrics_host is not None:
+            return self.metrics_host
+        return "127.0.0.1" if self.execution_mode == "local" else ""
 
     @property
     def redis_setting(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
 
 from gpuqueue.classes import GpuClass
@@ -47,6 +48,16 @@ class Watcher:
     clocks: Clocks = field(default_factory=Clocks)
     may_lead: bool = True
     leads: bool = False
+    blind: bool = False
+    """It leads, and what runs cannot be seen."""
+    turned: float = 0.0
+    """When its last good turn ended, in Unix seconds; 0: it had none yet."""
+    began: float = 0.0
+    """When its latest turn began, by ``time.monotonic``."""
+    succeeded: float = 0.0
+    """When its last good turn ended, by ``time.monotonic``; 0: it had none yet."""
+    trouble: str = ""
+    """Why its latest turn failed; empty: it did not."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -55,11 +66,14 @@ class Watcher:
         self.reconciler = Reconciler(self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist)
         self._relist_at = 0.0
         self._refresh_at = 0.0
-        self._blind = False
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def alive(self) -> bool:
+        """Whether the loop goes on, or was told to end."""
+        return self._thread.is_alive() or self._stop.is_set()
 
     def stop(self) -> None:
         """End the loop and let another lead."""
@@ -74,12 +88,17 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            self.began = time.monotonic()
             try:
-                self._wait(self.cycle())
+                sleep = self.cycle()
+                self.trouble, self.succeeded, self.turned = "", time.monotonic(), self.dispatcher.line.clock()
+                self._wait(sleep)
             except RedisError as exc:
+                self.trouble = f"Redis: {exc}"
                 logger.warning("watcher: Redis: %s", exc, extra={"action": "watch_unavailable"})
                 self._stop.wait(self.clocks.tick)
-            except Exception:
+            except Exception as exc:
+                self.trouble = f"{type(exc).__name__}: {exc}"
                 logger.exception("watcher: cycle failed", extra={"action": "watch_failed"})
                 self._stop.wait(self.clocks.tick)
 
@@ -114,7 +133,7 @@ class Watcher:
             except LauncherUnavailable as exc:
                 self._say_blind(exc)
             else:
-                self._blind = False
+                self.blind = False
                 for name in closed:
                     self.dispatcher.line.open(name)
                     soonest = now
@@ -135,12 +154,13 @@ class Watcher:
             self._sent.clear()
         if leads != self.leads:
             self.launcher.lead(leads)
+            self.blind = False
         self.leads = leads
 
     def _say_blind(self, why: Exception) -> None:
-        if not self._blind:  # once: this may go on for an hour
+        if not self.blind:  # once: this may go on for an hour
             logger.warning("what runs cannot be seen, nothing is concluded: %s", why, extra={"action": "watch_blind"})
-        self._blind = True
+        self.blind = True
 
     def _wait(self, seconds: float) -> None:
         if not self.leads:

@@ -1,7 +1,7 @@
 -- enqueue: put an accepted job in line, and start whatever can start.
 -- ARGV: delivery, spec (JSON), now (s), nonce, by (dispatcher), most
 -- Answer: list of granted records (JSON)
---! records line attempts admission
+--! counts records line attempts admission
 local now = tonumber(ARGV[3])
 local job = load(ARGV[1])
 if job and job.state == 'accepted' then enter_line(job, now) end

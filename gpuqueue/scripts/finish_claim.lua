@@ -1,7 +1,7 @@
 -- finish_claim: one finisher at a time writes the result of a job whose executor could not; a lease guards its work.
 -- ARGV: delivery, finisher, now (s), lease (s), keep (s)
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: nothing to write) | {'not finishing'}
---! records
+--! counts records tombstones
 local job, now = load(ARGV[1]), tonumber(ARGV[3])
 if not job or job.state ~= 'finishing' then return { 'not finishing' } end
 local free_from = tonumber(redis.call('ZSCORE', K.finishing, ARGV[1])) or 0

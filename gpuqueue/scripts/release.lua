@@ -4,7 +4,7 @@
 -- Answer: {freed (0|1), state of the job ('' if unknown), granted record (JSON)...}
 -- The end: reason, error, avoid (the node at fault or ''), evidence (fields of the record), and tried: 'always', 'unstarted' (a
 -- new attempt only if nobody claimed this one) or 'never'.
---! records line attempts admission
+--! counts records line attempts admission
 local delivery, attempt, instance, now = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7])
 local ended = cjson.decode(ARGV[4])
 local job = load(delivery)
@@ -28,6 +28,7 @@ redis.call('HDEL', K.devices, holder)
 for _, key in ipairs({ K.launching, K.deadlines, K.stopping }) do redis.call('ZREM', key, holder) end
 
 if current and freed == 1 then
+  note_seconds('held', job, now - job.admitted)
   for field, value in pairs(ended.evidence) do job[field] = value end
   job.wait, job.detail = nil, nil
 end
@@ -41,6 +42,7 @@ elseif current and (job.state == 'launching' or job.state == 'running' or job.st
   elseif job.timed_out == 'run' and job.state == 'running' then
     hand_to_finish(job, 'TIME_LIMIT', now)
   elseif due_again() then
+    count('repeated', job, ended.reason)
     forget_attempt(job)
     job.error = ended.error
     if ended.avoid ~= '' then keep_away(job, ended.avoid) end

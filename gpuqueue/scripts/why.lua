@@ -1,7 +1,7 @@
 -- why: why a job has not started, its place in line and who is ahead. Reads only.
 -- ARGV: delivery, spec (JSON), most (how many of those ahead to name)
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! records line attempts admission
+--! counts records line attempts admission
 local job = load(ARGV[1])
 if not job then return nil end
 local reason, place = '', 0

@@ -9,9 +9,10 @@ from typing import Any
 
 import redis
 
+from gpuqueue.counts import lua
 from gpuqueue.keys import NAMES, class_keys
 
-_PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1)) + "}\n"
+_PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1)) + "}\n" + lua()
 
 
 @cache

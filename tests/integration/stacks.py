@@ -42,7 +42,8 @@ class Stack:
             ClusterLaunching(directory, self.url, env or {}, **cluster) if kind == KUBERNETES else LocalLaunching(self.url)
         )
         usual = {"CELERY_BROKER_URL": self.url, "GPUQUEUE_APP": app, "T4_SHARED_SLOTS": "4", **self.launching.env()}
-        self.env = usual | {"GPUQUEUE_GRACE_SECONDS": "3"} | (env or {})
+        # Stacks run side by side: each would want the same port.
+        self.env = usual | {"GPUQUEUE_GRACE_SECONDS": "3", "GPUQUEUE_METRICS_PORT": "0"} | (env or {})
         self.shop = load_application("shop", self.url)
         self.app: Celery = self.shop.app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gpuqueue.counts import parse
 from gpuqueue.keys import NAMES, class_keys
 from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED, holder_name, parse_holder
 from gpuqueue.states import JobState
@@ -79,6 +80,7 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
     in_line = of(JobState.DELAYED, JobState.WAITING)
     assert set(keys["expiring"]) == {delivery for delivery in in_line if jobs[delivery].expires is not None}
     assert set(keys["messages"]) == {name for name, job in jobs.items() if job.has_message and job.state != JobState.ENDED}
+    assert sum(parse(keys["counts"]).ended.values()) == len(of(JobState.ENDED)), "each end is counted, once"
     for delivery in of(JobState.ENDED):
         assert world.ends[delivery] == 1, "a job ends once"
         assert records[delivery]["reason"] == jobs[delivery].reason

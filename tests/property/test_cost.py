@@ -16,7 +16,7 @@ T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 #: Round trips of one job: accept, enqueue, launched, claim, report, reported, release.
 ROUND_TRIPS = 7
 #: Commands within those scripts at most, for a job that starts at once.
-COMMANDS = 60
+COMMANDS = 66
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:

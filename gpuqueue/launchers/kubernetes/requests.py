@@ -151,7 +151,7 @@ class Requests:
 
     def server_version(self) -> str:
         """Return the server's version, like ``v1.36.2``."""
-        asked = "get the server's version"
+        asked = "get version of the server"
         return self._decode(asked, _version, self._transport.send(asked, "GET", "/version")).git_version
 
     # -- how ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 import urllib3
 
+from gpuqueue.counters import KUBERNETES_REQUESTS, KUBERNETES_SECONDS
 from gpuqueue.launchers.kubernetes.errors import StreamSilent, Unreachable, refusal
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Transport:
             raise Unreachable(f"the credentials cannot be renewed: {exc}", asked=asked) from exc
         if body is not None:
             headers["Content-Type"] = "application/json"
+        kind, begun = kind_of(asked), time.monotonic()
         url = f"{self.server}{path}{'?' + urllib.parse.urlencode(query) if query else ''}"
         try:
             response = self._pool.request(
@@ -83,9 +86,12 @@ class Transport:
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as exc:
+            KUBERNETES_REQUESTS.labels(kind, "unreachable").inc()
             raise self._unreachable(asked, exc) from exc
         except ValueError:  # its text holds the token
             raise Unreachable("not asked: the token holds what no header may", asked=asked) from None
+        KUBERNETES_REQUESTS.labels(kind, response.status).inc()
+        KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
         for text in response.headers.getlist("Warning"):
             self._warn(text)
         if response.status >= 300:
@@ -162,6 +168,11 @@ def _set_timeout(response: urllib3.BaseHTTPResponse, seconds: float | None) -> N
         sock = getattr(getattr(response, "_sock_shutdown", None), "__self__", None)
     if sock is not None:
         sock.settimeout(seconds)
+
+
+def kind_of(asked: str) -> str:
+    """Return the verb and the resource of what is asked, without names: ``create job``, ``watch pods``."""
+    return " ".join(asked.split(maxsplit=2)[:2])
 
 
 def _words(exc: Exception) -> str:

@@ -1,4 +1,5 @@
--- Who may start: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs records, line, attempts.
+-- Who may start: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs counts, records,
+-- line, attempts.
 --
 -- gate fields: bypassed = shared jobs started ahead of the waiting exclusive ones since an exclusive last started, or the
 --              first of them came into line;
@@ -78,6 +79,7 @@ end
 
 -- Make the job a holder: the attempt gets its number, its token and its device.
 local function grant(job, spec, now, nonce, by)
+  note_seconds('wait', job, now - in_line_since(job))
   forget_attempt(job)
   job.attempt = (job.attempt or 0) + 1
   job.state = 'launching'

@@ -1,4 +1,4 @@
--- Records of jobs: read, write, tombstone. A record is one JSON object in the hash K.jobs.
+-- Records of jobs: read and write. A record is one JSON object in the hash K.jobs.
 
 local function load(delivery)
   local raw = redis.call('HGET', K.jobs, delivery)
@@ -34,12 +34,6 @@ local function has_successor(job)
   return job.started and (nesting > own or nesting == own and retries > (job.retries or 0))
 end
 
--- What is remembered of an ended job: enough to know a redelivery, to free its slot and to tell its story.
-local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt', 'instance', 'worker',
-  'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries', 'owner', 'image', 'node', 'pod', 'avoid',
-  'exit_code', 'container_reason', 'scheduled', 'container_started', 'container_finished',
-  'gpu', 'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
-
 -- What an executor saw of its GPU (JSON, '' for nothing). It may come late, and memory is the most that anybody saw.
 local function note_sample(job, json)
   if not json or json == '' then return end
@@ -48,17 +42,6 @@ local function note_sample(job, json)
   for _, field in ipairs({ 'gpu_memory_peak', 'gpu_memory_own' }) do
     if seen[field] then job[field] = math.max(seen[field], job[field] or 0) end
   end
-end
-
-local function entomb(job, reason, now, keep)
-  job.reason = reason
-  local stone = { state = 'ended', ended = now }
-  for _, field in ipairs(KEPT) do stone[field] = job[field] end
-  redis.call('HDEL', K.messages, job.delivery)
-  redis.call('ZREM', K.finishing, job.delivery)
-  redis.call('ZADD', K.ended, now + keep, job.delivery)
-  save(stone)
-  return stone
 end
 
 -- Somebody who is not the executor must write the result; anybody may take that up from now on.

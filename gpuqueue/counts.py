@@ -1,0 +1,66 @@
+"""What the scripts count for /metrics, in the hash ``counts`` of a class. It survives every dispatcher; none counts twice.
+
+A field is ``<what>:<isolation>`` with, for most, a third part: the reason, or of a duration its bucket or ``sum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: Upper bounds of buckets, in seconds: from a launch at once to a day in line. ``inf`` is beyond.
+BOUNDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400)
+ACCEPTED, ENDED, REPEATED, WAIT, HELD = "accepted", "ended", "repeated", "wait", "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """A histogram: for each bound the number of durations up to it (cumulative, as Prometheus has it), and all in seconds."""
+
+    buckets: tuple[tuple[str, float], ...]
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of one class since its first job. Keys are isolations, or (isolation, reason)."""
+
+    accepted: dict[str, float] = field(default_factory=dict)
+    ended: dict[tuple[str, str], float] = field(default_factory=dict)
+    repeated: dict[tuple[str, str], float] = field(default_factory=dict)
+    wait: dict[str, Durations] = field(default_factory=dict)
+    held: dict[str, Durations] = field(default_factory=dict)
+
+
+def parse(fields: Mapping[str, str]) -> Counts:
+    """Read the hash. Fields of a newer version are left out; buckets of other bounds count in the next that holds them."""
+    found = Counts()
+    durations: dict[tuple[str, str], dict[str, float]] = {}
+    for name, text in fields.items():
+        what, _, rest = name.partition(":")
+        isolation, _, detail = rest.partition(":")
+        if what == ACCEPTED:
+            found.accepted[isolation] = float(text)
+        elif what in (ENDED, REPEATED):
+            (found.ended if what == ENDED else found.repeated)[isolation, detail] = float(text)
+        elif what in (WAIT, HELD):
+            durations.setdefault((what, isolation), {})[detail] = float(text)
+    for (what, isolation), parts in durations.items():
+        (found.wait if what == WAIT else found.held)[isolation] = _durations(parts)
+    return found
+
+
+def _durations(parts: Mapping[str, float]) -> Durations:
+    counted = {float(bound): number for bound, number in parts.items() if bound != "sum"}
+    bounds = [*BOUNDS, float("inf")]
+    buckets = tuple((_text(bound), sum(number for each, number in counted.items() if each <= bound)) for bound in bounds)
+    return Durations(buckets, parts.get("sum", 0.0))
+
+
+def _text(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else repr(float(bound))
+
+
+def lua() -> str:
+    """Return the line that tells the scripts the bounds."""
+    return "local BOUNDS = {" + ", ".join(map(str, BOUNDS)) + "}\n"

@@ -1,0 +1,158 @@
+"""What /metrics says of a class, step by step, against what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.counts import BOUNDS, Durations
+from gpuqueue.ends import End
+from gpuqueue.job import Record
+from gpuqueue.names import EXCLUSIVE, SHARED
+from gpuqueue.reasons import EndReason
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.line import Line
+from gpuqueue.store.measured import Measured, Measures
+
+pytestmark = pytest.mark.integration
+T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)
+INFRA = End(EndReason.INFRA, "the node is gone")
+
+
+@dataclass
+class Queue:
+    """One class with a clock of its own."""
+
+    client: redis.Redis
+    now: float = 1000.0
+    line: Line = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.line = Line(self.client, clock=lambda: self.now)
+        self.attempts = Attempts(self.client, clock=lambda: self.now)
+        self.line.open("t4")
+
+    def measure(self) -> Measured:
+        return Measures(self.client, clock=lambda: self.now).of("t4")
+
+    def submit(self, name: str, isolation: str = SHARED, **fields: Any) -> list[Record]:
+        record: Any = {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4", "created": self.now, **fields}
+        assert self.line.accept("t4", record, "{}") == "accepted"
+        return self.line.enqueue(T4, name)
+
+    def run(self, record: Record, reason: str = "SUCCEEDED") -> None:
+        attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
+        self.attempts.claim(attempt, "h:1", "w")
+        self.attempts.report(attempt, reason)
+        self.attempts.reported(attempt, 1000)
+        self.line.release(T4, record["delivery"], record["attempt"], instance="h:1")
+
+
+@pytest.fixture
+def queue(schedule_redis: redis.Redis) -> Queue:
+    schedule_redis.flushdb()
+    return Queue(schedule_redis)
+
+
+def number(durations: Durations) -> float:
+    return dict(durations.buckets)["+Inf"]
+
+
+def test_a_class_without_jobs_is_all_zeros(queue: Queue) -> None:
+    found = queue.measure()
+    assert found.waiting == found.holders == {SHARED: 0, EXCLUSIVE: 0}
+    assert found.longest_wait == {SHARED: 0.0, EXCLUSIVE: 0.0}
+    assert (found.delayed, found.finishing) == (0, 0)
+    assert not (found.counts.accepted or found.counts.ended or found.counts.wait or found.counts.held)
+
+
+def test_who_waits_who_runs_and_who_has_waited_longest(queue: Queue) -> None:
+    for name in "abc":
+        queue.submit(name)
+    queue.now += 10
+    queue.submit("urgent", priority=-0)
+    queue.submit("first of its priority", priority=9)
+    queue.now += 5
+    queue.submit("x", EXCLUSIVE)
+    queue.submit("later", eta=queue.now + 100)
+    found = queue.measure()
+    assert found.holders == {SHARED: 2, EXCLUSIVE: 0}
+    assert found.waiting == {SHARED: 3, EXCLUSIVE: 1}
+    assert found.longest_wait == {SHARED: 15.0, EXCLUSIVE: 0.0}
+    assert found.delayed == 1
+    assert found.counts.accepted == {SHARED: 6, EXCLUSIVE: 1}
+
+
+def test_the_one_who_waits_longest_may_be_of_any_priority(queue: Queue) -> None:
+    for name in "ab":
+        queue.submit(name)
+    queue.submit("patient", priority=9)
+    queue.now += 50
+    queue.submit("urgent", priority=0)
+    queue.submit("middling", priority=5)
+    assert queue.measure().longest_wait[SHARED] == 50.0
+
+
+def test_a_job_with_an_eta_waits_from_its_eta_on(queue: Queue) -> None:
+    for name in "ab":
+        queue.submit(name)
+    queue.submit("later", eta=queue.now + 100)
+    queue.now += 130
+    queue.line.tick("t4")
+    assert queue.measure().longest_wait[SHARED] == 30.0
+
+
+def test_waits_and_the_time_of_slots_fall_into_their_buckets(queue: Queue) -> None:
+    first, second = queue.submit("a") + queue.submit("b")
+    queue.submit("c")
+    queue.now += 3
+    queue.run(first)
+    queue.now += 1000
+    queue.run(second)
+    waits, held = queue.measure().counts.wait[SHARED], queue.measure().counts.held[SHARED]
+    assert dict(waits.buckets) == {repr(float(b)): 2 if b < 3 else 3 for b in BOUNDS} | {"+Inf": 3}
+    assert waits.total == 3.0
+    assert dict(held.buckets) == {repr(float(b)): 0 if b < 3 else 1 if b < 1003 else 2 for b in BOUNDS} | {"+Inf": 2}
+    assert held.total == 1006.0
+
+
+def test_each_end_is_counted_once_by_its_reason(queue: Queue) -> None:
+    for name, reason in (("a", "SUCCEEDED"), ("b", "ERROR"), ("c", "SUCCEEDED")):
+        (record,) = queue.submit(name)
+        queue.run(record, reason)
+        queue.line.release(T4, name, 1, instance="h:1")  # repeated
+    queue.submit("d", expires=queue.now + 1, eta=queue.now + 50)
+    queue.now += 2
+    queue.line.tick("t4")
+    assert queue.measure().finishing == 1
+    queue.line.finish_claim("t4", "d", "f", 10)
+    queue.line.finished("t4", "d", "f", "EXPIRED")
+    queue.line.finished("t4", "d", "f", "EXPIRED")
+    ended = {(SHARED, "SUCCEEDED"): 2, (SHARED, "ERROR"): 1, (SHARED, "EXPIRED"): 1}
+    assert queue.measure().counts.ended == ended
+    assert queue.measure().finishing == 0
+
+
+def test_an_attempt_that_is_made_again_is_counted_and_waits_anew(queue: Queue) -> None:
+    queue.submit("a")
+    queue.line.release(T4, "a", 1, INFRA)
+    assert queue.measure().counts.repeated == {(SHARED, "INFRA"): 1}
+    assert queue.measure().delayed == 1
+    queue.now += 60
+    queue.line.tick("t4")
+    assert queue.measure().longest_wait[SHARED] == 59.0, "its pause, a second, is not a wait"
+    queue.line.admit(T4)
+    assert number(queue.measure().counts.wait[SHARED]) == 2
+    assert number(queue.measure().counts.held[SHARED]) == 1
+
+
+def test_measuring_changes_nothing(queue: Queue) -> None:
+    queue.submit("a")
+    queue.submit("x", EXCLUSIVE)
+    before = {key: queue.client.dump(key) for key in queue.client.scan_iter()}
+    queue.measure()
+    assert {key: queue.client.dump(key) for key in queue.client.scan_iter()} == before

@@ -1,0 +1,53 @@
+"""Every metric that a dispatcher can tell, without a dispatcher: for the tests of pages, alerts and dashboards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric
+
+from gpuqueue.classes import GpuClass
+from gpuqueue.counters import OWN
+from gpuqueue.counts import parse
+from gpuqueue.metrics.dispatcher import DispatcherCollector
+from gpuqueue.metrics.queue import QueueCollector
+from gpuqueue.names import EXCLUSIVE, SHARED
+from gpuqueue.store.measured import Measured
+
+COUNTED = {
+    f"{what}:shared:{detail}": "1" for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))
+}
+
+
+class Measuring:
+    """Every class has had a job of each kind."""
+
+    def of(self, name: str) -> Measured:
+        numbers = {SHARED: 1, EXCLUSIVE: 1}
+        return Measured(numbers, {SHARED: 1.0, EXCLUSIVE: 1.0}, numbers, 1, 1, parse({"accepted:shared": "1", **COUNTED}))
+
+
+class Watcher:
+    leads, blind, turned = True, False, 1.0
+
+
+def told(*collectors: Any) -> dict[str, Metric]:
+    registry = CollectorRegistry()
+    for each in collectors:
+        registry.register(each)
+    return {family.name: family for family in registry.collect()}
+
+
+def of_queue() -> dict[str, Metric]:
+    return told(QueueCollector(Measuring(), {"t4": GpuClass("t4")}, lambda: {"gpu.t4": 1}))  # type: ignore[arg-type]
+
+
+def of_dispatcher() -> dict[str, Metric]:
+    for each in OWN:
+        each.labels(*(["x"] * len(each._labelnames)))
+    return told(*OWN, DispatcherCollector(Watcher(), "1"))
+
+
+def sample_names() -> set[str]:
+    """The names that queries may use."""
+    return {sample.name for family in [*of_queue().values(), *of_dispatcher().values()] for sample in family.samples}
