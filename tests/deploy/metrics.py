@@ -1,22 +1,30 @@
-"""The metrics of a dispatcher, as alerts, the dashboard, scaling and docs may name them."""
+"""The metrics of a dispatcher and their labels, as alerts, the dashboard, scaling and docs may name them."""
 
 from __future__ import annotations
 
 import re
 
-_STATE = ("waiting_jobs", "oldest_wait_seconds", "delayed_jobs", "running_jobs", "slots", "finishing_jobs", "untaken_messages", "state_up")
-_COUNTED = ("jobs_accepted_total", "jobs_ended_total", "attempts_repeated_total", "launches_total", "kubernetes_requests_total")
-_MEASURED = ("wait_seconds", "slot_held_seconds", "kubernetes_request_seconds")
-_OWN = ("watcher_leads", "watcher_blind", "watcher_last_turn_timestamp_seconds", "build_info")
-#: Every name; a histogram's as they are asked for. ``up`` is Prometheus' own.
-METRICS = frozenset(
-    {"up"}
-    | {f"gpuqueue_{name}" for name in (*_STATE, *_COUNTED, *_OWN)}
-    | {f"gpuqueue_{name}_{part}" for name in _MEASURED for part in ("bucket", "sum", "count")}
-)
+from tests.unit.told import of_dispatcher, of_queue
+
+#: What Prometheus and a ServiceMonitor add to every series.
+OF_TARGETS = frozenset({"namespace", "job", "instance", "pod", "gpuqueue_io_dispatcher"})
+#: Every name that an expression may use → the labels of its series. ``up`` is Prometheus' own.
+METRICS: dict[str, frozenset[str]] = {"up": frozenset()}
+for _family in [*of_queue().values(), *of_dispatcher().values()]:
+    for _sample in _family.samples:
+        METRICS[_sample.name] = METRICS.get(_sample.name, frozenset()) | frozenset(_sample.labels)
 _NAME = re.compile(r"\b(?:up|gpuqueue_[a-z_]+)(?=[{\[ )]|$)")
 
 
 def named_in(expression: str) -> set[str]:
     """The metrics that an expression asks for."""
     return set(_NAME.findall(expression))
+
+
+def misread(expression: str) -> set[str]:
+    """Metrics that there are not, and labels that none of those that it asks for has."""
+    named = named_in(expression)
+    known = OF_TARGETS.union(*(METRICS.get(name, frozenset()) for name in named))
+    grouped = {each.strip() for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression) for each in group.split(",")}
+    matched = set(re.findall(r"[{,\s](\w+)(?:=~|!=|!~|=)\"", expression))
+    return (named - set(METRICS)) | (grouped | matched) - known - {""}

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from endpoints import Endpoint, free_port
 from nodes import APPS, until
 from redis import Redis
 from redis.exceptions import AuthenticationError
@@ -23,8 +24,10 @@ from stacks import load_application
 from gpuqueue.embedded import EmbeddedRedis, find_server
 from gpuqueue.testing.cluster import Cluster, Image, Node
 from gpuqueue.testing.cluster.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.deploy.metrics import METRICS
 from tests.deploy.rendering import Object, Objects, render, settings_of
 from tests.deploy.test_settings import files
+from tests.deploy.tools import call
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -59,6 +62,11 @@ class Dispatcher:
         told = {name: laid.get(text, text) for name, text in settings_of(found, pod).items()}
         (role,) = found.of("Role")
         token = cluster.user("system:serviceaccount:mlops-saas:gpu-job-launcher", role["rules"], [role["metadata"]["namespace"]])
+        # In a pod the port is its own; here whatever runs beside the tests has it, too.
+        assert told["GPUQUEUE_METRICS_PORT"] == str(container["ports"][0]["containerPort"])
+        self.endpoint = Endpoint(free_port())
+        told["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
+        self.probes = {each: container[each]["httpGet"]["path"] for each in ("startupProbe", "livenessProbe", "readinessProbe")}
         self.env = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -74,13 +82,20 @@ class Dispatcher:
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
-        until(
-            lambda: " ready." in self.log.read_text() or self.process.poll() is not None,
-            PATIENCE,
-            "it is ready",
-            self.log.read_text,
-        )
-        assert self.process.poll() is None, self.log.read_text()
+        """Wait for it as a kubelet does: by its probes."""
+        for name, path in self.probes.items():
+            until(lambda path=path: self.answers(path) == 200 or self.ended(), PATIENCE, f"{name} succeeds", self.log.read_text)
+        assert not self.ended(), self.log.read_text()
+
+    def answers(self, path: str) -> int:
+        """The status of a path; 0 while nobody is there."""
+        try:
+            return self.endpoint.ask(path)[0]
+        except OSError:
+            return 0
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
@@ -161,6 +176,12 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             until(lambda: cluster.requests["get", "pods/log"].count, PATIENCE, "its log is kept", dispatcher.log.read_text)
             asked = {key: tally.codes for key, tally in cluster.requests.items().items()}
             assert not [key for key, codes in asked.items() if {401, 403} & set(codes)]
+            told = dispatcher.endpoint.metrics()
+            assert told("gpuqueue_launches_total", gpu_class=job["metadata"]["labels"]["gpuqueue.io/class"], outcome="launched") == 1
+            assert (told("gpuqueue_watcher_leads"), told("gpuqueue_watcher_blind"), told("gpuqueue_state_up")) == (1, 0, 1)
+            assert {sample for sample, _ in told.samples if sample.startswith("gpuqueue_")} <= set(METRICS)
+            checked = call("promtool", "check", "metrics", text=told.text)
+            assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
             seen = dispatcher.doctor()
             assert (seen.returncode, "FAIL" in seen.stdout) == (0, False), seen.stdout + seen.stderr
             assert dispatcher.end() == 0

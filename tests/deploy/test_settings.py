@@ -23,8 +23,6 @@ from tests.deploy.test_schemas import NEWEST, OLDEST, check
 from tests.unit.pages import defaults
 
 KNOWN = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
-#: Settings that manifests set already, and that no code reads yet.
-AHEAD = {"GPUQUEUE_METRICS_PORT"}
 
 
 def dispatchers(found: Objects) -> Iterator[tuple[str, Object]]:
@@ -62,11 +60,7 @@ def test_every_setting_of_a_dispatcher_is_one_that_the_code_reads(source: str, n
         told = {*settings_of(found, pod), *(each["name"] for each in container["env"] if "valueFrom" in each)}
         ours = {each for each in told if each.startswith(("GPU", "T4_", "MIG_", "CELERY"))}
         assert told - ours <= {"HTTPS_PROXY"}, workload
-        assert ours <= KNOWN | AHEAD, workload
-
-
-def test_settings_that_are_ahead_of_the_code_are_still() -> None:
-    assert not AHEAD & KNOWN, "the code reads them by now: take them out of AHEAD"
+        assert ours <= KNOWN, workload
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)

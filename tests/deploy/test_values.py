@@ -23,7 +23,7 @@ OTHERWISE = {
     *("GPU_EXECUTION_MODE", "T4_SHARED_SLOTS", "T4_EXCLUSIVE_SLOTS", "MIG_TOTAL_SLOTS", "GPU_RESOURCE_NAME"),
     *("GPUQUEUE_CLASSES_FILE", "GPUQUEUE_APP", "GPUQUEUE_LOG_LEVEL", "GPUQUEUE_POD_TEMPLATE", "GPU_SECRET_NAME"),
     *("GPU_JOB_NAMESPACE", "GPU_OWNER", "GPU_EXECUTOR_IMAGE", "GPU_IMAGE_PULL_POLICY", "GPU_IMAGE_ALLOW"),
-    *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_DEVICES"),
+    *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST", "GPUQUEUE_DEVICES"),
 }
 #: Maps whose keys are the operator's own.
 OPEN = {"settings", "nodeSelector", "affinity", "podAnnotations", "podLabels", "annotations", "labels", "hard", "podTemplate"}
