@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from endpoints import Endpoint, free_port
 from nodes import APPS, until
 from redis import Redis
 from redis.exceptions import AuthenticationError
@@ -67,6 +68,11 @@ class Dispatcher:
             "CELERY_BROKER_URL": url,
             **told,
         }
+        (port,) = container["ports"]
+        assert told["GPUQUEUE_METRICS_PORT"] == str(port["containerPort"]), "the port that is served is the one that is probed"
+        self.endpoint = Endpoint(free_port())  # that of the manifests may be another's on this machine
+        self.env["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
+        self.probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
         self.log = folder / f"{workload}.log"
         command = [sys.executable, "-m", *container["command"], *container["args"]]
         with self.log.open("wb") as log:
@@ -74,13 +80,20 @@ class Dispatcher:
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
-        until(
-            lambda: " ready." in self.log.read_text() or self.process.poll() is not None,
-            PATIENCE,
-            "it is ready",
-            self.log.read_text,
-        )
+        """Wait until its probes say that it has started and is ready, as a kubelet does."""
+
+        def said() -> bool:
+            return self.probe("startup") and self.probe("readiness")
+
+        until(lambda: said() or self.process.poll() is not None, PATIENCE, "it is ready", self.log.read_text)
         assert self.process.poll() is None, self.log.read_text()
+        assert self.probe("liveness")
+
+    def probe(self, kind: str) -> bool:
+        try:
+            return self.endpoint.ask(self.probes[kind])[0] == 200
+        except OSError:
+            return False
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
