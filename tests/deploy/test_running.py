@@ -62,11 +62,6 @@ class Dispatcher:
         told = {name: laid.get(text, text) for name, text in settings_of(found, pod).items()}
         (role,) = found.of("Role")
         token = cluster.user("system:serviceaccount:mlops-saas:gpu-job-launcher", role["rules"], [role["metadata"]["namespace"]])
-        # In a pod the port is its own; here whatever runs beside the tests has it, too.
-        assert told["GPUQUEUE_METRICS_PORT"] == str(container["ports"][0]["containerPort"])
-        self.endpoint = Endpoint(free_port())
-        told["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
-        self.probes = {each: container[each]["httpGet"]["path"] for each in ("startupProbe", "livenessProbe", "readinessProbe")}
         self.env = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -75,6 +70,11 @@ class Dispatcher:
             "CELERY_BROKER_URL": url,
             **told,
         }
+        (port,) = container["ports"]
+        assert told["GPUQUEUE_METRICS_PORT"] == str(port["containerPort"]), "the port that is served is the one that is probed"
+        self.endpoint = Endpoint(free_port())  # that of the manifests may be another's on this machine
+        self.env["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
+        self.probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
         self.log = folder / f"{workload}.log"
         command = [sys.executable, "-m", *container["command"], *container["args"]]
         with self.log.open("wb") as log:
@@ -82,20 +82,20 @@ class Dispatcher:
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
-        """Wait for it as a kubelet does: by its probes."""
-        for name, path in self.probes.items():
-            until(lambda path=path: self.answers(path) == 200 or self.ended(), PATIENCE, f"{name} succeeds", self.log.read_text)
-        assert not self.ended(), self.log.read_text()
+        """Wait until its probes say that it has started and is ready, as a kubelet does."""
 
-    def answers(self, path: str) -> int:
-        """The status of a path; 0 while nobody is there."""
+        def said() -> bool:
+            return self.probe("startup") and self.probe("readiness")
+
+        until(lambda: said() or self.process.poll() is not None, PATIENCE, "it is ready", self.log.read_text)
+        assert self.process.poll() is None, self.log.read_text()
+        assert self.probe("liveness")
+
+    def probe(self, kind: str) -> bool:
         try:
-            return self.endpoint.ask(path)[0]
+            return self.endpoint.ask(self.probes[kind])[0] == 200
         except OSError:
-            return 0
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+            return False
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
