@@ -15,6 +15,7 @@ from gpuqueue.classes import from_toml
 from gpuqueue.cli import cli
 from gpuqueue.names import MIG_PROFILE
 from tests.deploy.rendering import APPLICATIONS, CHART, OVERLAYS, application, chart, overlay, parse, render, values
+from tests.deploy.test_alerts import rules
 from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
@@ -29,16 +30,40 @@ def commands(page: Page) -> list[str]:
     """Every line of the page's shell blocks, and whatever in its text has the form of a command."""
     text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in page.blocks("sh") for line in block.splitlines()]
-    return typed + [each for each in re.findall(r"`([^`\n]+)`", text) if re.match(r"(kubectl|helm) ", each)]
+    return typed + in_words(text)
+
+
+def in_words(text: str) -> list[str]:
+    """What in a text has the form of a command."""
+    return [each for each in re.findall(r"`([^`]+)`", text) if re.match(r"(kubectl|helm|gpuqueue) [a-z-]", each)]
 
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
+#: What the README says of deploying; its other commands are run by tests/integration/test_docs.py.
+ALL += [(each, "README.md") for each in commands(Page("README.md")) if each.startswith(("kubectl ", "helm "))]
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[command for command, _ in ALL])
 def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_path: Path) -> None:
     program, *words = shlex.split(command)
-    {"kubectl": kubectl, "helm": helm}[program](words, tmp_path)
+    {"kubectl": kubectl, "helm": helm, "gpuqueue": gpuqueue}[program](words, tmp_path)
+
+
+@pytest.mark.parametrize("alert", sorted({each["alert"] for each in rules()}))
+def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> None:
+    for rule in rules():
+        for command in in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ():
+            program, *words = shlex.split(command)
+            {"kubectl": kubectl, "gpuqueue": gpuqueue}[program](words, tmp_path)
+
+
+def gpuqueue(words: list[str], folder: Path) -> None:
+    """Our own command line reads it; a verb alone names a command."""
+    with cli.make_context("gpuqueue", words) as context:
+        found = cli.get_command(context, words[0])
+        assert found is not None, words
+        if len(words) > 1 or words[0] in ("status", "doctor"):
+            found.make_context(words[0], words[1:], parent=context)
 
 
 def kubectl(words: list[str], folder: Path) -> None:
@@ -58,10 +83,7 @@ def kubectl(words: list[str], folder: Path) -> None:
     if "--" in words:
         program, *rest = words[words.index("--") + 1 :]
         assert program == "gpuqueue"
-        with cli.make_context("gpuqueue", rest) as context:
-            found = cli.get_command(context, rest[0])
-            assert found is not None
-            found.make_context(rest[0], rest[1:], parent=context)
+        gpuqueue(rest, folder)
     named(words)
 
 
@@ -264,7 +286,8 @@ def test_the_values_of_the_charts_page_are_taken() -> None:
 
 
 def test_values_that_are_named_are_ones_of_the_chart() -> None:
-    names = {path for page in PAGES for path in re.findall(r"`((?:redis|jobs|network|flower)\.[\w.]+)`", page.text)}
+    parts = "redis|jobs|network|flower|monitoring|image"
+    names = {path for page in PAGES for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)}
     assert names
     for name in names:
         found: Any = yaml.safe_load((CHART / "values.yaml").read_text())
