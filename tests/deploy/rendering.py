@@ -77,9 +77,15 @@ def chart(given: Mapping[str, Any], **how: str) -> Objects:
 
 
 @cache
+def chart_text(name: str) -> str:
+    """Render a value set, once, as text."""
+    return helm_template(values(name))
+
+
+@cache
 def chart_set(name: str) -> Objects:
     """Render a value set, once."""
-    return chart(values(name))
+    return parse(chart_text(name))
 
 
 @cache
@@ -104,7 +110,7 @@ def application(name: str) -> Object:
 
 
 def parse(text: str) -> Objects:
-    return Objects(each for each in yaml.safe_load_all(text) if each)
+    return Objects(each for each in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each)
 
 
 #: Everything that is rendered: where from, and how.

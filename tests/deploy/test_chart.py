@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "alerts without series": (
         having(monitoring__rules__enabled=True),
-        "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels that it gives",
+        "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels",
     ),
     "a dashboard that nobody finds": (
         having(monitoring={"dashboard": {"enabled": True, "labels": None}}),
@@ -372,6 +372,13 @@ def test_the_notes_are_a_checklist_that_names_what_is_there(name: str) -> None:
     for each in chart_set(name).of("Deployment"):
         if "dispatcher" in each["metadata"]["name"]:
             assert f"deployment/{each['metadata']['name']}" in text
+
+
+def test_the_notes_say_which_alerts_there_are() -> None:
+    given = having(monitoring__serviceMonitor__enabled=True)
+    assert "monitoring.rules.enabled=true makes alerts" in notes(given)
+    given["monitoring"]["rules"] = {"enabled": True, "thresholds": {"oldestWaitSeconds": 900}}
+    assert "a job that waits 900 s is one" in notes(given)
 
 
 def test_the_version_is_one_everywhere() -> None:

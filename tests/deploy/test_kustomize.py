@@ -28,7 +28,7 @@ def test_what_operators_look_for_is_where_they_look() -> None:
     kinds = {each["kind"] for each in found}
     assert kinds == {
         *("Namespace", "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment", "Service", "NetworkPolicy"),
-        *("PodDisruptionBudget", "ServiceMonitor"),
+        *("PodDisruptionBudget", "ServiceMonitor", "PrometheusRule"),
     }
 
 

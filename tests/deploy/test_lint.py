@@ -9,7 +9,7 @@ import pytest
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-from tests.deploy.rendering import CHART, EVERYTHING, SETS, helm_template, overlay_text, values
+from tests.deploy.rendering import CHART, EVERYTHING, SETS, chart_text, overlay_text, values
 from tests.deploy.tools import ROOT, call
 
 #: People's files are in one style; what programs write is looked at for mistakes alone.
@@ -32,7 +32,7 @@ def test_a_file_is_in_style(path: Path) -> None:
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
 def test_what_is_rendered_has_no_mistakes_of_yaml(source: str, name: str) -> None:
-    text = helm_template(values(name)) if source == "chart" else overlay_text(name)
+    text = chart_text(name) if source == "chart" else overlay_text(name)
     assert list(linter.run(text, MISTAKES)) == []
 
 

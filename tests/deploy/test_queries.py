@@ -122,7 +122,8 @@ def test_the_config_map_holds_the_dashboard_as_it_is_and_the_label_that_grafana_
 def scaled(**said: Any) -> Object:
     each = {"name": "x", "t4": {"sharedSlots": 1}, "autoscaling": {"kind": "keda"}, **said}
     each["autoscaling"]["keda"] = {"trigger": "prometheus", "serverAddress": "http://prometheus.monitoring:9090"}
-    given = {**values("minimal"), "fullnameOverride": "gpu", "dispatchers": [each], "monitoring": {"serviceMonitor": {"enabled": True}}}
+    monitored = {"fullnameOverride": "gpu", "monitoring": {"serviceMonitor": {"enabled": True}}}
+    given = {**values("minimal"), **monitored, "dispatchers": [each]}
     (trigger,) = chart(given).one("ScaledObject", "gpu-dispatcher-x")["spec"]["triggers"]
     found: Object = trigger["metadata"]
     return found
@@ -132,19 +133,17 @@ def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_onc
     query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive", "gpu.mig-1g.5gb.me"])["query"]
     assert (named_in(query), misread(query)) == ({"gpuqueue_untaken_messages"}, set())
     said = {"gpu.t4.shared": 40, "gpu.t4.exclusive": 2, "gpu.mig-1g.5gb.me": 7, "gpu.mig-1g.5gbxme": 1000, "gpu.a100": 500}
-    series = [
-        {"series": f'gpuqueue_untaken_messages{{{TOLD},instance="{at}",queue="{queue}"}}', "values": f"{count}+0x10"}
-        for queue, count in said.items()
-        for at in ("a", "b")
-    ]
-    series.append({"series": 'gpuqueue_untaken_messages{namespace="other",job="gpu-dispatchers",queue="gpu.t4.shared"}', "values": "9x9"})
+    series = [untaken(f'{TOLD},instance="{at}"', queue, count) for queue, count in said.items() for at in ("a", "b")]
+    series.append(untaken('namespace="other",job="gpu-dispatchers"', "gpu.t4.shared", 9))
     assert evaluated(query, series, tmp_path) == ""
-    unnamed = scaled()["query"]
-    series = [
-        {"series": f'gpuqueue_untaken_messages{{{TOLD},gpuqueue_io_dispatcher="{name}",queue="q",pod="{pod}"}}', "values": "49+0x10"}
-        for name, pod in (("x", "1"), ("x", "2"), ("y", "3"))
+    others = [
+        untaken(f'{TOLD},gpuqueue_io_dispatcher="{name}",pod="{pod}"', "q", 49) for name, pod in (("x", 1), ("x", 2), ("y", 3))
     ]
-    assert evaluated(unnamed, series, tmp_path) == ""
+    assert evaluated(scaled()["query"], others, tmp_path) == ""
+
+
+def untaken(target: str, queue: str, count: int) -> Object:
+    return {"series": f'gpuqueue_untaken_messages{{{target},queue="{queue}"}}', "values": f"{count}+0x10"}
 
 
 def evaluated(query: str, series: list[Object], folder: Path) -> str:
@@ -170,10 +169,19 @@ def test_a_query_of_the_operators_own_wins() -> None:
 # -- docs --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["docs/GPU.md", "docs/GPU_QUEUE.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"])
+@pytest.mark.parametrize("path", ["docs/GPU.md", "docs/METRICS.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"])
 def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
     bare = {re.sub("_(bucket|sum|count)$", "", name) for name in METRICS}
     assert set(re.findall(r"\bgpuqueue_[a-z_]+\b(?=[`{\[])", Page(path).text)) <= bare.union(METRICS)
+
+
+def test_the_queries_of_the_docs_are_ones_of_prometheus(tmp_path: Path) -> None:
+    (block,) = Page("docs/METRICS.md").blocks("promql")
+    queries = [each for each in re.split(r"^#.*$", block, flags=re.MULTILINE) if each.strip()]
+    assert len(queries) == block.count("#")
+    parsed(queries, tmp_path)
+    for each in queries:
+        assert named_in(each) and misread(each) == set()
 
 
 def test_the_query_of_the_charts_page_is_the_one_that_it_makes(tmp_path: Path) -> None:

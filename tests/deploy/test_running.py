@@ -177,7 +177,8 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             asked = {key: tally.codes for key, tally in cluster.requests.items().items()}
             assert not [key for key, codes in asked.items() if {401, 403} & set(codes)]
             told = dispatcher.endpoint.metrics()
-            assert told("gpuqueue_launches_total", gpu_class=job["metadata"]["labels"]["gpuqueue.io/class"], outcome="launched") == 1
+            gpu_class = job["metadata"]["labels"]["gpuqueue.io/class"]
+            assert told("gpuqueue_launches_total", gpu_class=gpu_class, outcome="launched") == 1
             assert (told("gpuqueue_watcher_leads"), told("gpuqueue_watcher_blind"), told("gpuqueue_state_up")) == (1, 0, 1)
             assert {sample for sample, _ in told.samples if sample.startswith("gpuqueue_")} <= set(METRICS)
             checked = call("promtool", "check", "metrics", text=told.text)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import jsonschema
 import pytest
 import yaml
-from kubernetes_validate import ValidationError, validate
+from kubernetes_validate import ValidationError, utils, validate
 
 from tests.deploy.custom import SCHEMAS
 from tests.deploy.rendering import CHART, CUSTOM, EVERYTHING, OVERLAYS, Object, render
 
 OLDEST, NEWEST = "1.31", "1.36"
 TEMPLATES = sorted(OVERLAYS.parent.glob("base/**/*.template.yaml"))
+
+
+#: It reads its files anew for every object; they take most of the time.
+utils.schema_contents = cache(utils.schema_contents)
 
 
 def check(each: Object, version: str) -> None:

@@ -129,9 +129,10 @@ def of(template: Object) -> Any:
 
 def selects(selector: Object, tags: Object) -> bool:
     """As Kubernetes reads a selector, of the operators that are used here."""
-    left_out = selector.get("matchExpressions", [])
-    assert {each["operator"] for each in left_out} <= {"NotIn"}
-    return selector["matchLabels"].items() <= tags.items() and not any(tags.get(each["key"]) in each["values"] for each in left_out)
+    without = selector.get("matchExpressions", [])
+    assert {each["operator"] for each in without} <= {"NotIn"}
+    left_out = any(tags.get(each["key"]) in each["values"] for each in without)
+    return selector["matchLabels"].items() <= tags.items() and not left_out
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
