@@ -1,8 +1,8 @@
 """Whether a long line costs more than a short one.
 
 Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on each: ``release``, which frees
-a slot and hands back the next job; ``why`` of the last job in line; and the view that ``status`` shows (50 waiting jobs a side).
-After each measurement as many jobs come into line as have left it.
+a slot and hands back the next job; ``why`` of the last job in line; the view that ``status`` shows (50 waiting jobs a side);
+and what a scrape of /metrics asks Redis of the class. After each measurement as many jobs come into line as have left it.
 Peer: the same on the short line.
 Floor: PING.
 Aim: an admission at 100,000 waiting costs within 20 % of one at 100.
@@ -18,6 +18,7 @@ from benchmarks.messages import Template, fill, template
 from benchmarks.stage import Stage
 from gpuqueue.classes import GpuClass
 from gpuqueue.store.line import Line
+from gpuqueue.store.measured import Measures
 
 SHORT, LONG = 100, 100_000
 AIM = 1.2
@@ -30,6 +31,7 @@ class _Deep:
     def __init__(self, stage: Stage, made: Template, name: str, depth: int) -> None:
         self._stage, self._made = stage, made
         self._line = Line(stage.client, by="bench")
+        self._measures = Measures(stage.client)
         self._class = GpuClass(name, shared_slots=1)
         self._full = GpuClass(name, shared_slots=0)
         self._last = fill(stage.client, self._full, made, depth)[-1]
@@ -60,6 +62,10 @@ class _Deep:
         """Cost of what ``status`` shows, in µs."""
         return cost(STEPS // 5, lambda: self._stage.reader.view(self._class.name, self._class.public()))
 
+    def scrape(self) -> float:
+        """Cost of what a scrape asks, in µs."""
+        return cost(STEPS, lambda: self._measures.of(self._class.name))
+
 
 def run(size: Size) -> list[Figure]:
     """Measure it."""
@@ -68,8 +74,8 @@ def run(size: Size) -> list[Figure]:
         made = template(stage.app, "gpu.t4.shared", stage.client)
         long, short = _Deep(stage, made, "long", deepest), _Deep(stage, made, "short", SHORT)
         ping: Callable[[], float] = lambda: cost(STEPS, stage.client.ping)  # noqa: E731 - one of the turns
-        turns = (long.admission, short.admission, long.why, short.why, long.view, short.view, ping)
-        admitted, admitted_short, why, why_short, view, view_short, pings = alternate(repeats, *turns)
+        turns = (long.admission, short.admission, long.why, short.why, long.view, short.view, long.scrape, short.scrape, ping)
+        admitted, admitted_short, why, why_short, view, view_short, scrape, scrape_short, pings = alternate(repeats, *turns)
     floor = Sample("PING", pings)
     ours, peer = Sample(f"{deepest} waiting", admitted), Sample(f"{SHORT} waiting", admitted_short)
     met = (ratio(ours, peer) or 0) <= AIM
@@ -77,6 +83,10 @@ def run(size: Size) -> list[Figure]:
         Figure(f"an admission at {deepest} waiting", "µs", ours, (peer,), floor, f"ratio ≤ {AIM}", met),
         *(
             Figure(f"{what} at {deepest} waiting", "µs", Sample(ours.label, mine), (Sample(peer.label, theirs),), floor)
-            for what, mine, theirs in (("`why`", why, why_short), ("`status` view", view, view_short))
+            for what, mine, theirs in (
+                ("`why`", why, why_short),
+                ("`status` view", view, view_short),
+                ("a scrape", scrape, scrape_short),
+            )
         ),
     ]
