@@ -12,6 +12,7 @@ FILE = OVERLAYS / "production" / "alerts.yaml"
 HEADER = """\
 # What charts/gpuqueue/files/alerts.yaml gives for this overlay's dispatchers, with the chart's thresholds: the file is written by
 # `python -m tests.deploy.alerts`. For thresholds of your own, patch it. docs/GPU.md has a section for each alert.
+# yamllint disable rule:line-length
 """
 #: In this order people read a rule.
 ORDER = ("alert", "expr", "for", "labels", "annotations")

@@ -66,9 +66,10 @@ def written(alert: str, case: Object) -> Object:
     }
 
 
-def play(folder: Path, tests: list[Object]) -> str:
-    """Let promtool play tests on the alerts of production; answers what it complains of."""
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": rules()}]}))
+def play(folder: Path, tests: list[Object], alert: str = "") -> str:
+    """Let promtool play tests on the alerts of production, or on one of them; answers what it complains of."""
+    played = [each for each in rules() if alert in ("", each["alert"])]
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": played}]}))
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": tests}
     (folder / "tests.yaml").write_text(yaml.safe_dump(document))
     done = call("promtool", "test", "rules", str(folder / "tests.yaml"))
@@ -85,7 +86,7 @@ def test_prometheus_takes_the_alerts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("alert", CASES)
 def test_an_alert_fires_when_it_should_and_is_silent_when_it_should_be(alert: str, tmp_path: Path) -> None:
-    assert play(tmp_path, [written(alert, case) for case in CASES[alert]]) == ""
+    assert play(tmp_path, [written(alert, case) for case in CASES[alert]], alert) == ""
 
 
 def test_the_play_sees_an_alert_that_is_silent_and_one_that_fires(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_every_metric_of_an_alert_is_asked_of_this_release_alone() -> None:
 
 def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> None:
     asked = re.findall(r'reason=~"([A-Z_|]+)"', RULES["GpuqueueJobsLost"]["expr"])
-    assert [set(each.split("|")) for each in asked] == [set(TRY_AGAIN)]
+    assert asked and all(set(each.split("|")) == set(TRY_AGAIN) for each in asked)
 
 
 # -- how they are made -------------------------------------------------------------------------------------------------

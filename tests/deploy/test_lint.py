@@ -19,7 +19,8 @@ MISTAKES = YamlLintConfig(
 )
 FILES = [
     *sorted((ROOT / "deploy").rglob("*.yaml")),
-    *(CHART / name for name in ("Chart.yaml", "values.yaml")),
+    *(CHART / name for name in ("Chart.yaml", "values.yaml", "files/alerts.yaml")),
+    ROOT / "tests" / "deploy" / "alert_cases.yaml",
     *sorted((ROOT / "tests" / "deploy" / "values").glob("*.yaml")),
     ROOT / ".yamllint.yaml",
 ]
