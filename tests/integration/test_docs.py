@@ -23,6 +23,7 @@ import yaml
 from nodes import executors_of, until
 
 import gpuqueue
+from benchmarks import NAMES as BENCHMARKS
 from gpuqueue.cli import cli
 from gpuqueue.cluster_settings import ClusterSettings
 from gpuqueue.embedded import EmbeddedRedis, find_server
@@ -184,7 +185,7 @@ def test_the_commands_that_are_said_to_take_json_do(name: str) -> None:
 def test_pages_have_blocks_of_known_languages_only() -> None:
     for page in PAGES:
         opened = re.findall(r"^```(\w*)$", (ROOT / page).read_text(), re.MULTILINE)[::2]
-        assert set(opened) <= {"sh", "python", "toml", "mermaid", "yaml", "dockerfile"}, page
+        assert set(opened) <= {"sh", "python", "toml", "mermaid", "yaml", "dockerfile", "promql"}, page
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[f"{page}: {command}" for command, page in ALL])
@@ -223,6 +224,11 @@ def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_pa
             [sys.executable, "-m", "celery", *arguments, "--help"], env=env, capture_output=True, text=True, timeout=PATIENCE
         )
         assert (done.returncode, "Usage:" in done.stdout) == (0, True), done.stderr
+    elif program == "curl":
+        (path,) = re.findall(rf"^-s localhost:{Settings().metrics_port}/(\w+)$", " ".join(arguments))
+        assert f"| `/{path}` |" in (ROOT / page).read_text()  # tests/integration/test_metrics.py asks for them
+    elif program == "python" and arguments[:2] == ["-m", "benchmarks"]:
+        assert set(arguments[2:]) <= set(BENCHMARKS)
     elif program == "python" and arguments[0] == "-c":
         assert command in CALL
     else:
