@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
 import click
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
 from celery.bin.base import CeleryOption
+from celery.worker import state
 
 from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
 from gpuqueue.glue.consumer import DISPATCH
@@ -21,6 +23,12 @@ from gpuqueue.settings import load
 
 # Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from filling its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
+
+#: Exit statuses (sysexits.h): something is wrong that starting again does not mend; what was under way is another's now.
+EX_CONFIG, EX_TEMPFAIL = 78, 75
+#: Seconds from the signal to stop until a dispatcher is gone, whatever it waits for. 30: launches under way take 10 s where the
+#: API server does not answer; where Redis does not, Celery would wait for ever. Below the grace period of its pod (60).
+LEAVE_WITHIN = 30
 
 app = Celery("gpuqueue")
 try:
@@ -61,10 +69,11 @@ class GpuStep(bootsteps.StartStopStep):
         """Make the node and start it; what is wrong ends the worker with a sentence."""
         try:
             _check_queues(worker.app)
-            self._node = Node(worker.app, load(), worker.hostname, watch=self._watch)
+            self._node = Node(worker.app, load(), worker.hostname, watch=self._watch, leave=_leave)
         except GpuQueueError as exc:
             click.echo(f"gpuqueue: {exc}", err=True)
-            raise SystemExit(78) from None  # EX_CONFIG
+            raise SystemExit(EX_CONFIG) from None
+        signal.signal(signal.SIGALRM, _leave_at_once)
         worker.gpuqueue = self._node
         self._node.start()
 
@@ -75,6 +84,24 @@ class GpuStep(bootsteps.StartStopStep):
             node.stop()
 
     terminate = stop
+
+
+def _leave() -> None:
+    """Have Celery shut this worker down, as by SIGTERM."""
+    state.should_stop = EX_CONFIG
+
+
+@signals.worker_shutting_down.connect
+def _limit_leaving(**_: Any) -> None:
+    if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):  # a second signal does not begin it anew
+        signal.setitimer(signal.ITIMER_REAL, LEAVE_WITHIN)
+
+
+def _leave_at_once(*_: object) -> None:
+    """Go without what cannot be waited for: it is what a crash leaves behind, and repaired like that."""
+    # No logger: it may be what the main thread was in the middle of.
+    os.write(2, f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers\n".encode())
+    os._exit(EX_TEMPFAIL)
 
 
 def _check_queues(application: Celery) -> None:

@@ -87,6 +87,10 @@ class SettingsError(GpuQueueError):
     """A setting is missing or wrong: the text names it, its value and the fix."""
 
 
+class LayoutMismatch(GpuQueueError):
+    """Redis holds the state of another layout: the text names the setting, the layout found and the fix."""
+
+
 class ServerUnreachable(GpuQueueError):
     """Redis cannot be reached: the text names the address and the fix."""
 

@@ -2,11 +2,13 @@
 
 Told by the environment: GPUQUEUE_APP (what follows ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN, and, set by the
 launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT, GPUQUEUE_INSTANCE; in a pod GPUQUEUE_POD (its name) and
-GPUQUEUE_POD_UID as well. CELERY_BROKER_URL is the broker; GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are
-the same where they are not set. Needs celery and redis only, and no GPU library; writes no file, and wants no home.
+GPUQUEUE_POD_UID as well. GPUQUEUE_LAYOUT is the dispatcher's (keys.py); where it is set it must be ours. CELERY_BROKER_URL is
+the broker; GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are the same where they are not set. Needs celery
+and redis only, and no GPU library; writes no file, and wants no home.
 
 Exit status:
     0: reported.
+    1: what it was told is not enough, or not for this version; its log says what.
     72: (a finisher) the application cannot be imported.
     75: Redis could not be reached.
     76: the attempt is another's.
@@ -29,6 +31,7 @@ from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_
 from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
 from gpuqueue.glue import application
 from gpuqueue.glue.completion import complete
+from gpuqueue.keys import VERSION
 from gpuqueue.names import worker_name
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect
@@ -44,6 +47,11 @@ PATIENCE = 600
 def main(environ: MutableMapping[str, str] = os.environ) -> int:
     """Run the attempt that the environment names; answers the exit status."""
     signal.signal(signal.SIGTERM, _on_term)  # a process 1 without a handler would ignore it
+    if (layout := environ.get("GPUQUEUE_LAYOUT", str(VERSION))) != str(VERSION):
+        raise SettingsError(
+            f"GPUQUEUE_LAYOUT={layout!r} is the dispatcher's, and the gpuqueue installed here reads layout {VERSION} alone; "
+            "install the dispatcher's version beside the application"
+        )
     try:
         state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"].replace("redis+socket://", "unix://", 1)
         attempt = Attempt(

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-#: Seconds without a turn of a loop until it is taken for stuck. 180: the longest turn that is none is a Redis that takes all
-#: retries of one command to be given up, some 90 s.
+#: Seconds without a turn of a loop until it is taken for stuck. 180: far above the longest wait in a turn, an API server or a
+#: Redis that takes 10 s to be given up.
 STUCK = 180.0
 #: Seconds, beyond the watcher's own sleep, in which it must have had a turn that succeeded to count as ready. 30: three
 #: answers of an API server that does not come.

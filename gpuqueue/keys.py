@@ -5,9 +5,15 @@ Every script gets the same ``KEYS``, in the order of :data:`NAMES`; the loader g
 
 from __future__ import annotations
 
-#: Raised when the shape of what lies under the keys changes.
+#: The layout: raised when what lies under the keys is no longer what other versions take it for. Executors of application images
+#: are older or newer than their dispatcher, so nearly every change has to do without: a new key or field that may be missing
+#: keeps the layout. tests/upgrade/test_contract.py holds the rule, docs/UPGRADES.md says it.
 VERSION = 1
 PREFIX = f"gpuqueue:{VERSION}:"
+#: The layout of what lies in Redis. The one key without a version.
+LAYOUT = "gpuqueue:layout"
+#: Is there where a dispatcher of before the mark was: then the layout is 1.
+UNMARKED = "gpuqueue:1:classes"
 
 #: name in Lua → type and content. ``delivery`` and ``holder`` are as in names.py; times are Unix seconds.
 NAMES: dict[str, str] = {

@@ -29,6 +29,7 @@ from gpuqueue.job_names import (
     job_name,
     labels,
 )
+from gpuqueue.keys import VERSION
 from gpuqueue.overlay import Overlay, apply
 
 Manifest = dict[str, Any]
@@ -168,6 +169,7 @@ def _job(
 def _told(common: ManifestContext) -> dict[str, str]:
     return {
         **({"GPUQUEUE_APP": common.app} if common.app else {}),
+        "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": common.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(common.tombstone_seconds),
         "PYTHONUNBUFFERED": "1",

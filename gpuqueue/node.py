@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpuqueue import __version__, devices
@@ -16,6 +16,7 @@ from gpuqueue.glue.lengths import QueueLengths
 from gpuqueue.glue.states import States
 from gpuqueue.health import Health
 from gpuqueue.inventory import configured
+from gpuqueue.keys import VERSION
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.launchers.local import LocalLauncher
 from gpuqueue.metrics.dispatcher import DispatcherCollector
@@ -23,6 +24,7 @@ from gpuqueue.metrics.queue import QueueCollector
 from gpuqueue.metrics.serve import Endpoint, open_endpoint
 from gpuqueue.notes import KeptNotes
 from gpuqueue.settings import Settings
+from gpuqueue.store import layout
 from gpuqueue.store.attempts import Attempts
 from gpuqueue.store.client import check, connect
 from gpuqueue.store.lease import Lease, group_of
@@ -42,12 +44,19 @@ SCRAPE_TIMEOUT = 2.0
 class Node:
     """One dispatcher, ready to start.
 
-    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there.
+    ``leave`` is called when this dispatcher may not go on: the state is of another layout by now.
+
+    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there,
+    :class:`LayoutMismatch` when its state is not ours to work on.
     """
 
-    def __init__(self, app: Any, settings: Settings, name: str, *, watch: bool = True) -> None:
+    def __init__(
+        self, app: Any, settings: Settings, name: str, *, watch: bool = True, leave: Callable[[], None] = lambda: None
+    ) -> None:
         client = connect(settings.redis_url)
-        check(client, settings.redis_url, settings.redis_setting)
+        where = (settings.redis_url, settings.redis_setting)
+        check(client, *where)
+        layout.claim(client, *where)
         classes = configured(settings)
         line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
         reader, logs, states = Reader(client), Logs(client), States(app)
@@ -66,6 +75,8 @@ class Node:
         clocks = Clocks(settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds)
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
         self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks, may_lead=watch)
+        self.watcher.check_layout = lambda: layout.claim(client, *where)
+        self.watcher.leave = leave
         self.health = Health(self.watcher, settings.tick_seconds)
         self.lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
         self.endpoint = self._endpoint(settings, classes) if settings.metrics_port else None
@@ -128,6 +139,7 @@ def executor_environment(settings: Settings) -> dict[str, str]:
     said = {
         "GPUQUEUE_APP": settings.app,
         "GPUQUEUE_REDIS_URL": settings.redis_url,
+        "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
         "CELERY_BROKER_URL": settings.broker_url,

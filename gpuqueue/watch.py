@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import REFUSED, Dispatcher
+from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.names import parse_holder
 from gpuqueue.reconcile import Reconciler
@@ -58,6 +60,10 @@ class Watcher:
     """When its last good turn ended, by ``time.monotonic``; 0: it had none yet."""
     trouble: str = ""
     """Why its latest turn failed; empty: it did not."""
+    check_layout: Callable[[], None] = lambda: None
+    """Raises :class:`LayoutMismatch` when the state is no longer ours to work on."""
+    leave: Callable[[], None] = lambda: None
+    """Ends this dispatcher then."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -93,6 +99,10 @@ class Watcher:
                 sleep = self.cycle()
                 self.trouble, self.succeeded, self.turned = "", time.monotonic(), self.dispatcher.line.clock()
                 self._wait(sleep)
+            except LayoutMismatch as exc:
+                logger.error("%s", exc, extra={"action": "layout_mismatch"})
+                self.leave()
+                return
             except RedisError as exc:
                 self.trouble = f"Redis: {exc}"
                 logger.warning("watcher: Redis: %s", exc, extra={"action": "watch_unavailable"})
@@ -106,6 +116,7 @@ class Watcher:
         """One turn; answers how long to sleep at most, in seconds."""
         # 1. Say that this dispatcher is there; lead, or leave it to the one that does.
         classes = list(self.dispatcher.classes.values())
+        self.check_layout()
         self.lease.announce(classes)
         self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:

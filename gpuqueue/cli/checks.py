@@ -16,8 +16,10 @@ from gpuqueue.classes import GpuClass
 from gpuqueue.cli.application import Application
 from gpuqueue.cli.render import duration
 from gpuqueue.cli.state import State
-from gpuqueue.errors import SettingsError
+from gpuqueue.errors import LayoutMismatch, SettingsError
+from gpuqueue.keys import VERSION
 from gpuqueue.settings import Settings
+from gpuqueue.store import layout as layouts
 from gpuqueue.store.client import Redis, RedisError, connect, mask
 
 #: ZADD's and SET's options that the scripts use came with it.
@@ -77,6 +79,17 @@ def redis(client: Redis) -> Iterator[Check]:
         yield Check("appendonly", Level.FAIL, "on, and its last write failed", "free disk space where Redis keeps its file")
     else:
         yield Check("appendonly", Level.OK, "on")
+
+
+def layout(state: State) -> Iterator[Check]:
+    """Whether this version reads what lies in Redis."""
+    try:
+        layouts.check(state.client, state.settings.redis_url, state.settings.redis_setting)
+    except LayoutMismatch as exc:
+        problem, _, fix = str(exc).partition("; ")
+        yield Check("layout", Level.FAIL, problem, fix)
+    else:
+        yield Check("layout", Level.OK, str(VERSION))
 
 
 def clock(client: Redis) -> Iterator[Check]:

@@ -54,6 +54,7 @@ def examine(app: str | None) -> Iterator[Check]:
     if isinstance(state, State):
         yield Check("redis", Level.OK, mask(url))
         yield from checks.redis(state.client)
+        yield from checks.layout(state)
         yield from checks.clock(state.client)
         yield from _broker(settings, url)
     else:

@@ -10,6 +10,7 @@ from gpuqueue.classes import GpuClass
 from gpuqueue.job import Record
 from gpuqueue.names import CHOOSING
 from gpuqueue.settings import Settings, load
+from gpuqueue.store import layout
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.read import ClassView, Reader
 
@@ -86,10 +87,11 @@ class State:
 
 
 def open_state() -> State:
-    """Connect. Raises :class:`SettingsError`, or :class:`ServerUnreachable` within a few seconds."""
+    """Connect. Raises :class:`SettingsError`, :class:`LayoutMismatch`, or :class:`ServerUnreachable` within a few seconds."""
     settings = load()
     client = connect(settings.redis_url, timeout=TIMEOUT, retries=1)
     check(client, settings.redis_url, settings.redis_setting)
+    layout.check(client, settings.redis_url, settings.redis_setting)
     return State(client, Reader(client), settings)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gpuqueue.celery import LEAVE_WITHIN
 from gpuqueue.job import Record
 from gpuqueue.job_names import ATTEMPT_ROLE, CONTAINER_ROLE, FINISHER_ROLE, MANAGED_BY, OWNER, labels
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
@@ -81,7 +82,7 @@ def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(s
         assert (live["httpGet"], container["startupProbe"]["httpGet"]) == ({"path": "/healthz", "port": "metrics"},) * 2
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
         assert container["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
-        assert template["spec"]["terminationGracePeriodSeconds"] >= 30
+        assert template["spec"]["terminationGracePeriodSeconds"] >= 2 * LEAVE_WITHIN
 
 
 @EVERY

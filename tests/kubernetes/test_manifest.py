@@ -100,6 +100,7 @@ POD: dict[str, Any] = {
             "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}},
             "env": [
                 {"name": "GPUQUEUE_APP", "value": "shop.celery:app"},
+                {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "INFO"},
                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "86400"},
                 {"name": "PYTHONUNBUFFERED", "value": "1"},
@@ -233,6 +234,7 @@ def test_the_job_of_an_attempt_with_everything_set() -> None:
                                 "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"},
                             },
                             "env": [
+                                {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "DEBUG"},
                                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "7200"},
                                 {"name": "PYTHONUNBUFFERED", "value": "1"},
@@ -382,11 +384,11 @@ def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
     expected["spec"]["activeDeadlineSeconds"] = 121
     container = container_of(expected)
     container["resources"] = {"requests": {"cpu": "250m", "memory": "1Gi"}}
-    container["env"][4:4] = [
+    container["env"][5:5] = [
         {"name": "GPUQUEUE_FINISHER", "value": "f1"},
         {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
     ]
-    container["env"][14]["value"] = f"gpu-jobs/{name}"
+    container["env"][15]["value"] = f"gpu-jobs/{name}"
     assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
 
 

@@ -97,7 +97,7 @@ def test_the_table_of_settings_has_each_with_its_default() -> None:
 def test_every_setting_named_anywhere_in_the_docs_exists() -> None:
     known = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
     whole: Any = dict.fromkeys(Record.__annotations__, "x")
-    known |= {each["name"] for each in executor_variables(whole, "ns/job", {}, "secret")}
+    known |= {"GPUQUEUE_LAYOUT", *(each["name"] for each in executor_variables(whole, "ns/job", {}, "secret"))}
     for page in PAGES:
         named = set(re.findall(r"\b(?:GPUQUEUE|GPU|T4|MIG)_[A-Z][A-Z_]+[A-Z]\b", Page(page).text))
         named -= {str(reason) for reason in EndReason} | {"GPU_QUEUE"}  # the page

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from celery import Celery
 
+import gpuqueue
+
 app = Celery("crashshop")
 app.conf.task_routes = {"crashshop.*": {"queue": "gpu.t4.shared"}}
 app.conf.task_ignore_result = False
@@ -36,6 +38,21 @@ def hold(gate):
 def fail():
     note("failed")
     raise ValueError("as asked")
+
+
+@app.task(bind=True)
+def again(self, number):
+    """Runs twice: its first try asks for a second."""
+    note(f"try {self.request.retries} of {number}")
+    if not self.request.retries:
+        raise self.retry(countdown=0.2)
+    return number * 2
+
+
+@app.task
+def code():
+    """Where the executor's gpuqueue lies."""
+    return str(Path(gpuqueue.__file__).parent.parent)
 
 
 @app.task

@@ -1,0 +1,64 @@
+"""What dispatchers, executors and command lines of several versions hold in common, as the gpuqueue on PYTHONPATH has it.
+
+``python contract.py`` prints it as JSON; contract-0.1.0.json is what it printed for commit 34541e3. Needs nothing of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gpuqueue import ends, keys, names
+from gpuqueue.environment import executor_variables
+from gpuqueue.job import HEADER, REQUEST_FIELDS, Record
+from gpuqueue.job_names import annotations_of, instance_of, job_name, labels
+from gpuqueue.manifest import ManifestContext, _told
+from gpuqueue.node import executor_environment
+from gpuqueue.reasons import EndReason
+from gpuqueue.settings import Settings
+from gpuqueue.states import JobState
+
+_RECORD: Any = {
+    "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train", "gpu_class": "t4", "isolation": "shared", "attempt": 2,
+    "token": "secret", "retries": 1, "nesting": 1, "tenant": "vision", "time_limit": 60.0, "image": "shop:1",
+}  # fmt: skip
+
+
+def contract() -> dict[str, Any]:
+    """Return it: lists may grow, and no entry of a mapping may change."""
+    local = executor_environment(Settings(broker_url="redis://h/0", app="shop"))
+    pods = [each["name"] for each in executor_variables(_RECORD, "ns/job", _told(ManifestContext("ns", "owner", "shop")), "s")]
+    return {
+        "keys": {
+            "class": keys.class_key("t4", "jobs"),
+            "log": keys.log_key("t4", "j#1"),
+            "leader": keys.leader_key("group"),
+            "wake": keys.wake_key("t4"),
+            "groups": keys.GROUPS,
+            "classes": keys.CLASSES,
+            "dispatchers": keys.DISPATCHERS,
+            "hosts": keys.HOSTS,
+            "revoked_stamps": keys.REVOKED_STAMPS,
+        },
+        "keys of a class": {name: text.partition(":")[0] for name, text in keys.NAMES.items()},
+        "fields of a record": {name: kind.__forward_arg__ for name, kind in Record.__annotations__.items()},
+        "states": {str(state): state.name for state in JobState},
+        "ends": {str(reason): reason.name for reason in EndReason},
+        "names": {
+            "delivery": names.delivery_name("j", 2, 1),
+            "holder": names.holder_name("j~2", 3),
+            "worker": names.worker_name("t4", "j", 1, "host"),
+            "job": job_name("owner", _RECORD),
+            "instance": instance_of("ns", "job", "uid"),
+        },
+        "labels": labels("owner", "attempt", _RECORD),
+        "annotation": {name: json.loads(text) for name, text in annotations_of("owner", _RECORD).items()},
+        "told to local executors": sorted(local),
+        "told to executors in pods": sorted(pods),
+        "exit statuses": {name: int(value) for name, value in vars(ends).items() if name.startswith("EXIT_")},
+        "header": {HEADER: list(REQUEST_FIELDS)},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(contract(), indent=1, sort_keys=True))

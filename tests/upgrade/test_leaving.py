@@ -1,0 +1,149 @@
+"""A dispatcher that is told to stop is gone within its pod's grace period, whatever it waits for; what it had begun goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import WorkerNode
+from stacks import Stack
+
+from gpuqueue.celery import EX_TEMPFAIL, LEAVE_WITHIN
+from gpuqueue.embedded import EmbeddedRedis
+from tests.crash.cluster import eventually
+from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
+#: Seconds that an API server may take to answer; see cluster_settings.py.
+API_TIMEOUT = 10.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Versions]:
+    made = Versions(tmp_path / "stack", kind)
+    running_stacks.append(made)
+    yield made
+    running_stacks.remove(made)
+    made.close()
+
+
+@pytest.fixture
+def pods(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Versions]:
+    made = Versions(tmp_path / "stack", "kubernetes")
+    running_stacks.append(made)
+    yield made
+    running_stacks.remove(made)
+    made.close()
+
+
+def begin(cluster: Versions, name: str = "one", **env: str) -> WorkerNode:
+    node = cluster.begin(name, **env)
+    cluster.ready(node)
+    return node
+
+
+def term(node: WorkerNode) -> float:
+    node.container._popen.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+    return time.monotonic()
+
+
+def end_of(node: WorkerNode, within: float) -> int:
+    code: int = node.container._popen.wait(within)  # type: ignore[union-attr]
+    return code
+
+
+def test_an_idle_one_leaves_in_a_moment_and_is_not_ready_meanwhile(cluster: Versions) -> None:
+    node = begin(cluster)
+    term(node)
+    assert eventually(lambda: (found := probe(node, "/readyz"))[0] != 200 and found, "it is not ready")[0] in (503, 0)
+    assert end_of(node, SOON) == 0
+    assert cluster.reader.leader() is None  # it has resigned
+    assert cluster.reader.dispatchers(0) == []
+
+
+def test_a_second_signal_changes_nothing(cluster: Versions) -> None:
+    node = begin(cluster)
+    results = [cluster.send("work", number) for number in range(20)]
+    eventually(lambda: cluster.noted(), "some have run")
+    term(node)
+    term(node)
+    assert end_of(node, SOON) == 0
+    begin(cluster, "two")
+    assert [result.get(timeout=60) for result in results] == [2 * number for number in range(20)]
+    eventually(cluster.is_idle, "an idle queue")
+    assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(20))
+
+
+def test_launches_under_way_are_ended_or_left_to_another_where_the_api_server_hangs(pods: Versions) -> None:
+    node = begin(pods)
+    rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
+    results = [pods.send("work", number) for number in range(6)]
+    eventually(lambda: rule.seen >= 4, "launches under way")
+    assert leave(node, API_TIMEOUT + SOON) > 1.0
+    pods.cluster.faults.clear()
+    begin(pods, "two")
+    assert [result.get(timeout=60) for result in results] == [2 * number for number in range(6)]
+    eventually(pods.is_idle, "an idle queue")
+    assert sorted(pods.noted()) == [f"ran {number}" for number in range(6)]
+
+
+def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> None:
+    one_by_one = {"GPUQUEUE_LAUNCH_THREADS": "1", "T4_SHARED_SLOTS": "6"}
+    node = begin(pods, **one_by_one)
+    rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
+    results = [pods.send("work", number) for number in range(6)]
+    eventually(lambda: rule.seen and len(pods.holders()) == 6, "six admitted, one launch under way")
+    term(node)
+    assert end_of(node, LEAVE_WITHIN + SOON) == EX_TEMPFAIL
+    assert f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers" in node.logs()
+    pods.cluster.faults.clear()
+    begin(pods, "two", T4_SHARED_SLOTS="6")
+    assert [result.get(timeout=60) for result in results] == [2 * number for number in range(6)]
+    eventually(pods.is_idle, "an idle queue")
+    assert sorted(pods.noted()) == [f"ran {number}" for number in range(6)]
+
+
+def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(cluster: Versions, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    node = begin(cluster)
+    running = cluster.send("hold", str(gate))
+    eventually(lambda: "holding" in cluster.noted(), "a running job")
+    waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
+    eventually(lambda: waiting.state == "QUEUED", "one in line")
+    redis = cluster.redis.container.server.pid
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        begun = term(node)
+        assert end_of(node, LEAVE_WITHIN + SOON) == EX_TEMPFAIL
+        assert LEAVE_WITHIN - 1 < time.monotonic() - begun < LEAVE_WITHIN + 5
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    begin(cluster, "two")
+    gate.touch()
+    assert [running.get(timeout=30), waiting.get(timeout=30)] == ["held", 2]
+    eventually(cluster.is_idle, "an idle queue")
+    assert cluster.noted() == ["holding", "ran 1"]
+
+
+@pytest.mark.local_only("who runs the jobs makes no difference")
+def test_a_message_in_hand_goes_back_at_once_where_the_state_has_a_redis_of_its_own_that_does_not_answer(
+    cluster: Versions, tmp_path: Path
+) -> None:
+    with EmbeddedRedis(tmp_path / "state") as state:
+        hour = {"GPUQUEUE_REDIS_URL": state.url, "GPUQUEUE_VISIBILITY_SECONDS": "3600"}
+        node = begin(cluster, **hour)
+        os.kill(state.pid, signal.SIGSTOP)
+        try:
+            result = cluster.send("work", 1)
+            eventually(lambda: cluster.client.hlen("gpuqueue.unacked") == 1, "a message in hand")
+            term(node)
+            assert end_of(node, LEAVE_WITHIN + SOON) in (0, EX_TEMPFAIL)
+            assert (cluster.client.hlen("gpuqueue.unacked"), cluster.client.llen(SHARED)) == (0, 1)
+        finally:
+            os.kill(state.pid, signal.SIGCONT)
+        begin(cluster, "two", **hour)
+        assert result.get(timeout=30) == 2

@@ -1,0 +1,108 @@
+"""Replicas come and go, in order and not, under a stream of jobs: none is lost, and none runs twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import WorkerNode
+from stacks import Stack
+
+from tests.crash.cluster import eventually
+from tests.upgrade.stream import SHARED, Stream, Versions, leave, probe
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Versions]:
+    made = Versions(tmp_path / "stack", kind)
+    running_stacks.append(made)
+    yield made
+    running_stacks.remove(made)
+    made.close()
+
+
+def replicas(cluster: Versions, *names: str, **env: str) -> list[WorkerNode]:
+    """Start some at once, and wait until all are ready."""
+    nodes = [cluster.begin(name, **env) for name in names]
+    for node in nodes:
+        cluster.ready(node)
+    return nodes
+
+
+def leading(cluster: Versions, nodes: list[WorkerNode]) -> WorkerNode:
+    leader = eventually(cluster.reader.leader, "a leader")
+    return next(node for node in nodes if node.hostname() == leader)
+
+
+def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Versions) -> None:
+    nodes = replicas(cluster, "a", "b", "c")
+    with Stream(cluster) as stream:
+        leader = leading(cluster, nodes)
+        leave(leader)
+        left = [node for node in nodes if node is not leader]
+        begun = time.monotonic()
+        assert leading(cluster, left) is not leader
+        assert time.monotonic() - begun < 2.0  # it has resigned: nobody waits for its lease to run out
+        leave(left[0])  # all but one
+        eventually(lambda: len(stream.sent) > 15, "jobs that one alone takes")
+        leave(left[1])  # none: messages wait in the broker, jobs in line, and what runs goes on
+        eventually(lambda: cluster.client.llen(SHARED), "messages that nobody takes")
+        replicas(cluster, "d", "e")
+        eventually(lambda: not cluster.client.llen(SHARED), "they are taken")
+    stream.check()
+
+
+def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
+    nodes = replicas(cluster, "a", "b")
+    with Stream(cluster) as stream:
+        eventually(lambda: len(stream.sent) > 5, "some jobs")
+        leader = leading(cluster, nodes)
+        leader.kill()
+        fresh = replicas(cluster, "c")
+        (other,) = [node for node in nodes if node is not leader]
+        leave(other)
+        eventually(lambda: len(stream.sent) > 20, "some more jobs")
+    # What Celery's transport had in hand at that very moment is nobody's to keep: that is said in the docs.
+    leave(fresh[0])
+    cluster.send_again_what_the_transport_lost()
+    replicas(cluster, "d")
+    stream.check()
+
+
+def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_has_in_hand_at_once(cluster: Versions) -> None:
+    hour = {"GPUQUEUE_VISIBILITY_SECONDS": "3600"}  # nothing comes back in time by running out of that
+    (first,) = replicas(cluster, "first", **hour)
+    sent = [cluster.send("work", number, countdown=3600) for number in range(400)]
+    eventually(lambda: 20 < len(cluster.records()) < 390, "it is in the middle of them")
+    leave(first)
+    in_hand = cluster.client.hlen("gpuqueue.unacked")
+    assert in_hand == 0
+    taken, left = {record["id"] for record in cluster.records()}, cluster.client.llen(SHARED)
+    assert len(taken) + left == len(sent)
+    assert left > 0
+    replicas(cluster, "second", **hour)
+    eventually(lambda: len(cluster.records()) == len(sent), "the other takes the rest")
+
+
+@pytest.mark.local_only("who runs the jobs makes no difference")
+def test_a_busy_dispatcher_is_healthy_and_one_whose_redis_is_slow_is_too(cluster: Versions) -> None:
+    (node,) = replicas(cluster, "one")
+    answers: list[tuple[int, float]] = []
+
+    def look() -> None:
+        begun = time.monotonic()
+        answers.append((probe(node, "/healthz")[0], time.monotonic() - begun))
+
+    for number in range(100):
+        cluster.send("work", number, countdown=3600)
+    while len(cluster.records()) < 100:
+        look()
+        cluster.client.execute_command("DEBUG", "SLEEP", "0.2")  # every command waits for it
+    assert {status for status, _ in answers} == {200}
+    # The probe of the manifests gives it 10 s.
+    assert max(seconds for _, seconds in answers) < 5.0
+    assert probe(node, "/readyz")[0] == 200
