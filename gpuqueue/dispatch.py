@@ -16,9 +16,10 @@ from gpuqueue.cancel import stamps_of
 from gpuqueue.classes import GpuClass, choose, default_isolation, resolve
 from gpuqueue.counters import LAUNCHES
 from gpuqueue.ends import End
-from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
+from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, UntrustedMessage
 from gpuqueue.finish import Finisher
-from gpuqueue.glue.parse import bare_job, job_id, parse, request_of
+from gpuqueue.glue.bodies import DispatcherBodies
+from gpuqueue.glue.parse import UNSIGNED, bare_job, job_id, parse, request_of
 from gpuqueue.glue.states import States
 from gpuqueue.job import Record
 from gpuqueue.later import Later
@@ -51,6 +52,7 @@ class Dispatcher:
     stale_after: float
     """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to write."""
     threads: int = 8
+    bodies: DispatcherBodies = UNSIGNED
     launcher: Launcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class Dispatcher:
         now = self.line.clock()
         try:
             gpu_class, isolation = self._choose(packed)
-            job = parse(packed, gpu_class.name, isolation, now)
+            job = parse(packed, gpu_class.name, isolation, now, self.bodies)
             self.launcher.check_job(job.record(), gpu_class)
             stamps = stamps_of(packed)
         except InvalidJob as exc:
@@ -120,7 +122,7 @@ class Dispatcher:
         return chosen, wanted or default_isolation(chosen)
 
     def _refuse(self, packed: dict[str, Any], exc: InvalidJob, now: float) -> str:
-        record = bare_job(packed, REFUSED, EXCLUSIVE, now).record()
+        record = bare_job(packed, REFUSED, EXCLUSIVE, now, trusted=not isinstance(exc, UntrustedMessage)).record()
         record["reason"], record["error"], record["error_type"] = EndReason.REJECTED, str(exc), type(exc).__name__
         outcome = self.line.accept(REFUSED, record, json.dumps(packed))
         logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})

@@ -22,6 +22,10 @@ EXIT_STALE = 76
 """The attempt was not, or no longer, this process's to run."""
 EXIT_DEVICE = 77
 """The GPU itself failed, not the job: see gpu_failures.py."""
+EXIT_CONFIG = 78
+"""What the executor is told is wrong, or Redis refuses its user or cannot prove who it is (EX_CONFIG)."""
+#: Those that only an executor means so.
+EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -54,6 +58,10 @@ def explain(code: int | None) -> End:
         return End(EndReason.INFRA, "the executor found its attempt taken by another (exit code 76)")
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
+    if code == EXIT_CONFIG:
+        return End(
+            EndReason.INFRA, "the executor's settings are wrong, or Redis refuses it (exit code 78); its log says what to do"
+        )
     if code < 0 or 128 < code <= 128 + signal.NSIG:
         number = -code if code < 0 else code - 128
         name = _signal_name(number)

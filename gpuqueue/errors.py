@@ -5,6 +5,8 @@ Errors that travel through a result backend are rebuilt there as ``type(*args)``
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class GpuQueueError(Exception):
     """The root of every error of gpuqueue."""
@@ -14,13 +16,17 @@ class InvalidJob(GpuQueueError, ValueError):
     """The job asks for something that cannot be: the text names the field, the value and the fix."""
 
     @classmethod
-    def field(cls, field: str, value: object, problem: str, fix: str) -> InvalidJob:
+    def field(cls, field: str, value: object, problem: str, fix: str) -> Self:
         """Build the message every refusal has: ``field=value problem; fix``."""
         return cls(f"{field}={value!r} {problem}; {fix}")
 
 
 class MalformedMessage(InvalidJob):
     """The message is no Celery task message that can be kept: its body is not JSON of the documented shape."""
+
+
+class UntrustedMessage(MalformedMessage):
+    """The message is not signed by anybody whom the application, or the dispatcher's store of certificates, trusts."""
 
 
 class ApplicationNotFound(GpuQueueError, ImportError):
@@ -93,6 +99,14 @@ class LayoutMismatch(GpuQueueError):
 
 class ServerUnreachable(GpuQueueError):
     """Redis cannot be reached: the text names the address and the fix."""
+
+
+class ServerRefuses(ServerUnreachable):
+    """Redis does not take the user, the password, or what that user wants to do."""
+
+
+class ServerNotTrusted(ServerUnreachable):
+    """Redis cannot prove by its certificate that it is the server which the address names."""
 
 
 class StateUnavailable(GpuQueueError):

@@ -13,6 +13,7 @@ Exit status:
     75: Redis could not be reached.
     76: the attempt is another's.
     77: the GPU itself failed; nothing is written, and another attempt is due.
+    78: what it is told is wrong, or Redis refuses the user, or cannot prove who it is.
     143: told to stop.
 """
 
@@ -27,18 +28,23 @@ from collections.abc import Mapping, MutableMapping
 from types import FrameType
 from typing import NoReturn
 
-from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
-from gpuqueue.errors import ApplicationNotFound, SettingsError, StaleAttempt
+from gpuqueue.addresses import mask, tls_problem
+from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.ends import EXIT_CONFIG, EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
+from gpuqueue.errors import ApplicationNotFound, ServerNotTrusted, ServerRefuses, SettingsError, StaleAttempt
 from gpuqueue.glue import application
+from gpuqueue.glue.bodies import ApplicationBodies
 from gpuqueue.glue.completion import complete
 from gpuqueue.keys import VERSION
-from gpuqueue.names import worker_name
+from gpuqueue.names import holder_name, worker_name
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
-from gpuqueue.store.client import RedisError, connect
+from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
+from gpuqueue.store.logs import Logs
 from gpuqueue.task_run import KEEP, Run
 
-#: Not Celery's: its loggers are silent until the application has set logging up, and what ends here ends before that.
-logger = logging.getLogger("gpuqueue.executor")
+#: Neither Celery's nor below one of Celery's (task_run.py has one): those are silent until the application has set logging up,
+#: and what ends here ends before that.
+logger = logging.getLogger("gpuqueue.start")
 #: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At its start the watcher's
 #: deadline ends it sooner.
 PATIENCE = 600
@@ -60,15 +66,18 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
             "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"],  # a finisher shows its own claim instead
         )
-        client = connect(state_url, retries=PATIENCE)
     except KeyError as exc:
         raise SettingsError(f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it") from None
+    _check_addresses(environ)
+    setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
+    client = connect(state_url, retries=PATIENCE)
     if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
         environ["CELERY_RESULT_BACKEND"] = environ["CELERY_BROKER_URL"]  # applications read it when they are imported
     host = environ.get("GPUQUEUE_POD") or socket.gethostname()
     try:
+        look(state_url, setting)
         if finisher := environ.get("GPUQUEUE_FINISHER"):
-            return _finish(environ, Finishes(client), attempt, finisher, f"{attempt.gpu_class}@{host}")
+            return _finish(environ, Finishes(client), Logs(client), attempt, finisher, f"{attempt.gpu_class}@{host}")
         attempts = Attempts(client)
         worker = worker_name(attempt.gpu_class, attempt.delivery, attempt.number, host)
         record, stored = attempts.claim(attempt, _instance(environ, host), worker)
@@ -80,10 +89,24 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     except ApplicationNotFound as exc:
         logger.error("%s", exc)
         return EXIT_NO_APPLICATION
+    except (ServerRefuses, ServerNotTrusted) as exc:
+        logger.error("%s", exc)
+        return EXIT_CONFIG
     except RedisError as exc:
+        if forbidden(exc):
+            logger.error("%s", explained(exc, state_url, setting, "gpuqueue-executor's"))
+            return EXIT_CONFIG
         logger.error("Redis cannot be reached: %s", exc)
         return EXIT_NO_STATE
     return EXIT_OK
+
+
+def _check_addresses(environ: Mapping[str, str]) -> None:
+    """Raise :class:`SettingsError` for an address whose TLS cannot be meant so: Celery would connect to anybody."""
+    for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"):
+        url = environ.get(name)
+        if url and (found := tls_problem(url)):
+            raise SettingsError(f"{name}={mask(url)!r} {found[0]}; {found[1]}")
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
@@ -92,7 +115,7 @@ def _instance(environ: Mapping[str, str], host: str) -> str:
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
-def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, finisher: str, worker: str) -> int:
+def _finish(environ: Mapping[str, str], finishes: Finishes, logs: Logs, attempt: Attempt, finisher: str, worker: str) -> int:
     """Write the outcome of a job whose executor could not, with the application's errbacks and hooks."""
     keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
     claimed = finishes.claim(attempt, finisher, keep)
@@ -100,7 +123,10 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, attempt: Attempt, fi
         return EXIT_STALE
     record, stored = claimed
     app = application.load(environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
-    reason = complete(app, record, stored, hostname=record.get("worker") or worker)
+    log = ""
+    if record["task"] == CONTAINER_TASK and record.get("attempt"):
+        log = logs.read(attempt.gpu_class, holder_name(attempt.delivery, record["attempt"])) or ""
+    reason = complete(app, record, stored, ApplicationBodies(app), hostname=record.get("worker") or worker, log=log)
     finishes.finished(attempt, finisher, reason, keep)
     return EXIT_OK
 
@@ -114,7 +140,8 @@ def run() -> None:
     try:
         sys.exit(main())
     except SettingsError as exc:
-        sys.exit(f"gpuqueue: {exc}")
+        sys.stderr.write(f"gpuqueue: {exc}\n")
+        sys.exit(EXIT_CONFIG)
     except application.Stopped as stopped:
         if stopped.code == EXIT_DEVICE:
             _leave_at_once(EXIT_DEVICE)

@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.glue.bodies import DispatcherBodies
 from gpuqueue.glue.completion import complete
+from gpuqueue.glue.parse import UNSIGNED
 from gpuqueue.job import Record
 from gpuqueue.launchers.base import Launcher, LauncherClosed
 from gpuqueue.names import holder_name
@@ -39,14 +41,18 @@ class Finisher:
         line, reader, logs: the state.
         app: the dispatcher's Celery application, used where the job's own is not needed.
         hostname: the worker that events name.
+        bodies: what the dispatcher reads.
     """
 
-    def __init__(self, line: Line, reader: Reader, logs: Logs, app: Any, hostname: str) -> None:
+    def __init__(
+        self, line: Line, reader: Reader, logs: Logs, app: Any, hostname: str, bodies: DispatcherBodies = UNSIGNED
+    ) -> None:
         self._line = line
         self._reader = reader
         self._logs = logs
         self._app = app
         self._hostname = hostname
+        self._bodies = bodies
         self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
@@ -122,7 +128,7 @@ class Finisher:
         log = ""
         if record["task"] == CONTAINER_TASK and record.get("attempt"):
             log = self._logs.read(gpu_class, holder_name(record["delivery"], record["attempt"])) or ""
-        reason = complete(self._app, record, stored, hostname=record.get("worker") or self._hostname, log=log)
+        reason = complete(self._app, record, stored, self._bodies, hostname=record.get("worker") or self._hostname, log=log)
         self._line.finished(gpu_class, record["delivery"], finisher, reason)
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
@@ -134,8 +140,8 @@ class Finisher:
 
 def needs_application(record: Record) -> bool:
     """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
-    if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name
-        return bool(record.get("needs_app")) and record.get("reason") != EndReason.SUCCEEDED
+    if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name, or signed
+        return bool(record.get("needs_app")) and (record.get("reason") != EndReason.SUCCEEDED or bool(record.get("signed")))
     if record.get("reason") in NO_APPLICATION:
         return False
     return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

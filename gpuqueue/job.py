@@ -98,6 +98,8 @@ class Job:
     """Of a container job: what is said of the container (see container.py)."""
     needs_app: bool = False
     """It has errbacks or is part of a chord: finishing it for its executor wants the application's code."""
+    signed: bool = False
+    """Its body is signed: what comes after it must be, too, and only the application can do that."""
     ignore_result: bool = False
     group: str | None = None
     """The chord or group it is part of: kept from expiring as long as it has not ended."""
@@ -132,6 +134,7 @@ class Record(TypedDict, total=False):
     priority: int
     tenant: str
     needs_app: bool
+    signed: bool
     ignore_result: bool
     group: str
     image: str

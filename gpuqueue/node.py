@@ -12,7 +12,9 @@ from gpuqueue.classes import GpuClass
 from gpuqueue.dispatch import Dispatcher
 from gpuqueue.errors import SettingsError
 from gpuqueue.finish import Finisher
+from gpuqueue.glue.bodies import DispatcherBodies
 from gpuqueue.glue.lengths import QueueLengths
+from gpuqueue.glue.signed import Store, register
 from gpuqueue.glue.states import States
 from gpuqueue.health import Health
 from gpuqueue.inventory import configured
@@ -24,9 +26,9 @@ from gpuqueue.metrics.queue import QueueCollector
 from gpuqueue.metrics.serve import Endpoint, open_endpoint
 from gpuqueue.notes import KeptNotes
 from gpuqueue.settings import Settings
-from gpuqueue.store import layout
+from gpuqueue.store import layout, rights
 from gpuqueue.store.attempts import Attempts
-from gpuqueue.store.client import check, connect
+from gpuqueue.store.client import check, connect, look
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -46,23 +48,29 @@ class Node:
 
     ``leave`` is called when this dispatcher may not go on: the state is of another layout by now.
 
-    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there,
+    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there, or refuses,
     :class:`LayoutMismatch` when its state is not ours to work on.
     """
 
     def __init__(
         self, app: Any, settings: Settings, name: str, *, watch: bool = True, leave: Callable[[], None] = lambda: None
     ) -> None:
-        client = connect(settings.redis_url)
         where = (settings.redis_url, settings.redis_setting)
+        look(*where)
+        client = connect(settings.redis_url)
         check(client, *where)
+        for wrong in rights.refused(settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting):
+            raise wrong
         layout.claim(client, *where)
         classes = configured(settings)
         line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
         reader, logs, states = Reader(client), Logs(client), States(app)
-        finisher = Finisher(line, reader, logs, app, name)
+        certificates = Store(settings.cert_store) if settings.cert_store else None
+        register(certificates)
+        bodies = DispatcherBodies(certificates)
+        finisher = Finisher(line, reader, logs, app, name, bodies)
         repair, threads = settings.repair_seconds, settings.launch_threads
-        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, repair, threads)
+        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, repair, threads, bodies)
         self.canceller = Canceller(client, line, reader, classes, finisher)
         if settings.execution_mode == "local":
             self.launcher: Launcher = _local(self.dispatcher, settings)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, End, explain
+from gpuqueue.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, End, explain
 from gpuqueue.kube_objects import Pod
 from gpuqueue.pod_remains import LOST_TRACK, MOST_TEXT, NOT_STARTED, Remains
 from gpuqueue.reasons import EndReason
@@ -48,8 +48,6 @@ _NODES_DOING: Final = re.compile(
     r"|context deadline exceeded|transport is closing|ttrpc: closed|connection refused|error reading from server",
     re.IGNORECASE,
 )
-#: Exit codes that say more than a deletion that came along.
-_OWN_CODES: Final = frozenset({EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ def _by_container_reason(dead: Remains) -> _Cause | None:
 
 
 def _by_deletion(dead: Remains) -> _Cause | None:
-    if not dead.deleted or dead.code in _OWN_CODES:
+    if not dead.deleted or dead.code in EXECUTORS_OWN:  # which says more than a deletion that came along
         return None
     return _Cause(EndReason.POD_DELETED, "its pod was deleted" + (", and nobody saw its container end" if dead.runs else ""))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gpuqueue.addresses import mask, tls_problem
 from gpuqueue.errors import SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
@@ -34,6 +35,8 @@ class Settings(BaseSettings):
     """Where the queue's own state lives, when that is not the broker's Redis."""
     app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
     """The application that executors load: what follows ``celery -A``."""
+    cert_store: str | None = Field(None, validation_alias=_env("GPUQUEUE_CERT_STORE"))
+    """PEM files with the certificates of those who may send jobs, as a folder or glob; unset: applications alone verify."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_env("GPUQUEUE_LOG_LEVEL"))
     """What executors log."""
     execution_mode: Literal["local", "k8s_job"] = Field("local", validation_alias=_env("GPU_EXECUTION_MODE"))
@@ -86,7 +89,15 @@ class Settings(BaseSettings):
         schemes = ("redis://", "rediss://", "redis+socket://")  # what Celery's transport knows
         for alias, url in (("CELERY_BROKER_URL", self.broker_url), ("GPUQUEUE_REDIS_URL", self.state_url)):
             if url and not url.startswith(schemes):
-                raise ValueError(f"{alias}={url!r} is not Redis; use one of {', '.join(schemes)}")
+                raise ValueError(f"{alias}={mask(url)!r} is not Redis; use one of {', '.join(schemes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_meant(self) -> Settings:
+        urls = {"CELERY_BROKER_URL": self.broker_url, "CELERY_RESULT_BACKEND": self.result_backend}
+        for alias, url in {**urls, "GPUQUEUE_REDIS_URL": self.state_url}.items():
+            if url and (found := tls_problem(url)):
+                raise ValueError(f"{alias}={mask(url)!r} {found[0]}; {found[1]}")
         return self
 
     @property

@@ -17,9 +17,10 @@ from celery.utils.saferepr import saferepr
 
 from gpuqueue import gpu_failures
 from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_STATE
-from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, ExecutorDied, StaleAttempt, TaskNotFound
+from gpuqueue.errors import ApplicationNotFound, ArgumentsMismatch, ExecutorDied, MalformedMessage, StaleAttempt, TaskNotFound
 from gpuqueue.glue import application
 from gpuqueue.glue import message as messages
+from gpuqueue.glue.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.events import Events
 from gpuqueue.gpu_sampler import Sample, Sampler, has_gpu
 from gpuqueue.job import Record
@@ -64,20 +65,34 @@ class Run:
         except ApplicationNotFound as exc:
             broker, backend = self._environ.get("CELERY_BROKER_URL"), self._environ.get("CELERY_RESULT_BACKEND")
             app = application.stand_in(broker, backend, self._worker, self._loglevel)
-            self._trace(app, _raiser(app, self._record, exc))
+            self._trace(app, _raiser(app, self._record, exc), self._whatever_can_be_read(app))
             return
         name = self._record["task"]
+        try:
+            body = messages.payload(self._stored, ApplicationBodies(app))
+        except MalformedMessage as exc:
+            # Nothing of the application's runs for it, and nobody whom it names is called back.
+            logger.warning("refused: %s", exc)
+            self._trace(app, _raiser(app, self._record, exc), NOTHING)
+            return
         task = app.tasks.get(name)
         if task is None:
             known = ", ".join(sorted(each for each in app.tasks if not each.startswith("celery."))[:20])
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
             task = _raiser(app, self._record, missing)
-        self._trace(app, task)
+        self._trace(app, task, body)
 
-    def _trace(self, app: Celery, task: Any) -> None:
+    def _whatever_can_be_read(self, app: Celery) -> messages.Payload:
+        """Return the body, if an application that cannot be had is not needed for it."""
+        try:
+            return messages.payload(self._stored, ApplicationBodies(app))
+        except MalformedMessage:
+            return NOTHING
+
+    def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
         with Events(app, self._worker, leaves=True) as events:
-            request, context = messages.request(self._stored, app, hostname=self._worker, task=task)
+            request, context = messages.request(self._stored, body, app, hostname=self._worker, task=task)
             soft = self._limits(request.time_limits, task)
             ignored = task.ignore_result if self._stored["headers"].get("ignore_result") is None else request.ignore_result
             if ignored and not self._record.get("ignore_result"):
@@ -187,7 +202,8 @@ def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
     def run(*args: Any, **kwargs: Any) -> NoReturn:
         raise exc
 
-    app.task(run, name=record["task"], typing=False)
+    app.tasks.pop(record["task"], None)  # Celery would answer the application's own of that name
+    app.task(run, name=record["task"], base=Task, typing=False)
     return app.tasks[record["task"]]  # the task itself: what the decorator answers is a proxy until the app is finalized
 
 

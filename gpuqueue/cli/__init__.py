@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redis = sys.modules.get("redis")  # help imports none
         if redis is None or not isinstance(exc, redis.RedisError):
             raise
-        click.echo(f"gpuqueue: Redis: {exc}; try again when it answers", err=True)
+        from gpuqueue.store.client import forbidden
+
+        rights = "give its user gpuqueue-dispatcher's rights (deploy/redis/users.acl)"
+        click.echo(f"gpuqueue: Redis: {exc}; {rights if forbidden(exc) else 'try again when it answers'}", err=True)
         return 2
     return status if isinstance(status, int) else 0

@@ -30,6 +30,8 @@ class Application:
     result_backend: str | None = None
     result_expires: float | None = None
     task_serializer: str = "json"
+    result_serializer: str = "json"
+    results_accepted: list[str] = field(default_factory=lambda: ["json"])
 
 
 def begin(name: str, env: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
@@ -69,6 +71,8 @@ def _look(name: str) -> Application:
         result_backend=app.conf.result_backend,
         result_expires=expires.total_seconds() if isinstance(expires, timedelta) else expires or None,
         task_serializer=app.conf.task_serializer,
+        result_serializer=app.conf.result_serializer,
+        results_accepted=list(app.conf.result_accept_content or app.conf.accept_content or []),
     )
 
 

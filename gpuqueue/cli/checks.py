@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpuqueue import devices
+from gpuqueue.addresses import mask, verifies
 from gpuqueue.classes import GpuClass
 from gpuqueue.cli.application import Application
 from gpuqueue.cli.render import duration
@@ -20,7 +21,8 @@ from gpuqueue.errors import LayoutMismatch, SettingsError
 from gpuqueue.keys import VERSION
 from gpuqueue.settings import Settings
 from gpuqueue.store import layout as layouts
-from gpuqueue.store.client import Redis, RedisError, connect, mask
+from gpuqueue.store.client import Redis, RedisError, connect, explained
+from gpuqueue.store.rights import refused
 
 #: ZADD's and SET's options that the scripts use came with it.
 LEAST_REDIS = (6, 2)
@@ -81,6 +83,27 @@ def redis(client: Redis) -> Iterator[Check]:
         yield Check("appendonly", Level.OK, "on")
 
 
+def tls(settings: Settings) -> Iterator[Check]:
+    """Whether Redis is spoken with over TLS, and has to prove who it is."""
+    urls = {"CELERY_BROKER_URL": settings.broker_url, "CELERY_RESULT_BACKEND": settings.result_backend}
+    urls |= {"GPUQUEUE_REDIS_URL": settings.state_url}
+    for name, url in urls.items():
+        if url and url.startswith("rediss://"):
+            sure = verifies(url)
+            fix = "" if sure else f"say ssl_cert_reqs=required in {name}: whoever is in between can pose as Redis"
+            yield Check("tls", Level.OK if sure else Level.WARN, f"{name} {'is verified' if sure else 'trusts anybody'}", fix)
+
+
+def rights(settings: Settings) -> Iterator[Check]:
+    """Whether the users of the addresses may do in Redis what dispatchers do."""
+    wrong = list(refused(settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting))
+    for each in wrong:
+        problem, _, fix = str(each).rpartition("; ")
+        yield Check("redis rights", Level.FAIL, problem, fix)
+    if not wrong:
+        yield Check("redis rights", Level.OK, "a dispatcher's")
+
+
 def layout(state: State) -> Iterator[Check]:
     """Whether this version reads what lies in Redis."""
     try:
@@ -114,7 +137,8 @@ def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[
             connect(url, timeout=5, retries=1).ping()
             yield Check(name, Level.OK, mask(url))
         except RedisError as exc:
-            yield Check(name, Level.FAIL, f"{mask(url)}: {exc}", "start it, or correct CELERY_RESULT_BACKEND")
+            problem, _, fix = str(explained(exc, url, "CELERY_RESULT_BACKEND")).rpartition("; ")
+            yield Check(name, Level.FAIL, problem, fix)
     else:
         yield Check(name, Level.WARN, f"{mask(url)}: not Redis, not looked at", "see that dispatchers and executors reach it")
 
@@ -192,14 +216,19 @@ def application(name: str | None, seen: Application | None, settings: Settings) 
     level, fix = Level.OK, ""
     if not seen.tasks:
         level, fix = Level.FAIL, "import the tasks where the application is made, or list their modules in `include`"
-    elif seen.task_serializer != "json":
+    elif seen.task_serializer not in ("json", "auth"):
         level, fix = Level.FAIL, f"task_serializer={seen.task_serializer!r} is refused on GPU queues; set it to 'json'"
+    elif seen.task_serializer == "json" and settings.cert_store:
+        level, fix = Level.FAIL, "it does not sign, and GPUQUEUE_CERT_STORE takes only what is signed; sign, or unset it"
+    elif seen.result_serializer != "json" or not {"json", "application/json"} & set(seen.results_accepted):
+        level, fix = Level.FAIL, "set result_serializer='json' and result_accept_content=['json']: dispatchers write results, too"
     elif seen.broker_url != settings.broker_url:
         level = Level.WARN
         fix = (
             f"its own broker_url is {mask(seen.broker_url or 'unset')}; submit where CELERY_BROKER_URL is set as for dispatchers"
         )
-    yield Check("application", level, f"{name}: {len(seen.tasks)} tasks", fix)
+    how = ", signed" if seen.task_serializer == "auth" else ""
+    yield Check("application", level, f"{name}: {len(seen.tasks)} tasks{how}", fix)
 
 
 def seconds(expires: object) -> float | None:

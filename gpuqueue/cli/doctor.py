@@ -50,13 +50,19 @@ def examine(app: str | None) -> Iterator[Check]:
     yield Check("settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}")
     name = app or settings.app
     looking = application.begin(name) if name else None
-    state = _connect(settings, url)
+    state = _connect(settings, url, settings.redis_setting)
     if isinstance(state, State):
         yield Check("redis", Level.OK, mask(url))
-        yield from checks.redis(state.client)
-        yield from checks.layout(state)
-        yield from checks.clock(state.client)
-        yield from _broker(settings, url)
+        yield from checks.tls(settings)
+        rights = list(checks.rights(settings))
+        yield from rights
+        if any(each.level is Level.FAIL for each in rights):
+            state = rights[0]  # whoever may not ask, hears nothing
+        else:
+            yield from checks.redis(state.client)
+            yield from checks.layout(state)
+            yield from checks.clock(state.client)
+            yield from _broker(settings, url)
     else:
         yield state
     seen = application.finish(looking, name) if looking and name else None
@@ -67,10 +73,10 @@ def examine(app: str | None) -> Iterator[Check]:
         yield from _celery(state, seen)
 
 
-def _connect(settings: Settings, url: str) -> State | Check:
+def _connect(settings: Settings, url: str, setting: str) -> State | Check:
     client = connect(url, timeout=5, retries=1)
     try:
-        check(client, url)
+        check(client, url, setting)
     except GpuQueueError as exc:
         problem, _, fix = str(exc).rpartition("; ")
         return Check("redis", Level.FAIL, problem, fix)
@@ -83,7 +89,7 @@ def _broker(settings: Settings, url: str) -> Iterator[Check]:
     if not broker:
         yield Check("broker", Level.FAIL, "CELERY_BROKER_URL is not set", "set it to the applications' broker")
     elif settings.state_url:
-        found = _connect(settings, broker)
+        found = _connect(settings, broker, "CELERY_BROKER_URL")
         yield Check("broker", Level.OK, mask(broker)) if isinstance(found, State) else replace(found, name="broker")
 
 

@@ -7,20 +7,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery, signals, states
+from celery import Celery, Task, signals, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer
 from celery.exceptions import TimeLimitExceeded
+from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue import errors
 from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue import message as messages
+from gpuqueue.glue.bodies import Bodies
 from gpuqueue.glue.events import Events
 from gpuqueue.glue.message import context
 from gpuqueue.job import Record
 from gpuqueue.reasons import EndReason
 
+logger = get_logger(__name__)
 #: Ends whose error has a type of its own; the others' depends on how far the attempt had got.
 _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.HOST_OOM: errors.HostOutOfMemory,
@@ -57,21 +61,27 @@ def exception_of(record: Record) -> Exception:
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
 
-def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, hostname: str, log: str = "") -> str:
+def complete(
+    app: Celery, record: Record, stored: Mapping[str, Any] | None, bodies: Bodies, *, hostname: str, log: str = ""
+) -> str:
     """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or any app in its place.
+
+    Who is called back, and of which chord it is part, stands in the body: where ``bodies`` may not read it, nobody is told but
+    whoever asks for the result.
 
     ``log`` is the end of a container job's log, part of its result.
 
     May be repeated: results and chord parts are the same again; errbacks are sent again. When the executor died between
     claiming its finish and confirming it, a result that it had stored counts.
     """
-    request = context(stored, record)
+    request = context(stored, record, bodies)
     request.hostname = hostname
-    task = app.tasks.get(record.get("task")) or _stand_in(app, record)
+    # The hooks of the application's task are not for what somebody else has sent.
+    task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(app, record)
     reason = record["reason"]
     stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
-        _succeed(app, record, stored, request, log)
+        _succeed(app, record, stored, request, bodies, log)
     elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
         # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
         reason = EndReason.SUCCEEDED
@@ -89,10 +99,10 @@ def complete(app: Celery, record: Record, stored: Mapping[str, Any] | None, *, h
     return reason
 
 
-def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, request: Context, log: str) -> None:
+def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, request: Context, bodies: Bodies, log: str) -> None:
     """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it.
 
-    Of one that was adopted after Redis had lost its message, the result alone is left to tell.
+    Of one that was adopted after Redis had lost its message, or whose body is closed to us, the result alone is left to tell.
     """
     if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
         return  # a finisher before this one had written it, its callbacks before that
@@ -101,7 +111,8 @@ def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, requ
         message = json.loads(message)
     result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
     hostname = request.hostname
-    if stored is None:
+    body = _body(stored, bodies)
+    if stored is None or body is None:
         app.backend.store_result(record["id"], result, states.SUCCESS, request=request)
         return
 
@@ -111,7 +122,7 @@ def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, requ
     task = app.task(run, name=f"{CONTAINER_TASK}:{record['delivery']}", ignore_result=bool(record.get("ignore_result")))
     try:
         task = app.tasks[task.name]
-        made, context = messages.request(stored, app, hostname=hostname, task=task)
+        made, context = messages.request(stored, body, app, hostname=hostname, task=task)
         tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
         with Events(app, hostname, leaves=True) as events:
             _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
@@ -121,12 +132,33 @@ def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, requ
         app.tasks.pop(task.name, None)
 
 
+def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
+    try:
+        if stored is not None:
+            bodies.read(stored)
+    except UntrustedMessage:
+        return False
+    except MalformedMessage:
+        pass
+    return True
+
+
+def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload | None:
+    try:
+        return messages.payload(stored, bodies) if stored is not None else None
+    except MalformedMessage as exc:
+        logger.warning("nobody is called back: %s", exc, extra={"action": "body_closed"})
+        return None
+
+
 def _stand_in(app: Celery, record: Record) -> Any:
     # A task of that name without the application's code: enough for states, chords and errbacks sent by name.
     def run(*args: Any, **kwargs: Any) -> None:  # not a lambda: Celery compiles a header from the name
         pass
 
-    return app.task(run, name=record.get("task") or "unknown", ignore_result=False)
+    name = record.get("task") or "unknown"
+    app.tasks.pop(name, None)  # Celery would answer the application's own of that name
+    return app.task(run, name=name, base=Task, ignore_result=False)
 
 
 def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:

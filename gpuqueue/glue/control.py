@@ -51,7 +51,7 @@ class Control(bootsteps.StartStopStep):
 
         def on_message(body: Any, message: Any) -> None:
             c.app.clock.forward()
-            if body.get("method") not in node.handlers:
+            if not isinstance(body, Mapping) or body.get("method") not in node.handlers:
                 return  # the worker's own mailbox answers it; kombu would log an error here, and send it as a second answer
             try:
                 node.handle_message(body, message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery.app.task import Context
@@ -13,7 +13,10 @@ from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu import Message
 
 from gpuqueue.errors import MalformedMessage
+from gpuqueue.glue.bodies import Bodies
 
+#: (args, kwargs, embed) of a message.
+Payload = tuple[Sequence[Any], dict[str, Any], dict[str, Any]]
 #: What Celery takes of a message's embed, and of which type.
 _EMBEDS: dict[str, type] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 #: Properties that a task sees, or that replies and priorities need. The rest belongs to the transport.
@@ -51,10 +54,9 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
 
 
 def unpack(stored: Mapping[str, Any]) -> Message:
-    """Return the message as Celery's worker got it."""
-    body = base64.b64decode(stored["body"]) if stored.get("base64") else stored["body"]
+    """Return the message as Celery's worker got it; its body is read by whoever may (see bodies.py)."""
     return Message(
-        body=body,
+        body=stored["body"],
         delivery_tag="",
         content_type=stored["content_type"],
         content_encoding=stored["content_encoding"],
@@ -62,36 +64,39 @@ def unpack(stored: Mapping[str, Any]) -> Message:
         properties=dict(stored["properties"]),
         delivery_info=dict(stored["delivery_info"]),
         channel=None,
-        accept={"application/json"},
     )
 
 
-def request(
-    stored: Mapping[str, Any], app: Any, *, hostname: str, eventer: Any = None, task: Any = None
-) -> tuple[Request, dict[str, Any]]:
-    """Return Celery's request for a stored message, and the dict that the tracer wants (headers, args and what is embedded).
-
-    Raises :class:`MalformedMessage` when the body cannot be read.
-    """
-    message = unpack(stored)
+def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
+    """Return (args, kwargs, embed) of a stored message. Raises :class:`MalformedMessage`, or its kind for what is not trusted."""
+    found = bodies.read(stored)
     try:
-        _, _, embed = message.decode()
-    except Exception as exc:  # kombu's decoders raise whatever theirs do
+        args, kwargs, embed = found
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or not isinstance(embed, dict | None):
+            raise TypeError("of other types")
+    except (TypeError, ValueError) as exc:
         raise MalformedMessage.field(
-            "body", f"{str(stored['body'])[:80]}...", f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]"
+            "body", f"{str(found)[:80]}...", f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2"
         ) from exc
-    made = Request(message, app=app, hostname=hostname, eventer=eventer, task=task)
-    return made, {**made.request_dict, **(embed or {}), "is_eager": False}
+    return args, kwargs, embed or {}
 
 
-def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Context:
+def request(
+    stored: Mapping[str, Any], body: Payload, app: Any, *, hostname: str, eventer: Any = None, task: Any = None
+) -> tuple[Request, dict[str, Any]]:
+    """Return Celery's request for a stored message, and the dict that the tracer wants (headers, args and what is embedded)."""
+    made = Request(unpack(stored), app=app, hostname=hostname, eventer=eventer, task=task, body=body, decoded=True)
+    return made, {**made.request_dict, **body[2], "is_eager": False}
+
+
+def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies: Bodies) -> Context:
     """Return the task context that a result backend needs, also from a message whose body cannot be read."""
     base: dict[str, Any] = {"id": record["id"], "task": record.get("task"), "delivery_info": {}, "args": [], "kwargs": {}}
     if stored is None:
         return Context(base)
     base |= dict(stored["headers"]) | {"delivery_info": dict(stored["delivery_info"]), **stored["properties"]}
     try:
-        args, kwargs, embed = json.loads(stored["body"])
+        args, kwargs, embed = bodies.read(stored)
         # Of a message that is refused for it, an embed may hold anything; what Celery would fall over helps nobody.
         good = {
             name: value for name, value in (embed or {}).items() if value is None or isinstance(value, _EMBEDS.get(name, object))

@@ -12,6 +12,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from gpuqueue.container import CONTAINER_TASK, parse_container
 from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.glue.bodies import ClosedBody, DispatcherBodies, is_signed
 from gpuqueue.job import HEADER, GpuRequest, Job, check_class_name
 from gpuqueue.names import QueueName, parse_queue
 
@@ -20,11 +21,17 @@ class _Embed(msgspec.Struct):
     errbacks: list[msgspec.Raw] | None = None
     # Never `Raw | None`: msgspec takes only null for that.
     chord: msgspec.Raw = msgspec.Raw(b"null")
+    callbacks: msgspec.Raw = msgspec.Raw(b"null")
+    chain: msgspec.Raw = msgspec.Raw(b"null")
 
 
 # Raw keeps arguments undecoded: a body of 1 MB is checked in a millisecond.
 _BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _Embed | None])
 _CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
+
+
+#: What a dispatcher reads without a store of certificates.
+UNSIGNED = DispatcherBodies()
 
 
 def job_id(packed: Mapping[str, Any]) -> str:
@@ -46,8 +53,9 @@ def request_of(packed: Mapping[str, Any]) -> tuple[QueueName, GpuRequest]:
     return parse_queue(queue), GpuRequest.parse(packed["headers"].get(HEADER))
 
 
-def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float) -> Job:
-    """Return a job of what can be trusted in any message: for one that is refused."""
+def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, *, trusted: bool = True) -> Job:
+    """Return a job of what can be trusted in any message: for one that is refused. Nobody is called back if it is not
+    ``trusted``."""
     headers = packed["headers"]
     task = headers.get("task")
     return Job(
@@ -59,27 +67,32 @@ def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: flo
         retries=_count(headers.get("retries")),
         nesting=_count(headers.get("replaced_task_nesting")),
         created=now,
-        needs_app=True,
+        needs_app=trusted,
         ignore_result=headers.get("ignore_result") is True,
     )
 
 
-def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float) -> Job:
-    """Check a message and make the job of it.
+def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, bodies: DispatcherBodies = UNSIGNED) -> Job:
+    """Check a message and make the job of it. A signed body that ``bodies`` has no store for is passed on unread.
 
     Raises:
         MalformedMessage: body or headers are not those of a Celery task message in JSON.
+        UntrustedMessage: it is not signed by one of the store's certificates.
         InvalidJob: a value in them cannot be.
     """
     headers = packed["headers"]
     if not isinstance(headers.get("task"), str) or not headers["task"]:
         raise MalformedMessage.field("task", headers.get("task"), "is not a task name", "send Celery's header 'task'")
-    embed = _embed(packed)
+    body = _text(packed, bodies)
+    embed, signed = _embed(body), is_signed(packed)
     hard, _ = _limits(headers.get("timelimit"))
     said = headers.get(HEADER) or {}
     image, container = said.get("image"), None
     if headers["task"] == CONTAINER_TASK:
-        args, kwargs, _ = _CALL.decode(packed["body"])
+        if body is None:
+            fix = "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of those who may send it"
+            raise InvalidJob.field("task", CONTAINER_TASK, "has signed arguments, which nobody here can verify", fix)
+        args, kwargs, _ = _CALL.decode(body)
         image, container = parse_container(args, kwargs)
     return Job(
         id=job_id(packed),
@@ -98,18 +111,34 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float)
         image=image,
         container=container,
         group=headers["group"] if isinstance(headers.get("group"), str) else None,
-        needs_app=bool(embed.errbacks) or bytes(embed.chord) != b"null",
+        needs_app=_needs_app(embed, signed),
+        signed=signed,
         ignore_result=headers.get("ignore_result") is True,
     )
 
 
-def _embed(packed: Mapping[str, Any]) -> _Embed:
-    shown = f"{str(packed['body'])[:80]}..."
-    fix = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
-    if packed["content_type"] != "application/json" or packed.get("base64"):
-        raise MalformedMessage.field("content_type", packed["content_type"], "is not application/json", fix)
+def _needs_app(embed: _Embed | None, signed: bool) -> bool:
+    if embed is None:  # whoever it calls back, only the application can read
+        return True
+    calls = bool(embed.errbacks) or bytes(embed.chord) != b"null"
+    # What a dispatcher sends is not signed, and nobody would take it.
+    return calls or (signed and not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"})
+
+
+def _text(packed: Mapping[str, Any], bodies: DispatcherBodies) -> str | bytes | None:
     try:
-        return _BODY.decode(packed["body"])[2] or _Embed()
+        return bodies.text(packed)
+    except ClosedBody:
+        return None
+
+
+def _embed(body: str | bytes | None) -> _Embed | None:
+    if body is None:
+        return None
+    shown = f"{(body if isinstance(body, str) else body.decode(errors='replace'))[:80]}..."
+    fix = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
+    try:
+        return _BODY.decode(body)[2] or _Embed()
     except msgspec.ValidationError as exc:
         raise MalformedMessage.field("body", shown, f"is not [args, kwargs, embed]: {exc}", fix) from None
     except msgspec.DecodeError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,7 +11,10 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from gpuqueue.errors import ServerUnreachable
+from gpuqueue.addresses import mask, plain
+from gpuqueue.errors import ServerNotTrusted, ServerRefuses, ServerUnreachable
+
+__all__ = ["Redis", "RedisError", "Unavailable", "check", "connect", "explained", "forbidden", "look", "mask"]
 
 T = TypeVar("T")
 #: Seconds a command may take. 10: far above any script here, below every lease's patience with a dead peer.
@@ -25,6 +29,10 @@ PAUSE = 1.0
 Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
 RedisError = redis.RedisError
 Redis = redis.Redis
+#: What Redis says where a script's command is not allowed: 6.2, then 7.0 and newer.
+_FORBIDDEN = ("can't run this command", "can't access at least one of the keys", "ACL failure in script", "NOPERM")
+#: OpenSSL's codes of a certificate for another host or address, and of one that has expired.
+_OTHER_HOST, _EXPIRED = (62, 64), 10
 
 
 class _Patience(Retry):
@@ -60,27 +68,72 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
     }
     if not url.startswith("unix"):
         options |= {"socket_connect_timeout": 5.0, "socket_keepalive": True}
-    client: redis.Redis = redis.Redis.from_url(_plain(url), **options)
+    client: redis.Redis = redis.Redis.from_url(plain(url), **options)
     return client
 
 
 def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> None:
-    """Raise :class:`ServerUnreachable` unless Redis answers; it names the ``setting`` that the address came from."""
+    """Raise :class:`ServerUnreachable` unless Redis answers; it names the ``setting`` that the address came from, and the fix.
+
+    Its subclasses :class:`ServerRefuses` and :class:`ServerNotTrusted` are for what no waiting mends.
+    """
     try:
         client.ping()
     except redis.RedisError as exc:
-        raise ServerUnreachable(
-            f"{setting}={mask(url)!r} cannot be used: {exc}; start Redis there or correct the address"
-        ) from exc
+        raise explained(exc, url, setting) from exc
 
 
-def mask(url: str) -> str:
-    """Return the address without its password."""
-    scheme, found, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{found}{credentials.partition(':')[0]}:**@{host}" if at else url
+def look(url: str, setting: str) -> None:
+    """Raise at once what no waiting mends; a server that is away is waited for by whoever asks it first."""
+    client = connect(url, retries=0)
+    try:
+        check(client, url, setting)
+    except (ServerRefuses, ServerNotTrusted):
+        raise
+    except ServerUnreachable:
+        pass
+    finally:
+        client.close()
 
 
-def _plain(url: str) -> str:
-    # Celery writes ?ssl_cert_reqs=CERT_NONE, redis-py wants none.
-    return url.replace("ssl_cert_reqs=CERT_", "ssl_cert_reqs=")
+def explained(exc: redis.RedisError, url: str, setting: str, rights: str = "") -> ServerUnreachable:
+    """Return what to tell of an error: which setting, what is wrong, what to do. ``rights``: whose of users.acl are wanted."""
+    head = f"{setting}={mask(url)!r} cannot be used: {' '.join(str(exc).split())}"
+    if isinstance(exc, redis.AuthenticationError):
+        return ServerRefuses(f"{head}; correct the user and the password in {setting}")
+    if forbidden(exc):
+        wanted = f"{rights} rights" if rights else "the rights that it needs"
+        return ServerRefuses(f"{head}; give its user {wanted} in Redis (deploy/redis/users.acl), or name another user")
+    tls = _tls_fix(exc, setting)
+    if tls:
+        return ServerNotTrusted(f"{head}; {tls}")
+    if not url.startswith("rediss"):
+        return ServerUnreachable(f"{head}; start Redis there or correct the address")
+    if "Connection closed by server" in str(exc):
+        return ServerUnreachable(f"{head}; it may want a certificate of its clients: add ssl_certfile and ssl_keyfile")
+    return ServerUnreachable(f"{head}; start Redis there, see that it speaks TLS at this port, or correct the address")
+
+
+def forbidden(exc: BaseException) -> bool:
+    """Whether Redis does not let the user do this, itself or within a script."""
+    said = str(exc)
+    return isinstance(exc, redis.exceptions.NoPermissionError) or (
+        isinstance(exc, redis.ResponseError) and any(words in said for words in _FORBIDDEN)
+    )
+
+
+def _tls_fix(exc: BaseException | None, setting: str) -> str:
+    """Return what to do about a handshake that failed, empty if it is not that."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            if exc.verify_code in _OTHER_HOST:
+                return f"name in {setting} a host that its certificate is for"
+            if exc.verify_code == _EXPIRED:
+                return "renew the certificate of Redis"
+            return f"name its authority's certificate in ssl_ca_certs of {setting}"
+        if isinstance(exc, ssl.SSLError):
+            return f"see that Redis speaks TLS at this port, or begin {setting} with redis://"
+        if isinstance(exc, FileNotFoundError | PermissionError):
+            return f"see that the files named in {setting} (ssl_ca_certs, ssl_certfile, ssl_keyfile) can be read"
+        exc = exc.__cause__ or exc.__context__
+    return ""

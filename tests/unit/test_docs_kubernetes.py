@@ -287,6 +287,7 @@ ENDS: dict[str, list[Pod]] = {
     "exit code 75 of an executor: Redis could not be reached": [a_pod(ended(75))],
     "exit code 76 of an executor: its attempt was another's by then": [a_pod(ended(76))],
     "exit code 77 of an executor: the GPU itself failed": [a_pod(ended(77))],
+    "exit code 78 of an executor: its settings are wrong, or Redis refuses it": [a_pod(ended(78))],
     "any other exit code": [a_pod(ended(1)), a_pod(ended(139)), a_pod(ended(137))],
 }
 BY_POD, BEFORE_A_POD = PAGE.tables("## Ends")

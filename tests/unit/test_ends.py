@@ -11,6 +11,7 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
     "an end that nobody saw is the infrastructure's": (None, EndReason.INFRA, True, "nobody saw how it ended"),
     "no Redis is the infrastructure's": (75, EndReason.INFRA, True, "could not reach Redis"),
     "a taken attempt is tried again": (76, EndReason.INFRA, True, "taken by another"),
+    "a Redis that refuses is the infrastructure's": (78, EndReason.INFRA, True, "settings are wrong, or Redis refuses it"),
     "a clean exit without a result is the task's": (0, EndReason.ERROR, False, "left by os._exit or exec"),
     "an exit code is told": (3, EndReason.ERROR, False, "ended with exit code 3 without a result"),
     "SIGKILL hints at memory": (-9, EndReason.ERROR, False, "killed by signal 9 (SIGKILL): out of host memory"),

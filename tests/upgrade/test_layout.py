@@ -135,7 +135,7 @@ def test_the_doctor_tells_of_the_layout(server: EmbeddedRedis, client: redis.Red
 def test_an_executor_of_another_layout_than_its_dispatchers_says_so_and_claims_nothing(server: EmbeddedRedis) -> None:
     attempt = {"GPUQUEUE_GPU_CLASS": "t4", "GPUQUEUE_DELIVERY": "j", "GPUQUEUE_ATTEMPT": "1", "GPUQUEUE_TOKEN": "t"}
     done = told(server.url, "gpuqueue.executor", GPUQUEUE_LAYOUT="2", **attempt)
-    assert done.returncode == 1
+    assert done.returncode == EX_CONFIG
     assert done.stderr == (
         "gpuqueue: GPUQUEUE_LAYOUT='2' is the dispatcher's, and the gpuqueue installed here reads layout 1 alone; "
         "install the dispatcher's version beside the application\n"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.ends import EXIT_DEVICE, EXIT_NO_STATE, EXIT_STALE, End, explain
+from gpuqueue.ends import EXECUTORS_OWN, End, explain
 from gpuqueue.job_names import parse_instance
 from gpuqueue.launchers.base import LauncherUnavailable, Live, Notes, OnEnd
 from gpuqueue.launchers.kubernetes import logs
@@ -26,8 +26,6 @@ from gpuqueue.reasons import EndReason
 
 #: Logs fetched at once.
 LOG_THREADS = 4
-#: Exit codes that say something only of an executor.
-EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE)
 
 
 class Follower:

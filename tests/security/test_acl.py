@@ -1,0 +1,356 @@
+"""Redis' users: each can do all that it must, nothing that it needs not, and is told which setting is wrong when it cannot."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from nodes import until
+
+from gpuqueue.store import rights
+from gpuqueue.store.client import connect
+from gpuqueue.store.scripts import source
+from tests.security import story
+from tests.security.estate import PATIENCE, Estate
+from tests.security.guarded import ROOT, USERS, USERS_FILE, Guarded, filled
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+#: By version of Redis, the words by which clients may introduce themselves.
+WORDS = {"6.2": " +client|setinfo +client|maint_notifications", "7.2": " +client|setinfo"}
+#: Granted, and not seen here, with the reason.
+UNSEEN = {
+    "client|setinfo": "MONITOR leaves connections' own commands out",
+    "client|maint_notifications": "the same",
+    "zrevrangebyscore": "kombu 5.6 says so what 5.7 says by zrange",
+    "exists": "a chord's script asks it when another worker has lost its claim",
+}
+ADMINISTRATION = [
+    ("CONFIG", "GET", "*"),
+    ("CONFIG", "SET", "dir", "/tmp"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("RANDOMKEY",),
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("SWAPDB", "0", "1"),
+    ("ACL", "LIST"),
+    ("ACL", "SETUSER", "gpuqueue-executor", "+@all"),
+    ("DEBUG", "SLEEP", "0"),
+    ("MONITOR",),
+    ("CLIENT", "LIST"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("SHUTDOWN", "NOSAVE"),
+    ("REPLICAOF", "127.0.0.1", "1"),
+    ("MODULE", "LIST"),
+    ("SAVE",),
+    ("SCRIPT", "FLUSH"),
+    ("SCRIPT", "KILL"),
+    ("MIGRATE", "127.0.0.1", "1", "celery", "0", "10"),
+]
+HOSTILE = {
+    "executor": [
+        *ADMINISTRATION,
+        ("BRPOP", "gpu.t4.shared", "1"),
+        ("BLPOP", "gpu.t4.shared", "1"),
+        ("RPOP", "celery"),
+        ("LPOP", "celery"),
+        ("RPOPLPUSH", "celery", "gpu.mine"),
+        ("LMOVE", "celery", "gpu.mine", "LEFT", "RIGHT"),
+        ("LRANGE", "gpu.t4.shared", "0", "-1"),
+        ("LINDEX", "celery", "0"),
+        ("LTRIM", "celery", "1", "0"),
+        ("RENAME", "celery", "gpu.mine"),
+        ("COPY", "celery", "gpu.mine"),
+        ("DUMP", "celery"),
+        ("SORT", "celery", "BY", "nosort"),
+        ("HGETALL", "gpuqueue:1:{t4}:messages"),
+        ("HVALS", "gpuqueue:1:{t4}:messages"),
+        ("HSCAN", "gpuqueue:1:{t4}:jobs", "0"),
+        ("EVAL", "return redis.call('RPOP', KEYS[1])", "1", "celery"),
+        ("GET", "other:secret"),
+        ("SET", "other:secret", "1"),
+        ("GET", "gpuqueue:1:leader:default:t4"),
+        ("DEL", "gpuqueue:1:classes"),
+        ("ZADD", "gpuqueue:1:dispatchers", "1", "mine"),
+        ("DEL", "gpuqueue.unacked"),
+        ("HGET", "unacked", "tag"),
+        ("PUBLISH", "/0.celery.pidbox", "revoke"),
+        ("SUBSCRIBE", "/0.celery.pidbox"),
+        ("PSUBSCRIBE", "/0.celeryev/*"),
+        ("PSUBSCRIBE", "*"),
+    ],
+    "client": [
+        *ADMINISTRATION,
+        ("BRPOP", "gpu.t4.shared", "1"),
+        ("RPOP", "celery"),
+        ("LRANGE", "celery", "0", "-1"),
+        ("EVAL", "return 1", "0"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("HGET", "gpuqueue:1:{t4}:messages", "id"),
+        ("DEL", "gpuqueue:1:{t4}:jobs"),
+        ("GET", "gpuqueue:1:leader:default:t4"),
+        ("GET", "other:secret"),
+        ("SUBSCRIBE", "/0.celeryev/task.sent"),
+        ("PSUBSCRIBE", "*"),
+    ],
+    "worker": [
+        *ADMINISTRATION,
+        ("HGET", "gpuqueue:1:{t4}:messages", "id"),
+        ("DEL", "gpuqueue:1:{t4}:jobs"),
+        ("DEL", "gpuqueue.unacked"),
+        ("LRANGE", "celery", "0", "-1"),
+        ("GET", "other:secret"),
+    ],
+    "flower": [
+        *ADMINISTRATION,
+        ("HGET", "gpuqueue:1:{t4}:messages", "id"),
+        ("DEL", "gpuqueue:1:{t4}:jobs"),
+        ("LPUSH", "gpu.t4.shared", "{}"),
+        ("LRANGE", "celery", "0", "-1"),
+        ("GET", "other:secret"),
+    ],
+    "dispatcher": [*ADMINISTRATION, ("LRANGE", "celery", "0", "-1"), ("HGET", "unacked", "tag"), ("GET", "other:secret")],
+}
+
+
+@pytest.mark.parametrize(("user", "words"), [(user, words) for user, tries in HOSTILE.items() for words in tries], ids=str)
+def test_what_a_user_does_not_need_is_refused(guarded: Guarded, user: str, words: tuple[str, ...]) -> None:
+    client = guarded.as_user(user)
+    with client.client() as connection, pytest.raises(redis.exceptions.NoPermissionError):
+        connection.execute_command(*words)
+    assert [each["username"] for each in guarded.denied()] == [f"gpuqueue-{user}"]
+    client.close()
+
+
+def test_a_script_of_an_executor_can_do_no_more_than_the_executor(guarded: Guarded) -> None:
+    client = guarded.as_user("executor")
+    taking = client.register_script("return redis.call('RPOP', KEYS[1])")
+    guarded.admin.lpush("celery", "a message")
+    with pytest.raises(redis.ResponseError, match=r"permission|can't run this command"):
+        taking(keys=["celery"])
+    assert guarded.admin.llen("celery") == 1
+    guarded.admin.delete("celery")
+    assert guarded.denied()
+    client.close()
+
+
+def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(guarded: Guarded) -> None:
+    for url in (f"redis://127.0.0.1:{guarded.port}/0", guarded.url("executor", password="guessed")):
+        with connect(url, retries=0) as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+    guarded.denied()
+
+
+def test_the_file_as_it_is_has_no_password_that_anybody_could_use() -> None:
+    lines = [line for line in USERS_FILE.read_text().splitlines() if line.startswith("user gpuqueue-")]
+    assert sorted(line.split()[1] for line in lines) == sorted(f"gpuqueue-{user}" for user in USERS)
+    for line in lines:
+        user = line.split()[1].removeprefix("gpuqueue-").upper()
+        assert line.split()[2:4] == ["on", f"#SHA256_OF_{user}_PASSWORD"]
+        assert not {"nopass", "allkeys", "allchannels", "+@all", "~*", "&*"} & set(line.split())
+
+
+def test_the_file_is_made_as_its_head_says(tmp_path: Path) -> None:
+    passwords = {user: f"secret of {user}" for user in ("admin", *USERS)}
+    head = re.findall(r"^#   (.*)$", USERS_FILE.read_text(), re.MULTILINE)
+    typed = "\n".join(head[: next(at for at, line in enumerate(head) if line.endswith("> users.acl")) + 1])
+    env = {"PATH": os.environ["PATH"], **{f"{user.upper()}_PASSWORD": password for user, password in passwords.items()}}
+    script = typed.replace("deploy/redis/users.acl", str(USERS_FILE))
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=env, check=True, timeout=30)
+    assert (tmp_path / "users.acl").read_text() == filled(USERS_FILE.read_text(), passwords, quiet=False)
+    for version, words in re.findall(r"for Redis ([\d.]+)[^:]*: -e '(s/.*/)'", USERS_FILE.read_text()):
+        done = subprocess.run(["sed", "-e", words, "users.acl"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == (tmp_path / "users.acl").read_text().replace(" +ping", f"{WORDS[version]} +ping")
+
+
+def test_without_the_words_for_introductions_all_works_and_only_these_are_refused(tmp_path: Path) -> None:
+    with Guarded(tmp_path) as server:
+        plain = filled(USERS_FILE.read_text(), server.passwords, quiet=False)
+        (tmp_path / "users.acl").write_text(plain)
+        server.admin.acl_load()
+        server.denied()
+        for user in USERS:
+            assert server.as_user(user).ping()
+        assert {each["object"] for each in server.denied()} <= {"client", "client|setinfo"}
+
+
+# -- the whole way -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Guarded, dict[str, Any], list[dict[str, Any]]]]:
+    """The story once: the server, what came of it, and what was refused."""
+    folder = tmp_path_factory.mktemp("story")
+    # The doctor looks at the application as well.
+    settings = {"GPU_IMAGE_ALLOW": "*", "LEDGER_FOLDER": str(folder), "PYTHONPATH": str(story.APPS)}
+    with Guarded(folder / "redis") as server:
+        with Estate(folder, {user: server.url(user) for user in USERS}, cluster=True, dispatcher=settings) as estate:
+            try:
+                seen = story.tell(server, estate)
+            except BaseException:
+                print(estate.logs(), server.denied())
+                raise
+            seen["written"] = estate.logs() + server.log()
+        yield server, seen, server.denied()
+
+
+@pytest.mark.slow
+def test_all_that_gpuqueue_does_works_with_these_users_and_nothing_is_refused(told: Any) -> None:
+    _, seen, denied = told
+    assert [(each["username"], each["object"]) for each in denied] == []
+    assert seen["given back"] == [2, 4, 2]
+    assert seen["ran"] == [
+        *(42, "ValueError", 1, 8, 10, [0, 2, 4], 6, 6, [2, 4, 2], 11, "ValueError", "ImageUnusable"),
+        *(13, [0, 2, 4], [0, 2, 4], 11, "stopped", "ExecutorDied", "InvalidJob", 6, "TaskRevokedError"),
+    ]
+    assert seen["errbacks"] == ["old", "new", "old", "old"]
+    assert seen["revoked"] == [["PROGRESS", {"done": 1}], *["TaskRevokedError"] * 6]
+    codes = {name: code for name, (code, _) in seen["commands"].items()}
+    assert codes == {"status": 0, "why": 0, "logs": 1, "cancel": 0, "classes": 0, "doctor": 0}, seen["commands"]
+    assert (seen["flower"]["job"], seen["flower"]["result"]["result"]) == ("SUCCESS", 2)
+    assert {"celery", "gpu.t4.shared"} <= seen["flower"]["queues"]
+    assert "Revoked" in seen["flower"]["revoke"]["message"]
+    measured, ready = seen["metrics"]
+    assert "gpuqueue_state_up 1.0" in measured and 'gpuqueue_untaken_messages{queue="gpu.t4.shared"} 0.0' in measured
+    assert ready.startswith("ok"), ready
+
+
+@pytest.mark.slow
+def test_no_password_is_in_anybodys_log(told: Any) -> None:
+    server, seen, _ = told
+    written = seen["written"] + "".join(text for _, text in seen["commands"].values())
+    assert [user for user, password in server.passwords.items() if password in written] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", USERS)
+def test_no_command_key_or_channel_is_granted_that_nobody_used(told: Any, user: str) -> None:
+    server, *_ = told
+    commands, keys, channels = server.granted(user)
+    used = server.used(user)
+    assert commands - set(used) - set(UNSEEN) == set()
+    words = {word for calls in used.values() for call in calls for word in call}
+    assert [each for each in keys if not any(fnmatchcase(word, each) for word in words)] == []
+    spoken = {call[0] for name in ("publish", "subscribe", "psubscribe") for call in used.get(name, ())}
+    assert [each for each in channels if not any(fnmatchcase(word, each) for word in spoken)] == []
+
+
+@pytest.mark.slow
+def test_in_another_database_all_works_with_the_changes_that_the_docs_name(tmp_path: Path) -> None:
+    rules = USERS_FILE.read_text().replace("&/0.", "&/1.").replace(" +ping", " +select +ping")
+    with Guarded(tmp_path / "redis", rules) as server:
+        urls = {user: server.url(user, db=1) for user in USERS}
+        with Estate(tmp_path / "estate", urls, cluster=True) as estate:
+            estate.dispatcher()
+            estate.worker()
+            client = estate.client()
+            assert client.do("answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(), ledger.add.s(4))().get(timeout=40)") == 10
+            client.do("later = ledger.gpu_double.apply_async((1,), countdown=60)")
+            until(lambda: client.do("answer = later.state") == "QUEUED", PATIENCE, "it is kept", estate.logs)
+            client.do("later.revoke()")
+            until(lambda: client.do("answer = later.state") == "REVOKED", PATIENCE, "the revoke was heard", estate.logs)
+        assert [(each["username"], each["object"]) for each in server.denied()] == []
+
+
+# -- wrong rights ------------------------------------------------------------------------------------------------------
+
+
+def ended(estate: Estate) -> tuple[int | None, str]:
+    node = estate.dispatcher(ready=False)
+    until(lambda: node.status == "exited", PATIENCE, "it ends", node.logs)
+    return node.exit_code, node.logs()
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ("executor", "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or name another user"),
+        ("worker", "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or name another user"),
+        ("nobody", "; correct the user and the password in CELERY_BROKER_URL"),
+    ],
+)
+def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_and_what_to_do(
+    guarded: Guarded, tmp_path: Path, user: str, words: str
+) -> None:
+    url = guarded.url("client", password="guessed") if user == "nobody" else guarded.url(user)
+    with Estate(tmp_path, {"all": url}) as estate:
+        status, text = ended(estate)
+        doctor = estate.command("doctor")
+        shown = estate.command("status")
+    assert status == 78 and "gpuqueue: CELERY_BROKER_URL='redis://gpuqueue-" in text and words in text
+    assert "Traceback" not in text
+    assert doctor.returncode == 1
+    assert words.removeprefix("; ") in doctor.stdout
+    assert shown.returncode == 2 and words.removeprefix("; ").partition(" in Redis")[0] in shown.stderr
+    guarded.denied()
+
+
+def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewhere(guarded: Guarded) -> None:
+    good, wrong = guarded.url("dispatcher"), guarded.url("flower")
+    found = [str(each) for each in rights.refused(good, guarded.url("executor"), wrong, "GPUQUEUE_REDIS_URL")]
+    assert [each.partition("=")[0] for each in found] == ["CELERY_BROKER_URL"]
+    assert list(rights.refused(good, good, good, "GPUQUEUE_REDIS_URL")) == []
+    assert list(rights.refused(good, "redis://127.0.0.1:1/0", None, "GPUQUEUE_REDIS_URL")) == []
+    guarded.denied()
+
+
+@pytest.mark.slow
+def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(guarded: Guarded, tmp_path: Path) -> None:
+    urls = {user: guarded.url(user) for user in USERS} | {"executor": guarded.url("client")}
+    with Estate(tmp_path, urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
+        estate.dispatcher()
+        job, text = estate.client().do(
+            """
+result = ledger.gpu_double.delay(1)
+try:
+    result.get(timeout=40)
+except Exception as exc:
+    answer = result.id, f"{type(exc).__name__}: {exc}"
+"""
+        )
+        assert "LaunchFailed" in text and "exit code 78" in text
+        log = until(lambda: estate.command("logs", job).stdout, PATIENCE, "its log is kept", estate.logs)
+    assert "CELERY_BROKER_URL='redis://gpuqueue-client:**@" in log
+    assert "give its user gpuqueue-executor's rights in Redis (deploy/redis/users.acl)" in log
+    guarded.denied()
+
+
+# -- what the scripts run ----------------------------------------------------------------------------------------------
+
+#: The verbs of executors (store/attempts.py).
+EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_claim", "finished")
+
+
+@pytest.mark.parametrize("user", ["executor", "dispatcher"])
+def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) -> None:
+    (line,) = [each for each in USERS_FILE.read_text().splitlines() if each.startswith(f"user gpuqueue-{user} ")]
+    granted = {word.removeprefix("+") for word in line.split() if word.startswith("+")}
+    every = sorted(path.stem for path in (ROOT / "gpuqueue" / "scripts").glob("*.lua"))
+    verbs = EXECUTORS_VERBS if user == "executor" else every
+    missing = {verb: commands(verb) - granted for verb in verbs}
+    assert {verb: names for verb, names in missing.items() if names} == {}
+
+
+def commands(verb: str) -> set[str]:
+    """What a verb's own lines and the functions that it calls run, as far as their names lead."""
+    text = source(verb)
+    own = (ROOT / "gpuqueue" / "scripts" / f"{verb}.lua").read_text()
+    functions = {found[1]: found[0] for found in re.findall(r"(local function (\w+)\(.*?\nend)", text, re.DOTALL)}
+    reached, new = "", own
+    while new:
+        reached += new
+        new = "".join(body for name, body in functions.items() if re.search(rf"\b{name}\(", reached) and body not in reached)
+    return {name.lower() for name in re.findall(r"redis\.call\('(\w+)'", reached)}
+
+
+def test_the_verbs_of_executors_are_those_that_they_call() -> None:
+    text = (ROOT / "gpuqueue" / "store" / "attempts.py").read_text()
+    assert set(re.findall(r'(?:_call\(|\.call\(\s*)"(\w+)"', text)) == set(EXECUTORS_VERBS)

@@ -1,0 +1,59 @@
+"""The gate of the tests itself: it forwards both ways, gives an address of its own, ends TLS, and lets go."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import redis
+
+from gpuqueue.embedded import EmbeddedRedis
+from tests.security.certificates import Authority
+from tests.security.gate import HOST, Gate
+
+
+def port_of(server: EmbeddedRedis) -> int:
+    return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+def test_it_forwards_both_ways_from_an_address_of_its_own() -> None:
+    with EmbeddedRedis() as server, Gate(port_of(server), source="127.0.0.9") as gate:
+        client = redis.Redis(HOST, gate.port, decode_responses=True)
+        large = "x" * 1_000_000
+        client.set("key", large)
+        assert client.get("key") == large
+        assert client.client_info()["addr"].startswith("127.0.0.9:")
+        client.close()
+
+
+def test_it_ends_tls_and_whoever_trusts_its_authority_gets_through(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("redis", [HOST])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    with EmbeddedRedis() as server, Gate(port_of(server), context=context) as gate:
+        url = f"rediss://{HOST}:{gate.port}/0?ssl_ca_certs={authority.pem}"
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
+
+
+def test_it_lets_go_of_whoever_is_connected_when_it_closes_and_of_a_server_that_is_gone() -> None:
+    with EmbeddedRedis() as server:
+        with Gate(port_of(server)) as gate:
+            line = socket.create_connection((HOST, gate.port))
+            line.sendall(b"PING\r\n")
+            assert line.recv(100) == b"+PONG\r\n"
+        assert line.recv(100) == b""
+        line.close()
+        with Gate(port_of(server)) as gate:
+            server.kill()
+            with socket.create_connection((HOST, gate.port)) as line:
+                assert gone(line)
+
+
+def gone(line: socket.socket) -> bool:
+    try:
+        return line.recv(100) == b""
+    except ConnectionResetError:
+        return True
