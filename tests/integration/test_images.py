@@ -21,7 +21,7 @@ from images import Image, as_user, build, export, remove
 from nodes import until
 
 from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.ends import EXIT_STALE
+from gpuqueue.ends import EXIT_CONFIG, EXIT_STALE
 from gpuqueue.environment import executor_variables
 from gpuqueue.job import Record
 from gpuqueue.store.client import connect
@@ -127,7 +127,7 @@ def test_the_executor_starts_by_its_command_and_by_its_path(runner: Image, words
     here = [str(runner.inside(word)) if word.startswith("/") else word for word in words]
     done = runner.run(*here)
     said = "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which sets it"
-    assert (done.returncode, done.stderr.strip()) == (1, said)
+    assert (done.returncode, done.stderr.strip()) == (EXIT_CONFIG, said)
 
 
 def test_the_executor_speaks_with_redis_as_a_manifest_has_it(runner: Image, redis: EmbeddedRedis) -> None:
