@@ -65,6 +65,7 @@ def test_an_idle_one_leaves_in_a_moment_and_is_not_ready_meanwhile(cluster: Vers
     assert cluster.reader.dispatchers(0) == []
 
 
+@pytest.mark.local_only("who runs the jobs makes no difference")
 def test_a_second_signal_changes_nothing(cluster: Versions) -> None:
     node = begin(cluster)
     results = [cluster.send("work", number) for number in range(20)]
@@ -107,6 +108,7 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     assert sorted(pods.noted()) == [f"ran {number}" for number in range(6)]
 
 
+@pytest.mark.local_only("who runs the jobs makes no difference")
 def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(cluster: Versions, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     node = begin(cluster)
