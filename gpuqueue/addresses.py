@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 #: What ``ssl_cert_reqs`` may say; Celery knows these words in capitals, after ``CERT_``, as well.
@@ -32,14 +33,26 @@ def tls_problem(url: str) -> tuple[str, str] | None:
     return None
 
 
+def tls_problems(urls: Mapping[str, str | None]) -> Iterator[str]:
+    """Say of some settings (name → address) what is wrong with their TLS: the setting, its address, the problem, the fix."""
+    for name, url in urls.items():
+        if url and (found := tls_problem(url)):
+            yield f"{name}={mask(url)!r} {found[0]}; {found[1]}"
+
+
 def verifies(url: str) -> bool:
     """Whether whoever connects to this address over TLS makes sure whom it speaks with; True without TLS."""
     return not url.startswith("rediss") or "ssl_cert_reqs=none" not in plain(url)
 
 
+def unix(url: str) -> str:
+    """Return the address with redis-py's word for a socket in place of Celery's."""
+    return url.replace("redis+socket://", "unix://", 1)
+
+
 def plain(url: str) -> str:
     """Return the address as redis-py takes it."""
-    return _WORDS.sub(lambda found: found[1].lower(), url)
+    return _WORDS.sub(lambda found: found[1].lower(), unix(url))
 
 
 def mask(url: str) -> str:

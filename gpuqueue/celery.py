@@ -24,8 +24,6 @@ from gpuqueue.settings import load
 # Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from filling its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
-#: Exit statuses (sysexits.h): something is wrong that starting again does not mend; what was under way is another's now.
-EX_CONFIG, EX_TEMPFAIL = 78, 75
 #: Seconds from the signal to stop until a dispatcher is gone, whatever it waits for. 30: launches under way take 10 s where the
 #: API server does not answer; where Redis does not, Celery would wait for ever. Below the grace period of its pod (60).
 LEAVE_WITHIN = 30
@@ -72,7 +70,7 @@ class GpuStep(bootsteps.StartStopStep):
             self._node = Node(worker.app, load(), worker.hostname, watch=self._watch, leave=_leave)
         except GpuQueueError as exc:
             click.echo(f"gpuqueue: {exc}", err=True)
-            raise SystemExit(EX_CONFIG) from None
+            raise SystemExit(os.EX_CONFIG) from None
         signal.signal(signal.SIGALRM, _leave_at_once)
         worker.gpuqueue = self._node
         self._node.start()
@@ -88,7 +86,7 @@ class GpuStep(bootsteps.StartStopStep):
 
 def _leave() -> None:
     """Have Celery shut this worker down, as by SIGTERM."""
-    state.should_stop = EX_CONFIG
+    state.should_stop = os.EX_CONFIG
 
 
 @signals.worker_shutting_down.connect
@@ -101,7 +99,7 @@ def _leave_at_once(*_: object) -> None:
     """Go without what cannot be waited for: it is what a crash leaves behind, and repaired like that."""
     # No logger: it may be what the main thread was in the middle of.
     os.write(2, f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers\n".encode())
-    os._exit(EX_TEMPFAIL)
+    os._exit(os.EX_TEMPFAIL)  # what was under way is another's now
 
 
 def _check_queues(application: Celery) -> None:

@@ -24,6 +24,12 @@ class InvalidJob(GpuQueueError, ValueError):
 class MalformedMessage(InvalidJob):
     """The message is no Celery task message that can be kept: its body is not JSON of the documented shape."""
 
+    @classmethod
+    def body(cls, body: object, problem: str, fix: str) -> Self:
+        """Build the message of one whose body is wrong; of that, it shows the beginning."""
+        shown = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+        return cls.field("body", f"{shown[:80]}...", problem, fix)
+
 
 class UntrustedMessage(MalformedMessage):
     """The message is not signed by anybody whom the application, or the dispatcher's store of certificates, trusts."""

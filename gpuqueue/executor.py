@@ -8,12 +8,11 @@ and redis only, and no GPU library; writes no file, and wants no home.
 
 Exit status:
     0: reported.
-    1: what it was told is not enough, or not for this version; its log says what.
     72: (a finisher) the application cannot be imported.
     75: Redis could not be reached.
     76: the attempt is another's.
     77: the GPU itself failed; nothing is written, and another attempt is due.
-    78: what it is told is wrong, or Redis refuses the user, or cannot prove who it is.
+    78: what it is told is not enough, wrong, or not for this version, or Redis refuses the user, or cannot prove who it is.
     143: told to stop.
 """
 
@@ -28,15 +27,14 @@ from collections.abc import Mapping, MutableMapping
 from types import FrameType
 from typing import NoReturn
 
-from gpuqueue.addresses import mask, tls_problem
-from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.addresses import tls_problems
 from gpuqueue.ends import EXIT_CONFIG, EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_OK, EXIT_STALE, EXIT_TERMINATED
 from gpuqueue.errors import ApplicationNotFound, ServerNotTrusted, ServerRefuses, SettingsError, StaleAttempt
 from gpuqueue.glue import application
 from gpuqueue.glue.bodies import ApplicationBodies
 from gpuqueue.glue.completion import complete
 from gpuqueue.keys import VERSION
-from gpuqueue.names import holder_name, worker_name
+from gpuqueue.names import worker_name
 from gpuqueue.store.attempts import Attempt, Attempts, Finishes
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.logs import Logs
@@ -59,7 +57,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             "install the dispatcher's version beside the application"
         )
     try:
-        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"].replace("redis+socket://", "unix://", 1)
+        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
         attempt = Attempt(
             environ["GPUQUEUE_GPU_CLASS"],
             environ["GPUQUEUE_DELIVERY"],
@@ -103,10 +101,9 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
 
 def _check_addresses(environ: Mapping[str, str]) -> None:
     """Raise :class:`SettingsError` for an address whose TLS cannot be meant so: Celery would connect to anybody."""
-    for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"):
-        url = environ.get(name)
-        if url and (found := tls_problem(url)):
-            raise SettingsError(f"{name}={mask(url)!r} {found[0]}; {found[1]}")
+    names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
+    for problem in tls_problems({name: environ.get(name) for name in names}):
+        raise SettingsError(problem)
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
@@ -123,9 +120,7 @@ def _finish(environ: Mapping[str, str], finishes: Finishes, logs: Logs, attempt:
         return EXIT_STALE
     record, stored = claimed
     app = application.load(environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
-    log = ""
-    if record["task"] == CONTAINER_TASK and record.get("attempt"):
-        log = logs.read(attempt.gpu_class, holder_name(attempt.delivery, record["attempt"])) or ""
+    log = logs.for_result(attempt.gpu_class, record)
     reason = complete(app, record, stored, ApplicationBodies(app), hostname=record.get("worker") or worker, log=log)
     finishes.finished(attempt, finisher, reason, keep)
     return EXIT_OK

@@ -20,7 +20,6 @@ from gpuqueue.glue.completion import complete
 from gpuqueue.glue.parse import UNSIGNED
 from gpuqueue.job import Record
 from gpuqueue.launchers.base import Launcher, LauncherClosed
-from gpuqueue.names import holder_name
 from gpuqueue.reasons import NO_APPLICATION, EndReason
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -125,9 +124,7 @@ class Finisher:
         return True
 
     def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
-        log = ""
-        if record["task"] == CONTAINER_TASK and record.get("attempt"):
-            log = self._logs.read(gpu_class, holder_name(record["delivery"], record["attempt"])) or ""
+        log = self._logs.for_result(gpu_class, record)
         reason = complete(self._app, record, stored, self._bodies, hostname=record.get("worker") or self._hostname, log=log)
         self._line.finished(gpu_class, record["delivery"], finisher, reason)
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})

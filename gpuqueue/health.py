@@ -5,7 +5,6 @@ Busy is not dead, and a Redis that is away is no reason to end a dispatcher: it 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -34,7 +33,7 @@ class Watching(Protocol):
 
 
 class Health:
-    """One dispatcher's health. Thread-safe.
+    """One dispatcher's health. Thread-safe: each method reads or sets one value at a time.
 
     Args:
         watcher: its watcher.
@@ -45,18 +44,15 @@ class Health:
         self._watcher = watcher
         self._tick = tick
         self._clock = clock
-        self._lock = threading.Lock()
         self._beat: float | None = None
 
     def beat(self) -> None:
         """The consumer takes messages, and its loop has come round."""
-        with self._lock:
-            self._beat = self._clock()
+        self._beat = self._clock()
 
     def pause(self) -> None:
         """The consumer takes no messages at present."""
-        with self._lock:
-            self._beat = None
+        self._beat = None
 
     def sick(self) -> str:
         """Say why this process should be ended; empty: it should not."""

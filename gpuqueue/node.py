@@ -82,9 +82,12 @@ class Node:
         lease = Lease(client, name, settings.lease_seconds, group_of(self.launcher.owner, classes))
         clocks = Clocks(settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds)
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
-        self.watcher = Watcher(self.dispatcher, self.launcher, lease, waiting, clocks, may_lead=watch)
-        self.watcher.check_layout = lambda: layout.claim(client, *where)
-        self.watcher.leave = leave
+        self.watcher = Watcher(
+            *(self.dispatcher, self.launcher, lease, waiting, clocks),
+            may_lead=watch,
+            check_layout=lambda: layout.claim(client, *where),
+            leave=leave,
+        )
         self.health = Health(self.watcher, settings.tick_seconds)
         self.lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
         self.endpoint = self._endpoint(settings, classes) if settings.metrics_port else None

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpuqueue.addresses import mask, tls_problem
+from gpuqueue.addresses import mask, tls_problems, unix
 from gpuqueue.errors import SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
@@ -94,11 +94,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _tls_is_meant(self) -> Settings:
-        urls = {"CELERY_BROKER_URL": self.broker_url, "CELERY_RESULT_BACKEND": self.result_backend}
-        for alias, url in {**urls, "GPUQUEUE_REDIS_URL": self.state_url}.items():
-            if url and (found := tls_problem(url)):
-                raise ValueError(f"{alias}={mask(url)!r} {found[0]}; {found[1]}")
+        for problem in tls_problems(self.addresses):
+            raise ValueError(problem)
         return self
+
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """The addresses of Redis, by the settings that say them."""
+        return {
+            "CELERY_BROKER_URL": self.broker_url,
+            "CELERY_RESULT_BACKEND": self.result_backend,
+            "GPUQUEUE_REDIS_URL": self.state_url,
+        }
 
     @property
     def metrics_address(self) -> str:
@@ -118,7 +125,7 @@ class Settings(BaseSettings):
         url = self.state_url or self.broker_url
         if not url:
             raise SettingsError("CELERY_BROKER_URL is not set; set it to the applications' broker, e.g. redis://localhost:6379/0")
-        return url.replace("redis+socket://", "unix://", 1)
+        return unix(url)
 
 
 def load(**overrides: Any) -> Settings:

@@ -17,7 +17,7 @@ from gpuqueue.classes import GpuClass
 from gpuqueue.cli.application import Application
 from gpuqueue.cli.render import duration
 from gpuqueue.cli.state import State
-from gpuqueue.errors import LayoutMismatch, SettingsError
+from gpuqueue.errors import GpuQueueError, LayoutMismatch, SettingsError
 from gpuqueue.keys import VERSION
 from gpuqueue.settings import Settings
 from gpuqueue.store import layout as layouts
@@ -49,6 +49,12 @@ class Check:
     level: Level
     saw: str
     fix: str = ""
+
+    @classmethod
+    def failed(cls, name: str, error: GpuQueueError, where: str = "") -> Check:
+        """Make the one of an error of ours, whose text ends with the fix; ``where`` is put before its problem."""
+        problem, _, fix = str(error).rpartition("; ")
+        return cls(name, Level.FAIL, where + (problem or fix), fix if problem else "")
 
 
 def versions() -> Iterator[Check]:
@@ -85,9 +91,7 @@ def redis(client: Redis) -> Iterator[Check]:
 
 def tls(settings: Settings) -> Iterator[Check]:
     """Whether Redis is spoken with over TLS, and has to prove who it is."""
-    urls = {"CELERY_BROKER_URL": settings.broker_url, "CELERY_RESULT_BACKEND": settings.result_backend}
-    urls |= {"GPUQUEUE_REDIS_URL": settings.state_url}
-    for name, url in urls.items():
+    for name, url in settings.addresses.items():
         if url and url.startswith("rediss://"):
             sure = verifies(url)
             fix = "" if sure else f"say ssl_cert_reqs=required in {name}: whoever is in between can pose as Redis"
@@ -98,8 +102,7 @@ def rights(settings: Settings) -> Iterator[Check]:
     """Whether the users of the addresses may do in Redis what dispatchers do."""
     wrong = list(refused(settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting))
     for each in wrong:
-        problem, _, fix = str(each).rpartition("; ")
-        yield Check("redis rights", Level.FAIL, problem, fix)
+        yield Check.failed("redis rights", each)
     if not wrong:
         yield Check("redis rights", Level.OK, "a dispatcher's")
 
@@ -109,8 +112,7 @@ def layout(state: State) -> Iterator[Check]:
     try:
         layouts.check(state.client, state.settings.redis_url, state.settings.redis_setting)
     except LayoutMismatch as exc:
-        problem, _, fix = str(exc).partition("; ")
-        yield Check("layout", Level.FAIL, problem, fix)
+        yield Check.failed("layout", exc)
     else:
         yield Check("layout", Level.OK, str(VERSION))
 
@@ -137,8 +139,7 @@ def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[
             connect(url, timeout=5, retries=1).ping()
             yield Check(name, Level.OK, mask(url))
         except RedisError as exc:
-            problem, _, fix = str(explained(exc, url, "CELERY_RESULT_BACKEND")).rpartition("; ")
-            yield Check(name, Level.FAIL, problem, fix)
+            yield Check.failed(name, explained(exc, url, "CELERY_RESULT_BACKEND"))
     else:
         yield Check(name, Level.WARN, f"{mask(url)}: not Redis, not looked at", "see that dispatchers and executors reach it")
 

@@ -28,7 +28,7 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
         chosen = load_cluster()
         api = Api(chosen)
     except SettingsError as exc:
-        yield _wrong("cluster", exc)
+        yield Check.failed("cluster", exc)
         return
     try:
         version = api.server_version()
@@ -39,7 +39,7 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
     try:
         common = context(settings, chosen, api)
     except SettingsError as exc:
-        yield _wrong("pod template", exc)
+        yield Check.failed("pod template", exc)
         common = context(settings, chosen.model_copy(update={"pod_template": None}), api)
     else:
         if chosen.pod_template:
@@ -53,15 +53,10 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
         try:
             jobs[name] = sample(gpu_class, chosen, common)
         except GpuQueueError as exc:
-            yield _wrong("jobs", exc, f"class {name!r}: ")
+            yield Check.failed("jobs", exc, f"class {name!r}: ")
         else:
             yield _job(api, name, jobs[name])
     yield from _nodes(api, {name: classes[name] for name in jobs}, jobs)
-
-
-def _wrong(name: str, exc: GpuQueueError, where: str = "") -> Check:
-    problem, _, fix = str(exc).rpartition("; ")
-    return Check(name, Level.FAIL, where + (problem or fix), fix if problem else "")
 
 
 def _version(server: str, version: str) -> Check:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import click
 from rich.markup import escape
 
+from gpuqueue.addresses import mask
 from gpuqueue.classes import GpuClass
 from gpuqueue.cli import application, checks, render
 from gpuqueue.cli.checks import Check, Level
@@ -15,7 +16,7 @@ from gpuqueue.cli.state import State
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.inventory import configured
 from gpuqueue.settings import Settings, load
-from gpuqueue.store.client import check, connect, mask
+from gpuqueue.store.client import check, connect
 from gpuqueue.store.read import Reader
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
@@ -44,8 +45,7 @@ def examine(app: str | None) -> Iterator[Check]:
         settings = load()
         url, classes = settings.redis_url, configured(settings)
     except SettingsError as exc:
-        problem, _, fix = str(exc).rpartition("; ")
-        yield Check("settings", Level.FAIL, problem or fix, fix if problem else "")
+        yield Check.failed("settings", exc)
         return
     yield Check("settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}")
     name = app or settings.app
@@ -78,8 +78,7 @@ def _connect(settings: Settings, url: str, setting: str) -> State | Check:
     try:
         check(client, url, setting)
     except GpuQueueError as exc:
-        problem, _, fix = str(exc).rpartition("; ")
-        return Check("redis", Level.FAIL, problem, fix)
+        return Check.failed("redis", exc)
     return State(client, Reader(client), settings)
 
 

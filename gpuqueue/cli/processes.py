@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+from gpuqueue.addresses import unix
 from gpuqueue.cli.children import Child
 from gpuqueue.cli.signals import uninterrupted
 from gpuqueue.cli.sweep import sweep
@@ -98,7 +99,7 @@ class Stack:
     @property
     def redis_url(self) -> str:
         """Where the queue's state lives."""
-        return (self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url).replace("redis+socket://", "unix://", 1)
+        return unix(self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url)
 
     def start(self) -> None:
         """Start all, and return once the dispatcher has announced itself in Redis and Flower answers.

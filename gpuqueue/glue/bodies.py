@@ -13,6 +13,8 @@ from kombu.serialization import loads, prepare_accept_content
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue.signed import JSON, SIGNED, Store, json_within, untrusted
 
+#: What to do about a body that is not what dispatchers take.
+PROTOCOL = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
 #: A message without a body that anybody may read: no arguments, and nobody is called back.
 NOTHING: tuple[list[Any], dict[str, Any], dict[str, Any]] = ([], {}, {})
 
@@ -42,17 +44,17 @@ class ApplicationBodies:
         accepted, said = self._accepted(), stored["content_type"]
         if said not in accepted:
             if accepted == {JSON}:
-                raise _unread(stored, f"is {said}", "send JSON (task_serializer = 'json')")
+                raise MalformedMessage.body(stored["body"], f"is {said}", "send JSON (task_serializer = 'json')")
             raise _unsigned(stored, "sign it: the application accepts what its setup_security() verifies")
         if said == JSON:
-            return _json(stored)
+            return _decoded(_plain(stored, None))
         json_within(stored["body"])
         try:
             return loads(stored["body"], said, stored["content_encoding"], accept=accepted)
         except ContentDisallowed as exc:
-            raise _unread(stored, f"cannot be read: {exc}", "sign JSON") from exc
+            raise MalformedMessage.body(stored["body"], f"cannot be read: {exc}", "sign JSON") from exc
         except Exception as exc:  # Celery's SecurityError, or what its decoders raise
-            raise untrusted(_shown(stored), exc) from exc
+            raise untrusted(f"{stored['body'][:80]}...", exc) from exc
 
     def _accepted(self) -> set[str]:
         try:
@@ -70,7 +72,7 @@ class DispatcherBodies:
 
     def read(self, stored: Mapping[str, Any]) -> Any:
         """See :class:`Bodies`."""
-        return json.loads(self.text(stored)) if is_signed(stored) else _json(stored, self._store)
+        return _decoded(self.text(stored))
 
     def text(self, stored: Mapping[str, Any]) -> str | bytes:
         """Return the JSON of a body, undecoded. Raises as :meth:`read`, and :class:`ClosedBody` where it has no store."""
@@ -90,30 +92,21 @@ def is_signed(stored: Mapping[str, Any]) -> bool:
     return stored["content_type"] == SIGNED and not stored.get("base64")
 
 
-def _json(stored: Mapping[str, Any], store: Store | None = None) -> Any:
+def _decoded(text: str | bytes) -> Any:
     try:
-        return json.loads(_plain(stored, store))
+        return json.loads(text)
     except ValueError as exc:
-        raise _unread(stored, f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]") from exc
+        raise MalformedMessage.body(text, f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]") from exc
 
 
 def _plain(stored: Mapping[str, Any], store: Store | None) -> str:
     if store is not None:
         raise _unsigned(stored, "sign it, or unset GPUQUEUE_CERT_STORE of the dispatchers")
     if stored["content_type"] != JSON or stored.get("base64"):
-        fix = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
-        raise MalformedMessage.field("content_type", stored["content_type"], "is not application/json", fix)
+        raise MalformedMessage.field("content_type", stored["content_type"], "is not application/json", PROTOCOL)
     body: str = stored["body"]
     return body
 
 
 def _unsigned(stored: Mapping[str, Any], fix: str) -> UntrustedMessage:
     return UntrustedMessage.field("content_type", stored["content_type"], "is not signed", fix)
-
-
-def _unread(stored: Mapping[str, Any], problem: str, fix: str) -> MalformedMessage:
-    return MalformedMessage.field("body", _shown(stored), problem, fix)
-
-
-def _shown(stored: Mapping[str, Any]) -> str:
-    return f"{str(stored['body'])[:80]}..."

@@ -75,9 +75,7 @@ def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
         if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or not isinstance(embed, dict | None):
             raise TypeError("of other types")
     except (TypeError, ValueError) as exc:
-        raise MalformedMessage.field(
-            "body", f"{str(found)[:80]}...", f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2"
-        ) from exc
+        raise MalformedMessage.body(found, f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2") from exc
     return args, kwargs, embed or {}
 
 

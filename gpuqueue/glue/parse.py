@@ -12,7 +12,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from gpuqueue.container import CONTAINER_TASK, parse_container
 from gpuqueue.errors import InvalidJob, MalformedMessage
-from gpuqueue.glue.bodies import ClosedBody, DispatcherBodies, is_signed
+from gpuqueue.glue.bodies import PROTOCOL, ClosedBody, DispatcherBodies, is_signed
 from gpuqueue.job import HEADER, GpuRequest, Job, check_class_name
 from gpuqueue.names import QueueName, parse_queue
 
@@ -135,14 +135,12 @@ def _text(packed: Mapping[str, Any], bodies: DispatcherBodies) -> str | bytes | 
 def _embed(body: str | bytes | None) -> _Embed | None:
     if body is None:
         return None
-    shown = f"{(body if isinstance(body, str) else body.decode(errors='replace'))[:80]}..."
-    fix = "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
     try:
         return _BODY.decode(body)[2] or _Embed()
     except msgspec.ValidationError as exc:
-        raise MalformedMessage.field("body", shown, f"is not [args, kwargs, embed]: {exc}", fix) from None
+        raise MalformedMessage.body(body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL) from None
     except msgspec.DecodeError as exc:
-        raise MalformedMessage.field("body", shown, f"is not JSON: {exc}", fix) from None
+        raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
 
 
 def _count(value: object) -> int:

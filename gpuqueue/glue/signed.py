@@ -45,9 +45,7 @@ def open_envelope(text: str | bytes) -> Envelope:
         signer, signature, content_type, _, body = raw.split(_SEPARATOR, maxsplit=4)
         return Envelope(b64decode(signer).decode(), b64decode(signature), content_type.decode(), body)
     except (ValueError, TypeError) as exc:
-        raise MalformedMessage.field(
-            "body", f"{str(text)[:80]}...", f"is no signed body: {exc}", "send what Celery's serializer 'auth' makes"
-        ) from None
+        raise MalformedMessage.body(text, f"is no signed body: {exc}", "send what Celery's serializer 'auth' makes") from None
 
 
 def json_within(text: str | bytes) -> bytes:

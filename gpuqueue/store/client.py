@@ -14,8 +14,6 @@ from redis.retry import Retry
 from gpuqueue.addresses import mask, plain
 from gpuqueue.errors import ServerNotTrusted, ServerRefuses, ServerUnreachable
 
-__all__ = ["Redis", "RedisError", "Unavailable", "check", "connect", "explained", "forbidden", "look", "mask"]
-
 T = TypeVar("T")
 #: Seconds a command may take. 10: far above any script here, below every lease's patience with a dead peer.
 COMMAND_TIMEOUT = 10.0
@@ -59,6 +57,7 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
 
     A command is given up after ``timeout``, or ``retries`` seconds where that is more.
     """
+    address = plain(url)
     options = {
         "decode_responses": True,
         "socket_timeout": timeout,
@@ -66,9 +65,9 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
         "retry_on_error": list(Unavailable),
         "health_check_interval": 30,
     }
-    if not url.startswith("unix"):
+    if not address.startswith("unix"):
         options |= {"socket_connect_timeout": 5.0, "socket_keepalive": True}
-    client: redis.Redis = redis.Redis.from_url(plain(url), **options)
+    client: redis.Redis = redis.Redis.from_url(address, **options)
     return client
 
 

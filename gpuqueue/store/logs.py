@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import redis
 
+from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.job import Record
 from gpuqueue.keys import log_key
+from gpuqueue.names import holder_name
 
 
 class Logs:
@@ -25,3 +28,9 @@ class Logs:
         """Return what is kept, None if nothing is."""
         found: str | None = self._client.get(log_key(gpu_class, holder))  # type: ignore[assignment]
         return found
+
+    def for_result(self, gpu_class: str, record: Record) -> str:
+        """Return what of a job's log is part of its result: a container job's."""
+        if record["task"] != CONTAINER_TASK or not record.get("attempt"):
+            return ""
+        return self.read(gpu_class, holder_name(record["delivery"], record["attempt"])) or ""

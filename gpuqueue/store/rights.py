@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from gpuqueue.addresses import plain
 from gpuqueue.classes import GpuClass
 from gpuqueue.errors import ServerUnreachable
 from gpuqueue.store.client import connect, explained, forbidden
@@ -34,12 +33,12 @@ def refused(state: str, broker: str | None, backend: str | None, setting: str) -
     for url, name, look in looks:
         if not url.startswith(("redis", "unix")):
             continue
-        if found := _look(url.replace("redis+socket://", "unix://", 1), name, look):
+        if found := _look(url, name, look):
             yield found
 
 
 def _look(url: str, setting: str, look: Callable[[redis.Redis], object]) -> ServerUnreachable | None:
-    client = connect(plain(url), timeout=5, retries=0)
+    client = connect(url, timeout=5, retries=0)
     try:
         look(client)
     except redis.RedisError as exc:

@@ -144,6 +144,13 @@ def test_a_dispatcher_with_a_store_takes_what_one_of_it_has_signed_and_nothing_e
         parse(message(other_content(good, "application/x-python-serialize")), "t4", "shared", 0.0, bodies)
 
 
+def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Store) -> None:
+    """Not merely malformed: nobody whom such a body names is called back."""
+    for read in (DispatcherBodies(store).read, DispatcherBodies(store).text):
+        with pytest.raises(UntrustedMessage, match="is not signed"):
+            read(message(json.dumps(CALL), JSON))
+
+
 def test_arguments_of_a_container_job_are_read_where_they_are_verified(me: Pair, store: Store) -> None:
     packed = message(signed(me, [[], {"image": "tool:1", "command": ["run"]}, {}]), task=CONTAINER_TASK)
     job = parse(packed, "t4", "shared", 0.0, DispatcherBodies(store))
