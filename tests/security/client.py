@@ -12,12 +12,18 @@ from typing import Any
 
 from nodes import APPS
 
-#: Runs the code of each line, and answers what it left in ``answer``; it knows the application as ``ledger``.
+#: Runs the code of each line, and answers what it left in ``answer``; it knows the application as ``ledger``, and a result's
+#: ``outcome``: what it is, or the name of its error.
 _LOOP = """\
 import json, sys
 import ledger
 from celery import chain, chord, group
-scope = {"ledger": ledger, "chain": chain, "chord": chord, "group": group}
+def outcome(result):
+    try:
+        return result.get(timeout=40)
+    except Exception as exc:
+        return type(exc).__name__
+scope = {"ledger": ledger, "chain": chain, "chord": chord, "group": group, "outcome": outcome}
 for line in sys.stdin:
     scope["answer"] = None
     try:

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from endpoints import free_port
 from launching import IMAGE, PACE
 from nodes import APPS, ProcessContainer, until
 
 from gpuqueue.testing.cluster import Cluster, Image
 from tests.security.client import Client
-from tests.security.gate import free_port
 
 #: How long anything may take that takes under two seconds on an idle machine.
 PATIENCE = 40.0
@@ -125,6 +125,21 @@ class Estate:
         return subprocess.run(
             [sys.executable, "-m", "gpuqueue.cli", *words], env=told, cwd=self.folder, capture_output=True, text=True, timeout=60
         )
+
+    def log_of_a_failed_launch(self) -> str:
+        """Send a job whose executor cannot use Redis; answers the log that is kept of it."""
+        job, text = self.client().do(
+            """
+result = ledger.gpu_double.delay(1)
+try:
+    result.get(timeout=40)
+except Exception as exc:
+    answer = result.id, f"{type(exc).__name__}: {exc}"
+"""
+        )
+        assert "LaunchFailed" in text and "exit code 78" in text
+        log: str = until(lambda: self.command("logs", job).stdout, PATIENCE, "its log is kept", self.logs)
+        return log
 
     def told(self, key: str, count: int = 1) -> list[Any]:
         """Wait for so many things that tasks tell under a key."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import socket
 import ssl
 import threading
 from types import TracebackType
@@ -72,12 +70,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(chunk)
             await writer.drain()
     writer.transport.abort()
-
-
-def free_port() -> int:
-    """A port that is free, below those that the kernel gives to connections: a gate makes many of these."""
-    while True:
-        port = random.randrange(15_000, 30_000)
-        with socket.socket() as free, contextlib.suppress(OSError):
-            free.bind(("", port))
-            return port

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any
 
 import redis
+from endpoints import free_port
 from nodes import until
 
 from gpuqueue.embedded import HOST, find_server
-from tests.security.gate import Gate, free_port
+from tests.security.gate import Gate
 
 ROOT = Path(__file__).parents[2]
 USERS_FILE = ROOT / "deploy" / "redis" / "users.acl"

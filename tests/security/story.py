@@ -6,28 +6,18 @@ import json
 from typing import Any
 
 import redis
-from nodes import APPS, until
+from nodes import until
 
 from tests.security.estate import PATIENCE, Estate, fetch
 from tests.security.guarded import Guarded
 
-__all__ = ["APPS", "tell"]
-
 GPU = "gpu.t4.shared"
-_OUTCOMES = """
-def outcome(result):
-    try:
-        return result.get(timeout=40)
-    except Exception as exc:
-        return type(exc).__name__
-"""
 
 
 def tell(guarded: Guarded, estate: Estate) -> dict[str, Any]:
     """Run it; answers what came of each part."""
     seen: dict[str, Any] = {}
     client = estate.client()
-    client.do(_OUTCOMES)
     # Flower is first up: like any consumer it gives back what others had in hand, and clears away stale bindings.
     lost = client.do("lost = ledger.gpu_double.delay(1)\nanswer = lost.id")
     _in_hand(guarded.admin, GPU, "gpuqueue.unacked")

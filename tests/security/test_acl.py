@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from nodes import until
+from nodes import APPS, until
 
 from gpuqueue.store import rights
 from gpuqueue.store.client import connect
@@ -190,7 +190,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Guarded, di
     """The story once: the server, what came of it, and what was refused."""
     folder = tmp_path_factory.mktemp("story")
     # The doctor looks at the application as well.
-    settings = {"GPU_IMAGE_ALLOW": "*", "LEDGER_FOLDER": str(folder), "PYTHONPATH": str(story.APPS)}
+    settings = {"GPU_IMAGE_ALLOW": "*", "LEDGER_FOLDER": str(folder), "PYTHONPATH": str(APPS)}
     with Guarded(folder / "redis") as server:
         with Estate(folder, {user: server.url(user) for user in USERS}, cluster=True, dispatcher=settings) as estate:
             try:
@@ -307,17 +307,7 @@ def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(guarde
     urls = {user: guarded.url(user) for user in USERS} | {"executor": guarded.url("client")}
     with Estate(tmp_path, urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
         estate.dispatcher()
-        job, text = estate.client().do(
-            """
-result = ledger.gpu_double.delay(1)
-try:
-    result.get(timeout=40)
-except Exception as exc:
-    answer = result.id, f"{type(exc).__name__}: {exc}"
-"""
-        )
-        assert "LaunchFailed" in text and "exit code 78" in text
-        log = until(lambda: estate.command("logs", job).stdout, PATIENCE, "its log is kept", estate.logs)
+        log = estate.log_of_a_failed_launch()
     assert "CELERY_BROKER_URL='redis://gpuqueue-client:**@" in log
     assert "give its user gpuqueue-executor's rights in Redis (deploy/redis/users.acl)" in log
     guarded.denied()

@@ -23,13 +23,6 @@ from tests.security.estate import PATIENCE, Estate
 from tests.security.signing import SIGNED, keys_of, other_body, other_content, push, signed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
-_OUTCOMES = """
-def outcome(result):
-    try:
-        return result.get(timeout=40)
-    except Exception as exc:
-        return type(exc).__name__
-"""
 
 
 @dataclass
@@ -68,7 +61,6 @@ def plant(folder: Path, pairs: tuple[Pair, Pair, Pair], *, store: bool, cluster:
         with Estate(folder, {"all": server.url}, cluster=cluster, dispatcher=settings, application=application) as estate:
             estate.dispatcher()
             client = estate.client()
-            client.do(_OUTCOMES)
             with redis.Redis.from_url(server.url, decode_responses=True) as connection:
                 yield Plant(estate, client, connection, me, stranger, old)
 

@@ -196,18 +196,7 @@ def test_an_executor_that_cannot_trust_redis_says_so_and_the_job_fails_with_it(
     urls["executor"] = f"rediss://gpuqueue-executor:{guarded.passwords['executor']}@{address}{stranger.pem}"
     with Estate(tmp_path / "estate", urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
         estate.dispatcher()
-        client = estate.client()
-        job, text = client.do(
-            """
-result = ledger.gpu_double.delay(1)
-try:
-    result.get(timeout=40)
-except Exception as exc:
-    answer = result.id, f"{type(exc).__name__}: {exc}"
-"""
-        )
-        assert "LaunchFailed" in text and "exit code 78" in text
-        log = until(lambda: estate.command("logs", job).stdout, PATIENCE, "its log is kept", estate.logs)
+        log = estate.log_of_a_failed_launch()
         assert "CELERY_BROKER_URL='rediss://gpuqueue-executor:**@" in log
         assert "name its authority's certificate in ssl_ca_certs of CELERY_BROKER_URL" in log
 

@@ -1,16 +1,18 @@
-"""The code of the previous version, once a session, and a Redis that is emptied before each test."""
+"""The code of the previous version, once a session; dispatchers of any version; a Redis that is emptied before each test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from stacks import Stack
 
 from gpuqueue.embedded import EmbeddedRedis
 from gpuqueue.store.client import connect
 from tests.upgrade.previous import PREVIOUS, has_history, unpack
+from tests.upgrade.stream import Versions
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,31 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
     made.flushdb()
     yield made
     made.close()
+
+
+@pytest.fixture
+def versions(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[[str], Versions]]:
+    """Make a stack whose attempts run where one says: local or kubernetes."""
+    made: list[Versions] = []
+
+    def make(kind: str) -> Versions:
+        made.append(Versions(tmp_path / "stack", kind))
+        running_stacks.append(made[-1])
+        return made[-1]
+
+    yield make
+    for stack in made:
+        running_stacks.remove(stack)
+        stack.close()
+
+
+@pytest.fixture
+def cluster(versions: Callable[[str], Versions], kind: str) -> Versions:
+    """One, of each kind."""
+    return versions(kind)
+
+
+@pytest.fixture
+def pods(versions: Callable[[str], Versions]) -> Versions:
+    """One with pods."""
+    return versions("kubernetes")

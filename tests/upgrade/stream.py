@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import collections
 import os
-import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from celery.result import AsyncResult
+from endpoints import Endpoint, free_port
 from launching import ClusterLaunching
 from nodes import WorkerNode
 
@@ -45,10 +43,7 @@ class Versions(Cluster):
 
     def begin(self, name: str, code: Path = NEW, **env: str) -> WorkerNode:
         """Start a dispatcher; see :func:`ready`."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        told = {"PYTHONPATH": self._path(code), "GPUQUEUE_METRICS_PORT": port, **env}
+        told = {"PYTHONPATH": self._path(code), "GPUQUEUE_METRICS_PORT": str(free_port()), **env}
         node = self.dispatcher(name, env=told, arguments=("-Q", f"{SHARED},{EXCLUSIVE}"), ready=False)
         status, said = node.container.exec_run([sys.executable, "-c", "import gpuqueue; print(gpuqueue.__path__[0])"])
         assert (status, said.decode().strip()) == (0, str(code / "gpuqueue"))
@@ -66,14 +61,10 @@ class Versions(Cluster):
         return os.pathsep.join((str(code), self._apps))
 
 
-def probe(node: WorkerNode, path: str, timeout: float = 5.0) -> tuple[int, str]:
+def probe(node: WorkerNode, path: str) -> tuple[int, str]:
     """Ask a dispatcher as a kubelet does; 0: it does not answer."""
-    port = node.container.environment["GPUQUEUE_METRICS_PORT"]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=timeout) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as exc:
-        return exc.code, exc.read().decode()
+        return Endpoint(int(node.container.environment["GPUQUEUE_METRICS_PORT"])).ask(path)
     except OSError as exc:
         return 0, str(exc)
 

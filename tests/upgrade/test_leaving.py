@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nodes import WorkerNode
-from stacks import Stack
 
-from gpuqueue.celery import EX_TEMPFAIL, LEAVE_WITHIN
+from gpuqueue.celery import LEAVE_WITHIN
 from gpuqueue.embedded import EmbeddedRedis
 from tests.crash.cluster import eventually
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
@@ -20,24 +18,6 @@ from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 #: Seconds that an API server may take to answer; see cluster_settings.py.
 API_TIMEOUT = 10.0
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Versions]:
-    made = Versions(tmp_path / "stack", kind)
-    running_stacks.append(made)
-    yield made
-    running_stacks.remove(made)
-    made.close()
-
-
-@pytest.fixture
-def pods(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Versions]:
-    made = Versions(tmp_path / "stack", "kubernetes")
-    running_stacks.append(made)
-    yield made
-    running_stacks.remove(made)
-    made.close()
 
 
 def begin(cluster: Versions, name: str = "one", **env: str) -> WorkerNode:
@@ -99,7 +79,7 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     results = [pods.send("work", number) for number in range(6)]
     eventually(lambda: rule.seen and len(pods.holders()) == 6, "six admitted, one launch under way")
     term(node)
-    assert end_of(node, LEAVE_WITHIN + SOON) == EX_TEMPFAIL
+    assert end_of(node, LEAVE_WITHIN + SOON) == os.EX_TEMPFAIL
     assert f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers" in node.logs()
     pods.cluster.faults.clear()
     begin(pods, "two", T4_SHARED_SLOTS="6")
@@ -120,7 +100,7 @@ def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(cluster:
     os.kill(redis, signal.SIGSTOP)
     try:
         begun = term(node)
-        assert end_of(node, LEAVE_WITHIN + SOON) == EX_TEMPFAIL
+        assert end_of(node, LEAVE_WITHIN + SOON) == os.EX_TEMPFAIL
         assert LEAVE_WITHIN - 1 < time.monotonic() - begun < LEAVE_WITHIN + 5
     finally:
         os.kill(redis, signal.SIGCONT)
@@ -143,7 +123,7 @@ def test_a_message_in_hand_goes_back_at_once_where_the_state_has_a_redis_of_its_
             result = cluster.send("work", 1)
             eventually(lambda: cluster.client.hlen("gpuqueue.unacked") == 1, "a message in hand")
             term(node)
-            assert end_of(node, LEAVE_WITHIN + SOON) in (0, EX_TEMPFAIL)
+            assert end_of(node, LEAVE_WITHIN + SOON) in (0, os.EX_TEMPFAIL)
             assert (cluster.client.hlen("gpuqueue.unacked"), cluster.client.llen(SHARED)) == (0, 1)
         finally:
             os.kill(state.pid, signal.SIGCONT)

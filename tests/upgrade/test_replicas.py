@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from nodes import WorkerNode
-from stacks import Stack
 
 from tests.crash.cluster import eventually
 from tests.upgrade.stream import SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Versions]:
-    made = Versions(tmp_path / "stack", kind)
-    running_stacks.append(made)
-    yield made
-    running_stacks.remove(made)
-    made.close()
 
 
 def replicas(cluster: Versions, *names: str, **env: str) -> list[WorkerNode]:

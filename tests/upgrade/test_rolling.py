@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stacks import Stack
 
 from gpuqueue.keys import LAYOUT, class_key
 from tests.crash.cluster import eventually
 from tests.upgrade.stream import EXCLUSIVE, NEW, SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def versions(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[[str], Versions]]:
-    made: list[Versions] = []
-
-    def make(kind: str) -> Versions:
-        made.append(Versions(tmp_path / "stack", kind))
-        running_stacks.append(made[-1])
-        return made[-1]
-
-    yield make
-    for stack in made:
-        running_stacks.remove(stack)
-        stack.close()
 
 
 @pytest.mark.parametrize("direction", ["upgrade", "roll back"])
