@@ -73,7 +73,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         environ["CELERY_RESULT_BACKEND"] = environ["CELERY_BROKER_URL"]  # applications read it when they are imported
     host = environ.get("GPUQUEUE_POD") or socket.gethostname()
     try:
-        look(state_url, setting)
+        look(client, state_url, setting)
         if finisher := environ.get("GPUQUEUE_FINISHER"):
             return _finish(environ, Finishes(client), Logs(client), attempt, finisher, f"{attempt.gpu_class}@{host}")
         attempts = Attempts(client)

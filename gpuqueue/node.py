@@ -56,8 +56,8 @@ class Node:
         self, app: Any, settings: Settings, name: str, *, watch: bool = True, leave: Callable[[], None] = lambda: None
     ) -> None:
         where = (settings.redis_url, settings.redis_setting)
-        look(*where)
         client = connect(settings.redis_url)
+        look(client, *where)
         check(client, *where)
         for wrong in rights.refused(settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting):
             raise wrong

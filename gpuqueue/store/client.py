@@ -82,9 +82,13 @@ def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> 
         raise explained(exc, url, setting) from exc
 
 
-def look(url: str, setting: str) -> None:
-    """Raise at once what no waiting mends; a server that is away is waited for by whoever asks it first."""
-    client = connect(url, retries=0)
+def look(client: redis.Redis, url: str, setting: str) -> None:
+    """Raise at once what no waiting mends; a server that is away is waited for by whoever asks it first.
+
+    Not while other threads use the client: meanwhile it tries nothing again.
+    """
+    patience = client.get_retry() or _Patience(RETRIES, COMMAND_TIMEOUT)
+    client.set_retry(_Patience(0, COMMAND_TIMEOUT))
     try:
         check(client, url, setting)
     except (ServerRefuses, ServerNotTrusted):
@@ -92,7 +96,7 @@ def look(url: str, setting: str) -> None:
     except ServerUnreachable:
         pass
     finally:
-        client.close()
+        client.set_retry(patience)
 
 
 def explained(exc: redis.RedisError, url: str, setting: str, rights: str = "") -> ServerUnreachable:
