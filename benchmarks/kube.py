@@ -37,7 +37,7 @@ from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.read import Reader
-from gpuqueue.testing.cluster.scripted import SECONDS
+from tests.doubles.kubernetes.scripted import SECONDS
 from gpuqueue.watch import Clocks, Watcher
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
@@ -54,7 +54,7 @@ class Double:
     def __init__(self, directory: Path, *, pace: float, latency: float = LATENCY, nodes: int = 1, gpus: int = 8) -> None:
         options = ["--pace", str(pace), "--latency", str(latency), "--scripted", "--image", IMAGE, "--no-events"]
         options += ["--nodes", str(nodes), "--gpus", str(gpus)]
-        command = [sys.executable, "-m", "gpuqueue.testing.cluster", "--directory", str(directory), *options]
+        command = [sys.executable, "-m", "tests.doubles.kubernetes", "--directory", str(directory), *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self.kubeconfig = self._process.stdout.readline().strip()

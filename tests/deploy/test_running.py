@@ -22,8 +22,8 @@ from redis.exceptions import AuthenticationError
 from stacks import load_application
 
 from gpuqueue.embedded import EmbeddedRedis, find_server
-from gpuqueue.testing.cluster import Cluster, Image, Node
-from gpuqueue.testing.cluster.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.doubles.kubernetes import Cluster, Image, Node
+from tests.doubles.kubernetes.kinds import QUOTAS, SERVICE_ACCOUNTS
 from tests.deploy.metrics import METRICS
 from tests.deploy.rendering import Object, Objects, render, settings_of
 from tests.deploy.test_settings import files

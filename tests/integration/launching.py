@@ -10,7 +10,7 @@ import psutil
 from nodes import APPS, executors_of
 
 from gpuqueue.job import Record
-from gpuqueue.testing.cluster import Cluster, Image
+from tests.doubles.kubernetes import Cluster, Image
 
 LOCAL, KUBERNETES = "local", "kubernetes"
 #: The image of the application under test, as the double knows it.

@@ -18,7 +18,7 @@ from nodes import APPS, WorkerNode, executors_of, redis_node, until, worker_node
 
 from gpuqueue.job import Record
 from gpuqueue.store.read import Reader
-from gpuqueue.testing.cluster import Cluster
+from tests.doubles.kubernetes import Cluster
 
 #: How long anything may take that takes under a second on an idle machine.
 PATIENCE = 20.0

@@ -26,8 +26,8 @@ from gpuqueue.environment import executor_variables
 from gpuqueue.job import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.read import Reader
-from gpuqueue.testing.cluster import Cluster
-from gpuqueue.testing.cluster import Image as DoublesImage
+from tests.doubles.kubernetes import Cluster
+from tests.doubles.kubernetes import Image as DoublesImage
 from tests.unit.pages import Page
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuqueue.testing.cluster import Image, Node
+from tests.doubles.kubernetes import Image, Node
 from tests.kubernetes.watching import Recorder, Row
 
 IMAGE = "lab.local/base:1"

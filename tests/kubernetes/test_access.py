@@ -12,8 +12,8 @@ from gpuqueue.launchers.kubernetes.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.api import Api
 from gpuqueue.launchers.kubernetes.errors import Forbidden
 from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.testing.cluster import Cluster, Image
-from gpuqueue.testing.cluster.kinds import JOBS
+from tests.doubles.kubernetes import Cluster, Image
+from tests.doubles.kubernetes.kinds import JOBS
 
 ALL = (*DISPATCHER, *DOCTOR)
 #: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no right.

@@ -15,8 +15,8 @@ from gpuqueue.launchers.kubernetes.errors import AlreadyExists, ApiError, Forbid
 from gpuqueue.launchers.kubernetes.logs import tail
 from gpuqueue.launchers.kubernetes.pods import Pods
 from gpuqueue.observe import Phase
-from gpuqueue.testing.cluster import Cluster, Image
-from gpuqueue.testing.cluster.kinds import QUOTAS
+from tests.doubles.kubernetes import Cluster, Image
+from tests.doubles.kubernetes.kinds import QUOTAS
 from tests.kubernetes.scripted import eventually
 
 OURS = "gpuqueue.io/owner=us"

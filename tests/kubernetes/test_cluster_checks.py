@@ -15,7 +15,7 @@ from gpuqueue.cli.cluster_checks import cluster as look
 from gpuqueue.cli.node_checks import slots
 from gpuqueue.launchers.kubernetes.answers import Node
 from gpuqueue.settings import load
-from gpuqueue.testing.cluster import Cluster, Image
+from tests.doubles.kubernetes import Cluster, Image
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
 TAINT = {"key": "pool", "value": "gpu", "effect": "NoSchedule"}

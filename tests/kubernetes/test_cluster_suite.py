@@ -21,9 +21,9 @@ from kubernetes import client
 
 from gpuqueue.embedded import EmbeddedRedis
 from gpuqueue.launchers.kubernetes.access import DISPATCHER
-from gpuqueue.testing.cluster import Cluster, Image
-from gpuqueue.testing.cluster.errors import Refused
-from gpuqueue.testing.cluster.kinds import JOBS, NAMESPACES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS
+from tests.doubles.kubernetes import Cluster, Image
+from tests.doubles.kubernetes.errors import Refused
+from tests.doubles.kubernetes.kinds import JOBS, NAMESPACES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS
 from tests.cluster import redis_pod, rights
 from tests.cluster.answers import raw
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.testing.cluster import Cluster
+from tests.doubles.kubernetes import Cluster
 from tests.kubernetes.essentials import Histories, histories, refusal
 from tests.kubernetes.pods import RECORDINGS
 from tests.kubernetes.scenarios import (

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.testing.cluster import Cluster, Image, Node
-from gpuqueue.testing.cluster.errors import Refused
-from gpuqueue.testing.cluster.kinds import JOBS, PODS, SECRETS
+from tests.doubles.kubernetes import Cluster, Image, Node
+from tests.doubles.kubernetes.errors import Refused
+from tests.doubles.kubernetes.kinds import JOBS, PODS, SECRETS
 from tests.kubernetes.scenarios import IMAGE, IMAGES, SIGTERM, job
 
 Body = dict[str, Any]
@@ -561,7 +561,7 @@ def test_it_runs_as_a_process_until_it_is_told_to_end(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "gpuqueue.testing.cluster",
+        "tests.doubles.kubernetes",
         "--kubeconfig",
         str(path),
         "--pace",

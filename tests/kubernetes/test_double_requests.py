@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.testing.cluster import Cluster
-from gpuqueue.testing.cluster.kinds import JOBS, PODS, PRIORITY_CLASSES
+from tests.doubles.kubernetes import Cluster
+from tests.doubles.kubernetes.kinds import JOBS, PODS, PRIORITY_CLASSES
 from tests.kubernetes.scenarios import IMAGES, LABELS, job
 from tests.kubernetes.watching import Client
 

@@ -10,9 +10,9 @@ from nodes import until
 from stacks import PATIENCE
 
 from gpuqueue.errors import LaunchFailed
-from gpuqueue.testing.cluster import Node
-from gpuqueue.testing.cluster.kinds import JOBS
-from gpuqueue.testing.cluster.registry import Deletion
+from tests.doubles.kubernetes import Node
+from tests.doubles.kubernetes.kinds import JOBS
+from tests.doubles.kubernetes.registry import Deletion
 from tests.kubernetes.conftest import ClusterStack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

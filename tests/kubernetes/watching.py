@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpuqueue.testing.cluster import Cluster
+from tests.doubles.kubernetes import Cluster
 
 Row = dict[str, Any]
 #: Seconds that anything is waited for at most.

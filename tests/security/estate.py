@@ -17,7 +17,7 @@ from endpoints import free_port
 from launching import IMAGE, PACE
 from nodes import APPS, ProcessContainer, until
 
-from gpuqueue.testing.cluster import Cluster, Image
+from tests.doubles.kubernetes import Cluster, Image
 from tests.security.client import Client
 
 #: How long anything may take that takes under two seconds on an idle machine.

@@ -1,1 +1,0 @@
-"""Doubles for tests and benchmarks. Product code never imports anything from here."""
