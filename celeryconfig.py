@@ -3,14 +3,14 @@
 So ``celery status``, ``celery inspect ping`` and ``celery events`` in this folder speak with the dispatchers.
 
 Who is not surprised by it: an application of its own (``Celery("shop")``, ``celery -A shop``) never reads this file,
-whatever its folder, and neither does ``celery -A gpuqueue``, which takes ``gpuqueue.celeryconfig`` itself. Only Celery's
+whatever its folder, and neither does ``celery -A gpuqueue``, which takes ``gpuqueue.dispatcher.celeryconfig`` itself. Only Celery's
 default application does, and one that asks for ``config_from_object("celeryconfig")`` and is started here.
 """
 
 from typing import Any, NoReturn
 
 # One source: every setting, with its reason, stands there.
-from gpuqueue.celeryconfig import *  # noqa: F403
+from gpuqueue.dispatcher.celeryconfig import *  # noqa: F403
 
 
 def worker_consumer(*_: Any, **__: Any) -> NoReturn:

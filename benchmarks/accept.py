@@ -15,8 +15,8 @@ from collections.abc import Callable
 from benchmarks.harness import Figure, Sample, Size, alternate, until
 from benchmarks.messages import Template, template
 from benchmarks.stage import Stage
-from gpuqueue.keys import class_key
 from gpuqueue.store.client import connect
+from gpuqueue.store.keys import class_key
 
 CLASS = "t4"
 PREPARED = "bench:prepared"

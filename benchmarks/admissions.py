@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.harness import Figure, Sample, Size, alternate, cost, rate
 from benchmarks.messages import Template, fill, record_of, template
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line

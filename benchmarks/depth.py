@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks.harness import Figure, Sample, Size, alternate, cost, ratio
 from benchmarks.messages import Template, fill, template
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.store.line import Line
-from gpuqueue.store.measured import Measures
+from gpuqueue.store.measures import Measures
 
 SHORT, LONG = 100, 100_000
 AIM = 1.2

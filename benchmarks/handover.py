@@ -21,12 +21,12 @@ from benchmarks.messages import Template, template
 from benchmarks.monitor import Monitor, round_trips
 from benchmarks.pairs import COMMAND, Pair, Stamps, bare_starts, pairs, polling_worker, tick_loop
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.dispatch import Dispatcher
-from gpuqueue.finish import Finisher
-from gpuqueue.glue.states import States
-from gpuqueue.job import Record
-from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.slots import Dispatcher
+from gpuqueue.glue.results.states import States
+from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.job import Record
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 

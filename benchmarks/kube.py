@@ -20,25 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.dispatch import Dispatcher
-from gpuqueue.finish import Finisher
-from gpuqueue.glue.states import States
-from gpuqueue.job_names import instance_of
-from gpuqueue.kube_objects import Job
-from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.slots import Dispatcher
+from gpuqueue.dispatcher.watch import Clocks, Watcher
+from gpuqueue.glue.results.states import States
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.manifest import ManifestContext
-from gpuqueue.notes import KeptNotes
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.names import instance_of
+from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import connect
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes.scripted import SECONDS
-from gpuqueue.watch import Clocks, Watcher
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")

@@ -16,7 +16,7 @@ import msgspec
 from kubernetes import client
 
 from benchmarks.harness import Figure, Sample, Size, alternate, cost, ratio
-from gpuqueue.kube_answers import POD_EVENTS, read_line
+from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, read_line
 
 AIM = 30
 RECORDING = Path(__file__).parents[1] / "tests" / "kubernetes" / "recordings" / "success.jsonl"

@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 from benchmarks.kube import TimedApi, token_of
-from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.launchers.kubernetes.api.client import Api
 
 
 class Eye:

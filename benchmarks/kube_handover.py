@@ -21,7 +21,7 @@ from benchmarks.harness import Figure, Sample, Size, percentile, until
 from benchmarks.kube import Dispatching, cluster
 from benchmarks.kube_eyes import Eye, Poller
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 
 P50, P99 = 10.0, 50.0
 SHORTEST, LONGEST = 0.3, 1.3

@@ -25,10 +25,10 @@ from benchmarks.harness import Figure, Sample, Size, alternate, percentile, unti
 from benchmarks.kube import IMAGE, SETTINGS, cluster
 from benchmarks.kube_eyes import Eye
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.job_names import selector
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.manifest import Manifest, ManifestContext, attempt_manifest
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.manifest.job import Manifest, ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.names import selector
 
 #: Slots of the one class: more than jobs are sent, since none ends.
 SLOTS = 2000

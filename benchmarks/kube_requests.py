@@ -24,7 +24,7 @@ from typing import NamedTuple
 from benchmarks.harness import Figure, Sample, Size, until
 from benchmarks.kube import SETTINGS, Dispatching, Double
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 
 AIM = 2.1
 #: Seconds between two looks of the peer.

@@ -25,18 +25,18 @@ from kubernetes import client
 from benchmarks.harness import Figure, Sample, Size, timed
 from benchmarks.kube import SETTINGS, Double
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.dispatch import Dispatcher
-from gpuqueue.finish import Finisher
-from gpuqueue.glue.states import States
-from gpuqueue.job import Record
-from gpuqueue.job_names import selector
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.repair import Reconciler
+from gpuqueue.dispatcher.slots import Dispatcher
+from gpuqueue.glue.results.states import States
 from gpuqueue.launchers.base import LauncherUnavailable
-from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.manifest import ManifestContext, attempt_manifest
-from gpuqueue.notes import KeptNotes
-from gpuqueue.reconcile import Reconciler
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.names import selector
+from gpuqueue.model.job import Record
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs

@@ -14,12 +14,12 @@ import time
 from benchmarks.harness import Figure, Sample, Size
 from benchmarks.messages import CHUNK, fill, record_of, template
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.glue.states import States
-from gpuqueue.keys import class_key
-from gpuqueue.names import SHARED
-from gpuqueue.states import QUEUED
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.glue.results.states import States
+from gpuqueue.model.names import SHARED
+from gpuqueue.model.states import QUEUED
 from gpuqueue.store.client import Redis
+from gpuqueue.store.keys import class_key
 
 AIM = 2048
 BUSY = GpuClass("t4", shared_slots=0, exclusive_slots=1)

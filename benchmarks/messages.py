@@ -13,11 +13,11 @@ from typing import Any
 from celery import Celery
 from kombu import Message
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.glue.message import pack
-from gpuqueue.glue.parse import parse
-from gpuqueue.job import Record
-from gpuqueue.names import SHARED
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.messages.parse import parse
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import SHARED
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.scripts import Scripts

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.harness import until
 from benchmarks.stage import Stage
-from gpuqueue.keys import NAMES
 from gpuqueue.store.client import connect
+from gpuqueue.store.keys import NAMES
 from gpuqueue.store.scripts import source
 
 #: -I and -S: an interpreter that starts as fast as one can; all sides use it.

@@ -23,9 +23,9 @@ from typing import Protocol
 
 from benchmarks.harness import Figure, Sample, Size, percentile
 from benchmarks.stage import Stage
-from gpuqueue.classes import GpuClass
-from gpuqueue.job import Record
-from gpuqueue.names import EXCLUSIVE, SHARED
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
 

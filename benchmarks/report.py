@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Figure, Sample
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 
 PACKAGES = ("gpuqueue", "celery", "kombu", "redis", "billiard", "msgspec", "psutil")

@@ -15,9 +15,9 @@ import psutil
 from celery import Celery
 
 from benchmarks.harness import until
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import Redis, connect
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 ROOT = Path(__file__).resolve().parents[1]
 _FOREIGN = ("GPU", "CELERY", "T4_", "MIG_", "BENCH_")

@@ -23,8 +23,7 @@ from gpuqueue.errors import (
     TaskNotFound,
     Unschedulable,
 )
-from gpuqueue.options import gpu
-from gpuqueue.signatures import run
+from gpuqueue.submit import gpu, run
 
 __version__ = "0.1.0"
 __all__ = [

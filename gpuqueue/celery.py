@@ -12,14 +12,14 @@ from celery import Celery, bootsteps, signals
 from celery.bin.base import CeleryOption
 from celery.worker import state
 
+from gpuqueue.dispatcher.assemble import Node
 from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
-from gpuqueue.glue.consumer import DISPATCH
-from gpuqueue.glue.control import Control
-from gpuqueue.glue.pulse import Pulse
-from gpuqueue.inventory import configured
-from gpuqueue.names import CHOOSING, parse_queue
-from gpuqueue.node import Node
-from gpuqueue.settings import load
+from gpuqueue.glue.worker.consumer import DISPATCH
+from gpuqueue.glue.worker.control import Control
+from gpuqueue.glue.worker.heartbeat import Pulse
+from gpuqueue.model.names import CHOOSING, parse_queue
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import load
 
 # Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from filling its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
@@ -30,7 +30,7 @@ LEAVE_WITHIN = 30
 
 app = Celery("gpuqueue")
 try:
-    app.config_from_object("gpuqueue.celeryconfig", force=True)
+    app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
 except GpuQueueError as exc:
     # Celery would show a traceback of its own loader instead of what to do.
     sys.exit(f"gpuqueue: {exc}")
@@ -40,7 +40,7 @@ class DispatchTask(app.Task):  # type: ignore[name-defined]
     """What every message is bound to: its strategy keeps the message, so that it never runs here."""
 
     name = DISPATCH
-    Strategy = "gpuqueue.glue.consumer:strategy"
+    Strategy = "gpuqueue.glue.worker.consumer:strategy"
     acks_late = True
     ignore_result = True
 

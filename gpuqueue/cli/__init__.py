@@ -16,15 +16,15 @@ from gpuqueue.errors import GpuQueueError
 
 #: command → (module, function, what `--help` says of it). The text stands here so that help imports no command.
 COMMANDS = {
-    "demo": ("gpuqueue.cli.demo", "demo", "Show the whole thing on this machine, GPU or none."),
-    "dev": ("gpuqueue.cli.dev", "dev", "Run all that development needs: Redis, a dispatcher and Flower."),
-    "status": ("gpuqueue.cli.status", "status", "Show classes, who holds their slots and who waits."),
-    "why": ("gpuqueue.cli.why", "why", "Say why a job waits, or how it ended."),
-    "logs": ("gpuqueue.cli.logs", "logs", "Print the log of a job, also after its pod is gone."),
-    "run": ("gpuqueue.cli.run", "run", "Run a container image as a job, and wait for it."),
-    "cancel": ("gpuqueue.cli.cancel", "cancel", "Cancel jobs, waiting or running."),
-    "classes": ("gpuqueue.cli.classes", "classes", "List the GPU classes."),
-    "doctor": ("gpuqueue.cli.doctor", "doctor", "Check settings, Redis, Celery and GPUs, and say what to fix."),
+    "demo": ("gpuqueue.cli.commands.demo", "demo", "Show the whole thing on this machine, GPU or none."),
+    "dev": ("gpuqueue.cli.commands.dev", "dev", "Run all that development needs: Redis, a dispatcher and Flower."),
+    "status": ("gpuqueue.cli.commands.status", "status", "Show classes, who holds their slots and who waits."),
+    "why": ("gpuqueue.cli.commands.why", "why", "Say why a job waits, or how it ended."),
+    "logs": ("gpuqueue.cli.commands.logs", "logs", "Print the log of a job, also after its pod is gone."),
+    "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
+    "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
+    "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
+    "doctor": ("gpuqueue.cli.commands.doctor", "doctor", "Check settings, Redis, Celery and GPUs, and say what to fix."),
 }
 
 

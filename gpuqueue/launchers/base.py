@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.ends import End
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError
-from gpuqueue.job import Record
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason, WaitReason
 
 
 class CannotLaunch(GpuQueueError):

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.job import Record
+from gpuqueue.model.job import Record
 from gpuqueue.store.scripts import Scripts
 
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend that is away (10 min).

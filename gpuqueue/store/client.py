@@ -11,8 +11,8 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from gpuqueue.addresses import mask, plain
 from gpuqueue.errors import ServerNotTrusted, ServerRefuses, ServerUnreachable
+from gpuqueue.model.redis_url import mask, plain
 
 T = TypeVar("T")
 #: Seconds a command may take. 10: far above any script here, below every lease's patience with a dead peer.

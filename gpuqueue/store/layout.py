@@ -2,16 +2,16 @@
 
 The mark says the layout. Its key carries no version, so every version finds it. A dispatcher sets it where there is none and
 looks at it in every turn: an upgrade may change it under a dispatcher that runs. What may change within a layout, and what
-whoever raises :data:`gpuqueue.keys.VERSION` has to do: docs/UPGRADES.md.
+whoever raises :data:`gpuqueue.store.keys.VERSION` has to do: docs/UPGRADES.md.
 """
 
 from __future__ import annotations
 
 import redis
 
-from gpuqueue.addresses import mask
 from gpuqueue.errors import LayoutMismatch
-from gpuqueue.keys import LAYOUT, UNMARKED, VERSION
+from gpuqueue.model.redis_url import mask
+from gpuqueue.store.keys import LAYOUT, UNMARKED, VERSION
 
 
 def find(client: redis.Redis) -> str | None:

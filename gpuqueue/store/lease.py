@@ -10,8 +10,16 @@ from collections.abc import Callable, Iterable
 
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, REVOKED_STAMPS, leader_key, wake_key
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.store.keys import (
+    CLASSES,
+    DISPATCHERS,
+    GROUPS,
+    HOSTS,
+    REVOKED_STAMPS,
+    leader_key,
+    wake_key,
+)
 
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"

@@ -11,11 +11,11 @@ from typing import Any
 
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.ends import End
-from gpuqueue.job import Record
-from gpuqueue.names import holder_name
-from gpuqueue.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import holder_name
+from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.store.scripts import Scripts
 
 #: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks again.

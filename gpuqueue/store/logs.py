@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import redis
 
-from gpuqueue.container import CONTAINER_TASK
-from gpuqueue.job import Record
-from gpuqueue.keys import log_key
-from gpuqueue.names import holder_name
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import holder_name
+from gpuqueue.store.keys import log_key
 
 
 class Logs:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import ServerUnreachable
 from gpuqueue.store.client import connect, explained, forbidden
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 #: Whose rights are wanted, for messages.
 WANTED = "gpuqueue-dispatcher's"

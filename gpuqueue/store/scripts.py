@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from gpuqueue.counts import lua
-from gpuqueue.keys import NAMES, class_keys
+from gpuqueue.store.counts import lua
+from gpuqueue.store.keys import NAMES, class_keys
 
 _PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1)) + "}\n" + lua()
 
@@ -18,7 +18,7 @@ _PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name i
 @cache
 def source(verb: str) -> str:
     """Return the whole text of a verb: the names of the keys, its library parts, its own lines."""
-    root = files("gpuqueue") / "scripts"
+    root = files("gpuqueue.store") / "lua"
     text = (root / f"{verb}.lua").read_text()
     parts = [line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")]
     libraries = [(root / "lib" / f"{part}.lua").read_text() for names in parts for part in names]

@@ -10,7 +10,7 @@ from typing import Any
 
 from kubernetes import client, config
 
-from gpuqueue.launchers.kubernetes.access import DISPATCHER
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
 from tests.cluster.answers import raw
 
 ROLES = "rbac.authorization.k8s.io"

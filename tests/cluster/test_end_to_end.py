@@ -10,8 +10,14 @@ from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from nodes import until
 
 from gpuqueue import gpu
-from gpuqueue.errors import ContainerFailed, ExecutorDied, HostOutOfMemory, ImageUnusable, PodDeleted
-from gpuqueue.names import holder_name
+from gpuqueue.errors import (
+    ContainerFailed,
+    ExecutorDied,
+    HostOutOfMemory,
+    ImageUnusable,
+    PodDeleted,
+)
+from gpuqueue.model.names import holder_name
 from gpuqueue.store.logs import Logs
 from tests.cluster.answers import raw
 from tests.cluster.there import PATIENCE

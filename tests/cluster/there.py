@@ -16,8 +16,8 @@ from celery import Celery
 from kubernetes import client, config
 from nodes import WorkerNode, until, worker_node
 
-from gpuqueue.quantities import amount
-from gpuqueue.store.read import Reader
+from gpuqueue.model.kube_syntax import amount
+from gpuqueue.store.reader import Reader
 from tests.cluster import redis_pod
 from tests.cluster.answers import raw
 

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from gpuqueue.keys import leader_key
+from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from tests.crash.cluster import eventually

@@ -9,13 +9,13 @@ from tests.crash.cluster import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 LAUNCHERS = {
-    "local": "gpuqueue.launchers.local:LocalLauncher",
+    "local": "gpuqueue.launchers.local.launcher:LocalLauncher",
     "kubernetes": "gpuqueue.launchers.kubernetes.launcher:KubernetesLauncher",
 }
 DISPATCH = {
     "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
     "2 kept, its state not told": "gpuqueue.store.line:Line.accept:after",
-    "3 told, not in line": "gpuqueue.glue.states:States.tell:after",
+    "3 told, not in line": "gpuqueue.glue.results.states:States.tell:after",
     "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
     "5 before the process starts": "LAUNCHER.start:before",
     "6 process started, launch not noted": "LAUNCHER.start:after",
@@ -27,7 +27,7 @@ WATCH = {
     "10 elected": "gpuqueue.store.lease:Lease.hold:after",
     "11 moved what is due": "gpuqueue.store.line:Line.tick:after",
     "12 admitted by the watcher": "gpuqueue.store.line:Line.admit:after",
-    "13 compared holders and processes": "gpuqueue.reconcile:Reconciler.run:after",
+    "13 compared holders and processes": "gpuqueue.dispatcher.repair:Reconciler.run:after",
 }
 EXECUTOR = {
     "14 before it claims": ("gpuqueue.store.attempts:Attempts.claim:before", "SUCCESS"),

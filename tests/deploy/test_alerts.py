@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.reasons import TRY_AGAIN
+from gpuqueue.model.reasons import TRY_AGAIN
 from tests.deploy import alerts
 from tests.deploy.metrics import misread, named_in
 from tests.deploy.rendering import CHART, Object, chart, overlay, values

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gpuqueue import __version__
-from gpuqueue.names import MIG_PROFILE
+from gpuqueue.model.names import MIG_PROFILE
 from tests.deploy.rendering import APPLICATIONS, ROOT, application, overlay, settings_of
 
 NAMES = sorted(path.stem for path in APPLICATIONS.glob("*.yaml"))

@@ -10,8 +10,17 @@ import pytest
 import yaml
 
 from gpuqueue import __version__
-from gpuqueue.launchers.kubernetes.template_file import load_overlay
-from tests.deploy.rendering import CHART, SETS, Object, Refused, chart, chart_set, settings_of, values
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from tests.deploy.rendering import (
+    CHART,
+    SETS,
+    Object,
+    Refused,
+    chart,
+    chart_set,
+    settings_of,
+    values,
+)
 from tests.deploy.tools import call
 
 

@@ -11,10 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.classes import from_toml
+from gpuqueue.classes.gpu_class import from_toml
 from gpuqueue.cli import cli
-from gpuqueue.names import MIG_PROFILE
-from tests.deploy.rendering import APPLICATIONS, CHART, OVERLAYS, application, chart, overlay, parse, render, values
+from gpuqueue.model.names import MIG_PROFILE
+from tests.deploy.rendering import (
+    APPLICATIONS,
+    CHART,
+    OVERLAYS,
+    application,
+    chart,
+    overlay,
+    parse,
+    render,
+    values,
+)
 from tests.deploy.test_alerts import rules
 from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.counters import OWN
-from gpuqueue.metrics.dispatcher import DispatcherCollector
-from gpuqueue.metrics.queue import QueueCollector
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
+from gpuqueue.dispatcher.metrics.queue import QueueCollector
+from gpuqueue.telemetry import OWN
 from tests.deploy.metrics import METRICS, misread, named_in
 from tests.deploy.rendering import CHART, Object, chart, chart_set, values
 from tests.deploy.tools import ROOT, call

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 import gpuqueue.launchers.kubernetes as launcher
-from gpuqueue.launchers.kubernetes.access import DISPATCHER
-from gpuqueue.launchers.kubernetes.errors import Unreachable
-from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.launchers.kubernetes.transport import Transport
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
+from gpuqueue.launchers.kubernetes.api.errors import Unreachable
+from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.api.transport import Transport
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Objects, render
 
 Right = tuple[str, str, str]

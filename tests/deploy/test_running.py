@@ -21,13 +21,13 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 from stacks import load_application
 
-from gpuqueue.embedded import EmbeddedRedis, find_server
-from tests.doubles.kubernetes import Cluster, Image, Node
-from tests.doubles.kubernetes.kinds import QUOTAS, SERVICE_ACCOUNTS
+from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from tests.deploy.metrics import METRICS
 from tests.deploy.rendering import Object, Objects, render, settings_of
 from tests.deploy.test_settings import files
 from tests.deploy.tools import call
+from tests.doubles.kubernetes import Cluster, Image, Node
+from tests.doubles.kubernetes.kinds import QUOTAS, SERVICE_ACCOUNTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

@@ -9,8 +9,15 @@ import pytest
 import yaml
 
 from gpuqueue.celery import LEAVE_WITHIN
-from gpuqueue.job import Record
-from gpuqueue.job_names import ATTEMPT_ROLE, CONTAINER_ROLE, FINISHER_ROLE, MANAGED_BY, OWNER, labels
+from gpuqueue.launchers.kubernetes.manifest.names import (
+    ATTEMPT_ROLE,
+    CONTAINER_ROLE,
+    FINISHER_ROLE,
+    MANAGED_BY,
+    OWNER,
+    labels,
+)
+from gpuqueue.model.job import Record
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from flower.options import options as flower_options
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.environment import SECRET_KEYS
-from gpuqueue.inventory import configured
-from gpuqueue.job import Record
-from gpuqueue.launchers.kubernetes.template_file import load_overlay
-from gpuqueue.manifest import ManifestContext, attempt_manifest
-from gpuqueue.names import CHOOSING, parse_queue
-from gpuqueue.settings import Settings
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import CHOOSING, parse_queue
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import EVERYTHING, Object, Objects, overlay, render, settings_of
 from tests.deploy.test_schemas import NEWEST, OLDEST, check
 from tests.unit.pages import defaults

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.environment import SECRET_KEYS
-from gpuqueue.settings import Settings
+from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import CHART, Object
 from tests.unit.pages import defaults
 

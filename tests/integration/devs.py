@@ -18,9 +18,9 @@ import psutil
 import redis
 from celery import Celery
 
-from gpuqueue.job import Record
+from gpuqueue.model.job import Record
 from gpuqueue.store.client import connect
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 APP = """
 import time

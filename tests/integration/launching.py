@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from nodes import APPS, executors_of
 
-from gpuqueue.job import Record
+from gpuqueue.model.job import Record
 from tests.doubles.kubernetes import Cluster, Image
 
 LOCAL, KUBERNETES = "local", "kubernetes"

@@ -20,7 +20,7 @@ from celery import Celery
 from pytest_celery import CeleryTestWorker, RedisContainer, RedisTestBroker
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 
 APPS = Path(__file__).parent / "apps"
 #: How long a node may take to start on a busy machine, and to end.

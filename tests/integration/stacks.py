@@ -16,8 +16,8 @@ from celery import Celery
 from launching import KUBERNETES, LOCAL, ClusterLaunching, Launching, LocalLaunching, process_of
 from nodes import APPS, WorkerNode, executors_of, redis_node, until, worker_node
 
-from gpuqueue.job import Record
-from gpuqueue.store.read import Reader
+from gpuqueue.model.job import Record
+from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 
 #: How long anything may take that takes under a second on an idle machine.

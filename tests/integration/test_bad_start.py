@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.integration
 UNREACHABLE = "redis://127.0.0.1:1/0"

@@ -18,7 +18,7 @@ from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu import Message
 
-from gpuqueue.glue.consumer import Consumer as OurConsumer
+from gpuqueue.glue.worker.consumer import Consumer as OurConsumer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import redis
 from devs import CLI, Dev, clean_env, end, start_dev, until
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.integration
 

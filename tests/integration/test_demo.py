@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 import gpuqueue
-from gpuqueue.cli.demo import find_checkout
-from gpuqueue.cli.demo_checks import Evidence, check, most_at_once
-from gpuqueue.cli.demo_story import LIMIT
+from gpuqueue.cli.commands.demo import find_checkout
+from gpuqueue.cli.demo.promises import Evidence, check, most_at_once
+from gpuqueue.cli.demo.story import LIMIT
 from gpuqueue.errors import GpuQueueError
 
 COMMAND = [sys.executable, "-m", "gpuqueue.cli", "demo"]

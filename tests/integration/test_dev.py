@@ -11,7 +11,7 @@ import psutil
 import pytest
 from devs import alive, end, family, start_dev, until
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.integration
 

@@ -25,13 +25,13 @@ from nodes import executors_of, until
 import gpuqueue
 from benchmarks import NAMES as BENCHMARKS
 from gpuqueue.cli import cli
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.embedded import EmbeddedRedis, find_server
-from gpuqueue.inventory import configured
-from gpuqueue.job_names import selector
-from gpuqueue.settings import Settings
+from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
+from gpuqueue.launchers.kubernetes.manifest.names import selector
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.client import connect
-from gpuqueue.store.read import Reader as Queue
+from gpuqueue.store.reader import Reader as Queue
 from tests.unit.pages import defaults
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -365,4 +365,4 @@ def test_applications_are_not_configured_by_it(reader: Reader) -> None:
     code = "from celery import Celery; from gpuqueue.celery import app\n"
     code += "print(Celery('own').conf.worker_consumer, Celery('own').conf.task_queues, app.conf.worker_consumer)"
     done = reader.run([sys.executable, "-c", code], cwd=ROOT)
-    assert done.stdout.split() == ["celery.worker.consumer:Consumer", "None", "gpuqueue.glue.consumer:Consumer"], done.stderr
+    assert done.stdout.split() == ["celery.worker.consumer:Consumer", "None", "gpuqueue.glue.worker.consumer:Consumer"], done.stderr

@@ -17,14 +17,14 @@ from celery import Celery
 from nodes import APPS
 from stacks import PATIENCE
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.ends import EXIT_DEVICE
-from gpuqueue.job import Job, Record
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.model.ends import EXIT_DEVICE
+from gpuqueue.model.job import Job, Record
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=100)

@@ -20,12 +20,12 @@ from dockerfiles import read
 from images import Image, as_user, build, export, remove
 from nodes import until
 
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.ends import EXIT_CONFIG, EXIT_STALE
-from gpuqueue.environment import executor_variables
-from gpuqueue.job import Record
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
+from gpuqueue.model.ends import EXIT_CONFIG, EXIT_STALE
+from gpuqueue.model.job import Record
 from gpuqueue.store.client import connect
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 from tests.doubles.kubernetes import Image as DoublesImage
 from tests.unit.pages import Page

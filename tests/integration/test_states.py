@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.glue.states import States
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.glue.results.states import States
 
 pytestmark = pytest.mark.integration
 RECORD = {"id": "a", "task": "shop.train", "gpu_class": "t4", "isolation": "shared", "group": "g"}

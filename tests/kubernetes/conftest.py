@@ -12,7 +12,7 @@ import pytest
 from launching import KUBERNETES
 from stacks import Stack
 
-from gpuqueue.names import holder_name
+from gpuqueue.model.names import holder_name
 from gpuqueue.store.logs import Logs
 
 #: Clocks short enough to run out in a test.

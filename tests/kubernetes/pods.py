@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from gpuqueue.kube_answers import POD_EVENTS, PodEvent, StatusBody, read_line
-from gpuqueue.kube_objects import Pod
+from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, PodEvent, StatusBody, read_line
+from gpuqueue.launchers.kubernetes.api.objects import Pod
 
 RECORDINGS = Path(__file__).parent / "recordings"
 #: When the pods made here were created; what happens to them happens so many seconds later.

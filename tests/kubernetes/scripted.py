@@ -22,8 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.launchers.kubernetes.api import Api
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.pods import RECORDINGS
 
 Answer = Callable[[socket.socket], None]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.launchers.kubernetes.access import DISPATCHER, DOCTOR, Right
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import Forbidden
-from gpuqueue.launchers.kubernetes.requests import Requests
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import Forbidden
+from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.kinds import JOBS
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import (
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import (
     MAX_RETRY_AFTER,
     AlreadyExists,
     ApiError,

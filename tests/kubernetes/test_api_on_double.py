@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.launchers.kubernetes import requests
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import AlreadyExists, ApiError, Forbidden, Invalid, QuotaExceeded
-from gpuqueue.launchers.kubernetes.logs import tail
-from gpuqueue.launchers.kubernetes.pods import Pods
-from gpuqueue.observe import Phase
+from gpuqueue.launchers.kubernetes.api import requests
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import (
+    AlreadyExists,
+    ApiError,
+    Forbidden,
+    Invalid,
+    QuotaExceeded,
+)
+from gpuqueue.launchers.kubernetes.follow.logs import tail
+from gpuqueue.launchers.kubernetes.follow.pods import Pods
+from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.kinds import QUOTAS
 from tests.kubernetes.scripted import eventually

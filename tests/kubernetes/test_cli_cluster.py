@@ -16,7 +16,7 @@ from stacks import PATIENCE
 
 import gpuqueue
 from gpuqueue import gpu
-from gpuqueue.launchers.kubernetes.access import DISPATCHER, DOCTOR
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU = "gpu.t4.shared"

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.job_names import RECORD
-from gpuqueue.kube_objects import Pod
 from gpuqueue.launchers.base import Held, Observed
-from gpuqueue.launchers.kubernetes import clocks as module
-from gpuqueue.launchers.kubernetes.clocks import Clocks
-from gpuqueue.launchers.kubernetes.errors import ApiError
-from gpuqueue.launchers.kubernetes.known import of_pod
-from gpuqueue.launchers.kubernetes.pod_table import Entry, PodTable
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.follow import clocks as module
+from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
+from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
+from gpuqueue.launchers.kubernetes.manifest.names import RECORD
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.settings.kubernetes import ClusterSettings
 
 #: 2026-11-25T00:00:00Z.
 MIDNIGHT = 1795564800.0

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cli.checks import Check, Level
-from gpuqueue.cli.cluster_checks import cluster as look
-from gpuqueue.cli.node_checks import slots
-from gpuqueue.launchers.kubernetes.answers import Node
-from gpuqueue.settings import load
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.cluster import cluster as look
+from gpuqueue.cli.checks.nodes import slots
+from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.launchers.kubernetes.api.cluster_answers import Node
+from gpuqueue.settings.dispatcher import load
 from tests.doubles.kubernetes import Cluster, Image
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)

@@ -19,7 +19,7 @@ from kubernetes import client
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.cluster.forward import Forward
 from tests.cluster.rights import kubeconfig, loaded
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes import GpuClass, from_toml
-from gpuqueue.cli.state import gpu_class as rebuilt
-from gpuqueue.cluster_settings import ClusterSettings, load_cluster
+from gpuqueue.classes.gpu_class import GpuClass, from_toml
+from gpuqueue.classes.kubernetes_fields import toleration_problem
+from gpuqueue.cli.view.state import gpu_class as rebuilt
 from gpuqueue.errors import SettingsError
-from gpuqueue.placement import toleration_problem
+from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 
 #: environment name → (value, field, what it becomes)
 NAMES: dict[str, tuple[str, str, object]] = {

@@ -19,13 +19,13 @@ import pytest
 import redis
 from kubernetes import client
 
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.launchers.kubernetes.access import DISPATCHER
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
+from tests.cluster import redis_pod, rights
+from tests.cluster.answers import raw
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.errors import Refused
 from tests.doubles.kubernetes.kinds import JOBS, NAMESPACES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS
-from tests.cluster import redis_pod, rights
-from tests.cluster.answers import raw
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]

@@ -20,10 +20,10 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from gpuqueue.cluster_settings import ClusterSettings
 from gpuqueue.errors import SettingsError
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import Unreachable
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import Unreachable
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.scripted import api_of, bookmark, hang, reply, serving, stream
 
 VERSION = reply(200, {"gitVersion": "v1.36.2"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.image_patterns import ImagePattern, parse_patterns
-from gpuqueue.images import check_image, image_of
+from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
+from gpuqueue.settings.image_patterns import ImagePattern, parse_patterns
+from gpuqueue.settings.kubernetes import ClusterSettings
 
 PLAIN = GpuClass("t4", shared_slots=1)
 OWN = GpuClass("a100", exclusive_slots=1, image="registry.example/a100:1")

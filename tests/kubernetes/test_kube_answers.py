@@ -8,7 +8,7 @@ import json
 import msgspec
 import pytest
 
-from gpuqueue.kube_answers import (
+from gpuqueue.launchers.kubernetes.api.answers import (
     EVENT_EVENTS,
     JOB_EVENTS,
     POD_EVENTS,
@@ -19,7 +19,7 @@ from gpuqueue.kube_answers import (
     Watched,
     read_line,
 )
-from gpuqueue.kube_objects import Job, Meta, Pod, seconds
+from gpuqueue.launchers.kubernetes.api.objects import Job, Meta, Pod, seconds
 from tests.kubernetes.pods import RECORDINGS, bodies, lines
 
 TIMES: dict[str, tuple[str | None, float | None]] = {

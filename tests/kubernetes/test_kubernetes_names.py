@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpuqueue.job import Record
-from gpuqueue.job_names import (
+from gpuqueue.launchers.kubernetes.manifest.names import (
     LONGEST_NAME,
     RECORD,
     Instance,
@@ -20,10 +19,6 @@ from gpuqueue.job_names import (
     finisher_name,
     identity_of,
     instance_of,
-    is_dns_label,
-    is_label_key,
-    is_label_value,
-    is_subdomain,
     job_name,
     label_value,
     labels,
@@ -31,7 +26,9 @@ from gpuqueue.job_names import (
     record_of,
     selector,
 )
-from gpuqueue.names import delivery_name
+from gpuqueue.model.job import Record
+from gpuqueue.model.kube_syntax import is_dns_label, is_label_key, is_label_value, is_subdomain
+from gpuqueue.model.names import delivery_name
 
 # Kubernetes' own rules, written anew.
 DNS_LABEL = re.compile(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")

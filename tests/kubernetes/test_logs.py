@@ -6,10 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from gpuqueue.launchers.kubernetes import logs
-from gpuqueue.launchers.kubernetes.errors import NotFound
-from gpuqueue.launchers.kubernetes.logs import keep_end, tail
-from tests.kubernetes.scripted import Answer, Asked, Scripted, api_of, refused, reply, requests, reset, serving, stream
+from gpuqueue.launchers.kubernetes.api.errors import NotFound
+from gpuqueue.launchers.kubernetes.follow import logs
+from gpuqueue.launchers.kubernetes.follow.logs import keep_end, tail
+from tests.kubernetes.scripted import (
+    Answer,
+    Asked,
+    Scripted,
+    api_of,
+    refused,
+    reply,
+    requests,
+    reset,
+    serving,
+    stream,
+)
 
 ENDS = [
     ("all of it", b"one\ntwo\n", 100, "one\ntwo\n"),

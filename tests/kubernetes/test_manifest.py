@@ -11,14 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuqueue.classes import GpuClass, mig_class
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.environment import executor_variables, literal
+from gpuqueue.classes.gpu_class import GpuClass, mig_class
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.job import Record
-from gpuqueue.job_names import finisher_name, job_name
-from gpuqueue.manifest import ManifestContext, attempt_manifest, container_manifest, finisher_manifest
-from gpuqueue.overlay import Overlay
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables, literal
+from gpuqueue.launchers.kubernetes.manifest.job import (
+    ManifestContext,
+    attempt_manifest,
+    container_manifest,
+    finisher_manifest,
+)
+from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
+from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay
+from gpuqueue.model.job import Record
+from gpuqueue.settings.kubernetes import ClusterSettings
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
 A100 = GpuClass(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from gpuqueue.observe import Phase, Seen, observe
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
+from gpuqueue.model.reasons import EndReason, WaitReason
 from tests.kubernetes.pods import RECORDINGS, pod_events
 
 # What is seen, row by row: phase, clock, verdict, wait.

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpuqueue.kube_answers import POD_EVENTS, Watched, read_line
-from gpuqueue.kube_objects import Pod
-from gpuqueue.observe import Phase, Seen, observe, overdue
-from gpuqueue.pod_remains import MOST_TEXT
-from gpuqueue.reasons import EndReason
+from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, Watched, read_line
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
+from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe, overdue
+from gpuqueue.model.reasons import EndReason
 from tests.kubernetes.pods import DELETION, at
 
 WAITING = [

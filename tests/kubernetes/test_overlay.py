@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.environment import is_ours
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import SettingsError
-from gpuqueue.job import Record
-from gpuqueue.manifest import ManifestContext, attempt_manifest, finisher_manifest
-from gpuqueue.overlay import Overlay, apply
-from gpuqueue.template_rules.pod import read_overlay
-from gpuqueue.template_rules.shape import without_nulls
+from gpuqueue.launchers.kubernetes.manifest.environment import is_ours
+from gpuqueue.launchers.kubernetes.manifest.job import (
+    ManifestContext,
+    attempt_manifest,
+    finisher_manifest,
+)
+from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay, apply
+from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import read_overlay
+from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import without_nulls
+from gpuqueue.model.job import Record
+from gpuqueue.settings.kubernetes import ClusterSettings
 
 SECURED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 OURS: dict[str, Any] = {

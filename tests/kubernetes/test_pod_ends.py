@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.ends import End
-from gpuqueue.kube_objects import Pod
-from gpuqueue.observe import Phase, observe
-from gpuqueue.pod_remains import MOST_TEXT
-from gpuqueue.reasons import EndReason
-from tests.kubernetes.pods import CREATED, DELETION, a_pod, at, condition, disrupted, ended, running, waiting
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
+from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
+from tests.kubernetes.pods import (
+    CREATED,
+    DELETION,
+    a_pod,
+    at,
+    condition,
+    disrupted,
+    ended,
+    running,
+    waiting,
+)
 
 R = EndReason
 NODE = "node-a"

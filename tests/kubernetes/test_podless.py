@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.job_names import RECORD
-from gpuqueue.kube_answers import Event
-from gpuqueue.kube_objects import Job
 from gpuqueue.launchers.base import LauncherUnavailable
-from gpuqueue.launchers.kubernetes.errors import ApiError
-from gpuqueue.launchers.kubernetes.podless import GONE, LOOK_EVERY, Podless
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.launchers.kubernetes.api.answers import Event
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
+from gpuqueue.launchers.kubernetes.api.objects import Job
+from gpuqueue.launchers.kubernetes.follow.podless import GONE, LOOK_EVERY, Podless
+from gpuqueue.launchers.kubernetes.manifest.names import RECORD
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.test_clocks import Notes
 
 

@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.kube_objects import Pod
-from gpuqueue.launchers.kubernetes import pods as pods_module
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.backoff import Backoff
-from gpuqueue.launchers.kubernetes.pod_table import Entry, PodTable
-from gpuqueue.launchers.kubernetes.pods import Kind, Pods
-from gpuqueue.observe import Phase
+from gpuqueue.launchers.kubernetes.api.backoff import Backoff
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.follow import pods as pods_module
+from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
+from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
+from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.pods import lines
 from tests.kubernetes.scripted import (
     Answer,

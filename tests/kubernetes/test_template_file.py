@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.launchers.kubernetes.template_file import load_overlay
-from gpuqueue.overlay import Overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
 
 YAML = """
 # Shared memory for the data loaders.

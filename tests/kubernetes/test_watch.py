@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import ApiError, Expired, StreamSilent, Unreachable
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import ApiError, Expired, StreamSilent, Unreachable
 from tests.kubernetes.pods import RECORDINGS, lines
 from tests.kubernetes.scripted import (
     Answer,

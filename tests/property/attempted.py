@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gpuqueue.ends import End
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.job import Record
-from gpuqueue.reasons import EndReason
-from gpuqueue.states import JobState
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import REPORT_TIMEOUT, Attempt
 from tests.property.entrance import CLASS, KEEP, MAX_ATTEMPTS, START_TIMEOUT, Entrance, Process
 from tests.property.model import HOLDING, ModelJob

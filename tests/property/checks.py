@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gpuqueue.counts import parse
-from gpuqueue.keys import NAMES, class_keys
-from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED, holder_name, parse_holder
-from gpuqueue.states import JobState
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED, holder_name, parse_holder
+from gpuqueue.model.states import JobState
+from gpuqueue.store.counts import parse
+from gpuqueue.store.keys import NAMES, class_keys
 from tests.property.entrance import CLASS
 from tests.property.model import HOLDING
 from tests.property.world import World

@@ -5,8 +5,8 @@ This knows only what a watcher knows: what Redis says, and which processes run.
 
 from __future__ import annotations
 
-from gpuqueue.names import holder_name
-from gpuqueue.states import JobState
+from gpuqueue.model.names import holder_name
+from gpuqueue.model.states import JobState
 from tests.property.checks import check, look
 from tests.property.entrance import CLASS, KEEP
 from tests.property.world import World

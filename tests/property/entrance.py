@@ -7,13 +7,13 @@ from typing import Any
 
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.job import Record
-from gpuqueue.names import ISOLATIONS
-from gpuqueue.states import JobState
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 from tests.property.model import Bounds, Model, ModelJob, Rules
 
 CLASS = "t4"

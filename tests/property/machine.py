@@ -10,8 +10,8 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpuqueue.names import ISOLATIONS
-from gpuqueue.states import JobState
+from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import Attempt
 from tests.property.checks import check
 from tests.property.drain import drain

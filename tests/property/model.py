@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gpuqueue.names import EXCLUSIVE, ISOLATIONS, SHARED
-from gpuqueue.states import MOVES, JobState
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.model.states import MOVES, JobState
 
 HOLDING = (JobState.LAUNCHING, JobState.RUNNING, JobState.REPORTING)
 IN_LINE = (JobState.ACCEPTED, JobState.DELAYED, JobState.WAITING)

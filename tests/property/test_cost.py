@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.ends import End
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.job import Record
-from gpuqueue.reasons import EndReason
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, Attempt, Attempts
 from gpuqueue.store.line import REVOKED_FOR, Line
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1, exclusive_patience=2)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.counts import BOUNDS, Durations
-from gpuqueue.ends import End
-from gpuqueue.job import Record
-from gpuqueue.names import EXCLUSIVE, SHARED
-from gpuqueue.reasons import EndReason
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import EXCLUSIVE, SHARED
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.counts import BOUNDS, Durations
 from gpuqueue.store.line import Line
-from gpuqueue.store.measured import Measured, Measures
+from gpuqueue.store.measures import Measured, Measures
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)

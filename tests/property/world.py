@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpuqueue.job import Record
-from gpuqueue.names import ISOLATIONS, delivery_name
-from gpuqueue.states import JobState
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import ISOLATIONS, delivery_name
+from gpuqueue.model.states import JobState
 from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules

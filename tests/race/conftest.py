@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 import redis
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 

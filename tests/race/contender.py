@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from gpuqueue.classes import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 

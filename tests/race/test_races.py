@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.ends import End
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.job import Record
-from gpuqueue.reasons import EndReason
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.line import Line
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,7 @@ import redis
 from endpoints import free_port
 from nodes import until
 
-from gpuqueue.embedded import HOST, find_server
+from gpuqueue.dev.embedded_redis import HOST, find_server
 from tests.security.gate import Gate
 
 ROOT = Path(__file__).parents[2]

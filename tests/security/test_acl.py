@@ -323,7 +323,7 @@ EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_cl
 def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) -> None:
     (line,) = [each for each in USERS_FILE.read_text().splitlines() if each.startswith(f"user gpuqueue-{user} ")]
     granted = {word.removeprefix("+") for word in line.split() if word.startswith("+")}
-    every = sorted(path.stem for path in (ROOT / "gpuqueue" / "scripts").glob("*.lua"))
+    every = sorted(path.stem for path in (ROOT / "gpuqueue" / "store" / "lua").glob("*.lua"))
     verbs = EXECUTORS_VERBS if user == "executor" else every
     missing = {verb: commands(verb) - granted for verb in verbs}
     assert {verb: names for verb, names in missing.items() if names} == {}
@@ -332,7 +332,7 @@ def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) ->
 def commands(verb: str) -> set[str]:
     """What a verb's own lines and the functions that it calls run, as far as their names lead."""
     text = source(verb)
-    own = (ROOT / "gpuqueue" / "scripts" / f"{verb}.lua").read_text()
+    own = (ROOT / "gpuqueue" / "store" / "lua" / f"{verb}.lua").read_text()
     functions = {found[1]: found[0] for found in re.findall(r"(local function (\w+)\(.*?\nend)", text, re.DOTALL)}
     reached, new = "", own
     while new:

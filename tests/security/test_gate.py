@@ -8,7 +8,7 @@ from pathlib import Path
 
 import redis
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.security.certificates import Authority
 from tests.security.gate import HOST, Gate
 

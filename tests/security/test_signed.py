@@ -15,8 +15,8 @@ import pytest
 import redis
 from nodes import until
 
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.store.read import Reader
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.store.reader import Reader
 from tests.security.certificates import Authority, Pair
 from tests.security.client import Client
 from tests.security.estate import PATIENCE, Estate

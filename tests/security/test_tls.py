@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 from nodes import until
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import ServerNotTrusted, ServerUnreachable
 from gpuqueue.store.client import check, connect
 from tests.security.certificates import Authority, Pair

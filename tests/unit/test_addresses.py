@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.addresses import mask, plain, tls_problem, verifies
 from gpuqueue.errors import SettingsError
-from gpuqueue.settings import load
+from gpuqueue.model.redis_url import mask, plain, tls_problem, verifies
+from gpuqueue.settings.dispatcher import load
 
 PROBLEMS: dict[str, tuple[str, str]] = {
     "TLS of which nobody says whether it is verified": (

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.glue.application import Stopped, find
+from gpuqueue.executor.application import Stopped, find
 
-STOP = "from gpuqueue.glue.application import Stopped\n"
+STOP = "from gpuqueue.executor.application import Stopped\n"
 
 
 @pytest.fixture

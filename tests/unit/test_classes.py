@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes import DRIVER_RESERVE, GpuClass, choose, from_toml, mig_class, resolve
+from gpuqueue.classes.gpu_class import (
+    DRIVER_RESERVE,
+    GpuClass,
+    choose,
+    from_toml,
+    mig_class,
+    resolve,
+)
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.job import GpuRequest
-from gpuqueue.names import parse_queue
+from gpuqueue.model.job import GpuRequest
+from gpuqueue.model.names import parse_queue
 
 GB = 10**9
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1, memory=16 * GB)

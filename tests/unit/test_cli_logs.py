@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.cli import cancel, logs, main, pod_logs
+from gpuqueue.cli import main
+from gpuqueue.cli.commands import cancel, logs
+from gpuqueue.cli.logs import sources as pod_logs
 from gpuqueue.errors import GpuQueueError
-from gpuqueue.launchers.kubernetes.errors import Forbidden, Invalid, Unreachable
+from gpuqueue.launchers.kubernetes.api.errors import Forbidden, Invalid, Unreachable
 
 WAITING = {"id": "j", "delivery": "j", "gpu_class": "t4", "state": "waiting"}
 LAUNCHING = {**WAITING, "state": "launching", "attempt": 1, "instance": "gpus/gpu-j-1", "admitted": 1.0}

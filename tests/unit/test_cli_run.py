@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.cli import run
+from gpuqueue.cli.commands import run
 from gpuqueue.errors import ContainerFailed, GpuQueueError
 
 ERROR = ContainerFailed("exit code 7 (Error, node a); the end of its log:\nstep 29\n")

@@ -8,13 +8,14 @@ import sys
 import pytest
 import redis
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cli import COMMANDS, classes, main
-from gpuqueue.cli.render import ago, duration, memory
-from gpuqueue.cli.state import gpu_class
-from gpuqueue.cli.words import ENDS, STATES, WAITS
-from gpuqueue.reasons import EndReason, WaitReason
-from gpuqueue.states import JobState
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli import COMMANDS, main
+from gpuqueue.cli.commands import classes
+from gpuqueue.cli.view.render import ago, duration, memory
+from gpuqueue.cli.view.state import gpu_class
+from gpuqueue.cli.view.words import ENDS, STATES, WAITS
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.states import JobState
 
 
 @pytest.mark.parametrize(

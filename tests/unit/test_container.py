@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuqueue.container import ARGUMENTS, LARGEST, parse_container
 from gpuqueue.errors import InvalidJob
+from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
 
 
 def test_what_is_said_is_kept_and_what_is_empty_is_not() -> None:

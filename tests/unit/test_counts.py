@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuqueue.counts import BOUNDS, Counts, lua, parse
+from gpuqueue.store.counts import BOUNDS, Counts, lua, parse
 
 
 def test_nothing_counted_is_nothing_told() -> None:

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpuqueue import devices
-from gpuqueue.classes import GpuClass
-from gpuqueue.devices import Device, allowed, deal, find
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import SettingsError
+from gpuqueue.nvidia import devices
+from gpuqueue.nvidia.devices import Device, allowed, deal, find
 
 FOUND = [Device(str(index), f"GPU-{index}aaaa", "Tesla T4", 16) for index in range(3)]
 

@@ -66,7 +66,7 @@ def test_the_checkout_beside_the_package_stays_at_home() -> None:
     }
     for name in (".git/config", ".venv/bin/python", ".env", "tests/conftest.py", "gpuqueue/__pycache__/job.cpython-311.pyc"):
         assert is_ignored(name), name
-    assert not is_ignored("gpuqueue/scripts/lib/line.lua")
+    assert not is_ignored("gpuqueue/store/lua/lib/line.lua")
 
 
 def test_it_runs_as_a_user_with_a_number_that_is_not_root(dockerfile: Dockerfile) -> None:

@@ -13,16 +13,16 @@ import pytest
 
 import gpuqueue
 from gpuqueue import errors
-from gpuqueue.classes import GpuClass, from_toml
+from gpuqueue.classes.gpu_class import GpuClass, from_toml
 from gpuqueue.cli import COMMANDS
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.devices import Device, deal
-from gpuqueue.environment import executor_variables
-from gpuqueue.job import Record
-from gpuqueue.options import gpu
-from gpuqueue.reasons import TRY_AGAIN, EndReason, WaitReason
-from gpuqueue.settings import Settings
-from gpuqueue.states import DISPATCHED, MOVES, QUEUED, JobState
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import TRY_AGAIN, EndReason, WaitReason
+from gpuqueue.model.states import DISPATCHED, MOVES, QUEUED, JobState
+from gpuqueue.nvidia.devices import Device, deal
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.submit import gpu
 from tests.unit.pages import PAGES, ROOT, Page, anchor, defaults
 
 PAGE = Page("docs/GPU_QUEUE.md")

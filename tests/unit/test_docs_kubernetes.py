@@ -15,24 +15,24 @@ from celery import Celery
 from kubernetes import client
 
 from gpuqueue import __version__, errors
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.container import ARGUMENTS, LARGEST, parse_container
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.glue.completion import exception_of
-from gpuqueue.images import check_image
-from gpuqueue.job import Record
-from gpuqueue.job_names import record_of
-from gpuqueue.kube_objects import Pod
-from gpuqueue.launchers.kubernetes.access import DISPATCHER, DOCTOR, Right
-from gpuqueue.launchers.kubernetes.clocks import Clocks
-from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.launchers.kubernetes.template_file import load_overlay
-from gpuqueue.manifest import ManifestContext, attempt_manifest
-from gpuqueue.observe import observe
-from gpuqueue.overlay import apply
-from gpuqueue.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
-from gpuqueue.settings import Settings
+from gpuqueue.glue.results.completion import exception_of
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.manifest.images import check_image
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.names import record_of
+from gpuqueue.launchers.kubernetes.manifest.pod_template import apply
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.pods import DELETION, a_pod, condition, disrupted, ended, running, waiting
 from tests.unit.pages import ROOT, Page, defaults, shown
 

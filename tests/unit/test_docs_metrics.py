@@ -6,9 +6,9 @@ import re
 
 from prometheus_client import CollectorRegistry, Metric
 
-from gpuqueue.dispatch import REFUSED
-from gpuqueue.metrics.queue import QueueCollector
-from gpuqueue.store.measured import Measured
+from gpuqueue.dispatcher.metrics.queue import QueueCollector
+from gpuqueue.dispatcher.slots import REFUSED
+from gpuqueue.store.measures import Measured
 from tests.unit.pages import Page
 from tests.unit.told import of_dispatcher, of_queue, sample_names
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from gpuqueue import embedded
-from gpuqueue.embedded import EmbeddedRedis, find_server
+from gpuqueue.dev import embedded_redis as embedded
+from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from gpuqueue.errors import EmbeddedRedisFailed, NoRedisServer
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the death signa
 OWNER = """\
 import signal, sys, threading
 from pathlib import Path
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 server = EmbeddedRedis(Path(sys.argv[1]))
 starter = threading.Thread(target=server.start)
 starter.start()
@@ -203,7 +203,7 @@ def test_the_server_outlives_the_thread_that_called_start(tmp_path: Path) -> Non
 def test_a_forked_child_that_stops_it_leaves_the_server_alone() -> None:
     script = """\
 import os
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 with EmbeddedRedis() as server:
     child = os.fork()
     if child == 0:

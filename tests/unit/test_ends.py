@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.ends import explain
-from gpuqueue.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.ends import explain
+from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 
 ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
     "an end that nobody saw is the infrastructure's": (None, EndReason.INFRA, True, "nobody saw how it ended"),

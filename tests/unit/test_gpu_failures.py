@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.gpu_failures import CODES, LOOKED_AT, classify
-from gpuqueue.reasons import EndReason
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.nvidia.failures import CODES, LOOKED_AT, classify
 
 OOM, INFRA = EndReason.GPU_OOM, EndReason.INFRA
 TENSOR = "with shape[128,3,8,128,8,128] and type float on /job:localhost/replica:0/task:0/device"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gpuqueue import gpu_sampler
-from gpuqueue.gpu_sampler import GROWN, QUIET, Sample, Sampler, has_gpu, is_news, own_memory
+from gpuqueue.nvidia import sampler as gpu_sampler
+from gpuqueue.nvidia.sampler import GROWN, QUIET, Sample, Sampler, has_gpu, is_news, own_memory
 
 GIB = 2**30
 QUICK = (0.0, 0.001, 0.001)

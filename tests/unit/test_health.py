@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gpuqueue.health import LATE, STUCK, Health
+from gpuqueue.dispatcher.health import LATE, STUCK, Health
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.job import GpuRequest, Job, check_class_name, parse_memory
+from gpuqueue.model.job import GpuRequest, Job, check_class_name, parse_memory
 
 AMOUNTS = {
     "bytes": (1024, 1024),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from gpuqueue.later import Later
+from gpuqueue.dispatcher.timer import Later
 
 
 def test_calls_come_in_the_order_of_their_times() -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.ends import End, explain
-from gpuqueue.job import Record
 from gpuqueue.launchers.base import Held
-from gpuqueue.launchers.local import LocalLauncher
+from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.ends import End, explain
+from gpuqueue.model.job import Record
 
 pytestmark = pytest.mark.integration
 
@@ -158,7 +158,7 @@ def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., La
 
 def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callable[..., Launcher], fifo: Path) -> None:
     first = (
-        "import os, sys; from gpuqueue.launchers.local import LocalLauncher;"
+        "import os, sys; from gpuqueue.launchers.local.launcher import LocalLauncher;"
         f"one = LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable, '-S', '-c', *sys.argv[1:]]);"
         f"print(one.start({RECORD!r}), flush=True); os._exit(0)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.cli.log_seam import LINES, Seam, lines_of
+from gpuqueue.cli.logs.seam import LINES, Seam, lines_of
 
 
 def joined(*streams: list[str], tail: int = 1000) -> tuple[str, bool]:

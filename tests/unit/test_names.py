@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.names import QueueName, delivery_name, holder_name, job_id_of, parse_holder, parse_queue, worker_name
+from gpuqueue.model.names import (
+    QueueName,
+    delivery_name,
+    holder_name,
+    job_id_of,
+    parse_holder,
+    parse_queue,
+    worker_name,
+)
 
 QUEUES = {
     "a class and its isolation": ("gpu.t4.shared", QueueName("t4", "shared")),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.options import gpu
+from gpuqueue.submit import gpu
 
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing: chosen by what it needs": ({}, {"queue": "gpu.auto", "headers": {"gpu": {}}}),

@@ -7,12 +7,13 @@ from importlib.resources import files
 
 import pytest
 
-from gpuqueue import keys, states
-from gpuqueue.keys import NAMES, class_key, class_keys
-from gpuqueue.states import JobState
+from gpuqueue.model import states
+from gpuqueue.model.states import JobState
+from gpuqueue.store import keys
+from gpuqueue.store.keys import NAMES, class_key, class_keys
 from gpuqueue.store.scripts import source
 
-SCRIPTS = files("gpuqueue") / "scripts"
+SCRIPTS = files("gpuqueue.store") / "lua"
 VERBS = sorted(each.name.removesuffix(".lua") for each in SCRIPTS.iterdir() if each.name.endswith(".lua"))
 LIBRARY = sorted(each.name for each in (SCRIPTS / "lib").iterdir() if each.name.endswith(".lua"))
 EVERY = {verb: (SCRIPTS / f"{verb}.lua").read_text() for verb in VERBS} | {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpuqueue.classes import T4_MEMORY
+from gpuqueue.classes.gpu_class import T4_MEMORY
 from gpuqueue.errors import SettingsError
-from gpuqueue.inventory import configured
-from gpuqueue.settings import Settings, load
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import Settings, load
 
 #: environment name → (value, field, what it becomes)
 NAMES: dict[str, tuple[str, str, object]] = {

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery, chain, current_app, signature
 
 import gpuqueue
-from gpuqueue.container import CONTAINER_TASK, parse_container
+from gpuqueue.model.container import CONTAINER_TASK, parse_container
 
 APP = Celery("signatures", broker="memory://", backend="cache+memory://", set_as_current=False)
 

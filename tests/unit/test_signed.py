@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from gpuqueue.container import CONTAINER_TASK
+from gpuqueue.dispatcher.finish import needs_application
 from gpuqueue.errors import InvalidJob, MalformedMessage, SettingsError, UntrustedMessage
-from gpuqueue.finish import needs_application
-from gpuqueue.glue.bodies import ApplicationBodies, ClosedBody, DispatcherBodies
-from gpuqueue.glue.message import context, payload
-from gpuqueue.glue.parse import parse
-from gpuqueue.glue.signed import SIGNED, Store, json_within, open_envelope
+from gpuqueue.glue.messages.bodies import ApplicationBodies, ClosedBody, DispatcherBodies
+from gpuqueue.glue.messages.message import context, payload
+from gpuqueue.glue.messages.parse import parse
+from gpuqueue.glue.messages.signed import SIGNED, Store, json_within, open_envelope
+from gpuqueue.model.container import CONTAINER_TASK
 from tests.security.certificates import Authority, Pair
 from tests.security.signing import other_body, other_content, signed
 

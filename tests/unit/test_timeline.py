@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gpuqueue.cli.timeline import page
-from gpuqueue.cli.timeline_entries import Entry, pack
+from gpuqueue.cli.view.timeline import page
+from gpuqueue.cli.view.timeline_entries import Entry, pack
 
 NOW = 1_800_000_000.0
 SVG = "{http://www.w3.org/2000/svg}"

@@ -6,13 +6,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.counters import OWN
-from gpuqueue.counts import parse
-from gpuqueue.metrics.dispatcher import DispatcherCollector
-from gpuqueue.metrics.queue import QueueCollector
-from gpuqueue.names import EXCLUSIVE, SHARED
-from gpuqueue.store.measured import Measured
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
+from gpuqueue.dispatcher.metrics.queue import QueueCollector
+from gpuqueue.model.names import EXCLUSIVE, SHARED
+from gpuqueue.store.counts import parse
+from gpuqueue.store.measures import Measured
+from gpuqueue.telemetry import OWN
 
 COUNTED = {
     f"{what}:shared:{detail}": "1" for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))

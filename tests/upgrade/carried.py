@@ -10,13 +10,13 @@ import sys
 import time
 from typing import Any
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.ends import End
-from gpuqueue.reasons import EndReason
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
-from gpuqueue.store.read import Reader
+from gpuqueue.store.reader import Reader
 
 #: What a later version may add: text, a number, a list that is not empty.
 LATER: dict[str, Any] = {"later": "text", "later_number": 3, "later_list": ["a", "b"]}

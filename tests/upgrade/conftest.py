@@ -9,7 +9,7 @@ import pytest
 import redis
 from stacks import Stack
 
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from tests.upgrade.previous import PREVIOUS, has_history, unpack
 from tests.upgrade.stream import Versions

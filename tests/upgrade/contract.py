@@ -8,15 +8,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gpuqueue import ends, keys, names
-from gpuqueue.environment import executor_variables
-from gpuqueue.job import HEADER, REQUEST_FIELDS, Record
-from gpuqueue.job_names import annotations_of, instance_of, job_name, labels
-from gpuqueue.manifest import ManifestContext, _told
-from gpuqueue.node import executor_environment
-from gpuqueue.reasons import EndReason
-from gpuqueue.settings import Settings
-from gpuqueue.states import JobState
+from gpuqueue.dispatcher.assemble import executor_environment
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, _told
+from gpuqueue.launchers.kubernetes.manifest.names import (
+    annotations_of,
+    instance_of,
+    job_name,
+    labels,
+)
+from gpuqueue.model import ends, names
+from gpuqueue.model.job import HEADER, REQUEST_FIELDS, Record
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.states import JobState
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store import keys
 
 _RECORD: Any = {
     "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train", "gpu_class": "t4", "isolation": "shared", "attempt": 2,

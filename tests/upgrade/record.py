@@ -55,7 +55,7 @@ class Recorder(Stack):
 
     def cancel(self, job_id: str) -> None:
         """Cancel as the command line of that commit does."""
-        command = "import sys; from gpuqueue.cli.state import open_state; from gpuqueue.store.line import Line; "
+        command = "import sys; from gpuqueue.cli.view.state import open_state; from gpuqueue.store.line import Line; "
         command += "Line(open_state().client).cancel('t4', sys.argv[1])"
         node = self.workers[0].container
         subprocess.run([sys.executable, "-c", command, job_id], env=node.environment, cwd=self.directory, check=True)
@@ -90,11 +90,11 @@ def record(stack: Recorder) -> Kept:
     stack.until("delayed by a pause", "delayed")
     pausing.kill()
     # One that is admitted, and not launched: the fifth slot.
-    launching = stack.start("launching", "gpuqueue.launchers.local:LocalLauncher.start:before")
+    launching = stack.start("launching", "gpuqueue.launchers.local.launcher:LocalLauncher.start:before")
     stack.send("launching", "tell_of", "launching", 1)
     stack.dies(launching)
     # One that is kept, not in line, and not acknowledged.
-    accepting = stack.start("accepting", "gpuqueue.glue.states:States.tell:after")
+    accepting = stack.start("accepting", "gpuqueue.glue.results.states:States.tell:after")
     stack.send("accepted", "tell_of", "accepted", 1)
     stack.dies(accepting)
     # In line.

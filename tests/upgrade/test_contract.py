@@ -1,7 +1,7 @@
 """What keeps the layout: names stay what they are, new ones come beside them, and every version carries what it does not know.
 
 Dispatchers, executors (which carry scripts of their own, in application images) and command lines of several versions work on
-one state at once. Where a change cannot keep to this, ``gpuqueue.keys.VERSION`` is raised: see docs/UPGRADES.md.
+one state at once. Where a change cannot keep to this, ``gpuqueue.store.keys.VERSION`` is raised: see docs/UPGRADES.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import redis
 
-from gpuqueue.embedded import EmbeddedRedis
-from gpuqueue.keys import VERSION
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.store.keys import VERSION
 from tests.upgrade.carried import walk
 from tests.upgrade.contract import contract
 

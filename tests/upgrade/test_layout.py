@@ -18,10 +18,10 @@ from nodes import APPS, until
 from stacks import Stack
 
 import gpuqueue
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import LayoutMismatch
-from gpuqueue.keys import LAYOUT, UNMARKED, VERSION
 from gpuqueue.store import layout
+from gpuqueue.store.keys import LAYOUT, UNMARKED, VERSION
 from tests.crash.cluster import CLOCKS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -153,7 +153,7 @@ def next_layout(tmp_path: Path) -> Path:
     made = tmp_path / "next"
     package = Path(gpuqueue.__file__).parent
     shutil.copytree(package, made / "gpuqueue", ignore=shutil.ignore_patterns("__pycache__"))
-    file = made / "gpuqueue" / "keys.py"
+    file = made / "gpuqueue" / "store" / "keys.py"
     before = file.read_text()
     file.write_text(before.replace(f"VERSION = {VERSION}\n", f"VERSION = {VERSION + 1}\n"))
     assert file.read_text() != before

@@ -11,7 +11,7 @@ import pytest
 from nodes import WorkerNode
 
 from gpuqueue.celery import LEAVE_WITHIN
-from gpuqueue.embedded import EmbeddedRedis
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.crash.cluster import eventually
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuqueue.keys import LAYOUT, class_key
+from gpuqueue.store.keys import LAYOUT, class_key
 from tests.crash.cluster import eventually
 from tests.upgrade.stream import EXCLUSIVE, NEW, SHARED, Stream, Versions, leave, probe
 

@@ -15,8 +15,8 @@ from celery.result import AsyncResult
 from nodes import until
 from stacks import Stack
 
-from gpuqueue.keys import LAYOUT, class_key
-from gpuqueue.states import JobState
+from gpuqueue.model.states import JobState
+from gpuqueue.store.keys import LAYOUT, class_key
 from tests.crash.cluster import CLOCKS
 from tests.upgrade.record import SLOTS
 from tests.upgrade.state import load

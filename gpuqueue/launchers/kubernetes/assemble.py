@@ -6,19 +6,19 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue.classes import GpuClass, default_isolation
-from gpuqueue.cluster_settings import ClusterSettings, load_cluster
+from gpuqueue.classes.gpu_class import GpuClass, default_isolation
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.job import Record
-from gpuqueue.job_names import default_owner
 from gpuqueue.launchers.base import Notes, OnEnd
-from gpuqueue.launchers.kubernetes.api import Api
-from gpuqueue.launchers.kubernetes.errors import ApiError
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
+from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.launchers.kubernetes.template_file import load_overlay
-from gpuqueue.manifest import ManifestContext, attempt_manifest
-from gpuqueue.settings import Settings
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.names import default_owner
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.model.job import Record
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 
 logger = logging.getLogger(__name__)
 

@@ -9,21 +9,41 @@ import builtins
 import threading
 from collections.abc import Callable, Mapping
 
-from gpuqueue.classes import GpuClass
-from gpuqueue.cluster_settings import ClusterSettings
-from gpuqueue.container import CONTAINER_TASK
-from gpuqueue.ends import End
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.images import check_image, image_of
-from gpuqueue.job import Record
-from gpuqueue.job_names import CLASS, instance_of, job_name, label_value, parse_instance, record_of, selector
-from gpuqueue.launchers.base import CannotLaunch, Held, LauncherUnavailable, LaunchLater, Live, Notes, OnEnd
-from gpuqueue.launchers.kubernetes.errors import AlreadyExists, ApiError, Invalid, QuotaExceeded
-from gpuqueue.launchers.kubernetes.finishes import Finishes
-from gpuqueue.launchers.kubernetes.follower import Follower
-from gpuqueue.launchers.kubernetes.requests import Requests
-from gpuqueue.manifest import ManifestContext, attempt_manifest, container_manifest
-from gpuqueue.reasons import EndReason, WaitReason
+from gpuqueue.launchers.base import (
+    CannotLaunch,
+    Held,
+    LauncherUnavailable,
+    LaunchLater,
+    Live,
+    Notes,
+    OnEnd,
+)
+from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaExceeded
+from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.follow.finishes import Finishes
+from gpuqueue.launchers.kubernetes.follow.follower import Follower
+from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
+from gpuqueue.launchers.kubernetes.manifest.job import (
+    ManifestContext,
+    attempt_manifest,
+    container_manifest,
+)
+from gpuqueue.launchers.kubernetes.manifest.names import (
+    CLASS,
+    instance_of,
+    job_name,
+    label_value,
+    parse_instance,
+    record_of,
+    selector,
+)
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import End
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.settings.kubernetes import ClusterSettings
 
 
 class KubernetesLauncher:

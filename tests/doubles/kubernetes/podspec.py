@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.doubles.kubernetes import names
-from tests.doubles.kubernetes.errors import Cause, bad_value, duplicate, forbidden_field, required, unsupported
+from tests.doubles.kubernetes.errors import (
+    Cause,
+    bad_value,
+    duplicate,
+    forbidden_field,
+    required,
+    unsupported,
+)
 from tests.doubles.kubernetes.quantity import parse
 
 Body = dict[str, Any]

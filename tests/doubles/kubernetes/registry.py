@@ -10,7 +10,13 @@ from typing import Any
 from tests.doubles.kubernetes import deletion, quota, security
 from tests.doubles.kubernetes.defaults import complete_job, complete_pod
 from tests.doubles.kubernetes.deletion import Deletion
-from tests.doubles.kubernetes.errors import already_exists, bad_request, forbidden, invalid, not_found
+from tests.doubles.kubernetes.errors import (
+    already_exists,
+    bad_request,
+    forbidden,
+    invalid,
+    not_found,
+)
 from tests.doubles.kubernetes.kinds import (
     JOBS,
     NAMESPACES,

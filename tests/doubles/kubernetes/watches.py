@@ -12,7 +12,15 @@ from tests.doubles.kubernetes import errors, selectors
 from tests.doubles.kubernetes.connection import Cut
 from tests.doubles.kubernetes.kinds import JOBS, PODS, Resource
 from tests.doubles.kubernetes.request import Request, Send
-from tests.doubles.kubernetes.store import ADDED, DELETED, MODIFIED, Change, Store, partial_of, whole
+from tests.doubles.kubernetes.store import (
+    ADDED,
+    DELETED,
+    MODIFIED,
+    Change,
+    Store,
+    partial_of,
+    whole,
+)
 from tests.doubles.kubernetes.wire import encode
 
 #: Seconds a watch lasts that names no end.

@@ -1,0 +1,87 @@
+"""Whether the nodes of a cluster have what the classes' slots promise. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.launchers.kubernetes.api.cluster_answers import Node
+from gpuqueue.model.kube_syntax import amount
+
+#: Nodes named in a line.
+_NAMED = 12
+
+
+def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Check:
+    """Whether the nodes that its pods may go to have as many shares as the class has slots. ``pod``: the spec of one."""
+    selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
+    resource, wanted = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
+    chosen = [node for node in nodes if _selected(node, selector) and _shares(node, resource)]
+    out = {node.metadata.name: why for node in chosen if (why := _out(node, tolerations))}
+    usable = [node for node in chosen if node.metadata.name not in out]
+    shares = sum(_shares(node, resource) for node in usable)
+    where = f" on nodes with {_labels(selector)}" if selector else ""
+    on = _some([f"{node.metadata.name} ({_made_of(node, resource)})" for node in usable]) or "no node"
+    saw = f"{gpu_class.name}: {wanted} slots, {shares} of {resource} on {on}"
+    if out:
+        saw += f"; not counted: {_some([f'{name} ({why})' for name, why in out.items()])}"
+    if not shares and out:
+        return Check("nodes", Level.FAIL, saw, "mend or uncordon one, or let the class tolerate its taint (tolerations)")
+    if not shares:
+        return Check("nodes", Level.FAIL, saw, f"have {resource} advertised{where}: device plugin, time-slicing or MIG")
+    if shares < wanted:
+        return Check(
+            "nodes", Level.WARN, saw, f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE"
+        )
+    return Check("nodes", Level.OK, saw)
+
+
+def _selected(node: Node, selector: Mapping[str, str]) -> bool:
+    labels = node.metadata.labels or {}
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _shares(node: Node, resource: str) -> int:
+    return int(amount(node.status.allocatable.get(resource)) or 0)
+
+
+def _made_of(node: Node, resource: str) -> str:
+    """Say how many shares a node has: GPUs × replicas where its labels (of GPU feature discovery) tell."""
+    labels, shares = node.metadata.labels or {}, _shares(node, resource)
+    count, replicas = labels.get(f"{resource}.count", ""), labels.get(f"{resource}.replicas", "")
+    if count.isdecimal() and replicas.isdecimal() and int(replicas) > 1 and int(count) * int(replicas) == shares:
+        return f"{count} × {replicas}"
+    return str(shares)
+
+
+def _out(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> str:
+    """Say why no pod of ours can go to a node now, "" if one can."""
+    if not node.ready:
+        return "not ready"
+    if node.spec.unschedulable:
+        return "cordoned"
+    for taint in node.spec.taints:
+        kept_off = taint.effect != "PreferNoSchedule"
+        if kept_off and not any(_tolerates(each, taint.key, taint.value, taint.effect) for each in tolerations):
+            return f"taint {taint.key}{'=' if taint.value else ''}{taint.value}:{taint.effect}"
+    return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name the first of many."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _tolerates(toleration: Mapping[str, Any], key: str, value: str, effect: str) -> bool:
+    exists = toleration.get("operator") == "Exists"
+    if toleration.get("effect") not in (None, "", effect):
+        return False
+    return (exists and toleration.get("key") in (None, "", key)) or (
+        toleration.get("key") == key and (exists or toleration.get("value", "") == value)
+    )
+
+
+def _labels(selector: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in selector.items())

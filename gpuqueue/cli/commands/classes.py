@@ -1,0 +1,29 @@
+"""``gpuqueue classes``: the GPU classes, as dispatchers announce them."""
+
+from __future__ import annotations
+
+import click
+
+from gpuqueue.cli.view import render
+from gpuqueue.cli.view.state import gpu_class, open_state
+from gpuqueue.cli.view.words import NO_DISPATCHER_EVER
+
+
+@click.command()
+@render.json_option
+def classes(as_json: bool) -> None:
+    """List the GPU classes: resource, slots, memory, patience and queues."""
+    found = open_state().reader.classes()
+    if as_json:
+        render.emit([{**spec, "queues": gpu_class(spec).queues} for spec in found.values()])
+        return
+    if not found:
+        click.echo(NO_DISPATCHER_EVER)
+        return
+    columns = ("CLASS", "RESOURCE", "SHARED", "EXCLUSIVE", "MEMORY", "PATIENCE", "QUEUES")
+    rows = []
+    for each in map(gpu_class, found.values()):
+        patience = f"{each.exclusive_patience} shared, {each.shared_patience} exclusive" if each.has_sharing else ""
+        memory = render.memory(each.memory)
+        rows.append((each.name, each.resource, each.shared_slots, each.exclusive_slots, memory, patience, " ".join(each.queues)))
+    render.console().print(render.table(columns, rows))

@@ -1,0 +1,124 @@
+"""``gpuqueue doctor``: what would keep jobs from running, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import click
+from rich.markup import escape
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks import application
+from gpuqueue.cli.checks import queue as checks
+from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.cli.view import render
+from gpuqueue.cli.view.state import State
+from gpuqueue.errors import GpuQueueError, SettingsError
+from gpuqueue.model.redis_url import mask
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import Settings, load
+from gpuqueue.store.client import check, connect
+from gpuqueue.store.reader import Reader
+
+_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+@click.command()
+@click.option("-A", "--app", help="The application to check, instead of GPUQUEUE_APP.")
+@render.json_option
+def doctor(app: str | None, as_json: bool) -> int:
+    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application. Exit status: 1 if anything is FAIL."""
+    found = []
+    for each in examine(app):
+        found.append(each)
+        if not as_json:
+            _show(each)
+    failed = any(each.level is Level.FAIL for each in found)
+    if as_json:
+        render.emit({"ok": not failed, "checks": [asdict(each) for each in found]})
+    return 1 if failed else 0
+
+
+def examine(app: str | None) -> Iterator[Check]:
+    """Make all checks that can be made; those that need what is missing are left out."""
+    yield from checks.versions()
+    try:
+        settings = load()
+        url, classes = settings.redis_url, configured(settings)
+    except SettingsError as exc:
+        yield Check.failed("settings", exc)
+        return
+    yield Check("settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}")
+    name = app or settings.app
+    looking = application.begin(name) if name else None
+    state = _connect(settings, url, settings.redis_setting)
+    if isinstance(state, State):
+        yield Check("redis", Level.OK, mask(url))
+        yield from checks.tls(settings)
+        rights = list(checks.rights(settings))
+        yield from rights
+        if any(each.level is Level.FAIL for each in rights):
+            state = rights[0]  # whoever may not ask, hears nothing
+        else:
+            yield from checks.redis(state.client)
+            yield from checks.layout(state)
+            yield from checks.clock(state.client)
+            yield from _broker(settings, url)
+    else:
+        yield state
+    seen = application.finish(looking, name) if looking and name else None
+    yield from checks.application(name, seen, settings)
+    yield from checks.gpus(settings, classes)
+    yield from _cluster(settings, classes)
+    if isinstance(state, State):
+        yield from _celery(state, seen)
+
+
+def _connect(settings: Settings, url: str, setting: str) -> State | Check:
+    client = connect(url, timeout=5, retries=1)
+    try:
+        check(client, url, setting)
+    except GpuQueueError as exc:
+        return Check.failed("redis", exc)
+    return State(client, Reader(client), settings)
+
+
+def _broker(settings: Settings, url: str) -> Iterator[Check]:
+    """The broker, where the queue's own state lives elsewhere."""
+    broker = settings.broker_url
+    if not broker:
+        yield Check("broker", Level.FAIL, "CELERY_BROKER_URL is not set", "set it to the applications' broker")
+    elif settings.state_url:
+        found = _connect(settings, broker, "CELERY_BROKER_URL")
+        yield Check("broker", Level.OK, mask(broker)) if isinstance(found, State) else replace(found, name="broker")
+
+
+def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
+    if settings.execution_mode != "k8s_job":
+        return
+    try:
+        from gpuqueue.cli.checks.cluster import cluster
+    except ImportError as exc:
+        yield Check("cluster", Level.FAIL, f"{exc.name} is not installed", "pip install 'gpuqueue[kubernetes]'")
+        return
+    yield from cluster(settings, classes)
+
+
+def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:
+    from gpuqueue.celery import app  # the settings it reads at import are known to be good by now
+
+    yield from checks.backend(app.conf.result_backend, state.client, state.settings.redis_url)
+    yield from checks.tombstones(state.settings, app.conf.broker_transport_options)
+    expires = {"dispatcher": checks.seconds(app.conf.result_expires)}
+    if seen and not seen.error:
+        expires["application"] = seen.result_expires
+    yield from checks.results_kept(state, expires)
+    yield from checks.dispatchers(state)
+
+
+def _show(each: Check) -> None:
+    out = render.console()
+    out.print(f"[{_COLOURS[each.level]}]{each.level:<4}[/]  {escape(each.name)}: {escape(each.saw)}")
+    if each.fix:
+        out.print(f"      {escape(each.fix)}")

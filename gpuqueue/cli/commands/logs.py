@@ -1,0 +1,201 @@
+"""``gpuqueue logs ID``: the log of a job, from its pod while that lives, from Redis after."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from gpuqueue.cli.commands.why import find
+from gpuqueue.cli.logs import sources as pod_logs
+from gpuqueue.cli.logs.seam import Seam, lines_of
+from gpuqueue.cli.view import render
+from gpuqueue.cli.view.state import State, open_state
+from gpuqueue.errors import GpuQueueError
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.states import BEFORE_SLOT, JobState
+from gpuqueue.store.client import Unavailable
+
+#: Seconds between two looks at a job that is followed.
+LOOK_EVERY = 0.5
+#: Seconds after an end within which its log is kept, or its Celery retry known: one that went to another queue never is.
+SETTLED = 10.0
+NONE = 1
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended, from attempt to attempt.")
+@click.option("--attempt", type=click.IntRange(1), help="Which attempt; the newest by default.")
+@click.option("--tail", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Lines from the end, at most.")
+@render.json_option
+def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
+    """Print the log of a job: of its pod while that lives, and what was kept of it after. ID: the Celery task id.
+
+    Exit status: 0; 1 if there is none to be had.
+    """
+    if follow and (attempt is not None or as_json):
+        raise GpuQueueError("--follow goes neither with --attempt nor with --json; leave it out")
+    state = open_state()
+    record = find(state, job_id)
+    if record is None:
+        return _unknown(job_id)
+    if follow:
+        return _Following(state, job_id, tail).until_its_end()
+    text = pod_logs.read(state, record, attempt or record.get("attempt", 0), tail)
+    if not text:
+        return _none(record, attempt)
+    text = "".join(lines_of(text)[-tail:])
+    if as_json:
+        render.emit({"id": record["id"], "attempt": attempt or record.get("attempt"), "log": text})
+    else:
+        _print(text)
+    return 0
+
+
+class _Following:
+    """One log that is followed. An attempt is known by its holder's name: a Celery retry counts its attempts anew."""
+
+    def __init__(self, state: State, job_id: str, tail: int) -> None:
+        self._state, self._job_id, self._tail = state, job_id, tail
+        self._said = ""
+        self._shown: Record | None = None
+        self._open = False  # whether more may be known of the attempt that was shown last
+        self._seam = Seam(tail)
+        self._wrote = False
+
+    def until_its_end(self) -> int:
+        """Print what is written until the job has ended; what it waits for goes to stderr, once for each change."""
+        while True:
+            try:
+                status = self._turn()
+            except Unavailable as exc:
+                self._say(f"Redis: {exc}; it is tried again")
+                time.sleep(LOOK_EVERY)
+            else:
+                if status is not None:
+                    return status
+
+    def _turn(self) -> int | None:
+        """Look at the job once, and print what its pod writes; answers the exit status when no more can come."""
+        record = find(self._state, self._job_id)
+        if record is None:
+            return 0 if self._wrote else _unknown(self._job_id)
+        if pod_logs.is_process(record):
+            return _none(record, None)
+        new = self._shown is None or pod_logs.holder(self._shown) != pod_logs.holder(record)
+        if new:
+            self._print_missed(record)
+        if self._over(record, new):
+            if not new:
+                self._print_rest(record)
+            elif text := pod_logs.read(self._state, record, record.get("attempt", 0), self._tail):
+                self._print(text)
+            return 0 if self._wrote else _none(record, None)
+        waits = _waits(record) if record["state"] in BEFORE_SLOT else self._stream(record, new)
+        if waits is not None:
+            self._say(waits)
+            time.sleep(LOOK_EVERY)
+        return None
+
+    def _over(self, record: Record, new: bool) -> bool:
+        """Whether the job has ended, and no more of its log can come."""
+        if record["state"] != JobState.ENDED:
+            return False
+        if self._state.now() - record["ended"] > SETTLED:
+            return True
+        released = "admitted" not in record or "released" in record
+        return record.get("reason") != EndReason.RETRIED and (released or not new)
+
+    def _stream(self, record: Record, new: bool) -> str | None:
+        """Print a pod's log as it is written, until its container ends; where nothing came, answer what that waits for."""
+        from gpuqueue.launchers.kubernetes.api.errors import ApiError
+
+        if new:
+            self._seam = Seam(self._tail)
+        written = False
+        try:
+            for text in self._seam.join(pod_logs.follow(record, self._tail if new else self._seam.tail)):
+                if self._seam.lost and not written:
+                    self._say("the log broke off and goes on; some of what was written meanwhile is not shown")
+                click.echo(text, nl=False)
+                written = self._wrote = True
+                self._shown, self._open = record, True
+        except ApiError as exc:
+            if not exc.passing:
+                raise pod_logs.unreadable(exc) from exc
+            return f"{exc}; it is tried again"
+        return None if written else _waits(record)
+
+    def _print_missed(self, record: Record) -> None:
+        """Print the rest of the attempt that was shown, and what was kept of those that came and went between two looks."""
+        if self._shown is None:
+            return
+        if self._open:
+            self._print_rest(self._shown)
+        if self._shown["delivery"] != record["delivery"]:
+            return
+        for attempt in range(self._shown["attempt"] + 1, record.get("attempt", 0)):
+            if text := pod_logs.kept(self._state, record, attempt):
+                self._print(text)
+            self._shown = {**record, "attempt": attempt}
+
+    def _print_rest(self, record: Record) -> None:
+        """Print what came after the last stream of an attempt that has ended, as far as it can be told from what was shown."""
+        try:
+            text = pod_logs.read(self._state, record, record.get("attempt", 0), self._seam.tail)
+        except GpuQueueError:
+            text = ""
+        self._open = False
+        text = "".join(lines_of(text)[-self._seam.tail :])  # what was kept may begin long before what was shown
+        rest = "".join(self._seam.join([text]))
+        if self._seam.lost:
+            self._say(f"the log broke off before its end; `gpuqueue logs {self._job_id}` shows what was kept")
+        elif rest:
+            self._print(rest)
+
+    def _print(self, text: str) -> None:
+        _print(text)
+        self._wrote = True
+
+    def _say(self, text: str) -> None:
+        if text and text != self._said:
+            click.echo(f"gpuqueue: {self._job_id}: {text}", err=True)
+            self._said = text
+
+
+def _waits(record: Record) -> str:
+    """Say what a job waits for; nothing of one that runs."""
+    if record["state"] in BEFORE_SLOT or record["state"] == JobState.LAUNCHING or record.get("wait"):
+        return " ".join(filter(None, (record["state"], record.get("wait"), record.get("detail"))))
+    return ""
+
+
+def _print(text: str) -> None:
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+def _unknown(job_id: str) -> int:
+    click.echo(f"gpuqueue: no job {job_id!r} is known; `gpuqueue why {job_id}` says more", err=True)
+    return NONE
+
+
+def _none(record: Record, attempt: int | None) -> int:
+    """Say why there is no log."""
+    name, newest = f"job {record['id']}", record.get("attempt", 0)
+    if not newest:
+        text = f"{name} has no log: no attempt was made yet; `gpuqueue why {record['id']}` says why"
+    elif attempt is not None and attempt > newest:
+        text = f"{name} has no attempt {attempt}; its newest is {newest}"
+    elif pod_logs.is_process(record):
+        host = record["instance"].partition(":")[0]
+        text = f"{name} is a process on {host}: what it writes stands in the log of its dispatcher there"
+    elif attempt is not None and attempt < newest:
+        text = f"{name}: nothing was kept of attempt {attempt}"
+    elif record["state"] != JobState.ENDED:
+        text = f"{name} has written nothing yet; `gpuqueue why {record['id']}` says where it stands"
+    else:
+        text = f"{name} has no log: it wrote nothing, or nothing of it was kept"
+    click.echo(f"gpuqueue: {text}", err=True)
+    return NONE

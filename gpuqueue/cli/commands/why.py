@@ -1,0 +1,135 @@
+"""``gpuqueue why ID``: why a job waits, or how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from gpuqueue.cli.view import render
+from gpuqueue.cli.view.state import State, gpu_class, job, open_state, since
+from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.states import BEFORE_SLOT
+
+_ENDING = ("finishing", "ended")
+_FACTS = {"image": "image", "pod": "pod", "node": "node", "avoid": "keeps away from", "exit_code": "exit code"}
+_FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "GPU memory, at most"}
+_FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
+_MOMENTS = (
+    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *("container_finished", "released", "ended"),
+)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--most", default=10, show_default=True, type=click.IntRange(0, 10_000), help="Jobs just ahead to name.")
+@render.json_option
+def why(job_id: str, most: int, as_json: bool) -> int:
+    """Say why a job waits, who is ahead and who holds the slots; or how it ended. ID: the Celery task id."""
+    state = open_state()
+    record = find(state, job_id)
+    if record is None:
+        text = _unknown(state, job_id)
+        if as_json:
+            render.emit({"id": job_id, "state": "unknown", "error": text})
+        click.echo(f"gpuqueue: {text}", err=True)
+        return 1
+    found = collect(state, record, most)
+    if as_json:
+        render.emit(found)
+    else:
+        show(render.console(), found, state.now())
+    return 0
+
+
+def find(state: State, job_id: str) -> Record | None:
+    """Find a job in every class, and among the refused."""
+    from gpuqueue.dispatcher.slots import REFUSED
+
+    return state.reader.find(job_id, [*state.reader.classes(), REFUSED])
+
+
+def collect(state: State, record: Record, most: int) -> dict[str, Any]:
+    """Return all that is known of why a job is where it is; times are Unix seconds."""
+    name, spec = record["gpu_class"], state.reader.classes().get(record["gpu_class"])
+    told = state.reader.why(gpu_class(spec), record["delivery"], most) if spec and record["state"] != "ended" else None
+    if told:
+        record = told.record
+    found: dict[str, Any] = {**job(record), "error": record.get("error"), "reason": record.get("reason")}
+    if record["state"] not in _ENDING:
+        found["reason"] = told.reason or None if told else None
+    found["explanation"] = sentence(found["reason"] or "")
+    found["cancel_asked"] = "cancel" in record
+    found["dispatchers"] = state.dispatchers()
+    if told and spec and record["state"] in BEFORE_SLOT:
+        ahead = state.reader.records(name, told.ahead)
+        view = state.reader.view(name, spec, 1)
+        found |= {
+            "place": told.place or None,
+            "ahead_total": max(0, told.place - 1),
+            "ahead": [job(each) for each in ahead],
+            "holders": [{**job(each), "since": since(each)} for kind in ISOLATIONS for each in view.holders[kind]],
+        }
+    return found
+
+
+def _unknown(state: State, job_id: str) -> str:
+    classes = state.reader.classes()
+    if not classes:
+        return f"no job {job_id!r} is known; {NO_DISPATCHER_EVER}"
+    waiting = state.unaccepted(classes)
+    if waiting:
+        queues = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
+        return f"no job {job_id!r} is known; messages that no dispatcher has taken yet: {queues}"
+    return f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or ended too long ago"
+
+
+def show(out: Console, found: dict[str, Any], now: float) -> None:
+    """Print the answer for people."""
+    name = found.get("name") or found.get("task") or ""
+    where = f"{found['gpu_class']} {found['isolation']}"
+    out.print(f"[bold]{escape(found['id'])}[/]  {escape(name)}  {escape(where)}")
+    out.print(
+        f"state: {STATES.get(found['state'], found['state'])}" + (" (its stop is asked for)" if found["cancel_asked"] else "")
+    )
+    if found["reason"]:
+        out.print(f"reason: [bold]{found['reason']}[/]" + (f": {found['explanation']}" if found["explanation"] else ""))
+    if found.get("detail"):
+        out.print(f"said: {escape(found['detail'])}")
+    if found["error"]:
+        out.print(f"error: {escape(found['error'])}")
+    if found["state"] in BEFORE_SLOT and not found["dispatchers"]:
+        out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
+    if found.get("place"):
+        out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
+    if found.get("attempt"):
+        out.print(f"attempt: {found['attempt']}" + (f" on {escape(found['worker'])}" if found.get("worker") else ""))
+    for key, name in _FACTS.items():
+        if found.get(key) not in (None, ""):
+            out.print(f"{name}: {escape(_fact(key, found[key]))}")
+    for key in _MOMENTS:
+        if found.get(key):
+            when = render.ago(found[key], now)
+            out.print(f"{key}: {when if when.startswith('in ') else f'{when} ago'}")
+    _list(out, "ahead of it (nearest last):", found.get("ahead"), now)
+    _list(out, "holding the slots:", found.get("holders"), now)
+
+
+def _fact(key: str, value: Any) -> str:
+    if key.startswith("gpu_memory"):
+        return render.memory(value)
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _list(out: Console, title: str, jobs: list[dict[str, Any]] | None, now: float) -> None:
+    if not jobs:
+        return
+    out.print(title)
+    for each in jobs:
+        times = f"since {render.ago(each['since'], now)}" if each.get("since") else ""
+        out.print(f"  {escape(each['id'])}  {escape(each.get('name') or '')}  {each['isolation']}  {times}".rstrip())

@@ -1,0 +1,123 @@
+"""The state that commands look at: one connection, one clock, and small views of what the store answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import CHOOSING
+from gpuqueue.settings.dispatcher import Settings, load
+from gpuqueue.store import layout
+from gpuqueue.store.client import Redis, check, connect
+from gpuqueue.store.reader import ClassView, Reader
+
+#: A dispatcher is alive when it was heard of within this many seconds; it announces itself every second or so.
+ALIVE = 15.0
+#: Seconds that a command waits for Redis: somebody sits in front of it.
+TIMEOUT = 5.0
+#: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps.
+_PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+_SHOWN = (
+    "id",
+    "delivery",
+    "name",
+    "task",
+    "gpu_class",
+    "isolation",
+    "tenant",
+    "priority",
+    "state",
+    "attempt",
+    "device",
+    "worker",
+    "image",
+    "node",
+    "pod",
+    "wait",
+    "detail",
+    "avoid",
+    "exit_code",
+    "container_reason",
+    "gpu",
+    "gpu_memory_peak",
+    "gpu_memory_own",
+    "gpu_error",
+)
+_TIMES = (
+    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *("container_finished", "released", "ended"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a command needs to read."""
+
+    client: Redis
+    reader: Reader
+    settings: Settings
+
+    def now(self) -> float:
+        """Redis' clock, in Unix seconds: the same for every command, wherever it runs."""
+        seconds, microseconds = self.client.time()
+        return float(seconds) + microseconds / 1e6
+
+    def dispatchers(self) -> list[str]:
+        """Return the dispatchers that are alive."""
+        return self.reader.dispatchers(self.now() - ALIVE)
+
+    def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
+        """Return queue → messages that lie in the broker and that no dispatcher has taken; only queues that have some."""
+        queues = [*(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))]
+        queues += [f"gpu.{name}" for name in CHOOSING]
+        broker = self.client
+        if self.settings.state_url and self.settings.broker_url:
+            broker = connect(self.settings.broker_url, timeout=TIMEOUT, retries=1)
+        pipe = broker.pipeline(transaction=False)
+        for queue in queues:
+            for priority in _PRIORITIES:
+                pipe.llen(queue + priority)
+        lengths = pipe.execute()
+        step = len(_PRIORITIES)
+        totals = {queue: sum(lengths[at * step : (at + 1) * step]) for at, queue in enumerate(queues)}
+        return {queue: total for queue, total in totals.items() if total}
+
+
+def open_state() -> State:
+    """Connect. Raises :class:`SettingsError`, :class:`LayoutMismatch`, or :class:`ServerUnreachable` within a few seconds."""
+    settings = load()
+    client = connect(settings.redis_url, timeout=TIMEOUT, retries=1)
+    check(client, settings.redis_url, settings.redis_setting)
+    layout.check(client, settings.redis_url, settings.redis_setting)
+    return State(client, Reader(client), settings)
+
+
+def gpu_class(spec: dict[str, Any]) -> GpuClass:
+    """Rebuild a class from what a dispatcher announced; fields of a newer version are left out."""
+    known = {field.name for field in fields(GpuClass)}
+    values = {key: value for key, value in spec.items() if key in known}
+    if values.get("devices") is not None:
+        values["devices"] = tuple(values["devices"])
+    return GpuClass(**values)
+
+
+def job(record: Record) -> dict[str, Any]:
+    """Return what is shown of a job. Times are Unix seconds; what is not known is left out."""
+    found: dict[str, Any] = dict(record)
+    found["name"] = found.get("name") or found.get("task", "")
+    return {key: found[key] for key in (*_SHOWN, *_TIMES) if key in found}
+
+
+def since(record: Record) -> float | None:
+    """Return when a job came where it stands: its slot, else the queue. Unix seconds."""
+    return record.get("started") or record.get("admitted") or record.get("created")
+
+
+def gate(view: ClassView) -> dict[str, Any]:
+    """Return the gate of a class: closed to shared jobs or not, and the two counts of bounded bypass."""
+    bypassed, row = view.gate.get("bypassed", 0), view.gate.get("row", 0)
+    closed = view.waiting_total["exclusive"] > 0 and bypassed >= view.spec["exclusive_patience"]
+    return {"closed": closed, "bypassed": bypassed, "exclusive_in_a_row": row}

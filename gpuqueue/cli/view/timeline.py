@@ -1,0 +1,36 @@
+"""The timeline: one self-contained HTML page from the records of jobs. Pure: reads no clock and no Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from gpuqueue.cli.view.timeline_charts import Scale, line_chart, slots_chart
+from gpuqueue.cli.view.timeline_entries import Entry, ended
+
+
+def page(title: str, subtitle: str, entries: Sequence[Entry]) -> str:
+    """Return the page. ``entries`` need not be in order; one at least."""
+    entries = sorted(entries, key=lambda each: each.record["created"])
+    scale = Scale(entries)
+    template = Template((files("gpuqueue.cli.view") / "timeline.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        subtitle=escape(subtitle),
+        slots=slots_chart(entries, scale),
+        line=line_chart(entries, scale),
+        rows="\n".join(_row(each) for each in entries),
+    )
+
+
+def _row(entry: Entry) -> str:
+    record = entry.record
+    ran = f"{entry.held[1] - entry.held[0]:.1f} s" if entry.held else "–"
+    bad = "" if entry.succeeded else ' class="bad"'
+    return (
+        f'<tr><th scope="row">{escape(entry.label)}</th><td>{escape(record["task"].rpartition(".")[2])}</td>'
+        f'<td>{escape(record["isolation"])}</td><td class="number">{entry.left - record["created"]:.1f} s</td>'
+        f'<td class="number">{ran}</td><td{bad}>{escape(ended(entry))}</td><td class="note">{escape(entry.outcome)}</td></tr>'
+    )

@@ -1,0 +1,144 @@
+"""Finish jobs that their executor could not: by the application's own code where that matters, else here.
+
+Errbacks with the (request, exc, traceback) signature, ``on_failure`` and a chord body's errbacks need the application:
+the executor is started once more for them, without a GPU. What needs none of it (a revoked or expired job) and what is
+left when the application itself is what fails, is written by the dispatcher.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gpuqueue.glue.messages.bodies import DispatcherBodies
+from gpuqueue.glue.messages.parse import UNSIGNED
+from gpuqueue.glue.results.completion import complete
+from gpuqueue.launchers.base import Launcher, LauncherClosed
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import NO_APPLICATION, EndReason
+from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
+from gpuqueue.store.reader import Reader
+
+logger = logging.getLogger(__name__)
+#: How long a finish in the application's code may take, in seconds: its import, and its own hooks.
+BY_APPLICATION = 120.0
+#: How long a finish here may take before somebody else may take it up.
+HERE = 15.0
+_DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
+
+
+class Finisher:
+    """Finishes jobs in threads of its own, each job once at a time.
+
+    Args:
+        line, reader, logs: the state.
+        app: the dispatcher's Celery application, used where the job's own is not needed.
+        hostname: the worker that events name.
+        bodies: what the dispatcher reads.
+    """
+
+    def __init__(
+        self, line: Line, reader: Reader, logs: Logs, app: Any, hostname: str, bodies: DispatcherBodies = UNSIGNED
+    ) -> None:
+        self._line = line
+        self._reader = reader
+        self._logs = logs
+        self._app = app
+        self._hostname = hostname
+        self._bodies = bodies
+        self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
+        self._lock = threading.Lock()
+        self._under_way: set[str] = set()
+        self.launcher: Launcher | None = None
+        self._by_application = self._here
+
+    def use(self, launcher: Launcher) -> None:
+        """Let the launcher run finishes in the application's code; without one all are written here."""
+        self.launcher = launcher
+        self._by_application = ThreadPoolExecutor(launcher.finishers, thread_name_prefix="gpuqueue-finish-app")
+
+    def submit(self, gpu_class: str, delivery: str) -> None:
+        """Finish a job soon. A job already under way here is left to that."""
+        with self._lock:
+            if delivery in self._under_way:
+                return
+            self._under_way.add(delivery)
+        self._put(self._here, gpu_class, delivery, self._first)
+
+    def _put(self, pool: ThreadPoolExecutor, gpu_class: str, delivery: str, step: Callable[[str, str], bool]) -> None:
+        def run() -> None:
+            done = True
+            try:
+                done = step(gpu_class, delivery)
+            except Exception:
+                # The lease runs out, and the watcher has it tried again.
+                logger.exception("%s: finish failed", delivery, extra={"action": "finish_failed"})
+            finally:
+                if done:
+                    with self._lock:
+                        self._under_way.discard(delivery)
+
+        try:
+            pool.submit(run)
+        except RuntimeError:  # shutting down: another dispatcher takes it up
+            with self._lock:
+                self._under_way.discard(delivery)
+
+    def _first(self, gpu_class: str, delivery: str) -> bool:
+        finisher = uuid.uuid4().hex
+        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        if answer != "ok" or record is None:
+            return True
+        if self.launcher is None or not needs_application(record):
+            self._write(gpu_class, record, stored, finisher)
+            return True
+        self._put(
+            self._by_application, gpu_class, delivery, lambda name, each: self._in_application(name, each, record, finisher)
+        )
+        return False
+
+    def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
+        assert self.launcher is not None
+        answer, *_ = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
+        if answer != "ok":
+            return True
+
+        def wanted() -> bool:
+            now = self._reader.record(gpu_class, delivery)
+            return now is not None and now["state"] == "finishing" and now.get("finisher") == finisher
+
+        try:
+            status = self.launcher.finish(record, finisher, BY_APPLICATION, wanted)
+        except LauncherClosed:
+            return True
+        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        if answer == "ok" and again is not None:
+            logger.warning("%s: the application could not finish it (exit %s)", delivery, status, extra={"action": "finish_here"})
+            self._write(gpu_class, again, stored, finisher)
+        return True
+
+    def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
+        log = self._logs.for_result(gpu_class, record)
+        reason = complete(self._app, record, stored, self._bodies, hostname=record.get("worker") or self._hostname, log=log)
+        self._line.finished(gpu_class, record["delivery"], finisher, reason)
+        logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
+
+    def close(self) -> None:
+        """Finish what is under way here; what is under way in the application goes on by itself."""
+        self._here.shutdown(wait=True, cancel_futures=True)
+        self._by_application.shutdown(wait=True, cancel_futures=True)
+
+
+def needs_application(record: Record) -> bool:
+    """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
+    if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name, or signed
+        return bool(record.get("needs_app")) and (record.get("reason") != EndReason.SUCCEEDED or bool(record.get("signed")))
+    if record.get("reason") in NO_APPLICATION:
+        return False
+    return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

@@ -1,0 +1,114 @@
+"""The queue in numbers, read from Redis at a scrape: every dispatcher of a class tells the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.slots import REFUSED
+from gpuqueue.glue.worker.queue_lengths import BrokerUnavailable
+from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.store.client import RedisError
+from gpuqueue.store.counts import Durations
+from gpuqueue.store.measures import Measured, Measures
+
+logger = logging.getLogger(__name__)
+_PLACE = ("gpu_class", "isolation")
+
+
+class QueueCollector(Collector):
+    """Answers a scrape with the classes' state, and with the messages that no dispatcher has taken.
+
+    Args:
+        measures: reads the state; its client should give up soon, since Prometheus does.
+        classes: those of this dispatcher.
+        lengths: answers queue → messages in the broker. May raise :class:`BrokerUnavailable`.
+    """
+
+    def __init__(self, measures: Measures, classes: Mapping[str, GpuClass], lengths: Callable[[], Mapping[str, int]]) -> None:
+        self._measures = measures
+        self._classes = classes
+        self._lengths = lengths
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing beforehand: a registry would ask Redis for it."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Measure everything; what cannot be measured is absent, and said to be."""
+        try:
+            measured = {name: self._measures.of(name) for name in [*self._classes, REFUSED]}
+        except RedisError as exc:
+            logger.warning("the queue's state cannot be measured: %s", exc, extra={"action": "scrape_failed"})
+            measured = {}
+        yield GaugeMetricFamily("gpuqueue_state_up", "Whether Redis told the state of the queue.", value=bool(measured))
+        if not measured:
+            return  # most likely the broker is the same Redis, and Prometheus does not wait for long
+        yield from _counts(measured)
+        del measured[REFUSED]
+        yield from self._state(measured)
+        try:
+            lengths = self._lengths()
+        except BrokerUnavailable as exc:
+            logger.warning("the broker's queues cannot be measured: %s", exc, extra={"action": "scrape_failed"})
+            return
+        untaken = GaugeMetricFamily(
+            "gpuqueue_untaken_messages", "Messages in the broker that no dispatcher has taken yet.", labels=("queue",)
+        )
+        for queue, length in lengths.items():
+            untaken.add_metric((queue,), length)
+        yield untaken
+
+    def _state(self, measured: Mapping[str, Measured]) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("gpuqueue_waiting_jobs", "Jobs in line for a slot.", labels=_PLACE)
+        longest = GaugeMetricFamily(
+            "gpuqueue_oldest_wait_seconds", "How long the one has waited that has waited longest; 0: nobody waits.", labels=_PLACE
+        )
+        running = GaugeMetricFamily("gpuqueue_running_jobs", "Jobs that hold a slot: starting, running, ending.", labels=_PLACE)
+        slots = GaugeMetricFamily("gpuqueue_slots", "Slots, as this dispatcher is configured.", labels=_PLACE)
+        delayed = GaugeMetricFamily(
+            "gpuqueue_delayed_jobs", "Jobs before their eta, or in the pause before a new attempt.", labels=("gpu_class",)
+        )
+        finishing = GaugeMetricFamily(
+            "gpuqueue_finishing_jobs",
+            "Jobs whose result others than their executor write.",
+            labels=("gpu_class",),
+        )
+        for name, each in measured.items():
+            for isolation in ISOLATIONS:
+                waiting.add_metric((name, isolation), each.waiting[isolation])
+                longest.add_metric((name, isolation), each.longest_wait[isolation])
+                running.add_metric((name, isolation), each.holders[isolation])
+                slots.add_metric((name, isolation), self._classes[name].slots(isolation))
+            delayed.add_metric((name,), each.delayed)
+            finishing.add_metric((name,), each.finishing)
+        yield from (waiting, longest, running, slots, delayed, finishing)
+
+
+def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
+    accepted = CounterMetricFamily("gpuqueue_jobs_accepted", "Jobs that came into the queue.", labels=_PLACE)
+    ended = CounterMetricFamily("gpuqueue_jobs_ended", "Jobs that ended, by reason.", labels=(*_PLACE, "reason"))
+    repeated = CounterMetricFamily(
+        "gpuqueue_attempts_repeated", "Attempts that failed with another one due, by reason.", labels=(*_PLACE, "reason")
+    )
+    wait = HistogramMetricFamily("gpuqueue_wait_seconds", "Seconds from coming into line to a slot.", labels=_PLACE)
+    held = HistogramMetricFamily("gpuqueue_slot_held_seconds", "Seconds that an attempt held its slot.", labels=_PLACE)
+    for name, each in measured.items():
+        for isolation, number in each.counts.accepted.items():
+            accepted.add_metric((name, isolation), number)
+        for family, counted in ((ended, each.counts.ended), (repeated, each.counts.repeated)):
+            for (isolation, reason), number in counted.items():
+                family.add_metric((name, isolation, reason), number)
+        _histogram(wait, name, each.counts.wait)
+        _histogram(held, name, each.counts.held)
+    yield from (accepted, ended, repeated, wait, held)
+
+
+def _histogram(family: HistogramMetricFamily, name: str, durations: Mapping[str, Durations]) -> None:
+    for isolation, each in durations.items():
+        family.add_metric((name, isolation), list(each.buckets), each.total)

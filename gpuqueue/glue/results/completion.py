@@ -1,0 +1,184 @@
+"""Write the outcome of a job whose executor could not: state, chord part, errbacks, events, by Celery's own code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, Task, signals, states
+from celery.app.task import Context
+from celery.app.trace import TraceInfo, build_tracer
+from celery.exceptions import TimeLimitExceeded
+from celery.utils.log import get_logger
+from celery.utils.saferepr import saferepr
+
+from gpuqueue import errors
+from gpuqueue.errors import MalformedMessage, UntrustedMessage
+from gpuqueue.glue.messages import message as messages
+from gpuqueue.glue.messages.bodies import Bodies
+from gpuqueue.glue.messages.message import context
+from gpuqueue.glue.results.events import Events
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import EndReason
+
+logger = get_logger(__name__)
+#: Ends whose error has a type of its own; the others' depends on how far the attempt had got.
+_ERRORS: dict[str, type[errors.GpuQueueError]] = {
+    EndReason.HOST_OOM: errors.HostOutOfMemory,
+    EndReason.EVICTED: errors.Evicted,
+    EndReason.PREEMPTED: errors.Preempted,
+    EndReason.NODE_LOST: errors.NodeLost,
+    EndReason.POD_DELETED: errors.PodDeleted,
+    EndReason.IMAGE: errors.ImageUnusable,
+    EndReason.UNSCHEDULABLE: errors.Unschedulable,
+    EndReason.QUOTA: errors.QuotaExceeded,
+}
+
+
+def exception_of(record: Record) -> Exception:
+    """Return the typed exception that ``get()`` raises for a job that ended so."""
+    reason, error = record.get("reason"), record.get("error", "")
+    if reason == EndReason.TIME_LIMIT:
+        return TimeLimitExceeded(record.get("time_limit"))  # type: ignore[no-any-return]
+    if reason == EndReason.REJECTED:
+        named = getattr(errors, record.get("error_type", ""), errors.InvalidJob)
+        made: Exception = named(error)
+        return made
+    if reason in _ERRORS:
+        return _ERRORS[reason](f"job {record['id']} attempt {record.get('attempt')}: {error}")
+    if record.get("timed_out") == "start":
+        return errors.StartTimeout(f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts: {error}")
+    if record.get("attempt") and not record.get("started"):
+        return errors.LaunchFailed(f"job {record['id']}: {record.get('attempt')} attempts failed to start, the last: {error}")
+    if record.get("task") == CONTAINER_TASK and reason == EndReason.ERROR:
+        return errors.ContainerFailed(f"job {record['id']} attempt {record.get('attempt')}: {error}")
+    if reason == EndReason.INFRA:
+        said = f"{error}: {record['gpu_error']}" if "gpu_error" in record else error
+        return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {said}")
+    return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
+
+
+def complete(
+    app: Celery, record: Record, stored: Mapping[str, Any] | None, bodies: Bodies, *, hostname: str, log: str = ""
+) -> str:
+    """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or any app in its place.
+
+    Who is called back, and of which chord it is part, stands in the body: where ``bodies`` may not read it, nobody is told but
+    whoever asks for the result.
+
+    ``log`` is the end of a container job's log, part of its result.
+
+    May be repeated: results and chord parts are the same again; errbacks are sent again. When the executor died between
+    claiming its finish and confirming it, a result that it had stored counts.
+    """
+    request = context(stored, record, bodies)
+    request.hostname = hostname
+    # The hooks of the application's task are not for what somebody else has sent.
+    task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(app, record)
+    reason = record["reason"]
+    stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
+    if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
+        _succeed(app, record, stored, request, bodies, log)
+    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+        # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
+        reason = EndReason.SUCCEEDED
+        if request.chord:
+            app.backend.on_chord_part_return(request, states.SUCCESS, app.backend.get_result(request.id))
+        with Events(app, request.hostname, leaves="worker" in record) as events:
+            events.send("task-succeeded", request.id, result="", runtime=record["released"] - record["started"])
+    elif stored_state == states.FAILURE and record.get("outcome") in (EndReason.ERROR, EndReason.GPU_OOM):
+        _fail(app, task, record, request, app.backend.get_result(request.id))
+        reason = record["outcome"]
+    elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
+        _revoke(app, task, record, request)
+    else:
+        _fail(app, task, record, request, exception_of(record))
+    return reason
+
+
+def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, request: Context, bodies: Bodies, log: str) -> None:
+    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it.
+
+    Of one that was adopted after Redis had lost its message, or whose body is closed to us, the result alone is left to tell.
+    """
+    if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
+        return  # a finisher before this one had written it, its callbacks before that
+    message: Any = record.get("message", "")
+    with contextlib.suppress(ValueError):
+        message = json.loads(message)
+    result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
+    hostname = request.hostname
+    body = _body(stored, bodies)
+    if stored is None or body is None:
+        app.backend.store_result(record["id"], result, states.SUCCESS, request=request)
+        return
+
+    def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return result
+
+    task = app.task(run, name=f"{CONTAINER_TASK}:{record['delivery']}", ignore_result=bool(record.get("ignore_result")))
+    try:
+        task = app.tasks[task.name]
+        made, context = messages.request(stored, body, app, hostname=hostname, task=task)
+        tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
+        with Events(app, hostname, leaves=True) as events:
+            _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
+            ran = record.get("released", 0.0) - record.get("started", 0.0)
+            events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
+    finally:
+        app.tasks.pop(task.name, None)
+
+
+def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
+    try:
+        if stored is not None:
+            bodies.read(stored)
+    except UntrustedMessage:
+        return False
+    except MalformedMessage:
+        pass
+    return True
+
+
+def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload | None:
+    try:
+        return messages.payload(stored, bodies) if stored is not None else None
+    except MalformedMessage as exc:
+        logger.warning("nobody is called back: %s", exc, extra={"action": "body_closed"})
+        return None
+
+
+def _stand_in(app: Celery, record: Record) -> Any:
+    # A task of that name without the application's code: enough for states, chords and errbacks sent by name.
+    def run(*args: Any, **kwargs: Any) -> None:  # not a lambda: Celery compiles a header from the name
+        pass
+
+    name = record.get("task") or "unknown"
+    app.tasks.pop(name, None)  # Celery would answer the application's own of that name
+    return app.task(run, name=name, base=Task, ignore_result=False)
+
+
+def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+    task.push_request(**vars(request))
+    try:
+        raise exc
+    except Exception as raised:
+        einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
+    finally:
+        task.pop_request()
+    with Events(app, request.hostname, leaves="worker" in record) as events:
+        events.send("task-failed", request.id, exception=saferepr(exc), traceback=str(einfo.traceback) if einfo else "")
+
+
+def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
+    expired, terminated = record.get("reason") == EndReason.EXPIRED, bool(record.get("started"))
+    why = "expired" if expired else "terminated" if terminated else "revoked"
+    store = not (record.get("ignore_result") or task.ignore_result)
+    app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
+    signum = record.get("cancel") if terminated else None
+    signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=signum, expired=expired)
+    with Events(app, request.hostname, leaves="worker" in record) as events:
+        events.send("task-revoked", request.id, terminated=terminated, signum=signum, expired=expired)

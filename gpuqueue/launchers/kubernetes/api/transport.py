@@ -1,0 +1,188 @@
+"""Requests to the API server over HTTP: raw bytes in and out, timeouts of our own, every failure an :class:`ApiError`.
+
+Nothing is tried again here: whoever asks knows whether it may.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import urllib3
+
+from gpuqueue.launchers.kubernetes.api.errors import StreamSilent, Unreachable, refusal
+from gpuqueue.telemetry import KUBERNETES_REQUESTS, KUBERNETES_SECONDS
+
+logger = logging.getLogger(__name__)
+#: Seconds to connect (TCP and TLS). 5: one lost SYN and its repetitions, after 1 s and 3 s.
+CONNECT = 5.0
+#: Bytes of one read from a stream: a burst of some dozen pod events.
+_CHUNK = 1 << 18
+#: Distinct warnings of the server that are remembered, so that each is logged once.
+_WARNINGS = 256
+_WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
+
+
+class Transport:
+    """One API server. Thread-safe.
+
+    Args:
+        pool: connections, with TLS and proxy as configured.
+        server: its address, without a slash at the end.
+        authorize: gives the headers that say who we are, anew for each request: tokens are renewed.
+        timeout: seconds until an answer begins, and between any two parts of it.
+    """
+
+    def __init__(
+        self, pool: urllib3.PoolManager, server: str, authorize: Callable[[], Mapping[str, str]], timeout: float
+    ) -> None:
+        self._pool = pool
+        self.server = server
+        self._authorize = authorize
+        self._timeout = timeout
+        self._warned: set[str] = set()
+
+    def send(self, asked: str, method: str, path: str, query: Mapping[str, str | int] | None = None, body: Any = None) -> bytes:
+        """Send one request; answers the body. ``body`` is anything msgspec encodes. Raises :class:`ApiError`."""
+        response = self._request(asked, method, path, query or {}, body, self._timeout)
+        return self._read(asked, response)
+
+    def open(self, asked: str, path: str, query: Mapping[str, str | int], silence: float | None) -> Stream:
+        """Begin to read a stream, which is given up after ``silence`` seconds without a byte. Raises :class:`ApiError`.
+
+        None: it is never given up, and may begin when it likes, as a quiet log does.
+        """
+        response = self._request(asked, "GET", path, query, None, None if silence is None else self._timeout)
+        _set_timeout(response, silence)
+        return Stream(asked, response)
+
+    def _request(
+        self, asked: str, method: str, path: str, query: Mapping[str, str | int], body: Any, timeout: float | None
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            headers = {"Accept": "application/json", **self._authorize()}
+        except Exception as exc:  # whatever a plugin that gives credentials may raise
+            raise Unreachable(f"the credentials cannot be renewed: {exc}", asked=asked) from exc
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        kind, begun = kind_of(asked), time.monotonic()
+        url = f"{self.server}{path}{'?' + urllib.parse.urlencode(query) if query else ''}"
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                body=None if body is None else msgspec.json.encode(body),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT, read=timeout),
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            KUBERNETES_REQUESTS.labels(kind, "unreachable").inc()
+            raise self._unreachable(asked, exc) from exc
+        except ValueError:  # its text holds the token
+            raise Unreachable("not asked: the token holds what no header may", asked=asked) from None
+        KUBERNETES_REQUESTS.labels(kind, response.status).inc()
+        KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
+        for text in response.headers.getlist("Warning"):
+            self._warn(text)
+        if response.status >= 300:
+            raise refusal(asked, response.status, response.headers, self._read(asked, response))
+        return response
+
+    def _read(self, asked: str, response: urllib3.BaseHTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise self._unreachable(asked, exc) from exc
+
+    def _unreachable(self, asked: str, exc: Exception) -> Unreachable:
+        return Unreachable(f"no answer from {self.server}: {_words(exc)}", asked=asked)
+
+    def _warn(self, header: str) -> None:
+        for text in _WARNING.findall(header) or [header]:
+            if text not in self._warned and len(self._warned) < _WARNINGS:
+                self._warned.add(text)
+                logger.warning("the Kubernetes API warns: %s", text, extra={"action": "api_warning"})
+
+
+class Stream:
+    """An answer that goes on: iterate over its parts as they come. It may be closed from any thread; that ends the iteration."""
+
+    def __init__(self, asked: str, response: urllib3.BaseHTTPResponse) -> None:
+        self._asked = asked
+        self._response = response
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield parts until the server closes, breaks off, or :meth:`close` is called. Raises :class:`StreamSilent`."""
+        try:
+            while part := self._response.read1(_CHUNK):
+                if self._closed:
+                    return
+                yield part
+        except urllib3.exceptions.ReadTimeoutError:
+            if not self._closed:
+                raise StreamSilent("nothing came, not even a bookmark", asked=self._asked) from None
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
+            if not self._closed:
+                logger.debug("%s: broken off: %s", self._asked, _words(exc), extra={"action": "stream_broken"})
+        finally:
+            self._finish()
+
+    def close(self) -> None:
+        """End it now, though another thread be blocked in a read."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                try:
+                    self._response.shutdown()
+                except (ValueError, RuntimeError, OSError):
+                    pass  # it has ended by itself
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._response.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._finish()
+
+
+def _set_timeout(response: urllib3.BaseHTTPResponse, seconds: float | None) -> None:
+    connection = response.connection
+    sock = getattr(connection, "sock", None)
+    if sock is None:  # a connection that is closed after this answer has let go of its socket
+        sock = getattr(getattr(response, "_sock_shutdown", None), "__self__", None)
+    if sock is not None:
+        sock.settimeout(seconds)
+
+
+def kind_of(asked: str) -> str:
+    """Return the verb and the resource of what is asked, without names: ``create job``, ``watch pods``."""
+    return " ".join(asked.split(maxsplit=2)[:2])
+
+
+def _words(exc: Exception) -> str:
+    """Say what went wrong without the object addresses that urllib3 puts into its texts."""
+    if isinstance(exc, urllib3.exceptions.ReadTimeoutError):
+        return "it was silent for too long"
+    if isinstance(exc, urllib3.exceptions.NewConnectionError):
+        return str(exc).partition(": ")[2] or str(exc)
+    if isinstance(exc, urllib3.exceptions.ConnectTimeoutError):
+        return f"no connection within {CONNECT:g} s"
+    if isinstance(exc, urllib3.exceptions.ProtocolError) and len(exc.args) > 1:
+        return str(exc.args[1])
+    return str(exc) or type(exc).__name__

@@ -1,0 +1,124 @@
+"""The pods of our attempts as last told, found by Job and by whether a clock may run for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from sys import intern
+
+from msgspec.structs import replace
+
+from gpuqueue.launchers.kubernetes.api.objects import Condition, Pod
+from gpuqueue.launchers.kubernetes.manifest.names import RECORD, ROLE
+from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
+
+#: The label by which Kubernetes names the Job of a pod.
+JOB_NAME = "batch.kubernetes.io/job-name"
+_LABELS = frozenset({JOB_NAME, ROLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A pod as last told, what :func:`observe` makes of it, and since when we know it (``time.monotonic``)."""
+
+    pod: Pod
+    seen: Seen
+    first_seen: float
+
+    @property
+    def job(self) -> str:
+        """The name of its Job."""
+        return (self.pod.metadata.labels or {}).get(JOB_NAME, "")
+
+
+class PodTable:
+    """uid → :class:`Entry`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._by_job: dict[str, tuple[str, ...]] = {}
+        self._pending: set[str] = set()
+
+    def put(self, pod: Pod, now: float) -> Entry:
+        """Take up a pod's new state."""
+        uid = pod.metadata.uid
+        with self._lock:
+            entry = self._entries[uid] = self._entry(pod, observe(pod), now)
+            others = self._by_job.get(entry.job, ())
+            if uid not in others:
+                self._by_job[entry.job] = (*others, uid)
+            if entry.seen.phase in (Phase.RUNNING, Phase.ENDED):
+                self._pending.discard(uid)
+            else:
+                self._pending.add(uid)
+        return entry
+
+    def remove(self, pod: Pod, now: float) -> Entry:
+        """Strike out a pod that exists no more; answers what its last state, ``pod``, means now."""
+        uid = pod.metadata.uid
+        with self._lock:
+            entry = self._entry(pod, observe(pod, deleted=True), now)
+            self._entries.pop(uid, None)
+            self._pending.discard(uid)
+            others = tuple(other for other in self._by_job.pop(entry.job, ()) if other != uid)
+            if others:
+                self._by_job[entry.job] = others
+        return entry
+
+    def _entry(self, pod: Pod, seen: Seen, now: float) -> Entry:
+        known = self._entries.get(pod.metadata.uid)
+        return Entry(_trimmed(pod), seen, known.first_seen if known else now)
+
+    def version(self, uid: str) -> str:
+        """The version of a pod that was last told, or ""."""
+        with self._lock:
+            entry = self._entries.get(uid)
+        return entry.pod.metadata.resource_version if entry else ""
+
+    def beyond(self, uids: Iterable[str]) -> list[Pod]:
+        """Return the pods that are in the table and not among these."""
+        with self._lock:
+            return [self._entries[uid].pod for uid in self._entries.keys() - set(uids)]
+
+    def snapshot(self) -> list[Entry]:
+        """Return every pod."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def by_job(self, name: str) -> list[Entry]:
+        """Return the pods of a Job: none before it has one, seldom several."""
+        with self._lock:
+            return [self._entries[uid] for uid in self._by_job.get(name, ())]
+
+    def pending(self) -> list[Entry]:
+        """Return the pods that neither run nor have ended. Costs by their number, not by that of all."""
+        with self._lock:
+            return [self._entries[uid] for uid in self._pending]
+
+
+def _trimmed(pod: Pod) -> Pod:
+    """Keep of a pod what is read, and what repeats once: of 10,000 that run, this is most of the memory."""
+    meta, status = pod.metadata, pod.status
+    labels = {name: value for name, value in (meta.labels or {}).items() if name in _LABELS}
+    annotations = {name: value for name, value in (meta.annotations or {}).items() if name == RECORD}
+    conditions = tuple(map(_shared, status.conditions or ()))
+    return replace(
+        pod,
+        metadata=replace(meta, namespace=intern(meta.namespace), labels=labels, annotations=annotations),
+        spec=replace(pod.spec, node_name=pod.spec.node_name and intern(pod.spec.node_name)),
+        status=replace(status, phase=status.phase and intern(status.phase), conditions=conditions),
+    )
+
+
+def _shared(condition: Condition) -> Condition:
+    at = condition.last_transition_time
+    return replace(
+        condition,
+        type=intern(condition.type),
+        status=intern(condition.status),
+        reason=condition.reason and intern(condition.reason),
+        message=condition.message and intern(condition.message),
+        last_transition_time=at and intern(at),
+    )

@@ -1,0 +1,151 @@
+"""Read a whole template: its shape, its labels and annotations, and the pod beside its containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpuqueue.classes.kubernetes_fields import is_node_selector, toleration_problem
+from gpuqueue.errors import SettingsError
+from gpuqueue.launchers.kubernetes.manifest.names import MANAGED_BY, NAME, PREFIX
+from gpuqueue.launchers.kubernetes.manifest.pod_template import MERGE_KEYS, Overlay
+from gpuqueue.launchers.kubernetes.manifest.template_rules.containers import (
+    RESTRICTED,
+    executor,
+    init_container,
+    security,
+)
+from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import (
+    NOTHING,
+    Fixed,
+    Known,
+    Problem,
+    Problems,
+    fields,
+    items,
+    maps,
+    shown,
+    without_nulls,
+)
+from gpuqueue.model.kube_syntax import is_dns_label, is_label_key, is_label_value
+
+_POD: Known = {
+    "volumes": list,
+    "containers": list,
+    "initContainers": list,
+    "imagePullSecrets": list,
+    "tolerations": list,
+    "topologySpreadConstraints": list,
+    "hostAliases": list,
+    "nodeSelector": dict,
+    "affinity": dict,
+    "securityContext": dict,
+    "dnsConfig": dict,
+    "dnsPolicy": str,
+    "priorityClassName": str,
+    "runtimeClassName": str,
+    "schedulerName": str,
+    "serviceAccountName": str,
+}
+_POD_FIXED: Fixed = {
+    "restartPolicy": ("Never", "leave it out: an attempt's pod runs once, and Celery owns retries"),
+    "automountServiceAccountToken": (False, "mount a token by a projected volume (serviceAccountToken)"),
+    "enableServiceLinks": (False, "leave it out: other Services' addresses are not a job's environment"),
+    "shareProcessNamespace": (False, "leave it out: the executor is the first process of its container"),
+    "hostNetwork": (False, RESTRICTED),
+    "hostPID": (False, RESTRICTED),
+    "hostIPC": (False, RESTRICTED),
+    "activeDeadlineSeconds": (NOTHING, "leave it out: a job's time_limit sets it"),
+    "terminationGracePeriodSeconds": (NOTHING, "set GPUQUEUE_GRACE_SECONDS"),
+    "nodeName": (NOTHING, "use nodeSelector or affinity: the scheduler counts the GPUs"),
+}
+_POD_SECURITY: Known = {
+    "runAsUser": int,
+    "runAsGroup": int,
+    "fsGroup": int,
+    "fsGroupChangePolicy": str,
+    "supplementalGroups": list,
+    "supplementalGroupsPolicy": str,
+    "seccompProfile": dict,
+    "appArmorProfile": dict,
+}
+_VOLUMES = ("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
+_JOB_LABELS = ("job-name", "controller-uid")
+_SHAPE = "write {metadata: {labels, annotations}, spec: {...}}, or that as template of kind PodTemplate, apiVersion v1"
+
+
+def read_overlay(document: object, source: str) -> Overlay:
+    """Check a template and return it as an overlay.
+
+    Args:
+        document: ``{metadata: {labels, annotations}, spec: {...}}``, or that as ``template`` of a PodTemplate.
+        source: the file, for messages.
+
+    Raises :class:`SettingsError` that names the file, and path, value and fix of everything that is wrong.
+    """
+    file = f"GPUQUEUE_POD_TEMPLATE={source!r}"
+    found = without_nulls(document)
+    if not isinstance(found, dict):
+        raise SettingsError(f"{file} is no pod template but {shown(found)}; {_SHAPE}")
+    at, template = "", found
+    if "kind" in found or "apiVersion" in found:
+        kind = f"{found.get('apiVersion')} {found.get('kind')}"
+        at, template = "template", found.get("template", {})
+        if kind != "v1 PodTemplate" or not isinstance(template, dict):
+            raise SettingsError(f"{file} is no pod template but a {kind}; {_SHAPE}")
+    if problems := list(_template(at, template)):
+        raise SettingsError(f"{file}: {'; '.join(map(str, problems))}")
+    metadata = template.get("metadata", {})
+    return Overlay(metadata.get("labels", {}), metadata.get("annotations", {}), template.get("spec", {}))
+
+
+def _template(at: str, template: Mapping[str, Any]) -> Problems:
+    yield from fields(at, template, {"metadata": dict, "spec": dict})
+    dot = at and f"{at}."
+    metadata, spec = template.get("metadata"), template.get("spec")
+    if isinstance(metadata, dict):
+        yield from fields(f"{dot}metadata", metadata, {"labels": dict, "annotations": dict})
+        yield from _tags(f"{dot}metadata.labels", metadata.get("labels"), lambda text: text == "" or is_label_value(text))
+        yield from _tags(f"{dot}metadata.annotations", metadata.get("annotations"), lambda text: isinstance(text, str))
+    if isinstance(spec, dict):
+        yield from _pod(f"{dot}spec", spec)
+
+
+def _tags(at: str, tags: object, is_value: Callable[[object], bool]) -> Problems:
+    for key, value in tags.items() if isinstance(tags, dict) else ():
+        path = f"{at}.{key}"
+        if not is_label_key(key):
+            yield Problem(path, value, "has a malformed key", "write name or dns.prefix/name")
+        elif key.startswith((PREFIX, "batch.kubernetes.io/")) or key in (NAME, MANAGED_BY, *_JOB_LABELS):
+            yield Problem(path, value, "is not for a template to say", "use a key of your own")
+        elif not is_value(value):
+            yield Problem(path, value, "cannot be its value", "quote it; a label's has up to 63 letters, digits, '.', '_', '-'")
+
+
+def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
+    yield from fields(at, spec, _POD, _POD_FIXED)
+    for name in ("volumes", "containers", "initContainers", "imagePullSecrets", "hostAliases"):
+        yield from items(f"{at}.{name}", spec.get(name), MERGE_KEYS[name])
+    for where, volume in maps(f"{at}.volumes", spec.get("volumes")):
+        yield from _volume(where, volume)
+    for where, container in maps(f"{at}.containers", spec.get("containers")):
+        yield from executor(where, container)
+    for where, container in maps(f"{at}.initContainers", spec.get("initContainers")):
+        yield from init_container(where, container)
+    tolerations, selector = spec.get("tolerations"), spec.get("nodeSelector")
+    for number, each in enumerate(tolerations if isinstance(tolerations, list) else ()):
+        if problem := toleration_problem(each):
+            fix = "write e.g. {key: team, operator: Exists, effect: NoSchedule}"
+            yield Problem(f"{at}.tolerations[{number}]", each, problem, fix)
+    if isinstance(selector, dict) and not is_node_selector(selector):
+        yield Problem(f"{at}.nodeSelector", selector, "does not map labels to values", "quote its values")
+    yield from security(f"{at}.securityContext", spec.get("securityContext"), _POD_SECURITY)
+
+
+def _volume(at: str, volume: Mapping[str, Any]) -> Problems:
+    if not is_dns_label(volume.get("name")):
+        yield Problem(f"{at}.name", volume.get("name"), "cannot name a volume", "use lower-case letters, digits and '-'")
+    kinds = [name for name in volume if name != "name"]
+    if len(kinds) != 1 or kinds[0] not in _VOLUMES:
+        fix = f'give one of {", ".join(_VOLUMES)}: Pod Security "restricted" forbids others'
+        yield Problem(at, volume, "is not a volume that a pod may have", fix)

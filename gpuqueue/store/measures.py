@@ -1,0 +1,46 @@
+"""How a class stands, in the numbers of /metrics. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+
+from gpuqueue.model.names import EXCLUSIVE, SHARED
+from gpuqueue.store.counts import Counts, parse
+from gpuqueue.store.scripts import Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One class at one moment. Keys are isolations; ``longest_wait`` in seconds, 0 where nobody waits."""
+
+    waiting: dict[str, int]
+    longest_wait: dict[str, float]
+    holders: dict[str, int]
+    delayed: int
+    finishing: int
+    counts: Counts
+
+
+class Measures:
+    """Measures classes."""
+
+    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+        self._scripts = Scripts(client)
+        self._clock = clock
+
+    def of(self, gpu_class: str) -> Measured:
+        """Measure one class, in one look."""
+        answer = self._scripts.call("measured", gpu_class, self._clock())
+        shared, exclusive, longest_shared, longest_exclusive, shared_held, exclusive_held, delayed, finishing, fields = answer
+        return Measured(
+            {SHARED: shared, EXCLUSIVE: exclusive},
+            {SHARED: float(longest_shared), EXCLUSIVE: float(longest_exclusive)},
+            {SHARED: shared_held, EXCLUSIVE: exclusive_held},
+            delayed,
+            finishing,
+            parse(dict(zip(fields[::2], fields[1::2], strict=True))),
+        )

@@ -1,0 +1,177 @@
+"""What people and watchers look at. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.job import Record
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED, parse_holder
+from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
+from gpuqueue.store.scripts import Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job has not started. ``place`` counts from 1 within its own isolation; 0: it is not in line."""
+
+    record: Record
+    reason: str
+    place: int
+    ahead: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassView:
+    """One class at one moment: holders and waiting jobs with their records, in order."""
+
+    name: str
+    spec: dict[str, Any]
+    holders: dict[str, list[Record]]
+    waiting: dict[str, list[Record]]
+    waiting_total: dict[str, int]
+    delayed: int
+    finishing: int
+    gate: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What a watcher has to look after in a class: names with the time since when."""
+
+    stopping: list[tuple[str, float]]
+    finishing: list[tuple[str, float]]
+    accepted: list[tuple[str, float]]
+    launching: list[tuple[str, float]]
+    opened: bool
+    """Whether jobs may start: see open.lua."""
+
+
+class Reader:
+    """Reads the state."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._scripts = Scripts(client)
+
+    def classes(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of all classes, as the newest dispatcher of each has them."""
+        found: dict[str, str] = self._client.hgetall(CLASSES)  # type: ignore[assignment]
+        return {name: json.loads(text) for name, text in sorted(found.items())}
+
+    def record(self, gpu_class: str, delivery: str) -> Record | None:
+        """Return what is known of a delivery."""
+        raw = self._client.hget(class_key(gpu_class, "jobs"), delivery)
+        return json.loads(raw) if raw else None
+
+    def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
+        """Return the records of several deliveries, without those gone meanwhile."""
+        names = list(deliveries)
+        raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names) if names else []  # type: ignore[assignment]
+        return [json.loads(each) for each in raw if each]
+
+    def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
+        """Return the newest delivery of a job, in whichever class it is; a delivery's own name finds that one."""
+        names = list(classes)
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(class_key(name, "latest"), job_id)
+        newest = pipe.execute()
+        for name, delivery in zip(names, newest, strict=True):
+            pipe.hget(class_key(name, "jobs"), delivery or job_id)
+        found = [json.loads(raw) for raw in pipe.execute() if raw]
+        return max(found, key=lambda record: record.get("created", 0), default=None)
+
+    def all_records(self, gpu_class: str) -> Iterable[Record]:
+        """Walk through every record of a class, tombstones included, in no order."""
+        for _, raw in self._client.hscan_iter(class_key(gpu_class, "jobs"), count=500):
+            yield json.loads(raw)
+
+    def message(self, gpu_class: str, delivery: str) -> dict[str, Any] | None:
+        """Return the Celery message of a delivery, while it has not ended."""
+        raw = self._client.hget(class_key(gpu_class, "messages"), delivery)
+        return json.loads(raw) if raw else None
+
+    def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
+        """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
+        answer = self._scripts.call("why", gpu_class.name, delivery, json.dumps(gpu_class.spec()), most)
+        return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
+
+    def free(self, gpu_class: GpuClass, isolation: str) -> int:
+        """Return the free slots of an isolation, or minus the number waiting where there is none."""
+        pipe = self._client.pipeline(transaction=False)
+        for kind in ("holders_", "waiting_"):
+            for each in ISOLATIONS:
+                pipe.zcard(class_key(gpu_class.name, kind + each))
+        shared, exclusive, *waiting = pipe.execute()
+        held, other = (shared, exclusive) if isolation == SHARED else (exclusive, shared)
+        free = 0 if other else gpu_class.slots(isolation) - held
+        in_line: int = sum(waiting)
+        return free if free > 0 and not in_line else -in_line
+
+    def todo(self, gpu_class: str, now: float) -> Todo:
+        """Return what a watcher has to look after; of the finishing ones, those whose lease has run out."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
+        pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
+        pipe.zrange(class_key(gpu_class, "accepted"), 0, 255, withscores=True)
+        pipe.zrange(class_key(gpu_class, "launching"), 0, 255, withscores=True)
+        pipe.hexists(class_key(gpu_class, "gate"), "opened")
+        *parts, opened = pipe.execute()
+        stopping, finishing, accepted, launching = ([(name, float(score)) for name, score in part] for part in parts)
+        return Todo(stopping, finishing, accepted, launching, bool(opened))
+
+    def holders(self, gpu_class: str) -> list[tuple[str, int, float]]:
+        """Return (delivery, attempt, since) of every holder."""
+        pipe = self._client.pipeline(transaction=False)
+        for isolation in ISOLATIONS:
+            pipe.zrange(class_key(gpu_class, f"holders_{isolation}"), 0, -1, withscores=True)
+        return [(*parse_holder(name), float(since)) for part in pipe.execute() for name, since in part]
+
+    def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
+        """Return one class in one look (``most`` waiting jobs of each isolation with their records)."""
+        pipe = self._client.pipeline(transaction=True)
+        for kind in ISOLATIONS:
+            pipe.zrange(class_key(name, f"holders_{kind}"), 0, -1)
+            pipe.zrange(class_key(name, f"waiting_{kind}"), 0, most - 1)
+            pipe.zcard(class_key(name, f"waiting_{kind}"))
+        pipe.zcard(class_key(name, "delayed"))
+        pipe.zcard(class_key(name, "finishing"))
+        pipe.hgetall(class_key(name, "gate"))
+        hs, ws, ts, he, we, te, delayed, finishing, gate = pipe.execute()
+        holders = {kind: [parse_holder(each)[0] for each in part] for kind, part in zip(ISOLATIONS, (hs, he), strict=True)}
+        return ClassView(
+            name,
+            spec,
+            {kind: self.records(name, part) for kind, part in holders.items()},
+            {SHARED: self.records(name, ws), EXCLUSIVE: self.records(name, we)},
+            {SHARED: ts, EXCLUSIVE: te},
+            delayed,
+            finishing,
+            {key.removeprefix("*:"): int(value) for key, value in gate.items() if key.startswith("*:")},
+        )
+
+    def dispatchers(self, since: float) -> list[str]:
+        """Return the dispatchers heard of since a time (Unix seconds)."""
+        found: list[str] = self._client.zrangebyscore(DISPATCHERS, since, "+inf")  # type: ignore[assignment]
+        return found
+
+    def host_heard(self, host: str, since: float) -> bool:
+        """Whether any dispatcher on a host was heard of since a time (Unix seconds)."""
+        heard = self._client.zscore(HOSTS, host)
+        return heard is not None and float(heard) >= since
+
+    def leaders(self) -> list[str]:
+        """Return the names of the dispatchers whose watcher leads its group."""
+        groups: list[str] = self._client.zrange(GROUPS, 0, -1)  # type: ignore[assignment]
+        found: list[str | None] = self._client.mget([leader_key(group) for group in groups]) if groups else []  # type: ignore[assignment]
+        return sorted({each.partition(" ")[0] for each in found if each})
+
+    def leader(self) -> str | None:
+        """Return the name of the leader where there is one group."""
+        return next(iter(self.leaders()), None)
