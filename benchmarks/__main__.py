@@ -1,4 +1,5 @@
-"""``python -m benchmarks [names...] [--quick] [--output FILE]``. Ends with 0 also when an aim is missed; the table says so.
+"""``python -m benchmarks [names...] [--quick] [--output FILE]``. Ends with 0 also when an aim is
+missed; the table says so.
 
 Ends with 1 when something could not be measured; the rest is measured and written all the same.
 """
@@ -26,10 +27,23 @@ OUTPUT = Path(__file__).with_name("results") / "latest.json"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; answers the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure beside its peer, in the same run.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which ones; all if none is named: {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute: to see that it works, not to quote")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the JSON goes (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Each figure beside its peer, in the same run."
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"which ones; all if none is named: {', '.join(NAMES)}",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes, under a minute: to see that it works, not to quote",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="where the JSON goes (default: %(default)s)"
+    )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in NAMES]
     if unknown:
@@ -37,7 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
     facts = machine()
-    console.print(f"{facts['cores']} cores, Python {facts['python']}, Redis {facts['redis_server']}, {facts['date']}")
+    console.print(
+        f"{facts['cores']} cores, Python {facts['python']}, Redis {facts['redis_server']},"
+        f" {facts['date']}"
+    )
     results: dict[str, Any] = {}
     missed = 0
     failed: list[str] = []
@@ -52,15 +69,28 @@ def main(arguments: list[str] | None = None) -> int:
         except Exception as exc:  # the others' figures are no worse for it
             traceback.print_exc()
             failed.append(name)
-            results[name] = {"what": module.__doc__, "error": f"{type(exc).__name__}: {exc}", "figures": []}
+            results[name] = {
+                "what": module.__doc__,
+                "error": f"{type(exc).__name__}: {exc}",
+                "figures": [],
+            }
             continue
         took = time.monotonic() - from_
-        results[name] = {"what": module.__doc__, "seconds": round(took, 1), "figures": [each.shape() for each in figures]}
+        results[name] = {
+            "what": module.__doc__,
+            "seconds": round(took, 1),
+            "figures": [each.shape() for each in figures],
+        }
         missed += sum(each.met is False for each in figures)
         show(console, name, figures, took)
     seconds = round(time.monotonic() - begun, 1)
-    write(chosen.output, {"machine": facts, "quick": chosen.quick, "seconds": seconds, "benchmarks": results})
-    console.print(f"{seconds:.0f} s; aims missed: {missed}; written to {chosen.output}", soft_wrap=True)
+    write(
+        chosen.output,
+        {"machine": facts, "quick": chosen.quick, "seconds": seconds, "benchmarks": results},
+    )
+    console.print(
+        f"{seconds:.0f} s; aims missed: {missed}; written to {chosen.output}", soft_wrap=True
+    )
     if failed:
         console.print(f"[red]could not be measured: {', '.join(failed)}[/]")
     return 1 if failed else 0

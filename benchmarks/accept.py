@@ -1,10 +1,11 @@
 """How fast a dispatcher takes messages in.
 
-Measured: messages a second that one dispatcher process keeps, acknowledges and puts in line: N messages appear in its queue at
-one instant (RENAME of a prepared list), and the clock stops when N more jobs wait. An exclusive job runs, so nothing starts.
-Peer: a plain Celery worker that runs N tasks that do nothing, with threads and with prefork (2 each); its clock stops when the
-backend has N results. All three are alive during the whole run, and take turns.
-Aim: none; a GPU job runs for seconds or hours.
+Measured: messages a second that one dispatcher process keeps, acknowledges and puts in line: N
+messages appear in its queue at one instant (RENAME of a prepared list), and the clock stops when N
+more jobs wait. An exclusive job runs, so nothing starts. Peer: a plain Celery worker that runs N
+tasks that do nothing, with threads and with prefork (2 each); its clock stops when the backend has
+N results. All three are alive during the whole run, and take turns. Aim: none; a GPU job runs for
+seconds or hours.
 """
 
 from __future__ import annotations
@@ -40,23 +41,45 @@ def run(size: Size) -> list[Figure]:
 
         def accepting() -> float:
             target = stage.client.zcard(waiting) + count
-            found = _drain(stage, made[GPU_QUEUE], GPU_QUEUE, count, lambda: stage.client.zcard(waiting) == target)
-            assert stage.client.zcard(class_key(CLASS, "holders_exclusive")) == 1, "the exclusive job has lost its slot"
+            found = _drain(
+                stage,
+                made[GPU_QUEUE],
+                GPU_QUEUE,
+                count,
+                lambda: stage.client.zcard(waiting) == target,
+            )
+            assert stage.client.zcard(class_key(CLASS, "holders_exclusive")) == 1, (
+                "the exclusive job has lost its slot"
+            )
             return found
 
         def running(queue: str) -> Callable[[], float]:
             def measure() -> float:
                 backends[queue].flushdb()
-                return _drain(stage, made[queue], queue, count, lambda: backends[queue].dbsize() == count)
+                return _drain(
+                    stage, made[queue], queue, count, lambda: backends[queue].dbsize() == count
+                )
 
             return measure
 
-        ours, threads, prefork = alternate(repeats, accepting, running("threads"), running("prefork"))
+        ours, threads, prefork = alternate(
+            repeats, accepting, running("threads"), running("prefork")
+        )
         for client in (aside, *backends.values()):
             client.close()
         sender.close()
-    peers = (Sample("Celery worker, threads, no-op tasks", threads), Sample("Celery worker, prefork, no-op tasks", prefork))
-    return [Figure("messages taken in by a dispatcher", "messages/s", Sample("kept and in line", ours), peers)]
+    peers = (
+        Sample("Celery worker, threads, no-op tasks", threads),
+        Sample("Celery worker, prefork, no-op tasks", prefork),
+    )
+    return [
+        Figure(
+            "messages taken in by a dispatcher",
+            "messages/s",
+            Sample("kept and in line", ours),
+            peers,
+        )
+    ]
 
 
 def _drain(stage: Stage, made: Template, queue: str, count: int, done: Callable[[], bool]) -> float:

@@ -1,10 +1,10 @@
 """What the scripts cost, called one after the other by one client.
 
-Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round trips); one ``admit`` that
-makes one holder; one ``release`` that frees a slot and hands back the next job in the same round trip. Of the last two also the
-time that the script takes inside Redis (INFO commandstats).
-Peer: the least that any keeper of slots does in Redis: a script that adds a holder if there is room, and a ZREM.
-Floor: PING.
+Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round
+trips); one ``admit`` that makes one holder; one ``release`` that frees a slot and hands back the
+next job in the same round trip. Of the last two also the time that the script takes inside Redis
+(INFO commandstats). Peer: the least that any keeper of slots does in Redis: a script that adds a
+holder if there is room, and a ZREM. Floor: PING.
 Aim: none of its own; the hand-over has one (see handover).
 """
 
@@ -23,7 +23,10 @@ from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 
-_SEMAPHORE = "if redis.call('ZCARD', KEYS[1]) < 1 then return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) end return 0"
+_SEMAPHORE = (
+    "if redis.call('ZCARD', KEYS[1]) < 1 then return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])"
+    " end return 0"
+)
 T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 
 
@@ -49,7 +52,9 @@ def run(size: Size) -> list[Figure]:
 
         def hand_over() -> None:
             gone = held.pop()
-            released = line.release(GpuClass("handed", shared_slots=1), gone["delivery"], gone["attempt"])
+            released = line.release(
+                GpuClass("handed", shared_slots=1), gone["delivery"], gone["attempt"]
+            )
             held.extend(released.granted)
             assert len(held) == 1
 
@@ -86,7 +91,9 @@ def run(size: Size) -> list[Figure]:
             per_second,
         ),
         Figure("admit: one job becomes a holder", "µs", Sample("admit", admits), (alone,), ping),
-        Figure("release: a slot freed and handed on", "µs", Sample("release", hands), (alone,), ping),
+        Figure(
+            "release: a slot freed and handed on", "µs", Sample("release", hands), (alone,), ping
+        ),
         Figure("admit: time inside Redis", "µs", inside["admit"], (inside["acquire"],)),
         Figure("release: time inside Redis", "µs", inside["release"], (inside["acquire"],)),
     ]
@@ -111,4 +118,6 @@ class _Cycles:
         self._attempts.claim(attempt, "bench:1:1", "bench")
         self._attempts.report(attempt, "SUCCEEDED")
         assert self._attempts.reported(attempt, 60)
-        assert self._line.release(T4, granted["delivery"], granted["attempt"], instance="bench:1:1").freed
+        assert self._line.release(
+            T4, granted["delivery"], granted["attempt"], instance="bench:1:1"
+        ).freed

@@ -11,7 +11,11 @@ from typing import Any
 import redis
 from celery import Celery
 
-app = Celery("bench", broker=os.environ.get("CELERY_BROKER_URL"), backend=os.environ.get("CELERY_RESULT_BACKEND"))
+app = Celery(
+    "bench",
+    broker=os.environ.get("CELERY_BROKER_URL"),
+    backend=os.environ.get("CELERY_RESULT_BACKEND"),
+)
 app.conf.worker_prefetch_multiplier = int(os.environ.get("BENCH_PREFETCH", "4"))
 
 
@@ -33,12 +37,20 @@ def _slots() -> redis.Redis:
 
 
 @app.task(name="bench.poll_and_run")  # type: ignore[untyped-decorator]
-def poll_and_run(slot: str, name: str, seconds: float, command: list[str], env: dict[str, str], interval: float) -> None:
-    """The usual way without a queue for GPUs: hold a worker, look for a free slot each ``interval``, run, free it."""
+def poll_and_run(
+    slot: str, name: str, seconds: float, command: list[str], env: dict[str, str], interval: float
+) -> None:
+    """The usual way without a queue for GPUs: hold a worker, look for a free slot each
+    ``interval``, run, free it.
+    """
     while not _slots().set(slot, name, nx=True):
         time.sleep(interval)
     try:
-        subprocess.run(command, env={**env, "GPUQUEUE_JOB_ID": name, "GPUQUEUE_TASK": f"run-{seconds}"}, check=True)
+        subprocess.run(
+            command,
+            env={**env, "GPUQUEUE_JOB_ID": name, "GPUQUEUE_TASK": f"run-{seconds}"},
+            check=True,
+        )
     finally:
         _slots().delete(slot)
 
@@ -53,5 +65,7 @@ def _jobs() -> Any:
 
 @app.task(name="bench.make_job")  # type: ignore[untyped-decorator]
 def make_job(namespace: str, manifest: dict[str, Any]) -> None:
-    """The usual way onto a cluster without a queue for GPUs: the task makes the Job itself, with the official client."""
+    """The usual way onto a cluster without a queue for GPUs: the task makes the Job itself, with
+    the official client.
+    """
     _jobs().create_namespaced_job(namespace, manifest)

@@ -1,11 +1,12 @@
 """How many Redis commands one real job takes, and whose they are.
 
-Measured: with MONITOR, all commands of N jobs that do nothing, run one after the other by one dispatcher process and real
-executors; told apart by the connection they came on (dispatcher, executor) and by what they are about (gpuqueue's state, the
-result backend, broker and events, setting a connection up). A script is one command; what it runs in Redis costs no round trip
-and stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats, and the watcher's looks.
-Peer: the same task on a plain Celery worker (threads), counted in the same way, in turns.
-Aim: none; each executor is a new process, and pays for its own connections.
+Measured: with MONITOR, all commands of N jobs that do nothing, run one after the other by one
+dispatcher process and real executors; told apart by the connection they came on (dispatcher,
+executor) and by what they are about (gpuqueue's state, the result backend, broker and events,
+setting a connection up). A script is one command; what it runs in Redis costs no round trip and
+stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats,
+and the watcher's looks. Peer: the same task on a plain Celery worker (threads), counted in the same
+way, in turns. Aim: none; each executor is a new process, and pays for its own connections.
 """
 
 from __future__ import annotations
@@ -48,27 +49,51 @@ def run(size: Size) -> list[Figure]:
     both = ("dispatcher", "executor")
     sent = Sample("dispatcher and executor", _sums(ours, both, PARTS))
     figures = [
-        Figure("Redis commands per real job", "commands", sent, (Sample("Celery worker", _sums(theirs, ("worker",), PARTS)),))
+        Figure(
+            "Redis commands per real job",
+            "commands",
+            sent,
+            (Sample("Celery worker", _sums(theirs, ("worker",), PARTS)),),
+        )
     ]
     for who in both:
-        said = ", ".join(f"{part} {Sample('', _sums(ours, (who,), (part,))).middle:.1f}" for part in PARTS)
-        figures.append(Figure(f"of these the {who}'s", "commands", Sample(said, _sums(ours, (who,), PARTS))))
+        said = ", ".join(
+            f"{part} {Sample('', _sums(ours, (who,), (part,))).middle:.1f}" for part in PARTS
+        )
+        figures.append(
+            Figure(f"of these the {who}'s", "commands", Sample(said, _sums(ours, (who,), PARTS)))
+        )
     backend = Sample("dispatcher and executor", _sums(ours, both, ("backend",)))
     plain = Sample("Celery worker", _sums(theirs, ("worker",), ("backend",)))
-    rest = sum(value for (who, _), value in resting.items() if who in ("dispatcher", "script")) / seconds
+    rest = (
+        sum(value for (who, _), value in resting.items() if who in ("dispatcher", "script"))
+        / seconds
+    )
     return [
         *figures,
         Figure("of these to the result backend", "commands", backend, (plain,)),
-        Figure("inside gpuqueue's scripts per job", "commands", Sample("no round trips", _sums(ours, ("script",), ("state",)))),
-        Figure("a dispatcher at rest (scripts' own included)", "commands/s", Sample("with the watcher", (rest,))),
+        Figure(
+            "inside gpuqueue's scripts per job",
+            "commands",
+            Sample("no round trips", _sums(ours, ("script",), ("state",))),
+        ),
+        Figure(
+            "a dispatcher at rest (scripts' own included)",
+            "commands/s",
+            Sample("with the watcher", (rest,)),
+        ),
     ]
 
 
 def _sums(found: list[Found], whose: Sequence[str], parts: Sequence[str]) -> tuple[float, ...]:
-    return tuple(sum(each.get((who, part), 0.0) for who in whose for part in parts) for each in found)
+    return tuple(
+        sum(each.get((who, part), 0.0) for who in whose for part in parts) for each in found
+    )
 
 
-def _count(stage: Stage, processes: dict[str, psutil.Process], act: Callable[[], object]) -> tuple[Found, float]:
+def _count(
+    stage: Stage, processes: dict[str, psutil.Process], act: Callable[[], object]
+) -> tuple[Found, float]:
     with Ports(processes) as ports, Monitor(stage.url()) as monitor:
         begun = time.monotonic()
         act()

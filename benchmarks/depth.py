@@ -1,10 +1,10 @@
 """Whether a long line costs more than a short one.
 
-Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on each: ``release``, which frees
-a slot and hands back the next job; ``why`` of the last job in line; the view that ``status`` shows (50 waiting jobs a side);
-and what a scrape of /metrics asks Redis of the class. After each measurement as many jobs come into line as have left it.
-Peer: the same on the short line.
-Floor: PING.
+Measured: two classes in one Redis, one with 100 jobs waiting and one with 100,000; in turns, on
+each: ``release``, which frees a slot and hands back the next job; ``why`` of the last job in line;
+the view that ``status`` shows (50 waiting jobs a side); and what a scrape of /metrics asks Redis of
+the class. After each measurement as many jobs come into line as have left it. Peer: the same on the
+short line. Floor: PING.
 Aim: an admission at 100,000 waiting costs within 20 % of one at 100.
 """
 
@@ -46,7 +46,9 @@ class _Deep:
 
     def _hand_over(self) -> None:
         gone = self._held.pop()
-        self._held.extend(self._line.release(self._class, gone["delivery"], gone["attempt"]).granted)
+        self._held.extend(
+            self._line.release(self._class, gone["delivery"], gone["attempt"]).granted
+        )
         assert len(self._held) == 1
 
     def why(self) -> float:
@@ -60,7 +62,9 @@ class _Deep:
 
     def view(self) -> float:
         """Cost of what ``status`` shows, in µs."""
-        return cost(STEPS // 5, lambda: self._stage.reader.view(self._class.name, self._class.public()))
+        return cost(
+            STEPS // 5, lambda: self._stage.reader.view(self._class.name, self._class.public())
+        )
 
     def scrape(self) -> float:
         """Cost of what a scrape asks, in µs."""
@@ -74,15 +78,35 @@ def run(size: Size) -> list[Figure]:
         made = template(stage.app, "gpu.t4.shared", stage.client)
         long, short = _Deep(stage, made, "long", deepest), _Deep(stage, made, "short", SHORT)
         ping: Callable[[], float] = lambda: cost(STEPS, stage.client.ping)  # noqa: E731 - one of the turns
-        turns = (long.admission, short.admission, long.why, short.why, long.view, short.view, long.scrape, short.scrape, ping)
-        admitted, admitted_short, why, why_short, view, view_short, scrape, scrape_short, pings = alternate(repeats, *turns)
+        turns = (
+            long.admission,
+            short.admission,
+            long.why,
+            short.why,
+            long.view,
+            short.view,
+            long.scrape,
+            short.scrape,
+            ping,
+        )
+        admitted, admitted_short, why, why_short, view, view_short, scrape, scrape_short, pings = (
+            alternate(repeats, *turns)
+        )
     floor = Sample("PING", pings)
     ours, peer = Sample(f"{deepest} waiting", admitted), Sample(f"{SHORT} waiting", admitted_short)
     met = (ratio(ours, peer) or 0) <= AIM
     return [
-        Figure(f"an admission at {deepest} waiting", "µs", ours, (peer,), floor, f"ratio ≤ {AIM}", met),
+        Figure(
+            f"an admission at {deepest} waiting", "µs", ours, (peer,), floor, f"ratio ≤ {AIM}", met
+        ),
         *(
-            Figure(f"{what} at {deepest} waiting", "µs", Sample(ours.label, mine), (Sample(peer.label, theirs),), floor)
+            Figure(
+                f"{what} at {deepest} waiting",
+                "µs",
+                Sample(ours.label, mine),
+                (Sample(peer.label, theirs),),
+                floor,
+            )
             for what, mine, theirs in (
                 ("`why`", why, why_short),
                 ("`status` view", view, view_short),

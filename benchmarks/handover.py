@@ -1,13 +1,14 @@
 """The gap between one job's end and the next one's beginning on the same slot.
 
-Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest executor there can be, which
-writes the time at its first and last line. The gap is last line → next first line, less the floor: what the same command takes
-from a bare ``subprocess.Popen`` to its first line, just before in the same round. Percentiles are over all pairs of all rounds;
-the spread is over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is called for the next,
-one pair at a time; MULTI to EXEC is one (redis-py sends them together), and what scripts do inside Redis is none.
-Peers, with the same command and run times: a Celery task that holds a worker thread and polls a semaphore in Redis each second,
-and a loop that starts what can start every 0.5 s. The floor is taken off theirs as well.
-Aims: p50 ≤ 10 ms; at most 2 round trips.
+Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest
+executor there can be, which writes the time at its first and last line. The gap is last line → next
+first line, less the floor: what the same command takes from a bare ``subprocess.Popen`` to its
+first line, just before in the same round. Percentiles are over all pairs of all rounds; the spread
+is over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is
+called for the next, one pair at a time; MULTI to EXEC is one (redis-py sends them together), and
+what scripts do inside Redis is none. Peers, with the same command and run times: a Celery task that
+holds a worker thread and polls a semaphore in Redis each second, and a loop that starts what can
+start every 0.5 s. The floor is taken off theirs as well. Aims: p50 ≤ 10 ms; at most 2 round trips.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class _Noting(LocalLauncher):
 
 
 class Ours:
-    """A dispatcher without Celery's consumer and without a watcher, which no hand-over needs; a class a slot."""
+    """A dispatcher without Celery's consumer and without a watcher, which no hand-over needs; a
+    class a slot.
+    """
 
     def __init__(self, stage: Stage, stamps: Stamps, slots: int) -> None:
         line = Line(stage.client, by="bench")
@@ -53,9 +56,13 @@ class Ours:
         for name in classes:
             line.open(name)
         finisher = Finisher(line, stage.reader, Logs(stage.client), stage.app, "bench")
-        self._dispatcher = Dispatcher(stage.client, line, stage.reader, classes, States(stage.app), finisher, 5)
+        self._dispatcher = Dispatcher(
+            stage.client, line, stage.reader, classes, States(stage.app), finisher, 5
+        )
         settings = {**stamps.env, "GPUQUEUE_REDIS_URL": stage.url()}
-        self.launcher = self._dispatcher.launcher = _Noting(self._dispatcher.on_end, settings, 60, command=COMMAND)
+        self.launcher = self._dispatcher.launcher = _Noting(
+            self._dispatcher.on_end, settings, 60, command=COMMAND
+        )
         finisher.use(self.launcher)
         self.launcher.called = {}
         self._made: dict[int, Template] = {
@@ -101,14 +108,19 @@ def run(size: Size) -> list[Figure]:
             work = pairs(slots, f"ours-{turn}")
             found["ours"].append(ours.gaps(work))
             seen = stamps.read()
-            called.append([(ours.launcher.called[pair.second] - seen[pair.first][1]) / 1e6 for pair in work])
-            found["poll"].append(polling_worker(stage, stamps, pairs(slots, f"poll-{turn}"), "polling", POLL))
+            called.append(
+                [(ours.launcher.called[pair.second] - seen[pair.first][1]) / 1e6 for pair in work]
+            )
+            found["poll"].append(
+                polling_worker(stage, stamps, pairs(slots, f"poll-{turn}"), "polling", POLL)
+            )
             found["tick"].append(tick_loop(stamps, pairs(slots, f"tick-{turn}"), TICK))
         trips = _round_trips(stage, stamps, ours, size.of(8, 3))
         ours.close()
     least = [statistics.median(turn) for turn in floors]
     net = {
-        side: [[gap - floor for gap in turn] for turn, floor in zip(turns, least, strict=True)] for side, turns in found.items()
+        side: [[gap - floor for gap in turn] for turn, floor in zip(turns, least, strict=True)]
+        for side, turns in found.items()
     }
     figures = []
     for share in (0.5, 0.9, 0.99):
@@ -119,18 +131,36 @@ def run(size: Size) -> list[Figure]:
         )
         floor_ms = _sample("bare Popen to first line (taken off)", floors, share)
         aim, met = (f"≤ {AIM_MS:g} ms", mine.middle <= AIM_MS) if share == 0.5 else ("", None)
-        figures.append(Figure(f"gap between jobs on a slot, p{share * 100:g}", "ms", mine, peers, floor_ms, aim, met))
+        figures.append(
+            Figure(
+                f"gap between jobs on a slot, p{share * 100:g}",
+                "ms",
+                mine,
+                peers,
+                floor_ms,
+                aim,
+                met,
+            )
+        )
     decided = _sample("until the launcher is called", called, 0.5)
     return [
         *figures,
         Figure("of this, last line → launcher called, p50", "ms", decided),
-        Figure("round trips to hand a slot over", "round trips", trips, aim=f"≤ {AIM_TRIPS}", met=trips.middle <= AIM_TRIPS),
+        Figure(
+            "round trips to hand a slot over",
+            "round trips",
+            trips,
+            aim=f"≤ {AIM_TRIPS}",
+            met=trips.middle <= AIM_TRIPS,
+        ),
     ]
 
 
 def _sample(label: str, turns: list[list[float]], share: float) -> Sample:
     everything = [gap for turn in turns for gap in turn]
-    return Sample(label, tuple(percentile(turn, share) for turn in turns), percentile(everything, share))
+    return Sample(
+        label, tuple(percentile(turn, share) for turn in turns), percentile(everything, share)
+    )
 
 
 def _round_trips(stage: Stage, stamps: Stamps, ours: Ours, times: int) -> Sample:

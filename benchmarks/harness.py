@@ -22,7 +22,9 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one side gave: a value for each repeat, and their median (or ``value``, when it was taken over all together)."""
+    """What one side gave: a value for each repeat, and their median (or ``value``, when it was
+    taken over all together).
+    """
 
     label: str
     values: tuple[float, ...]
@@ -36,12 +38,20 @@ class Sample:
     def shape(self) -> dict[str, Any]:
         """Return it for JSON."""
         spread = [min(self.values), max(self.values)]
-        return {"label": self.label, "median": self.middle, "spread": spread, "repeats": len(self.values), "values": self.values}
+        return {
+            "label": self.label,
+            "median": self.middle,
+            "spread": spread,
+            "repeats": len(self.values),
+            "values": self.values,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report. ``aim`` says what is wanted, ``met`` whether this run has it; None: there is no aim."""
+    """One line of the report. ``aim`` says what is wanted, ``met`` whether this run has it; None:
+    there is no aim.
+    """
 
     name: str
     unit: str
@@ -59,22 +69,40 @@ class Figure:
 
     def shape(self) -> dict[str, Any]:
         """Return it for JSON."""
-        peers = [{**peer.shape(), "ratio": each} for peer, each in zip(self.peers, self.ratios, strict=True)]
+        peers = [
+            {**peer.shape(), "ratio": each}
+            for peer, each in zip(self.peers, self.ratios, strict=True)
+        ]
         floor = self.floor.shape() if self.floor else None
         said = {"aim": self.aim or None, "met": self.met, "note": self.note or None}
-        return {"name": self.name, "unit": self.unit, "ours": self.ours.shape(), "peers": peers, "floor": floor, **said}
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": self.ours.shape(),
+            "peers": peers,
+            "floor": floor,
+            **said,
+        }
 
 
 def ratio(ours: Sample, peer: Sample) -> float | None:
-    """Ours ÷ peer: the median over the pairs of neighbouring repeats, where there are pairs; None if the peer is 0."""
+    """Ours ÷ peer: the median over the pairs of neighbouring repeats, where there are pairs; None
+    if the peer is 0.
+    """
     paired = len(ours.values) == len(peer.values) and ours.value is None and peer.value is None
     if paired and all(peer.values):
-        return statistics.median(mine / theirs for mine, theirs in zip(ours.values, peer.values, strict=True))
+        return statistics.median(
+            mine / theirs for mine, theirs in zip(ours.values, peer.values, strict=True)
+        )
     return ours.middle / peer.middle if peer.middle else None
 
 
-def alternate(repeats: int, *measures: Callable[[], float], warm: bool = True) -> list[tuple[float, ...]]:
-    """Run A, B, C, A, B, C… and answer each one's values: what disturbs the machine meanwhile disturbs all of them."""
+def alternate(
+    repeats: int, *measures: Callable[[], float], warm: bool = True
+) -> list[tuple[float, ...]]:
+    """Run A, B, C, A, B, C… and answer each one's values: what disturbs the machine meanwhile
+    disturbs all of them.
+    """
     if warm:
         for measure in measures:
             measure()
@@ -108,7 +136,9 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0, pause: float = 0.005) -> None:
+def until(
+    condition: Callable[[], object], what: str, seconds: float = 60.0, pause: float = 0.005
+) -> None:
     """Wait for a condition; TimeoutError when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():

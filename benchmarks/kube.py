@@ -1,8 +1,9 @@
-"""The stage of the Kubernetes benchmarks: the cluster's double as a process of its own, and a dispatcher in this one.
+"""The stage of the Kubernetes benchmarks: the cluster's double as a process of its own, and a
+dispatcher in this one.
 
-Containers are timers of the double: what is measured is ours and the API's, not Python's start. What an executor would tell
-Redis is told right after its Job was created. The dispatcher has no Celery consumer; its watcher, launcher and follower are the
-real ones.
+Containers are timers of the double: what is measured is ours and the API's, not Python's start.
+What an executor would tell Redis is told right after its Job was created. The dispatcher has no
+Celery consumer; its watcher, launcher and follower are the real ones.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from tests.doubles.kubernetes.scripted import SECONDS
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")
-#: Seconds that the double takes longer for each request: a round trip to an API server that stores what it is sent.
+#: Seconds that the double takes longer for each request: a round trip to an API server that stores
+#: what it is sent.
 LATENCY = 0.005
 #: Jobs that are preloaded at once.
 _AT_ONCE = 500
@@ -51,19 +53,48 @@ _AT_ONCE = 500
 class Double:
     """A cluster in a process of its own."""
 
-    def __init__(self, directory: Path, *, pace: float, latency: float = LATENCY, nodes: int = 1, gpus: int = 8) -> None:
-        options = ["--pace", str(pace), "--latency", str(latency), "--scripted", "--image", IMAGE, "--no-events"]
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        pace: float,
+        latency: float = LATENCY,
+        nodes: int = 1,
+        gpus: int = 8,
+    ) -> None:
+        options = [
+            "--pace",
+            str(pace),
+            "--latency",
+            str(latency),
+            "--scripted",
+            "--image",
+            IMAGE,
+            "--no-events",
+        ]
         options += ["--nodes", str(nodes), "--gpus", str(gpus)]
-        command = [sys.executable, "-m", "tests.doubles.kubernetes", "--directory", str(directory), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.doubles.kubernetes",
+            "--directory",
+            str(directory),
+            *options,
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self.kubeconfig = self._process.stdout.readline().strip()
         self._control = self._process.stdout.readline().strip()
         api = self.api()
-        secret = {"metadata": {"name": SETTINGS.secret_name}, "stringData": {"CELERY_BROKER_URL": "redis://nowhere/0"}}
+        secret = {
+            "metadata": {"name": SETTINGS.secret_name},
+            "stringData": {"CELERY_BROKER_URL": "redis://nowhere/0"},
+        }
         headers = {"Authorization": token_of(api), "Content-Type": "application/json"}
         path = f"{api.server}/api/v1/namespaces/{api.namespace}/secrets"
-        urllib.request.urlopen(urllib.request.Request(path, json.dumps(secret).encode(), headers)).close()
+        urllib.request.urlopen(
+            urllib.request.Request(path, json.dumps(secret).encode(), headers)
+        ).close()
 
     def api(self, kind: type[Api] = Api) -> Any:
         """A client of it."""
@@ -83,7 +114,9 @@ class Double:
         left = iter(jobs)
         while some := list(islice(left, _AT_ONCE)):
             body = json.dumps({"jobs": some}).encode()
-            request = urllib.request.Request(f"{self._control.rstrip('/')}/preload", body, {"Content-Type": "application/json"})
+            request = urllib.request.Request(
+                f"{self._control.rstrip('/')}/preload", body, {"Content-Type": "application/json"}
+            )
             urllib.request.urlopen(request).close()
 
     def close(self) -> None:
@@ -93,7 +126,9 @@ class Double:
 
 
 class Real:
-    """The cluster that KUBECONFIG names, in its context's namespace. BENCH_IMAGE has ``sleep``; classes are of nvidia.com/gpu."""
+    """The cluster that KUBECONFIG names, in its context's namespace. BENCH_IMAGE has ``sleep``;
+    classes are of nvidia.com/gpu.
+    """
 
     def __init__(self) -> None:
         self.kubeconfig = os.environ["KUBECONFIG"]
@@ -112,7 +147,9 @@ def cluster(directory: Path, **options: Any) -> Double | Real:
 
 
 class TimedApi(Api):
-    """Notes when each Job is asked for, and has its container run as long as is wanted: a timer, or asleep."""
+    """Notes when each Job is asked for, and has its container run as long as is wanted: a timer, or
+    asleep.
+    """
 
     posted: dict[str, float]
     names: dict[str, str]
@@ -132,15 +169,21 @@ class TimedApi(Api):
         self.posted.setdefault(job_id, time.monotonic())
         job = super().create_job(made, dry_run)
         if not record.get("container"):
-            attempt = Attempt(record["gpu_class"], record["delivery"], record["attempt"], record["token"])
-            self.attempts.claim(attempt, instance_of(self.namespace, made["metadata"]["name"]), "bench")
+            attempt = Attempt(
+                record["gpu_class"], record["delivery"], record["attempt"], record["token"]
+            )
+            self.attempts.claim(
+                attempt, instance_of(self.namespace, made["metadata"]["name"]), "bench"
+            )
             self.attempts.report(attempt, "SUCCEEDED")
             self.attempts.reported(attempt, 3600)
         return job
 
 
 class Dispatching:
-    """A dispatcher whose classes are given, with its watcher, on one cluster. ``owner`` is whose its Jobs are."""
+    """A dispatcher whose classes are given, with its watcher, on one cluster. ``owner`` is whose
+    its Jobs are.
+    """
 
     owner = f"bench-{uuid.uuid4().hex[:8]}"
 
@@ -150,18 +193,27 @@ class Dispatching:
         self.api.attempts, self.api.asleep = Attempts(stage.client), isinstance(where, Real)
         self._app = stage.app
         client = stage.client
-        line, reader, logs, states = Line(client, by="bench"), Reader(client), Logs(client), States(stage.app)
+        line, reader, logs, states = (
+            Line(client, by="bench"),
+            Reader(client),
+            Logs(client),
+            States(stage.app),
+        )
         self.reader = reader
         finisher = Finisher(line, reader, logs, stage.app, "bench")
         self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
         notes = KeptNotes(line, reader, Attempts(client), logs, states, stage.app)
         common = ManifestContext(self.api.namespace, self.owner)
-        self.launcher = KubernetesLauncher(self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes)
+        self.launcher = KubernetesLauncher(
+            self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+        )
         line.owner = self.owner
         self.dispatcher.launcher = self.launcher
         finisher.use(self.launcher)
         lease = Lease(client, "bench", 3, "bench")
-        self.watcher = Watcher(self.dispatcher, self.launcher, lease, connect(stage.url(), timeout=15), Clocks())
+        self.watcher = Watcher(
+            self.dispatcher, self.launcher, lease, connect(stage.url(), timeout=15), Clocks()
+        )
         self.watcher.start()
 
     def submit(self, queue: str, job_id: str, seconds: float) -> None:

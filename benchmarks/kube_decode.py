@@ -1,7 +1,9 @@
 """What one event of a watch costs, and what it takes up.
 
-Measured: ``read_line`` of a recorded event of a running pod (4 KB), into the struct of the few fields that are read.
-Peer: the client's typed model of the same event, ``V1Pod.from_dict`` with the parsing of JSON before it.
+Measured: ``read_line`` of a recorded event of a running pod (4 KB), into the struct of the few
+fields that are read.
+Peer: the client's typed model of the same event, ``V1Pod.from_dict`` with the parsing of JSON
+before it.
 Floor: ``msgspec.json.decode`` that only skips the text.
 Aim: at least 30 times less than the peer.
 """
@@ -36,12 +38,24 @@ def run(size: Size) -> list[Figure]:
     )
     mine, theirs = Sample("read_line", ours), Sample("V1Pod.from_dict", peer)
     met = (ratio(mine, theirs) or 1) <= 1 / AIM
-    return [Figure("an event decoded", "µs", mine, (theirs,), Sample("skipping the text", floor), f"ratio ≤ 1/{AIM}", met)]
+    return [
+        Figure(
+            "an event decoded",
+            "µs",
+            mine,
+            (theirs,),
+            Sample("skipping the text", floor),
+            f"ratio ≤ 1/{AIM}",
+            met,
+        )
+    ]
 
 
 def _event() -> bytes:
     for text in RECORDING.read_text().splitlines():
         row = json.loads(text)
         if row.get("watch") == "pods" and row["object"]["status"].get("phase") == "Running":
-            return json.dumps({"type": row["type"], "object": row["object"]}, separators=(",", ":")).encode()
+            return json.dumps(
+                {"type": row["type"], "object": row["object"]}, separators=(",", ":")
+            ).encode()
     raise LookupError("no event of a running pod is recorded")

@@ -1,4 +1,6 @@
-"""Who else can see how a Job fares: a bare socket that reads a watch, and somebody who asks for each Job now and then."""
+"""Who else can see how a Job fares: a bare socket that reads a watch, and somebody who asks for
+each Job now and then.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 
 
 class Eye:
-    """Reads a watch with nothing but a socket, and notes when a line first tells something of a Job: the floor of any watcher.
+    """Reads a watch with nothing but a socket, and notes when a line first tells something of a
+    Job: the floor of any watcher.
 
     It ends with the double.
     """
@@ -22,7 +25,9 @@ class Eye:
         self.seen: dict[str, float] = {}
         self._mark = mark
         headers = {"Authorization": token_of(api)}
-        request = urllib.request.Request(f"{api.server}{path}?watch=true&timeoutSeconds=600", headers=headers)
+        request = urllib.request.Request(
+            f"{api.server}{path}?watch=true&timeoutSeconds=600", headers=headers
+        )
         self._answer = urllib.request.urlopen(request)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -31,14 +36,18 @@ class Eye:
             for line in self._answer:
                 at = time.monotonic()
                 if self._mark in line:
-                    record = json.loads(line)["object"]["metadata"]["annotations"]["gpuqueue.io/record"]
+                    record = json.loads(line)["object"]["metadata"]["annotations"][
+                        "gpuqueue.io/record"
+                    ]
                     self.seen.setdefault(json.loads(record)["id"], at)
         except (OSError, ValueError, AttributeError):
             return  # the double has ended
 
 
 class Poller:
-    """Asks for each Job every so many seconds from its POST on, and notes when it first sees that it is complete."""
+    """Asks for each Job every so many seconds from its POST on, and notes when it first sees that
+    it is complete.
+    """
 
     def __init__(self, api: Api, jobs: TimedApi, every: float) -> None:
         self.seen: dict[str, float] = {}
@@ -59,7 +68,10 @@ class Poller:
                 at, job_id = heapq.heappop(due)
                 self.asked += 1
                 job = self._api.get_job(self._jobs.names[job_id])
-                if job and any(each.type == "Complete" and each.status == "True" for each in job.status.conditions or ()):
+                if job and any(
+                    each.type == "Complete" and each.status == "True"
+                    for each in job.status.conditions or ()
+                ):
                     self.seen[job_id] = time.monotonic()
                 else:
                     heapq.heappush(due, (at + self._every, job_id))

@@ -1,14 +1,16 @@
 """How long a slot is empty between two jobs of a cluster.
 
-Measured: from the moment at which the line of a watch that says that a container has terminated can be read by anybody (a bare
-socket reads the same watch), until the next Job of that slot is POSTed. What the server takes to say it is in none of the
-figures; below zero, ours was before the socket's thread. A class is a slot; jobs run for 0.3 to 1.3 s, by a fixed seed. The
-double keeps the delays that were recorded (pace 1), with 5 ms for each request.
-Peers, on the same Jobs at the same time, each as if it would POST at once: whoever waits for the Job's Complete condition (a
-bare socket reads the watch of Jobs); whoever asks for each Job each 1 s, or each 10 s, from its POST on.
-Aim: p50 ≤ 10 ms, p99 ≤ 50 ms.
+Measured: from the moment at which the line of a watch that says that a container has terminated can
+be read by anybody (a bare socket reads the same watch), until the next Job of that slot is POSTed.
+What the server takes to say it is in none of the figures; below zero, ours was before the socket's
+thread. A class is a slot; jobs run for 0.3 to 1.3 s, by a fixed seed. The double keeps the delays
+that were recorded (pace 1), with 5 ms for each request. Peers, on the same Jobs at the same time,
+each as if it would POST at once: whoever waits for the Job's Complete condition (a bare socket
+reads the watch of Jobs); whoever asks for each Job each 1 s, or each 10 s, from its POST on. Aim:
+p50 ≤ 10 ms, p99 ≤ 50 ms.
 
-With BENCH_KUBERNETES=1 on the cluster of KUBECONFIG, with GPUs for 8 pods, in an image (BENCH_IMAGE) that has ``sleep``.
+With BENCH_KUBERNETES=1 on the cluster of KUBECONFIG, with GPUs for 8 pods, in an image
+(BENCH_IMAGE) that has ``sleep``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ def run(size: Size) -> list[Figure]:
         ours = Dispatching(stage, where, classes)
         path = f"/namespaces/{ours.api.namespace}"
         try:
-            until(lambda: all(ours.reader.todo(name, 0).opened for name in classes), "the classes are open")
+            until(
+                lambda: all(ours.reader.todo(name, 0).opened for name in classes),
+                "the classes are open",
+            )
             pods = Eye(ours.api, f"/api/v1{path}/pods", b'"terminated"')
             jobs = Eye(ours.api, f"/apis/batch/v1{path}/jobs", b'"type":"Complete"')
             pollers += (Poller(where.api(), ours.api, every) for every in POLLS)
@@ -49,22 +54,47 @@ def run(size: Size) -> list[Figure]:
                     ours.submit(f"gpu.c{slot}", f"c{slot}-{turn}", dice.uniform(SHORTEST, LONGEST))
             all_jobs = {f"c{slot}-{turn}" for slot in range(slots) for turn in range(rounds)}
             for poller in pollers:
-                until(lambda poller=poller: all_jobs <= poller.seen.keys(), "all Jobs are seen complete", 60 + 20 * rounds, 0.05)
+                until(
+                    lambda poller=poller: all_jobs <= poller.seen.keys(),
+                    "all Jobs are seen complete",
+                    60 + 20 * rounds,
+                    0.05,
+                )
         finally:
             for poller in pollers:
                 poller.stop()
             ours.close()
             where.close()
     posted = ours.api.posted
-    pairs = [(f"c{slot}-{turn}", f"c{slot}-{turn + 1}") for slot in range(slots) for turn in range(rounds - 1)]
+    pairs = [
+        (f"c{slot}-{turn}", f"c{slot}-{turn + 1}")
+        for slot in range(slots)
+        for turn in range(rounds - 1)
+    ]
     found = {"follower": [1000 * (posted[after] - pods.seen[before]) for before, after in pairs]}
     watchers = {"Complete condition": jobs.seen} | {
         f"asks each {every} s ({poller.asked / len(all_jobs):.1f} times a job)": poller.seen
         for every, poller in zip(POLLS, pollers, strict=True)
     }
-    found |= {label: [1000 * (seen[before] - pods.seen[before]) for before, _ in pairs] for label, seen in watchers.items()}
+    found |= {
+        label: [1000 * (seen[before] - pods.seen[before]) for before, _ in pairs]
+        for label, seen in watchers.items()
+    }
     figures = []
     for what, share, aim in (("p50", 0.5, P50), ("p99", 0.99, P99)):
-        mine, *peers = (Sample(label, tuple(values), percentile(values, share)) for label, values in found.items())
-        figures.append(Figure(f"end to next POST, {what}", "ms", mine, tuple(peers), None, f"≤ {aim:g} ms", mine.middle <= aim))
+        mine, *peers = (
+            Sample(label, tuple(values), percentile(values, share))
+            for label, values in found.items()
+        )
+        figures.append(
+            Figure(
+                f"end to next POST, {what}",
+                "ms",
+                mine,
+                tuple(peers),
+                None,
+                f"≤ {aim:g} ms",
+                mine.middle <= aim,
+            )
+        )
     return figures

@@ -1,13 +1,16 @@
 """How soon a caller's job is a Job of the cluster.
 
-Measured: from ``apply_async`` until the watch of Jobs tells of the Job, read by a bare socket, one job at a time; a dispatcher as
-a process of its own (``celery -A gpuqueue worker``), with slots to spare. The floor is taken off: the POST of the same Job by
-this process, until the same watch tells of it. Percentiles are over all jobs of all rounds; the spread is over the rounds.
-Peer: a plain Celery worker (threads) whose task makes the same Job with the official client; the floor is taken off, too.
-Then a burst: jobs sent one after the other without waiting, each from its own ``apply_async`` on; nothing is taken off.
+Measured: from ``apply_async`` until the watch of Jobs tells of the Job, read by a bare socket, one
+job at a time; a dispatcher as a process of its own (``celery -A gpuqueue worker``), with slots to
+spare. The floor is taken off: the POST of the same Job by this process, until the same watch tells
+of it. Percentiles are over all jobs of all rounds; the spread is over the rounds. Peer: a plain
+Celery worker (threads) whose task makes the same Job with the official client; the floor is taken
+off, too. Then a burst: jobs sent one after the other without waiting, each from its own
+``apply_async`` on; nothing is taken off.
 
-Against the double, with 5 ms for each request; against the cluster of KUBECONFIG with BENCH_KUBERNETES=1. There, the Jobs' image
-is BENCH_IMAGE, which need not be there: nothing waits for a pod, and the Jobs are deleted in the end.
+Against the double, with 5 ms for each request; against the cluster of KUBECONFIG with
+BENCH_KUBERNETES=1. There, the Jobs' image is BENCH_IMAGE, which need not be there: nothing waits
+for a pod, and the Jobs are deleted in the end.
 """
 
 from __future__ import annotations
@@ -56,10 +59,16 @@ def run(size: Size) -> list[Figure]:
                 stage.worker(WORKER, "threads", 4)
                 eye = Eye(api, f"/apis/batch/v1/namespaces/{api.namespace}/jobs", b'"type":"ADDED"')
                 sides = _Sides(stage, api, owner, eye)
-                turns = alternate(rounds, *(sides.several(send, count) for send in (sides.ours, sides.peer, sides.bare)))
+                turns = alternate(
+                    rounds,
+                    *(sides.several(send, count) for send in (sides.ours, sides.peer, sides.bare)),
+                )
                 lasted = sides.burst(burst)
         finally:
-            for each in (*api.list_jobs(selector(owner))[0], *api.list_jobs(selector(f"{owner}-peer"))[0]):
+            for each in (
+                *api.list_jobs(selector(owner))[0],
+                *api.list_jobs(selector(f"{owner}-peer"))[0],
+            ):
                 api.delete_job(each.metadata.name)
             where.close()
     ours, peer, bare = ([sides.kept[turn] for turn in side] for side in turns)
@@ -71,7 +80,9 @@ def run(size: Size) -> list[Figure]:
             for label, side in (("dispatcher", ours), ("worker that makes the Job", peer))
         )
         floor = _sample("bare POST (its p50 is taken off)", bare, share)
-        figures.append(Figure(f"apply_async to POST, p{share * 100:g}", "ms", mine, (theirs,), floor))
+        figures.append(
+            Figure(f"apply_async to POST, p{share * 100:g}", "ms", mine, (theirs,), floor)
+        )
     last = Sample("dispatcher", tuple(lasted), percentile(lasted, 0.99))
     return [*figures, Figure(f"the same in a burst of {burst}, p99, nothing taken off", "ms", last)]
 
@@ -90,7 +101,9 @@ class _Sides:
     def peer(self) -> str:
         """A task that makes the Job."""
         manifest = self._manifest()
-        self._stage.app.send_task("bench.make_job", (self._api.namespace, manifest[1]), queue=WORKER, ignore_result=True)
+        self._stage.app.send_task(
+            "bench.make_job", (self._api.namespace, manifest[1]), queue=WORKER, ignore_result=True
+        )
         return manifest[0]
 
     def bare(self) -> str:
@@ -101,14 +114,22 @@ class _Sides:
 
     def _manifest(self) -> tuple[str, Manifest]:
         name = str(uuid.uuid4())
-        record: Any = {"delivery": name, "id": name, "task": "bench.noop", "gpu_class": "t4", "isolation": "shared"}
+        record: Any = {
+            "delivery": name,
+            "id": name,
+            "task": "bench.noop",
+            "gpu_class": "t4",
+            "isolation": "shared",
+        }
         record |= {"attempt": 1, "token": name}
         # Another owner's: the dispatcher does not follow it.
         common = ManifestContext(self._api.namespace, f"{self._owner}-peer")
         return name, attempt_manifest(record, GpuClass("t4", shared_slots=SLOTS), SETTINGS, common)
 
     def several(self, send: Callable[[], str], count: int) -> Callable[[], float]:
-        """Some of one side, one at a time; what it answers is the place of their milliseconds in ``kept``."""
+        """Some of one side, one at a time; what it answers is the place of their milliseconds in
+        ``kept``.
+        """
 
         def turn() -> float:
             self.kept.append([self._one(send) for _ in range(count)])

@@ -1,12 +1,13 @@
 """What a job asks of the API server, over a real workload.
 
-Measured: the requests that the double counted, divided by the jobs, in a replay of the first jobs of the T4 trace on one class
-(8 shared, 1 exclusive slots), from when the leader follows until the last log is read. Their bytes as well, both ways, with
-headers and what the watch sent. Time runs faster, so that the replay holds what belongs to jobs; what a leader asks whatever
-runs (a watch begun anew, lists for safety) is added in a figure of its own, by its settings and the trace's own length.
-Peer: whoever creates a Job and asks for its state every 10 s until it has ended, at the trace's own speed: the durations of the
-same jobs divided by 10, rounded up; its bytes by those that one such request, and one creation, took in this run.
-Aim: at most 2.1 requests a job.
+Measured: the requests that the double counted, divided by the jobs, in a replay of the first jobs
+of the T4 trace on one class (8 shared, 1 exclusive slots), from when the leader follows until the
+last log is read. Their bytes as well, both ways, with headers and what the watch sent. Time runs
+faster, so that the replay holds what belongs to jobs; what a leader asks whatever runs (a watch
+begun anew, lists for safety) is added in a figure of its own, by its settings and the trace's own
+length. Peer: whoever creates a Job and asks for its state every 10 s until it has ended, at the
+trace's own speed: the durations of the same jobs divided by 10, rounded up; its bytes by those that
+one such request, and one creation, took in this run. Aim: at most 2.1 requests a job.
 
 ``BENCH_TRACES`` names the folder of ``t4_openb.csv``; without it, it is left out.
 """
@@ -56,7 +57,12 @@ def run(size: Size) -> list[Figure]:
             until(lambda: ours.reader.todo("t4", 0).opened, "the class is open")
             before = _asked(double)
             _replay(ours, rows)
-            until(lambda: _asked(double, "get pods/log").count >= len(rows), "all logs are read", 30, 0.2)
+            until(
+                lambda: _asked(double, "get pods/log").count >= len(rows),
+                "all logs are read",
+                30,
+                0.2,
+            )
             after = _asked(double)
             post = _asked(double, "create jobs")
             ours.api.get_job(ours.api.names["trace-0"])
@@ -69,11 +75,21 @@ def run(size: Size) -> list[Figure]:
     polled = post.size / post.count + polls * get.size / get.count
     hours = (float(rows[-1]["arrival_s"]) - float(rows[0]["arrival_s"])) / 3600
     # Watches that end, and both lists, the pods' and the Jobs'.
-    standing = hours * (3600 / SETTINGS.watch_seconds + 2 * 3600 / SETTINGS.pod_relist_seconds) / len(rows)
+    standing = (
+        hours * (3600 / SETTINGS.watch_seconds + 2 * 3600 / SETTINGS.pod_relist_seconds) / len(rows)
+    )
     poller = f"asks each {POLL:g} s"
     whole = f"requests of a job with all that {hours:.0f} h of the trace ask for besides"
     return [
-        Figure("requests of a job", "", _one("follower", count), (_one(poller, 1 + polls),), None, f"≤ {AIM}", count <= AIM),
+        Figure(
+            "requests of a job",
+            "",
+            _one("follower", count),
+            (_one(poller, 1 + polls),),
+            None,
+            f"≤ {AIM}",
+            count <= AIM,
+        ),
         Figure("bytes of a job, both ways", "B", _one("follower", taken), (_one(poller, polled),)),
         Figure(whole, "", _one("follower", count + standing), (_one(poller, 1 + polls),)),
     ]
@@ -95,10 +111,17 @@ def _replay(ours: Dispatching, rows: list[dict[str, str]]) -> None:
 
 
 def _ended(ours: Dispatching) -> int:
-    return sum(record["state"] == "ended" and "released" in record for record in ours.reader.all_records("t4"))
+    return sum(
+        record["state"] == "ended" and "released" in record
+        for record in ours.reader.all_records("t4")
+    )
 
 
 def _asked(double: Double, what: str = "") -> _Asked:
     """Return what was asked so far: all, or one verb on one resource."""
-    counted = [each for each in double.requests() if what in ("", f"{each['verb']} {each['resource']}")]
-    return _Asked(sum(each["count"] for each in counted), sum(each["in"] + each["out"] for each in counted))
+    counted = [
+        each for each in double.requests() if what in ("", f"{each['verb']} {each['resource']}")
+    ]
+    return _Asked(
+        sum(each["count"] for each in counted), sum(each["in"] + each["out"] for each in counted)
+    )

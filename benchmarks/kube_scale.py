@@ -1,13 +1,14 @@
-"""What 10,000 jobs in flight cost a dispatcher: its memory, and the time until a new leader knows what runs.
+"""What 10,000 jobs in flight cost a dispatcher: its memory, and the time until a new leader knows
+what runs.
 
-Measured: from the moment a watcher leads until it has listed all pods and Jobs, told them to the launcher and compared them
-with the holders in Redis (one run of the reconciler). In turns with the bare lists, which are the floor and are taken off: both
-lists, decoded, one after the other, by the same client. Then the notes that the leader's next look keeps in Redis. The double
-is a process of its own, and every new leader a launcher of its own.
-Memory: what this process (its resident set) has grown by for each pod when the first leader has looked, with what Python has not
-given back of the answers of the API.
-Peer: the client's typed models of the same pods, decoded and kept (of a tenth of them).
-Aim: at most 2 s beyond the lists.
+Measured: from the moment a watcher leads until it has listed all pods and Jobs, told them to the
+launcher and compared them with the holders in Redis (one run of the reconciler). In turns with the
+bare lists, which are the floor and are taken off: both lists, decoded, one after the other, by the
+same client. Then the notes that the leader's next look keeps in Redis. The double is a process of
+its own, and every new leader a launcher of its own. Memory: what this process (its resident set)
+has grown by for each pod when the first leader has looked, with what Python has not given back of
+the answers of the API. Peer: the client's typed models of the same pods, decoded and kept (of a
+tenth of them). Aim: at most 2 s beyond the lists.
 """
 
 from __future__ import annotations
@@ -50,12 +51,20 @@ class _Leader:
 
     def __init__(self, stage: Stage, api: Api, gpu_class: GpuClass) -> None:
         redis, classes = stage.client, {gpu_class.name: gpu_class}
-        self._line, logs, states = Line(redis, by="bench", owner="bench"), Logs(redis), States(stage.app)
+        self._line, logs, states = (
+            Line(redis, by="bench", owner="bench"),
+            Logs(redis),
+            States(stage.app),
+        )
         self.finisher = Finisher(self._line, stage.reader, logs, stage.app, "bench")
-        self.dispatcher = Dispatcher(redis, self._line, stage.reader, classes, states, self.finisher, 5)
+        self.dispatcher = Dispatcher(
+            redis, self._line, stage.reader, classes, states, self.finisher, 5
+        )
         notes = KeptNotes(self._line, stage.reader, Attempts(redis), logs, states, stage.app)
         common = ManifestContext(api.namespace, "bench")
-        self.launcher = KubernetesLauncher(api, SETTINGS, common, classes, self.dispatcher.on_end, notes)
+        self.launcher = KubernetesLauncher(
+            api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+        )
         self.dispatcher.launcher = self.launcher
         self.finisher.use(self.launcher)
         self._reconciler = Reconciler(self.dispatcher, self.launcher, 5, 2)
@@ -91,7 +100,9 @@ def run(size: Size) -> list[Figure]:
         try:
             api: Api = double.api()
             common = ManifestContext(api.namespace, "bench")
-            double.preload(attempt_manifest(record, gpu_class, SETTINGS, common) for record in records)
+            double.preload(
+                attempt_manifest(record, gpu_class, SETTINGS, common) for record in records
+            )
             lists = lambda: (api.list_pods(selector("bench")), api.list_jobs(selector("bench")))  # noqa: E731 - one of the turns
             empty = full = _rss()
             for turn in range(turns):
@@ -116,9 +127,22 @@ def run(size: Size) -> list[Figure]:
     knows = f"{count} in flight: until a new leader knows all"
     return [
         Figure(knows, "s", mine, (), floor, f"≤ {AIM:g} s", mine.middle <= AIM),
-        Figure(f"{count} in flight: its first notes", "s", Sample("new leader", tuple(found["noted"]))),
-        Figure("memory of a pod in flight", "B", Sample("leader", ((full - empty) / count,)), (Sample("V1Pod", (typed,)),)),
-        Figure(f"memory of this process, {count} in flight", "MB", Sample("leader", (full / 1e6,)), (), led),
+        Figure(
+            f"{count} in flight: its first notes", "s", Sample("new leader", tuple(found["noted"]))
+        ),
+        Figure(
+            "memory of a pod in flight",
+            "B",
+            Sample("leader", ((full - empty) / count,)),
+            (Sample("V1Pod", (typed,)),),
+        ),
+        Figure(
+            f"memory of this process, {count} in flight",
+            "MB",
+            Sample("leader", (full / 1e6,)),
+            (),
+            led,
+        ),
     ]
 
 
@@ -129,12 +153,20 @@ def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
     records: list[Record] = []
     for number in range(count):
         name = f"job-{number:05d}"
-        record: Record = {"delivery": name, "id": name, "task": "shop.train", "gpu_class": "t4", "isolation": "shared"}
+        record: Record = {
+            "delivery": name,
+            "id": name,
+            "task": "shop.train",
+            "gpu_class": "t4",
+            "isolation": "shared",
+        }
         line.accept(gpu_class.name, record, "{}")
         records += line.enqueue(gpu_class, name)
     assert len(records) == count, f"{len(records)} of {count} were admitted"
     for record in records:
-        attempts.claim(Attempt("t4", record["delivery"], record["attempt"], record["token"]), "", "bench")
+        attempts.claim(
+            Attempt("t4", record["delivery"], record["attempt"], record["token"]), "", "bench"
+        )
     return records
 
 
@@ -147,7 +179,11 @@ def _rss() -> float:
 def _typed(api: Api, count: int) -> float:
     """Bytes that the client's model of a pod takes."""
     path = f"/api/v1/namespaces/{api.namespace}/pods"
-    body = json.loads(api._transport.send("list pods", "GET", path, {"labelSelector": selector("bench"), "limit": count}))
+    body = json.loads(
+        api._transport.send(
+            "list pods", "GET", path, {"labelSelector": selector("bench"), "limit": count}
+        )
+    )
     before = _rss()
     model: Any = client.V1Pod
     kept = [model.from_dict(pod) for pod in body["items"]]

@@ -1,9 +1,9 @@
 """What a waiting job costs Redis in memory.
 
-Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its Celery message as it is
-stored; then the same with the state QUEUED that a dispatcher writes into the result backend for ``AsyncResult``.
-Peer: N plain Celery messages in their broker's list, less the bytes of each.
-Aim: at most 2 KB a job beyond its message, the QUEUED state included.
+Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its
+Celery message as it is stored; then the same with the state QUEUED that a dispatcher writes into
+the result backend for ``AsyncResult``. Peer: N plain Celery messages in their broker's list, less
+the bytes of each. Aim: at most 2 KB a job beyond its message, the QUEUED state included.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def run(size: Size) -> list[Figure]:
             for start in range(0, count, CHUNK):
                 pipe = stage.client.pipeline(transaction=False)
                 for each in deliveries[start : start + CHUNK]:
-                    pipe.set(name.replace(deliveries[0], each), state.replace(deliveries[0], each), ex=86_400)
+                    pipe.set(
+                        name.replace(deliveries[0], each),
+                        state.replace(deliveries[0], each),
+                        ex=86_400,
+                    )
                 pipe.execute()
             kept.append((in_line - before) / count - stored)
             told.append((_used(stage.client) - before) / count - stored)
@@ -59,8 +63,17 @@ def run(size: Size) -> list[Figure]:
     peer = Sample(f"Celery message in its list, beyond its {wire} bytes", tuple(plain))
     name = f"memory of a waiting job, {count} waiting"
     return [
-        Figure(f"{name}: the queue's own state", "bytes", Sample(f"beyond its {stored} bytes", tuple(kept)), (peer,)),
-        _aimed(f"{name}: with QUEUED in the backend", Sample(f"beyond its {stored} bytes", tuple(told)), peer),
+        Figure(
+            f"{name}: the queue's own state",
+            "bytes",
+            Sample(f"beyond its {stored} bytes", tuple(kept)),
+            (peer,),
+        ),
+        _aimed(
+            f"{name}: with QUEUED in the backend",
+            Sample(f"beyond its {stored} bytes", tuple(told)),
+            peer,
+        ),
     ]
 
 
@@ -73,4 +86,8 @@ def _used(client: Redis) -> int:
     info = client.info("memory")
     assert isinstance(info, dict)
     # Buffers of connections and of the append-only file are no job's.
-    return int(info["used_memory"]) - int(info.get("mem_aof_buffer", 0)) - int(info.get("mem_clients_normal", 0))
+    return (
+        int(info["used_memory"])
+        - int(info.get("mem_aof_buffer", 0))
+        - int(info.get("mem_clients_normal", 0))
+    )

@@ -22,7 +22,8 @@ from gpuqueue.store.client import Redis
 from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.scripts import Scripts
 
-#: Records and messages of one pipeline: enough to fill its packets, few enough that nobody waits for it.
+#: Records and messages of one pipeline: enough to fill its packets, few enough that nobody waits
+#: for it.
 CHUNK = 500
 
 
@@ -37,16 +38,27 @@ class Template:
 
     def wires(self, count: int) -> list[str]:
         """Return messages as they lie in the broker's list."""
-        return [self.wire.replace(self.id, str(uuid.uuid4())).replace(self.tag, str(uuid.uuid4())) for _ in range(count)]
+        return [
+            self.wire.replace(self.id, str(uuid.uuid4())).replace(self.tag, str(uuid.uuid4()))
+            for _ in range(count)
+        ]
 
     def copy(self, **headers: Any) -> dict[str, Any]:
         """Return another message, packed as the dispatcher gets it."""
-        packed: dict[str, Any] = json.loads(json.dumps(self.packed).replace(self.id, str(uuid.uuid4())))
+        packed: dict[str, Any] = json.loads(
+            json.dumps(self.packed).replace(self.id, str(uuid.uuid4()))
+        )
         packed["headers"].update(headers)
         return packed
 
 
-def template(app: Celery, queue: str, client: Redis, task: str = "bench.noop", args: tuple[Any, ...] = (1, "two")) -> Template:
+def template(
+    app: Celery,
+    queue: str,
+    client: Redis,
+    task: str = "bench.noop",
+    args: tuple[Any, ...] = (1, "two"),
+) -> Template:
     """Have Celery send one message to a queue that nobody consumes, and take it away again."""
     sent = app.send_task(task, args, queue=queue)
     wire = client.rpop(queue)
@@ -69,7 +81,8 @@ def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -
 
 
 def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:
-    """Put jobs in line by the dispatcher's own two scripts, many in a round trip; answers their deliveries.
+    """Put jobs in line by the dispatcher's own two scripts, many in a round trip; answers their
+    deliveries.
 
     Something else must keep the class busy: what would be admitted is not launched.
     """
@@ -83,7 +96,16 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
         scripts = Scripts(pipe)
         for each in deliveries[start : start + CHUNK]:
             now = time.time()
-            scripts.call("accept", gpu_class.name, each, record.replace(made.id, each), message.replace(made.id, each), now)
-            scripts.call("enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH)
+            scripts.call(
+                "accept",
+                gpu_class.name,
+                each,
+                record.replace(made.id, each),
+                message.replace(made.id, each),
+                now,
+            )
+            scripts.call(
+                "enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH
+            )
         pipe.execute()
     return deliveries

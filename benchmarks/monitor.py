@@ -1,4 +1,6 @@
-"""Redis' MONITOR, read while something happens: which process sent which command, when, and about what."""
+"""Redis' MONITOR, read while something happens: which process sent which command, when, and about
+what.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,31 @@ import redis
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
 
-_CONNECTING = ("HELLO", "CLIENT", "AUTH", "SELECT", "PING", "INFO", "COMMAND", "SCRIPT", "MONITOR", "READONLY")
+_CONNECTING = (
+    "HELLO",
+    "CLIENT",
+    "AUTH",
+    "SELECT",
+    "PING",
+    "INFO",
+    "COMMAND",
+    "SCRIPT",
+    "MONITOR",
+    "READONLY",
+)
 #: Scripts that the way of one job calls; the others are the watcher's.
 _VERBS = (
-    *("accept", "enqueue", "launched", "claim", "limit", "sampled", "report", "reported", "release"),
+    *(
+        "accept",
+        "enqueue",
+        "launched",
+        "claim",
+        "limit",
+        "sampled",
+        "report",
+        "reported",
+        "release",
+    ),
     *("finish_claim", "finished"),
 )
 _MARK = "bench:monitor:end"
@@ -33,7 +56,9 @@ def _shas() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. ``port`` is its client's; 0: a script sent it, inside Redis. ``at`` is Unix seconds, by Redis' clock."""
+    """One command. ``port`` is its client's; 0: a script sent it, inside Redis. ``at`` is Unix
+    seconds, by Redis' clock.
+    """
 
     at: float
     port: int
@@ -46,14 +71,22 @@ class Command:
 
     @property
     def about(self) -> str:
-        """Whose business: ``state`` (gpuqueue's), ``backend``, ``connection``, ``broker`` (events too), ``rest`` (no job's)."""
+        """Whose business: ``state`` (gpuqueue's), ``backend``, ``connection``, ``broker`` (events
+        too), ``rest`` (no job's).
+        """
         if self.verb in _CONNECTING:
             return "connection"
         if self.verb == "BRPOP" or "worker.heartbeat" in self.text:
             return "rest"
         if re.search(r"gpuqueue:\d+:", self.text):
-            return "state" if self.verb == "EVALSHA" and self.text.split(" ")[1] in _shas() else "rest"
-        return "backend" if "celery-task-meta-" in self.text or "celery-taskset-meta-" in self.text else "broker"
+            return (
+                "state" if self.verb == "EVALSHA" and self.text.split(" ")[1] in _shas() else "rest"
+            )
+        return (
+            "backend"
+            if "celery-task-meta-" in self.text or "celery-taskset-meta-" in self.text
+            else "broker"
+        )
 
 
 def round_trips(commands: list[Command]) -> list[str]:
@@ -65,7 +98,9 @@ def round_trips(commands: list[Command]) -> list[str]:
             inside[each.port] = []
         elif each.verb == "EXEC" and each.port in inside:
             parts = inside.pop(each.port)
-            trips.append(f"{'+'.join(part.verb for part in parts)} ({parts[0].about if parts else 'broker'})")
+            trips.append(
+                f"{'+'.join(part.verb for part in parts)} ({parts[0].about if parts else 'broker'})"
+            )
         elif each.port in inside:
             inside[each.port].append(each)
         elif each.port:
@@ -87,7 +122,12 @@ class Monitor:
         self._reading.wait(10)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._client.echo(_MARK)
         self._thread.join(10)
         self._client.close()
@@ -104,7 +144,9 @@ class Monitor:
 
 
 class Ports:
-    """The local ports that processes were ever seen to use, looked at every few milliseconds: connections come and go."""
+    """The local ports that processes were ever seen to use, looked at every few milliseconds:
+    connections come and go.
+    """
 
     def __init__(self, processes: dict[str, psutil.Process]) -> None:
         self._processes = processes
@@ -117,7 +159,12 @@ class Ports:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         self._thread.join(5)
         self._look()

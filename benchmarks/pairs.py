@@ -1,7 +1,9 @@
-"""The workload of the hand-over: pairs of jobs that want the same slot, one running, one waiting; and its peers.
+"""The workload of the hand-over: pairs of jobs that want the same slot, one running, one waiting;
+and its peers.
 
-Every side runs the same command with the same run times. The first of a pair takes the slot and runs for a random time; the
-second is there before that ends. What counts is the time from the first one's end to the second one's beginning.
+Every side runs the same command with the same run times. The first of a pair takes the slot and
+runs for a random time; the second is there before that ends. What counts is the time from the first
+one's end to the second one's beginning.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ class Pair:
 def pairs(count: int, seed: str) -> list[Pair]:
     """Make pairs, the same ones for the same seed."""
     dice = random.Random(seed)
-    return [Pair(slot, f"{seed}-{slot}-a", f"{seed}-{slot}-b", dice.uniform(SHORTEST, LONGEST)) for slot in range(count)]
+    return [
+        Pair(slot, f"{seed}-{slot}-a", f"{seed}-{slot}-b", dice.uniform(SHORTEST, LONGEST))
+        for slot in range(count)
+    ]
 
 
 class Stamps:
@@ -48,24 +53,42 @@ class Stamps:
     def __init__(self, stage: Stage) -> None:
         self.file = stage.directory / "stamps"
         client = connect(stage.url())
-        shas = ",".join(client.script_load(source(verb)) for verb in ("claim", "report", "reported"))
+        shas = ",".join(
+            client.script_load(source(verb)) for verb in ("claim", "report", "reported")
+        )
         client.close()
-        self.env = {"BENCH_STAMPS": str(self.file), "BENCH_SHAS": shas, "BENCH_KEYS": ",".join(NAMES)}
+        self.env = {
+            "BENCH_STAMPS": str(self.file),
+            "BENCH_SHAS": shas,
+            "BENCH_KEYS": ",".join(NAMES),
+        }
 
     def read(self) -> dict[str, tuple[int, int]]:
         """Return name → (beginning, end), in nanoseconds since 1970."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
-        return {name: (int(begun), int(ended)) for name, begun, ended in (line.split() for line in lines)}
+        return {
+            name: (int(begun), int(ended))
+            for name, begun, ended in (line.split() for line in lines)
+        }
 
     def gaps(self, work: list[Pair]) -> list[float]:
-        """Wait for all, and answer the milliseconds from each first one's end to the second one's beginning."""
-        until(lambda: {pair.second for pair in work} <= self.read().keys(), "every pair has run", 60, 0.05)
+        """Wait for all, and answer the milliseconds from each first one's end to the second one's
+        beginning.
+        """
+        until(
+            lambda: {pair.second for pair in work} <= self.read().keys(),
+            "every pair has run",
+            60,
+            0.05,
+        )
         seen = self.read()
         return [(seen[pair.second][0] - seen[pair.first][1]) / 1e6 for pair in work]
 
 
 def bare_starts(stamps: Stamps, count: int) -> list[float]:
-    """Return the milliseconds from calling Popen to the command's first line: the floor, which is nobody's to save."""
+    """Return the milliseconds from calling Popen to the command's first line: the floor, which is
+    nobody's to save.
+    """
     found = []
     for _ in range(count):
         name = f"bare-{time.time_ns()}"
@@ -76,8 +99,12 @@ def bare_starts(stamps: Stamps, count: int) -> list[float]:
     return found
 
 
-def polling_worker(stage: Stage, stamps: Stamps, work: list[Pair], queue: str, interval: float) -> list[float]:
-    """Peer: each job holds a thread of a plain Celery worker, which looks for a free slot every ``interval`` seconds."""
+def polling_worker(
+    stage: Stage, stamps: Stamps, work: list[Pair], queue: str, interval: float
+) -> list[float]:
+    """Peer: each job holds a thread of a plain Celery worker, which looks for a free slot every
+    ``interval`` seconds.
+    """
     for pair in work:
         _poll(stage, stamps, pair.slot, pair.first, pair.seconds, queue, interval)
     time.sleep(0.1)
@@ -86,19 +113,27 @@ def polling_worker(stage: Stage, stamps: Stamps, work: list[Pair], queue: str, i
     return stamps.gaps(work)
 
 
-def _poll(stage: Stage, stamps: Stamps, slot: int, name: str, seconds: float, queue: str, interval: float) -> None:
+def _poll(
+    stage: Stage, stamps: Stamps, slot: int, name: str, seconds: float, queue: str, interval: float
+) -> None:
     arguments = (f"bench:slot:{slot}", name, seconds, COMMAND, stamps.env, interval)
     stage.app.send_task("bench.poll_and_run", arguments, queue=queue, ignore_result=True)
 
 
 def tick_loop(stamps: Stamps, work: list[Pair], tick: float) -> list[float]:
-    """Peer: a loop that starts what can start every ``tick`` seconds. It sees at once, and for nothing, that a job ended."""
+    """Peer: a loop that starts what can start every ``tick`` seconds. It sees at once, and for
+    nothing, that a job ended.
+    """
     free = dict.fromkeys((pair.slot for pair in work), True)
-    line = [(pair.slot, pair.first, pair.seconds) for pair in work] + [(pair.slot, pair.second, 0.0) for pair in work]
+    line = [(pair.slot, pair.first, pair.seconds) for pair in work] + [
+        (pair.slot, pair.second, 0.0) for pair in work
+    ]
 
     def job(slot: int, name: str, seconds: float) -> None:
         env = {**stamps.env, "GPUQUEUE_JOB_ID": name, "GPUQUEUE_TASK": f"run-{seconds}"}
-        subprocess.run(COMMAND, env=env, stdin=subprocess.DEVNULL, start_new_session=True, check=True)
+        subprocess.run(
+            COMMAND, env=env, stdin=subprocess.DEVNULL, start_new_session=True, check=True
+        )
         free[slot] = True
 
     while line:

@@ -1,14 +1,17 @@
 """How long jobs wait when a real workload is replayed, and whether the promise holds all the while.
 
-Measured: the first jobs of a trace of short GPU jobs (columns arrival_s, duration_s), one in five made exclusive by a fixed seed,
-on one GPU of 8 shared slots or 1 exclusive, through the real scripts on a real Redis with a clock of our own: no time is slept.
-Arrivals are stretched or compressed so that the work offered (exclusive seconds + shared seconds ÷ 8) is 60 % of the time.
-Peers, by the same events: strict order (a job that cannot start holds up all behind it), greed (whatever can start starts, so
-an exclusive job waits for an idle GPU by luck), and gpuqueue with K = 32 in place of 8. Once as recorded, and once with shared
-jobs charged 1.11 × N where N share the GPU as they start, which is what saturating jobs cost each other.
-Aim: no exclusive job is overtaken by more than 8 later shared jobs while it is first, and no mix ever.
+Measured: the first jobs of a trace of short GPU jobs (columns arrival_s, duration_s), one in five
+made exclusive by a fixed seed, on one GPU of 8 shared slots or 1 exclusive, through the real
+scripts on a real Redis with a clock of our own: no time is slept. Arrivals are stretched or
+compressed so that the work offered (exclusive seconds + shared seconds ÷ 8) is 60 % of the time.
+Peers, by the same events: strict order (a job that cannot start holds up all behind it), greed
+(whatever can start starts, so an exclusive job waits for an idle GPU by luck), and gpuqueue with K
+= 32 in place of 8. Once as recorded, and once with shared jobs charged 1.11 × N where N share the
+GPU as they start, which is what saturating jobs cost each other. Aim: no exclusive job is overtaken
+by more than 8 later shared jobs while it is first, and no mix ever.
 
-The trace is no part of the project: BENCH_TRACES names the folder that holds ``genai_short.csv``. Without it nothing is measured.
+The trace is no part of the project: BENCH_TRACES names the folder that holds ``genai_short.csv``.
+Without it nothing is measured.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ class Ours:
 
     def __init__(self, stage: Stage, name: str, patience: int = PATIENCE) -> None:
         self._now = 0.0
-        self._class = GpuClass(name, shared_slots=SLOTS, exclusive_slots=1, exclusive_patience=patience)
+        self._class = GpuClass(
+            name, shared_slots=SLOTS, exclusive_slots=1, exclusive_patience=patience
+        )
         self._line = Line(stage.client, by="replay", clock=lambda: self._now)
         self._attempts = Attempts(stage.client, clock=lambda: self._now)
         self._line.open(name)
@@ -66,17 +71,26 @@ class Ours:
     def arrive(self, job: Replayed, now: float) -> list[int]:
         self._now = now
         name, gpu_class = str(job.number), self._class.name
-        record: Record = {"delivery": name, "id": name, "isolation": job.isolation, "gpu_class": gpu_class}
+        record: Record = {
+            "delivery": name,
+            "id": name,
+            "isolation": job.isolation,
+            "gpu_class": gpu_class,
+        }
         self._line.accept(gpu_class, record, "{}")
         return self._start(self._line.enqueue(self._class, name))
 
     def end(self, job: Replayed, now: float) -> list[int]:
         self._now = now
-        return self._start(self._line.release(self._class, str(job.number), 1, instance="replay:1:1").granted)
+        return self._start(
+            self._line.release(self._class, str(job.number), 1, instance="replay:1:1").granted
+        )
 
     def _start(self, granted: list[Record]) -> list[int]:
         for record in granted:
-            attempt = Attempt(self._class.name, record["delivery"], record["attempt"], record["token"])
+            attempt = Attempt(
+                self._class.name, record["delivery"], record["attempt"], record["token"]
+            )
             self._attempts.claim(attempt, "replay:1:1", "replay")
             self._attempts.report(attempt, "SUCCEEDED")  # its slot is held until the release
             self._attempts.reported(attempt, 60)
@@ -103,7 +117,9 @@ class Peer:
         started: list[int] = []
         left: list[Replayed] = []
         for job in self._waiting:
-            free = not self._running[EXCLUSIVE] and self._running[SHARED] < (SLOTS if job.isolation == SHARED else 1)
+            free = not self._running[EXCLUSIVE] and self._running[SHARED] < (
+                SLOTS if job.isolation == SHARED else 1
+            )
             if free and not (self._strict and left):
                 self._running[job.isolation] += 1
                 started.append(job.number)
@@ -114,7 +130,9 @@ class Peer:
 
 
 def replay(jobs: list[Replayed], queue: Queue, *, charged: bool) -> tuple[list[Replayed], int, int]:
-    """Play the events; answers the jobs with their starts, the most later shared jobs ahead of a first exclusive, and mixes."""
+    """Play the events; answers the jobs with their starts, the most later shared jobs ahead of a
+    first exclusive, and mixes.
+    """
     done = [Replayed(job.number, job.arrival, job.duration, job.isolation) for job in jobs]
     events = [(job.arrival, 1, job.number) for job in done]
     heapq.heapify(events)
@@ -142,7 +160,11 @@ def replay(jobs: list[Replayed], queue: Queue, *, charged: bool) -> tuple[list[R
             elif waiting and each > waiting[0]:
                 overtaken += 1
                 most = max(most, overtaken)
-            slow = max(1.0, CHARGE * len(running[SHARED])) if charged and other.isolation == SHARED else 1.0
+            slow = (
+                max(1.0, CHARGE * len(running[SHARED]))
+                if charged and other.isolation == SHARED
+                else 1.0
+            )
             heapq.heappush(events, (now + other.duration * slow, 0, each))
     assert all(job.started >= 0 for job in done), "every job of the trace has started"
     return done, most, mixes
@@ -155,11 +177,16 @@ def load(path: Path, count: int) -> list[Replayed]:
         rows = [row for row, _ in zip(csv.DictReader(file), range(count), strict=False)]
     kinds = [EXCLUSIVE if chance.random() < 0.2 else SHARED for _ in rows]
     durations = [float(row["duration_s"]) for row in rows]
-    work = sum(each / (SLOTS if kind == SHARED else 1) for each, kind in zip(durations, kinds, strict=True))
+    work = sum(
+        each / (SLOTS if kind == SHARED else 1) for each, kind in zip(durations, kinds, strict=True)
+    )
     begin = float(rows[0]["arrival_s"])
     stretch = work / LOAD / (float(rows[-1]["arrival_s"]) - begin)
     arrivals = [(float(row["arrival_s"]) - begin) * stretch for row in rows]
-    return [Replayed(number, *each) for number, each in enumerate(zip(arrivals, durations, kinds, strict=True))]
+    return [
+        Replayed(number, *each)
+        for number, each in enumerate(zip(arrivals, durations, kinds, strict=True))
+    ]
 
 
 def run(size: Size) -> list[Figure]:
@@ -177,17 +204,45 @@ def run(size: Size) -> list[Figure]:
                 "strict order": Peer(strict=True),
                 "greed": Peer(strict=False),
             }
-            played = {label: replay(jobs, queue, charged=charged) for label, queue in queues.items()}
+            played = {
+                label: replay(jobs, queue, charged=charged) for label, queue in queues.items()
+            }
             for isolation in (SHARED, EXCLUSIVE):
                 for share in (0.5, 0.99):
-                    ours, *peers = (_waits(label, done, isolation, share) for label, (done, _, _) in played.items())
-                    figures.append(Figure(f"wait of {isolation} jobs, p{share * 100:g}, {how}", "s", ours, tuple(peers)))
+                    ours, *peers = (
+                        _waits(label, done, isolation, share)
+                        for label, (done, _, _) in played.items()
+                    )
+                    figures.append(
+                        Figure(
+                            f"wait of {isolation} jobs, p{share * 100:g}, {how}",
+                            "s",
+                            ours,
+                            tuple(peers),
+                        )
+                    )
             ours, *peers = (Sample(label, (float(most),)) for label, (_, most, _) in played.items())
             kept = ours.middle <= PATIENCE and not played["gpuqueue"][2]
             aim = f"≤ {PATIENCE}, no mix"
-            figures.append(Figure(f"later shared jobs ahead, most, {how}", "jobs", ours, tuple(peers), aim=aim, met=kept))
+            figures.append(
+                Figure(
+                    f"later shared jobs ahead, most, {how}",
+                    "jobs",
+                    ours,
+                    tuple(peers),
+                    aim=aim,
+                    met=kept,
+                )
+            )
     return figures
 
 
 def _waits(label: str, done: list[Replayed], isolation: str, share: float) -> Sample:
-    return Sample(label, (percentile([job.started - job.arrival for job in done if job.isolation == isolation], share),))
+    return Sample(
+        label,
+        (
+            percentile(
+                [job.started - job.arrival for job in done if job.isolation == isolation], share
+            ),
+        ),
+    )

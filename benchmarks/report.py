@@ -28,7 +28,9 @@ def machine() -> dict[str, Any]:
         info: Any = client.info("server")
         client.close()
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -51,18 +53,36 @@ def table(name: str, figures: list[Figure]) -> Table:
     """Return one benchmark as a table."""
     made = Table(title=name, title_justify="left", title_style="bold", expand=True)
     for heading in ("figure", "ours", "peer", "ours ÷ peer", "floor", "aim"):
-        made.add_column(heading, justify="left", overflow="fold", ratio=3 if heading in ("figure", "peer", "ours") else 2)
+        made.add_column(
+            heading,
+            justify="left",
+            overflow="fold",
+            ratio=3 if heading in ("figure", "peer", "ours") else 2,
+        )
     for figure in figures:
         peers = "\n".join(_shown(peer, figure.unit) for peer in figure.peers)
         ratios = "\n".join("–" if each is None else f"{each:.3g}" for each in figure.ratios)
-        verdict = "" if figure.met is None else "  [green]met[/]" if figure.met else "  [red]missed[/]"
+        verdict = (
+            "" if figure.met is None else "  [green]met[/]" if figure.met else "  [red]missed[/]"
+        )
         floor = _shown(figure.floor, figure.unit) if figure.floor else ""
-        made.add_row(figure.name, _shown(figure.ours, figure.unit), peers, ratios, floor, figure.aim + verdict)
+        made.add_row(
+            figure.name,
+            _shown(figure.ours, figure.unit),
+            peers,
+            ratios,
+            floor,
+            figure.aim + verdict,
+        )
     return made
 
 
 def _shown(sample: Sample, unit: str) -> str:
-    spread = f" ({number(min(sample.values))}–{number(max(sample.values))})" if len(sample.values) > 1 else ""
+    spread = (
+        f" ({number(min(sample.values))}–{number(max(sample.values))})"
+        if len(sample.values) > 1
+        else ""
+    )
     return f"{number(sample.middle)}{spread} {unit}  [dim]{sample.label}[/]"
 
 

@@ -1,4 +1,6 @@
-"""The stage of a benchmark: one Redis of its own, and dispatchers and plain Celery workers as processes beside it."""
+"""The stage of a benchmark: one Redis of its own, and dispatchers and plain Celery workers as
+processes beside it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,12 @@ class Stage:
         self.app = self.celery()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is not None:
             for log in sorted(self.directory.glob("*.log")):
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
@@ -60,7 +67,9 @@ class Stage:
         self._made.cleanup()
 
     def _end_executors(self) -> None:
-        """A job outlives its dispatcher, but not its benchmark. Known by the address of this Redis, which is nobody else's."""
+        """A job outlives its dispatcher, but not its benchmark. Known by the address of this Redis,
+        which is nobody else's.
+        """
         for process in psutil.process_iter():
             try:
                 if process.environ().get("GPUQUEUE_REDIS_URL") == self.url():
@@ -79,24 +88,63 @@ class Stage:
     def environment(self, **more: str) -> dict[str, str]:
         """Return what processes get: this machine's environment without settings that are not ours."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        usual = {"CELERY_BROKER_URL": self.url(), "CELERY_RESULT_BACKEND": self.url(), "GPUQUEUE_APP": "benchmarks.app"}
-        return {**kept, **usual, "GPUQUEUE_DEVICES": "none", "PYTHONPATH": str(ROOT), **self._settings, **more}
+        usual = {
+            "CELERY_BROKER_URL": self.url(),
+            "CELERY_RESULT_BACKEND": self.url(),
+            "GPUQUEUE_APP": "benchmarks.app",
+        }
+        return {
+            **kept,
+            **usual,
+            "GPUQUEUE_DEVICES": "none",
+            "PYTHONPATH": str(ROOT),
+            **self._settings,
+            **more,
+        }
 
     def dispatcher(self, *queues: str) -> psutil.Process:
         """Start a dispatcher, and wait until it consumes."""
         names = ",".join(queues or ("gpu.t4.shared", "gpu.t4.exclusive"))
         return self._worker("dispatcher", "gpuqueue", names, (), {})
 
-    def worker(self, queue: str, pool: str, concurrency: int, *, backend: int = 0, **env: str) -> psutil.Process:
+    def worker(
+        self, queue: str, pool: str, concurrency: int, *, backend: int = 0, **env: str
+    ) -> psutil.Process:
         """Start a plain Celery worker of :mod:`benchmarks.app`, and wait until it consumes."""
         options = ("-P", pool, "-c", str(concurrency))
-        return self._worker(queue, "benchmarks.app", queue, options, {"CELERY_RESULT_BACKEND": self.url(backend), **env})
+        return self._worker(
+            queue,
+            "benchmarks.app",
+            queue,
+            options,
+            {"CELERY_RESULT_BACKEND": self.url(backend), **env},
+        )
 
-    def _worker(self, name: str, app: str, queues: str, options: tuple[str, ...], env: dict[str, str]) -> psutil.Process:
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", *QUIET, "-n", f"{name}@bench", "-Q", queues, *options]
+    def _worker(
+        self, name: str, app: str, queues: str, options: tuple[str, ...], env: dict[str, str]
+    ) -> psutil.Process:
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            *QUIET,
+            "-n",
+            f"{name}@bench",
+            "-Q",
+            queues,
+            *options,
+        ]
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, env=self.environment(**env), cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=self.environment(**env),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._processes.append(process)
 
@@ -110,4 +158,8 @@ class Stage:
         return psutil.Process(process.pid)
 
     def _answers(self, worker: str) -> bool:
-        return bool(self.app.control.broadcast("ping", destination=[worker], reply=True, timeout=0.5, limit=1))
+        return bool(
+            self.app.control.broadcast(
+                "ping", destination=[worker], reply=True, timeout=0.5, limit=1
+            )
+        )

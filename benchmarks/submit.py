@@ -1,8 +1,8 @@
 """What a caller pays for submitting to a GPU queue.
 
-Measured: calls of ``apply_async`` a second in one process, with a Redis broker and result backend, to ``gpu.t4.shared`` and with
-``**gpu("t4", ...)``. Nobody consumes; the lists are emptied between the turns.
-Peer: the same task's ``apply_async`` to a CPU queue.
+Measured: calls of ``apply_async`` a second in one process, with a Redis broker and result backend,
+to ``gpu.t4.shared`` and with ``**gpu("t4", ...)``. Nobody consumes; the lists are emptied between
+the turns. Peer: the same task's ``apply_async`` to a CPU queue.
 Floor: one bare LPUSH of the same message by redis-py.
 Aim: at least 0.95 of plain Celery.
 """
@@ -41,13 +41,19 @@ def run(size: Size) -> list[Figure]:
             repeats,
             submitting(lambda: task.apply_async((1, "two"), queue="cpu")),
             submitting(lambda: task.apply_async((1, "two"), queue="gpu.t4.shared")),
-            submitting(lambda: task.apply_async((1, "two"), **gpu("t4", isolation="shared", memory="9GiB", tenant="vision"))),
+            submitting(
+                lambda: task.apply_async(
+                    (1, "two"), **gpu("t4", isolation="shared", memory="9GiB", tenant="vision")
+                )
+            ),
             submitting(lambda: stage.client.lpush("bare", wire)),
         )
     peer, floor = Sample("apply_async to a CPU queue", plain), Sample("bare LPUSH", bare)
     return [
         _figure("apply_async to gpu.t4.shared", Sample("queue named", routed), peer, floor),
-        _figure('apply_async with **gpu("t4", ...)', Sample("options made by gpu()", asked), peer, floor),
+        _figure(
+            'apply_async with **gpu("t4", ...)', Sample("options made by gpu()", asked), peer, floor
+        ),
     ]
 
 

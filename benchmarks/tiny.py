@@ -1,7 +1,9 @@
-"""The smallest executor: notes when it began, claims, sleeps, reports, notes when it ended. Not imported: run as a file.
+"""The smallest executor: notes when it began, claims, sleeps, reports, notes when it ended. Not
+imported: run as a file.
 
-It speaks to Redis over a bare socket, since importing a client takes longer than all that is measured. Told by the environment
-like any executor, and by BENCH_SHAS (claim, report, reported), BENCH_STAMPS (file) and its task's name (``run-SECONDS``).
+It speaks to Redis over a bare socket, since importing a client takes longer than all that is
+measured. Told by the environment like any executor, and by BENCH_SHAS (claim, report, reported),
+BENCH_STAMPS (file) and its task's name (``run-SECONDS``).
 """
 
 import time
@@ -16,7 +18,10 @@ def call(link: socket.socket, sha: str, *arguments: str) -> None:
     prefix = f"gpuqueue:1:{{{os.environ['GPUQUEUE_GPU_CLASS']}}}:"
     keys = [prefix + name for name in os.environ["BENCH_KEYS"].split(",")]
     words = ["EVALSHA", sha, str(len(keys)), *keys, *arguments]
-    link.sendall(f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words))
+    link.sendall(
+        f"*{len(words)}\r\n".encode()
+        + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+    )
     answer = link.recv(65536)
     if answer[:1] == b"-" or b"refused" in answer:
         raise SystemExit(answer.decode())
@@ -26,10 +31,19 @@ env = os.environ
 seconds = float(env["GPUQUEUE_TASK"].rpartition("-")[2])
 if "GPUQUEUE_TOKEN" in env:
     claim, report, reported = env["BENCH_SHAS"].split(",")
-    host, _, port = env["GPUQUEUE_REDIS_URL"].removeprefix("redis://").partition("/")[0].partition(":")
+    host, _, port = (
+        env["GPUQUEUE_REDIS_URL"].removeprefix("redis://").partition("/")[0].partition(":")
+    )
     connection = socket.create_connection((host, int(port)))
     mine = (env["GPUQUEUE_DELIVERY"], env["GPUQUEUE_ATTEMPT"], env["GPUQUEUE_TOKEN"])
-    call(connection, claim, *mine, f"{env['GPUQUEUE_INSTANCE']}:{os.getpid()}", "tiny", repr(time.time()))
+    call(
+        connection,
+        claim,
+        *mine,
+        f"{env['GPUQUEUE_INSTANCE']}:{os.getpid()}",
+        "tiny",
+        repr(time.time()),
+    )
     time.sleep(seconds)
     call(connection, report, *mine, "SUCCEEDED", repr(time.time() + 900))
     call(connection, reported, *mine, repr(time.time()), "86400", repr(time.time() + 300))

@@ -1,8 +1,8 @@
 """Route any Celery task to a ``gpu.*`` queue and it runs as a job of its own, with a GPU.
 
-An application needs nothing from here: ``task.apply_async(queue="gpu.t4.shared")`` is enough. :func:`gpu` only makes the
-options convenient and checked, and :func:`run` makes a job of a container image. Everything else in this package is for
-operators, or internal.
+An application needs nothing from here: ``task.apply_async(queue="gpu.t4.shared")`` is enough.
+:func:`gpu` only makes the options convenient and checked, and :func:`run` makes a job of a
+container image. Everything else in this package is for operators, or internal.
 """
 
 from gpuqueue.errors import (

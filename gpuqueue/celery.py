@@ -21,11 +21,13 @@ from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
 
-# Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from filling its list.
+# Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from
+# filling its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
-#: Seconds from the signal to stop until a dispatcher is gone, whatever it waits for. 30: launches under way take 10 s where the
-#: API server does not answer; where Redis does not, Celery would wait for ever. Below the grace period of its pod (60).
+#: Seconds from the signal to stop until a dispatcher is gone, whatever it waits for. 30: launches
+#: under way take 10 s where the API server does not answer; where Redis does not, Celery would wait
+#: for ever. Below the grace period of its pod (60).
 LEAVE_WITHIN = 30
 
 app = Celery("gpuqueue")
@@ -96,14 +98,21 @@ def _limit_leaving(**_: Any) -> None:
 
 
 def _leave_at_once(*_: object) -> None:
-    """Go without what cannot be waited for: it is what a crash leaves behind, and repaired like that."""
+    """Go without what cannot be waited for: it is what a crash leaves behind, and repaired like
+    that.
+    """
     # No logger: it may be what the main thread was in the middle of.
-    os.write(2, f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers\n".encode())
+    os.write(
+        2,
+        f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers\n".encode(),
+    )
     os._exit(os.EX_TEMPFAIL)  # what was under way is another's now
 
 
 def _check_queues(application: Celery) -> None:
-    """Refuse to take messages that are not ours; a class named by any of its queues is served on its plain one too."""
+    """Refuse to take messages that are not ours; a class named by any of its queues is served on
+    its plain one too.
+    """
     classes = configured(load())
     queues = application.amqp.queues
     for name in list(queues.consume_from):
@@ -113,7 +122,8 @@ def _check_queues(application: Celery) -> None:
             raise SettingsError(f"-Q: {exc}; a dispatcher takes GPU queues only") from None
         if parsed.gpu_class not in (*CHOOSING, *classes):
             raise SettingsError(
-                f"-Q: queue={name!r} names the unknown class {parsed.gpu_class!r}; this dispatcher has: {', '.join(classes)}"
+                f"-Q: queue={name!r} names the unknown class {parsed.gpu_class!r}; this dispatcher"
+                f" has: {', '.join(classes)}"
             )
         if parsed.gpu_class not in CHOOSING:
             queues.select_add(f"gpu.{parsed.gpu_class}")

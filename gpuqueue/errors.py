@@ -1,6 +1,7 @@
 """Every error this project raises, or stores as the result of a job.
 
-Errors that travel through a result backend are rebuilt there as ``type(*args)``: each takes its message alone.
+Errors that travel through a result backend are rebuilt there as ``type(*args)``: each takes its
+message alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class InvalidJob(GpuQueueError, ValueError):
 
 
 class MalformedMessage(InvalidJob):
-    """The message is no Celery task message that can be kept: its body is not JSON of the documented shape."""
+    """The message is no Celery task message that can be kept: its body is not JSON of the
+    documented shape.
+    """
 
     @classmethod
     def body(cls, body: object, problem: str, fix: str) -> Self:
@@ -32,7 +35,9 @@ class MalformedMessage(InvalidJob):
 
 
 class UntrustedMessage(MalformedMessage):
-    """The message is not signed by anybody whom the application, or the dispatcher's store of certificates, trusts."""
+    """The message is not signed by anybody whom the application, or the dispatcher's store of
+    certificates, trusts.
+    """
 
 
 class ApplicationNotFound(GpuQueueError, ImportError):
@@ -76,7 +81,9 @@ class ContainerFailed(GpuQueueError):
 
 
 class LaunchFailed(GpuQueueError):
-    """The executor could not be started, or ended before it took its job, as often as attempts are allowed."""
+    """The executor could not be started, or ended before it took its job, as often as attempts are
+    allowed.
+    """
 
 
 class ImageUnusable(LaunchFailed):
@@ -100,7 +107,9 @@ class SettingsError(GpuQueueError):
 
 
 class LayoutMismatch(GpuQueueError):
-    """Redis holds the state of another layout: the text names the setting, the layout found and the fix."""
+    """Redis holds the state of another layout: the text names the setting, the layout found and the
+    fix.
+    """
 
 
 class ServerUnreachable(GpuQueueError):

@@ -1,4 +1,5 @@
-"""Submit jobs: ``gpu(...)`` makes options for ``apply_async`` and ``.set()``, ``run(...)`` the signature of a container job.
+"""Submit jobs: ``gpu(...)`` makes options for ``apply_async`` and ``.set()``, ``run(...)`` the
+signature of a container job.
 
 Both check their arguments at the call.
 """
@@ -29,27 +30,41 @@ def gpu(
     ``train.apply_async((x,), **gpu("t4", isolation="exclusive", time_limit=3600))``
 
     Args:
-        gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto``/``mig`` to have one chosen by what the job needs.
-        isolation: ``shared`` (beside others on a time-sliced GPU) or ``exclusive`` (alone); the class's default if None.
+        gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto``/``mig`` to have one chosen by what
+            the job needs.
+        isolation: ``shared`` (beside others on a time-sliced GPU) or ``exclusive`` (alone); the
+            class's default if None.
         memory: GPU memory it needs, in bytes or as text (``9GiB``).
         slices: MIG compute slices it needs, 1 to 7.
         tenant: whose job it is, for fair sharing.
         image: container image of its executor (Kubernetes).
-        options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``, ``priority``, ``headers``, …
+        options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``,
+            ``priority``, ``headers``, …
 
     Raises:
         InvalidJob: a value that cannot be; the text names the field, the value and the fix.
     """
     check_class_name(gpu_class)
     if "queue" in options:
-        raise InvalidJob.field("queue", options["queue"], "contradicts gpu(...)", "gpu() names the queue: leave it out")
-    said = {"isolation": isolation, "memory": memory, "slices": slices, "tenant": tenant, "image": image}
+        raise InvalidJob.field(
+            "queue", options["queue"], "contradicts gpu(...)", "gpu() names the queue: leave it out"
+        )
+    said = {
+        "isolation": isolation,
+        "memory": memory,
+        "slices": slices,
+        "tenant": tenant,
+        "image": image,
+    }
     request = GpuRequest.parse({key: value for key, value in said.items() if value is not None})
     for key in ("time_limit", "soft_time_limit"):
         limit = options.get(key)
-        if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0):
+        if limit is not None and (
+            not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0
+        ):
             raise InvalidJob.field(key, limit, "is not a number of seconds", "use a number above 0")
-    # A MIG class and a chosen one have queues without an isolation; what the job says travels in the header.
+    # A MIG class and a chosen one have queues without an isolation; what the job says travels in
+    # the header.
     plain = gpu_class in CHOOSING or MIG_PROFILE.match(gpu_class) is not None
     queue = QueueName(gpu_class, None if plain else request.isolation)
     headers = {**(options.pop("headers", None) or {}), HEADER: request.header()}
@@ -77,7 +92,8 @@ def run(
         working_dir: an absolute path.
         app: the Celery application that sends it; the current one if None.
 
-    Its result is ``{"exit_code": 0, "message": …, "log": …}``; any other exit code raises ContainerFailed.
+    Its result is ``{"exit_code": 0, "message": …, "log": …}``; any other exit code raises
+    ContainerFailed.
 
     Raises:
         InvalidJob: a value that cannot be; the text names the field, the value and the fix.
@@ -85,6 +101,8 @@ def run(
     from celery import signature  # not needed by whoever only wants gpu(...)
 
     said = {"command": command, "args": args, "env": env, "working_dir": working_dir}
-    _, container = parse_container([image], {name: value for name, value in said.items() if value is not None})
+    _, container = parse_container(
+        [image], {name: value for name, value in said.items() if value is not None}
+    )
     # Immutable: in a chain the result of the job before it is no argument of a container.
     return signature(CONTAINER_TASK, kwargs={"image": image, **container}, immutable=True, app=app)

@@ -1,6 +1,7 @@
 """What this process counts for /metrics as it happens: launches, and requests to the API server.
 
-Lost with the process, as Prometheus expects. What the whole queue counts is kept in Redis instead: see counts.py.
+Lost with the process, as Prometheus expects. What the whole queue counts is kept in Redis instead:
+see counts.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ LAUNCHES = Counter(
 )
 KUBERNETES_REQUESTS = Counter(
     "gpuqueue_kubernetes_requests",
-    "Requests of this dispatcher to the API server, by the HTTP status of the answer, or unreachable.",
+    "Requests of this dispatcher to the API server, by the HTTP status of the answer, or"
+    " unreachable.",
     ("request", "code"),
     registry=None,
 )

@@ -22,7 +22,9 @@ SHOWN = 6000
 
 
 def pytest_configure() -> None:
-    """Told to end, as by `timeout` or CI, pytest tears its fixtures down: no process is left behind."""
+    """Told to end, as by `timeout` or CI, pytest tears its fixtures down: no process is left
+    behind.
+    """
 
     def on_term(*_: object) -> None:
         raise KeyboardInterrupt("SIGTERM")
@@ -49,7 +51,9 @@ def running_stacks() -> list[Stack]:
     return []
 
 
-@pytest.fixture(scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.slow)]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Where attempts run: what holds for processes of one machine holds for Jobs of a cluster."""
     found: str = request.param
@@ -57,8 +61,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def stack_factory(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[Callable[..., Stack]]:
-    """Make stacks of one's own: ``stack_factory(env={...})``, then ``.dispatcher()``, ``.cpu_worker()``, ``.redis``."""
+def stack_factory(
+    tmp_path: Path, running_stacks: list[Stack], kind: str
+) -> Iterator[Callable[..., Stack]]:
+    """Make stacks of one's own: ``stack_factory(env={...})``, then ``.dispatcher()``,
+    ``.cpu_worker()``, ``.redis``.
+    """
     from stacks import Stack
 
     made: list[Stack] = []
@@ -77,7 +85,10 @@ def stack_factory(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Ite
 
 @pytest.fixture(autouse=True)
 def _log_marks(request: pytest.FixtureRequest, running_stacks: list[Stack]) -> None:
-    request.node.stash[_LOGS] = (running_stacks, {id(stack): stack.log_sizes() for stack in running_stacks})
+    request.node.stash[_LOGS] = (
+        running_stacks,
+        {id(stack): stack.log_sizes() for stack in running_stacks},
+    )
 
 
 @pytest.hookimpl(wrapper=True)

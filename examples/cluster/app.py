@@ -1,4 +1,6 @@
-"""A plain Celery application for trying a cluster: it counts, waits, fails, and takes memory until it is stopped."""
+"""A plain Celery application for trying a cluster: it counts, waits, fails, and takes memory until
+it is stopped.
+"""
 
 import os
 import sys
@@ -38,7 +40,9 @@ def crash(code):
 
 @app.task
 def eat_memory(most=4096):
-    """Take memory, 160 MB a second, until somebody stops it; a machine that lets it have all that MiB is spared."""
+    """Take memory, 160 MB a second, until somebody stops it; a machine that lets it have all that
+    MiB is spared.
+    """
     eaten = []
     print("eating", flush=True)
     while len(eaten) * 8 < most:

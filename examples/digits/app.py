@@ -1,4 +1,5 @@
-"""A plain Celery application. Broker and result backend come from CELERY_BROKER_URL and CELERY_RESULT_BACKEND.
+"""A plain Celery application. Broker and result backend come from CELERY_BROKER_URL and
+CELERY_RESULT_BACKEND.
 
 Nothing here knows of gpuqueue: where a task runs is decided where it is submitted (see submit.py).
 """
@@ -29,7 +30,10 @@ def train(self: Any, hidden: int, rate: float, epochs: int = 150) -> dict[str, A
         model.epoch(images, labels)
         if time.monotonic() - reported >= REPORT_EVERY:
             reported = time.monotonic()
-            self.update_state(state="PROGRESS", meta={"done": epoch, "of": epochs, "accuracy": model.accuracy(unseen, truth)})
+            self.update_state(
+                state="PROGRESS",
+                meta={"done": epoch, "of": epochs, "accuracy": model.accuracy(unseen, truth)},
+            )
     return {
         "hidden": hidden,
         "rate": rate,
@@ -41,17 +45,29 @@ def train(self: Any, hidden: int, rate: float, epochs: int = 150) -> dict[str, A
 
 
 @app.task(bind=True)
-def cross_validate(self: Any, hidden: int, rate: float, epochs: int = 60, folds: int = 4) -> dict[str, Any]:
+def cross_validate(
+    self: Any, hidden: int, rate: float, epochs: int = 60, folds: int = 4
+) -> dict[str, Any]:
     """Train a network on each fold of the images; how steady is its accuracy?"""
     images, labels = digits()
     found: list[float] = []
-    for inside, outside in StratifiedKFold(folds, shuffle=True, random_state=SEED).split(images, labels):
+    for inside, outside in StratifiedKFold(folds, shuffle=True, random_state=SEED).split(
+        images, labels
+    ):
         model = network(hidden, rate)
         for _ in range(epochs):
             model.epoch(images[inside], labels[inside])
         found.append(model.accuracy(images[outside], labels[outside]))
-        self.update_state(state="PROGRESS", meta={"done": len(found), "of": folds, "accuracy": found[-1]})
-    return {"hidden": hidden, "rate": rate, "accuracy": sum(found) / folds, "worst": min(found), "device": model.device}
+        self.update_state(
+            state="PROGRESS", meta={"done": len(found), "of": folds, "accuracy": found[-1]}
+        )
+    return {
+        "hidden": hidden,
+        "rate": rate,
+        "accuracy": sum(found) / folds,
+        "worst": min(found),
+        "device": model.device,
+    }
 
 
 @app.task

@@ -1,4 +1,6 @@
-"""A one-layer network for the digits: with PyTorch where it is installed (on CUDA if there is one), else with scikit-learn."""
+"""A one-layer network for the digits: with PyTorch where it is installed (on CUDA if there is one),
+else with scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def digits() -> tuple[Images, Labels]:
 
 
 def split(images: Images, labels: Labels) -> tuple[Images, Images, Labels, Labels]:
-    """Return training images, test images (a quarter), training labels, test labels; always the same ones."""
+    """Return training images, test images (a quarter), training labels, test labels; always the
+    same ones.
+    """
     parts: tuple[Images, Images, Labels, Labels] = train_test_split(
         images, labels, test_size=0.25, random_state=SEED, stratify=labels
     )
@@ -58,7 +62,9 @@ class SklearnNetwork:
     device = "cpu"
 
     def __init__(self, hidden: int, rate: float) -> None:
-        self._model = MLPClassifier((hidden,), learning_rate_init=rate, batch_size=BATCH, random_state=SEED)
+        self._model = MLPClassifier(
+            (hidden,), learning_rate_init=rate, batch_size=BATCH, random_state=SEED
+        )
 
     def epoch(self, images: Images, labels: Labels) -> None:
         """See :class:`Network`."""
@@ -76,10 +82,16 @@ class TorchNetwork:
         import torch
 
         torch.manual_seed(SEED)
-        torch.set_num_threads(1)  # a network this small only waits for more, and jobs side by side would fight for cores
+        torch.set_num_threads(
+            1
+        )  # a network this small only waits for more, and jobs side by side would fight for cores
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._torch = torch
-        layers = (torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, len(CLASSES)))
+        layers = (
+            torch.nn.Linear(64, hidden),
+            torch.nn.ReLU(),
+            torch.nn.Linear(hidden, len(CLASSES)),
+        )
         self._model = torch.nn.Sequential(*layers).to(self.device)
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=rate)
 
@@ -94,5 +106,7 @@ class TorchNetwork:
     def accuracy(self, images: Images, labels: Labels) -> float:
         """See :class:`Network`."""
         with self._torch.no_grad():
-            read = self._model(self._torch.from_numpy(images).to(self.device)).argmax(1).cpu().numpy()
+            read = (
+                self._model(self._torch.from_numpy(images).to(self.device)).argmax(1).cpu().numpy()
+            )
         return float((read == labels).mean())

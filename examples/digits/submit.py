@@ -19,7 +19,9 @@ BACKGROUND = 5
 
 
 def send_grid() -> tuple[AsyncResult, dict[str, AsyncResult]]:
-    """Train every point of the grid beside others, then pick the best. Answers the pick, and label → point."""
+    """Train every point of the grid beside others, then pick the best. Answers the pick, and label
+    → point.
+    """
     beside = gpu("t4", isolation="shared", priority=BACKGROUND, time_limit=LIMIT)
     header = [train.s(hidden, rate).set(**beside) for hidden, rate in GRID]
     best = chord(header)(pick_best.s().set(**gpu("t4", isolation="shared", time_limit=LIMIT)))
@@ -30,12 +32,17 @@ def send_grid() -> tuple[AsyncResult, dict[str, AsyncResult]]:
 def send_whole_gpu() -> dict[str, AsyncResult]:
     """Send two jobs that need the GPU for themselves. Answers label → job."""
     alone = gpu("t4", isolation="exclusive", time_limit=LIMIT)
-    return {f"cross-validate {hidden}": cross_validate.apply_async((hidden, 0.003), **alone) for hidden in (64, 128)}
+    return {
+        f"cross-validate {hidden}": cross_validate.apply_async((hidden, 0.003), **alone)
+        for hidden in (64, 128)
+    }
 
 
 def send_failing() -> AsyncResult:
     """Send a job that fails for a real reason."""
-    return read_cropped.apply_async(**gpu("t4", isolation="shared", priority=BACKGROUND, time_limit=LIMIT))
+    return read_cropped.apply_async(
+        **gpu("t4", isolation="shared", priority=BACKGROUND, time_limit=LIMIT)
+    )
 
 
 def send_endless() -> AsyncResult:
@@ -45,11 +52,16 @@ def send_endless() -> AsyncResult:
 
 def send_unneeded() -> AsyncResult:
     """Send a job that comes last in line, to be cancelled while it waits."""
-    return cross_validate.apply_async((32, 0.003), **gpu("t4", isolation="exclusive", priority=9, time_limit=LIMIT))
+    return cross_validate.apply_async(
+        (32, 0.003), **gpu("t4", isolation="exclusive", priority=9, time_limit=LIMIT)
+    )
 
 
 if __name__ == "__main__":
     best, points = send_grid()
     print(f"sent {len(points)} trainings; waiting for the best (Ctrl-C leaves them in line)")
     answer = best.get(timeout=300)
-    print(f"best: {answer['hidden']} neurons at rate {answer['rate']}: accuracy {answer['accuracy']:.3f} on {answer['device']}")
+    print(
+        f"best: {answer['hidden']} neurons at rate {answer['rate']}: accuracy"
+        f" {answer['accuracy']:.3f} on {answer['device']}"
+    )

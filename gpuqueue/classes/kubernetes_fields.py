@@ -1,4 +1,6 @@
-"""What a class says of its pods in Kubernetes: image, nodes, tolerations, host resources. Checked as it is read from a file."""
+"""What a class says of its pods in Kubernetes: image, nodes, tolerations, host resources. Checked
+as it is read from a file.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def placement(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def toleration_problem(value: object) -> str | None:
-    """Say what is wrong with a toleration, if anything: the scheduler's API would refuse every pod that had it."""
+    """Say what is wrong with a toleration, if anything: the scheduler's API would refuse every pod
+    that had it.
+    """
     if not isinstance(value, Mapping) or not value:
         return "is not a table"
     for name in value:
@@ -60,7 +64,9 @@ def toleration_problem(value: object) -> str | None:
 
 def is_node_selector(value: object) -> bool:
     """Whether this maps labels of nodes to their values."""
-    return isinstance(value, Mapping) and all(is_label_key(key) and _is_value(text) for key, text in value.items())
+    return isinstance(value, Mapping) and all(
+        is_label_key(key) and _is_value(text) for key, text in value.items()
+    )
 
 
 def _is_value(text: object) -> bool:
@@ -83,7 +89,10 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     ),
     "tolerations": (
         _are_tolerations,
-        'is not a list of tolerations; write e.g. [{ key = "team", operator = "Exists", effect = "NoSchedule" }]',
+        (
+            'is not a list of tolerations; write e.g. [{ key = "team", operator = "Exists", effect'
+            ' = "NoSchedule" }]'
+        ),
     ),
     "cpu": (is_cpu, f"is not a number of cores; {CPU_FIX}"),
     "host_memory": (is_memory, f"is not an amount of memory; {MEMORY_FIX}"),

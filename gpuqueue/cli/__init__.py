@@ -1,6 +1,8 @@
-"""The command line ``gpuqueue``. Each command is a module of its own, imported only when it is called.
+"""The command line ``gpuqueue``. Each command is a module of its own, imported only when it is
+called.
 
-Never here: anything that changes the state of jobs but a cancel. What commands show, they read through ``store.read``.
+Never here: anything that changes the state of jobs but a cancel. What commands show, they read
+through ``store.read``.
 """
 
 from __future__ import annotations
@@ -14,17 +16,38 @@ import click
 from gpuqueue import __version__
 from gpuqueue.errors import GpuQueueError
 
-#: command → (module, function, what `--help` says of it). The text stands here so that help imports no command.
+#: command → (module, function, what `--help` says of it). The text stands here so that help imports
+#: no command.
 COMMANDS = {
-    "demo": ("gpuqueue.cli.commands.demo", "demo", "Show the whole thing on this machine, GPU or none."),
-    "dev": ("gpuqueue.cli.commands.dev", "dev", "Run all that development needs: Redis, a dispatcher and Flower."),
-    "status": ("gpuqueue.cli.commands.status", "status", "Show classes, who holds their slots and who waits."),
+    "demo": (
+        "gpuqueue.cli.commands.demo",
+        "demo",
+        "Show the whole thing on this machine, GPU or none.",
+    ),
+    "dev": (
+        "gpuqueue.cli.commands.dev",
+        "dev",
+        "Run all that development needs: Redis, a dispatcher and Flower.",
+    ),
+    "status": (
+        "gpuqueue.cli.commands.status",
+        "status",
+        "Show classes, who holds their slots and who waits.",
+    ),
     "why": ("gpuqueue.cli.commands.why", "why", "Say why a job waits, or how it ended."),
-    "logs": ("gpuqueue.cli.commands.logs", "logs", "Print the log of a job, also after its pod is gone."),
+    "logs": (
+        "gpuqueue.cli.commands.logs",
+        "logs",
+        "Print the log of a job, also after its pod is gone.",
+    ),
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
-    "doctor": ("gpuqueue.cli.commands.doctor", "doctor", "Check settings, Redis, Celery and GPUs, and say what to fix."),
+    "doctor": (
+        "gpuqueue.cli.commands.doctor",
+        "doctor",
+        "Check settings, Redis, Celery and GPUs, and say what to fix.",
+    ),
 }
 
 
@@ -45,7 +68,10 @@ class Commands(click.Group):
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] == "gpuqueue":
                 raise
-            raise GpuQueueError(f"`{cmd_name}` needs {exc.name}, which is not installed; pip install 'gpuqueue[all]'") from exc
+            raise GpuQueueError(
+                f"`{cmd_name}` needs {exc.name}, which is not installed; pip install"
+                " 'gpuqueue[all]'"
+            ) from exc
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,11 +83,15 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gpuqueue")
 def cli() -> None:
-    """GPU jobs by Celery: what runs, what waits and why. Settings come from the environment, as for dispatchers."""
+    """GPU jobs by Celery: what runs, what waits and why. Settings come from the environment, as for
+    dispatchers.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; answers the exit status. What is wrong is told in one line, with status 2."""
+    """Run the command line; answers the exit status. What is wrong is told in one line, with status
+    2.
+    """
     try:
         status = cli.main(args=arguments, prog_name="gpuqueue", standalone_mode=False)
     except GpuQueueError as exc:
@@ -82,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from gpuqueue.store.client import forbidden
 
         rights = "give its user gpuqueue-dispatcher's rights (deploy/redis/users.acl)"
-        click.echo(f"gpuqueue: Redis: {exc}; {rights if forbidden(exc) else 'try again when it answers'}", err=True)
+        click.echo(
+            f"gpuqueue: Redis: {exc}; {rights if forbidden(exc) else 'try again when it answers'}",
+            err=True,
+        )
         return 2
     return status if isinstance(status, int) else 0

@@ -1,4 +1,5 @@
-"""What development needs on one machine: an embedded Redis, child processes, one dispatcher, Flower.
+"""What development needs on one machine: an embedded Redis, child processes, one dispatcher,
+Flower.
 
 Never here: anything that production dispatchers or executors import.
 """

@@ -1,7 +1,8 @@
 """Child processes of a foreground command: each ends when its owner does, however the owner ends.
 
-On Linux the kernel sends a child its death signal when the *thread* that started it ends, so that thread is one of ours that
-lives as long as the child (as in embedded.py). Elsewhere only an ordinary end of the owner stops it.
+On Linux the kernel sends a child its death signal when the *thread* that started it ends, so that
+thread is one of ours that lives as long as the child (as in embedded.py). Elsewhere only an
+ordinary end of the owner stops it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 #: How much of a child's log an error quotes, in bytes.
 LOG_TAIL = 3000
 
-# Runs in the new process, which then becomes the child; see embedded.py for why it is not a preexec_fn.
+# Runs in the new process, which then becomes the child; see embedded.py for why it is not a
+# preexec_fn.
 _BECOME = """\
 import os, sys
 if sys.platform == "linux":
@@ -40,7 +42,8 @@ class Child:
         env: its whole environment.
         log: a file that its output is appended to; None: our own output.
         death_signal: what the kernel sends it when we die; None: it may outlive us.
-        leash: whether it gets a pipe as standard input that ends when we die, or ``stop`` is called.
+        leash: whether it gets a pipe as standard input that ends when we die, or ``stop`` is
+            called.
     """
 
     def __init__(
@@ -58,8 +61,22 @@ class Child:
         self._log = log
         self._log_start = log.stat().st_size if log and log.exists() else 0
         started: Future[subprocess.Popen[bytes]] = Future()
-        become = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), str(int(death_signal or 0)), *command]
-        threading.Thread(target=self._run, args=(become, dict(env), leash, started), name=f"child-{name}", daemon=True).start()
+        become = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _BECOME,
+            str(os.getpid()),
+            str(int(death_signal or 0)),
+            *command,
+        ]
+        threading.Thread(
+            target=self._run,
+            args=(become, dict(env), leash, started),
+            name=f"child-{name}",
+            daemon=True,
+        ).start()
         self._process = started.result()
 
     @property
@@ -73,7 +90,9 @@ class Child:
         return self._process.returncode if self.ended.is_set() else None
 
     def stop(self, seconds: float, how: signal.Signals = signal.SIGTERM) -> bool:
-        """End it: ``how``, then SIGKILL after ``seconds``. Answers whether it ended by itself. May be repeated."""
+        """End it: ``how``, then SIGKILL after ``seconds``. Answers whether it ended by itself. May
+        be repeated.
+        """
         if self._process.stdin:
             self._process.stdin.close()
         elif not self.ended.is_set():
@@ -92,11 +111,18 @@ class Child:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LOG_TAIL))
             return log.read().decode(errors="replace").strip()
 
-    def _run(self, command: list[str], env: dict[str, str], leash: bool, started: Future[subprocess.Popen[bytes]]) -> None:
+    def _run(
+        self,
+        command: list[str],
+        env: dict[str, str],
+        leash: bool,
+        started: Future[subprocess.Popen[bytes]],
+    ) -> None:
         try:
             log = self._log.open("ab") if self._log else None
             try:
-                # A session of its own: Ctrl-C in the terminal is for the owner, which stops its children in order.
+                # A session of its own: Ctrl-C in the terminal is for the owner, which stops its
+                # children in order.
                 process = subprocess.Popen(
                     command,
                     env=env,

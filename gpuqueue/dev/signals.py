@@ -1,4 +1,6 @@
-"""Signals of a foreground command: one way to be stopped, and nothing left behind by an impatient second Ctrl-C."""
+"""Signals of a foreground command: one way to be stopped, and nothing left behind by an impatient
+second Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,17 @@ from typing import NoReturn
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: SIGINT too, as a shell's `&` has it ignored. Main thread only."""
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: SIGINT too, as a shell's `&` has it
+    ignored. Main thread only.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -27,11 +34,16 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C, SIGTERM and SIGHUP: an impatient second one must not leave a child behind. What is inside is bounded."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP: an impatient second one must not leave a child behind.
+    What is inside is bounded.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

@@ -1,4 +1,6 @@
-"""All that development needs, as child processes: Redis, one dispatcher, Flower. For ``gpuqueue dev`` and the demo."""
+"""All that development needs, as child processes: Redis, one dispatcher, Flower. For ``gpuqueue
+dev`` and the demo.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from gpuqueue.model.redis_url import unix
 from gpuqueue.store.client import RedisError, check, connect
 from gpuqueue.store.reader import Reader
 
-#: How long the dispatcher and Flower may take to be ready, each, in seconds: a cold disk, a busy laptop.
+#: How long the dispatcher and Flower may take to be ready, each, in seconds: a cold disk, a busy
+#: laptop.
 READY_SECONDS = 60.0
 LOCALHOST = "127.0.0.1"
 
@@ -102,9 +105,11 @@ class Stack:
         return unix(self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url)
 
     def start(self) -> None:
-        """Start all, and return once the dispatcher has announced itself in Redis and Flower answers.
+        """Start all, and return once the dispatcher has announced itself in Redis and Flower
+        answers.
 
-        Raises :class:`GpuQueueError`: Redis cannot be used, a port is taken, a child ended or is late. Then call ``stop``.
+        Raises :class:`GpuQueueError`: Redis cannot be used, a port is taken, a child ended or is
+        late. Then call ``stop``.
         """
         port = self._choose_port()
         if self._broker_url is None:
@@ -127,7 +132,8 @@ class Stack:
             if child and child.ended.is_set():
                 said = child.tail()
                 raise ChildEnded(
-                    f"the {child.name} ended by itself with status {child.status}" + (f"\n{said}" if said else "; see above")
+                    f"the {child.name} ended by itself with status {child.status}"
+                    + (f"\n{said}" if said else "; see above")
                 )
         if self._redis:
             try:
@@ -136,7 +142,8 @@ class Stack:
                 raise ChildEnded("the embedded Redis ended by itself") from exc
 
     def stop(self) -> None:
-        """Stop Flower, the dispatcher, the running jobs if their Redis is ours, and that Redis. May be repeated.
+        """Stop Flower, the dispatcher, the running jobs if their Redis is ours, and that Redis. May
+        be repeated.
 
         With an external Redis running jobs go on, and the next dispatcher takes them over.
         """
@@ -153,10 +160,15 @@ class Stack:
                 self._redis.stop()
             self._flower = self._dispatcher = self._sweeper = self._redis = None
 
-    # -- parts -------------------------------------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------
 
     def _environment(self) -> dict[str, str]:
-        env = {**os.environ, **self._extra, "CELERY_BROKER_URL": self.broker_url, "GPUQUEUE_APP": self.app}
+        env = {
+            **os.environ,
+            **self._extra,
+            "CELERY_BROKER_URL": self.broker_url,
+            "GPUQUEUE_APP": self.app,
+        }
         if self._redis:
             env.pop("GPUQUEUE_REDIS_URL", None)
             env["CELERY_RESULT_BACKEND"] = self.broker_url
@@ -165,18 +177,30 @@ class Stack:
 
     def _start_children(self, port: int | None) -> None:
         celery = [sys.executable, "-m", "celery", "-A", "gpuqueue"]
-        # With our own Redis there is nothing to sign off from, and what a dispatcher or Flower does without it can take long.
+        # With our own Redis there is nothing to sign off from, and what a dispatcher or Flower does
+        # without it can take long.
         death = signal.SIGKILL if self._redis else signal.SIGTERM
         if self._redis:
             sweeper = [sys.executable, "-m", "gpuqueue.dev.sweep", self.redis_url]
-            self._sweeper = Child("sweeper", sweeper, self.env, log=self._log_file, death_signal=None, leash=True)
+            self._sweeper = Child(
+                "sweeper", sweeper, self.env, log=self._log_file, death_signal=None, leash=True
+            )
         else:  # beside others on the same broker, a name of its own
             self.dispatcher_name = f"dispatcher-{os.getpid()}@{socket.gethostname()}"
         worker = [*celery, "worker", "-n", self.dispatcher_name, "-l", self._log_level]
-        self._dispatcher = Child("dispatcher", worker, self.env, log=self._log_file, death_signal=death)
+        self._dispatcher = Child(
+            "dispatcher", worker, self.env, log=self._log_file, death_signal=death
+        )
         if port is not None:
             env = {**self.env, "FLOWER_UNAUTHENTICATED_API": "true"}  # bound to localhost only
-            command = [*celery, "--quiet", "flower", f"--address={LOCALHOST}", f"--port={port}", "--logging=error"]
+            command = [
+                *celery,
+                "--quiet",
+                "flower",
+                f"--address={LOCALHOST}",
+                f"--port={port}",
+                "--logging=error",
+            ]
             self._flower = Child("Flower", command, env, log=self._log_file, death_signal=death)
 
     def _choose_port(self) -> int | None:
@@ -186,12 +210,15 @@ class Stack:
             self.flower_missing = "Flower is not installed; pip install 'gpuqueue[flower]'"
             return None
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Flower's own socket does
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as Flower's own socket does
             try:
                 probe.bind((LOCALHOST, self._flower_port))
             except OSError as exc:
                 raise SettingsError(
-                    f"port={self._flower_port} for Flower cannot be used: {exc.strerror}; choose another with --port"
+                    f"port={self._flower_port} for Flower cannot be used: {exc.strerror}; choose"
+                    " another with --port"
                 ) from None
             port: int = probe.getsockname()[1]
             return port
@@ -204,9 +231,12 @@ class Stack:
                 if ready():
                     return
             except RedisError:
-                pass  # check() says what became of our own; an external one has the deadline to come back
+                # check() says what became of our own; an external one has the deadline to come back
+                pass
             if time.monotonic() > deadline:
-                raise GpuQueueError(f"the {what} was not ready within {READY_SECONDS:.0f} s; see its log")
+                raise GpuQueueError(
+                    f"the {what} was not ready within {READY_SECONDS:.0f} s; see its log"
+                )
             time.sleep(0.05)
 
 

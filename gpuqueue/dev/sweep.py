@@ -1,6 +1,8 @@
-"""End the executors whose Redis is about to vanish: with an embedded Redis no dispatcher will ever look after them again.
+"""End the executors whose Redis is about to vanish: with an embedded Redis no dispatcher will ever
+look after them again.
 
-``python -m gpuqueue.dev.sweep URL`` waits until its standard input ends, which it does also when the owner was killed.
+``python -m gpuqueue.dev.sweep URL`` waits until its standard input ends, which it does also when
+the owner was killed.
 """
 
 from __future__ import annotations
@@ -17,23 +19,32 @@ from gpuqueue.launchers.local.exits import environment
 
 #: Between SIGTERM and SIGKILL, in seconds: time for an executor to leave its task.
 GRACE = 3.0
-#: An executor that a dying dispatcher was just starting shows its environment within this many seconds.
+#: An executor that a dying dispatcher was just starting shows its environment within this many
+#: seconds.
 SETTLE = 0.3
 
 
 def executors(url: str) -> dict[int, bool]:
-    """Return the processes of executors of a Redis, and of what their tasks started: pid → whether it is the executor."""
+    """Return the processes of executors of a Redis, and of what their tasks started: pid → whether
+    it is the executor.
+    """
     found = {}
     for pid in psutil.pids():
         env = environment(pid)
-        if pid != os.getpid() and env.get("GPUQUEUE_REDIS_URL") == url and "GPUQUEUE_DELIVERY" in env:
+        if (
+            pid != os.getpid()
+            and env.get("GPUQUEUE_REDIS_URL") == url
+            and "GPUQUEUE_DELIVERY" in env
+        ):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 found[pid] = os.getsid(pid) == pid
     return found
 
 
 def sweep(url: str, grace: float = GRACE) -> int:
-    """End all executors of a Redis: SIGTERM, then SIGKILL after ``grace`` seconds. Answers how many there were."""
+    """End all executors of a Redis: SIGTERM, then SIGKILL after ``grace`` seconds. Answers how many
+    there were.
+    """
     seen: set[int] = set()
     deadline = time.monotonic() + grace
     clean_since: float | None = None
@@ -41,7 +52,8 @@ def sweep(url: str, grace: float = GRACE) -> int:
         found = executors(url)
         late = time.monotonic() > deadline
         for pid, leads in found.items():
-            # What a task started gets no SIGTERM from us: its executor is asked first, as a cancelled job's is.
+            # What a task started gets no SIGTERM from us: its executor is asked first, as a
+            # cancelled job's is.
             if late or (leads and pid not in seen):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)

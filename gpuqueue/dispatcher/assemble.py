@@ -37,8 +37,8 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 
-#: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with it: a container that came
-#: back under a new name, or a machine that did not.
+#: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with
+#: it: a container that came back under a new name, or a machine that did not.
 HOST_SILENT = 60.0
 #: Seconds for each of Redis' answers to a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
@@ -49,39 +49,57 @@ class Node:
 
     ``leave`` is called when this dispatcher may not go on: the state is of another layout by now.
 
-    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when Redis is not there, or refuses,
-    :class:`LayoutMismatch` when its state is not ours to work on.
+    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when
+    Redis is not there, or refuses, :class:`LayoutMismatch` when its state is not ours to work on.
     """
 
     def __init__(
-        self, app: Any, settings: Settings, name: str, *, watch: bool = True, leave: Callable[[], None] = lambda: None
+        self,
+        app: Any,
+        settings: Settings,
+        name: str,
+        *,
+        watch: bool = True,
+        leave: Callable[[], None] = lambda: None,
     ) -> None:
         where = (settings.redis_url, settings.redis_setting)
         client = connect(settings.redis_url)
         look(client, *where)
         check(client, *where)
-        for wrong in rights.refused(settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting):
+        for wrong in rights.refused(
+            settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
+        ):
             raise wrong
         layout.claim(client, *where)
         classes = configured(settings)
-        line = Line(client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts)
+        line = Line(
+            client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts
+        )
         reader, logs, states = Reader(client), Logs(client), States(app)
         certificates = Store(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
         finisher = Finisher(line, reader, logs, app, name, bodies)
         repair, threads = settings.repair_seconds, settings.launch_threads
-        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, repair, threads, bodies)
+        self.dispatcher = Dispatcher(
+            client, line, reader, classes, states, finisher, repair, threads, bodies
+        )
         self.canceller = Canceller(client, line, reader, classes, finisher)
         if settings.execution_mode == "local":
             self.launcher: Launcher = _local(self.dispatcher, settings)
         else:
-            self.launcher = _kubernetes(self.dispatcher, settings, KeptNotes(line, reader, Attempts(client), logs, states, app))
+            self.launcher = _kubernetes(
+                self.dispatcher,
+                settings,
+                KeptNotes(line, reader, Attempts(client), logs, states, app),
+            )
         line.owner = self.launcher.owner
         self.dispatcher.launcher = self.launcher
         finisher.use(self.launcher)
         lease = Lease(client, name, settings.lease_seconds, group_of(self.launcher.owner, classes))
-        clocks = Clocks(settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds)
+        clocks = Clocks(
+            settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds
+        )
         waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
         self.watcher = Watcher(
             *(self.dispatcher, self.launcher, lease, waiting, clocks),
@@ -99,7 +117,10 @@ class Node:
             settings.metrics_address,
             settings.metrics_port,
             "metrics_port" in settings.model_fields_set,
-            [QueueCollector(measures, classes, self.lengths), DispatcherCollector(self.watcher, __version__)],
+            [
+                QueueCollector(measures, classes, self.lengths),
+                DispatcherCollector(self.watcher, __version__),
+            ],
             {"/healthz": self.health.sick, "/readyz": self.health.unready},
         )
 
@@ -123,7 +144,8 @@ class Node:
 def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
     if not settings.app:
         raise SettingsError(
-            "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose tasks run here"
+            "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose"
+            " tasks run here"
         )
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
     dealt = devices.deal(dispatcher.classes.values(), found)
@@ -142,7 +164,9 @@ def _kubernetes(dispatcher: Dispatcher, settings: Settings, notes: KeptNotes) ->
     try:
         from gpuqueue.launchers.kubernetes.assemble import assemble
     except ImportError as exc:
-        raise SettingsError(f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]") from exc
+        raise SettingsError(
+            f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
+        ) from exc
     return assemble(settings, dispatcher.classes, dispatcher.on_end, notes)
 
 

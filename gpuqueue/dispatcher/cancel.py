@@ -1,4 +1,6 @@
-"""Cancel jobs wherever they are: durable in Redis first, so that it outlives everything; then whoever must act is told."""
+"""Cancel jobs wherever they are: durable in Redis first, so that it outlives everything; then
+whoever must act is told.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ class Canceller:
     finisher: Finisher
 
     def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
-        """Cancel a job wherever it is; one that is not here yet is remembered. See cancel.lua for the answers."""
-        outcome, answers = self.line.cancel_everywhere(self.classes, job_id, terminate=terminate, signal=signal)
+        """Cancel a job wherever it is; one that is not here yet is remembered. See cancel.lua for
+        the answers.
+        """
+        outcome, answers = self.line.cancel_everywhere(
+            self.classes, job_id, terminate=terminate, signal=signal
+        )
         for name, answer in answers.items():
             if answer == "cancelled":
                 record = self.reader.find(job_id, [name])
@@ -36,15 +42,23 @@ class Canceller:
                 lease.wake(self.client, name)
         return outcome
 
-    def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:
+    def cancel_by_stamps(
+        self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
+    ) -> list[str]:
         """Cancel the jobs that carry any of these stamps; later ones are cancelled when they come."""
         lease.revoke_stamps(self.client, stamps, self.line.clock())
         found = []
         for name in self.classes:
             for record in list(self.reader.all_records(name)):
-                packed = self.reader.message(name, record["delivery"]) if record["state"] != "ended" else None
+                packed = (
+                    self.reader.message(name, record["delivery"])
+                    if record["state"] != "ended"
+                    else None
+                )
                 carried = stamps_of(packed) if packed else {}
-                if any(set(values) & set(carried.get(header, ())) for header, values in stamps.items()):
+                if any(
+                    set(values) & set(carried.get(header, ())) for header, values in stamps.items()
+                ):
                     self.cancel(record["id"], terminate=terminate, signal=signal)
                     found.append(record["id"])
         return found

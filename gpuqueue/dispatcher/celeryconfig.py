@@ -14,9 +14,14 @@ result_backend = _settings.result_backend or _settings.broker_url
 
 # The consumer that takes a message of any task name.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
-# Without -Q: the queues of all classes. Exchange and key are named as Celery names those of a queue it makes itself: with
-# the default exchange every message of the queue `celery` would come here too.
-_names = {"gpu.auto", "gpu.mig", *(queue for each in _classes.values() for queue in [*each.queues, f"gpu.{each.name}"])}
+# Without -Q: the queues of all classes. Exchange and key are named as Celery names those of a queue
+# it makes itself: with the default exchange every message of the queue `celery` would come here
+# too.
+_names = {
+    "gpu.auto",
+    "gpu.mig",
+    *(queue for each in _classes.values() for queue in [*each.queues, f"gpu.{each.name}"]),
+}
 task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(_names)]
 # Nothing but JSON is ever decoded.
 accept_content = ["json"]
@@ -32,8 +37,9 @@ worker_concurrency = 1
 worker_send_task_events = True
 # A dispatcher often starts before its Redis does; it says so and tries again.
 broker_connection_retry_on_startup = True
-# Own keys for unacknowledged messages: a short visibility timeout must not touch the applications' workers, which share
-# the broker. What a SIGKILLed dispatcher had in hand is delivered again after that time and the look for it.
+# Own keys for unacknowledged messages: a short visibility timeout must not touch the applications'
+# workers, which share the broker. What a SIGKILLed dispatcher had in hand is delivered again after
+# that time and the look for it.
 broker_transport_options = {
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",

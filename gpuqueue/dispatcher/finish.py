@@ -1,8 +1,10 @@
-"""Finish jobs that their executor could not: by the application's own code where that matters, else here.
+"""Finish jobs that their executor could not: by the application's own code where that matters, else
+here.
 
-Errbacks with the (request, exc, traceback) signature, ``on_failure`` and a chord body's errbacks need the application:
-the executor is started once more for them, without a GPU. What needs none of it (a revoked or expired job) and what is
-left when the application itself is what fails, is written by the dispatcher.
+Errbacks with the (request, exc, traceback) signature, ``on_failure`` and a chord body's errbacks
+need the application: the executor is started once more for them, without a GPU. What needs none of
+it (a revoked or expired job) and what is left when the application itself is what fails, is written
+by the dispatcher.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ class Finisher:
     """
 
     def __init__(
-        self, line: Line, reader: Reader, logs: Logs, app: Any, hostname: str, bodies: DispatcherBodies = UNSIGNED
+        self,
+        line: Line,
+        reader: Reader,
+        logs: Logs,
+        app: Any,
+        hostname: str,
+        bodies: DispatcherBodies = UNSIGNED,
     ) -> None:
         self._line = line
         self._reader = reader
@@ -59,9 +67,13 @@ class Finisher:
         self._by_application = self._here
 
     def use(self, launcher: Launcher) -> None:
-        """Let the launcher run finishes in the application's code; without one all are written here."""
+        """Let the launcher run finishes in the application's code; without one all are written
+        here.
+        """
         self.launcher = launcher
-        self._by_application = ThreadPoolExecutor(launcher.finishers, thread_name_prefix="gpuqueue-finish-app")
+        self._by_application = ThreadPoolExecutor(
+            launcher.finishers, thread_name_prefix="gpuqueue-finish-app"
+        )
 
     def submit(self, gpu_class: str, delivery: str) -> None:
         """Finish a job soon. A job already under way here is left to that."""
@@ -71,7 +83,13 @@ class Finisher:
             self._under_way.add(delivery)
         self._put(self._here, gpu_class, delivery, self._first)
 
-    def _put(self, pool: ThreadPoolExecutor, gpu_class: str, delivery: str, step: Callable[[str, str], bool]) -> None:
+    def _put(
+        self,
+        pool: ThreadPoolExecutor,
+        gpu_class: str,
+        delivery: str,
+        step: Callable[[str, str], bool],
+    ) -> None:
         def run() -> None:
             done = True
             try:
@@ -99,7 +117,10 @@ class Finisher:
             self._write(gpu_class, record, stored, finisher)
             return True
         self._put(
-            self._by_application, gpu_class, delivery, lambda name, each: self._in_application(name, each, record, finisher)
+            self._by_application,
+            gpu_class,
+            delivery,
+            lambda name, each: self._in_application(name, each, record, finisher),
         )
         return False
 
@@ -111,7 +132,9 @@ class Finisher:
 
         def wanted() -> bool:
             now = self._reader.record(gpu_class, delivery)
-            return now is not None and now["state"] == "finishing" and now.get("finisher") == finisher
+            return (
+                now is not None and now["state"] == "finishing" and now.get("finisher") == finisher
+            )
 
         try:
             status = self.launcher.finish(record, finisher, BY_APPLICATION, wanted)
@@ -119,13 +142,25 @@ class Finisher:
             return True
         answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
         if answer == "ok" and again is not None:
-            logger.warning("%s: the application could not finish it (exit %s)", delivery, status, extra={"action": "finish_here"})
+            logger.warning(
+                "%s: the application could not finish it (exit %s)",
+                delivery,
+                status,
+                extra={"action": "finish_here"},
+            )
             self._write(gpu_class, again, stored, finisher)
         return True
 
     def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
         log = self._logs.for_result(gpu_class, record)
-        reason = complete(self._app, record, stored, self._bodies, hostname=record.get("worker") or self._hostname, log=log)
+        reason = complete(
+            self._app,
+            record,
+            stored,
+            self._bodies,
+            hostname=record.get("worker") or self._hostname,
+            log=log,
+        )
         self._line.finished(gpu_class, record["delivery"], finisher, reason)
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
@@ -136,9 +171,15 @@ class Finisher:
 
 
 def needs_application(record: Record) -> bool:
-    """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had been started."""
-    if record["task"] == CONTAINER_TASK:  # there is no task with hooks, and a result is passed on by name, or signed
-        return bool(record.get("needs_app")) and (record.get("reason") != EndReason.SUCCEEDED or bool(record.get("signed")))
+    """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had
+    been started.
+    """
+    if (
+        record["task"] == CONTAINER_TASK
+    ):  # there is no task with hooks, and a result is passed on by name, or signed
+        return bool(record.get("needs_app")) and (
+            record.get("reason") != EndReason.SUCCEEDED or bool(record.get("signed"))
+        )
     if record.get("reason") in NO_APPLICATION:
         return False
     return bool(record.get("needs_app")) or record.get("reason") not in _DIRECT

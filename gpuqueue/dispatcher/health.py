@@ -1,4 +1,5 @@
-"""Whether a dispatcher lives, and whether it is ready: the words behind ``/healthz`` and ``/readyz``.
+"""Whether a dispatcher lives, and whether it is ready: the words behind ``/healthz`` and
+``/readyz``.
 
 Busy is not dead, and a Redis that is away is no reason to end a dispatcher: it waits, and goes on.
 """
@@ -9,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-#: Seconds without a turn of a loop until it is taken for stuck. 180: far above the longest wait in a turn, an API server or a
-#: Redis that takes 10 s to be given up.
+#: Seconds without a turn of a loop until it is taken for stuck. 180: far above the longest wait in
+#: a turn, an API server or a Redis that takes 10 s to be given up.
 STUCK = 180.0
-#: Seconds, beyond the watcher's own sleep, in which it must have had a turn that succeeded to count as ready. 30: three
-#: answers of an API server that does not come.
+#: Seconds, beyond the watcher's own sleep, in which it must have had a turn that succeeded to count
+#: as ready. 30: three answers of an API server that does not come.
 LATE = 30.0
 
 
@@ -40,7 +41,9 @@ class Health:
         tick: the longest sleep of the watcher, in seconds.
     """
 
-    def __init__(self, watcher: Watching, tick: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, watcher: Watching, tick: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._watcher = watcher
         self._tick = tick
         self._clock = clock

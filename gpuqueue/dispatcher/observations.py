@@ -1,4 +1,6 @@
-"""What a launcher that watches tells: kept in Redis, in Celery's backend and in events, for whoever asks or comes after it."""
+"""What a launcher that watches tells: kept in Redis, in Celery's backend and in events, for whoever
+asks or comes after it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class KeptNotes:
         try:
             claimed, stored = self.attempts.claim(attempt, held.instance, worker)
         except StaleAttempt as exc:
-            logger.warning("%s: runs unclaimed: %s", held.delivery, exc, extra={"action": "begun_stale"})
+            logger.warning(
+                "%s: runs unclaimed: %s", held.delivery, exc, extra={"action": "begun_stale"}
+            )
             return
         if not claimed.get("ignore_result"):
             self.states.tell(claimed, states.STARTED, _named(stored))
@@ -64,11 +68,15 @@ class KeptNotes:
     def wants_log(self, held: Held) -> bool:
         """Whether the job is known, and nothing of the attempt's log is kept yet."""
         known = self.reader.record(held.gpu_class, held.delivery)
-        return known is not None and not self.logs.has(held.gpu_class, holder_name(held.delivery, held.attempt))
+        return known is not None and not self.logs.has(
+            held.gpu_class, holder_name(held.delivery, held.attempt)
+        )
 
     def keep_log(self, held: Held, text: str) -> None:
         """Keep the end of an attempt's log as long as the job is remembered."""
-        self.logs.keep(held.gpu_class, holder_name(held.delivery, held.attempt), text, self.line.keep)
+        self.logs.keep(
+            held.gpu_class, holder_name(held.delivery, held.attempt), text, self.line.keep
+        )
 
 
 def _named(stored: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,8 @@
-"""The dispatcher's cycle: accept a message, admit what can start, launch it, and hand a freed slot on.
+"""The dispatcher's cycle: accept a message, admit what can start, launch it, and hand a freed slot
+on.
 
-Each step is one script, may be repeated, and is repaired by the watcher when its process dies right after it.
+Each step is one script, may be repeated, and is repaired by the watcher when its process dies right
+after it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from gpuqueue.telemetry import LAUNCHES
 logger = logging.getLogger(__name__)
 #: Jobs that no class can ever run are kept under this name until their refusal is delivered.
 REFUSED = "refused"
-#: Seconds until a launch that the cluster did not take is tried again: it doubles as long as that goes on.
+#: Seconds until a launch that the cluster did not take is tried again: it doubles as long as that
+#: goes on.
 EARLIEST, LATEST = 0.5, 30.0
 
 
@@ -50,7 +53,9 @@ class Dispatcher:
     states: States
     finisher: Finisher
     stale_after: float
-    """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to write."""
+    """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to
+    write.
+    """
     threads: int = 8
     bodies: DispatcherBodies = UNSIGNED
     launcher: Launcher = field(init=False)
@@ -59,13 +64,14 @@ class Dispatcher:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gpuqueue-launch")
         self._later = Later("gpuqueue-launch-later")
 
-    # -- accept ----------------------------------------------------------------------------------------------------
+    # -- accept ------------------------------------------------------------------------------------
 
     def accept(self, packed: dict[str, Any]) -> str:
-        """Keep one delivery and start what can start. Answers ``accepted``, ``known``, ``cancelled`` or ``refused``.
+        """Keep one delivery and start what can start. Answers ``accepted``, ``known``,
+        ``cancelled`` or ``refused``.
 
-        Raises :class:`MalformedMessage` for a message without an id, :class:`StateUnavailable` when nothing was kept, or
-        maybe not: then the message must come again.
+        Raises :class:`MalformedMessage` for a message without an id, :class:`StateUnavailable` when
+        nothing was kept, or maybe not: then the message must come again.
         """
         try:
             return self._accept(packed)
@@ -83,10 +89,15 @@ class Dispatcher:
         except InvalidJob as exc:
             return self._refuse(packed, exc, now)
         except (ValueError, TypeError, LookupError, AttributeError) as exc:
-            # Any client may send any JSON: what none of the checks foresaw is the message's fault, not the dispatcher's end.
+            # Any client may send any JSON: what none of the checks foresaw is the message's fault,
+            # not the dispatcher's end.
             logger.exception("message cannot be read", extra={"action": "message_unread"})
             return self._refuse(
-                packed, MalformedMessage(f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"), now
+                packed,
+                MalformedMessage(
+                    f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
+                ),
+                now,
             )
         record = job.record()
         if stamps and lease.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
@@ -97,7 +108,13 @@ class Dispatcher:
             return "cancelled"
         if outcome == "known":
             return outcome
-        logger.info("%s accepted for %s %s", job.delivery, gpu_class.name, isolation, extra={"action": "accepted"})
+        logger.info(
+            "%s accepted for %s %s",
+            job.delivery,
+            gpu_class.name,
+            isolation,
+            extra={"action": "accepted"},
+        )
         if not job.retries:  # a retry in line shows RETRY, as in plain Celery
             self._tell_state(record, QUEUED, packed, since=now)
         self.enqueue(gpu_class, job.delivery)
@@ -118,12 +135,20 @@ class Dispatcher:
         if known:  # a redelivery or a retry stays where the job was
             return self.classes[known["gpu_class"]], known["isolation"]
         wanted = queue.isolation or request.isolation
-        chosen = choose(fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind))
+        chosen = choose(
+            fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind)
+        )
         return chosen, wanted or default_isolation(chosen)
 
     def _refuse(self, packed: dict[str, Any], exc: InvalidJob, now: float) -> str:
-        record = bare_job(packed, REFUSED, EXCLUSIVE, now, trusted=not isinstance(exc, UntrustedMessage)).record()
-        record["reason"], record["error"], record["error_type"] = EndReason.REJECTED, str(exc), type(exc).__name__
+        record = bare_job(
+            packed, REFUSED, EXCLUSIVE, now, trusted=not isinstance(exc, UntrustedMessage)
+        ).record()
+        record["reason"], record["error"], record["error_type"] = (
+            EndReason.REJECTED,
+            str(exc),
+            type(exc).__name__,
+        )
         outcome = self.line.accept(REFUSED, record, json.dumps(packed))
         logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})
         if outcome == "known":
@@ -131,7 +156,7 @@ class Dispatcher:
         self.finisher.submit(REFUSED, record["delivery"])
         return "refused"
 
-    # -- launch ----------------------------------------------------------------------------------------------------
+    # -- launch ------------------------------------------------------------------------------------
 
     def launch(self, gpu_class: GpuClass, granted: list[Record]) -> None:
         """Launch admitted attempts, each in a thread of the pool."""
@@ -143,8 +168,12 @@ class Dispatcher:
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
             self._pool.submit(self._launch, record, repeated)
-        except RuntimeError:  # this dispatcher is leaving: another's watcher launches what it had admitted
-            logger.info("%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"})
+        except (
+            RuntimeError
+        ):  # this dispatcher is leaving: another's watcher launches what it had admitted
+            logger.info(
+                "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
+            )
 
     def _launch(self, record: Record, repeated: bool) -> None:
         delivery, attempt = record["delivery"], record["attempt"]
@@ -159,7 +188,9 @@ class Dispatcher:
                 return
             except (CannotLaunch, OSError) as exc:
                 LAUNCHES.labels(record["gpu_class"], "failed").inc()
-                logger.warning("%s not launched: %s", delivery, exc, extra={"action": "launch_failed"})
+                logger.warning(
+                    "%s not launched: %s", delivery, exc, extra={"action": "launch_failed"}
+                )
                 reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
                 held = Held(record["gpu_class"], delivery, attempt, "")
                 self._release(held, End(reason, str(exc)), final=isinstance(exc, CannotLaunch))
@@ -168,19 +199,36 @@ class Dispatcher:
             self.line.launched(record, instance, self.launcher.claim_within)
             logger.info("%s launched, attempt %s", delivery, attempt, extra={"action": "launched"})
         except Exception:
-            # Most likely Redis went away. Whether the process runs or not, the watcher finds out, and repeats the launch.
-            logger.exception("%s: launch not confirmed", delivery, extra={"action": "launch_unsure"})
+            # Most likely Redis went away. Whether the process runs or not, the watcher finds out,
+            # and repeats the launch.
+            logger.exception(
+                "%s: launch not confirmed", delivery, extra={"action": "launch_unsure"}
+            )
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
-        """Try a launch again after a pause, as long as somebody wants it and its time is not over; the slot stays taken."""
+        """Try a launch again after a pause, as long as somebody wants it and its time is not over;
+        the slot stays taken.
+        """
         name, delivery, attempt = record["gpu_class"], record["delivery"], record["attempt"]
         waited = self.line.clock() - record["admitted"]
         if waited >= why.limit and self.launcher.abandon(record):
-            logger.warning("%s not launched within %.0f s: %s", delivery, why.limit, why, extra={"action": "launch_failed"})
+            logger.warning(
+                "%s not launched within %.0f s: %s",
+                delivery,
+                why.limit,
+                why,
+                extra={"action": "launch_failed"},
+            )
             self._release(Held(name, delivery, attempt, ""), End(why.reason, str(why)))
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
-        logger.warning("%s not launched, again in %.1f s: %s", delivery, pause, why, extra={"action": "launch_later"})
+        logger.warning(
+            "%s not launched, again in %.1f s: %s",
+            delivery,
+            pause,
+            why,
+            extra={"action": "launch_later"},
+        )
         self.line.observed([(name, delivery, attempt, why.wait, str(why), "", "", None)])
 
         def again() -> None:
@@ -194,39 +242,62 @@ class Dispatcher:
         """Launch an attempt whose launch nobody confirmed."""
         self._submit(record, repeated=True)
 
-    # -- end -------------------------------------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------
 
     def on_end(self, held: Held, end: End) -> bool:
-        """An attempt's process is gone: free its slot, launch what may start, finish the job if its executor did not.
+        """An attempt's process is gone: free its slot, launch what may start, finish the job if its
+        executor did not.
 
         Answers whether this freed the slot.
         """
         try:
             return self._release(held, end)
         except RedisError:
-            logger.exception("%s: end not written; the watcher repairs it", held.delivery, extra={"action": "end_unsure"})
+            logger.exception(
+                "%s: end not written; the watcher repairs it",
+                held.delivery,
+                extra={"action": "end_unsure"},
+            )
             return False
 
     def _release(self, held: Held, end: End, *, final: bool = False) -> bool:
         name, delivery, attempt = held.gpu_class, held.delivery, held.attempt
-        gpu_class = self.classes.get(name) or GpuClass(name)  # a class no longer configured: free it all the same
+        gpu_class = self.classes.get(name) or GpuClass(
+            name
+        )  # a class no longer configured: free it all the same
         released = self.line.release(gpu_class, delivery, attempt, end, held.instance, final)
         self.launch(gpu_class, released.granted)
         if released.state == "finishing" and end.reason == EndReason.SUCCEEDED:  # a container job's
-            logger.info("%s attempt %s: its container has ended well", delivery, attempt, extra={"action": "container_ended"})
+            logger.info(
+                "%s attempt %s: its container has ended well",
+                delivery,
+                attempt,
+                extra={"action": "container_ended"},
+            )
             self.finisher.submit(name, delivery)
         elif released.state == "finishing":
-            logger.warning("%s attempt %s: %s", delivery, attempt, end.error, extra={"action": "executor_lost"})
+            logger.warning(
+                "%s attempt %s: %s", delivery, attempt, end.error, extra={"action": "executor_lost"}
+            )
             self.finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:
-            logger.warning("%s attempt %s: %s; tried again", delivery, attempt, end.error, extra={"action": "try_again"})
+            logger.warning(
+                "%s attempt %s: %s; tried again",
+                delivery,
+                attempt,
+                end.error,
+                extra={"action": "try_again"},
+            )
             lease.wake(self.client, name)
         return released.freed
 
-    # -- states ----------------------------------------------------------------------------------------------------
+    # -- states ------------------------------------------------------------------------------------
 
-    def _tell_state(self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float) -> None:
-        # After a stall the job may have moved on in other hands, and an old state would hide its result.
+    def _tell_state(
+        self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float
+    ) -> None:
+        # After a stall the job may have moved on in other hands, and an old state would hide its
+        # result.
         if not record.get("ignore_result") and self.line.clock() - since < self.stale_after / 2:
             self.states.tell(record, state, packed)
 
@@ -243,7 +314,9 @@ class Dispatcher:
             try:
                 self.states.refresh(live())
             except Exception:
-                logger.exception("states not refreshed; tried again later", extra={"action": "refresh_failed"})
+                logger.exception(
+                    "states not refreshed; tried again later", extra={"action": "refresh_failed"}
+                )
 
         self._pool.submit(refresh)
 

@@ -13,7 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class Later:
-    """Calls functions when their time has come, one after the other: each must be quick. What is left at the end is dropped."""
+    """Calls functions when their time has come, one after the other: each must be quick. What is
+    left at the end is dropped.
+    """
 
     def __init__(self, name: str) -> None:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []

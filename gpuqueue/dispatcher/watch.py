@@ -1,7 +1,8 @@
-"""The watcher: one elected loop that moves what is due, stops what must stop, and repairs what a crash left behind.
+"""The watcher: one elected loop that moves what is due, stops what must stop, and repairs what a
+crash left behind.
 
-Never here: the ordinary hand-over of a slot; that is the dispatcher's, by event. All that the leader does is safe when
-another believes to lead at the same time.
+Never here: the ordinary hand-over of a slot; that is the dispatcher's, by event. All that the
+leader does is safe when another believes to lead at the same time.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Clocks:
 class Watcher:
     """Runs :meth:`cycle` in a thread until stopped.
 
-    ``waiting`` is a client whose timeout exceeds the tick. One that may not lead only says that its dispatcher is there.
+    ``waiting`` is a client whose timeout exceeds the tick. One that may not lead only says that its
+    dispatcher is there.
     """
 
     dispatcher: Dispatcher
@@ -69,7 +71,9 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
         self._sent: dict[str, dict[str, str]] = {}
-        self.reconciler = Reconciler(self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist)
+        self.reconciler = Reconciler(
+            self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist
+        )
         self._relist_at = 0.0
         self._refresh_at = 0.0
 
@@ -97,7 +101,11 @@ class Watcher:
             self.began = time.monotonic()
             try:
                 sleep = self.cycle()
-                self.trouble, self.succeeded, self.turned = "", time.monotonic(), self.dispatcher.line.clock()
+                self.trouble, self.succeeded, self.turned = (
+                    "",
+                    time.monotonic(),
+                    self.dispatcher.line.clock(),
+                )
                 self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
@@ -135,8 +143,9 @@ class Watcher:
             self._stop_attempts(gpu_class, todo, now)
             self._take_up(gpu_class, todo, now)
             soonest = min(soonest, now if moved else soonest, due or soonest)
-        # 5. Compare the holders with what really runs. A class that Redis knows nothing of (it is new, or all is lost) opens
-        #    only then: a job must not start beside one that merely is not known.
+        # 5. Compare the holders with what really runs. A class that Redis knows nothing of (it is
+        # new, or all is lost) opens only then: a job must not start beside one that merely is not
+        # known.
         if closed or now >= self._relist_at:
             self._relist_at = now + self.clocks.relist
             try:
@@ -170,7 +179,11 @@ class Watcher:
 
     def _say_blind(self, why: Exception) -> None:
         if not self.blind:  # once: this may go on for an hour
-            logger.warning("what runs cannot be seen, nothing is concluded: %s", why, extra={"action": "watch_blind"})
+            logger.warning(
+                "what runs cannot be seen, nothing is concluded: %s",
+                why,
+                extra={"action": "watch_blind"},
+            )
         self.blind = True
 
     def _wait(self, seconds: float) -> None:
@@ -179,37 +192,52 @@ class Watcher:
         elif seconds > 0:
             lease.wait(self.waiting, self.dispatcher.classes, seconds)
 
-    # -- stopping ----------------------------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------
 
     def _stop_attempts(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
         before = self._sent.get(gpu_class.name, {})
-        sent = self._sent[gpu_class.name] = {holder: before[holder] for holder, _ in todo.stopping if holder in before}
+        sent = self._sent[gpu_class.name] = {
+            holder: before[holder] for holder, _ in todo.stopping if holder in before
+        }
         for holder, since in todo.stopping:
             delivery, attempt = parse_holder(holder)
             record = self.dispatcher.reader.record(gpu_class.name, delivery)
-            instance = record.get("instance") if record and record.get("attempt") == attempt else None
+            instance = (
+                record.get("instance") if record and record.get("attempt") == attempt else None
+            )
             if record is None or instance is None or record.get("owner", "") != self.launcher.owner:
-                continue  # its process is not known yet: a claim is refused, and reconcile frees the slot; or it is another's
+                # its process is not known yet: a claim is refused, and reconcile frees the slot; or
+                # it is another's
+                continue
             # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
             overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
             if sent.get(holder) != signal:
-                logger.info("%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"})
+                logger.info(
+                    "%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"}
+                )
                 try:
                     self.launcher.stop(instance, signal)
                 except LauncherUnavailable as exc:
-                    # The others would wait for the same server, and the lease does not: all of them in the next turn.
-                    logger.warning("%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"})
+                    # The others would wait for the same server, and the lease does not: all of them
+                    # in the next turn.
+                    logger.warning(
+                        "%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"}
+                    )
                     return
                 sent[holder] = signal
 
-    # -- repair ------------------------------------------------------------------------------------------------------
+    # -- repair ------------------------------------------------------------------------------------
 
     def _take_up(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
         stale = now - self.clocks.repair
         for delivery, since in todo.accepted:
             if since <= stale:
-                logger.warning("%s was accepted and not in line; enqueued", delivery, extra={"action": "repair_accepted"})
+                logger.warning(
+                    "%s was accepted and not in line; enqueued",
+                    delivery,
+                    extra={"action": "repair_accepted"},
+                )
                 self.dispatcher.enqueue(gpu_class, delivery)
         for delivery, _ in todo.finishing:
             self.dispatcher.finisher.submit(gpu_class.name, delivery)

@@ -1,4 +1,6 @@
-"""Load the application, and make this process a worker of it: logging, signals, settings, as Celery's own pool does."""
+"""Load the application, and make this process a worker of it: logging, signals, settings, as
+Celery's own pool does.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,21 @@ from gpuqueue.errors import ApplicationNotFound
 
 
 class Stopped(SystemExit):
-    """This process ends without writing anything: it was told to, or cannot, or another attempt will."""
+    """This process ends without writing anything: it was told to, or cannot, or another attempt
+    will.
+    """
 
 
 def find(name: str | None) -> Celery:
-    """Import what ``celery -A`` would, with its tasks. Raises :class:`ApplicationNotFound` that says why it cannot be.
+    """Import what ``celery -A`` would, with its tasks. Raises :class:`ApplicationNotFound` that
+    says why it cannot be.
 
     A process that is told to stop meanwhile stops: that is no fault of the application.
     """
-    fix = "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where that can be imported"
+    fix = (
+        "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where"
+        " that can be imported"
+    )
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
     sys.path.insert(0, "")  # as celery does: where it was started
@@ -33,12 +41,16 @@ def find(name: str | None) -> Celery:
     except (Exception, SystemExit) as exc:
         if (stopped := _stopped(exc)) is not None:
             raise stopped from None
-        raise ApplicationNotFound(f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}") from exc
+        raise ApplicationNotFound(
+            f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}"
+        ) from exc
     return app
 
 
 def _stopped(exc: BaseException | None) -> Stopped | None:
-    """Find the stop that an error is, or was made of: libraries wrap what is raised while they are imported."""
+    """Find the stop that an error is, or was made of: libraries wrap what is raised while they are
+    imported.
+    """
     while exc is not None and not isinstance(exc, Stopped):
         exc = exc.__cause__ or exc.__context__
     return exc
@@ -55,7 +67,9 @@ def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
     return app
 
 
-def stand_in(broker: str | None, backend: str | None, worker: str, loglevel: str = "INFO") -> Celery:
+def stand_in(
+    broker: str | None, backend: str | None, worker: str, loglevel: str = "INFO"
+) -> Celery:
     """Return an application without tasks, to tell what is wrong with the real one."""
     app = Celery("gpuqueue-executor", broker=broker, backend=backend)
     become_worker(app, worker, loglevel)

@@ -1,10 +1,12 @@
-"""The executor: a one-shot Celery worker. It claims its attempt, runs one message under Celery's own tracer, and exits.
+"""The executor: a one-shot Celery worker. It claims its attempt, runs one message under Celery's
+own tracer, and exits.
 
-Told by the environment: GPUQUEUE_APP (what follows ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN, and, set by the
-launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT, GPUQUEUE_INSTANCE; in a pod GPUQUEUE_POD (its name) and
-GPUQUEUE_POD_UID as well. GPUQUEUE_LAYOUT is the dispatcher's (keys.py); where it is set it must be ours. CELERY_BROKER_URL is
-the broker; GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are the same where they are not set. Needs celery
-and redis only, and no GPU library; writes no file, and wants no home.
+Told by the environment: GPUQUEUE_APP (what follows ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN,
+and, set by the launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT,
+GPUQUEUE_INSTANCE; in a pod GPUQUEUE_POD (its name) and GPUQUEUE_POD_UID as well. GPUQUEUE_LAYOUT is
+the dispatcher's (keys.py); where it is set it must be ours. CELERY_BROKER_URL is the broker;
+GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are the same where they are not
+set. Needs celery and redis only, and no GPU library; writes no file, and wants no home.
 
 Exit status:
     0: reported.
@@ -12,7 +14,8 @@ Exit status:
     75: Redis could not be reached.
     76: the attempt is another's.
     77: the GPU itself failed; nothing is written, and another attempt is due.
-    78: what it is told is not enough, wrong, or not for this version, or Redis refuses the user, or cannot prove who it is.
+    78: what it is told is not enough, wrong, or not for this version, or Redis refuses the user, or
+    cannot prove who it is.
     143: told to stop.
 """
 
@@ -54,11 +57,11 @@ from gpuqueue.store.client import RedisError, connect, explained, forbidden, loo
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 
-#: Neither Celery's nor below one of Celery's (task_run.py has one): those are silent until the application has set logging up,
-#: and what ends here ends before that.
+#: Neither Celery's nor below one of Celery's (task_run.py has one): those are silent until the
+#: application has set logging up, and what ends here ends before that.
 logger = logging.getLogger("gpuqueue.start")
-#: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At its start the watcher's
-#: deadline ends it sooner.
+#: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At
+#: its start the watcher's deadline ends it sooner.
 PATIENCE = 600
 
 
@@ -67,8 +70,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     signal.signal(signal.SIGTERM, _on_term)  # a process 1 without a handler would ignore it
     if (layout := environ.get("GPUQUEUE_LAYOUT", str(VERSION))) != str(VERSION):
         raise SettingsError(
-            f"GPUQUEUE_LAYOUT={layout!r} is the dispatcher's, and the gpuqueue installed here reads layout {VERSION} alone; "
-            "install the dispatcher's version beside the application"
+            f"GPUQUEUE_LAYOUT={layout!r} is the dispatcher's, and the gpuqueue installed here reads"
+            f" layout {VERSION} alone; install the dispatcher's version beside the application"
         )
     try:
         state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
@@ -76,20 +79,33 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             environ["GPUQUEUE_GPU_CLASS"],
             environ["GPUQUEUE_DELIVERY"],
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
-            "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"],  # a finisher shows its own claim instead
+            (
+                "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"]
+            ),  # a finisher shows its own claim instead
         )
     except KeyError as exc:
-        raise SettingsError(f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it") from None
+        raise SettingsError(
+            f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it"
+        ) from None
     _check_addresses(environ)
     setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
     client = connect(state_url, retries=PATIENCE)
     if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
-        environ["CELERY_RESULT_BACKEND"] = environ["CELERY_BROKER_URL"]  # applications read it when they are imported
+        environ["CELERY_RESULT_BACKEND"] = environ[
+            "CELERY_BROKER_URL"
+        ]  # applications read it when they are imported
     host = environ.get("GPUQUEUE_POD") or socket.gethostname()
     try:
         look(client, state_url, setting)
         if finisher := environ.get("GPUQUEUE_FINISHER"):
-            return _finish(environ, Finishes(client), Logs(client), attempt, finisher, f"{attempt.gpu_class}@{host}")
+            return _finish(
+                environ,
+                Finishes(client),
+                Logs(client),
+                attempt,
+                finisher,
+                f"{attempt.gpu_class}@{host}",
+            )
         attempts = Attempts(client)
         worker = worker_name(attempt.gpu_class, attempt.delivery, attempt.number, host)
         record, stored = attempts.claim(attempt, _instance(environ, host), worker)
@@ -114,7 +130,9 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
 
 
 def _check_addresses(environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingsError` for an address whose TLS cannot be meant so: Celery would connect to anybody."""
+    """Raise :class:`SettingsError` for an address whose TLS cannot be meant so: Celery would
+    connect to anybody.
+    """
     names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
     for problem in tls_problems({name: environ.get(name) for name in names}):
         raise SettingsError(problem)
@@ -126,16 +144,34 @@ def _instance(environ: Mapping[str, str], host: str) -> str:
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
-def _finish(environ: Mapping[str, str], finishes: Finishes, logs: Logs, attempt: Attempt, finisher: str, worker: str) -> int:
-    """Write the outcome of a job whose executor could not, with the application's errbacks and hooks."""
+def _finish(
+    environ: Mapping[str, str],
+    finishes: Finishes,
+    logs: Logs,
+    attempt: Attempt,
+    finisher: str,
+    worker: str,
+) -> int:
+    """Write the outcome of a job whose executor could not, with the application's errbacks and
+    hooks.
+    """
     keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
     claimed = finishes.claim(attempt, finisher, keep)
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
-    app = application.load(environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
+    app = application.load(
+        environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
+    )
     log = logs.for_result(attempt.gpu_class, record)
-    reason = complete(app, record, stored, ApplicationBodies(app), hostname=record.get("worker") or worker, log=log)
+    reason = complete(
+        app,
+        record,
+        stored,
+        ApplicationBodies(app),
+        hostname=record.get("worker") or worker,
+        log=log,
+    )
     finishes.finished(attempt, finisher, reason, keep)
     return EXIT_OK
 
@@ -158,9 +194,10 @@ def run() -> None:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End without the interpreter's tidying up: on a GPU that failed it may hang, or crash and hide the exit status."""
+    """End without the interpreter's tidying up: on a GPU that failed it may hang, or crash and hide
+    the exit status.
+    """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
-

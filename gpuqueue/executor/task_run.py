@@ -66,11 +66,16 @@ class Run:
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
 
     def run(self) -> None:
-        """Load the application and run the task; what cannot be loaded or called is the job's typed failure."""
+        """Load the application and run the task; what cannot be loaded or called is the job's typed
+        failure.
+        """
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
-            broker, backend = self._environ.get("CELERY_BROKER_URL"), self._environ.get("CELERY_RESULT_BACKEND")
+            broker, backend = (
+                self._environ.get("CELERY_BROKER_URL"),
+                self._environ.get("CELERY_RESULT_BACKEND"),
+            )
             app = application.stand_in(broker, backend, self._worker, self._loglevel)
             self._trace(app, _raiser(app, self._record, exc), self._whatever_can_be_read(app))
             return
@@ -84,7 +89,9 @@ class Run:
             return
         task = app.tasks.get(name)
         if task is None:
-            known = ", ".join(sorted(each for each in app.tasks if not each.startswith("celery."))[:20])
+            known = ", ".join(
+                sorted(each for each in app.tasks if not each.startswith("celery."))[:20]
+            )
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
             task = _raiser(app, self._record, missing)
@@ -99,11 +106,19 @@ class Run:
 
     def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
         with Events(app, self._worker, leaves=True) as events:
-            request, context = messages.request(self._stored, body, app, hostname=self._worker, task=task)
+            request, context = messages.request(
+                self._stored, body, app, hostname=self._worker, task=task
+            )
             soft = self._limits(request.time_limits, task)
-            ignored = task.ignore_result if self._stored["headers"].get("ignore_result") is None else request.ignore_result
+            ignored = (
+                task.ignore_result
+                if self._stored["headers"].get("ignore_result") is None
+                else request.ignore_result
+            )
             if ignored and not self._record.get("ignore_result"):
-                app.backend.forget(request.id)  # the QUEUED that a dispatcher, who does not know the task, had written
+                app.backend.forget(
+                    request.id
+                )  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
             task = _with_run(task, self._guarded(task, soft))
             task.before_start = self._begun(task.before_start)
@@ -118,8 +133,14 @@ class Run:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):
                 event = "task-failed" if state == states.FAILURE else "task-retried"
-                exc = info.retval.exc if state == states.RETRY and info.retval.exc is not None else info.retval
-                events.send(event, request.id, exception=saferepr(exc), traceback=_traceback(info.retval))
+                exc = (
+                    info.retval.exc
+                    if state == states.RETRY and info.retval.exc is not None
+                    else info.retval
+                )
+                events.send(
+                    event, request.id, exception=saferepr(exc), traceback=_traceback(info.retval)
+                )
             elif state == states.REJECTED:
                 events.send("task-rejected", request.id)
 
@@ -138,7 +159,9 @@ class Run:
         return run
 
     def _begun(self, before_start: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the task's own hook: what it raises is an outcome as well, and ``run`` is never reached then."""
+        """Return the task's own hook: what it raises is an outcome as well, and ``run`` is never
+        reached then.
+        """
 
         def hook(*args: Any, **kwargs: Any) -> None:
             with self._claiming():
@@ -161,7 +184,9 @@ class Run:
             raise
         except SystemExit as exc:
             self._claim(EndReason.ERROR)
-            raise ExecutorDied(f"the task left by sys.exit with exit code {exc.code!r}, without a result") from exc
+            raise ExecutorDied(
+                f"the task left by sys.exit with exit code {exc.code!r}, without a result"
+            ) from exc
         except SoftTimeLimitExceeded:
             self._claim(EndReason.ERROR)  # whatever it interrupted, the job's time is what ran out
             raise
@@ -193,13 +218,17 @@ class Run:
             logger.warning("outcome %s dropped: %s", outcome, exc)
             raise Ignore() from None
         except RedisError as exc:
-            # The tracer must not take this for the task's own failure, and write what nobody has claimed.
+            # The tracer must not take this for the task's own failure, and write what nobody has
+            # claimed.
             logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 
     def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:
-        hard, soft = (limit or own for limit, own in zip(said, (task.time_limit, task.soft_time_limit), strict=True))
+        hard, soft = (
+            limit or own
+            for limit, own in zip(said, (task.time_limit, task.soft_time_limit), strict=True)
+        )
         if hard and hard != self._record.get("time_limit"):
             self._attempts.limit(self._attempt, float(hard))
         return soft
@@ -211,13 +240,21 @@ def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
 
     app.tasks.pop(record["task"], None)  # Celery would answer the application's own of that name
     app.task(run, name=record["task"], base=Task, typing=False)
-    return app.tasks[record["task"]]  # the task itself: what the decorator answers is a proxy until the app is finalized
+    return app.tasks[
+        record["task"]
+    ]  # the task itself: what the decorator answers is a proxy until the app is finalized
 
 
 def _with_run(task: Any, run: Callable[..., Any]) -> Any:
-    """Give the task's instance another ``run``; with ``__call__`` of the base, the tracer calls it directly."""
+    """Give the task's instance another ``run``; with ``__call__`` of the base, the tracer calls it
+    directly.
+    """
     if _has_own_call(task):
-        plain = type(task.__name__, (type(task),), {"__call__": lambda self, *args, **kwargs: run(*args, **kwargs)})
+        plain = type(
+            task.__name__,
+            (type(task),),
+            {"__call__": lambda self, *args, **kwargs: run(*args, **kwargs)},
+        )
         task.__class__ = plain
     else:
         task.run = run
@@ -236,12 +273,16 @@ def _check_arguments(task: Any, args: Any, kwargs: Any) -> None:
         header(*args, **kwargs)
     except TypeError as exc:
         shown = f"args={saferepr(args)}, kwargs={saferepr(kwargs)}"
-        raise ArgumentsMismatch(f"{shown} do not fit the signature of task {task.name!r}: {exc}; correct the call") from exc
+        raise ArgumentsMismatch(
+            f"{shown} do not fit the signature of task {task.name!r}: {exc}; correct the call"
+        ) from exc
 
 
 @contextmanager
 def _soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in the task when its soft limit runs out, as Celery's pool does by a signal."""
+    """Raise SoftTimeLimitExceeded in the task when its soft limit runs out, as Celery's pool does
+    by a signal.
+    """
 
     def expire(number: int, frame: FrameType | None) -> NoReturn:
         raise SoftTimeLimitExceeded(seconds)

@@ -24,11 +24,13 @@ class CannotLaunch(GpuQueueError):
 class LaunchLater(GpuQueueError):
     """The attempt cannot be launched now; trying again may help.
 
-    ``after``: seconds until then, None: as the caller likes. ``limit``: seconds from admission after which it is given up, for
-    ``reason``. ``wait`` is what ``why`` shows meanwhile.
+    ``after``: seconds until then, None: as the caller likes. ``limit``: seconds from admission
+    after which it is given up, for ``reason``. ``wait`` is what ``why`` shows meanwhile.
     """
 
-    def __init__(self, text: str, *, after: float | None, limit: float, wait: WaitReason, reason: EndReason) -> None:
+    def __init__(
+        self, text: str, *, after: float | None, limit: float, wait: WaitReason, reason: EndReason
+    ) -> None:
         super().__init__(text)
         self.after = after
         self.limit = limit
@@ -56,7 +58,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """An attempt that really runs, as its environment (or annotations) tell: enough to adopt it when Redis has lost it."""
+    """An attempt that really runs, as its environment (or annotations) tell: enough to adopt it
+    when Redis has lost it.
+    """
 
     instance: str
     record: Record
@@ -64,7 +68,9 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What keeps an attempt from running, or from ending. ``claim_within``: seconds its executor has from now on."""
+    """What keeps an attempt from running, or from ending. ``claim_within``: seconds its executor
+    has from now on.
+    """
 
     held: Held
     wait: WaitReason | None = None
@@ -86,7 +92,9 @@ class Notes(Protocol):
         ...
 
     def doom(self, held: Held, reason: EndReason, error: str) -> bool:
-        """Note why an attempt is given up, before it is ended; False: it runs by now, or is not current."""
+        """Note why an attempt is given up, before it is ended; False: it runs by now, or is not
+        current.
+        """
         ...
 
     def begun(self, held: Held, record: Record, worker: str) -> None:
@@ -106,10 +114,12 @@ class Launcher(Protocol):
     """Starts and stops attempts."""
 
     owner: str
-    """Whose attempts these are: those of another owner (another cluster) are never touched. Empty: this kind of launcher
-    tells by the instance."""
+    """Whose attempts these are: those of another owner (another cluster) are never touched. Empty:
+    this kind of launcher tells by the instance."""
     claim_within: float
-    """Seconds from the launch until an executor must have claimed its attempt, all its waits included."""
+    """Seconds from the launch until an executor must have claimed its attempt, all its waits
+    included.
+    """
     finishers: int
     """Finishes in the application's code that may be under way at once."""
 
@@ -125,32 +135,39 @@ class Launcher(Protocol):
         ...
 
     def stop(self, instance: str, signal: str) -> bool:
-        """Send a signal (``TERM``, ``KILL``…) to an attempt; False when it is gone. ``KILL`` takes its whole group.
+        """Send a signal (``TERM``, ``KILL``…) to an attempt; False when it is gone. ``KILL`` takes
+        its whole group.
 
         Raises :class:`LauncherUnavailable`: try again.
         """
         ...
 
     def abandon(self, record: Record) -> bool:
-        """See to it that an attempt whose launch nobody confirmed does not start any more; True when surely nothing runs.
+        """See to it that an attempt whose launch nobody confirmed does not start any more; True
+        when surely nothing runs.
 
         Raises :class:`LauncherUnavailable`: nothing is sure.
         """
         ...
 
     def end_of(self, instance: str) -> End | None:
-        """Say how an instance ended; None while it runs, or where this launcher cannot see it (another machine's).
+        """Say how an instance ended; None while it runs, or where this launcher cannot see it
+        (another machine's).
 
         Raises :class:`LauncherUnavailable`.
         """
         ...
 
     def list(self) -> list[Live]:
-        """Return every attempt that really runs, or is about to. Raises :class:`LauncherUnavailable`."""
+        """Return every attempt that really runs, or is about to. Raises
+        :class:`LauncherUnavailable`.
+        """
         ...
 
     def watch(self, held: Held) -> None:
-        """See to it that the end of an orphan (its dispatcher is gone) is told too; the others' is told by theirs."""
+        """See to it that the end of an orphan (its dispatcher is gone) is told too; the others' is
+        told by theirs.
+        """
         ...
 
     def lead(self, leads: bool) -> None:
@@ -158,13 +175,18 @@ class Launcher(Protocol):
         ...
 
     def check(self, now: float) -> None:
-        """Note what attempts wait for, and give up those whose clock ran out. Called about once a second by the leader."""
+        """Note what attempts wait for, and give up those whose clock ran out. Called about once a
+        second by the leader.
+        """
         ...
 
-    def finish(self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]) -> Any:
+    def finish(
+        self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
+    ) -> Any:
         """Run the executor once to finish a job in its application's code, without a GPU.
 
-        Answers how it ended (for the log) when it did, when it is no longer ``wanted``, or past the timeout (seconds).
+        Answers how it ended (for the log) when it did, when it is no longer ``wanted``, or past the
+        timeout (seconds).
 
         Raises :class:`LauncherClosed` when this process leaves meanwhile; the finish goes on.
         """

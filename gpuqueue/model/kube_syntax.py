@@ -1,4 +1,5 @@
-"""The syntax of Kubernetes: quantities (``250m``, ``1.5``, ``16Gi``), names, label keys and values. Pure.
+"""The syntax of Kubernetes: quantities (``250m``, ``1.5``, ``16Gi``), names, label keys and values.
+Pure.
 
 Quantities are read to be compared, never rewritten.
 """
@@ -44,12 +45,16 @@ def is_memory(text: object) -> bool:
 
 
 def is_label_value(text: object) -> bool:
-    """Whether Kubernetes takes this for a label's value (an empty one, which it takes too, says nothing)."""
+    """Whether Kubernetes takes this for a label's value (an empty one, which it takes too, says
+    nothing).
+    """
     return isinstance(text, str) and _LABEL_VALUE.fullmatch(text) is not None
 
 
 def is_label_key(text: object) -> bool:
-    """Whether Kubernetes takes this for the key of a label or an annotation: ``name`` or ``dns.prefix/name``."""
+    """Whether Kubernetes takes this for the key of a label or an annotation: ``name`` or
+    ``dns.prefix/name``.
+    """
     if not isinstance(text, str):
         return False
     prefix, slash, name = text.rpartition("/")

@@ -1,4 +1,6 @@
-"""Names that travel: queues, deliveries, holders, worker names. Each has one maker and one reader here."""
+"""Names that travel: queues, deliveries, holders, worker names. Each has one maker and one reader
+here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ class QueueName:
 def parse_queue(queue: str) -> QueueName:
     """Read a queue's name. Raises :class:`InvalidJob` for one that is no GPU queue's."""
     rest = queue.removeprefix(QUEUE_PREFIX)
-    fix = "GPU queues are named gpu.<class>.shared, gpu.<class>.exclusive, gpu.<class>, gpu.mig or gpu.auto"
+    fix = (
+        "GPU queues are named gpu.<class>.shared, gpu.<class>.exclusive, gpu.<class>, gpu.mig or"
+        " gpu.auto"
+    )
     if rest == queue or not rest:
         raise InvalidJob.field("queue", queue, "is not the name of a GPU queue", fix)
     head, _, last = rest.rpartition(".")
@@ -48,11 +53,11 @@ def parse_queue(queue: str) -> QueueName:
 
 
 def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
-    """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after ``task.replace``; ``x~1~0`` for an
-    id that itself ends like a retry.
+    """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after
+    ``task.replace``; ``x~1~0`` for an id that itself ends like a retry.
 
-    A retry is a new message with the same task id, sent while the try before it may still be running: each
-    delivery is queued, attempted and finished on its own.
+    A retry is a new message with the same task id, sent while the try before it may still be
+    running: each delivery is queued, attempted and finished on its own.
     """
     if not retries and not nesting and not _DELIVERY.search(job_id):
         return job_id

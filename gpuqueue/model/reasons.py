@@ -13,11 +13,15 @@ class WaitReason(StrEnum):
     SHARED_RUNNING = "SHARED_RUNNING"
     DRAINING_FOR_EXCLUSIVE = "DRAINING_FOR_EXCLUSIVE"
     BEHIND_OTHERS = "BEHIND_OTHERS"
-    """Its isolation could start a job now, and others are ahead of it in line (or it is about to start)."""
+    """Its isolation could start a job now, and others are ahead of it in line (or it is about to
+    start).
+    """
     TURN_OF_SHARED = "TURN_OF_SHARED"
     """Enough exclusive jobs in a row have started while shared ones waited (shared_patience)."""
     REPAIRING = "REPAIRING"
-    """No watcher has yet compared the slots with what really runs: at the very start, or after a loss of Redis."""
+    """No watcher has yet compared the slots with what really runs: at the very start, or after a
+    loss of Redis.
+    """
     TENANT_LIMIT = "TENANT_LIMIT"
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"
@@ -58,11 +62,23 @@ class EndReason(StrEnum):
     REJECTED = "REJECTED"
 
 
-#: The infrastructure's fault: a new attempt is made, up to the limit. Every other reason ends the job.
-TRY_AGAIN = frozenset({EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA})
+#: The infrastructure's fault: a new attempt is made, up to the limit. Every other reason ends the
+#: job.
+TRY_AGAIN = frozenset(
+    {EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA}
+)
 
 #: What the job asks for cannot be had: not even an attempt that never started is made again.
-NEVER_AGAIN = frozenset({EndReason.IMAGE, EndReason.BAD_SPEC, EndReason.UNSCHEDULABLE, EndReason.QUOTA, EndReason.REJECTED})
+NEVER_AGAIN = frozenset(
+    {
+        EndReason.IMAGE,
+        EndReason.BAD_SPEC,
+        EndReason.UNSCHEDULABLE,
+        EndReason.QUOTA,
+        EndReason.REJECTED,
+    }
+)
 
-#: The application's code is in the image that cannot be had: nothing of it can run to finish the job.
+#: The application's code is in the image that cannot be had: nothing of it can run to finish the
+#: job.
 NO_APPLICATION = frozenset({EndReason.IMAGE})

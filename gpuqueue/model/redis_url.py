@@ -1,4 +1,6 @@
-"""Addresses of Redis, as URLs: what they say of TLS, as redis-py takes them, and as they are shown. Pure."""
+"""Addresses of Redis, as URLs: what they say of TLS, as redis-py takes them, and as they are shown.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ _PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")
 def tls_problem(url: str) -> tuple[str, str] | None:
     """Say what is wrong with an address' TLS, and the fix; None if nothing is.
 
-    Where ``ssl_cert_reqs`` is left out the libraries disagree: redis-py verifies the server, Celery's result backend raises, and
-    its broker connects to anybody.
+    Where ``ssl_cert_reqs`` is left out the libraries disagree: redis-py verifies the server,
+    Celery's result backend raises, and its broker connects to anybody.
     """
     parts = urlsplit(url)
     said = parse_qs(parts.query)
@@ -27,21 +29,28 @@ def tls_problem(url: str) -> tuple[str, str] | None:
     if "ssl_cert_reqs" not in said:
         return "does not say whether the server is verified", "add ?ssl_cert_reqs=required"
     if said["ssl_cert_reqs"][-1].removeprefix("CERT_").lower() not in CERT_REQS:
-        return f"has the unknown ssl_cert_reqs={said['ssl_cert_reqs'][-1]!r}", f"use one of {', '.join(CERT_REQS)}"
+        return (
+            f"has the unknown ssl_cert_reqs={said['ssl_cert_reqs'][-1]!r}",
+            f"use one of {', '.join(CERT_REQS)}",
+        )
     if ("ssl_certfile" in said) != ("ssl_keyfile" in said):
         return "has one of ssl_certfile and ssl_keyfile", "give both, or neither"
     return None
 
 
 def tls_problems(urls: Mapping[str, str | None]) -> Iterator[str]:
-    """Say of some settings (name → address) what is wrong with their TLS: the setting, its address, the problem, the fix."""
+    """Say of some settings (name → address) what is wrong with their TLS: the setting, its address,
+    the problem, the fix.
+    """
     for name, url in urls.items():
         if url and (found := tls_problem(url)):
             yield f"{name}={mask(url)!r} {found[0]}; {found[1]}"
 
 
 def verifies(url: str) -> bool:
-    """Whether whoever connects to this address over TLS makes sure whom it speaks with; True without TLS."""
+    """Whether whoever connects to this address over TLS makes sure whom it speaks with; True
+    without TLS.
+    """
     return not url.startswith("rediss") or "ssl_cert_reqs=none" not in plain(url)
 
 

@@ -1,7 +1,7 @@
 """The states of a job, and which may follow which.
 
-``JobState`` is what the store keeps. Celery's result backend shows ``QUEUED`` and ``DISPATCHED`` beside Celery's own
-STARTED, RETRY, SUCCESS, FAILURE and REVOKED.
+``JobState`` is what the store keeps. Celery's result backend shows ``QUEUED`` and ``DISPATCHED``
+beside Celery's own STARTED, RETRY, SUCCESS, FAILURE and REVOKED.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class JobState(StrEnum):
     REPORTING = "reporting"
     """The executor has claimed the finish and is writing the result."""
     FINISHING = "finishing"
-    """Somebody else must write the result: cancelled, expired, refused, or the executor died silently."""
+    """Somebody else must write the result: cancelled, expired, refused, or the executor died
+    silently.
+    """
     ENDED = "ended"
     """The result is written. A tombstone stays until no redelivery can come."""
 
 
-#: Every legal move. The scripts make no other, and the diagram in docs/GPU_QUEUE.md shows these (a test compares them).
+#: Every legal move. The scripts make no other, and the diagram in docs/GPU_QUEUE.md shows these (a
+#: test compares them).
 MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.ACCEPTED: frozenset({JobState.DELAYED, JobState.WAITING, JobState.FINISHING}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.FINISHING}),

@@ -36,16 +36,24 @@ def find() -> list[Device]:
 
 
 def _device(index: str, handle: object) -> Device:
-    name, memory = nvml.text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    name, memory = (
+        nvml.text(pynvml.nvmlDeviceGetName(handle)),
+        int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+    )
     return Device(index, nvml.uuid_of(pynvml, handle), name, memory)
 
 
-def allowed(found: Sequence[Device], setting: str | None, visible: str | None = None) -> list[Device]:
-    """Return the GPUs that jobs may use: those of GPUQUEUE_DEVICES, else of CUDA_VISIBLE_DEVICES, else all.
+def allowed(
+    found: Sequence[Device], setting: str | None, visible: str | None = None
+) -> list[Device]:
+    """Return the GPUs that jobs may use: those of GPUQUEUE_DEVICES, else of CUDA_VISIBLE_DEVICES,
+    else all.
 
     Raises :class:`SettingsError` for a GPU that is not there.
     """
-    name, text = ("GPUQUEUE_DEVICES", setting) if setting is not None else ("CUDA_VISIBLE_DEVICES", visible)
+    name, text = (
+        ("GPUQUEUE_DEVICES", setting) if setting is not None else ("CUDA_VISIBLE_DEVICES", visible)
+    )
     if text is None:
         return list(found)
     chosen = []
@@ -53,15 +61,19 @@ def allowed(found: Sequence[Device], setting: str | None, visible: str | None = 
         match = [device for device in found if nvml.is_named(each, device.index, device.uuid)]
         if not match:
             there = ", ".join(f"{device.index} ({device.uuid})" for device in found) or "none"
-            raise SettingsError(f"{name}={text!r} names {each!r}, which is not there; GPUs found: {there}")
+            raise SettingsError(
+                f"{name}={text!r} names {each!r}, which is not there; GPUs found: {there}"
+            )
         chosen.append(match[0])
     return chosen
 
 
 def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, list[str]]:
-    """Return class → UUIDs of its GPUs. A class without ``devices`` gets all that no other class names.
+    """Return class → UUIDs of its GPUs. A class without ``devices`` gets all that no other class
+    names.
 
-    Raises :class:`SettingsError` when two classes would get the same GPU, or when exclusive jobs could not be alone.
+    Raises :class:`SettingsError` when two classes would get the same GPU, or when exclusive jobs
+    could not be alone.
     """
     classes = list(classes)
     if not found:
@@ -71,7 +83,9 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
         raise SettingsError("devices of two classes overlap; name each GPU in one class only")
     for index in named:
         if index >= len(found):
-            raise SettingsError(f"devices={index} is not there; this machine has {len(found)} GPUs, counted from 0")
+            raise SettingsError(
+                f"devices={index} is not there; this machine has {len(found)} GPUs, counted from 0"
+            )
     rest = [index for index in range(len(found)) if index not in named]
     open_classes = [each for each in classes if each.devices is None]
     if len(open_classes) > 1:
@@ -80,12 +94,16 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
             f"classes {names} would share this machine's GPUs; "
             "give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
         )
-    dealt = {each.name: [found[index].uuid for index in (rest if each.devices is None else each.devices)] for each in classes}
+    dealt = {
+        each.name: [found[index].uuid for index in (rest if each.devices is None else each.devices)]
+        for each in classes
+    }
     for each in classes:
         if each.exclusive_slots > len(dealt[each.name]) > 0:
             raise SettingsError(
-                f"class {each.name} has {each.exclusive_slots} exclusive slots and {len(dealt[each.name])} GPUs here; "
-                f"an exclusive job is alone on its GPU: lower its exclusive slots"
+                f"class {each.name} has {each.exclusive_slots} exclusive slots and"
+                f" {len(dealt[each.name])} GPUs here; an exclusive job is alone on its GPU: lower"
+                " its exclusive slots"
             )
     return dealt
 

@@ -1,4 +1,6 @@
-"""What NVML shows of a machine's GPUs, by the ``pynvml`` that the caller has. None is imported here: executors may have none."""
+"""What NVML shows of a machine's GPUs, by the ``pynvml`` that the caller has. None is imported
+here: executors may have none.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,16 @@ from typing import Any
 
 
 def handles(nvml: Any) -> list[tuple[str, Any]]:
-    """Return (index, handle) of every GPU, and of its slices in its place where MIG is on. Raises ``nvml.NVMLError``."""
+    """Return (index, handle) of every GPU, and of its slices in its place where MIG is on. Raises
+    ``nvml.NVMLError``.
+    """
     found: list[tuple[str, Any]] = []
     for number in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(number)
         slices = _slices(nvml, handle)
-        found += [(f"{number}:{order}", each) for order, each in enumerate(slices)] or [(str(number), handle)]
+        found += [(f"{number}:{order}", each) for order, each in enumerate(slices)] or [
+            (str(number), handle)
+        ]
     return found
 
 
@@ -41,11 +47,15 @@ def text(value: str | bytes) -> str:
 
 
 def listed(visible: str) -> list[str]:
-    """Return the GPUs that a list as CUDA_VISIBLE_DEVICES names; nothing for ``none``, ``-1`` and an empty one."""
+    """Return the GPUs that a list as CUDA_VISIBLE_DEVICES names; nothing for ``none``, ``-1`` and
+    an empty one.
+    """
     names = [each.strip() for each in visible.split(",") if each.strip()]
     return [] if names in (["none"], ["-1"]) else names
 
 
 def is_named(name: str, index: str, uuid: str) -> bool:
-    """Whether an entry of such a list means this GPU: its index, its UUID, or the beginning of that."""
+    """Whether an entry of such a list means this GPU: its index, its UUID, or the beginning of
+    that.
+    """
     return name == index or (len(name) > 4 and uuid.startswith(name))

@@ -1,10 +1,11 @@
-"""Watches the job's GPU while it runs, from a thread of the executor: which one it is, and how much of its memory was taken.
+"""Watches the job's GPU while it runs, from a thread of the executor: which one it is, and how much
+of its memory was taken.
 
-All of it is optional: without pynvml, without a driver and without a GPU there are no figures, and nobody hears of it. The job
-waits neither for the first figure nor for the last one.
+All of it is optional: without pynvml, without a driver and without a GPU there are no figures, and
+nobody hears of it. The job waits neither for the first figure nor for the last one.
 
-NVML's memory is the device's: on a time-sliced GPU the neighbours' too, while a MIG slice has its own. What this process itself
-took is known only where torch did the taking.
+NVML's memory is the device's: on a time-sliced GPU the neighbours' too, while a MIG slice has its
+own. What this process itself took is known only where torch did the taking.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Any, TypedDict
 
 from gpuqueue.nvidia import nvml
 
-#: Seconds before the first look: no job comes to its GPU sooner, and one that ends sooner pays for none of this.
+#: Seconds before the first look: no job comes to its GPU sooner, and one that ends sooner pays for
+#: none of this.
 FIRST = 0.2
-#: Seconds between looks for the first ``EARLY`` seconds, while a model is loaded and a batch size shows, and afterwards.
+#: Seconds between looks for the first ``EARLY`` seconds, while a model is loaded and a batch size
+#: shows, and afterwards.
 OFTEN, SELDOM = 1.0, 5.0
 EARLY = 30.0
-#: Figures are told again when one has grown by this factor, and no sooner than ``QUIET`` seconds after the last time.
+#: Figures are told again when one has grown by this factor, and no sooner than ``QUIET`` seconds
+#: after the last time.
 GROWN = 1.05
 QUIET = 10.0
 
@@ -47,8 +51,8 @@ class Sampler:
     """A context in which the GPU is watched.
 
     Args:
-        tell: is given the figures, from the thread, when they are first known and when they have grown; what it raises is
-            dropped, and the figures are told again.
+        tell: is given the figures, from the thread, when they are first known and when they have
+            grown; what it raises is dropped, and the figures are told again.
         visible: CUDA_VISIBLE_DEVICES of this process; None: every GPU that NVML shows is the job's.
         pauses: seconds until the first look, and between looks early and later.
     """
@@ -80,12 +84,18 @@ class Sampler:
         return _most(self._seen, own_memory())
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # those are for the job's own thread
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, signal.valid_signals()
+        )  # those are for the job's own thread
         first, often, seldom = self._pauses
         if self._over.wait(first):
             return
-        with contextlib.suppress(Exception):  # no pynvml, no driver, a GPU that is lost: no (more) figures
-            pynvml = importlib.import_module("pynvml")  # not an import statement: an executor does without
+        with contextlib.suppress(
+            Exception
+        ):  # no pynvml, no driver, a GPU that is lost: no (more) figures
+            pynvml = importlib.import_module(
+                "pynvml"
+            )  # not an import statement: an executor does without
             pynvml.nvmlInit()
             started, cards = time.monotonic(), _cards(pynvml, self._visible)
             while cards and not self._over.is_set():
@@ -94,7 +104,9 @@ class Sampler:
 
     def _look(self, pynvml: Any, cards: Mapping[str, Any]) -> None:
         used = sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in cards.values())
-        seen = self._seen = _most(self._seen, Sample(gpu=",".join(cards), gpu_memory_peak=used), own_memory())
+        seen = self._seen = _most(
+            self._seen, Sample(gpu=",".join(cards), gpu_memory_peak=used), own_memory()
+        )
         now = time.monotonic()
         if is_news(self._told, seen, now - self._told_at):
             with contextlib.suppress(Exception):
@@ -103,13 +115,17 @@ class Sampler:
 
 
 def has_gpu(environ: Mapping[str, str]) -> bool:
-    """Whether a process with this environment was given a GPU: dealt by a dispatcher, or requested by its pod."""
+    """Whether a process with this environment was given a GPU: dealt by a dispatcher, or requested
+    by its pod.
+    """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     return "GPUQUEUE_POD_UID" in environ if visible is None else bool(nvml.listed(visible))
 
 
 def is_news(told: Sample, seen: Sample, seconds: float) -> bool:
-    """Whether figures are worth telling ``seconds`` after others were told (of nothing told yet, at once)."""
+    """Whether figures are worth telling ``seconds`` after others were told (of nothing told yet, at
+    once).
+    """
     if not told:
         return bool(seen)
     if seconds < QUIET:
@@ -119,12 +135,18 @@ def is_news(told: Sample, seen: Sample, seconds: float) -> bool:
 
 
 def own_memory() -> Sample:
-    """Return the most that this process's tensors took, if it has begun to use a GPU by torch. torch is not imported."""
+    """Return the most that this process's tensors took, if it has begun to use a GPU by torch.
+    torch is not imported.
+    """
     cuda = sys.modules.get("torch.cuda")
     try:
         if cuda is None or not cuda.is_initialized():
             return Sample()
-        return Sample(gpu_memory_own=sum(int(cuda.max_memory_allocated(index)) for index in range(cuda.device_count())))
+        return Sample(
+            gpu_memory_own=sum(
+                int(cuda.max_memory_allocated(index)) for index in range(cuda.device_count())
+            )
+        )
     except Exception:  # half imported, or another module of that name
         return Sample()
 
@@ -140,7 +162,14 @@ def _most(*samples: Sample) -> Sample:
 
 def _cards(pynvml: Any, visible: str | None) -> dict[str, Any]:
     """Return UUID → handle of the GPUs that this process sees."""
-    found = [(index, nvml.uuid_of(pynvml, handle), handle) for index, handle in nvml.handles(pynvml)]
+    found = [
+        (index, nvml.uuid_of(pynvml, handle), handle) for index, handle in nvml.handles(pynvml)
+    ]
     if visible is None:
         return {uuid: handle for _, uuid, handle in found}
-    return {uuid: handle for name in nvml.listed(visible) for index, uuid, handle in found if nvml.is_named(name, index, uuid)}
+    return {
+        uuid: handle
+        for name in nvml.listed(visible)
+        for index, uuid, handle in found
+        if nvml.is_named(name, index, uuid)
+    }

@@ -12,7 +12,10 @@ from gpuqueue.settings.dispatcher import Settings
 
 def configured(settings: Settings) -> dict[str, GpuClass]:
     """Return name → class. A class of the file replaces one of the same name from the environment."""
-    patience: dict[str, Any] = {"exclusive_patience": settings.exclusive_patience, "shared_patience": settings.shared_patience}
+    patience: dict[str, Any] = {
+        "exclusive_patience": settings.exclusive_patience,
+        "shared_patience": settings.shared_patience,
+    }
     resource = settings.resource_name
     is_mig = bool(resource and MIG_PROFILE.match(resource.rpartition("/")[2]))
     found: dict[str, GpuClass] = {}
@@ -27,15 +30,24 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
         )
     if settings.mig_total_slots:
         if not resource:
-            raise SettingsError("GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to e.g. nvidia.com/mig-1g.5gb")
+            raise SettingsError(
+                "GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to e.g."
+                " nvidia.com/mig-1g.5gb"
+            )
         mig = mig_class(resource, settings.mig_total_slots, **patience)
         found[mig.name] = mig
     if settings.classes_file:
         try:
             text = settings.classes_file.read_text()
         except OSError as exc:
-            raise SettingsError(f"GPUQUEUE_CLASSES_FILE={str(settings.classes_file)!r} cannot be read: {exc.strerror}") from None
+            raise SettingsError(
+                f"GPUQUEUE_CLASSES_FILE={str(settings.classes_file)!r} cannot be read:"
+                f" {exc.strerror}"
+            ) from None
         found |= from_toml(text, str(settings.classes_file), **patience)
     if not found:
-        raise SettingsError("T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and there is no other class; give one class slots")
+        raise SettingsError(
+            "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and there is no other class; give one"
+            " class slots"
+        )
     return found

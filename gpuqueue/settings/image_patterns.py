@@ -1,9 +1,10 @@
 """Patterns of image references: which images jobs may name (GPU_IMAGE_ALLOW).
 
-A reference is read as container runtimes read it: its first part is a registry if it holds ``.`` or ``:`` or is ``localhost``;
-else the registry is docker.io. A registry is compared as it stands and has no wildcards, so that no pattern lets in a
-registry of a similar name. In the rest ``*``, ``?`` and ``[…]`` are fnmatch's, and ``*`` matches ``/`` as well:
-``registry.example/team/*`` is everything below ``team``.
+A reference is read as container runtimes read it: its first part is a registry if it holds ``.`` or
+``:`` or is ``localhost``; else the registry is docker.io. A registry is compared as it stands and
+has no wildcards, so that no pattern lets in a registry of a similar name. In the rest ``*``, ``?``
+and ``[…]`` are fnmatch's, and ``*`` matches ``/`` as well: ``registry.example/team/*`` is
+everything below ``team``.
 """
 
 from __future__ import annotations

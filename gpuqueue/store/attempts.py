@@ -1,4 +1,6 @@
-"""What an executor does to the state: claim its attempt, then claim and confirm its end. Needs only redis."""
+"""What an executor does to the state: claim its attempt, then claim and confirm its end. Needs only
+redis.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.job import Record
 from gpuqueue.store.scripts import Scripts
 
-#: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend that is away (10 min).
+#: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend
+#: that is away (10 min).
 REPORT_TIMEOUT = 900.0
-#: Seconds after which a process that has reported and does not end is stopped: a thread that its task left behind.
+#: Seconds after which a process that has reported and does not end is stopped: a thread that its
+#: task left behind.
 EXIT_TIMEOUT = 300.0
 
 
@@ -38,7 +42,9 @@ class Attempts:
         self._clock = clock
 
     def claim(self, attempt: Attempt, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
-        """Take the attempt for this process. Raises :class:`StaleAttempt` when it is another's, or no longer wanted."""
+        """Take the attempt for this process. Raises :class:`StaleAttempt` when it is another's, or
+        no longer wanted.
+        """
         answer = self._call("claim", attempt, instance, worker, self._clock())
         if answer[0] != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer[1]}")
@@ -49,7 +55,9 @@ class Attempts:
         return bool(self._call("limit", attempt, seconds))
 
     def sampled(self, attempt: Attempt, seen: Mapping[str, Any]) -> bool:
-        """Keep what was seen of the GPU (gpu_sampler.py has the fields); False: the attempt is not current."""
+        """Keep what was seen of the GPU (gpu_sampler.py has the fields); False: the attempt is not
+        current.
+        """
         return bool(self._call("sampled", attempt, json.dumps(seen) if seen else ""))
 
     def report(self, attempt: Attempt, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
@@ -57,7 +65,13 @@ class Attempts:
 
         Raises :class:`StaleAttempt` when this attempt may write nothing any more.
         """
-        answer = self._call("report", attempt, outcome, self._clock() + REPORT_TIMEOUT, json.dumps(seen) if seen else "")
+        answer = self._call(
+            "report",
+            attempt,
+            outcome,
+            self._clock() + REPORT_TIMEOUT,
+            json.dumps(seen) if seen else "",
+        )
         if answer != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")
 
@@ -67,21 +81,35 @@ class Attempts:
         return bool(self._call("reported", attempt, now, keep, now + EXIT_TIMEOUT))
 
     def _call(self, verb: str, attempt: Attempt, *arguments: str | float) -> Any:
-        return self._scripts.call(verb, attempt.gpu_class, attempt.delivery, attempt.number, attempt.token, *arguments)
+        return self._scripts.call(
+            verb, attempt.gpu_class, attempt.delivery, attempt.number, attempt.token, *arguments
+        )
 
 
 class Finishes:
     """The verbs of an executor that finishes a job for one that could not."""
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time, lease: float = 180.0) -> None:
+    def __init__(
+        self, client: redis.Redis, clock: Callable[[], float] = time.time, lease: float = 180.0
+    ) -> None:
         self._scripts = Scripts(client)
         self._clock = clock
         self._lease = lease
 
-    def claim(self, attempt: Attempt, finisher: str, keep: float) -> tuple[Record, dict[str, Any] | None] | None:
-        """Take the finish that a dispatcher claimed for this process; None when it is no longer wanted."""
+    def claim(
+        self, attempt: Attempt, finisher: str, keep: float
+    ) -> tuple[Record, dict[str, Any] | None] | None:
+        """Take the finish that a dispatcher claimed for this process; None when it is no longer
+        wanted.
+        """
         answer = self._scripts.call(
-            "finish_claim", attempt.gpu_class, attempt.delivery, finisher, self._clock(), self._lease, keep
+            "finish_claim",
+            attempt.gpu_class,
+            attempt.delivery,
+            finisher,
+            self._clock(),
+            self._lease,
+            keep,
         )
         if answer[0] != "ok":
             return None
@@ -89,4 +117,14 @@ class Finishes:
 
     def finished(self, attempt: Attempt, finisher: str, reason: str, keep: float) -> bool:
         """Confirm that everything is written."""
-        return bool(self._scripts.call("finished", attempt.gpu_class, attempt.delivery, finisher, reason, self._clock(), keep))
+        return bool(
+            self._scripts.call(
+                "finished",
+                attempt.gpu_class,
+                attempt.delivery,
+                finisher,
+                reason,
+                self._clock(),
+                keep,
+            )
+        )

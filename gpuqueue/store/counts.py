@@ -1,6 +1,8 @@
-"""What the scripts count for /metrics, in the hash ``counts`` of a class. It survives every dispatcher; none counts twice.
+"""What the scripts count for /metrics, in the hash ``counts`` of a class. It survives every
+dispatcher; none counts twice.
 
-A field is ``<what>:<isolation>`` with, for most, a third part: the reason, or of a duration its bucket or ``sum``.
+A field is ``<what>:<isolation>`` with, for most, a third part: the reason, or of a duration its
+bucket or ``sum``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ ACCEPTED, ENDED, REPEATED, WAIT, HELD = "accepted", "ended", "repeated", "wait",
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """A histogram: for each bound the number of durations up to it (cumulative, as Prometheus has it), and all in seconds."""
+    """A histogram: for each bound the number of durations up to it (cumulative, as Prometheus has
+    it), and all in seconds.
+    """
 
     buckets: tuple[tuple[str, float], ...]
     total: float
@@ -33,7 +37,9 @@ class Counts:
 
 
 def parse(fields: Mapping[str, str]) -> Counts:
-    """Read the hash. Fields of a newer version are left out; buckets of other bounds count in the next that holds them."""
+    """Read the hash. Fields of a newer version are left out; buckets of other bounds count in the
+    next that holds them.
+    """
     found = Counts()
     durations: dict[tuple[str, str], dict[str, float]] = {}
     for name, text in fields.items():
@@ -53,7 +59,10 @@ def parse(fields: Mapping[str, str]) -> Counts:
 def _durations(parts: Mapping[str, float]) -> Durations:
     counted = {float(bound): number for bound, number in parts.items() if bound != "sum"}
     bounds = [*BOUNDS, float("inf")]
-    buckets = tuple((_text(bound), sum(number for each, number in counted.items() if each <= bound)) for bound in bounds)
+    buckets = tuple(
+        (_text(bound), sum(number for each, number in counted.items() if each <= bound))
+        for bound in bounds
+    )
     return Durations(buckets, parts.get("sum", 0.0))
 
 

@@ -1,13 +1,16 @@
-"""The keys of Redis. Those of one class carry one hash tag, so that they live on one node of a Redis Cluster.
+"""The keys of Redis. Those of one class carry one hash tag, so that they live on one node of a
+Redis Cluster.
 
-Every script gets the same ``KEYS``, in the order of :data:`NAMES`; the loader gives each its name in Lua (``K.jobs``).
+Every script gets the same ``KEYS``, in the order of :data:`NAMES`; the loader gives each its name
+in Lua (``K.jobs``).
 """
 
 from __future__ import annotations
 
-#: The layout: raised when what lies under the keys is no longer what other versions take it for. Executors of application images
-#: are older or newer than their dispatcher, so nearly every change has to do without: a new key or field that may be missing
-#: keeps the layout. tests/upgrade/test_contract.py holds the rule, docs/UPGRADES.md says it.
+#: The layout: raised when what lies under the keys is no longer what other versions take it for.
+#: Executors of application images are older or newer than their dispatcher, so nearly every change
+#: has to do without: a new key or field that may be missing keeps the layout.
+#: tests/upgrade/test_contract.py holds the rule, docs/UPGRADES.md says it.
 VERSION = 1
 PREFIX = f"gpuqueue:{VERSION}:"
 #: The layout of what lies in Redis. The one key without a version.
@@ -15,7 +18,8 @@ LAYOUT = "gpuqueue:layout"
 #: Is there where a dispatcher of before the mark was: then the layout is 1.
 UNMARKED = "gpuqueue:1:classes"
 
-#: name in Lua → type and content. ``delivery`` and ``holder`` are as in names.py; times are Unix seconds.
+#: name in Lua → type and content. ``delivery`` and ``holder`` are as in names.py; times are Unix
+#: seconds.
 NAMES: dict[str, str] = {
     "jobs": "hash: delivery → record (JSON); a tombstone once the job has ended",
     "messages": "hash: delivery → the whole Celery message (JSON); gone when the job has ended",
@@ -27,7 +31,9 @@ NAMES: dict[str, str] = {
     "holders_shared": "zset: holder by time of admission; one slot each",
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
-    "gate": "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened",
+    "gate": (
+        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened"
+    ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by time of admission, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
@@ -73,7 +79,9 @@ def leader_key(group: str) -> str:
 
 
 def wake_key(gpu_class: str) -> str:
-    """Return the list that leaders of a class block on: anything pushed wakes one. One hash tag: they block on several."""
+    """Return the list that leaders of a class block on: anything pushed wakes one. One hash tag:
+    they block on several.
+    """
     return f"{PREFIX}{{wake}}:{gpu_class}"
 
 

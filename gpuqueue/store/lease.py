@@ -21,21 +21,32 @@ from gpuqueue.store.keys import (
     wake_key,
 )
 
-_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
-_RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RENEW = (
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+    " end return 0"
+)
+_RESIGN = (
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
 #: A dispatcher unheard of for this long is forgotten, in seconds.
 FORGET_DISPATCHER = 3600.0
 
 
 class Lease:
-    """One watcher of a group leads, as long as it renews. Everything a leader does is safe even when two believe they lead.
+    """One watcher of a group leads, as long as it renews. Everything a leader does is safe even
+    when two believe they lead.
 
-    A group are the dispatchers of the same classes in the same cluster: who knows other classes cannot launch for these, and
-    who sees another cluster cannot watch this one.
+    A group are the dispatchers of the same classes in the same cluster: who knows other classes
+    cannot launch for these, and who sees another cluster cannot watch this one.
     """
 
     def __init__(
-        self, client: redis.Redis, name: str, seconds: float, group: str = "", clock: Callable[[], float] = time.time
+        self,
+        client: redis.Redis,
+        name: str,
+        seconds: float,
+        group: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._milliseconds = int(seconds * 1000)
@@ -89,16 +100,22 @@ def wake(client: redis.Redis, gpu_class: str) -> None:
 
 
 def wait(client: redis.Redis, classes: Iterable[str], seconds: float) -> bool:
-    """Sleep until woken for one of some classes, ``seconds`` at most (0.01 at least: Redis takes 0 for ever).
+    """Sleep until woken for one of some classes, ``seconds`` at most (0.01 at least: Redis takes 0
+    for ever).
 
     The client's timeout must be longer.
     """
-    return client.blpop([wake_key(name) for name in classes], timeout=max(0.01, seconds)) is not None
+    return (
+        client.blpop([wake_key(name) for name in classes], timeout=max(0.01, seconds)) is not None
+    )
 
 
 def revoke_stamps(client: redis.Redis, stamps: dict[str, list[str]], now: float) -> None:
     """Remember revoked stamps (Celery's ``revoke_by_stamped_headers``) for jobs that come later."""
-    client.hset(REVOKED_STAMPS, mapping={f"{header}={value}": now for header, values in stamps.items() for value in values})
+    client.hset(
+        REVOKED_STAMPS,
+        mapping={f"{header}={value}": now for header, values in stamps.items() for value in values},
+    )
 
 
 def stamps_revoked(client: redis.Redis, stamps: dict[str, list[str]], since: float) -> bool:

@@ -15,7 +15,9 @@ from gpuqueue.store.scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One class at one moment. Keys are isolations; ``longest_wait`` in seconds, 0 where nobody waits."""
+    """One class at one moment. Keys are isolations; ``longest_wait`` in seconds, 0 where nobody
+    waits.
+    """
 
     waiting: dict[str, int]
     longest_wait: dict[str, float]
@@ -35,7 +37,17 @@ class Measures:
     def of(self, gpu_class: str) -> Measured:
         """Measure one class, in one look."""
         answer = self._scripts.call("measured", gpu_class, self._clock())
-        shared, exclusive, longest_shared, longest_exclusive, shared_held, exclusive_held, delayed, finishing, fields = answer
+        (
+            shared,
+            exclusive,
+            longest_shared,
+            longest_exclusive,
+            shared_held,
+            exclusive_held,
+            delayed,
+            finishing,
+            fields,
+        ) = answer
         return Measured(
             {SHARED: shared, EXCLUSIVE: exclusive},
             {SHARED: float(longest_shared), EXCLUSIVE: float(longest_exclusive)},

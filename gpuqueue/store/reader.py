@@ -18,7 +18,9 @@ from gpuqueue.store.scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why a job has not started. ``place`` counts from 1 within its own isolation; 0: it is not in line."""
+    """Why a job has not started. ``place`` counts from 1 within its own isolation; 0: it is not in
+    line.
+    """
 
     record: Record
     reason: str
@@ -72,11 +74,15 @@ class Reader:
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
         """Return the records of several deliveries, without those gone meanwhile."""
         names = list(deliveries)
-        raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names) if names else []  # type: ignore[assignment]
+        raw: list[str | None] = (
+            self._client.hmget(class_key(gpu_class, "jobs"), names) if names else []
+        )  # type: ignore[assignment]
         return [json.loads(each) for each in raw if each]
 
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
-        """Return the newest delivery of a job, in whichever class it is; a delivery's own name finds that one."""
+        """Return the newest delivery of a job, in whichever class it is; a delivery's own name
+        finds that one.
+        """
         names = list(classes)
         pipe = self._client.pipeline(transaction=False)
         for name in names:
@@ -99,7 +105,9 @@ class Reader:
 
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
         """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
-        answer = self._scripts.call("why", gpu_class.name, delivery, json.dumps(gpu_class.spec()), most)
+        answer = self._scripts.call(
+            "why", gpu_class.name, delivery, json.dumps(gpu_class.spec()), most
+        )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
 
     def free(self, gpu_class: GpuClass, isolation: str) -> int:
@@ -115,7 +123,9 @@ class Reader:
         return free if free > 0 and not in_line else -in_line
 
     def todo(self, gpu_class: str, now: float) -> Todo:
-        """Return what a watcher has to look after; of the finishing ones, those whose lease has run out."""
+        """Return what a watcher has to look after; of the finishing ones, those whose lease has run
+        out.
+        """
         pipe = self._client.pipeline(transaction=False)
         pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
         pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
@@ -123,7 +133,9 @@ class Reader:
         pipe.zrange(class_key(gpu_class, "launching"), 0, 255, withscores=True)
         pipe.hexists(class_key(gpu_class, "gate"), "opened")
         *parts, opened = pipe.execute()
-        stopping, finishing, accepted, launching = ([(name, float(score)) for name, score in part] for part in parts)
+        stopping, finishing, accepted, launching = (
+            [(name, float(score)) for name, score in part] for part in parts
+        )
         return Todo(stopping, finishing, accepted, launching, bool(opened))
 
     def holders(self, gpu_class: str) -> list[tuple[str, int, float]]:
@@ -131,10 +143,14 @@ class Reader:
         pipe = self._client.pipeline(transaction=False)
         for isolation in ISOLATIONS:
             pipe.zrange(class_key(gpu_class, f"holders_{isolation}"), 0, -1, withscores=True)
-        return [(*parse_holder(name), float(since)) for part in pipe.execute() for name, since in part]
+        return [
+            (*parse_holder(name), float(since)) for part in pipe.execute() for name, since in part
+        ]
 
     def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
-        """Return one class in one look (``most`` waiting jobs of each isolation with their records)."""
+        """Return one class in one look (``most`` waiting jobs of each isolation with their
+        records).
+        """
         pipe = self._client.pipeline(transaction=True)
         for kind in ISOLATIONS:
             pipe.zrange(class_key(name, f"holders_{kind}"), 0, -1)
@@ -144,7 +160,10 @@ class Reader:
         pipe.zcard(class_key(name, "finishing"))
         pipe.hgetall(class_key(name, "gate"))
         hs, ws, ts, he, we, te, delayed, finishing, gate = pipe.execute()
-        holders = {kind: [parse_holder(each)[0] for each in part] for kind, part in zip(ISOLATIONS, (hs, he), strict=True)}
+        holders = {
+            kind: [parse_holder(each)[0] for each in part]
+            for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
+        }
         return ClassView(
             name,
             spec,
@@ -153,7 +172,11 @@ class Reader:
             {SHARED: ts, EXCLUSIVE: te},
             delayed,
             finishing,
-            {key.removeprefix("*:"): int(value) for key, value in gate.items() if key.startswith("*:")},
+            {
+                key.removeprefix("*:"): int(value)
+                for key, value in gate.items()
+                if key.startswith("*:")
+            },
         )
 
     def dispatchers(self, since: float) -> list[str]:
@@ -169,7 +192,9 @@ class Reader:
     def leaders(self) -> list[str]:
         """Return the names of the dispatchers whose watcher leads its group."""
         groups: list[str] = self._client.zrange(GROUPS, 0, -1)  # type: ignore[assignment]
-        found: list[str | None] = self._client.mget([leader_key(group) for group in groups]) if groups else []  # type: ignore[assignment]
+        found: list[str | None] = (
+            self._client.mget([leader_key(group) for group in groups]) if groups else []
+        )  # type: ignore[assignment]
         return sorted({each.partition(" ")[0] for each in found if each})
 
     def leader(self) -> str | None:

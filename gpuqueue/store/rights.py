@@ -1,4 +1,5 @@
-"""Whether a dispatcher's users of Redis may do what dispatchers do: looked at once, at the start, and by the doctor.
+"""Whether a dispatcher's users of Redis may do what dispatchers do: looked at once, at the start,
+and by the doctor.
 
 Each look is of what other users of deploy/redis/users.acl may not; none changes anything.
 """
@@ -22,8 +23,11 @@ _QUEUE = "gpu.gpuqueue-check"
 _RESULT = "celery-task-meta-gpuqueue-check"
 
 
-def refused(state: str, broker: str | None, backend: str | None, setting: str) -> Iterator[ServerUnreachable]:
-    """Yield what is refused, of the state's address (that of ``setting``), the broker's, and a result backend in Redis.
+def refused(
+    state: str, broker: str | None, backend: str | None, setting: str
+) -> Iterator[ServerUnreachable]:
+    """Yield what is refused, of the state's address (that of ``setting``), the broker's, and a
+    result backend in Redis.
 
     An address that does not answer is none of its business.
     """
@@ -37,7 +41,9 @@ def refused(state: str, broker: str | None, backend: str | None, setting: str) -
             yield found
 
 
-def _look(url: str, setting: str, look: Callable[[redis.Redis], object]) -> ServerUnreachable | None:
+def _look(
+    url: str, setting: str, look: Callable[[redis.Redis], object]
+) -> ServerUnreachable | None:
     client = connect(url, timeout=5, retries=0)
     try:
         look(client)

@@ -12,7 +12,12 @@ import redis
 from gpuqueue.store.counts import lua
 from gpuqueue.store.keys import NAMES, class_keys
 
-_PRELUDE = "local K = {" + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1)) + "}\n" + lua()
+_PRELUDE = (
+    "local K = {"
+    + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1))
+    + "}\n"
+    + lua()
+)
 
 
 @cache
@@ -20,7 +25,9 @@ def source(verb: str) -> str:
     """Return the whole text of a verb: the names of the keys, its library parts, its own lines."""
     root = files("gpuqueue.store") / "lua"
     text = (root / f"{verb}.lua").read_text()
-    parts = [line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")]
+    parts = [
+        line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")
+    ]
     libraries = [(root / "lib" / f"{part}.lua").read_text() for names in parts for part in names]
     return _PRELUDE + "\n".join([*libraries, text])
 
@@ -40,7 +47,9 @@ class Scripts:
         return script(keys=class_keys(gpu_class), args=_plain(arguments))
 
     def pipelined(self, verb: str, calls: Sequence[tuple[str, Sequence[str | float]]]) -> list[Any]:
-        """Run one verb for several (class, arguments) in one round trip; each is atomic, all together are not."""
+        """Run one verb for several (class, arguments) in one round trip; each is atomic, all
+        together are not.
+        """
         pipe = self._client.pipeline(transaction=False)
         script = self._client.register_script(source(verb))
         for gpu_class, arguments in calls:

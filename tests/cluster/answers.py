@@ -1,4 +1,6 @@
-"""Answers of an API server as they are: the client's types refuse some that are right, as that of a namespace's deletion."""
+"""Answers of an API server as they are: the client's types refuse some that are right, as that of a
+namespace's deletion.
+"""
 
 from __future__ import annotations
 

@@ -1,19 +1,23 @@
-"""End to end on a real cluster: dispatchers are processes here, executors are pods there, one Redis is reached by both.
+"""End to end on a real cluster: dispatchers are processes here, executors are pods there, one Redis
+is reached by both.
 
-Nothing of it runs unless KUBECONFIG and CLUSTER_IMAGE are set: a developer's own cluster is never used by accident.
+Nothing of it runs unless KUBECONFIG and CLUSTER_IMAGE are set: a developer's own cluster is never
+used by accident.
 
     KUBECONFIG               the cluster
-    CLUSTER_IMAGE            an image with the executor and examples/cluster (examples/cluster/Dockerfile)
-    CLUSTER_RESOURCE         an extended resource that a node advertises, once at least (default: nvidia.com/gpu)
-    CLUSTER_NAMESPACE        where (default: a new one that enforces Pod Security "restricted", deleted afterwards)
-    CLUSTER_REDIS_URL        a Redis as pods reach it, its database empty (default: a pod, reached by port-forward)
+    CLUSTER_IMAGE            an image with the executor and examples/cluster
+    (examples/cluster/Dockerfile) CLUSTER_RESOURCE         an extended resource that a node
+    advertises, once at least (default: nvidia.com/gpu) CLUSTER_NAMESPACE        where (default: a
+    new one that enforces Pod Security "restricted", deleted afterwards) CLUSTER_REDIS_URL        a
+    Redis as pods reach it, its database empty (default: a pod, reached by port-forward)
     CLUSTER_REDIS_URL_HERE   the same as this machine reaches it (default: the same)
     CLUSTER_REDIS_IMAGE      the image of that pod (default: redis:7.4-alpine)
     CLUSTER_SERVICE_ACCOUNT  one that has the Role of a dispatcher (default: made, with its Role)
     CLUSTER_PATIENCE         seconds that anything may take (default: 120)
 
-Settings of Kubernetes mode that the tests do not set themselves apply as always: GPUQUEUE_POD_TEMPLATE for image pull secrets,
-GPU_IMAGE_PULL_POLICY, GPU_NODE_SELECTOR_KEY and GPU_NODE_SELECTOR_VALUE.
+Settings of Kubernetes mode that the tests do not set themselves apply as always:
+GPUQUEUE_POD_TEMPLATE for image pull secrets, GPU_IMAGE_PULL_POLICY, GPU_NODE_SELECTOR_KEY and
+GPU_NODE_SELECTOR_VALUE.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(4 * PATIENCE))
             if missing:
-                told = f"for a real cluster: {' and '.join(missing)} not set (see tests/cluster/conftest.py)"
+                told = (
+                    f"for a real cluster: {' and '.join(missing)} not set (see"
+                    " tests/cluster/conftest.py)"
+                )
                 item.add_marker(pytest.mark.skip(reason=told))
 
 

@@ -1,4 +1,6 @@
-"""A port of a pod as a port of this machine, through the API server: the client's port-forward, a stream for each connection."""
+"""A port of a pod as a port of this machine, through the API server: the client's port-forward, a
+stream for each connection.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CHUNK = 1 << 16
 
 
 class Forward:
-    """Listens on a free port of this machine until it is closed. What cannot be forwarded is closed, as if nobody listened."""
+    """Listens on a free port of this machine until it is closed. What cannot be forwarded is
+    closed, as if nobody listened.
+    """
 
     def __init__(self, pod: str, namespace: str, port: int, configuration: Any = None) -> None:
         # A client of its own: while it opens a stream, it can do nothing else.
@@ -39,7 +43,10 @@ class Forward:
                 return
             try:
                 stream = portforward(
-                    self._core.connect_get_namespaced_pod_portforward, self._pod, self._namespace, ports=str(self._remote)
+                    self._core.connect_get_namespaced_pod_portforward,
+                    self._pod,
+                    self._namespace,
+                    ports=str(self._remote),
                 )
             except client.ApiException:
                 near.close()

@@ -1,4 +1,6 @@
-"""A Redis in the tests' namespace: a pod that Pod Security "restricted" allows, a Service for pods, a port of this machine."""
+"""A Redis in the tests' namespace: a pod that Pod Security "restricted" allows, a Service for pods,
+a port of this machine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ IMAGE = "redis:7.4-alpine"
 PORT = 6379
 
 
-def start(core: Any, namespace: str, name: str, undo: ExitStack, patience: float) -> tuple[str, str]:
+def start(
+    core: Any, namespace: str, name: str, undo: ExitStack, patience: float
+) -> tuple[str, str]:
     """Start one and wait until it answers; its URL as pods reach it, and as this machine does."""
     password = secrets.token_urlsafe(24)
     raw(core.create_namespaced_service, namespace, service(name))
@@ -29,7 +33,10 @@ def start(core: Any, namespace: str, name: str, undo: ExitStack, patience: float
         return raw(core.read_namespaced_pod, name, namespace)["status"]
 
     def ready() -> bool:
-        return any((each["type"], each["status"]) == ("Ready", "True") for each in status().get("conditions", ()))
+        return any(
+            (each["type"], each["status"]) == ("Ready", "True")
+            for each in status().get("conditions", ())
+        )
 
     until(ready, patience, f"the pod {name} is ready", lambda: str(status()))
     forward = Forward(name, namespace, PORT)
@@ -50,7 +57,10 @@ def start(core: Any, namespace: str, name: str, undo: ExitStack, patience: float
 
 def service(name: str) -> dict[str, Any]:
     """By what name pods find it."""
-    return {"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": PORT}]}}
+    return {
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": PORT}]},
+    }
 
 
 def pod(name: str, password: str) -> dict[str, Any]:
@@ -62,8 +72,15 @@ def pod(name: str, password: str) -> dict[str, Any]:
         "command": ["redis-server", *options],
         "ports": [{"containerPort": PORT}],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
+        "resources": {
+            "requests": {"cpu": "50m", "memory": "64Mi"},
+            "limits": {"cpu": "1", "memory": "256Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
     }
     return {
         "metadata": {"name": name, "labels": {"app": name}},
@@ -72,6 +89,10 @@ def pod(name: str, password: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 999,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
         },
     }

@@ -1,4 +1,6 @@
-"""A kubeconfig that may do what a dispatcher needs, and nothing else: a ServiceAccount with a Role of exactly those rights."""
+"""A kubeconfig that may do what a dispatcher needs, and nothing else: a ServiceAccount with a Role
+of exactly those rights.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def limited(core: Any, namespace: str, name: str, directory: Path, undo: ExitSta
         raw(roles.create_namespaced_role_binding, namespace, binding(name, namespace))
         undo.callback(raw, roles.delete_namespaced_role_binding, name, namespace)
     asked = {"spec": {"audiences": [], "expirationSeconds": 3600}}
-    token = raw(core.create_namespaced_service_account_token, account, namespace, asked)["status"]["token"]
+    token = raw(core.create_namespaced_service_account_token, account, namespace, asked)["status"][
+        "token"
+    ]
     path = directory / "limited.json"
     path.touch(0o600)
     path.write_text(json.dumps(kubeconfig(core.api_client.configuration, token, namespace)))
@@ -44,7 +48,9 @@ def role(name: str) -> Any:
     rules = [
         client.V1PolicyRule(
             api_groups=[right.group],
-            resources=[f"{right.resource}/{right.subresource}" if right.subresource else right.resource],
+            resources=[
+                f"{right.resource}/{right.subresource}" if right.subresource else right.resource
+            ],
             verbs=[right.verb],
         )
         for right in DISPATCHER
@@ -77,7 +83,9 @@ def kubeconfig(known: Any, token: str, namespace: str) -> dict[str, Any]:
         "kind": "Config",
         "clusters": [{"name": "test", "cluster": cluster}],
         "users": [{"name": "test", "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+        "contexts": [
+            {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}
+        ],
         "current-context": "test",
     }
 

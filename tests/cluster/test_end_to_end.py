@@ -32,7 +32,7 @@ def ended(there, result, reason):
     return record
 
 
-# -- as on any Celery worker ---------------------------------------------------------------------------------------------
+# -- as on any Celery worker -----------------------------------------------------------------------
 
 
 def test_a_result_comes_back(there):
@@ -44,7 +44,11 @@ def test_a_retry_is_another_job(there):
 
 
 def test_a_chain_goes_from_gpu_to_cpu_and_back(there):
-    steps = there.signature("add", 1, 1) | there.signature("add", 2, queue="celery") | there.signature("add", 3)
+    steps = (
+        there.signature("add", 1, 1)
+        | there.signature("add", 2, queue="celery")
+        | there.signature("add", 3)
+    )
     assert steps.apply_async().get(PATIENCE) == 7
 
 
@@ -70,12 +74,18 @@ def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(there):
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
-    found = raw(there.core.list_namespaced_pod, there.namespace, field_selector=f"metadata.name={pod}")["items"]
-    assert all("terminated" in each["state"] for one in found for each in one["status"]["containerStatuses"])
+    found = raw(
+        there.core.list_namespaced_pod, there.namespace, field_selector=f"metadata.name={pod}"
+    )["items"]
+    assert all(
+        "terminated" in each["state"]
+        for one in found
+        for each in one["status"]["containerStatuses"]
+    )
     there.idle()
 
 
-# -- what goes wrong while it runs ---------------------------------------------------------------------------------------
+# -- what goes wrong while it runs -----------------------------------------------------------------
 
 
 def test_a_crash_is_told_with_its_exit_code_and_the_end_of_its_log(there):
@@ -123,7 +133,7 @@ def test_a_running_job_outlives_its_dispatcher(there):
     there.idle()
 
 
-# -- what is left of it, and what is no Celery task ----------------------------------------------------------------------
+# -- what is left of it, and what is no Celery task ------------------------------------------------
 
 
 def test_the_log_of_a_job_outlives_its_pod(there):
@@ -131,7 +141,9 @@ def test_the_log_of_a_job_outlives_its_pod(there):
     result.get(PATIENCE)
     record = ended(there, result, "SUCCEEDED")
     holder = holder_name(record["delivery"], record["attempt"])
-    assert "holding" in until(lambda: Logs(there.client).read("test", holder), PATIENCE, "its log is kept")
+    assert "holding" in until(
+        lambda: Logs(there.client).read("test", holder), PATIENCE, "its log is kept"
+    )
 
 
 def test_a_container_job_answers_exit_code_message_and_log(there):
@@ -145,13 +157,15 @@ def test_a_container_that_fails_says_how(there):
 
 
 def test_an_image_that_cannot_be_pulled_ends_the_job(there):
-    result = there.send("add", 1, 1, headers=gpu("test", image="127.0.0.1:1/none/at-all:1")["headers"])
+    result = there.send(
+        "add", 1, 1, headers=gpu("test", image="127.0.0.1:1/none/at-all:1")["headers"]
+    )
     with pytest.raises(ImageUnusable, match="at-all:1"):
         result.get(PATIENCE)
     assert ended(there, result, "IMAGE")["attempt"] == 1
 
 
-# -- the cluster ---------------------------------------------------------------------------------------------------------
+# -- the cluster -----------------------------------------------------------------------------------
 
 
 def test_the_doctor_finds_nothing_wrong(there):

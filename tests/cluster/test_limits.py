@@ -17,10 +17,16 @@ from tests.cluster.there import PATIENCE
 
 
 def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(there):
-    own = there.owning("nowhere", 'exclusive_slots = 1\nnode_selector = { "gpuqueue.io/no" = "node" }')
+    own = there.owning(
+        "nowhere", 'exclusive_slots = 1\nnode_selector = { "gpuqueue.io/no" = "node" }'
+    )
     dispatcher = there.dispatcher("nowhere", own)
     result = there.send("add", 1, 1, queue="gpu.nowhere")
-    until(lambda: (there.record(result.id) or {}).get("wait") == "UNSCHEDULABLE", PATIENCE, "what it waits for is noted")
+    until(
+        lambda: (there.record(result.id) or {}).get("wait") == "UNSCHEDULABLE",
+        PATIENCE,
+        "what it waits for is noted",
+    )
     with pytest.raises(Unschedulable, match="nodes are available"):
         result.get(PATIENCE)
     dispatcher.stop()
@@ -38,8 +44,13 @@ def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(there):
 def test_a_dispatcher_needs_no_more_than_its_role(there):
     with ExitStack() as undo:
         own = there.owning("limited", "exclusive_slots = 1")
-        kubeconfig = allowed(lambda: rights.limited(there.core, there.namespace, there.name, there.directory, undo))
-        with client.ApiClient(rights.loaded(kubeconfig)) as asked, pytest.raises(client.ApiException, match="403"):
+        kubeconfig = allowed(
+            lambda: rights.limited(there.core, there.namespace, there.name, there.directory, undo)
+        )
+        with (
+            client.ApiClient(rights.loaded(kubeconfig)) as asked,
+            pytest.raises(client.ApiException, match="403"),
+        ):
             raw(client.CoreV1Api(asked).list_namespaced_secret, there.namespace)
         dispatcher = there.dispatcher("limited", {**own, "KUBECONFIG": str(kubeconfig)})
         undo.callback(dispatcher.stop)
@@ -63,7 +74,11 @@ def quota(there, hard) -> Iterator[None]:
     allowed(lambda: raw(there.core.create_namespaced_resource_quota, there.namespace, body))
     try:
         read = there.core.read_namespaced_resource_quota
-        until(lambda: raw(read, there.name, there.namespace).get("status", {}).get("hard"), PATIENCE, "the quota is in force")
+        until(
+            lambda: raw(read, there.name, there.namespace).get("status", {}).get("hard"),
+            PATIENCE,
+            "the quota is in force",
+        )
         yield
     finally:
         raw(there.core.delete_namespaced_resource_quota, there.name, there.namespace)

@@ -1,4 +1,6 @@
-"""A namespace of a real cluster with what the tests need in it, and processes of this machine that use it."""
+"""A namespace of a real cluster with what the tests need in it, and processes of this machine that
+use it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from tests.cluster.answers import raw
 PATIENCE = float(os.environ.get("CLUSTER_PATIENCE") or 120)
 ROOT = Path(__file__).parents[2]
 APP = "examples.cluster.app"
-#: As long as a scheduler may need to see that a pod has left a node, as short as one likes to wait in a test.
+#: As long as a scheduler may need to see that a pod has left a node, as short as one likes to wait
+#: in a test.
 CLOCKS = {
     "GPU_UNSCHEDULABLE_TIMEOUT": "15",
     "GPU_IMAGE_ERROR_GRACE": "5",
@@ -35,7 +38,9 @@ CLOCKS = {
 
 
 class There:
-    """One namespace, one Redis, one Secret. What it makes is called ``name``, and :meth:`close` takes it away again."""
+    """One namespace, one Redis, one Secret. What it makes is called ``name``, and :meth:`close`
+    takes it away again.
+    """
 
     def __init__(self, directory: Path) -> None:
         config.load_kube_config(os.environ["KUBECONFIG"])
@@ -57,19 +62,33 @@ class There:
         slots = min(2, shares(self.core, self.resource))
         if self.namespace == self.name:
             restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-            raw(self.core.create_namespace, {"metadata": {"name": self.namespace, "labels": restricted}})
+            raw(
+                self.core.create_namespace,
+                {"metadata": {"name": self.namespace, "labels": restricted}},
+            )
             self._undo.callback(raw, self.core.delete_namespace, self.namespace)
         if there := os.environ.get("CLUSTER_REDIS_URL"):
             self.url = os.environ.get("CLUSTER_REDIS_URL_HERE") or there
         else:
-            there, self.url = redis_pod.start(self.core, self.namespace, self.name, self._undo, PATIENCE)
-        self.client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=PATIENCE + 10)
+            there, self.url = redis_pod.start(
+                self.core, self.namespace, self.name, self._undo, PATIENCE
+            )
+        self.client = redis.Redis.from_url(
+            self.url, decode_responses=True, socket_timeout=PATIENCE + 10
+        )
         self._undo.callback(self.client.close)
         if keys := self.client.dbsize():
-            raise RuntimeError(f"CLUSTER_REDIS_URL: its database has {keys} keys, and the tests empty it; name one that is empty")
+            raise RuntimeError(
+                f"CLUSTER_REDIS_URL: its database has {keys} keys, and the tests empty it; name one"
+                " that is empty"
+            )
         self._undo.callback(self.client.flushdb)
         data = {"CELERY_BROKER_URL": base64.b64encode(there.encode()).decode()}
-        raw(self.core.create_namespaced_secret, self.namespace, {"metadata": {"name": self.name}, "data": data})
+        raw(
+            self.core.create_namespaced_secret,
+            self.namespace,
+            {"metadata": {"name": self.name}, "data": data},
+        )
         self._undo.callback(raw, self.core.delete_namespaced_secret, self.name, self.namespace)
         self.reader = Reader(self.client)
         self.app = Celery("cluster", broker=self.url, backend=self.url, set_as_current=False)
@@ -85,7 +104,10 @@ class There:
             "PYTHONPATH": str(ROOT),
             "T4_SHARED_SLOTS": "0",
             "T4_EXCLUSIVE_SLOTS": "0",
-            **self.owning("test", f'shared_slots = {slots}\nexclusive_slots = 1\ncpu = "50m"\nhost_memory = "256Mi"'),
+            **self.owning(
+                "test",
+                f'shared_slots = {slots}\nexclusive_slots = 1\ncpu = "50m"\nhost_memory = "256Mi"',
+            ),
         }
 
     def owning(self, name: str, text: str) -> dict[str, str]:
@@ -94,7 +116,7 @@ class There:
         file.write_text(f'[classes.{name}]\nresource = "{self.resource}"\n{text}\n')
         return {"GPUQUEUE_CLASSES_FILE": str(file), "GPU_OWNER": f"{self.name}-{name}"}
 
-    # -- processes here ----------------------------------------------------------------------------------------------
+    # -- processes here ----------------------------------------------------------------------------
 
     def dispatcher(self, name: str, env: dict[str, str] | None = None) -> WorkerNode:
         """Start one."""
@@ -102,7 +124,11 @@ class There:
 
     def cpu_worker(self, name: str) -> WorkerNode:
         """Start the application's own worker, plain Celery."""
-        return self._start(name, ["-A", APP, "worker", "-Q", "celery", "-c", "1"], self.env | {"CELERY_RESULT_BACKEND": self.url})
+        return self._start(
+            name,
+            ["-A", APP, "worker", "-Q", "celery", "-c", "1"],
+            self.env | {"CELERY_RESULT_BACKEND": self.url},
+        )
 
     def _start(self, name: str, arguments: list[str], env: dict[str, str]) -> WorkerNode:
         node = worker_node(name, arguments, env, self.directory, self.app)
@@ -113,15 +139,23 @@ class There:
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue`` with a dispatcher's settings."""
         command = [sys.executable, "-m", "gpuqueue.cli", *arguments]
-        return subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(
+            command,
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
 
-    # -- jobs --------------------------------------------------------------------------------------------------------
+    # -- jobs --------------------------------------------------------------------------------------
 
     def send(self, task: str, *args: Any, queue: str = "gpu.test.shared", **options: Any) -> Any:
         """Send a task of the application."""
         return self.signature(task, *args, queue=queue).apply_async(**options)
 
-    def signature(self, task: str, *args: Any, queue: str = "gpu.test.shared", **kwargs: Any) -> Any:
+    def signature(
+        self, task: str, *args: Any, queue: str = "gpu.test.shared", **kwargs: Any
+    ) -> Any:
         """A task of the application, to be sent there."""
         return self.app.signature(f"{APP}.{task}", args, kwargs, queue=queue)
 
@@ -150,13 +184,22 @@ class There:
     def pod_of(self, job_id: str) -> str:
         """The name of the pod that runs a job."""
         selector = f"batch.kubernetes.io/job-name={self.job_of(job_id)}"
-        return str(raw(self.core.list_namespaced_pod, self.namespace, label_selector=selector)["items"][-1]["metadata"]["name"])
+        return str(
+            raw(self.core.list_namespaced_pod, self.namespace, label_selector=selector)["items"][
+                -1
+            ]["metadata"]["name"]
+        )
 
     def idle(self) -> None:
         """Wait until nobody holds a slot."""
-        until(lambda: not self.reader.holders("test"), PATIENCE, "all slots are free", lambda: str(self.reader.holders("test")))
+        until(
+            lambda: not self.reader.holders("test"),
+            PATIENCE,
+            "all slots are free",
+            lambda: str(self.reader.holders("test")),
+        )
 
-    # -- the end -----------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Leave nothing behind, whatever failed in between."""
@@ -168,8 +211,15 @@ class There:
     def _delete_jobs(self) -> None:
         for owner in ("test", "nowhere", "limited"):
             selector = f"gpuqueue.io/owner={self.name}-{owner}"
-            for job in raw(self.batch.list_namespaced_job, self.namespace, label_selector=selector)["items"]:
-                raw(self.batch.delete_namespaced_job, job["metadata"]["name"], self.namespace, propagation_policy="Background")
+            for job in raw(self.batch.list_namespaced_job, self.namespace, label_selector=selector)[
+                "items"
+            ]:
+                raw(
+                    self.batch.delete_namespaced_job,
+                    job["metadata"]["name"],
+                    self.namespace,
+                    propagation_policy="Background",
+                )
 
 
 def shares(core: Any, resource: str) -> int:
@@ -183,11 +233,14 @@ def shares(core: Any, resource: str) -> int:
         if exc.status != 403:
             raise
         return 1
-    found = sum(int(amount(node["status"].get("allocatable", {}).get(resource)) or 0) for node in nodes)
+    found = sum(
+        int(amount(node["status"].get("allocatable", {}).get(resource)) or 0) for node in nodes
+    )
     if not found:
         patch = f'{{"status": {{"capacity": {{"{resource}": "2"}}}}}}'
         raise RuntimeError(
-            f"no node advertises {resource}: name another in CLUSTER_RESOURCE, or have one advertised:"
-            f" kubectl patch node NODE --subresource=status --type=merge --patch '{patch}'"
+            f"no node advertises {resource}: name another in CLUSTER_RESOURCE, or have one"
+            " advertised: kubectl patch node NODE --subresource=status --type=merge --patch"
+            f" '{patch}'"
         )
     return found

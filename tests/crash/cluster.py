@@ -1,4 +1,6 @@
-"""A stack of the application ``crashshop``, whose dispatchers and executors can be told at which step to die."""
+"""A stack of the application ``crashshop``, whose dispatchers and executors can be told at which
+step to die.
+"""
 
 import os
 import time
@@ -27,7 +29,9 @@ def eventually(condition, what, seconds=PATIENCE):
 
 
 class Cluster(Stack):
-    """One Redis, and dispatchers of ``crashshop``, which leaves a line in ``notes`` whenever its code runs."""
+    """One Redis, and dispatchers of ``crashshop``, which leaves a line in ``notes`` whenever its
+    code runs.
+    """
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.notes = directory / "notes"
@@ -36,7 +40,10 @@ class Cluster(Stack):
         self.notes.touch()
         paths = os.pathsep.join(map(str, (HERE / "inject", HERE / "app")))
         super().__init__(
-            directory, CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths}, app="crashshop", kind=kind
+            directory,
+            CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths},
+            app="crashshop",
+            kind=kind,
         )
         self.sent = {}
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
@@ -53,12 +60,15 @@ class Cluster(Stack):
         return result
 
     def send_again_what_the_transport_lost(self):
-        """Kombu takes a message off its list before it notes that it has it: a kill between the two loses it, as for any worker.
+        """Kombu takes a message off its list before it notes that it has it: a kill between the two
+        loses it, as for any worker.
 
         To be called while no dispatcher lives.
         """
         known = {record["id"] for record in self.records()}
-        lists = [self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")]
+        lists = [
+            self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")
+        ]
         somewhere = "".join([*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
         for job_id, (task, args, options) in list(self.sent.items()):
             if job_id not in known and job_id not in somewhere:

@@ -1,4 +1,6 @@
-"""Whole processes die: dispatchers, the leader, executors, Redis; messages come twice; Redis loses everything."""
+"""Whole processes die: dispatchers, the leader, executors, Redis; messages come twice; Redis loses
+everything.
+"""
 
 import json
 import time
@@ -44,7 +46,10 @@ def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
 def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
     cluster.start("one")
     cluster.start("two")
-    leader = eventually(lambda: len(cluster.reader.dispatchers(0)) == 2 and cluster.reader.leader(), "a leader of two")
+    leader = eventually(
+        lambda: len(cluster.reader.dispatchers(0)) == 2 and cluster.reader.leader(),
+        "a leader of two",
+    )
     cluster.workers[["one@test", "two@test"].index(leader)].kill()
     died = time.monotonic()
     eventually(lambda: cluster.reader.leader() not in (None, leader), "another leader")
@@ -56,7 +61,10 @@ def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
 def test_two_dispatchers_run_each_job_once(cluster):
     cluster.start("one")
     cluster.start("two")
-    results = [cluster.send("work", number, queue=f"gpu.t4.{('shared', 'exclusive')[number % 4 == 3]}") for number in range(24)]
+    results = [
+        cluster.send("work", number, queue=f"gpu.t4.{('shared', 'exclusive')[number % 4 == 3]}")
+        for number in range(24)
+    ]
     assert [each.get(timeout=60) for each in results] == [2 * number for number in range(24)]
     eventually(cluster.is_idle, "an idle queue")
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(24))
@@ -91,7 +99,9 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
     gate.touch()  # the job ends while Redis is away
     cluster.redis.restart()
     eventually(lambda: running.state == "SUCCESS", "the first result")
-    assert eventually(lambda: waiting.state == "SUCCESS" and waiting.result, "the second result") == 2
+    assert (
+        eventually(lambda: waiting.state == "SUCCESS" and waiting.result, "the second result") == 2
+    )
     eventually(cluster.is_idle, "an idle queue")
     assert cluster.noted() == ["holding", "ran 1"]
 
@@ -120,7 +130,10 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
     (before,) = cluster.records()
     cluster.client.flushall()
     early = cluster.send("work", 0)
-    record = eventually(lambda: [each for each in cluster.records() if each["id"] == before["id"]], "the job adopted")[0]
+    record = eventually(
+        lambda: [each for each in cluster.records() if each["id"] == before["id"]],
+        "the job adopted",
+    )[0]
     assert (record["state"], record["instance"]) == ("running", before["instance"])
     assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
     blocked = cluster.send("work", 1)
@@ -161,9 +174,14 @@ def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(cluster)
     results = [cluster.send("work", number) for number in range(30)]
     for number in range(1, 4):
         fresh = cluster.start(f"d{number}")
-        eventually(lambda fresh=fresh: fresh.hostname() in cluster.reader.dispatchers(0), "the new dispatcher")
+        eventually(
+            lambda fresh=fresh: fresh.hostname() in cluster.reader.dispatchers(0),
+            "the new dispatcher",
+        )
         cluster.workers[number - 1].container.kill("SIGTERM")
         results += [cluster.send("work", 100 * number + each) for each in range(5)]
-    assert sum(result.get(timeout=60) for result in results) == 2 * (sum(range(30)) + 5 * 600 + 3 * 10)
+    assert sum(result.get(timeout=60) for result in results) == 2 * (
+        sum(range(30)) + 5 * 600 + 3 * 10
+    )
     eventually(cluster.is_idle, "an idle queue")
     assert len(cluster.noted()) == len(set(cluster.noted())) == 45

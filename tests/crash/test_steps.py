@@ -1,4 +1,6 @@
-"""Kill whoever takes a step, at every step of dispatch, run, watch and finish: each job ends once, no slot leaks."""
+"""Kill whoever takes a step, at every step of dispatch, run, watch and finish: each job ends once,
+no slot leaks.
+"""
 
 import signal
 
@@ -32,9 +34,18 @@ WATCH = {
 EXECUTOR = {
     "14 before it claims": ("gpuqueue.store.attempts:Attempts.claim:before", "SUCCESS"),
     "15 claimed": ("gpuqueue.store.attempts:Attempts.claim:after", "FAILURE"),
-    "16 task done, finish not claimed": ("gpuqueue.store.attempts:Attempts.report:before", "FAILURE"),
-    "17 finish claimed, nothing written": ("gpuqueue.store.attempts:Attempts.report:after", "FAILURE"),
-    "18 all written, not confirmed": ("gpuqueue.store.attempts:Attempts.reported:before", "SUCCESS"),
+    "16 task done, finish not claimed": (
+        "gpuqueue.store.attempts:Attempts.report:before",
+        "FAILURE",
+    ),
+    "17 finish claimed, nothing written": (
+        "gpuqueue.store.attempts:Attempts.report:after",
+        "FAILURE",
+    ),
+    "18 all written, not confirmed": (
+        "gpuqueue.store.attempts:Attempts.reported:before",
+        "SUCCESS",
+    ),
     "19 confirmed": ("gpuqueue.store.attempts:Attempts.reported:after", "SUCCESS"),
 }
 FINISH = {
@@ -49,7 +60,9 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kin
     results = [cluster.send("work", number) for number in range(3)]
     results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
     results.append(cluster.send("work", 4, countdown=0.5))
-    doomed = cluster.start("doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind]))
+    doomed = cluster.start(
+        "doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind])
+    )
     assert cluster.died(doomed) == -signal.SIGKILL
     cluster.send_again_what_the_transport_lost()
     cluster.start("heir")
@@ -63,7 +76,9 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kin
 def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
     crash, state = EXECUTOR[step]
     cluster.start("one", crash=crash)
-    result = cluster.send("work", 1, link_error=cluster.sender.signature("crashshop.errback", queue="gpu.t4.shared"))
+    result = cluster.send(
+        "work", 1, link_error=cluster.sender.signature("crashshop.errback", queue="gpu.t4.shared")
+    )
     eventually(cluster.mark.exists, "the executor's death")
     eventually(result.ready, "a result")
     assert result.state == state

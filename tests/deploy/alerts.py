@@ -1,4 +1,6 @@
-"""The alerts of the production overlay are the chart's: ``python -m tests.deploy.alerts`` writes them anew."""
+"""The alerts of the production overlay are the chart's: ``python -m tests.deploy.alerts`` writes
+them anew.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,17 @@ Dumper.add_representer(str, _text)
 def alerts() -> Object:
     """The PrometheusRule of production, without what only Helm gives."""
     made = chart(values("production")).one("PrometheusRule", "gpu-alerts")
-    labels = {key: text for key, text in made["metadata"]["labels"].items() if key.startswith("app.kubernetes.io/")}
+    labels = {
+        key: text
+        for key, text in made["metadata"]["labels"].items()
+        if key.startswith("app.kubernetes.io/")
+    }
     for helms in ("app.kubernetes.io/managed-by", "app.kubernetes.io/version"):
         del labels[helms]
-    groups = [{**group, "rules": [_ordered(rule) for rule in group["rules"]]} for group in made["spec"]["groups"]]
+    groups = [
+        {**group, "rules": [_ordered(rule) for rule in group["rules"]]}
+        for group in made["spec"]["groups"]
+    ]
     return {
         **{key: made[key] for key in ("apiVersion", "kind")},
         "metadata": {"name": made["metadata"]["name"], "labels": labels},

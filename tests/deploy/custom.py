@@ -1,6 +1,8 @@
-"""The shapes of what Kubernetes does not know by itself, as far as we use them: strict, so that a slip in a field's name is seen.
+"""The shapes of what Kubernetes does not know by itself, as far as we use them: strict, so that a
+slip in a field's name is seen.
 
-Made by hand from the CRDs of the Prometheus Operator (monitoring.coreos.com/v1) and KEDA (keda.sh/v1alpha1).
+Made by hand from the CRDs of the Prometheus Operator (monitoring.coreos.com/v1) and KEDA
+(keda.sh/v1alpha1).
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 def fields(required: dict[str, Schema], **optional: Schema) -> Schema:
     """A map with these fields and no others."""
     properties = {**required, **optional}
-    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [*required],
+        "additionalProperties": False,
+    }
 
 
 def some(item: Schema) -> Schema:
@@ -29,10 +36,24 @@ METADATA = fields({"name": TEXT, "namespace": TEXT, "labels": TEXTS}, annotation
 
 
 def kind(version: str, name: str, spec: Schema) -> Schema:
-    return fields({"apiVersion": {"const": version}, "kind": {"const": name}, "metadata": METADATA, "spec": spec})
+    return fields(
+        {
+            "apiVersion": {"const": version},
+            "kind": {"const": name},
+            "metadata": METADATA,
+            "spec": spec,
+        }
+    )
 
 
-_ALERT = fields({"alert": {"type": "string", "pattern": "^[A-Z][A-Za-z]+$"}, "expr": TEXT, "labels": TEXTS, "annotations": TEXTS})
+_ALERT = fields(
+    {
+        "alert": {"type": "string", "pattern": "^[A-Z][A-Za-z]+$"},
+        "expr": TEXT,
+        "labels": TEXTS,
+        "annotations": TEXTS,
+    }
+)
 _ALERT["properties"]["for"] = DURATION
 _ENDPOINT = fields({"port": TEXT, "path": TEXT, "interval": DURATION})
 _SECRET = fields({"parameter": {"enum": ["username", "password"]}, "name": TEXT, "key": TEXT})
@@ -73,10 +94,14 @@ SCHEMAS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): kind(
         "monitoring.coreos.com/v1",
         "ServiceMonitor",
-        fields({"selector": _SELECTOR, "endpoints": some(_ENDPOINT), "podTargetLabels": some(TEXT)}),
+        fields(
+            {"selector": _SELECTOR, "endpoints": some(_ENDPOINT), "podTargetLabels": some(TEXT)}
+        ),
     ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): kind(
-        "monitoring.coreos.com/v1", "PrometheusRule", fields({"groups": some(fields({"name": TEXT, "rules": some(_ALERT)}))})
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+        fields({"groups": some(fields({"name": TEXT, "rules": some(_ALERT)}))}),
     ),
     ("keda.sh/v1alpha1", "ScaledObject"): kind(
         "keda.sh/v1alpha1",

@@ -1,4 +1,6 @@
-"""The metrics of a dispatcher and their labels, as alerts, the dashboard, scaling and docs may name them."""
+"""The metrics of a dispatcher and their labels, as alerts, the dashboard, scaling and docs may name
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,10 @@ def misread(expression: str) -> set[str]:
     """Metrics that there are not, and labels that none of those that it asks for has."""
     named = named_in(expression)
     known = OF_TARGETS.union(*(METRICS.get(name, frozenset()) for name in named))
-    grouped = {each.strip() for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression) for each in group.split(",")}
+    grouped = {
+        each.strip()
+        for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression)
+        for each in group.split(",")
+    }
     matched = set(re.findall(r"[{,\s](\w+)(?:=~|!=|!~|=)\"", expression))
     return (named - set(METRICS)) | (grouped | matched) - known - {""}

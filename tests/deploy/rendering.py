@@ -38,7 +38,8 @@ class Objects(list[Object]):
         (found,) = [
             each
             for each in self.of(kind)
-            if each["metadata"]["name"] == name and namespace in (None, each["metadata"].get("namespace"))
+            if each["metadata"]["name"] == name
+            and namespace in (None, each["metadata"].get("namespace"))
         ]
         return found
 
@@ -60,12 +61,16 @@ def values(name: str) -> Object:
 SETS = ("production", *sorted(path.stem for path in VALUES.glob("*.yaml")))
 
 
-def helm_template(given: Mapping[str, Any], *arguments: str, release: str = "gpu", namespace: str = "mlops-saas") -> str:
+def helm_template(
+    given: Mapping[str, Any], *arguments: str, release: str = "gpu", namespace: str = "mlops-saas"
+) -> str:
     """Render the chart with these values, as text. Raises :class:`Refused`."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(given, file)
         file.flush()
-        done = call("helm", "template", release, str(CHART), "-n", namespace, "-f", file.name, *arguments)
+        done = call(
+            "helm", "template", release, str(CHART), "-n", namespace, "-f", file.name, *arguments
+        )
     if done.returncode:
         raise Refused(done.stderr)
     return done.stdout
@@ -110,7 +115,9 @@ def application(name: str) -> Object:
 
 
 def parse(text: str) -> Objects:
-    return Objects(each for each in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each)
+    return Objects(
+        each for each in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each
+    )
 
 
 #: Everything that is rendered: where from, and how.
@@ -123,10 +130,14 @@ def render(source: str, name: str) -> Objects:
 
 
 def settings_of(found: Objects, pod: Object) -> dict[str, str]:
-    """What the first container of a pod is told by ConfigMaps and values; later ones win, as in Kubernetes."""
+    """What the first container of a pod is told by ConfigMaps and values; later ones win, as in
+    Kubernetes.
+    """
     (container,) = pod["spec"]["containers"]
     told: dict[str, str] = {}
     for each in container.get("envFrom", ()):
         if "configMapRef" in each:
             told |= found.one("ConfigMap", each["configMapRef"]["name"])["data"]
-    return told | {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+    return told | {
+        each["name"]: each["value"] for each in container.get("env", ()) if "value" in each
+    }

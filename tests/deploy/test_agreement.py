@@ -1,4 +1,6 @@
-"""Chart and kustomize give the same objects for the same settings, whole, but for what only one of the two can have."""
+"""Chart and kustomize give the same objects for the same settings, whole, but for what only one of
+the two can have.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ _HASH = re.compile(r"-[a-z0-9]{10}$")
 
 
 def compared(found: Objects, *, hashed: bool) -> dict[tuple[str, str, str], Object]:
-    """Kind, namespace and name → object. What is left out: the namespace itself, which Helm does not make; Helm's labels;
-    labels of ConfigMaps; checksums of settings, in whose place kustomize's ConfigMaps have names with a hash."""
+    """Kind, namespace and name → object. What is left out: the namespace itself, which Helm does
+    not make; Helm's labels; labels of ConfigMaps; checksums of settings, in whose place kustomize's
+    ConfigMaps have names with a hash."""
     names = {each["metadata"]["name"] for each in found.of("ConfigMap")} if hashed else set()
     made = {}
     for each in found:
@@ -52,7 +55,9 @@ def parsed(name: str, text: str) -> Any:
     return yaml.safe_load(text) if name.endswith(".yaml") else text
 
 
-@pytest.mark.parametrize(("name", "namespace"), [("production", "mlops-saas"), ("dev", "mlops-saas-dev")])
+@pytest.mark.parametrize(
+    ("name", "namespace"), [("production", "mlops-saas"), ("dev", "mlops-saas-dev")]
+)
 def test_chart_and_overlay_give_the_same(name: str, namespace: str) -> None:
     by_chart = compared(chart(values(name), namespace=namespace), hashed=False)
     by_overlay = compared(overlay(name), hashed=True)
@@ -65,6 +70,9 @@ def test_chart_and_overlay_give_the_same(name: str, namespace: str) -> None:
 def test_the_comparison_sees_a_difference() -> None:
     given = copy.deepcopy(values("production"))
     given["metricsPort"] = 9465
-    by_chart, by_overlay = compared(chart(given), hashed=False), compared(overlay("production"), hashed=True)
+    by_chart, by_overlay = (
+        compared(chart(given), hashed=False),
+        compared(overlay("production"), hashed=True),
+    )
     different = {key[0] for key, each in by_chart.items() if each != by_overlay[key]}
     assert different == {"ConfigMap", "Deployment", "Service", "NetworkPolicy"}

@@ -1,4 +1,6 @@
-"""The alerts: Prometheus takes them, each fires when it should and is silent when it should be, and the docs say what to do."""
+"""The alerts: Prometheus takes them, each fires when it should and is silent when it should be, and
+the docs say what to do.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,27 @@ from tests.deploy.tools import call
 from tests.unit.pages import Page
 
 GPU = Page("docs/GPU.md")
-CASES: dict[str, list[Object]] = yaml.safe_load((Path(__file__).parent / "alert_cases.yaml").read_text())
+CASES: dict[str, list[Object]] = yaml.safe_load(
+    (Path(__file__).parent / "alert_cases.yaml").read_text()
+)
 _OURS = 'namespace="mlops-saas",job="gpu-dispatchers"'
 #: Targets, as a ServiceMonitor labels them.
 TARGETS = {
-    "<a>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.1:9464",pod="gpu-dispatcher-t4-a"',
-    "<b>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.2:9464",pod="gpu-dispatcher-t4-b"',
-    "<c>": f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.4:9464",pod="gpu-dispatcher-t4-c"',
-    "<m>": f'{_OURS},gpuqueue_io_dispatcher="mig",instance="10.0.0.3:9464",pod="gpu-dispatcher-mig-m"',
-    "<other>": 'namespace="elsewhere",job="gpu-dispatchers",gpuqueue_io_dispatcher="t4",instance="10.0.0.9:9464",pod="x"',
+    "<a>": (
+        f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.1:9464",pod="gpu-dispatcher-t4-a"'
+    ),
+    "<b>": (
+        f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.2:9464",pod="gpu-dispatcher-t4-b"'
+    ),
+    "<c>": (
+        f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.4:9464",pod="gpu-dispatcher-t4-c"'
+    ),
+    "<m>": (
+        f'{_OURS},gpuqueue_io_dispatcher="mig",instance="10.0.0.3:9464",pod="gpu-dispatcher-mig-m"'
+    ),
+    "<other>": (
+        'namespace="elsewhere",job="gpu-dispatchers",gpuqueue_io_dispatcher="t4",instance="10.0.0.9:9464",pod="x"'
+    ),
 }
 
 
@@ -47,7 +61,9 @@ def pair(label: tuple[str, str]) -> str:
 
 
 def written(alert: str, case: Object) -> Object:
-    """A case as promtool reads it. What fires is in the series ``ALERTS``: exactly these alerts, with exactly these labels."""
+    """A case as promtool reads it. What fires is in the series ``ALERTS``: exactly these alerts,
+    with exactly these labels.
+    """
     series = case["series"].items()
     for target, labels in TARGETS.items():
         series = [(name.replace(target, labels), said) for name, said in series]
@@ -56,7 +72,9 @@ def written(alert: str, case: Object) -> Object:
         said = case["fires"]["labels"]
         (own,) = [labels_of(TARGETS[said])] if isinstance(said, str) else [said]
         firing = [{"alertname": alert, "alertstate": "firing", **RULES[alert]["labels"], **own}]
-    samples = [{"labels": f"ALERTS{{{','.join(map(pair, each.items()))}}}", "value": 1} for each in firing]
+    samples = [
+        {"labels": f"ALERTS{{{','.join(map(pair, each.items()))}}}", "value": 1} for each in firing
+    ]
     asked = {"expr": f'ALERTS{{alertname="{alert}",alertstate="firing"}}', "exp_samples": samples}
     times = [case["fires"]["at"]] if firing else case["silent"]
     return {
@@ -67,9 +85,13 @@ def written(alert: str, case: Object) -> Object:
 
 
 def play(folder: Path, tests: list[Object], alert: str = "") -> str:
-    """Let promtool play tests on the alerts of production, or on one of them; answers what it complains of."""
+    """Let promtool play tests on the alerts of production, or on one of them; answers what it
+    complains of.
+    """
     played = [each for each in rules() if alert in ("", each["alert"])]
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": played}]}))
+    (folder / "rules.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": played}]})
+    )
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": tests}
     (folder / "tests.yaml").write_text(yaml.safe_dump(document))
     done = call("promtool", "test", "rules", str(folder / "tests.yaml"))
@@ -85,7 +107,9 @@ def test_prometheus_takes_the_alerts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alert", CASES)
-def test_an_alert_fires_when_it_should_and_is_silent_when_it_should_be(alert: str, tmp_path: Path) -> None:
+def test_an_alert_fires_when_it_should_and_is_silent_when_it_should_be(
+    alert: str, tmp_path: Path
+) -> None:
     assert play(tmp_path, [written(alert, case) for case in CASES[alert]], alert) == ""
 
 
@@ -105,11 +129,13 @@ def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
         assert all(case["says"] for case in cases)
 
 
-# -- a day that is in order --------------------------------------------------------------------------------------------
+# -- a day that is in order ------------------------------------------------------------------------
 
 
 def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: Path) -> None:
-    """Two dispatchers tell the same of the queue, one is replaced, the lead goes over, jobs come and go for two hours."""
+    """Two dispatchers tell the same of the queue, one is replaced, the lead goes over, jobs come
+    and go for two hours.
+    """
     length, gone, new = 240, 90, 92
     both = {
         'gpuqueue_state_up{}': "1+0x",
@@ -132,11 +158,17 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
 
     def series(name: str, target: str, said: str) -> dict[str, str]:
         metric, _, labels = name.partition("{")
-        return {"series": f"{metric}{{{TARGETS[target]},{labels}".replace(",}", "}"), "values": said}
+        return {
+            "series": f"{metric}{{{TARGETS[target]},{labels}".replace(",}", "}"),
+            "values": said,
+        }
 
     played = []
     for name, said in both.items():
-        played += [series(name, "<a>", f"{said}{gone} stale"), series(name, "<b>", f"{said}{length}")]
+        played += [
+            series(name, "<a>", f"{said}{gone} stale"),
+            series(name, "<b>", f"{said}{length}"),
+        ]
         played.append(series(name, "<c>", f"_x{new} {said}{length - new}"))
     turn = "gpuqueue_watcher_last_turn_timestamp_seconds{}"
     played += [
@@ -151,13 +183,18 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
     expected = {"expr": 'ALERTS{alertstate="firing"}', "exp_samples": []}
     times = ("10m", "44m", "46m", "48m", "60m", "90m", "119m")
     asked = [{**expected, "eval_time": time} for time in times]
-    assert play(tmp_path, [{"interval": "30s", "input_series": played, "promql_expr_test": asked}]) == ""
+    assert (
+        play(tmp_path, [{"interval": "30s", "input_series": played, "promql_expr_test": asked}])
+        == ""
+    )
 
 
-# -- what they say -----------------------------------------------------------------------------------------------------
+# -- what they say ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", rules(), ids=[f"{each['alert']}-{number}" for number, each in enumerate(rules())])
+@pytest.mark.parametrize(
+    "rule", rules(), ids=[f"{each['alert']}-{number}" for number, each in enumerate(rules())]
+)
 def test_an_alert_says_what_is_wrong_what_to_do_and_where_more_stands(rule: Object) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
@@ -193,7 +230,9 @@ def test_every_metric_of_an_alert_is_asked_of_this_release_alone() -> None:
         for metric, said in re.findall(r"\b(up|gpuqueue_\w+)\{([^}]*)", each["expr"]):
             if metric != "gpuqueue_io_dispatcher":
                 assert said.strip().startswith(_OURS), (each["alert"], metric)
-        assert not re.search(r"gpuqueue_[a-z_]+(_seconds|_total|_jobs|_up|_leads|_blind)\b(?!\{)", each["expr"]), each["alert"]
+        assert not re.search(
+            r"gpuqueue_[a-z_]+(_seconds|_total|_jobs|_up|_leads|_blind)\b(?!\{)", each["expr"]
+        ), each["alert"]
 
 
 def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> None:
@@ -201,7 +240,7 @@ def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> Non
     assert asked and all(set(each.split("|")) == set(TRY_AGAIN) for each in asked)
 
 
-# -- how they are made -------------------------------------------------------------------------------------------------
+# -- how they are made -----------------------------------------------------------------------------
 
 
 def test_the_overlays_file_is_as_it_is_written() -> None:
@@ -210,8 +249,13 @@ def test_the_overlays_file_is_as_it_is_written() -> None:
 
 def test_thresholds_and_labels_are_the_operators() -> None:
     given: Any = values("production")
-    thresholds = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"]["thresholds"]
-    chosen = {name: 0.7 if name == "apiErrorRatio" else 7000 + number for number, name in enumerate(thresholds)}
+    thresholds = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"][
+        "thresholds"
+    ]
+    chosen = {
+        name: 0.7 if name == "apiErrorRatio" else 7000 + number
+        for number, name in enumerate(thresholds)
+    }
     given["monitoring"]["rules"] |= {
         "thresholds": chosen,
         "labels": {"release": "prometheus"},
@@ -225,11 +269,16 @@ def test_thresholds_and_labels_are_the_operators() -> None:
     assert all(re.search(rf"> {value}(\s|$)", text) for value in chosen.values())
     assert "<" not in re.sub(r"< max", "", text), "a threshold that nobody says"
     assert {each["labels"]["team"] for each in group["rules"]} == {"gpu"}
-    assert group["rules"][0]["annotations"]["runbook_url"] == "https://docs.example/GPU#gpuqueuedispatcherabsent"
+    assert (
+        group["rules"][0]["annotations"]["runbook_url"]
+        == "https://docs.example/GPU#gpuqueuedispatcherabsent"
+    )
 
 
 def test_a_dispatcher_that_is_switched_off_is_not_missed() -> None:
     given: Any = values("production")
     given["dispatchers"][1]["replicas"] = 0
     made = chart(given).one("PrometheusRule", "gpu-alerts")["spec"]["groups"][0]["rules"]
-    assert [each["labels"]["dispatcher"] for each in made if each["alert"] == "GpuqueueDispatcherAbsent"] == ["t4"]
+    assert [
+        each["labels"]["dispatcher"] for each in made if each["alert"] == "GpuqueueDispatcherAbsent"
+    ] == ["t4"]

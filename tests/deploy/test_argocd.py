@@ -38,22 +38,33 @@ def test_an_application_is_one_of_argocd(name: str) -> None:
         {"repoURL", "path", "targetRevision", "helm"},
     )
     assert helm(name).keys() == {"releaseName", "valuesObject"}
-    assert spec["syncPolicy"].keys() == {"automated", "managedNamespaceMetadata", "syncOptions", "retry"}
+    assert spec["syncPolicy"].keys() == {
+        "automated",
+        "managedNamespaceMetadata",
+        "syncOptions",
+        "retry",
+    }
     assert "CreateNamespace=true" in spec["syncPolicy"]["syncOptions"]
     assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
 
 
 def test_gpus_are_there_before_what_asks_for_them() -> None:
-    waves = {name: int(application(name)["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"]) for name in NAMES}
+    waves = {
+        name: int(application(name)["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"])
+        for name in NAMES
+    }
     assert waves["gpu-operator"] < waves["gpuqueue"]
 
 
-# -- the GPU Operator --------------------------------------------------------------------------------------------------
+# -- the GPU Operator ------------------------------------------------------------------------------
 
 
 def test_the_operator_is_of_one_version_from_its_own_repository() -> None:
     source = application("gpu-operator")["spec"]["source"]
-    assert (source["repoURL"], source["chart"]) == ("https://helm.ngc.nvidia.com/nvidia", "gpu-operator")
+    assert (source["repoURL"], source["chart"]) == (
+        "https://helm.ngc.nvidia.com/nvidia",
+        "gpu-operator",
+    )
     assert source["targetRevision"] == "v26.7.0"
 
 
@@ -97,7 +108,9 @@ def test_the_layouts_of_mig_fit_on_a_gpu() -> None:
 
 
 def test_the_slices_of_production_are_those_of_a_layout() -> None:
-    config = yaml.safe_load(helm("gpu-operator")["valuesObject"]["migManager"]["config"]["data"]["config.yaml"])
+    config = yaml.safe_load(
+        helm("gpu-operator")["valuesObject"]["migManager"]["config"]["data"]["config.yaml"]
+    )
     found = overlay("production")
     told = settings_of(found, dict(found.pods())["gpu-dispatcher-mig"])
     profile = told["GPU_RESOURCE_NAME"].removeprefix("nvidia.com/mig-")
@@ -110,20 +123,27 @@ def test_argocd_is_told_what_the_operator_needs() -> None:
     assert spec["destination"]["namespace"] == "gpu-operator"
     policy = spec["syncPolicy"]
     assert {"ServerSideApply=true", "RespectIgnoreDifferences=true"} <= set(policy["syncOptions"])
-    assert policy["managedNamespaceMetadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "privileged"}
+    assert policy["managedNamespaceMetadata"]["labels"] == {
+        "pod-security.kubernetes.io/enforce": "privileged"
+    }
     assert policy["retry"]["backoff"].keys() == {"duration", "factor", "maxDuration"}
     (ignored,) = spec["ignoreDifferences"]
-    assert ignored == {"group": "nvidia.com", "kind": "ClusterPolicy", "jsonPointers": ["/spec/cdi/default"]}
+    assert ignored == {
+        "group": "nvidia.com",
+        "kind": "ClusterPolicy",
+        "jsonPointers": ["/spec/cdi/default"],
+    }
 
 
-# -- gpuqueue ----------------------------------------------------------------------------------------------------------
+# -- gpuqueue --------------------------------------------------------------------------------------
 
 
 def test_gpuqueue_is_of_this_version_by_its_own_chart() -> None:
     source = application("gpuqueue")["spec"]["source"]
     assert source["targetRevision"] == f"v{__version__}"
     assert (ROOT / source["path"] / "Chart.yaml").is_file()
-    # What it renders is compared with the overlay in test_agreement.py: release and namespace are those.
+    # What it renders is compared with the overlay in test_agreement.py: release and namespace are
+    # those.
     assert source["helm"]["releaseName"] == "gpu"
     assert application("gpuqueue")["spec"]["destination"]["namespace"] == "mlops-saas"
 

@@ -44,7 +44,10 @@ KEDA: Object = {"kind": "keda", "keda": {"address": "redis.example:6379"}}
 BY_PROMETHEUS: Object = {"kind": "keda", "keda": {"trigger": "prometheus"}}
 #: What is refused → the values, and what is said of them.
 REFUSED: dict[str, tuple[Object, str]] = {
-    "no redis": (having(redis={}), "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL"),
+    "no redis": (
+        having(redis={}),
+        "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL",
+    ),
     "two addresses of redis": (
         having(redis__url="redis://r"),
         "redis has several addresses (redis.existingSecret, redis.url); keep one of them",
@@ -59,35 +62,64 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "no image for jobs": (
         having(jobs__image=""),
-        "dispatchers[0] (t4): no image for its jobs; set jobs.image, or image of each class in classes",
+        (
+            "dispatchers[0] (t4): no image for its jobs; set jobs.image, or image of each class in"
+            " classes"
+        ),
     ),
-    "the tag latest": (having(image__tag="latest"), "image.tag=latest does not say what runs; name a version"),
+    "the tag latest": (
+        having(image__tag="latest"),
+        "image.tag=latest does not say what runs; name a version",
+    ),
     "jobs of an image without a tag": (
         having(jobs__image="registry.example:5000/shop"),
-        "jobs.image=registry.example:5000/shop does not say what runs; give it a tag that is not latest, or a digest",
+        (
+            "jobs.image=registry.example:5000/shop does not say what runs; give it a tag that is"
+            " not latest, or a digest"
+        ),
     ),
-    "jobs of latest": (having(jobs__image="shop:latest"), "jobs.image=shop:latest does not say what runs"),
+    "jobs of latest": (
+        having(jobs__image="shop:latest"),
+        "jobs.image=shop:latest does not say what runs",
+    ),
     "no dispatchers": (having(dispatchers=[]), "dispatchers is empty; name one, with its slots"),
     "two dispatchers of one name": (
         having(dispatchers=dispatcher() + dispatcher()),
         "dispatchers[1] (x) has the name of another; give each its own",
     ),
-    "a dispatcher without slots": (having(dispatchers=[{"name": "x"}]), "dispatchers[0] (x) has no slots; set t4.sharedSlots"),
+    "a dispatcher without slots": (
+        having(dispatchers=[{"name": "x"}]),
+        "dispatchers[0] (x) has no slots; set t4.sharedSlots",
+    ),
     "slices of no MIG resource": (
         having(dispatchers=dispatcher(mig={"totalSlots": 7}, resourceName="nvidia.com/gpu")),
-        'dispatchers[0] (x): mig.totalSlots=7 needs a MIG resource, and resourceName="nvidia.com/gpu" is none;',
+        (
+            "dispatchers[0] (x): mig.totalSlots=7 needs a MIG resource, and"
+            ' resourceName="nvidia.com/gpu" is none;'
+        ),
     ),
     "a MIG resource without slices": (
         having(dispatchers=dispatcher(resourceName="nvidia.com/mig-1g.5gb")),
-        "dispatchers[0] (x): resourceName=nvidia.com/mig-1g.5gb is a MIG resource without slots; set mig.totalSlots",
+        (
+            "dispatchers[0] (x): resourceName=nvidia.com/mig-1g.5gb is a MIG resource without"
+            " slots; set mig.totalSlots"
+        ),
     ),
     "bounds of scaling the wrong way round": (
-        having(dispatchers=dispatcher(autoscaling={"kind": "hpa", "minReplicas": 5, "maxReplicas": 2})),
+        having(
+            dispatchers=dispatcher(autoscaling={"kind": "hpa", "minReplicas": 5, "maxReplicas": 2})
+        ),
         "dispatchers[0] (x): autoscaling.minReplicas=5 is more than maxReplicas=2; swap them",
     ),
     "scaling by CPU without a request of it": (
-        having(dispatchers=dispatcher(autoscaling={"kind": "hpa"}), dispatcherDefaults__resources__requests=None),
-        "dispatchers[0] (x): autoscaling.kind=hpa measures use of the CPU that is requested; set resources.requests.cpu",
+        having(
+            dispatchers=dispatcher(autoscaling={"kind": "hpa"}),
+            dispatcherDefaults__resources__requests=None,
+        ),
+        (
+            "dispatchers[0] (x): autoscaling.kind=hpa measures use of the CPU that is requested;"
+            " set resources.requests.cpu"
+        ),
     ),
     "scaling by a redis that is nowhere": (
         having(dispatchers=dispatcher(queues=["gpu.t4"], autoscaling={"kind": "keda"})),
@@ -99,19 +131,31 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "scaling by a Prometheus that is nowhere": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
-        "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to Prometheus' address",
+        (
+            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to Prometheus'"
+            " address"
+        ),
     ),
     "scaling by series that nobody labels": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
-        "dispatchers[0] (x): autoscaling.keda.query is empty, and the chart's own needs the labels of a ServiceMonitor;",
+        (
+            "dispatchers[0] (x): autoscaling.keda.query is empty, and the chart's own needs the"
+            " labels of a ServiceMonitor;"
+        ),
     ),
     "alerts without series": (
         having(monitoring__rules__enabled=True),
-        "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels",
+        (
+            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their"
+            " series by the labels"
+        ),
     ),
     "a dashboard that nobody finds": (
         having(monitoring={"dashboard": {"enabled": True, "labels": None}}),
-        "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g. grafana_dashboard",
+        (
+            "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g."
+            " grafana_dashboard"
+        ),
     ),
     "a threshold that there is not": (
         having(monitoring__rules__thresholds={"oldestWait": 1}),
@@ -127,7 +171,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "flower open to everybody": (
         having(flower__enabled=True),
-        "flower.enabled without authentication: whoever reaches it could revoke jobs; set flower.auth.existingSecret",
+        (
+            "flower.enabled without authentication: whoever reaches it could revoke jobs; set"
+            " flower.auth.existingSecret"
+        ),
     ),
     "flower with two ways in": (
         having(flower={"enabled": True, "auth": {"existingSecret": "a", "basic": "me:12345678"}}),
@@ -137,33 +184,59 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(flower={"enabled": True, "auth": {"basic": "me:1"}}),
         "flower.auth.basic is not user:password with 8 characters of password or more; write it so",
     ),
-    "an ingress to nowhere": (having(flower__ingress__enabled=True), "flower.ingress.enabled without Flower; set flower.enabled"),
+    "an ingress to nowhere": (
+        having(flower__ingress__enabled=True),
+        "flower.ingress.enabled without Flower; set flower.enabled",
+    ),
     "an ingress without a host": (
-        having(flower={"enabled": True, "auth": {"existingSecret": "a"}, "ingress": {"enabled": True}}),
+        having(
+            flower={"enabled": True, "auth": {"existingSecret": "a"}, "ingress": {"enabled": True}}
+        ),
         "flower.ingress.host is not set; name the host under which people open Flower",
     ),
-    "an empty quota": (having(quota__enabled=True), "quota.hard is empty; set e.g. requests.nvidia.com/gpu"),
+    "an empty quota": (
+        having(quota__enabled=True),
+        "quota.hard is empty; set e.g. requests.nvidia.com/gpu",
+    ),
     "nobody's service account": (
         having(serviceAccount__create=False),
         "serviceAccount.create=false needs serviceAccount.name; name the one that is there",
     ),
     "a second container beside the executor": (
         having(jobs__podTemplate={"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}}),
-        "jobs.podTemplate.spec.containers may hold the container named executor alone; make others initContainers",
+        (
+            "jobs.podTemplate.spec.containers may hold the container named executor alone; make"
+            " others initContainers"
+        ),
     ),
-    "a value that there is not": (having(replicaCount=2), "additional properties 'replicaCount' not allowed"),
+    "a value that there is not": (
+        having(replicaCount=2),
+        "additional properties 'replicaCount' not allowed",
+    ),
     "a value that a dispatcher has not": (
         having(dispatchers=dispatcher(slots=8)),
         "at '/dispatchers/0': additional properties 'slots' not allowed",
     ),
-    "a dispatcher without a name": (having(dispatchers=[{"t4": {"sharedSlots": 1}}]), "missing property 'name'"),
-    "a name that is too long": (having(dispatchers=dispatcher(name="a" * 17)), "at '/dispatchers/0/name': 'aaaaaaaaaaaaaaaaa'"),
+    "a dispatcher without a name": (
+        having(dispatchers=[{"t4": {"sharedSlots": 1}}]),
+        "missing property 'name'",
+    ),
+    "a name that is too long": (
+        having(dispatchers=dispatcher(name="a" * 17)),
+        "at '/dispatchers/0/name': 'aaaaaaaaaaaaaaaaa'",
+    ),
     "words for a number": (
         having(dispatchers=dispatcher(t4={"sharedSlots": "eight"})),
         "at '/dispatchers/0/t4/sharedSlots': got string, want integer",
     ),
-    "a queue that is none of ours": (having(dispatchers=dispatcher(queues=["celery"])), "at '/dispatchers/0/queues/0'"),
-    "a setting that there is not": (having(settings={"GPU_JOB_TTL": "1"}), "invalid propertyName 'GPU_JOB_TTL'"),
+    "a queue that is none of ours": (
+        having(dispatchers=dispatcher(queues=["celery"])),
+        "at '/dispatchers/0/queues/0'",
+    ),
+    "a setting that there is not": (
+        having(settings={"GPU_JOB_TTL": "1"}),
+        "invalid propertyName 'GPU_JOB_TTL'",
+    ),
     "a setting that another value sets": (
         having(settings={"T4_SHARED_SLOTS": "1"}),
         "invalid propertyName 'T4_SHARED_SLOTS'",
@@ -172,8 +245,14 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(settings={"CELERY_BROKER_URL": "redis://r"}),
         "invalid propertyName 'CELERY_BROKER_URL'",
     ),
-    "an unknown level of logs": (having(logLevel="LOUD"), "at '/logLevel': value must be one of 'DEBUG'"),
-    "a digest that is none": (having(image__digest="sha256:1"), "at '/image/digest': 'sha256:1' does not match pattern"),
+    "an unknown level of logs": (
+        having(logLevel="LOUD"),
+        "at '/logLevel': value must be one of 'DEBUG'",
+    ),
+    "a digest that is none": (
+        having(image__digest="sha256:1"),
+        "at '/image/digest': 'sha256:1' does not match pattern",
+    ),
     "a peer that is none": (
         having(network__redis__to=[{"host": "redis"}]),
         "at '/network/redis/to/0': additional properties 'host' not allowed",
@@ -191,14 +270,17 @@ def test_the_chart_refuses(case: str) -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once_and_no_password_with_it() -> None:
-    given = having(jobs__image="", redis={"url": "redis://r", "builtin": {"enabled": True, "password": "too-short"}})
+    given = having(
+        jobs__image="",
+        redis={"url": "redis://r", "builtin": {"enabled": True, "password": "too-short"}},
+    )
     with pytest.raises(Refused) as refused:
         chart(given)
     assert str(refused.value).count("\n- ") == 3
     assert "too-short" not in str(refused.value)
 
 
-# -- what is made ------------------------------------------------------------------------------------------------------
+# -- what is made ----------------------------------------------------------------------------------
 
 
 def test_a_dispatcher_is_a_deployment_that_serves_its_queues() -> None:
@@ -207,29 +289,50 @@ def test_a_dispatcher_is_a_deployment_that_serves_its_queues() -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert deployment["spec"]["replicas"] == 3
     assert container["command"] == ["celery", "-A", "gpuqueue", "worker"]
-    assert container["args"] == ["--pool=threads", "--hostname=x@%h", "--loglevel=INFO", "--queues=gpu.t4.shared"]
+    assert container["args"] == [
+        "--pool=threads",
+        "--hostname=x@%h",
+        "--loglevel=INFO",
+        "--queues=gpu.t4.shared",
+    ]
     assert container["image"] == f"registry.example/gpuqueue-dispatcher:{__version__}"
 
 
 def test_a_dispatcher_without_queues_serves_all_of_its_classes() -> None:
-    (container,) = dict(chart(having(dispatchers=dispatcher())).pods())["gpu-gpuqueue-dispatcher-x"]["spec"]["containers"]
+    (container,) = dict(chart(having(dispatchers=dispatcher())).pods())[
+        "gpu-gpuqueue-dispatcher-x"
+    ]["spec"]["containers"]
     assert not [word for word in container["args"] if word.startswith("--queues")]
 
 
-def test_what_one_dispatcher_does_not_say_is_as_the_defaults_say_and_nothing_is_too_small_to_be_said() -> None:
-    given = having(dispatcherDefaults={"replicas": 5, "t4": {"sharedSlots": 4, "exclusiveSlots": 2}})
+def test_what_one_dispatcher_does_not_say_is_as_the_defaults_say_and_nothing_is_too_small_to_be_said() -> (
+    None
+):
+    given = having(
+        dispatcherDefaults={"replicas": 5, "t4": {"sharedSlots": 4, "exclusiveSlots": 2}}
+    )
     given["dispatchers"] = [{"name": "a"}, {"name": "b", "replicas": 0, "t4": {"sharedSlots": 0}}]
     found = chart(given)
     replicas = [each["spec"]["replicas"] for each in found.of("Deployment")]
     assert replicas == [5, 0]
     slots = [settings_of(found, pod) for _, pod in found.pods()]
-    assert [(each["T4_SHARED_SLOTS"], each["T4_EXCLUSIVE_SLOTS"]) for each in slots] == [("4", "2"), ("0", "2")]
+    assert [(each["T4_SHARED_SLOTS"], each["T4_EXCLUSIVE_SLOTS"]) for each in slots] == [
+        ("4", "2"),
+        ("0", "2"),
+    ]
 
 
 def test_scaled_dispatchers_have_no_fixed_number() -> None:
     found = chart_set("everything")
-    assert not any("replicas" in each["spec"] for each in found.of("Deployment") if "dispatcher" in each["metadata"]["name"])
-    targets = {each["spec"]["scaleTargetRef"]["name"] for each in found.of("HorizontalPodAutoscaler", "ScaledObject")}
+    assert not any(
+        "replicas" in each["spec"]
+        for each in found.of("Deployment")
+        if "dispatcher" in each["metadata"]["name"]
+    )
+    targets = {
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in found.of("HorizontalPodAutoscaler", "ScaledObject")
+    }
     names = {each["metadata"]["name"] for each in found.of("Deployment")}
     assert targets == names - {"gpu-gpuqueue-flower"}
 
@@ -238,9 +341,15 @@ def test_keda_looks_at_the_list_of_every_priority_of_every_queue() -> None:
     scaled = chart_set("everything").one("ScaledObject", "gpu-gpuqueue-dispatcher-t4")
     lists = [each["metadata"]["listName"] for each in scaled["spec"]["triggers"]]
     queues = ("gpu.t4.shared", "gpu.t4.exclusive")
-    assert lists == [f"{queue}{step}" for queue in queues for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")]
+    assert lists == [
+        f"{queue}{step}" for queue in queues for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")
+    ]
     assert lists[:4] == names_on_redis("gpu.t4.shared")
-    assert all(isinstance(value, str) for each in scaled["spec"]["triggers"] for value in each["metadata"].values())
+    assert all(
+        isinstance(value, str)
+        for each in scaled["spec"]["triggers"]
+        for value in each["metadata"].values()
+    )
     assert scaled["spec"]["minReplicaCount"] >= 1
 
 
@@ -258,17 +367,24 @@ def test_changed_settings_make_new_pods_and_others_do_not() -> None:
 
     two = dispatcher() + dispatcher(name="y")
     before = annotations(having(dispatchers=two))
-    assert annotations(having(dispatchers=two, quota={"enabled": True, "hard": {"pods": "9"}})) == before
+    assert (
+        annotations(having(dispatchers=two, quota={"enabled": True, "hard": {"pods": "9"}}))
+        == before
+    )
     common = annotations(having(dispatchers=two, settings={"GPU_JOB_TTL_SECONDS": "1"}))
     assert all(common[name] != before[name] for name in before)
-    one = annotations(having(dispatchers=[*dispatcher(), {**two[1], "settings": {"GPU_JOB_TTL_SECONDS": "1"}}]))
+    one = annotations(
+        having(dispatchers=[*dispatcher(), {**two[1], "settings": {"GPU_JOB_TTL_SECONDS": "1"}}])
+    )
     assert [name for name in before if one[name] != before[name]] == ["gpu-gpuqueue-dispatcher-y"]
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_pod_template_is_one_that_dispatchers_take(name: str, tmp_path: Any) -> None:
     (text,) = [
-        each["data"]["pod-template.yaml"] for each in chart_set(name).of("ConfigMap") if "pod-template.yaml" in each["data"]
+        each["data"]["pod-template.yaml"]
+        for each in chart_set(name).of("ConfigMap")
+        if "pod-template.yaml" in each["data"]
     ]
     file = tmp_path / "pod-template.yaml"
     file.write_text(text)
@@ -278,7 +394,11 @@ def test_the_pod_template_is_one_that_dispatchers_take(name: str, tmp_path: Any)
 
 
 def test_the_operators_pod_template_is_laid_over_ours() -> None:
-    found = yaml.safe_load(chart_set("everything").one("ConfigMap", "gpu-gpuqueue-pod-template")["data"]["pod-template.yaml"])
+    found = yaml.safe_load(
+        chart_set("everything").one("ConfigMap", "gpu-gpuqueue-pod-template")["data"][
+            "pod-template.yaml"
+        ]
+    )
     spec = found["spec"]
     assert found["metadata"] == {"labels": {"team": "vision"}}
     assert spec["priorityClassName"] == "gpu-batch"
@@ -286,28 +406,44 @@ def test_the_operators_pod_template_is_laid_over_ours() -> None:
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert [each["name"] for each in spec["volumes"]] == ["tmp", "redis-ca", "data"]
     (container,) = spec["containers"]
-    assert [each["mountPath"] for each in container["volumeMounts"]] == ["/tmp", "/etc/gpuqueue/redis-ca", "/data"]
+    assert [each["mountPath"] for each in container["volumeMounts"]] == [
+        "/tmp",
+        "/etc/gpuqueue/redis-ca",
+        "/data",
+    ]
     assert [each["name"] for each in container["env"]] == ["HOME", "TORCH_HOME"]
 
 
 def test_without_anything_for_pods_the_template_is_empty_and_taken(tmp_path: Any) -> None:
     found = chart(having(jobs__readOnlyRootFilesystem=False, jobs__serviceAccount=False))
     file = tmp_path / "pod-template.yaml"
-    file.write_text(found.one("ConfigMap", "gpu-gpuqueue-pod-template")["data"]["pod-template.yaml"])
+    file.write_text(
+        found.one("ConfigMap", "gpu-gpuqueue-pod-template")["data"]["pod-template.yaml"]
+    )
     assert load_overlay(file).spec == {}
-    assert [each["metadata"]["name"] for each in found.of("ServiceAccount")] == ["gpu-gpuqueue-job-launcher"]
+    assert [each["metadata"]["name"] for each in found.of("ServiceAccount")] == [
+        "gpu-gpuqueue-job-launcher"
+    ]
 
 
 def test_the_authority_of_redis_is_where_everybody_who_speaks_with_it_finds_it() -> None:
     found = chart_set("everything")
     for name, pod in found.pods():
         (container,) = pod["spec"]["containers"]
-        assert {"name": "redis-ca", "mountPath": "/etc/gpuqueue/redis-ca", "readOnly": True} in container["volumeMounts"], name
+        assert {
+            "name": "redis-ca",
+            "mountPath": "/etc/gpuqueue/redis-ca",
+            "readOnly": True,
+        } in container["volumeMounts"], name
 
 
 def test_jobs_of_another_namespace_have_all_that_is_theirs_there() -> None:
     found = chart_set("everything")
-    there = {(each["kind"], each["metadata"]["name"]) for each in found if each["metadata"].get("namespace") == "gpu-jobs"}
+    there = {
+        (each["kind"], each["metadata"]["name"])
+        for each in found
+        if each["metadata"].get("namespace") == "gpu-jobs"
+    }
     assert there == {
         ("Role", "gpu-gpuqueue-job-launcher"),
         ("RoleBinding", "gpu-gpuqueue-job-launcher"),
@@ -318,14 +454,21 @@ def test_jobs_of_another_namespace_have_all_that_is_theirs_there() -> None:
     }
     (subject,) = found.one("RoleBinding", "gpu-gpuqueue-job-launcher")["subjects"]
     assert (subject["name"], subject["namespace"]) == ("gpu-gpuqueue-job-launcher", "mlops-saas")
-    assert found.one("ConfigMap", "gpu-gpuqueue-settings")["data"]["GPU_JOB_NAMESPACE"] == "gpu-jobs"
+    assert (
+        found.one("ConfigMap", "gpu-gpuqueue-settings")["data"]["GPU_JOB_NAMESPACE"] == "gpu-jobs"
+    )
 
 
 def test_a_secret_from_values_is_in_both_namespaces() -> None:
     found = chart(having(redis={"url": "redis://r:6379/0"}, jobs__namespace="gpu-jobs"))
     for namespace in ("mlops-saas", "gpu-jobs"):
-        assert found.one("Secret", "gpu-gpuqueue-redis", namespace)["stringData"] == {"CELERY_BROKER_URL": "redis://r:6379/0"}
-    assert found.one("ConfigMap", "gpu-gpuqueue-settings")["data"]["GPU_SECRET_NAME"] == "gpu-gpuqueue-redis"
+        assert found.one("Secret", "gpu-gpuqueue-redis", namespace)["stringData"] == {
+            "CELERY_BROKER_URL": "redis://r:6379/0"
+        }
+    assert (
+        found.one("ConfigMap", "gpu-gpuqueue-settings")["data"]["GPU_SECRET_NAME"]
+        == "gpu-gpuqueue-redis"
+    )
 
 
 def test_the_built_in_redis_is_fit_for_a_queue_and_said_to_be_for_trials() -> None:
@@ -352,23 +495,39 @@ def test_the_built_in_redis_keeps_what_it_has_in_a_volume_of_the_size_that_is_sa
 
 def test_flower_is_probed_under_its_prefix() -> None:
     found = chart_set("everything")
-    (container,) = found.one("Deployment", "gpu-gpuqueue-flower")["spec"]["template"]["spec"]["containers"]
+    (container,) = found.one("Deployment", "gpu-gpuqueue-flower")["spec"]["template"]["spec"][
+        "containers"
+    ]
     assert container["readinessProbe"]["httpGet"]["path"] == "/flower/healthcheck"
     (rule,) = found.one("Ingress", "gpu-gpuqueue-flower")["spec"]["rules"]
     assert rule["http"]["paths"][0]["path"] == "/flower"
 
 
 def test_long_releases_and_dispatchers_have_names_that_kubernetes_takes() -> None:
-    given = having(dispatchers=dispatcher(name="a" * 16), flower={"enabled": True, "auth": {"existingSecret": "a"}})
+    given = having(
+        dispatchers=dispatcher(name="a" * 16),
+        flower={"enabled": True, "auth": {"existingSecret": "a"}},
+    )
     found = chart(given, release="r" * 53)
     assert all(len(each["metadata"]["name"]) <= 63 for each in found)
 
 
-# -- notes -------------------------------------------------------------------------------------------------------------
+# -- notes -----------------------------------------------------------------------------------------
 
 
 def notes(given: Object) -> str:
-    done = call("helm", "install", "gpu", str(CHART), "-n", "mlops-saas", "-f", "-", "--dry-run=client", text=json.dumps(given))
+    done = call(
+        "helm",
+        "install",
+        "gpu",
+        str(CHART),
+        "-n",
+        "mlops-saas",
+        "-f",
+        "-",
+        "--dry-run=client",
+        text=json.dumps(given),
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("NOTES:\n")[2]
 

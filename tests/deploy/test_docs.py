@@ -1,4 +1,6 @@
-"""What operators are told to type is typed here: run as far as it can be without a cluster, else read by the program itself."""
+"""What operators are told to type is typed here: run as far as it can be without a cluster, else
+read by the program itself.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,20 @@ def commands(page: Page) -> list[str]:
 
 def in_words(text: str) -> list[str]:
     """What in a text has the form of a command."""
-    return [each for each in re.findall(r"`([^`]+)`", text) if re.match(r"(kubectl|helm|gpuqueue) [a-z-]", each)]
+    return [
+        each
+        for each in re.findall(r"`([^`]+)`", text)
+        if re.match(r"(kubectl|helm|gpuqueue) [a-z-]", each)
+    ]
 
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
 #: What the README says of deploying; its other commands are run by tests/integration/test_docs.py.
-ALL += [(each, "README.md") for each in commands(Page("README.md")) if each.startswith(("kubectl ", "helm "))]
+ALL += [
+    (each, "README.md")
+    for each in commands(Page("README.md"))
+    if each.startswith(("kubectl ", "helm "))
+]
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[command for command, _ in ALL])
@@ -62,7 +72,9 @@ def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_pa
 @pytest.mark.parametrize("alert", sorted({each["alert"] for each in rules()}))
 def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> None:
     for rule in rules():
-        for command in in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ():
+        for command in (
+            in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ()
+        ):
             program, *words = shlex.split(command)
             {"kubectl": kubectl, "gpuqueue": gpuqueue}[program](words, tmp_path)
 
@@ -111,9 +123,23 @@ def label(words: list[str], folder: Path) -> None:
 def seen(path: str, folder: Path) -> str:
     """What a path shows of a node as step 3 or step 4 leaves it."""
     allocatable = {"cpu": "8", "nvidia.com/gpu": "8", "nvidia.com/mig-1g.5gb": "7"}
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "NODE"}, "status": {"allocatable": allocatable}}
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "NODE"},
+        "status": {"allocatable": allocatable},
+    }
     (folder / "node.json").write_text(json.dumps(node))
-    return succeed("kubectl", "label", "--local", "-f", str(folder / "node.json"), "a=b", "-o", f"jsonpath={path}")
+    return succeed(
+        "kubectl",
+        "label",
+        "--local",
+        "-f",
+        str(folder / "node.json"),
+        "a=b",
+        "-o",
+        f"jsonpath={path}",
+    )
 
 
 def understood(words: list[str]) -> None:
@@ -121,14 +147,17 @@ def understood(words: list[str]) -> None:
     at = words.index("--") if "--" in words else len(words)
     done = call("kubectl", *words[:at], NOWHERE, *words[at:])
     assert done.returncode != 0
-    assert "127.0.0.1:1 was refused" in done.stderr or "dial tcp 127.0.0.1:1: connect: connection refused" in done.stderr, (
-        done.stderr
-    )
+    assert (
+        "127.0.0.1:1 was refused" in done.stderr
+        or "dial tcp 127.0.0.1:1: connect: connection refused" in done.stderr
+    ), done.stderr
     assert "unknown" not in done.stderr
 
 
 def named(words: list[str]) -> None:
-    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the names that it gives."""
+    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the
+    names that it gives.
+    """
     deployments = {each["metadata"]["name"] for each in overlay("production").of("Deployment")}
     theirs = {"nvidia-device-plugin-daemonset", "nvidia-mig-manager"}
     for word in words:
@@ -170,21 +199,28 @@ def test_commands_stand_in_blocks_of_known_languages() -> None:
         assert set(opened) <= {"sh", "python", "toml", "yaml"}, page.path
 
 
-# -- the path ----------------------------------------------------------------------------------------------------------
+# -- the path --------------------------------------------------------------------------------------
 
 
 def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
-    steps = re.findall(r"^\*\*(\d)\. ", GPU.section("## From bare nodes to the first job"), re.MULTILINE)
+    steps = re.findall(
+        r"^\*\*(\d)\. ", GPU.section("## From bare nodes to the first job"), re.MULTILINE
+    )
     assert steps == [str(number) for number in range(1, 10)]
 
 
 def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", GPU.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
-    wanted = {each["metadata"]["name"]: next(iter(each["stringData"])) for each in yaml.safe_load_all(template.read_text())}
+    wanted = {
+        each["metadata"]["name"]: next(iter(each["stringData"]))
+        for each in yaml.safe_load_all(template.read_text())
+    }
     assert made == wanted
     found = values("production")
-    assert {found["redis"]["existingSecret"], found["flower"]["auth"]["existingSecret"]} == set(made)
+    assert {found["redis"]["existingSecret"], found["flower"]["auth"]["existingSecret"]} == set(
+        made
+    )
 
 
 def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
@@ -196,13 +232,22 @@ def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
             sent.append(options)
 
     exec(block.replace("from shop import train", ""), {"train": Train()})
-    served = [word for _, pod in overlay("production").pods() for word in pod["spec"]["containers"][0]["args"]]
-    queues = [queue for word in served if word.startswith("--queues=") for queue in word.partition("=")[2].split(",")]
+    served = [
+        word
+        for _, pod in overlay("production").pods()
+        for word in pod["spec"]["containers"][0]["args"]
+    ]
+    queues = [
+        queue
+        for word in served
+        if word.startswith("--queues=")
+        for queue in word.partition("=")[2].split(",")
+    ]
     assert [each["queue"] for each in sent] == ["gpu.t4.shared", "gpu.mig"]
     assert {each["queue"] for each in sent} <= set(queues)
 
 
-# -- tables and blocks -------------------------------------------------------------------------------------------------
+# -- tables and blocks -----------------------------------------------------------------------------
 
 
 def test_the_profiles_of_mig_are_ones_and_fit() -> None:
@@ -213,11 +258,15 @@ def test_the_profiles_of_mig_are_ones_and_fit() -> None:
             assert MIG_PROFILE.match(f"mig-{profile}"), (gpu, profile)
             assert int(profile[0]) * int(count) <= 7
         names = re.findall(r"(\S+) ×", cell)
-        assert names == sorted(names, key=lambda name: (int(name[0]), int(re.findall(r"(\d+)gb", name)[0])))
+        assert names == sorted(
+            names, key=lambda name: (int(name[0]), int(re.findall(r"(\d+)gb", name)[0]))
+        )
 
 
 def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
-    config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"]["config"]
+    config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
+        "config"
+    ]
     layouts = yaml.safe_load(config["data"]["config.yaml"])["mig-configs"]
     (sentence,) = re.findall(r"\*\*Layouts\*\*.*?\n- ", GPU.section("## MIG"), re.DOTALL)
     assert set(re.findall(r"`((?:all|a100)-[\w.-]+)`", sentence)) == set(layouts)
@@ -239,15 +288,24 @@ def test_the_classes_files_of_the_docs_are_ones(number: int) -> None:
 def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
     mps, device_class = (yaml.safe_load(block) for block in GPU.blocks("yaml"))
     check(device_class, NEWEST)
-    assert device_class["spec"]["extendedResourceName"] in GPU.text.replace(GPU.blocks("yaml")[1], "")
-    sliced = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["devicePlugin"]["config"]["data"]["tesla-t4"]
-    assert mps["sharing"].keys() == {"mps"} and yaml.safe_load(sliced)["sharing"].keys() == {"timeSlicing"}
+    assert device_class["spec"]["extendedResourceName"] in GPU.text.replace(
+        GPU.blocks("yaml")[1], ""
+    )
+    sliced = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["devicePlugin"][
+        "config"
+    ]["data"]["tesla-t4"]
+    assert mps["sharing"].keys() == {"mps"} and yaml.safe_load(sliced)["sharing"].keys() == {
+        "timeSlicing"
+    }
 
 
 def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
     labels = [row[0].strip("`") for row in GPU.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
-    text = "\n".join(path.read_text() for path in [*APPLICATIONS.glob("*.yaml"), *OVERLAYS.parent.rglob("*.yaml")])
+    text = "\n".join(
+        path.read_text()
+        for path in [*APPLICATIONS.glob("*.yaml"), *OVERLAYS.parent.rglob("*.yaml")]
+    )
     for needed in (
         "nvidia.com/device-plugin.config",
         "nvidia.com/mig.config",
@@ -255,15 +313,21 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
         "nvidia.com/gpu.present",
     ):
         assert needed in labels and needed in text
-    for used in re.findall(r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)", GPU.text):
+    for used in re.findall(
+        r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)", GPU.text
+    ):
         assert used.rstrip(".") in labels or used in ("nvidia.com/gpu.shared",), used
 
 
-# -- security ----------------------------------------------------------------------------------------------------------
+# -- security --------------------------------------------------------------------------------------
 
 
 def test_the_rights_that_are_told_are_those_that_are_given() -> None:
-    told = {(row[0].strip("`"), verb.strip()) for row in SECURITY.tables("## Rights")[0] for verb in row[1].split(",")}
+    told = {
+        (row[0].strip("`"), verb.strip())
+        for row in SECURITY.tables("## Rights")[0]
+        for verb in row[1].split(",")
+    }
     (role,) = overlay("production").of("Role")
     assert told == {(resource, verb) for _, resource, verb in granted(role)}
 
@@ -279,11 +343,17 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
 
 def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
     pods = {row[0] for row in SECURITY.tables("## Network")[0]}
-    assert pods == {"dispatchers", "executors", "container jobs", "Flower", "built-in Redis (trials)"}
+    assert pods == {
+        "dispatchers",
+        "executors",
+        "container jobs",
+        "Flower",
+        "built-in Redis (trials)",
+    }
     assert len(render("chart", "trial").of("NetworkPolicy")) == len(pods)
 
 
-# -- the chart's own page ----------------------------------------------------------------------------------------------
+# -- the chart's own page --------------------------------------------------------------------------
 
 
 def test_the_values_of_the_charts_page_are_taken() -> None:

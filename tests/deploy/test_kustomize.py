@@ -27,7 +27,16 @@ def test_what_operators_look_for_is_where_they_look() -> None:
     }
     kinds = {each["kind"] for each in found}
     assert kinds == {
-        *("Namespace", "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment", "Service", "NetworkPolicy"),
+        *(
+            "Namespace",
+            "ServiceAccount",
+            "Role",
+            "RoleBinding",
+            "ConfigMap",
+            "Deployment",
+            "Service",
+            "NetworkPolicy",
+        ),
         *("PodDisruptionBudget", "ServiceMonitor", "PrometheusRule"),
     }
 
@@ -35,8 +44,16 @@ def test_what_operators_look_for_is_where_they_look() -> None:
 def test_production_runs_jobs_on_sliced_t4_and_on_mig() -> None:
     t4, mig = told("production", "gpu-dispatcher-t4"), told("production", "gpu-dispatcher-mig")
     assert t4["GPU_EXECUTION_MODE"] == mig["GPU_EXECUTION_MODE"] == "k8s_job"
-    assert (t4["T4_SHARED_SLOTS"], t4["T4_EXCLUSIVE_SLOTS"], t4["MIG_TOTAL_SLOTS"]) == ("8", "1", "0")
-    assert (mig["T4_SHARED_SLOTS"], mig["T4_EXCLUSIVE_SLOTS"], mig["MIG_TOTAL_SLOTS"]) == ("0", "0", "7")
+    assert (t4["T4_SHARED_SLOTS"], t4["T4_EXCLUSIVE_SLOTS"], t4["MIG_TOTAL_SLOTS"]) == (
+        "8",
+        "1",
+        "0",
+    )
+    assert (mig["T4_SHARED_SLOTS"], mig["T4_EXCLUSIVE_SLOTS"], mig["MIG_TOTAL_SLOTS"]) == (
+        "0",
+        "0",
+        "7",
+    )
     assert mig["GPU_RESOURCE_NAME"] == "nvidia.com/mig-1g.5gb"
     assert "GPU_RESOURCE_NAME" not in t4
 
@@ -44,7 +61,10 @@ def test_production_runs_jobs_on_sliced_t4_and_on_mig() -> None:
 def test_nothing_of_development_asks_for_a_gpu_or_the_gpu_operator() -> None:
     text = yaml.safe_dump_all(overlay("dev"))
     assert "nvidia.com/gpu:" not in text and "nvidia.com/mig-" not in text
-    assert {told("dev", name)["GPU_EXECUTION_MODE"] for name in ("gpu-dispatcher-t4", "gpu-dispatcher-mig")} == {"k8s_job"}
+    assert {
+        told("dev", name)["GPU_EXECUTION_MODE"]
+        for name in ("gpu-dispatcher-t4", "gpu-dispatcher-mig")
+    } == {"k8s_job"}
 
 
 @pytest.mark.parametrize("name", ["dev", "production"])
@@ -59,7 +79,9 @@ def test_everything_of_an_overlay_is_in_its_namespace(name: str) -> None:
     assert not overlay(name).of("Secret")
 
 
-def test_a_changed_setting_gives_the_config_map_another_name_so_that_dispatchers_are_replaced(tmp_path: Path) -> None:
+def test_a_changed_setting_gives_the_config_map_another_name_so_that_dispatchers_are_replaced(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "mlops-saas"
     shutil.copytree(BASE.parent, folder)
     file = folder / "overlays" / "production" / "kustomization.yaml"

@@ -15,7 +15,8 @@ from tests.deploy.tools import ROOT, call
 #: People's files are in one style; what programs write is looked at for mistakes alone.
 STYLE = YamlLintConfig((ROOT / ".yamllint.yaml").read_text())
 MISTAKES = YamlLintConfig(
-    "{rules: {key-duplicates: enable, trailing-spaces: enable, truthy: {check-keys: false}, octal-values: enable}}"
+    "{rules: {key-duplicates: enable, trailing-spaces: enable, truthy: {check-keys: false},"
+    " octal-values: enable}}"
 )
 FILES = [
     *sorted((ROOT / "deploy").rglob("*.yaml")),

@@ -1,4 +1,6 @@
-"""What Grafana, KEDA and the docs ask Prometheus for: expressions that it takes, of metrics that there are."""
+"""What Grafana, KEDA and the docs ask Prometheus for: expressions that it takes, of metrics that
+there are.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def asked(panel: Object) -> list[str]:
 
 def parsed(expressions: list[str], folder: Path) -> None:
     """Have Prometheus' own parser read them."""
-    recorded = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(expressions)]
+    recorded = [
+        {"record": f"asked:{number}", "expr": each} for number, each in enumerate(expressions)
+    ]
     file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": recorded}]}))
     done = call("promtool", "check", "rules", str(file))
@@ -45,13 +49,17 @@ def parsed(expressions: list[str], folder: Path) -> None:
     assert f"SUCCESS: {len(expressions)} rules found" in done.stdout
 
 
-# -- what they are asked of ---------------------------------------------------------------------------------------------
+# -- what they are asked of ------------------------------------------------------------------------
 
 
 def test_what_is_told_is_as_prometheus_wants_it() -> None:
     """Names, types, units and helps, by Prometheus' own check."""
     registry = CollectorRegistry()
-    for each in (*OWN, QueueCollector(Measuring(), {"t4": GpuClass("t4")}, dict), DispatcherCollector(Watcher(), "1")):  # type: ignore[arg-type]
+    for each in (
+        *OWN,
+        QueueCollector(Measuring(), {"t4": GpuClass("t4")}, dict),
+        DispatcherCollector(Watcher(), "1"),
+    ):  # type: ignore[arg-type]
         registry.register(each)
     done = call("promtool", "check", "metrics", text=generate_latest(registry).decode())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -59,10 +67,14 @@ def test_what_is_told_is_as_prometheus_wants_it() -> None:
 
 def test_a_metric_or_a_label_that_there_is_not_is_seen() -> None:
     assert misread('max by (gpu_class) (gpuqueue_slots{namespace="x"}) > 0') == set()
-    assert misread('max by (class) (gpuqueue_slot{queue="x"}) > 0') == {"class", "gpuqueue_slot", "queue"}
+    assert misread('max by (class) (gpuqueue_slot{queue="x"}) > 0') == {
+        "class",
+        "gpuqueue_slot",
+        "queue",
+    }
 
 
-# -- the dashboard -----------------------------------------------------------------------------------------------------
+# -- the dashboard ---------------------------------------------------------------------------------
 
 
 def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) -> None:
@@ -70,7 +82,9 @@ def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[each["title"] for each in PANELS])
-def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(panel: Object) -> None:
+def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(
+    panel: Object,
+) -> None:
     assert panel["targets"] and panel["description"]
     for each in asked(panel):
         assert "$" not in each
@@ -79,12 +93,20 @@ def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(p
 
 
 def test_what_every_dispatcher_says_alike_is_never_summed() -> None:
-    alone = ("launches_total", "kubernetes_requests_total", "watcher_leads", "watcher_blind", "state_up")
+    alone = (
+        "launches_total",
+        "kubernetes_requests_total",
+        "watcher_leads",
+        "watcher_blind",
+        "state_up",
+    )
     for panel in PANELS:
         for each in asked(panel):
             (metric,) = named_in(each)
             if not metric.endswith(alone):
-                aggregated = re.search(r"(\w+) by \([\w, ]+\) \((?:rate\(|increase\()?" + metric, each)
+                aggregated = re.search(
+                    r"(\w+) by \([\w, ]+\) \((?:rate\(|increase\()?" + metric, each
+                )
                 assert aggregated and aggregated[1] == "max", each
 
 
@@ -116,12 +138,15 @@ def test_the_config_map_holds_the_dashboard_as_it_is_and_the_label_that_grafana_
     assert found["metadata"]["annotations"] == {"grafana_folder": "GPU"}
 
 
-# -- scaling -----------------------------------------------------------------------------------------------------------
+# -- scaling ---------------------------------------------------------------------------------------
 
 
 def scaled(**said: Any) -> Object:
     each = {"name": "x", "t4": {"sharedSlots": 1}, "autoscaling": {"kind": "keda"}, **said}
-    each["autoscaling"]["keda"] = {"trigger": "prometheus", "serverAddress": "http://prometheus.monitoring:9090"}
+    each["autoscaling"]["keda"] = {
+        "trigger": "prometheus",
+        "serverAddress": "http://prometheus.monitoring:9090",
+    }
     monitored = {"fullnameOverride": "gpu", "monitoring": {"serviceMonitor": {"enabled": True}}}
     given = {**values("minimal"), **monitored, "dispatchers": [each]}
     (trigger,) = chart(given).one("ScaledObject", "gpu-dispatcher-x")["spec"]["triggers"]
@@ -129,21 +154,37 @@ def scaled(**said: Any) -> Object:
     return found
 
 
-def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_once(tmp_path: Path) -> None:
+def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_once(
+    tmp_path: Path,
+) -> None:
     query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive", "gpu.mig-1g.5gb.me"])["query"]
     assert (named_in(query), misread(query)) == ({"gpuqueue_untaken_messages"}, set())
-    said = {"gpu.t4.shared": 40, "gpu.t4.exclusive": 2, "gpu.mig-1g.5gb.me": 7, "gpu.mig-1g.5gbxme": 1000, "gpu.a100": 500}
-    series = [untaken(f'{TOLD},instance="{at}"', queue, count) for queue, count in said.items() for at in ("a", "b")]
+    said = {
+        "gpu.t4.shared": 40,
+        "gpu.t4.exclusive": 2,
+        "gpu.mig-1g.5gb.me": 7,
+        "gpu.mig-1g.5gbxme": 1000,
+        "gpu.a100": 500,
+    }
+    series = [
+        untaken(f'{TOLD},instance="{at}"', queue, count)
+        for queue, count in said.items()
+        for at in ("a", "b")
+    ]
     series.append(untaken('namespace="other",job="gpu-dispatchers"', "gpu.t4.shared", 9))
     assert evaluated(query, series, tmp_path) == ""
     others = [
-        untaken(f'{TOLD},gpuqueue_io_dispatcher="{name}",pod="{pod}"', "q", 49) for name, pod in (("x", 1), ("x", 2), ("y", 3))
+        untaken(f'{TOLD},gpuqueue_io_dispatcher="{name}",pod="{pod}"', "q", 49)
+        for name, pod in (("x", 1), ("x", 2), ("y", 3))
     ]
     assert evaluated(scaled()["query"], others, tmp_path) == ""
 
 
 def untaken(target: str, queue: str, count: int) -> Object:
-    return {"series": f'gpuqueue_untaken_messages{{{target},queue="{queue}"}}', "values": f"{count}+0x10"}
+    return {
+        "series": f'gpuqueue_untaken_messages{{{target},queue="{queue}"}}',
+        "values": f"{count}+0x10",
+    }
 
 
 def evaluated(query: str, series: list[Object], folder: Path) -> str:
@@ -162,17 +203,23 @@ def test_where_prometheus_knows_nothing_nobody_is_taken_away() -> None:
 def test_a_query_of_the_operators_own_wins() -> None:
     given = yaml.safe_load((ROOT / "tests/deploy/values/everything.yaml").read_text())
     given["dispatchers"][2]["autoscaling"]["keda"]["query"] = "sum(mine)"
-    (trigger,) = chart(given).one("ScaledObject", "gpu-gpuqueue-dispatcher-whole")["spec"]["triggers"]
+    (trigger,) = chart(given).one("ScaledObject", "gpu-gpuqueue-dispatcher-whole")["spec"][
+        "triggers"
+    ]
     assert trigger["metadata"]["query"] == "sum(mine)"
 
 
-# -- docs --------------------------------------------------------------------------------------------------------------
+# -- docs ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["docs/GPU.md", "docs/METRICS.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"])
+@pytest.mark.parametrize(
+    "path", ["docs/GPU.md", "docs/METRICS.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"]
+)
 def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
     bare = {re.sub("_(bucket|sum|count)$", "", name) for name in METRICS}
-    assert set(re.findall(r"\bgpuqueue_[a-z_]+\b(?=[`{\[])", Page(path).text)) <= bare.union(METRICS)
+    assert set(re.findall(r"\bgpuqueue_[a-z_]+\b(?=[`{\[])", Page(path).text)) <= bare.union(
+        METRICS
+    )
 
 
 def test_the_queries_of_the_docs_are_ones_of_prometheus(tmp_path: Path) -> None:

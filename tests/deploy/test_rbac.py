@@ -1,4 +1,6 @@
-"""The rights of dispatchers are exactly the verbs that the code uses: not one more, and not one less."""
+"""The rights of dispatchers are exactly the verbs that the code uses: not one more, and not one
+less.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Overheard(Transport):
     def __init__(self) -> None:
         self.rights: set[Right] = set()
 
-    def send(self, asked: str, method: str, path: str, query: Any = None, body: Any = None) -> bytes:
+    def send(
+        self, asked: str, method: str, path: str, query: Any = None, body: Any = None
+    ) -> bytes:
         self.rights.add(right(method, path, query or {}))
         raise Unreachable("nobody is here", asked=asked)
 
@@ -59,12 +63,22 @@ def right(method: str, path: str, query: dict[str, Any]) -> Right:
         return group, f"{resource}/{rest[1]}", "get"
     if method == "GET" and not rest:
         return group, resource, "watch" if query.get("watch") == "true" else "list"
-    return group, resource, {"POST": "create", "GET": "get", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}[method]
+    return (
+        group,
+        resource,
+        {"POST": "create", "GET": "get", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}[
+            method
+        ],
+    )
 
 
 def verbs() -> set[str]:
     """The requests that there are."""
-    return {name for name, _ in inspect.getmembers(Requests, inspect.isfunction) if not name.startswith("_")}
+    return {
+        name
+        for name, _ in inspect.getmembers(Requests, inspect.isfunction)
+        if not name.startswith("_")
+    }
 
 
 def used() -> set[str]:
@@ -73,7 +87,11 @@ def used() -> set[str]:
     for path in Path(launcher.__path__[0]).glob("*.py"):
         if path.stem not in ("requests", "api", "access"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and node.attr in verbs() and "api" in ast.unparse(node.value):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and node.attr in verbs()
+                    and "api" in ast.unparse(node.value)
+                ):
                     found.add(node.attr)
     return found
 
@@ -98,12 +116,17 @@ def granted(role: Any) -> list[Right]:
 
 def test_every_request_of_the_code_is_known_here() -> None:
     assert verbs() == set(ASKED) | DOCTORS
-    assert used() == set(ASKED) - {"follow_log"}, "follow_log is for `gpuqueue logs`, and needs no more than pod_log"
+    assert used() == set(ASKED) - {"follow_log"}, (
+        "follow_log is for `gpuqueue logs`, and needs no more than pod_log"
+    )
     assert rights_of({"follow_log"}) == rights_of({"pod_log"})
 
 
 def test_the_codes_own_list_of_rights_is_what_it_asks_for() -> None:
-    listed = {(right.group, "/".join(filter(None, (right.resource, right.subresource))), right.verb) for right in DISPATCHER}
+    listed = {
+        (right.group, "/".join(filter(None, (right.resource, right.subresource))), right.verb)
+        for right in DISPATCHER
+    }
     assert rights_of(used()) == listed
 
 
@@ -128,10 +151,16 @@ def test_nothing_has_rights_in_the_whole_cluster(source: str, name: str) -> None
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_the_rights_are_bound_to_the_account_of_dispatchers_where_the_jobs_are(source: str, name: str) -> None:
+def test_the_rights_are_bound_to_the_account_of_dispatchers_where_the_jobs_are(
+    source: str, name: str
+) -> None:
     found = render(source, name)
     (role,), (binding,) = found.of("Role"), found.of("RoleBinding")
-    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]}
+    assert binding["roleRef"] == {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "Role",
+        "name": role["metadata"]["name"],
+    }
     assert binding["metadata"]["namespace"] == role["metadata"]["namespace"]
     (subject,) = binding["subjects"]
     assert accounts(found) == {(subject["namespace"], subject["name"])}

@@ -1,4 +1,6 @@
-"""Dispatchers as the manifests have them, in the cluster's double: with their command, settings and rights, jobs run."""
+"""Dispatchers as the manifests have them, in the cluster's double: with their command, settings and
+rights, jobs run.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 #: How long anything may take that takes a second or two on an idle machine.
 PATIENCE = 40.0
-SLICED = Node("sliced", {"nvidia.com/device-plugin.config": "tesla-t4"}, resources={"nvidia.com/gpu": "8"})
+SLICED = Node(
+    "sliced", {"nvidia.com/device-plugin.config": "tesla-t4"}, resources={"nvidia.com/gpu": "8"}
+)
 CUT = Node("cut", {"nvidia.com/mig.config": "all-1g.5gb"}, resources={"nvidia.com/mig-1g.5gb": "7"})
 WHOLE = Node("whole", {}, resources={"nvidia.com/gpu": "2"})
 BARE = Node("bare", {}, resources={})
@@ -53,15 +57,23 @@ def shop(redis: EmbeddedRedis) -> Iterator[ModuleType]:
 
 
 class Dispatcher:
-    """The container of a dispatcher's pod, as a process: what it is told, and the account that it has."""
+    """The container of a dispatcher's pod, as a process: what it is told, and the account that it
+    has.
+    """
 
-    def __init__(self, found: Objects, workload: str, cluster: Cluster, url: str, folder: Path) -> None:
+    def __init__(
+        self, found: Objects, workload: str, cluster: Cluster, url: str, folder: Path
+    ) -> None:
         pod = dict(found.pods())[workload]
         (container,) = pod["spec"]["containers"]
         laid = files(found, pod, folder)
         told = {name: laid.get(text, text) for name, text in settings_of(found, pod).items()}
         (role,) = found.of("Role")
-        token = cluster.user("system:serviceaccount:mlops-saas:gpu-job-launcher", role["rules"], [role["metadata"]["namespace"]])
+        token = cluster.user(
+            "system:serviceaccount:mlops-saas:gpu-job-launcher",
+            role["rules"],
+            [role["metadata"]["namespace"]],
+        )
         self.env = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -71,14 +83,23 @@ class Dispatcher:
             **told,
         }
         (port,) = container["ports"]
-        assert told["GPUQUEUE_METRICS_PORT"] == str(port["containerPort"]), "the port that is served is the one that is probed"
-        self.endpoint = Endpoint(free_port())  # that of the manifests may be another's on this machine
+        assert told["GPUQUEUE_METRICS_PORT"] == str(port["containerPort"]), (
+            "the port that is served is the one that is probed"
+        )
+        self.endpoint = Endpoint(
+            free_port()
+        )  # that of the manifests may be another's on this machine
         self.env["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
-        self.probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+        self.probes = {
+            kind: container[f"{kind}Probe"]["httpGet"]["path"]
+            for kind in ("startup", "liveness", "readiness")
+        }
         self.log = folder / f"{workload}.log"
         command = [sys.executable, "-m", *container["command"], *container["args"]]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=self.env, cwd=folder, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=self.env, cwd=folder, stdout=log, stderr=log
+            )
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
@@ -87,7 +108,12 @@ class Dispatcher:
         def said() -> bool:
             return self.probe("startup") and self.probe("readiness")
 
-        until(lambda: said() or self.process.poll() is not None, PATIENCE, "it is ready", self.log.read_text)
+        until(
+            lambda: said() or self.process.poll() is not None,
+            PATIENCE,
+            "it is ready",
+            self.log.read_text,
+        )
         assert self.process.poll() is None, self.log.read_text()
         assert self.probe("liveness")
 
@@ -100,7 +126,9 @@ class Dispatcher:
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
         command = [sys.executable, "-m", "gpuqueue.cli", "doctor"]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=PATIENCE
+        )
 
     def end(self) -> int:
         """End it as a kubelet does."""
@@ -126,10 +154,18 @@ def a_cluster(found: Objects, folder: Path, url: str, nodes: list[Node]) -> Clus
     made.add_namespace(namespace, labels)
     made.namespace = namespace
     for each in found.of("ServiceAccount", "ResourceQuota"):
-        made.create({"ServiceAccount": SERVICE_ACCOUNTS, "ResourceQuota": QUOTAS}[each["kind"]], each, namespace)
-    secret = found.one("ConfigMap", next(each for each in names(found) if "settings" in each))["data"]["GPU_SECRET_NAME"]
+        made.create(
+            {"ServiceAccount": SERVICE_ACCOUNTS, "ResourceQuota": QUOTAS}[each["kind"]],
+            each,
+            namespace,
+        )
+    secret = found.one("ConfigMap", next(each for each in names(found) if "settings" in each))[
+        "data"
+    ]["GPU_SECRET_NAME"]
     made.secret(secret, {"CELERY_BROKER_URL": url}, namespace)
-    made.images["registry.example/shop:1"] = Image(env={"PYTHONPATH": str(APPS), "GPUQUEUE_APP": "shop"}, cwd=str(folder))
+    made.images["registry.example/shop:1"] = Image(
+        env={"PYTHONPATH": str(APPS), "GPUQUEUE_APP": "shop"}, cwd=str(folder)
+    )
     return made
 
 
@@ -144,12 +180,24 @@ def slow(*values: object) -> Any:
 @pytest.mark.parametrize(
     ("source", "name", "workload", "queue", "nodes", "node"),
     [
-        ("overlay", "production", "gpu-dispatcher-t4", "gpu.t4.shared", [WHOLE, SLICED, CUT], "sliced"),
+        (
+            "overlay",
+            "production",
+            "gpu-dispatcher-t4",
+            "gpu.t4.shared",
+            [WHOLE, SLICED, CUT],
+            "sliced",
+        ),
         ("overlay", "dev", "gpu-dispatcher-mig", "gpu.mig-1g.5gb", [BARE], "bare"),
         slow("overlay", "production", "gpu-dispatcher-mig", "gpu.mig", [WHOLE, SLICED, CUT], "cut"),
         slow("chart", "dev", "gpu-dispatcher-t4", "gpu.t4.exclusive", [BARE], "bare"),
     ],
-    ids=["T4 in production", "MIG in development", "MIG in production", "T4 in development, by the chart"],
+    ids=[
+        "T4 in production",
+        "MIG in development",
+        "MIG in production",
+        "T4 in development, by the chart",
+    ],
 )
 def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
     source: str,
@@ -172,15 +220,29 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             (job,) = cluster.jobs()
             pod: Object = cluster.pod_of(job["metadata"]["name"])
             assert pod["spec"]["nodeName"] == node
-            cluster.until(lambda: cluster.pod_of(job["metadata"]["name"])["status"]["phase"] == "Succeeded", PATIENCE)
-            until(lambda: cluster.requests["get", "pods/log"].count, PATIENCE, "its log is kept", dispatcher.log.read_text)
+            cluster.until(
+                lambda: cluster.pod_of(job["metadata"]["name"])["status"]["phase"] == "Succeeded",
+                PATIENCE,
+            )
+            until(
+                lambda: cluster.requests["get", "pods/log"].count,
+                PATIENCE,
+                "its log is kept",
+                dispatcher.log.read_text,
+            )
             asked = {key: tally.codes for key, tally in cluster.requests.items().items()}
             assert not [key for key, codes in asked.items() if {401, 403} & set(codes)]
             told = dispatcher.endpoint.metrics()
             gpu_class = job["metadata"]["labels"]["gpuqueue.io/class"]
             assert told("gpuqueue_launches_total", gpu_class=gpu_class, outcome="launched") == 1
-            assert (told("gpuqueue_watcher_leads"), told("gpuqueue_watcher_blind"), told("gpuqueue_state_up")) == (1, 0, 1)
-            assert {sample for sample, _ in told.samples if sample.startswith("gpuqueue_")} <= set(METRICS)
+            assert (
+                told("gpuqueue_watcher_leads"),
+                told("gpuqueue_watcher_blind"),
+                told("gpuqueue_state_up"),
+            ) == (1, 0, 1)
+            assert {sample for sample, _ in told.samples if sample.startswith("gpuqueue_")} <= set(
+                METRICS
+            )
             checked = call("promtool", "check", "metrics", text=told.text)
             assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
             seen = dispatcher.doctor()
@@ -190,17 +252,23 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             dispatcher.kill()
 
 
-# -- redis -------------------------------------------------------------------------------------------------------------
+# -- redis -----------------------------------------------------------------------------------------
 
 
 def test_the_built_in_redis_starts_with_what_it_is_told(tmp_path: Path) -> None:
     (container,) = dict(render("chart", "trial").pods())["gpu-gpuqueue-redis"]["spec"]["containers"]
     words = [
-        word.replace("$(REDISCLI_AUTH)", "not-a-real-password").replace("/data", str(tmp_path)) for word in container["args"]
+        word.replace("$(REDISCLI_AUTH)", "not-a-real-password").replace("/data", str(tmp_path))
+        for word in container["args"]
     ]
     socket_path = tmp_path / "redis.sock"
-    server = subprocess.Popen([find_server(), *words, "--port", "0", "--unixsocket", str(socket_path)], stdout=subprocess.DEVNULL)
-    client = Redis(unix_socket_path=str(socket_path), password="not-a-real-password", decode_responses=True)
+    server = subprocess.Popen(
+        [find_server(), *words, "--port", "0", "--unixsocket", str(socket_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    client = Redis(
+        unix_socket_path=str(socket_path), password="not-a-real-password", decode_responses=True
+    )
     try:
         until(socket_path.exists, PATIENCE, "it listens")
         for name, value in {"maxmemory-policy": "noeviction", "appendonly": "yes"}.items():
@@ -213,10 +281,12 @@ def test_the_built_in_redis_starts_with_what_it_is_told(tmp_path: Path) -> None:
         server.wait(PATIENCE)
 
 
-# -- flower ------------------------------------------------------------------------------------------------------------
+# -- flower ----------------------------------------------------------------------------------------
 
 
-def test_flower_answers_its_probes_and_shows_nothing_to_strangers(redis: EmbeddedRedis, tmp_path: Path) -> None:
+def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
+    redis: EmbeddedRedis, tmp_path: Path
+) -> None:
     found = render("chart", "everything")
     (container,) = dict(found.pods())["gpu-gpuqueue-flower"]["spec"]["containers"]
     with socket.socket() as free:
@@ -240,7 +310,9 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(redis: Embedde
 
     def status(path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}{path}", timeout=PATIENCE
+            ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as exc:
             return exc.code

@@ -1,4 +1,6 @@
-"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest supported version."""
+"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest
+supported version.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_every_object_of_others_has_the_shape_that_they_read(source: str, name: 
 
 
 def test_every_shape_is_one_of_something_and_sees_a_field_that_there_is_not() -> None:
-    found = [each for each in render("chart", "everything") if each["apiVersion"].startswith(CUSTOM)]
+    found = [
+        each for each in render("chart", "everything") if each["apiVersion"].startswith(CUSTOM)
+    ]
     assert {(each["apiVersion"], each["kind"]) for each in found} == set(SCHEMAS)
     for each in found:
         wrong = copy.deepcopy(each)
@@ -73,11 +77,16 @@ def test_the_chart_is_for_the_oldest_version_and_newer_ones() -> None:
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
 def test_no_object_is_there_twice(source: str, name: str) -> None:
-    found = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in render(source, name)]
+    found = [
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in render(source, name)
+    ]
     assert len(found) == len(set(found))
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
 def test_names_are_short_enough_for_what_kubernetes_adds(source: str, name: str) -> None:
     for each in render(source, name):
-        assert len(each["metadata"]["name"]) <= 63 - len("-0123456789-01234"), each["metadata"]["name"]
+        assert len(each["metadata"]["name"]) <= 63 - len("-0123456789-01234"), each["metadata"][
+            "name"
+        ]

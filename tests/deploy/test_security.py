@@ -1,4 +1,6 @@
-"""Pods are fit for Pod Security "restricted", read-only, without tokens they do not need; and who may talk to whom."""
+"""Pods are fit for Pod Security "restricted", read-only, without tokens they do not need; and who
+may talk to whom.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,17 @@ def test_every_pod_is_fit_for_pod_security_restricted(source: str, name: str) ->
 
 
 @EVERY
-def test_every_pod_has_a_tmp_of_its_own_and_no_other_place_to_write_but_what_is_meant_for_it(source: str, name: str) -> None:
+def test_every_pod_has_a_tmp_of_its_own_and_no_other_place_to_write_but_what_is_meant_for_it(
+    source: str, name: str
+) -> None:
     for workload, template in render(source, name).pods():
         (container,) = template["spec"]["containers"]
-        writable = {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")}
-        assert writable == {"/tmp"} | ({"/data"} if container["name"] == "redis" else set()), workload
+        writable = {
+            each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")
+        }
+        assert writable == {"/tmp"} | ({"/data"} if container["name"] == "redis" else set()), (
+            workload
+        )
 
 
 @EVERY
@@ -54,7 +62,9 @@ def test_nobody_but_dispatchers_has_a_token(source: str, name: str) -> None:
     found = render(source, name)
     assert all(each["automountServiceAccountToken"] is False for each in found.of("ServiceAccount"))
     for workload, template in found.pods():
-        is_dispatcher = template["metadata"]["labels"]["app.kubernetes.io/component"] == "dispatcher"
+        is_dispatcher = (
+            template["metadata"]["labels"]["app.kubernetes.io/component"] == "dispatcher"
+        )
         assert template["spec"]["automountServiceAccountToken"] is is_dispatcher, workload
         assert template["spec"]["enableServiceLinks"] is False, workload
 
@@ -74,26 +84,34 @@ def test_every_container_asks_for_what_it_needs_and_is_probed(source: str, name:
         (container,) = template["spec"]["containers"]
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}, workload
         assert "memory" in container["resources"]["limits"]
-        assert not any("nvidia.com" in each for kind in container["resources"].values() for each in kind)
+        assert not any(
+            "nvidia.com" in each for kind in container["resources"].values() for each in kind
+        )
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
 
 
 @EVERY
-def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(source: str, name: str) -> None:
+def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(
+    source: str, name: str
+) -> None:
     for _, template in render(source, name).pods():
         (container,) = template["spec"]["containers"]
         if container["name"] != "dispatcher":
             continue
         live = container["livenessProbe"]
         assert live["periodSeconds"] * live["failureThreshold"] >= 120
-        assert (live["httpGet"], container["startupProbe"]["httpGet"]) == ({"path": "/healthz", "port": "metrics"},) * 2
+        assert (live["httpGet"], container["startupProbe"]["httpGet"]) == (
+            {"path": "/healthz", "port": "metrics"},
+        ) * 2
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
         assert container["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
         assert template["spec"]["terminationGracePeriodSeconds"] >= 2 * LEAVE_WITHIN
 
 
 @EVERY
-def test_dispatchers_of_a_deployment_are_replaced_one_by_one_and_not_drained_together(source: str, name: str) -> None:
+def test_dispatchers_of_a_deployment_are_replaced_one_by_one_and_not_drained_together(
+    source: str, name: str
+) -> None:
     found = render(source, name)
     budgets = [each["spec"] for each in found.of("PodDisruptionBudget")]
     assert len({str(each["selector"]) for each in budgets}) == len(budgets)
@@ -104,7 +122,9 @@ def test_dispatchers_of_a_deployment_are_replaced_one_by_one_and_not_drained_tog
             (spread,) = each["spec"]["template"]["spec"]["topologySpreadConstraints"]
             assert spread["labelSelector"] == each["spec"]["selector"]
             chosen = [budget for budget in budgets if selects(budget["selector"], tags)]
-            assert [(one["maxUnavailable"], one["unhealthyPodEvictionPolicy"]) for one in chosen] in ([], [(1, "AlwaysAllow")])
+            assert [
+                (one["maxUnavailable"], one["unhealthyPodEvictionPolicy"]) for one in chosen
+            ] in ([], [(1, "AlwaysAllow")])
 
 
 @EVERY
@@ -112,14 +132,25 @@ def test_selectors_select_the_pods_that_they_are_for_and_no_others(source: str, 
     found = render(source, name)
     pods = {workload: template["metadata"]["labels"] for workload, template in found.pods()}
     for each in found.of("Deployment", "StatefulSet"):
-        chosen = [workload for workload, tags in pods.items() if selects(each["spec"]["selector"], tags)]
+        chosen = [
+            workload for workload, tags in pods.items() if selects(each["spec"]["selector"], tags)
+        ]
         assert chosen == [each["metadata"]["name"]]
     for each in found.of("Service"):
-        chosen = [workload for workload, tags in pods.items() if selects({"matchLabels": each["spec"]["selector"]}, tags)]
+        chosen = [
+            workload
+            for workload, tags in pods.items()
+            if selects({"matchLabels": each["spec"]["selector"]}, tags)
+        ]
         assert chosen
         components = {pods[workload]["app.kubernetes.io/component"] for workload in chosen}
         assert components == {each["metadata"]["labels"]["app.kubernetes.io/component"]}
-        ports = {port["name"] for workload, template in found.pods() if workload in chosen for port in of(template)["ports"]}
+        ports = {
+            port["name"]
+            for workload, template in found.pods()
+            if workload in chosen
+            for port in of(template)["ports"]
+        }
         assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
 
 
@@ -143,7 +174,7 @@ def selects(selector: Object, tags: Object) -> bool:
     return selector["matchLabels"].items() <= tags.items() and not left_out
 
 
-# -- secrets -----------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 
 @EVERY
@@ -151,7 +182,9 @@ def test_no_credential_stands_outside_of_secrets(source: str, name: str) -> None
     found = render(source, name)
     for each in found:
         if each["kind"] != "Secret":
-            assert not re.search(r"redis(s)?://[^\s\"']*@|not-a-real-password", yaml.safe_dump(each)), each["metadata"]["name"]
+            assert not re.search(
+                r"redis(s)?://[^\s\"']*@|not-a-real-password", yaml.safe_dump(each)
+            ), each["metadata"]["name"]
     assert bool(found.of("Secret")) == (name == "trial")
 
 
@@ -165,7 +198,7 @@ def test_the_templates_of_secrets_hold_none_and_are_applied_by_nobody() -> None:
         assert not [each for each in resources if each.endswith(template.name)]
 
 
-# -- who may talk to whom ----------------------------------------------------------------------------------------------
+# -- who may talk to whom --------------------------------------------------------------------------
 
 RECORD: Record = {
     "delivery": "d",
@@ -177,7 +210,9 @@ RECORD: Record = {
     "token": "t",
 }
 #: Pods of Jobs, as dispatchers label them.
-EXECUTOR, FINISHER, CONTAINER = (labels("vision", role, RECORD) for role in (ATTEMPT_ROLE, FINISHER_ROLE, CONTAINER_ROLE))
+EXECUTOR, FINISHER, CONTAINER = (
+    labels("vision", role, RECORD) for role in (ATTEMPT_ROLE, FINISHER_ROLE, CONTAINER_ROLE)
+)
 JOBS = {"executor": EXECUTOR, "finisher": FINISHER, "container": CONTAINER}
 
 
@@ -186,13 +221,20 @@ def ports_of(policy: Object) -> list[list[int]]:
 
 
 def policies(found: Objects, tags: Object) -> list[Object]:
-    return [each["spec"] for each in found.of("NetworkPolicy") if selects(each["spec"]["podSelector"], tags)]
+    return [
+        each["spec"]
+        for each in found.of("NetworkPolicy")
+        if selects(each["spec"]["podSelector"], tags)
+    ]
 
 
 @EVERY
 def test_every_pod_has_one_policy_for_both_directions(source: str, name: str) -> None:
     found = render(source, name)
-    for workload, labelled in [*((name, pod["metadata"]["labels"]) for name, pod in found.pods()), *JOBS.items()]:
+    for workload, labelled in [
+        *((name, pod["metadata"]["labels"]) for name, pod in found.pods()),
+        *JOBS.items(),
+    ]:
         (policy,) = policies(found, labelled)
         assert policy["policyTypes"] == ["Ingress", "Egress"], workload
     assert len(found.of("NetworkPolicy")) == len({*(tags(each) for _, each in found.pods())}) + 2
@@ -203,7 +245,9 @@ def tags(template: Object) -> str:
 
 
 @EVERY
-def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allowed(source: str, name: str) -> None:
+def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allowed(
+    source: str, name: str
+) -> None:
     found = render(source, name)
     (policy,) = policies(found, EXECUTOR)
     assert policies(found, FINISHER) == [policy]
@@ -213,16 +257,22 @@ def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allow
 
 
 @EVERY
-def test_nobody_reaches_a_container_job_and_it_reaches_names_and_what_is_allowed_but_never_redis(source: str, name: str) -> None:
+def test_nobody_reaches_a_container_job_and_it_reaches_names_and_what_is_allowed_but_never_redis(
+    source: str, name: str
+) -> None:
     found = render(source, name)
     (policy,) = policies(found, CONTAINER)
     assert not policy.get("ingress")
     assert ports_of(policy) == [[53, 53], *([[8443]] if name == "everything" else [])]
     assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
-    redis = [each for each in found.of("NetworkPolicy") if each["metadata"]["name"].endswith("-redis")]
+    redis = [
+        each for each in found.of("NetworkPolicy") if each["metadata"]["name"].endswith("-redis")
+    ]
     for each in redis:
         peers = each["spec"]["ingress"][0]["from"]
-        assert not any(selects(peer["podSelector"], CONTAINER) for peer in peers if peer["podSelector"])
+        assert not any(
+            selects(peer["podSelector"], CONTAINER) for peer in peers if peer["podSelector"]
+        )
 
 
 @EVERY
@@ -243,7 +293,9 @@ def test_everything_that_listens_says_to_whom(source: str, name: str) -> None:
         (policy,) = policies(found, template["metadata"]["labels"])
         (rule,) = policy["ingress"]
         assert rule["from"], workload
-        assert {port["port"] for port in rule["ports"]} == {each["containerPort"] for each in of(template)["ports"]}
+        assert {port["port"] for port in rule["ports"]} == {
+            each["containerPort"] for each in of(template)["ports"]
+        }
 
 
 def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> None:
@@ -253,9 +305,11 @@ def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> No
     peers = policy["ingress"][0]["from"]
     assert any(selects(each["podSelector"], EXECUTOR) for each in peers if each["podSelector"])
     for workload, template in found.pods():
-        assert any(selects(each["podSelector"], template["metadata"]["labels"]) for each in peers if each["podSelector"]), (
-            workload
-        )
+        assert any(
+            selects(each["podSelector"], template["metadata"]["labels"])
+            for each in peers
+            if each["podSelector"]
+        ), workload
 
 
 def test_with_an_owner_other_queues_executors_are_not_meant() -> None:

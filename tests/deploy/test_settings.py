@@ -1,4 +1,6 @@
-"""What dispatchers are told is what the code reads: names that exist, classes that work, queues that are theirs."""
+"""What dispatchers are told is what the code reads: names that exist, classes that work, queues
+that are theirs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def dispatchers(found: Objects) -> Iterator[tuple[str, Object]]:
 def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
     """Lay the pod's ConfigMaps down as files; answers where the paths of the pod are."""
     (container,) = pod["spec"]["containers"]
-    maps = {each["name"]: each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each}
+    maps = {
+        each["name"]: each["configMap"]["name"]
+        for each in pod["spec"]["volumes"]
+        if "configMap" in each
+    }
     laid = {}
     for mount in container["volumeMounts"]:
         if mount["name"] in ("pod-template", "classes"):
@@ -48,8 +54,12 @@ def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
 def read(found: Objects, pod: Object, folder: Path) -> tuple[Settings, ClusterSettings]:
     """The settings as a dispatcher of this pod reads them."""
     laid = files(found, pod, folder)
-    told: dict[str, Any] = {name: laid.get(text, text) for name, text in settings_of(found, pod).items()}
-    return Settings(**told, CELERY_BROKER_URL="redis://redis.example:6379/0"), ClusterSettings(**told)
+    told: dict[str, Any] = {
+        name: laid.get(text, text) for name, text in settings_of(found, pod).items()
+    }
+    return Settings(**told, CELERY_BROKER_URL="redis://redis.example:6379/0"), ClusterSettings(
+        **told
+    )
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
@@ -57,30 +67,41 @@ def test_every_setting_of_a_dispatcher_is_one_that_the_code_reads(source: str, n
     found = render(source, name)
     for workload, pod in dispatchers(found):
         (container,) = pod["spec"]["containers"]
-        told = {*settings_of(found, pod), *(each["name"] for each in container["env"] if "valueFrom" in each)}
+        told = {
+            *settings_of(found, pod),
+            *(each["name"] for each in container["env"] if "valueFrom" in each),
+        }
         ours = {each for each in told if each.startswith(("GPU", "T4_", "MIG_", "CELERY"))}
         assert told - ours <= {"HTTPS_PROXY"}, workload
         assert ours <= KNOWN, workload
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_the_settings_of_a_dispatcher_are_right_and_its_classes_its_own(source: str, name: str, tmp_path: Path) -> None:
+def test_the_settings_of_a_dispatcher_are_right_and_its_classes_its_own(
+    source: str, name: str, tmp_path: Path
+) -> None:
     found = render(source, name)
     for workload, pod in dispatchers(found):
         settings, _ = read(found, pod, tmp_path)
         assert settings.execution_mode == "k8s_job"
         classes = configured(settings)
-        wanted = {"t4": {"t4"}, "mig": {"mig-1g.5gb"}, "whole": {"a100"}}[workload.rpartition("-")[2]]
+        wanted = {"t4": {"t4"}, "mig": {"mig-1g.5gb"}, "whole": {"a100"}}[
+            workload.rpartition("-")[2]
+        ]
         assert set(classes) == wanted, workload
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_a_dispatcher_serves_queues_of_its_own_classes(source: str, name: str, tmp_path: Path) -> None:
+def test_a_dispatcher_serves_queues_of_its_own_classes(
+    source: str, name: str, tmp_path: Path
+) -> None:
     found = render(source, name)
     for workload, pod in dispatchers(found):
         classes = configured(read(found, pod, tmp_path)[0])
         (container,) = pod["spec"]["containers"]
-        said = [word.partition("=")[2] for word in container["args"] if word.startswith("--queues=")]
+        said = [
+            word.partition("=")[2] for word in container["args"] if word.startswith("--queues=")
+        ]
         for queue in said[0].split(",") if said else ():
             assert parse_queue(queue).gpu_class in {*classes, *CHOOSING}, (workload, queue)
         reachable = {queue for each in classes.values() for queue in each.queues}
@@ -89,7 +110,9 @@ def test_a_dispatcher_serves_queues_of_its_own_classes(source: str, name: str, t
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_the_job_that_a_dispatcher_makes_is_one_of_kubernetes(source: str, name: str, version: str, tmp_path: Path) -> None:
+def test_the_job_that_a_dispatcher_makes_is_one_of_kubernetes(
+    source: str, name: str, version: str, tmp_path: Path
+) -> None:
     found = render(source, name)
     for _, pod in dispatchers(found):
         settings, cluster = read(found, pod, tmp_path)
@@ -119,7 +142,10 @@ def test_in_development_a_job_takes_a_core_in_place_of_a_gpu(tmp_path: Path) -> 
         settings, cluster = read(found, pod, tmp_path)
         (gpu_class,) = configured(settings).values()
         (container,) = job(gpu_class, cluster)["spec"]["template"]["spec"]["containers"]
-        assert container["resources"] == {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "1"}}
+        assert container["resources"] == {
+            "requests": {"cpu": "250m", "memory": "1Gi"},
+            "limits": {"cpu": "1"},
+        }
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
@@ -140,13 +166,20 @@ def test_redis_is_read_from_the_secret_key_by_key(source: str, name: str) -> Non
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
 def test_every_setting_of_flower_is_one_that_it_has(source: str, name: str) -> None:
     found = render(source, name)
-    secrets = [each["stringData"] for each in found.of("Secret") if "flower" in each["metadata"]["name"]]
+    secrets = [
+        each["stringData"] for each in found.of("Secret") if "flower" in each["metadata"]["name"]
+    ]
     for _, pod in found.pods():
         (container,) = pod["spec"]["containers"]
-        told = {each["name"] for each in container.get("env", ())} | {key for secret in secrets for key in secret}
+        told = {each["name"] for each in container.get("env", ())} | {
+            key for secret in secrets for key in secret
+        }
         for setting in told:
             if setting.startswith("FLOWER_"):
-                assert setting.removeprefix("FLOWER_").lower() in flower_options._options | hyphenated(), setting
+                assert (
+                    setting.removeprefix("FLOWER_").lower()
+                    in flower_options._options | hyphenated()
+                ), setting
 
 
 def hyphenated() -> dict[str, Any]:

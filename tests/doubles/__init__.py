@@ -1,1 +1,3 @@
-"""Doubles of other systems, for tests and benchmarks. The product never imports them, and no wheel holds them."""
+"""Doubles of other systems, for tests and benchmarks. The product never imports them, and no wheel
+holds them.
+"""

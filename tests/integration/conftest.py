@@ -1,4 +1,6 @@
-"""One stack that the integration tests share: a Redis, a dispatcher, and the application's own worker."""
+"""One stack that the integration tests share: a Redis, a dispatcher, and the application's own
+worker.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ GPU = "gpu.t4.shared"
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str) -> Iterator[Stack]:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str
+) -> Iterator[Stack]:
     """Started once for each kind; tests keep out of each other's way by keys and ids of their own."""
     made = Stack(tmp_path_factory.mktemp("stack"), kind=kind)
     running_stacks.append(made)

@@ -71,7 +71,14 @@ class Dev:
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, **extra}
-        return subprocess.run([*CLI, *arguments], cwd=self.directory, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            [*CLI, *arguments],
+            cwd=self.directory,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     def json(self, *arguments: str, status: int = 0, **extra: str) -> Any:
         done = self.run(*arguments, "--json", **extra)
@@ -81,7 +88,9 @@ class Dev:
     def send(self, task: str, *args: object, **options: object) -> str:
         client = Celery("client", broker=self.env["CELERY_BROKER_URL"], set_as_current=False)
         with client:
-            job_id: str = client.send_task(f"cliapp.{task}", args, ignore_result=False, **options).id
+            job_id: str = client.send_task(
+                f"cliapp.{task}", args, ignore_result=False, **options
+            ).id
         return job_id
 
     def reaches(self, job_id: str, state: str) -> Record:
@@ -108,7 +117,9 @@ def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
     env = clean_env(**extra)
     with log.open("wb") as out:
         command = [*CLI, "dev", "-A", "cliapp", *options]
-        process = subprocess.Popen(command, cwd=directory, env=env, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=directory, env=env, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         until(lambda: b"Ctrl-C stops it all" in log.read_bytes() or process.poll() is not None, 60)
         assert process.poll() is None, log.read_text()
@@ -127,7 +138,9 @@ def family(dev: Dev) -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return [
+        each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def end(dev: Dev, how: signal.Signals = signal.SIGINT) -> int:

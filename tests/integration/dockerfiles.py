@@ -71,7 +71,9 @@ class Dockerfile:
 
 def read(path: str) -> Dockerfile:
     """Read a Dockerfile of the checkout."""
-    text = "\n".join(line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("#"))
+    text = "\n".join(
+        line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("#")
+    )
     found = Dockerfile(path, {}, [])
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         if not line.strip():
@@ -89,14 +91,22 @@ def read(path: str) -> Dockerfile:
 
 
 def context() -> list[str]:
-    """Files of the checkout that a builder is sent: those that git knows or would add, and .dockerignore lets through."""
+    """Files of the checkout that a builder is sent: those that git knows or would add, and
+    .dockerignore lets through.
+    """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
-    return sorted(name for name in set(names) if name and (ROOT / name).is_file() and not is_ignored(name))
+    names = subprocess.run(
+        listed, cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
+    return sorted(
+        name for name in set(names) if name and (ROOT / name).is_file() and not is_ignored(name)
+    )
 
 
 def is_ignored(name: str) -> bool:
-    """Whether .dockerignore keeps a file from the builder: the last pattern that matches it, or a folder of it, decides."""
+    """Whether .dockerignore keeps a file from the builder: the last pattern that matches it, or a
+    folder of it, decides.
+    """
     ignored = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()

@@ -15,7 +15,9 @@ PATIENCE = 10.0
 
 
 def free_port() -> int:
-    """A port that is free, and stays so: connections that others open meanwhile are given higher ones."""
+    """A port that is free, and stays so: connections that others open meanwhile are given higher
+    ones.
+    """
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
@@ -35,7 +37,9 @@ class Endpoint:
     def ask(self, path: str) -> tuple[int, str]:
         """Status and text of a path."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
@@ -72,4 +76,7 @@ class Metrics:
     def of(self, sample: str) -> dict[tuple[str, ...], float]:
         """All samples of a name: their labels' values in the order of the labels' names."""
         found = {name: value for name, value in self.samples.items() if name[0] == sample}
-        return {tuple(value for _, value in sorted(labels)): number for (_, labels), number in found.items()}
+        return {
+            tuple(value for _, value in sorted(labels)): number
+            for (_, labels), number in found.items()
+        }

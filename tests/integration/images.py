@@ -1,7 +1,9 @@
-"""What a builder would make of a Dockerfile, without a builder: pip's steps carried out, files in their places, all read-only.
+"""What a builder would make of a Dockerfile, without a builder: pip's steps carried out, files in
+their places, all read-only.
 
-There is no base image here: the interpreter is this machine's, and what apt would install is not. Everything that is
-gpuqueue's own is as in the image: which packages, which files, which words, which environment.
+There is no base image here: the interpreter is this machine's, and what apt would install is not.
+Everything that is gpuqueue's own is as in the image: which packages, which files, which words,
+which environment.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from dockerfiles import ROOT, Dockerfile, Stage, context
 VENV = "/opt/venv"
 #: What changes the base's system, and is left out: this machine's stays as it is.
 SYSTEM = re.compile(r"apt-get|useradd|install -d ")
-#: Read by every Python of the image: whatever would be written to a file is refused, as on a read-only root file system.
+#: Read by every Python of the image: whatever would be written to a file is refused, as on a
+#: read-only root file system.
 READ_ONLY = """
 import errno, os, sys
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -62,24 +65,44 @@ class Image:
         return self.root / path.lstrip("/")
 
     def env(self, told: Mapping[str, str]) -> dict[str, str]:
-        """What a process of it has: nothing of this machine's, but the image's own and what it is told."""
-        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONTZPATH": "/nonexistent"}
+        """What a process of it has: nothing of this machine's, but the image's own and what it is
+        told.
+        """
+        env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "PYTHONTZPATH": "/nonexistent",
+        }
         for each in self.dockerfile.final.all("ENV"):
             for name, value in each.variables.items():
-                env[name] = value.replace("$PATH", env["PATH"]).replace(VENV, str(self.inside(VENV)))
+                env[name] = value.replace("$PATH", env["PATH"]).replace(
+                    VENV, str(self.inside(VENV))
+                )
         return env | {"HOME": "/nonexistent", "PYTHONPATH": str(self.root / "read-only")} | told
 
-    def run(self, *words: str, timeout: float = 60, **told: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, timeout: float = 60, **told: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run some words in it, as the user it says; its CMD if there are none."""
         return subprocess.run(
-            self.command(words), cwd=self.cwd, env=self.env(told), capture_output=True, text=True, timeout=timeout
+            self.command(words),
+            cwd=self.cwd,
+            env=self.env(told),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
 
     def start(self, *words: str, log: Path, **told: str) -> subprocess.Popen[bytes]:
         """Start some words in it, as :meth:`run`, with their output in a file."""
         with log.open("wb") as output:
             return subprocess.Popen(
-                self.command(words), cwd=self.cwd, env=self.env(told), stdout=output, stderr=output, start_new_session=True
+                self.command(words),
+                cwd=self.cwd,
+                env=self.env(told),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def command(self, words: tuple[str, ...]) -> list[str]:
@@ -89,13 +112,24 @@ class Image:
 
     def packages(self) -> set[str]:
         """The packages that it has, by their names in small letters."""
-        listed = [self.python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
+        listed = [
+            self.python,
+            "-m",
+            "pip",
+            "list",
+            "--format=freeze",
+            "--disable-pip-version-check",
+        ]
         done = subprocess.run(listed, capture_output=True, text=True, check=True)
-        return {line.partition("==")[0].lower().replace("_", "-") for line in done.stdout.splitlines()}
+        return {
+            line.partition("==")[0].lower().replace("_", "-") for line in done.stdout.splitlines()
+        }
 
 
 def build(dockerfile: Dockerfile, root: Path, env: Mapping[str, str]) -> Image:
-    """Carry a Dockerfile out below ``root``. ``env`` is what pip needs here. Raises AssertionError with pip's output."""
+    """Carry a Dockerfile out below ``root``. ``env`` is what pip needs here. Raises AssertionError
+    with pip's output.
+    """
     image = Image(root, dockerfile)
     for stage in dockerfile.stages:
         source = root / f"context-{stage.name or 'final'}"
@@ -110,7 +144,9 @@ def build(dockerfile: Dockerfile, root: Path, env: Mapping[str, str]) -> Image:
 
 
 def export(folder: Path) -> Path:
-    """Copy to a folder what a builder is sent: a build in the checkout itself would leave its own behind."""
+    """Copy to a folder what a builder is sent: a build in the checkout itself would leave its own
+    behind.
+    """
     for file in context():
         place = folder / file
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -134,15 +170,27 @@ def _copy(stage: Stage, source: Path, image: Image) -> None:
                 if file != name and not file.startswith(f"{name}/"):
                     continue
                 base = image.root if target.startswith("/") else source
-                # A folder's contents go into the target, a file goes into a folder or takes the target's name.
-                inner = file[len(name) + 1 :] if file != name else Path(file).name if target.endswith("/") else ""
+                # A folder's contents go into the target, a file goes into a folder or takes the
+                # target's name.
+                inner = (
+                    file[len(name) + 1 :]
+                    if file != name
+                    else Path(file).name
+                    if target.endswith("/")
+                    else ""
+                )
                 place = base / target.strip("./") / inner if inner else base / target.lstrip("/")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, place)
 
 
 def _install(stage: Stage, source: Path, image: Image, env: Mapping[str, str]) -> None:
-    said = {name: value for each in stage.all("ARG", "ENV") for name, value in each.variables.items() if name != "PATH"}
+    said = {
+        name: value
+        for each in stage.all("ARG", "ENV")
+        for name, value in each.variables.items()
+        if name != "PATH"
+    }
     base = Path(getattr(sys, "_base_executable", sys.executable)).parent
     for run in stage.all("RUN"):
         if "pip install" not in run.text:
@@ -162,7 +210,15 @@ def as_user(number: str) -> list[str]:
     """Words that run what follows as a user; none where we are nobody who could."""
     if os.geteuid() != 0:
         return []
-    # An interpreter that lies in root's home must be read, and may be: reading is all that is left of root's rights.
+    # An interpreter that lies in root's home must be read, and may be: reading is all that is left
+    # of root's rights.
     left = "-all,+dac_read_search"
     rights = [f"--inh-caps={left}", f"--ambient-caps={left}", f"--bounding-set={left}"]
-    return ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups", "--no-new-privs", *rights]
+    return [
+        "setpriv",
+        f"--reuid={number}",
+        f"--regid={number}",
+        "--clear-groups",
+        "--no-new-privs",
+        *rights,
+    ]

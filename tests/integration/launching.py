@@ -1,4 +1,6 @@
-"""Where a stack's attempts run: as processes of their dispatcher, or as Jobs of the cluster's double."""
+"""Where a stack's attempts run: as processes of their dispatcher, or as Jobs of the cluster's
+double.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ class ClusterLaunching:
         self.cluster.__enter__()
         self._directory = directory
         path = os.pathsep.join(filter(None, [str(APPS), env.get("PYTHONPATH", "")]))
-        self._image_env = {"PYTHONPATH": path, **{name: env[name] for name in env if name.startswith("CRASHSHOP_")}}
+        self._image_env = {
+            "PYTHONPATH": path,
+            **{name: env[name] for name in env if name.startswith("CRASHSHOP_")},
+        }
         self.told({})
         self.cluster.secret("gpuqueue", {"CELERY_BROKER_URL": url})
 
@@ -78,6 +83,8 @@ def process_of(url: str, record: Record) -> psutil.Process:
     """Return the process that runs a job's newest attempt, wherever it was started."""
     for process in executors_of(url):
         env = process.environ()
-        if env.get("GPUQUEUE_DELIVERY") == record["delivery"] and env.get("GPUQUEUE_ATTEMPT") == str(record["attempt"]):
+        if env.get("GPUQUEUE_DELIVERY") == record["delivery"] and env.get(
+            "GPUQUEUE_ATTEMPT"
+        ) == str(record["attempt"]):
             return process
     raise LookupError(f"no process of {record['delivery']} attempt {record['attempt']}")

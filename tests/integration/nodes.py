@@ -1,7 +1,8 @@
-"""pytest-celery's nodes, as processes in place of containers: a Redis, dispatchers, and the application's own worker.
+"""pytest-celery's nodes, as processes in place of containers: a Redis, dispatchers, and the
+application's own worker.
 
-A node is used as pytest-celery documents it (``ready``, ``logs``, ``kill``, ``restart``, ``assert_log_exists``); what
-it wraps is :class:`ProcessContainer` instead of a Docker container.
+A node is used as pytest-celery documents it (``ready``, ``logs``, ``kill``, ``restart``,
+``assert_log_exists``); what it wraps is :class:`ProcessContainer` instead of a Docker container.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ APPS = Path(__file__).parent / "apps"
 START, STOP = 30.0, 8.0
 
 
-def until(condition: Callable[[], Any], timeout: float, what: str, logs: Callable[[], str] = str) -> Any:
+def until(
+    condition: Callable[[], Any], timeout: float, what: str, logs: Callable[[], str] = str
+) -> Any:
     """Wait for a condition, bounded; answers what it answered."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
@@ -37,7 +40,9 @@ def until(condition: Callable[[], Any], timeout: float, what: str, logs: Callabl
 
 
 class ProcessContainer(CeleryWorkerContainer):
-    """What pytest-celery calls of a container, over a process in a session of its own that logs to a file."""
+    """What pytest-celery calls of a container, over a process in a session of its own that logs to
+    a file.
+    """
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], directory: Path) -> None:
         self._name, self.argv, self.environment, self._directory = name, command, env, directory
@@ -74,7 +79,13 @@ class ProcessContainer(CeleryWorkerContainer):
         env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.environment}
         with self.log_file.open("ab") as log:
             self._popen = subprocess.Popen(
-                self.argv, cwd=self._directory, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.argv,
+                cwd=self._directory,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def logs(self) -> str:
@@ -87,8 +98,15 @@ class ProcessContainer(CeleryWorkerContainer):
         """Nothing to fetch anew: there is no daemon between us and the process."""
 
     def ready(self) -> bool:
-        until(lambda: "ready." in self.logs() or self.status == "exited", START, f"{self.name} is ready", self.logs)
-        assert self.status == "running", f"{self.name} ended with status {self.exit_code}:\n{self.logs()}"
+        until(
+            lambda: "ready." in self.logs() or self.status == "exited",
+            START,
+            f"{self.name} is ready",
+            self.logs,
+        )
+        assert self.status == "running", (
+            f"{self.name} ended with status {self.exit_code}:\n{self.logs()}"
+        )
         return True
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
@@ -122,7 +140,9 @@ class ProcessContainer(CeleryWorkerContainer):
     def exec_run(self, command: list[str]) -> tuple[int, bytes]:
         """Run another command beside it, in its environment."""
         env = {**os.environ, "PYTHONPATH": str(APPS), **self.environment}
-        done = subprocess.run(command, cwd=self._directory, env=env, capture_output=True, timeout=START)
+        done = subprocess.run(
+            command, cwd=self._directory, env=env, capture_output=True, timeout=START
+        )
         return done.returncode, done.stdout + done.stderr
 
 
@@ -196,7 +216,9 @@ def redis_node(directory: Path) -> RedisTestBroker:
     return RedisTestBroker(RedisProcess(directory))
 
 
-def worker_node(name: str, arguments: list[str], env: dict[str, str], directory: Path, app: Celery | None) -> WorkerNode:
+def worker_node(
+    name: str, arguments: list[str], env: dict[str, str], directory: Path, app: Celery | None
+) -> WorkerNode:
     quick = ["--without-gossip", "--without-mingle", "--loglevel=INFO", "-n", f"{name}@test"]
     command = [sys.executable, "-m", "celery", *arguments, *quick]
     return WorkerNode(ProcessContainer(name, command, env, directory), app)

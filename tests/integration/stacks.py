@@ -1,4 +1,6 @@
-"""A stack: one Redis, dispatchers, the application's own worker, and the application as its callers have it."""
+"""A stack: one Redis, dispatchers, the application's own worker, and the application as its callers
+have it.
+"""
 
 from __future__ import annotations
 
@@ -26,31 +28,54 @@ CLASSES = ("t4", "refused")
 
 
 class Stack:
-    """Everything of one Redis. ``env`` is what its dispatchers get beside the usual; ``kind`` where its attempts run."""
+    """Everything of one Redis. ``env`` is what its dispatchers get beside the usual; ``kind`` where
+    its attempts run.
+    """
 
     def __init__(
-        self, directory: Path, env: dict[str, str] | None = None, app: str = "shop", kind: str = LOCAL, **cluster: Any
+        self,
+        directory: Path,
+        env: dict[str, str] | None = None,
+        app: str = "shop",
+        kind: str = LOCAL,
+        **cluster: Any,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.redis = redis_node(directory / "redis")
         self.url = self.redis.container.url
-        self.client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=PATIENCE + 10)
+        self.client = redis.Redis.from_url(
+            self.url, decode_responses=True, socket_timeout=PATIENCE + 10
+        )
         self.reader = Reader(self.client)
         self.workers: list[WorkerNode] = []
         self.launching: Launching = (
-            ClusterLaunching(directory, self.url, env or {}, **cluster) if kind == KUBERNETES else LocalLaunching(self.url)
+            ClusterLaunching(directory, self.url, env or {}, **cluster)
+            if kind == KUBERNETES
+            else LocalLaunching(self.url)
         )
-        usual = {"CELERY_BROKER_URL": self.url, "GPUQUEUE_APP": app, "T4_SHARED_SLOTS": "4", **self.launching.env()}
+        usual = {
+            "CELERY_BROKER_URL": self.url,
+            "GPUQUEUE_APP": app,
+            "T4_SHARED_SLOTS": "4",
+            **self.launching.env(),
+        }
         # Stacks run side by side: each would want the same port.
-        self.env = usual | {"GPUQUEUE_GRACE_SECONDS": "3", "GPUQUEUE_METRICS_PORT": "0"} | (env or {})
+        self.env = (
+            usual | {"GPUQUEUE_GRACE_SECONDS": "3", "GPUQUEUE_METRICS_PORT": "0"} | (env or {})
+        )
         self.shop = load_application("shop", self.url)
         self.app: Celery = self.shop.app
 
-    # -- nodes -------------------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def dispatcher(
-        self, name: str = "dispatcher", *, env: dict[str, str] | None = None, arguments: tuple[str, ...] = (), ready: bool = True
+        self,
+        name: str = "dispatcher",
+        *,
+        env: dict[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+        ready: bool = True,
     ) -> WorkerNode:
         """Start a dispatcher; ``ready=False`` for one that is expected to end at once."""
         command = ["-A", "gpuqueue", "worker", *arguments]
@@ -59,7 +84,12 @@ class Stack:
         self.workers.append(node.start())
         if ready:
             node.ready()
-            until(lambda: f"{name}@test" in self.reader.dispatchers(0), PATIENCE, f"{name} has announced itself", node.logs)
+            until(
+                lambda: f"{name}@test" in self.reader.dispatchers(0),
+                PATIENCE,
+                f"{name} has announced itself",
+                node.logs,
+            )
         return node
 
     def cpu_worker(self, name: str = "cpu", *, processes: int = 2) -> WorkerNode:
@@ -104,7 +134,7 @@ class Stack:
         """How much that is, to tell what came later."""
         return {name: len(text) for name, text in self.logs().items()}
 
-    # -- what tasks tell ---------------------------------------------------------------------------------------------
+    # -- what tasks tell ---------------------------------------------------------------------------
 
     def told(self, key: str, timeout: float = PATIENCE) -> Any:
         """Wait for the next thing that tasks tell under a key."""
@@ -120,7 +150,7 @@ class Stack:
         """Let tasks that hold on a key go on."""
         self.client.rpush(f"go:{key}", *["go"] * times)
 
-    # -- what the queue knows ----------------------------------------------------------------------------------------
+    # -- what the queue knows ----------------------------------------------------------------------
 
     def record(self, job_id: str) -> Record | None:
         """The newest delivery of a job."""
@@ -141,11 +171,15 @@ class Stack:
 
     def idle(self) -> None:
         """Wait until nobody holds a slot."""
-        until(lambda: not self.holders(), PATIENCE, "all slots are free", lambda: str(self.holders()))
+        until(
+            lambda: not self.holders(), PATIENCE, "all slots are free", lambda: str(self.holders())
+        )
 
 
 def load_application(name: str, url: str) -> ModuleType:
-    """Import a fresh copy of an application, for one Redis. Its errors are everybody's: they live in another module."""
+    """Import a fresh copy of an application, for one Redis. Its errors are everybody's: they live
+    in another module.
+    """
     spec = importlib.util.spec_from_file_location(name, APPS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -159,7 +193,10 @@ def load_application(name: str, url: str) -> ModuleType:
         if before is not None:
             os.environ["CELERY_BROKER_URL"] = before
     module.app.finalize()
-    # Celery would hand this copy's tasks on to every app that is made later, the next copy of the same included.
-    celery._state._on_app_finalizers.difference_update(set(celery._state._on_app_finalizers) - before_tasks)
+    # Celery would hand this copy's tasks on to every app that is made later, the next copy of the
+    # same included.
+    celery._state._on_app_finalizers.difference_update(
+        set(celery._state._on_app_finalizers) - before_tasks
+    )
     module.app.conf.broker_url  # read once, before anybody changes the environment
     return module

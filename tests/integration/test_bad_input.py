@@ -1,4 +1,6 @@
-"""Whatever is wrong with a job, its caller gets a typed error that names field, value and fix; the dispatcher goes on."""
+"""Whatever is wrong with a job, its caller gets a typed error that names field, value and fix; the
+dispatcher goes on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def dispatcher_goes_on(stack, shop):
     before = [worker.pid for worker in stack.workers]
     yield
     assert shop.add.apply_async((2, 2), queue=GPU).get(PATIENCE) == 4
-    assert [worker.pid for worker in stack.workers if worker.container.status == "running"] == before
+    assert [
+        worker.pid for worker in stack.workers if worker.container.status == "running"
+    ] == before
 
 
 @pytest.fixture
@@ -33,12 +37,21 @@ def push(stack, key):
     """Put a message on the queue as the transport would, without Celery's client in between."""
 
     def send(
-        body: Any = GOOD, content_type: str = "application/json", routing_key: str = GPU, priority: Any = 0, **headers: Any
+        body: Any = GOOD,
+        content_type: str = "application/json",
+        routing_key: str = GPU,
+        priority: Any = 0,
+        **headers: Any,
     ) -> Any:
         said = {"id": key, "task": "shop.add", "lang": "py"} | headers
         raw = body if isinstance(body, bytes) else body.encode()
         info = {"exchange": "", "routing_key": routing_key}
-        properties = {"body_encoding": "base64", "delivery_tag": key, "delivery_info": info, "priority": priority}
+        properties = {
+            "body_encoding": "base64",
+            "delivery_tag": key,
+            "delivery_info": info,
+            "priority": priority,
+        }
         message = {
             "body": base64.b64encode(raw).decode(),
             "content-type": content_type,
@@ -58,9 +71,15 @@ def push(stack, key):
         ("t4", "gpu='t4' is not an object; send e.g."),
         ({"izolation": "shared"}, "gpu.izolation='shared' is unknown; known fields: isolation"),
         ({"isolation": "alone"}, "gpu.isolation='alone' is unknown; use shared or exclusive"),
-        ({"isolation": "exclusive"}, "gpu.isolation='exclusive' contradicts the queue gpu.t4.shared; say it once"),
+        (
+            {"isolation": "exclusive"},
+            "gpu.isolation='exclusive' contradicts the queue gpu.t4.shared; say it once",
+        ),
         ({"memory": "lots"}, "gpu.memory='lots' is not an amount of memory; write bytes"),
-        ({"memory": "40GiB"}, "gpu.memory='40.0GiB' is more than class 't4' can ever give (14.5GiB); ask for less"),
+        (
+            {"memory": "40GiB"},
+            "gpu.memory='40.0GiB' is more than class 't4' can ever give (14.5GiB); ask for less",
+        ),
         ({"slices": 9}, "gpu.slices=9 is not a number of MIG slices; use 1 to 7"),
         ({"slices": 3}, "gpu.slices=3 is more than class 't4' has (1); ask for fewer"),
         ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use"),
@@ -78,29 +97,73 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
 @pytest.mark.parametrize(
     ("message", "error", "words"),
     [
-        ({"routing_key": "gpu.h100.shared"}, InvalidJob, "queue='gpu.h100.shared' names the unknown class 'h100'; this disp"),
-        ({"routing_key": "gpu.t4.alone"}, InvalidJob, "queue='gpu.t4.alone' has the unknown isolation 'alone'; GPU queues"),
-        ({"routing_key": "celery"}, InvalidJob, "queue='celery' is not the name of a GPU queue; GPU queues are named"),
+        (
+            {"routing_key": "gpu.h100.shared"},
+            InvalidJob,
+            "queue='gpu.h100.shared' names the unknown class 'h100'; this disp",
+        ),
+        (
+            {"routing_key": "gpu.t4.alone"},
+            InvalidJob,
+            "queue='gpu.t4.alone' has the unknown isolation 'alone'; GPU queues",
+        ),
+        (
+            {"routing_key": "celery"},
+            InvalidJob,
+            "queue='celery' is not the name of a GPU queue; GPU queues are named",
+        ),
         ({"body": "add 1 and 2"}, MalformedMessage, "body='add 1 and 2...' is not JSON"),
         ({"body": b"\xff\xfe\x00"}, MalformedMessage, "is not application/json; send it as JSON"),
         ({"body": '{"x": 1}'}, MalformedMessage, "is not [args, kwargs, embed]: Expected `array`"),
         ({"body": "[[1, 2]]"}, MalformedMessage, "is not [args, kwargs, embed]"),
         ({"body": "[[1, 2], [], {}]"}, MalformedMessage, "is not [args, kwargs, embed]"),
-        ({"body": '[[1, 2], {}, {"errbacks": 1}]'}, MalformedMessage, "is not [args, kwargs, embed]"),
-        ({"body": pickle.dumps([1]), "content_type": "application/x-python-serialize"}, MalformedMessage, "content_type='appl"),
+        (
+            {"body": '[[1, 2], {}, {"errbacks": 1}]'},
+            MalformedMessage,
+            "is not [args, kwargs, embed]",
+        ),
+        (
+            {"body": pickle.dumps([1]), "content_type": "application/x-python-serialize"},
+            MalformedMessage,
+            "content_type='appl",
+        ),
         ({"task": 5}, MalformedMessage, "task=5 is not a task name; send Celery's header 'task'"),
         ({"task": ["shop.add"]}, MalformedMessage, "task=['shop.add'] is not a task name"),
         ({"task": ...}, MalformedMessage, "task=None is not a task name"),
         ({"task": ..., "body": "add 1 and 2"}, MalformedMessage, "task=None is not a task name"),
-        ({"stamped_headers": ["a"], "stamps": "a"}, MalformedMessage, "headers cannot be read: AttributeError"),
+        (
+            {"stamped_headers": ["a"], "stamps": "a"},
+            MalformedMessage,
+            "headers cannot be read: AttributeError",
+        ),
         ({"eta": "soon"}, InvalidJob, "eta='soon' is not a time; send ISO 8601"),
         ({"expires": {}}, InvalidJob, "expires={} is not a time; send ISO 8601"),
-        ({"priority": "high"}, InvalidJob, "priority='high' is not a whole number; use 0 (first) to 9 (last)"),
-        ({"timelimit": ["long", None]}, InvalidJob, "time_limit='long' is not a number of seconds; use a number above 0"),
-        ({"task": "shop.no_such"}, TaskNotFound, "task 'shop.no_such' is not in GPUQUEUE_APP='shop'; it has: shop.add,"),
-        ({"body": "[[1], {}, {}]"}, ArgumentsMismatch, "args=(1,), kwargs={} do not fit the signature of task 'shop.add'"),
+        (
+            {"priority": "high"},
+            InvalidJob,
+            "priority='high' is not a whole number; use 0 (first) to 9 (last)",
+        ),
+        (
+            {"timelimit": ["long", None]},
+            InvalidJob,
+            "time_limit='long' is not a number of seconds; use a number above 0",
+        ),
+        (
+            {"task": "shop.no_such"},
+            TaskNotFound,
+            "task 'shop.no_such' is not in GPUQUEUE_APP='shop'; it has: shop.add,",
+        ),
+        (
+            {"body": "[[1], {}, {}]"},
+            ArgumentsMismatch,
+            "args=(1,), kwargs={} do not fit the signature of task 'shop.add'",
+        ),
         ({"body": '[[1], {"z": 2}, {}]'}, ArgumentsMismatch, "kwargs={'z': 2} do not fit"),
-        ({"body": '[[1, 2], {}, {"callbacks": 7}]'}, TypeError, "object of type 'int' has no len()"),
+        (
+            {"body": '[[1, 2], {}, {"callbacks": 7}]'},
+            TypeError,
+            "object of type 'int' has no len()",
+        ),
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
 )
@@ -134,7 +197,9 @@ def test_gpu_refuses_at_once_what_cannot_be(options, words):
 
 
 @pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}], ids=str)
-def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(stack, push, headers, dispatcher_goes_on):
+def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(
+    stack, push, headers, dispatcher_goes_on
+):
     node = stack.workers[0]
     before = len(node.logs())
     push(**headers)
@@ -146,7 +211,9 @@ def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(stack, push, 
     )
 
 
-@pytest.mark.parametrize("garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str)
+@pytest.mark.parametrize(
+    "garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str
+)
 def test_garbage_on_the_queue_stops_nobody(stack, garbage, dispatcher_goes_on):
     stack.client.lpush(GPU, garbage)
     until(lambda: not stack.client.llen(GPU), PATIENCE, "the garbage was taken")

@@ -1,4 +1,6 @@
-"""A dispatcher that cannot work says why on standard error and ends within seconds with a status that is not 0."""
+"""A dispatcher that cannot work says why on standard error and ends within seconds with a status
+that is not 0.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,40 @@ def start(env, *arguments):
     ("env", "words"),
     [
         ({"GPUQUEUE_APP": ""}, "GPUQUEUE_APP is not set; set it to what follows `celery -A`"),
-        ({"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set; set it to the applications' broker"),
-        ({"CELERY_BROKER_URL": "amqp://localhost"}, "CELERY_BROKER_URL='amqp://localhost' is not Redis; use one of redis://"),
+        (
+            {"CELERY_BROKER_URL": ""},
+            "CELERY_BROKER_URL is not set; set it to the applications' broker",
+        ),
+        (
+            {"CELERY_BROKER_URL": "amqp://localhost"},
+            "CELERY_BROKER_URL='amqp://localhost' is not Redis; use one of redis://",
+        ),
         ({"CELERY_BROKER_URL": UNREACHABLE}, f"CELERY_BROKER_URL='{UNREACHABLE}' cannot be used: "),
         ({"T4_SHARED_SLOTS": "many"}, "T4_SHARED_SLOTS='many': input should be a valid integer"),
-        ({"T4_SHARED_SLOTS": "-1"}, "T4_SHARED_SLOTS='-1': input should be greater than or equal to 0"),
-        ({"T4_SHARED_SLOTS": "0", "T4_EXCLUSIVE_SLOTS": "0"}, "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0"),
-        ({"MIG_TOTAL_SLOTS": "7"}, "GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to"),
-        ({"GPU_EXECUTION_MODE": "slurm"}, "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'"),
-        ({"GPUQUEUE_CLASSES_FILE": "no/such.toml"}, "GPUQUEUE_CLASSES_FILE='no/such.toml' cannot be read: No such file"),
-        ({"GPUQUEUE_GRACE_SECONDS": "soon", "T4_SHARED_SLOTS": "x"}, "GPUQUEUE_GRACE_SECONDS='soon'"),
+        (
+            {"T4_SHARED_SLOTS": "-1"},
+            "T4_SHARED_SLOTS='-1': input should be greater than or equal to 0",
+        ),
+        (
+            {"T4_SHARED_SLOTS": "0", "T4_EXCLUSIVE_SLOTS": "0"},
+            "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0",
+        ),
+        (
+            {"MIG_TOTAL_SLOTS": "7"},
+            "GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to",
+        ),
+        (
+            {"GPU_EXECUTION_MODE": "slurm"},
+            "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'",
+        ),
+        (
+            {"GPUQUEUE_CLASSES_FILE": "no/such.toml"},
+            "GPUQUEUE_CLASSES_FILE='no/such.toml' cannot be read: No such file",
+        ),
+        (
+            {"GPUQUEUE_GRACE_SECONDS": "soon", "T4_SHARED_SLOTS": "x"},
+            "GPUQUEUE_GRACE_SECONDS='soon'",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -61,7 +87,10 @@ def test_a_wrong_setting_ends_the_dispatcher_with_what_to_do(url, env, words):
     [
         ("celery", "-Q: queue='celery' is not the name of a GPU queue"),
         ("gpu.t4.shared,orders", "-Q: queue='orders' is not the name of a GPU queue"),
-        ("gpu.h100.shared", "-Q: queue='gpu.h100.shared' names the unknown class 'h100'; this dispatcher has: t4"),
+        (
+            "gpu.h100.shared",
+            "-Q: queue='gpu.h100.shared' names the unknown class 'h100'; this dispatcher has: t4",
+        ),
         ("gpu.t4.alone", "-Q: queue='gpu.t4.alone' has the unknown isolation 'alone'"),
     ],
 )

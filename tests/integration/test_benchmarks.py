@@ -17,7 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "200"}, text=True, capture_output=True, timeout=110)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        text=True,
+        capture_output=True,
+        timeout=110,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""What we use of Celery that its documentation does not promise. A release that changes any of it fails here, by name."""
+"""What we use of Celery that its documentation does not promise. A release that changes any of it
+fails here, by name.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,17 @@ def add(app):
 
 
 def message(**headers):
-    said = {"id": "j1", "task": "contract.add", "root_id": "j1", "timelimit": [9, 5], "ignore_result": False} | headers
+    said = {
+        "id": "j1",
+        "task": "contract.add",
+        "root_id": "j1",
+        "timelimit": [9, 5],
+        "ignore_result": False,
+    } | headers
     return Message(
-        body=json.dumps([[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+        body=json.dumps(
+            [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+        ),
         content_type="application/json",
         content_encoding="utf-8",
         headers=said,
@@ -57,10 +67,17 @@ def message(**headers):
 
 def request_dict(app, **headers):
     made = Request(message(**headers), app=app, hostname="w@h")
-    return made, {**made.request_dict, "callbacks": None, "errbacks": None, "chain": None, "chord": None, "is_eager": False}
+    return made, {
+        **made.request_dict,
+        "callbacks": None,
+        "errbacks": None,
+        "chain": None,
+        "chord": None,
+        "is_eager": False,
+    }
 
 
-# -- the tracer ----------------------------------------------------------------------------------------------------------
+# -- the tracer ------------------------------------------------------------------------------------
 
 
 def test_build_tracer_takes_name_task_loader_hostname_and_app(app, add):
@@ -111,8 +128,12 @@ def test_the_tracer_calls_the_instances_run_and_before_start_taken_when_it_is_bu
 
 def test_an_error_state_is_handled_outside_of_a_worker(app, add):
     heard = []
-    add.on_failure = lambda exc, task_id, args, kwargs, einfo: heard.append((type(exc), task_id, list(args)))
-    context = Context({"id": "j1", "args": [1, 2], "kwargs": {}, "task": add.name, "delivery_info": {}})
+    add.on_failure = lambda exc, task_id, args, kwargs, einfo: heard.append(
+        (type(exc), task_id, list(args))
+    )
+    context = Context(
+        {"id": "j1", "args": [1, 2], "kwargs": {}, "task": add.name, "delivery_info": {}}
+    )
     try:
         raise ValueError("no")
     except ValueError as exc:
@@ -129,31 +150,53 @@ def test_the_header_of_a_task_checks_its_arguments(add):
         add.__header__(1)
 
 
-# -- requests ------------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def test_a_request_is_made_from_a_message_alone(app):
     made, request = request_dict(app, shadow="shown")
-    assert (made.id, made.args, made.kwargs, list(made.time_limits), made.ignore_result) == ("j1", [1, 2], {}, [9, 5], False)
+    assert (made.id, made.args, made.kwargs, list(made.time_limits), made.ignore_result) == (
+        "j1",
+        [1, 2],
+        {},
+        [9, 5],
+        False,
+    )
     wanted = {"exchange": "", "routing_key": "gpu.t4.shared", "priority": 3, "redelivered": False}
-    assert (request["delivery_info"], request["hostname"], request["reply_to"]) == (wanted, "w@h", "r1")
+    assert (request["delivery_info"], request["hostname"], request["reply_to"]) == (
+        wanted,
+        "w@h",
+        "r1",
+    )
 
 
 def test_a_context_has_every_header_as_an_attribute_and_a_name_for_those_left_out():
     context = Context({"id": "j1", "chord": {"task": "body"}, "gpu": {"memory": 1}})
-    assert (context.id, context.gpu, context.chord, context.errbacks) == ("j1", {"memory": 1}, {"task": "body"}, None)
+    assert (context.id, context.gpu, context.chord, context.errbacks) == (
+        "j1",
+        {"memory": 1},
+        {"task": "body"},
+        None,
+    )
     assert (context.retries, context.group, context.ignore_result) == (0, None, False)
 
 
 @pytest.mark.parametrize("convert", [proto1_to_proto2, hybrid_to_proto2])
 def test_messages_of_protocol_1_are_converted_to_parts_and_headers(convert):
-    body = {"id": "j1", "task": "contract.add", "args": [1, 2], "kwargs": {}, "retries": 1, "callbacks": [{"task": "next"}]}
+    body = {
+        "id": "j1",
+        "task": "contract.add",
+        "args": [1, 2],
+        "kwargs": {},
+        "retries": 1,
+        "callbacks": [{"task": "next"}],
+    }
     parts, headers, *_ = convert(Message(headers={}), body)
     assert (parts[0], parts[1], parts[2]["callbacks"]) == ([1, 2], {}, [{"task": "next"}])
     assert (headers["id"], headers["task"], headers["retries"]) == ("j1", "contract.add", 1)
 
 
-# -- the worker ----------------------------------------------------------------------------------------------------------
+# -- the worker ------------------------------------------------------------------------------------
 
 
 def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names():
@@ -172,12 +215,19 @@ def test_the_consumer_fills_its_strategies_by_one_method_and_reads_them_by_item(
 
 def test_the_consumer_recovers_from_its_connection_errors():
     assert "self.connection_errors" in inspect.getsource(Consumer.start)
-    assert list(inspect.signature(Consumer.on_connection_error_after_connected).parameters) == ["self", "exc"]
+    assert list(inspect.signature(Consumer.on_connection_error_after_connected).parameters) == [
+        "self",
+        "exc",
+    ]
 
 
 def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app):
     made = []
-    task = type("T", (app.Task,), {"name": "contract.t", "Strategy": f"{__name__}:strategy", "run": made.append})()
+    task = type(
+        "T",
+        (app.Task,),
+        {"name": "contract.t", "Strategy": f"{__name__}:strategy", "run": made.append},
+    )()
     assert task.start_strategy(app, "consumer", extra=1) == (task, app, "consumer", {"extra": 1})
 
 
@@ -194,23 +244,32 @@ def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed():
 
 def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app):
     heard = []
-    node = app.control.mailbox.Node("n1", handlers={"revoke": lambda state, **said: heard.append(said)}, state={}, channel=None)
-    node.handle_message({"method": "revoke", "arguments": {"task_id": "j1"}, "destination": None, "matcher": None})
+    node = app.control.mailbox.Node(
+        "n1", handlers={"revoke": lambda state, **said: heard.append(said)}, state={}, channel=None
+    )
+    node.handle_message(
+        {"method": "revoke", "arguments": {"task_id": "j1"}, "destination": None, "matcher": None}
+    )
     assert heard == [{"task_id": "j1"}]
     with pytest.raises(KeyError):
         node.handle("no such command")
 
 
-# -- the backend ---------------------------------------------------------------------------------------------------------
+# -- the backend -----------------------------------------------------------------------------------
 
 
 def test_a_state_is_written_in_one_round_trip(app):
     backend = app.backend
     assert isinstance(backend, KeyValueStoreBackend)
     context = Context({"id": "j1", "args": [], "kwargs": {}, "delivery_info": {}})
-    meta = backend._get_result_meta(result={"gpu_class": "t4"}, state="QUEUED", traceback=None, request=context)
+    meta = backend._get_result_meta(
+        result={"gpu_class": "t4"}, state="QUEUED", traceback=None, request=context
+    )
     backend.set(backend.get_key_for_task("j1"), backend.encode(meta | {"task_id": "j1"}))
-    assert (app.AsyncResult("j1").state, app.AsyncResult("j1").info) == ("QUEUED", {"gpu_class": "t4"})
+    assert (app.AsyncResult("j1").state, app.AsyncResult("j1").info) == (
+        "QUEUED",
+        {"gpu_class": "t4"},
+    )
 
 
 def test_a_revoked_member_is_told_to_its_chord(app):

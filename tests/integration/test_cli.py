@@ -20,7 +20,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    running = start_dev(tmp_path_factory.mktemp("dev"), "--no-flower", T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1")
+    running = start_dev(
+        tmp_path_factory.mktemp("dev"), "--no-flower", T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1"
+    )
     yield running
     assert end(running) == 0, running.log.read_text()
 
@@ -43,7 +45,9 @@ def idle(dev: Dev, gate: Path) -> Iterator[Dev]:
 
     def done() -> bool:
         records = [json.loads(raw) for raw in client.hvals(jobs)]  # type: ignore[union-attr]
-        held = sum(client.zcard(f"gpuqueue:1:{{t4}}:holders_{kind}") for kind in ("shared", "exclusive"))  # type: ignore[misc]
+        held = sum(
+            client.zcard(f"gpuqueue:1:{{t4}}:holders_{kind}") for kind in ("shared", "exclusive")
+        )  # type: ignore[misc]
         return not held and all(record["state"] == "ended" for record in records)
 
     until(done)
@@ -58,7 +62,13 @@ def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, 
     full = idle.send("hold", str(gate), queue="gpu.t4.shared")
     behind = idle.send("hold", str(gate), queue="gpu.t4.shared")
     later = idle.send("hold", str(gate), queue="gpu.t4.shared", countdown=3600)
-    for job_id, state in ((second, "running"), (alone, "waiting"), (full, "waiting"), (behind, "waiting"), (later, "delayed")):
+    for job_id, state in (
+        (second, "running"),
+        (alone, "waiting"),
+        (full, "waiting"),
+        (behind, "waiting"),
+        (later, "delayed"),
+    ):
         idle.reaches(job_id, state)
 
     found = idle.json("status")
@@ -68,8 +78,12 @@ def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, 
         (first, "cliapp.hold", 1),
         (second, "second", 1),
     ]
-    assert all(each["worker"].startswith("t4-") and each["since"] <= found["now"] for each in t4["holders"])
-    waiting = {each["id"]: (each["isolation"], each["place"], each["reason"]) for each in t4["waiting"]}
+    assert all(
+        each["worker"].startswith("t4-") and each["since"] <= found["now"] for each in t4["holders"]
+    )
+    waiting = {
+        each["id"]: (each["isolation"], each["place"], each["reason"]) for each in t4["waiting"]
+    }
     assert waiting == {
         full: ("shared", 1, "NO_FREE_SLOT"),
         behind: ("shared", 2, "NO_FREE_SLOT"),
@@ -80,7 +94,11 @@ def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, 
     assert found["leader"] in found["dispatchers"]
 
     why = idle.json("why", behind)
-    assert (why["reason"], why["place"], [each["id"] for each in why["ahead"]]) == ("NO_FREE_SLOT", 2, [full])
+    assert (why["reason"], why["place"], [each["id"] for each in why["ahead"]]) == (
+        "NO_FREE_SLOT",
+        2,
+        [full],
+    )
     assert {each["id"] for each in why["holders"]} == {first, second}
     assert idle.json("why", alone)["reason"] == "SHARED_RUNNING"
     assert idle.json("why", later)["reason"] == "NOT_BEFORE"
@@ -132,7 +150,9 @@ def test_why_tells_how_a_job_ended_and_knows_no_stranger(idle: Dev) -> None:
 def test_run_is_refused_where_processes_are_started(idle: Dev) -> None:
     done = idle.run("run", "--class", "t4", "shop:1", "--", "true")
     assert done.returncode == 2
-    assert "'gpuqueue.run' runs a container image, and this dispatcher starts processes" in done.stderr
+    assert (
+        "'gpuqueue.run' runs a container image, and this dispatcher starts processes" in done.stderr
+    )
     unknown = idle.run("run", "--class", "a100", "shop:1", "--", "true")
     assert unknown.returncode == 2
     assert "--class='a100' is unknown; dispatchers have: t4" in unknown.stderr
@@ -153,14 +173,21 @@ def test_doctor_is_content_then_finds_what_was_broken(idle: Dev) -> None:
     found = idle.json("doctor", "-A", "cliapp")
     assert found["ok"] is True, found
     assert "FAIL" not in levels(found).values()
-    assert levels(found)["application"] == levels(found)["appendonly"] == levels(found)["dispatchers"] == "OK"
+    assert (
+        levels(found)["application"]
+        == levels(found)["appendonly"]
+        == levels(found)["dispatchers"]
+        == "OK"
+    )
 
     long = idle.send("fail", queue="gpu.t4.shared", countdown=3600, time_limit=3 * 86_400)
     idle.reaches(long, "delayed")
     with redis.Redis.from_url(idle.env["CELERY_BROKER_URL"]) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            broken = idle.json("doctor", "-A", "no_such_app", status=1, GPUQUEUE_TOMBSTONE_SECONDS="60")
+            broken = idle.json(
+                "doctor", "-A", "no_such_app", status=1, GPUQUEUE_TOMBSTONE_SECONDS="60"
+            )
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert levels(broken)["maxmemory-policy"] == "FAIL"
@@ -173,9 +200,18 @@ def test_doctor_is_content_then_finds_what_was_broken(idle: Dev) -> None:
 
 def test_doctor_and_status_name_a_wrong_setting_and_an_unreachable_redis(tmp_path: Path) -> None:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*CLI, *arguments], cwd=tmp_path, env=clean_env(**env), capture_output=True, text=True, timeout=30)
+        return subprocess.run(
+            [*CLI, *arguments],
+            cwd=tmp_path,
+            env=clean_env(**env),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
 
-    wrong = run("doctor", "--json", CELERY_BROKER_URL="redis://127.0.0.1:1/0", T4_SHARED_SLOTS="many")
+    wrong = run(
+        "doctor", "--json", CELERY_BROKER_URL="redis://127.0.0.1:1/0", T4_SHARED_SLOTS="many"
+    )
     assert wrong.returncode == 1
     (setting,) = [each for each in json.loads(wrong.stdout)["checks"] if each["name"] == "settings"]
     assert setting["level"] == "FAIL"
@@ -187,7 +223,9 @@ def test_doctor_and_status_name_a_wrong_setting_and_an_unreachable_redis(tmp_pat
     for arguments in (("status",), ("why", "x"), ("cancel", "x"), ("classes",)):
         done = run(*arguments, CELERY_BROKER_URL="redis://127.0.0.1:1/0")
         assert done.returncode == 2
-        assert done.stderr.startswith("gpuqueue: CELERY_BROKER_URL='redis://127.0.0.1:1/0' cannot be used")
+        assert done.stderr.startswith(
+            "gpuqueue: CELERY_BROKER_URL='redis://127.0.0.1:1/0' cannot be used"
+        )
         assert "Traceback" not in done.stderr
     unset = run("status")
     assert unset.returncode == 2
@@ -200,10 +238,18 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         told = subprocess.run([*CLI, "status"], env=env, capture_output=True, text=True, timeout=30)
         assert told.returncode == 0
         assert "no dispatcher has ever announced itself" in told.stdout
-        cancelled = subprocess.run([*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30)
+        cancelled = subprocess.run(
+            [*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30
+        )
         assert cancelled.returncode == 2
         assert "nothing can be cancelled" in cancelled.stderr
-        waited = subprocess.run([*CLI, "run", "--timeout", "1", "x:1"], env=env, capture_output=True, text=True, timeout=30)
+        waited = subprocess.run(
+            [*CLI, "run", "--timeout", "1", "x:1"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert waited.returncode == 1
         assert "no dispatcher has ever announced itself" in waited.stderr
         assert "not within 1 s; it goes on: gpuqueue logs -f" in waited.stderr
@@ -211,5 +257,8 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         assert stopped.stderr is not None
         until(lambda: "gpuqueue: job " in stopped.stderr.readline())  # type: ignore[union-attr]
         stopped.send_signal(signal.SIGINT)
-        assert "is not cancelled: no dispatcher has ever announced itself" in stopped.communicate(timeout=30)[1]
+        assert (
+            "is not cancelled: no dispatcher has ever announced itself"
+            in stopped.communicate(timeout=30)[1]
+        )
         assert stopped.returncode == 130

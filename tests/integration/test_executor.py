@@ -1,4 +1,6 @@
-"""The executor as a pod starts it: by hand, with an environment that holds what a manifest says and nothing else."""
+"""The executor as a pod starts it: by hand, with an environment that holds what a manifest says and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Hands:
         [granted] = self.line.enqueue(T4, job.delivery)
         return granted
 
-    def run(self, record: Record, env: dict[str, str] | None = None, **how: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, record: Record, env: dict[str, str] | None = None, **how: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run the executor of an attempt to its end."""
         told = {
             "PATH": os.environ["PATH"],
@@ -72,7 +76,9 @@ class Hands:
             "GPUQUEUE_INSTANCE": INSTANCE,
         }
         command = [sys.executable, "-m", "gpuqueue.executor"]
-        return subprocess.run(command, env=told | (env or {}), capture_output=True, text=True, timeout=PATIENCE, **how)
+        return subprocess.run(
+            command, env=told | (env or {}), capture_output=True, text=True, timeout=PATIENCE, **how
+        )
 
     def kept(self, record: Record) -> Record:
         found = self.reader.record("t4", record["delivery"])
@@ -93,7 +99,11 @@ def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands):
     record = hands.attempt("bare.where")
     done = hands.run(record)
     assert done.returncode == 0, done.stderr
-    assert hands.app.AsyncResult(record["id"]).get(PATIENCE)["hostname"].startswith(f"t4-{record['id']}-1@")
+    assert (
+        hands.app.AsyncResult(record["id"])
+        .get(PATIENCE)["hostname"]
+        .startswith(f"t4-{record['id']}-1@")
+    )
 
 
 def test_the_state_and_the_results_may_live_elsewhere(hands):
@@ -119,7 +129,10 @@ def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands):
     assert done.returncode == 0, done.stderr
     worker = f"t4-{record['id']}-1@gpu-where-1-x7k"
     assert hands.app.AsyncResult(record["id"]).get(PATIENCE)["hostname"] == worker
-    assert (hands.kept(record)["instance"], hands.kept(record)["worker"]) == (f"{INSTANCE}/8a0b-77", worker)
+    assert (hands.kept(record)["instance"], hands.kept(record)["worker"]) == (
+        f"{INSTANCE}/8a0b-77",
+        worker,
+    )
 
 
 def test_an_attempt_outside_a_pod_is_its_processs(hands):
@@ -130,27 +143,40 @@ def test_an_attempt_outside_a_pod_is_its_processs(hands):
 
 
 def no_file() -> None:
-    """Refuse this process every byte that it would write to a file; pipes and sockets are left to it."""
+    """Refuse this process every byte that it would write to a file; pipes and sockets are left to
+    it.
+    """
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-@pytest.mark.parametrize("home", [None, "/nonexistent"], ids=["no home", "a home that is not there"])
+@pytest.mark.parametrize(
+    "home", [None, "/nonexistent"], ids=["no home", "a home that is not there"]
+)
 def test_an_executor_wants_no_home_and_writes_no_file(hands, tmp_path, home):
     record = hands.attempt("bare.where")
-    env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | ({"HOME": home} if home else {})
+    env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | (
+        {"HOME": home} if home else {}
+    )
     done = hands.run(record, env, cwd=tmp_path, preexec_fn=no_file)
     assert done.returncode == 0, done.stderr
     assert hands.app.AsyncResult(record["id"]).get(PATIENCE)["home"] == home
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_status_of_its_own(hands):
-    record = hands.attempt("shop.wear_out", "worn", 1)  # it leaves a thread that would keep the process for a minute
+def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_status_of_its_own(
+    hands,
+):
+    record = hands.attempt(
+        "shop.wear_out", "worn", 1
+    )  # it leaves a thread that would keep the process for a minute
     done = hands.run(record)
     assert done.returncode == EXIT_DEVICE
     assert "RuntimeError: CUDA error: uncorrectable ECC error encountered" in done.stderr
     assert hands.kept(record)["state"] == "running"
-    assert hands.kept(record)["gpu_error"] == "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+    assert (
+        hands.kept(record)["gpu_error"]
+        == "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+    )
     assert hands.app.AsyncResult(record["id"]).state == "STARTED"
 
 
@@ -159,12 +185,20 @@ def test_figures_of_the_gpu_that_come_late_lower_none(hands):
     attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
     attempts.claim(attempt, INSTANCE, "worker")
     assert attempts.sampled(attempt, {"gpu": "GPU-1", "gpu_memory_peak": 5})
-    attempts.report(attempt, "SUCCEEDED", {"gpu": "GPU-1", "gpu_memory_peak": 15_032_385_536, "gpu_memory_own": 3})
+    attempts.report(
+        attempt,
+        "SUCCEEDED",
+        {"gpu": "GPU-1", "gpu_memory_peak": 15_032_385_536, "gpu_memory_own": 3},
+    )
     assert attempts.sampled(attempt, {"gpu": "GPU-1", "gpu_memory_peak": 6, "gpu_memory_own": 4})
     assert attempts.sampled(attempt, {})
     attempts.reported(attempt, 1000)
     kept = hands.kept(record)
-    assert (kept["gpu"], kept["gpu_memory_peak"], kept["gpu_memory_own"]) == ("GPU-1", 15_032_385_536, 4)
+    assert (kept["gpu"], kept["gpu_memory_peak"], kept["gpu_memory_own"]) == (
+        "GPU-1",
+        15_032_385_536,
+        4,
+    )
 
 
 def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands):

@@ -27,14 +27,28 @@ def flower(tmp_path_factory, running_stacks):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    argv = [sys.executable, "-m", "celery", "-A", "gpuqueue", "flower", "--address=127.0.0.1", f"--port={port}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "gpuqueue",
+        "flower",
+        "--address=127.0.0.1",
+        f"--port={port}",
+    ]
     env = {**made.env, "FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_PURGE_OFFLINE_WORKERS": "1"}
     node = ProcessContainer("flower", argv, env, made.directory)
     made.page = f"http://127.0.0.1:{port}"
     try:
         node.start()
         made.dispatcher()
-        until(lambda: "dispatcher@test" in get(made, "/api/workers?refresh=1"), PATIENCE, "Flower sees the dispatcher", node.logs)
+        until(
+            lambda: "dispatcher@test" in get(made, "/api/workers?refresh=1"),
+            PATIENCE,
+            "Flower sees the dispatcher",
+            node.logs,
+        )
         yield made
     finally:
         node.stop()
@@ -47,7 +61,9 @@ def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         if os.environ.get("CI"):
-            pytest.fail("chromium and chromedriver are not here: apt-get install chromium chromium-driver")
+            pytest.fail(
+                "chromium and chromedriver are not here: apt-get install chromium chromium-driver"
+            )
         pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -88,7 +104,13 @@ def shown(browser, flower, job_id):
     ]
     for row in browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"):
         if job_id in row.get_attribute("innerHTML"):
-            return dict(zip(heads, [each.text for each in row.find_elements(By.TAG_NAME, "td")], strict=False))
+            return dict(
+                zip(
+                    heads,
+                    [each.text for each in row.find_elements(By.TAG_NAME, "td")],
+                    strict=False,
+                )
+            )
     return {}
 
 
@@ -102,10 +124,14 @@ def until_shown(browser, flower, job_id, state):
 
 def press(browser, flower, job_id, button):
     browser.get(f"{flower.page}/task/{job_id}")
-    WebDriverWait(browser, PATIENCE).until(lambda page: page.find_elements(By.ID, button))[0].click()
+    WebDriverWait(browser, PATIENCE).until(lambda page: page.find_elements(By.ID, button))[
+        0
+    ].click()
 
 
-def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_ended(flower, browser, key):
+def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_ended(
+    flower, browser, key
+):
     running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     flower.in_state(running.id, "running")
     waiting = flower.shop.add.apply_async((2, 3), queue="gpu.t4.shared")
@@ -118,7 +144,11 @@ def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_en
     until_shown(browser, flower, failing.id, "FAILURE")
     browser.get(f"{flower.page}/task/{waiting.id}")
     page = browser.find_element(By.TAG_NAME, "body").text
-    record = until(lambda: (seen := flower.record(waiting.id)) and "released" in seen and seen, PATIENCE, "its slot is free")
+    record = until(
+        lambda: (seen := flower.record(waiting.id)) and "released" in seen and seen,
+        PATIENCE,
+        "its slot is free",
+    )
     assert "(2, 3)" in page and record["worker"] in page
     told = get(flower, f"/api/task/info/{waiting.id}")
     assert (told["result"], told["worker"]) == ("5", record["worker"])
@@ -152,14 +182,22 @@ def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(flowe
     done = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
     assert done.get(timeout=PATIENCE) == 2
     worker = flower.record(done.id)["worker"]
-    until(lambda: get(flower, f"/api/task/info/{done.id}").get("worker") == worker, PATIENCE, "Flower knows the attempt's worker")
+    until(
+        lambda: get(flower, f"/api/task/info/{done.id}").get("worker") == worker,
+        PATIENCE,
+        "Flower knows the attempt's worker",
+    )
 
     def workers():
         browser.get(flower.page + "/workers")
         WebDriverWait(browser, PATIENCE).until(lambda page: "dispatcher@test" in page.page_source)
         return browser.page_source
 
-    until(lambda: worker not in workers(), PATIENCE, "the worker of an ended attempt is listed no more")
+    until(
+        lambda: worker not in workers(),
+        PATIENCE,
+        "the worker of an ended attempt is listed no more",
+    )
     browser.get(flower.page + "/broker")
     page = browser.find_element(By.TAG_NAME, "body").text
     assert "gpu.t4.shared" in page and "gpu.t4.exclusive" in page

@@ -1,4 +1,6 @@
-"""What an executor tells of its GPU: out of memory, failed, and how much of its memory was taken. NVML and torch are made up."""
+"""What an executor tells of its GPU: out of memory, failed, and how much of its memory was taken.
+NVML and torch are made up.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str) -> Iterator[Stack]:
-    """A stack whose executors find two cards, of which local ones are dealt the first, and a torch; two attempts at most."""
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str
+) -> Iterator[Stack]:
+    """A stack whose executors find two cards, of which local ones are dealt the first, and a torch;
+    two attempts at most.
+    """
     env = {
         "PYTHONPATH": os.pathsep.join(map(str, (CARDS, APPS))),
         "GPUQUEUE_DEVICES": "0",
@@ -56,12 +62,19 @@ def figures(stack, result):
     return record.get("gpu"), record.get("gpu_memory_peak"), record.get("gpu_memory_own")
 
 
-# -- figures -------------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
-def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and_afterwards(shop, stack, key, seen):
+def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and_afterwards(
+    shop, stack, key, seen
+):
     result = shop.train.apply_async((key, 2 * GIB), queue=GPU)
-    until(lambda: figures(stack, result) == (*seen, 2 * GIB), PATIENCE, "figures", lambda: str(stack.record(result.id)))
+    until(
+        lambda: figures(stack, result) == (*seen, 2 * GIB),
+        PATIENCE,
+        "figures",
+        lambda: str(stack.record(result.id)),
+    )
     stack.go(key)
     assert result.get(PATIENCE) == "return"
     stack.in_state(result.id, "ended")
@@ -75,15 +88,19 @@ def test_what_torch_took_is_known_of_a_job_that_ends_before_anybody_looks(shop, 
     assert stack.in_state(result.id, "ended")["gpu_memory_own"] == GIB
 
 
-# -- out of memory -------------------------------------------------------------------------------------------------------
+# -- out of memory ---------------------------------------------------------------------------------
 
 
-def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_its_own(shop, stack, key, seen):
+def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_its_own(
+    shop, stack, key, seen
+):
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
     result = shop.train.apply_async((key, 15 * GIB, "run out"), queue=GPU, link_error=errback)
     until(lambda: figures(stack, result)[0], PATIENCE, "the first figures")
     stack.go(key)
-    with pytest.raises(Exception, match=r"^CUDA out of memory\. Tried to allocate 20\.00 GiB\.$") as failed:
+    with pytest.raises(
+        Exception, match=r"^CUDA out of memory\. Tried to allocate 20\.00 GiB\.$"
+    ) as failed:
         result.get(PATIENCE)
     assert (type(failed.value).__name__, result.state) == ("OutOfMemoryError", "FAILURE")
     ended = stack.in_state(result.id, "ended")
@@ -94,14 +111,16 @@ def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_it
     assert "on_failure OutOfMemoryError" in stack.told_so_far(key)
 
 
-def test_a_soft_time_limit_that_strikes_while_memory_is_short_is_no_lack_of_memory(shop, stack, key):
+def test_a_soft_time_limit_that_strikes_while_memory_is_short_is_no_lack_of_memory(
+    shop, stack, key
+):
     result = shop.shrink.apply_async((key,), queue=GPU)
     with pytest.raises(SoftTimeLimitExceeded):
         result.get(PATIENCE)
     assert stack.in_state(result.id, "ended")["reason"] == "ERROR"
 
 
-# -- the GPU's own failure -----------------------------------------------------------------------------------------------
+# -- the GPU's own failure -------------------------------------------------------------------------
 
 
 def test_a_job_whose_gpu_fails_once_is_tried_again(shop, stack, key):
@@ -115,10 +134,16 @@ def test_a_job_whose_gpu_fails_once_is_tried_again(shop, stack, key):
 def test_a_job_whose_gpus_fail_as_often_as_attempts_are_allowed_fails(shop, stack, key):
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
     result = shop.wear_out.apply_async((key, 9), queue=GPU, link_error=errback)
-    with pytest.raises(ExecutorDied, match="gave up after 2 attempts, the last: the GPU failed under the job"):
+    with pytest.raises(
+        ExecutorDied, match="gave up after 2 attempts, the last: the GPU failed under the job"
+    ):
         result.get(PATIENCE)
     ended = stack.in_state(result.id, "ended")
-    assert (ended["reason"], ended["attempt"], ended["gpu_error"]) == ("INFRA", 2, f"RuntimeError: {ECC}")
+    assert (ended["reason"], ended["attempt"], ended["gpu_error"]) == (
+        "INFRA",
+        2,
+        f"RuntimeError: {ECC}",
+    )
     assert [stack.told(key), stack.told(key)] == [[1, 0], [2, 0]]
     assert stack.told(f"{key}-errback")[:3] == ["new", result.id, "ExecutorDied"]
     assert stack.told_so_far(key) == []

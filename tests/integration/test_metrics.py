@@ -1,4 +1,6 @@
-"""``/metrics``, ``/healthz`` and ``/readyz`` of real dispatchers: what they say is what has happened."""
+"""``/metrics``, ``/healthz`` and ``/readyz`` of real dispatchers: what they say is what has
+happened.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,18 @@ def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> No
     assert endpoint.ask("/") == (404, "there are: /metrics, /healthz, /readyz\n")
     held = [stack.shop.hold.apply_async((f"hold{number}",), queue=GPU) for number in range(5)]
     alone = stack.shop.echo.apply_async(("alone",), queue="gpu.t4.exclusive")
-    until(lambda: endpoint.metrics()("gpuqueue_waiting_jobs", **EXCLUSIVE), PATIENCE, "an exclusive job waits", node.logs)
-    until(lambda: endpoint.metrics()("gpuqueue_oldest_wait_seconds", **SHARED), PATIENCE, "time passes", node.logs)
+    until(
+        lambda: endpoint.metrics()("gpuqueue_waiting_jobs", **EXCLUSIVE),
+        PATIENCE,
+        "an exclusive job waits",
+        node.logs,
+    )
+    until(
+        lambda: endpoint.metrics()("gpuqueue_oldest_wait_seconds", **SHARED),
+        PATIENCE,
+        "time passes",
+        node.logs,
+    )
     found = endpoint.metrics()
     assert found("gpuqueue_running_jobs", **SHARED) == 4
     assert found("gpuqueue_running_jobs", **EXCLUSIVE) == 0
@@ -54,11 +66,18 @@ def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> No
     assert [each.get(timeout=PATIENCE * 2) for each in [*held, alone]]
     with pytest.raises(ValueError, match="no ValueError"):
         stack.shop.fail.apply_async(queue=GPU).get(timeout=PATIENCE)
-    refused = stack.app.send_task("shop.echo", (1,), queue="gpu.t4.shared", headers={"gpu": {"colour": "red"}})
+    refused = stack.app.send_task(
+        "shop.echo", (1,), queue="gpu.t4.shared", headers={"gpu": {"colour": "red"}}
+    )
     with pytest.raises(InvalidJob, match="colour"):
         refused.get(timeout=PATIENCE)
     stack.idle()
-    until(lambda: len(endpoint.metrics().of("gpuqueue_jobs_ended_total")) == 4, PATIENCE, "the refusal is written", node.logs)
+    until(
+        lambda: len(endpoint.metrics().of("gpuqueue_jobs_ended_total")) == 4,
+        PATIENCE,
+        "the refusal is written",
+        node.logs,
+    )
     found = endpoint.metrics()
     assert found("gpuqueue_jobs_accepted_total", **SHARED) == 6
     assert found.of("gpuqueue_jobs_ended_total") == {
@@ -67,8 +86,16 @@ def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> No
         ("t4", "exclusive", "SUCCEEDED"): 1,
         ("refused", "exclusive", "REJECTED"): 1,
     }
-    assert found("gpuqueue_wait_seconds_count", **SHARED) == found("gpuqueue_slot_held_seconds_count", **SHARED) == 6
-    assert (found("gpuqueue_slot_held_seconds_sum", **SHARED) or 0) > (found("gpuqueue_wait_seconds_sum", **SHARED) or 0) > 0
+    assert (
+        found("gpuqueue_wait_seconds_count", **SHARED)
+        == found("gpuqueue_slot_held_seconds_count", **SHARED)
+        == 6
+    )
+    assert (
+        (found("gpuqueue_slot_held_seconds_sum", **SHARED) or 0)
+        > (found("gpuqueue_wait_seconds_sum", **SHARED) or 0)
+        > 0
+    )
     assert found("gpuqueue_launches_total", gpu_class="t4", outcome="launched") == 7
     assert found("gpuqueue_waiting_jobs", **SHARED) == found("gpuqueue_running_jobs", **SHARED) == 0
     assert (found("gpuqueue_watcher_leads"), found("gpuqueue_watcher_blind")) == (1, 0)
@@ -81,7 +108,12 @@ def test_every_dispatcher_says_the_same_of_the_queue_and_one_of_them_leads(stack
     _, other = serving(stack, "other")
     stack.idle()
     both = [one.metrics(), other.metrics()]
-    for name in ("gpuqueue_jobs_ended_total", "gpuqueue_slots", "gpuqueue_wait_seconds_bucket", "gpuqueue_untaken_messages"):
+    for name in (
+        "gpuqueue_jobs_ended_total",
+        "gpuqueue_slots",
+        "gpuqueue_wait_seconds_bucket",
+        "gpuqueue_untaken_messages",
+    ):
         assert both[0].of(name) == both[1].of(name) != {}
     assert [found("gpuqueue_watcher_leads") for found in both] == [1, 0]
     assert both[1].of("gpuqueue_launches_total") == {}, "those are of one dispatcher alone"
@@ -100,8 +132,13 @@ def test_what_was_counted_outlives_the_dispatchers(stack: Stack) -> None:
 @pytest.mark.slow
 def test_messages_that_nobody_takes_are_told(stack: Stack) -> None:
     node, endpoint = serving(stack)
-    stack.app.control.cancel_consumer("gpu.t4.exclusive", destination=[node.hostname()], reply=True, timeout=PATIENCE)
-    results = [stack.shop.echo.apply_async((1,), queue="gpu.t4.exclusive", priority=priority) for priority in (0, 3, 9)]
+    stack.app.control.cancel_consumer(
+        "gpu.t4.exclusive", destination=[node.hostname()], reply=True, timeout=PATIENCE
+    )
+    results = [
+        stack.shop.echo.apply_async((1,), queue="gpu.t4.exclusive", priority=priority)
+        for priority in (0, 3, 9)
+    ]
     assert endpoint.metrics()("gpuqueue_untaken_messages", queue="gpu.t4.exclusive") == 3
     stack.app.control.add_consumer("gpu.t4.exclusive", destination=[node.hostname()])
     assert [each.get(timeout=PATIENCE) for each in results] == [1, 1, 1]
@@ -112,7 +149,12 @@ def test_messages_that_nobody_takes_are_told(stack: Stack) -> None:
 def test_without_redis_it_is_unready_and_says_so_and_lives_on(stack: Stack) -> None:
     node, endpoint = serving(stack)
     stack.redis.container.kill()
-    status, why = until(lambda: (found := endpoint.ask("/readyz"))[0] == 503 and found, PATIENCE, "it is unready", node.logs)
+    status, why = until(
+        lambda: (found := endpoint.ask("/readyz"))[0] == 503 and found,
+        PATIENCE,
+        "it is unready",
+        node.logs,
+    )
     assert "broker" in why or "Redis" in why
     assert endpoint.ask("/healthz") == (200, "ok\n")
     found = endpoint.metrics()
@@ -143,7 +185,12 @@ def test_one_that_is_told_to_stop_is_unready_until_it_has_ended(stack: Stack) ->
     until(stack.holders, PATIENCE, "it runs")
     said = []
     os.kill(node.pid, signal.SIGTERM)
-    until(lambda: node.container.status == "exited" or said.append(answer(endpoint)), PATIENCE, "it has ended", node.logs)  # type: ignore[func-returns-value]
+    until(
+        lambda: node.container.status == "exited" or said.append(answer(endpoint)),
+        PATIENCE,
+        "it has ended",
+        node.logs,
+    )  # type: ignore[func-returns-value]
     assert node.container.exit_code == 0
     after = said[next((index for index, each in enumerate(said) if each[0] != 200), len(said)) :]
     assert all(status != 200 for status, _ in after), "once unready it stays so"
@@ -170,7 +217,9 @@ def test_a_port_that_is_taken_is_an_error_where_somebody_chose_it(stack: Stack) 
 @pytest.mark.local_only("a port of this machine")
 def test_an_address_that_is_not_ours_is_an_error(stack: Stack) -> None:
     node = stack.dispatcher(
-        "lost", env={"GPUQUEUE_METRICS_PORT": str(free_port()), "GPUQUEUE_METRICS_HOST": "192.0.2.1"}, ready=False
+        "lost",
+        env={"GPUQUEUE_METRICS_PORT": str(free_port()), "GPUQUEUE_METRICS_HOST": "192.0.2.1"},
+        ready=False,
     )
     until(lambda: node.container.status == "exited", PATIENCE, "it ends", node.logs)
     assert node.container.exit_code == 78
@@ -178,7 +227,9 @@ def test_an_address_that_is_not_ours_is_an_error(stack: Stack) -> None:
 
 
 @pytest.mark.local_only("of the cluster's API")
-def test_requests_to_the_cluster_are_told_by_kind_and_answer(stack_factory: Callable[..., Stack], tmp_path: Path) -> None:
+def test_requests_to_the_cluster_are_told_by_kind_and_answer(
+    stack_factory: Callable[..., Stack], tmp_path: Path
+) -> None:
     stack: Any = Stack(tmp_path / "cluster", None, "shop", "kubernetes")
     try:
         _, endpoint = serving(stack)
@@ -187,8 +238,17 @@ def test_requests_to_the_cluster_are_told_by_kind_and_answer(stack_factory: Call
         found = endpoint.metrics().of("gpuqueue_kubernetes_requests_total")
         assert found["201", "create job"] >= 1
         assert found["200", "list pods"] >= 1 and found["200", "watch pods"] >= 1
-        assert {request for _, request in found} <= {"create job", "list pods", "watch pods", "get log", "list jobs", "get job"}
+        assert {request for _, request in found} <= {
+            "create job",
+            "list pods",
+            "watch pods",
+            "get log",
+            "list jobs",
+            "get job",
+        }
         seconds = endpoint.metrics().of("gpuqueue_kubernetes_request_seconds_count")
-        assert seconds["create job",] == sum(number for (_, request), number in found.items() if request == "create job")
+        assert seconds["create job",] == sum(
+            number for (_, request), number in found.items() if request == "create job"
+        )
     finally:
         stack.close()

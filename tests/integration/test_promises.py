@@ -1,4 +1,5 @@
-"""What Celery promises of one task holds for a task on a GPU queue. The sender is a plain Celery application.
+"""What Celery promises of one task holds for a task on a GPU queue. The sender is a plain Celery
+application.
 
 ``queue`` runs a test twice: on the application's own worker, plain Celery, and as a GPU job.
 """
@@ -29,7 +30,9 @@ def test_a_route_of_the_application_alone_is_enough(stack, shop):
 
 
 def test_the_options_of_gpu_are_those_of_apply_async(stack, shop):
-    result = shop.describe.apply_async(**gpu("t4", isolation="exclusive", memory="9GiB", tenant="vision", time_limit=60))
+    result = shop.describe.apply_async(
+        **gpu("t4", isolation="exclusive", memory="9GiB", tenant="vision", time_limit=60)
+    )
     seen = result.get(PATIENCE)
     assert seen["gpu"] == {"isolation": "exclusive", "memory": 9 * 2**30, "tenant": "vision"}
     assert seen["timelimit"] == [60, None]
@@ -49,7 +52,7 @@ def test_the_caller_names_the_task_id(shop, queue, key):
     assert (result.id, result.get(PATIENCE)) == (f"order/{key}~1", "named")
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_an_exception_comes_back_with_its_type_and_traceback(shop, queue):
@@ -79,7 +82,9 @@ def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(stack,
         result.get(PATIENCE)
     if queue == GPU:
         stack.in_state(result.id, "ended")
-        assert isinstance(shop.app.AsyncResult(result.id).result, OutOfStock), "nobody wrote over the application's own error"
+        assert isinstance(shop.app.AsyncResult(result.id).result, OutOfStock), (
+            "nobody wrote over the application's own error"
+        )
 
 
 @pytest.mark.parametrize("how", ["ignore", "reject"])
@@ -90,7 +95,7 @@ def test_ignore_and_reject_leave_no_result(stack, shop, how):
     assert stack.record(result.id)["reason"] == "IGNORED"
 
 
-# -- retries -------------------------------------------------------------------------------------------------------------
+# -- retries ---------------------------------------------------------------------------------------
 
 
 def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(shop, stack, queue, key):
@@ -108,12 +113,18 @@ def test_a_retry_shows_retry_while_it_waits(shop, stack, queue):
     result = shop.again_later.apply_async((2,), queue=queue)
     until(lambda: result.state == "RETRY", PATIENCE, "the task has asked for a retry")
     if queue != "celery":
-        until(lambda: stack.record(result.id)["state"] == "delayed", PATIENCE, "the retry waits for its time")
+        until(
+            lambda: stack.record(result.id)["state"] == "delayed",
+            PATIENCE,
+            "the retry waits for its time",
+        )
         assert result.state == "RETRY"
     assert result.get(PATIENCE) == "again"
 
 
-def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(shop, stack, queue, key):
+def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(
+    shop, stack, queue, key
+):
     with pytest.raises(OutOfStock) as caught:
         shop.sell_out.apply_async((key,), queue=queue).get(PATIENCE)
     assert caught.value.wanted == 2
@@ -134,11 +145,14 @@ def test_each_retry_is_a_delivery_of_its_own_and_all_end(stack, shop):
     result = shop.try_until.apply_async((1,), queue=GPU)
     assert result.get(PATIENCE) == 1
     stack.in_state(result.id, "ended")
-    first, second = stack.reader.record("t4", result.id), stack.reader.record("t4", f"{result.id}~1")
+    first, second = (
+        stack.reader.record("t4", result.id),
+        stack.reader.record("t4", f"{result.id}~1"),
+    )
     assert (first["reason"], second["reason"]) == ("RETRIED", "SUCCEEDED")
 
 
-# -- states --------------------------------------------------------------------------------------------------------------
+# -- states ----------------------------------------------------------------------------------------
 
 
 def test_a_state_of_the_task_itself_is_seen_while_it_runs(shop, stack, queue, key):
@@ -161,12 +175,14 @@ def test_a_waiting_job_is_queued(shop, stack, key):
     first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     stack.told(key)
     second = shop.add.apply_async((1, 1), queue="gpu.t4.exclusive")
-    until(lambda: second.state == "QUEUED", PATIENCE, "the second job is QUEUED", lambda: second.state)
+    until(
+        lambda: second.state == "QUEUED", PATIENCE, "the second job is QUEUED", lambda: second.state
+    )
     stack.go(key)
     assert (first.get(PATIENCE), second.get(PATIENCE)) == (key, 2)
 
 
-# -- ignore_result -------------------------------------------------------------------------------------------------------
+# -- ignore_result ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["its class", "its class, sent by name", "an option"])
@@ -183,20 +199,29 @@ def test_a_result_that_is_ignored_leaves_nothing_behind(shop, stack, key, queue,
     assert stack.client.keys(f"celery-task-meta-{result.id}") == []
 
 
-# -- what a task sees ----------------------------------------------------------------------------------------------------
+# -- what a task sees ------------------------------------------------------------------------------
 
 
 def test_a_task_sees_the_same_request_as_in_plain_celery(shop):
-    sent = {"shadow": "shop.shown", "priority": 3, "time_limit": 50, "soft_time_limit": 40, "reply_to": None}
+    sent = {
+        "shadow": "shop.shown",
+        "priority": 3,
+        "time_limit": 50,
+        "soft_time_limit": 40,
+        "reply_to": None,
+    }
     sent |= {"headers": {"custom": "yes"}, "kwargs": {}}
-    on_cpu, on_gpu = (shop.describe.apply_async(queue=queue, **sent).get(PATIENCE) for queue in ("celery", GPU))
+    on_cpu, on_gpu = (
+        shop.describe.apply_async(queue=queue, **sent).get(PATIENCE) for queue in ("celery", GPU)
+    )
     own = ("id", "pid", "hostname", "root_id", "correlation_id", "reply_to", "delivery_info")
     assert {name: seen for name, seen in on_gpu.items() if name not in own} == {
         name: seen for name, seen in on_cpu.items() if name not in own
     }
-    assert on_gpu["delivery_info"] == on_cpu["delivery_info"] | {"exchange": "", "routing_key": GPU} | {
-        "exchange": on_gpu["delivery_info"]["exchange"]
-    }
+    assert on_gpu["delivery_info"] == on_cpu["delivery_info"] | {
+        "exchange": "",
+        "routing_key": GPU,
+    } | {"exchange": on_gpu["delivery_info"]["exchange"]}
     assert on_gpu["root_id"] == on_gpu["correlation_id"] == on_gpu["id"]
     assert on_gpu["hostname"].startswith(f"t4-{on_gpu['id']}-1@")
     assert (on_gpu["shadow"], on_gpu["custom"], on_gpu["retries"]) == ("shop.shown", "yes", 0)
@@ -214,17 +239,25 @@ def test_a_megabyte_goes_there_and_back(shop, queue):
 
 
 def test_a_compressed_message_is_read(shop, queue):
-    assert shop.echo.apply_async(("z" * 10_000,), queue=queue, compression="zlib").get(PATIENCE) == "z" * 10_000
+    assert (
+        shop.echo.apply_async(("z" * 10_000,), queue=queue, compression="zlib").get(PATIENCE)
+        == "z" * 10_000
+    )
 
 
 def test_a_message_of_protocol_1_is_read(shop, stack, queue, key):
     amqp = shop.app.amqp
     with shop.app.producer_pool.acquire() as producer:
-        amqp.send_task_message(producer, "shop.add", amqp.as_task_v1(key, "shop.add", (1, 2), {}, time_limit=30), queue=queue)
+        amqp.send_task_message(
+            producer,
+            "shop.add",
+            amqp.as_task_v1(key, "shop.add", (1, 2), {}, time_limit=30),
+            queue=queue,
+        )
     assert shop.app.AsyncResult(key).get(PATIENCE) == 3
 
 
-# -- hooks ---------------------------------------------------------------------------------------------------------------
+# -- hooks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,4 +276,6 @@ def test_on_retry_is_called_once_between_two_tries(shop, stack, queue, key):
     assert shop.recorded.apply_async((key, "retry"), queue=queue).get(PATIENCE) == "retry"
     heard = [stack.told(key) for _ in range(7)]
     # The second try may begin before the first has called on_retry: in plain Celery, too.
-    assert sorted(heard) == sorted(["before_start", "__call__"] * 2 + ["on_retry", "on_success", "after_return SUCCESS"])
+    assert sorted(heard) == sorted(
+        ["before_start", "__call__"] * 2 + ["on_retry", "on_success", "after_return SUCCESS"]
+    )

@@ -1,4 +1,6 @@
-"""Links, errbacks, groups, chords, chains and replace are Celery's own, also where some of their tasks are GPU jobs."""
+"""Links, errbacks, groups, chords, chains and replace are Celery's own, also where some of their
+tasks are GPU jobs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ def on(queue, signature):
     return signature.set(queue=queue)
 
 
-# -- links ---------------------------------------------------------------------------------------------------------------
+# -- links -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("linked", [CPU, GPU])
@@ -33,7 +35,9 @@ def test_several_links_are_all_called(shop, stack, key):
 
 
 def test_a_link_is_not_called_after_a_failure(shop, stack, key):
-    result = shop.fail.apply_async(queue=GPU, link=shop.pass_on.s(key), link_error=shop.old_errback.s(key))
+    result = shop.fail.apply_async(
+        queue=GPU, link=shop.pass_on.s(key), link_error=shop.old_errback.s(key)
+    )
     assert stack.told(key) == ["old", result.id]
     assert stack.told_so_far(key) == []
 
@@ -50,7 +54,7 @@ def test_an_errback_can_be_a_gpu_job_itself(shop, stack, key):
     assert stack.told(key) == ["old", result.id]
 
 
-# -- groups and chords ---------------------------------------------------------------------------------------------------
+# -- groups and chords -----------------------------------------------------------------------------
 
 
 def test_a_group_joins_in_order(shop):
@@ -76,22 +80,30 @@ def test_a_chord_mixes_cpu_and_gpu_and_chains_in_its_header(shop):
 
 def test_a_chord_in_a_chain_in_a_chord(shop):
     inner = chord([on(GPU, shop.add.s(1, 1)), on(CPU, shop.add.s(2, 2))], on(GPU, shop.total.s()))
-    outer = chord([chain(inner, on(GPU, shop.add.s(100))), on(GPU, shop.add.s(3, 3))], on(CPU, shop.total.s()))
+    outer = chord(
+        [chain(inner, on(GPU, shop.add.s(100))), on(GPU, shop.add.s(3, 3))], on(CPU, shop.total.s())
+    )
     assert outer.apply_async().get(PATIENCE) == 106 + 6
 
 
 @pytest.mark.parametrize("failing", [CPU, GPU])
-def test_a_failing_member_fails_the_chord_and_calls_the_errback_of_its_body(shop, stack, key, failing):
+def test_a_failing_member_fails_the_chord_and_calls_the_errback_of_its_body(
+    shop, stack, key, failing
+):
     body = on(GPU, shop.total.s()).on_error(shop.old_errback.s(key))
     result = chord([on(GPU, shop.add.s(1, 1)), on(failing, shop.fail.s())], body).apply_async()
     with pytest.raises(ChordError, match=r"ValueError\('no ValueError'\)"):
-        shop.app.AsyncResult(result.id).get(PATIENCE)  # the body's own: `result` would raise its parent's error
+        shop.app.AsyncResult(result.id).get(
+            PATIENCE
+        )  # the body's own: `result` would raise its parent's error
     assert stack.told(key) == ["old", result.id]
 
 
 def test_a_member_whose_executor_dies_fails_the_chord(shop, stack, key):
     body = on(CPU, shop.total.s()).on_error(shop.new_errback.s(key))
-    result = chord([on(GPU, shop.add.s(1, 1)), on(GPU, shop.leave.s("SIGKILL"))], body).apply_async()
+    result = chord(
+        [on(GPU, shop.add.s(1, 1)), on(GPU, shop.leave.s("SIGKILL"))], body
+    ).apply_async()
     with pytest.raises(ChordError, match="killed by signal 9"):
         shop.app.AsyncResult(result.id).get(PATIENCE)
     assert stack.told(key)[:3] == ["new", result.id, "ChordError"]
@@ -110,22 +122,27 @@ def test_a_revoked_member_fails_the_chord(shop, stack, key):
     blocker.get(PATIENCE)
 
 
-# -- chains --------------------------------------------------------------------------------------------------------------
+# -- chains ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), ROUTES)
 def test_a_chain_crosses_from_cpu_to_gpu_and_back(shop, first, second):
-    assert chain(on(first, shop.add.s(1, 2)), on(second, shop.add.s(10))).apply_async().get(PATIENCE) == 13
+    assert (
+        chain(on(first, shop.add.s(1, 2)), on(second, shop.add.s(10))).apply_async().get(PATIENCE)
+        == 13
+    )
 
 
 def test_a_chain_stops_where_it_fails(shop):
-    result = chain(on(GPU, shop.fail.s("OutOfStock")), on(CPU, shop.pass_on.si("never", "never"))).apply_async()
+    result = chain(
+        on(GPU, shop.fail.s("OutOfStock")), on(CPU, shop.pass_on.si("never", "never"))
+    ).apply_async()
     with pytest.raises(OutOfStock):
         result.get(PATIENCE)
     assert result.parent.state == "FAILURE"
 
 
-# -- replace -------------------------------------------------------------------------------------------------------------
+# -- replace ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("other", [CPU, GPU])

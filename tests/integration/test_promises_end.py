@@ -28,7 +28,7 @@ def busy(shop, stack, key):
     stack.idle()
 
 
-# -- revoke --------------------------------------------------------------------------------------------------------------
+# -- revoke ----------------------------------------------------------------------------------------
 
 
 def test_a_waiting_job_that_is_revoked_never_runs(shop, stack, key, busy):
@@ -57,7 +57,12 @@ def test_a_running_job_is_revoked_only_when_its_process_is_gone(shop, stack, key
     assert stack.told(key) == "terminating"
     assert (result.state, stack.holders()) == ("STARTED", [result.id])
     stack.go(key)
-    until(lambda: result.state == "REVOKED" and not psutil.pid_exists(pid), PATIENCE, "revoked", lambda: result.state)
+    until(
+        lambda: result.state == "REVOKED" and not psutil.pid_exists(pid),
+        PATIENCE,
+        "revoked",
+        lambda: result.state,
+    )
     with pytest.raises(TaskRevokedError, match="terminated"):
         result.get(PATIENCE)
 
@@ -98,7 +103,11 @@ def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(stack
     assert control.cancel_consumer("gpu.t4.shared", reply=True)
     results = [stack.shop.tell_of.apply_async((key, "ran"), queue=GPU) for _ in range(2)]
     results[0].revoke()
-    until(lambda: stack.client.hlen("gpuqueue:1:{t4}:revoked"), PATIENCE, "the revocation is remembered")
+    until(
+        lambda: stack.client.hlen("gpuqueue:1:{t4}:revoked"),
+        PATIENCE,
+        "the revocation is remembered",
+    )
     dispatcher.restart()
     with pytest.raises(TaskRevokedError):
         results[0].get(PATIENCE)
@@ -134,12 +143,16 @@ def test_a_running_job_is_terminated_by_its_stamp(shop, stack, key):
     assert not psutil.pid_exists(pid)
 
 
-# -- death ---------------------------------------------------------------------------------------------------------------
+# -- death -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("sys.exit", "exit code 3"), ("os._exit", "exit code 4"), ("SIGKILL", r"signal 9 \(SIGKILL\)")],
+    [
+        ("sys.exit", "exit code 3"),
+        ("os._exit", "exit code 4"),
+        ("SIGKILL", r"signal 9 \(SIGKILL\)"),
+    ],
 )
 def test_a_task_that_leaves_without_a_word_fails_with_what_happened(shop, stack, key, how, words):
     result = shop.leave.apply_async((how,), queue=GPU, link_error=shop.new_errback.s(key))

@@ -1,4 +1,6 @@
-"""Celery's clocks hold for GPU jobs: countdown and eta, expires, hard and soft time limits, priorities."""
+"""Celery's clocks hold for GPU jobs: countdown and eta, expires, hard and soft time limits,
+priorities.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,20 @@ GPU = "gpu.t4.shared"
 def test_a_job_does_not_start_before_its_time_and_holds_nobody_up(shop, stack, key, by):
     stack.idle()
     due = time.time() + 1.5
-    when = {"countdown": 1.5} if by == "countdown" else {"eta": datetime.now(UTC) + timedelta(seconds=1.5)}
+    when = (
+        {"countdown": 1.5}
+        if by == "countdown"
+        else {"eta": datetime.now(UTC) + timedelta(seconds=1.5)}
+    )
     later = shop.tell_of.apply_async((key, "at last"), queue=GPU, **when)
     assert stack.in_state(later.id, "delayed")["eta"] == pytest.approx(due, abs=0.1)
     assert stack.holders() == []
     assert shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE) == 2
     assert stack.told(key) == "at last"
     assert time.time() >= due - 0.1
-    assert stack.client.zcard("gpuqueue.unacked_index") == 0, "the message was acknowledged when it was kept"
+    assert stack.client.zcard("gpuqueue.unacked_index") == 0, (
+        "the message was acknowledged when it was kept"
+    )
 
 
 def test_a_job_that_expires_while_it_waits_is_revoked_and_never_runs(shop, stack, key):
@@ -46,7 +54,9 @@ def test_a_job_that_starts_in_time_does_not_expire(shop):
 
 
 def test_a_hard_limit_kills_the_task_and_says_so(shop, stack, queue, key):
-    result = shop.hold.apply_async((key,), queue=queue, time_limit=1, link_error=shop.old_errback.s(f"{key}-errback"))
+    result = shop.hold.apply_async(
+        (key,), queue=queue, time_limit=1, link_error=shop.old_errback.s(f"{key}-errback")
+    )
     pid = stack.told(key)["pid"]
     with pytest.raises(TimeLimitExceeded):
         result.get(PATIENCE)
@@ -67,7 +77,11 @@ def test_a_hard_limit_calls_the_applications_hook_and_errback(shop, stack, key):
     options = {"queue": GPU, "time_limit": 1, "link_error": shop.new_errback.s(f"{key}-errback")}
     result = shop.recorded.apply_async((key, "hold"), **options)
     heard = [stack.told(key) for _ in range(4)]
-    assert [each for each in heard if isinstance(each, str)] == ["before_start", "__call__", "on_failure TimeLimitExceeded"]
+    assert [each for each in heard if isinstance(each, str)] == [
+        "before_start",
+        "__call__",
+        "on_failure TimeLimitExceeded",
+    ]
     assert stack.told(f"{key}-errback")[:3] == ["new", result.id, "TimeLimitExceeded"]
 
 
@@ -77,19 +91,23 @@ def test_a_soft_limit_is_raised_in_the_task_which_may_tidy_up(shop, stack, queue
 
 
 def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(shop, queue, key):
-    result = shop.tidy_up.apply_async((key, "raise"), queue=queue, soft_time_limit=0.5, time_limit=30)
+    result = shop.tidy_up.apply_async(
+        (key, "raise"), queue=queue, soft_time_limit=0.5, time_limit=30
+    )
     with pytest.raises(SoftTimeLimitExceeded):
         result.get(PATIENCE)
 
 
-# -- order ---------------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 
 
 def test_jobs_of_priority_0_start_before_those_of_9(shop, stack, key):
     first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     stack.told(key)
     sent = [
-        shop.tell_of.apply_async((f"{key}-order", priority), queue="gpu.t4.exclusive", priority=priority)
+        shop.tell_of.apply_async(
+            (f"{key}-order", priority), queue="gpu.t4.exclusive", priority=priority
+        )
         for priority in (9, 5, 0)
     ]
     for each in sent:

@@ -24,7 +24,10 @@ def app():
 def test_a_state_is_told_where_async_result_looks(app):
     States(app).tell(RECORD | {"attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
-    assert (result.state, result.info) == ("DISPATCHED", {"gpu_class": "t4", "isolation": "shared", "attempt": 2})
+    assert (result.state, result.info) == (
+        "DISPATCHED",
+        {"gpu_class": "t4", "isolation": "shared", "attempt": 2},
+    )
 
 
 def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app):

@@ -50,7 +50,9 @@ class ClusterStack(Stack):
 
     def log_of(self, record: Any) -> str | None:
         """What is kept of a job's log."""
-        return Logs(self.client).read(record["gpu_class"], holder_name(record["delivery"], record["attempt"]))
+        return Logs(self.client).read(
+            record["gpu_class"], holder_name(record["delivery"], record["attempt"])
+        )
 
     def pod_name(self, job_id: str) -> str:
         """Its name."""
@@ -59,7 +61,9 @@ class ClusterStack(Stack):
 
 
 @pytest.fixture(scope="session")
-def quick(tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]) -> Iterator[ClusterStack]:
+def quick(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
+) -> Iterator[ClusterStack]:
     """Started once, for tests that leave it as they found it."""
     made = ClusterStack(tmp_path_factory.mktemp("quick"))
     running_stacks.append(made)

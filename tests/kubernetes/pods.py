@@ -46,23 +46,53 @@ def at(second: float) -> str:
     return f"2027-01-15T08:{int(second) // 60:02}:{int(second) % 60:02}Z"
 
 
-def waiting(reason: str | None, message: str | None = None, name: str = "executor") -> dict[str, Any]:
+def waiting(
+    reason: str | None, message: str | None = None, name: str = "executor"
+) -> dict[str, Any]:
     return {"name": name, "state": {"waiting": {"reason": reason, "message": message}}}
 
 
 def running(name: str = "executor", since: float = 10) -> dict[str, Any]:
-    return {"name": name, "containerID": f"containerd://{name}", "state": {"running": {"startedAt": at(since)}}}
+    return {
+        "name": name,
+        "containerID": f"containerd://{name}",
+        "state": {"running": {"startedAt": at(since)}},
+    }
 
 
-def ended(code: int, reason: str | None = "Error", message: str | None = None, name: str = "executor") -> dict[str, Any]:
-    """A container that ended so, 20 s after its pod was made; it had started 10 s before, if it had."""
-    started = {"StartError": "1970-01-01T00:00:00Z", "ContainerStatusUnknown": None}.get(reason or "", at(10))
-    state = {"exitCode": code, "reason": reason, "message": message, "startedAt": started, "finishedAt": at(20)}
+def ended(
+    code: int, reason: str | None = "Error", message: str | None = None, name: str = "executor"
+) -> dict[str, Any]:
+    """A container that ended so, 20 s after its pod was made; it had started 10 s before, if it
+    had.
+    """
+    started = {"StartError": "1970-01-01T00:00:00Z", "ContainerStatusUnknown": None}.get(
+        reason or "", at(10)
+    )
+    state = {
+        "exitCode": code,
+        "reason": reason,
+        "message": message,
+        "startedAt": started,
+        "finishedAt": at(20),
+    }
     return {"name": name, "containerID": f"containerd://{name}", "state": {"terminated": state}}
 
 
-def condition(kind: str, status: str = "True", reason: str | None = None, message: str | None = None, since: float = 1) -> Any:
-    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": at(since)}
+def condition(
+    kind: str,
+    status: str = "True",
+    reason: str | None = None,
+    message: str | None = None,
+    since: float = 1,
+) -> Any:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": at(since),
+    }
 
 
 def disrupted(reason: str, message: str = "so it is said") -> Any:
@@ -89,8 +119,11 @@ def a_pod(
         "initContainerStatuses": list(inits),
     }
     metadata = {"name": "gpu-job-x", "uid": "1-2-3", "creationTimestamp": at(0), **(deletion or {})}
-    return msgspec.convert({"metadata": metadata, "spec": {"nodeName": node} if node else {}, "status": status}, Pod)
+    return msgspec.convert(
+        {"metadata": metadata, "spec": {"nodeName": node} if node else {}, "status": status}, Pod
+    )
 
 
-#: What a pod's metadata say 30 s after it was made, if its deletion was asked then, with 30 s of grace.
+#: What a pod's metadata say 30 s after it was made, if its deletion was asked then, with 30 s of
+#: grace.
 DELETION = {"deletionTimestamp": at(60), "deletionGracePeriodSeconds": 30}

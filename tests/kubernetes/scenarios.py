@@ -1,6 +1,8 @@
-"""The scenarios of ``record.py``, played to the double: the same manifests, the same requests, what happens to nodes as faults.
+"""The scenarios of ``record.py``, played to the double: the same manifests, the same requests, what
+happens to nodes as faults.
 
-Where the outcome depends on which of two controllers is first, the one that was later in the recording is stalled.
+Where the outcome depends on which of two controllers is first, the one that was later in the
+recording is stalled.
 """
 
 from __future__ import annotations
@@ -46,8 +48,17 @@ def job(
     """A Job with one GPU, as the scenarios have it."""
     resources = {"limits": {"nvidia.com/gpu": "1", **(res or {})}}
     command = ["python3", "-c", cmd]
-    own = {"name": "executor", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": command, "resources": resources}
-    inner = {"restartPolicy": "Never", "nodeSelector": {"nvidia.com/device-plugin.config": "tesla-t4"}}
+    own = {
+        "name": "executor",
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "resources": resources,
+    }
+    inner = {
+        "restartPolicy": "Never",
+        "nodeSelector": {"nvidia.com/device-plugin.config": "tesla-t4"},
+    }
     inner |= {"containers": [{**own, **(container or {})}], **(pod or {})}
     template = {"metadata": {"labels": LABELS}, "spec": inner}
     metadata = {"name": name, "labels": LABELS}
@@ -61,8 +72,12 @@ def job(
 
 def over(row: Row) -> bool:
     """A Job is Complete or Failed."""
-    conditions = row["object"].get("status", {}).get("conditions", []) if row.get("watch") == "jobs" else []
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+    conditions = (
+        row["object"].get("status", {}).get("conditions", []) if row.get("watch") == "jobs" else []
+    )
+    return any(
+        item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions
+    )
 
 
 def running(row: Row) -> bool:
@@ -72,14 +87,21 @@ def running(row: Row) -> bool:
 
 def ended(row: Row) -> bool:
     """A pod's phase is terminal."""
-    return row.get("watch") == "pods" and row["object"]["status"].get("phase") in ("Succeeded", "Failed")
+    return row.get("watch") == "pods" and row["object"]["status"].get("phase") in (
+        "Succeeded",
+        "Failed",
+    )
 
 
 def waiting(reason: str) -> Callable[[Row], bool]:
     """A container waits for a reason."""
 
     def holds(row: Row) -> bool:
-        statuses = row["object"]["status"].get("containerStatuses", []) if row.get("watch") == "pods" else []
+        statuses = (
+            row["object"]["status"].get("containerStatuses", [])
+            if row.get("watch") == "pods"
+            else []
+        )
         return any(item["state"].get("waiting", {}).get("reason") == reason for item in statuses)
 
     return holds
@@ -89,7 +111,11 @@ def state(kind: str) -> Callable[[Row], bool]:
     """A container is running, waiting or terminated."""
 
     def holds(row: Row) -> bool:
-        statuses = row["object"]["status"].get("containerStatuses", []) if row.get("watch") == "pods" else []
+        statuses = (
+            row["object"]["status"].get("containerStatuses", [])
+            if row.get("watch") == "pods"
+            else []
+        )
         return any(kind in item["state"] for item in statuses)
 
     return holds
@@ -103,7 +129,10 @@ def created(kind: str) -> Callable[[Row], bool]:
 def unschedulable(row: Row) -> bool:
     """The scheduler has found no node."""
     conditions = row["object"]["status"].get("conditions", []) if row.get("watch") == "pods" else []
-    return any(item["type"] == "PodScheduled" and item.get("reason") == "Unschedulable" for item in conditions)
+    return any(
+        item["type"] == "PodScheduled" and item.get("reason") == "Unschedulable"
+        for item in conditions
+    )
 
 
 def gone(kind: str) -> Callable[[Row], bool]:
@@ -122,12 +151,22 @@ def counts(name: str, value: int) -> Callable[[Row], bool]:
 
 
 def success(r: Recorder) -> None:
-    r.ask("POST", r.jobs, job(cmd="open('/dev/termination-log','w').write('{\"ok\": true}'); print('done')"))
+    r.ask(
+        "POST",
+        r.jobs,
+        job(cmd="open('/dev/termination-log','w').write('{\"ok\": true}'); print('done')"),
+    )
 
 
 def exit_1(r: Recorder) -> None:
     logs = {"terminationMessagePolicy": "FallbackToLogsOnError"}
-    r.ask("POST", r.jobs, job(cmd="import sys; print('Traceback: boom', file=sys.stderr); sys.exit(1)", container=logs))
+    r.ask(
+        "POST",
+        r.jobs,
+        job(
+            cmd="import sys; print('Traceback: boom', file=sys.stderr); sys.exit(1)", container=logs
+        ),
+    )
 
 
 def exit_1_pod_failure_policy(r: Recorder) -> None:
@@ -146,13 +185,19 @@ def deadline_exceeded(r: Recorder) -> None:
 
 
 def image_pull_back_off(r: Recorder) -> None:
-    r.ask("POST", r.jobs, job(container={"image": "127.0.0.1:1/none/cuda:1", "imagePullPolicy": "Always"}))
+    r.ask(
+        "POST",
+        r.jobs,
+        job(container={"image": "127.0.0.1:1/none/cuda:1", "imagePullPolicy": "Always"}),
+    )
     r.until(waiting("ImagePullBackOff"))
     r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
 
 
 def image_never_present(r: Recorder) -> None:
-    r.ask("POST", r.jobs, job(container={"image": "lab.local/absent:1", "imagePullPolicy": "Never"}))
+    r.ask(
+        "POST", r.jobs, job(container={"image": "lab.local/absent:1", "imagePullPolicy": "Never"})
+    )
 
 
 def invalid_image_name(r: Recorder) -> None:
@@ -194,7 +239,10 @@ def _job_status(row: Row) -> dict[str, Any]:
 
 
 def cancel_ignores_sigterm(r: Recorder) -> None:
-    deaf = "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(120)"
+    deaf = (
+        "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True);"
+        " time.sleep(120)"
+    )
     _cancel(r, "Background", job(cmd=deaf, pod={"terminationGracePeriodSeconds": 5}))
 
 
@@ -233,19 +281,32 @@ def evicted(r: Recorder) -> None:
     _until_it_works(r)
     r.cluster.faults.stall("jobs")
     metadata = {"name": r.pod(), "namespace": r.namespace}
-    r.ask("POST", f"{r.pods}/{r.pod()}/eviction", {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata})
+    r.ask(
+        "POST",
+        f"{r.pods}/{r.pod()}/eviction",
+        {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata},
+    )
     r.until(ended)
     r.cluster.faults.resume("jobs")
 
 
 def preempted(r: Recorder) -> None:
-    high = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "lab-high"}, "value": 1000}
+    high = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": "lab-high"},
+        "value": 1000,
+    }
     r.client.ask("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", high)
     r.ask("POST", r.jobs, job("low", cmd=SIGTERM, res={"nvidia.com/gpu": "5"}))
     _until_it_works(r)
     r.cluster.faults.stall("kubelet")
     soon = "import time; time.sleep(0.1)"
-    r.ask("POST", r.jobs, job("high", cmd=soon, res={"nvidia.com/gpu": "5"}, pod={"priorityClassName": "lab-high"}))
+    r.ask(
+        "POST",
+        r.jobs,
+        job("high", cmd=soon, res={"nvidia.com/gpu": "5"}, pod={"priorityClassName": "lab-high"}),
+    )
     r.until(counts("failed", 1))
     r.cluster.faults.resume("kubelet")
 
@@ -290,8 +351,15 @@ def _lose(r: Recorder, **spec: Any) -> None:
 def suspend_resume(r: Recorder) -> None:
     r.ask("POST", r.jobs, job(spec={"suspend": True}))
     r.until(lambda row: row.get("watch") == "events" and row["object"]["reason"] == "Suspended")
-    r.until(lambda row: row.get("watch") == "jobs" and bool(row["object"]["status"].get("conditions")))
-    r.ask("PATCH", f"{r.jobs}/gpu-job", {"spec": {"suspend": False}}, content="application/merge-patch+json")
+    r.until(
+        lambda row: row.get("watch") == "jobs" and bool(row["object"]["status"].get("conditions"))
+    )
+    r.ask(
+        "PATCH",
+        f"{r.jobs}/gpu-job",
+        {"spec": {"suspend": False}},
+        content="application/merge-patch+json",
+    )
 
 
 def ttl_after_finished(r: Recorder) -> None:
@@ -325,22 +393,40 @@ def api_errors(r: Recorder) -> None:
     body = job("unknown-field")
     body["spec"]["noSuchField"] = 1
     r.ask("POST", f"{r.jobs}?fieldValidation=Strict", body, note="POST jobs, unknown field, strict")
-    r.ask("POST", r.jobs, job("half-gpu", res={"nvidia.com/gpu": "0.5"}), note="POST jobs, fractional gpu")
+    r.ask(
+        "POST",
+        r.jobs,
+        job("half-gpu", res={"nvidia.com/gpu": "0.5"}),
+        note="POST jobs, fractional gpu",
+    )
     r.ask("GET", f"{r.jobs}/absent", note="GET job, absent")
     r.ask("DELETE", f"{r.jobs}/absent", note="DELETE job, absent")
     r.ask("GET", f"{r.pods}/absent/log", note="GET log, absent pod")
-    r.ask("POST", "/apis/batch/v1/namespaces/no-such-ns/jobs", job(), note="POST jobs, absent namespace")
+    r.ask(
+        "POST",
+        "/apis/batch/v1/namespaces/no-such-ns/jobs",
+        job(),
+        note="POST jobs, absent namespace",
+    )
     r.cluster.faults.compact()
     old = f"{r.jobs}?watch=true&resourceVersion=1&timeoutSeconds=2"
     r.ask("GET", old, note="WATCH jobs from a compacted or too old resourceVersion")
-    r.ask("GET", f"{r.pods}?labelSelector=batch.kubernetes.io/job-name%3Dgpu-job", note="LIST pods of the job")
+    r.ask(
+        "GET",
+        f"{r.pods}?labelSelector=batch.kubernetes.io/job-name%3Dgpu-job",
+        note="LIST pods of the job",
+    )
     initial = "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=2"
     r.ask("GET", f"{r.jobs}?{initial}", note="WATCH jobs with sendInitialEvents")
 
 
 def forbidden(r: Recorder) -> None:
     accounts = f"/api/v1/namespaces/{r.namespace}/serviceaccounts"
-    r.ask("POST", accounts, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}})
+    r.ask(
+        "POST",
+        accounts,
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}},
+    )
     token = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     _, made = r.ask("POST", f"{accounts}/nobody/token", token)
     keep, r.client.token = r.client.token, made["status"]["token"]
@@ -401,5 +487,8 @@ SCENARIOS = [
     # The container ends within the second after which the controller looks again.
     Scenario(cancel_foreground, pace=0.4),
     Scenario(kubelet_down_then_back, pace=0.02),
-    *(Scenario(play, pace=0.02, nodes=_TWO) for play in (node_lost_then_back, node_lost_pod_failure_policy, node_deleted)),
+    *(
+        Scenario(play, pace=0.02, nodes=_TWO)
+        for play in (node_lost_then_back, node_lost_pod_failure_policy, node_deleted)
+    ),
 ]

@@ -1,6 +1,8 @@
-"""A server that answers what a test says, byte by byte: what no honest API server does, and what one was recorded to do.
+"""A server that answers what a test says, byte by byte: what no honest API server does, and what
+one was recorded to do.
 
-Answers are functions that are given the connection: :func:`reply` for whole ones, :func:`stream` for those that go on.
+Answers are functions that are given the connection: :func:`reply` for whole ones, :func:`stream`
+for those that go on.
 """
 
 from __future__ import annotations
@@ -88,11 +90,17 @@ class Scripted:
             with connection, connection.makefile("rb") as lines:
                 while request := lines.readline():
                     method, target, _ = request.decode().split()
-                    headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(lines.readline, b"\r\n"))
+                    headers = dict(
+                        line.decode().rstrip().lower().split(": ", 1)
+                        for line in iter(lines.readline, b"\r\n")
+                    )
                     length = int(headers.get("content-length", 0))
                     body = json.loads(lines.read(length)) if length else None
                     url = urlsplit(target)
-                    query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+                    query = {
+                        name: values[0]
+                        for name, values in parse_qs(url.query, keep_blank_values=True).items()
+                    }
                     self.asked.append(Asked(method, url.path, query, headers, body))
                     self.respond(self.asked[-1])(connection)
             self._open.discard(connection)
@@ -110,17 +118,32 @@ def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Scr
 
 
 def api_of(
-    server: Scripted | str, monkeypatch: pytest.MonkeyPatch, folder: Path, user: dict[str, Any] | None = None, **settings: Any
+    server: Scripted | str,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    user: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Api:
     """An Api on a server, by way of a kubeconfig."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "gpus"}}],
-        "clusters": [{"name": "c", "cluster": {"server": server if isinstance(server, str) else server.url}}],
+        "contexts": [
+            {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "gpus"}}
+        ],
+        "clusters": [
+            {"name": "c", "cluster": {"server": server if isinstance(server, str) else server.url}}
+        ],
         "users": [{"name": "u", "user": user or {"token": "a-token"}}],
     }
     file = folder / "kubeconfig"
@@ -138,9 +161,22 @@ def reply(status: int = 200, body: Any = None, headers: dict[str, str] | None = 
     return lambda connection: connection.sendall("\r\n".join([*lines, "", ""]).encode() + data)
 
 
-def refused(status: int, reason: str, message: str = "so it is", headers: dict[str, str] | None = None, **more: Any) -> Answer:
+def refused(
+    status: int,
+    reason: str,
+    message: str = "so it is",
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> Answer:
     """An error as the API words it."""
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason, "message": message}
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": status,
+        "reason": reason,
+        "message": message,
+    }
     return reply(status, {**body, **more}, headers)
 
 
@@ -148,7 +184,14 @@ def stream(*parts: bytes, then: Answer | None = None, headers: tuple[str, ...] =
     """An answer in these parts, each sent by itself, and ``then`` :func:`end` or something else."""
 
     def answer(connection: socket.socket) -> None:
-        head = ["HTTP/1.1 200 OK", "Content-Type: application/json", "Transfer-Encoding: chunked", *headers, "", ""]
+        head = [
+            "HTTP/1.1 200 OK",
+            "Content-Type: application/json",
+            "Transfer-Encoding: chunked",
+            *headers,
+            "",
+            "",
+        ]
         connection.sendall("\r\n".join(head).encode())
         for part in parts:
             connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
@@ -201,7 +244,11 @@ def line(kind: str, item: Any) -> bytes:
 
 def bookmark(version: int | str) -> bytes:
     """A line of a watch that has nothing to tell."""
-    body = {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
+    body = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": str(version), "creationTimestamp": None},
+    }
     return line("BOOKMARK", {**body, "spec": {"containers": None}, "status": {}})
 
 
@@ -214,15 +261,25 @@ def expired() -> bytes:
 
 def listed(*items: Any, version: int | str = 1, more: str = "") -> Answer:
     """A page of a list."""
-    return reply(200, {"kind": "List", "metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)})
+    return reply(
+        200,
+        {
+            "kind": "List",
+            "metadata": {"resourceVersion": str(version), "continue": more},
+            "items": list(items),
+        },
+    )
 
 
-def pod(name: str, version: int | str = 1, phase: str = "Pending", job: str = "", **metadata: Any) -> dict[str, Any]:
+def pod(
+    name: str, version: int | str = 1, phase: str = "Pending", job: str = "", **metadata: Any
+) -> dict[str, Any]:
     """A pod as the API sends it. Its uid is its name."""
     labels = {"batch.kubernetes.io/job-name": job or f"job-{name}"}
     running = {"name": "executor", "state": {"running": {"startedAt": "2026-11-23T16:12:16Z"}}}
     return {
-        "metadata": {"name": name, "uid": name, "resourceVersion": str(version), "labels": labels} | metadata,
+        "metadata": {"name": name, "uid": name, "resourceVersion": str(version), "labels": labels}
+        | metadata,
         "spec": {"nodeName": "node-a"} if phase != "Pending" else {},
         "status": {"phase": phase, "containerStatuses": [running] if phase == "Running" else None},
     }
@@ -231,7 +288,9 @@ def pod(name: str, version: int | str = 1, phase: str = "Pending", job: str = ""
 def requests(recording: str, begins: str = "") -> list[dict[str, Any]]:
     """The recorded requests that begin so, with their answers."""
     told = map(json.loads, (RECORDINGS / f"{recording}.jsonl").read_text().splitlines())
-    return [each for each in told if each.get("request", "").startswith(begins) and "request" in each]
+    return [
+        each for each in told if each.get("request", "").startswith(begins) and "request" in each
+    ]
 
 
 def eventually(true: Callable[[], object], within: float = 5) -> None:

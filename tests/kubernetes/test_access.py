@@ -1,4 +1,6 @@
-"""The list of rights is exactly what the requests need: with all of it every request passes, with one less its own do not."""
+"""The list of rights is exactly what the requests need: with all of it every request passes, with
+one less its own do not.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,13 @@ from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.kinds import JOBS
 
 ALL = (*DISPATCHER, *DOCTOR)
-#: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no right.
-BASIC = {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}
+#: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no
+#: right.
+BASIC = {
+    "apiGroups": ["authorization.k8s.io"],
+    "resources": ["selfsubjectaccessreviews"],
+    "verbs": ["create"],
+}
 SELECTOR = "app.kubernetes.io/managed-by=gpuqueue"
 
 
@@ -29,13 +36,21 @@ def job(name: str) -> dict[str, object]:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": name},
-        "spec": {"template": {"metadata": meta, "spec": {"restartPolicy": "Never", "containers": [container]}}},
+        "spec": {
+            "template": {
+                "metadata": meta,
+                "spec": {"restartPolicy": "Never", "containers": [container]},
+            }
+        },
     }
 
 
 #: Each request, and the right that it needs ("": none of ours).
 CALLS: dict[str, tuple[str, Callable[[Api, str], object]]] = {
-    "create_job": ("create jobs.batch", lambda api, pod: api.create_job(job("other"), dry_run=True)),
+    "create_job": (
+        "create jobs.batch",
+        lambda api, pod: api.create_job(job("other"), dry_run=True),
+    ),
     "get_job": ("get jobs.batch", lambda api, pod: api.get_job("one")),
     "list_jobs": ("list jobs.batch", lambda api, pod: api.list_jobs(SELECTOR)),
     "delete_job": ("delete jobs.batch", lambda api, pod: api.delete_job("nobody")),
@@ -63,7 +78,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def pod(cluster: Cluster) -> str:
     """Return the name of a pod that has ended, so that following its log ends too."""
     cluster.create(JOBS, job("one"))
-    found = cluster.until(lambda: (one := cluster.pod_of("one")) and one["status"].get("phase") == "Succeeded" and one)
+    found = cluster.until(
+        lambda: (one := cluster.pod_of("one")) and one["status"].get("phase") == "Succeeded" and one
+    )
     return str(found["metadata"]["name"])
 
 
@@ -78,10 +95,15 @@ def rules(rights: Iterable[Right]) -> list[dict[str, list[str]]]:
     ]
 
 
-def refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str, name: str, rights: Iterable[Right]) -> set[str]:
+def refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str, name: str, rights: Iterable[Right]
+) -> set[str]:
     """Return the requests that somebody with these rights is forbidden."""
     rights = list(rights)
-    inside, outside = [each for each in rights if each.namespaced], [each for each in rights if not each.namespaced]
+    inside, outside = (
+        [each for each in rights if each.namespaced],
+        [each for each in rights if not each.namespaced],
+    )
     token = cluster.user(name, rules(inside), cluster_rules=[BASIC, *rules(outside)])
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig_for(token)))
     api = Api(ClusterSettings())
@@ -96,17 +118,27 @@ def refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str, name: s
 
 
 def test_every_request_is_tried_here() -> None:
-    assert set(CALLS) == {name for name, _ in inspect.getmembers(Requests, inspect.isfunction) if not name.startswith("_")}
+    assert set(CALLS) == {
+        name
+        for name, _ in inspect.getmembers(Requests, inspect.isfunction)
+        if not name.startswith("_")
+    }
 
 
-def test_with_all_rights_every_request_passes(cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_all_rights_every_request_passes(
+    cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert refused(cluster, monkeypatch, pod, "all", ALL) == set()
 
 
 def test_a_dispatchers_rights_leave_out_only_what_the_doctor_asks(
     cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refused(cluster, monkeypatch, pod, "plain", DISPATCHER) == {"get_namespace", "get_secret_keys", "list_nodes"}
+    assert refused(cluster, monkeypatch, pod, "plain", DISPATCHER) == {
+        "get_namespace",
+        "get_secret_keys",
+        "list_nodes",
+    }
 
 
 @pytest.mark.parametrize("right", ALL, ids=str)
@@ -115,5 +147,11 @@ def test_with_one_right_less_its_requests_are_forbidden(
 ) -> None:
     needing = {name for name, (needed, _) in CALLS.items() if needed == str(right)}
     assert needing
-    found = refused(cluster, monkeypatch, pod, f"no-{ALL.index(right)}", (each for each in ALL if each is not right))
+    found = refused(
+        cluster,
+        monkeypatch,
+        pod,
+        f"no-{ALL.index(right)}",
+        (each for each in ALL if each is not right),
+    )
     assert found == needing

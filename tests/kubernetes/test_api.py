@@ -1,4 +1,6 @@
-"""The adapter to the API server, over real HTTP: what it asks, how it reads refusals, and how it bears a bad server."""
+"""The adapter to the API server, over real HTTP: what it asks, how it reads refusals, and how it
+bears a bad server.
+"""
 
 from __future__ import annotations
 
@@ -70,29 +72,83 @@ def asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def recorded(recording: str, request: str) -> Answer:
     (found,) = requests(recording, request)
-    return reply(found["status"], found["body"], {name: text for name, text in found["headers"].items() if name == "Warning"})
+    return reply(
+        found["status"],
+        found["body"],
+        {name: text for name, text in found["headers"].items() if name == "Warning"},
+    )
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 REFUSALS = [
-    ("api_errors", "POST jobs, same name again", AlreadyExists, 409, False, 'jobs.batch "gpu-job" already exists'),
+    (
+        "api_errors",
+        "POST jobs, same name again",
+        AlreadyExists,
+        409,
+        False,
+        'jobs.batch "gpu-job" already exists',
+    ),
     ("api_errors", "POST jobs, bad name", Invalid, 422, False, 'Invalid value: "Not_A_Name"'),
-    ("api_errors", "POST jobs, restartPolicy Always", Invalid, 422, False, "spec.template.spec.restartPolicy"),
-    ("api_errors", "POST jobs, unknown field, strict", Invalid, 400, False, 'unknown field "spec.noSuchField"'),
-    ("api_errors", "POST jobs, fractional gpu", Invalid, 422, False, 'Invalid value: "500m": must be an integer'),
-    ("api_errors", "POST jobs, absent namespace", NotFound, 404, False, 'namespaces "no-such-ns" not found'),
+    (
+        "api_errors",
+        "POST jobs, restartPolicy Always",
+        Invalid,
+        422,
+        False,
+        "spec.template.spec.restartPolicy",
+    ),
+    (
+        "api_errors",
+        "POST jobs, unknown field, strict",
+        Invalid,
+        400,
+        False,
+        'unknown field "spec.noSuchField"',
+    ),
+    (
+        "api_errors",
+        "POST jobs, fractional gpu",
+        Invalid,
+        422,
+        False,
+        'Invalid value: "500m": must be an integer',
+    ),
+    (
+        "api_errors",
+        "POST jobs, absent namespace",
+        NotFound,
+        404,
+        False,
+        'namespaces "no-such-ns" not found',
+    ),
     ("forbidden", "POST jobs without RBAC", Forbidden, 403, False, 'cannot create resource "jobs"'),
     ("forbidden", "LIST pods with a bad token", ApiError, 401, True, "Unauthorized"),
-    ("quota_refuses_job", "POST jobs over the quota", QuotaExceeded, 403, True, "exceeded quota: jobs"),
+    (
+        "quota_refuses_job",
+        "POST jobs over the quota",
+        QuotaExceeded,
+        403,
+        True,
+        "exceeded quota: jobs",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("recording", "request_", "kind", "status", "passing", "words"), REFUSALS, ids=[each[1] for each in REFUSALS]
+    ("recording", "request_", "kind", "status", "passing", "words"),
+    REFUSALS,
+    ids=[each[1] for each in REFUSALS],
 )
 def test_a_recorded_refusal_is_told_in_the_servers_words(
-    asking: Asking, recording: str, request_: str, kind: type[ApiError], status: int, passing: bool, words: str
+    asking: Asking,
+    recording: str,
+    request_: str,
+    kind: type[ApiError],
+    status: int,
+    passing: bool,
+    words: str,
 ) -> None:
     api, _ = asking(recorded(recording, request_))
     with pytest.raises(ApiError) as raised:
@@ -122,7 +178,9 @@ PASSING = [
 
 
 @pytest.mark.parametrize(("answer", "passing"), PASSING)
-def test_a_refusal_says_whether_trying_again_may_help(asking: Asking, answer: Answer, passing: bool) -> None:
+def test_a_refusal_says_whether_trying_again_may_help(
+    asking: Asking, answer: Answer, passing: bool
+) -> None:
     api, server = asking(answer)
     with pytest.raises(ApiError) as raised:
         api.create_job(JOB)
@@ -152,15 +210,25 @@ RETRY_AFTER = [
 
 
 @pytest.mark.parametrize(("headers", "seconds"), RETRY_AFTER)
-def test_the_server_says_when_to_come_again(asking: Asking, headers: dict[str, str], seconds: float | None) -> None:
+def test_the_server_says_when_to_come_again(
+    asking: Asking, headers: dict[str, str], seconds: float | None
+) -> None:
     api, _ = asking(refused(429, "TooManyRequests", headers=headers))
     with pytest.raises(ApiError) as raised:
         api.list_jobs("a=b")
     assert raised.value.retry_after == seconds
 
 
-def test_a_date_to_come_again_is_read_by_our_clock_where_the_server_tells_no_time(asking: Asking) -> None:
-    api, _ = asking(refused(503, "ServiceUnavailable", headers={"Retry-After": formatdate(time.time() + 30, usegmt=True)}))
+def test_a_date_to_come_again_is_read_by_our_clock_where_the_server_tells_no_time(
+    asking: Asking,
+) -> None:
+    api, _ = asking(
+        refused(
+            503,
+            "ServiceUnavailable",
+            headers={"Retry-After": formatdate(time.time() + 30, usegmt=True)},
+        )
+    )
     with pytest.raises(ApiError) as raised:
         api.list_jobs("a=b")
     assert raised.value.retry_after == pytest.approx(29.5, abs=1)
@@ -173,20 +241,24 @@ def test_the_body_of_a_refusal_may_say_when_to_come_again(asking: Asking) -> Non
     assert raised.value.retry_after == 3
 
 
-# -- bad servers -----------------------------------------------------------------------------------------------------
+# -- bad servers -----------------------------------------------------------------------------------
 
 
 def test_a_refused_connection_is_no_answer(asking: Asking) -> None:
     api, server = asking(hang)
     server.close()
-    with pytest.raises(Unreachable, match=r"no answer from http://127.0.0.1:\d+: .*Connection refused") as raised:
+    with pytest.raises(
+        Unreachable, match=r"no answer from http://127.0.0.1:\d+: .*Connection refused"
+    ) as raised:
         api.create_job(JOB)
     assert raised.value.passing
     assert raised.value.status == 0
     assert "object at 0x" not in str(raised.value)
 
 
-def test_a_host_without_an_address_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_an_address_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -209,10 +281,16 @@ BROKEN: list[tuple[str, Answer]] = [
     ("it breaks off within the answer", stream(b'{"metadata"', then=reset)),
     (
         "it ends within the answer",
-        lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{") or reset(connection),
+        lambda connection: (
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+            or reset(connection)
+        ),
     ),
     ("it hangs within the answer", stream(b'{"metadata"', then=hang)),
-    ("it speaks another protocol", lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n") or reset(connection)),
+    (
+        "it speaks another protocol",
+        lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n") or reset(connection),
+    ),
     ("it answers a web page", reply(200, b"<html>welcome</html>")),
     ("it answers no text", reply(200, b"\xff\xfe\x00")),
     ("it answers other JSON", reply(200, ["a", "list"])),
@@ -246,7 +324,7 @@ def test_many_threads_share_their_connections(asking: Asking) -> None:
     assert server.connections <= 16
 
 
-# -- what is asked ---------------------------------------------------------------------------------------------------
+# -- what is asked ---------------------------------------------------------------------------------
 
 
 def test_a_job_is_created_under_strict_validation(asking: Asking) -> None:
@@ -270,11 +348,15 @@ def test_a_dry_run_is_one(asking: Asking) -> None:
     assert server.asked[0].query == {"fieldValidation": "Strict", "dryRun": "All"}
 
 
-def test_a_warning_of_the_server_is_logged_once(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_of_the_server_is_logged_once(
+    asking: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
     api, _ = asking(reply(201, {}, {"Warning": '299 - "spec.x is \\"old\\""'}))
     for _ in range(3):
         api.create_job(JOB)
-    assert [record.getMessage() for record in caplog.records] == [r"the Kubernetes API warns: spec.x is \"old\""]
+    assert [record.getMessage() for record in caplog.records] == [
+        r"the Kubernetes API warns: spec.x is \"old\""
+    ]
 
 
 def test_a_job_is_deleted_with_its_pods(asking: Asking) -> None:
@@ -292,7 +374,13 @@ def test_a_job_that_is_gone_need_not_be_deleted(asking: Asking) -> None:
 
 
 def test_another_job_of_the_same_name_is_not_deleted(asking: Asking) -> None:
-    api, _ = asking(refused(409, "Conflict", "Precondition failed: UID in precondition: 1-2, UID in object meta: 3-4"))
+    api, _ = asking(
+        refused(
+            409,
+            "Conflict",
+            "Precondition failed: UID in precondition: 1-2, UID in object meta: 3-4",
+        )
+    )
     assert not api.delete_job("gpu-job", uid="1-2")
     with pytest.raises(ApiError, match="409 Conflict"):
         api.delete_job("gpu-job")
@@ -304,7 +392,9 @@ def test_a_job_that_is_absent_is_none(asking: Asking) -> None:
 
 
 def test_pods_are_listed_page_by_page(asking: Asking) -> None:
-    api, server = asking(listed(pod("a"), pod("b"), version=7, more="p2"), listed(pod("c"), version=7))
+    api, server = asking(
+        listed(pod("a"), pod("b"), version=7, more="p2"), listed(pod("c"), version=7)
+    )
     pods, version = api.list_pods("gpuqueue.io/owner=us,a=b")
     assert [each.metadata.name for each in pods] == ["a", "b", "c"]
     assert version == "7"
@@ -337,12 +427,20 @@ def test_an_empty_list_may_be_null(asking: Asking) -> None:
 
 
 def test_the_events_of_a_job_tell_that_its_pod_is_refused(asking: Asking) -> None:
-    told = [json.loads(text) for text in (Path(__file__).parent / "recordings/quota_refuses_pod.jsonl").read_text().splitlines()]
+    told = [
+        json.loads(text)
+        for text in (Path(__file__).parent / "recordings/quota_refuses_pod.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     events = [each["object"] for each in told if each["watch"] == "events"]
     later = {**events[0], "lastTimestamp": "2027-01-01T00:00:00Z", "message": "again"}
     api, server = asking(listed(later, *events))
     found = api.job_events("gpu-job")
-    assert server.asked[0].query["fieldSelector"] == "involvedObject.kind=Job,involvedObject.name=gpu-job"
+    assert (
+        server.asked[0].query["fieldSelector"]
+        == "involvedObject.kind=Job,involvedObject.name=gpu-job"
+    )
     assert found[0].reason == "FailedCreate"
     assert "exceeded quota: gpus" in (found[0].message or "")
     assert found[-1].message == "again"
@@ -350,41 +448,63 @@ def test_the_events_of_a_job_tell_that_its_pod_is_refused(asking: Asking) -> Non
 
 def test_what_we_may_do_is_asked(asking: Asking) -> None:
     api, server = asking(
-        reply(201, {"status": {"allowed": False, "reason": "no role"}}), reply(201, {"status": {"allowed": True}})
+        reply(201, {"status": {"allowed": False, "reason": "no role"}}),
+        reply(201, {"status": {"allowed": True}}),
     )
     assert api.can("create", "jobs", group="batch") == (False, "no role")
     assert api.can("list", "nodes", namespace="") == (True, "")
     first, second = (asked.body["spec"]["resourceAttributes"] for asked in server.asked)
-    assert first == {"verb": "create", "resource": "jobs", "group": "batch", "subresource": "", "namespace": "gpus"}
+    assert first == {
+        "verb": "create",
+        "resource": "jobs",
+        "group": "batch",
+        "subresource": "",
+        "namespace": "gpus",
+    }
     assert second["namespace"] == ""
 
 
 def test_a_namespace_is_looked_up(asking: Asking) -> None:
-    api, server = asking(reply(200, {"metadata": {"name": "x"}, "status": {"phase": "Terminating"}}), refused(404, "NotFound"))
+    api, server = asking(
+        reply(200, {"metadata": {"name": "x"}, "status": {"phase": "Terminating"}}),
+        refused(404, "NotFound"),
+    )
     found = api.get_namespace("x")
     assert found is not None
     assert found.status.phase == "Terminating"
     assert api.get_namespace("y") is None
-    assert [asked.path for asked in server.asked] == ["/api/v1/namespaces/x", "/api/v1/namespaces/y"]
+    assert [asked.path for asked in server.asked] == [
+        "/api/v1/namespaces/x",
+        "/api/v1/namespaces/y",
+    ]
 
 
 def test_nodes_tell_what_they_have(asking: Asking) -> None:
     node = {
         "metadata": {"name": "node-a", "labels": {"gpu": "t4"}},
         "spec": {"unschedulable": True, "taints": [{"key": "gpu", "effect": "NoSchedule"}]},
-        "status": {"allocatable": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {
+            "allocatable": {"nvidia.com/gpu": "8"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
     api, server = asking(listed(node, {"metadata": {"name": "node-b"}}))
     first, second = api.list_nodes("gpu=t4")
     assert server.asked[0].path == "/api/v1/nodes"
     assert server.asked[0].query["labelSelector"] == "gpu=t4"
-    assert (first.status.allocatable["nvidia.com/gpu"], first.ready, first.spec.unschedulable) == ("8", True, True)
+    assert (first.status.allocatable["nvidia.com/gpu"], first.ready, first.spec.unschedulable) == (
+        "8",
+        True,
+        True,
+    )
     assert first.spec.taints[0].key == "gpu"
     assert not second.ready
 
 
 def test_the_keys_of_a_secret_are_read_and_not_its_values(asking: Asking) -> None:
-    secret = reply(200, {"metadata": {"name": "gpuqueue"}, "data": {"CELERY_BROKER_URL": "cmVkaXM="}})
+    secret = reply(
+        200, {"metadata": {"name": "gpuqueue"}, "data": {"CELERY_BROKER_URL": "cmVkaXM="}}
+    )
     api, _ = asking(secret, refused(404, "NotFound"), refused(403, "Forbidden"))
     assert api.get_secret_keys("gpuqueue") == {"CELERY_BROKER_URL"}
     assert api.get_secret_keys("gpuqueue") is None

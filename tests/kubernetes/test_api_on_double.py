@@ -1,4 +1,6 @@
-"""The adapter against the double of the cluster: every verb as a real one means it, and the table of pods through faults."""
+"""The adapter against the double of the cluster: every verb as a real one means it, and the table
+of pods through faults.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ FOREVER = "999"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path, pace=0.01, manifest_pace=0.01, images={"shop:1": Image()}, namespace="gpus") as made:
+    with Cluster(
+        tmp_path, pace=0.01, manifest_pace=0.01, images={"shop:1": Image()}, namespace="gpus"
+    ) as made:
         yield made
 
 
@@ -43,9 +47,14 @@ def api(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Api:
     return Api(ClusterSettings())
 
 
-def job(name: str, seconds: str | None = FOREVER, command: list[str] | None = None, **more: Any) -> dict[str, Any]:
+def job(
+    name: str, seconds: str | None = FOREVER, command: list[str] | None = None, **more: Any
+) -> dict[str, Any]:
     container = {"name": "executor", "image": "shop:1", "command": command or ["run"]}
-    meta = {"labels": LABELS, "annotations": {} if seconds is None else {"double.gpuqueue.io/seconds": seconds}}
+    meta = {
+        "labels": LABELS,
+        "annotations": {} if seconds is None else {"double.gpuqueue.io/seconds": seconds},
+    }
     spec = {"restartPolicy": "Never", "containers": [container]}
     return {
         "apiVersion": "batch/v1",
@@ -55,7 +64,7 @@ def job(name: str, seconds: str | None = FOREVER, command: list[str] | None = No
     }
 
 
-# -- the verbs -------------------------------------------------------------------------------------------------------
+# -- the verbs -------------------------------------------------------------------------------------
 
 
 def test_a_job_is_made_once_and_goes_with_its_pod(api: Api, cluster: Cluster) -> None:
@@ -79,12 +88,16 @@ def test_what_a_job_may_not_be_is_refused(api: Api, cluster: Cluster) -> None:
         api.create_job(job("x", noSuchField=1))
     with pytest.raises(Invalid, match="Not_A_Name"):
         api.create_job(job("Not_A_Name"))
-    cluster.create(QUOTAS, {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "0"}}})
+    cluster.create(
+        QUOTAS, {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    )
     with pytest.raises(QuotaExceeded, match="exceeded quota: jobs"):
         api.create_job(job("x"))
 
 
-def test_lists_select_by_label_and_come_whole_in_pages(api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_select_by_label_and_come_whole_in_pages(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(requests, "PAGE", 3)
     monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
     for number in range(8):
@@ -92,14 +105,18 @@ def test_lists_select_by_label_and_come_whole_in_pages(api: Api, cluster: Cluste
     cluster.until(lambda: len(cluster.pods()) == 8)
     cluster.requests.clear()
     pods, version = api.list_pods(OURS)
-    assert sorted((each.metadata.labels or {})["batch.kubernetes.io/job-name"] for each in pods) == [f"job-{n}" for n in range(8)]
+    assert sorted(
+        (each.metadata.labels or {})["batch.kubernetes.io/job-name"] for each in pods
+    ) == [f"job-{n}" for n in range(8)]
     assert int(version) >= max(int(each.metadata.resource_version) for each in pods)
     assert cluster.requests["list", "pods"].count == 3
     assert len(api.list_jobs(OURS)[0]) == 8
     assert api.list_jobs("gpuqueue.io/owner=them")[0] == []
 
 
-def test_a_list_outlives_the_history_it_pages_through(api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_outlives_the_history_it_pages_through(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
     for number in range(5):
         api.create_job(job(f"job-{number}"))
@@ -155,7 +172,11 @@ def test_what_we_may_is_what_we_can(cluster: Cluster, monkeypatch: pytest.Monkey
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     ]
     # What system:basic-user gives everybody.
-    basic = {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}
+    basic = {
+        "apiGroups": ["authorization.k8s.io"],
+        "resources": ["selfsubjectaccessreviews"],
+        "verbs": ["create"],
+    }
     token = cluster.user("system:serviceaccount:gpus:dispatcher", rules, ["gpus"], [basic])
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig_for(token)))
     api = Api(ClusterSettings())
@@ -176,7 +197,7 @@ def test_what_we_may_is_what_we_can(cluster: Cluster, monkeypatch: pytest.Monkey
         assert not raised.value.passing
 
 
-# -- the table, through faults ---------------------------------------------------------------------------------------
+# -- the table, through faults ---------------------------------------------------------------------
 
 
 def _nothing(cluster: Cluster) -> None:
@@ -241,17 +262,23 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__.strip("_") for fault in FAULTS])
-def test_whatever_befalls_the_watch_every_end_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+def test_whatever_befalls_the_watch_every_end_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
     """Of pods that end, are deleted, and are made while it happens."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     settings = ClusterSettings(api_timeout=0.5, watch_silence_seconds=1)
     api, ended = Api(settings), set[str]()
-    pods = Pods(api, OURS, lambda entry, kind: ended.add(entry.job) if entry.seen.end else None, settings)
+    pods = Pods(
+        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.seen.end else None, settings
+    )
     for name in ("ends", "deleted", "stays"):
         api.create_job(job(name))
     pods.start()
     try:
-        eventually(lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10)
+        eventually(
+            lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10
+        )
         fault(cluster)
         cluster.faults.oom_kill(cluster.pod_of("ends")["metadata"]["name"])
         cluster.faults.force_delete(cluster.pod_of("deleted")["metadata"]["name"])
@@ -275,7 +302,9 @@ def made(api: Api, name: str) -> bool:
 
 
 def table(pods: Pods) -> dict[str, str]:
-    return {entry.pod.metadata.uid: entry.pod.metadata.resource_version for entry in pods.snapshot()}
+    return {
+        entry.pod.metadata.uid: entry.pod.metadata.resource_version for entry in pods.snapshot()
+    }
 
 
 def truth(cluster: Cluster) -> dict[str, str]:

@@ -25,7 +25,11 @@ CLI = [sys.executable, "-m", "gpuqueue.cli"]
 
 def start(stack: Any, *arguments: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*CLI, *arguments], env={**os.environ, **stack.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*CLI, *arguments],
+        env={**os.environ, **stack.env, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -35,13 +39,18 @@ def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-# -- logs ----------------------------------------------------------------------------------------------------------------
+# -- logs ------------------------------------------------------------------------------------------
 
 
 def test_logs_are_read_from_the_pod_while_it_runs(quick, tmp_path):
     gate = tmp_path / "gate"
-    program = f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
-    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(**gpu("t4", isolation="shared"))
+    program = (
+        f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}):"
+        " time.sleep(0.05)"
+    )
+    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(
+        **gpu("t4", isolation="shared")
+    )
     quick.in_state(result.id, "running")
     until(lambda: call(quick, "logs", result.id)[:2] == (0, "one\n"), PATIENCE, "it is written")
     status, out, err = call(quick, "logs", result.id, KUBECONFIG="/nowhere")
@@ -67,7 +76,9 @@ def test_logs_follow_a_container_to_its_end(quick):
     program = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
     call_ = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app)
     result = call_.apply_async(**gpu("t4", isolation="shared"))
-    status, out, _ = call(quick, "logs", "-f", until(lambda: quick.record(result.id), PATIENCE, "it is known")["id"])
+    status, out, _ = call(
+        quick, "logs", "-f", until(lambda: quick.record(result.id), PATIENCE, "it is known")["id"]
+    )
     assert (status, out) == (0, "one\ntwo\n")
 
 
@@ -79,9 +90,16 @@ def test_a_job_without_a_log_says_why(quick):
 def test_following_a_log_bears_an_api_server_that_goes_away(quick, tmp_path):
     """Whatever is written meanwhile is shown once, in order."""
     gate = tmp_path / "gate"
-    program = f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
-    program += "\nprint('two', flush=True); print('three', flush=True); time.sleep(1); print('four')"
-    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(**gpu("t4", isolation="shared"))
+    program = (
+        f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}):"
+        " time.sleep(0.05)"
+    )
+    program += (
+        "\nprint('two', flush=True); print('three', flush=True); time.sleep(1); print('four')"
+    )
+    result = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app).apply_async(
+        **gpu("t4", isolation="shared")
+    )
     quick.in_state(result.id, "running")
     process = start(quick, "logs", "-f", result.id)
     assert process.stdout.readline() == "one\n"
@@ -96,22 +114,37 @@ def test_following_a_log_bears_an_api_server_that_goes_away(quick, tmp_path):
     assert result.get(PATIENCE)["log"] == "one\ntwo\nthree\nfour\n"
 
 
-# -- run -----------------------------------------------------------------------------------------------------------------
+# -- run -------------------------------------------------------------------------------------------
 
 
 def test_run_prints_the_log_and_exits_with_the_containers_code(quick):
-    program = "import os, sys; print('steps', os.environ['STEPS']); sys.exit(int(os.environ['CODE']))"
+    program = (
+        "import os, sys; print('steps', os.environ['STEPS']); sys.exit(int(os.environ['CODE']))"
+    )
     arguments = ["--class", "t4", "--env", "STEPS=3", "--env"]
-    status, out, err = call(quick, "run", *arguments, "CODE=0", "shop:1", "--", "python3", "-c", program)
+    status, out, err = call(
+        quick, "run", *arguments, "CODE=0", "shop:1", "--", "python3", "-c", program
+    )
     assert (status, out) == (0, "steps 3\n"), err
-    status, out, err = call(quick, "run", *arguments, "CODE=7", "shop:1", "--", "python3", "-c", program)
+    status, out, err = call(
+        quick, "run", *arguments, "CODE=7", "shop:1", "--", "python3", "-c", program
+    )
     assert (status, out) == (7, "steps 3\n") and "exit code 7" in err and "steps 3" not in err
 
 
 def test_run_says_how_a_job_failed_in_the_queues_words(quick):
-    sleep = ["shop:1", "--", "python3", "-c", "import time; print('one', flush=True); time.sleep(60)"]
+    sleep = [
+        "shop:1",
+        "--",
+        "python3",
+        "-c",
+        "import time; print('one', flush=True); time.sleep(60)",
+    ]
     status, out, err = call(quick, "run", "--class", "t4", "--time-limit", "1", *sleep)
-    assert (status, out) == (143, "one\n") and "TIME_LIMIT: it ran longer than its hard time limit" in err
+    assert (status, out) == (
+        143,
+        "one\n",
+    ) and "TIME_LIMIT: it ran longer than its hard time limit" in err
 
 
 def test_run_refuses_a_class_that_no_dispatcher_has(quick):
@@ -140,13 +173,26 @@ def test_a_misspelt_option_of_run_is_no_command(quick):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_run_is_cancelled_by_ctrl_c(quick, how):
-    process = start(quick, "run", "--class", "t4", "shop:1", "--", "python3", "-c", "import time; time.sleep(60)")
+    process = start(
+        quick,
+        "run",
+        "--class",
+        "t4",
+        "shop:1",
+        "--",
+        "python3",
+        "-c",
+        "import time; time.sleep(60)",
+    )
     said = process.stderr.readline()
     job_id = said.split()[-1]
     quick.in_state(job_id, "running")
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and f"{job_id} is being stopped; its result will be REVOKED" in err
+    assert (
+        process.returncode == 130
+        and f"{job_id} is being stopped; its result will be REVOKED" in err
+    )
     assert quick.in_state(job_id, "ended")["reason"] == "CANCELLED"
 
 
@@ -156,12 +202,15 @@ def test_a_wrong_run_is_refused_where_it_is_written(quick):
 
 
 def test_container_jobs_are_the_header_of_a_chord(quick, shop):
-    parts = [gpuqueue.run("shop:1", ["python3", "-c", f"print({n})"], app=quick.app).set(**gpu("t4")) for n in (1, 2)]
+    parts = [
+        gpuqueue.run("shop:1", ["python3", "-c", f"print({n})"], app=quick.app).set(**gpu("t4"))
+        for n in (1, 2)
+    ]
     result = chord(parts, app=quick.app)(shop.echo.s().set(queue="celery"))
     assert [each["log"] for each in result.get(PATIENCE)] == ["1\n", "2\n"]
 
 
-# -- doctor, why -------------------------------------------------------------------------------------------------------------
+# -- doctor, why -----------------------------------------------------------------------------------
 
 
 def doctor(stack: Any, **env: str) -> dict[str, list[dict[str, str]]]:
@@ -182,8 +231,14 @@ def test_the_doctor_finds_a_good_cluster_good(quick):
 
 def test_the_doctor_names_what_is_missing(quick):
     checks = doctor(quick, GPU_SECRET_NAME="absent", T4_SHARED_SLOTS="9", GPU_CPU_REQUEST="1")
-    assert checks["secret"][0]["level"] == "FAIL" and "create secret generic absent" in checks["secret"][0]["fix"]
-    assert checks["nodes"][0]["level"] == "WARN" and "give the class 8 slots" in checks["nodes"][0]["fix"]
+    assert (
+        checks["secret"][0]["level"] == "FAIL"
+        and "create secret generic absent" in checks["secret"][0]["fix"]
+    )
+    assert (
+        checks["nodes"][0]["level"] == "WARN"
+        and "give the class 8 slots" in checks["nodes"][0]["fix"]
+    )
     elsewhere = doctor(quick, GPU_NODE_SELECTOR_KEY="zone", GPU_NODE_SELECTOR_VALUE="none")
     assert elsewhere["nodes"][0]["level"] == "FAIL" and "zone=none" in elsewhere["nodes"][0]["fix"]
 
@@ -199,7 +254,11 @@ def rules(rights: Any) -> list[dict[str, list[str]]]:
     ]
 
 
-REVIEW = {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}
+REVIEW = {
+    "apiGroups": ["authorization.k8s.io"],
+    "resources": ["selfsubjectaccessreviews"],
+    "verbs": ["create"],
+}
 
 
 def test_the_doctor_names_the_right_that_is_missing(quick):
@@ -215,7 +274,11 @@ def test_the_doctor_names_the_right_that_is_missing(quick):
 def test_a_dispatcher_needs_no_more_than_its_rights(quick, shop, key):
     """It launches, follows, cancels and keeps logs with these alone."""
     token = quick.cluster.user("dispatcher", rules(DISPATCHER), cluster_rules=[REVIEW])
-    env = {"KUBECONFIG": str(quick.cluster.kubeconfig_for(token)), "GPU_OWNER": "least", "T4_SHARED_SLOTS": "0"}
+    env = {
+        "KUBECONFIG": str(quick.cluster.kubeconfig_for(token)),
+        "GPU_OWNER": "least",
+        "T4_SHARED_SLOTS": "0",
+    }
     env |= {"T4_EXCLUSIVE_SLOTS": "0", "GPUQUEUE_CLASSES_FILE": str(quick.directory / "least.toml")}
     (quick.directory / "least.toml").write_text("[classes.least]\nexclusive_slots = 1\n")
     node = quick.dispatcher("least", env=env)
@@ -238,13 +301,26 @@ def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(
     quick.cluster.faults.kubelet_down("node-a")
     try:
         assert call(quick, "cancel", result.id)[0] == 0
-        until(lambda: (quick.record(result.id) or {}).get("wait") == "UNCONFIRMED", PATIENCE, "its end is not confirmed")
+        until(
+            lambda: (quick.record(result.id) or {}).get("wait") == "UNCONFIRMED",
+            PATIENCE,
+            "its end is not confirmed",
+        )
         status, out, _ = call(quick, "cancel", "--wait", "0.3", result.id)
         assert status == 3 and "(UNCONFIRMED: told to end, and node node-a has not said" in out
         _, out, _ = call(quick, "why", result.id)
-        assert "reason: UNCONFIRMED: " in out and "said: told to end, and node node-a" in out and "node: node-a" in out
+        assert (
+            "reason: UNCONFIRMED: " in out
+            and "said: told to end, and node node-a" in out
+            and "node: node-a" in out
+        )
         _, out, _ = call(quick, "status", "--json")
-        (holder,) = (each for gpus in json.loads(out)["classes"] for each in gpus["holders"] if each["id"] == result.id)
+        (holder,) = (
+            each
+            for gpus in json.loads(out)["classes"]
+            for each in gpus["holders"]
+            if each["id"] == result.id
+        )
         assert (holder["stands"], holder["where"]) == ("UNCONFIRMED", "node-a") and holder["detail"]
     finally:
         quick.cluster.faults.kubelet_up("node-a")

@@ -22,7 +22,11 @@ from gpuqueue.settings.kubernetes import ClusterSettings
 #: 2026-11-25T00:00:00Z.
 MIDNIGHT = 1795564800.0
 SETTINGS = ClusterSettings(
-    unschedulable_timeout=100, image_pull_timeout=200, image_error_grace=20, config_error_grace=10, terminating_timeout=30
+    unschedulable_timeout=100,
+    image_pull_timeout=200,
+    image_error_grace=20,
+    config_error_grace=10,
+    terminating_timeout=30,
 )
 
 
@@ -75,7 +79,14 @@ class Bench:
         self.clocks: Clocks = made
 
     def put(self, status: dict[str, Any], *, node: str = "", **meta: Any) -> Entry:
-        record = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared", "attempt": 1, "token": "x"}
+        record = {
+            "delivery": "a",
+            "id": "a",
+            "gpu_class": "t4",
+            "isolation": "shared",
+            "attempt": 1,
+            "token": "x",
+        }
         body = {
             "metadata": {
                 "name": "job-a-1",
@@ -105,8 +116,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     state = {"waiting": {"reason": reason, "message": message}}
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-25T00:00:00Z"}
-    return {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [{"name": "executor", "state": state}]}
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "True",
+        "lastTransitionTime": "2026-11-25T00:00:00Z",
+    }
+    return {
+        "phase": "Pending",
+        "conditions": [scheduled],
+        "containerStatuses": [{"name": "executor", "state": state}],
+    }
 
 
 UNSCHEDULABLE = {
@@ -129,7 +148,11 @@ def test_what_a_pod_waits_for_is_noted_once(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.check(2)
     (noted,) = bench.notes.noted
-    assert (noted.wait, noted.detail, noted.pod) == (WaitReason.UNSCHEDULABLE, "0/1 nodes are available", "job-a-1")
+    assert (noted.wait, noted.detail, noted.pod) == (
+        WaitReason.UNSCHEDULABLE,
+        "0/1 nodes are available",
+        "job-a-1",
+    )
 
 
 def test_what_could_not_be_noted_is_noted_at_the_next_look(bench: Bench) -> None:
@@ -189,8 +212,13 @@ def test_a_deletion_that_is_not_taken_is_asked_for_again(bench: Bench) -> None:
     assert bench.api.deleted == ["job-a"]
 
 
-def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_its_slot(bench: Bench) -> None:
-    running = {"phase": "Running", "containerStatuses": [{"name": "executor", "state": {"running": {}}}]}
+def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_its_slot(
+    bench: Bench,
+) -> None:
+    running = {
+        "phase": "Running",
+        "containerStatuses": [{"name": "executor", "state": {"running": {}}}],
+    }
     deleted = {"deletionTimestamp": "2026-11-25T00:00:05Z", "deletionGracePeriodSeconds": 5}
     bench.put(running, node="n", **deleted)
     bench.check(34)
@@ -202,6 +230,9 @@ def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_it
 
 
 def test_a_container_that_runs_must_be_claimed_in_time(bench: Bench) -> None:
-    bench.put({"phase": "Running", "containerStatuses": [{"name": "executor", "state": {"running": {}}}]}, node="n")
+    bench.put(
+        {"phase": "Running", "containerStatuses": [{"name": "executor", "state": {"running": {}}}]},
+        node="n",
+    )
     bench.check(1)
     assert [each.claim_within for each in bench.notes.noted] == [60]

@@ -76,7 +76,11 @@ def test_slots_are_compared_with_the_nodes_that_pods_may_go_to(
 @pytest.fixture
 def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with Cluster(tmp_path, pace=0.01, images={"shop:1": Image()}, namespace="gpus") as made:
-        env = {"KUBECONFIG": str(made.kubeconfig), "GPU_EXECUTOR_IMAGE": "shop:1", "GPU_EXECUTION_MODE": "k8s_job"}
+        env = {
+            "KUBECONFIG": str(made.kubeconfig),
+            "GPU_EXECUTOR_IMAGE": "shop:1",
+            "GPU_EXECUTION_MODE": "k8s_job",
+        }
         env["CELERY_BROKER_URL"] = "redis://nowhere.example:6379/0"
         for name, value in env.items():
             monkeypatch.setenv(name, value)
@@ -85,7 +89,11 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]
 
 def test_a_resource_that_is_not_counted_in_whole_numbers_has_whole_shares() -> None:
     """On a cluster for development a core takes the place of a GPU (``GPU_RESOURCE_NAME=cpu``)."""
-    nodes = [node("a", "3920m", resource="cpu"), node("b", "2", resource="cpu"), node("c", "940m", resource="cpu")]
+    nodes = [
+        node("a", "3920m", resource="cpu"),
+        node("b", "2", resource="cpu"),
+        node("c", "940m", resource="cpu"),
+    ]
     found = slots(GpuClass("t4", resource="cpu", shared_slots=5), nodes, {})
     assert (found.level, found.saw) == (Level.OK, "t4: 5 slots, 5 of cpu on a (3), b (2)")
     assert "5 of cpu" in slots(GpuClass("t4", resource="cpu", shared_slots=6), nodes, {}).saw
@@ -98,7 +106,9 @@ def checks() -> dict[str, list[Check]]:
     return found
 
 
-def test_a_missing_image_is_named_with_its_setting(double: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_image_is_named_with_its_setting(
+    double: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("GPU_EXECUTOR_IMAGE")
     (found,) = checks()["jobs"]
     assert found.level is Level.FAIL
@@ -132,7 +142,9 @@ def test_what_the_server_refuses_is_told_and_what_passes_is_only_a_warning(doubl
     assert checks()["jobs"][0].level is Level.OK
 
 
-def test_a_cluster_that_is_away_or_not_configured_is_one_failure(double: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_away_or_not_configured_is_one_failure(
+    double: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     double.faults.front_down()
     found = checks()
     assert list(found) == ["cluster"]

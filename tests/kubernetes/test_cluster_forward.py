@@ -1,4 +1,6 @@
-"""The port-forward of the tests for a real cluster, against a server that speaks its protocol and has a Redis behind it."""
+"""The port-forward of the tests for a real cluster, against a server that speaks its protocol and
+has a Redis behind it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ PORT = 6379
 
 
 class Server:
-    """Takes WebSockets of ``pods/portforward``: a data and an error channel, each opened with the port's number."""
+    """Takes WebSockets of ``pods/portforward``: a data and an error channel, each opened with the
+    port's number.
+    """
 
     def __init__(self, target: tuple[str, int], status: str = "101 Switching Protocols") -> None:
         self.asked: list[str] = []
@@ -54,11 +58,14 @@ class Server:
             head = b"".join(iter(lines.readline, b"\r\n")).decode()
             self.asked.append(head)
             fields = dict(line.split(": ", 1) for line in head.splitlines()[1:])
-            key = next(value for name, value in fields.items() if name.lower() == "sec-websocket-key")
+            key = next(
+                value for name, value in fields.items() if name.lower() == "sec-websocket-key"
+            )
             accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
             near.sendall(
-                f"HTTP/1.1 {self._status}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n"
-                f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n".encode()
+                f"HTTP/1.1 {self._status}\r\nUpgrade: websocket\r\nConnection:"
+                " Upgrade\r\nContent-Length: 0\r\nSec-WebSocket-Accept:"
+                f" {accept}\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n".encode()
             )
             if not self._status.startswith("101"):
                 return
@@ -119,17 +126,25 @@ def forward(server: Server, tmp_path: Path) -> Iterator[Forward]:
 
 def test_a_redis_in_a_pod_is_reached_as_if_it_were_here(server: Server, forward: Forward) -> None:
     large = b"x" * 300_000
-    with redis.Redis(port=forward.port, socket_timeout=20) as first, redis.Redis(port=forward.port, socket_timeout=20) as second:
+    with (
+        redis.Redis(port=forward.port, socket_timeout=20) as first,
+        redis.Redis(port=forward.port, socket_timeout=20) as second,
+    ):
         assert first.set("key", large)
         assert second.get("key") == large
         assert first.blpop(["none"], timeout=1) is None
-    assert server.asked[0].startswith("GET /api/v1/namespaces/ml/pods/redis-0/portforward?ports=6379 ")
+    assert server.asked[0].startswith(
+        "GET /api/v1/namespaces/ml/pods/redis-0/portforward?ports=6379 "
+    )
     assert "authorization: Bearer a-token" in server.asked[0]
 
 
 def test_a_client_that_waits_is_answered_when_another_one_pushes(forward: Forward) -> None:
     got: list[object] = []
-    with redis.Redis(port=forward.port, socket_timeout=20) as waits, redis.Redis(port=forward.port, socket_timeout=20) as pushes:
+    with (
+        redis.Redis(port=forward.port, socket_timeout=20) as waits,
+        redis.Redis(port=forward.port, socket_timeout=20) as pushes,
+    ):
         thread = threading.Thread(target=lambda: got.append(waits.blpop(["list"], timeout=10)))
         thread.start()
         pushes.rpush("list", "word")
@@ -140,5 +155,8 @@ def test_a_client_that_waits_is_answered_when_another_one_pushes(forward: Forwar
 @pytest.mark.parametrize("server", [("403 Forbidden",)], indirect=True)
 def test_what_the_api_server_refuses_is_a_connection_that_closes(forward: Forward) -> None:
     once = Retry(NoBackoff(), 0)
-    with redis.Redis(port=forward.port, socket_timeout=20, retry=once) as asked, pytest.raises(redis.ConnectionError):
+    with (
+        redis.Redis(port=forward.port, socket_timeout=20, retry=once) as asked,
+        pytest.raises(redis.ConnectionError),
+    ):
         asked.ping()

@@ -48,7 +48,10 @@ NAMES: dict[str, tuple[str, str, object]] = {
 WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a namespace in capitals": (
         {"GPU_JOB_NAMESPACE": "GPU"},
-        "GPU_JOB_NAMESPACE='GPU' cannot name a namespace; use up to 63 lower-case letters, digits and '-'",
+        (
+            "GPU_JOB_NAMESPACE='GPU' cannot name a namespace; use up to 63 lower-case letters,"
+            " digits and '-'"
+        ),
     ),
     "an owner that is no label": (
         {"GPU_OWNER": "a/b"},
@@ -64,23 +67,43 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a wildcard for a registry": (
         {"GPU_IMAGE_ALLOW": "registry.example/*, *.example/team/*"},
-        "GPU_IMAGE_ALLOW: '*.example/team/*' has a wildcard in its registry; write e.g. registry.example/team/*, or * alone for "
-        "any image",
+        (
+            "GPU_IMAGE_ALLOW: '*.example/team/*' has a wildcard in its registry; write e.g."
+            " registry.example/team/*, or * alone for any image"
+        ),
     ),
-    "two patterns with a space between": ({"GPU_IMAGE_ALLOW": "a/* b/*"}, "GPU_IMAGE_ALLOW: 'a/* b/*' holds a space; write e.g."),
+    "two patterns with a space between": (
+        {"GPU_IMAGE_ALLOW": "a/* b/*"},
+        "GPU_IMAGE_ALLOW: 'a/* b/*' holds a space; write e.g.",
+    ),
     "an open quote": (
         {"GPU_EXECUTOR_COMMAND": "sh -c 'x"},
-        'GPU_EXECUTOR_COMMAND="sh -c \'x" cannot be split into words: No closing quotation; close the quote',
+        (
+            'GPU_EXECUTOR_COMMAND="sh -c \'x" cannot be split into words: No closing quotation;'
+            " close the quote"
+        ),
     ),
-    "no command": ({"GPU_EXECUTOR_COMMAND": " "}, "GPU_EXECUTOR_COMMAND is blank; unset it, or use e.g."),
+    "no command": (
+        {"GPU_EXECUTOR_COMMAND": " "},
+        "GPU_EXECUTOR_COMMAND is blank; unset it, or use e.g.",
+    ),
     "a label of nodes without a value": (
         {"GPU_NODE_SELECTOR_KEY": "gpu"},
-        "GPU_NODE_SELECTOR_KEY='gpu' and GPU_NODE_SELECTOR_VALUE=None need each other; set both or neither",
+        (
+            "GPU_NODE_SELECTOR_KEY='gpu' and GPU_NODE_SELECTOR_VALUE=None need each other; set both"
+            " or neither"
+        ),
     ),
-    "a value without a label of nodes": ({"GPU_NODE_SELECTOR_VALUE": "t4"}, "need each other; set both or neither"),
+    "a value without a label of nodes": (
+        {"GPU_NODE_SELECTOR_VALUE": "t4"},
+        "need each other; set both or neither",
+    ),
     "a malformed label of nodes": (
         {"GPU_NODE_SELECTOR_KEY": "a/b/c", "GPU_NODE_SELECTOR_VALUE": "x"},
-        "GPU_NODE_SELECTOR_KEY='a/b/c' cannot be a label's key; use e.g. nvidia.com/device-plugin.config",
+        (
+            "GPU_NODE_SELECTOR_KEY='a/b/c' cannot be a label's key; use e.g."
+            " nvidia.com/device-plugin.config"
+        ),
     ),
     "a malformed value of one": (
         {"GPU_NODE_SELECTOR_KEY": "a", "GPU_NODE_SELECTOR_VALUE": "x y"},
@@ -88,23 +111,41 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a unit of memory for cores": (
         {"GPU_CPU_REQUEST": "1Gi2"},
-        "GPU_CPU_REQUEST='1Gi2' is not a number of cores; write cores as Kubernetes does, e.g. '500m' or '2'",
+        (
+            "GPU_CPU_REQUEST='1Gi2' is not a number of cores; write cores as Kubernetes does, e.g."
+            " '500m' or '2'"
+        ),
     ),
     "millibytes": (
         {"GPU_MEMORY_REQUEST": "512m"},
-        "GPU_MEMORY_REQUEST='512m' is not an amount of memory; write at least one MiB as Kubernetes does, e.g. '512Mi' or '16Gi'",
+        (
+            "GPU_MEMORY_REQUEST='512m' is not an amount of memory; write at least one MiB as"
+            " Kubernetes does, e.g. '512Mi' or '16Gi'"
+        ),
     ),
-    "bytes spelled out": ({"GPU_MEMORY_LIMIT": "8GiB"}, "GPU_MEMORY_LIMIT='8GiB' is not an amount of memory"),
+    "bytes spelled out": (
+        {"GPU_MEMORY_LIMIT": "8GiB"},
+        "GPU_MEMORY_LIMIT='8GiB' is not an amount of memory",
+    ),
     "a limit below the request": (
         {"GPU_MEMORY_REQUEST": "2Gi", "GPU_MEMORY_LIMIT": "2G"},
-        "GPU_MEMORY_REQUEST='2Gi' is more than GPU_MEMORY_LIMIT='2G'; ask for no more than the limit",
+        (
+            "GPU_MEMORY_REQUEST='2Gi' is more than GPU_MEMORY_LIMIT='2G'; ask for no more than the"
+            " limit"
+        ),
     ),
-    "root": ({"GPU_RUN_AS_USER": "0"}, "GPU_RUN_AS_USER='0': input should be greater than or equal to 1"),
+    "root": (
+        {"GPU_RUN_AS_USER": "0"},
+        "GPU_RUN_AS_USER='0': input should be greater than or equal to 1",
+    ),
     "a pull policy of no such name": (
         {"GPU_IMAGE_PULL_POLICY": "never"},
         "GPU_IMAGE_PULL_POLICY='never': input should be 'Always'",
     ),
-    "no time for an answer": ({"GPU_API_TIMEOUT": "0"}, "GPU_API_TIMEOUT='0': input should be greater than or equal to 0.1"),
+    "no time for an answer": (
+        {"GPU_API_TIMEOUT": "0"},
+        "GPU_API_TIMEOUT='0': input should be greater than or equal to 0.1",
+    ),
 }
 
 
@@ -137,17 +178,29 @@ def test_every_setting_is_looked_at() -> None:
 
 def test_key_and_value_are_a_label_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_cluster().node_selector == {}
-    set_all(monkeypatch, {"GPU_NODE_SELECTOR_KEY": "nvidia.com/device-plugin.config", "GPU_NODE_SELECTOR_VALUE": "tesla-t4"})
+    set_all(
+        monkeypatch,
+        {
+            "GPU_NODE_SELECTOR_KEY": "nvidia.com/device-plugin.config",
+            "GPU_NODE_SELECTOR_VALUE": "tesla-t4",
+        },
+    )
     assert load_cluster().node_selector == {"nvidia.com/device-plugin.config": "tesla-t4"}
 
 
 def test_a_command_is_split_as_a_shell_would() -> None:
     assert load_cluster().executor_words == ["python3", "-m", "gpuqueue.executor"]
-    assert ClusterSettings(executor_command="sh -c 'exec python3 -m x'").executor_words == ["sh", "-c", "exec python3 -m x"]
+    assert ClusterSettings(executor_command="sh -c 'exec python3 -m x'").executor_words == [
+        "sh",
+        "-c",
+        "exec python3 -m x",
+    ]
 
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
-def test_the_error_names_setting_value_and_fix_of(environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_setting_value_and_fix_of(
+    environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_all(monkeypatch, environ)
     with pytest.raises(SettingsError) as caught:
         load_cluster()
@@ -156,11 +209,13 @@ def test_the_error_names_setting_value_and_fix_of(environ: dict[str, str], text:
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"GPU_OWNER": "a b", "GPU_CPU_REQUEST": "x", "GPU_MEMORY_LIMIT": "y"})
-    with pytest.raises(SettingsError, match=r"GPU_OWNER='a b'.*; GPU_CPU_REQUEST='x'.*; GPU_MEMORY_LIMIT='y'"):
+    with pytest.raises(
+        SettingsError, match=r"GPU_OWNER='a b'.*; GPU_CPU_REQUEST='x'.*; GPU_MEMORY_LIMIT='y'"
+    ):
         load_cluster()
 
 
-# -- what a class says of its pods -------------------------------------------------------------------------------------
+# -- what a class says of its pods -----------------------------------------------------------------
 
 TABLE = """
 [classes.a100]
@@ -176,34 +231,67 @@ A100 = GpuClass(
     exclusive_slots=2,
     image="registry.example/a100:1",
     node_selector={"nvidia.com/gpu.product": "A100", "pool": ""},
-    tolerations=[{"key": "team", "operator": "Equal", "value": "ml", "effect": "NoSchedule"}, {"operator": "Exists"}],
+    tolerations=[
+        {"key": "team", "operator": "Equal", "value": "ml", "effect": "NoSchedule"},
+        {"operator": "Exists"},
+    ],
     cpu="4",
     host_memory="64Gi",
 )
 WRONG_TABLES = {
-    "an image with a space": ("image = 'a b'", "image='a b' is not an image reference; write e.g. 'registry.example/train:1'"),
+    "an image with a space": (
+        "image = 'a b'",
+        "image='a b' is not an image reference; write e.g. 'registry.example/train:1'",
+    ),
     "no image": ("image = ''", "image='' is not an image reference"),
-    "nodes in words": ("node_selector = 'gpu=t4'", "node_selector='gpu=t4' does not map labels to values; write e.g. {"),
-    "a number for a label": ("node_selector = { gpu = 1 }", "node_selector={'gpu': 1} does not map labels to values"),
-    "a malformed label": ("node_selector = { 'a b' = 'x' }", "node_selector={'a b': 'x'} does not map labels to values"),
+    "nodes in words": (
+        "node_selector = 'gpu=t4'",
+        "node_selector='gpu=t4' does not map labels to values; write e.g. {",
+    ),
+    "a number for a label": (
+        "node_selector = { gpu = 1 }",
+        "node_selector={'gpu': 1} does not map labels to values",
+    ),
+    "a malformed label": (
+        "node_selector = { 'a b' = 'x' }",
+        "node_selector={'a b': 'x'} does not map labels to values",
+    ),
     "one toleration alone": (
         "tolerations = { operator = 'Exists' }",
-        "tolerations={'operator': 'Exists'} is not a list of tolerations; write e.g. [{ key = \"team\"",
+        (
+            "tolerations={'operator': 'Exists'} is not a list of tolerations; write e.g. [{ key ="
+            ' "team"'
+        ),
     ),
-    "a toleration with another's fields": ("tolerations = [{ name = 'x' }]", "is not a list of tolerations"),
-    "no number of cores": ("cpu = 'many'", "cpu='many' is not a number of cores; write cores as Kubernetes does"),
+    "a toleration with another's fields": (
+        "tolerations = [{ name = 'x' }]",
+        "is not a list of tolerations",
+    ),
+    "no number of cores": (
+        "cpu = 'many'",
+        "cpu='many' is not a number of cores; write cores as Kubernetes does",
+    ),
     "no cores": ("cpu = 0", "cpu='0' is not a number of cores"),
     "true for cores": ("cpu = true", "cpu=True is not a number of cores"),
-    "memory spelled out": ("host_memory = '64GiB'", "host_memory='64GiB' is not an amount of memory; write at least one MiB"),
+    "memory spelled out": (
+        "host_memory = '64GiB'",
+        "host_memory='64GiB' is not an amount of memory; write at least one MiB",
+    ),
     "memory as a number": ("host_memory = 64", "host_memory=64 is not an amount of memory"),
 }
 TOLERATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "an empty one": ({}, "is not a table"),
     "an unknown operator": ({"key": "a", "operator": "In"}, "has the unknown operator 'In'"),
-    "an unknown effect": ({"key": "a", "operator": "Exists", "effect": "Evict"}, "has the unknown effect 'Evict'"),
+    "an unknown effect": (
+        {"key": "a", "operator": "Exists", "effect": "Evict"},
+        "has the unknown effect 'Evict'",
+    ),
     "a malformed key": ({"key": "a b", "operator": "Exists"}, "has the malformed key 'a b'"),
     "a comparison with nothing": ({"effect": "NoSchedule"}, "compares without a key and a value"),
-    "existence with a value": ({"key": "a", "operator": "Exists", "value": "x"}, "asks whether a key exists, and gives a value"),
+    "existence with a value": (
+        {"key": "a", "operator": "Exists", "value": "x"},
+        "asks whether a key exists, and gives a value",
+    ),
     "seconds without eviction": (
         {"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1},
         "has tolerationSeconds, which is a whole number for the effect NoExecute",

@@ -1,7 +1,8 @@
-"""The tests for a real cluster, run against the double: what they take for granted is what the double is given.
+"""The tests for a real cluster, run against the double: what they take for granted is what the
+double is given.
 
-Three things of a real cluster are done for them here: a service account has its rights, what eats memory is killed, and a
-Redis is there.
+Three things of a real cluster are done for them here: a service account has its rights, what eats
+memory is killed, and a Redis is there.
 """
 
 from __future__ import annotations
@@ -34,9 +35,15 @@ IMAGE, SPACE, ACCOUNT = "cluster-test:1", "shared-with-others", "dispatcher"
 
 def suite(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it with these variables, and with none that say of another cluster."""
-    usual = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_") and name != "KUBECONFIG"}
+    usual = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("CLUSTER_") and name != "KUBECONFIG"
+    }
     run = [sys.executable, "-m", "pytest", "-q", "tests/cluster", *arguments]
-    return subprocess.run(run, cwd=ROOT, env=usual | env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        run, cwd=ROOT, env=usual | env, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture
@@ -65,7 +72,9 @@ def memory_limits(cluster: Cluster) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(0.1):
             for pod in cluster.pods(SPACE):
-                if pod["status"].get("phase") == "Running" and "eating" in cluster.log(pod["metadata"]["name"]):
+                if pod["status"].get("phase") == "Running" and "eating" in cluster.log(
+                    pod["metadata"]["name"]
+                ):
                     try:
                         cluster.faults.oom_kill(pod["metadata"]["name"])
                     except (KeyError, Refused):
@@ -84,7 +93,11 @@ def memory_limits(cluster: Cluster) -> Iterator[None]:
 def test_the_suite_passes_in_a_namespace_of_others(cluster: Cluster, env: dict[str, str]) -> None:
     cluster.create(SERVICE_ACCOUNTS, {"metadata": {"name": ACCOUNT}})
     rules = [
-        {"apiGroups": [each.group], "resources": [f"{each.resource}/{each.subresource}".rstrip("/")], "verbs": [each.verb]}
+        {
+            "apiGroups": [each.group],
+            "resources": [f"{each.resource}/{each.subresource}".rstrip("/")],
+            "verbs": [each.verb],
+        }
         for each in DISPATCHER
     ]
     cluster.access.grant(f"system:serviceaccount:{SPACE}:{ACCOUNT}", rules, [SPACE])
@@ -98,9 +111,13 @@ def test_the_suite_passes_in_a_namespace_of_others(cluster: Cluster, env: dict[s
 
 
 @pytest.mark.slow
-def test_the_suite_makes_a_namespace_that_is_restricted_and_takes_it_away(cluster: Cluster, env: dict[str, str]) -> None:
+def test_the_suite_makes_a_namespace_that_is_restricted_and_takes_it_away(
+    cluster: Cluster, env: dict[str, str]
+) -> None:
     made: list[dict[str, str]] = []
-    cluster.store.subscribe(NAMESPACES, lambda change: made.append(change.body["metadata"].get("labels") or {}))
+    cluster.store.subscribe(
+        NAMESPACES, lambda change: made.append(change.body["metadata"].get("labels") or {})
+    )
     done = suite("-k", "result_comes_back", **env)
     assert done.returncode == 0, done.stdout[-8000:]
     assert made[0]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -109,7 +126,9 @@ def test_the_suite_makes_a_namespace_that_is_restricted_and_takes_it_away(cluste
 
 
 @pytest.mark.slow
-def test_a_resource_that_no_node_has_is_told_before_anything_is_made(cluster: Cluster, env: dict[str, str]) -> None:
+def test_a_resource_that_no_node_has_is_told_before_anything_is_made(
+    cluster: Cluster, env: dict[str, str]
+) -> None:
     done = suite("-k", "result_comes_back", **env, CLUSTER_RESOURCE="example.com/gpu")
     assert "no node advertises example.com/gpu: name another in CLUSTER_RESOURCE" in done.stdout
     assert done.returncode == 1
@@ -132,10 +151,16 @@ def test_without_an_image_nothing_runs_whatever_kubeconfig_there_is() -> None:
     assert " passed" not in done.stdout
 
 
-def test_the_redis_of_the_suite_is_a_pod_that_a_restricted_namespace_takes(cluster: Cluster) -> None:
+def test_the_redis_of_the_suite_is_a_pod_that_a_restricted_namespace_takes(
+    cluster: Cluster,
+) -> None:
     cluster.add_namespace("strict", {"pod-security.kubernetes.io/enforce": "restricted"})
     with client.ApiClient(rights.loaded(cluster.kubeconfig)) as asked:
-        made = raw(client.CoreV1Api(asked).create_namespaced_pod, "strict", redis_pod.pod("redis", "secret"))
+        made = raw(
+            client.CoreV1Api(asked).create_namespaced_pod,
+            "strict",
+            redis_pod.pod("redis", "secret"),
+        )
     assert made["spec"]["containers"][0]["command"][-2:] == ["--requirepass", "secret"]
 
 
@@ -149,4 +174,7 @@ def test_the_role_that_the_suite_makes_is_what_the_dispatcher_needs() -> None:
         for each in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert given == {(each.group, f"{each.resource}/{each.subresource}".rstrip("/"), each.verb) for each in DISPATCHER}
+    assert given == {
+        (each.group, f"{each.resource}/{each.subresource}".rstrip("/"), each.verb)
+        for each in DISPATCHER
+    }

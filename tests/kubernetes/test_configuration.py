@@ -1,4 +1,6 @@
-"""Which cluster, as whom, over which TLS: kubeconfigs, service accounts, tokens that are renewed, credential plugins."""
+"""Which cluster, as whom, over which TLS: kubeconfigs, service accounts, tokens that are renewed,
+credential plugins.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ VERSION = reply(200, {"gitVersion": "v1.36.2"})
 
 @pytest.fixture(autouse=True)
 def _nothing_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HTTPS_PROXY", "https_proxy"):
+    for name in (
+        "KUBECONFIG",
+        "KUBERNETES_SERVICE_HOST",
+        "KUBERNETES_SERVICE_PORT",
+        "HTTPS_PROXY",
+        "https_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -63,16 +71,29 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Authority]:
     folder = tmp_path_factory.mktemp("authorities")
     made = [Authority(folder / f"{number}.crt", folder / f"{number}.key") for number in range(2)]
     for each in made:
-        command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=here"
-        files = ["-keyout", str(each.key), "-out", str(each.certificate), "-addext", "subjectAltName=IP:127.0.0.1"]
+        command = (
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=here"
+        )
+        files = [
+            "-keyout",
+            str(each.key),
+            "-out",
+            str(each.certificate),
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ]
         subprocess.run([openssl, *command.split(), *files], check=True, capture_output=True)
     return made
 
 
 class Pod:
-    """This process as a pod would be: a service account's files, and the addresses in the environment."""
+    """This process as a pod would be: a service account's files, and the addresses in the
+    environment.
+    """
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, port: int, authority: Authority) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, port: int, authority: Authority
+    ) -> None:
         folder.mkdir()
         self.token = folder / "token"
         self.token.write_text("first")
@@ -102,7 +123,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_a_pod_uses_its_service_account(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority], clock: list[float]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    authorities: list[Authority],
+    clock: list[float],
 ) -> None:
     """And the token of this minute: kubelets replace it while the pod lives."""
     with serving(VERSION, tls=authorities[0].server()) as server:
@@ -113,18 +137,26 @@ def test_a_pod_uses_its_service_account(
         pod.token.write_text("second")
         clock[0] = 61
         api.server_version()
-        assert [asked.headers["authorization"] for asked in server.asked] == ["bearer first", "bearer second"]
+        assert [asked.headers["authorization"] for asked in server.asked] == [
+            "bearer first",
+            "bearer second",
+        ]
 
 
 def test_a_token_that_is_just_being_replaced_passes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority], clock: list[float]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    authorities: list[Authority],
+    clock: list[float],
 ) -> None:
     with serving(VERSION, tls=authorities[0].server()) as server:
         pod = Pod(tmp_path / "account", monkeypatch, server.port, authorities[0])
         api = Api(ClusterSettings())
         pod.token.write_text("")
         clock[0] = 61
-        with pytest.raises(Unreachable, match="the credentials cannot be renewed: Token file exists but empty") as raised:
+        with pytest.raises(
+            Unreachable, match="the credentials cannot be renewed: Token file exists but empty"
+        ) as raised:
             api.server_version()
         assert raised.value.passing
         pod.token.write_text("third")
@@ -176,7 +208,13 @@ def test_a_watch_over_tls_is_closed_while_it_waits(
         assert len(events) == 1
 
 
-def kubeconfig(folder: Path, server: str, user: dict[str, Any], cluster: dict[str, Any] | None = None, **context: str) -> Path:
+def kubeconfig(
+    folder: Path,
+    server: str,
+    user: dict[str, Any],
+    cluster: dict[str, Any] | None = None,
+    **context: str,
+) -> Path:
     file = folder / "config"
     file.parent.mkdir(parents=True, exist_ok=True)
     parts = {
@@ -189,7 +227,9 @@ def kubeconfig(folder: Path, server: str, user: dict[str, Any], cluster: dict[st
     return file
 
 
-def test_a_certificate_may_say_who_we_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]) -> None:
+def test_a_certificate_may_say_who_we_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
+) -> None:
     """With paths from the kubeconfig's own folder, as minikube writes them."""
     ours, theirs = authorities
     for file in (ours.certificate, ours.key, theirs.certificate):
@@ -208,17 +248,29 @@ def test_kubeconfig_comes_before_the_service_account_and_that_before_the_default
     assert Api(ClusterSettings()).server == "http://default.example"
     Pod(tmp_path / "account", monkeypatch, 6443, authorities[0])
     assert Api(ClusterSettings()).server == "https://127.0.0.1:6443"
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "named", "http://named.example/", {"token": "t"})))
+    monkeypatch.setenv(
+        "KUBECONFIG", str(kubeconfig(tmp_path / "named", "http://named.example/", {"token": "t"}))
+    )
     assert Api(ClusterSettings()).server == "http://named.example"
 
 
 @pytest.mark.parametrize(
-    ("setting", "context", "namespace"), [("set", "context", "set"), (None, "context", "context"), (None, None, "default")]
+    ("setting", "context", "namespace"),
+    [("set", "context", "set"), (None, "context", "context"), (None, None, "default")],
 )
 def test_the_namespace_is_the_setting_or_the_contexts_or_the_default(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str | None, context: str | None, namespace: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    setting: str | None,
+    context: str | None,
+    namespace: str,
 ) -> None:
-    file = kubeconfig(tmp_path, "http://here.example", {"token": "t"}, **({"namespace": context} if context else {}))
+    file = kubeconfig(
+        tmp_path,
+        "http://here.example",
+        {"token": "t"},
+        **({"namespace": context} if context else {}),
+    )
     monkeypatch.setenv("KUBECONFIG", str(file))
     assert Api(ClusterSettings(job_namespace=setting)).namespace == namespace
 
@@ -226,7 +278,12 @@ def test_the_namespace_is_the_setting_or_the_contexts_or_the_default(
 def test_without_any_cluster_the_error_says_what_was_tried() -> None:
     with pytest.raises(SettingsError) as raised:
         Api(ClusterSettings())
-    for words in ("KUBECONFIG is not set", "no pod with a service account", ".kube/config does not exist", "set KUBECONFIG"):
+    for words in (
+        "KUBECONFIG is not set",
+        "no pod with a service account",
+        ".kube/config does not exist",
+        "set KUBECONFIG",
+    ):
         assert words in str(raised.value)
 
 
@@ -256,12 +313,24 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
 
 
 def plugin(script: str) -> dict[str, Any]:
-    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", script]}}
+    return {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": sys.executable,
+            "args": ["-c", script],
+        }
+    }
 
 
-def test_a_credential_plugin_is_asked_again_when_its_token_has_expired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_credential_plugin_is_asked_again_when_its_token_has_expired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     count = tmp_path / "count"
-    status = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "T"}}
+    status = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "T"},
+    }
     script = f"""
 import json, pathlib
 count = pathlib.Path({str(count)!r})
@@ -274,24 +343,36 @@ print(json.dumps(told))
         api = api_of(server, monkeypatch, tmp_path, plugin(script))
         api.server_version()
         api.server_version()
-        assert [asked.headers["authorization"] for asked in server.asked] == ["bearer xx", "bearer xxx"]
+        assert [asked.headers["authorization"] for asked in server.asked] == [
+            "bearer xx",
+            "bearer xxx",
+        ]
 
 
-def test_a_credential_plugin_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_credential_plugin_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The client would go on as nobody."""
     with pytest.raises(SettingsError, match="gave no credentials"):
         api_of("http://here.example", monkeypatch, tmp_path, plugin("raise SystemExit(3)"))
 
 
-def test_a_token_may_stand_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_token_may_stand_in_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_text("from-a-file\n")
     with serving(VERSION) as server:
-        assert api_of(server, monkeypatch, tmp_path, {"tokenFile": str(file)}).server_version() == "v1.36.2"
+        assert (
+            api_of(server, monkeypatch, tmp_path, {"tokenFile": str(file)}).server_version()
+            == "v1.36.2"
+        )
         assert server.asked[0].headers["authorization"] == "bearer from-a-file"
 
 
-def test_a_token_that_cannot_be_sent_is_told_and_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_sent_is_told_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with serving(VERSION) as server:
         api = api_of(server, monkeypatch, tmp_path, {"token": "secret\nlines"})
         with pytest.raises(Unreachable, match="the token holds what no header may") as raised:
@@ -301,5 +382,7 @@ def test_a_token_that_cannot_be_sent_is_told_and_not_shown(monkeypatch: pytest.M
 
 def test_a_password_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serving(VERSION) as server:
-        api_of(server, monkeypatch, tmp_path, {"username": "me", "password": "secret"}).server_version()
+        api_of(
+            server, monkeypatch, tmp_path, {"username": "me", "password": "secret"}
+        ).server_version()
         assert server.asked[0].headers["authorization"].startswith("basic ")

@@ -1,7 +1,8 @@
 """The double says what a real Kubernetes said: every recording is played to it, and compared.
 
-Compared are, for each object, the histories of what was said of it (see :mod:`tests.kubernetes.essentials`), and all of every
-refused request. A recording stops at some point, so it may be the beginning of what the double says.
+Compared are, for each object, the histories of what was said of it (see
+:mod:`tests.kubernetes.essentials`), and all of every refused request. A recording stops at some
+point, so it may be the beginning of what the double says.
 """
 
 from __future__ import annotations
@@ -34,12 +35,18 @@ from tests.kubernetes.watching import Recorder, Row
 
 #: Where the double differs, and why. What is not here is compared.
 DIFFERENCES = {
-    "Job status.ready": "a real Job's count of ready pods lags by up to a second, and was told or skipped by chance",
-    "Pod status.resources": "a kubelet gives them back piecemeal after the end (a memory limit of 9007199254740988Ki)",
+    "Job status.ready": (
+        "a real Job's count of ready pods lags by up to a second, and was told or skipped by chance"
+    ),
+    "Pod status.resources": (
+        "a kubelet gives them back piecemeal after the end (a memory limit of 9007199254740988Ki)"
+    ),
     "managedFields": "not kept; they were dropped from the recordings of watches as well",
     "events MissingClusterDNS, FailedMount": "of the recorded machine's set-up",
     "oom_killed": "the process is killed by a fault: no memory limit is enforced here",
-    "kubelet_down_then_back": "the container computes for less than a second instead of two minutes",
+    "kubelet_down_then_back": (
+        "the container computes for less than a second instead of two minutes"
+    ),
 }
 
 
@@ -57,7 +64,9 @@ def namespace_of(rows: list[Row]) -> str:
 
 
 def test_every_recording_is_played() -> None:
-    assert {scenario.name for scenario in SCENARIOS} == {path.stem for path in RECORDINGS.glob("*.jsonl")}
+    assert {scenario.name for scenario in SCENARIOS} == {
+        path.stem for path in RECORDINGS.glob("*.jsonl")
+    }
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -78,11 +87,15 @@ def test_the_double_says_what_the_server_said(scenario: Scenario, tmp_path: Path
         try:
             recorder.wait(lambda: not missing(wanted, histories(recorder.rows)), seconds=6)
         except AssertionError:
-            pytest.fail(f"the double says something else:\n{missing(wanted, histories(recorder.rows))}")
+            pytest.fail(
+                f"the double says something else:\n{missing(wanted, histories(recorder.rows))}"
+            )
         recorder.close()
         rows = list(recorder.rows)
     requests = [refusal(row) for row in truth if row.get("status", 0) >= 400 or _in_stream(row)]
-    assert [refusal(row) for row in rows if row.get("status", 0) >= 400 or _in_stream(row)] == requests
+    assert [
+        refusal(row) for row in rows if row.get("status", 0) >= 400 or _in_stream(row)
+    ] == requests
     assert set(histories(rows)) == set(wanted)
 
 
@@ -92,8 +105,13 @@ def missing(wanted: Histories, said: Histories) -> str:
     for key, history in wanted.items():
         have = said.get(key, [])
         if have[: len(history)] != history:
-            at = next((index for index, (a, b) in enumerate(zip(have, history, strict=False)) if a != b), len(have))
-            told.append(f"{key} at {at}\n  recorded {_line(history, at)}\n  said     {_line(have, at)}")
+            at = next(
+                (index for index, (a, b) in enumerate(zip(have, history, strict=False)) if a != b),
+                len(have),
+            )
+            told.append(
+                f"{key} at {at}\n  recorded {_line(history, at)}\n  said     {_line(have, at)}"
+            )
     return "\n".join(told)
 
 
@@ -107,7 +125,9 @@ def _in_stream(row: Row) -> bool:
 
 
 def _shape(body: Any) -> Any:
-    """An object without what is drawn anew for each: uids, versions, times, the names of pods and of their token's volume."""
+    """An object without what is drawn anew for each: uids, versions, times, the names of pods and
+    of their token's volume.
+    """
     text = json.dumps(body)
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", text)
@@ -115,11 +135,15 @@ def _shape(body: Any) -> Any:
     return json.loads(re.sub(r'"resourceVersion": "\d+"', '"resourceVersion": "N"', text))
 
 
-@pytest.mark.parametrize("name", ["success", "exit_1_pod_failure_policy", "suspend_resume", "node_lost_then_back"])
+@pytest.mark.parametrize(
+    "name", ["success", "exit_1_pod_failure_policy", "suspend_resume", "node_lost_then_back"]
+)
 def test_a_new_job_and_its_pod_are_as_the_server_fills_them_in(name: str, tmp_path: Path) -> None:
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
     truth = recorded(name)
-    with Cluster(tmp_path, nodes=scenario.nodes, images=IMAGES, namespace=namespace_of(truth)) as cluster:
+    with Cluster(
+        tmp_path, nodes=scenario.nodes, images=IMAGES, namespace=namespace_of(truth)
+    ) as cluster:
         cluster.faults.stall("scheduler")  # what comes later is compared above
         recorder = Recorder(cluster, cluster.namespace)
         sent = next(row["object"] for row in truth if row.get("watch") == "jobs")
@@ -137,14 +161,27 @@ def test_a_new_job_and_its_pod_are_as_the_server_fills_them_in(name: str, tmp_pa
 def _as_sent(job: dict[str, Any]) -> dict[str, Any]:
     """A recorded Job without what the server adds to it."""
     spec = {
-        name: value for name, value in job["spec"].items() if name in ("backoffLimit", "podFailurePolicy", "suspend", "template")
+        name: value
+        for name, value in job["spec"].items()
+        if name in ("backoffLimit", "podFailurePolicy", "suspend", "template")
     }
     template = {**spec["template"], "metadata": {"labels": job["metadata"]["labels"]}}
     inner = template["spec"]
-    container = {name: value for name, value in inner["containers"][0].items() if not name.startswith("terminationMessage")}
-    kept = {name: inner[name] for name in ("nodeSelector", "restartPolicy", "tolerations") if name in inner}
+    container = {
+        name: value
+        for name, value in inner["containers"][0].items()
+        if not name.startswith("terminationMessage")
+    }
+    kept = {
+        name: inner[name]
+        for name in ("nodeSelector", "restartPolicy", "tolerations")
+        if name in inner
+    }
     metadata = {"name": job["metadata"]["name"], "labels": job["metadata"]["labels"]}
-    return {"metadata": metadata, "spec": {**spec, "template": {**template, "spec": {**kept, "containers": [container]}}}}
+    return {
+        "metadata": metadata,
+        "spec": {**spec, "template": {**template, "spec": {**kept, "containers": [container]}}},
+    }
 
 
 @pytest.mark.parametrize("name", ["success", "exit_1", "command_not_found"])
@@ -172,9 +209,14 @@ def _fields(status: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-#: What is timed, from one row to another of the same kind of object, and by how much a real cluster may be off that (seconds).
+#: What is timed, from one row to another of the same kind of object, and by how much a real cluster
+#: may be off that (seconds).
 CLOCKED = {
-    "success": [(created("pods"), running, 0.25), (state("terminated"), ended, 0.2), (ended, over, 0.7)],
+    "success": [
+        (created("pods"), running, 0.25),
+        (state("terminated"), ended, 0.2),
+        (ended, over, 0.7),
+    ],
     "image_pull_back_off": [
         (created("pods"), waiting("ErrImagePull"), 0.4),
         (waiting("ErrImagePull"), waiting("ImagePullBackOff"), 0.5),

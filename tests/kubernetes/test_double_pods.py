@@ -1,4 +1,6 @@
-"""What the double's nodes do with pods beyond the recordings: environments, images, ends, clocks, nodes that are lost."""
+"""What the double's nodes do with pods beyond the recordings: environments, images, ends, clocks,
+nodes that are lost.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def run(cluster: Cluster, cmd: str = SIGTERM, name: str = "gpu-job", **how: Any) -> Body:
     """Create a Job; its pod, once it runs and has written a line."""
     cluster.create(JOBS, job(name, cmd, **how))
-    pod = cluster.until(lambda: (pod := cluster.pod_of(name)) and pod["status"]["phase"] != "Pending" and pod)
+    pod = cluster.until(
+        lambda: (pod := cluster.pod_of(name)) and pod["status"]["phase"] != "Pending" and pod
+    )
     cluster.until(lambda: cluster.log(pod))
     return pod
 
@@ -43,7 +47,11 @@ def ended(cluster: Cluster, name: str = "gpu-job") -> Body:
 
     def look() -> Body | None:
         pod = cluster.pod_of(name)
-        return pod if pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed") else None
+        return (
+            pod
+            if pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed")
+            else None
+        )
 
     pod = cluster.until(look)
     assert pod is not None
@@ -58,21 +66,29 @@ def terminated(pod: Body) -> Body:
 
 def alive(pids: list[int]) -> list[int]:
     """Those that still run."""
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [
+        pid
+        for pid in pids
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def printed(cluster: Cluster, code: str, **container: Any) -> Any:
     """What a container prints as JSON."""
-    cluster.create(JOBS, job(cmd=f"import json, os, sys; print(json.dumps({code}))", container=container))
+    cluster.create(
+        JOBS, job(cmd=f"import json, os, sys; print(json.dumps({code}))", container=container)
+    )
     pod = ended(cluster)
     assert pod["status"]["phase"] == "Succeeded", cluster.log(pod)
     return json.loads(cluster.log(pod))
 
 
-# -- what a container gets --------------------------------------------------------------------------------------------
+# -- what a container gets -------------------------------------------------------------------------
 
 
-def test_a_container_gets_only_its_own_environment(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_gets_only_its_own_environment(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEAK", "from the test")
     cluster.images[IMAGE] = Image(env={"FROM_IMAGE": "image", "BOTH": "image"})
     cluster.secret("given", {"PASSWORD": "s3cret", "OTHER": "x"})
@@ -81,16 +97,28 @@ def test_a_container_gets_only_its_own_environment(cluster: Cluster, monkeypatch
         {"name": "BOTH", "value": "manifest"},
         {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "given", "key": "PASSWORD"}}},
         {"name": "URL", "value": "redis://:$(WORD)@host/$(LEVEL)/$$(LEVEL)/$(ABSENT)"},
-        {"name": "ABSENT_KEY", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k", "optional": True}}},
+        {
+            "name": "ABSENT_KEY",
+            "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k", "optional": True}},
+        },
         {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "CORES", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
-        {"name": "MEBIBYTES", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
-        {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app.kubernetes.io/name']"}}},
+        {
+            "name": "MEBIBYTES",
+            "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}},
+        },
+        {
+            "name": "LABEL",
+            "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app.kubernetes.io/name']"}},
+        },
     ]
-    env_from = [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "given"}, "prefix": "S_"}]
+    env_from = [
+        {"configMapRef": {"name": "settings"}},
+        {"secretRef": {"name": "given"}, "prefix": "S_"},
+    ]
     limits = {"limits": {"cpu": "1500m", "memory": "2Gi"}}
     got = printed(cluster, "dict(os.environ)", env=env, envFrom=env_from, resources=limits)
     pod = cluster.pod_of("gpu-job")
@@ -118,12 +146,17 @@ def test_a_container_gets_only_its_own_environment(cluster: Cluster, monkeypatch
     }
 
 
-def test_commands_and_arguments_come_of_the_manifest_or_the_image(cluster: Cluster, tmp_path: Path) -> None:
+def test_commands_and_arguments_come_of_the_manifest_or_the_image(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     show = ["python3", "-c", "import sys, os; print(sys.argv[1:], os.getcwd())"]
     cluster.images[IMAGE] = Image(entrypoint=show, cmd=["of", "image"], cwd=str(tmp_path))
     cases: dict[str, tuple[Body, str]] = {
         "image": ({"command": None}, "['of', 'image']"),
-        "arguments": ({"command": None, "args": ["$(WHO)"], "env": [{"name": "WHO", "value": "me"}]}, "['me']"),
+        "arguments": (
+            {"command": None, "args": ["$(WHO)"], "env": [{"name": "WHO", "value": "me"}]},
+            "['me']",
+        ),
         "command": ({"command": [*show, "own"]}, "['own']"),
     }
     for name, (container, told) in cases.items():
@@ -149,8 +182,13 @@ def test_a_volume_that_comes_late_lets_the_pod_start(cluster: Cluster) -> None:
     ]
     cluster.create(JOBS, job(pod={"volumes": volumes}))
     name = cluster.until(lambda: cluster.pod_of("gpu-job"))["metadata"]["name"]
-    told = cluster.until(lambda: [event for event in cluster.events_of(name) if event["reason"] == "FailedMount"])
-    assert told[0]["message"] == 'MountVolume.SetUp failed for volume "files" : configmap "late" not found'
+    told = cluster.until(
+        lambda: [event for event in cluster.events_of(name) if event["reason"] == "FailedMount"]
+    )
+    assert (
+        told[0]["message"]
+        == 'MountVolume.SetUp failed for volume "files" : configmap "late" not found'
+    )
     assert _waits(cluster, "ContainerCreating")
     cluster.config_map("late", {})
     assert ended(cluster)["status"]["phase"] == "Succeeded"
@@ -163,7 +201,12 @@ def test_an_image_that_comes_late_is_pulled_in_the_end(cluster: Cluster) -> None
     pod = ended(cluster)
     assert pod["status"]["phase"] == "Succeeded"
     reasons = [event["reason"] for event in cluster.events_of(pod["metadata"]["name"])]
-    assert reasons.index("Pulling") < reasons.index("Failed") < reasons.index("Pulled") < reasons.index("Started")
+    assert (
+        reasons.index("Pulling")
+        < reasons.index("Failed")
+        < reasons.index("Pulled")
+        < reasons.index("Started")
+    )
 
 
 def test_a_slow_pull_is_waited_for_without_an_error(cluster: Cluster) -> None:
@@ -177,11 +220,13 @@ def test_a_slow_pull_is_waited_for_without_an_error(cluster: Cluster) -> None:
 
 
 def _waits(cluster: Cluster, reason: str) -> bool:
-    statuses = [status for pod in cluster.pods() for status in pod["status"].get("containerStatuses", ())]
+    statuses = [
+        status for pod in cluster.pods() for status in pod["status"].get("containerStatuses", ())
+    ]
     return any(status["state"].get("waiting", {}).get("reason") == reason for status in statuses)
 
 
-# -- how containers end -----------------------------------------------------------------------------------------------
+# -- how containers end ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -193,33 +238,45 @@ def _waits(cluster: Cluster, reason: str) -> bool:
         ("pass", 0, "Completed"),
     ],
 )
-def test_the_exit_status_is_told_as_a_shell_has_it(cluster: Cluster, cmd: str, code: int, reason: str) -> None:
+def test_the_exit_status_is_told_as_a_shell_has_it(
+    cluster: Cluster, cmd: str, code: int, reason: str
+) -> None:
     cluster.create(JOBS, job(cmd=cmd))
     end = terminated(ended(cluster))
     assert (end["exitCode"], end["reason"]) == (code, reason)
 
 
-def test_the_termination_message_may_be_named_in_command_arguments_and_environment(cluster: Cluster) -> None:
+def test_the_termination_message_may_be_named_in_command_arguments_and_environment(
+    cluster: Cluster,
+) -> None:
     env = [{"name": "WHERE", "value": "/run/end"}]
-    write = "import os; open(os.environ['WHERE'], 'w').write('x' * 5000); print(open('/run/end').read() == 'x' * 5000)"
-    cluster.create(JOBS, job(cmd=write, container={"terminationMessagePath": "/run/end", "env": env}))
+    write = (
+        "import os; open(os.environ['WHERE'], 'w').write('x' * 5000); print(open('/run/end').read()"
+        " == 'x' * 5000)"
+    )
+    cluster.create(
+        JOBS, job(cmd=write, container={"terminationMessagePath": "/run/end", "env": env})
+    )
     pod = ended(cluster)
     assert cluster.log(pod) == "True\n"
     assert terminated(pod)["message"] == "x" * 4096
 
 
-@pytest.mark.parametrize(("lines", "length"), [("'short'", 6), ("'\\n'.join('y' * 99 for _ in range(99))", 2048)])
-def test_without_a_message_a_failure_is_told_by_the_end_of_its_log(cluster: Cluster, lines: str, length: int) -> None:
+@pytest.mark.parametrize(
+    ("lines", "length"), [("'short'", 6), ("'\\n'.join('y' * 99 for _ in range(99))", 2048)]
+)
+def test_without_a_message_a_failure_is_told_by_the_end_of_its_log(
+    cluster: Cluster, lines: str, length: int
+) -> None:
     logs = {"terminationMessagePolicy": "FallbackToLogsOnError"}
     cluster.create(JOBS, job(cmd=f"print({lines}); raise SystemExit(1)", container=logs))
     assert len(terminated(ended(cluster))["message"]) == length
 
 
 CHILDREN = (
-    "import subprocess, sys, time\n"
-    "wait = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
-    "subprocess.Popen(wait); subprocess.Popen(wait, start_new_session=True, env={**__import__('os').environ, 'HOME': '/'})\n"
-    "print('started', flush=True)\n"
+    "import subprocess, sys, time\nwait = [sys.executable, '-c', 'import time;"
+    " time.sleep(100)']\nsubprocess.Popen(wait); subprocess.Popen(wait, start_new_session=True,"
+    " env={**__import__('os').environ, 'HOME': '/'})\nprint('started', flush=True)\n"
 )
 
 
@@ -257,13 +314,19 @@ def test_a_pod_evicted_by_its_kubelet_stays_to_be_read(cluster: Cluster) -> None
     cluster.faults.evict_for_pressure(pod["metadata"]["name"])
     status = ended(cluster)["status"]
     assert (status["phase"], status["reason"]) == ("Failed", "Evicted")
-    assert [item["reason"] for item in status["conditions"] if item["type"] == "DisruptionTarget"] == ["TerminationByKubelet"]
+    assert [
+        item["reason"] for item in status["conditions"] if item["type"] == "DisruptionTarget"
+    ] == ["TerminationByKubelet"]
     assert alive(cluster.pids(pod)) == []
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("evict", "EvictionByEvictionAPI"), ("preempt", "PreemptionByScheduler"), ("delete_pod", None)],
+    [
+        ("evict", "EvictionByEvictionAPI"),
+        ("preempt", "PreemptionByScheduler"),
+        ("delete_pod", None),
+    ],
 )
 def test_a_pod_is_taken_away(cluster: Cluster, fault: str, reason: str | None) -> None:
     pod = run(cluster)
@@ -272,7 +335,11 @@ def test_a_pod_is_taken_away(cluster: Cluster, fault: str, reason: str | None) -
     getattr(cluster.faults, fault)(pod["metadata"]["name"])
     marked = cluster.pod(pod["metadata"]["name"])
     assert marked is not None and marked["metadata"]["deletionGracePeriodSeconds"] == 30
-    found = [item["reason"] for item in marked["status"]["conditions"] if item["type"] == "DisruptionTarget"]
+    found = [
+        item["reason"]
+        for item in marked["status"]["conditions"]
+        if item["type"] == "DisruptionTarget"
+    ]
     assert found == ([reason] if reason else [])
     assert alive(pids) == pids
     cluster.faults.resume("kubelet")
@@ -290,7 +357,10 @@ def test_a_force_deleted_pod_computes_on(cluster: Cluster) -> None:
 
 
 def test_a_shorter_grace_hurries_a_deletion(cluster: Cluster) -> None:
-    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(100)"
+    deaf = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True);"
+        " time.sleep(100)"
+    )
     pod = run(cluster, deaf)
     name, pids = pod["metadata"]["name"], cluster.pids(pod)
     cluster.faults.delete_pod(name)
@@ -315,28 +385,41 @@ def test_a_rejected_pod_fails_without_a_container(cluster: Cluster) -> None:
     cluster.faults.reject_pods(message)
     cluster.create(JOBS, job())
     status = ended(cluster)["status"]
-    assert (status["phase"], status["reason"], status["message"]) == ("Failed", "UnexpectedAdmissionError", message)
+    assert (status["phase"], status["reason"], status["message"]) == (
+        "Failed",
+        "UnexpectedAdmissionError",
+        message,
+    )
     assert "containerStatuses" not in status
     cluster.faults.reject_pods(None)
     cluster.create(JOBS, job("next"))
     assert ended(cluster, "next")["status"]["phase"] == "Succeeded"
 
 
-# -- several containers -----------------------------------------------------------------------------------------------
+# -- several containers ----------------------------------------------------------------------------
 
 
 def _also(name: str, cmd: str, **more: Any) -> Body:
     return {"name": name, "image": IMAGE, "command": ["python3", "-c", cmd], **more}
 
 
-def test_initial_containers_run_one_after_another_before_the_others(cluster: Cluster, tmp_path: Path) -> None:
+def test_initial_containers_run_one_after_another_before_the_others(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     trace = tmp_path / "trace"
     write = "open({!r}, 'a').write({!r})"
-    first, second = (_also(name, write.format(str(trace), name + " ")) for name in ("first", "second"))
-    cluster.create(JOBS, job(cmd=write.format(str(trace), "main"), pod={"initContainers": [first, second]}))
+    first, second = (
+        _also(name, write.format(str(trace), name + " ")) for name in ("first", "second")
+    )
+    cluster.create(
+        JOBS, job(cmd=write.format(str(trace), "main"), pod={"initContainers": [first, second]})
+    )
     pod = ended(cluster)
     assert trace.read_text() == "first second main"
-    assert [status["state"]["terminated"]["exitCode"] for status in pod["status"]["initContainerStatuses"]] == [0, 0]
+    assert [
+        status["state"]["terminated"]["exitCode"]
+        for status in pod["status"]["initContainerStatuses"]
+    ] == [0, 0]
 
 
 def test_an_initial_container_that_fails_fails_the_pod(cluster: Cluster) -> None:
@@ -358,14 +441,18 @@ def test_a_sidecar_runs_beside_the_others_and_goes_after_them(cluster: Cluster) 
 
 def test_a_pod_is_over_when_all_its_containers_are(cluster: Cluster) -> None:
     body = job(cmd="print('quick')")
-    body["spec"]["template"]["spec"]["containers"].append(_also("second", "import time; time.sleep(0.3); raise SystemExit(2)"))
+    body["spec"]["template"]["spec"]["containers"].append(
+        _also("second", "import time; time.sleep(0.3); raise SystemExit(2)")
+    )
     cluster.create(JOBS, body)
     pod = ended(cluster)
-    assert [status["state"]["terminated"]["exitCode"] for status in pod["status"]["containerStatuses"]] == [0, 2]
+    assert [
+        status["state"]["terminated"]["exitCode"] for status in pod["status"]["containerStatuses"]
+    ] == [0, 2]
     assert pod["status"]["phase"] == "Failed"
 
 
-# -- logs -------------------------------------------------------------------------------------------------------------
+# -- logs ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -385,7 +472,9 @@ def ask(cluster: Cluster) -> Callable[[str], tuple[int, str]]:
     return get
 
 
-def test_logs_are_read_whole_by_their_end_and_while_they_grow(cluster: Cluster, ask: Callable[[str], tuple[int, str]]) -> None:
+def test_logs_are_read_whole_by_their_end_and_while_they_grow(
+    cluster: Cluster, ask: Callable[[str], tuple[int, str]]
+) -> None:
     count = "import time\nfor n in range(5): print(n, flush=True); time.sleep(0.05)"
     name = run(cluster, count)["metadata"]["name"]
     assert ask(f"pods/{name}/log?follow=true") == (200, "0\n1\n2\n3\n4\n")
@@ -394,11 +483,16 @@ def test_logs_are_read_whole_by_their_end_and_while_they_grow(cluster: Cluster, 
     assert ask(f"pods/{name}/log?container=other")[0] == 400
 
 
-def test_what_has_not_started_has_no_log(cluster: Cluster, ask: Callable[[str], tuple[int, str]]) -> None:
+def test_what_has_not_started_has_no_log(
+    cluster: Cluster, ask: Callable[[str], tuple[int, str]]
+) -> None:
     cluster.create(JOBS, job("waits", res={"nvidia.com/gpu": "64"}))
     waits = cluster.until(lambda: cluster.pod_of("waits"))["metadata"]["name"]
     status, text = ask(f"pods/{waits}/log")
-    assert (status, json.loads(text)["message"]) == (400, f"pod {waits} does not have a host assigned")
+    assert (status, json.loads(text)["message"]) == (
+        400,
+        f"pod {waits} does not have a host assigned",
+    )
     cluster.create(JOBS, job("pulls", container={"image": "registry.example/absent:1"}))
     cluster.until(lambda: _waits(cluster, "ImagePullBackOff"))
     pulls = cluster.until(lambda: cluster.pod_of("pulls"))["metadata"]["name"]
@@ -406,16 +500,19 @@ def test_what_has_not_started_has_no_log(cluster: Cluster, ask: Callable[[str], 
     assert "is waiting to start: " in json.loads(text)["message"]
 
 
-# -- nodes and scheduling ---------------------------------------------------------------------------------------------
+# -- nodes and scheduling --------------------------------------------------------------------------
 
 
 def test_pods_wait_for_room_and_take_it(cluster: Cluster) -> None:
     first = run(cluster, name="first", res={"nvidia.com/gpu": "6"})
     cluster.create(JOBS, job("second", res={"nvidia.com/gpu": "4"}))
-    told = cluster.until(lambda: (pod := cluster.pod_of("second")) and pod["status"].get("conditions"))
-    assert told[0]["message"] == (
-        "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: "
-        "0/1 nodes are available: 1 No preemption victims found for incoming pod."
+    told = cluster.until(
+        lambda: (pod := cluster.pod_of("second")) and pod["status"].get("conditions")
+    )
+    assert (
+        told[0]["message"]
+        == "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate,"
+        " preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
     )
     cluster.faults.delete_pod(first["metadata"]["name"])
     assert ended(cluster, "second")["status"]["phase"] == "Succeeded"
@@ -425,10 +522,19 @@ def test_pods_go_where_labels_taints_and_wishes_send_them(tmp_path: Path) -> Non
     tainted = Node("tainted", taints=[{"key": "gpu", "value": "only", "effect": "NoSchedule"}])
     nodes = [Node("plain", labels={"zone": "a"}), Node("other", labels={"zone": "b"}), tainted]
     with Cluster(tmp_path, nodes=nodes, images=IMAGES, processes=False) as cluster:
-        wish = {"weight": 5, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]}}
+        wish = {
+            "weight": 5,
+            "preference": {
+                "matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]
+            },
+        }
         wishes = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
         need = {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a", "b"]}]}
-        needs = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [need]}}}
+        needs = {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [need]}
+            }
+        }
         toleration = {"key": "gpu", "operator": "Equal", "value": "only", "effect": "NoSchedule"}
         cases: dict[str, tuple[Body, str | None]] = {
             "wishes": ({"affinity": wishes}, "other"),
@@ -437,17 +543,31 @@ def test_pods_go_where_labels_taints_and_wishes_send_them(tmp_path: Path) -> Non
         }
         for name, (pod, node) in cases.items():
             cluster.create(JOBS, job(name, pod={"nodeSelector": {}, **pod}))
-            body = cluster.until(lambda name=name: (pod := cluster.pod_of(name)) and pod["status"].get("conditions") and pod)
+            body = cluster.until(
+                lambda name=name: (
+                    (pod := cluster.pod_of(name)) and pod["status"].get("conditions") and pod
+                )
+            )
             assert body["spec"].get("nodeName") == node, name
         message = body["status"]["conditions"][0]["message"]
-        assert "1 node(s) had untolerated taint {gpu: only}, 2 node(s) didn't match Pod's node affinity/selector" in message
+        assert (
+            "1 node(s) had untolerated taint {gpu: only}, 2 node(s) didn't match Pod's node"
+            " affinity/selector" in message
+        )
 
 
 def test_a_pod_that_was_bound_by_hand_to_a_full_node_is_rejected(cluster: Cluster) -> None:
     run(cluster, res={"nvidia.com/gpu": "8"})
     container = {"name": "c", "image": IMAGE, "resources": {"limits": {"nvidia.com/gpu": "1"}}}
-    cluster.create(PODS, {"metadata": {"name": "forced"}, "spec": {"nodeName": "node-a", "containers": [container]}})
-    cluster.until(lambda: (pod := cluster.pod("forced")) and pod["status"].get("reason") == "OutOfnvidia.com/gpu")
+    cluster.create(
+        PODS,
+        {"metadata": {"name": "forced"}, "spec": {"nodeName": "node-a", "containers": [container]}},
+    )
+    cluster.until(
+        lambda: (
+            (pod := cluster.pod("forced")) and pod["status"].get("reason") == "OutOfnvidia.com/gpu"
+        )
+    )
 
 
 def test_a_lost_node_computes_on_until_it_is_back(cluster: Cluster) -> None:
@@ -457,20 +577,30 @@ def test_a_lost_node_computes_on_until_it_is_back(cluster: Cluster) -> None:
     cluster.until(lambda: (pod := cluster.pod(name)) and "deletionTimestamp" in pod["metadata"])
     assert alive(pids) == pids
     cluster.create(JOBS, job("next"))
-    told = cluster.until(lambda: (pod := cluster.pod_of("next")) and pod["status"].get("conditions"))
-    assert "1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }" in told[0]["message"]
+    told = cluster.until(
+        lambda: (pod := cluster.pod_of("next")) and pod["status"].get("conditions")
+    )
+    assert (
+        "1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }" in told[0]["message"]
+    )
     cluster.faults.node_back("node-a")
     cluster.until(lambda: cluster.pod(name) is None and not alive(pids))
     assert ended(cluster, "next")["status"]["phase"] == "Succeeded"
 
 
-def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(cluster: Cluster) -> None:
+def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(
+    cluster: Cluster,
+) -> None:
     pod = run(cluster, "import time; print('working', flush=True); time.sleep(0.3)")
     cluster.faults.front_down()
     cluster.until(lambda: not cluster.pids(pod))
     cluster.create(JOBS, job("next"))
     before = cluster.pod(pod["metadata"]["name"])
-    assert before is not None and before["status"]["phase"] == "Running" and cluster.pod_of("next") is None
+    assert (
+        before is not None
+        and before["status"]["phase"] == "Running"
+        and cluster.pod_of("next") is None
+    )
     cluster.faults.front_up()
     assert terminated(ended(cluster))["exitCode"] == 0
     assert ended(cluster, "next")["status"]["phase"] == "Succeeded"
@@ -487,13 +617,15 @@ def test_late_pods_and_a_stalled_scheduler_keep_a_job_waiting(cluster: Cluster) 
     ended(cluster)
 
 
-# -- timers instead of processes, and a process of its own ------------------------------------------------------------
+# -- timers instead of processes, and a process of its own -----------------------------------------
 
 
 def scripted(name: str, **annotations: str) -> Body:
     """A Job whose container is only a timer."""
     body = job(name)
-    named = {f"double.gpuqueue.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    named = {
+        f"double.gpuqueue.io/{key.replace('_', '-')}": value for key, value in annotations.items()
+    }
     body["spec"]["template"]["metadata"]["annotations"] = named
     return body
 
@@ -509,7 +641,9 @@ def test_a_scripted_container_is_ended_by_signals(tmp_path: Path) -> None:
     with Cluster(tmp_path, pace=0.02, images=IMAGES, processes=False) as cluster:
         cluster.create(JOBS, scripted("polite"))
         cluster.create(JOBS, scripted("deaf", ignores_sigterm="true"))
-        cluster.until(lambda: [pod["status"]["phase"] for pod in cluster.pods()] == ["Running", "Running"])
+        cluster.until(
+            lambda: [pod["status"]["phase"] for pod in cluster.pods()] == ["Running", "Running"]
+        )
         polite, deaf = (pod["metadata"]["name"] for pod in cluster.pods())
         cluster.faults.delete_pod(polite)
         cluster.until(lambda: cluster.pod(polite) is None)
@@ -524,7 +658,10 @@ def test_preloaded_jobs_run_already_and_end_like_others(tmp_path: Path) -> None:
         assert [pod["metadata"]["name"] for pod in cluster.pods()] == names
         assert terminated(ended(cluster, "short"))["exitCode"] == 0
         cluster.until(
-            lambda: any(item["type"] == "Complete" for item in (cluster.job("short") or {})["status"].get("conditions", ()))
+            lambda: any(
+                item["type"] == "Complete"
+                for item in (cluster.job("short") or {})["status"].get("conditions", ())
+            )
         )
         cluster.faults.delete_pod(names[1])
         cluster.until(lambda: cluster.pod(names[1]) is None)
@@ -577,7 +714,9 @@ def test_it_runs_as_a_process_until_it_is_told_to_end(tmp_path: Path) -> None:
         control = process.stdout.readline().strip()
         config = json.loads(path.read_text())
         url, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
-        request = urllib.request.Request(f"{url}/apis/batch/v1/namespaces/default/jobs", json.dumps(job(cmd=SIGTERM)).encode())
+        request = urllib.request.Request(
+            f"{url}/apis/batch/v1/namespaces/default/jobs", json.dumps(job(cmd=SIGTERM)).encode()
+        )
         request.add_header("Authorization", f"Bearer {token}")
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert answer.status == 201

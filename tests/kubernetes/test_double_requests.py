@@ -1,4 +1,6 @@
-"""What the double answers beyond the recordings: lists, watches, selectors, rights, refusals, and what befalls requests."""
+"""What the double answers beyond the recordings: lists, watches, selectors, rights, refusals, and
+what befalls requests.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ def names(answer: Any) -> list[str]:
     return [item["metadata"]["name"] for item in answer["items"]]
 
 
-# -- lists and selectors ----------------------------------------------------------------------------------------------
+# -- lists and selectors ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,9 @@ def names(answer: Any) -> list[str]:
         ("", ["one", "three", "two"]),
     ],
 )
-def test_label_selectors_select(cluster: Cluster, client: Client, selector: str, found: list[str]) -> None:
+def test_label_selectors_select(
+    cluster: Cluster, client: Client, selector: str, found: list[str]
+) -> None:
     for body in (labelled("one", team="vision"), labelled("two", team="speech"), labelled("three")):
         cluster.create(JOBS, body)
     query = selector.replace(" ", "%20").replace("!", "%21").replace("=", "%3D")
@@ -81,7 +85,11 @@ def test_pods_are_selected_by_node_and_by_phase(cluster: Cluster, client: Client
     cluster.create(JOBS, job("runs"))
     cluster.create(JOBS, job("waits", res={"nvidia.com/gpu": "64"}))
     cluster.until(lambda: any(pod["status"].get("phase") == "Running" for pod in cluster.pods()))
-    for field, prefix in (("spec.nodeName%3Dnode-a", "runs"), ("status.phase%3DPending", "waits"), ("spec.nodeName%3D", "waits")):
+    for field, prefix in (
+        ("spec.nodeName%3Dnode-a", "runs"),
+        ("status.phase%3DPending", "waits"),
+        ("spec.nodeName%3D", "waits"),
+    ):
         _, answer, _ = client.ask("GET", f"{PODS_PATH}?fieldSelector={field}")
         assert [name.split("-")[0] for name in names(answer)] == [prefix]
 
@@ -94,7 +102,9 @@ def test_a_list_comes_in_pages(cluster: Cluster, client: Client) -> None:
     _, rest, _ = client.ask("GET", f"{JOBS_PATH}?limit=10&continue={first['metadata']['continue']}")
     assert (names(rest), "continue" in rest["metadata"]) == (["job-2", "job-3", "job-4"], False)
     cluster.faults.compact()
-    status, answer, _ = client.ask("GET", f"{JOBS_PATH}?limit=2&continue={first['metadata']['continue']}")
+    status, answer, _ = client.ask(
+        "GET", f"{JOBS_PATH}?limit=2&continue={first['metadata']['continue']}"
+    )
     assert (status, answer["reason"]) == (410, "Expired")
 
 
@@ -106,10 +116,12 @@ def test_only_metadata_is_listed_for_who_wants_no_more(cluster: Cluster, client:
     assert [set(item) for item in answer["items"]] == [{"metadata"}]
 
 
-# -- watches ----------------------------------------------------------------------------------------------------------
+# -- watches ---------------------------------------------------------------------------------------
 
 
-def test_an_object_that_leaves_the_selection_is_deleted_for_its_watcher(cluster: Cluster, client: Client) -> None:
+def test_an_object_that_leaves_the_selection_is_deleted_for_its_watcher(
+    cluster: Cluster, client: Client
+) -> None:
     cluster.faults.stall("jobs")
     cluster.create(JOBS, labelled("one", team="vision"))
     lines = client.lines(f"{JOBS_PATH}?watch=true&labelSelector=team%3Dvision&timeoutSeconds=20")
@@ -129,14 +141,18 @@ def test_a_watch_goes_on_where_a_list_ended(cluster: Cluster, client: Client) ->
     cluster.create(JOBS, job("before"))
     _, listed, _ = client.ask("GET", JOBS_PATH)
     cluster.create(JOBS, job("after"))
-    lines = client.lines(f"{JOBS_PATH}?watch=true&resourceVersion={listed['metadata']['resourceVersion']}&timeoutSeconds=20")
+    lines = client.lines(
+        f"{JOBS_PATH}?watch=true&resourceVersion={listed['metadata']['resourceVersion']}&timeoutSeconds=20"
+    )
     assert next(lines)["object"]["metadata"]["name"] == "after"
     lines.close()
 
 
 def test_bookmarks_come_to_who_allows_them(cluster: Cluster, client: Client) -> None:
     cluster.create(JOBS, labelled("other"))
-    lines = client.lines(f"{PODS_PATH}?watch=true&allowWatchBookmarks=true&labelSelector=team%3Dnone&timeoutSeconds=20")
+    lines = client.lines(
+        f"{PODS_PATH}?watch=true&allowWatchBookmarks=true&labelSelector=team%3Dnone&timeoutSeconds=20"
+    )
     mark = next(lines)
     assert (mark["type"], mark["object"]["kind"]) == ("BOOKMARK", "Pod")
     assert int(mark["object"]["metadata"]["resourceVersion"]) > 1
@@ -168,7 +184,9 @@ def test_no_change_falls_between_a_list_and_its_watch(cluster: Cluster, client: 
     for _ in range(5):
         _, listed, _ = client.ask("GET", JOBS_PATH)
         known = set(names(listed))
-        lines = client.lines(f"{JOBS_PATH}?watch=true&resourceVersion={listed['metadata']['resourceVersion']}&timeoutSeconds=20")
+        lines = client.lines(
+            f"{JOBS_PATH}?watch=true&resourceVersion={listed['metadata']['resourceVersion']}&timeoutSeconds=20"
+        )
         while len(known) < made:
             known.add(next(lines)["object"]["metadata"]["name"])
         lines.close()
@@ -176,18 +194,26 @@ def test_no_change_falls_between_a_list_and_its_watch(cluster: Cluster, client: 
     assert len(known) == made
 
 
-# -- deletion ---------------------------------------------------------------------------------------------------------
+# -- deletion --------------------------------------------------------------------------------------
 
 
-def test_a_job_deleted_without_a_policy_leaves_its_pod_behind_and_warns(cluster: Cluster, client: Client) -> None:
+def test_a_job_deleted_without_a_policy_leaves_its_pod_behind_and_warns(
+    cluster: Cluster, client: Client
+) -> None:
     cluster.create(JOBS, job())
     cluster.until(lambda: cluster.pod_of("gpu-job"))
     status, _, headers = client.ask("DELETE", f"{JOBS_PATH}/gpu-job")
     assert status == 200
     assert headers["warning"].startswith('299 - "child pods are preserved by default')
     cluster.until(lambda: not cluster.jobs())
-    left = cluster.until(lambda: [pod for pod in cluster.pods() if "ownerReferences" not in pod["metadata"]])
-    cluster.until(lambda: "finalizers" not in (cluster.pod(left[0]["metadata"]["name"]) or left[0])["metadata"])
+    left = cluster.until(
+        lambda: [pod for pod in cluster.pods() if "ownerReferences" not in pod["metadata"]]
+    )
+    cluster.until(
+        lambda: (
+            "finalizers" not in (cluster.pod(left[0]["metadata"]["name"]) or left[0])["metadata"]
+        )
+    )
 
 
 def test_a_deletion_can_name_the_uid_that_it_means(cluster: Cluster, client: Client) -> None:
@@ -197,7 +223,11 @@ def test_a_deletion_can_name_the_uid_that_it_means(cluster: Cluster, client: Cli
     assert (status, answer["reason"]) == (409, "Conflict")
     options["preconditions"] = {"uid": made["metadata"]["uid"]}
     status, answer, _ = client.ask("DELETE", f"{JOBS_PATH}/gpu-job", options)
-    assert (status, answer["status"], answer["details"]["uid"]) == (200, "Success", made["metadata"]["uid"])
+    assert (status, answer["status"], answer["details"]["uid"]) == (
+        200,
+        "Success",
+        made["metadata"]["uid"],
+    )
 
 
 def test_a_dry_run_checks_and_makes_nothing(cluster: Cluster, client: Client) -> None:
@@ -219,7 +249,7 @@ def test_a_namespace_goes_with_all_that_is_in_it(cluster: Cluster, client: Clien
     assert (cluster.pods("other"), cluster.jobs("other")) == ([], [])
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def spoiled(path: str, value: Any) -> dict[str, Any]:
@@ -244,27 +274,59 @@ def node_field(operator: str, values: list[str], key: str = "metadata.name") -> 
 @pytest.mark.parametrize(
     ("body", "field", "told"),
     [
-        (spoiled("containers/0/name", "Upper"), "containers[0].name", "a lowercase RFC 1123 label must consist of"),
+        (
+            spoiled("containers/0/name", "Upper"),
+            "containers[0].name",
+            "a lowercase RFC 1123 label must consist of",
+        ),
         (spoiled("containers/0/image", ""), "containers[0].image", "Required value"),
-        (spoiled("containers/0/env", [{"name": "A=B", "value": "1"}]), "containers[0].env[0].name", "printable ASCII"),
+        (
+            spoiled("containers/0/env", [{"name": "A=B", "value": "1"}]),
+            "containers[0].env[0].name",
+            "printable ASCII",
+        ),
         (
             spoiled("containers/0/imagePullPolicy", "Sometimes"),
             "imagePullPolicy",
             'supported values: "Always", "IfNotPresent", "Never"',
         ),
-        (spoiled("containers/0/resources", {"limits": {"gpus": "1"}}), "limits[gpus]", "fully qualified"),
-        (spoiled("containers/0/resources", {"requests": {"a.b/c": "1"}}), "resources.limits", "non overcommitable"),
+        (
+            spoiled("containers/0/resources", {"limits": {"gpus": "1"}}),
+            "limits[gpus]",
+            "fully qualified",
+        ),
+        (
+            spoiled("containers/0/resources", {"requests": {"a.b/c": "1"}}),
+            "resources.limits",
+            "non overcommitable",
+        ),
         (
             spoiled("containers/0/resources", {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}),
             "requests",
             "less than or equal to cpu limit",
         ),
-        (spoiled("terminationGracePeriodSeconds", -1), "terminationGracePeriodSeconds", "greater than or equal to 0"),
-        (spoiled("activeDeadlineSeconds", 0), "activeDeadlineSeconds", "must be between 1 and 2147483647, inclusive"),
-        (spoiled("nodeSelector", {"a": "not valid"}), "nodeSelector", "a valid label must be an empty string or consist of"),
+        (
+            spoiled("terminationGracePeriodSeconds", -1),
+            "terminationGracePeriodSeconds",
+            "greater than or equal to 0",
+        ),
+        (
+            spoiled("activeDeadlineSeconds", 0),
+            "activeDeadlineSeconds",
+            "must be between 1 and 2147483647, inclusive",
+        ),
+        (
+            spoiled("nodeSelector", {"a": "not valid"}),
+            "nodeSelector",
+            "a valid label must be an empty string or consist of",
+        ),
         (node_field("In", ["a", "b"]), "matchFields[0].values", "must be only one value"),
         (node_field("Exists", []), "matchFields[0].operator", "not a valid selector operator"),
-        (node_field("NotIn", ["a"], "spec.nodeName"), "matchFields[0].key", "not a valid field selector key"),
+        (
+            node_field("NotIn", ["a"], "spec.nodeName"),
+            "matchFields[0].key",
+            "not a valid field selector key",
+        ),
         (
             spoiled("tolerations", [{"operator": "Exists", "tolerationSeconds": 1}]),
             "tolerations[0].effect",
@@ -272,7 +334,9 @@ def node_field(operator: str, values: list[str], key: str = "metadata.name") -> 
         ),
     ],
 )
-def test_a_bad_pod_template_is_refused_with_field_and_reason(client: Client, body: Any, field: str, told: str) -> None:
+def test_a_bad_pod_template_is_refused_with_field_and_reason(
+    client: Client, body: Any, field: str, told: str
+) -> None:
     status, answer, _ = client.ask("POST", JOBS_PATH, body)
     assert (status, answer["reason"], answer["details"]["kind"]) == (422, "Invalid", "Job")
     causes = [cause for cause in answer["details"]["causes"] if cause["field"].endswith(field)]
@@ -281,9 +345,13 @@ def test_a_bad_pod_template_is_refused_with_field_and_reason(client: Client, bod
 
 
 @pytest.mark.parametrize("operator", ["In", "NotIn"])
-def test_a_pod_can_be_sent_to_a_node_or_away_from_it_by_name(cluster: Cluster, operator: str) -> None:
+def test_a_pod_can_be_sent_to_a_node_or_away_from_it_by_name(
+    cluster: Cluster, operator: str
+) -> None:
     cluster.create(JOBS, node_field(operator, ["node-a"]))
-    pod = cluster.until(lambda: (pod := cluster.pod_of("gpu-job")) and pod["status"].get("conditions") and pod)
+    pod = cluster.until(
+        lambda: (pod := cluster.pod_of("gpu-job")) and pod["status"].get("conditions") and pod
+    )
     assert pod["spec"].get("nodeName") == ("node-a" if operator == "In" else None)
 
 
@@ -291,13 +359,23 @@ def test_a_pod_can_be_sent_to_a_node_or_away_from_it_by_name(cluster: Cluster, o
     ("metadata", "field", "told"),
     [
         ({"labels": {"key": "x" * 64}}, "metadata.labels", "must be no more than 63 bytes"),
-        ({"labels": {"a/b/c": "x"}}, "metadata.labels", "prefix part a lowercase RFC 1123 subdomain"),
+        (
+            {"labels": {"a/b/c": "x"}},
+            "metadata.labels",
+            "prefix part a lowercase RFC 1123 subdomain",
+        ),
         ({"labels": {"key": "-x"}}, "metadata.labels", "a valid label must be"),
-        ({"annotations": {"big": "x" * 262_145}}, "metadata.annotations", "may not be more than 262144 bytes"),
+        (
+            {"annotations": {"big": "x" * 262_145}},
+            "metadata.annotations",
+            "may not be more than 262144 bytes",
+        ),
         ({"name": "x" * 254}, "metadata.name", "must be no more than 253 bytes"),
     ],
 )
-def test_bad_metadata_is_refused(client: Client, metadata: dict[str, Any], field: str, told: str) -> None:
+def test_bad_metadata_is_refused(
+    client: Client, metadata: dict[str, Any], field: str, told: str
+) -> None:
     body = job()
     body["metadata"] |= metadata
     status, answer, _ = client.ask("POST", JOBS_PATH, body)
@@ -314,68 +392,120 @@ def test_the_name_of_a_job_must_fit_into_a_label(client: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("containers/0/env", [{"name": "N", "value": 1}], "cannot unmarshal number into Go struct field"),
+        (
+            "containers/0/env",
+            [{"name": "N", "value": 1}],
+            "cannot unmarshal number into Go struct field",
+        ),
         ("terminationGracePeriodSeconds", "30", "cannot unmarshal string into Go struct field"),
-        ("containers/0/resources", {"limits": {"cpu": "lots"}}, "quantities must match the regular expression"),
+        (
+            "containers/0/resources",
+            {"limits": {"cpu": "lots"}},
+            "quantities must match the regular expression",
+        ),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_before_anything_else(client: Client, path: str, value: Any, told: str) -> None:
+def test_a_value_of_a_wrong_type_is_refused_before_anything_else(
+    client: Client, path: str, value: Any, told: str
+) -> None:
     status, answer, _ = client.ask("POST", JOBS_PATH, spoiled(path, value))
     assert (status, answer["reason"]) == (400, "BadRequest")
-    assert answer["message"].startswith('Job in version "v1" cannot be handled as a Job: ') and told in answer["message"]
+    assert (
+        answer["message"].startswith('Job in version "v1" cannot be handled as a Job: ')
+        and told in answer["message"]
+    )
 
 
-def test_an_unknown_field_is_dropped_and_told_unless_strictness_is_asked_for(cluster: Cluster, client: Client) -> None:
+def test_an_unknown_field_is_dropped_and_told_unless_strictness_is_asked_for(
+    cluster: Cluster, client: Client
+) -> None:
     status, answer, headers = client.ask("POST", JOBS_PATH, spoiled("containers/0/colour", "red"))
     assert status == 201 and "colour" not in answer["spec"]["template"]["spec"]["containers"][0]
-    assert headers["warning"] == '299 - "unknown field \\"spec.template.spec.containers[0].colour\\""'
+    assert (
+        headers["warning"] == '299 - "unknown field \\"spec.template.spec.containers[0].colour\\""'
+    )
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "status"), [("template", {"metadata": {"labels": {"a": "b"}}}, 422), ("suspend", True, 200)]
+    ("field", "value", "status"),
+    [("template", {"metadata": {"labels": {"a": "b"}}}, 422), ("suspend", True, 200)],
 )
-def test_a_job_can_be_suspended_and_its_template_cannot_be_changed(client: Client, field: str, value: Any, status: int) -> None:
+def test_a_job_can_be_suspended_and_its_template_cannot_be_changed(
+    client: Client, field: str, value: Any, status: int
+) -> None:
     client.ask("POST", JOBS_PATH, job())
-    answer = client.ask("PATCH", f"{JOBS_PATH}/gpu-job", {"spec": {field: value}}, content="application/merge-patch+json")
+    answer = client.ask(
+        "PATCH",
+        f"{JOBS_PATH}/gpu-job",
+        {"spec": {field: value}},
+        content="application/merge-patch+json",
+    )
     assert answer[0] == status
 
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
-def test_a_restricted_namespace_warns_of_a_job_and_refuses_its_pod(cluster: Cluster, client: Client) -> None:
+def test_a_restricted_namespace_warns_of_a_job_and_refuses_its_pod(
+    cluster: Cluster, client: Client
+) -> None:
     cluster.add_namespace("safe", RESTRICTED)
     _, _, headers = client.ask("POST", "/apis/batch/v1/namespaces/safe/jobs", job())
     assert 'would violate PodSecurity \\"restricted:latest\\"' in headers["warning"]
-    told = cluster.until(lambda: [event for event in cluster.events_of("gpu-job", "safe") if event["reason"] == "FailedCreate"])
-    for part in ("allowPrivilegeEscalation != false", "unrestricted capabilities", "runAsNonRoot != true", "seccompProfile"):
+    told = cluster.until(
+        lambda: [
+            event
+            for event in cluster.events_of("gpu-job", "safe")
+            if event["reason"] == "FailedCreate"
+        ]
+    )
+    for part in (
+        "allowPrivilegeEscalation != false",
+        "unrestricted capabilities",
+        "runAsNonRoot != true",
+        "seccompProfile",
+    ):
         assert part in told[0]["message"]
     assert cluster.pods("safe") == []
 
 
-def test_a_restricted_namespace_takes_a_pod_that_asks_for_nothing(cluster: Cluster, client: Client) -> None:
+def test_a_restricted_namespace_takes_a_pod_that_asks_for_nothing(
+    cluster: Cluster, client: Client
+) -> None:
     cluster.add_namespace("safe", RESTRICTED)
     modest = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     pod = {"securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
-    _, _, headers = client.ask("POST", "/apis/batch/v1/namespaces/safe/jobs", job(pod=pod, container={"securityContext": modest}))
+    _, _, headers = client.ask(
+        "POST",
+        "/apis/batch/v1/namespaces/safe/jobs",
+        job(pod=pod, container={"securityContext": modest}),
+    )
     assert "warning" not in headers
     cluster.until(lambda: cluster.pods("safe"))
 
 
-def test_a_refused_pod_is_made_once_there_is_room_in_the_quota(cluster: Cluster, client: Client) -> None:
+def test_a_refused_pod_is_made_once_there_is_room_in_the_quota(
+    cluster: Cluster, client: Client
+) -> None:
     quotas = "/api/v1/namespaces/default/resourcequotas"
-    client.ask("POST", quotas, {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}})
+    client.ask(
+        "POST",
+        quotas,
+        {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}},
+    )
     cluster.create(JOBS, job("first"))
     cluster.until(lambda: cluster.pod_of("first"))
     cluster.create(JOBS, job("second"))
     cluster.until(lambda: cluster.events_of("second"))
-    used = cluster.until(lambda: client.ask("GET", f"{quotas}/gpus")[1].get("status", {}).get("used"))
+    used = cluster.until(
+        lambda: client.ask("GET", f"{quotas}/gpus")[1].get("status", {}).get("used")
+    )
     assert (used, cluster.pod_of("second")) == ({"requests.nvidia.com/gpu": "1"}, None)
     client.ask("DELETE", f"{JOBS_PATH}/first?propagationPolicy=Background")
     cluster.until(lambda: cluster.pod_of("second"))
 
 
-# -- rights -----------------------------------------------------------------------------------------------------------
+# -- rights ----------------------------------------------------------------------------------------
 
 RULES = [
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
@@ -385,7 +515,9 @@ RULES = [
 
 def test_rights_hold_for_verbs_resources_namespaces_and_subresources(cluster: Cluster) -> None:
     nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
-    user = Client(cluster, cluster.user("system:serviceaccount:default:me", RULES, ["default"], [nodes]))
+    user = Client(
+        cluster, cluster.user("system:serviceaccount:default:me", RULES, ["default"], [nodes])
+    )
     assert user.ask("POST", JOBS_PATH, job())[0] == 201
     assert user.ask("GET", JOBS_PATH)[0] == 200
     assert user.ask("GET", "/api/v1/nodes")[0] == 200
@@ -393,20 +525,31 @@ def test_rights_hold_for_verbs_resources_namespaces_and_subresources(cluster: Cl
     assert user.ask("GET", f"{PODS_PATH}/{pod}")[0] == 200
     status, answer, _ = user.ask("GET", f"{PODS_PATH}/{pod}/log")
     assert status == 403
-    assert answer["message"] == (
-        f'pods "{pod}" is forbidden: User "system:serviceaccount:default:me" cannot get resource "pods/log" in API group "" '
-        'in the namespace "default"'
+    assert (
+        answer["message"]
+        == f'pods "{pod}" is forbidden: User "system:serviceaccount:default:me" cannot get resource'
+        ' "pods/log" in API group "" in the namespace "default"'
     )
-    for method, path in (("DELETE", f"{JOBS_PATH}/gpu-job"), ("GET", f"{JOBS_PATH}?watch=true"), ("GET", "/apis/batch/v1/jobs")):
+    for method, path in (
+        ("DELETE", f"{JOBS_PATH}/gpu-job"),
+        ("GET", f"{JOBS_PATH}?watch=true"),
+        ("GET", "/apis/batch/v1/jobs"),
+    ):
         assert user.ask(method, path)[0] == 403
     status, answer, _ = user.ask("GET", "/api/v1/nodes/node-a")
-    assert answer["message"].endswith('cannot get resource "nodes" in API group "" at the cluster scope')
+    assert answer["message"].endswith(
+        'cannot get resource "nodes" in API group "" at the cluster scope'
+    )
 
 
 def test_who_asks_what_it_may_is_told(cluster: Cluster) -> None:
     user = Client(cluster, cluster.user("somebody", RULES, ["default"]))
     reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    for verb, namespace, allowed in (("create", "default", True), ("delete", "default", False), ("create", "other", False)):
+    for verb, namespace, allowed in (
+        ("create", "default", True),
+        ("delete", "default", False),
+        ("create", "other", False),
+    ):
         attributes = {"verb": verb, "group": "batch", "resource": "jobs", "namespace": namespace}
         status, answer, _ = user.ask("POST", reviews, {"spec": {"resourceAttributes": attributes}})
         assert (status, answer["status"]["allowed"]) == (201, allowed)
@@ -418,27 +561,37 @@ def test_whoever_shows_no_token_is_anonymous(cluster: Cluster) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", cluster.front.port, timeout=10)
     connection.request("GET", PODS_PATH)
     answer = connection.getresponse()
-    assert (answer.status, json.loads(answer.read())["message"].split('"')[1]) == (403, "system:anonymous")
+    assert (answer.status, json.loads(answer.read())["message"].split('"')[1]) == (
+        403,
+        "system:anonymous",
+    )
     connection.close()
 
 
-# -- faults of requests -----------------------------------------------------------------------------------------------
+# -- faults of requests ----------------------------------------------------------------------------
 
 
 def test_requests_fail_as_often_as_they_are_told_to(cluster: Cluster, client: Client) -> None:
     cluster.faults.fail(429, method="GET", path="/pods", times=2, retry_after=3)
     answers = [client.ask("GET", PODS_PATH) for _ in range(3)]
     assert [status for status, _, _ in answers] == [429, 429, 200]
-    assert (answers[0][2]["retry-after"], answers[0][2]["content-type"]) == ("3", "text/plain; charset=utf-8")
+    assert (answers[0][2]["retry-after"], answers[0][2]["content-type"]) == (
+        "3",
+        "text/plain; charset=utf-8",
+    )
     rule = cluster.faults.fail(503, path="/jobs", times=None)
-    assert [client.ask("GET", JOBS_PATH)[1]["reason"] for _ in range(3)] == ["ServiceUnavailable"] * 3
+    assert [client.ask("GET", JOBS_PATH)[1]["reason"] for _ in range(3)] == [
+        "ServiceUnavailable"
+    ] * 3
     assert rule.seen == 3
     cluster.faults.clear()
     assert client.ask("GET", JOBS_PATH)[0] == 200
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_connection_is_cut_before_or_after_the_request_was_carried_out(cluster: Cluster, client: Client, after: bool) -> None:
+def test_a_connection_is_cut_before_or_after_the_request_was_carried_out(
+    cluster: Cluster, client: Client, after: bool
+) -> None:
     cluster.faults.stall("jobs")
     cluster.faults.cut(after=after, method="POST", path="/jobs")
     with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
@@ -451,7 +604,9 @@ def test_a_hanging_request_is_not_carried_out(cluster: Cluster, client: Client) 
     cluster.faults.hang(method="POST", path="/jobs")
     connection = http.client.HTTPConnection("127.0.0.1", cluster.front.port, timeout=0.3)
     with pytest.raises(TimeoutError):
-        connection.request("POST", JOBS_PATH, json.dumps(job()), {"Authorization": f"Bearer {cluster.token}"})
+        connection.request(
+            "POST", JOBS_PATH, json.dumps(job()), {"Authorization": f"Bearer {cluster.token}"}
+        )
         connection.getresponse()
     connection.close()
     cluster.until(lambda: cluster.requests["create", "jobs"].count)
@@ -488,7 +643,9 @@ def test_a_silent_watch_stays_silent_and_new_ones_are_not(cluster: Cluster, clie
     lines.close()
 
 
-def test_the_front_goes_down_with_every_connection_and_comes_back_on_its_port(cluster: Cluster, client: Client) -> None:
+def test_the_front_goes_down_with_every_connection_and_comes_back_on_its_port(
+    cluster: Cluster, client: Client
+) -> None:
     lines = client.lines(f"{JOBS_PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds=30")
     assert next(lines)["type"] == "BOOKMARK"
     port = cluster.front.port
@@ -524,16 +681,35 @@ def test_latency_makes_every_request_take_longer(cluster: Cluster, client: Clien
 def test_discovery_and_health_are_answered(client: Client) -> None:
     assert client.ask("GET", "/version")[1]["gitVersion"].startswith("v1.36")
     assert client.ask("GET", "/readyz")[1] == "ok"
-    assert {item["name"] for item in client.ask("GET", "/apis")[1]["groups"]} >= {"batch", "authorization.k8s.io"}
+    assert {item["name"] for item in client.ask("GET", "/apis")[1]["groups"]} >= {
+        "batch",
+        "authorization.k8s.io",
+    }
     assert "jobs" in [item["name"] for item in client.ask("GET", "/apis/batch/v1")[1]["resources"]]
     assert client.ask("GET", "/apis/no.such.group/v1/things")[0] == 404
     assert client.ask("PUT", f"{JOBS_PATH}/x", job())[0] == 405
 
 
-def test_pods_can_be_made_by_hand_and_priorities_are_looked_up(cluster: Cluster, client: Client) -> None:
+def test_pods_can_be_made_by_hand_and_priorities_are_looked_up(
+    cluster: Cluster, client: Client
+) -> None:
     cluster.create(PRIORITY_CLASSES, {"metadata": {"name": "high"}, "value": 7})
     spec = {"containers": [{"name": "c", "image": "lab.local/base:1"}], "priorityClassName": "high"}
-    assert client.ask("POST", PODS_PATH, {"metadata": {"name": "bare"}, "spec": spec})[1]["spec"]["priority"] == 7
-    status, answer, _ = client.ask("POST", PODS_PATH, {"metadata": {"name": "bad"}, "spec": {**spec, "priorityClassName": "no"}})
-    assert (status, answer["message"]) == (403, 'pods "bad" is forbidden: no PriorityClass with name no was found')
-    assert cluster.create(PODS, {"metadata": {"generateName": "made-"}, "spec": spec})["metadata"]["name"].startswith("made-")
+    assert (
+        client.ask("POST", PODS_PATH, {"metadata": {"name": "bare"}, "spec": spec})[1]["spec"][
+            "priority"
+        ]
+        == 7
+    )
+    status, answer, _ = client.ask(
+        "POST",
+        PODS_PATH,
+        {"metadata": {"name": "bad"}, "spec": {**spec, "priorityClassName": "no"}},
+    )
+    assert (status, answer["message"]) == (
+        403,
+        'pods "bad" is forbidden: no PriorityClass with name no was found',
+    )
+    assert cluster.create(PODS, {"metadata": {"generateName": "made-"}, "spec": spec})["metadata"][
+        "name"
+    ].startswith("made-")

@@ -36,7 +36,7 @@ def ended(stack, result, reason):
     return stack.record(result.id)
 
 
-# -- while it runs -------------------------------------------------------------------------------------------------------
+# -- while it runs ---------------------------------------------------------------------------------
 
 
 def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(shop, quick, key):
@@ -44,13 +44,19 @@ def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(sh
     result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
     assert [quick.told(key) for _ in range(3)][:2] == ["before_start", "__call__"]
     quick.cluster.faults.oom_kill(quick.pod_name(result.id))
-    with pytest.raises(HostOutOfMemory, match=r"(?s)exit code 137.*OOMKilled.*node node-a") as caught:
+    with pytest.raises(
+        HostOutOfMemory, match=r"(?s)exit code 137.*OOMKilled.*node node-a"
+    ) as caught:
         result.get(PATIENCE)
     assert "out of host memory" in str(caught.value)
     assert quick.told(key) == "on_failure HostOutOfMemory"
     assert sorted(quick.told(f"{key}-errback")[0] for _ in range(2)) == ["new", "old"]
     record = ended(quick, result, "HOST_OOM")
-    assert (record["exit_code"], record["container_reason"], record["node"]) == (137, "OOMKilled", "node-a")
+    assert (record["exit_code"], record["container_reason"], record["node"]) == (
+        137,
+        "OOMKilled",
+        "node-a",
+    )
     assert record["container_started"] <= record["container_finished"]
 
 
@@ -75,8 +81,15 @@ def test_an_evicted_job_runs_again_in_a_new_pod(shop, quick, key):
 def test_a_job_evicted_while_its_application_is_imported_runs_again(shop, quick, key):
     result = shop.hold.apply_async((key,), queue=GPU)
     record = quick.in_state(result.id, "running")
-    quick.cluster.faults.evict(quick.cluster.pod_of(record["instance"].split("/")[1])["metadata"]["name"])
-    until(lambda: quick.record(result.id)["attempt"] == 2, PATIENCE, "a new attempt", lambda: str(quick.record(result.id)))
+    quick.cluster.faults.evict(
+        quick.cluster.pod_of(record["instance"].split("/")[1])["metadata"]["name"]
+    )
+    until(
+        lambda: quick.record(result.id)["attempt"] == 2,
+        PATIENCE,
+        "a new attempt",
+        lambda: str(quick.record(result.id)),
+    )
     quick.go(key, 2)
     assert result.get(PATIENCE) == key
 
@@ -109,7 +122,7 @@ def test_the_log_of_a_job_outlives_its_pod(shop, quick, key):
     assert "succeeded" in until(lambda: quick.log_of(record), PATIENCE, "the log is kept")
 
 
-# -- before it runs ------------------------------------------------------------------------------------------------------
+# -- before it runs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,10 @@ def test_an_image_that_cannot_be_had_ends_the_job(shop, quick, image, words):
         result.get(PATIENCE)
     assert ended(quick, result, "IMAGE")["attempt"] == 1
     until(
-        lambda: not quick.cluster.jobs() or all(quick.record(result.id)["id"] not in str(job) for job in quick.cluster.jobs()),
+        lambda: (
+            not quick.cluster.jobs()
+            or all(quick.record(result.id)["id"] not in str(job) for job in quick.cluster.jobs())
+        ),
         PATIENCE,
         "its Job is deleted",
     )
@@ -138,7 +154,9 @@ def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images):
 def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(stack_elsewhere):
     stack = stack_elsewhere
     result = stack.shop.add.apply_async((1, 1), queue=GPU)
-    waits = until(lambda: (stack.record(result.id) or {}).get("wait"), PATIENCE, "what it waits for is noted")
+    waits = until(
+        lambda: (stack.record(result.id) or {}).get("wait"), PATIENCE, "what it waits for is noted"
+    )
     assert waits == "UNSCHEDULABLE"
     with pytest.raises(Unschedulable, match="0/1 nodes are available"):
         result.get(PATIENCE)
@@ -185,7 +203,11 @@ def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(shop, quick):
 def test_a_quota_that_refuses_the_job_is_waited_for(shop, quick):
     with quota(quick, {"count/jobs.batch": "0"}):
         result = shop.add.apply_async((1, 1), queue=GPU)
-        until(lambda: (quick.record(result.id) or {}).get("wait") == "QUOTA", PATIENCE, "it waits for the quota")
+        until(
+            lambda: (quick.record(result.id) or {}).get("wait") == "QUOTA",
+            PATIENCE,
+            "it waits for the quota",
+        )
     assert result.get(PATIENCE) == 2
 
 
@@ -202,17 +224,22 @@ def quota(stack, hard):
     return limited()
 
 
-# -- container jobs ------------------------------------------------------------------------------------------------------
+# -- container jobs --------------------------------------------------------------------------------
 
 
 def run(stack, *command, **more):
     return stack.app.send_task(
-        "gpuqueue.run", kwargs={"image": "shop:1", "command": list(command), **more.pop("call", {})}, **{"queue": GPU} | more
+        "gpuqueue.run",
+        kwargs={"image": "shop:1", "command": list(command), **more.pop("call", {})},
+        **{"queue": GPU} | more,
     )
 
 
 def test_a_container_job_answers_exit_code_message_and_log(quick):
-    program = "import os; open('/dev/termination-log', 'w').write('{\"loss\": 0.5}'); print('trained', os.environ['N'])"
+    program = (
+        "import os; open('/dev/termination-log', 'w').write('{\"loss\": 0.5}'); print('trained',"
+        " os.environ['N'])"
+    )
     result = run(quick, "python3", "-c", program, call={"env": {"N": 3}})
     assert result.get(PATIENCE) == {"exit_code": 0, "message": {"loss": 0.5}, "log": "trained 3\n"}
     record = ended(quick, result, "SUCCEEDED")
@@ -221,14 +248,20 @@ def test_a_container_job_answers_exit_code_message_and_log(quick):
 
 def test_a_container_job_hands_its_answer_on(shop, quick, key):
     chained = (
-        quick.app.signature("gpuqueue.run", kwargs={"image": "shop:1", "command": ["python3", "-c", "print('y')"]}, queue=GPU)
+        quick.app.signature(
+            "gpuqueue.run",
+            kwargs={"image": "shop:1", "command": ["python3", "-c", "print('y')"]},
+            queue=GPU,
+        )
         | shop.echo.s().set(queue="celery")
     ).apply_async()
     assert chained.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "y\n"}
 
 
 def test_a_container_that_fails_says_how(quick, shop, key):
-    result = run(quick, "python3", "-c", "import sys; print('no data', file=sys.stderr); sys.exit(3)")
+    result = run(
+        quick, "python3", "-c", "import sys; print('no data', file=sys.stderr); sys.exit(3)"
+    )
     with pytest.raises(ContainerFailed, match=r"(?s)exit code 3.*no data"):
         result.get(PATIENCE)
     ended(quick, result, "ERROR")
@@ -251,5 +284,9 @@ def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick):
 
 
 def test_a_container_job_that_is_malformed_is_refused(quick):
-    with pytest.raises(InvalidJob, match=r"gpuqueue\.run command=.* is one text; give a list of words"):
-        quick.app.send_task("gpuqueue.run", kwargs={"image": "x:1", "command": "nvidia-smi"}, queue=GPU).get(PATIENCE)
+    with pytest.raises(
+        InvalidJob, match=r"gpuqueue\.run command=.* is one text; give a list of words"
+    ):
+        quick.app.send_task(
+            "gpuqueue.run", kwargs={"image": "x:1", "command": "nvidia-smi"}, queue=GPU
+        ).get(PATIENCE)

@@ -29,8 +29,14 @@ MATCHES = {
     "one of several letters": ("registry.example/v[12]/*", "registry.example/v2/x"),
 }
 NO_MATCH = {
-    "a registry whose name goes on": ("registry.example/team/*", "registry.example.evil/team/train:1"),
-    "a registry in which the pattern is a folder": ("registry.example/team/*", "evil.example/registry.example/team/train:1"),
+    "a registry whose name goes on": (
+        "registry.example/team/*",
+        "registry.example.evil/team/train:1",
+    ),
+    "a registry in which the pattern is a folder": (
+        "registry.example/team/*",
+        "evil.example/registry.example/team/train:1",
+    ),
     "a folder whose name goes on": ("registry.example/team/*", "registry.example/teams/train:1"),
     "another port": ("registry.example/*", "registry.example:5000/x"),
     "the folder itself": ("registry.example/team/*", "registry.example/team"),
@@ -58,12 +64,16 @@ def test_patterns_have_commas_between_them() -> None:
     assert parse_patterns("") == ()
 
 
-@pytest.mark.parametrize("pattern", ["*.example/x", "*/x", "registry?/x", "[ab].example/*", "pyt*/pytorch"])
+@pytest.mark.parametrize(
+    "pattern", ["*.example/x", "*/x", "registry?/x", "[ab].example/*", "pyt*/pytorch"]
+)
 def test_a_registry_has_no_wildcards(pattern: str) -> None:
     assert ImagePattern(pattern).problem == "has a wildcard in its registry"
 
 
-@pytest.mark.parametrize("pattern", ["*", "python:3.*", "py*", "registry.example/*", "docker.io/pyt*/pytorch"])
+@pytest.mark.parametrize(
+    "pattern", ["*", "python:3.*", "py*", "registry.example/*", "docker.io/pyt*/pytorch"]
+)
 def test_elsewhere_it_may(pattern: str) -> None:
     assert ImagePattern(pattern).problem is None
 
@@ -89,27 +99,37 @@ REFUSALS = {
     "nothing but the configured": (
         "",
         "evil.example/x:1",
-        "gpu.image='evil.example/x:1' may not be named by a job (allowed: registry.example/default:1); name one of those, or set "
-        "GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. evil.example/*",
+        (
+            "gpu.image='evil.example/x:1' may not be named by a job (allowed:"
+            " registry.example/default:1); name one of those, or set GPU_IMAGE_ALLOW of the"
+            " dispatchers to patterns that match it, e.g. evil.example/*"
+        ),
     ),
     "what patterns let in": (
         "registry.example/team/*,python:*",
         "team/train@sha256:00",
-        "gpu.image='team/train@sha256:00' may not be named by a job (allowed: registry.example/default:1, "
-        "registry.example/team/*, python:*); name one of those, or set GPU_IMAGE_ALLOW of the dispatchers to patterns that "
-        "match it, e.g. team/*",
+        (
+            "gpu.image='team/train@sha256:00' may not be named by a job (allowed:"
+            " registry.example/default:1, registry.example/team/*, python:*); name one of those, or"
+            " set GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. team/*"
+        ),
     ),
     "an official image": (
         "registry.example/*",
         "python:3.11",
-        "gpu.image='python:3.11' may not be named by a job (allowed: registry.example/default:1, registry.example/*); name one "
-        "of those, or set GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. python:*",
+        (
+            "gpu.image='python:3.11' may not be named by a job (allowed:"
+            " registry.example/default:1, registry.example/*); name one of those, or set"
+            " GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. python:*"
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize(("allow", "image", "text"), REFUSALS.values(), ids=REFUSALS)
-def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(allow: str, image: str, text: str) -> None:
+def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(
+    allow: str, image: str, text: str
+) -> None:
     settings = SETTINGS.model_copy(update={"image_allow": allow})
     with pytest.raises(InvalidJob) as caught:
         check_image(image, settings, PLAIN)
@@ -121,6 +141,8 @@ def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(allow: str,
 def test_a_job_for_which_nobody_names_an_image_is_refused() -> None:
     with pytest.raises(InvalidJob) as caught:
         image_of(None, PLAIN, ClusterSettings())
-    assert str(caught.value) == (
-        "gpu.image=None is not said, and class 't4' has none; set GPU_EXECUTOR_IMAGE of the dispatchers, or image of the class"
+    assert (
+        str(caught.value)
+        == "gpu.image=None is not said, and class 't4' has none; set GPU_EXECUTOR_IMAGE of the"
+        " dispatchers, or image of the class"
     )

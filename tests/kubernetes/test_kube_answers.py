@@ -63,18 +63,24 @@ def test_a_pod_is_decoded_with_all_that_is_read_of_it() -> None:
     assert pod.metadata.deletion_timestamp == "2026-11-23T16:13:29Z"
     assert pod.metadata.deletion_asked == seconds("2026-11-23T16:13:29Z")
     assert (pod.spec.node_name, pod.status.phase) == ("node-a", "Failed")
-    assert [c.type for c in pod.status.conditions or ()] == [c["type"] for c in sent["status"]["conditions"]]
+    assert [c.type for c in pod.status.conditions or ()] == [
+        c["type"] for c in sent["status"]["conditions"]
+    ]
     (container,) = pod.status.container_statuses or ()
     assert container.container_id == sent["status"]["containerStatuses"][0]["containerID"]
     assert container.terminated is not None
-    assert (container.terminated.exit_code, container.terminated.finished_at) == (143, "2026-11-23T16:13:28Z")
+    assert (container.terminated.exit_code, container.terminated.finished_at) == (
+        143,
+        "2026-11-23T16:13:28Z",
+    )
 
 
 def test_the_moment_a_deletion_was_asked_is_before_its_grace() -> None:
     asked = next(
         event.object.metadata
         for line in lines("cancel_background")
-        if isinstance(event := read_line(line, POD_EVENTS), Watched) and event.object.metadata.deletion_timestamp
+        if isinstance(event := read_line(line, POD_EVENTS), Watched)
+        and event.object.metadata.deletion_timestamp
     )
     assert asked.deletion_grace_period_seconds == 30
     assert asked.deletion_asked == seconds("2026-11-23T16:13:28Z")
@@ -92,15 +98,15 @@ def test_a_watch_that_fell_behind_says_410() -> None:
 
 @pytest.mark.parametrize("decoder", [POD_EVENTS, JOB_EVENTS, EVENT_EVENTS])
 def test_a_bookmark_has_only_a_version(decoder: msgspec.json.Decoder[Watched[Pod | Job]]) -> None:
-    line = (
-        b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},"spec":{"containers":null},"status":{}}}'
-    )
+    line = b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},"spec":{"containers":null},"status":{}}}'
     event = read_line(line, decoder)
     assert isinstance(event, Watched)
     assert (event.type, event.object.metadata.resource_version) == ("BOOKMARK", "77")
 
 
-@pytest.mark.parametrize("line", [b'{"type":"ADDED","object":{"kind":"Po', b"<html>", b'{"type":"ADDED","object":[]}'])
+@pytest.mark.parametrize(
+    "line", [b'{"type":"ADDED","object":{"kind":"Po', b"<html>", b'{"type":"ADDED","object":[]}']
+)
 def test_half_a_line_or_another_thing_is_an_error(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         read_line(line, POD_EVENTS)
@@ -108,7 +114,11 @@ def test_half_a_line_or_another_thing_is_an_error(line: bytes) -> None:
 
 def test_a_pod_of_nulls_is_a_pod() -> None:
     status = '{"phase":null,"reason":null,"conditions":null,"containerStatuses":null,"initContainerStatuses":null}'
-    text = '{"metadata":{"deletionTimestamp":null,"labels":null},"spec":{"nodeName":null},"status":' + status + "}"
+    text = (
+        '{"metadata":{"deletionTimestamp":null,"labels":null},"spec":{"nodeName":null},"status":'
+        + status
+        + "}"
+    )
     assert msgspec.json.decode(text, type=Pod) == Pod()
 
 
@@ -120,7 +130,9 @@ def test_a_refusal_tells_its_causes() -> None:
 
 
 def test_a_refusal_tells_when_to_come_again() -> None:
-    body = b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}'
+    body = (
+        b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}'
+    )
     refused = msgspec.json.decode(body, type=StatusBody)
     assert refused.details is not None
     assert refused.details.retry_after_seconds == 7
@@ -131,7 +143,9 @@ def test_a_list_is_decoded_page_by_page() -> None:
     assert [pod.metadata.labels for pod in pods if pod.status.phase] != []
     assert pods.metadata.resource_version
     assert pods.metadata.continue_ == ""
-    page = b'{"metadata":{"resourceVersion":"9","continue":"abc","remainingItemCount":3},"items":null}'
+    page = (
+        b'{"metadata":{"resourceVersion":"9","continue":"abc","remainingItemCount":3},"items":null}'
+    )
     jobs = msgspec.json.decode(page, type=JobList)
     assert (list(jobs), jobs.metadata.continue_) == ([], "abc")
 
@@ -157,7 +171,11 @@ def test_an_event_of_a_newer_reporter_tells_its_time_elsewhere() -> None:
 
 def test_a_job_tells_its_conditions() -> None:
     jobs = [read_line(line, JOB_EVENTS) for line in lines("deadline_exceeded", "jobs")]
-    told = [event.object.status.condition("FailureTarget") for event in jobs if isinstance(event, Watched)]
+    told = [
+        event.object.status.condition("FailureTarget")
+        for event in jobs
+        if isinstance(event, Watched)
+    ]
     assert told[0] is None
     assert next(each.reason for each in told if each) == "DeadlineExceeded"
 

@@ -39,7 +39,14 @@ anything = st.text(st.characters(), min_size=1, max_size=512)
 tokens = st.text("0123456789abcdef", min_size=1, max_size=32)
 
 
-def record(job_id: str = "a", retries: int = 0, attempt: int = 1, token: str = "t", gpu_class: str = "t4", **more: Any) -> Record:
+def record(
+    job_id: str = "a",
+    retries: int = 0,
+    attempt: int = 1,
+    token: str = "t",
+    gpu_class: str = "t4",
+    **more: Any,
+) -> Record:
     made: Any = {
         "id": job_id,
         "delivery": delivery_name(job_id, retries),
@@ -55,7 +62,10 @@ def record(job_id: str = "a", retries: int = 0, attempt: int = 1, token: str = "
 
 
 READABLE = {
-    "a UUID, cut": ("0b6e7cba-4dd2-4c1b-9a2f-5c9f0e1d2a3b", r"gpu-0b6e7cba-4dd2-4c1b-9-[a-z2-7]{20}-1"),
+    "a UUID, cut": (
+        "0b6e7cba-4dd2-4c1b-9a2f-5c9f0e1d2a3b",
+        r"gpu-0b6e7cba-4dd2-4c1b-9-[a-z2-7]{20}-1",
+    ),
     "words in capitals and dots": ("Shop.Train/42", r"gpu-shop-train-42-[a-z2-7]{20}-1"),
     "a cut that would end in a hyphen": ("a" * 19 + "-" + "b", rf"gpu-{'a' * 19}-[a-z2-7]{{20}}-1"),
     "nothing that could be read": ("作業/№", r"gpu-[a-z2-7]{20}-1"),
@@ -72,14 +82,17 @@ def test_the_name_of_a_job_can_be_read(job_id: str, name: str) -> None:
 @example(job_id="\0", attempt=1, owner="o", token="t")
 @example(job_id="\ud800", attempt=1, owner="o", token="t")
 @example(job_id="x" * 512, attempt=10**9, owner="o" * 63, token="t")
-def test_the_name_of_any_job_is_valid_with_room_for_its_pods(job_id: str, attempt: int, owner: str, token: str) -> None:
+def test_the_name_of_any_job_is_valid_with_room_for_its_pods(
+    job_id: str, attempt: int, owner: str, token: str
+) -> None:
     each = record(job_id, attempt=attempt, token=token)
     for name in (job_name(owner, each), finisher_name(owner, each, "f")):
         assert DNS_LABEL.match(name)
         assert len(name) <= LONGEST_NAME
 
 
-# Few letters, so that what differs is near: ids that look like other jobs' retries, classes that begin alike.
+# Few letters, so that what differs is near: ids that look like other jobs' retries, classes that
+# begin alike.
 near = st.tuples(
     st.text("a~1/-", min_size=1, max_size=4),
     st.integers(0, 2),
@@ -93,21 +106,31 @@ near = st.tuples(
 @given(one=near, other=near)
 def test_two_attempts_never_have_one_name(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     (*first, owner), (*second, other_owner) = one, other
-    assert (job_name(owner, record(*first)) == job_name(other_owner, record(*second))) == (one == other)
+    assert (job_name(owner, record(*first)) == job_name(other_owner, record(*second))) == (
+        one == other
+    )
 
 
-@given(one=near, other=near, finishers=st.tuples(st.text("f1", max_size=2), st.text("f1", max_size=2)))
-def test_two_finishes_never_have_one_name(one: tuple[Any, ...], other: tuple[Any, ...], finishers: tuple[str, str]) -> None:
+@given(
+    one=near, other=near, finishers=st.tuples(st.text("f1", max_size=2), st.text("f1", max_size=2))
+)
+def test_two_finishes_never_have_one_name(
+    one: tuple[Any, ...], other: tuple[Any, ...], finishers: tuple[str, str]
+) -> None:
     (*first, owner), (*second, other_owner) = one, other
-    same = finisher_name(owner, record(*first), finishers[0]) == finisher_name(other_owner, record(*second), finishers[1])
+    same = finisher_name(owner, record(*first), finishers[0]) == finisher_name(
+        other_owner, record(*second), finishers[1]
+    )
     assert same == ((one, finishers[0]) == (other, finishers[1]))
 
 
 def test_a_launch_that_is_repeated_finds_its_own_name() -> None:
-    assert job_name("o", record("a", task="x")) == job_name("o", record("a", task="x", launched=3.0, instance="seen"))
+    assert job_name("o", record("a", task="x")) == job_name(
+        "o", record("a", task="x", launched=3.0, instance="seen")
+    )
 
 
-# -- labels ------------------------------------------------------------------------------------------------------------
+# -- labels ----------------------------------------------------------------------------------------
 
 
 @given(anything)
@@ -138,7 +161,9 @@ def test_two_texts_never_have_one_label_value(one: str, other: str) -> None:
 
 
 def test_the_labels_of_an_attempt() -> None:
-    assert labels("prod", "attempt", record("a/b", attempt=2, gpu_class="mig-1g.5gb+me", tenant="vision")) == {
+    assert labels(
+        "prod", "attempt", record("a/b", attempt=2, gpu_class="mig-1g.5gb+me", tenant="vision")
+    ) == {
         "app.kubernetes.io/name": "gpu-executor",
         "app.kubernetes.io/managed-by": "gpuqueue",
         "gpuqueue.io/owner": "prod",
@@ -161,10 +186,26 @@ def test_what_is_of_one_owner_is_selected() -> None:
 
 
 VALID = {
-    "a namespace": (is_dns_label, ["a", "a-1", "x" * 63], ["", "-a", "a-", "A", "a.b", "x" * 64, "a\n", None, 7]),
-    "the name of a Secret": (is_subdomain, ["a", "a.b-c"], ["", "a..b", ".a", "A", "a_b", "a" * 254, "a\n", None]),
-    "a label's value": (is_label_value, ["a", "A_b.c-1"], ["", "_a", "a.", "ä", "x" * 64, "a\n", None, True]),
-    "a label's key": (is_label_key, ["a", "x.y/A_b", "nvidia.com/gpu"], ["", "/a", "x/", "X/a", "a/b/c", "a b", None]),
+    "a namespace": (
+        is_dns_label,
+        ["a", "a-1", "x" * 63],
+        ["", "-a", "a-", "A", "a.b", "x" * 64, "a\n", None, 7],
+    ),
+    "the name of a Secret": (
+        is_subdomain,
+        ["a", "a.b-c"],
+        ["", "a..b", ".a", "A", "a_b", "a" * 254, "a\n", None],
+    ),
+    "a label's value": (
+        is_label_value,
+        ["a", "A_b.c-1"],
+        ["", "_a", "a.", "ä", "x" * 64, "a\n", None, True],
+    ),
+    "a label's key": (
+        is_label_key,
+        ["a", "x.y/A_b", "nvidia.com/gpu"],
+        ["", "/a", "x/", "X/a", "a/b/c", "a b", None],
+    ),
 }
 
 
@@ -174,19 +215,25 @@ def test_kubernetes_takes_as(check: Any, good: list[Any], bad: list[Any]) -> Non
     assert [text for text in bad if check(text)] == []
 
 
-# -- the annotation ----------------------------------------------------------------------------------------------------
+# -- the annotation --------------------------------------------------------------------------------
 
 
 def test_the_annotation_keeps_what_adopting_needs_and_nothing_else() -> None:
     kept = {"time_limit": 60.0, "name": "train", "tenant": "vision", "nesting": 2, "image": "x:1"}
-    full = record("a", 1, **kept, state="running", device=3, container={"command": ["x"]}, created=1.0)
+    full = record(
+        "a", 1, **kept, state="running", device=3, container={"command": ["x"]}, created=1.0
+    )
     found = json.loads(annotations_of("prod", full)[RECORD])
     assert found == {**record("a", 1), **kept, "owner": "prod", "container": True}
 
 
 @given(job_id=anything, task=anything, token=tokens, limit=st.none() | st.floats(0.001, 1e9))
-def test_the_annotation_leads_back_to_any_job(job_id: str, task: str, token: str, limit: float | None) -> None:
-    kept = record(job_id, token=token, task=task, **({"time_limit": limit} if limit is not None else {}))
+def test_the_annotation_leads_back_to_any_job(
+    job_id: str, task: str, token: str, limit: float | None
+) -> None:
+    kept = record(
+        job_id, token=token, task=task, **({"time_limit": limit} if limit is not None else {})
+    )
     text = annotations_of("prod", kept)
     assert text[RECORD].isascii()
     assert record_of(json.loads(json.dumps(text))) == {**kept, "owner": "prod"}
@@ -196,7 +243,9 @@ SPOILED = {
     "nothing": {},
     "no JSON": {RECORD: "{"},
     "no object": {RECORD: "[]"},
-    "a record without its token": {RECORD: json.dumps({key: value for key, value in record().items() if key != "token"})},
+    "a record without its token": {
+        RECORD: json.dumps({key: value for key, value in record().items() if key != "token"})
+    },
     "a number of attempts in words": {RECORD: json.dumps({**record(), "attempt": "one"})},
     "a time limit in words": {RECORD: json.dumps({**record(), "time_limit": "long"})},
 }
@@ -207,7 +256,7 @@ def test_no_job_is_read_from(found: dict[str, str]) -> None:
     assert record_of(found) is None
 
 
-# -- instances and owners ----------------------------------------------------------------------------------------------
+# -- instances and owners --------------------------------------------------------------------------
 
 
 def test_an_instance_is_a_job_and_then_its_pod() -> None:
@@ -227,17 +276,25 @@ IDENTITIES = {
     "another port and database": ("redis://r:1/2", "r:1/2"),
     "a database as an option": ("redis://r?db=2", "r:6379/2"),
     "a password": ("redis://:secret@R/0", "r:6379/0"),
-    "a user and a password with an @": ("rediss://me:s%40e@cret@r:6379/0?ssl_cert_reqs=none", "r:6379/0"),
+    "a user and a password with an @": (
+        "rediss://me:s%40e@cret@r:6379/0?ssl_cert_reqs=none",
+        "r:6379/0",
+    ),
     "IPv6": ("redis://[::1]/1", "[::1]:6379/1"),
     "IPv6 and a port": ("redis://[::1]:7/1", "[::1]:7/1"),
     "no host": ("redis:///3", "localhost:6379/3"),
     "a socket": ("unix:///run/redis.sock?db=2", "/run/redis.sock/2"),
-    "Celery's socket": ("redis+socket://:secret@/run/redis.sock?virtual_host=2", "/run/redis.sock/2"),
+    "Celery's socket": (
+        "redis+socket://:secret@/run/redis.sock?virtual_host=2",
+        "/run/redis.sock/2",
+    ),
 }
 
 
 @pytest.mark.parametrize(("url", "identity"), IDENTITIES.values(), ids=IDENTITIES)
-def test_a_redis_is_known_by_its_place_whatever_the_url_says_beside(url: str, identity: str) -> None:
+def test_a_redis_is_known_by_its_place_whatever_the_url_says_beside(
+    url: str, identity: str
+) -> None:
     assert identity_of(url) == identity
 
 
@@ -253,6 +310,8 @@ def test_an_owner_is_a_queue_in_a_namespace_of_a_cluster() -> None:
     assert len({mine, *others}) == 4
 
 
-@pytest.mark.parametrize("namespace", ["x" * 63, "x" * 51 + "-" + "y" * 11], ids=["the longest", "cut at a hyphen"])
+@pytest.mark.parametrize(
+    "namespace", ["x" * 63, "x" * 51 + "-" + "y" * 11], ids=["the longest", "cut at a hyphen"]
+)
 def test_the_owner_of_a_long_namespace_is_the_value_of_a_label(namespace: str) -> None:
     assert LABEL_VALUE.match(default_owner(namespace, "c", "redis://r"))

@@ -85,15 +85,26 @@ FROM_THE_CLUSTER = [
     {"name": "GPUQUEUE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
 ]
 FROM_THE_SECRET = [
-    {"name": name, "valueFrom": {"secretKeyRef": {"name": "gpuqueue", "key": name, "optional": optional}}}
-    for name, optional in (("CELERY_BROKER_URL", False), ("CELERY_RESULT_BACKEND", True), ("GPUQUEUE_REDIS_URL", True))
+    {
+        "name": name,
+        "valueFrom": {"secretKeyRef": {"name": "gpuqueue", "key": name, "optional": optional}},
+    }
+    for name, optional in (
+        ("CELERY_BROKER_URL", False),
+        ("CELERY_RESULT_BACKEND", True),
+        ("GPUQUEUE_REDIS_URL", True),
+    )
 ]
 POD: dict[str, Any] = {
     "restartPolicy": "Never",
     "terminationGracePeriodSeconds": 10,
     "automountServiceAccountToken": False,
     "enableServiceLinks": False,
-    "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "containers": [
         {
@@ -101,8 +112,14 @@ POD: dict[str, Any] = {
             "image": "registry.example/shop:1",
             "command": ["python3", "-m", "gpuqueue.executor"],
             "terminationMessagePolicy": "FallbackToLogsOnError",
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}},
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "resources": {
+                "requests": {"cpu": "250m", "memory": "1Gi"},
+                "limits": {"nvidia.com/gpu": "1"},
+            },
             "env": [
                 {"name": "GPUQUEUE_APP", "value": "shop.celery:app"},
                 {"name": "GPUQUEUE_LAYOUT", "value": "1"},
@@ -148,7 +165,9 @@ def container_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def env_of(manifest: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container_of(manifest)["env"] if "value" in each}
+    return {
+        each["name"]: each["value"] for each in container_of(manifest)["env"] if "value" in each
+    }
 
 
 def record(**more: Any) -> Record:
@@ -156,7 +175,7 @@ def record(**more: Any) -> Record:
     return made  # type: ignore[no-any-return]
 
 
-# -- attempts ----------------------------------------------------------------------------------------------------------
+# -- attempts --------------------------------------------------------------------------------------
 
 
 def test_the_job_of_an_attempt_with_nothing_set() -> None:
@@ -176,14 +195,26 @@ def test_the_job_of_an_attempt_with_everything_set() -> None:
         priority=3,
         state="granted",
     )
-    common = replace(COMMON, app=None, log_level="DEBUG", tombstone_seconds=7200, grace_seconds=29.5, start_timeout=60)
+    common = replace(
+        COMMON,
+        app=None,
+        log_level="DEBUG",
+        tombstone_seconds=7200,
+        grace_seconds=29.5,
+        start_timeout=60,
+    )
     name = job_name("prod", full)
     kept = (
         '{"attempt":2,"delivery":"a~1","gpu_class":"a100","id":"a","image":"registry.example/mine:7","isolation":"exclusive",'
         '"name":"train","nesting":3,"owner":"prod","retries":1,"task":"shop.train","tenant":"vision","time_limit":3600.5,'
         '"token":"secret-token"}'
     )
-    labels = {**LABELS, "gpuqueue.io/class": "a100", "gpuqueue.io/isolation": "exclusive", "gpuqueue.io/tenant": "vision"}
+    labels = {
+        **LABELS,
+        "gpuqueue.io/class": "a100",
+        "gpuqueue.io/isolation": "exclusive",
+        "gpuqueue.io/tenant": "vision",
+    }
     metadata = {"labels": labels, "annotations": {"gpuqueue.io/record": kept}}
     assert attempt_manifest(full, A100, FULL, common) == {
         "apiVersion": "batch/v1",
@@ -218,8 +249,16 @@ def test_the_job_of_an_attempt_with_everything_set() -> None:
                                     "weight": 100,
                                     "preference": {
                                         "matchFields": [
-                                            {"key": "metadata.name", "operator": "NotIn", "values": ["node-7"]},
-                                            {"key": "metadata.name", "operator": "NotIn", "values": ["node-9"]},
+                                            {
+                                                "key": "metadata.name",
+                                                "operator": "NotIn",
+                                                "values": ["node-7"],
+                                            },
+                                            {
+                                                "key": "metadata.name",
+                                                "operator": "NotIn",
+                                                "values": ["node-9"],
+                                            },
                                         ]
                                     },
                                 }
@@ -233,7 +272,10 @@ def test_the_job_of_an_attempt_with_everything_set() -> None:
                             "imagePullPolicy": "Always",
                             "command": ["/opt/venv/bin/python", "-m", "gpuqueue.executor"],
                             "terminationMessagePolicy": "FallbackToLogsOnError",
-                            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
                             "resources": {
                                 "requests": {"cpu": "4", "memory": "64Gi"},
                                 "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"},
@@ -256,7 +298,11 @@ def test_the_job_of_an_attempt_with_everything_set() -> None:
                                 {"name": "GPUQUEUE_TIME_LIMIT", "value": "3600.5"},
                                 {"name": "GPUQUEUE_INSTANCE", "value": f"gpu-jobs/{name}"},
                                 *FROM_THE_CLUSTER,
-                                *json.loads(json.dumps(FROM_THE_SECRET).replace('"gpuqueue"', '"shop-celery"')),
+                                *json.loads(
+                                    json.dumps(FROM_THE_SECRET).replace(
+                                        '"gpuqueue"', '"shop-celery"'
+                                    )
+                                ),
                             ],
                         }
                     ],
@@ -280,19 +326,30 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
     "what the settings say of the host": (
         T4,
         FULL,
-        {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"}},
+        {
+            "requests": {"cpu": "500m", "memory": "2Gi"},
+            "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"},
+        },
     ),
     "what the class says of the host, first": (
         A100,
         FULL,
-        {"requests": {"cpu": "4", "memory": "64Gi"}, "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"}},
+        {
+            "requests": {"cpu": "4", "memory": "64Gi"},
+            "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"},
+        },
     ),
 }
 
 
 @pytest.mark.parametrize(("gpu_class", "settings", "resources"), RESOURCES.values(), ids=RESOURCES)
-def test_an_attempt_asks_for(gpu_class: GpuClass, settings: ClusterSettings, resources: dict[str, Any]) -> None:
-    assert container_of(attempt_manifest(RECORD, gpu_class, settings, COMMON))["resources"] == resources
+def test_an_attempt_asks_for(
+    gpu_class: GpuClass, settings: ClusterSettings, resources: dict[str, Any]
+) -> None:
+    assert (
+        container_of(attempt_manifest(RECORD, gpu_class, settings, COMMON))["resources"]
+        == resources
+    )
 
 
 DEADLINES = {
@@ -304,7 +361,9 @@ DEADLINES = {
 
 @pytest.mark.parametrize(("limit", "grace", "seconds"), DEADLINES.values(), ids=DEADLINES)
 def test_the_backstop_of_a_time_limit_leaves(limit: float, grace: float, seconds: int) -> None:
-    made = attempt_manifest(record(time_limit=limit), T4, SETTINGS, replace(COMMON, grace_seconds=grace))
+    made = attempt_manifest(
+        record(time_limit=limit), T4, SETTINGS, replace(COMMON, grace_seconds=grace)
+    )
     assert pod_of(made)["activeDeadlineSeconds"] == seconds
 
 
@@ -319,7 +378,9 @@ def test_a_class_s_label_of_nodes_beats_that_of_the_settings() -> None:
 
 
 def test_the_toleration_of_gpus_is_there_once() -> None:
-    same = replace(T4, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}])
+    same = replace(
+        T4, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    )
     assert attempt_manifest(RECORD, same, SETTINGS, COMMON) == JOB
 
 
@@ -332,23 +393,32 @@ def test_the_same_attempt_is_the_same_object_and_changes_nothing_that_it_is_made
     before = copy.deepcopy((RECORD, A100, FULL, COMMON))
     made = attempt_manifest(RECORD, A100, FULL, COMMON)
     assert made == attempt_manifest(RECORD, A100, FULL, COMMON)
-    made["metadata"]["labels"]["mine"] = made["spec"]["template"]["spec"]["tolerations"][1]["mine"] = "x"
+    made["metadata"]["labels"]["mine"] = made["spec"]["template"]["spec"]["tolerations"][1][
+        "mine"
+    ] = "x"
     container_of(made)["securityContext"]["capabilities"]["drop"].append("x")
     assert before == (RECORD, A100, FULL, COMMON)
     assert attempt_manifest(RECORD, A100, FULL, COMMON)["spec"]["template"]["metadata"] == METADATA
 
 
 def test_no_credential_is_in_a_manifest() -> None:
-    # What an executor is told of Redis comes by reference alone, so there is no place where a URL could stand.
-    by_value = {each["name"] for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"] if "value" in each}
+    # What an executor is told of Redis comes by reference alone, so there is no place where a URL
+    # could stand.
+    by_value = {
+        each["name"]
+        for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
+        if "value" in each
+    }
     assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
 
 
-# -- what travels in the environment -----------------------------------------------------------------------------------
+# -- what travels in the environment ---------------------------------------------------------------
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
-    """Kubernetes' expansion of ``$(NAME)``, from its documented rules: ``$$`` is a dollar, the unknown stays."""
+    """Kubernetes' expansion of ``$(NAME)``, from its documented rules: ``$$`` is a dollar, the
+    unknown stays.
+    """
     done, rest = "", text
     while rest:
         if rest.startswith("$$"):
@@ -367,17 +437,22 @@ def test_any_text_arrives_as_it_is(text: str) -> None:
 
 
 def test_a_task_id_that_reads_like_a_variable_is_none() -> None:
-    made = attempt_manifest(record(id="$(GPUQUEUE_TOKEN)", delivery="$(GPUQUEUE_TOKEN)~1"), T4, SETTINGS, COMMON)
+    made = attempt_manifest(
+        record(id="$(GPUQUEUE_TOKEN)", delivery="$(GPUQUEUE_TOKEN)~1"), T4, SETTINGS, COMMON
+    )
     assert env_of(made)["GPUQUEUE_JOB_ID"] == "$$(GPUQUEUE_TOKEN)"
     assert env_of(made)["GPUQUEUE_DELIVERY"] == "$$(GPUQUEUE_TOKEN)~1"
 
 
 def test_no_variable_is_told_twice() -> None:
-    names = [each["name"] for each in executor_variables(record(time_limit=1.0), "n/j", {"GPUQUEUE_APP": "x"}, "s")]
+    names = [
+        each["name"]
+        for each in executor_variables(record(time_limit=1.0), "n/j", {"GPUQUEUE_APP": "x"}, "s")
+    ]
     assert len(names) == len(set(names))
 
 
-# -- finishers ---------------------------------------------------------------------------------------------------------
+# -- finishers -------------------------------------------------------------------------------------
 
 
 def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
@@ -397,13 +472,18 @@ def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
     assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
 
 
-def test_a_finish_takes_the_class_s_image_and_tolerations_and_neither_its_nodes_nor_its_host_memory() -> None:
+def test_a_finish_takes_the_class_s_image_and_tolerations_and_neither_its_nodes_nor_its_host_memory() -> (
+    None
+):
     made = finisher_manifest(record(time_limit=60.0, avoid=["n"]), "f1", 120, A100, FULL, COMMON)
     pod = pod_of(made)
     assert pod.keys().isdisjoint({"nodeSelector", "affinity", "activeDeadlineSeconds"})
     assert pod["tolerations"][1:] == [{"key": "team", "operator": "Exists"}]
     assert container_of(made)["image"] == "registry.example/a100:1"
-    assert container_of(made)["resources"] == {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
+    assert container_of(made)["resources"] == {
+        "requests": {"cpu": "500m", "memory": "2Gi"},
+        "limits": {"memory": "4Gi"},
+    }
 
 
 def test_a_finish_runs_in_the_job_s_own_image() -> None:
@@ -413,10 +493,13 @@ def test_a_finish_runs_in_the_job_s_own_image() -> None:
 
 def test_the_finish_of_a_container_job_never_gives_the_secret_to_its_image() -> None:
     foreign = record(task="gpuqueue.run", image="registry.example/theirs:1", container={})
-    assert container_of(finisher_manifest(foreign, "f1", 120, T4, FULL, COMMON))["image"] == "registry.example/shop:1"
+    assert (
+        container_of(finisher_manifest(foreign, "f1", 120, T4, FULL, COMMON))["image"]
+        == "registry.example/shop:1"
+    )
 
 
-# -- container jobs ----------------------------------------------------------------------------------------------------
+# -- container jobs --------------------------------------------------------------------------------
 
 CONTAINER = record(
     task="gpuqueue.run",
@@ -436,7 +519,10 @@ def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
         '{"attempt":2,"container":true,"delivery":"a~1","gpu_class":"t4","id":"a","image":"registry.example/theirs:1",'
         '"isolation":"shared","owner":"prod","retries":1,"task":"gpuqueue.run","token":"secret-token"}'
     )
-    labelled = {**LABELS, "gpuqueue.io/role": "container"}  # no network policy lets it speak with Redis
+    labelled = {
+        **LABELS,
+        "gpuqueue.io/role": "container",
+    }  # no network policy lets it speak with Redis
     metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
     expected = copy.deepcopy(JOB)
     expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
@@ -457,13 +543,19 @@ def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
 
 
 def test_a_container_with_nothing_said_runs_what_its_image_runs() -> None:
-    made = container_of(container_manifest(record(image="registry.example/theirs:1", container={}), T4, FULL, COMMON))
+    made = container_of(
+        container_manifest(
+            record(image="registry.example/theirs:1", container={}), T4, FULL, COMMON
+        )
+    )
     assert made.keys().isdisjoint({"command", "args", "workingDir"})
     assert made["env"] == [{"name": "GPUQUEUE_JOB_ID", "value": "a"}]
 
 
 def test_a_container_runs_on_the_nodes_of_its_class_and_within_its_time_limit() -> None:
-    made = container_manifest(record(image="registry.example/x:1", container={}, time_limit=60.0), A100, FULL, COMMON)
+    made = container_manifest(
+        record(image="registry.example/x:1", container={}, time_limit=60.0), A100, FULL, COMMON
+    )
     attempt = attempt_manifest(record(time_limit=60.0), A100, FULL, COMMON)
     same = ("nodeSelector", "tolerations", "activeDeadlineSeconds", "securityContext")
     assert [pod_of(made)[name] for name in same] == [pod_of(attempt)[name] for name in same]
@@ -471,18 +563,25 @@ def test_a_container_runs_on_the_nodes_of_its_class_and_within_its_time_limit() 
 
 
 def test_a_container_may_not_open_the_gpus_of_others() -> None:
-    opening = record(image="registry.example/x:1", container={"env": {"NVIDIA_VISIBLE_DEVICES": "all"}})
-    with pytest.raises(InvalidJob, match=r"env\.NVIDIA_VISIBLE_DEVICES='all' opens other jobs' GPUs; leave it out"):
+    opening = record(
+        image="registry.example/x:1", container={"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}
+    )
+    with pytest.raises(
+        InvalidJob, match=r"env\.NVIDIA_VISIBLE_DEVICES='all' opens other jobs' GPUs; leave it out"
+    ):
         container_manifest(opening, T4, FULL, COMMON)
 
 
 def test_a_container_job_that_was_adopted_cannot_be_launched_again() -> None:
     adopted = record(image="registry.example/x:1", container=True)
-    with pytest.raises(InvalidJob, match="container=True is not known any more, since Redis lost it; send the job again"):
+    with pytest.raises(
+        InvalidJob,
+        match="container=True is not known any more, since Redis lost it; send the job again",
+    ):
         container_manifest(adopted, T4, FULL, COMMON)
 
 
-# -- under the operator's template -------------------------------------------------------------------------------------
+# -- under the operator's template -----------------------------------------------------------------
 
 TEMPLATE = Overlay(
     {"team": "ml"},
@@ -499,7 +598,10 @@ TEMPLATE = Overlay(
                 "name": "executor",
                 "env": [{"name": "MINE", "value": "1"}],
                 "envFrom": [{"secretRef": {"name": "app"}}],
-                "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "key", "mountPath": "/key"}],
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "/data"},
+                    {"name": "key", "mountPath": "/key"},
+                ],
             }
         ],
     },
@@ -517,7 +619,9 @@ def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
     (container,) = said.pop("containers")
     pod_of(expected).update(said)
     container_of(expected)["env"] += container["env"]
-    container_of(expected).update(envFrom=container["envFrom"], volumeMounts=container["volumeMounts"])
+    container_of(expected).update(
+        envFrom=container["envFrom"], volumeMounts=container["volumeMounts"]
+    )
     assert made == expected
 
 
@@ -542,7 +646,8 @@ def test_a_template_that_contradicts_the_nodes_of_a_class_makes_no_manifest() ->
     other = replace(COMMON, overlay=Overlay(spec={"nodeSelector": {"pool": "cpu"}}))
     with pytest.raises(SettingsError) as caught:
         attempt_manifest(RECORD, T4, FULL, other)
-    assert str(caught.value) == (
-        "GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.pool='cpu' contradicts 'gpu' of the class's node_selector or "
-        "GPU_NODE_SELECTOR_VALUE; say it in one place"
+    assert (
+        str(caught.value)
+        == "GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.pool='cpu' contradicts 'gpu' of the class's"
+        " node_selector or GPU_NODE_SELECTOR_VALUE; say it in one place"
     )

@@ -33,28 +33,55 @@ class Expected(NamedTuple):
 
 
 CLEAN = Expected(EndReason.ERROR, 0, ("exit code 0 without a result", "(Completed, node node-a)"))
-DELETED = Expected(EndReason.POD_DELETED, 143, ("its pod was deleted", "(exit code 143, Error, node node-a)"))
-LOST = Expected(EndReason.NODE_LOST, 143, ("its node was lost", "NoExecute taint", "exit code 143, Error, node node-b"), "node-b")
+DELETED = Expected(
+    EndReason.POD_DELETED, 143, ("its pod was deleted", "(exit code 143, Error, node node-a)")
+)
+LOST = Expected(
+    EndReason.NODE_LOST,
+    143,
+    ("its node was lost", "NoExecute taint", "exit code 143, Error, node node-b"),
+    "node-b",
+)
 
 #: Recording → for each of its pods, what is seen of it, and its end.
 RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
-    "success": [([NEW, PULLS, RUNS, ENDS], CLEAN._replace(words=("exit code 0", 'its termination message:\n{"ok": true}')))],
+    "success": [
+        (
+            [NEW, PULLS, RUNS, ENDS],
+            CLEAN._replace(words=("exit code 0", 'its termination message:\n{"ok": true}')),
+        )
+    ],
     "exit_1": [
         (
             [NEW, PULLS, RUNS, ENDS],
-            Expected(EndReason.ERROR, 1, ("exit code 1", "(Error, node node-a)", "; the end of its log:\nTraceback: boom")),
+            Expected(
+                EndReason.ERROR,
+                1,
+                ("exit code 1", "(Error, node node-a)", "; the end of its log:\nTraceback: boom"),
+            ),
         )
     ],
-    "exit_1_pod_failure_policy": [([NEW, PULLS, RUNS, ENDS], Expected(EndReason.ERROR, 3, ("exit code 3", "node node-a")))],
+    "exit_1_pod_failure_policy": [
+        ([NEW, PULLS, RUNS, ENDS], Expected(EndReason.ERROR, 3, ("exit code 3", "node node-a")))
+    ],
     "oom_killed": [
-        ([NEW, PULLS, RUNS, ENDS], Expected(EndReason.HOST_OOM, 137, ("out of host memory", "137, OOMKilled, node node-a")))
+        (
+            [NEW, PULLS, RUNS, ENDS],
+            Expected(
+                EndReason.HOST_OOM, 137, ("out of host memory", "137, OOMKilled, node node-a")
+            ),
+        )
     ],
     # Only the Job says that it was the deadline.
     "deadline_exceeded": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "image_pull_back_off": [
         (
             [NEW, PULLS, BAD_IMAGE, STOPS, ENDS],
-            Expected(EndReason.POD_DELETED, None, ("its pod was deleted", "its container never started, node node-a")),
+            Expected(
+                EndReason.POD_DELETED,
+                None,
+                ("its pod was deleted", "its container never started, node node-a"),
+            ),
         )
     ],
     "image_never_present": [([NEW, PULLS, BAD_IMAGE], None)],
@@ -63,37 +90,59 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     "command_not_found": [
         (
             [NEW, PULLS, ENDS],
-            Expected(EndReason.BAD_SPEC, 128, ("cannot be started", "/no/such/program: no such file", "128, StartError")),
+            Expected(
+                EndReason.BAD_SPEC,
+                128,
+                ("cannot be started", "/no/such/program: no such file", "128, StartError"),
+            ),
         )
     ],
     "unschedulable_gpu": [([NEW, NO_NODE], None)],
     "unschedulable_node_selector": [([NEW, NO_NODE], None)],
     "cancel_background": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "cancel_foreground": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
-    "cancel_ignores_sigterm": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED._replace(code=137, words=("exit code 137",)))],
+    "cancel_ignores_sigterm": [
+        ([NEW, PULLS, RUNS, STOPS, ENDS], DELETED._replace(code=137, words=("exit code 137",)))
+    ],
     "pod_deleted": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "pod_deleted_pod_failure_policy": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "evicted": [
         (
             [NEW, PULLS, RUNS, STOPS, ENDS],
-            Expected(EndReason.EVICTED, 143, ("evicted: Eviction API: evicting", "exit code 143, Error, node node-a")),
+            Expected(
+                EndReason.EVICTED,
+                143,
+                ("evicted: Eviction API: evicting", "exit code 143, Error, node node-a"),
+            ),
         )
     ],
     "preempted": [
         (
             [NEW, PULLS, RUNS, STOPS, ENDS],
-            Expected(EndReason.PREEMPTED, 143, ("preempted", "accommodate a higher priority pod", "exit code 143")),
+            Expected(
+                EndReason.PREEMPTED,
+                143,
+                ("preempted", "accommodate a higher priority pod", "exit code 143"),
+            ),
         ),
         ([NEW, NO_NODE, PULLS, RUNS, ENDS], CLEAN),
     ],
     # A silent node is not a failed job: it runs on.
     "kubelet_down_then_back": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
     "node_lost_then_back": [([NEW, PULLS, RUNS, STOPS, ENDS], LOST)],
-    "node_lost_pod_failure_policy": [([NEW, PULLS, RUNS, STOPS, ENDS], LOST), ([NEW, PULLS, RUNS], None)],
+    "node_lost_pod_failure_policy": [
+        ([NEW, PULLS, RUNS, STOPS, ENDS], LOST),
+        ([NEW, PULLS, RUNS], None),
+    ],
     "node_deleted": [
         (
             [NEW, PULLS, RUNS, STOPS, ENDS],
-            Expected(EndReason.NODE_LOST, None, ("its node is gone", "node no longer exists", "(node node-b)"), "node-b"),
+            Expected(
+                EndReason.NODE_LOST,
+                None,
+                ("its node is gone", "node no longer exists", "(node node-b)"),
+                "node-b",
+            ),
         )
     ],
     "suspend_resume": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
@@ -125,7 +174,11 @@ def test_a_recorded_pod_is_seen_to_go_its_way_and_to_end(recording: str) -> None
         # The end is the same whenever one looks: at the first word of it, or at the last.
         for end in ends if expected else []:
             assert expected is not None
-            assert (end.reason, end.avoid, end.evidence.get("exit_code")) == (expected.reason, expected.avoid, expected.code)
+            assert (end.reason, end.avoid, end.evidence.get("exit_code")) == (
+                expected.reason,
+                expected.avoid,
+                expected.code,
+            )
         if expected:
             place = 0
             for word in expected.words:
@@ -134,7 +187,9 @@ def test_a_recorded_pod_is_seen_to_go_its_way_and_to_end(recording: str) -> None
 
 
 @pytest.mark.parametrize("recording", ["success", "oom_killed", "kubelet_down_then_back"])
-def test_a_slot_is_free_when_the_container_has_ended_not_when_the_pod_says_so(recording: str) -> None:
+def test_a_slot_is_free_when_the_container_has_ended_not_when_the_pod_says_so(
+    recording: str,
+) -> None:
     (events,) = pod_events(recording)
     first = next(event.object for event in events if observe(event.object).phase is Phase.ENDED)
     assert first.status.phase == "Running"
@@ -158,7 +213,10 @@ def test_what_is_kept_of_an_end() -> None:
 @pytest.mark.parametrize("recording", ["image_never_present", "invalid_image_name"])
 def test_an_image_that_can_never_be_had_gets_no_grace(recording: str) -> None:
     (events,) = pod_events(recording)
-    assert [key for key, _ in groupby(observe(event.object).at_once for event in events)] == [False, True]
+    assert [key for key, _ in groupby(observe(event.object).at_once for event in events)] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("recording", RECORDED)

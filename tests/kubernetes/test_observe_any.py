@@ -1,4 +1,6 @@
-"""What holds for any pod at all, made at random of the pieces that Kubernetes makes them of (and of some that it does not)."""
+"""What holds for any pod at all, made at random of the pieces that Kubernetes makes them of (and of
+some that it does not).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ WAITING = [
     "RunContainerError",
     "CrashLoopBackOff",
 ]
-TERMINATED = ["Completed", "Error", "OOMKilled", "ContainerCannotRun", "StartError", "ContainerStatusUnknown"]
+TERMINATED = [
+    "Completed",
+    "Error",
+    "OOMKilled",
+    "ContainerCannotRun",
+    "StartError",
+    "ContainerStatusUnknown",
+]
 POD_REASONS = [
     "Evicted",
     "NodeLost",
@@ -60,7 +69,9 @@ CLOCKS: dict[Phase, set[str | None]] = {
 texts = st.none() | st.sampled_from(
     ["", "nvidia-container-cli: no", "maximum request size", "exceeds the limit", "\n", "x" * 5000]
 )
-times = st.none() | st.sampled_from(["", "nonsense", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", at(5), at(50)])
+times = st.none() | st.sampled_from(
+    ["", "nonsense", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", at(5), at(50)]
+)
 
 
 def words(known: list[str]) -> st.SearchStrategy[str | None]:
@@ -72,7 +83,13 @@ def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any
     return st.fixed_dictionaries({}, optional=fields)
 
 
-ended = objects(exitCode=st.integers(0, 255), reason=words(TERMINATED), message=texts, startedAt=times, finishedAt=times)
+ended = objects(
+    exitCode=st.integers(0, 255),
+    reason=words(TERMINATED),
+    message=texts,
+    startedAt=times,
+    finishedAt=times,
+)
 states = st.none() | st.one_of(
     st.just({}),
     objects(waiting=objects(reason=words(WAITING), message=texts)),
@@ -80,13 +97,33 @@ states = st.none() | st.one_of(
     st.fixed_dictionaries({"terminated": ended}),
 )
 containers = st.none() | st.lists(
-    objects(name=st.sampled_from(["executor", "other"]), state=states, lastState=states, containerID=texts), max_size=3
+    objects(
+        name=st.sampled_from(["executor", "other"]),
+        state=states,
+        lastState=states,
+        containerID=texts,
+    ),
+    max_size=3,
 )
 conditions = st.none() | st.lists(
     st.one_of(
-        objects(type=st.just("PodScheduled"), status=st.sampled_from(["True", "False"]), reason=texts, lastTransitionTime=times),
-        objects(type=st.just("Initialized"), status=st.sampled_from(["True", "False"]), lastTransitionTime=times),
-        objects(type=st.just("DisruptionTarget"), status=st.just("True"), reason=words(DISRUPTIONS), message=texts),
+        objects(
+            type=st.just("PodScheduled"),
+            status=st.sampled_from(["True", "False"]),
+            reason=texts,
+            lastTransitionTime=times,
+        ),
+        objects(
+            type=st.just("Initialized"),
+            status=st.sampled_from(["True", "False"]),
+            lastTransitionTime=times,
+        ),
+        objects(
+            type=st.just("DisruptionTarget"),
+            status=st.just("True"),
+            reason=words(DISRUPTIONS),
+            message=texts,
+        ),
         objects(type=st.just("Ready"), status=st.just("Unknown"), reason=texts),
     ),
     max_size=3,
@@ -102,7 +139,9 @@ pods = st.builds(
         ),
         spec=objects(nodeName=st.sampled_from([None, "", "node-a"])),
         status=objects(
-            phase=st.sampled_from([None, "", "Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+            phase=st.sampled_from(
+                [None, "", "Pending", "Running", "Succeeded", "Failed", "Unknown"]
+            ),
             reason=words(POD_REASONS),
             message=texts,
             conditions=conditions,
@@ -144,14 +183,19 @@ def test_any_end_is_told_in_bounds(pod: Pod, deleted: bool) -> None:
     assert end.avoid in ("", pod.spec.node_name)
     assert 0 < len(end.error) <= 2 * MOST_TEXT + 300
     assert None not in end.evidence.values()
-    assert end.reason not in (EndReason.SUCCEEDED, EndReason.GPU_OOM)  # only the executor can tell these
+    assert end.reason not in (
+        EndReason.SUCCEEDED,
+        EndReason.GPU_OOM,
+    )  # only the executor can tell these
 
 
 @many
 @given(pod=pods)
 def test_a_deletion_that_was_asked_for_ends_nothing_by_itself(pod: Pod) -> None:
     before = observe(pod)
-    metadata = msgspec.structs.replace(pod.metadata, deletion_timestamp=DELETION["deletionTimestamp"])
+    metadata = msgspec.structs.replace(
+        pod.metadata, deletion_timestamp=DELETION["deletionTimestamp"]
+    )
     after = observe(msgspec.structs.replace(pod, metadata=metadata))
     assert after.phase is (Phase.ENDED if before.phase is Phase.ENDED else Phase.TERMINATING)
 

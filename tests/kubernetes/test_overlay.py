@@ -23,19 +23,27 @@ from gpuqueue.settings.kubernetes import ClusterSettings
 
 SECURED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 OURS: dict[str, Any] = {
-    "metadata": {"labels": {"gpuqueue.io/owner": "prod"}, "annotations": {"gpuqueue.io/record": "{}"}},
+    "metadata": {
+        "labels": {"gpuqueue.io/owner": "prod"},
+        "annotations": {"gpuqueue.io/record": "{}"},
+    },
     "spec": {
         "restartPolicy": "Never",
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000},
         "nodeSelector": {"pool": "gpu"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}]}},
+        "affinity": {
+            "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}]}
+        },
         "containers": [
             {
                 "name": "executor",
                 "image": "x:1",
                 "securityContext": SECURED,
-                "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}},
+                "resources": {
+                    "requests": {"cpu": "1", "memory": "1Gi"},
+                    "limits": {"nvidia.com/gpu": "1"},
+                },
                 "env": [{"name": "A", "value": "ours"}],
             }
         ],
@@ -69,11 +77,30 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}, {"operator": "Exists"}]},
     ),
     "preferences of nodes add up, so that the node at fault is still avoided": (
-        {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}}},
-        {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}, {"weight": 1}]}}},
+        {
+            "affinity": {
+                "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}
+            }
+        },
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 100},
+                        {"weight": 1},
+                    ]
+                }
+            }
+        },
     ),
     "demands on nodes come beside them": (
-        {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}}},
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}
+                }
+            }
+        },
         {
             "affinity": {
                 "nodeAffinity": {
@@ -89,11 +116,28 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a sidecar gets the security context of ours": (
         {"initContainers": [{"name": "proxy", "image": "p:1", "restartPolicy": "Always"}]},
-        {"initContainers": [{"name": "proxy", "image": "p:1", "restartPolicy": "Always", "securityContext": SECURED}]},
+        {
+            "initContainers": [
+                {
+                    "name": "proxy",
+                    "image": "p:1",
+                    "restartPolicy": "Always",
+                    "securityContext": SECURED,
+                }
+            ]
+        },
     ),
     "a sidecar's own security context is laid over it": (
-        {"initContainers": [{"name": "proxy", "image": "p:1", "securityContext": {"runAsUser": 7}}]},
-        {"initContainers": [{"name": "proxy", "image": "p:1", "securityContext": {**SECURED, "runAsUser": 7}}]},
+        {
+            "initContainers": [
+                {"name": "proxy", "image": "p:1", "securityContext": {"runAsUser": 7}}
+            ]
+        },
+        {
+            "initContainers": [
+                {"name": "proxy", "image": "p:1", "securityContext": {**SECURED, "runAsUser": 7}}
+            ]
+        },
     ),
 }
 EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -101,14 +145,28 @@ EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"env": [{"name": "B", "value": "$(A)"}]},
         {"env": [{"name": "A", "value": "ours"}, {"name": "B", "value": "$(A)"}]},
     ),
-    "a variable of the same name is merged": ({"env": [{"name": "A", "value": "x"}]}, {"env": [{"name": "A", "value": "x"}]}),
+    "a variable of the same name is merged": (
+        {"env": [{"name": "A", "value": "x"}]},
+        {"env": [{"name": "A", "value": "x"}]},
+    ),
     "sources of variables and mounts are added": (
-        {"envFrom": [{"secretRef": {"name": "s"}}], "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
-        {"envFrom": [{"secretRef": {"name": "s"}}], "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        {
+            "envFrom": [{"secretRef": {"name": "s"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        },
+        {
+            "envFrom": [{"secretRef": {"name": "s"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        },
     ),
     "resources beside the GPU": (
         {"resources": {"requests": {"memory": "8Gi"}, "limits": {"cpu": "4"}}},
-        {"resources": {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {"nvidia.com/gpu": "1", "cpu": "4"}}},
+        {
+            "resources": {
+                "requests": {"cpu": "1", "memory": "8Gi"},
+                "limits": {"nvidia.com/gpu": "1", "cpu": "4"},
+            }
+        },
     ),
     "a read-only root": (
         {"securityContext": {"readOnlyRootFilesystem": True}},
@@ -124,7 +182,10 @@ def test_of_a_pod(said: dict[str, Any], found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("said", "found"), EXECUTOR_MERGED.values(), ids=EXECUTOR_MERGED)
 def test_of_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
-    assert over(executor(**said)) == {**OURS["spec"], "containers": [{**OURS["spec"]["containers"][0], **found}]}
+    assert over(executor(**said)) == {
+        **OURS["spec"],
+        "containers": [{**OURS["spec"]["containers"][0], **found}],
+    }
 
 
 def test_labels_and_annotations_come_beside_ours() -> None:
@@ -144,7 +205,9 @@ def test_an_empty_template_changes_nothing() -> None:
 def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
     volumes = {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}]}
     ours = {**OURS, "spec": {**OURS["spec"], **volumes}}
-    said = {"volumes": [{"name": "c", "emptyDir": {}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]}
+    said = {
+        "volumes": [{"name": "c", "emptyDir": {}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]
+    }
     assert apply(Overlay(spec=said), ours)["spec"]["volumes"] == [
         {"name": "a", "emptyDir": {"medium": "Memory"}},
         {"name": "b", "emptyDir": {}},
@@ -153,7 +216,11 @@ def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
 
 
 def test_laying_over_changes_neither_side() -> None:
-    said = Overlay({"a": "b"}, {}, {**executor(env=[{"name": "B", "value": "x"}]), "tolerations": [{"operator": "Exists"}]})
+    said = Overlay(
+        {"a": "b"},
+        {},
+        {**executor(env=[{"name": "B", "value": "x"}]), "tolerations": [{"operator": "Exists"}]},
+    )
     before = copy.deepcopy((said, OURS))
     apply(said, OURS)
     assert before == (said, OURS)
@@ -164,7 +231,7 @@ def test_other_nodes_than_the_class_s_are_refused() -> None:
         over({"nodeSelector": {"pool": "cpu"}})
 
 
-# -- for an image of somebody else -------------------------------------------------------------------------------------
+# -- for an image of somebody else -----------------------------------------------------------------
 
 
 def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> None:
@@ -179,7 +246,12 @@ def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> N
     said = {
         "serviceAccountName": "trainer",
         "volumes": volumes,
-        **executor(env=[{"name": "A", "value": "x"}], envFrom=[{}], volumeMounts=mounts, resources={"limits": {"cpu": "4"}}),
+        **executor(
+            env=[{"name": "A", "value": "x"}],
+            envFrom=[{}],
+            volumeMounts=mounts,
+            resources={"limits": {"cpu": "4"}},
+        ),
         "imagePullSecrets": [{"name": "registry"}],
     }
     given = Overlay({"team": "ml"}, {"note": "x"}, said)
@@ -197,41 +269,77 @@ def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> N
 
 
 def test_a_template_without_the_executor_stays_so_for_an_image_of_somebody_else() -> None:
-    assert Overlay(spec={"priorityClassName": "gpu"}).for_foreign_image() == Overlay(spec={"priorityClassName": "gpu"})
+    assert Overlay(spec={"priorityClassName": "gpu"}).for_foreign_image() == Overlay(
+        spec={"priorityClassName": "gpu"}
+    )
 
 
-# -- what a template may say -------------------------------------------------------------------------------------------
+# -- what a template may say -----------------------------------------------------------------------
 
 FULL: dict[str, Any] = {
-    "metadata": {"labels": {"team": "ml", "empty": ""}, "annotations": {"example.com/note": "any text: at all"}},
+    "metadata": {
+        "labels": {"team": "ml", "empty": ""},
+        "annotations": {"example.com/note": "any text: at all"},
+    },
     "spec": {
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
             {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
-            {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]}},
+            {
+                "name": "token",
+                "projected": {
+                    "sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]
+                },
+            },
         ],
         "containers": [
             {
                 "name": "executor",
-                "env": [{"name": "A", "value": "x"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                "env": [
+                    {"name": "A", "value": "x"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                ],
                 "envFrom": [{"configMapRef": {"name": "c"}}],
                 "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
-                "resources": {"requests": {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "10Gi"}, "limits": {"cpu": "4"}},
+                "resources": {
+                    "requests": {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "10Gi"},
+                    "limits": {"cpu": "4"},
+                },
                 "imagePullPolicy": "IfNotPresent",
-                "securityContext": {"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}, "privileged": False},
+                "securityContext": {
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                    "privileged": False,
+                },
             }
         ],
         "initContainers": [
-            {"name": "proxy", "image": "registry.example/proxy:1", "restartPolicy": "Always", "command": ["x"]},
-            {"name": "fetch", "image": "registry.example/fetch:1", "resources": {"limits": {"memory": "1Gi"}}},
+            {
+                "name": "proxy",
+                "image": "registry.example/proxy:1",
+                "restartPolicy": "Always",
+                "command": ["x"],
+            },
+            {
+                "name": "fetch",
+                "image": "registry.example/fetch:1",
+                "resources": {"limits": {"memory": "1Gi"}},
+            },
         ],
         "imagePullSecrets": [{"name": "registry"}],
         "tolerations": [{"key": "team", "operator": "Exists", "effect": "NoSchedule"}],
-        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
         "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["data"]}],
         "nodeSelector": {"disk": "ssd"},
         "affinity": {"podAffinity": {}},
-        "securityContext": {"fsGroup": 1000, "runAsGroup": 1000, "runAsNonRoot": True, "seccompProfile": {"type": "Localhost"}},
+        "securityContext": {
+            "fsGroup": 1000,
+            "runAsGroup": 1000,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "Localhost"},
+        },
         "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
         "dnsPolicy": "ClusterFirst",
         "priorityClassName": "gpu",
@@ -247,28 +355,48 @@ FULL: dict[str, Any] = {
 
 
 def test_a_template_may_say_all_that_a_pod_needs_beside_the_executor() -> None:
-    assert read_overlay(FULL, "pod.yaml") == Overlay(FULL["metadata"]["labels"], FULL["metadata"]["annotations"], FULL["spec"])
+    assert read_overlay(FULL, "pod.yaml") == Overlay(
+        FULL["metadata"]["labels"], FULL["metadata"]["annotations"], FULL["spec"]
+    )
 
 
 def test_a_template_may_be_an_object_of_kubernetes() -> None:
-    document = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "gpu"}, "template": FULL}
+    document = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "metadata": {"name": "gpu"},
+        "template": FULL,
+    }
     assert read_overlay(document, "pod.yaml") == read_overlay(FULL, "pod.yaml")
 
 
-@pytest.mark.parametrize("document", [{}, {"spec": None}, {"metadata": {"labels": None}, "spec": {"volumes": None}}])
+@pytest.mark.parametrize(
+    "document", [{}, {"spec": None}, {"metadata": {"labels": None}, "spec": {"volumes": None}}]
+)
 def test_a_key_without_a_value_says_nothing(document: dict[str, Any]) -> None:
-    assert read_overlay(document, "pod.yaml") == Overlay(spec=without_nulls(document.get("spec") or {}))
+    assert read_overlay(document, "pod.yaml") == Overlay(
+        spec=without_nulls(document.get("spec") or {})
+    )
 
 
 NO_TEMPLATES = {
-    "nothing": (None, "is no pod template but None; write {metadata: {labels, annotations}, spec: {...}}"),
+    "nothing": (
+        None,
+        "is no pod template but None; write {metadata: {labels, annotations}, spec: {...}}",
+    ),
     "a list": ([FULL], "is no pod template but [{'metadata'"),
-    "a Pod": ({"apiVersion": "v1", "kind": "Pod", "spec": {}}, "is no pod template but a v1 Pod; write"),
+    "a Pod": (
+        {"apiVersion": "v1", "kind": "Pod", "spec": {}},
+        "is no pod template but a v1 Pod; write",
+    ),
     "a template of another version": (
         {"apiVersion": "v2", "kind": "PodTemplate", "template": {}},
         "is no pod template but a v2 PodTemplate; write",
     ),
-    "a PodTemplate with a text": ({"apiVersion": "v1", "kind": "PodTemplate", "template": "x"}, "is no pod template but a v1"),
+    "a PodTemplate with a text": (
+        {"apiVersion": "v1", "kind": "PodTemplate", "template": "x"},
+        "is no pod template but a v1",
+    ),
 }
 
 
@@ -298,9 +426,18 @@ AMOUNTS = "cpu, memory, ephemeral-storage; the GPU is its class's"
 AT, INIT = "spec.containers[0]", "spec.initContainers[0]"
 #: what is refused → the template, and the whole message after the file's name
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a field beside metadata and spec": ({"status": {}}, f"status={{}} {NOT_SAID}; it may say metadata, spec"),
-    "a name for the pods": ({"metadata": {"name": "x"}}, f"metadata.name='x' {NOT_SAID}; it may say annotations, labels"),
-    "a spec that is a list": ({"spec": []}, "spec=[] is not a map; write it as Kubernetes' reference of pods says"),
+    "a field beside metadata and spec": (
+        {"status": {}},
+        f"status={{}} {NOT_SAID}; it may say metadata, spec",
+    ),
+    "a name for the pods": (
+        {"metadata": {"name": "x"}},
+        f"metadata.name='x' {NOT_SAID}; it may say annotations, labels",
+    ),
+    "a spec that is a list": (
+        {"spec": []},
+        "spec=[] is not a map; write it as Kubernetes' reference of pods says",
+    ),
     "a label of ours": (
         {"metadata": {"labels": {"gpuqueue.io/owner": "x"}}},
         f"metadata.labels.gpuqueue.io/owner='x' {NOT_SAID}; use a key of your own",
@@ -319,7 +456,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a label that is a number": (
         {"metadata": {"labels": {"version": 1}}},
-        "metadata.labels.version=1 cannot be its value; quote it; a label's has up to 63 letters, digits, '.', '_', '-'",
+        (
+            "metadata.labels.version=1 cannot be its value; quote it; a label's has up to 63"
+            " letters, digits, '.', '_', '-'"
+        ),
     ),
     "a label with a malformed key": (
         {"metadata": {"labels": {"a b": "x"}}},
@@ -327,8 +467,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a container beside the executor": (
         pod(containers=[{"name": "proxy", "image": "p:1"}]),
-        "spec.containers[0].name='proxy' is a container beside the executor, which would keep the pod from ending; name it "
-        "'executor', or make yours one of initContainers with restartPolicy: Always",
+        (
+            "spec.containers[0].name='proxy' is a container beside the executor, which would keep"
+            " the pod from ending; name it 'executor', or make yours one of initContainers with"
+            " restartPolicy: Always"
+        ),
     ),
     "two executors": (
         pod(containers=[{"name": "executor"}, {"name": "executor"}]),
@@ -336,11 +479,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a pod that runs again": (
         pod(restartPolicy="OnFailure"),
-        f"spec.restartPolicy='OnFailure' {NOT_SAID}; leave it out: an attempt's pod runs once, and Celery owns retries",
+        (
+            f"spec.restartPolicy='OnFailure' {NOT_SAID}; leave it out: an attempt's pod runs once,"
+            " and Celery owns retries"
+        ),
     ),
     "a service account's token": (
         pod(automountServiceAccountToken=True),
-        f"spec.automountServiceAccountToken=True {NOT_SAID}; mount a token by a projected volume (serviceAccountToken)",
+        (
+            f"spec.automountServiceAccountToken=True {NOT_SAID}; mount a token by a projected"
+            " volume (serviceAccountToken)"
+        ),
     ),
     "a deadline": (
         pod(activeDeadlineSeconds=60),
@@ -352,14 +501,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a node by name": (
         pod(nodeName="n1"),
-        f"spec.nodeName='n1' {NOT_SAID}; use nodeSelector or affinity: the scheduler counts the GPUs",
+        (
+            f"spec.nodeName='n1' {NOT_SAID}; use nodeSelector or affinity: the scheduler counts the"
+            " GPUs"
+        ),
     ),
-    "the node's network": (pod(hostNetwork=True), f"spec.hostNetwork=True {NOT_SAID}; {RESTRICTED}"),
+    "the node's network": (
+        pod(hostNetwork=True),
+        f"spec.hostNetwork=True {NOT_SAID}; {RESTRICTED}",
+    ),
     "the node's processes": (pod(hostPID=True), f"spec.hostPID=True {NOT_SAID}; {RESTRICTED}"),
     "the node's memory": (pod(hostIPC=True), f"spec.hostIPC=True {NOT_SAID}; {RESTRICTED}"),
     "processes in common": (
         pod(shareProcessNamespace=True),
-        f"spec.shareProcessNamespace=True {NOT_SAID}; leave it out: the executor is the first process of its container",
+        (
+            f"spec.shareProcessNamespace=True {NOT_SAID}; leave it out: the executor is the first"
+            " process of its container"
+        ),
     ),
     "a number for a name": (
         pod(priorityClassName=7),
@@ -367,19 +525,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a volume on the node": (
         pod(volumes=[{"name": "d", "hostPath": {"path": "/"}}]),
-        "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not a volume that a pod may have; give one of configMap, "
-        "csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim, projected, secret: "
-        'Pod Security "restricted" forbids others',
+        (
+            "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not a volume that a pod"
+            " may have; give one of configMap, csi, downwardAPI, emptyDir, ephemeral,"
+            ' persistentVolumeClaim, projected, secret: Pod Security "restricted" forbids others'
+        ),
     ),
     "a volume without a name": (
         pod(volumes=[{"emptyDir": {}}]),
-        "spec.volumes[0]={'emptyDir': {}} has no name; give each its name; "
-        "spec.volumes[0].name=None cannot name a volume; use lower-case letters, digits and '-'",
+        (
+            "spec.volumes[0]={'emptyDir': {}} has no name; give each its name; "
+            "spec.volumes[0].name=None cannot name a volume; use lower-case letters, digits and '-'"
+        ),
     ),
     "a malformed toleration": (
         pod(tolerations=[{"key": "a"}, {"key": "a", "operator": "In"}, "all"]),
-        f"spec.tolerations[1]={{'key': 'a', 'operator': 'In'}} has the unknown operator 'In'; {TOLERATION}; "
-        f"spec.tolerations[2]='all' is not a table; {TOLERATION}",
+        (
+            "spec.tolerations[1]={'key': 'a', 'operator': 'In'} has the unknown operator 'In';"
+            f" {TOLERATION}; spec.tolerations[2]='all' is not a table; {TOLERATION}"
+        ),
     ),
     "true for a label of nodes": (
         pod(nodeSelector={"gpu": True}),
@@ -399,16 +563,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another policy of messages": (
         of_executor(terminationMessagePolicy="File"),
-        f"{AT}.terminationMessagePolicy='File' {NOT_SAID}; leave it out: a job's error quotes the end of its log",
+        (
+            f"{AT}.terminationMessagePolicy='File' {NOT_SAID}; leave it out: a job's error quotes"
+            " the end of its log"
+        ),
     ),
     "a probe of the executor": (
         of_executor(livenessProbe={}),
-        f"{AT}.livenessProbe={{}} {NOT_SAID}; it may say env, envFrom, imagePullPolicy, name, resources, "
-        "securityContext, volumeMounts",
+        (
+            f"{AT}.livenessProbe={{}} {NOT_SAID}; it may say env, envFrom, imagePullPolicy, name,"
+            " resources, securityContext, volumeMounts"
+        ),
     ),
     "a variable of ours": (
         of_executor(env=[{"name": "GPUQUEUE_TOKEN", "value": "x"}]),
-        f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_SAID}; leave it out: the dispatcher, its Secret or the device plugin sets it",
+        (
+            f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_SAID}; leave it out: the dispatcher, its"
+            " Secret or the device plugin sets it"
+        ),
     ),
     "a number for a variable": (
         of_executor(env=[{"name": "A", "value": "1"}, {"name": "PORT", "value": 80}]),
@@ -432,8 +604,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an amount without a quantity": (
         of_executor(resources={"requests": {"cpu": 2, "memory": "8GiB"}}),
-        f"{AT}.resources.requests.cpu=2 is not a quantity; quote it, e.g. '500m' or '2Gi'; "
-        f"{AT}.resources.requests.memory='8GiB' is not a quantity; quote it, e.g. '500m' or '2Gi'",
+        (
+            f"{AT}.resources.requests.cpu=2 is not a quantity; quote it, e.g. '500m' or '2Gi';"
+            f" {AT}.resources.requests.memory='8GiB' is not a quantity; quote it, e.g. '500m' or"
+            " '2Gi'"
+        ),
     ),
     "privileges": (
         of_executor(securityContext={"privileged": True}),
@@ -453,19 +628,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no filter of system calls": (
         pod(securityContext={"seccompProfile": {"type": "Unconfined"}}),
-        "spec.securityContext.seccompProfile.type='Unconfined' does not confine; write RuntimeDefault or Localhost",
+        (
+            "spec.securityContext.seccompProfile.type='Unconfined' does not confine; write"
+            " RuntimeDefault or Localhost"
+        ),
     ),
     "a capability": (
         of_executor(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}),
-        f"{AT}.securityContext.capabilities.add=['SYS_ADMIN'] is more than NET_BIND_SERVICE; {RESTRICTED}",
+        (
+            f"{AT}.securityContext.capabilities.add=['SYS_ADMIN'] is more than NET_BIND_SERVICE;"
+            f" {RESTRICTED}"
+        ),
     ),
     "capabilities kept": (
         of_executor(securityContext={"capabilities": {"drop": ["CHOWN"]}}),
-        f"{AT}.securityContext.capabilities.drop=['CHOWN'] does not drop all; leave it out: all are dropped",
+        (
+            f"{AT}.securityContext.capabilities.drop=['CHOWN'] does not drop all; leave it out: all"
+            " are dropped"
+        ),
     ),
     "an init container called as ours": (
         sidecar(name="executor"),
-        f"{INIT}.name='executor' cannot name an init container; use lower-case letters, digits and '-', and not 'executor'",
+        (
+            f"{INIT}.name='executor' cannot name an init container; use lower-case letters, digits"
+            " and '-', and not 'executor'"
+        ),
     ),
     "an init container without an image": (
         sidecar(image=None),
@@ -473,8 +660,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an init container that runs again": (
         sidecar(restartPolicy="OnFailure"),
-        f"{INIT}.restartPolicy='OnFailure' is not for an init container; write Always for a sidecar, or leave it out "
-        "for one that ends before the executor starts",
+        (
+            f"{INIT}.restartPolicy='OnFailure' is not for an init container; write Always for a"
+            " sidecar, or leave it out for one that ends before the executor starts"
+        ),
     ),
     "a GPU for a sidecar": (
         sidecar(resources={"limits": {"nvidia.com/gpu": "1"}}),
@@ -495,15 +684,25 @@ def test_a_template_is_refused_with(document: dict[str, Any], text: str) -> None
 
 
 def test_the_path_in_an_object_of_kubernetes_begins_at_its_template() -> None:
-    document = {"apiVersion": "v1", "kind": "PodTemplate", "template": {"metadata": {"name": "x"}, "spec": {"hostPID": True}}}
-    with pytest.raises(SettingsError, match=r"'pod\.yaml': template\.metadata\.name='x' .*; template\.spec\.hostPID=True "):
+    document = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "template": {"metadata": {"name": "x"}, "spec": {"hostPID": True}},
+    }
+    with pytest.raises(
+        SettingsError,
+        match=r"'pod\.yaml': template\.metadata\.name='x' .*; template\.spec\.hostPID=True ",
+    ):
         read_overlay(document, "pod.yaml")
 
 
 def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(SettingsError) as caught:
         read_overlay(pod(priorityClass="gpu"), "pod.yaml")
-    assert f"spec.priorityClass='gpu' {NOT_SAID}; it may say affinity, containers, dnsConfig" in str(caught.value)
+    assert (
+        f"spec.priorityClass='gpu' {NOT_SAID}; it may say affinity, containers, dnsConfig"
+        in str(caught.value)
+    )
     assert "priorityClassName" in str(caught.value)
 
 
@@ -530,7 +729,9 @@ def test_every_variable_that_an_executor_gets_of_us_is_refused_but_one() -> None
     common, settings = ManifestContext("n", "o", app="shop"), ClusterSettings(executor_image="x:1")
     made = finisher_manifest(record, "f", 1, GpuClass("t4"), settings, common)
     told = {each["name"] for each in made["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert {name for name in told if not is_ours(name)} == {"PYTHONUNBUFFERED"}  # harmless, and somebody's taste
+    assert {name for name in told if not is_ours(name)} == {
+        "PYTHONUNBUFFERED"
+    }  # harmless, and somebody's taste
 
 
 def test_a_pod_under_a_full_template_is_as_safe_as_without() -> None:

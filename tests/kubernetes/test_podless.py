@@ -1,4 +1,6 @@
-"""A Job without a pod: looked at seldom, waited for, given up, and its end answered as long as somebody asks."""
+"""A Job without a pod: looked at seldom, waited for, given up, and its end answered as long as
+somebody asks.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,19 @@ class Api:
     namespace = "ns"
 
     def __init__(self) -> None:
-        record = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared", "attempt": 1, "token": "x"}
-        meta = {"name": "job-a", "creationTimestamp": "2020-01-01T00:00:00Z", "annotations": {RECORD: _json(record)}}
+        record = {
+            "delivery": "a",
+            "id": "a",
+            "gpu_class": "t4",
+            "isolation": "shared",
+            "attempt": 1,
+            "token": "x",
+        }
+        meta = {
+            "name": "job-a",
+            "creationTimestamp": "2020-01-01T00:00:00Z",
+            "annotations": {RECORD: _json(record)},
+        }
         self.job: Job | None = msgspec.convert({"metadata": meta}, Job)
         self.words = ""
         self.away = False
@@ -41,7 +54,11 @@ class Api:
         return [], "1"
 
     def job_events(self, name: str) -> list[Event]:
-        return [msgspec.convert({"reason": "FailedCreate", "message": self.words}, Event)] if self.words else []
+        return (
+            [msgspec.convert({"reason": "FailedCreate", "message": self.words}, Event)]
+            if self.words
+            else []
+        )
 
     def delete_job(self, name: str) -> bool:
         self.job = None
@@ -74,7 +91,9 @@ def bench() -> Bench:
 
 def test_it_is_looked_at_seldom(bench: Bench) -> None:
     assert bench.api.job is not None
-    fresh = msgspec.structs.replace(bench.api.job.metadata, creation_timestamp="2999-01-01T00:00:00Z")
+    fresh = msgspec.structs.replace(
+        bench.api.job.metadata, creation_timestamp="2999-01-01T00:00:00Z"
+    )
     bench.api.job = msgspec.structs.replace(bench.api.job, metadata=fresh)
     bench.look()
     bench.podless.end_of("job-a")
@@ -93,7 +112,11 @@ def test_its_end_is_answered_as_long_as_somebody_asks(bench: Bench) -> None:
     ("words", "reason", "wait"),
     [
         ('pods "x" is forbidden: exceeded quota: gpus', EndReason.QUOTA, WaitReason.QUOTA),
-        ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', EndReason.BAD_SPEC, WaitReason.LAUNCH_REFUSED),
+        (
+            'pods "x" is forbidden: violates PodSecurity "restricted:latest"',
+            EndReason.BAD_SPEC,
+            WaitReason.LAUNCH_REFUSED,
+        ),
         ("", EndReason.INFRA, WaitReason.STARTING),
     ],
 )
@@ -110,7 +133,16 @@ def test_what_had_no_pod_for_too_long_is_given_up_with_the_reason(
 
 def test_a_finished_job_whose_pod_is_gone_ended_unseen(bench: Bench) -> None:
     assert bench.api.job is not None
-    status = {"conditions": [{"type": "Complete", "status": "True", "reason": "CompletionsReached", "message": "done"}]}
+    status = {
+        "conditions": [
+            {
+                "type": "Complete",
+                "status": "True",
+                "reason": "CompletionsReached",
+                "message": "done",
+            }
+        ]
+    }
     bench.api.job = msgspec.convert({"metadata": {"name": "job-a"}, "status": status}, Job)
     end = bench.look()
     assert end.reason == EndReason.INFRA and "CompletionsReached: done" in end.error

@@ -47,7 +47,9 @@ from tests.kubernetes.scripted import (
 
 @dataclass
 class World:
-    """A server whose lists and watches are scripted (the last of each for ever), and the pods that follow it."""
+    """A server whose lists and watches are scripted (the last of each for ever), and the pods that
+    follow it.
+    """
 
     api: Api
     server: Scripted
@@ -81,10 +83,17 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     """Make worlds: ``world(lists=[…], watches=[…])``, followed at once."""
     made: list[World] = []
 
-    def make(lists: list[Answer], watches: list[Answer] | None = None, start: bool = True, **settings: Any) -> World:
+    def make(
+        lists: list[Answer],
+        watches: list[Answer] | None = None,
+        start: bool = True,
+        **settings: Any,
+    ) -> World:
         server = Scripted(lambda asked: hang)
         api = api_of(server, monkeypatch, tmp_path, **settings)
-        found = World(api, server, ClusterSettings(**settings), lists, watches or [stream(then=hang)])
+        found = World(
+            api, server, ClusterSettings(**settings), lists, watches or [stream(then=hang)]
+        )
         made.append(found)
         if start:
             found.pods.start()
@@ -96,11 +105,15 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         each.server.close()
 
 
-# -- the ordinary way ------------------------------------------------------------------------------------------------
+# -- the ordinary way ------------------------------------------------------------------------------
 
 
 def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
-    changes = [line("MODIFIED", pod("a", 11, "Running")), line("ADDED", pod("c", 12)), line("DELETED", pod("b", 13))]
+    changes = [
+        line("MODIFIED", pod("a", 11, "Running")),
+        line("ADDED", pod("c", 12)),
+        line("DELETED", pod("b", 13)),
+    ]
     here = world([listed(pod("a", 3), pod("b", 4), version=10)], [stream(*changes, then=hang)])
     eventually(lambda: len(here.told) == 5)
     assert here.told == [
@@ -118,7 +131,11 @@ def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
 
 
 def test_pods_are_found_by_their_job_and_by_whether_a_clock_may_run(world: Any) -> None:
-    first = [pod("a", 3, job="j1"), pod("b", 4, "Running", job="j1"), pod("c", 5, "Failed", job="j2")]
+    first = [
+        pod("a", 3, job="j1"),
+        pod("b", 4, "Running", job="j1"),
+        pod("c", 5, "Failed", job="j2"),
+    ]
     here = world([listed(*first, version=10)])
     assert here.pods.wait_synced(5)
     assert {entry.pod.metadata.name for entry in here.pods.by_job("j1")} == {"a", "b"}
@@ -129,7 +146,8 @@ def test_pods_are_found_by_their_job_and_by_whether_a_clock_may_run(world: Any) 
 
 def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
     here = world(
-        [listed(pod("a", 3, "Running", job="j1"))], [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)]
+        [listed(pod("a", 3, "Running", job="j1"))],
+        [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
     )
     eventually(lambda: len(here.told) == 2)
     assert here.entries[-1].seen.phase is Phase.ENDED
@@ -138,7 +156,9 @@ def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
 
 def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
     pods = [pod("a", 3, job="j1"), pod("b", 4, job="j1")]
-    here = world([listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)])
+    here = world(
+        [listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)]
+    )
     eventually(lambda: len(here.told) == 3)
     assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
 
@@ -168,21 +188,28 @@ def test_before_the_first_list_nothing_is_in_step(world: Any) -> None:
     eventually(lambda: here.pods.since_sync() == 0)
 
 
-# -- streams that end ------------------------------------------------------------------------------------------------
+# -- streams that end ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken off"])
 def test_the_next_watch_goes_on_where_the_last_ended(world: Any, end: Answer | None) -> None:
     parts = [line("ADDED", pod("a", 11)), bookmark(15)]
     here = world(
-        [listed(version=10)], [stream(*parts, then=end), stream(line("ADDED", pod("b", 20)), then=end), stream(then=hang)]
+        [listed(version=10)],
+        [
+            stream(*parts, then=end),
+            stream(line("ADDED", pod("b", 20)), then=end),
+            stream(then=hang),
+        ],
     )
     eventually(lambda: len(here.asked(True)) == 3)
     assert [asked.query["resourceVersion"] for asked in here.asked(True)] == ["10", "15", "20"]
     assert len(here.asked(False)) == 1
 
 
-def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     here = world([listed(version=10)], [stream()])
     eventually(lambda: "as soon as it had begun" in caplog.text)
     began, count = time.monotonic(), len(here.asked(True))
@@ -201,14 +228,21 @@ def test_a_watch_that_stood_for_a_while_may_end_without_having_told_anything(
 
 
 def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
-    """Pods that went meanwhile are told as deleted, by what was last known of them; the others only if they changed."""
-    lists = [listed(pod("a", 3, "Running"), pod("b", 4), pod("c", 5)), listed(pod("b", 14), pod("c", 5), version=20)]
+    """Pods that went meanwhile are told as deleted, by what was last known of them; the others only
+    if they changed.
+    """
+    lists = [
+        listed(pod("a", 3, "Running"), pod("b", 4), pod("c", 5)),
+        listed(pod("b", 14), pod("c", 5), version=20),
+    ]
     here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
     eventually(lambda: len(here.told) == 5)
     assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
     assert here.entries[-1].seen.end is not None
     assert here.names() == {"b", "c"}
-    eventually(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
+    eventually(
+        lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"]
+    )
 
 
 def test_a_watch_that_always_expires_is_not_listed_in_a_loop(world: Any) -> None:
@@ -226,8 +260,19 @@ def test_a_silent_stream_is_left_for_a_list(world: Any) -> None:
     assert here.told == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
 
 
-def test_an_error_within_the_stream_is_left_for_a_list(world: Any, caplog: pytest.LogCaptureFixture) -> None:
-    broken = line("ERROR", {"kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError", "message": "etcd"})
+def test_an_error_within_the_stream_is_left_for_a_list(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = line(
+        "ERROR",
+        {
+            "kind": "Status",
+            "status": "Failure",
+            "code": 500,
+            "reason": "InternalError",
+            "message": "etcd",
+        },
+    )
     here = world([listed(pod("a", 3)), listed(version=20)], [stream(broken), stream(then=hang)])
     eventually(lambda: here.told == [("changed", "a", "3"), ("deleted", "a", "3")])
     assert "watch pods in gpus: 500 InternalError: etcd" in caplog.text
@@ -240,13 +285,17 @@ def test_the_safety_net_lists_again_in_time(world: Any) -> None:
     here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
     eventually(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
     assert here.told[2] == ("changed", "b", "4")
-    assert here.asked(True)[0].query["timeoutSeconds"] == "1", "the server ends the watch when the list is due"
+    assert here.asked(True)[0].query["timeoutSeconds"] == "1", (
+        "the server ends the watch when the list is due"
+    )
 
 
-# -- outages ---------------------------------------------------------------------------------------------------------
+# -- outages ---------------------------------------------------------------------------------------
 
 
-def test_a_server_that_comes_back_is_listed_and_followed(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_comes_back_is_listed_and_followed(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pods_module, "AWAY", 0.3)
     down = threading.Event()
     away = refused(503, "Away")
@@ -263,8 +312,20 @@ def test_a_server_that_comes_back_is_listed_and_followed(world: Any, monkeypatch
 
 def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     away = refused(503, "Away")
-    broken = line("ERROR", {"kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError", "message": "etcd"})
-    here = world([away, away, away, listed(pod("a")), listed(pod("b"))], [stream(bookmark(5), broken), stream(then=hang)])
+    broken = line(
+        "ERROR",
+        {
+            "kind": "Status",
+            "status": "Failure",
+            "code": 500,
+            "reason": "InternalError",
+            "message": "etcd",
+        },
+    )
+    here = world(
+        [away, away, away, listed(pod("a")), listed(pod("b"))],
+        [stream(bookmark(5), broken), stream(then=hang)],
+    )
     eventually(lambda: here.names() == {"b"})
     waits = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
     assert waits[2] >= 0.4
@@ -279,7 +340,9 @@ def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
     assert time.monotonic() - began > 0.8
 
 
-def test_an_event_that_is_not_handled_stops_nothing(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_is_not_handled_stops_nothing(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
     seen: list[str] = []
 
@@ -312,7 +375,7 @@ def test_a_fault_of_our_own_does_not_end_the_thread(
     assert "a bug" in caplog.text
 
 
-# -- start and stop --------------------------------------------------------------------------------------------------
+# -- start and stop --------------------------------------------------------------------------------
 
 
 def test_it_stops_at_once_while_the_stream_is_silent(world: Any) -> None:
@@ -330,12 +393,21 @@ def test_it_stops_at_once_while_the_stream_is_silent(world: Any) -> None:
 WAITS = [
     ("for the list", [hang], [hang], 1),
     ("for the watch to begin", [listed()], [hang], 2),
-    ("for the server to come back", [refused(503, "Away", headers={"Retry-After": "60"})], [hang], 1),
+    (
+        "for the server to come back",
+        [refused(503, "Away", headers={"Retry-After": "60"})],
+        [hang],
+        1,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("lists", "watches", "requests"), [each[1:] for each in WAITS], ids=[each[0] for each in WAITS])
-def test_it_stops_in_time_whatever_it_waits_for(world: Any, lists: list[Answer], watches: list[Answer], requests: int) -> None:
+@pytest.mark.parametrize(
+    ("lists", "watches", "requests"), [each[1:] for each in WAITS], ids=[each[0] for each in WAITS]
+)
+def test_it_stops_in_time_whatever_it_waits_for(
+    world: Any, lists: list[Answer], watches: list[Answer], requests: int
+) -> None:
     here = world(lists, watches)
     eventually(lambda: len(here.server.asked) == requests)
     began = time.monotonic()
@@ -343,7 +415,9 @@ def test_it_stops_in_time_whatever_it_waits_for(world: Any, lists: list[Answer],
     assert time.monotonic() - began < 1
 
 
-def test_it_may_be_stopped_from_its_own_callback(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_may_be_stopped_from_its_own_callback(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
     told: list[str] = []
 
@@ -353,7 +427,12 @@ def test_it_may_be_stopped_from_its_own_callback(world: Any, caplog: pytest.LogC
 
     here.pods = Pods(here.api, "a=b", once, here.settings)
     here.pods.start()
-    eventually(lambda: told and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"])
+    eventually(
+        lambda: (
+            told
+            and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]
+        )
+    )
     assert told == ["a"]
     assert caplog.records == []
 
@@ -377,18 +456,25 @@ def test_a_list_that_is_late_after_a_stop_changes_nothing(world: Any) -> None:
     here.pods.start()
     assert here.pods.wait_synced(5)
     late.set()
-    eventually(lambda: len([thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]) == 1)
+    eventually(
+        lambda: (
+            len([thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]) == 1
+        )
+    )
     assert here.names() == {"new"}
     assert [name for _, name, _ in here.told] == ["new"]
 
 
-# -- what it costs ---------------------------------------------------------------------------------------------------
+# -- what it costs ---------------------------------------------------------------------------------
 
 
 def test_of_a_pod_only_what_is_read_is_kept() -> None:
     labels = {"batch.kubernetes.io/job-name": "j", "gpuqueue.io/role": "finisher"}
     annotations = {"gpuqueue.io/record": "{}"}
-    more = {"labels": labels | {"app.kubernetes.io/part-of": "shop"}, "annotations": annotations | {"cni.example": "x" * 5000}}
+    more = {
+        "labels": labels | {"app.kubernetes.io/part-of": "shop"},
+        "annotations": annotations | {"cni.example": "x" * 5000},
+    }
     kept = PodTable().put(msgspec.convert(pod("a", **more), Pod), 0.0).pod.metadata
     assert (kept.labels, kept.annotations) == (labels, annotations)
 
@@ -398,7 +484,10 @@ def test_a_running_pod_costs_less_than_four_kilobytes() -> None:
     sent = [json.loads(text)["object"] for text in lines("success")]
     running = next(item for item in sent if item["status"]["phase"] == "Running")
     table, decoder, number = PodTable(), msgspec.json.Decoder(Pod), 1000
-    running["metadata"]["annotations"] = {"gpuqueue.io/record": "x" * 400, "cni.example/network-status": "x" * 2000}
+    running["metadata"]["annotations"] = {
+        "gpuqueue.io/record": "x" * 400,
+        "cni.example/network-status": "x" * 2000,
+    }
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -427,7 +516,9 @@ def test_what_runs_is_not_looked_through_for_what_waits() -> None:
 def test_waits_double_up_to_the_cap_and_never_undercut_the_server() -> None:
     backoff = Backoff(0.2, 10)
     waits = [backoff.next() for _ in range(12)]
-    for wait, most in zip(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10, 10], strict=True):
+    for wait, most in zip(
+        waits, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10, 10], strict=True
+    ):
         assert most / 2 <= wait <= most
     assert backoff.next(30) == 30
     backoff.reset()

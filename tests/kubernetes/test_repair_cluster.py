@@ -1,4 +1,6 @@
-"""What goes on, and what is repaired, when the API server, a watch, a node, a dispatcher or Redis goes away."""
+"""What goes on, and what is repaired, when the API server, a watch, a node, a dispatcher or Redis
+goes away.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def stacks(tmp_path, running_stacks):
         stack.close()
 
 
-# -- launches that the API does not take ---------------------------------------------------------------------------------
+# -- launches that the API does not take -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("status", "more"), [(429, {"retry_after": 1}), (500, {}), (503, {})])
@@ -58,7 +60,11 @@ def test_a_job_is_cancelled_while_its_launch_is_tried_again(shop, quick, key):
     quick.cluster.faults.fail(503, method="POST", path="/jobs", times=1000)
     try:
         result = shop.tell_of.apply_async((key, "ran"), queue=GPU)
-        until(lambda: (quick.record(result.id) or {}).get("wait") == "LAUNCH_REFUSED", PATIENCE, "it is tried again")
+        until(
+            lambda: (quick.record(result.id) or {}).get("wait") == "LAUNCH_REFUSED",
+            PATIENCE,
+            "it is tried again",
+        )
         result.revoke()
         until(lambda: result.state == "REVOKED", PATIENCE, "it is revoked")
     finally:
@@ -90,7 +96,9 @@ def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(stacks):
 
 def test_a_dispatcher_that_may_not_create_jobs_does_not_start(stacks):
     stack = stacks()
-    token = stack.cluster.user("reader", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}])
+    token = stack.cluster.user(
+        "reader", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+    )
     env = {"KUBECONFIG": str(stack.cluster.kubeconfig_for(token))}
     node = stack.dispatcher(env=env, ready=False)
     until(lambda: node.container.exit_code is not None, PATIENCE, "it ends")
@@ -98,7 +106,7 @@ def test_a_dispatcher_that_may_not_create_jobs_does_not_start(stacks):
     assert 'cannot create resource "jobs"' in node.logs()
 
 
-# -- watches -------------------------------------------------------------------------------------------------------------
+# -- watches ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["dropped", "silent", "expired", "compacted"])
@@ -138,7 +146,7 @@ def test_jobs_end_and_start_again_when_the_api_server_comes_back(shop, quick, ke
     assert waiting.get(PATIENCE) == 2
 
 
-# -- nodes ---------------------------------------------------------------------------------------------------------------
+# -- nodes -----------------------------------------------------------------------------------------
 
 
 def test_a_silent_kubelet_is_no_failed_job(shop, quick, key):
@@ -158,7 +166,11 @@ def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(stacks, 
     result = stack.shop.hold.apply_async((key,), queue=ALONE)
     stack.told(key)
     stack.cluster.faults.node_lost("node-a")
-    until(lambda: (stack.record(result.id) or {}).get("wait") == "UNCONFIRMED", PATIENCE, "its end is not confirmed")
+    until(
+        lambda: (stack.record(result.id) or {}).get("wait") == "UNCONFIRMED",
+        PATIENCE,
+        "its end is not confirmed",
+    )
     assert stack.holders() == [result.id]
     waiting = stack.shop.add.apply_async((1, 1), queue=GPU)
     stack.in_state(waiting.id, "waiting")
@@ -170,7 +182,7 @@ def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(stacks, 
     assert (result.get(PATIENCE), waiting.get(PATIENCE)) == (key, 2)
 
 
-# -- by hand -------------------------------------------------------------------------------------------------------------
+# -- by hand ---------------------------------------------------------------------------------------
 
 
 def test_a_job_deleted_by_hand_frees_its_slot(shop, quick, key):
@@ -187,12 +199,18 @@ def test_a_job_without_a_holder_is_deleted(shop, quick, key):
     pid = quick.told(key)["pid"]
     record = quick.record(result.id)
     # Its job goes on without it: as if another attempt had been made meanwhile.
-    quick.client.hset("gpuqueue:1:{t4}:jobs", result.id, json.dumps({**record, "attempt": 2, "token": "x"}))
+    quick.client.hset(
+        "gpuqueue:1:{t4}:jobs", result.id, json.dumps({**record, "attempt": 2, "token": "x"})
+    )
     quick.client.zrem("gpuqueue:1:{t4}:holders_shared", f"{result.id}#1")
-    until(lambda: not any(pid in quick.cluster.pids(pod) for pod in quick.cluster.pods()), PATIENCE, "its pod is stopped")
+    until(
+        lambda: not any(pid in quick.cluster.pids(pod) for pod in quick.cluster.pods()),
+        PATIENCE,
+        "its pod is stopped",
+    )
 
 
-# -- Redis, dispatchers --------------------------------------------------------------------------------------------------
+# -- Redis, dispatchers ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -201,7 +219,12 @@ def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(stacks, key):
     one.dispatcher("one")
     other = stacks()
     other.cluster.secret("other", {"CELERY_BROKER_URL": one.url})
-    env = {"CELERY_BROKER_URL": one.url, "GPU_SECRET_NAME": "other", "T4_SHARED_SLOTS": "0", "T4_EXCLUSIVE_SLOTS": "0"}
+    env = {
+        "CELERY_BROKER_URL": one.url,
+        "GPU_SECRET_NAME": "other",
+        "T4_SHARED_SLOTS": "0",
+        "T4_EXCLUSIVE_SLOTS": "0",
+    }
     env |= {"MIG_TOTAL_SLOTS": "2", "GPU_RESOURCE_NAME": "nvidia.com/mig-1g.5gb"}
     other.cluster.add_node(Node("mig", resources={"nvidia.com/mig-1g.5gb": "2"}))
     other.dispatcher("two", env=env, ready=False)
@@ -212,7 +235,9 @@ def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(stacks, key):
     one.told(f"{key}-mig")
     assert (len(one.cluster.pods()), len(other.cluster.pods())) == (1, 1)
     until(lambda: len(one.reader.leaders()) == 2, PATIENCE, "each has its own leader")
-    time.sleep(3)  # several rounds of repair, with nothing to wait for: that nothing happens is what is tested
+    time.sleep(
+        3
+    )  # several rounds of repair, with nothing to wait for: that nothing happens is what is tested
     assert (len(one.cluster.pods()), len(other.cluster.pods())) == (1, 1)
     one.go(key)
     one.go(f"{key}-mig")

@@ -22,16 +22,28 @@ spec:
       emptyDir: *memory
   initContainers:
 """
-JSON = '{"apiVersion": "v1", "kind": "PodTemplate", "template": {"spec": {"priorityClassName": "gpu"}}}'
+JSON = (
+    '{"apiVersion": "v1", "kind": "PodTemplate", "template": {"spec": {"priorityClassName":'
+    ' "gpu"}}}'
+)
 WRONG = {
     "no YAML": ("spec: [", "is not one document of YAML or JSON: while parsing a flow node"),
-    "bytes that are no text": (b"\xff\xfe\x00", "is not one document of YAML or JSON: 'utf-8' codec can't decode"),
-    "two documents": ("spec: {}\n---\nspec: {}", "is not one document of YAML or JSON: expected a single document"),
+    "bytes that are no text": (
+        b"\xff\xfe\x00",
+        "is not one document of YAML or JSON: 'utf-8' codec can't decode",
+    ),
+    "two documents": (
+        "spec: {}\n---\nspec: {}",
+        "is not one document of YAML or JSON: expected a single document",
+    ),
     "a key twice": (
         "spec:\n  volumes: []\n  volumes: []",
         "is not one document of YAML or JSON: the key 'volumes' is there twice in",
     ),
-    "a program": ("spec: !!python/object/apply:os.system [x]", "could not determine a constructor for the tag"),
+    "a program": (
+        "spec: !!python/object/apply:os.system [x]",
+        "could not determine a constructor for the tag",
+    ),
     "a wrong field": ("spec: {hostPID: true}", "spec.hostPID=True is not for a template to say"),
     "nothing": ("", "is no pod template but None"),
 }
@@ -44,7 +56,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_of_yaml_with_dates_aliases_and_keys_without_values(file: Path) -> None:
     file.write_text(YAML)
-    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "scratch", "emptyDir": {"medium": "Memory"}}]
+    volumes = [
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "scratch", "emptyDir": {"medium": "Memory"}},
+    ]
     assert load_overlay(file) == Overlay({}, {"since": "2024-05-01"}, {"volumes": volumes})
 
 
@@ -63,5 +78,8 @@ def test_a_file_is_refused_and_named_with(content: str | bytes, text: str, file:
 
 
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:
-    with pytest.raises(SettingsError, match=r"GPUQUEUE_POD_TEMPLATE='.*pod\.yaml' cannot be read: No such file or directory"):
+    with pytest.raises(
+        SettingsError,
+        match=r"GPUQUEUE_POD_TEMPLATE='.*pod\.yaml' cannot be read: No such file or directory",
+    ):
         load_overlay(file)

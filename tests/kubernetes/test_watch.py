@@ -33,12 +33,18 @@ from tests.kubernetes.scripted import (
 
 
 def told(
-    answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silence: float = 5, **settings: Any
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    silence: float = 5,
+    **settings: Any,
 ) -> Iterator[tuple[str, str, str]]:
     """What a watch that gets this answer yields: type, name and version."""
     with (
         serving(answer) as server,
-        api_of(server, monkeypatch, tmp_path, **settings).watch_pods("a=b", "5", 60, silence) as watch,
+        api_of(server, monkeypatch, tmp_path, **settings).watch_pods(
+            "a=b", "5", 60, silence
+        ) as watch,
     ):
         for event in watch:
             yield event.type, event.object.metadata.name, event.object.metadata.resource_version
@@ -49,7 +55,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return lambda answer, **how: list(told(answer, monkeypatch, tmp_path, **how))
 
 
-def test_a_watch_is_asked_for_from_a_version_on_with_bookmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_watch_is_asked_for_from_a_version_on_with_bookmarks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with serving(stream()) as server:
         api = api_of(server, monkeypatch, tmp_path)
         assert list(api.watch_pods("a=b", "5", 300.0, 9)) == []
@@ -65,13 +73,27 @@ def test_a_watch_is_asked_for_from_a_version_on_with_bookmarks(monkeypatch: pyte
 
 
 def test_events_and_bookmarks_come_in_order(watched: Any) -> None:
-    parts = [line("ADDED", pod("a", 6)), line("MODIFIED", pod("a", 7)), bookmark(9), line("DELETED", pod("a", 10))]
-    assert watched(stream(*parts)) == [("ADDED", "a", "6"), ("MODIFIED", "a", "7"), ("BOOKMARK", "", "9"), ("DELETED", "a", "10")]
+    parts = [
+        line("ADDED", pod("a", 6)),
+        line("MODIFIED", pod("a", 7)),
+        bookmark(9),
+        line("DELETED", pod("a", 10)),
+    ]
+    assert watched(stream(*parts)) == [
+        ("ADDED", "a", "6"),
+        ("MODIFIED", "a", "7"),
+        ("BOOKMARK", "", "9"),
+        ("DELETED", "a", "10"),
+    ]
 
 
 def test_lines_may_be_cut_anywhere(watched: Any) -> None:
     """Also within a character, and several in one part."""
-    whole = line("ADDED", pod("a", 6)) + b'{"type":"MODIFIED","object":{"metadata":{"name":"\xc3\xa9t\xc3\xa9"}}}\n' + bookmark(8)
+    whole = (
+        line("ADDED", pod("a", 6))
+        + b'{"type":"MODIFIED","object":{"metadata":{"name":"\xc3\xa9t\xc3\xa9"}}}\n'
+        + bookmark(8)
+    )
     expected = [("ADDED", "a", "6"), ("MODIFIED", "été", ""), ("BOOKMARK", "", "8")]
     assert watched(stream(whole)) == expected
     assert watched(stream(*(whole[at : at + 1] for at in range(len(whole))))) == expected
@@ -88,7 +110,9 @@ def test_the_recorded_watches_are_read_as_they_were_sent(watched: Any) -> None:
 
 
 def test_half_a_line_is_not_told(watched: Any) -> None:
-    assert watched(stream(line("ADDED", pod("a", 6)), line("MODIFIED", pod("a", 7))[:-9])) == [("ADDED", "a", "6")]
+    assert watched(stream(line("ADDED", pod("a", 6)), line("MODIFIED", pod("a", 7))[:-9])) == [
+        ("ADDED", "a", "6")
+    ]
 
 
 def test_a_stream_that_breaks_off_ends_like_one_that_is_closed(watched: Any) -> None:
@@ -96,10 +120,16 @@ def test_a_stream_that_breaks_off_ends_like_one_that_is_closed(watched: Any) -> 
 
 
 def test_an_empty_line_and_an_unknown_type_are_borne(watched: Any) -> None:
-    assert watched(stream(b"\n\r\n", line("PROGRESS", pod("a", 6)), bookmark(7)))[-1] == ("BOOKMARK", "", "7")
+    assert watched(stream(b"\n\r\n", line("PROGRESS", pod("a", 6)), bookmark(7)))[-1] == (
+        "BOOKMARK",
+        "",
+        "7",
+    )
 
 
-@pytest.mark.parametrize("headers", [(), ("Connection: close",)], ids=["kept alive", "closed after the answer"])
+@pytest.mark.parametrize(
+    "headers", [(), ("Connection: close",)], ids=["kept alive", "closed after the answer"]
+)
 def test_a_silent_stream_is_given_up(watched: Any, headers: tuple[str, ...]) -> None:
     """After its own time, and not after that of other answers."""
     began = time.monotonic()
@@ -139,7 +169,9 @@ def test_an_error_within_the_stream_is_told_in_the_servers_words(watched: Any) -
     assert raised.value.passing
 
 
-@pytest.mark.parametrize("garbage", [b"<html>\n", b'{"type":"ADDED","object":[]}\n', b"\xff\xfe\n", b"{}\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"<html>\n", b'{"type":"ADDED","object":[]}\n', b"\xff\xfe\n", b"{}\n"]
+)
 def test_garbage_in_the_stream_is_no_event(watched: Any, garbage: bytes) -> None:
     with pytest.raises(Unreachable, match="no Kubernetes API sends"):
         watched(stream(bookmark(6), garbage))
@@ -152,7 +184,9 @@ def test_the_namespace_may_not_be_ours_to_watch(watched: Any) -> None:
     assert not raised.value.passing
 
 
-def test_it_is_closed_from_another_thread_while_it_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_is_closed_from_another_thread_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with serving(stream(bookmark(6), then=hang), listed()) as server:
         api = api_of(server, monkeypatch, tmp_path)
         watch = api.watch_pods("a=b", "5", 60, 60)
@@ -173,14 +207,18 @@ def test_it_is_closed_from_another_thread_while_it_waits(monkeypatch: pytest.Mon
         assert api.list_pods("a=b")[0] == [], "the connection that was cut is not used again"
 
 
-def test_a_watch_that_was_closed_before_it_began_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_watch_that_was_closed_before_it_began_tells_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with serving(stream(bookmark(6))) as server:
         watch = api_of(server, monkeypatch, tmp_path).watch_pods("a=b", "5", 60, 60)
         watch.close()
         assert list(watch) == []
 
 
-def test_connections_of_ended_watches_are_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_connections_of_ended_watches_are_used_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with serving(stream(bookmark(6))) as server:
         api: Api = api_of(server, monkeypatch, tmp_path)
         for _ in range(5):

@@ -1,4 +1,6 @@
-"""A plain client of an API server: requests one by one, and a recorder of watches, as ``record.py`` has it."""
+"""A plain client of an API server: requests one by one, and a recorder of watches, as ``record.py``
+has it.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +20,40 @@ PATIENCE = 30.0
 
 
 class Client:
-    """Sends requests to a cluster's API server, each over a connection of its own, in the name of a token's owner."""
+    """Sends requests to a cluster's API server, each over a connection of its own, in the name of a
+    token's owner.
+    """
 
     def __init__(self, cluster: Cluster, token: str = "") -> None:
         self._url = urlsplit(cluster.url)
         self.token = token or cluster.token
 
     def open(
-        self, method: str, path: str, body: Any = None, *, accept: str = "application/json", content: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        accept: str = "application/json",
+        content: str = "application/json",
     ) -> http.client.HTTPResponse:
         """Send a request; the answer is still to be read."""
-        connection = http.client.HTTPConnection(self._url.hostname or "", self._url.port, timeout=PATIENCE)
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": accept, "Content-Type": content}
+        connection = http.client.HTTPConnection(
+            self._url.hostname or "", self._url.port, timeout=PATIENCE
+        )
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "Accept": accept,
+            "Content-Type": content,
+        }
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         answer.connection = connection  # type: ignore[attr-defined]
         return answer
 
-    def ask(self, method: str, path: str, body: Any = None, **how: str) -> tuple[int, Any, dict[str, str]]:
+    def ask(
+        self, method: str, path: str, body: Any = None, **how: str
+    ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (parsed, if it is JSON) and headers of an answer."""
         answer = self.open(method, path, body, **how)
         text = answer.read().decode()
@@ -58,7 +76,9 @@ class Client:
 
 
 class Recorder:
-    """Follows the Jobs, Pods and Events of a namespace, and sends requests; ``rows`` are as in the recordings."""
+    """Follows the Jobs, Pods and Events of a namespace, and sends requests; ``rows`` are as in the
+    recordings.
+    """
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
@@ -70,7 +90,11 @@ class Recorder:
         self._open: list[http.client.HTTPResponse] = []
         self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
-        for kind, path in (("jobs", self.jobs), ("pods", self.pods), ("events", f"/api/v1/namespaces/{namespace}/events")):
+        for kind, path in (
+            ("jobs", self.jobs),
+            ("pods", self.pods),
+            ("events", f"/api/v1/namespaces/{namespace}/events"),
+        ):
             answer = self.client.open("GET", f"{path}?watch=true&timeoutSeconds=600")
             self._open.append(answer)
             threading.Thread(target=self._follow, args=(kind, answer), daemon=True).start()
@@ -79,11 +103,20 @@ class Recorder:
         """Follow no more."""
         self.cluster.faults.drop_watches()
 
-    def ask(self, method: str, path: str, body: Any = None, note: str = "", **how: str) -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: Any = None, note: str = "", **how: str
+    ) -> tuple[int, Any]:
         """Send a request; a refusal, and what has a ``note``, becomes a row."""
         status, answer, headers = self.client.ask(method, path, body, **how)
         if status >= 400 or note:
-            self._add({"request": note or f"{method} {path}", "status": status, "headers": headers, "body": answer})
+            self._add(
+                {
+                    "request": note or f"{method} {path}",
+                    "status": status,
+                    "headers": headers,
+                    "body": answer,
+                }
+            )
         return status, answer
 
     def until(self, predicate: Callable[[Row], bool], seconds: float = PATIENCE) -> Row:
@@ -100,11 +133,15 @@ class Recorder:
     def wait(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait until something is true of the rows."""
         with self._more:
-            assert self._more.wait_for(holds, seconds), f"did not come; the last rows: {self.rows[-5:]}"
+            assert self._more.wait_for(holds, seconds), (
+                f"did not come; the last rows: {self.rows[-5:]}"
+            )
 
     def pod(self, prefix: str = "") -> str:
         """The name of the first pod that was seen."""
-        names = [row["object"]["metadata"]["name"] for row in self.rows if row.get("watch") == "pods"]
+        names = [
+            row["object"]["metadata"]["name"] for row in self.rows if row.get("watch") == "pods"
+        ]
         return next(name for name in names if name.startswith(prefix))
 
     def _follow(self, kind: str, answer: http.client.HTTPResponse) -> None:

@@ -17,14 +17,24 @@ class Attempted(Entrance):
 
     def spawn(self, record: Record) -> Process:
         self._instances += 1
-        made = Process(record["delivery"], record["attempt"], record["token"], f"h:{self._instances}:1", record["isolation"])
+        made = Process(
+            record["delivery"],
+            record["attempt"],
+            record["token"],
+            f"h:{self._instances}:1",
+            record["isolation"],
+        )
         self.processes.append(made)
         return made
 
     def launched(self, process: Process) -> bool:
         job = self.model.jobs.get(process.delivery)
         wanted = bool(job and job.state == JobState.LAUNCHING and job.attempt == process.attempt)
-        record: Record = {"delivery": process.delivery, "attempt": process.attempt, "gpu_class": CLASS}
+        record: Record = {
+            "delivery": process.delivery,
+            "attempt": process.attempt,
+            "gpu_class": CLASS,
+        }
         assert self.line.launched(record, process.instance, START_TIMEOUT) == wanted
         if job and wanted:
             job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
@@ -33,9 +43,21 @@ class Attempted(Entrance):
     def claim(self, process: Process, told: Attempt) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
-        mine = bool(job and job.claimed and job.instance == process.instance and job.state == JobState.RUNNING)
+        mine = bool(
+            job
+            and job.claimed
+            and job.instance == process.instance
+            and job.state == JobState.RUNNING
+        )
         free = bool(job and job.state == JobState.LAUNCHING)
-        expected = bool(job and current and (free or mine) and not job.cancelled and not job.timed_out and job.has_message)
+        expected = bool(
+            job
+            and current
+            and (free or mine)
+            and not job.cancelled
+            and not job.timed_out
+            and job.has_message
+        )
         try:
             record, _ = self.attempts.claim(told, process.instance, "w")
         except StaleAttempt:
@@ -52,14 +74,18 @@ class Attempted(Entrance):
     def report(self, process: Process, told: Attempt, outcome: str) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
-        running = bool(job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out)
+        running = bool(
+            job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out
+        )
         again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
         try:
             self.attempts.report(told, outcome)
         except StaleAttempt:
             assert not (current and (running or again))
             return False
-        assert job and current and (running or again), "a stale or unwanted attempt may write nothing"
+        assert job and current and (running or again), (
+            "a stale or unwanted attempt may write nothing"
+        )
         if running:
             job.move(JobState.REPORTING)
             job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT
@@ -88,7 +114,9 @@ class Attempted(Entrance):
         if beside and job:
             assert (answer.freed, answer.state, answer.granted) == (False, job.state, [])
             return
-        assert answer.freed == ((delivery, attempt) in self.model.holders), "a slot is freed by its holder's name, once"
+        assert answer.freed == ((delivery, attempt) in self.model.holders), (
+            "a slot is freed by its holder's name, once"
+        )
         self.model.holders.pop((delivery, attempt), None)
         if current and job and job.state in HOLDING:
             self._after(job, reason, again)
@@ -107,7 +135,13 @@ class Attempted(Entrance):
             self.model.hand_over(job, "TIME_LIMIT")
         elif due and job.attempt < MAX_ATTEMPTS and job.has_message:
             job.move(JobState.DELAYED)
-            job.eta, job.token, job.instance, job.timed_out, job.claimed = self.now + 1, "", "", "", False
+            job.eta, job.token, job.instance, job.timed_out, job.claimed = (
+                self.now + 1,
+                "",
+                "",
+                "",
+                False,
+            )
             job.deadline = None
         else:
             self.model.hand_over(job, reason)

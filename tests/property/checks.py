@@ -37,25 +37,37 @@ def check(world: World) -> None:
     everybody = holders[SHARED] | holders[EXCLUSIVE]
     for delivery, record in records.items():
         if record["state"] in HOLDING:
-            assert holder_name(delivery, record["attempt"]) in everybody, "who runs, or may, holds a slot"
+            assert holder_name(delivery, record["attempt"]) in everybody, (
+                "who runs, or may, holds a slot"
+            )
     for name in ("launching", "deadlines", "stopping", "devices"):
         assert set(keys[name]) <= everybody, f"{name} mentions only holders"
 
 
 def check_slots(world: World, holders: dict[str, set[str]]) -> None:
-    """Invariants 1 to 3: slots in use = number of holders; never both kinds; a holder leaves only by release."""
+    """Invariants 1 to 3: slots in use = number of holders; never both kinds; a holder leaves only
+    by release.
+    """
     model = world.model
     for isolation in ISOLATIONS:
-        expected = {holder_name(*holder) for holder, kind in model.holders.items() if kind == isolation}
+        expected = {
+            holder_name(*holder) for holder, kind in model.holders.items() if kind == isolation
+        }
         assert holders[isolation] == expected
-        world.limits[isolation] = max(model.rules.slots(isolation), min(world.limits[isolation], len(expected)))
+        world.limits[isolation] = max(
+            model.rules.slots(isolation), min(world.limits[isolation], len(expected))
+        )
         assert len(expected) <= world.limits[isolation]
     world.mixed = world.mixed and all(holders.values())
-    assert world.mixed or not (holders[SHARED] and holders[EXCLUSIVE]), "shared and exclusive never meet"
+    assert world.mixed or not (holders[SHARED] and holders[EXCLUSIVE]), (
+        "shared and exclusive never meet"
+    )
 
 
 def check_devices(world: World, devices: dict[str, str], holders: dict[str, set[str]]) -> None:
-    """An exclusive job is alone on its GPU, and every holder that was dealt one has one that is there."""
+    """An exclusive job is alone on its GPU, and every holder that was dealt one has one that is
+    there.
+    """
     if world.redealt or not world.model.rules.devices:
         return
     alone = [devices[holder] for holder in holders[EXCLUSIVE] if holder in devices]
@@ -64,9 +76,13 @@ def check_devices(world: World, devices: dict[str, str], holders: dict[str, set[
 
 
 def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) -> None:
-    """Each state is in the key that stands for it, and nowhere else; the message goes when the job ends."""
+    """Each state is in the key that stands for it, and nowhere else; the message goes when the job
+    ends.
+    """
     jobs = world.model.jobs
-    assert {delivery: record["state"] for delivery, record in records.items()} == {name: job.state for name, job in jobs.items()}
+    assert {delivery: record["state"] for delivery, record in records.items()} == {
+        name: job.state for name, job in jobs.items()
+    }
 
     def of(*states: JobState) -> set[str]:
         return {delivery for delivery, job in jobs.items() if job.state in states}
@@ -76,11 +92,19 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
     assert set(keys["finishing"]) == of(JobState.FINISHING)
     assert set(keys["ended"]) == of(JobState.ENDED)
     for isolation in ISOLATIONS:
-        assert set(keys[f"waiting_{isolation}"]) == {job.delivery for job in world.model.waiting(isolation)}
+        assert set(keys[f"waiting_{isolation}"]) == {
+            job.delivery for job in world.model.waiting(isolation)
+        }
     in_line = of(JobState.DELAYED, JobState.WAITING)
-    assert set(keys["expiring"]) == {delivery for delivery in in_line if jobs[delivery].expires is not None}
-    assert set(keys["messages"]) == {name for name, job in jobs.items() if job.has_message and job.state != JobState.ENDED}
-    assert sum(parse(keys["counts"]).ended.values()) == len(of(JobState.ENDED)), "each end is counted, once"
+    assert set(keys["expiring"]) == {
+        delivery for delivery in in_line if jobs[delivery].expires is not None
+    }
+    assert set(keys["messages"]) == {
+        name for name, job in jobs.items() if job.has_message and job.state != JobState.ENDED
+    }
+    assert sum(parse(keys["counts"]).ended.values()) == len(of(JobState.ENDED)), (
+        "each end is counted, once"
+    )
     for delivery in of(JobState.ENDED):
         assert world.ends[delivery] == 1, "a job ends once"
         assert records[delivery]["reason"] == jobs[delivery].reason

@@ -1,4 +1,5 @@
-"""From wherever a schedule has stopped, the repair verbs lead every job to its end (invariants 4 and 6).
+"""From wherever a schedule has stopped, the repair verbs lead every job to its end (invariants 4
+and 6).
 
 This knows only what a watcher knows: what Redis says, and which processes run.
 """
@@ -11,30 +12,48 @@ from tests.property.checks import check, look
 from tests.property.entrance import CLASS, KEEP
 from tests.property.world import World
 
-#: Turns that are enough for any job: each turn is one repair of every kind. A job has two attempts, each with a start that
-#: times out and a pause, and waits for all that are ahead of it.
+#: Turns that are enough for any job: each turn is one repair of every kind. A job has two attempts,
+#: each with a start that times out and a pause, and waits for all that are ahead of it.
 TURNS_A_JOB, TURNS = 12, 20
 #: What stays for good: of a size that does not grow.
 KEPT = {"gate", "counts"}
 
 
 def drain(world: World) -> None:
-    """Play the watcher until all jobs have ended, in a bounded number of turns; nothing may be left behind."""
+    """Play the watcher until all jobs have ended, in a bounded number of turns; nothing may be left
+    behind.
+    """
     for turn in range(TURNS + TURNS_A_JOB * len(world.model.jobs)):
-        if all(job.state == JobState.ENDED for job in world.model.jobs.values()) and not world.model.holders:
+        if (
+            all(job.state == JobState.ENDED for job in world.model.jobs.values())
+            and not world.model.holders
+        ):
             break
         _turn(world, turn)
         check(world)
-    assert {job.delivery: job.state for job in world.model.jobs.values() if job.state != JobState.ENDED} == {}
+    assert {
+        job.delivery: job.state for job in world.model.jobs.values() if job.state != JobState.ENDED
+    } == {}
     assert world.model.holders == {}
     assert world.ends == dict.fromkeys(world.model.jobs, 1), "every job ended, and ended once"
     left = look(world)
-    assert {name for name, value in left.items() if value} <= {"jobs", "latest", "ended", "revoked", "revoked_until", *KEPT}
+    assert {name for name, value in left.items() if value} <= {
+        "jobs",
+        "latest",
+        "ended",
+        "revoked",
+        "revoked_until",
+        *KEPT,
+    }
     world.now += KEEP + 20_000
-    for _ in range(1 + len(world.model.jobs) // 100):  # a tick moves 256 at most, so that it stays short
+    for _ in range(
+        1 + len(world.model.jobs) // 100
+    ):  # a tick moves 256 at most, so that it stays short
         world.line.tick(CLASS)
     left = look(world)
-    assert {name for name, value in left.items() if value} <= KEPT, "tombstones and marks are forgotten in time"
+    assert {name for name, value in left.items() if value} <= KEPT, (
+        "tombstones and marks are forgotten in time"
+    )
 
 
 def _turn(world: World, turn: int) -> None:
@@ -55,7 +74,12 @@ def _turn(world: World, turn: int) -> None:
         process = live.get(holder_name(delivery, attempt))
         record = world.reader.record(CLASS, delivery) or {}
         known = record.get("instance", "") if record.get("attempt") == attempt else ""
-        if process is None and not known and record.get("state") == "launching" and not record.get("cancel"):
+        if (
+            process is None
+            and not known
+            and record.get("state") == "launching"
+            and not record.get("cancel")
+        ):
             found = world.line.relaunch(CLASS, delivery, attempt, 5)
             if found:
                 world.launched(world.spawn(found))

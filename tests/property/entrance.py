@@ -44,7 +44,9 @@ class Entrance:
         client.flushdb()
         self.client, self.model, self.bounds = client, Model(rules), Bounds()
         self.now = 1_000_000.0
-        self.line = Line(client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now)
+        self.line = Line(
+            client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now
+        )
         self.line.open(CLASS)
         self.attempts = Attempts(client, clock=lambda: self.now)
         self.reader = Reader(client)
@@ -71,7 +73,12 @@ class Entrance:
         )
 
     def accept(self, job: ModelJob) -> str:
-        record: dict[str, Any] = {"delivery": job.delivery, "id": job.id, "isolation": job.isolation, "priority": job.priority}
+        record: dict[str, Any] = {
+            "delivery": job.delivery,
+            "id": job.id,
+            "isolation": job.isolation,
+            "priority": job.priority,
+        }
         record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries, "created": self.now}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
         record |= {name: value for name, value in optional.items() if value is not None}
@@ -99,14 +106,21 @@ class Entrance:
 
     def take(self, granted: list[Record]) -> None:
         """Compare what was started with the model's own decision, and see to the bounds."""
-        lines = {each: self.model.waiting(each) if self.model.rules.slots(each) else [] for each in ISOLATIONS}
+        lines = {
+            each: self.model.waiting(each) if self.model.rules.slots(each) else []
+            for each in ISOLATIONS
+        }
         expected = self.model.admit(self.now)
         assert [record["delivery"] for record in granted] == [job.delivery for job in expected]
         to_come = [job.delivery for job in expected]
         for record, job in zip(granted, expected, strict=True):
             to_come.remove(job.delivery)
             lines = {
-                each: [one for one in lines[each] if one.state == JobState.WAITING or one.delivery in to_come]
+                each: [
+                    one
+                    for one in lines[each]
+                    if one.state == JobState.WAITING or one.delivery in to_come
+                ]
                 for each in ISOLATIONS
             }
             self.bounds.started(job, lines, self.model.rules)
@@ -124,4 +138,6 @@ class Entrance:
         self.ends[job.delivery] = self.ends.get(job.delivery, 0) + 1
 
     def has_retry(self, job: ModelJob) -> bool:
-        return any(each.id == job.id and each.retries > job.retries for each in self.model.jobs.values())
+        return any(
+            each.id == job.id and each.retries > job.retries for each in self.model.jobs.values()
+        )

@@ -47,7 +47,11 @@ class Schedule(RuleBasedStateMachine):
     def some_process(self, number: int) -> Process:
         """Any process; three times in four one whose attempt is its job's, if there is one."""
         jobs, processes = self.world.model.jobs, self.world.processes
-        likely = [each for each in processes if each.delivery in jobs and jobs[each.delivery].token == each.token]
+        likely = [
+            each
+            for each in processes
+            if each.delivery in jobs and jobs[each.delivery].token == each.token
+        ]
         return self.one(likely if likely and number % 4 else processes, number // 4)
 
     def some_job(self, number: int, *states: JobState) -> ModelJob:
@@ -56,7 +60,7 @@ class Schedule(RuleBasedStateMachine):
         likely = [job for job in jobs if job.state in states]
         return self.one(likely if likely and number % 4 else jobs, number // 4)
 
-    # -- in and in line ---------------------------------------------------------------------------------------------
+    # -- in and in line ----------------------------------------------------------------------------
 
     @rule(
         isolation=st.sampled_from(ISOLATIONS),
@@ -67,12 +71,26 @@ class Schedule(RuleBasedStateMachine):
         enqueue=st.sampled_from([True, True, True, False]),
     )
     def submit(
-        self, isolation: str, priority: int, eta: int | None, expires: int | None, limit: int | None, enqueue: bool
+        self,
+        isolation: str,
+        priority: int,
+        eta: int | None,
+        expires: int | None,
+        limit: int | None,
+        enqueue: bool,
     ) -> None:
         world, name = self.world, f"j{self.count}"
         self.count += 1
         times = [world.now + seconds if seconds is not None else None for seconds in (eta, expires)]
-        job = ModelJob(name, name, isolation, priority, eta=times[0], expires=times[1], time_limit=limit or None)
+        job = ModelJob(
+            name,
+            name,
+            isolation,
+            priority,
+            eta=times[0],
+            expires=times[1],
+            time_limit=limit or None,
+        )
         if world.accept(job) == "accepted" and enqueue:
             world.enqueue(name)
 
@@ -104,7 +122,7 @@ class Schedule(RuleBasedStateMachine):
     def admit(self) -> None:
         self.world.admit()
 
-    # -- processes --------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
 
     @precondition(lambda self: self.world.granted)
     @rule(number=index, confirmed=st.booleans(), twice=st.sampled_from(["", "", "starts", "fails"]))
@@ -115,7 +133,9 @@ class Schedule(RuleBasedStateMachine):
             process = self.world.spawn(record)
             if confirmed:
                 self.world.launched(process)
-        if twice == "fails":  # a repair had launched it, and the dispatcher that stalled comes to its own launch
+        if (
+            twice == "fails"
+        ):  # a repair had launched it, and the dispatcher that stalled comes to its own launch
             self.world.release(record["delivery"], record["attempt"], "", "INFRA", True)
 
     @precondition(lambda self: self.world.granted)
@@ -171,7 +191,13 @@ class Schedule(RuleBasedStateMachine):
         process = self.some_process(number)
         self.world.processes.remove(process)
         for _ in range(times):  # 0: nobody saw it
-            self.world.release(process.delivery, process.attempt, process.instance, "INFRA" if again else "ERROR", again)
+            self.world.release(
+                process.delivery,
+                process.attempt,
+                process.instance,
+                "INFRA" if again else "ERROR",
+                again,
+            )
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index, attempt=st.integers(1, 2))
@@ -187,15 +213,22 @@ class Schedule(RuleBasedStateMachine):
         job = self.some_job(number, JobState.LAUNCHING)
         found = self.world.line.relaunch(CLASS, job.delivery, job.attempt, 5)
         if found:
-            assert job.state == JobState.LAUNCHING and found["attempt"] == job.attempt and found["token"] == job.token
+            assert (
+                job.state == JobState.LAUNCHING
+                and found["attempt"] == job.attempt
+                and found["token"] == job.token
+            )
             self.world.granted.append(found)
 
-    # -- ends -------------------------------------------------------------------------------------------------------
+    # -- ends --------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index, terminate=st.booleans())
     def cancel(self, number: int, terminate: bool) -> None:
-        self.world.cancel(self.some_job(number, JobState.RUNNING, JobState.LAUNCHING, JobState.WAITING).id, terminate)
+        self.world.cancel(
+            self.some_job(number, JobState.RUNNING, JobState.LAUNCHING, JobState.WAITING).id,
+            terminate,
+        )
 
     @rule(number=st.integers(0, 3), terminate=st.booleans())
     def cancel_before_it_comes(self, number: int, terminate: bool) -> None:
@@ -215,13 +248,15 @@ class Schedule(RuleBasedStateMachine):
         if tick:
             self.world.tick()
 
-    # -- operators and catastrophes -----------------------------------------------------------------------------------
+    # -- operators and catastrophes ----------------------------------------------------------------
 
     @rule(shared=st.integers(0, 4), exclusive=st.integers(0, 3))
     def slots_are_changed(self, shared: int, exclusive: int) -> None:
         rules = self.world.model.rules
         most = rules.devices or exclusive
-        self.world.reconfigure(replace(rules, shared_slots=shared, exclusive_slots=min(exclusive, most)))
+        self.world.reconfigure(
+            replace(rules, shared_slots=shared, exclusive_slots=min(exclusive, most))
+        )
 
     @precondition(lambda self: len(self.world.processes) > 1)
     @rule()

@@ -1,4 +1,6 @@
-"""DESIGN.md's promise as a small pure model: who may start next, and what has to be true of the order that came about."""
+"""DESIGN.md's promise as a small pure model: who may start next, and what has to be true of the
+order that came about.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class ModelJob:
 
     def move(self, state: JobState) -> None:
         """Go on to a state; the moves that states.py lists are all there are."""
-        assert state in MOVES[self.state], f"{self.delivery}: {self.state} → {state} is no legal move"
+        assert state in MOVES[self.state], (
+            f"{self.delivery}: {self.state} → {state} is no legal move"
+        )
         self.state = state
 
     @property
@@ -71,12 +75,18 @@ class Model:
     holders: dict[tuple[str, int], str] = field(default_factory=dict)
     arrivals: int = 0
     overtaken: int = 0
-    """Later shared jobs that started while an exclusive job waited, since one last started or began to wait."""
+    """Later shared jobs that started while an exclusive job waited, since one last started or began
+    to wait.
+    """
     row: int = 0
     """Exclusive jobs in a row that started while shared ones waited."""
 
     def waiting(self, isolation: str) -> list[ModelJob]:
-        found = [job for job in self.jobs.values() if job.state == JobState.WAITING and job.isolation == isolation]
+        found = [
+            job
+            for job in self.jobs.values()
+            if job.state == JobState.WAITING and job.isolation == isolation
+        ]
         return sorted(found, key=lambda job: job.place)
 
     def first(self, isolation: str) -> ModelJob | None:
@@ -91,7 +101,11 @@ class Model:
         """The promise, word by word."""
         if isolation == SHARED:
             gate_open = not self.first(EXCLUSIVE) or self.overtaken < self.rules.exclusive_patience
-            return not self.held(EXCLUSIVE) and self.held(SHARED) < self.rules.shared_slots and gate_open
+            return (
+                not self.held(EXCLUSIVE)
+                and self.held(SHARED) < self.rules.shared_slots
+                and gate_open
+            )
         turn = not self.first(SHARED) or self.row < self.rules.shared_patience
         return not self.held(SHARED) and self.held(EXCLUSIVE) < self.rules.exclusive_slots and turn
 
@@ -144,29 +158,40 @@ class Model:
 
 
 def overtakes(shared: ModelJob, exclusive: ModelJob) -> bool:
-    """Whether a shared job that starts was later than the waiting exclusive one, by arrival or by place."""
+    """Whether a shared job that starts was later than the waiting exclusive one, by arrival or by
+    place.
+    """
     return shared.arrival > exclusive.arrival or shared.place > exclusive.place
 
 
 @dataclass
 class Bounds:
-    """Bookkeeping of who overtook whom, from what really started: it knows nothing of how the queue counts."""
+    """Bookkeeping of who overtook whom, from what really started: it knows nothing of how the queue
+    counts.
+    """
 
     overtakers: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     streak: int = 0
 
     def started(self, job: ModelJob, waiting: dict[str, list[ModelJob]], rules: Rules) -> None:
-        """One job has started; ``waiting`` are those left in line, of isolations with slots, first ones first."""
+        """One job has started; ``waiting`` are those left in line, of isolations with slots, first
+        ones first.
+        """
         if job.isolation == EXCLUSIVE:
-            # Of one that was first until a job of better priority came, the count begins anew when that one has started:
-            # else both bounds could stand against each other, and nobody might start.
+            # Of one that was first until a job of better priority came, the count begins anew when
+            # that one has started: else both bounds could stand against each other, and nobody
+            # might start.
             self.overtakers.clear()
             assert not waiting[EXCLUSIVE] or job.place < waiting[EXCLUSIVE][0].place
             self.streak = self.streak + 1 if waiting[SHARED] else 0
-            assert self.streak <= rules.shared_patience, f"{self.streak} exclusive jobs in a row while shared ones waited"
+            assert self.streak <= rules.shared_patience, (
+                f"{self.streak} exclusive jobs in a row while shared ones waited"
+            )
             return
         self.streak = 0
         if waiting[EXCLUSIVE] and overtakes(job, waiting[EXCLUSIVE][0]):
             passed = self.overtakers.setdefault(waiting[EXCLUSIVE][0].delivery, set())
             passed.add((job.delivery, job.attempt))
-            assert len(passed) <= rules.exclusive_patience, f"{waiting[EXCLUSIVE][0].delivery} was overtaken by {passed}"
+            assert len(passed) <= rules.exclusive_patience, (
+                f"{waiting[EXCLUSIVE][0].delivery} was overtaken by {passed}"
+            )

@@ -23,7 +23,17 @@ def way_of(client: redis.Redis) -> Callable[[str], None]:
     line, attempts = Line(client), Attempts(client)
 
     def run(name: str) -> None:
-        line.accept("t4", {"delivery": name, "id": name, "isolation": "exclusive", "gpu_class": "t4", "priority": 0}, "{}")
+        line.accept(
+            "t4",
+            {
+                "delivery": name,
+                "id": name,
+                "isolation": "exclusive",
+                "gpu_class": "t4",
+                "priority": 0,
+            },
+            "{}",
+        )
         [granted] = line.enqueue(T4, name)
         line.launched(granted, "h:n:1", 60)
         attempt = Attempt("t4", name, 1, granted["token"])
@@ -39,7 +49,10 @@ def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int
     """Return (round trips, commands within scripts) of a step."""
     client.config_resetstat()
     step()
-    calls = {name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in client.info("commandstats").items()}
+    calls = {
+        name.removeprefix("cmdstat_"): int(each["calls"])
+        for name, each in client.info("commandstats").items()
+    }
     scripts = calls.pop("evalsha", 0)
     outside = sum(calls.pop(name, 0) for name in ("config|resetstat", "config", "info", "ping"))
     assert outside <= 2
@@ -47,14 +60,26 @@ def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int
 
 
 @pytest.mark.parametrize("waiting", [0, 300])
-def test_a_job_costs_seven_round_trips_however_long_the_line(schedule_redis: redis.Redis, waiting: int) -> None:
+def test_a_job_costs_seven_round_trips_however_long_the_line(
+    schedule_redis: redis.Redis, waiting: int
+) -> None:
     schedule_redis.flushdb()
     run, line = way_of(schedule_redis), Line(schedule_redis)
     line.open("t4")
     run("first")  # loads the scripts
     for number in range(waiting):
         name = f"w{number}"
-        line.accept("t4", {"delivery": name, "id": name, "isolation": "exclusive", "gpu_class": "t4", "priority": 9}, "{}")
+        line.accept(
+            "t4",
+            {
+                "delivery": name,
+                "id": name,
+                "isolation": "exclusive",
+                "gpu_class": "t4",
+                "priority": 9,
+            },
+            "{}",
+        )
         line.enqueue(GpuClass("t4"), name)
     trips, commands = commands_of(schedule_redis, lambda: run("a"))
     assert trips == ROUND_TRIPS

@@ -1,4 +1,6 @@
-"""Schedules worth a name: each was, or could have been, a leaked slot, a lost job or a result written twice."""
+"""Schedules worth a name: each was, or could have been, a leaked slot, a lost job or a result
+written twice.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,12 @@ class Queue:
         self.reader = Reader(self.client)
 
     def submit(self, name: str, isolation: str = "shared", **more: Any) -> list[Record]:
-        record: Any = {"delivery": name, "id": name.partition("~")[0], "isolation": isolation, "gpu_class": "t4"} | more
+        record: Any = {
+            "delivery": name,
+            "id": name.partition("~")[0],
+            "isolation": isolation,
+            "gpu_class": "t4",
+        } | more
         retries, _, nesting = name.partition("~")[2].partition(".")
         record |= {"retries": int(retries or 0), "nesting": int(nesting or 0)}
         if self.line.accept("t4", record, "{}") != "accepted":
@@ -52,8 +59,12 @@ class Queue:
     def told(granted: Record) -> Attempt:
         return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
 
-    def ends(self, attempt: Attempt, reason: EndReason = EndReason.INFRA, instance: str = "h:n:1") -> Any:
-        return self.line.release(T4, attempt.delivery, attempt.number, End(reason, "gone"), instance)
+    def ends(
+        self, attempt: Attempt, reason: EndReason = EndReason.INFRA, instance: str = "h:n:1"
+    ) -> Any:
+        return self.line.release(
+            T4, attempt.delivery, attempt.number, End(reason, "gone"), instance
+        )
 
     def state(self, name: str) -> str:
         record = self.reader.record("t4", name)
@@ -68,13 +79,17 @@ def queue(schedule_redis: redis.Redis) -> Queue:
     return Queue(schedule_redis)
 
 
-def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_jobs_slot(queue: Queue) -> None:
+def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_jobs_slot(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a")
     assert queue.ends(attempt, instance="", reason=EndReason.INFRA).freed is False
     assert (queue.holds(), queue.state("a")) == (["a"], "running")
 
 
-def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_tried_again(queue: Queue) -> None:
+def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_tried_again(
+    queue: Queue,
+) -> None:
     [granted] = queue.submit("a")
     queue.line.launched(granted, "h:n:1", 5)
     queue.now += 6
@@ -88,28 +103,48 @@ def test_an_older_delivery_that_is_adopted_later_does_not_pass_for_the_newest(qu
     found: Any = {"id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
     for retries in (2, 1):
         delivery = f"a~{retries}"
-        assert queue.line.adopt("t4", found | {"delivery": delivery, "retries": retries, "instance": f"h:n:{retries}"})
+        assert queue.line.adopt(
+            "t4", found | {"delivery": delivery, "retries": retries, "instance": f"h:n:{retries}"}
+        )
     newest = queue.reader.find("a", ["t4"])
     assert newest and newest["delivery"] == "a~2"
 
 
 def test_two_leaders_adopt_one_process_and_both_may_keep_it(queue: Queue) -> None:
-    found: Any = {"delivery": "a", "id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
+    found: Any = {
+        "delivery": "a",
+        "id": "a",
+        "attempt": 1,
+        "token": "x",
+        "isolation": "shared",
+        "gpu_class": "t4",
+    }
     assert queue.line.adopt("t4", found | {"instance": "h:n:1"})
     assert queue.line.adopt("t4", found | {"instance": "h:n:1"})
     assert queue.line.adopt("t4", found | {"token": "stale"}) is False
     assert queue.holds() == ["a"]
 
 
-def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(queue: Queue) -> None:
-    found: Any = {"delivery": "a", "id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
+def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
+    queue: Queue,
+) -> None:
+    found: Any = {
+        "delivery": "a",
+        "id": "a",
+        "attempt": 1,
+        "token": "x",
+        "isolation": "shared",
+        "gpu_class": "t4",
+    }
     queue.line.adopt("t4", found | {"instance": "h:n:1"})
     with pytest.raises(StaleAttempt, match="message lost"):
         queue.attempts.claim(Attempt("t4", "a", 1, "x"), "h:n:1", "w")
     assert queue.ends(Attempt("t4", "a", 1, "x")).state == "finishing"
 
 
-def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(queue: Queue) -> None:
+def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a")
     assert queue.line.cancel("t4", "a") == "stopping"
     queue.ends(attempt, reason=EndReason.ERROR)
@@ -117,7 +152,9 @@ def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when
     assert queue.state("a~1") == "finishing"
 
 
-def test_a_running_job_that_is_revoked_without_terminate_runs_on_and_its_retry_does_not(queue: Queue) -> None:
+def test_a_running_job_that_is_revoked_without_terminate_runs_on_and_its_retry_does_not(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a")
     assert queue.line.cancel("t4", "a", terminate=False) == "running"
     queue.attempts.report(attempt, "RETRIED")
@@ -146,7 +183,9 @@ def test_the_pause_before_a_second_attempt_does_not_hide_that_the_job_expires(qu
     assert queue.state("a") == "finishing"
 
 
-@pytest.mark.parametrize("reason", [EndReason.BAD_SPEC, EndReason.IMAGE, EndReason.QUOTA, EndReason.UNSCHEDULABLE])
+@pytest.mark.parametrize(
+    "reason", [EndReason.BAD_SPEC, EndReason.IMAGE, EndReason.QUOTA, EndReason.UNSCHEDULABLE]
+)
 def test_what_cannot_be_had_is_not_tried_again(queue: Queue, reason: EndReason) -> None:
     [granted] = queue.submit("a")
     assert queue.ends(queue.told(granted), instance="", reason=reason).state == "finishing"
@@ -174,7 +213,9 @@ def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -
     assert queue.ends(attempt).freed and queue.state("a") == "ended"
 
 
-def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_while_reporting(queue: Queue) -> None:
+def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_while_reporting(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a")
     queue.attempts.report(attempt, "IGNORED")
     queue.ends(attempt, reason=EndReason.ERROR)
@@ -183,7 +224,9 @@ def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_wh
     assert record and (record["state"], record["reason"]) == ("ended", "IGNORED")
 
 
-def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(queue: Queue) -> None:
+def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a")
     queue.submit("a~1")
     assert queue.ends(attempt, reason=EndReason.EVICTED).state == "finishing"
@@ -199,14 +242,18 @@ def test_a_cancel_takes_also_an_older_delivery_that_is_tried_again(queue: Queue)
 
 
 @pytest.mark.parametrize("successor", ["a~1", "a~0.1"])
-def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(queue: Queue, successor: str) -> None:
+def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(
+    queue: Queue, successor: str
+) -> None:
     attempt = queue.run("a")
     queue.submit(successor)
     queue.ends(attempt, reason=EndReason.ERROR)
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
 
 
-def test_a_replaced_task_that_had_been_retried_leaves_the_result_to_its_successor(queue: Queue) -> None:
+def test_a_replaced_task_that_had_been_retried_leaves_the_result_to_its_successor(
+    queue: Queue,
+) -> None:
     attempt = queue.run("a~2")
     queue.submit("a~0.1")
     queue.ends(attempt, reason=EndReason.ERROR)
@@ -226,7 +273,9 @@ def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Que
     assert why and why.reason == "NO_FREE_SLOT", "nobody has overtaken e1 yet"
 
 
-def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_overtook(queue: Queue) -> None:
+def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_overtook(
+    queue: Queue,
+) -> None:
     running = [queue.run("s0"), queue.run("s1")]
     queue.submit("e0", "exclusive", priority=3)
     for turn in range(3):
@@ -237,13 +286,19 @@ def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_ove
     assert why and why.reason == "DRAINING_FOR_EXCLUSIVE", "exclusive_patience is 2"
 
 
-def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_cancelled(queue: Queue) -> None:
+def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_cancelled(
+    queue: Queue,
+) -> None:
     queue.run("s0")
     queue.submit("e0", "exclusive")
     without = GpuClass("t4", shared_slots=4, exclusive_slots=0, exclusive_patience=1)
     for turn in range(3):
-        queue.line.accept("t4", {"delivery": f"n{turn}", "id": f"n{turn}", "isolation": "shared"}, "{}")
-        assert [each["delivery"] for each in queue.line.enqueue(without, f"n{turn}")] == [f"n{turn}"]
+        queue.line.accept(
+            "t4", {"delivery": f"n{turn}", "id": f"n{turn}", "isolation": "shared"}, "{}"
+        )
+        assert [each["delivery"] for each in queue.line.enqueue(without, f"n{turn}")] == [
+            f"n{turn}"
+        ]
     assert queue.line.cancel("t4", "e0") == "cancelled"
 
 
@@ -260,26 +315,41 @@ def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue
     assert queue.holds() == [] and queue.reader.todo("t4", queue.now).stopping == []
 
 
-def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(queue: Queue) -> None:
+def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(
+    queue: Queue,
+) -> None:
     answer = queue.line.release(T4, "nobody", 1)
     assert (answer.freed, answer.state, answer.granted) == (False, "", [])
 
 
-def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(queue: Queue) -> None:
+def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
+    queue: Queue,
+) -> None:
     queue.run("a", "shared")
     queue.client.flushdb()
     assert queue.submit("b", "exclusive") == []
     why = queue.reader.why(T4, "b")
     assert why is not None and why.reason == "REPAIRING"
-    labels: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4", "attempt": 1, "token": "t"}
+    labels: Any = {
+        "delivery": "a",
+        "id": "a",
+        "isolation": "shared",
+        "gpu_class": "t4",
+        "attempt": 1,
+        "token": "t",
+    }
     assert queue.line.adopt("t4", labels | {"instance": "h:n:1"})
     assert queue.line.open("t4")
     assert queue.line.admit(T4) == []
-    assert [record["id"] for record in queue.line.release(T4, "a", 1, instance="h:n:1").granted] == ["b"]
+    assert [
+        record["id"] for record in queue.line.release(T4, "a", 1, instance="h:n:1").granted
+    ] == ["b"]
     assert not queue.line.open("t4")
 
 
-def test_an_attempt_that_is_stopped_for_starting_late_ends_so_whatever_its_pod_makes_of_it(queue: Queue) -> None:
+def test_an_attempt_that_is_stopped_for_starting_late_ends_so_whatever_its_pod_makes_of_it(
+    queue: Queue,
+) -> None:
     for number in (1, 2):  # as often as attempts are allowed
         granted = queue.submit("a")[0] if number == 1 else queue.line.admit(T4)[0]
         queue.line.launched(granted, "ns/job", 5)

@@ -40,7 +40,14 @@ class Queue:
         return Measures(self.client, clock=lambda: self.now).of("t4")
 
     def submit(self, name: str, isolation: str = SHARED, **fields: Any) -> list[Record]:
-        record: Any = {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4", "created": self.now, **fields}
+        record: Any = {
+            "delivery": name,
+            "id": name,
+            "isolation": isolation,
+            "gpu_class": "t4",
+            "created": self.now,
+            **fields,
+        }
         assert self.line.accept("t4", record, "{}") == "accepted"
         return self.line.enqueue(T4, name)
 
@@ -67,7 +74,9 @@ def test_a_class_without_jobs_is_all_zeros(queue: Queue) -> None:
     assert found.waiting == found.holders == {SHARED: 0, EXCLUSIVE: 0}
     assert found.longest_wait == {SHARED: 0.0, EXCLUSIVE: 0.0}
     assert (found.delayed, found.finishing) == (0, 0)
-    assert not (found.counts.accepted or found.counts.ended or found.counts.wait or found.counts.held)
+    assert not (
+        found.counts.accepted or found.counts.ended or found.counts.wait or found.counts.held
+    )
 
 
 def test_who_waits_who_runs_and_who_has_waited_longest(queue: Queue) -> None:
@@ -116,7 +125,9 @@ def test_waits_and_the_time_of_slots_fall_into_their_buckets(queue: Queue) -> No
     waits, held = queue.measure().counts.wait[SHARED], queue.measure().counts.held[SHARED]
     assert dict(waits.buckets) == {repr(float(b)): 2 if b < 3 else 3 for b in BOUNDS} | {"+Inf": 3}
     assert waits.total == 3.0
-    assert dict(held.buckets) == {repr(float(b)): 0 if b < 3 else 1 if b < 1003 else 2 for b in BOUNDS} | {"+Inf": 2}
+    assert dict(held.buckets) == {
+        repr(float(b)): 0 if b < 3 else 1 if b < 1003 else 2 for b in BOUNDS
+    } | {"+Inf": 2}
     assert held.total == 1006.0
 
 

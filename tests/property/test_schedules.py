@@ -31,7 +31,9 @@ def run(client: redis.Redis, examples: int, steps: int, **more: Any) -> None:
     )
 
 
-def test_the_invariants_and_both_bounds_hold_for_random_schedules(schedule_redis: redis.Redis) -> None:
+def test_the_invariants_and_both_bounds_hold_for_random_schedules(
+    schedule_redis: redis.Redis,
+) -> None:
     run(schedule_redis, examples=150, steps=40)
 
 

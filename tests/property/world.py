@@ -20,7 +20,9 @@ class World(Attempted):
         for older in deliveries:
             if older is not job and older.state in IN_LINE:
                 self.model.hand_over(older, "CANCELLED")
-            elif older is not job and (older.state == JobState.LAUNCHING or (older.state == JobState.RUNNING and terminate)):
+            elif older is not job and (
+                older.state == JobState.LAUNCHING or (older.state == JobState.RUNNING and terminate)
+            ):
                 older.cancelled = True
         if job is None or (job.state == JobState.ENDED and job.reason == "RETRIED"):
             expected = "unknown"
@@ -46,7 +48,9 @@ class World(Attempted):
             assert answer == "not finishing"
         elif job.finisher and job.finisher != finisher and job.lease_until > self.now:
             assert answer == "busy"
-        elif job.outcome == "RETRIED" or (job.reason != "CANCELLED" and job.claimed and self.has_retry(job)):
+        elif job.outcome == "RETRIED" or (
+            job.reason != "CANCELLED" and job.claimed and self.has_retry(job)
+        ):
             assert answer == "superseded"
             job.reason = "RETRIED"
             self.end(job)
@@ -57,28 +61,43 @@ class World(Attempted):
     def finished(self, delivery: str, finisher: str) -> None:
         job = self.model.jobs.get(delivery)
         expected = bool(job and job.state == JobState.FINISHING and job.finisher == finisher)
-        assert self.line.finished(CLASS, delivery, finisher, job.reason if job else "ERROR") == expected
+        assert (
+            self.line.finished(CLASS, delivery, finisher, job.reason if job else "ERROR")
+            == expected
+        )
         if job and expected:
             self.end(job)
 
-    # -- clock and catastrophe --------------------------------------------------------------------------------------
+    # -- clock and catastrophe ---------------------------------------------------------------------
 
     def tick(self) -> None:
         self.line.tick(CLASS)
         jobs = list(self.model.jobs.values())
         for job in jobs:
-            if job.state in (JobState.DELAYED, JobState.WAITING) and job.expires is not None and job.expires <= self.now:
+            if (
+                job.state in (JobState.DELAYED, JobState.WAITING)
+                and job.expires is not None
+                and job.expires <= self.now
+            ):
                 self.model.hand_over(job, "EXPIRED")
-        due = [job for job in jobs if job.state == JobState.DELAYED and job.eta is not None and job.eta <= self.now]
+        due = [
+            job
+            for job in jobs
+            if job.state == JobState.DELAYED and job.eta is not None and job.eta <= self.now
+        ]
         for job in sorted(due, key=lambda each: (each.eta, each.delivery)):
             self.model.enter(job, self.now)
         for job in jobs:
             if job.deadline is not None and job.deadline <= self.now and job.state in HOLDING:
-                job.timed_out = {"launching": "start", "running": "run", "reporting": "report"}[job.state]
+                job.timed_out = {"launching": "start", "running": "run", "reporting": "report"}[
+                    job.state
+                ]
                 job.deadline = None
 
     def lose_redis(self) -> None:
-        """Everything in Redis is gone; the processes run on, and all are adopted before the class opens."""
+        """Everything in Redis is gone; the processes run on, and all are adopted before the class
+        opens.
+        """
         self.client.flushdb()
         self.model = Model(self.model.rules)
         self.bounds = Bounds()
@@ -88,7 +107,11 @@ class World(Attempted):
         self.line.open(CLASS)
 
     def adopt(self, process: Process) -> bool:
-        labels: Record = {"delivery": process.delivery, "attempt": process.attempt, "token": process.token}
+        labels: Record = {
+            "delivery": process.delivery,
+            "attempt": process.attempt,
+            "token": process.token,
+        }
         labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}  # type: ignore[typeddict-item]
         name, _, retries = process.delivery.partition("~")
         labels |= {"id": name, "retries": int(retries or 0)}  # type: ignore[typeddict-item]
@@ -96,12 +119,25 @@ class World(Attempted):
         answer = self.line.adopt(CLASS, labels)
         if known:
             same = known.attempt == process.attempt and known.token == process.token
-            assert answer == bool(same and (process.delivery, process.attempt) in self.model.holders)
+            assert answer == bool(
+                same and (process.delivery, process.attempt) in self.model.holders
+            )
             return answer
         assert answer
-        job = ModelJob(labels["id"], process.delivery, process.isolation, attempt=process.attempt, token=process.token)
+        job = ModelJob(
+            labels["id"],
+            process.delivery,
+            process.isolation,
+            attempt=process.attempt,
+            token=process.token,
+        )
         job.retries = labels["retries"]
-        job.state, job.instance, job.claimed, job.has_message = JobState.RUNNING, process.instance, True, False
+        job.state, job.instance, job.claimed, job.has_message = (
+            JobState.RUNNING,
+            process.instance,
+            True,
+            False,
+        )
         self.model.jobs[job.delivery] = job
         self.model.holders[job.delivery, job.attempt] = job.isolation
         self._excuse()
@@ -116,13 +152,21 @@ class World(Attempted):
         self._excuse()
 
     def _excuse(self) -> None:
-        """What already holds a slot stays, though it be more, or beside others, than would be let in now."""
+        """What already holds a slot stays, though it be more, or beside others, than would be let
+        in now.
+        """
         held = {isolation: self.model.held(isolation) for isolation in ISOLATIONS}
         self.limits = {each: max(self.model.rules.slots(each), held[each]) for each in ISOLATIONS}
         self.mixed = all(held.values())
 
     def retry_of(self, job: ModelJob) -> ModelJob:
-        return ModelJob(job.id, delivery_name(job.id, job.retries + 1), job.isolation, job.priority, job.retries + 1)
+        return ModelJob(
+            job.id,
+            delivery_name(job.id, job.retries + 1),
+            job.isolation,
+            job.priority,
+            job.retries + 1,
+        )
 
     def close(self) -> None:
         """Leave Redis empty for the next schedule."""

@@ -1,6 +1,8 @@
-"""One of several processes that enqueue at the same instant: prints the names and tokens of what it was given to launch.
+"""One of several processes that enqueue at the same instant: prints the names and tokens of what it
+was given to launch.
 
-Arguments: address of Redis, number of this process, how many jobs it brings. It starts when a line comes on its input.
+Arguments: address of Redis, number of this process, how many jobs it brings. It starts when a line
+comes on its input.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ def main(url: str, number: int, jobs: int) -> None:
     line = Line(connect(url), by=f"d{number}")
     names = [f"p{number}-{index}" for index in range(jobs)]
     for name in names:
-        line.accept("t4", {"delivery": name, "id": name, "isolation": "shared", "gpu_class": "t4"}, "{}")
+        line.accept(
+            "t4", {"delivery": name, "id": name, "isolation": "shared", "gpu_class": "t4"}, "{}"
+        )
     print("ready", flush=True)
     sys.stdin.readline()
     granted = [record for name in names for record in line.enqueue(CLASS, name)]

@@ -52,9 +52,15 @@ def told(granted: Record) -> Attempt:
 def test_a_hundred_threads_enqueue_and_five_jobs_start(client: redis.Redis, race: Race) -> None:
     line = Line(client)
     names = accept_many(line, 100)
-    granted = [each for answer in race(100, lambda number: line.enqueue(T4, names[number])) for each in answer]
+    granted = [
+        each
+        for answer in race(100, lambda number: line.enqueue(T4, names[number]))
+        for each in answer
+    ]
     assert len(granted) == 5
-    assert len({each["token"] for each in granted}) == len({each["delivery"] for each in granted}) == 5
+    assert (
+        len({each["token"] for each in granted}) == len({each["delivery"] for each in granted}) == 5
+    )
     assert len(Reader(client).holders("t4")) == 5
     assert client.zcard("gpuqueue:1:{t4}:waiting_shared") == 95
 
@@ -62,11 +68,17 @@ def test_a_hundred_threads_enqueue_and_five_jobs_start(client: redis.Redis, race
 def test_a_hundred_exclusive_jobs_contend_and_one_starts(client: redis.Redis, race: Race) -> None:
     line = Line(client)
     names = accept_many(line, 100, "exclusive")
-    granted = [each for answer in race(100, lambda number: line.enqueue(T4, names[number])) for each in answer]
+    granted = [
+        each
+        for answer in race(100, lambda number: line.enqueue(T4, names[number]))
+        for each in answer
+    ]
     assert len(granted) == len(Reader(client).holders("t4")) == 1
 
 
-def test_several_processes_enqueue_and_five_jobs_start(race_server: EmbeddedRedis, client: redis.Redis) -> None:
+def test_several_processes_enqueue_and_five_jobs_start(
+    race_server: EmbeddedRedis, client: redis.Redis
+) -> None:
     program = Path(__file__).with_name("contender.py")
     command = [sys.executable, str(program), race_server.url]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -78,7 +90,9 @@ def test_several_processes_enqueue_and_five_jobs_start(race_server: EmbeddedRedi
         each.stdin.flush()
     granted = [pair for each in contenders for pair in json.loads(each.communicate(timeout=30)[0])]
     assert len(granted) == len({token for _, token in granted}) == 5
-    assert {delivery for delivery, _, _ in Reader(client).holders("t4")} == {delivery for delivery, _ in granted}
+    assert {delivery for delivery, _, _ in Reader(client).holders("t4")} == {
+        delivery for delivery, _ in granted
+    }
 
 
 def test_many_ask_what_may_start_and_each_job_starts_once(client: redis.Redis, race: Race) -> None:
@@ -87,7 +101,9 @@ def test_many_ask_what_may_start_and_each_job_starts_once(client: redis.Redis, r
     for name in accept_many(line, 30):
         assert line.enqueue(closed, name) == []
     granted = [each for answer in race(50, lambda _: line.admit(T4)) for each in answer]
-    assert sorted(each["delivery"] for each in granted) == sorted(f"shared{index}" for index in range(5))
+    assert sorted(each["delivery"] for each in granted) == sorted(
+        f"shared{index}" for index in range(5)
+    )
 
 
 def test_fifty_processes_claim_one_attempt_and_one_gets_it(client: redis.Redis, race: Race) -> None:
@@ -114,12 +130,16 @@ def test_the_winner_may_claim_again_from_many_connections(client: redis.Redis, r
     assert set(tokens) == {attempt.token}
 
 
-def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(client: redis.Redis, race: Race) -> None:
+def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(
+    client: redis.Redis, race: Race
+) -> None:
     line = Line(client)
     one = start_one(line, "first", "exclusive")
     for name in accept_many(line, 10, "exclusive"):
         line.enqueue(T4, name)
-    released = race(50, lambda _: line.release(T4, "first", one["attempt"], End(EndReason.BAD_SPEC, "")))
+    released = race(
+        50, lambda _: line.release(T4, "first", one["attempt"], End(EndReason.BAD_SPEC, ""))
+    )
     assert sum(each.freed for each in released) == 1
     assert [record["delivery"] for each in released for record in each.granted] == ["exclusive0"]
     assert {each.state for each in released} == {"finishing"}

@@ -32,21 +32,35 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self._key = _key()
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        made = _builder(self._name, self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        made = _builder(self._name, self._name, self._key).add_extension(
+            x509.BasicConstraints(True, None), True
+        )
         self.pem = folder / f"{name}.pem"
-        self.pem.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.pem.write_bytes(
+            made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
 
-    def issue(self, name: str, hosts: Sequence[str] = (), *, ends: dt.datetime | None = None) -> Pair:
+    def issue(
+        self, name: str, hosts: Sequence[str] = (), *, ends: dt.datetime | None = None
+    ) -> Pair:
         """Make a certificate for hosts (names or addresses), valid for a day, or until ``ends``."""
         key = _key()
-        builder = _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key, ends)
+        builder = _builder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key, ends
+        )
         if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_host(each) for each in hosts]), False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_host(each) for each in hosts]), False
+            )
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        pair.certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        pair.certificate.write_bytes(
+            builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
         pair.key.write_bytes(
             key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
             )
         )
         return pair

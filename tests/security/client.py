@@ -1,4 +1,6 @@
-"""An application's client in a process of its own: another user, other certificates, other keys than the test's process."""
+"""An application's client in a process of its own: another user, other certificates, other keys
+than the test's process.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import Any
 
 from nodes import APPS
 
-#: Runs the code of each line, and answers what it left in ``answer``; it knows the application as ``ledger``, and a result's
-#: ``outcome``: what it is, or the name of its error.
+#: Runs the code of each line, and answers what it left in ``answer``; it knows the application as
+#: ``ledger``, and a result's ``outcome``: what it is, or the name of its error.
 _LOOP = """\
 import json, sys
 import ledger
@@ -65,7 +67,12 @@ class Client:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._process.kill()
         self._process.communicate()
 

@@ -1,4 +1,6 @@
-"""All who take part, each with an address of its own: dispatcher, executors, the application's worker and client, Flower."""
+"""All who take part, each with an address of its own: dispatcher, executors, the application's
+worker and client, Flower.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Estate:
     Args:
         folder: for logs, and for what the application's tasks tell.
         urls: who → the address told to it; one name, ``all``, stands for those not named.
-        cluster: whether executors are pods, which read a Secret of their own; else they have their dispatcher's environment.
+        cluster: whether executors are pods, which read a Secret of their own; else they have their
+            dispatcher's environment.
         dispatcher: more settings of dispatchers.
         application: more environment of the application, wherever it runs.
     """
@@ -48,7 +51,11 @@ class Estate:
         self._urls = urls
         self._with_cluster = cluster
         self._settings = dict(dispatcher or {})
-        self.application = {"LEDGER_FOLDER": str(folder), "PYTHONPATH": str(APPS), **(application or {})}
+        self.application = {
+            "LEDGER_FOLDER": str(folder),
+            "PYTHONPATH": str(APPS),
+            **(application or {}),
+        }
         self._stack = ExitStack()
         self.nodes: dict[str, ProcessContainer] = {}
 
@@ -61,12 +68,21 @@ class Estate:
             "GPUQUEUE_GRACE_SECONDS": "3",
             "GPUQUEUE_VISIBILITY_SECONDS": "2",
             "GPUQUEUE_METRICS_PORT": str(free_port()),
-            **(self._in_cluster() if self._with_cluster else {"GPUQUEUE_DEVICES": "none", **self.application}),
+            **(
+                self._in_cluster()
+                if self._with_cluster
+                else {"GPUQUEUE_DEVICES": "none", **self.application}
+            ),
             **self._settings,
         }
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for node in reversed(self.nodes.values()):
             node.stop()
         self._stack.close()
@@ -76,7 +92,9 @@ class Estate:
         return self._urls.get(who) or self._urls["all"]
 
     def _in_cluster(self) -> dict[str, str]:
-        self.cluster = self._stack.enter_context(Cluster(self.folder / "cluster", pace=PACE, bookmarks=1.0))
+        self.cluster = self._stack.enter_context(
+            Cluster(self.folder / "cluster", pace=PACE, bookmarks=1.0)
+        )
         self.cluster.images[IMAGE] = Image(env=self.application, cwd=self.folder)
         self.cluster.secret("executors", {"CELERY_BROKER_URL": self.url("executor")})
         return {
@@ -86,16 +104,22 @@ class Estate:
             "GPU_SECRET_NAME": "executors",
         }
 
-    def start(self, name: str, words: list[str], env: Mapping[str, str], *, ready: bool = True) -> ProcessContainer:
+    def start(
+        self, name: str, words: list[str], env: Mapping[str, str], *, ready: bool = True
+    ) -> ProcessContainer:
         """Start ``celery`` with some words."""
-        node = ProcessContainer(name, [sys.executable, "-m", "celery", *words], dict(env), self.folder)
+        node = ProcessContainer(
+            name, [sys.executable, "-m", "celery", *words], dict(env), self.folder
+        )
         self.nodes[name] = node
         node.start()
         if ready:
             node.ready()
         return node
 
-    def dispatcher(self, *, ready: bool = True, env: Mapping[str, str] | None = None) -> ProcessContainer:
+    def dispatcher(
+        self, *, ready: bool = True, env: Mapping[str, str] | None = None
+    ) -> ProcessContainer:
         """Start a dispatcher, with all that Celery's workers do by default."""
         words = ["-A", "gpuqueue", "worker", "--loglevel=INFO", "-n", "dispatcher@test"]
         return self.start("dispatcher", words, self.env | dict(env or {}), ready=ready)
@@ -103,7 +127,11 @@ class Estate:
     def worker(self) -> ProcessContainer:
         """Start the application's own worker."""
         env = {**self.application, "CELERY_BROKER_URL": self.url("worker")}
-        return self.start("worker", ["-A", "ledger", "worker", "-c", "2", "--loglevel=INFO", "-n", "worker@test"], env)
+        return self.start(
+            "worker",
+            ["-A", "ledger", "worker", "-c", "2", "--loglevel=INFO", "-n", "worker@test"],
+            env,
+        )
 
     def flower(self) -> str:
         """Start Flower; answers where."""
@@ -117,13 +145,22 @@ class Estate:
 
     def client(self) -> Client:
         """Start a client of the application."""
-        return self._stack.enter_context(Client({**self.application, "CELERY_BROKER_URL": self.url("client")}, self.folder))
+        return self._stack.enter_context(
+            Client({**self.application, "CELERY_BROKER_URL": self.url("client")}, self.folder)
+        )
 
-    def command(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *words: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue`` beside the dispatcher, as its user."""
         told = {**os.environ, **self.env, **(env or {})}
         return subprocess.run(
-            [sys.executable, "-m", "gpuqueue.cli", *words], env=told, cwd=self.folder, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "gpuqueue.cli", *words],
+            env=told,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     def log_of_a_failed_launch(self) -> str:
@@ -138,7 +175,9 @@ except Exception as exc:
 """
         )
         assert "LaunchFailed" in text and "exit code 78" in text
-        log: str = until(lambda: self.command("logs", job).stdout, PATIENCE, "its log is kept", self.logs)
+        log: str = until(
+            lambda: self.command("logs", job).stdout, PATIENCE, "its log is kept", self.logs
+        )
         return log
 
     def told(self, key: str, count: int = 1) -> list[Any]:
@@ -158,13 +197,17 @@ except Exception as exc:
     def logs(self) -> str:
         """What every process wrote, pods included."""
         nodes = [f"--- {name}\n{node.logs()}" for name, node in self.nodes.items()]
-        return "\n".join([*nodes, *(path.read_text() for path in self.folder.glob("cluster/pods/**/*.log"))])
+        return "\n".join(
+            [*nodes, *(path.read_text() for path in self.folder.glob("cluster/pods/**/*.log"))]
+        )
 
 
 def fetch(page: str, path: str, data: bytes | None = None) -> bytes:
     """What Flower answers; nothing while it is not up."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(page + path, data), timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(page + path, data), timeout=PATIENCE
+        ) as answer:
             body: bytes = answer.read()
             return body
     except OSError:

@@ -1,4 +1,6 @@
-"""A TCP gate before a server: it gives whoever comes through an address of its own, and may end TLS."""
+"""A TCP gate before a server: it gives whoever comes through an address of its own, and may end
+TLS.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,13 @@ HOST = "127.0.0.1"
 class Gate:
     """Forwards connections to a port of this machine; a context manager.
 
-    ``source`` is the address that the server sees, ``context`` ends TLS here (the embedded Redis has none of its own).
+    ``source`` is the address that the server sees, ``context`` ends TLS here (the embedded Redis
+    has none of its own).
     """
 
-    def __init__(self, port: int, *, source: str = HOST, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, port: int, *, source: str = HOST, context: ssl.SSLContext | None = None
+    ) -> None:
         self._to = port
         self._source = source
         self._context = context
@@ -34,7 +39,12 @@ class Gate:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -50,7 +60,9 @@ class Gate:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            up_reader, up_writer = await asyncio.open_connection(HOST, self._to, local_addr=(self._source, 0))
+            up_reader, up_writer = await asyncio.open_connection(
+                HOST, self._to, local_addr=(self._source, 0)
+            )
         except OSError:
             writer.transport.abort()
             self._open.discard(writer)

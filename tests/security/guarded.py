@@ -1,4 +1,6 @@
-"""A Redis with the users of deploy/redis/users.acl, loaded from the file, and a record of what each of them does."""
+"""A Redis with the users of deploy/redis/users.acl, loaded from the file, and a record of what each
+of them does.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def filled(text: str, passwords: dict[str, str], *, quiet: bool = True) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     made = "\n".join(lines) + "\n"
     for user, password in passwords.items():
-        made = made.replace(f"SHA256_OF_{user.upper()}_PASSWORD", hashlib.sha256(password.encode()).hexdigest())
+        made = made.replace(
+            f"SHA256_OF_{user.upper()}_PASSWORD", hashlib.sha256(password.encode()).hexdigest()
+        )
     return made.replace(" +ping", f"{introductions()} +ping") if quiet else made
 
 
@@ -54,7 +58,9 @@ def introductions() -> str:
 @cache
 def server_version() -> tuple[int, int]:
     """Which Redis is here."""
-    said = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [find_server(), "--version"], capture_output=True, text=True, check=True
+    ).stdout
     found = re.search(r"v=(\d+)\.(\d+)", said)
     assert found is not None, said
     return int(found[1]), int(found[2])
@@ -63,8 +69,8 @@ def server_version() -> tuple[int, int]:
 class Guarded:
     """A context manager: the server, a gate for each user, and an administrator's client.
 
-    ``used`` has what each user ran, commands within scripts included; MONITOR leaves out the commands of connections and
-    administrators.
+    ``used`` has what each user ran, commands within scripts included; MONITOR leaves out the
+    commands of connections and administrators.
     """
 
     def __init__(self, folder: Path, rules: str | None = None) -> None:
@@ -74,20 +80,35 @@ class Guarded:
         self._stack = ExitStack()
         self._gates: dict[str, Gate] = {}
         self._lock = threading.Lock()
-        self._used: dict[str, dict[str, set[tuple[str, ...]]]] = defaultdict(lambda: defaultdict(set))
+        self._used: dict[str, dict[str, set[tuple[str, ...]]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
 
     def __enter__(self) -> Guarded:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "users.acl").write_text(filled(self._rules, self.passwords))
         self.port = free_port()
-        words = f"--bind {HOST} --port {self.port} --appendonly yes --aclfile users.acl --acllog-max-len 1000 --logfile redis.log"
+        words = (
+            f"--bind {HOST} --port {self.port} --appendonly yes --aclfile users.acl"
+            " --acllog-max-len 1000 --logfile redis.log"
+        )
         if server_version() >= (7, 0):
-            words += " --enable-debug-command yes"  # else DEBUG is refused to everybody, before anybody's rights are looked at
+            # else DEBUG is refused to everybody, before anybody's rights are looked at
+            words += " --enable-debug-command yes"
         self._server = subprocess.Popen(
-            [find_server(), *words.split(), "--save", ""], cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [find_server(), *words.split(), "--save", ""],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self._stack.callback(self._end)
-        self.admin = redis.Redis(HOST, self.port, username="admin", password=self.passwords["admin"], decode_responses=True)
+        self.admin = redis.Redis(
+            HOST,
+            self.port,
+            username="admin",
+            password=self.passwords["admin"],
+            decode_responses=True,
+        )
         self._stack.callback(self.admin.close)
         until(self._answers, 10, "the guarded Redis answers", self.log)
         for user in USERS:
@@ -95,7 +116,12 @@ class Guarded:
         self._watch()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
 
     def log(self) -> str:
@@ -120,9 +146,16 @@ class Guarded:
     def granted(self, user: str) -> tuple[set[str], set[str], set[str]]:
         """Which commands, key patterns and channel patterns a user has."""
         found: Any = self.admin.acl_getuser(f"gpuqueue-{user}")
-        keys, channels = ([each] if isinstance(each, str) else each for each in (found["keys"], found["channels"]))
-        split = [{word.lstrip("~&") for part in each for word in part.split()} for each in (keys, channels)]
-        return {word.removeprefix("+") for word in found["commands"] if word.startswith("+")}, *split  # type: ignore[return-value]
+        keys, channels = (
+            [each] if isinstance(each, str) else each for each in (found["keys"], found["channels"])
+        )
+        split = [
+            {word.lstrip("~&") for part in each for word in part.split()}
+            for each in (keys, channels)
+        ]
+        return {
+            word.removeprefix("+") for word in found["commands"] if word.startswith("+")
+        }, *split  # type: ignore[return-value]
 
     def used(self, user: str) -> dict[str, set[tuple[str, ...]]]:
         """What a user ran so far: command → the arguments, cut, of each call."""

@@ -1,4 +1,6 @@
-"""Signed bodies as Celery's serializer ``auth`` makes them, without registering it in the test's own process."""
+"""Signed bodies as Celery's serializer ``auth`` makes them, without registering it in the test's
+own process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SIGNED = "application/data"
 
 
 def keys_of(folder: Path, pair: Pair, *trusted: Pair) -> Path:
-    """Lay out keys as the application of the tests wants them: its own pair, and whom it trusts beside itself."""
+    """Lay out keys as the application of the tests wants them: its own pair, and whom it trusts
+    beside itself.
+    """
     (folder / "store").mkdir(parents=True)
     shutil.copy(pair.key, folder / "key.pem")
     shutil.copy(pair.certificate, folder / "cert.pem")
@@ -33,7 +37,10 @@ def keys_of(folder: Path, pair: Pair, *trusted: Pair) -> Path:
 def signed(pair: Pair, body: Any, serializer: str = "json") -> str:
     """Return a body signed with a key."""
     maker = SecureSerializer(
-        PrivateKey(pair.key.read_text()), Certificate(pair.certificate.read_text()), serializer=serializer, digest="sha256"
+        PrivateKey(pair.key.read_text()),
+        Certificate(pair.certificate.read_text()),
+        serializer=serializer,
+        digest="sha256",
     )
     made: str = maker.serialize(body)
     return made

@@ -18,7 +18,8 @@ def tell(guarded: Guarded, estate: Estate) -> dict[str, Any]:
     """Run it; answers what came of each part."""
     seen: dict[str, Any] = {}
     client = estate.client()
-    # Flower is first up: like any consumer it gives back what others had in hand, and clears away stale bindings.
+    # Flower is first up: like any consumer it gives back what others had in hand, and clears away
+    # stale bindings.
     lost = client.do("lost = ledger.gpu_double.delay(1)\nanswer = lost.id")
     _in_hand(guarded.admin, GPU, "gpuqueue.unacked")
     guarded.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
@@ -34,7 +35,9 @@ def tell(guarded: Guarded, estate: Estate) -> dict[str, Any]:
     estate.worker()
     seen["given back"] = client.do("answer = [outcome(each) for each in (lost, *found)]")
     seen["ran"] = client.do(_CELERY)
-    seen["errbacks"] = [what for key in ("old", "new", "died", "no image") for what, *_ in estate.told(key)]
+    seen["errbacks"] = [
+        what for key in ("old", "new", "died", "no image") for what, *_ in estate.told(key)
+    ]
     seen["revoked"] = _revokes(estate, client)
     seen["commands"] = _commands(estate, client)
     seen["flower"] = _flower(page, lost)
@@ -45,7 +48,8 @@ def tell(guarded: Guarded, estate: Estate) -> dict[str, Any]:
     return seen
 
 
-#: What applications do, each with what comes of it: both ways between queues, and by each hand that may write an end.
+#: What applications do, each with what comes of it: both ways between queues, and by each hand that
+#: may write an end.
 _CELERY = """
 from gpuqueue import gpu
 bad = {"gpu": {"isolation": "never"}}
@@ -96,7 +100,9 @@ def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:
 
 
 def _revokes(estate: Estate, client: Any) -> list[Any]:
-    """Revoke jobs that wait, run, and are yet to come, by their ids and by a stamp; one is part of a chord."""
+    """Revoke jobs that wait, run, and are yet to come, by their ids and by a stamp; one is part of
+    a chord.
+    """
     client.do("alone = ledger.gpu_progress.apply_async(('alone',), queue='gpu.t4.exclusive')")
     estate.told("alone")
     client.do("""
@@ -141,7 +147,12 @@ answer = first.id, second.id
     seen = {name: estate.command(*words) for name, words in _words(first, second).items()}
     estate.go("first")
     client.do("first.get(timeout=40)")
-    until(lambda: estate.command("logs", first).returncode == 0, PATIENCE, "the log of an ended job is kept", estate.logs)
+    until(
+        lambda: estate.command("logs", first).returncode == 0,
+        PATIENCE,
+        "the log of an ended job is kept",
+        estate.logs,
+    )
     return {name: (done.returncode, done.stdout + done.stderr) for name, done in seen.items()}
 
 
@@ -162,7 +173,11 @@ def _flower(page: str, job_id: str) -> dict[str, Any]:
     def get(path: str) -> Any:
         return json.loads(fetch(page, path) or b"null")
 
-    until(lambda: "dispatcher@test" in (get("/api/workers?refresh=1") or {}), PATIENCE, "Flower sees the dispatcher")
+    until(
+        lambda: "dispatcher@test" in (get("/api/workers?refresh=1") or {}),
+        PATIENCE,
+        "Flower sees the dispatcher",
+    )
     return {
         "job": get(f"/api/task/info/{job_id}")["state"],
         "result": get(f"/api/task/result/{job_id}"),

@@ -1,4 +1,6 @@
-"""Redis' users: each can do all that it must, nothing that it needs not, and is told which setting is wrong when it cannot."""
+"""Redis' users: each can do all that it must, nothing that it needs not, and is told which setting
+is wrong when it cannot.
+"""
 
 from __future__ import annotations
 
@@ -117,12 +119,23 @@ HOSTILE = {
         ("LRANGE", "celery", "0", "-1"),
         ("GET", "other:secret"),
     ],
-    "dispatcher": [*ADMINISTRATION, ("LRANGE", "celery", "0", "-1"), ("HGET", "unacked", "tag"), ("GET", "other:secret")],
+    "dispatcher": [
+        *ADMINISTRATION,
+        ("LRANGE", "celery", "0", "-1"),
+        ("HGET", "unacked", "tag"),
+        ("GET", "other:secret"),
+    ],
 }
 
 
-@pytest.mark.parametrize(("user", "words"), [(user, words) for user, tries in HOSTILE.items() for words in tries], ids=str)
-def test_what_a_user_does_not_need_is_refused(guarded: Guarded, user: str, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [(user, words) for user, tries in HOSTILE.items() for words in tries],
+    ids=str,
+)
+def test_what_a_user_does_not_need_is_refused(
+    guarded: Guarded, user: str, words: tuple[str, ...]
+) -> None:
     client = guarded.as_user(user)
     with client.client() as connection, pytest.raises(redis.exceptions.NoPermissionError):
         connection.execute_command(*words)
@@ -150,7 +163,9 @@ def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(guarded: Guard
 
 
 def test_the_file_as_it_is_has_no_password_that_anybody_could_use() -> None:
-    lines = [line for line in USERS_FILE.read_text().splitlines() if line.startswith("user gpuqueue-")]
+    lines = [
+        line for line in USERS_FILE.read_text().splitlines() if line.startswith("user gpuqueue-")
+    ]
     assert sorted(line.split()[1] for line in lines) == sorted(f"gpuqueue-{user}" for user in USERS)
     for line in lines:
         user = line.split()[1].removeprefix("gpuqueue-").upper()
@@ -161,17 +176,36 @@ def test_the_file_as_it_is_has_no_password_that_anybody_could_use() -> None:
 def test_the_file_is_made_as_its_head_says(tmp_path: Path) -> None:
     passwords = {user: f"secret of {user}" for user in ("admin", *USERS)}
     head = re.findall(r"^#   (.*)$", USERS_FILE.read_text(), re.MULTILINE)
-    typed = "\n".join(head[: next(at for at, line in enumerate(head) if line.endswith("> users.acl")) + 1])
-    env = {"PATH": os.environ["PATH"], **{f"{user.upper()}_PASSWORD": password for user, password in passwords.items()}}
+    typed = "\n".join(
+        head[: next(at for at, line in enumerate(head) if line.endswith("> users.acl")) + 1]
+    )
+    env = {
+        "PATH": os.environ["PATH"],
+        **{f"{user.upper()}_PASSWORD": password for user, password in passwords.items()},
+    }
     script = typed.replace("deploy/redis/users.acl", str(USERS_FILE))
     subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=env, check=True, timeout=30)
-    assert (tmp_path / "users.acl").read_text() == filled(USERS_FILE.read_text(), passwords, quiet=False)
-    for version, words in re.findall(r"for Redis ([\d.]+)[^:]*: -e '(s/.*/)'", USERS_FILE.read_text()):
-        done = subprocess.run(["sed", "-e", words, "users.acl"], cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout == (tmp_path / "users.acl").read_text().replace(" +ping", f"{WORDS[version]} +ping")
+    assert (tmp_path / "users.acl").read_text() == filled(
+        USERS_FILE.read_text(), passwords, quiet=False
+    )
+    for version, words in re.findall(
+        r"for Redis ([\d.]+)[^:]*: -e '(s/.*/)'", USERS_FILE.read_text()
+    ):
+        done = subprocess.run(
+            ["sed", "-e", words, "users.acl"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == (tmp_path / "users.acl").read_text().replace(
+            " +ping", f"{WORDS[version]} +ping"
+        )
 
 
-def test_without_the_words_for_introductions_all_works_and_only_these_are_refused(tmp_path: Path) -> None:
+def test_without_the_words_for_introductions_all_works_and_only_these_are_refused(
+    tmp_path: Path,
+) -> None:
     with Guarded(tmp_path) as server:
         plain = filled(USERS_FILE.read_text(), server.passwords, quiet=False)
         (tmp_path / "users.acl").write_text(plain)
@@ -182,17 +216,21 @@ def test_without_the_words_for_introductions_all_works_and_only_these_are_refuse
         assert {each["object"] for each in server.denied()} <= {"client", "client|setinfo"}
 
 
-# -- the whole way -----------------------------------------------------------------------------------------------------
+# -- the whole way ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Guarded, dict[str, Any], list[dict[str, Any]]]]:
+def told(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Guarded, dict[str, Any], list[dict[str, Any]]]]:
     """The story once: the server, what came of it, and what was refused."""
     folder = tmp_path_factory.mktemp("story")
     # The doctor looks at the application as well.
     settings = {"GPU_IMAGE_ALLOW": "*", "LEDGER_FOLDER": str(folder), "PYTHONPATH": str(APPS)}
     with Guarded(folder / "redis") as server:
-        with Estate(folder, {user: server.url(user) for user in USERS}, cluster=True, dispatcher=settings) as estate:
+        with Estate(
+            folder, {user: server.url(user) for user in USERS}, cluster=True, dispatcher=settings
+        ) as estate:
             try:
                 seen = story.tell(server, estate)
             except BaseException:
@@ -208,18 +246,51 @@ def test_all_that_gpuqueue_does_works_with_these_users_and_nothing_is_refused(to
     assert [(each["username"], each["object"]) for each in denied] == []
     assert seen["given back"] == [2, 4, 2]
     assert seen["ran"] == [
-        *(42, "ValueError", 1, 8, 10, [0, 2, 4], 6, 6, [2, 4, 2], 11, "ValueError", "ImageUnusable"),
-        *(13, [0, 2, 4], [0, 2, 4], 11, "stopped", "ExecutorDied", "InvalidJob", 6, "TaskRevokedError"),
+        *(
+            42,
+            "ValueError",
+            1,
+            8,
+            10,
+            [0, 2, 4],
+            6,
+            6,
+            [2, 4, 2],
+            11,
+            "ValueError",
+            "ImageUnusable",
+        ),
+        *(
+            13,
+            [0, 2, 4],
+            [0, 2, 4],
+            11,
+            "stopped",
+            "ExecutorDied",
+            "InvalidJob",
+            6,
+            "TaskRevokedError",
+        ),
     ]
     assert seen["errbacks"] == ["old", "new", "old", "old"]
     assert seen["revoked"] == [["PROGRESS", {"done": 1}], *["TaskRevokedError"] * 6]
     codes = {name: code for name, (code, _) in seen["commands"].items()}
-    assert codes == {"status": 0, "why": 0, "logs": 1, "cancel": 0, "classes": 0, "doctor": 0}, seen["commands"]
+    assert codes == {
+        "status": 0,
+        "why": 0,
+        "logs": 1,
+        "cancel": 0,
+        "classes": 0,
+        "doctor": 0,
+    }, seen["commands"]
     assert (seen["flower"]["job"], seen["flower"]["result"]["result"]) == ("SUCCESS", 2)
     assert {"celery", "gpu.t4.shared"} <= seen["flower"]["queues"]
     assert "Revoked" in seen["flower"]["revoke"]["message"]
     measured, ready = seen["metrics"]
-    assert "gpuqueue_state_up 1.0" in measured and 'gpuqueue_untaken_messages{queue="gpu.t4.shared"} 0.0' in measured
+    assert (
+        "gpuqueue_state_up 1.0" in measured
+        and 'gpuqueue_untaken_messages{queue="gpu.t4.shared"} 0.0' in measured
+    )
     assert ready.startswith("ok"), ready
 
 
@@ -239,7 +310,9 @@ def test_no_command_key_or_channel_is_granted_that_nobody_used(told: Any, user: 
     assert commands - set(used) - set(UNSEEN) == set()
     words = {word for calls in used.values() for call in calls for word in call}
     assert [each for each in keys if not any(fnmatchcase(word, each) for word in words)] == []
-    spoken = {call[0] for name in ("publish", "subscribe", "psubscribe") for call in used.get(name, ())}
+    spoken = {
+        call[0] for name in ("publish", "subscribe", "psubscribe") for call in used.get(name, ())
+    }
     assert [each for each in channels if not any(fnmatchcase(word, each) for word in spoken)] == []
 
 
@@ -252,15 +325,31 @@ def test_in_another_database_all_works_with_the_changes_that_the_docs_name(tmp_p
             estate.dispatcher()
             estate.worker()
             client = estate.client()
-            assert client.do("answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(), ledger.add.s(4))().get(timeout=40)") == 10
+            assert (
+                client.do(
+                    "answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(),"
+                    " ledger.add.s(4))().get(timeout=40)"
+                )
+                == 10
+            )
             client.do("later = ledger.gpu_double.apply_async((1,), countdown=60)")
-            until(lambda: client.do("answer = later.state") == "QUEUED", PATIENCE, "it is kept", estate.logs)
+            until(
+                lambda: client.do("answer = later.state") == "QUEUED",
+                PATIENCE,
+                "it is kept",
+                estate.logs,
+            )
             client.do("later.revoke()")
-            until(lambda: client.do("answer = later.state") == "REVOKED", PATIENCE, "the revoke was heard", estate.logs)
+            until(
+                lambda: client.do("answer = later.state") == "REVOKED",
+                PATIENCE,
+                "the revoke was heard",
+                estate.logs,
+            )
         assert [(each["username"], each["object"]) for each in server.denied()] == []
 
 
-# -- wrong rights ------------------------------------------------------------------------------------------------------
+# -- wrong rights ----------------------------------------------------------------------------------
 
 
 def ended(estate: Estate) -> tuple[int | None, str]:
@@ -272,8 +361,20 @@ def ended(estate: Estate) -> tuple[int | None, str]:
 @pytest.mark.parametrize(
     ("user", "words"),
     [
-        ("executor", "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or name another user"),
-        ("worker", "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or name another user"),
+        (
+            "executor",
+            (
+                "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or"
+                " name another user"
+            ),
+        ),
+        (
+            "worker",
+            (
+                "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or"
+                " name another user"
+            ),
+        ),
         ("nobody", "; correct the user and the password in CELERY_BROKER_URL"),
     ],
 )
@@ -285,17 +386,26 @@ def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_a
         status, text = ended(estate)
         doctor = estate.command("doctor")
         shown = estate.command("status")
-    assert status == 78 and "gpuqueue: CELERY_BROKER_URL='redis://gpuqueue-" in text and words in text
+    assert (
+        status == 78 and "gpuqueue: CELERY_BROKER_URL='redis://gpuqueue-" in text and words in text
+    )
     assert "Traceback" not in text
     assert doctor.returncode == 1
     assert words.removeprefix("; ") in doctor.stdout
-    assert shown.returncode == 2 and words.removeprefix("; ").partition(" in Redis")[0] in shown.stderr
+    assert (
+        shown.returncode == 2 and words.removeprefix("; ").partition(" in Redis")[0] in shown.stderr
+    )
     guarded.denied()
 
 
-def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewhere(guarded: Guarded) -> None:
+def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewhere(
+    guarded: Guarded,
+) -> None:
     good, wrong = guarded.url("dispatcher"), guarded.url("flower")
-    found = [str(each) for each in rights.refused(good, guarded.url("executor"), wrong, "GPUQUEUE_REDIS_URL")]
+    found = [
+        str(each)
+        for each in rights.refused(good, guarded.url("executor"), wrong, "GPUQUEUE_REDIS_URL")
+    ]
     assert [each.partition("=")[0] for each in found] == ["CELERY_BROKER_URL"]
     assert list(rights.refused(good, good, good, "GPUQUEUE_REDIS_URL")) == []
     assert list(rights.refused(good, "redis://127.0.0.1:1/0", None, "GPUQUEUE_REDIS_URL")) == []
@@ -303,7 +413,9 @@ def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewher
 
 
 @pytest.mark.slow
-def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(guarded: Guarded, tmp_path: Path) -> None:
+def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(
+    guarded: Guarded, tmp_path: Path
+) -> None:
     urls = {user: guarded.url(user) for user in USERS} | {"executor": guarded.url("client")}
     with Estate(tmp_path, urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
         estate.dispatcher()
@@ -313,7 +425,7 @@ def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(guarde
     guarded.denied()
 
 
-# -- what the scripts run ----------------------------------------------------------------------------------------------
+# -- what the scripts run --------------------------------------------------------------------------
 
 #: The verbs of executors (store/attempts.py).
 EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_claim", "finished")
@@ -321,7 +433,11 @@ EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_cl
 
 @pytest.mark.parametrize("user", ["executor", "dispatcher"])
 def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) -> None:
-    (line,) = [each for each in USERS_FILE.read_text().splitlines() if each.startswith(f"user gpuqueue-{user} ")]
+    (line,) = [
+        each
+        for each in USERS_FILE.read_text().splitlines()
+        if each.startswith(f"user gpuqueue-{user} ")
+    ]
     granted = {word.removeprefix("+") for word in line.split() if word.startswith("+")}
     every = sorted(path.stem for path in (ROOT / "gpuqueue" / "store" / "lua").glob("*.lua"))
     verbs = EXECUTORS_VERBS if user == "executor" else every
@@ -333,11 +449,18 @@ def commands(verb: str) -> set[str]:
     """What a verb's own lines and the functions that it calls run, as far as their names lead."""
     text = source(verb)
     own = (ROOT / "gpuqueue" / "store" / "lua" / f"{verb}.lua").read_text()
-    functions = {found[1]: found[0] for found in re.findall(r"(local function (\w+)\(.*?\nend)", text, re.DOTALL)}
+    functions = {
+        found[1]: found[0]
+        for found in re.findall(r"(local function (\w+)\(.*?\nend)", text, re.DOTALL)
+    }
     reached, new = "", own
     while new:
         reached += new
-        new = "".join(body for name, body in functions.items() if re.search(rf"\b{name}\(", reached) and body not in reached)
+        new = "".join(
+            body
+            for name, body in functions.items()
+            if re.search(rf"\b{name}\(", reached) and body not in reached
+        )
     return {name.lower() for name in re.findall(r"redis\.call\('(\w+)'", reached)}
 
 

@@ -1,4 +1,6 @@
-"""The gate of the tests itself: it forwards both ways, gives an address of its own, ends TLS, and lets go."""
+"""The gate of the tests itself: it forwards both ways, gives an address of its own, ends TLS, and
+lets go.
+"""
 
 from __future__ import annotations
 

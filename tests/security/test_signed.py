@@ -1,4 +1,6 @@
-"""Messages signed by Celery's serializer ``auth``: they go through GPU queues unchanged, and nobody else's code runs."""
+"""Messages signed by Celery's serializer ``auth``: they go through GPU queues unchanged, and nobody
+else's code runs.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,21 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Pair, Pair]:
     return authority.issue("me"), another.issue("them"), authority.issue("old", ends=ended)
 
 
-def plant(folder: Path, pairs: tuple[Pair, Pair, Pair], *, store: bool, cluster: bool = False) -> Iterator[Plant]:
+def plant(
+    folder: Path, pairs: tuple[Pair, Pair, Pair], *, store: bool, cluster: bool = False
+) -> Iterator[Plant]:
     me, stranger, old = pairs
     keys, known = keys_of(folder / "application", me), keys_of(folder / "dispatcher", me, old)
     settings = {"GPUQUEUE_CERT_STORE": str(known / "store" / "*.pem")} if store else {}
     with EmbeddedRedis(folder / "redis") as server:
         application = {"LEDGER_KEYS": str(keys)}
-        with Estate(folder, {"all": server.url}, cluster=cluster, dispatcher=settings, application=application) as estate:
+        with Estate(
+            folder,
+            {"all": server.url},
+            cluster=cluster,
+            dispatcher=settings,
+            application=application,
+        ) as estate:
             estate.dispatcher()
             client = estate.client()
             with redis.Redis.from_url(server.url, decode_responses=True) as connection:
@@ -66,13 +76,17 @@ def plant(folder: Path, pairs: tuple[Pair, Pair, Pair], *, store: bool, cluster:
 
 
 @pytest.fixture(scope="module")
-def unread(tmp_path_factory: pytest.TempPathFactory, pairs: tuple[Pair, Pair, Pair]) -> Iterator[Plant]:
+def unread(
+    tmp_path_factory: pytest.TempPathFactory, pairs: tuple[Pair, Pair, Pair]
+) -> Iterator[Plant]:
     """A dispatcher without any certificate."""
     yield from plant(tmp_path_factory.mktemp("unread"), pairs, store=False)
 
 
 @pytest.fixture(scope="module")
-def verifying(tmp_path_factory: pytest.TempPathFactory, pairs: tuple[Pair, Pair, Pair]) -> Iterator[Plant]:
+def verifying(
+    tmp_path_factory: pytest.TempPathFactory, pairs: tuple[Pair, Pair, Pair]
+) -> Iterator[Plant]:
     """A dispatcher with a store of certificates."""
     yield from plant(tmp_path_factory.mktemp("verifying"), pairs, store=True)
 
@@ -89,14 +103,24 @@ def at(request: pytest.FixtureRequest) -> Callable[[str], Plant]:
 
 
 @pytest.mark.parametrize("where", BOTH)
-def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(at: Callable[[str], Plant], where: str) -> None:
+def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(
+    at: Callable[[str], Plant], where: str
+) -> None:
     found = at(where)
     assert found.client.do("answer = ledger.gpu_double.delay(21).get(timeout=40)") == 42
     key = uuid.uuid4().hex
-    errback = {"task": "ledger.old_errback", "args": [f"{key}-errback"], "options": {"queue": "gpu.t4.shared"}}
-    meta = found.ended(push(found.redis, json.dumps([[key], {}, {"errbacks": [errback]}]), "application/json"))
+    errback = {
+        "task": "ledger.old_errback",
+        "args": [f"{key}-errback"],
+        "options": {"queue": "gpu.t4.shared"},
+    }
+    meta = found.ended(
+        push(found.redis, json.dumps([[key], {}, {"errbacks": [errback]}]), "application/json")
+    )
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "UntrustedMessage")
-    assert "content_type='application/json' is not signed; sign it" in meta["result"]["exc_message"][0]
+    assert (
+        "content_type='application/json' is not signed; sign it" in meta["result"]["exc_message"][0]
+    )
     # The next good job ends after whatever the refused one could have started.
     assert found.client.do("answer = ledger.gpu_double.delay(1).get(timeout=40)") == 2
     assert not list(found.estate.folder.glob(f"{key}*"))
@@ -127,8 +151,18 @@ REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
         "MalformedMessage",
         "is signed, and not JSON",
     ),
-    "no envelope": (lambda found, body: json.dumps(body), SIGNED, "MalformedMessage", "is no signed body"),
-    "plain text": (lambda found, body: "abc", "application/text", "UntrustedMessage", "content_type='application/text' is not"),
+    "no envelope": (
+        lambda found, body: json.dumps(body),
+        SIGNED,
+        "MalformedMessage",
+        "is no signed body",
+    ),
+    "plain text": (
+        lambda found, body: "abc",
+        "application/text",
+        "UntrustedMessage",
+        "content_type='application/text' is not",
+    ),
     "a plain pickle": (
         lambda found, body: pickle.dumps(body, 0).decode(),
         "application/x-python-serialize",
@@ -142,12 +176,23 @@ REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
 @pytest.mark.parametrize("where", ["unread", "verifying"])
 @pytest.mark.parametrize(("make", "content_type", "error", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_signed_well_is_refused_where_its_caller_looks_and_runs_nothing(
-    at: Callable[[str], Plant], where: str, make: Callable[[Plant, Any], str], content_type: str, error: str, words: str
+    at: Callable[[str], Plant],
+    where: str,
+    make: Callable[[Plant, Any], str],
+    content_type: str,
+    error: str,
+    words: str,
 ) -> None:
     found = at(where)
     key = uuid.uuid4().hex
-    errback = {"task": "ledger.old_errback", "args": [f"{key}-errback"], "options": {"queue": "gpu.t4.shared"}}
-    meta = found.ended(push(found.redis, make(found, [[key], {}, {"errbacks": [errback]}]), content_type))
+    errback = {
+        "task": "ledger.old_errback",
+        "args": [f"{key}-errback"],
+        "options": {"queue": "gpu.t4.shared"},
+    }
+    meta = found.ended(
+        push(found.redis, make(found, [[key], {}, {"errbacks": [errback]}]), content_type)
+    )
     if where == "unread" and content_type != SIGNED and content_type != "application/json":
         error, words = "MalformedMessage", f"content_type={content_type!r} is not application/json"
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", error), meta
@@ -157,7 +202,9 @@ def test_what_is_not_signed_well_is_refused_where_its_caller_looks_and_runs_noth
 
 
 @pytest.mark.slow
-def test_what_a_certificate_signed_that_has_expired_is_refused_by_the_dispatcher(verifying: Plant) -> None:
+def test_what_a_certificate_signed_that_has_expired_is_refused_by_the_dispatcher(
+    verifying: Plant,
+) -> None:
     meta = verifying.ended(push(verifying.redis, signed(verifying.old, [["key"], {}, {}])))
     assert meta["result"]["exc_type"] == "UntrustedMessage"
     assert "Expired certificate" in meta["result"]["exc_message"][0]
@@ -171,10 +218,18 @@ def test_an_application_whose_own_certificate_has_expired_says_so(
     keys = keys_of(tmp_path / "expired", verifying.old)
     server = verifying.estate.url("dispatcher").rpartition("/")[0] + "/1"
     application = {"LEDGER_KEYS": str(keys)}
-    with Estate(tmp_path, {"all": server}, application=application) as estate, redis.Redis.from_url(server) as connection:
+    with (
+        Estate(tmp_path, {"all": server}, application=application) as estate,
+        redis.Redis.from_url(server) as connection,
+    ):
         estate.dispatcher()
         key = f"celery-task-meta-{push(connection, signed(pairs[2], [['key'], {}, {}]))}"
-        until(lambda: b"FAILURE" in (connection.get(key) or b""), PATIENCE, "it has failed", estate.logs)
+        until(
+            lambda: b"FAILURE" in (connection.get(key) or b""),
+            PATIENCE,
+            "it has failed",
+            estate.logs,
+        )
         meta = json.loads(connection.get(key) or "")
     assert meta["result"]["exc_type"] == "ApplicationNotFound"
     assert "SecurityError: Expired certificate" in meta["result"]["exc_message"][0]
@@ -182,12 +237,13 @@ def test_an_application_whose_own_certificate_has_expired_says_so(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["unread", "verifying"])
-def test_everything_of_celery_works_for_an_application_that_signs(at: Callable[[str], Plant], where: str) -> None:
+def test_everything_of_celery_works_for_an_application_that_signs(
+    at: Callable[[str], Plant], where: str
+) -> None:
     found = at(where)
     found.estate.worker()
     key = uuid.uuid4().hex
-    assert found.client.do(
-        f"""
+    assert found.client.do(f"""
 fail = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("{key}"), ledger.new_errback.s("{key}")])
 die = ledger.gpu_die.apply_async(link_error=[ledger.old_errback.s("{key}-died"), ledger.new_errback.s("{key}-died")])
 results = [
@@ -205,8 +261,20 @@ results = [
     die,
 ]
 answer = [outcome(each) for each in results]
-"""
-    ) == ["ValueError", 1, 10, 12, [0, 2, 4], 6, 6, "ExecutorDied", 13, [0, 2, 4], "TaskRevokedError", "ExecutorDied"]
+""") == [
+        "ValueError",
+        1,
+        10,
+        12,
+        [0, 2, 4],
+        6,
+        6,
+        "ExecutorDied",
+        13,
+        [0, 2, 4],
+        "TaskRevokedError",
+        "ExecutorDied",
+    ]
     assert sorted(what for what, *_ in found.estate.told(key, 2)) == ["new", "old"]
     assert sorted(what for what, *_ in found.estate.told(f"{key}-died", 2)) == ["new", "old"]
     found.estate.nodes["worker"].stop()
@@ -214,10 +282,14 @@ answer = [outcome(each) for each in results]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["unread", "verifying"])
-def test_states_and_revokes_work_for_an_application_that_signs(at: Callable[[str], Plant], where: str) -> None:
+def test_states_and_revokes_work_for_an_application_that_signs(
+    at: Callable[[str], Plant], where: str
+) -> None:
     found = at(where)
     key = uuid.uuid4().hex
-    found.client.do(f"running = ledger.gpu_progress.apply_async(({key!r},), queue='gpu.t4.exclusive')")
+    found.client.do(
+        f"running = ledger.gpu_progress.apply_async(({key!r},), queue='gpu.t4.exclusive')"
+    )
     found.estate.told(key)
     assert found.client.do("""
 import time
@@ -236,20 +308,42 @@ answer = [*seen, outcome(running)]
 
 @pytest.mark.slow
 def test_a_forged_revoke_is_not_heard_where_the_dispatcher_verifies(verifying: Plant) -> None:
-    verifying.client.do("running = ledger.gpu_progress.apply_async(('forged',), queue='gpu.t4.exclusive')")
+    verifying.client.do(
+        "running = ledger.gpu_progress.apply_async(('forged',), queue='gpu.t4.exclusive')"
+    )
     verifying.estate.told("forged")
     job = verifying.client.do("answer = running.id")
-    said = {"method": "revoke", "arguments": {"task_id": job, "terminate": True}, "destination": None}
+    said = {
+        "method": "revoke",
+        "arguments": {"task_id": job, "terminate": True},
+        "destination": None,
+    }
     broadcast(verifying.redis, signed(verifying.stranger, said))
     broadcast(verifying.redis, "garbage")
-    until(lambda: verifying.estate.logs().count("Can't decode message body") >= 2, PATIENCE, "refused", verifying.estate.logs)
+    until(
+        lambda: verifying.estate.logs().count("Can't decode message body") >= 2,
+        PATIENCE,
+        "refused",
+        verifying.estate.logs,
+    )
     verifying.estate.go("forged")
     assert verifying.client.do("answer = outcome(running)") == "done"
 
 
 def broadcast(client: redis.Redis, body: str) -> None:
-    properties = {"body_encoding": None, "delivery_tag": uuid.uuid4().hex, "delivery_info": {}, "priority": 0}
-    message = {"body": body, "content-type": SIGNED, "content-encoding": "utf-8", "headers": {}, "properties": properties}
+    properties = {
+        "body_encoding": None,
+        "delivery_tag": uuid.uuid4().hex,
+        "delivery_info": {},
+        "priority": 0,
+    }
+    message = {
+        "body": body,
+        "content-type": SIGNED,
+        "content-encoding": "utf-8",
+        "headers": {},
+        "properties": properties,
+    }
     client.publish("/0.celery.pidbox", json.dumps(message))
 
 
@@ -258,25 +352,36 @@ def test_a_broadcast_that_is_none_stops_no_dispatcher(unread: Plant, body: str) 
     node = unread.estate.nodes["dispatcher"]
     before = node.logs().count("Can't decode message body")
     broadcast(unread.redis, body)
-    until(lambda: node.logs().count("Can't decode message body") > before, PATIENCE, "it is refused", node.logs)
+    until(
+        lambda: node.logs().count("Can't decode message body") > before,
+        PATIENCE,
+        "it is refused",
+        node.logs,
+    )
     assert unread.client.do("answer = ledger.gpu_double.delay(2).get(timeout=40)") == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["unread", "verifying"])
-def test_the_doctor_looks_at_signing(at: Callable[[str], Plant], where: str, tmp_path: Path) -> None:
+def test_the_doctor_looks_at_signing(
+    at: Callable[[str], Plant], where: str, tmp_path: Path
+) -> None:
     found = at(where)
     done = found.estate.command("doctor")
-    assert "OK    application: ledger: " in done.stdout and "tasks, signed" in done.stdout, done.stdout + done.stderr
+    assert "OK    application: ledger: " in done.stdout and "tasks, signed" in done.stdout, (
+        done.stdout + done.stderr
+    )
     plain = found.estate.command("doctor", env={"LEDGER_KEYS": ""})
     refuses = "it does not sign, and GPUQUEUE_CERT_STORE takes only what is signed" in plain.stdout
-    assert (refuses, plain.returncode) == ((True, 1) if where == "verifying" else (False, 0)), plain.stdout
+    assert (refuses, plain.returncode) == ((True, 1) if where == "verifying" else (False, 0)), (
+        plain.stdout
+    )
     wrong = found.estate.command("doctor", env={"LEDGER_RESULTS": "auth"})
     assert "set result_serializer='json' and result_accept_content=['json']" in wrong.stdout
     assert wrong.returncode == 1
 
 
-# -- container jobs ----------------------------------------------------------------------------------------------------
+# -- container jobs --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -296,7 +401,9 @@ def container(text):
             assert done == "InvalidJob"
             return
         assert (done["exit_code"], done["log"]) == (0, "hello\n")
-        job = found.client.do("r = chain(container('first'), ledger.gpu_double.si(4))()\nanswer = r.parent.id")
+        job = found.client.do(
+            "r = chain(container('first'), ledger.gpu_double.si(4))()\nanswer = r.parent.id"
+        )
         assert found.client.do("answer = outcome(r)") == 8
         record = Reader(found.redis).find(job, ["t4"])
         assert record is not None and record["reason"] == "SUCCEEDED"

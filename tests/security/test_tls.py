@@ -1,4 +1,6 @@
-"""TLS to Redis, by addresses alone: jobs run, a server that cannot prove who it is is refused, and the error says what to do."""
+"""TLS to Redis, by addresses alone: jobs run, a server that cannot prove who it is is refused, and
+the error says what to do.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def gate(server: EmbeddedRedis | Guarded, pair: Pair, clients: Path | None = Non
     if clients:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(clients)
-    to = server.port if isinstance(server, Guarded) else int(server.url.rpartition(":")[2].partition("/")[0])
+    to = (
+        server.port
+        if isinstance(server, Guarded)
+        else int(server.url.rpartition(":")[2].partition("/")[0])
+    )
     with Gate(to, context=context) as made:
         yield made.port
 
@@ -86,18 +92,24 @@ def test_a_server_that_is_somebody_else_is_spoken_with_by_nobody(
     server: EmbeddedRedis, authority: Authority, tmp_path: Path, speak: Any, whose: str
 ) -> None:
     stranger = Authority(tmp_path, "stranger").issue("redis", [HOST])
-    pair = stranger if whose == "another authority's" else authority.issue("other", ["redis.example"])
+    pair = (
+        stranger if whose == "another authority's" else authority.issue("other", ["redis.example"])
+    )
     with gate(server, pair) as port, pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
         speak(f"rediss://{HOST}:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority.pem}")
 
 
 @pytest.mark.parametrize("speak", THREE)
-def test_a_server_may_want_certificates_of_its_clients(server: EmbeddedRedis, authority: Authority, speak: Any) -> None:
+def test_a_server_may_want_certificates_of_its_clients(
+    server: EmbeddedRedis, authority: Authority, speak: Any
+) -> None:
     me = authority.issue("client")
     with gate(server, authority.issue("redis", [HOST]), authority.pem) as port:
         url = f"rediss://{HOST}:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority.pem}"
         speak(f"{url}&ssl_certfile={me.certificate}&ssl_keyfile={me.key}")
-        with pytest.raises(Exception, match=r"closed by server|TLSV13_ALERT_CERTIFICATE_REQUIRED|Connection reset"):
+        with pytest.raises(
+            Exception, match=r"closed by server|TLSV13_ALERT_CERTIFICATE_REQUIRED|Connection reset"
+        ):
             speak(url)
 
 
@@ -116,29 +128,42 @@ def test_the_error_says_what_is_wrong_with_the_certificate_and_what_to_do(
     stranger = said(server, Authority(tmp_path, "stranger").issue("redis", [HOST]), ca)
     other = said(server, authority.issue("other", ["redis.example"]), ca)
     nothing = said(server, authority.issue("redis", [HOST]), "&ssl_ca_certs=/no/such/file")
-    assert str(stranger).endswith("; name its authority's certificate in ssl_ca_certs of GPUQUEUE_REDIS_URL")
+    assert str(stranger).endswith(
+        "; name its authority's certificate in ssl_ca_certs of GPUQUEUE_REDIS_URL"
+    )
     assert str(other).endswith("; name in GPUQUEUE_REDIS_URL a host that its certificate is for")
     assert "see that the files named in GPUQUEUE_REDIS_URL" in str(nothing)
     assert {type(each) for each in (stranger, other, nothing)} == {ServerNotTrusted}
 
 
-def test_an_expired_certificate_is_told_from_a_strange_one(server: EmbeddedRedis, authority: Authority) -> None:
+def test_an_expired_certificate_is_told_from_a_strange_one(
+    server: EmbeddedRedis, authority: Authority
+) -> None:
     old = authority.issue("old", [HOST], ends=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1))
-    assert str(said(server, old, f"&ssl_ca_certs={authority.pem}")).endswith("; renew the certificate of Redis")
+    assert str(said(server, old, f"&ssl_ca_certs={authority.pem}")).endswith(
+        "; renew the certificate of Redis"
+    )
 
 
-def test_a_port_without_tls_is_told_from_a_server_that_is_away(server: EmbeddedRedis, authority: Authority) -> None:
+def test_a_port_without_tls_is_told_from_a_server_that_is_away(
+    server: EmbeddedRedis, authority: Authority
+) -> None:
     port = server.url.rpartition(":")[2]
     url = f"rediss://{HOST}:{port}?ssl_cert_reqs=required&ssl_ca_certs={authority.pem}"
-    with pytest.raises(ServerUnreachable, match="; start Redis there, see that it speaks TLS at this port, or correct"):
+    with pytest.raises(
+        ServerUnreachable,
+        match="; start Redis there, see that it speaks TLS at this port, or correct",
+    ):
         check(connect(url, timeout=1, retries=0), url)
 
 
-# -- all who take part -------------------------------------------------------------------------------------------------
+# -- all who take part -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def guarded_by_tls(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[tuple[Guarded, int]]:
+def guarded_by_tls(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[tuple[Guarded, int]]:
     """A Redis with users, behind a TLS port that wants a certificate of its clients as well."""
     pair = authority.issue("redis", [HOST])
     with Guarded(tmp_path_factory.mktemp("redis")) as made, gate(made, pair, authority.pem) as port:
@@ -152,14 +177,16 @@ def test_jobs_run_end_to_end_over_tls_and_no_password_is_in_any_log(
     guarded, port = guarded_by_tls
     me = authority.issue("client")
     query = f"ssl_cert_reqs=required&ssl_ca_certs={authority.pem}&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
-    urls = {user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{HOST}:{port}/0?{query}" for user in USERS}
+    urls = {
+        user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{HOST}:{port}/0?{query}"
+        for user in USERS
+    }
     with Estate(tmp_path, urls, cluster=True) as estate:
         estate.dispatcher()
         estate.worker()
         page = estate.flower()
         client = estate.client()
-        job, text = client.do(
-            """
+        job, text = client.do("""
 def outcome(result):
     try:
         return result.get(timeout=40)
@@ -167,18 +194,43 @@ def outcome(result):
         return str(exc)
 first = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("old")])
 answer = first.id, outcome(first)
-"""
-        )
+""")
         assert text == "no"
         assert estate.told("old") == [["old", job]]
-        assert client.do("answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(), ledger.add.s(4))().get(timeout=40)") == 10
-        assert client.do("answer = chord([ledger.gpu_double.s(1), ledger.add.s(2, 2)], ledger.total.s())().get(timeout=40)") == 6
+        assert (
+            client.do(
+                "answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(),"
+                " ledger.add.s(4))().get(timeout=40)"
+            )
+            == 10
+        )
+        assert (
+            client.do(
+                "answer = chord([ledger.gpu_double.s(1), ledger.add.s(2, 2)],"
+                " ledger.total.s())().get(timeout=40)"
+            )
+            == 6
+        )
         doctor = estate.command("doctor")
-        assert "OK    tls: CELERY_BROKER_URL is verified" in doctor.stdout, doctor.stdout + doctor.stderr
+        assert "OK    tls: CELERY_BROKER_URL is verified" in doctor.stdout, (
+            doctor.stdout + doctor.stderr
+        )
         assert "FAIL  redis" not in doctor.stdout
-        until(lambda: b"FAILURE" in fetch(page, f"/api/task/info/{job}"), PATIENCE, "Flower saw it", estate.logs)
+        until(
+            lambda: b"FAILURE" in fetch(page, f"/api/task/info/{job}"),
+            PATIENCE,
+            "Flower saw it",
+            estate.logs,
+        )
         kept = estate.command("logs", job)
-        written = estate.logs() + client.log.read_text() + doctor.stdout + doctor.stderr + kept.stdout + guarded.log()
+        written = (
+            estate.logs()
+            + client.log.read_text()
+            + doctor.stdout
+            + doctor.stderr
+            + kept.stdout
+            + guarded.log()
+        )
         assert [user for user in USERS if guarded.passwords[user] in written] == []
         assert "PRIVATE KEY" not in written
     assert guarded.denied() == []
@@ -192,9 +244,16 @@ def test_an_executor_that_cannot_trust_redis_says_so_and_the_job_fails_with_it(
     me, stranger = authority.issue("client"), Authority(tmp_path / "stranger", "stranger")
     query = f"ssl_cert_reqs=required&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
     address = f"{HOST}:{port}/0?{query}&ssl_ca_certs="
-    urls = {user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{address}{authority.pem}" for user in USERS}
-    urls["executor"] = f"rediss://gpuqueue-executor:{guarded.passwords['executor']}@{address}{stranger.pem}"
-    with Estate(tmp_path / "estate", urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
+    urls = {
+        user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{address}{authority.pem}"
+        for user in USERS
+    }
+    urls["executor"] = (
+        f"rediss://gpuqueue-executor:{guarded.passwords['executor']}@{address}{stranger.pem}"
+    )
+    with Estate(
+        tmp_path / "estate", urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}
+    ) as estate:
         estate.dispatcher()
         log = estate.log_of_a_failed_launch()
         assert "CELERY_BROKER_URL='rediss://gpuqueue-executor:**@" in log

@@ -14,7 +14,11 @@ import gpuqueue
 ROOT = Path(gpuqueue.__file__).parent.parent
 PAGES = [
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
-    *sorted(str(each.relative_to(ROOT)) for folder in ("docs", "workers") for each in ROOT.glob(f"{folder}/**/*.md")),
+    *sorted(
+        str(each.relative_to(ROOT))
+        for folder in ("docs", "workers")
+        for each in ROOT.glob(f"{folder}/**/*.md")
+    ),
 ]
 
 
@@ -28,19 +32,29 @@ class Page:
     def section(self, heading: str) -> str:
         """The text under a heading, up to the next one of its rank or above."""
         marks = heading.partition(" ")[0]
-        found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(marks)}}} |\Z)", self.text, re.MULTILINE | re.DOTALL)
+        found = re.search(
+            rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(marks)}}} |\Z)",
+            self.text,
+            re.MULTILINE | re.DOTALL,
+        )
         assert found, heading
         return found.group(1)
 
     def tables(self, heading: str) -> list[list[list[str]]]:
         """The tables under a heading, as rows of cells, without their headers."""
-        found = [each.strip() for each in self.section(heading).split("\n\n") if each.lstrip().startswith("|")]
+        found = [
+            each.strip()
+            for each in self.section(heading).split("\n\n")
+            if each.lstrip().startswith("|")
+        ]
         lines = [each.splitlines()[2:] for each in found]
         return [[re.split(r" *\| *", row.strip())[1:-1] for row in rows] for rows in lines]
 
     def table(self, heading: str) -> list[list[str]]:
         """The first table under a heading; code marks taken off its first two cells."""
-        return [[*(cell.strip("`") for cell in row[:2]), *row[2:]] for row in self.tables(heading)[0]]
+        return [
+            [*(cell.strip("`") for cell in row[:2]), *row[2:]] for row in self.tables(heading)[0]
+        ]
 
     def blocks(self, language: str, heading: str = "") -> list[str]:
         """The blocks of a language, of the whole page or under one heading."""
@@ -66,4 +80,10 @@ def defaults(fields: Mapping[str, FieldInfo]) -> dict[str, str]:
 
 def shown(default: object) -> str:
     """A default as tables show it."""
-    return "not set" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+    return (
+        "not set"
+        if default in (None, "")
+        else f"{default:g}"
+        if isinstance(default, float)
+        else str(default)
+    )

@@ -13,8 +13,14 @@ PROBLEMS: dict[str, tuple[str, str]] = {
         "rediss://r/0",
         "does not say whether the server is verified; add ?ssl_cert_reqs=required",
     ),
-    "an authority alone": ("rediss://r/0?ssl_ca_certs=/ca", "does not say whether the server is verified"),
-    "an unknown word": ("rediss://r/0?ssl_cert_reqs=always", "has the unknown ssl_cert_reqs='always'; use one of required,"),
+    "an authority alone": (
+        "rediss://r/0?ssl_ca_certs=/ca",
+        "does not say whether the server is verified",
+    ),
+    "an unknown word": (
+        "rediss://r/0?ssl_cert_reqs=always",
+        "has the unknown ssl_cert_reqs='always'; use one of required,",
+    ),
     "words of TLS without TLS": (
         "redis://r/0?ssl_cert_reqs=required",
         "says ssl_… and is not encrypted; begin it with rediss://",
@@ -27,7 +33,9 @@ PROBLEMS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("url", "words"), PROBLEMS.values(), ids=PROBLEMS)
-@pytest.mark.parametrize("setting", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"])
+@pytest.mark.parametrize(
+    "setting", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"]
+)
 def test_an_address_that_cannot_be_meant_so_is_refused(
     setting: str, url: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +71,9 @@ def test_the_words_of_celery_become_those_of_redis_and_nothing_else_changes() ->
 
 
 def test_what_trusts_anybody_is_known_for_it() -> None:
-    assert not verifies("rediss://r/0?ssl_cert_reqs=CERT_NONE") and not verifies("rediss://r/0?a=b&ssl_cert_reqs=none")
+    assert not verifies("rediss://r/0?ssl_cert_reqs=CERT_NONE") and not verifies(
+        "rediss://r/0?a=b&ssl_cert_reqs=none"
+    )
     assert verifies("rediss://r/0?ssl_cert_reqs=required") and verifies("redis://r/0")
 
 
@@ -72,7 +82,10 @@ def test_what_trusts_anybody_is_known_for_it() -> None:
     [
         ("redis://r:1/0", "redis://r:1/0"),
         ("redis://:pw@r/0", "redis://:**@r/0"),
-        ("rediss://me:p@w:d@r/0?ssl_cert_reqs=required", "rediss://me:**@r/0?ssl_cert_reqs=required"),
+        (
+            "rediss://me:p@w:d@r/0?ssl_cert_reqs=required",
+            "rediss://me:**@r/0?ssl_cert_reqs=required",
+        ),
         ("redis://r/0?username=me&password=pw&db=2", "redis://r/0?username=me&password=**&db=2"),
     ],
 )
@@ -80,7 +93,9 @@ def test_a_password_is_not_shown(url: str, shown: str) -> None:
     assert mask(url) == shown
 
 
-def test_an_address_that_is_no_redis_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_no_redis_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://me:secret@r")
     with pytest.raises(SettingsError) as raised:
         load()

@@ -21,7 +21,9 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return name
 
 
-@pytest.mark.parametrize("app", ["import sys; sys.exit(3)", "1 / 0", "import no_such_module"], indirect=True)
+@pytest.mark.parametrize(
+    "app", ["import sys; sys.exit(3)", "1 / 0", "import no_such_module"], indirect=True
+)
 def test_an_application_that_fails_to_import_is_not_found(app: str) -> None:
     with pytest.raises(ApplicationNotFound, match=f"GPUQUEUE_APP='{app}' cannot be imported"):
         find(app)
@@ -31,14 +33,18 @@ def test_an_application_that_fails_to_import_is_not_found(app: str) -> None:
     "app",
     [
         STOP + "raise Stopped(143)",
-        STOP + "try:\n    raise Stopped(143)\nexcept BaseException as exc:\n    raise ImportError('broken') from exc",
-        STOP + "try:\n    raise Stopped(143)\nexcept BaseException:\n    raise ImportError('broken')",
+        STOP + "try:\n    raise Stopped(143)\nexcept BaseException as exc:\n    raise"
+        " ImportError('broken') from exc",
+        STOP
+        + "try:\n    raise Stopped(143)\nexcept BaseException:\n    raise ImportError('broken')",
     ],
     ids=["as it is", "wrapped", "replaced"],
     indirect=True,
 )
 def test_being_told_to_stop_while_importing_is_no_fault_of_the_application(app: str) -> None:
-    """An eviction just after the claim would otherwise end the job for good, as one whose application is missing."""
+    """An eviction just after the claim would otherwise end the job for good, as one whose
+    application is missing.
+    """
     with pytest.raises(Stopped) as caught:
         find(app)
     assert caught.value.code == 143

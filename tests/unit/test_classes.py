@@ -35,33 +35,74 @@ FITTING: dict[str, tuple[str, dict[str, Any], list[str], str]] = {
         *("gpu.auto", {"isolation": "exclusive"}),
         *(["mig-1g.5gb", "t4", "mig-3g.20gb", "mig-4g.20gb", "a100"], "exclusive"),
     ),
-    "mig: only profiles": ("gpu.mig", {}, ["mig-1g.5gb", "mig-3g.20gb", "mig-4g.20gb"], "exclusive"),
-    "memory rules the small ones out": ("gpu.mig", {"memory": 6 * GB}, ["mig-3g.20gb", "mig-4g.20gb"], "exclusive"),
+    "mig: only profiles": (
+        "gpu.mig",
+        {},
+        ["mig-1g.5gb", "mig-3g.20gb", "mig-4g.20gb"],
+        "exclusive",
+    ),
+    "memory rules the small ones out": (
+        "gpu.mig",
+        {"memory": 6 * GB},
+        ["mig-3g.20gb", "mig-4g.20gb"],
+        "exclusive",
+    ),
     "slices rule the small ones out": ("gpu.mig", {"slices": 4}, ["mig-4g.20gb"], "exclusive"),
     "sharing rules out what has none": ("gpu.auto", {"isolation": "shared"}, ["t4"], "shared"),
-    "memory less the driver's reserve just fits": ("gpu.t4", {"memory": 16 * GB - DRIVER_RESERVE}, ["t4"], "shared"),
+    "memory less the driver's reserve just fits": (
+        "gpu.t4",
+        {"memory": 16 * GB - DRIVER_RESERVE},
+        ["t4"],
+        "shared",
+    ),
 }
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "an unknown class": ("gpu.h100", {}, "queue='gpu.h100' names the unknown class 'h100'; this dispatcher has: gpu.a100"),
-    "two isolations": ("gpu.t4.shared", {"isolation": "exclusive"}, "contradicts the queue gpu.t4.shared; say it once"),
-    "sharing where there is none": ("gpu.a100.shared", {}, "has no slots on class 'a100'; route to gpu.a100"),
+    "an unknown class": (
+        "gpu.h100",
+        {},
+        "queue='gpu.h100' names the unknown class 'h100'; this dispatcher has: gpu.a100",
+    ),
+    "two isolations": (
+        "gpu.t4.shared",
+        {"isolation": "exclusive"},
+        "contradicts the queue gpu.t4.shared; say it once",
+    ),
+    "sharing where there is none": (
+        "gpu.a100.shared",
+        {},
+        "has no slots on class 'a100'; route to gpu.a100",
+    ),
     "more memory than there is": (
         "gpu.auto",
         {"memory": 81 * GB},
         "is more than class 'a100' can ever give (74.0GiB); ask for less",
     ),
-    "more than memory less the reserve": ("gpu.t4", {"memory": 16 * GB - DRIVER_RESERVE + 1}, "can ever give (14.4GiB)"),
-    "more slices than there are": ("gpu.mig", {"slices": 5}, "gpu.slices=5 is more than class 'mig-4g.20gb' has (4)"),
+    "more than memory less the reserve": (
+        "gpu.t4",
+        {"memory": 16 * GB - DRIVER_RESERVE + 1},
+        "can ever give (14.4GiB)",
+    ),
+    "more slices than there are": (
+        "gpu.mig",
+        {"slices": 5},
+        "gpu.slices=5 is more than class 'mig-4g.20gb' has (4)",
+    ),
 }
 TABLES: dict[str, tuple[str, str]] = {
     "is not TOML": ("[classes", "GPUQUEUE_CLASSES_FILE='f.toml' is not TOML"),
-    "has a name in capitals": ("[classes.T4]\nshared_slots = 1", "f.toml: classes.T4: 'T4' cannot name a class"),
+    "has a name in capitals": (
+        "[classes.T4]\nshared_slots = 1",
+        "f.toml: classes.T4: 'T4' cannot name a class",
+    ),
     "takes a reserved name": ("[classes.auto]\nshared_slots = 1", "'auto' cannot name a class"),
     "has an unknown field": (
         "[classes.l4]\nslots = 3",
         "f.toml: classes.l4.slots=3 is unknown; known: cpu, devices, exclusive_patience",
     ),
-    "has half a slot": ("[classes.l4]\nshared_slots = 1.5", "classes.l4.shared_slots=1.5 is not a whole number of at least 0"),
+    "has half a slot": (
+        "[classes.l4]\nshared_slots = 1.5",
+        "classes.l4.shared_slots=1.5 is not a whole number of at least 0",
+    ),
     "has no patience": (
         "[classes.l4]\nshared_slots = 1\nshared_patience = 0",
         "shared_patience=0 is not a whole number of at least 1",
@@ -70,8 +111,14 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.l4]\nshared_slots = 1\nmemory = 'big'",
         "classes.l4: gpu.memory='big' is not an amount",
     ),
-    "has no slots": ("[classes.l4]\nmemory = '24GB'", "classes.l4 has no slots; set shared_slots or exclusive_slots"),
-    "names devices by UUID": ("[classes.l4]\nshared_slots = 1\ndevices = ['GPU-1']", "is not a list of GPU indexes"),
+    "has no slots": (
+        "[classes.l4]\nmemory = '24GB'",
+        "classes.l4 has no slots; set shared_slots or exclusive_slots",
+    ),
+    "names devices by UUID": (
+        "[classes.l4]\nshared_slots = 1\ndevices = ['GPU-1']",
+        "is not a list of GPU indexes",
+    ),
 }
 
 
@@ -89,7 +136,9 @@ def test_no_class_ever_runs(queue: str, said: dict[str, Any], text: str) -> None
 
 
 def test_mig_without_a_profile_says_which_settings_are_missing() -> None:
-    with pytest.raises(InvalidJob, match="finds no class to choose from; set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME"):
+    with pytest.raises(
+        InvalidJob, match="finds no class to choose from; set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME"
+    ):
         resolve({"t4": T4}, parse_queue("gpu.mig"), GpuRequest())
 
 
@@ -111,11 +160,20 @@ def test_a_classes_file_is_refused_that(text: str, problem: str) -> None:
 
 
 def test_a_classes_file_describes_classes() -> None:
-    text = "[classes.l4]\nresource = 'x/gpu'\nshared_slots = 4\nexclusive_slots = 1\nmemory = '24GB'\ndevices = [0, 2]"
+    text = (
+        "[classes.l4]\nresource = 'x/gpu'\nshared_slots = 4\nexclusive_slots = 1\nmemory ="
+        " '24GB'\ndevices = [0, 2]"
+    )
     made = from_toml(text, "f.toml", shared_patience=3)["l4"]
     assert made == GpuClass("l4", "x/gpu", 4, 1, 24 * GB, shared_patience=3, devices=(0, 2))
     assert made.queues == ["gpu.l4.shared", "gpu.l4.exclusive"]
-    assert made.spec(2) == {"shared_slots": 4, "exclusive_slots": 1, "exclusive_patience": 8, "shared_patience": 3, "devices": 2}
+    assert made.spec(2) == {
+        "shared_slots": 4,
+        "exclusive_slots": 1,
+        "exclusive_patience": 8,
+        "shared_patience": 3,
+        "devices": 2,
+    }
 
 
 def test_a_mig_class_is_named_as_its_profile_and_shares_nothing() -> None:

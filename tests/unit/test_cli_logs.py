@@ -1,4 +1,6 @@
-"""Where `gpuqueue logs` finds a log, how it follows one, and what `cancel --wait` says of a stop that nobody confirms."""
+"""Where `gpuqueue logs` finds a log, how it follows one, and what `cancel --wait` says of a stop
+that nobody confirms.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,22 @@ from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.api.errors import Forbidden, Invalid, Unreachable
 
 WAITING = {"id": "j", "delivery": "j", "gpu_class": "t4", "state": "waiting"}
-LAUNCHING = {**WAITING, "state": "launching", "attempt": 1, "instance": "gpus/gpu-j-1", "admitted": 1.0}
+LAUNCHING = {
+    **WAITING,
+    "state": "launching",
+    "attempt": 1,
+    "instance": "gpus/gpu-j-1",
+    "admitted": 1.0,
+}
 RUNNING = {**LAUNCHING, "state": "running", "pod": "gpu-j-1-abcde"}
 ENDED = {**RUNNING, "state": "ended", "ended": 100.0, "released": 100.0, "reason": "SUCCEEDED"}
 PROCESS = {**RUNNING, "instance": "host-a:nonce:17"}
 
 
 class World:
-    """The records that looks at a job find, one after the other; pods' logs, by instance; what Redis keeps, by holder."""
+    """The records that looks at a job find, one after the other; pods' logs, by instance; what
+    Redis keeps, by holder.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.records: list[Any] = []
@@ -33,8 +43,16 @@ class World:
         patch.setattr(logs, "open_state", lambda: self)
         patch.setattr(logs, "find", self.find)
         patch.setattr(logs.time, "sleep", lambda seconds: None)
-        patch.setattr(pod_logs, "_pod", lambda record: (self, record["instance"]) if record.get("instance") else None)
-        patch.setattr(pod_logs, "kept", lambda state, record, attempt: self.kept.get(f"{record['delivery']}#{attempt}", ""))
+        patch.setattr(
+            pod_logs,
+            "_pod",
+            lambda record: (self, record["instance"]) if record.get("instance") else None,
+        )
+        patch.setattr(
+            pod_logs,
+            "kept",
+            lambda state, record, attempt: self.kept.get(f"{record['delivery']}#{attempt}", ""),
+        )
 
     def now(self) -> float:
         return 101.0
@@ -62,7 +80,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
 
 
-def test_a_log_is_read_from_the_pod_while_it_lives(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_is_read_from_the_pod_while_it_lives(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records, world.pods = [RUNNING], {"gpus/gpu-j-1": ["one\ntwo\nthree"]}
     assert main(["logs", "j", "--tail", "2"]) == 0
     assert capsys.readouterr().out == "two\nthree\n"
@@ -75,7 +95,9 @@ def test_what_was_kept_needs_no_cluster(world: World, capsys: pytest.CaptureFixt
     assert not world.asked
 
 
-def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records, world.pods = [{**RUNNING, "attempt": 3}], {"gpus/gpu-j-1": ["of the third\n"]}
     world.kept = {"j#1": "of the first\n"}
     assert main(["logs", "j", "--attempt", "1"]) == 0
@@ -88,14 +110,24 @@ def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(world: Worl
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_process_has_its_log_with_its_dispatcher(world: World, follow: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_has_its_log_with_its_dispatcher(
+    world: World, follow: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [PROCESS]
     assert main(["logs", "j", *follow]) == 1
-    assert "is a process on host-a: what it writes stands in the log of its dispatcher there" in capsys.readouterr().err
+    assert (
+        "is a process on host-a: what it writes stands in the log of its dispatcher there"
+        in capsys.readouterr().err
+    )
 
 
-def test_no_access_to_the_cluster_is_one_line_while_the_pod_lives(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.records, world.pods = [RUNNING], {"gpus/gpu-j-1": [Forbidden("no", status=403), Forbidden("no", status=403)]}
+def test_no_access_to_the_cluster_is_one_line_while_the_pod_lives(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records, world.pods = (
+        [RUNNING],
+        {"gpus/gpu-j-1": [Forbidden("no", status=403), Forbidden("no", status=403)]},
+    )
     assert main(["logs", "j"]) == 2
     assert main(["logs", "-f", "j"]) == 2
     for line in capsys.readouterr().err.splitlines():
@@ -111,8 +143,20 @@ def test_following_says_each_wait_once_and_goes_on_with_the_next_attempt(
     pulling = {**LAUNCHING, "wait": "PULLING_IMAGE", "detail": "pulling shop:1"}
     again = {**WAITING, "attempt": 1}
     second = {**RUNNING, "attempt": 2, "instance": "gpus/gpu-j-2"}
-    world.records = [WAITING, WAITING, pulling, pulling, RUNNING, again, second, {**ENDED, "attempt": 2}]
-    world.pods = {"gpus/gpu-j-1": [Invalid("creating"), Invalid("creating"), "one\n"], "gpus/gpu-j-2": ["two\n"]}
+    world.records = [
+        WAITING,
+        WAITING,
+        pulling,
+        pulling,
+        RUNNING,
+        again,
+        second,
+        {**ENDED, "attempt": 2},
+    ]
+    world.pods = {
+        "gpus/gpu-j-1": [Invalid("creating"), Invalid("creating"), "one\n"],
+        "gpus/gpu-j-2": ["two\n"],
+    }
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
     assert out == "one\ntwo\n"
@@ -120,38 +164,61 @@ def test_following_says_each_wait_once_and_goes_on_with_the_next_attempt(
     assert err.splitlines() == [f"gpuqueue: j: {each}" for each in said]
 
 
-def test_attempts_between_two_looks_are_told_from_what_was_kept(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attempts_between_two_looks_are_told_from_what_was_kept(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [RUNNING, RUNNING, {**ENDED, "attempt": 3}]
     world.pods, world.kept = {"gpus/gpu-j-1": ["one\n"]}, {"j#2": "two\n", "j#3": "three"}
     assert main(["logs", "-f", "j"]) == 0
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
-def test_a_celery_retry_counts_its_attempts_anew_and_is_followed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_celery_retry_counts_its_attempts_anew_and_is_followed(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     retry = {**RUNNING, "delivery": "j.1", "instance": "gpus/gpu-j-r"}
-    world.records = [RUNNING, RUNNING, {**ENDED, "reason": "RETRIED"}, retry, {**ENDED, "delivery": "j.1"}]
+    world.records = [
+        RUNNING,
+        RUNNING,
+        {**ENDED, "reason": "RETRIED"},
+        retry,
+        {**ENDED, "delivery": "j.1"},
+    ]
     world.pods = {"gpus/gpu-j-1": ["one\n"], "gpus/gpu-j-r": ["two\n"]}
     assert main(["logs", "-f", "j"]) == 0
     assert capsys.readouterr().out == "one\ntwo\n"
     assert list(dict.fromkeys(pod for pod, _ in world.asked)) == ["gpus/gpu-j-1", "gpus/gpu-j-r"]
 
 
-def test_a_retry_that_went_elsewhere_is_not_waited_for(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_retry_that_went_elsewhere_is_not_waited_for(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records, world.kept = [{**ENDED, "reason": "RETRIED", "ended": 90.0}], {"j#1": "one\n"}
     assert main(["logs", "-f", "j"]) == 0
     assert capsys.readouterr().out == "one\n"
 
 
-def test_a_log_that_broke_off_goes_on_where_it_was(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_broke_off_goes_on_where_it_was(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [RUNNING, RUNNING, RUNNING, RUNNING, ENDED]
-    world.pods = {"gpus/gpu-j-1": ["one\ntw", Unreachable("no answer"), "one\ntwo\nthree\n", "one\ntwo\nthree\n"]}
+    world.pods = {
+        "gpus/gpu-j-1": [
+            "one\ntw",
+            Unreachable("no answer"),
+            "one\ntwo\nthree\n",
+            "one\ntwo\nthree\n",
+        ]
+    }
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
     assert out == "one\ntwo\nthree\n"
     assert err == "gpuqueue: j: no answer; it is tried again\n"
 
 
-def test_a_gap_is_told_where_more_was_written_than_can_be_had(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gap_is_told_where_more_was_written_than_can_be_had(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [RUNNING, RUNNING, RUNNING, ENDED]
     world.pods = {"gpus/gpu-j-1": ["one\n", "three\n"]}
     assert main(["logs", "-f", "j"]) == 0
@@ -160,7 +227,9 @@ def test_a_gap_is_told_where_more_was_written_than_can_be_had(world: World, caps
     assert "some of what was written meanwhile is not shown" in err
 
 
-def test_what_came_after_the_last_stream_is_taken_from_what_was_kept(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_came_after_the_last_stream_is_taken_from_what_was_kept(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     again = {**RUNNING, "attempt": 2, "instance": "gpus/gpu-j-2"}
     world.records = [RUNNING, RUNNING, again, again, {**ENDED, "attempt": 2}]
     world.pods = {"gpus/gpu-j-1": ["one\n"], "gpus/gpu-j-2": ["three\n"]}
@@ -170,7 +239,9 @@ def test_what_came_after_the_last_stream_is_taken_from_what_was_kept(world: Worl
     assert (out, err) == ("one\ntwo\nthree\nfour\n", "")
 
 
-def test_what_was_kept_may_begin_before_what_was_shown(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_kept_may_begin_before_what_was_shown(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records, world.kept = [RUNNING, RUNNING, ENDED], {"j#1": "one\ntwo\nthree\nfour\nfive\n"}
     world.pods = {"gpus/gpu-j-1": ["two\nthree\nfour\n"]}
     assert main(["logs", "-f", "--tail", "2", "j"]) == 0
@@ -178,7 +249,9 @@ def test_what_was_kept_may_begin_before_what_was_shown(world: World, capsys: pyt
     assert (out, err) == ("two\nthree\nfour\nfive\n", "")
 
 
-def test_an_end_that_cannot_be_joined_is_told_and_not_shown_twice(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_end_that_cannot_be_joined_is_told_and_not_shown_twice(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records, world.kept = [RUNNING, RUNNING, ENDED], {"j#1": "eight\nnine\n"}
     world.pods = {"gpus/gpu-j-1": ["one\n"]}
     assert main(["logs", "-f", "j"]) == 0
@@ -187,8 +260,15 @@ def test_an_end_that_cannot_be_joined_is_told_and_not_shown_twice(world: World, 
     assert "`gpuqueue logs j` shows what was kept" in err
 
 
-def test_following_outlives_a_redis_that_is_away(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.records = [RUNNING, redis.ConnectionError("refused"), redis.ConnectionError("refused"), ENDED]
+def test_following_outlives_a_redis_that_is_away(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records = [
+        RUNNING,
+        redis.ConnectionError("refused"),
+        redis.ConnectionError("refused"),
+        ENDED,
+    ]
     world.pods = {"gpus/gpu-j-1": ["one\n"]}
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
@@ -202,7 +282,9 @@ def test_no_such_job_is_no_log(world: World, capsys: pytest.CaptureFixture[str])
         assert "no job 'j' is known" in capsys.readouterr().err
 
 
-def test_a_job_that_wrote_nothing_is_said_to_have_no_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_wrote_nothing_is_said_to_have_no_log(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [RUNNING, ENDED]
     assert main(["logs", "-f", "j"]) == 1
     assert "it wrote nothing, or nothing of it was kept" in capsys.readouterr().err
@@ -217,20 +299,27 @@ def test_a_job_that_wrote_nothing_is_said_to_have_no_log(world: World, capsys: p
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({**RUNNING, "wait": "UNCONFIRMED", "detail": "told to end, and node a has not said"}, "(UNCONFIRMED: told to end, and"),
+        (
+            {**RUNNING, "wait": "UNCONFIRMED", "detail": "told to end, and node a has not said"},
+            "(UNCONFIRMED: told to end, and",
+        ),
         ({**RUNNING, "wait": "UNCONFIRMED"}, "(UNCONFIRMED)"),
         (RUNNING, "(not ended yet)"),
         ({**ENDED, "reason": "CANCELLED"}, "has ended: CANCELLED"),
     ],
 )
-def test_a_cancel_that_waits_says_what_it_waits_for(record: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancel_that_waits_says_what_it_waits_for(
+    record: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cancel, "find", lambda state, job_id: record)
     outcome: dict[str, Any] = {"id": "j", "outcome": "stopping", "reason": None}
     cancel._wait(None, [outcome], 0.0)  # type: ignore[arg-type]
     assert said in cancel.say(outcome)
 
 
-def test_follow_goes_with_neither_attempt_nor_json(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_goes_with_neither_attempt_nor_json(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.records = [RUNNING]
     assert main(["logs", "-f", "--json", "j"]) == 2
     assert str(GpuQueueError("leave it out")) in capsys.readouterr().err

@@ -11,7 +11,14 @@ from gpuqueue.cli.commands import run
 from gpuqueue.errors import ContainerFailed, GpuQueueError
 
 ERROR = ContainerFailed("exit code 7 (Error, node a); the end of its log:\nstep 29\n")
-RECORD = {"id": "j", "state": "ended", "attempt": 1, "reason": "ERROR", "error": str(ERROR), "exit_code": 7}
+RECORD = {
+    "id": "j",
+    "state": "ended",
+    "attempt": 1,
+    "reason": "ERROR",
+    "error": str(ERROR),
+    "exit_code": 7,
+}
 
 
 def failed(patch: pytest.MonkeyPatch, record: Any, log: str = "") -> int:
@@ -31,17 +38,28 @@ def test_the_log_goes_where_that_of_a_success_goes_and_is_not_said_twice(
     assert failed(monkeypatch, RECORD, "step 28\nstep 29\n") == 7
     out, err = capsys.readouterr()
     assert out == "step 28\nstep 29\n"
-    assert err == "gpuqueue: ERROR: the task raised, or its executor died: exit code 7 (Error, node a)\n"
+    assert (
+        err
+        == "gpuqueue: ERROR: the task raised, or its executor died: exit code 7 (Error, node a)\n"
+    )
 
 
-def test_without_a_log_the_error_is_told_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_log_the_error_is_told_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert failed(monkeypatch, {**RECORD, "exit_code": 0}) == 1
     assert "step 29" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("record", [None, {**RECORD, "state": "running"}, redis.ConnectionError("refused")])
-def test_what_is_no_failure_of_the_job_is_not_told_as_one(record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(GpuQueueError, match=r"(?s)job j is out of sight: .*; `gpuqueue why j` says where it stands"):
+@pytest.mark.parametrize(
+    "record", [None, {**RECORD, "state": "running"}, redis.ConnectionError("refused")]
+)
+def test_what_is_no_failure_of_the_job_is_not_told_as_one(
+    record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        GpuQueueError, match=r"(?s)job j is out of sight: .*; `gpuqueue why j` says where it stands"
+    ):
         failed(monkeypatch, record)
 
 

@@ -20,7 +20,16 @@ from gpuqueue.model.states import JobState
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.04, "0.0s"), (9.94, "9.9s"), (10, "10s"), (60, "1m"), (200, "3m 20s"), (3600, "1h"), (90_061, "1d 1h"), (-3, "0.0s")],
+    [
+        (0.04, "0.0s"),
+        (9.94, "9.9s"),
+        (10, "10s"),
+        (60, "1m"),
+        (200, "3m 20s"),
+        (3600, "1h"),
+        (90_061, "1d 1h"),
+        (-3, "0.0s"),
+    ],
 )
 def test_a_length_of_time_is_told_in_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
@@ -66,7 +75,10 @@ def test_a_redis_that_goes_away_under_a_command_is_one_line(
 
     monkeypatch.setattr(classes, "open_state", away)
     assert main(["classes"]) == 2
-    assert capsys.readouterr().err == "gpuqueue: Redis: connection refused; try again when it answers\n"
+    assert (
+        capsys.readouterr().err
+        == "gpuqueue: Redis: connection refused; try again when it answers\n"
+    )
     monkeypatch.setattr(classes, "open_state", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["classes"])

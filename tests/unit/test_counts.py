@@ -11,7 +11,12 @@ def test_nothing_counted_is_nothing_told() -> None:
 
 def test_a_field_is_what_isolation_and_reason() -> None:
     found = parse(
-        {"accepted:shared": "3", "ended:shared:HOST_OOM": "2", "ended:exclusive:ERROR": "1", "repeated:shared:INFRA": "4"}
+        {
+            "accepted:shared": "3",
+            "ended:shared:HOST_OOM": "2",
+            "ended:exclusive:ERROR": "1",
+            "repeated:shared:INFRA": "4",
+        }
     )
     assert found.accepted == {"shared": 3}
     assert found.ended == {("shared", "HOST_OOM"): 2, ("exclusive", "ERROR"): 1}
@@ -19,11 +24,21 @@ def test_a_field_is_what_isolation_and_reason() -> None:
 
 
 def test_buckets_are_cumulative_and_complete() -> None:
-    found = parse({"wait:shared:0.1": "5", "wait:shared:60": "2", "wait:shared:inf": "1", "wait:shared:sum": "90000.5"}).wait[
-        "shared"
+    found = parse(
+        {
+            "wait:shared:0.1": "5",
+            "wait:shared:60": "2",
+            "wait:shared:inf": "1",
+            "wait:shared:sum": "90000.5",
+        }
+    ).wait["shared"]
+    assert [bound for bound, _ in found.buckets] == [
+        *(repr(float(each)) for each in BOUNDS),
+        "+Inf",
     ]
-    assert [bound for bound, _ in found.buckets] == [*(repr(float(each)) for each in BOUNDS), "+Inf"]
-    assert dict(found.buckets) | {"0.1": 5, "15.0": 5, "60.0": 7, "86400.0": 7, "+Inf": 8} == dict(found.buckets)
+    assert dict(found.buckets) | {"0.1": 5, "15.0": 5, "60.0": 7, "86400.0": 7, "+Inf": 8} == dict(
+        found.buckets
+    )
     assert found.total == 90000.5
 
 

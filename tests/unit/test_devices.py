@@ -30,7 +30,9 @@ class Card:
 
 
 class FakeNvml:
-    """The calls of pynvml that ``find`` makes, on cards of the test's own. Answers bytes, as old versions do."""
+    """The calls of pynvml that ``find`` makes, on cards of the test's own. Answers bytes, as old
+    versions do.
+    """
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -75,7 +77,9 @@ class FakeNvml:
         return SimpleNamespace(total=5)
 
 
-def see(monkeypatch: pytest.MonkeyPatch, cards: Sequence[Card] | None) -> tuple[list[Device], FakeNvml]:
+def see(
+    monkeypatch: pytest.MonkeyPatch, cards: Sequence[Card] | None
+) -> tuple[list[Device], FakeNvml]:
     nvml = FakeNvml(cards)
     monkeypatch.setattr(devices, "pynvml", nvml)
     return find(), nvml
@@ -118,24 +122,39 @@ def test_allowed_are(setting: str | None, visible: str | None, indexes: list[str
     assert [each.index for each in allowed(FOUND, setting, visible)] == indexes
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("GPUQUEUE_DEVICES", ("7",)), ("CUDA_VISIBLE_DEVICES", (None, "7"))])
-def test_a_gpu_that_is_not_there_is_named_with_those_that_are(name: str, arguments: tuple[str | None, ...]) -> None:
-    with pytest.raises(SettingsError, match=rf"^{name}='7' names '7', which is not there; GPUs found: 0 \(GPU-0aaaa\), 1"):
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("GPUQUEUE_DEVICES", ("7",)), ("CUDA_VISIBLE_DEVICES", (None, "7"))]
+)
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
+    name: str, arguments: tuple[str | None, ...]
+) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=rf"^{name}='7' names '7', which is not there; GPUs found: 0 \(GPU-0aaaa\), 1",
+    ):
         allowed(FOUND, *arguments)
 
 
 def test_a_class_that_names_no_devices_gets_those_that_no_other_names() -> None:
-    dealt = deal([GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=1, devices=(1,))], FOUND)
+    dealt = deal(
+        [GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=1, devices=(1,))], FOUND
+    )
     assert dealt == {"a": ["GPU-0aaaa", "GPU-2aaaa"], "b": ["GPU-1aaaa"]}
 
 
 def test_without_gpus_nothing_is_dealt_whatever_the_classes_name() -> None:
-    assert deal([GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=9, devices=(1,))], []) == {}
+    assert (
+        deal([GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=9, devices=(1,))], [])
+        == {}
+    )
 
 
 MISDEALT: dict[str, tuple[list[GpuClass], str]] = {
     "two classes name one GPU": (
-        [GpuClass("a", shared_slots=1, devices=(0,)), GpuClass("b", shared_slots=1, devices=(0, 1))],
+        [
+            GpuClass("a", shared_slots=1, devices=(0,)),
+            GpuClass("b", shared_slots=1, devices=(0, 1)),
+        ],
         "devices of two classes overlap",
     ),
     "a class names a GPU too many": (

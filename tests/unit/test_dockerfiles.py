@@ -1,4 +1,6 @@
-"""The Dockerfiles of workers/: pinned, small, not root, without secrets. tests/integration/test_images.py carries them out."""
+"""The Dockerfiles of workers/: pinned, small, not root, without secrets.
+tests/integration/test_images.py carries them out.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ def test_only_known_instructions_are_used(dockerfile: Dockerfile) -> None:
     assert {each.verb for each in dockerfile.instructions} <= known
 
 
-def test_every_base_is_an_argument_with_a_pinned_default_or_a_stage_before(dockerfile: Dockerfile) -> None:
+def test_every_base_is_an_argument_with_a_pinned_default_or_a_stage_before(
+    dockerfile: Dockerfile,
+) -> None:
     seen: set[str] = set()
     for stage in dockerfile.stages:
         if stage.base not in seen:
             (name,) = re.findall(r"^\$\{(\w+)\}$", stage.base)
-            assert re.fullmatch(r"[a-z/]+:\d+[\w.-]+", dockerfile.arguments[name]), dockerfile.arguments[name]
+            assert re.fullmatch(r"[a-z/]+:\d+[\w.-]+", dockerfile.arguments[name]), (
+                dockerfile.arguments[name]
+            )
         seen.add(stage.name)
     assert "latest" not in (ROOT / dockerfile.path).read_text()
 
@@ -55,7 +61,9 @@ def test_what_is_copied_is_there(dockerfile: Dockerfile) -> None:
                 assert sources[0].removeprefix("--from=") in stages
                 continue
             for source in sources:
-                assert any(name == source or name.startswith(f"{source}/") for name in files), source
+                assert any(name == source or name.startswith(f"{source}/") for name in files), (
+                    source
+                )
         stages.append(stage.name)
 
 
@@ -64,7 +72,13 @@ def test_the_checkout_beside_the_package_stays_at_home() -> None:
         *("pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
         *("gpuqueue", "workers"),
     }
-    for name in (".git/config", ".venv/bin/python", ".env", "tests/conftest.py", "gpuqueue/__pycache__/job.cpython-311.pyc"):
+    for name in (
+        ".git/config",
+        ".venv/bin/python",
+        ".env",
+        "tests/conftest.py",
+        "gpuqueue/__pycache__/job.cpython-311.pyc",
+    ):
         assert is_ignored(name), name
     assert not is_ignored("gpuqueue/store/lua/lib/line.lua")
 
@@ -85,7 +99,11 @@ def test_it_is_started_without_a_shell_between_that_keeps_signals(dockerfile: Do
 def test_no_secret_and_no_address_is_in_it(dockerfile: Dockerfile) -> None:
     for each in dockerfile.instructions:
         if each.verb in ("ENV", "ARG"):
-            assert not [name for name in each.variables if re.search("PASS|TOKEN|SECRET|CREDENTIAL|_KEY|_URL", name)]
+            assert not [
+                name
+                for name in each.variables
+                if re.search("PASS|TOKEN|SECRET|CREDENTIAL|_KEY|_URL", name)
+            ]
         assert "://" not in each.text
 
 
@@ -93,7 +111,8 @@ def test_pip_keeps_no_cache_and_takes_the_versions_that_are_tested(dockerfile: D
     installs = [each for each in dockerfile.instructions if "pip install" in each.text]
     assert len(installs) == 1
     assert "--no-cache-dir -c constraints.txt" in installs[0].text
-    # What the package needs, it says itself: nothing is installed beside it but what a builder may leave out.
+    # What the package needs, it says itself: nothing is installed beside it but what a builder may
+    # leave out.
     (names,) = re.findall(r"-c constraints\.txt (.*)$", installs[0].text)
     assert re.fullmatch(r"('\.\[[a-z,]+\]'|\.)( \$\{\w+\})*", names), names
     for each in dockerfile.instructions:
@@ -106,19 +125,32 @@ def test_apt_leaves_no_lists_in_the_image(dockerfile: Dockerfile) -> None:
     stage: Stage | None = dockerfile.final
     while stage is not None:
         for run in stage.all("RUN"):
-            assert "apt-get update" not in run.text or run.text.endswith("rm -rf /var/lib/apt/lists/*")
+            assert "apt-get update" not in run.text or run.text.endswith(
+                "rm -rf /var/lib/apt/lists/*"
+            )
         stage = based.get(stage.base)
 
 
 def test_an_executor_that_asked_for_no_gpu_sees_none() -> None:
-    """CUDA bases say NVIDIA_VISIBLE_DEVICES=all, which is every GPU of the node for whoever the device plugin gives none."""
-    runner, dispatcher = read("workers/gpu-runner/Dockerfile"), read("workers/dispatcher/Dockerfile")
-    said = {name: value for each in runner.final.all("ENV") for name, value in each.variables.items()}
+    """CUDA bases say NVIDIA_VISIBLE_DEVICES=all, which is every GPU of the node for whoever the
+    device plugin gives none.
+    """
+    runner, dispatcher = (
+        read("workers/gpu-runner/Dockerfile"),
+        read("workers/dispatcher/Dockerfile"),
+    )
+    said = {
+        name: value for each in runner.final.all("ENV") for name, value in each.variables.items()
+    }
     assert said["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert said["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
     assert not [each for each in dispatcher.instructions if "NVIDIA" in each.text]
 
 
 def test_the_images_are_built_as_their_first_lines_say(dockerfile: Dockerfile) -> None:
-    (said,) = re.findall(r"^#   docker build -f (\S+) -t (\S+):(\S+) \.$", (ROOT / dockerfile.path).read_text(), re.MULTILINE)
+    (said,) = re.findall(
+        r"^#   docker build -f (\S+) -t (\S+):(\S+) \.$",
+        (ROOT / dockerfile.path).read_text(),
+        re.MULTILINE,
+    )
     assert (said[0], said[2]) == (dockerfile.path, gpuqueue.__version__)

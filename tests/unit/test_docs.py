@@ -28,12 +28,18 @@ from tests.unit.pages import PAGES, ROOT, Page, anchor, defaults
 PAGE = Page("docs/GPU_QUEUE.md")
 TEXT = PAGE.text
 #: Code that only a cluster runs, in the form of globs.
-OF_KUBERNETES = ("launchers/kubernetes/*", "observe.py", "pod_ends.py", "pod_remains.py", "kube_*.py")
+OF_KUBERNETES = (
+    "launchers/kubernetes/*",
+    "observe.py",
+    "pod_ends.py",
+    "pod_remains.py",
+    "kube_*.py",
+)
 #: Code that names reasons and makes none: their words, and the errors that they become.
 ABOUT_REASONS = ("reasons.py", "cli/*", "glue/completion.py", "launchers/base.py", "testing/*")
 
 
-# -- states ------------------------------------------------------------------------------------------------------------
+# -- states ----------------------------------------------------------------------------------------
 
 
 def test_the_diagram_shows_every_move_and_no_other() -> None:
@@ -52,14 +58,18 @@ def test_the_table_of_states_has_each_once_in_order() -> None:
     assert QUEUED in told and DISPATCHED in told
 
 
-# -- reasons -----------------------------------------------------------------------------------------------------------
+# -- reasons ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("heading", "reasons"), [("### Why a job waits", WaitReason), ("### Why a job ended", EndReason)], ids=["waits", "ends"]
+    ("heading", "reasons"),
+    [("### Why a job waits", WaitReason), ("### Why a job ended", EndReason)],
+    ids=["waits", "ends"],
 )
 def test_the_table_of_reasons_has_each_once(heading: str, reasons: Any) -> None:
-    assert sorted(row[0] for row in PAGE.table(heading)) == sorted(str(reason) for reason in reasons)
+    assert sorted(row[0] for row in PAGE.table(heading)) == sorted(
+        str(reason) for reason in reasons
+    )
 
 
 @pytest.mark.parametrize("heading", ["### Why a job waits", "### Why a job ended"])
@@ -68,26 +78,39 @@ def test_a_reason_is_said_to_be_where_some_code_makes_it(heading: str) -> None:
     for path in [*ROOT.glob("gpuqueue/**/*.py"), *ROOT.glob("gpuqueue/**/*.lua")]:
         name = str(path.relative_to(ROOT / "gpuqueue"))
         if not any(fnmatch(name, pattern) for pattern in ABOUT_REASONS):
-            made["Kubernetes" if any(fnmatch(name, pattern) for pattern in OF_KUBERNETES) else "both"] += path.read_text()
+            made[
+                "Kubernetes" if any(fnmatch(name, pattern) for pattern in OF_KUBERNETES) else "both"
+            ] += path.read_text()
     for row in PAGE.table(heading):
-        found = [where for where, code in made.items() if re.search(rf"'{row[0]}'|Reason\.{row[0]}\b", code)]
+        found = [
+            where
+            for where, code in made.items()
+            if re.search(rf"'{row[0]}'|Reason\.{row[0]}\b", code)
+        ]
         assert row[-1] == (found[0] if found else "later"), row
 
 
 def test_errors_named_beside_reasons_exist() -> None:
     rows = [row for row in PAGE.table("### Why a job ended") if "FAILURE" in row[2]]
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])} - {"FAILURE", "TimeLimitExceeded"}
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])} - {
+        "FAILURE",
+        "TimeLimitExceeded",
+    }
     assert len(named) > 10
     assert all(issubclass(getattr(errors, name), errors.GpuQueueError) for name in named)
 
 
 def test_the_reasons_that_are_tried_again_are_named() -> None:
-    said = re.search(r"A new attempt is made after (.*?), and whenever", PAGE.section("### Why a job ended"), re.DOTALL)
+    said = re.search(
+        r"A new attempt is made after (.*?), and whenever",
+        PAGE.section("### Why a job ended"),
+        re.DOTALL,
+    )
     assert said
     assert set(re.findall(r"`(\w+)`", said.group(1))) == {str(each) for each in TRY_AGAIN}
 
 
-# -- settings ----------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def test_the_table_of_settings_has_each_with_its_default() -> None:
@@ -97,14 +120,17 @@ def test_the_table_of_settings_has_each_with_its_default() -> None:
 def test_every_setting_named_anywhere_in_the_docs_exists() -> None:
     known = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
     whole: Any = dict.fromkeys(Record.__annotations__, "x")
-    known |= {"GPUQUEUE_LAYOUT", *(each["name"] for each in executor_variables(whole, "ns/job", {}, "secret"))}
+    known |= {
+        "GPUQUEUE_LAYOUT",
+        *(each["name"] for each in executor_variables(whole, "ns/job", {}, "secret")),
+    }
     for page in PAGES:
         named = set(re.findall(r"\b(?:GPUQUEUE|GPU|T4|MIG)_[A-Z][A-Z_]+[A-Z]\b", Page(page).text))
         named -= {str(reason) for reason in EndReason} | {"GPU_QUEUE"}  # the page
         assert named <= known, (page, named - known)
 
 
-# -- classes -----------------------------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------
 
 
 def example() -> str:
@@ -137,18 +163,30 @@ def test_the_table_of_class_fields_has_each_with_its_default() -> None:
         "cpu": "GPU_CPU_REQUEST",
         "host_memory": "GPU_MEMORY_REQUEST` and `GPU_MEMORY_LIMIT",
     }
-    wanted = {each.name: words.get(each.name, str(each.default)) for each in fields(GpuClass) if each.name != "name"}
+    wanted = {
+        each.name: words.get(each.name, str(each.default))
+        for each in fields(GpuClass)
+        if each.name != "name"
+    }
     assert {row[0]: row[1] for row in PAGE.table("## The classes file")} == wanted
     assert set(words) <= set(wanted)
-    assert all(each.default is not MISSING for each in fields(GpuClass) if each.name in set(wanted) - set(words))
+    assert all(
+        each.default is not MISSING
+        for each in fields(GpuClass)
+        if each.name in set(wanted) - set(words)
+    )
 
 
 def test_the_table_of_gpu_arguments_has_each() -> None:
-    arguments = [name for name, each in inspect.signature(gpu).parameters.items() if each.kind is not each.VAR_KEYWORD]
+    arguments = [
+        name
+        for name, each in inspect.signature(gpu).parameters.items()
+        if each.kind is not each.VAR_KEYWORD
+    ]
     assert [row[0] for row in PAGE.table("## `gpuqueue.gpu(...)`")] == [*arguments, "any other"]
 
 
-# -- pages -------------------------------------------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -172,7 +210,9 @@ def test_pages_name_no_folder_of_somebodys_machine(page: str) -> None:
 def test_the_changelog_and_the_readme_name_every_command() -> None:
     for page in ("CHANGELOG.md", "README.md"):
         text = Page(page).text
-        assert all(f"`{name}`" in text or f"gpuqueue {name}" in text for name in COMMANDS if name != "demo"), page
+        assert all(
+            f"`{name}`" in text or f"gpuqueue {name}" in text for name in COMMANDS if name != "demo"
+        ), page
     assert f"## [{gpuqueue.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 

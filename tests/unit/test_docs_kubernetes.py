@@ -1,4 +1,6 @@
-"""docs/KUBERNETES.md says what the code does: its YAML, its tables of settings, clocks, ends, images and arguments."""
+"""docs/KUBERNETES.md says what the code does: its YAML, its tables of settings, clocks, ends,
+images and arguments.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ from tests.unit.pages import ROOT, Page, defaults, shown
 PAGE = Page("docs/KUBERNETES.md")
 
 
-# -- the first day -------------------------------------------------------------------------------------------------------
+# -- the first day ---------------------------------------------------------------------------------
 
 
 def objects() -> dict[str, dict[str, Any]]:
@@ -49,7 +51,9 @@ def objects() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
-def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(kind: str) -> None:
+def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+    kind: str,
+) -> None:
     found = objects()[kind]
     model = getattr(client, f"V1{kind}")
     assert client.ApiClient().sanitize_for_serialization(model.from_dict(found)) == found
@@ -76,7 +80,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
 def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
     allowed = []
     for rule in objects()["Role"]["rules"]:
-        ((group,), (resource,)) = rule["apiGroups"], rule["resources"]
+        (group,), (resource,) = rule["apiGroups"], rule["resources"]
         name, _, subresource = resource.partition("/")
         allowed += [Right(verb, name, group, subresource) for verb in rule["verbs"]]
     assert sorted(allowed) == sorted(DISPATCHER)
@@ -91,12 +95,19 @@ def test_the_settings_of_the_first_day_are_ones_that_a_dispatcher_takes() -> Non
     told = {each["name"]: each["value"] for each in container["env"]}
     assert Settings(**told).execution_mode == "k8s_job"
     assert ClusterSettings(**told).executor_image in "\n".join(PAGE.blocks("sh", "## First day"))
-    assert told.keys() <= {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
+    assert told.keys() <= {
+        *defaults(Settings.model_fields),
+        *defaults(ClusterSettings.model_fields),
+    }
 
 
 def test_a_dispatcher_of_the_first_day_is_fit_for_pod_security_restricted() -> None:
     pod = objects()["Deployment"]["spec"]["template"]["spec"]
-    assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     assert pod["containers"][0]["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -111,13 +122,15 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
-# -- images --------------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", PAGE.tables("## Images")[0], ids=lambda row: row[0])
 def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
     pattern, let_in, kept_out = (re.findall(r"`([^`]+)`", cell) for cell in row)
-    cluster = ClusterSettings(GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1")
+    cluster = ClusterSettings(
+        GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1"
+    )
     for image in [*let_in, "registry.example/own:1"]:
         check_image(image, cluster, GpuClass("t4"))
     for image in kept_out or ([] if pattern else ["python:3.11"]):
@@ -125,7 +138,7 @@ def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
             check_image(image, cluster, GpuClass("t4"))
 
 
-# -- manifests -----------------------------------------------------------------------------------------------------------
+# -- manifests -------------------------------------------------------------------------------------
 
 
 def job() -> dict[str, Any]:
@@ -141,7 +154,10 @@ def test_the_job_of_the_docs_is_the_one_that_is_made() -> None:
     (container,) = shown_job["spec"]["template"]["spec"]["containers"]
     common = ManifestContext(shown_job["metadata"]["namespace"], record["owner"])
     cluster = ClusterSettings(GPU_EXECUTOR_IMAGE=container["image"])
-    assert attempt_manifest(record, GpuClass("t4", shared_slots=8, exclusive_slots=1), cluster, common) == shown_job
+    assert (
+        attempt_manifest(record, GpuClass("t4", shared_slots=8, exclusive_slots=1), cluster, common)
+        == shown_job
+    )
 
 
 def test_the_job_of_the_docs_has_no_field_that_kubernetes_does_not_know() -> None:
@@ -160,10 +176,13 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     assert {"name": "HOME", "value": "/cache"} in container["env"]
     known = {volume["name"] for volume in made["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == known
-    assert client.ApiClient().sanitize_for_serialization(client.V1PodTemplateSpec.from_dict(made)) == made
+    assert (
+        client.ApiClient().sanitize_for_serialization(client.V1PodTemplateSpec.from_dict(made))
+        == made
+    )
 
 
-# -- settings and clocks -------------------------------------------------------------------------------------------------
+# -- settings and clocks ---------------------------------------------------------------------------
 
 
 def test_the_table_of_settings_has_each_with_its_default_in_order() -> None:
@@ -178,7 +197,10 @@ PODS: dict[str, tuple[Pod, EndReason | None]] = {
         a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
         EndReason.UNSCHEDULABLE,
     ),
-    "the image is pulled, volumes are mounted": (a_pod(waiting("ContainerCreating")), EndReason.IMAGE),
+    "the image is pulled, volumes are mounted": (
+        a_pod(waiting("ContainerCreating")),
+        EndReason.IMAGE,
+    ),
     "an init container runs": (a_pod(inits=[running("fetch")]), EndReason.INFRA),
     "the image cannot be pulled": (a_pod(waiting("ImagePullBackOff")), EndReason.IMAGE),
     "the container cannot be made, e.g. a Secret is missing": (
@@ -196,7 +218,9 @@ def test_the_clocks_of_the_docs_have_their_defaults() -> None:
         for name in re.findall(r"`(GPU\w+)`", row[3]):
             named[name] = row[2]
             assert re.findall(r"\d+|none", row[2])[0] == known[name], row
-    clocks = {name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)}
+    clocks = {
+        name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
+    }
     assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
 
 
@@ -206,15 +230,23 @@ def test_the_reasons_of_the_clocks_exist() -> None:
             assert word == "UNCONFIRMED" or word in EndReason.__members__, row
 
 
-@pytest.mark.parametrize(("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS)
-def test_a_clock_of_the_docs_is_the_one_that_runs(what: str, pod: Pod, verdict: EndReason | None) -> None:
+@pytest.mark.parametrize(
+    ("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS
+)
+def test_a_clock_of_the_docs_is_the_one_that_runs(
+    what: str, pod: Pod, verdict: EndReason | None
+) -> None:
     seen, row = observe(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
     # With limits that are told apart, the one that counts is the named setting's.
-    names = [name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)]
+    names = [
+        name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
+    ]
     distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
-    clocks = Clocks(create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None)
+    clocks = Clocks(
+        create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
+    )
     grace = 1000 if verdict is None else 0
     (name,) = re.findall(r"`(\w+)`", row[3])
     assert clocks.limit(seen) == 100 + names.index(name) + grace
@@ -223,8 +255,16 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(what: str, pod: Pod, verdict: 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
 def test_what_can_never_work_is_given_no_time(reason: str) -> None:
-    seen, row = observe(a_pod(waiting(reason))), CLOCKS["its name is none, or it is not there and may not be pulled"]
-    assert (seen.at_once, seen.verdict, row[2], row[4]) == (True, EndReason.IMAGE, "at once", "`IMAGE`")
+    seen, row = (
+        observe(a_pod(waiting(reason))),
+        CLOCKS["its name is none, or it is not there and may not be pulled"],
+    )
+    assert (seen.at_once, seen.verdict, row[2], row[4]) == (
+        True,
+        EndReason.IMAGE,
+        "at once",
+        "`IMAGE`",
+    )
 
 
 def test_the_deadline_of_the_docs_is_the_sum_that_it_is_said_to_be() -> None:
@@ -235,10 +275,13 @@ def test_the_deadline_of_the_docs_is_the_sum_that_it_is_said_to_be() -> None:
     assert job()["spec"]["template"]["spec"]["activeDeadlineSeconds"] == allowed
 
 
-# -- ends ----------------------------------------------------------------------------------------------------------------
+# -- ends ------------------------------------------------------------------------------------------
 
 NODE = "node-a"
-DRIVER = "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch: unknown"
+DRIVER = (
+    "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch:"
+    " unknown"
+)
 MISSING = 'unable to start container process: exec: "train": executable file not found in $PATH'
 
 
@@ -258,14 +301,24 @@ ENDS: dict[str, list[Pod]] = {
     "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
     "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
     "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
-    "`Evicted` for its own limit of disk": [failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')],
+    "`Evicted` for its own limit of disk": [
+        failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')
+    ],
     "`Evicted` for its node's need": [failed("Evicted", "The node was low on resource: memory.")],
     "`NodeLost`": [a_pod(running(), phase="Failed", reason="NodeLost")],
-    "`NodeShutdown`, `Terminated`: the node shuts down": [failed("NodeShutdown"), failed("Terminated")],
+    "`NodeShutdown`, `Terminated`: the node shuts down": [
+        failed("NodeShutdown"),
+        failed("Terminated"),
+    ],
     "`Preempting`: a critical pod needs the room": [failed("Preempting")],
-    "`DeadlineExceeded`": [failed("DeadlineExceeded"), a_pod(ended(0), phase="Failed", reason="DeadlineExceeded")],
+    "`DeadlineExceeded`": [
+        failed("DeadlineExceeded"),
+        a_pod(ended(0), phase="Failed", reason="DeadlineExceeded"),
+    ],
     "refused by its node: more than one share was asked for": [
-        failed("UnexpectedAdmissionError", "maximum request size for shared resources is 1; found 2")
+        failed(
+            "UnexpectedAdmissionError", "maximum request size for shared resources is 1; found 2"
+        )
     ],
     "refused by its node: `UnexpectedAdmissionError`, `NodeAffinity`, `OutOf…`": [
         failed("UnexpectedAdmissionError"),
@@ -283,7 +336,9 @@ ENDS: dict[str, list[Pod]] = {
     ],
     "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
     "deleted, and none of the above: by hand, as a rule": [a_pod(ended(143), deletion=DELETION)],
-    "an init container failed": [a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])],
+    "an init container failed": [
+        a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])
+    ],
     "exit code 75 of an executor: Redis could not be reached": [a_pod(ended(75))],
     "exit code 76 of an executor: its attempt was another's by then": [a_pod(ended(76))],
     "exit code 77 of an executor: the GPU itself failed": [a_pod(ended(77))],
@@ -301,12 +356,19 @@ def test_the_table_of_ends_is_of_pods_that_are_looked_at_here() -> None:
 
 @pytest.mark.parametrize("row", BY_POD[1:], ids=lambda row: row[0])
 def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
-    said, reason, result, again = row[0], row[1].strip("`"), set(re.findall(r"`(\w+)`", row[2])), row[3]
+    said, reason, result, again = (
+        row[0],
+        row[1].strip("`"),
+        set(re.findall(r"`(\w+)`", row[2])),
+        row[3],
+    )
     for pod in ENDS[said]:
         end = observe(pod).end
         assert end is not None, said
         assert end.reason == reason
-        assert again == ("no" if not end.again else "yes, elsewhere" if end.avoid == NODE else "yes")
+        assert again == (
+            "no" if not end.again else "yes, elsewhere" if end.avoid == NODE else "yes"
+        )
         assert result <= results(end.reason)
 
 
@@ -314,13 +376,22 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
 def test_what_ends_before_there_is_a_pod_has_the_error_that_the_docs_say(row: list[str]) -> None:
     reason, result = EndReason(row[1].strip("`")), set(re.findall(r"`(\w+)`", row[2]))
     assert result <= results(reason)
-    assert row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]  # a refusal for good ends the job
+    assert (
+        row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]
+    )  # a refusal for good ends the job
     assert (reason in NEVER_AGAIN) == (row[3] == "no" and reason != EndReason.INFRA)
 
 
 def results(reason: EndReason) -> set[str]:
     """The types of error that a job may end with: before its executor has taken it, and after."""
-    record: Record = {"id": "x", "task": "shop.train", "attempt": 3, "reason": reason, "error": "", "time_limit": 1.0}
+    record: Record = {
+        "id": "x",
+        "task": "shop.train",
+        "attempt": 3,
+        "reason": reason,
+        "error": "",
+        "time_limit": 1.0,
+    }
     taken: Record = {**record, "started": 1.0}
     return {type(exception_of(each)).__name__ for each in (record, taken)}
 
@@ -328,10 +399,12 @@ def results(reason: EndReason) -> set[str]:
 def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
     for row in [*BY_POD[1:], *BEFORE_A_POD]:
         for name in re.findall(r"`(\w+)`", row[2]):
-            assert name == "TimeLimitExceeded" or issubclass(getattr(errors, name), errors.GpuQueueError)
+            assert name == "TimeLimitExceeded" or issubclass(
+                getattr(errors, name), errors.GpuQueueError
+            )
 
 
-# -- container jobs ------------------------------------------------------------------------------------------------------
+# -- container jobs --------------------------------------------------------------------------------
 
 
 def test_the_arguments_of_a_container_job_are_those_of_the_table() -> None:
@@ -343,7 +416,9 @@ def test_the_container_job_of_the_docs_is_one() -> None:
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class App:
-        send_task: Callable[..., None] = staticmethod(lambda name, **options: calls.append((name, options)))
+        send_task: Callable[..., None] = staticmethod(
+            lambda name, **options: calls.append((name, options))
+        )
 
     by_name, by_signature = PAGE.blocks("python", "## Container jobs")
     exec(by_name.replace("from shop import app", ""), {"app": App})

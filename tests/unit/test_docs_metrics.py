@@ -51,8 +51,13 @@ def test_queries_name_metrics_that_exist() -> None:
 
 def test_refusals_are_ends_of_a_class_of_their_own_and_no_line() -> None:
     found = of_queue()
-    assert {sample.labels["gpu_class"] for sample in found["gpuqueue_jobs_ended"].samples} == {"t4", REFUSED}
-    assert {sample.labels["gpu_class"] for sample in found["gpuqueue_waiting_jobs"].samples} == {"t4"}
+    assert {sample.labels["gpu_class"] for sample in found["gpuqueue_jobs_ended"].samples} == {
+        "t4",
+        REFUSED,
+    }
+    assert {sample.labels["gpu_class"] for sample in found["gpuqueue_waiting_jobs"].samples} == {
+        "t4"
+    }
 
 
 def test_a_scrape_tells_of_no_metric_before_it_is_asked() -> None:

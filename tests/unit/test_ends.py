@@ -8,16 +8,46 @@ from gpuqueue.model.ends import explain
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 
 ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
-    "an end that nobody saw is the infrastructure's": (None, EndReason.INFRA, True, "nobody saw how it ended"),
+    "an end that nobody saw is the infrastructure's": (
+        None,
+        EndReason.INFRA,
+        True,
+        "nobody saw how it ended",
+    ),
     "no Redis is the infrastructure's": (75, EndReason.INFRA, True, "could not reach Redis"),
     "a taken attempt is tried again": (76, EndReason.INFRA, True, "taken by another"),
-    "a Redis that refuses is the infrastructure's": (78, EndReason.INFRA, True, "settings are wrong, or Redis refuses it"),
-    "a clean exit without a result is the task's": (0, EndReason.ERROR, False, "left by os._exit or exec"),
+    "a Redis that refuses is the infrastructure's": (
+        78,
+        EndReason.INFRA,
+        True,
+        "settings are wrong, or Redis refuses it",
+    ),
+    "a clean exit without a result is the task's": (
+        0,
+        EndReason.ERROR,
+        False,
+        "left by os._exit or exec",
+    ),
     "an exit code is told": (3, EndReason.ERROR, False, "ended with exit code 3 without a result"),
-    "SIGKILL hints at memory": (-9, EndReason.ERROR, False, "killed by signal 9 (SIGKILL): out of host memory"),
+    "SIGKILL hints at memory": (
+        -9,
+        EndReason.ERROR,
+        False,
+        "killed by signal 9 (SIGKILL): out of host memory",
+    ),
     "SIGKILL as a shell tells it": (137, EndReason.ERROR, False, "killed by signal 9 (SIGKILL)"),
-    "SIGSEGV hints at native code": (-11, EndReason.ERROR, False, "(SIGSEGV): a crash in native code"),
-    "SIGABRT hints at CUDA": (134, EndReason.ERROR, False, "(SIGABRT): aborted in native code (CUDA"),
+    "SIGSEGV hints at native code": (
+        -11,
+        EndReason.ERROR,
+        False,
+        "(SIGSEGV): a crash in native code",
+    ),
+    "SIGABRT hints at CUDA": (
+        134,
+        EndReason.ERROR,
+        False,
+        "(SIGABRT): aborted in native code (CUDA",
+    ),
     "a signal without a name": (-63, EndReason.ERROR, False, "killed by signal 63"),
 }
 

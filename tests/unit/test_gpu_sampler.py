@@ -1,4 +1,6 @@
-"""Figures of the GPU while a job runs: taken from a made-up NVML and a made-up torch, by the real thread."""
+"""Figures of the GPU while a job runs: taken from a made-up NVML and a made-up torch, by the real
+thread.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class NVMLError(Exception):
 
 
 class Nvml(ModuleType):
-    """pynvml on a machine of the test's own: UUID → bytes taken; a list of slices in place of a card with MIG on."""
+    """pynvml on a machine of the test's own: UUID → bytes taken; a list of slices in place of a
+    card with MIG on.
+    """
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -110,16 +114,26 @@ def sampled_in_vain(visible: str | None = None) -> list[Sample]:
 
 def torch_with(monkeypatch: pytest.MonkeyPatch, *most: int, begun: bool = True) -> None:
     cuda = SimpleNamespace(
-        is_initialized=lambda: begun, device_count=lambda: len(most), max_memory_allocated=lambda index: most[index]
+        is_initialized=lambda: begun,
+        device_count=lambda: len(most),
+        max_memory_allocated=lambda index: most[index],
     )
     monkeypatch.setitem(sys.modules, "torch.cuda", cuda)
 
 
-# -- which GPU -----------------------------------------------------------------------------------------------------------
+# -- which GPU -------------------------------------------------------------------------------------
 
-CARDS = ({"GPU-aaaa-1": 3 * GIB}, {"GPU-bbbb-2": 5 * GIB}, [{"MIG-cccc-3": GIB}, {"MIG-dddd-4": 2 * GIB}])
+CARDS = (
+    {"GPU-aaaa-1": 3 * GIB},
+    {"GPU-bbbb-2": 5 * GIB},
+    [{"MIG-cccc-3": GIB}, {"MIG-dddd-4": 2 * GIB}],
+)
 SEEN: dict[str, tuple[str | None, str, int]] = {
-    "every GPU of a container, which has one": (None, "GPU-aaaa-1,GPU-bbbb-2,MIG-cccc-3,MIG-dddd-4", 11 * GIB),
+    "every GPU of a container, which has one": (
+        None,
+        "GPU-aaaa-1,GPU-bbbb-2,MIG-cccc-3,MIG-dddd-4",
+        11 * GIB,
+    ),
     "the one that a dispatcher dealt": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
     "one by its index": ("0", "GPU-aaaa-1", 3 * GIB),
     "one by the beginning of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
@@ -129,19 +143,25 @@ SEEN: dict[str, tuple[str | None, str, int]] = {
 
 
 @pytest.mark.parametrize(("visible", "gpu", "peak"), SEEN.values(), ids=SEEN)
-def test_what_is_sampled_is(machine: Callable[..., Nvml], visible: str | None, gpu: str, peak: int) -> None:
+def test_what_is_sampled_is(
+    machine: Callable[..., Nvml], visible: str | None, gpu: str, peak: int
+) -> None:
     machine(*CARDS)
     assert first_told(visible) == {"gpu": gpu, "gpu_memory_peak": peak}
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-somebody-else"])
-def test_a_process_that_sees_no_gpu_has_no_figures(machine: Callable[..., Nvml], visible: str) -> None:
+def test_a_process_that_sees_no_gpu_has_no_figures(
+    machine: Callable[..., Nvml], visible: str
+) -> None:
     nvml = machine(*CARDS)
     assert sampled_in_vain(visible) == []
     assert nvml.looks == 0
 
 
-@pytest.mark.parametrize(("visible", "pod", "given"), [("GPU-1", {}, True), ("", {"GPUQUEUE_POD_UID": "u"}, False)])
+@pytest.mark.parametrize(
+    ("visible", "pod", "given"), [("GPU-1", {}, True), ("", {"GPUQUEUE_POD_UID": "u"}, False)]
+)
 def test_a_process_is_given_what_it_sees(visible: str, pod: dict[str, str], given: bool) -> None:
     assert has_gpu({"CUDA_VISIBLE_DEVICES": visible, **pod}) is given
 
@@ -150,7 +170,7 @@ def test_a_process_that_nobody_restricts_was_given_a_gpu_if_it_is_a_pod() -> Non
     assert (has_gpu({}), has_gpu({"GPUQUEUE_POD_UID": "u"})) == (False, True)
 
 
-# -- nothing to sample ---------------------------------------------------------------------------------------------------
+# -- nothing to sample -----------------------------------------------------------------------------
 
 
 def test_without_pynvml_there_are_no_figures_and_no_noise(
@@ -169,7 +189,9 @@ def test_without_a_driver_there_are_no_figures_and_no_noise(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gpu_that_is_lost_ends_the_sampling_only(machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_is_lost_ends_the_sampling_only(
+    machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
+) -> None:
     machine({"GPU-1": 1}, lost=True)
     assert sampled_in_vain() == []
     assert capfd.readouterr() == ("", "")
@@ -183,7 +205,9 @@ def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) ->
     assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
 
 
-def test_a_job_waits_for_no_look(machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_waits_for_no_look(
+    machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
     nvml, looked, answer = machine({"GPU-1": 7}), threading.Event(), threading.Event()
 
     def hangs(card: Any) -> SimpleNamespace:
@@ -199,7 +223,7 @@ def test_a_job_waits_for_no_look(machine: Callable[..., Nvml], monkeypatch: pyte
     answer.set()
 
 
-# -- the figures ---------------------------------------------------------------------------------------------------------
+# -- the figures -----------------------------------------------------------------------------------
 
 
 def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
@@ -253,12 +277,42 @@ def test_figures_that_cannot_be_told_are_told_again(machine: Callable[..., Nvml]
 NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
     "the first figures are": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
     "nothing is not": ({}, {}, QUIET, False),
-    "the same again is not": ({"gpu": "GPU-1", "gpu_memory_peak": 100}, {"gpu": "GPU-1", "gpu_memory_peak": 100}, QUIET, False),
-    "a little more is not": ({"gpu_memory_peak": 1000}, {"gpu_memory_peak": int(1000 * GROWN)}, QUIET, False),
-    "much more is": ({"gpu_memory_peak": 1000}, {"gpu_memory_peak": int(1000 * GROWN) + 1}, QUIET, True),
-    "much more so soon is not yet": ({"gpu_memory_peak": 1000}, {"gpu_memory_peak": 5000}, QUIET - 0.1, False),
-    "torch's first figure is": ({"gpu_memory_peak": 9}, {"gpu_memory_peak": 9, "gpu_memory_own": 1}, QUIET, True),
-    "torch's figure that has grown is": ({"gpu_memory_own": 10}, {"gpu_memory_own": 20}, QUIET, True),
+    "the same again is not": (
+        {"gpu": "GPU-1", "gpu_memory_peak": 100},
+        {"gpu": "GPU-1", "gpu_memory_peak": 100},
+        QUIET,
+        False,
+    ),
+    "a little more is not": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": int(1000 * GROWN)},
+        QUIET,
+        False,
+    ),
+    "much more is": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": int(1000 * GROWN) + 1},
+        QUIET,
+        True,
+    ),
+    "much more so soon is not yet": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": 5000},
+        QUIET - 0.1,
+        False,
+    ),
+    "torch's first figure is": (
+        {"gpu_memory_peak": 9},
+        {"gpu_memory_peak": 9, "gpu_memory_own": 1},
+        QUIET,
+        True,
+    ),
+    "torch's figure that has grown is": (
+        {"gpu_memory_own": 10},
+        {"gpu_memory_own": 20},
+        QUIET,
+        True,
+    ),
 }
 
 
@@ -267,13 +321,19 @@ def test_as_news_to_be_told(told: Sample, seen: Sample, seconds: float, news: bo
     assert is_news(told, seen, seconds) is news
 
 
-def test_looks_are_seldom_in_a_long_job(machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looks_are_seldom_in_a_long_job(
+    machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: queue.Queue[float] = queue.Queue()
     now = iter([0.0, 0.0, 1.0, 0.0, gpu_sampler.EARLY])
     monkeypatch.setattr(gpu_sampler, "time", SimpleNamespace(monotonic=lambda: next(now)))
     machine({"GPU-1": 1})
     sampler = Sampler(lambda seen: None, None, (0.0, 1.0, 5.0))
-    monkeypatch.setattr(sampler, "_over", SimpleNamespace(is_set=lambda: waits.qsize() == 3, wait=waits.put, set=lambda: None))
+    monkeypatch.setattr(
+        sampler,
+        "_over",
+        SimpleNamespace(is_set=lambda: waits.qsize() == 3, wait=waits.put, set=lambda: None),
+    )
     with sampler:
         sampler._thread.join(PATIENCE)
     assert [waits.get_nowait() for _ in range(3)] == [0.0, 1.0, 5.0]

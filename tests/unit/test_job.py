@@ -35,13 +35,28 @@ HEADERS: dict[str, tuple[object, str]] = {
         {"memroy": "9GiB"},
         "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, tenant, image",
     ),
-    "has an unknown isolation": ({"isolation": "solo"}, "gpu.isolation='solo' is unknown; use shared or exclusive"),
-    "has too many slices": ({"slices": 8}, "gpu.slices=8 is not a number of MIG slices; use 1 to 7"),
-    "has a true slice": ({"slices": True}, "gpu.slices=True is not a number of MIG slices; use 1 to 7"),
+    "has an unknown isolation": (
+        {"isolation": "solo"},
+        "gpu.isolation='solo' is unknown; use shared or exclusive",
+    ),
+    "has too many slices": (
+        {"slices": 8},
+        "gpu.slices=8 is not a number of MIG slices; use 1 to 7",
+    ),
+    "has a true slice": (
+        {"slices": True},
+        "gpu.slices=True is not a number of MIG slices; use 1 to 7",
+    ),
     "has no tenant": ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use up to 63"),
     "has too long a tenant": ({"tenant": "x" * 64}, "cannot name a tenant"),
-    "has no image": ({"image": "my image"}, "gpu.image='my image' is not an image reference; use e.g. registry/name:tag"),
-    "has no amount": ({"memory": "lots"}, "gpu.memory='lots' is not an amount of memory; write bytes, or a number with KiB"),
+    "has no image": (
+        {"image": "my image"},
+        "gpu.image='my image' is not an image reference; use e.g. registry/name:tag",
+    ),
+    "has no amount": (
+        {"memory": "lots"},
+        "gpu.memory='lots' is not an amount of memory; write bytes, or a number with KiB",
+    ),
 }
 
 
@@ -52,7 +67,9 @@ def test_memory_is_read_from(said: object, amount: int) -> None:
 
 @pytest.mark.parametrize("said", NO_AMOUNTS.values(), ids=NO_AMOUNTS)
 def test_no_memory_is(said: object) -> None:
-    with pytest.raises(InvalidJob, match=r"^gpu\.memory=.* is not an amount of memory; write bytes"):
+    with pytest.raises(
+        InvalidJob, match=r"^gpu\.memory=.* is not an amount of memory; write bytes"
+    ):
         parse_memory(said)
 
 
@@ -64,7 +81,13 @@ def test_the_error_names_field_value_and_fix_of_a_header_that(header: object, te
 
 
 def test_a_header_says_again_what_it_said() -> None:
-    said: dict[str, Any] = {"isolation": "shared", "memory": 9 * 2**30, "slices": 2, "tenant": "vision", "image": "r/n:1"}
+    said: dict[str, Any] = {
+        "isolation": "shared",
+        "memory": 9 * 2**30,
+        "slices": 2,
+        "tenant": "vision",
+        "image": "r/n:1",
+    }
     assert GpuRequest.parse(said).header() == said
     assert GpuRequest.parse(None).header() == {}
 

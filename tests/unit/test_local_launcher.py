@@ -35,7 +35,9 @@ RECORD: Record = {
     "task": "shop.train",
 }
 #: Says through a FIFO that it is there, and sleeps until it is told to end.
-SLEEPER = "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), b'ready'); signal.pause()"
+SLEEPER = (
+    "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), b'ready'); signal.pause()"
+)
 
 
 class Launcher(LocalLauncher):
@@ -44,7 +46,9 @@ class Launcher(LocalLauncher):
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
         self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
-        super().__init__(self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more)
+        super().__init__(
+            self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
+        )
 
     def _keep(self, held: Held, end: End) -> bool:
         self.ends.put((held, end))
@@ -91,7 +95,12 @@ def fifo(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("program", "code"),
-    [("import os; os._exit(7)", 7), ("pass", 0), ("import os; os.kill(os.getpid(), 9)", -9), ("import os; os.abort()", -6)],
+    [
+        ("import os; os._exit(7)", 7),
+        ("pass", 0),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+        ("import os; os.abort()", -6),
+    ],
     ids=["an exit code", "a clean end", "a signal", "an abort"],
 )
 def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: int) -> None:
@@ -104,7 +113,9 @@ def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: in
 
 
 @pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
-def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int) -> None:
+def test_an_attempt_is_stopped_by(
+    launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int
+) -> None:
     one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
     instance = one.start(RECORD)
     assert said(fifo) == "ready"
@@ -113,22 +124,35 @@ def test_an_attempt_is_stopped_by(launcher: Callable[..., Launcher], fifo: Path,
     assert not one.alive(instance) and one.stop(instance, signal) is False
 
 
-def test_what_an_attempt_leaves_behind_ends_with_it(launcher: Callable[..., Launcher], fifo: Path) -> None:
-    parent = "import signal, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', *sys.argv[1:]]); signal.pause()"
-    child = "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), str(os.getpid()).encode()); signal.pause()"
+def test_what_an_attempt_leaves_behind_ends_with_it(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
+    parent = (
+        "import signal, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c',"
+        " *sys.argv[1:]]); signal.pause()"
+    )
+    child = (
+        "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY),"
+        " str(os.getpid()).encode()); signal.pause()"
+    )
     one = launcher(parent, child, fifo)
     instance = one.start(RECORD)
     left_behind = int(said(fifo))
     assert one.stop(instance, "TERM"), "which goes to the first process alone"
     assert one.code() == -15
-    assert not psutil.pid_exists(left_behind) or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
+    assert (
+        not psutil.pid_exists(left_behind)
+        or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
+    )
 
 
 def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = launcher("import os; os._exit(7)")
-    monkeypatch.setattr(one._exits, "watch", lambda pid, callback: None)  # the watching thread is late
+    monkeypatch.setattr(
+        one._exits, "watch", lambda pid, callback: None
+    )  # the watching thread is late
     pid = int(one.start(RECORD).rpartition(":")[2])
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     subprocess.run([sys.executable, "-S", "-c", ""], check=True)
@@ -136,14 +160,18 @@ def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
     assert still_there and still_there.si_status == 7
 
 
-def test_without_pidfds_ends_are_seen_by_looking(launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pidfds_ends_are_seen_by_looking(
+    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     one = launcher("import os; os._exit(7)")
     one.start(RECORD)
     assert one.code() == 7
 
 
-def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., Launcher], fifo: Path) -> None:
+def test_live_attempts_are_found_by_their_environment(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
     assert said(fifo) == "ready"
@@ -156,14 +184,18 @@ def test_live_attempts_are_found_by_their_environment(launcher: Callable[..., La
     other.close()
 
 
-def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callable[..., Launcher], fifo: Path) -> None:
+def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
     first = (
-        "import os, sys; from gpuqueue.launchers.local.launcher import LocalLauncher;"
-        f"one = LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable, '-S', '-c', *sys.argv[1:]]);"
-        f"print(one.start({RECORD!r}), flush=True); os._exit(0)"
+        "import os, sys; from gpuqueue.launchers.local.launcher import LocalLauncher;one ="
+        f" LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable,"
+        f" '-S', '-c', *sys.argv[1:]]);print(one.start({RECORD!r}), flush=True); os._exit(0)"
     )
     # Not capture_output: the orphan has the pipe too, and its end would be waited for.
-    with subprocess.Popen([sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True) as dispatcher:
+    with subprocess.Popen(
+        [sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True
+    ) as dispatcher:
         assert dispatcher.stdout
         instance = dispatcher.stdout.readline().strip()
     assert said(fifo) == "ready"
@@ -177,7 +209,9 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(launcher: Callabl
     assert one.ends.empty(), "it is told once, however often it was watched"
 
 
-def test_another_process_with_the_same_id_is_not_the_attempt(launcher: Callable[..., Launcher]) -> None:
+def test_another_process_with_the_same_id_is_not_the_attempt(
+    launcher: Callable[..., Launcher],
+) -> None:
     one = launcher("pass")
     instance = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
     assert one.alive(instance) is False
@@ -186,7 +220,9 @@ def test_another_process_with_the_same_id_is_not_the_attempt(launcher: Callable[
 
 def test_an_attempt_of_another_machine_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
     one = launcher("pass")
-    assert one.alive("elsewhere:0123456789abcdef:1") and one.stop("elsewhere:0123456789abcdef:1", "KILL")
+    assert one.alive("elsewhere:0123456789abcdef:1") and one.stop(
+        "elsewhere:0123456789abcdef:1", "KILL"
+    )
 
 
 def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
@@ -206,8 +242,13 @@ def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
     assert not {"GPUQUEUE_TENANT", "GPUQUEUE_FINISHER"} & set(environ)
 
 
-def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(launcher: Callable[..., Launcher]) -> None:
-    one = launcher("import os; os._exit(5 if os.environ['CUDA_VISIBLE_DEVICES'] == '' else 6)", devices={"t4": ["GPU-a"]})
+def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(
+        "import os; os._exit(5 if os.environ['CUDA_VISIBLE_DEVICES'] == '' else 6)",
+        devices={"t4": ["GPU-a"]},
+    )
     assert one.finish(RECORD | {"device": 0}, "f", 20, lambda: True) == 5
 
 
@@ -217,7 +258,9 @@ def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launch
     assert one.list() == [], "and a finisher is no attempt"
 
 
-def test_a_closed_launcher_leaves_its_attempts_running(launcher: Callable[..., Launcher], fifo: Path) -> None:
+def test_a_closed_launcher_leaves_its_attempts_running(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
     assert said(fifo) == "ready"

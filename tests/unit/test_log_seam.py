@@ -8,7 +8,9 @@ from gpuqueue.cli.logs.seam import LINES, Seam, lines_of
 
 
 def joined(*streams: list[str], tail: int = 1000) -> tuple[str, bool]:
-    """What is shown of streams that follow one another, and whether the last of them was joined to the others."""
+    """What is shown of streams that follow one another, and whether the last of them was joined to
+    the others.
+    """
     seam = Seam(tail)
     shown = "".join("".join(seam.join(stream)) for stream in streams)
     return shown, not seam.lost
@@ -47,7 +49,9 @@ def test_every_break_of_a_log_is_mended() -> None:
 
 
 @pytest.mark.parametrize(("first", "shown"), [("a\nb\n", "a\nb\ny\nz\n"), ("a\nb", "a\nb\ny\nz\n")])
-def test_a_stream_that_begins_beyond_what_was_shown_is_shown_whole_and_known_for_it(first: str, shown: str) -> None:
+def test_a_stream_that_begins_beyond_what_was_shown_is_shown_whole_and_known_for_it(
+    first: str, shown: str
+) -> None:
     assert joined([first], ["y\nz\n"]) == (shown, False)
 
 
@@ -66,8 +70,16 @@ def test_a_stream_goes_back_to_what_was_shown_and_no_further_than_is_remembered(
     many = Seam(100_000)
     list(many.join([f"{number}\n" for number in range(3 * LINES)]))
     assert many.tail == LINES
-    assert "".join(many.join([f"{number}\n" for number in range(2 * LINES, 3 * LINES + 1)])) == f"{3 * LINES}\n"
+    assert (
+        "".join(many.join([f"{number}\n" for number in range(2 * LINES, 3 * LINES + 1)]))
+        == f"{3 * LINES}\n"
+    )
 
 
 def test_a_bar_of_progress_is_one_line() -> None:
-    assert lines_of("1%\r2%\x0b\u2028\nnext\n\nlast") == ["1%\r2%\x0b\u2028\n", "next\n", "\n", "last"]
+    assert lines_of("1%\r2%\x0b\u2028\nnext\n\nlast") == [
+        "1%\r2%\x0b\u2028\n",
+        "next\n",
+        "\n",
+        "last",
+    ]

@@ -25,13 +25,19 @@ QUEUES = {
     "the chosen MIG class": ("gpu.mig", QueueName("mig", None)),
     "a MIG profile has a dot of its own": ("gpu.mig-1g.5gb", QueueName("mig-1g.5gb", None)),
     "a MIG profile with media engines": ("gpu.mig-1g.5gb.me", QueueName("mig-1g.5gb.me", None)),
-    "a MIG profile and an isolation": ("gpu.mig-1g.5gb.exclusive", QueueName("mig-1g.5gb", "exclusive")),
+    "a MIG profile and an isolation": (
+        "gpu.mig-1g.5gb.exclusive",
+        QueueName("mig-1g.5gb", "exclusive"),
+    ),
 }
 NOT_QUEUES = {
     "Celery's default queue": ("celery", "is not the name of a GPU queue"),
     "the prefix alone": ("gpu.", "is not the name of a GPU queue"),
     "no prefix": ("t4.shared", "is not the name of a GPU queue"),
-    "an isolation that does not exist": ("gpu.t4.exklusive", "has the unknown isolation 'exklusive'"),
+    "an isolation that does not exist": (
+        "gpu.t4.exklusive",
+        "has the unknown isolation 'exklusive'",
+    ),
     "capitals": ("gpu.T4.shared", "has a malformed class"),
     "an empty class": ("gpu..shared", "has a malformed class"),
     "a space": ("gpu.t 4.shared", "has a malformed class"),
@@ -50,14 +56,18 @@ def test_a_queue_says(queue: str, expected: QueueName) -> None:
 def test_no_gpu_queue_is(queue: str, problem: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         parse_queue(queue)
-    assert f"queue={queue!r} {problem}; GPU queues are named gpu.<class>.shared" in str(caught.value)
+    assert f"queue={queue!r} {problem}; GPU queues are named gpu.<class>.shared" in str(
+        caught.value
+    )
 
 
 def test_a_delivery_is_named_by_retries_and_nesting() -> None:
     assert delivery_name("a") == "a"
     assert delivery_name("a", 2) == "a~2"
     assert delivery_name("a", 0, 1) == "a~0.1"
-    assert delivery_name("a~1") == "a~1~0", "an id that looks like another job's retry is no other job's retry"
+    assert delivery_name("a~1") == "a~1~0", (
+        "an id that looks like another job's retry is no other job's retry"
+    )
 
 
 @given(job_id=ids, retries=st.integers(0, 50), nesting=st.integers(0, 5))
@@ -70,7 +80,9 @@ deliveries = st.tuples(near_ids, st.integers(0, 2), st.integers(0, 2))
 
 
 @given(one=deliveries, other=deliveries)
-def test_two_deliveries_never_share_a_name(one: tuple[str, int, int], other: tuple[str, int, int]) -> None:
+def test_two_deliveries_never_share_a_name(
+    one: tuple[str, int, int], other: tuple[str, int, int]
+) -> None:
     assert (delivery_name(*one) == delivery_name(*other)) == (one == other)
 
 

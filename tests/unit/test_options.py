@@ -34,9 +34,18 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a queue besides": ({"queue": "celery"}, "queue='celery' contradicts gpu(...); gpu() names the queue: leave it out"),
-    "a time limit of nothing": ({"time_limit": 0}, "time_limit=0 is not a number of seconds; use a number above 0"),
-    "a soft limit in words": ({"soft_time_limit": "1h"}, "soft_time_limit='1h' is not a number of seconds"),
+    "a queue besides": (
+        {"queue": "celery"},
+        "queue='celery' contradicts gpu(...); gpu() names the queue: leave it out",
+    ),
+    "a time limit of nothing": (
+        {"time_limit": 0},
+        "time_limit=0 is not a number of seconds; use a number above 0",
+    ),
+    "a soft limit in words": (
+        {"soft_time_limit": "1h"},
+        "soft_time_limit='1h' is not a number of seconds",
+    ),
     "a class in capitals": ({"gpu_class": "T4"}, "gpu_class='T4' cannot name a class"),
     "an unknown isolation": ({"isolation": "both"}, "gpu.isolation='both' is unknown"),
 }

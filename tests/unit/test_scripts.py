@@ -14,7 +14,9 @@ from gpuqueue.store.keys import NAMES, class_key, class_keys
 from gpuqueue.store.scripts import source
 
 SCRIPTS = files("gpuqueue.store") / "lua"
-VERBS = sorted(each.name.removesuffix(".lua") for each in SCRIPTS.iterdir() if each.name.endswith(".lua"))
+VERBS = sorted(
+    each.name.removesuffix(".lua") for each in SCRIPTS.iterdir() if each.name.endswith(".lua")
+)
 LIBRARY = sorted(each.name for each in (SCRIPTS / "lib").iterdir() if each.name.endswith(".lua"))
 EVERY = {verb: (SCRIPTS / f"{verb}.lua").read_text() for verb in VERBS} | {
     f"lib/{name}": (SCRIPTS / "lib" / name).read_text() for name in LIBRARY
@@ -58,7 +60,11 @@ def test_a_state_that_a_script_names_exists(name: str) -> None:
 
 def test_every_key_is_used_by_some_script() -> None:
     together = "\n".join(map(code, EVERY.values()))
-    unused = [name for name in NAMES if f"K.{name}" not in together and not name.startswith(("holders_", "waiting_"))]
+    unused = [
+        name
+        for name in NAMES
+        if f"K.{name}" not in together and not name.startswith(("holders_", "waiting_"))
+    ]
     assert unused == []
 
 

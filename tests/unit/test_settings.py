@@ -31,15 +31,27 @@ NAMES: dict[str, tuple[str, str, object]] = {
     "GPUQUEUE_DEVICES": ("none", "devices", "none"),
 }
 WRONG: dict[str, tuple[dict[str, str], str]] = {
-    "words for a number": ({"T4_SHARED_SLOTS": "many"}, "T4_SHARED_SLOTS='many': input should be a valid integer"),
+    "words for a number": (
+        {"T4_SHARED_SLOTS": "many"},
+        "T4_SHARED_SLOTS='many': input should be a valid integer",
+    ),
     "fewer slots than none": (
         {"T4_EXCLUSIVE_SLOTS": "-1"},
         "T4_EXCLUSIVE_SLOTS='-1': input should be greater than or equal to 0",
     ),
     "no patience": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
-    "an unknown mode": ({"GPU_EXECUTION_MODE": "slurm"}, "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'"),
-    "another broker": ({"CELERY_BROKER_URL": "amqp://r"}, "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://"),
-    "another store": ({"GPUQUEUE_REDIS_URL": "http://r"}, "GPUQUEUE_REDIS_URL='http://r' is not Redis"),
+    "an unknown mode": (
+        {"GPU_EXECUTION_MODE": "slurm"},
+        "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'",
+    ),
+    "another broker": (
+        {"CELERY_BROKER_URL": "amqp://r"},
+        "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://",
+    ),
+    "another store": (
+        {"GPUQUEUE_REDIS_URL": "http://r"},
+        "GPUQUEUE_REDIS_URL='http://r' is not Redis",
+    ),
 }
 
 
@@ -69,7 +81,9 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
-def test_the_error_names_variable_value_and_fix_of(environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_variable_value_and_fix_of(
+    environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_all(monkeypatch, environ)
     with pytest.raises(SettingsError) as caught:
         load()
@@ -82,8 +96,12 @@ def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
         load()
 
 
-def test_the_state_lives_with_the_broker_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="CELERY_BROKER_URL is not set; set it to the applications' broker"):
+def test_the_state_lives_with_the_broker_unless_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(
+        SettingsError, match="CELERY_BROKER_URL is not set; set it to the applications' broker"
+    ):
         load().redis_url
     monkeypatch.setenv("CELERY_BROKER_URL", "redis+socket:///run/redis.sock")
     assert load().redis_url == "unix:///run/redis.sock"
@@ -92,7 +110,9 @@ def test_the_state_lives_with_the_broker_unless_said_otherwise(monkeypatch: pyte
 
 
 def test_slots_of_the_environment_describe_the_t4() -> None:
-    found = configured(Settings(T4_SHARED_SLOTS=3, T4_EXCLUSIVE_SLOTS=1, GPUQUEUE_EXCLUSIVE_PATIENCE=2))
+    found = configured(
+        Settings(T4_SHARED_SLOTS=3, T4_EXCLUSIVE_SLOTS=1, GPUQUEUE_EXCLUSIVE_PATIENCE=2)
+    )
     assert list(found) == ["t4"]
     made = found["t4"]
     assert (made.resource, made.shared_slots, made.exclusive_slots) == ("nvidia.com/gpu", 3, 1)
@@ -108,7 +128,9 @@ def test_a_mig_resource_is_the_mig_class_and_leaves_the_t4_its_own() -> None:
 
 
 def test_mig_slots_without_a_resource_say_what_is_missing() -> None:
-    with pytest.raises(SettingsError, match="GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to"):
+    with pytest.raises(
+        SettingsError, match="GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to"
+    ):
         configured(Settings(MIG_TOTAL_SLOTS=7))
 
 
@@ -121,9 +143,14 @@ def test_a_class_of_the_file_replaces_one_of_the_environment(tmp_path: Path) -> 
     file = tmp_path / "classes.toml"
     file.write_text("[classes.t4]\nshared_slots = 2\n[classes.a100]\nexclusive_slots = 1\n")
     found = configured(Settings(GPUQUEUE_CLASSES_FILE=file, GPUQUEUE_SHARED_PATIENCE=4))
-    assert {name: (each.shared_slots, each.shared_patience) for name, each in found.items()} == {"t4": (2, 4), "a100": (0, 4)}
+    assert {name: (each.shared_slots, each.shared_patience) for name, each in found.items()} == {
+        "t4": (2, 4),
+        "a100": (0, 4),
+    }
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"):
+    with pytest.raises(
+        SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"
+    ):
         configured(Settings(GPUQUEUE_CLASSES_FILE=tmp_path / "none.toml"))

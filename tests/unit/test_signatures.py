@@ -1,4 +1,6 @@
-"""``gpuqueue.run(...)``: an ordinary Celery signature, refused where it is written when it cannot be."""
+"""``gpuqueue.run(...)``: an ordinary Celery signature, refused where it is written when it cannot
+be.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def test_it_is_json_and_comes_back_from_it() -> None:
 def test_without_an_app_the_current_one_sends_it() -> None:
     made = gpuqueue.run("a:1").set(**gpuqueue.gpu("t4"))
     before = current_app._get_current_object()
-    with Celery("current", broker="memory://", set_as_current=True) as app, app.connection_for_read() as connection:
+    with (
+        Celery("current", broker="memory://", set_as_current=True) as app,
+        app.connection_for_read() as connection,
+    ):
         try:
             sent = made.apply_async()
             queue = connection.SimpleQueue("gpu.t4")
@@ -53,21 +58,35 @@ def test_without_an_app_the_current_one_sends_it() -> None:
             queue.close()
         finally:
             before.set_current()
-    assert (message.headers["id"], message.headers["task"], message.headers["gpu"]) == (sent.id, CONTAINER_TASK, {})
+    assert (message.headers["id"], message.headers["task"], message.headers["gpu"]) == (
+        sent.id,
+        CONTAINER_TASK,
+        {},
+    )
     assert message.payload[:2] == [[], {"image": "a:1"}]
 
 
 def test_what_cannot_be_is_refused_where_it_is_written() -> None:
-    with pytest.raises(gpuqueue.InvalidJob, match=r"gpuqueue\.run command='nvidia-smi -L' is one text; give a list of words"):
+    with pytest.raises(
+        gpuqueue.InvalidJob,
+        match=r"gpuqueue\.run command='nvidia-smi -L' is one text; give a list of words",
+    ):
         gpuqueue.run("a:1", "nvidia-smi -L")
-    with pytest.raises(gpuqueue.InvalidJob, match=r"gpuqueue\.run working_dir='data' is not an absolute path"):
+    with pytest.raises(
+        gpuqueue.InvalidJob, match=r"gpuqueue\.run working_dir='data' is not an absolute path"
+    ):
         gpuqueue.run("a:1", working_dir="data")
 
 
 def test_errors_that_results_raise_are_public() -> None:
-    names = "ContainerFailed HostOutOfMemory Evicted Preempted NodeLost PodDeleted ImageUnusable Unschedulable QuotaExceeded"
+    names = (
+        "ContainerFailed HostOutOfMemory Evicted Preempted NodeLost PodDeleted ImageUnusable"
+        " Unschedulable QuotaExceeded"
+    )
     assert set(names.split()) <= set(gpuqueue.__all__)
-    assert all(issubclass(getattr(gpuqueue, name), gpuqueue.GpuQueueError) for name in names.split())
+    assert all(
+        issubclass(getattr(gpuqueue, name), gpuqueue.GpuQueueError) for name in names.split()
+    )
 
 
 def test_importing_the_package_loads_neither_celery_nor_a_client() -> None:

@@ -1,4 +1,6 @@
-"""Signed bodies without any process: who reads what, what is refused, and what a job made of one says."""
+"""Signed bodies without any process: who reads what, what is refused, and what a job made of one
+says.
+"""
 
 from __future__ import annotations
 
@@ -68,14 +70,18 @@ def test_an_envelope_holds_the_json_that_was_signed_and_by_whom(me: Pair) -> Non
 
 @pytest.mark.parametrize("text", ["", "abc", "e30=", json.dumps(CALL), "ä"])
 def test_what_is_no_envelope_is_told(text: str) -> None:
-    with pytest.raises(MalformedMessage, match=r"is no signed body.*; send what Celery's serializer 'auth' makes"):
+    with pytest.raises(
+        MalformedMessage, match=r"is no signed body.*; send what Celery's serializer 'auth' makes"
+    ):
         open_envelope(text)
 
 
-# -- an application's ----------------------------------------------------------------------------------------------------
+# -- an application's ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accept", [["json"], ["application/json"], ["json", "pickle"], ["pickle", "yaml"]])
+@pytest.mark.parametrize(
+    "accept", [["json"], ["application/json"], ["json", "pickle"], ["pickle", "yaml"]]
+)
 def test_an_application_that_does_not_sign_takes_json_and_nothing_else_whatever_it_accepts_from_others(
     accept: list[str], me: Pair
 ) -> None:
@@ -92,7 +98,9 @@ def test_an_application_that_does_not_sign_takes_json_and_nothing_else_whatever_
         assert not isinstance(raised.value, UntrustedMessage)
 
 
-def test_an_application_that_wants_signatures_and_cannot_verify_them_is_told_what_it_forgot(me: Pair) -> None:
+def test_an_application_that_wants_signatures_and_cannot_verify_them_is_told_what_it_forgot(
+    me: Pair,
+) -> None:
     for body, content_type in ((signed(me, CALL), SIGNED), (json.dumps(CALL), JSON)):
         with pytest.raises(UntrustedMessage, match=r"have it call app\.setup_security\(\)"):
             payload(message(body, content_type), ApplicationBodies(app(["auth"])))
@@ -104,7 +112,7 @@ def test_a_body_of_another_shape_is_malformed(body: str) -> None:
         payload(message(body, JSON), ApplicationBodies(app(["json"])))
 
 
-# -- a dispatcher's ------------------------------------------------------------------------------------------------------
+# -- a dispatcher's --------------------------------------------------------------------------------
 
 
 def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -> None:
@@ -117,7 +125,13 @@ def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -
 
 
 @pytest.mark.parametrize(
-    ("embed", "needs"), [({}, False), ({"errbacks": ERRBACK}, True), ({"chain": ERRBACK}, True), ({"chord": ERRBACK[0]}, True)]
+    ("embed", "needs"),
+    [
+        ({}, False),
+        ({"errbacks": ERRBACK}, True),
+        ({"chain": ERRBACK}, True),
+        ({"chord": ERRBACK[0]}, True),
+    ],
 )
 def test_a_dispatcher_with_a_store_knows_whether_a_signed_job_calls_anybody(
     me: Pair, store: Store, embed: dict[str, Any], needs: bool
@@ -141,7 +155,13 @@ def test_a_dispatcher_with_a_store_takes_what_one_of_it_has_signed_and_nothing_e
             parse(packed, "t4", "shared", 0.0, bodies)
         assert context(packed, {"id": "one", "task": "shop.add"}, bodies).args == []
     with pytest.raises(MalformedMessage, match="is signed, and not JSON"):
-        parse(message(other_content(good, "application/x-python-serialize")), "t4", "shared", 0.0, bodies)
+        parse(
+            message(other_content(good, "application/x-python-serialize")),
+            "t4",
+            "shared",
+            0.0,
+            bodies,
+        )
 
 
 def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Store) -> None:
@@ -151,11 +171,18 @@ def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Stor
             read(message(json.dumps(CALL), JSON))
 
 
-def test_arguments_of_a_container_job_are_read_where_they_are_verified(me: Pair, store: Store) -> None:
-    packed = message(signed(me, [[], {"image": "tool:1", "command": ["run"]}, {}]), task=CONTAINER_TASK)
+def test_arguments_of_a_container_job_are_read_where_they_are_verified(
+    me: Pair, store: Store
+) -> None:
+    packed = message(
+        signed(me, [[], {"image": "tool:1", "command": ["run"]}, {}]), task=CONTAINER_TASK
+    )
     job = parse(packed, "t4", "shared", 0.0, DispatcherBodies(store))
     assert (job.image, job.container) == ("tool:1", {"command": ["run"]})
-    with pytest.raises(InvalidJob, match="has signed arguments, which nobody here can verify; set GPUQUEUE_CERT_STORE"):
+    with pytest.raises(
+        InvalidJob,
+        match="has signed arguments, which nobody here can verify; set GPUQUEUE_CERT_STORE",
+    ):
         parse(packed, "t4", "shared", 0.0)
 
 
@@ -167,10 +194,15 @@ def test_what_comes_after_a_signed_container_job_is_sent_by_the_application() ->
 
 
 def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"GPUQUEUE_CERT_STORE='.*' matches no file; name PEM files, e\.g\."):
+    with pytest.raises(
+        SettingsError, match=r"GPUQUEUE_CERT_STORE='.*' matches no file; name PEM files, e\.g\."
+    ):
         Store(str(tmp_path / "*.pem"))
     (tmp_path / "notes.txt").write_text("not a certificate")
-    with pytest.raises(SettingsError, match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is no certificate with an RSA key: "):
+    with pytest.raises(
+        SettingsError,
+        match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is no certificate with an RSA key: ",
+    ):
         Store(str(tmp_path))
 
 

@@ -16,7 +16,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def entry(
-    label: str, admitted: float | None, released: float | None = None, *, isolation: str = "shared", **fields: Any
+    label: str,
+    admitted: float | None,
+    released: float | None = None,
+    *,
+    isolation: str = "shared",
+    **fields: Any,
 ) -> Entry:
     """A job accepted at second 0; times are seconds after that."""
     record: dict[str, Any] = {
@@ -38,7 +43,11 @@ def drawn(entries: list[Entry]) -> ET.Element:
 
 def bars(root: ET.Element) -> dict[str, ET.Element]:
     """The bars by what their tooltip begins with."""
-    found = [each for each in root.iter("g") if "job" in each.get("class", "").split() and each.find("title") is not None]
+    found = [
+        each
+        for each in root.iter("g")
+        if "job" in each.get("class", "").split() and each.find("title") is not None
+    ]
     return {(each.findtext("title") or "").partition(" (")[0]: each for each in found}
 
 
@@ -51,13 +60,31 @@ def labels(lanes: list[list[Entry]]) -> list[list[str]]:
     [
         pytest.param([], [], id="nothing"),
         pytest.param([entry("a", None)], [], id="who never held a slot has no lane"),
-        pytest.param([entry("a", 0, 2), entry("b", 2, 4)], [["a", "b"]], id="a slot is free the moment it is released"),
-        pytest.param([entry("a", 0, 3), entry("b", 2, 4)], [["a"], ["b"]], id="an overlap takes a second lane"),
         pytest.param(
-            [entry("a", 0, 9), entry("b", 1, 2), entry("c", 3, 4)], [["a"], ["b", "c"]], id="the first free lane is taken again"
+            [entry("a", 0, 2), entry("b", 2, 4)],
+            [["a", "b"]],
+            id="a slot is free the moment it is released",
         ),
-        pytest.param([entry("b", 5, 6), entry("a", 0, 1)], [["a", "b"]], id="the order of records does not matter"),
-        pytest.param([entry("a", 0), entry("b", 50, 60)], [["a"], ["b"]], id="who still holds a slot holds it until it was seen"),
+        pytest.param(
+            [entry("a", 0, 3), entry("b", 2, 4)],
+            [["a"], ["b"]],
+            id="an overlap takes a second lane",
+        ),
+        pytest.param(
+            [entry("a", 0, 9), entry("b", 1, 2), entry("c", 3, 4)],
+            [["a"], ["b", "c"]],
+            id="the first free lane is taken again",
+        ),
+        pytest.param(
+            [entry("b", 5, 6), entry("a", 0, 1)],
+            [["a", "b"]],
+            id="the order of records does not matter",
+        ),
+        pytest.param(
+            [entry("a", 0), entry("b", 50, 60)],
+            [["a"], ["b"]],
+            id="who still holds a slot holds it until it was seen",
+        ),
     ],
 )
 def test_lanes(entries: list[Entry], expected: list[list[str]]) -> None:
@@ -85,7 +112,11 @@ def test_the_page_is_well_formed_and_names_are_escaped() -> None:
 def test_nothing_comes_from_elsewhere() -> None:
     root = drawn([entry("a", 0, 5)])
 
-    assert not [each for each in root.iter() if each.tag in ("script", "link", "img", "iframe") or "src" in each.attrib]
+    assert not [
+        each
+        for each in root.iter()
+        if each.tag in ("script", "link", "img", "iframe") or "src" in each.attrib
+    ]
     assert "http" not in page("Title", "Subtitle", [entry("a", 0, 5)])
 
 
@@ -111,7 +142,9 @@ def test_an_exclusive_job_spans_all_slots_unless_it_was_not_alone() -> None:
 
 
 def test_what_did_not_succeed_is_marked() -> None:
-    root = drawn([entry("a", 0, 9, reason="ERROR"), entry("b", None, ended=NOW + 3, reason="CANCELLED")])
+    root = drawn(
+        [entry("a", 0, 9, reason="ERROR"), entry("b", None, ended=NOW + 3, reason="CANCELLED")]
+    )
 
     assert bars(root)["a"].get("class") == "job shared bad"
     assert "✕ left the line: CANCELLED" in "".join(root.itertext())
@@ -119,7 +152,9 @@ def test_what_did_not_succeed_is_marked() -> None:
 
 
 def test_the_table_has_every_job_with_what_it_waited_and_ran() -> None:
-    rows = list(drawn([entry("a", 1.5, 9), entry("b", None, ended=NOW + 3, reason="EXPIRED")]).iter("tr"))[1:]
+    rows = list(
+        drawn([entry("a", 1.5, 9), entry("b", None, ended=NOW + 3, reason="EXPIRED")]).iter("tr")
+    )[1:]
 
     assert [[cell.text or "" for cell in row] for row in rows] == [
         ["a", "train", "shared", "1.5 s", "7.5 s", "SUCCEEDED", ""],

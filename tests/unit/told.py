@@ -1,4 +1,6 @@
-"""Every metric that a dispatcher can tell, without a dispatcher: for the tests of pages, alerts and dashboards."""
+"""Every metric that a dispatcher can tell, without a dispatcher: for the tests of pages, alerts and
+dashboards.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from gpuqueue.store.measures import Measured
 from gpuqueue.telemetry import OWN
 
 COUNTED = {
-    f"{what}:shared:{detail}": "1" for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))
+    f"{what}:shared:{detail}": "1"
+    for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))
 }
 
 
@@ -24,7 +27,14 @@ class Measuring:
 
     def of(self, name: str) -> Measured:
         numbers = {SHARED: 1, EXCLUSIVE: 1}
-        return Measured(numbers, {SHARED: 1.0, EXCLUSIVE: 1.0}, numbers, 1, 1, parse({"accepted:shared": "1", **COUNTED}))
+        return Measured(
+            numbers,
+            {SHARED: 1.0, EXCLUSIVE: 1.0},
+            numbers,
+            1,
+            1,
+            parse({"accepted:shared": "1", **COUNTED}),
+        )
 
 
 class Watcher:
@@ -50,4 +60,8 @@ def of_dispatcher() -> dict[str, Metric]:
 
 def sample_names() -> set[str]:
     """The names that queries may use."""
-    return {sample.name for family in [*of_queue().values(), *of_dispatcher().values()] for sample in family.samples}
+    return {
+        sample.name
+        for family in [*of_queue().values(), *of_dispatcher().values()]
+        for sample in family.samples
+    }

@@ -1,4 +1,5 @@
-"""Take a record with fields of a later version through the scripts of the gpuqueue on PYTHONPATH; print what each step lost.
+"""Take a record with fields of a later version through the scripts of the gpuqueue on PYTHONPATH;
+print what each step lost.
 
 ``python carried.py URL``: the Redis is emptied. Needs nothing of the tests.
 """
@@ -30,7 +31,14 @@ def walk(url: str) -> dict[str, list[str]]:
     line, reader = Line(client, by="d@h", clock=lambda: now), Reader(client)
     attempts = Attempts(client, clock=lambda: now)
     t4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
-    record: Any = {"delivery": "j", "id": "j", "task": "shop.train", "gpu_class": "t4", "isolation": "shared", "created": now}
+    record: Any = {
+        "delivery": "j",
+        "id": "j",
+        "task": "shop.train",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "created": now,
+    }
     seen: dict[str, list[str]] = {}
 
     def step(name: str, state: str) -> Any:

@@ -1,4 +1,6 @@
-"""The code of the previous version, once a session; dispatchers of any version; a Redis that is emptied before each test."""
+"""The code of the previous version, once a session; dispatchers of any version; a Redis that is
+emptied before each test.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What dispatchers, executors and command lines of several versions hold in common, as the gpuqueue on PYTHONPATH has it.
+"""What dispatchers, executors and command lines of several versions hold in common, as the gpuqueue
+on PYTHONPATH has it.
 
-``python contract.py`` prints it as JSON; contract-0.1.0.json is what it printed for commit 34541e3. Needs nothing of the tests.
+``python contract.py`` prints it as JSON; contract-0.1.0.json is what it printed for commit 34541e3.
+Needs nothing of the tests.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ _RECORD: Any = {
 def contract() -> dict[str, Any]:
     """Return it: lists may grow, and no entry of a mapping may change."""
     local = executor_environment(Settings(broker_url="redis://h/0", app="shop"))
-    pods = [each["name"] for each in executor_variables(_RECORD, "ns/job", _told(ManifestContext("ns", "owner", "shop")), "s")]
+    pods = [
+        each["name"]
+        for each in executor_variables(
+            _RECORD, "ns/job", _told(ManifestContext("ns", "owner", "shop")), "s"
+        )
+    ]
     return {
         "keys": {
             "class": keys.class_key("t4", "jobs"),
@@ -47,7 +54,9 @@ def contract() -> dict[str, Any]:
             "revoked_stamps": keys.REVOKED_STAMPS,
         },
         "keys of a class": {name: text.partition(":")[0] for name, text in keys.NAMES.items()},
-        "fields of a record": {name: kind.__forward_arg__ for name, kind in Record.__annotations__.items()},
+        "fields of a record": {
+            name: kind.__forward_arg__ for name, kind in Record.__annotations__.items()
+        },
         "states": {str(state): state.name for state in JobState},
         "ends": {str(reason): reason.name for reason in EndReason},
         "names": {
@@ -58,10 +67,14 @@ def contract() -> dict[str, Any]:
             "instance": instance_of("ns", "job", "uid"),
         },
         "labels": labels("owner", "attempt", _RECORD),
-        "annotation": {name: json.loads(text) for name, text in annotations_of("owner", _RECORD).items()},
+        "annotation": {
+            name: json.loads(text) for name, text in annotations_of("owner", _RECORD).items()
+        },
         "told to local executors": sorted(local),
         "told to executors in pods": sorted(pods),
-        "exit statuses": {name: int(value) for name, value in vars(ends).items() if name.startswith("EXIT_")},
+        "exit statuses": {
+            name: int(value) for name, value in vars(ends).items() if name.startswith("EXIT_")
+        },
         "header": {HEADER: list(REQUEST_FIELDS)},
     }
 

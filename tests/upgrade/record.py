@@ -1,7 +1,8 @@
-"""Record what a version leaves in Redis: ``python -m tests.upgrade.record COMMIT FILE``, from the root of the repository.
+"""Record what a version leaves in Redis: ``python -m tests.upgrade.record COMMIT FILE``, from the
+root of the repository.
 
-Dispatchers and executors of that commit run for it, and are killed at the steps that the crash tests know, so that a job is
-left in every state. Nothing is written by hand.
+Dispatchers and executors of that commit run for it, and are killed at the steps that the crash
+tests know, so that a job is left in every state. Nothing is written by hand.
 """
 
 from __future__ import annotations
@@ -55,10 +56,18 @@ class Recorder(Stack):
 
     def cancel(self, job_id: str) -> None:
         """Cancel as the command line of that commit does."""
-        command = "import sys; from gpuqueue.cli.view.state import open_state; from gpuqueue.store.line import Line; "
+        command = (
+            "import sys; from gpuqueue.cli.view.state import open_state; from gpuqueue.store.line"
+            " import Line; "
+        )
         command += "Line(open_state().client).cancel('t4', sys.argv[1])"
         node = self.workers[0].container
-        subprocess.run([sys.executable, "-c", command, job_id], env=node.environment, cwd=self.directory, check=True)
+        subprocess.run(
+            [sys.executable, "-c", command, job_id],
+            env=node.environment,
+            cwd=self.directory,
+            check=True,
+        )
 
 
 def record(stack: Recorder) -> Kept:
@@ -84,13 +93,16 @@ def record(stack: Recorder) -> Kept:
     stack.until("reporting", "reporting")
     stack.go("ended, not released")
     stack.until("ended, not released", "ended")
-    # One whose executor dies before it claims: it is due again after a pause. It has bypassed the exclusive one.
+    # One whose executor dies before it claims: it is due again after a pause. It has bypassed the
+    # exclusive one.
     pausing = stack.start("pausing", "gpuqueue.store.attempts:Attempts.claim:before")
     stack.send("delayed by a pause", "tell_of", "paused", 1)
     stack.until("delayed by a pause", "delayed")
     pausing.kill()
     # One that is admitted, and not launched: the fifth slot.
-    launching = stack.start("launching", "gpuqueue.launchers.local.launcher:LocalLauncher.start:before")
+    launching = stack.start(
+        "launching", "gpuqueue.launchers.local.launcher:LocalLauncher.start:before"
+    )
     stack.send("launching", "tell_of", "launching", 1)
     stack.dies(launching)
     # One that is kept, not in line, and not acknowledged.
@@ -117,7 +129,9 @@ def record(stack: Recorder) -> Kept:
     stack.cancel(stack.jobs["cancelled"])
     stack.cancel(stack.jobs["running, to be stopped"])
     refusing = stack.start("refusing", "gpuqueue.store.line:Line.finish_claim:after")
-    stack.send("refused", "tell_of", "refused", 1, queue="gpu.auto", headers={"gpu": {"memory": "9TiB"}})
+    stack.send(
+        "refused", "tell_of", "refused", 1, queue="gpu.auto", headers={"gpu": {"memory": "9TiB"}}
+    )
     stack.dies(refusing)
     # Revoked before it came, and one that no dispatcher has taken.
     stack.jobs["revoked before it came"] = "5f3a2b14-0000-4000-8000-000000000000"
@@ -125,7 +139,11 @@ def record(stack: Recorder) -> Kept:
     stack.send("in the broker", "tell_of", "broker", 1)
     for executor in stack.executors():
         executor.kill()
-    paths = {str(stack.directory.parent): "DIRECTORY", str(_TESTS.parent): "ROOT", sys.base_prefix: "PYTHON"}
+    paths = {
+        str(stack.directory.parent): "DIRECTORY",
+        str(_TESTS.parent): "ROOT",
+        sys.base_prefix: "PYTHON",
+    }
     return {"jobs": stack.jobs, **dump(stack.client, paths)}
 
 

@@ -1,4 +1,6 @@
-"""All that the queue and its broker keep in Redis, as JSON, and back into another Redis at another time."""
+"""All that the queue and its broker keep in Redis, as JSON, and back into another Redis at another
+time.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,35 @@ Kept = dict[str, Any]
 
 
 def dump(client: redis.Redis, words: Mapping[str, str]) -> Kept:
-    """Return everything, with the time of now (Unix seconds) and the milliseconds that keys have left.
+    """Return everything, with the time of now (Unix seconds) and the milliseconds that keys have
+    left.
 
     ``words`` stand for what is this machine's own.
     """
-    text = json.dumps({"at": time.time(), "keys": {key: _read(client, key) for key in _names(client)}})
+    text = json.dumps(
+        {"at": time.time(), "keys": {key: _read(client, key) for key in _names(client)}}
+    )
     for real, word in {**words, socket.gethostname(): HOST}.items():
         text = text.replace(real, word)
     return json.loads(text)  # type: ignore[no-any-return]
 
 
 def load(client: redis.Redis, kept: Kept) -> None:
-    """Write everything as if it had been read just now: every time is moved by how long ago it was read."""
+    """Write everything as if it had been read just now: every time is moved by how long ago it was
+    read.
+    """
     by = time.time() - kept["at"]
-    for key, (kind, content, left) in json.loads(json.dumps(kept["keys"]).replace(HOST, socket.gethostname())).items():
+    for key, (kind, content, left) in json.loads(
+        json.dumps(kept["keys"]).replace(HOST, socket.gethostname())
+    ).items():
         if kind == "string":
             client.set(key, _moved(content, by))
         elif kind == "hash":
             client.hset(key, mapping={name: _moved(text, by) for name, text in content.items()})
         elif kind == "zset":
-            client.zadd(key, {name: score + by if _is_time(score) else score for name, score in content})
+            client.zadd(
+                key, {name: score + by if _is_time(score) else score for name, score in content}
+            )
         elif kind == "list":
             client.rpush(key, *content)
         else:
@@ -69,7 +80,9 @@ def _is_time(value: object) -> bool:
 
 
 def _moved(text: str, by: float) -> str:
-    """Move the times of a value: of a number, or of a record's fields; a Celery message has none that is still read."""
+    """Move the times of a value: of a number, or of a record's fields; a Celery message has none
+    that is still read.
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -77,5 +90,7 @@ def _moved(text: str, by: float) -> str:
     if _is_time(value):
         return repr(value + by)
     if isinstance(value, dict) and "delivery" in value:
-        return json.dumps({name: each + by if _is_time(each) else each for name, each in value.items()})
+        return json.dumps(
+            {name: each + by if _is_time(each) else each for name, each in value.items()}
+        )
     return text

@@ -1,4 +1,6 @@
-"""Dispatchers of several versions over one Redis, probed as a kubelet does, and a stream of jobs that goes on meanwhile."""
+"""Dispatchers of several versions over one Redis, probed as a kubelet does, and a stream of jobs
+that goes on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ SOON = 8.0
 
 
 class Versions(Cluster):
-    """A stack of ``crashshop`` whose dispatchers, and the image of its executors, may have the gpuqueue of another version.
+    """A stack of ``crashshop`` whose dispatchers, and the image of its executors, may have the
+    gpuqueue of another version.
 
     Local executors have their dispatcher's.
     """
@@ -44,8 +47,12 @@ class Versions(Cluster):
     def begin(self, name: str, code: Path = NEW, **env: str) -> WorkerNode:
         """Start a dispatcher; see :func:`ready`."""
         told = {"PYTHONPATH": self._path(code), "GPUQUEUE_METRICS_PORT": str(free_port()), **env}
-        node = self.dispatcher(name, env=told, arguments=("-Q", f"{SHARED},{EXCLUSIVE}"), ready=False)
-        status, said = node.container.exec_run([sys.executable, "-c", "import gpuqueue; print(gpuqueue.__path__[0])"])
+        node = self.dispatcher(
+            name, env=told, arguments=("-Q", f"{SHARED},{EXCLUSIVE}"), ready=False
+        )
+        status, said = node.container.exec_run(
+            [sys.executable, "-c", "import gpuqueue; print(gpuqueue.__path__[0])"]
+        )
         assert (status, said.decode().strip()) == (0, str(code / "gpuqueue"))
         return node
 
@@ -55,7 +62,10 @@ class Versions(Cluster):
             eventually(lambda: probe(node, "/readyz")[0] == 200, f"{node.name()} is ready")
         else:
             node.ready()
-            eventually(lambda: node.hostname() in self.reader.dispatchers(0), f"{node.name()} has announced itself")
+            eventually(
+                lambda: node.hostname() in self.reader.dispatchers(0),
+                f"{node.name()} has announced itself",
+            )
 
     def _path(self, code: Path) -> str:
         return os.pathsep.join((str(code), self._apps))
@@ -70,7 +80,9 @@ def probe(node: WorkerNode, path: str) -> tuple[int, str]:
 
 
 def leave(node: WorkerNode, within: float = SOON) -> float:
-    """Tell a dispatcher to stop; answers how long it took, in seconds. It ends in order, and in time."""
+    """Tell a dispatcher to stop; answers how long it took, in seconds. It ends in order, and in
+    time.
+    """
     begun = time.monotonic()
     signalled = node.container._popen
     assert signalled is not None
@@ -80,7 +92,9 @@ def leave(node: WorkerNode, within: float = SOON) -> float:
 
 
 class Stream:
-    """Jobs of all kinds, sent one after the other as long as it is entered; then :meth:`check` waits for them all."""
+    """Jobs of all kinds, sent one after the other as long as it is entered; then :meth:`check`
+    waits for them all.
+    """
 
     def __init__(self, cluster: Cluster, pause: float = 0.3) -> None:
         self._cluster = cluster
@@ -93,7 +107,12 @@ class Stream:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -104,11 +123,18 @@ class Stream:
             number += 1
 
     def send(self, number: int) -> None:
-        """Send one: every third has an eta, every fifth is exclusive, every seventh asks for a retry."""
-        options: dict[str, Any] = {"queue": EXCLUSIVE if number % 5 == 4 else SHARED, "priority": number % 2 * 3}
+        """Send one: every third has an eta, every fifth is exclusive, every seventh asks for a
+        retry.
+        """
+        options: dict[str, Any] = {
+            "queue": EXCLUSIVE if number % 5 == 4 else SHARED,
+            "priority": number % 2 * 3,
+        }
         if number % 3 == 2:
             options["countdown"] = 0.5
-        self.sent[number] = self._cluster.send("again" if number % 7 == 6 else "work", number, **options)
+        self.sent[number] = self._cluster.send(
+            "again" if number % 7 == 6 else "work", number, **options
+        )
 
     def check(self, within: float = 90.0) -> None:
         """See that every job has run once, its retry once more, and that its result is there."""
@@ -116,7 +142,13 @@ class Stream:
         deadline = time.monotonic() + within
         for number, result in self.sent.items():
             assert result.get(timeout=max(0.1, deadline - time.monotonic())) == number * 2
-            wanted.update([f"try 0 of {number}", f"try 1 of {number}"] if number % 7 == 6 else [f"ran {number}"])
+            wanted.update(
+                [f"try 0 of {number}", f"try 1 of {number}"]
+                if number % 7 == 6
+                else [f"ran {number}"]
+            )
         eventually(self._cluster.is_idle, "an idle queue")
-        noted = collections.Counter(note for note in self._cluster.noted() if note.startswith(("ran", "try")))
+        noted = collections.Counter(
+            note for note in self._cluster.noted() if note.startswith(("ran", "try"))
+        )
         assert noted == wanted

@@ -1,7 +1,9 @@
-"""What keeps the layout: names stay what they are, new ones come beside them, and every version carries what it does not know.
+"""What keeps the layout: names stay what they are, new ones come beside them, and every version
+carries what it does not know.
 
-Dispatchers, executors (which carry scripts of their own, in application images) and command lines of several versions work on
-one state at once. Where a change cannot keep to this, ``gpuqueue.store.keys.VERSION`` is raised: see docs/UPGRADES.md.
+Dispatchers, executors (which carry scripts of their own, in application images) and command lines
+of several versions work on one state at once. Where a change cannot keep to this,
+``gpuqueue.store.keys.VERSION`` is raised: see docs/UPGRADES.md.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from tests.upgrade.contract import contract
 
 HERE = Path(__file__).parent
 CONTRACTS = sorted(HERE.glob("contract-*.json"))
-#: The layout of those contracts. Whoever raises VERSION records a contract of the new layout, and drops these.
+#: The layout of those contracts. Whoever raises VERSION records a contract of the new layout, and
+#: drops these.
 OF_LAYOUT = 1
 
 
@@ -31,7 +34,12 @@ def broken(known: Any, found: Any, where: str = "") -> list[str]:
     """Say what another version relies on and does not find."""
     if isinstance(known, dict) and isinstance(found, dict):
         gone = [f"{where}{name}: gone" for name in known if name not in found]
-        return gone + [each for name in known if name in found for each in broken(known[name], found[name], f"{where}{name}: ")]
+        return gone + [
+            each
+            for name in known
+            if name in found
+            for each in broken(known[name], found[name], f"{where}{name}: ")
+        ]
     if isinstance(known, list) and isinstance(found, list):
         return [f"{where}{each}: gone" for each in known if each not in found]
     return [] if known == found else [f"{where}was {known!r}, is {found!r}"]
@@ -40,7 +48,13 @@ def broken(known: Any, found: Any, where: str = "") -> list[str]:
 def run(script: str, code: Path, *arguments: str) -> Any:
     """Run a script of this folder by the code of another version."""
     env = {**os.environ, "PYTHONPATH": str(code)}
-    done = subprocess.run([sys.executable, HERE / script, *arguments], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, HERE / script, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -69,7 +83,9 @@ def test_the_recorded_contract_is_that_of_the_previous_version(previous: Path) -
 
 
 @pytest.mark.integration
-def test_every_script_keeps_the_fields_of_a_later_version(server: EmbeddedRedis, client: redis.Redis) -> None:
+def test_every_script_keeps_the_fields_of_a_later_version(
+    server: EmbeddedRedis, client: redis.Redis
+) -> None:
     seen = walk(server.url)
     assert len(seen) == 15
     assert {step: lost for step, lost in seen.items() if lost} == {}
@@ -79,4 +95,6 @@ def test_every_script_keeps_the_fields_of_a_later_version(server: EmbeddedRedis,
 def test_the_scripts_of_the_previous_version_keep_the_fields_of_a_later_one(
     server: EmbeddedRedis, client: redis.Redis, previous: Path
 ) -> None:
-    assert {step: lost for step, lost in run("carried.py", previous, server.url).items() if lost} == {}
+    assert {
+        step: lost for step, lost in run("carried.py", previous, server.url).items() if lost
+    } == {}

@@ -31,7 +31,7 @@ EX_CONFIG = 78
 LOCAL_ONLY = pytest.mark.local_only("who runs the jobs makes no difference")
 
 
-# -- the mark ----------------------------------------------------------------------------------------------------------
+# -- the mark --------------------------------------------------------------------------------------
 
 
 def test_an_empty_redis_has_no_layout_until_a_dispatcher_is_there(client: redis.Redis) -> None:
@@ -60,22 +60,31 @@ def test_what_dispatchers_left_before_there_was_a_mark_is_of_layout_1(
 
 
 @pytest.mark.parametrize("found", ["2", "10", "two"])
-def test_a_newer_layout_is_refused_in_words_that_name_setting_layout_and_fix(client: redis.Redis, found: str) -> None:
+def test_a_newer_layout_is_refused_in_words_that_name_setting_layout_and_fix(
+    client: redis.Redis, found: str
+) -> None:
     client.set(LAYOUT, found)
     for look in (layout.check, layout.claim):
         with pytest.raises(LayoutMismatch) as caught:
             look(client, *WHERE)
-        assert str(caught.value) == (
-            f"GPUQUEUE_REDIS_URL='redis://me:**@h:1/0' holds the state of layout {found}, newer than layout 1, which alone this "
-            "gpuqueue reads; run the version that wrote it, or name another Redis database"
+        assert (
+            str(caught.value)
+            == f"GPUQUEUE_REDIS_URL='redis://me:**@h:1/0' holds the state of layout {found}, newer"
+            " than layout 1, which alone this gpuqueue reads; run the version that wrote it, or"
+            " name another Redis database"
         )
     assert client.get(LAYOUT) == found
 
 
-def test_an_older_layout_is_refused_and_never_overwritten(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_layout_is_refused_and_never_overwritten(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout.claim(client, *WHERE)
     monkeypatch.setattr(layout, "VERSION", 2)
-    with pytest.raises(LayoutMismatch, match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2 \(docs/UPGRADES.md\)"):
+    with pytest.raises(
+        LayoutMismatch,
+        match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2 \(docs/UPGRADES.md\)",
+    ):
         layout.claim(client, *WHERE)
     assert client.get(LAYOUT) == "1"
 
@@ -95,33 +104,52 @@ def test_of_two_layouts_that_come_to_an_empty_redis_at_once_one_is_refused(
         layout.claim(client, *WHERE)
 
 
-# -- who meets it ------------------------------------------------------------------------------------------------------
+# -- who meets it ----------------------------------------------------------------------------------
 
 
 def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a module of ours that is expected to end at once."""
-    usual = {"PYTHONPATH": str(APPS), "CELERY_BROKER_URL": url, "GPUQUEUE_APP": "shop", "GPUQUEUE_DEVICES": "none"}
+    usual = {
+        "PYTHONPATH": str(APPS),
+        "CELERY_BROKER_URL": url,
+        "GPUQUEUE_APP": "shop",
+        "GPUQUEUE_DEVICES": "none",
+    }
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, env={**os.environ, **usual, **env}, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        command, env={**os.environ, **usual, **env}, capture_output=True, text=True, timeout=30
+    )
 
 
-def test_a_dispatcher_ends_at_once_beside_a_newer_layout_and_touches_nothing(server: EmbeddedRedis, client: redis.Redis) -> None:
+def test_a_dispatcher_ends_at_once_beside_a_newer_layout_and_touches_nothing(
+    server: EmbeddedRedis, client: redis.Redis
+) -> None:
     client.set(LAYOUT, "2")
     done = told(server.url, "celery", "-A", "gpuqueue", "worker")
     assert done.returncode == EX_CONFIG
-    assert f"gpuqueue: CELERY_BROKER_URL='{server.url}' holds the state of layout 2, newer than layout 1" in done.stderr
+    assert (
+        f"gpuqueue: CELERY_BROKER_URL='{server.url}' holds the state of layout 2, newer than"
+        " layout 1" in done.stderr
+    )
     assert "Traceback" not in done.stdout + done.stderr
     assert list(client.scan_iter("gpuqueue*")) == [LAYOUT]
 
 
-@pytest.mark.parametrize("command", [("status",), ("why", "x"), ("cancel", "x"), ("classes",), ("logs", "x")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("why", "x"), ("cancel", "x"), ("classes",), ("logs", "x")],
+    ids=" ".join,
+)
 def test_a_command_says_so_instead_of_showing_an_empty_queue(
     server: EmbeddedRedis, client: redis.Redis, command: tuple[str, ...]
 ) -> None:
     client.set(LAYOUT, "2")
     done = told(server.url, "gpuqueue.cli", *command)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"gpuqueue: CELERY_BROKER_URL=.* holds the state of layout 2, newer than layout 1, .*\n", done.stderr)
+    assert re.fullmatch(
+        r"gpuqueue: CELERY_BROKER_URL=.* holds the state of layout 2, newer than layout 1, .*\n",
+        done.stderr,
+    )
 
 
 def test_the_doctor_tells_of_the_layout(server: EmbeddedRedis, client: redis.Redis) -> None:
@@ -129,22 +157,36 @@ def test_the_doctor_tells_of_the_layout(server: EmbeddedRedis, client: redis.Red
     client.set(LAYOUT, "2")
     done = told(server.url, "gpuqueue.cli", "doctor", COLUMNS="300")
     assert done.returncode == 1
-    assert re.search(r"FAIL  layout: .* layout 2, newer than layout 1.*\n +run the version that wrote it, or name", done.stdout)
+    assert re.search(
+        r"FAIL  layout: .* layout 2, newer than layout 1.*\n +run the version that wrote it, or"
+        r" name",
+        done.stdout,
+    )
 
 
-def test_an_executor_of_another_layout_than_its_dispatchers_says_so_and_claims_nothing(server: EmbeddedRedis) -> None:
-    attempt = {"GPUQUEUE_GPU_CLASS": "t4", "GPUQUEUE_DELIVERY": "j", "GPUQUEUE_ATTEMPT": "1", "GPUQUEUE_TOKEN": "t"}
+def test_an_executor_of_another_layout_than_its_dispatchers_says_so_and_claims_nothing(
+    server: EmbeddedRedis,
+) -> None:
+    attempt = {
+        "GPUQUEUE_GPU_CLASS": "t4",
+        "GPUQUEUE_DELIVERY": "j",
+        "GPUQUEUE_ATTEMPT": "1",
+        "GPUQUEUE_TOKEN": "t",
+    }
     done = told(server.url, "gpuqueue.executor", GPUQUEUE_LAYOUT="2", **attempt)
     assert done.returncode == EX_CONFIG
-    assert done.stderr == (
-        "gpuqueue: GPUQUEUE_LAYOUT='2' is the dispatcher's, and the gpuqueue installed here reads layout 1 alone; "
-        "install the dispatcher's version beside the application\n"
+    assert (
+        done.stderr
+        == "gpuqueue: GPUQUEUE_LAYOUT='2' is the dispatcher's, and the gpuqueue installed here"
+        " reads layout 1 alone; install the dispatcher's version beside the application\n"
     )
     for same in ({"GPUQUEUE_LAYOUT": "1"}, {}):  # a dispatcher of before the mark says nothing
-        assert told(server.url, "gpuqueue.executor", **same, **attempt).returncode == 76  # it is nobody's attempt
+        assert (
+            told(server.url, "gpuqueue.executor", **same, **attempt).returncode == 76
+        )  # it is nobody's attempt
 
 
-# -- the day the layout changes ----------------------------------------------------------------------------------------
+# -- the day the layout changes --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -175,7 +217,12 @@ def test_the_next_layout_waits_until_the_jobs_of_this_one_have_ended_and_loses_n
 
     def starts() -> Any:
         node = stack.dispatcher("next", env=env, ready=False)
-        until(lambda: node.container.exit_code is not None or " ready." in node.logs(), PATIENCE, "it starts or ends", node.logs)
+        until(
+            lambda: node.container.exit_code is not None or " ready." in node.logs(),
+            PATIENCE,
+            "it starts or ends",
+            node.logs,
+        )
         return node
 
     # 1. The next one refuses, as often as it is started, and the one that is there goes on.
@@ -184,7 +231,9 @@ def test_the_next_layout_waits_until_the_jobs_of_this_one_have_ended_and_loses_n
     assert "holds the state of layout 1, older than layout 2" in refused.logs()
     # 2. No new jobs are taken: their messages wait in the broker.
     for queue in ("gpu.t4", "gpu.t4.shared", "gpu.t4.exclusive", "gpu.auto", "gpu.mig"):
-        assert stack.app.control.cancel_consumer(queue, destination=["old@test"], reply=True, timeout=10)
+        assert stack.app.control.cancel_consumer(
+            queue, destination=["old@test"], reply=True, timeout=10
+        )
     later = stack.shop.tell_of.apply_async(("later", 2), queue="gpu.t4.shared")
     # 3. What is there ends.
     stack.go("running")
@@ -200,12 +249,18 @@ def test_the_next_layout_waits_until_the_jobs_of_this_one_have_ended_and_loses_n
     assert starts().container.exit_code is None
     assert later.get(timeout=PATIENCE) == 2
     assert len(stack.told_so_far("later")) == 1
-    until(lambda: not stack.client.hlen("gpuqueue:2:{t4}:messages"), PATIENCE, "it has ended in the next layout")
+    until(
+        lambda: not stack.client.hlen("gpuqueue:2:{t4}:messages"),
+        PATIENCE,
+        "it has ended in the next layout",
+    )
     assert stack.client.hlen("gpuqueue:2:{t4}:jobs") == 1
 
 
 @LOCAL_ONLY
-def test_a_dispatcher_that_runs_leaves_when_the_layout_changes_and_its_job_goes_on(stack_factory: Callable[..., Stack]) -> None:
+def test_a_dispatcher_that_runs_leaves_when_the_layout_changes_and_its_job_goes_on(
+    stack_factory: Callable[..., Stack],
+) -> None:
     stack = stack_factory(CLOCKS)
     node = stack.dispatcher()
     job = stack.shop.hold.apply_async(("key",), queue="gpu.t4.shared")

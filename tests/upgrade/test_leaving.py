@@ -1,4 +1,6 @@
-"""A dispatcher that is told to stop is gone within its pod's grace period, whatever it waits for; what it had begun goes on."""
+"""A dispatcher that is told to stop is gone within its pod's grace period, whatever it waits for;
+what it had begun goes on.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def end_of(node: WorkerNode, within: float) -> int:
 def test_an_idle_one_leaves_in_a_moment_and_is_not_ready_meanwhile(cluster: Versions) -> None:
     node = begin(cluster)
     term(node)
-    assert eventually(lambda: (found := probe(node, "/readyz"))[0] != 200 and found, "it is not ready")[0] in (503, 0)
+    assert eventually(
+        lambda: (found := probe(node, "/readyz"))[0] != 200 and found, "it is not ready"
+    )[0] in (503, 0)
     assert end_of(node, SOON) == 0
     assert cluster.reader.leader() is None  # it has resigned
     assert cluster.reader.dispatchers(0) == []
@@ -59,7 +63,9 @@ def test_a_second_signal_changes_nothing(cluster: Versions) -> None:
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(20))
 
 
-def test_launches_under_way_are_ended_or_left_to_another_where_the_api_server_hangs(pods: Versions) -> None:
+def test_launches_under_way_are_ended_or_left_to_another_where_the_api_server_hangs(
+    pods: Versions,
+) -> None:
     node = begin(pods)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
@@ -80,7 +86,10 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     eventually(lambda: rule.seen and len(pods.holders()) == 6, "six admitted, one launch under way")
     term(node)
     assert end_of(node, LEAVE_WITHIN + SOON) == os.EX_TEMPFAIL
-    assert f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers" in node.logs()
+    assert (
+        f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers"
+        in node.logs()
+    )
     pods.cluster.faults.clear()
     begin(pods, "two", T4_SHARED_SLOTS="6")
     assert [result.get(timeout=60) for result in results] == [2 * number for number in range(6)]
@@ -89,7 +98,9 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
 
 
 @pytest.mark.local_only("who runs the jobs makes no difference")
-def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(cluster: Versions, tmp_path: Path) -> None:
+def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(
+    cluster: Versions, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     node = begin(cluster)
     running = cluster.send("hold", str(gate))

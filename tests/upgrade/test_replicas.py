@@ -1,4 +1,6 @@
-"""Replicas come and go, in order and not, under a stream of jobs: none is lost, and none runs twice."""
+"""Replicas come and go, in order and not, under a stream of jobs: none is lost, and none runs
+twice.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Ver
         left = [node for node in nodes if node is not leader]
         begun = time.monotonic()
         assert leading(cluster, left) is not leader
-        assert time.monotonic() - begun < 2.0  # it has resigned: nobody waits for its lease to run out
+        assert (
+            time.monotonic() - begun < 2.0
+        )  # it has resigned: nobody waits for its lease to run out
         leave(left[0])  # all but one
         eventually(lambda: len(stream.sent) > 15, "jobs that one alone takes")
         leave(left[1])  # none: messages wait in the broker, jobs in line, and what runs goes on
@@ -55,7 +59,8 @@ def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
         (other,) = [node for node in nodes if node is not leader]
         leave(other)
         eventually(lambda: len(stream.sent) > 20, "some more jobs")
-    # What Celery's transport had in hand at that very moment is nobody's to keep: that is said in the docs.
+    # What Celery's transport had in hand at that very moment is nobody's to keep: that is said in
+    # the docs.
     leave(fresh[0])
     cluster.send_again_what_the_transport_lost()
     replicas(cluster, "d")
@@ -63,8 +68,12 @@ def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
 
 
 @pytest.mark.local_only("nothing is launched here")
-def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_has_in_hand_at_once(cluster: Versions) -> None:
-    hour = {"GPUQUEUE_VISIBILITY_SECONDS": "3600"}  # nothing comes back in time by running out of that
+def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_has_in_hand_at_once(
+    cluster: Versions,
+) -> None:
+    hour = {
+        "GPUQUEUE_VISIBILITY_SECONDS": "3600"
+    }  # nothing comes back in time by running out of that
     (first,) = replicas(cluster, "first", **hour)
     sent = [cluster.send("work", number, countdown=3600) for number in range(400)]
     eventually(lambda: 20 < len(cluster.records()) < 390, "it is in the middle of them")

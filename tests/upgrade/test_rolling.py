@@ -1,4 +1,6 @@
-"""Dispatchers are replaced by those of another version while jobs wait, run and come: each runs once, and no result is lost."""
+"""Dispatchers are replaced by those of another version while jobs wait, run and come: each runs
+once, and no result is lost.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,25 @@ def test_every_job_runs_once_while_dispatchers_are_replaced_by_another_version(
     behind = cluster.send("work", 10_000, queue=EXCLUSIVE)
     later = cluster.send("work", 10_001, countdown=6)
     eventually(lambda: behind.state == later.state == "QUEUED", "one in line and one delayed")
-    instances = {record["id"]: record["instance"] for record in cluster.records() if record["state"] == "running"}
+    instances = {
+        record["id"]: record["instance"]
+        for record in cluster.records()
+        if record["state"] == "running"
+    }
     with Stream(cluster) as stream:
-        # As a Deployment with maxSurge 1 and maxUnavailable 0 does it: one more, and when that is ready, one less.
+        # As a Deployment with maxSurge 1 and maxUnavailable 0 does it: one more, and when that is
+        # ready, one less.
         for number, node in enumerate(old):
             fresh = cluster.begin(f"new{number}", after)
             cluster.ready(fresh)
             assert after is not NEW or probe(fresh, "/healthz")[0] == 200
             leave(node)
         eventually(lambda: (cluster.reader.leader() or "").startswith("new"), "a new leader")
-        now = {record["id"]: record["instance"] for record in cluster.records() if record["id"] in instances}
+        now = {
+            record["id"]: record["instance"]
+            for record in cluster.records()
+            if record["id"] in instances
+        }
         assert now == instances  # those that ran were left alone
         gate.touch()
         eventually(lambda: len(stream.sent) > 25, "some more jobs")
@@ -69,7 +80,8 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
     failed = cluster.send("fail", link_error=errback)
     with pytest.raises(ValueError, match="as asked"):
         failed.get(timeout=30)
-    # Stopped, out of time, and killed: who finishes these for their executor is an executor too, for the sake of the errback.
+    # Stopped, out of time, and killed: who finishes these for their executor is an executor too,
+    # for the sake of the errback.
     stopped = cluster.send("hold", str(tmp_path / "never"))
     overdue = cluster.send("hold", str(tmp_path / "never"), time_limit=1, link_error=errback)
     killed = cluster.send("hold", str(tmp_path / "never"), link_error=errback)
@@ -82,9 +94,12 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
         eventually(result.ready, error)
         assert type(result.result).__name__ == error
     for error in ("ValueError", "TimeLimitExceeded", "ExecutorDied"):
-        eventually(lambda error=error: f"errback {error}" in cluster.noted(), f"the errback of {error}")  # type: ignore[misc]
+        eventually(
+            lambda error=error: f"errback {error}" in cluster.noted(), f"the errback of {error}"
+        )  # type: ignore[misc]
     eventually(cluster.is_idle, "an idle queue")
-    # An older version counts nothing of what it does itself; jobs are accepted by dispatchers, and end by their executors.
+    # An older version counts nothing of what it does itself; jobs are accepted by dispatchers, and
+    # end by their executors.
     counts = cluster.client.hgetall(class_key("t4", "counts"))
     assert ("accepted:shared" in counts) == (old == "executors")
     assert ("ended:shared:SUCCEEDED" in counts) == (old == "dispatchers")

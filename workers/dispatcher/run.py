@@ -1,9 +1,19 @@
-"""A dispatcher of the T4's queues: what follows is handed to Celery's worker, where a later ``-Q`` replaces these queues."""
+"""A dispatcher of the T4's queues: what follows is handed to Celery's worker, where a later ``-Q``
+replaces these queues.
+"""
 
 import sys
 
 from celery.__main__ import main
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["-A", "gpuqueue", "worker", "-P", "threads", "-Q", "gpu.t4.shared,gpu.t4.exclusive"]
+    sys.argv[1:1] = [
+        "-A",
+        "gpuqueue",
+        "worker",
+        "-P",
+        "threads",
+        "-Q",
+        "gpu.t4.shared,gpu.t4.exclusive",
+    ]
     main()

@@ -1,6 +1,8 @@
-"""Look at an application as executors will see it: in a process of its own, since importing it runs its code.
+"""Look at an application as executors will see it: in a process of its own, since importing it runs
+its code.
 
-``python -m gpuqueue.cli.checks.application APP`` prints what :class:`Application` holds, as JSON on its last line.
+``python -m gpuqueue.cli.checks.application APP`` prints what :class:`Application` holds, as JSON on
+its last line.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ IMPORT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What matters of an application; ``error`` says why it cannot be imported. ``result_expires`` in seconds; None: never."""
+    """What matters of an application; ``error`` says why it cannot be imported. ``result_expires``
+    in seconds; None: never.
+    """
 
     error: str | None = None
     tasks: list[str] = field(default_factory=list)
@@ -38,7 +42,12 @@ def begin(name: str, env: Mapping[str, str] = os.environ) -> subprocess.Popen[st
     """Start to look at an application."""
     command = [sys.executable, "-m", "gpuqueue.cli.checks.application", name]
     return subprocess.Popen(
-        command, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
 
 
@@ -48,9 +57,16 @@ def finish(looking: subprocess.Popen[str], name: str) -> Application:
         out, _ = looking.communicate(timeout=IMPORT_SECONDS)
         return Application(**json.loads(out.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        return Application(error=f"GPUQUEUE_APP={name!r} was not imported within {IMPORT_SECONDS:.0f} s")
+        return Application(
+            error=f"GPUQUEUE_APP={name!r} was not imported within {IMPORT_SECONDS:.0f} s"
+        )
     except (ValueError, IndexError, TypeError):
-        return Application(error=f"GPUQUEUE_APP={name!r} ended the process that imported it (status {looking.returncode})")
+        return Application(
+            error=(
+                f"GPUQUEUE_APP={name!r} ended the process that imported it (status"
+                f" {looking.returncode})"
+            )
+        )
     finally:
         if looking.poll() is None:
             looking.kill()
@@ -69,7 +85,9 @@ def _look(name: str) -> Application:
         tasks=sorted(each for each in app.tasks if not each.startswith("celery.")),
         broker_url=app.conf.broker_url,
         result_backend=app.conf.result_backend,
-        result_expires=expires.total_seconds() if isinstance(expires, timedelta) else expires or None,
+        result_expires=(
+            expires.total_seconds() if isinstance(expires, timedelta) else expires or None
+        ),
         task_serializer=app.conf.task_serializer,
         result_serializer=app.conf.result_serializer,
         results_accepted=list(app.conf.result_accept_content or app.conf.accept_content or []),

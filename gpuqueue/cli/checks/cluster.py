@@ -1,4 +1,6 @@
-"""What ``gpuqueue doctor`` looks at in a Kubernetes cluster: access, rights, the Secret, nodes, and whether it takes our Jobs."""
+"""What ``gpuqueue doctor`` looks at in a Kubernetes cluster: access, rights, the Secret, nodes, and
+whether it takes our Jobs.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
     try:
         version = api.server_version()
     except ApiError as exc:
-        yield Check("cluster", Level.FAIL, f"{api.server}: {exc}", "start it, or correct KUBECONFIG")
+        yield Check(
+            "cluster", Level.FAIL, f"{api.server}: {exc}", "start it, or correct KUBECONFIG"
+        )
         return
     yield _version(api.server, version)
     try:
@@ -60,12 +64,18 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
 
 
 def _version(server: str, version: str) -> Check:
-    found = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.lstrip("v").split(".")[:2])
+    found = tuple(
+        int("".join(filter(str.isdigit, part)) or 0) for part in version.lstrip("v").split(".")[:2]
+    )
     saw = f"{server}, Kubernetes {version}"
     if found < LEAST:
         return Check("cluster", Level.FAIL, saw, f"use Kubernetes {LEAST[0]}.{LEAST[1]} or newer")
     newer = found > NEWEST
-    fix = f"newer than any that was tested ({NEWEST[0]}.{NEWEST[1]}): try it before you rely on it" if newer else ""
+    fix = (
+        f"newer than any that was tested ({NEWEST[0]}.{NEWEST[1]}): try it before you rely on it"
+        if newer
+        else ""
+    )
     return Check("cluster", Level.WARN if newer else Level.OK, saw, fix)
 
 
@@ -73,7 +83,11 @@ def _namespace(api: Requests) -> Iterator[Check]:
     try:
         found = api.get_namespace(api.namespace)
     except Forbidden:
-        yield Check("namespace", Level.OK, f"{api.namespace}: not looked at, `get namespaces` is not allowed")
+        yield Check(
+            "namespace",
+            Level.OK,
+            f"{api.namespace}: not looked at, `get namespaces` is not allowed",
+        )
         return
     except ApiError as exc:
         yield Check("namespace", Level.WARN, f"{api.namespace}: {exc}", "run the doctor again")
@@ -82,7 +96,12 @@ def _namespace(api: Requests) -> Iterator[Check]:
         fix = f"kubectl create namespace {api.namespace}, or set GPU_JOB_NAMESPACE"
         yield Check("namespace", Level.FAIL, f"{api.namespace} does not exist", fix)
     elif found.status.phase == "Terminating":
-        yield Check("namespace", Level.FAIL, f"{api.namespace} is being deleted", "set GPU_JOB_NAMESPACE to another")
+        yield Check(
+            "namespace",
+            Level.FAIL,
+            f"{api.namespace} is being deleted",
+            "set GPU_JOB_NAMESPACE to another",
+        )
     else:
         yield Check("namespace", Level.OK, api.namespace)
 
@@ -103,16 +122,29 @@ def _secret(api: Requests, name: str) -> Iterator[Check]:
     try:
         keys = api.get_secret_keys(name)
     except Forbidden:
-        yield Check("secret", Level.WARN, f"{name}: not looked at", "run the doctor as somebody who may `get secrets`")
+        yield Check(
+            "secret",
+            Level.WARN,
+            f"{name}: not looked at",
+            "run the doctor as somebody who may `get secrets`",
+        )
         return
     except ApiError as exc:
         yield Check("secret", Level.WARN, f"{name}: {exc}", "run the doctor again")
         return
-    fix = f"kubectl -n {api.namespace} create secret generic {name} --from-literal={_NEEDED_KEY}=redis://…"
+    fix = (
+        f"kubectl -n {api.namespace} create secret generic {name}"
+        f" --from-literal={_NEEDED_KEY}=redis://…"
+    )
     if keys is None:
         yield Check("secret", Level.FAIL, f"{name} does not exist", fix)
     elif _NEEDED_KEY not in keys:
-        yield Check("secret", Level.FAIL, f"{name} has no {_NEEDED_KEY}; it has {', '.join(sorted(keys)) or 'nothing'}", fix)
+        yield Check(
+            "secret",
+            Level.FAIL,
+            f"{name} has no {_NEEDED_KEY}; it has {', '.join(sorted(keys)) or 'nothing'}",
+            fix,
+        )
     else:
         yield Check("secret", Level.OK, f"{name} has {', '.join(sorted(keys))}")
 
@@ -125,12 +157,18 @@ def _job(api: Requests, name: str, manifest: Manifest) -> Check:
     except ApiError as exc:
         if exc.passing:
             return Check("jobs", Level.WARN, f"{name}: not checked: {exc}", "run the doctor again")
-        fix = "allow what is missing" if isinstance(exc, Forbidden) else "correct what the server names"
+        fix = (
+            "allow what is missing"
+            if isinstance(exc, Forbidden)
+            else "correct what the server names"
+        )
         return Check("jobs", Level.FAIL, f"{name}: the server would not take its Jobs: {exc}", fix)
     return Check("jobs", Level.OK, f"{name}: the server would take its Jobs (image {image})")
 
 
-def _nodes(api: Requests, classes: Mapping[str, GpuClass], jobs: Mapping[str, Manifest]) -> Iterator[Check]:
+def _nodes(
+    api: Requests, classes: Mapping[str, GpuClass], jobs: Mapping[str, Manifest]
+) -> Iterator[Check]:
     try:
         nodes = api.list_nodes()
     except Forbidden:

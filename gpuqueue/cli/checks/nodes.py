@@ -15,7 +15,9 @@ _NAMED = 12
 
 
 def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Check:
-    """Whether the nodes that its pods may go to have as many shares as the class has slots. ``pod``: the spec of one."""
+    """Whether the nodes that its pods may go to have as many shares as the class has slots.
+    ``pod``: the spec of one.
+    """
     selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
     resource, wanted = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
     chosen = [node for node in nodes if _selected(node, selector) and _shares(node, resource)]
@@ -23,17 +25,33 @@ def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) ->
     usable = [node for node in chosen if node.metadata.name not in out]
     shares = sum(_shares(node, resource) for node in usable)
     where = f" on nodes with {_labels(selector)}" if selector else ""
-    on = _some([f"{node.metadata.name} ({_made_of(node, resource)})" for node in usable]) or "no node"
+    on = (
+        _some([f"{node.metadata.name} ({_made_of(node, resource)})" for node in usable])
+        or "no node"
+    )
     saw = f"{gpu_class.name}: {wanted} slots, {shares} of {resource} on {on}"
     if out:
         saw += f"; not counted: {_some([f'{name} ({why})' for name, why in out.items()])}"
     if not shares and out:
-        return Check("nodes", Level.FAIL, saw, "mend or uncordon one, or let the class tolerate its taint (tolerations)")
+        return Check(
+            "nodes",
+            Level.FAIL,
+            saw,
+            "mend or uncordon one, or let the class tolerate its taint (tolerations)",
+        )
     if not shares:
-        return Check("nodes", Level.FAIL, saw, f"have {resource} advertised{where}: device plugin, time-slicing or MIG")
+        return Check(
+            "nodes",
+            Level.FAIL,
+            saw,
+            f"have {resource} advertised{where}: device plugin, time-slicing or MIG",
+        )
     if shares < wanted:
         return Check(
-            "nodes", Level.WARN, saw, f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE"
+            "nodes",
+            Level.WARN,
+            saw,
+            f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE",
         )
     return Check("nodes", Level.OK, saw)
 
@@ -48,10 +66,17 @@ def _shares(node: Node, resource: str) -> int:
 
 
 def _made_of(node: Node, resource: str) -> str:
-    """Say how many shares a node has: GPUs × replicas where its labels (of GPU feature discovery) tell."""
+    """Say how many shares a node has: GPUs × replicas where its labels (of GPU feature discovery)
+    tell.
+    """
     labels, shares = node.metadata.labels or {}, _shares(node, resource)
     count, replicas = labels.get(f"{resource}.count", ""), labels.get(f"{resource}.replicas", "")
-    if count.isdecimal() and replicas.isdecimal() and int(replicas) > 1 and int(count) * int(replicas) == shares:
+    if (
+        count.isdecimal()
+        and replicas.isdecimal()
+        and int(replicas) > 1
+        and int(count) * int(replicas) == shares
+    ):
         return f"{count} × {replicas}"
     return str(shares)
 
@@ -64,14 +89,18 @@ def _out(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> str:
         return "cordoned"
     for taint in node.spec.taints:
         kept_off = taint.effect != "PreferNoSchedule"
-        if kept_off and not any(_tolerates(each, taint.key, taint.value, taint.effect) for each in tolerations):
+        if kept_off and not any(
+            _tolerates(each, taint.key, taint.value, taint.effect) for each in tolerations
+        ):
             return f"taint {taint.key}{'=' if taint.value else ''}{taint.value}:{taint.effect}"
     return ""
 
 
 def _some(names: Sequence[str]) -> str:
     """Name the first of many."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(names[:_NAMED]) + (
+        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    )
 
 
 def _tolerates(toleration: Mapping[str, Any], key: str, value: str, effect: str) -> bool:

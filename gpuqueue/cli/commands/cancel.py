@@ -24,14 +24,21 @@ _WORDS = {
     "stopping": "is being stopped; its result will be REVOKED",
     "finishing": "is ending already",
     "ended": "had already ended",
-    "unknown": f"is not known here (yet): should it come within {REVOKED_FOR / 3600:.0f} hours, it will be REVOKED",
+    "unknown": (
+        f"is not known here (yet): should it come within {REVOKED_FOR / 3600:.0f} hours, it will be"
+        " REVOKED"
+    ),
 }
 
 
 @click.command()
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @click.option(
-    "--wait", "wait_seconds", type=click.FloatRange(min=0), default=0.0, help="Wait until they have ended, at most this long (s)."
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Wait until they have ended, at most this long (s).",
 )
 @render.json_option
 def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
@@ -54,8 +61,12 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
     else:
         for each in outcomes:
             click.echo(say(each))
-        if not alive and any(each["outcome"] in ("cancelled", "stopping", "finishing") for each in outcomes):
-            click.echo("no dispatcher is alive: this is kept, and REVOKED will be written when one starts")
+        if not alive and any(
+            each["outcome"] in ("cancelled", "stopping", "finishing") for each in outcomes
+        ):
+            click.echo(
+                "no dispatcher is alive: this is kept, and REVOKED will be written when one starts"
+            )
     if any(each["outcome"] == "ended" for each in outcomes):
         return ALREADY_ENDED
     return STILL_THERE if any(each.get("ended") is False for each in outcomes) else 0
@@ -67,13 +78,17 @@ def cancel_one(state: State, job_id: str) -> dict[str, Any]:
     outcome, _ = line.cancel_everywhere(state.reader.classes(), job_id)
     record = find(state, job_id)
     if record and outcome == "unknown" and record.get("reason") != "RETRIED":
-        outcome = "ended" if record["state"] == "ended" else "finishing"  # it was refused: no class has it
+        outcome = (
+            "ended" if record["state"] == "ended" else "finishing"
+        )  # it was refused: no class has it
     return {"id": job_id, "outcome": outcome, "reason": record.get("reason") if record else None}
 
 
 def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    pending = [each for each in outcomes if each["outcome"] in ("cancelled", "stopping", "finishing")]
+    pending = [
+        each for each in outcomes if each["outcome"] in ("cancelled", "stopping", "finishing")
+    ]
     for each in pending:
         each["ended"] = False
     while True:
@@ -82,7 +97,9 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
             unconfirmed = record if record and record.get("wait") == WaitReason.UNCONFIRMED else {}
             each["wait"], each["detail"] = unconfirmed.get("wait"), unconfirmed.get("detail")
             # A slot is free, and its process gone, when the attempt has been released too.
-            if record is None or (record["state"] == "ended" and ("admitted" not in record or "released" in record)):
+            if record is None or (
+                record["state"] == "ended" and ("admitted" not in record or "released" in record)
+            ):
                 each["ended"] = True
                 each["reason"] = record.get("reason") if record else None
         pending = [each for each in pending if not each["ended"]]

@@ -23,7 +23,21 @@ def classes(as_json: bool) -> None:
     columns = ("CLASS", "RESOURCE", "SHARED", "EXCLUSIVE", "MEMORY", "PATIENCE", "QUEUES")
     rows = []
     for each in map(gpu_class, found.values()):
-        patience = f"{each.exclusive_patience} shared, {each.shared_patience} exclusive" if each.has_sharing else ""
+        patience = (
+            f"{each.exclusive_patience} shared, {each.shared_patience} exclusive"
+            if each.has_sharing
+            else ""
+        )
         memory = render.memory(each.memory)
-        rows.append((each.name, each.resource, each.shared_slots, each.exclusive_slots, memory, patience, " ".join(each.queues)))
+        rows.append(
+            (
+                each.name,
+                each.resource,
+                each.shared_slots,
+                each.exclusive_slots,
+                memory,
+                patience,
+                " ".join(each.queues),
+            )
+        )
     render.console().print(render.table(columns, rows))

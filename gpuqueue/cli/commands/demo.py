@@ -1,4 +1,6 @@
-"""``gpuqueue demo``: real training jobs through a real queue on this machine, watched live, then checked."""
+"""``gpuqueue demo``: real training jobs through a real queue on this machine, watched live, then
+checked.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,32 @@ CLASS = "t4"
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("gpuqueue-demo"), show_default=True)
-@click.option("--slots", type=click.IntRange(2, 8), default=4, show_default=True, help="Shared jobs at once.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("gpuqueue-demo"),
+    show_default=True,
+)
+@click.option(
+    "--slots", type=click.IntRange(2, 8), default=4, show_default=True, help="Shared jobs at once."
+)
 def demo(output: Path, slots: int) -> int:
-    """Train networks on handwritten digits as GPU jobs (on the CPU without a GPU), and check what was promised.
+    """Train networks on handwritten digits as GPU jobs (on the CPU without a GPU), and check what
+    was promised.
 
-    Ends with 0 if every promise held, else with 1. Writes timeline.html, results.json and the dispatcher's log to --output.
+    Ends with 0 if every promise held, else with 1. Writes timeline.html, results.json and the
+    dispatcher's log to --output.
     """
     root, output, console = find_checkout(), output.absolute(), Console()
     output.mkdir(parents=True, exist_ok=True)
     log = output / "dispatcher.log"
     log.unlink(missing_ok=True)
     console.print(
-        Text(f"starting Redis and a dispatcher with {slots} shared slots and 1 exclusive (log: {_shown(log)})"), soft_wrap=True
+        Text(
+            f"starting Redis and a dispatcher with {slots} shared slots and 1 exclusive (log:"
+            f" {_shown(log)})"
+        ),
+        soft_wrap=True,
     )
     extra = {
         # What the environment says of a real cluster is not meant here; empty is unset.
@@ -53,13 +68,18 @@ def demo(output: Path, slots: int) -> int:
         "GPU_EXECUTION_MODE": "local",
         "T4_SHARED_SLOTS": str(slots),
         "T4_EXCLUSIVE_SLOTS": "1",
-        # Two later shared jobs may overtake a waiting exclusive one, so that a short demo shows its turn coming.
+        # Two later shared jobs may overtake a waiting exclusive one, so that a short demo shows its
+        # turn coming.
         "GPUQUEUE_EXCLUSIVE_PATIENCE": "2",
         # Jobs side by side share the cores: one thread each, or they would fight for them.
         "OMP_NUM_THREADS": "1",
     }
     # Executors import the application from where they are started.
-    with contextlib.chdir(root), stoppable(), Stack(APP, extra_env=extra, log_level="warning", log_file=log) as stack:
+    with (
+        contextlib.chdir(root),
+        stoppable(),
+        Stack(APP, extra_env=extra, log_level="warning", log_file=log) as stack,
+    ):
         submit = _application(root, stack.env)
         reader = Reader(connect(stack.redis_url))
         story = Story(submit, reader, GpuClass(**reader.classes()[CLASS]), slots)
@@ -83,7 +103,10 @@ def find_checkout() -> Path:
     for folder in (Path(gpuqueue.__file__).parent.parent, here, *here.parents):
         if (folder / "examples" / "digits" / "app.py").is_file():
             return folder.resolve()
-    raise GpuQueueError("the demo's application (examples/digits) is not installed; run `make demo` in a checkout of gpuqueue")
+    raise GpuQueueError(
+        "the demo's application (examples/digits) is not installed; run `make demo` in a checkout"
+        " of gpuqueue"
+    )
 
 
 def _application(root: Path, env: Mapping[str, str]) -> Any:
@@ -93,7 +116,9 @@ def _application(root: Path, env: Mapping[str, str]) -> Any:
     try:
         return import_module("examples.digits.submit")
     except ModuleNotFoundError as exc:
-        raise GpuQueueError(f"the demo needs {exc.name}, which is not installed; pip install 'gpuqueue[demo]'") from exc
+        raise GpuQueueError(
+            f"the demo needs {exc.name}, which is not installed; pip install 'gpuqueue[demo]'"
+        ) from exc
 
 
 def _outcome(label: str, seen: Evidence) -> str:
@@ -105,12 +130,25 @@ def _outcome(label: str, seen: Evidence) -> str:
 
 def _write(output: Path, seen: Evidence, checks: list[Check], story: Story) -> None:
     now = story.begin + story.seconds
-    entries = [Entry(label, record, " ".join(_outcome(label, seen).split()), now) for label, record in seen.records.items()]
+    entries = [
+        Entry(label, record, " ".join(_outcome(label, seen).split()), now)
+        for label, record in seen.records.items()
+    ]
     where = f"{seen.slots} shared slots of one GPU class"
-    subtitle = f"{len(entries)} jobs on {where} in {seen.seconds:.0f} s; times from the queue's own records"
-    (output / "timeline.html").write_text(page("gpuqueue demo", subtitle, entries), encoding="utf-8")
-    jobs = {label: {**record, "outcome": _outcome(label, seen)} for label, record in seen.records.items()}
-    verdicts = [{"promise": each.promise, "held": each.held, "shown": each.shown} for each in checks]
+    subtitle = (
+        f"{len(entries)} jobs on {where} in {seen.seconds:.0f} s; times from the queue's own"
+        " records"
+    )
+    (output / "timeline.html").write_text(
+        page("gpuqueue demo", subtitle, entries), encoding="utf-8"
+    )
+    jobs = {
+        label: {**record, "outcome": _outcome(label, seen)}
+        for label, record in seen.records.items()
+    }
+    verdicts = [
+        {"promise": each.promise, "held": each.held, "shown": each.shown} for each in checks
+    ]
     best = seen.answers.get(seen.best)
     results = {
         "seconds": round(seen.seconds, 1),
@@ -124,11 +162,17 @@ def _write(output: Path, seen: Evidence, checks: list[Check], story: Story) -> N
 def _tell(console: Console, output: Path, seen: Evidence, checks: list[Check]) -> int:
     best = seen.answers.get(seen.best)
     if isinstance(best, Mapping):
-        told = f"{best['hidden']} neurons at rate {best['rate']}: accuracy {best['accuracy']:.4f} on {best['device']}"
+        told = (
+            f"{best['hidden']} neurons at rate {best['rate']}: accuracy {best['accuracy']:.4f} on"
+            f" {best['device']}"
+        )
         console.print(Text(f"best network: {told}", style="bold"), soft_wrap=True)
     for each in checks:
         mark, style = ("✓", "green") if each.held else ("✗", "bold red")
-        console.print(Text.assemble((f"{mark} ", style), each.promise, (f"  ({each.shown})", "dim")), soft_wrap=True)
+        console.print(
+            Text.assemble((f"{mark} ", style), each.promise, (f"  ({each.shown})", "dim")),
+            soft_wrap=True,
+        )
     for name in ("timeline.html", "results.json"):
         console.print(Text(f"wrote {_shown(output / name)}"), soft_wrap=True)
     return 0 if all(each.held for each in checks) else 1

@@ -20,13 +20,30 @@ LOOK = 0.2
 
 
 @click.command()
-@click.option("-A", "--app", envvar="GPUQUEUE_APP", required=True, help="Your application: what follows `celery -A`.")
-@click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65_535), help="Flower's port; 0: any free one.")
+@click.option(
+    "-A",
+    "--app",
+    envvar="GPUQUEUE_APP",
+    required=True,
+    help="Your application: what follows `celery -A`.",
+)
+@click.option(
+    "--port",
+    default=5555,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Flower's port; 0: any free one.",
+)
 @click.option("--no-flower", is_flag=True, help="Without Flower.")
-@click.option("--redis-url", help="Use this Redis instead of CELERY_BROKER_URL, or of a private one.")
-@click.option("-l", "--loglevel", default="info", show_default=True, help="Log level of the dispatcher.")
+@click.option(
+    "--redis-url", help="Use this Redis instead of CELERY_BROKER_URL, or of a private one."
+)
+@click.option(
+    "-l", "--loglevel", default="info", show_default=True, help="Log level of the dispatcher."
+)
 def dev(app: str, port: int, no_flower: bool, redis_url: str | None, loglevel: str) -> int:
-    """Run all that development needs until Ctrl-C: a Redis unless CELERY_BROKER_URL names one, a dispatcher, Flower.
+    """Run all that development needs until Ctrl-C: a Redis unless CELERY_BROKER_URL names one, a
+    dispatcher, Flower.
 
     Exit status: 0 after Ctrl-C; 1 when a process of it ended by itself.
     """
@@ -34,8 +51,15 @@ def dev(app: str, port: int, no_flower: bool, redis_url: str | None, loglevel: s
         os.environ["CELERY_BROKER_URL"] = redis_url
     settings = load(app=app)
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-    devices.deal(configured(settings).values(), found)  # what a dispatcher would refuse is told before anything starts
-    stack = Stack(app, broker_url=settings.broker_url, flower_port=None if no_flower else port, log_level=loglevel)
+    devices.deal(
+        configured(settings).values(), found
+    )  # what a dispatcher would refuse is told before anything starts
+    stack = Stack(
+        app,
+        broker_url=settings.broker_url,
+        flower_port=None if no_flower else port,
+        log_level=loglevel,
+    )
     looking = application.begin(app)
     try:
         with stoppable():
@@ -70,7 +94,9 @@ def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> st
     """Say what runs, and how to use it."""
     classes = configured(settings)
     queues = [queue for each in classes.values() for queue in each.queues]
-    gpus = [f"{each.index}: {each.name}, {each.memory / 2**30:.0f}GiB" for each in found] or ["none; jobs run on the CPU"]
+    gpus = [f"{each.index}: {each.name}, {each.memory / 2**30:.0f}GiB" for each in found] or [
+        "none; jobs run on the CPU"
+    ]
     export = {key: stack.env[key] for key in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")}
     if settings.state_url and "GPUQUEUE_REDIS_URL" in stack.env:
         export["GPUQUEUE_REDIS_URL"] = stack.env["GPUQUEUE_REDIS_URL"]
@@ -100,4 +126,8 @@ def _warn(seen: application.Application) -> None:
     if seen.error:
         click.echo(f"warning: {seen.error}", err=True)
     elif not seen.tasks:
-        click.echo("warning: the application has no tasks; import them where it is made, or list them in `include`", err=True)
+        click.echo(
+            "warning: the application has no tasks; import them where it is made, or list them in"
+            " `include`",
+            err=True,
+        )

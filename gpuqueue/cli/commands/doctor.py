@@ -28,7 +28,9 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 @click.option("-A", "--app", help="The application to check, instead of GPUQUEUE_APP.")
 @render.json_option
 def doctor(app: str | None, as_json: bool) -> int:
-    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application. Exit status: 1 if anything is FAIL."""
+    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application. Exit
+    status: 1 if anything is FAIL.
+    """
     found = []
     for each in examine(app):
         found.append(each)
@@ -49,7 +51,9 @@ def examine(app: str | None) -> Iterator[Check]:
     except SettingsError as exc:
         yield Check.failed("settings", exc)
         return
-    yield Check("settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}")
+    yield Check(
+        "settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}"
+    )
     name = app or settings.app
     looking = application.begin(name) if name else None
     state = _connect(settings, url, settings.redis_setting)
@@ -88,10 +92,19 @@ def _broker(settings: Settings, url: str) -> Iterator[Check]:
     """The broker, where the queue's own state lives elsewhere."""
     broker = settings.broker_url
     if not broker:
-        yield Check("broker", Level.FAIL, "CELERY_BROKER_URL is not set", "set it to the applications' broker")
+        yield Check(
+            "broker",
+            Level.FAIL,
+            "CELERY_BROKER_URL is not set",
+            "set it to the applications' broker",
+        )
     elif settings.state_url:
         found = _connect(settings, broker, "CELERY_BROKER_URL")
-        yield Check("broker", Level.OK, mask(broker)) if isinstance(found, State) else replace(found, name="broker")
+        yield (
+            Check("broker", Level.OK, mask(broker))
+            if isinstance(found, State)
+            else replace(found, name="broker")
+        )
 
 
 def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
@@ -100,7 +113,12 @@ def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check
     try:
         from gpuqueue.cli.checks.cluster import cluster
     except ImportError as exc:
-        yield Check("cluster", Level.FAIL, f"{exc.name} is not installed", "pip install 'gpuqueue[kubernetes]'")
+        yield Check(
+            "cluster",
+            Level.FAIL,
+            f"{exc.name} is not installed",
+            "pip install 'gpuqueue[kubernetes]'",
+        )
         return
     yield from cluster(settings, classes)
 
@@ -119,6 +137,8 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
 
 def _show(each: Check) -> None:
     out = render.console()
-    out.print(f"[{_COLOURS[each.level]}]{each.level:<4}[/]  {escape(each.name)}: {escape(each.saw)}")
+    out.print(
+        f"[{_COLOURS[each.level]}]{each.level:<4}[/]  {escape(each.name)}: {escape(each.saw)}"
+    )
     if each.fix:
         out.print(f"      {escape(each.fix)}")

@@ -19,19 +19,29 @@ from gpuqueue.store.client import Unavailable
 
 #: Seconds between two looks at a job that is followed.
 LOOK_EVERY = 0.5
-#: Seconds after an end within which its log is kept, or its Celery retry known: one that went to another queue never is.
+#: Seconds after an end within which its log is kept, or its Celery retry known: one that went to
+#: another queue never is.
 SETTLED = 10.0
 NONE = 1
 
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended, from attempt to attempt.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on until the job has ended, from attempt to attempt."
+)
 @click.option("--attempt", type=click.IntRange(1), help="Which attempt; the newest by default.")
-@click.option("--tail", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Lines from the end, at most.")
+@click.option(
+    "--tail",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Lines from the end, at most.",
+)
 @render.json_option
 def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
-    """Print the log of a job: of its pod while that lives, and what was kept of it after. ID: the Celery task id.
+    """Print the log of a job: of its pod while that lives, and what was kept of it after. ID: the
+    Celery task id.
 
     Exit status: 0; 1 if there is none to be had.
     """
@@ -55,7 +65,9 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: boo
 
 
 class _Following:
-    """One log that is followed. An attempt is known by its holder's name: a Celery retry counts its attempts anew."""
+    """One log that is followed. An attempt is known by its holder's name: a Celery retry counts its
+    attempts anew.
+    """
 
     def __init__(self, state: State, job_id: str, tail: int) -> None:
         self._state, self._job_id, self._tail = state, job_id, tail
@@ -66,7 +78,9 @@ class _Following:
         self._wrote = False
 
     def until_its_end(self) -> int:
-        """Print what is written until the job has ended; what it waits for goes to stderr, once for each change."""
+        """Print what is written until the job has ended; what it waits for goes to stderr, once for
+        each change.
+        """
         while True:
             try:
                 status = self._turn()
@@ -78,7 +92,9 @@ class _Following:
                     return status
 
     def _turn(self) -> int | None:
-        """Look at the job once, and print what its pod writes; answers the exit status when no more can come."""
+        """Look at the job once, and print what its pod writes; answers the exit status when no more
+        can come.
+        """
         record = find(self._state, self._job_id)
         if record is None:
             return 0 if self._wrote else _unknown(self._job_id)
@@ -109,16 +125,23 @@ class _Following:
         return record.get("reason") != EndReason.RETRIED and (released or not new)
 
     def _stream(self, record: Record, new: bool) -> str | None:
-        """Print a pod's log as it is written, until its container ends; where nothing came, answer what that waits for."""
+        """Print a pod's log as it is written, until its container ends; where nothing came, answer
+        what that waits for.
+        """
         from gpuqueue.launchers.kubernetes.api.errors import ApiError
 
         if new:
             self._seam = Seam(self._tail)
         written = False
         try:
-            for text in self._seam.join(pod_logs.follow(record, self._tail if new else self._seam.tail)):
+            for text in self._seam.join(
+                pod_logs.follow(record, self._tail if new else self._seam.tail)
+            ):
                 if self._seam.lost and not written:
-                    self._say("the log broke off and goes on; some of what was written meanwhile is not shown")
+                    self._say(
+                        "the log broke off and goes on; some of what was written meanwhile is not"
+                        " shown"
+                    )
                 click.echo(text, nl=False)
                 written = self._wrote = True
                 self._shown, self._open = record, True
@@ -129,7 +152,9 @@ class _Following:
         return None if written else _waits(record)
 
     def _print_missed(self, record: Record) -> None:
-        """Print the rest of the attempt that was shown, and what was kept of those that came and went between two looks."""
+        """Print the rest of the attempt that was shown, and what was kept of those that came and
+        went between two looks.
+        """
         if self._shown is None:
             return
         if self._open:
@@ -142,16 +167,23 @@ class _Following:
             self._shown = {**record, "attempt": attempt}
 
     def _print_rest(self, record: Record) -> None:
-        """Print what came after the last stream of an attempt that has ended, as far as it can be told from what was shown."""
+        """Print what came after the last stream of an attempt that has ended, as far as it can be
+        told from what was shown.
+        """
         try:
             text = pod_logs.read(self._state, record, record.get("attempt", 0), self._seam.tail)
         except GpuQueueError:
             text = ""
         self._open = False
-        text = "".join(lines_of(text)[-self._seam.tail :])  # what was kept may begin long before what was shown
+        text = "".join(
+            lines_of(text)[-self._seam.tail :]
+        )  # what was kept may begin long before what was shown
         rest = "".join(self._seam.join([text]))
         if self._seam.lost:
-            self._say(f"the log broke off before its end; `gpuqueue logs {self._job_id}` shows what was kept")
+            self._say(
+                f"the log broke off before its end; `gpuqueue logs {self._job_id}` shows what was"
+                " kept"
+            )
         elif rest:
             self._print(rest)
 
@@ -167,7 +199,11 @@ class _Following:
 
 def _waits(record: Record) -> str:
     """Say what a job waits for; nothing of one that runs."""
-    if record["state"] in BEFORE_SLOT or record["state"] == JobState.LAUNCHING or record.get("wait"):
+    if (
+        record["state"] in BEFORE_SLOT
+        or record["state"] == JobState.LAUNCHING
+        or record.get("wait")
+    ):
         return " ".join(filter(None, (record["state"], record.get("wait"), record.get("detail"))))
     return ""
 
@@ -190,7 +226,10 @@ def _none(record: Record, attempt: int | None) -> int:
         text = f"{name} has no attempt {attempt}; its newest is {newest}"
     elif pod_logs.is_process(record):
         host = record["instance"].partition(":")[0]
-        text = f"{name} is a process on {host}: what it writes stands in the log of its dispatcher there"
+        text = (
+            f"{name} is a process on {host}: what it writes stands in the log of its dispatcher"
+            " there"
+        )
     elif attempt is not None and attempt < newest:
         text = f"{name}: nothing was kept of attempt {attempt}"
     elif record["state"] != JobState.ENDED:

@@ -33,14 +33,34 @@ FAILED = 1
 @click.command()
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.option("--class", "gpu_class", default="auto", show_default=True, help="The GPU class; auto and mig choose one.")
+@click.option(
+    "--class",
+    "gpu_class",
+    default="auto",
+    show_default=True,
+    help="The GPU class; auto and mig choose one.",
+)
 @click.option("--isolation", help="shared or exclusive.")
-@click.option("--env", "-e", multiple=True, metavar="NAME=TEXT", help="A variable of the container; may be repeated.")
+@click.option(
+    "--env",
+    "-e",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="A variable of the container; may be repeated.",
+)
 @click.option("--working-dir", help="Where the command starts.")
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is killed.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which it is killed.",
+)
 @click.option("--tenant", help="Whose job it is.")
 @click.option("--detach", is_flag=True, help="Print the id and leave.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait; it goes on afterwards.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds to wait; it goes on afterwards.",
+)
 def run(
     image: str,
     command: tuple[str, ...],
@@ -53,12 +73,13 @@ def run(
     detach: bool,
     timeout: float | None,
 ) -> int:
-    """Run IMAGE as a job, with COMMAND in place of its ENTRYPOINT, wait for it, and print the end of its log.
+    """Run IMAGE as a job, with COMMAND in place of its ENTRYPOINT, wait for it, and print the end
+    of its log.
 
     COMMAND stands behind '--' where a word of it begins with '-'. Ctrl-C cancels the job.
 
-    Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over); 130 if it was cancelled; 2
-    for what the queue refuses.
+    Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over);
+    130 if it was cancelled; 2 for what the queue refuses.
     """
     state = open_state()
     limits: dict[str, Any] = {"time_limit": time_limit} if time_limit else {}
@@ -68,8 +89,15 @@ def run(
         raise GpuQueueError("CELERY_BROKER_URL is not set; set it as for dispatchers")
     _check_taker(state, gpu_class)
     job_id = uuid()
-    with Celery("gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False) as app, stoppable():
-        signature = container(image, list(command), env=_variables(env), working_dir=working_dir, app=app)
+    with (
+        Celery(
+            "gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False
+        ) as app,
+        stoppable(),
+    ):
+        signature = container(
+            image, list(command), env=_variables(env), working_dir=working_dir, app=app
+        )
         try:
             result = signature.apply_async(task_id=job_id, **options)
             if detach:
@@ -83,7 +111,10 @@ def run(
             click.echo("gpuqueue: cancelled", err=True)
             return CANCELLED
         except TookTooLong:
-            click.echo(f"gpuqueue: not within {timeout:g} s; it goes on: gpuqueue logs -f {job_id}", err=True)
+            click.echo(
+                f"gpuqueue: not within {timeout:g} s; it goes on: gpuqueue logs -f {job_id}",
+                err=True,
+            )
             return FAILED
         except InvalidJob:
             raise
@@ -97,7 +128,9 @@ def _check_taker(state: State, gpu_class: str) -> None:
     """Refuse a class that no dispatcher has; warn where none is there to take the job."""
     classes = state.reader.classes()
     if classes and gpu_class not in (*CHOOSING, *classes):
-        raise GpuQueueError(f"--class={gpu_class!r} is unknown; dispatchers have: {', '.join(classes)}")
+        raise GpuQueueError(
+            f"--class={gpu_class!r} is unknown; dispatchers have: {', '.join(classes)}"
+        )
     if not state.dispatchers():
         click.echo(f"gpuqueue: {NO_DISPATCHER_NOW if classes else NO_DISPATCHER_EVER}", err=True)
 
@@ -115,7 +148,9 @@ def _print(answer: Any) -> int:
 
 
 def _failed(state: State, job_id: str, exc: Exception) -> int:
-    """Print the log as for a job that succeeded, say why it failed, and answer the container's exit code."""
+    """Print the log as for a job that succeeded, say why it failed, and answer the container's exit
+    code.
+    """
     try:
         record = find(state, job_id)
         log = kept(state, record, record.get("attempt", 0)) if record else ""
@@ -132,7 +167,9 @@ def _failed(state: State, job_id: str, exc: Exception) -> int:
 
 
 def _out_of_sight(job_id: str, exc: Exception) -> GpuQueueError:
-    return GpuQueueError(f"job {job_id} is out of sight: {exc}; `gpuqueue why {job_id}` says where it stands")
+    return GpuQueueError(
+        f"job {job_id} is out of sight: {exc}; `gpuqueue why {job_id}` says where it stands"
+    )
 
 
 def _cancel(state: State, job_id: str) -> int:
@@ -143,7 +180,9 @@ def _cancel(state: State, job_id: str) -> int:
             for name in classes:
                 lease.wake(state.client, name)
         except RedisError as exc:
-            raise GpuQueueError(f"{job_id} may not be cancelled: {exc}; repeat `gpuqueue cancel {job_id}`") from exc
+            raise GpuQueueError(
+                f"{job_id} may not be cancelled: {exc}; repeat `gpuqueue cancel {job_id}`"
+            ) from exc
     if classes:
         click.echo(f"gpuqueue: {say(outcome)}", err=True)
     else:  # nothing says in which class to remember it

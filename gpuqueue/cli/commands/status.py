@@ -18,11 +18,17 @@ from gpuqueue.model.names import ISOLATIONS
 
 @click.command()
 @click.option(
-    "--most", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Waiting jobs to list of each isolation."
+    "--most",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Waiting jobs to list of each isolation.",
 )
 @render.json_option
 def status(most: int, as_json: bool) -> None:
-    """Show classes, slots in use, who holds them, who waits and why, and which dispatchers are alive."""
+    """Show classes, slots in use, who holds them, who waits and why, and which dispatchers are
+    alive.
+    """
     found = collect(open_state(), most)
     if as_json:
         render.emit(found)
@@ -47,15 +53,25 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
     built = gpu_class(spec)
     waiting = []
     for kind in ISOLATIONS:
-        # The reason is the isolation's, not the job's: one question to Redis answers it for all of them.
-        first = state.reader.why(built, view.waiting[kind][0]["delivery"], 0) if view.waiting[kind] else None
+        # The reason is the isolation's, not the job's: one question to Redis answers it for all of
+        # them.
+        first = (
+            state.reader.why(built, view.waiting[kind][0]["delivery"], 0)
+            if view.waiting[kind]
+            else None
+        )
         for place, record in enumerate(view.waiting[kind], 1):
             reason = first.reason if first and first.place else None
-            waiting.append({**job(record), "place": place, "reason": reason, "since": record.get("created")})
+            waiting.append(
+                {**job(record), "place": place, "reason": reason, "since": record.get("created")}
+            )
     return {
         "name": name,
         "resource": built.resource,
-        "slots": {kind: {"used": len(view.holders[kind]), "total": built.slots(kind)} for kind in ISOLATIONS},
+        "slots": {
+            kind: {"used": len(view.holders[kind]), "total": built.slots(kind)}
+            for kind in ISOLATIONS
+        },
         "holders": [_holder(record) for kind in ISOLATIONS for record in view.holders[kind]],
         "waiting": waiting,
         "waiting_total": view.waiting_total,
@@ -69,7 +85,12 @@ def _holder(record: Record) -> dict[str, Any]:
     shown = job(record)
     # What keeps it from running, or from ending, says more than its state.
     stands = shown.get("wait") or shown["state"]
-    return {**shown, "stands": stands, "where": shown.get("device", shown.get("node")), "since": since(record)}
+    return {
+        **shown,
+        "stands": stands,
+        "where": shown.get("device", shown.get("node")),
+        "since": since(record),
+    }
 
 
 def show(out: Console, found: dict[str, Any]) -> None:
@@ -80,7 +101,10 @@ def show(out: Console, found: dict[str, Any]) -> None:
     elif not alive:
         out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
     else:
-        out.print(f"dispatchers: {escape(', '.join(f'{each} (leads)' if each == leader else each for each in alive))}")
+        out.print(
+            "dispatchers:"
+            f" {escape(', '.join(f'{each} (leads)' if each == leader else each for each in alive))}"
+        )
     for queue, total in found["unaccepted"].items():
         out.print(f"{total} in {escape(queue)} not taken by any dispatcher yet")
     for each in found["classes"]:
@@ -88,26 +112,46 @@ def show(out: Console, found: dict[str, Any]) -> None:
 
 
 def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
-    slots = [f"{kind} {each['slots'][kind]['used']}/{each['slots'][kind]['total']}" for kind in ISOLATIONS if _has(each, kind)]
+    slots = [
+        f"{kind} {each['slots'][kind]['used']}/{each['slots'][kind]['total']}"
+        for kind in ISOLATIONS
+        if _has(each, kind)
+    ]
     counts = [f"waiting {sum(each['waiting_total'].values())}"]
     counts += [f"{name} {each[name]}" for name in ("delayed", "finishing") if each[name]]
     if each["gate"]:
         counts.append(f"gate {'closed for an exclusive job' if each['gate']['closed'] else 'open'}")
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
     if each["holders"]:
-        columns: tuple[str, ...] = ("RUNNING", "NAME", "ISOLATION", "STATE", "ATTEMPT", "GPU", "WORKER")
+        columns: tuple[str, ...] = (
+            "RUNNING",
+            "NAME",
+            "ISOLATION",
+            "STATE",
+            "ATTEMPT",
+            "GPU",
+            "WORKER",
+        )
         keys: tuple[str, ...] = ("id", "name", "isolation", "stands", "attempt", "where", "worker")
         out.print(_jobs(columns, keys, each["holders"], now))
     if each["waiting"]:
-        columns, keys = ("WAITING", "NAME", "ISOLATION", "PLACE", "REASON"), ("id", "name", "isolation", "place", "reason")
+        columns, keys = (
+            ("WAITING", "NAME", "ISOLATION", "PLACE", "REASON"),
+            ("id", "name", "isolation", "place", "reason"),
+        )
         out.print(_jobs(columns, keys, each["waiting"], now))
     hidden = sum(each["waiting_total"].values()) - len(each["waiting"])
     if hidden > 0:
         out.print(f"and {hidden} more waiting (--most)")
 
 
-def _jobs(columns: tuple[str, ...], keys: tuple[str, ...], jobs: list[dict[str, Any]], now: float) -> Table:
-    return render.table((*columns, "SINCE"), [(*(one.get(key) for key in keys), render.ago(one["since"], now)) for one in jobs])
+def _jobs(
+    columns: tuple[str, ...], keys: tuple[str, ...], jobs: list[dict[str, Any]], now: float
+) -> Table:
+    return render.table(
+        (*columns, "SINCE"),
+        [(*(one.get(key) for key in keys), render.ago(one["since"], now)) for one in jobs],
+    )
 
 
 def _has(each: dict[str, Any], kind: str) -> bool:

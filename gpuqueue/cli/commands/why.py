@@ -16,21 +16,44 @@ from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.states import BEFORE_SLOT
 
 _ENDING = ("finishing", "ended")
-_FACTS = {"image": "image", "pod": "pod", "node": "node", "avoid": "keeps away from", "exit_code": "exit code"}
+_FACTS = {
+    "image": "image",
+    "pod": "pod",
+    "node": "node",
+    "avoid": "keeps away from",
+    "exit_code": "exit code",
+}
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "GPU memory, at most"}
 _FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
 _MOMENTS = (
-    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *(
+        "created",
+        "eta",
+        "expires",
+        "admitted",
+        "launched",
+        "scheduled",
+        "container_started",
+        "started",
+    ),
     *("container_finished", "released", "ended"),
 )
 
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--most", default=10, show_default=True, type=click.IntRange(0, 10_000), help="Jobs just ahead to name.")
+@click.option(
+    "--most",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0, 10_000),
+    help="Jobs just ahead to name.",
+)
 @render.json_option
 def why(job_id: str, most: int, as_json: bool) -> int:
-    """Say why a job waits, who is ahead and who holds the slots; or how it ended. ID: the Celery task id."""
+    """Say why a job waits, who is ahead and who holds the slots; or how it ended. ID: the Celery
+    task id.
+    """
     state = open_state()
     record = find(state, job_id)
     if record is None:
@@ -57,10 +80,18 @@ def find(state: State, job_id: str) -> Record | None:
 def collect(state: State, record: Record, most: int) -> dict[str, Any]:
     """Return all that is known of why a job is where it is; times are Unix seconds."""
     name, spec = record["gpu_class"], state.reader.classes().get(record["gpu_class"])
-    told = state.reader.why(gpu_class(spec), record["delivery"], most) if spec and record["state"] != "ended" else None
+    told = (
+        state.reader.why(gpu_class(spec), record["delivery"], most)
+        if spec and record["state"] != "ended"
+        else None
+    )
     if told:
         record = told.record
-    found: dict[str, Any] = {**job(record), "error": record.get("error"), "reason": record.get("reason")}
+    found: dict[str, Any] = {
+        **job(record),
+        "error": record.get("error"),
+        "reason": record.get("reason"),
+    }
     if record["state"] not in _ENDING:
         found["reason"] = told.reason or None if told else None
     found["explanation"] = sentence(found["reason"] or "")
@@ -73,7 +104,11 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
             "place": told.place or None,
             "ahead_total": max(0, told.place - 1),
             "ahead": [job(each) for each in ahead],
-            "holders": [{**job(each), "since": since(each)} for kind in ISOLATIONS for each in view.holders[kind]],
+            "holders": [
+                {**job(each), "since": since(each)}
+                for kind in ISOLATIONS
+                for each in view.holders[kind]
+            ],
         }
     return found
 
@@ -86,7 +121,10 @@ def _unknown(state: State, job_id: str) -> str:
     if waiting:
         queues = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
         return f"no job {job_id!r} is known; messages that no dispatcher has taken yet: {queues}"
-    return f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or ended too long ago"
+    return (
+        f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or ended too"
+        " long ago"
+    )
 
 
 def show(out: Console, found: dict[str, Any], now: float) -> None:
@@ -95,10 +133,14 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     where = f"{found['gpu_class']} {found['isolation']}"
     out.print(f"[bold]{escape(found['id'])}[/]  {escape(name)}  {escape(where)}")
     out.print(
-        f"state: {STATES.get(found['state'], found['state'])}" + (" (its stop is asked for)" if found["cancel_asked"] else "")
+        f"state: {STATES.get(found['state'], found['state'])}"
+        + (" (its stop is asked for)" if found["cancel_asked"] else "")
     )
     if found["reason"]:
-        out.print(f"reason: [bold]{found['reason']}[/]" + (f": {found['explanation']}" if found["explanation"] else ""))
+        out.print(
+            f"reason: [bold]{found['reason']}[/]"
+            + (f": {found['explanation']}" if found["explanation"] else "")
+        )
     if found.get("detail"):
         out.print(f"said: {escape(found['detail'])}")
     if found["error"]:
@@ -108,7 +150,10 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     if found.get("place"):
         out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
     if found.get("attempt"):
-        out.print(f"attempt: {found['attempt']}" + (f" on {escape(found['worker'])}" if found.get("worker") else ""))
+        out.print(
+            f"attempt: {found['attempt']}"
+            + (f" on {escape(found['worker'])}" if found.get("worker") else "")
+        )
     for key, name in _FACTS.items():
         if found.get(key) not in (None, ""):
             out.print(f"{name}: {escape(_fact(key, found[key]))}")
@@ -132,4 +177,7 @@ def _list(out: Console, title: str, jobs: list[dict[str, Any]] | None, now: floa
     out.print(title)
     for each in jobs:
         times = f"since {render.ago(each['since'], now)}" if each.get("since") else ""
-        out.print(f"  {escape(each['id'])}  {escape(each.get('name') or '')}  {each['isolation']}  {times}".rstrip())
+        out.print(
+            f"  {escape(each['id'])}  {escape(each.get('name') or '')}  {each['isolation']} "
+            f" {times}".rstrip()
+        )

@@ -1,4 +1,6 @@
-"""The story of the demo: its jobs are sent, looked at, cancelled at the right moment, and waited for with a bound."""
+"""The story of the demo: its jobs are sent, looked at, cancelled at the right moment, and waited
+for with a bound.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from gpuqueue.launchers.local.exits import environment
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 
-#: The whole demo, in seconds. 170: measured on two slow cores 45 to 60; 92 with two slots, 111 with PyTorch.
+#: The whole demo, in seconds. 170: measured on two slow cores 45 to 60; 92 with two slots, 111 with
+#: PyTorch.
 LIMIT = 170.0
 #: Between two looks, in seconds: a person sees it as at once, and two cores hardly notice.
 LOOK_EVERY = 0.3
@@ -70,7 +73,11 @@ class Story:
         return Evidence(
             records=seen.records,
             states=states,
-            answers={label: _answer(job) for label, job in self.jobs.items() if states[label] in ("SUCCESS", "FAILURE")},
+            answers={
+                label: _answer(job)
+                for label, job in self.jobs.items()
+                if states[label] in ("SUCCESS", "FAILURE")
+            },
             slots=self._slots,
             seconds=self.seconds,
             limit=LIMIT,
@@ -83,11 +90,14 @@ class Story:
             stopped=ENDLESS,
             withdrawn=UNNEEDED,
             stopped_at=self._stopped_at,
-            process_gone=pid > 0 and environment(pid).get("GPUQUEUE_INSTANCE") != self._instance.rpartition(":")[0],
+            process_gone=pid > 0
+            and environment(pid).get("GPUQUEUE_INSTANCE") != self._instance.rpartition(":")[0],
         )
 
     def close(self) -> None:
-        """Let go of the results while their Redis is there: Celery says goodbye to it for each, and would wait for it."""
+        """Let go of the results while their Redis is there: Celery says goodbye to it for each, and
+        would wait for it.
+        """
         for job in self.jobs.values():
             job.backend.remove_pending_result(job)
         if self.jobs:
@@ -99,15 +109,22 @@ class Story:
         best, points = self._submit.send_grid()
         self.jobs |= {**points, BEST: best, FAILING: self._submit.send_failing()}
         self._grid = list(points)
-        view.say(f"sent {len(points)} trainings as a chord, one of hours and one with a mistake in it", time.time())
+        view.say(
+            f"sent {len(points)} trainings as a chord, one of hours and one with a mistake in it",
+            time.time(),
+        )
 
     def _act(self, seen: Look, view: View) -> None:
         """Do what the moment asks for; each once."""
-        if not self._exclusive and any(seen.in_state(label, JobState.RUNNING) for label in self._grid):
+        if not self._exclusive and any(
+            seen.in_state(label, JobState.RUNNING) for label in self._grid
+        ):
             alone = self._submit.send_whole_gpu()
             self._exclusive = list(alone)
             self.jobs |= {**alone, UNNEEDED: self._submit.send_unneeded()}
-            view.say("sent three jobs that want the GPU for themselves, ahead of the grid", seen.now)
+            view.say(
+                "sent three jobs that want the GPU for themselves, ahead of the grid", seen.now
+            )
         # Only a cancellation of what is seen to wait, and to run, shows anything.
         if seen.in_state(UNNEEDED, JobState.WAITING) and self._cancel(UNNEEDED, view):
             self.jobs[UNNEEDED].revoke()

@@ -1,4 +1,6 @@
-"""What the demo shows while it runs: a live table on a terminal, else a line whenever something changes."""
+"""What the demo shows while it runs: a live table on a terminal, else a line whenever something
+changes.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,30 @@ from gpuqueue.model.job import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 
-_STYLES = {JobState.RUNNING: "bold green", JobState.REPORTING: "green", JobState.LAUNCHING: "cyan", JobState.WAITING: "yellow"}
-_ORDER = (JobState.REPORTING, JobState.RUNNING, JobState.LAUNCHING, JobState.WAITING, JobState.DELAYED, JobState.ACCEPTED)
-#: A job that no dispatcher has taken: its message is still in the broker, or is yet to be sent by its chord.
+_STYLES = {
+    JobState.RUNNING: "bold green",
+    JobState.REPORTING: "green",
+    JobState.LAUNCHING: "cyan",
+    JobState.WAITING: "yellow",
+}
+_ORDER = (
+    JobState.REPORTING,
+    JobState.RUNNING,
+    JobState.LAUNCHING,
+    JobState.WAITING,
+    JobState.DELAYED,
+    JobState.ACCEPTED,
+)
+#: A job that no dispatcher has taken: its message is still in the broker, or is yet to be sent by
+#: its chord.
 SENT = "not accepted yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All jobs at one moment, by label: records, why each waits (reason, place), and the progress each reports."""
+    """All jobs at one moment, by label: records, why each waits (reason, place), and the progress
+    each reports.
+    """
 
     now: float
     records: Mapping[str, Record]
@@ -39,7 +56,10 @@ class Look:
 
 def look(reader: Reader, gpu_class: GpuClass, jobs: Mapping[str, Any], now: float) -> Look:
     """Look at the jobs: label → AsyncResult."""
-    found = {record["delivery"]: record for record in reader.records(gpu_class.name, [job.id for job in jobs.values()])}
+    found = {
+        record["delivery"]: record
+        for record in reader.records(gpu_class.name, [job.id for job in jobs.values()])
+    }
     records = {label: found[job.id] for label, job in jobs.items() if job.id in found}
     reasons: dict[str, tuple[str, int]] = {}
     progress: dict[str, Mapping[str, Any]] = {}
@@ -62,14 +82,23 @@ class View:
         self._console = console
         self._begin = begin
         self._known: dict[str, str] = {}
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -106,7 +135,9 @@ def _what(label: str, seen: Look) -> str:
 
 def _table(jobs: Mapping[str, Any], seen: Look, begin: float) -> Table:
     ended = sum(seen.in_state(label, JobState.ENDED) for label in jobs)
-    table = Table(title=f"{seen.now - begin:.0f} s · {ended} of {len(jobs)} jobs ended", title_justify="left")
+    table = Table(
+        title=f"{seen.now - begin:.0f} s · {ended} of {len(jobs)} jobs ended", title_justify="left"
+    )
     table.add_column("job", no_wrap=True)
     table.add_column("isolation")
     table.add_column("state")
@@ -125,7 +156,10 @@ def _table(jobs: Mapping[str, Any], seen: Look, begin: float) -> Table:
 def _rank(label: str, seen: Look) -> tuple[int, int]:
     record = seen.records.get(label)
     state = record["state"] if record else ""
-    return (_ORDER.index(JobState(state)) if state in _ORDER else len(_ORDER), seen.reasons.get(label, ("", 0))[1])
+    return (
+        _ORDER.index(JobState(state)) if state in _ORDER else len(_ORDER),
+        seen.reasons.get(label, ("", 0))[1],
+    )
 
 
 def _since(record: Record | None, now: float) -> str:

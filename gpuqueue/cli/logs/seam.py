@@ -1,11 +1,14 @@
-"""Join the streams of one log: each begins some lines back, and what was shown is not shown again. Pure."""
+"""Join the streams of one log: each begins some lines back, and what was shown is not shown again.
+Pure.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-#: Lines that are remembered, and that a stream goes back at most: what a job writes while a connection is made anew.
+#: Lines that are remembered, and that a stream goes back at most: what a job writes while a
+#: connection is made anew.
 LINES = 1000
 
 
@@ -26,11 +29,15 @@ class Seam:
 
     @property
     def tail(self) -> int:
-        """Lines that the next stream is to begin with. It begins within what was shown, unless more was written since."""
+        """Lines that the next stream is to begin with. It begins within what was shown, unless more
+        was written since.
+        """
         return max(len(self._shown), self._least)
 
     def join(self, parts: Iterable[str]) -> Iterator[str]:
-        """Yield what was not shown before of a stream's parts, as soon as it is known, and remember it as shown."""
+        """Yield what was not shown before of a stream's parts, as soon as it is known, and remember
+        it as shown.
+        """
         self.lost = False
         begin = _Beginning(list(self._shown)) if self._shown else None
         for part in parts:
@@ -57,7 +64,9 @@ class _Beginning:
 
     def __init__(self, shown: Sequence[str]) -> None:
         self._shown = shown
-        self._places = list(range(len(shown)))  # where in `shown` the stream may begin; the first hides the most
+        self._places = list(
+            range(len(shown))
+        )  # where in `shown` the stream may begin; the first hides the most
         self._lines: list[str] = []
         self._half = ""
         self.over = False
@@ -82,14 +91,20 @@ class _Beginning:
     def _take(self, line: str) -> str | None:
         shown, at = self._shown, len(self._lines)
         self._lines.append(line)
-        self._places = [place for place in self._places if place + at >= len(shown) or _goes_on(shown[place + at], line)]
+        self._places = [
+            place
+            for place in self._places
+            if place + at >= len(shown) or _goes_on(shown[place + at], line)
+        ]
         if not self._places:
             self.lost = True
             return ("" if shown[-1].endswith("\n") else "\n") + "".join(self._lines)
         known = len(shown) - self._places[0]
         if known > len(self._lines):
             return None
-        half = self._lines[known - 1].removeprefix(shown[-1])  # more of a line that was shown in part
+        half = self._lines[known - 1].removeprefix(
+            shown[-1]
+        )  # more of a line that was shown in part
         return half + "".join(self._lines[known:])
 
 
@@ -98,6 +113,8 @@ def _goes_on(shown: str, line: str) -> bool:
 
 
 def lines_of(text: str) -> list[str]:
-    """Cut a text after each line feed, and nowhere else: a bar of progress is one line, however often it returns."""
+    """Cut a text after each line feed, and nowhere else: a bar of progress is one line, however
+    often it returns.
+    """
     *whole, rest = text.split("\n")
     return [f"{line}\n" for line in whole] + ([rest] if rest else [])

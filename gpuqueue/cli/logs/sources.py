@@ -1,4 +1,6 @@
-"""Where the log of an attempt is: at its pod while that lives, in Redis after. The cluster is asked only where it has to be."""
+"""Where the log of an attempt is: at its pod while that lives, in Redis after. The cluster is asked
+only where it has to be.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def read(state: State, record: Record, attempt: int, tail: int) -> str:
     Raises :class:`GpuQueueError` where it is at a pod that cannot be asked.
     """
     text = kept(state, record, attempt)
-    if text or attempt != record.get("attempt", 0) or is_process(record):  # the pod of the newest alone is known
+    if (
+        text or attempt != record.get("attempt", 0) or is_process(record)
+    ):  # the pod of the newest alone is known
         return text
     try:
         return _of_pod(record, tail)
@@ -49,9 +53,11 @@ def _of_pod(record: Record, tail: int) -> str:
 
 
 def follow(record: Record, tail: int) -> Iterator[str]:
-    """Yield the log of a pod as it is written, until its container ends; nothing where there is none (yet).
+    """Yield the log of a pod as it is written, until its container ends; nothing where there is
+    none (yet).
 
-    Raises :class:`~gpuqueue.launchers.kubernetes.api.errors.ApiError`, or :class:`GpuQueueError` where no cluster is known.
+    Raises :class:`~gpuqueue.launchers.kubernetes.api.errors.ApiError`, or :class:`GpuQueueError`
+    where no cluster is known.
     """
     from gpuqueue.launchers.kubernetes.api.errors import Invalid, NotFound
 
@@ -84,18 +90,25 @@ def _api(namespace: str) -> Requests:
         from gpuqueue.launchers.kubernetes.api.client import Api
         from gpuqueue.settings.kubernetes import load_cluster
     except ImportError as exc:
-        raise GpuQueueError(f"the log of a running job needs {exc.name}; pip install 'gpuqueue[kubernetes]'") from exc
+        raise GpuQueueError(
+            f"the log of a running job needs {exc.name}; pip install 'gpuqueue[kubernetes]'"
+        ) from exc
     return Api(load_cluster(job_namespace=namespace))
 
 
 def unreadable(exc: GpuQueueError) -> GpuQueueError:
     """Say what it takes to read a pod's log."""
-    return GpuQueueError(f"the pod's log cannot be read: {exc}; it needs `list pods` and `get pods/log` in its namespace")
+    return GpuQueueError(
+        f"the pod's log cannot be read: {exc}; it needs `list pods` and `get pods/log` in its"
+        " namespace"
+    )
 
 
 def kept(state: State, record: Record, attempt: int) -> str:
     """Return what was kept in Redis of an attempt's log, "" if nothing was."""
-    return Logs(state.client).read(record["gpu_class"], holder_name(record["delivery"], attempt)) or ""
+    return (
+        Logs(state.client).read(record["gpu_class"], holder_name(record["delivery"], attempt)) or ""
+    )
 
 
 def holder(record: Record) -> str:

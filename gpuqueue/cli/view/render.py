@@ -26,7 +26,9 @@ def emit(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
+) -> Table:
     """Make a table of plain text; None is shown as nothing."""
     made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for column in columns:

@@ -1,4 +1,6 @@
-"""The state that commands look at: one connection, one clock, and small views of what the store answers."""
+"""The state that commands look at: one connection, one clock, and small views of what the store
+answers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from gpuqueue.store import layout
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.reader import ClassView, Reader
 
-#: A dispatcher is alive when it was heard of within this many seconds; it announces itself every second or so.
+#: A dispatcher is alive when it was heard of within this many seconds; it announces itself every
+#: second or so.
 ALIVE = 15.0
 #: Seconds that a command waits for Redis: somebody sits in front of it.
 TIMEOUT = 5.0
@@ -47,7 +50,16 @@ _SHOWN = (
     "gpu_error",
 )
 _TIMES = (
-    *("created", "eta", "expires", "admitted", "launched", "scheduled", "container_started", "started"),
+    *(
+        "created",
+        "eta",
+        "expires",
+        "admitted",
+        "launched",
+        "scheduled",
+        "container_started",
+        "started",
+    ),
     *("container_finished", "released", "ended"),
 )
 
@@ -70,8 +82,12 @@ class State:
         return self.reader.dispatchers(self.now() - ALIVE)
 
     def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
-        """Return queue → messages that lie in the broker and that no dispatcher has taken; only queues that have some."""
-        queues = [*(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))]
+        """Return queue → messages that lie in the broker and that no dispatcher has taken; only
+        queues that have some.
+        """
+        queues = [
+            *(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))
+        ]
         queues += [f"gpu.{name}" for name in CHOOSING]
         broker = self.client
         if self.settings.state_url and self.settings.broker_url:
@@ -82,12 +98,16 @@ class State:
                 pipe.llen(queue + priority)
         lengths = pipe.execute()
         step = len(_PRIORITIES)
-        totals = {queue: sum(lengths[at * step : (at + 1) * step]) for at, queue in enumerate(queues)}
+        totals = {
+            queue: sum(lengths[at * step : (at + 1) * step]) for at, queue in enumerate(queues)
+        }
         return {queue: total for queue, total in totals.items() if total}
 
 
 def open_state() -> State:
-    """Connect. Raises :class:`SettingsError`, :class:`LayoutMismatch`, or :class:`ServerUnreachable` within a few seconds."""
+    """Connect. Raises :class:`SettingsError`, :class:`LayoutMismatch`, or
+    :class:`ServerUnreachable` within a few seconds.
+    """
     settings = load()
     client = connect(settings.redis_url, timeout=TIMEOUT, retries=1)
     check(client, settings.redis_url, settings.redis_setting)
@@ -117,7 +137,9 @@ def since(record: Record) -> float | None:
 
 
 def gate(view: ClassView) -> dict[str, Any]:
-    """Return the gate of a class: closed to shared jobs or not, and the two counts of bounded bypass."""
+    """Return the gate of a class: closed to shared jobs or not, and the two counts of bounded
+    bypass.
+    """
     bypassed, row = view.gate.get("bypassed", 0), view.gate.get("row", 0)
     closed = view.waiting_total["exclusive"] > 0 and bypassed >= view.spec["exclusive_patience"]
     return {"closed": closed, "bypassed": bypassed, "exclusive_in_a_row": row}

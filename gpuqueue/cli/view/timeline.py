@@ -1,4 +1,6 @@
-"""The timeline: one self-contained HTML page from the records of jobs. Pure: reads no clock and no Redis."""
+"""The timeline: one self-contained HTML page from the records of jobs. Pure: reads no clock and no
+Redis.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def _row(entry: Entry) -> str:
     ran = f"{entry.held[1] - entry.held[0]:.1f} s" if entry.held else "–"
     bad = "" if entry.succeeded else ' class="bad"'
     return (
-        f'<tr><th scope="row">{escape(entry.label)}</th><td>{escape(record["task"].rpartition(".")[2])}</td>'
-        f'<td>{escape(record["isolation"])}</td><td class="number">{entry.left - record["created"]:.1f} s</td>'
-        f'<td class="number">{ran}</td><td{bad}>{escape(ended(entry))}</td><td class="note">{escape(entry.outcome)}</td></tr>'
+        "<tr><th"
+        f' scope="row">{escape(entry.label)}</th><td>{escape(record["task"].rpartition(".")[2])}</td><td>{escape(record["isolation"])}</td><td'
+        f' class="number">{entry.left - record["created"]:.1f} s</td><td'
+        f' class="number">{ran}</td><td{bad}>{escape(ended(entry))}</td><td'
+        f' class="note">{escape(entry.outcome)}</td></tr>'
     )

@@ -22,7 +22,10 @@ class Scale:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.begin = min(each.record["created"] for each in entries)
-        last = max(max(each.left, *(each.held or (0.0,)), each.record.get("ended", 0.0)) for each in entries)
+        last = max(
+            max(each.left, *(each.held or (0.0,)), each.record.get("ended", 0.0))
+            for each in entries
+        )
         self.seconds = max(1.0, last - self.begin)
 
     def __call__(self, time: float) -> float:
@@ -35,7 +38,10 @@ class Scale:
         for second in range(0, int(self.seconds) + 1, step):
             x = self(self.begin + second)
             drawn.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{AXIS - 6}" y2="{height}"/>')
-            drawn.append(f'<text class="faint" x="{x}" y="{AXIS - 10}" text-anchor="middle">{second} s</text>')
+            drawn.append(
+                f'<text class="faint" x="{x}" y="{AXIS - 10}" text-anchor="middle">{second}'
+                " s</text>"
+            )
         return "".join(drawn)
 
 
@@ -44,8 +50,9 @@ def slots_chart(entries: Sequence[Entry], scale: Scale) -> str:
     lanes = pack(entries)
     height = AXIS + LANE * max(1, len(lanes))
     drawn = [
-        f'<rect class="lane" x="0" y="{AXIS + LANE * index + 1}" width="{WIDTH:.0f}" height="{LANE - 2}"/>'
-        f'<text x="8" y="{AXIS + LANE * (index + 0.62):.1f}">slot {index + 1}</text>'
+        f'<rect class="lane" x="0" y="{AXIS + LANE * index + 1}" width="{WIDTH:.0f}"'
+        f' height="{LANE - 2}"/><text x="8" y="{AXIS + LANE * (index + 0.62):.1f}">slot'
+        f" {index + 1}</text>"
         for index in range(len(lanes))
     ]
     drawn.append(scale.axis(height))
@@ -73,7 +80,8 @@ def _bar(entry: Entry, scale: Scale, y: float, height: float) -> str:
     lines = words if height > LANE else [" · ".join(words)]
     middle = y + height / 2 + 4 - 7 * (len(lines) - 1)
     text = "".join(
-        f'<text class="name" x="{begin + 5}" y="{middle + 14 * row:.1f}">{escape(_fit(line, width - 8))}</text>'
+        f'<text class="name" x="{begin + 5}"'
+        f' y="{middle + 14 * row:.1f}">{escape(_fit(line, width - 8))}</text>'
         for row, line in enumerate(lines)
     )
     kinds = f"job {entry.record['isolation']}" + ("" if entry.succeeded else " bad")
@@ -93,33 +101,50 @@ def line_chart(entries: Sequence[Entry], scale: Scale) -> str:
         y = AXIS + THIN * (index + 0.5)
         begin, end = scale(each.record["created"]), scale(each.left)
         gone = "" if each.held else ' class="gone"'
-        fate = "" if each.held else f'<text class="faint" x="{end + 8}" y="{y + 4}">✕ left the line: {escape(ended(each))}</text>'
+        fate = (
+            ""
+            if each.held
+            else (
+                f'<text class="faint" x="{end + 8}" y="{y + 4}">✕ left the line:'
+                f" {escape(ended(each))}</text>"
+            )
+        )
         drawn.append(
-            f'<g class="waiting"><title>{escape(told(each))}</title>'
-            f'<text class="faint" x="8" y="{y + 4}">{escape(_fit(each.label, LEFT - 16))}</text>'
-            f'<line x1="{begin}" x2="{end}" y1="{y}" y2="{y}"/><circle{gone} cx="{end}" cy="{y}" r="3.5"/>{fate}</g>'
+            f'<g class="waiting"><title>{escape(told(each))}</title><text class="faint" x="8"'
+            f' y="{y + 4}">{escape(_fit(each.label, LEFT - 16))}</text><line x1="{begin}"'
+            f' x2="{end}" y1="{y}" y2="{y}"/><circle{gone} cx="{end}" cy="{y}" r="3.5"/>{fate}</g>'
         )
     longest = max(each.left - each.record["created"] for each in entries)
-    return _svg("chart-line", "Waiting time of each job", f"The longest wait was {longest:.1f} s.", height + 4, "".join(drawn))
+    return _svg(
+        "chart-line",
+        "Waiting time of each job",
+        f"The longest wait was {longest:.1f} s.",
+        height + 4,
+        "".join(drawn),
+    )
 
 
 def _svg(name: str, title: str, described: str, height: float, content: str) -> str:
     stripes = (
-        '<defs><pattern id="stripes" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect width="8" height="8" style="fill:var(--exclusive);stroke:none"/>'
-        '<rect width="3" height="8" style="fill:var(--stripe);stroke:none"/></pattern></defs>'
+        '<defs><pattern id="stripes" width="8" height="8" patternUnits="userSpaceOnUse"'
+        ' patternTransform="rotate(45)"><rect width="8" height="8"'
+        ' style="fill:var(--exclusive);stroke:none"/><rect width="3" height="8"'
+        ' style="fill:var(--stripe);stroke:none"/></pattern></defs>'
         if name == "chart-slots"
         else ""
     )
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-labelledby="{name}-title {name}-desc">'
-        f'<title id="{name}-title">{title}</title><desc id="{name}-desc">{described} The table below has every job.</desc>'
-        f"{stripes}{content}</svg>"
+        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img"'
+        f' aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{title}</title><desc'
+        f' id="{name}-desc">{described} The table below has every'
+        f" job.</desc>{stripes}{content}</svg>"
     )
 
 
 def _meet(one: Entry, other: Entry) -> bool:
-    return bool(one.held and other.held and one.held[0] < other.held[1] and other.held[0] < one.held[1])
+    return bool(
+        one.held and other.held and one.held[0] < other.held[1] and other.held[0] < one.held[1]
+    )
 
 
 def _fit(text: str, width: float) -> str:

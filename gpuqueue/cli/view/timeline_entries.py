@@ -11,7 +11,9 @@ from gpuqueue.model.reasons import EndReason
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One job of the page: how it is called, its record, what came of it in a few words, and when the record was read."""
+    """One job of the page: how it is called, its record, what came of it in a few words, and when
+    the record was read.
+    """
 
     label: str
     record: Record
@@ -38,10 +40,14 @@ class Entry:
 
 
 def pack(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """Lay the holders out in as few lanes as their overlaps need: each goes to the first lane that is free again."""
+    """Lay the holders out in as few lanes as their overlaps need: each goes to the first lane that
+    is free again.
+    """
     lanes: list[list[Entry]] = []
     ends: list[float] = []
-    for begin, end, entry in sorted(((*each.held, each) for each in entries if each.held), key=lambda item: item[:2]):
+    for begin, end, entry in sorted(
+        ((*each.held, each) for each in entries if each.held), key=lambda item: item[:2]
+    ):
         free = next((index for index, busy in enumerate(ends) if busy <= begin), len(lanes))
         if free == len(lanes):
             lanes.append([])
@@ -54,7 +60,11 @@ def pack(entries: Iterable[Entry]) -> list[list[Entry]]:
 def told(entry: Entry) -> str:
     """Return a job's story in a sentence, as plain text."""
     waited = f"waited {entry.left - entry.record['created']:.1f} s"
-    ran = f", held its slot {entry.held[1] - entry.held[0]:.1f} s" if entry.held else ", never held a slot"
+    ran = (
+        f", held its slot {entry.held[1] - entry.held[0]:.1f} s"
+        if entry.held
+        else ", never held a slot"
+    )
     said = f": {entry.outcome}" if entry.outcome else ""
     return f"{entry.label} ({entry.record['isolation']}): {waited}{ran}, {ended(entry)}{said}"
 

@@ -11,7 +11,9 @@ from prometheus_client.registry import Collector
 
 
 class Watching(Protocol):
-    """A watcher, as far as it is told of here. ``turned``: Unix seconds of the last turn that succeeded; 0: none yet."""
+    """A watcher, as far as it is told of here. ``turned``: Unix seconds of the last turn that
+    succeeded; 0: none yet.
+    """
 
     leads: bool
     blind: bool
@@ -27,11 +29,21 @@ class DispatcherCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Tell."""
-        yield InfoMetricFamily("gpuqueue_build", "The version of gpuqueue.", value={"version": self._version})
-        yield GaugeMetricFamily(
-            "gpuqueue_watcher_leads", "Whether the watcher of this dispatcher leads its group.", value=self._watcher.leads
+        yield InfoMetricFamily(
+            "gpuqueue_build", "The version of gpuqueue.", value={"version": self._version}
         )
-        yield GaugeMetricFamily("gpuqueue_watcher_blind", "Whether it leads and cannot see what runs.", value=self._watcher.blind)
         yield GaugeMetricFamily(
-            "gpuqueue_watcher_last_turn_timestamp_seconds", "When its last turn succeeded.", value=self._watcher.turned
+            "gpuqueue_watcher_leads",
+            "Whether the watcher of this dispatcher leads its group.",
+            value=self._watcher.leads,
+        )
+        yield GaugeMetricFamily(
+            "gpuqueue_watcher_blind",
+            "Whether it leads and cannot see what runs.",
+            value=self._watcher.blind,
+        )
+        yield GaugeMetricFamily(
+            "gpuqueue_watcher_last_turn_timestamp_seconds",
+            "When its last turn succeeded.",
+            value=self._watcher.turned,
         )

@@ -30,7 +30,12 @@ class QueueCollector(Collector):
         lengths: answers queue → messages in the broker. May raise :class:`BrokerUnavailable`.
     """
 
-    def __init__(self, measures: Measures, classes: Mapping[str, GpuClass], lengths: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        measures: Measures,
+        classes: Mapping[str, GpuClass],
+        lengths: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._measures = measures
         self._classes = classes
         self._lengths = lengths
@@ -44,35 +49,56 @@ class QueueCollector(Collector):
         try:
             measured = {name: self._measures.of(name) for name in [*self._classes, REFUSED]}
         except RedisError as exc:
-            logger.warning("the queue's state cannot be measured: %s", exc, extra={"action": "scrape_failed"})
+            logger.warning(
+                "the queue's state cannot be measured: %s", exc, extra={"action": "scrape_failed"}
+            )
             measured = {}
-        yield GaugeMetricFamily("gpuqueue_state_up", "Whether Redis told the state of the queue.", value=bool(measured))
+        yield GaugeMetricFamily(
+            "gpuqueue_state_up", "Whether Redis told the state of the queue.", value=bool(measured)
+        )
         if not measured:
-            return  # most likely the broker is the same Redis, and Prometheus does not wait for long
+            # most likely the broker is the same Redis, and Prometheus does not wait for long
+            return
         yield from _counts(measured)
         del measured[REFUSED]
         yield from self._state(measured)
         try:
             lengths = self._lengths()
         except BrokerUnavailable as exc:
-            logger.warning("the broker's queues cannot be measured: %s", exc, extra={"action": "scrape_failed"})
+            logger.warning(
+                "the broker's queues cannot be measured: %s", exc, extra={"action": "scrape_failed"}
+            )
             return
         untaken = GaugeMetricFamily(
-            "gpuqueue_untaken_messages", "Messages in the broker that no dispatcher has taken yet.", labels=("queue",)
+            "gpuqueue_untaken_messages",
+            "Messages in the broker that no dispatcher has taken yet.",
+            labels=("queue",),
         )
         for queue, length in lengths.items():
             untaken.add_metric((queue,), length)
         yield untaken
 
     def _state(self, measured: Mapping[str, Measured]) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("gpuqueue_waiting_jobs", "Jobs in line for a slot.", labels=_PLACE)
-        longest = GaugeMetricFamily(
-            "gpuqueue_oldest_wait_seconds", "How long the one has waited that has waited longest; 0: nobody waits.", labels=_PLACE
+        waiting = GaugeMetricFamily(
+            "gpuqueue_waiting_jobs", "Jobs in line for a slot.", labels=_PLACE
         )
-        running = GaugeMetricFamily("gpuqueue_running_jobs", "Jobs that hold a slot: starting, running, ending.", labels=_PLACE)
-        slots = GaugeMetricFamily("gpuqueue_slots", "Slots, as this dispatcher is configured.", labels=_PLACE)
+        longest = GaugeMetricFamily(
+            "gpuqueue_oldest_wait_seconds",
+            "How long the one has waited that has waited longest; 0: nobody waits.",
+            labels=_PLACE,
+        )
+        running = GaugeMetricFamily(
+            "gpuqueue_running_jobs",
+            "Jobs that hold a slot: starting, running, ending.",
+            labels=_PLACE,
+        )
+        slots = GaugeMetricFamily(
+            "gpuqueue_slots", "Slots, as this dispatcher is configured.", labels=_PLACE
+        )
         delayed = GaugeMetricFamily(
-            "gpuqueue_delayed_jobs", "Jobs before their eta, or in the pause before a new attempt.", labels=("gpu_class",)
+            "gpuqueue_delayed_jobs",
+            "Jobs before their eta, or in the pause before a new attempt.",
+            labels=("gpu_class",),
         )
         finishing = GaugeMetricFamily(
             "gpuqueue_finishing_jobs",
@@ -91,13 +117,23 @@ class QueueCollector(Collector):
 
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
-    accepted = CounterMetricFamily("gpuqueue_jobs_accepted", "Jobs that came into the queue.", labels=_PLACE)
-    ended = CounterMetricFamily("gpuqueue_jobs_ended", "Jobs that ended, by reason.", labels=(*_PLACE, "reason"))
-    repeated = CounterMetricFamily(
-        "gpuqueue_attempts_repeated", "Attempts that failed with another one due, by reason.", labels=(*_PLACE, "reason")
+    accepted = CounterMetricFamily(
+        "gpuqueue_jobs_accepted", "Jobs that came into the queue.", labels=_PLACE
     )
-    wait = HistogramMetricFamily("gpuqueue_wait_seconds", "Seconds from coming into line to a slot.", labels=_PLACE)
-    held = HistogramMetricFamily("gpuqueue_slot_held_seconds", "Seconds that an attempt held its slot.", labels=_PLACE)
+    ended = CounterMetricFamily(
+        "gpuqueue_jobs_ended", "Jobs that ended, by reason.", labels=(*_PLACE, "reason")
+    )
+    repeated = CounterMetricFamily(
+        "gpuqueue_attempts_repeated",
+        "Attempts that failed with another one due, by reason.",
+        labels=(*_PLACE, "reason"),
+    )
+    wait = HistogramMetricFamily(
+        "gpuqueue_wait_seconds", "Seconds from coming into line to a slot.", labels=_PLACE
+    )
+    held = HistogramMetricFamily(
+        "gpuqueue_slot_held_seconds", "Seconds that an attempt held its slot.", labels=_PLACE
+    )
     for name, each in measured.items():
         for isolation, number in each.counts.accepted.items():
             accepted.add_metric((name, isolation), number)
@@ -109,6 +145,8 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     yield from (accepted, ended, repeated, wait, held)
 
 
-def _histogram(family: HistogramMetricFamily, name: str, durations: Mapping[str, Durations]) -> None:
+def _histogram(
+    family: HistogramMetricFamily, name: str, durations: Mapping[str, Durations]
+) -> None:
     for isolation, each in durations.items():
         family.add_metric((name, isolation), list(each.buckets), each.total)

@@ -30,7 +30,10 @@ class _Server(ThreadingMixIn, WSGIServer):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.server_name, self.server_port = (
+            str(self.server_address[0]),
+            int(self.server_address[1]),
+        )
         self.setup_environ()
 
 
@@ -45,7 +48,8 @@ class _Handler(WSGIRequestHandler):
 
 
 class Endpoint:
-    """Serves ``/metrics``, and a path for each check: 200 and ``ok``, or 503 and the words of the check.
+    """Serves ``/metrics``, and a path for each check: 200 and ``ok``, or 503 and the words of the
+    check.
 
     Args:
         host: address to listen at; empty: every one, IPv6 too where there is any.
@@ -56,21 +60,33 @@ class Endpoint:
     Raises OSError when the port cannot be had.
     """
 
-    def __init__(self, host: str, port: int, collectors: Iterable[Collector], checks: Mapping[str, Callable[[], str]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        collectors: Iterable[Collector],
+        checks: Mapping[str, Callable[[], str]],
+    ) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         for each in [*OWN, *collectors]:
             registry.register(each)
         self._metrics = make_wsgi_app(registry)
         self._checks = checks
-        family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
+        family = (
+            socket.AF_INET6
+            if ":" in host or (not host and socket.has_dualstack_ipv6())
+            else socket.AF_INET
+        )
 
         class Server(_Server):
             address_family = family
 
         self._server = make_server(host, port, self._answer, Server, _Handler)
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="gpuqueue-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="gpuqueue-http", daemon=True
+        )
 
     def start(self) -> None:
         """Serve, in a thread."""
@@ -81,7 +97,9 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _answer(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _text(start_response, "405 Method Not Allowed", "only GET")
@@ -90,14 +108,22 @@ class Endpoint:
             return told
         check = self._checks.get(path)
         if check is None:
-            return _text(start_response, "404 Not Found", f"there are: {', '.join(['/metrics', *self._checks])}")
+            return _text(
+                start_response,
+                "404 Not Found",
+                f"there are: {', '.join(['/metrics', *self._checks])}",
+            )
         why_not = check()
-        return _text(start_response, "503 Service Unavailable" if why_not else "200 OK", why_not or "ok")
+        return _text(
+            start_response, "503 Service Unavailable" if why_not else "200 OK", why_not or "ok"
+        )
 
 
 def _text(start_response: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:
     body = f"{text}\n".encode()
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    start_response(
+        status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    )
     return [body]
 
 
@@ -108,7 +134,8 @@ def open_endpoint(
     collectors: Iterable[Collector],
     checks: Mapping[str, Callable[[], str]],
 ) -> Endpoint | None:
-    """Make the endpoint of a dispatcher. None, and a warning, where nobody has ``chosen`` the port and it is taken.
+    """Make the endpoint of a dispatcher. None, and a warning, where nobody has ``chosen`` the port
+    and it is taken.
 
     Raises :class:`SettingsError` where somebody has, or where the address cannot be had.
     """
@@ -117,10 +144,17 @@ def open_endpoint(
     except OSError as exc:
         where = f"{host or '*'}:{port}"
         if exc.errno == errno.EADDRINUSE and not chosen:
-            logger.warning("%s is taken: no /metrics, /healthz, /readyz here; set GPUQUEUE_METRICS_PORT", where)
+            logger.warning(
+                "%s is taken: no /metrics, /healthz, /readyz here; set GPUQUEUE_METRICS_PORT", where
+            )
             return None
-        setting = "GPUQUEUE_METRICS_PORT" if exc.errno in (errno.EADDRINUSE, errno.EACCES) else "GPUQUEUE_METRICS_HOST"
+        setting = (
+            "GPUQUEUE_METRICS_PORT"
+            if exc.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "GPUQUEUE_METRICS_HOST"
+        )
         value = port if setting.endswith("PORT") else repr(host)
         raise SettingsError(
-            f"{setting}={value}: cannot listen on {where}: {exc.strerror or exc}; name another, or 0 as port for none"
+            f"{setting}={value}: cannot listen on {where}: {exc.strerror or exc}; name another, or"
+            " 0 as port for none"
         ) from None

@@ -1,4 +1,6 @@
-"""A Celery task message as it is kept in Redis, and back. Used by dispatchers and executors: needs only celery."""
+"""A Celery task message as it is kept in Redis, and back. Used by dispatchers and executors: needs
+only celery.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +21,40 @@ from gpuqueue.glue.messages.bodies import Bodies
 Payload = tuple[Sequence[Any], dict[str, Any], dict[str, Any]]
 #: What Celery takes of a message's embed, and of which type.
 _EMBEDS: dict[str, type] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
-#: Properties that a task sees, or that replies and priorities need. The rest belongs to the transport.
+#: Properties that a task sees, or that replies and priorities need. The rest belongs to the
+#: transport.
 _PROPERTIES = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
 
 
 def pack(message: Message, payload: Any) -> dict[str, Any]:
     """Return everything of a message that running it needs, ready for JSON.
 
-    ``payload`` is the decoded body of an old protocol 1 message, None for protocol 2. The body is kept as it came,
-    text or (base64) bytes, so that nothing is lost in between.
+    ``payload`` is the decoded body of an old protocol 1 message, None for protocol 2. The body is
+    kept as it came, text or (base64) bytes, so that nothing is lost in between.
     """
     headers, body, content_type = dict(message.headers or {}), message.body, message.content_type
     if payload is not None:
         convert = hybrid_to_proto2 if headers.get("id") else proto1_to_proto2
         parts, converted, *_ = convert(message, payload)
-        headers = {key: value for key, value in converted.items() if key not in ("args", "kwargs", "headers")} | headers
+        headers = {
+            key: value
+            for key, value in converted.items()
+            if key not in ("args", "kwargs", "headers")
+        } | headers
         body, content_type = json.dumps(parts), "application/json"
     headers.pop("compression", None)  # kombu has unpacked the body already
     packed = {
         "headers": headers,
         "content_type": content_type,
         "content_encoding": message.content_encoding,
-        "properties": {key: message.properties[key] for key in _PROPERTIES if message.properties.get(key) is not None},
-        "delivery_info": {key: (message.delivery_info or {}).get(key) for key in ("exchange", "routing_key")},
+        "properties": {
+            key: message.properties[key]
+            for key in _PROPERTIES
+            if message.properties.get(key) is not None
+        },
+        "delivery_info": {
+            key: (message.delivery_info or {}).get(key) for key in ("exchange", "routing_key")
+        },
     }
     if isinstance(body, memoryview):
         body = bytes(body)
@@ -54,7 +67,9 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
 
 
 def unpack(stored: Mapping[str, Any]) -> Message:
-    """Return the message as Celery's worker got it; its body is read by whoever may (see bodies.py)."""
+    """Return the message as Celery's worker got it; its body is read by whoever may (see
+    bodies.py).
+    """
     return Message(
         body=stored["body"],
         delivery_tag="",
@@ -68,36 +83,74 @@ def unpack(stored: Mapping[str, Any]) -> Message:
 
 
 def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
-    """Return (args, kwargs, embed) of a stored message. Raises :class:`MalformedMessage`, or its kind for what is not trusted."""
+    """Return (args, kwargs, embed) of a stored message. Raises :class:`MalformedMessage`, or its
+    kind for what is not trusted.
+    """
     found = bodies.read(stored)
     try:
         args, kwargs, embed = found
-        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or not isinstance(embed, dict | None):
+        if (
+            not isinstance(args, list | tuple)
+            or not isinstance(kwargs, dict)
+            or not isinstance(embed, dict | None)
+        ):
             raise TypeError("of other types")
     except (TypeError, ValueError) as exc:
-        raise MalformedMessage.body(found, f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2") from exc
+        raise MalformedMessage.body(
+            found, f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2"
+        ) from exc
     return args, kwargs, embed or {}
 
 
 def request(
-    stored: Mapping[str, Any], body: Payload, app: Any, *, hostname: str, eventer: Any = None, task: Any = None
+    stored: Mapping[str, Any],
+    body: Payload,
+    app: Any,
+    *,
+    hostname: str,
+    eventer: Any = None,
+    task: Any = None,
 ) -> tuple[Request, dict[str, Any]]:
-    """Return Celery's request for a stored message, and the dict that the tracer wants (headers, args and what is embedded)."""
-    made = Request(unpack(stored), app=app, hostname=hostname, eventer=eventer, task=task, body=body, decoded=True)
+    """Return Celery's request for a stored message, and the dict that the tracer wants (headers,
+    args and what is embedded).
+    """
+    made = Request(
+        unpack(stored),
+        app=app,
+        hostname=hostname,
+        eventer=eventer,
+        task=task,
+        body=body,
+        decoded=True,
+    )
     return made, {**made.request_dict, **body[2], "is_eager": False}
 
 
 def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies: Bodies) -> Context:
-    """Return the task context that a result backend needs, also from a message whose body cannot be read."""
-    base: dict[str, Any] = {"id": record["id"], "task": record.get("task"), "delivery_info": {}, "args": [], "kwargs": {}}
+    """Return the task context that a result backend needs, also from a message whose body cannot be
+    read.
+    """
+    base: dict[str, Any] = {
+        "id": record["id"],
+        "task": record.get("task"),
+        "delivery_info": {},
+        "args": [],
+        "kwargs": {},
+    }
     if stored is None:
         return Context(base)
-    base |= dict(stored["headers"]) | {"delivery_info": dict(stored["delivery_info"]), **stored["properties"]}
+    base |= dict(stored["headers"]) | {
+        "delivery_info": dict(stored["delivery_info"]),
+        **stored["properties"],
+    }
     try:
         args, kwargs, embed = bodies.read(stored)
-        # Of a message that is refused for it, an embed may hold anything; what Celery would fall over helps nobody.
+        # Of a message that is refused for it, an embed may hold anything; what Celery would fall
+        # over helps nobody.
         good = {
-            name: value for name, value in (embed or {}).items() if value is None or isinstance(value, _EMBEDS.get(name, object))
+            name: value
+            for name, value in (embed or {}).items()
+            if value is None or isinstance(value, _EMBEDS.get(name, object))
         }
         return Context(base | {"args": args, "kwargs": kwargs} | good)
     except (ValueError, TypeError, AttributeError):

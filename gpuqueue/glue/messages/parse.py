@@ -35,7 +35,9 @@ UNSIGNED = DispatcherBodies()
 
 
 def job_id(packed: Mapping[str, Any]) -> str:
-    """Return the task id. Raises :class:`MalformedMessage` for a message without one: nobody can be told of it."""
+    """Return the task id. Raises :class:`MalformedMessage` for a message without one: nobody can be
+    told of it.
+    """
     value = packed["headers"].get("id")
     if not isinstance(value, str) or not value or len(value) > 512 or not _can_travel(value):
         raise MalformedMessage.field("id", value, "is not a task id", "send Celery's header 'id'")
@@ -53,9 +55,11 @@ def request_of(packed: Mapping[str, Any]) -> tuple[QueueName, GpuRequest]:
     return parse_queue(queue), GpuRequest.parse(packed["headers"].get(HEADER))
 
 
-def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, *, trusted: bool = True) -> Job:
-    """Return a job of what can be trusted in any message: for one that is refused. Nobody is called back if it is not
-    ``trusted``."""
+def bare_job(
+    packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, *, trusted: bool = True
+) -> Job:
+    """Return a job of what can be trusted in any message: for one that is refused. Nobody is called
+    back if it is not ``trusted``."""
     headers = packed["headers"]
     task = headers.get("task")
     return Job(
@@ -72,8 +76,15 @@ def bare_job(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: flo
     )
 
 
-def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, bodies: DispatcherBodies = UNSIGNED) -> Job:
-    """Check a message and make the job of it. A signed body that ``bodies`` has no store for is passed on unread.
+def parse(
+    packed: Mapping[str, Any],
+    gpu_class: str,
+    isolation: str,
+    now: float,
+    bodies: DispatcherBodies = UNSIGNED,
+) -> Job:
+    """Check a message and make the job of it. A signed body that ``bodies`` has no store for is
+    passed on unread.
 
     Raises:
         MalformedMessage: body or headers are not those of a Celery task message in JSON.
@@ -82,7 +93,9 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float,
     """
     headers = packed["headers"]
     if not isinstance(headers.get("task"), str) or not headers["task"]:
-        raise MalformedMessage.field("task", headers.get("task"), "is not a task name", "send Celery's header 'task'")
+        raise MalformedMessage.field(
+            "task", headers.get("task"), "is not a task name", "send Celery's header 'task'"
+        )
     body = _text(packed, bodies)
     embed, signed = _embed(body), is_signed(packed)
     hard, _ = _limits(headers.get("timelimit"))
@@ -90,8 +103,13 @@ def parse(packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float,
     image, container = said.get("image"), None
     if headers["task"] == CONTAINER_TASK:
         if body is None:
-            fix = "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of those who may send it"
-            raise InvalidJob.field("task", CONTAINER_TASK, "has signed arguments, which nobody here can verify", fix)
+            fix = (
+                "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of those who may"
+                " send it"
+            )
+            raise InvalidJob.field(
+                "task", CONTAINER_TASK, "has signed arguments, which nobody here can verify", fix
+            )
         args, kwargs, _ = _CALL.decode(body)
         image, container = parse_container(args, kwargs)
     return Job(
@@ -122,7 +140,9 @@ def _needs_app(embed: _Embed | None, signed: bool) -> bool:
         return True
     calls = bool(embed.errbacks) or bytes(embed.chord) != b"null"
     # What a dispatcher sends is not signed, and nobody would take it.
-    return calls or (signed and not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"})
+    return calls or (
+        signed and not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"}
+    )
 
 
 def _text(packed: Mapping[str, Any], bodies: DispatcherBodies) -> str | bytes | None:
@@ -138,7 +158,9 @@ def _embed(body: str | bytes | None) -> _Embed | None:
     try:
         return _BODY.decode(body)[2] or _Embed()
     except msgspec.ValidationError as exc:
-        raise MalformedMessage.body(body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL) from None
+        raise MalformedMessage.body(
+            body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL
+        ) from None
     except msgspec.DecodeError as exc:
         raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
 
@@ -151,16 +173,25 @@ def _priority(value: object) -> int:
     if value is None:
         return 0
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidJob.field("priority", value, "is not a whole number", "use 0 (first) to 9 (last)")
+        raise InvalidJob.field(
+            "priority", value, "is not a whole number", "use 0 (first) to 9 (last)"
+        )
     return min(9, max(0, value))  # as Celery's Redis transport rounds it
 
 
 def _limits(value: object) -> tuple[float | None, float | None]:
     limits = list(value) if isinstance(value, (list, tuple)) and len(value) == 2 else [None, None]
     for name, limit in zip(("time_limit", "soft_time_limit"), limits, strict=True):
-        wrong = not isinstance(limit, (int, float)) or isinstance(limit, bool) or not math.isfinite(limit) or limit < 0
+        wrong = (
+            not isinstance(limit, (int, float))
+            or isinstance(limit, bool)
+            or not math.isfinite(limit)
+            or limit < 0
+        )
         if limit is not None and wrong:
-            raise InvalidJob.field(name, limit, "is not a number of seconds", "use a number above 0")
+            raise InvalidJob.field(
+                name, limit, "is not a number of seconds", "use a number above 0"
+            )
     return limits[0] or None, limits[1] or None
 
 
@@ -170,4 +201,6 @@ def _time(name: str, value: object) -> float | None:
     try:
         return float(maybe_make_aware(maybe_iso8601(value), UTC).timestamp())
     except (ValueError, TypeError, AttributeError, OverflowError):
-        raise InvalidJob.field(name, value, "is not a time", "send ISO 8601, as Celery does") from None
+        raise InvalidJob.field(
+            name, value, "is not a time", "send ISO 8601, as Celery does"
+        ) from None

@@ -1,7 +1,9 @@
-"""Bodies signed by Celery's serializer ``auth``: their envelope, and, with a store of certificates, whose they are.
+"""Bodies signed by Celery's serializer ``auth``: their envelope, and, with a store of certificates,
+whose they are.
 
-The signature covers the bytes of the body and nothing else: no header, not even the task's name. See docs/SECURITY.md.
-Verifying needs the package ``cryptography``, which opening an envelope does not.
+The signature covers the bytes of the body and nothing else: no header, not even the task's name.
+See docs/SECURITY.md. Verifying needs the package ``cryptography``, which opening an envelope does
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ logger = logging.getLogger(__name__)
 #: The content type of what is signed.
 SIGNED = "application/data"
 JSON = "application/json"
-#: Celery's own default; an application that chooses another ``security_digest`` is not verified here.
+#: Celery's own default; an application that chooses another ``security_digest`` is not verified
+#: here.
 DIGEST = "sha256"
 _SEPARATOR = b"\x00\x01"
 
@@ -43,18 +46,28 @@ def open_envelope(text: str | bytes) -> Envelope:
     try:
         raw = b64decode(text.encode() if isinstance(text, str) else text)
         signer, signature, content_type, _, body = raw.split(_SEPARATOR, maxsplit=4)
-        return Envelope(b64decode(signer).decode(), b64decode(signature), content_type.decode(), body)
+        return Envelope(
+            b64decode(signer).decode(), b64decode(signature), content_type.decode(), body
+        )
     except (ValueError, TypeError) as exc:
-        raise MalformedMessage.body(text, f"is no signed body: {exc}", "send what Celery's serializer 'auth' makes") from None
+        raise MalformedMessage.body(
+            text, f"is no signed body: {exc}", "send what Celery's serializer 'auth' makes"
+        ) from None
 
 
 def json_within(text: str | bytes) -> bytes:
-    """Return the JSON that an envelope holds, unverified. Raises :class:`MalformedMessage` for another content."""
+    """Return the JSON that an envelope holds, unverified. Raises :class:`MalformedMessage` for
+    another content.
+    """
     envelope = open_envelope(text)
     if envelope.content_type != JSON:
-        # Whoever verifies decodes by this word, which nobody has signed: JSON must not come to be read as something else.
+        # Whoever verifies decodes by this word, which nobody has signed: JSON must not come to be
+        # read as something else.
         raise MalformedMessage.field(
-            "body", envelope.content_type, "is signed, and not JSON", "sign JSON, as Celery does by default"
+            "body",
+            envelope.content_type,
+            "is signed, and not JSON",
+            "sign JSON, as Celery does by default",
         )
     return envelope.body
 
@@ -74,13 +87,16 @@ class Store:
             from celery.security.certificate import Certificate, CertStore
             from celery.security.utils import get_digest_algorithm
         except ImportError as exc:
-            raise SettingsError("GPUQUEUE_CERT_STORE needs cryptography; pip install 'gpuqueue[auth]'") from exc
+            raise SettingsError(
+                "GPUQUEUE_CERT_STORE needs cryptography; pip install 'gpuqueue[auth]'"
+            ) from exc
         self._digest = get_digest_algorithm(DIGEST)
         self._store = CertStore()
         paths = sorted(glob.glob(f"{pattern}/*" if Path(pattern).is_dir() else pattern))  # noqa: PTH207 (absolute patterns)
         if not paths:
             raise SettingsError(
-                f"GPUQUEUE_CERT_STORE={pattern!r} matches no file; name PEM files, e.g. /etc/gpuqueue/certificates/*.pem"
+                f"GPUQUEUE_CERT_STORE={pattern!r} matches no file; name PEM files, e.g."
+                " /etc/gpuqueue/certificates/*.pem"
             )
         for path in paths:
             try:
@@ -88,20 +104,27 @@ class Store:
                 self._store.add_cert(certificate)
             except Exception as exc:  # Celery's own errors say no more than these
                 raise SettingsError(
-                    f"GPUQUEUE_CERT_STORE: {path!r} is no certificate with an RSA key: {exc}; take it away"
+                    f"GPUQUEUE_CERT_STORE: {path!r} is no certificate with an RSA key: {exc}; take"
+                    " it away"
                 ) from exc
             if certificate.has_expired():
-                logger.warning("%s has expired: what it signed is refused", path, extra={"action": "certificate_expired"})
+                logger.warning(
+                    "%s has expired: what it signed is refused",
+                    path,
+                    extra={"action": "certificate_expired"},
+                )
 
     def verified(self, text: str | bytes) -> bytes:
         """Return the JSON that is signed by one of the certificates.
 
-        Raises :class:`UntrustedMessage` for another signature, an unknown or expired certificate; :class:`MalformedMessage`.
+        Raises :class:`UntrustedMessage` for another signature, an unknown or expired certificate;
+        :class:`MalformedMessage`.
         """
         envelope, body = open_envelope(text), json_within(text)
         try:
             self._store[envelope.signer].verify(body, envelope.signature, self._digest)
-        except Exception as exc:  # Celery's SecurityError, and what its own handling of cryptography's errors makes of them
+        # Celery's SecurityError, and what its own handling of cryptography's errors makes of them
+        except Exception as exc:
             raise untrusted(f"signed by {envelope.signer!r}", exc) from exc
         return body
 
@@ -113,18 +136,26 @@ def untrusted(what: str, exc: BaseException) -> UntrustedMessage:
         each = inner
         if type(each).__name__ == "InvalidSignature":
             said = "the signature is not of this body"
-    return UntrustedMessage.field("body", what, f"is not trusted: {said}", "sign it with a key whose certificate is known")
+    return UntrustedMessage.field(
+        "body", what, f"is not trusted: {said}", "sign it with a key whose certificate is known"
+    )
 
 
 def register(store: Store | None) -> None:
-    """Let this process, a dispatcher, read what comes signed by remote control; verified where there is a store.
+    """Let this process, a dispatcher, read what comes signed by remote control; verified where
+    there is a store.
 
-    It has no key to sign an answer, and who signs takes no other: so what asks for an answer gets none.
+    It has no key to sign an answer, and who signs takes no other: so what asks for an answer gets
+    none.
     """
 
     def read(text: str | bytes) -> Any:
         said = json.loads(store.verified(text) if store else json_within(text))
-        return {key: value for key, value in said.items() if key != "reply_to"} if isinstance(said, Mapping) else said
+        return (
+            {key: value for key, value in said.items() if key != "reply_to"}
+            if isinstance(said, Mapping)
+            else said
+        )
 
     def refuse(data: Any) -> Any:
         raise NotImplementedError("dispatchers have no key to sign with")

@@ -1,4 +1,6 @@
-"""Write the outcome of a job whose executor could not: state, chord part, errbacks, events, by Celery's own code."""
+"""Write the outcome of a job whose executor could not: state, chord part, errbacks, events, by
+Celery's own code.
+"""
 
 from __future__ import annotations
 
@@ -50,46 +52,80 @@ def exception_of(record: Record) -> Exception:
     if reason in _ERRORS:
         return _ERRORS[reason](f"job {record['id']} attempt {record.get('attempt')}: {error}")
     if record.get("timed_out") == "start":
-        return errors.StartTimeout(f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts: {error}")
+        return errors.StartTimeout(
+            f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts:"
+            f" {error}"
+        )
     if record.get("attempt") and not record.get("started"):
-        return errors.LaunchFailed(f"job {record['id']}: {record.get('attempt')} attempts failed to start, the last: {error}")
+        return errors.LaunchFailed(
+            f"job {record['id']}: {record.get('attempt')} attempts failed to start, the last:"
+            f" {error}"
+        )
     if record.get("task") == CONTAINER_TASK and reason == EndReason.ERROR:
-        return errors.ContainerFailed(f"job {record['id']} attempt {record.get('attempt')}: {error}")
+        return errors.ContainerFailed(
+            f"job {record['id']} attempt {record.get('attempt')}: {error}"
+        )
     if reason == EndReason.INFRA:
         said = f"{error}: {record['gpu_error']}" if "gpu_error" in record else error
-        return errors.ExecutorDied(f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {said}")
+        return errors.ExecutorDied(
+            f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {said}"
+        )
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
 
 def complete(
-    app: Celery, record: Record, stored: Mapping[str, Any] | None, bodies: Bodies, *, hostname: str, log: str = ""
+    app: Celery,
+    record: Record,
+    stored: Mapping[str, Any] | None,
+    bodies: Bodies,
+    *,
+    hostname: str,
+    log: str = "",
 ) -> str:
-    """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or any app in its place.
+    """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or
+    any app in its place.
 
-    Who is called back, and of which chord it is part, stands in the body: where ``bodies`` may not read it, nobody is told but
-    whoever asks for the result.
+    Who is called back, and of which chord it is part, stands in the body: where ``bodies`` may not
+    read it, nobody is told but whoever asks for the result.
 
     ``log`` is the end of a container job's log, part of its result.
 
-    May be repeated: results and chord parts are the same again; errbacks are sent again. When the executor died between
-    claiming its finish and confirming it, a result that it had stored counts.
+    May be repeated: results and chord parts are the same again; errbacks are sent again. When the
+    executor died between claiming its finish and confirming it, a result that it had stored counts.
     """
     request = context(stored, record, bodies)
     request.hostname = hostname
     # The hooks of the application's task are not for what somebody else has sent.
-    task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(app, record)
+    task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(
+        app, record
+    )
     reason = record["reason"]
-    stored_state = app.backend.get_state(request.id) if record.get("outcome") and not record.get("ignore_result") else None
+    stored_state = (
+        app.backend.get_state(request.id)
+        if record.get("outcome") and not record.get("ignore_result")
+        else None
+    )
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
         _succeed(app, record, stored, request, bodies, log)
     elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
-        # Callbacks go out before the result is stored; the chord part, which may be written again, after it.
+        # Callbacks go out before the result is stored; the chord part, which may be written again,
+        # after it.
         reason = EndReason.SUCCEEDED
         if request.chord:
-            app.backend.on_chord_part_return(request, states.SUCCESS, app.backend.get_result(request.id))
+            app.backend.on_chord_part_return(
+                request, states.SUCCESS, app.backend.get_result(request.id)
+            )
         with Events(app, request.hostname, leaves="worker" in record) as events:
-            events.send("task-succeeded", request.id, result="", runtime=record["released"] - record["started"])
-    elif stored_state == states.FAILURE and record.get("outcome") in (EndReason.ERROR, EndReason.GPU_OOM):
+            events.send(
+                "task-succeeded",
+                request.id,
+                result="",
+                runtime=record["released"] - record["started"],
+            )
+    elif stored_state == states.FAILURE and record.get("outcome") in (
+        EndReason.ERROR,
+        EndReason.GPU_OOM,
+    ):
         _fail(app, task, record, request, app.backend.get_result(request.id))
         reason = record["outcome"]
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
@@ -99,10 +135,19 @@ def complete(
     return reason
 
 
-def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, request: Context, bodies: Bodies, log: str) -> None:
-    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts go out with it.
+def _succeed(
+    app: Celery,
+    record: Record,
+    stored: Mapping[str, Any] | None,
+    request: Context,
+    bodies: Bodies,
+    log: str,
+) -> None:
+    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts
+    go out with it.
 
-    Of one that was adopted after Redis had lost its message, or whose body is closed to us, the result alone is left to tell.
+    Of one that was adopted after Redis had lost its message, or whose body is closed to us, the
+    result alone is left to tell.
     """
     if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
         return  # a finisher before this one had written it, its callbacks before that
@@ -119,7 +164,11 @@ def _succeed(app: Celery, record: Record, stored: Mapping[str, Any] | None, requ
     def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return result
 
-    task = app.task(run, name=f"{CONTAINER_TASK}:{record['delivery']}", ignore_result=bool(record.get("ignore_result")))
+    task = app.task(
+        run,
+        name=f"{CONTAINER_TASK}:{record['delivery']}",
+        ignore_result=bool(record.get("ignore_result")),
+    )
     try:
         task = app.tasks[task.name]
         made, context = messages.request(stored, body, app, hostname=hostname, task=task)
@@ -152,8 +201,11 @@ def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload 
 
 
 def _stand_in(app: Celery, record: Record) -> Any:
-    # A task of that name without the application's code: enough for states, chords and errbacks sent by name.
-    def run(*args: Any, **kwargs: Any) -> None:  # not a lambda: Celery compiles a header from the name
+    # A task of that name without the application's code: enough for states, chords and errbacks
+    # sent by name.
+    def run(
+        *args: Any, **kwargs: Any
+    ) -> None:  # not a lambda: Celery compiles a header from the name
         pass
 
     name = record.get("task") or "unknown"
@@ -170,7 +222,12 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
     finally:
         task.pop_request()
     with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send("task-failed", request.id, exception=saferepr(exc), traceback=str(einfo.traceback) if einfo else "")
+        events.send(
+            "task-failed",
+            request.id,
+            exception=saferepr(exc),
+            traceback=str(einfo.traceback) if einfo else "",
+        )
 
 
 def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
@@ -179,6 +236,10 @@ def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
     store = not (record.get("ignore_result") or task.ignore_result)
     app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
     signum = record.get("cancel") if terminated else None
-    signals.task_revoked.send(sender=task, request=request, terminated=terminated, signum=signum, expired=expired)
+    signals.task_revoked.send(
+        sender=task, request=request, terminated=terminated, signum=signum, expired=expired
+    )
     with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send("task-revoked", request.id, terminated=terminated, signum=signum, expired=expired)
+        events.send(
+            "task-revoked", request.id, terminated=terminated, signum=signum, expired=expired
+        )

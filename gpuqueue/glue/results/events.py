@@ -1,4 +1,6 @@
-"""Events for Flower, from a process that is no worker. One that cannot be sent costs nobody a result."""
+"""Events for Flower, from a process that is no worker. One that cannot be sent costs nobody a
+result.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ logger = get_logger(__name__)
 class Events:
     """A context that sends events as the worker ``hostname``.
 
-    ``leaves``: it is the one-shot worker of an attempt, which is gone afterwards; Flower then lists it no more.
+    ``leaves``: it is the one-shot worker of an attempt, which is gone afterwards; Flower then lists
+    it no more.
     """
 
     def __init__(self, app: Celery, hostname: str, *, leaves: bool) -> None:
@@ -27,7 +30,9 @@ class Events:
     def __enter__(self) -> Events:
         try:
             connection = self._stack.enter_context(self._app.connection_for_write())
-            self._events = self._stack.enter_context(self._app.events.Dispatcher(connection, hostname=self._hostname))
+            self._events = self._stack.enter_context(
+                self._app.events.Dispatcher(connection, hostname=self._hostname)
+            )
         except Exception as exc:
             logger.warning("no events will be sent: %s", exc, extra={"action": "event_lost"})
         return self
@@ -47,4 +52,6 @@ class Events:
         try:
             self._events.send(event, uuid=job_id, **fields)
         except Exception as exc:
-            logger.warning("event %s of %s not sent: %s", event, job_id, exc, extra={"action": "event_lost"})
+            logger.warning(
+                "event %s of %s not sent: %s", event, job_id, exc, extra={"action": "event_lost"}
+            )

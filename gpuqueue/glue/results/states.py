@@ -27,35 +27,59 @@ class States:
     def tell(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
         """Store a state. It is for people's eyes: a backend that is away holds no job up."""
         backend = self._app.backend
-        info = {"gpu_class": record["gpu_class"], "isolation": record["isolation"], "attempt": record.get("attempt", 0)}
+        info = {
+            "gpu_class": record["gpu_class"],
+            "isolation": record["isolation"],
+            "attempt": record.get("attempt", 0),
+        }
         headers = packed["headers"] if packed else {"id": record["id"], "task": record.get("task")}
         request = Context({**headers, "args": [], "kwargs": {}, "delivery_info": {}})
         try:
             if isinstance(backend, BaseKeyValueStoreBackend):
-                # One round trip: store_result would read the key first, and nobody else writes at this moment.
-                meta = backend._get_result_meta(result=info, state=state, traceback=None, request=request)
+                # One round trip: store_result would read the key first, and nobody else writes at
+                # this moment.
+                meta = backend._get_result_meta(
+                    result=info, state=state, traceback=None, request=request
+                )
                 meta["task_id"] = record["id"]
                 backend.set(backend.get_key_for_task(record["id"]), backend.encode(meta))
             else:
                 backend.store_result(record["id"], info, state, request=request)
         except Exception as exc:
-            logger.warning("state %s of %s not stored: %s", state, record["id"], exc, extra={"action": "state_lost"})
+            logger.warning(
+                "state %s of %s not stored: %s",
+                state,
+                record["id"],
+                exc,
+                extra={"action": "state_lost"},
+            )
 
     @property
     def refresh_seconds(self) -> float | None:
-        """How often states should be refreshed: a quarter of their life; None where they do not expire (or not so)."""
+        """How often states should be refreshed: a quarter of their life; None where they do not
+        expire (or not so).
+        """
         backend = self._app.backend
-        return backend.expires / 4 if getattr(backend, "expires", None) and hasattr(backend, "expire") else None
+        return (
+            backend.expires / 4
+            if getattr(backend, "expires", None) and hasattr(backend, "expire")
+            else None
+        )
 
     def refresh(self, records: Iterable[Record]) -> None:
-        """Keep the states of long jobs, and the chords they are part of, from expiring under them (Redis backend)."""
+        """Keep the states of long jobs, and the chords they are part of, from expiring under them
+        (Redis backend).
+        """
         backend = self._app.backend
         for some in batched(records, REFRESHED_AT_ONCE):
             pipe = backend.client.pipeline(transaction=False)
             for record in some:
                 keys = [backend.get_key_for_task(record["id"])]
                 if "group" in record:
-                    keys += [backend.get_key_for_group(record["group"], suffix) for suffix in ("", ".j", ".t", ".s")]
+                    keys += [
+                        backend.get_key_for_group(record["group"], suffix)
+                        for suffix in ("", ".j", ".t", ".s")
+                    ]
                 for key in keys:
                     pipe.expire(key, backend.expires)
             pipe.execute()

@@ -1,7 +1,8 @@
-"""The worker's consumer, which takes messages of any task name, and the strategy that hands each to the dispatcher.
+"""The worker's consumer, which takes messages of any task name, and the strategy that hands each to
+the dispatcher.
 
-Setting ``worker_consumer`` names :class:`Consumer`. A message never enters the worker's pool: it is kept and acknowledged
-in the consumer's own turn, so no worker slot is ever held.
+Setting ``worker_consumer`` names :class:`Consumer`. A message never enters the worker's pool: it is
+kept and acknowledged in the consumer's own turn, so no worker slot is ever held.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from gpuqueue.glue.messages.message import pack
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
-#: What kombu's reader raises for an element of a queue's list that is no message: Celery's own workers would end.
+#: What kombu's reader raises for an element of a queue's list that is no message: Celery's own
+#: workers would end.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
@@ -32,7 +34,9 @@ class Accepting(Protocol):
 
 
 class _AnyTask(dict[Any, Callable[..., None]]):
-    """Name of a task → strategy: the same for every name, and for what is none (a header may hold any JSON)."""
+    """Name of a task → strategy: the same for every name, and for what is none (a header may hold
+    any JSON).
+    """
 
     def __init__(self, consumer: Consumer) -> None:
         super().__init__()
@@ -48,14 +52,19 @@ class Consumer(CeleryConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.connection_errors: tuple[type[Exception], ...] = (*self.conninfo.connection_errors, *_GARBAGE)
+        self.connection_errors: tuple[type[Exception], ...] = (
+            *self.conninfo.connection_errors,
+            *_GARBAGE,
+        )
 
     def update_strategies(self) -> None:
         self.strategies = _AnyTask(self)
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
         if isinstance((message.headers or {}).get("id"), str):
-            self.strategies[None](message, None, None, None, None)  # refused, where its caller can see it
+            self.strategies[None](
+                message, None, None, None, None
+            )  # refused, where its caller can see it
         else:
             super().on_unknown_message(body, message)
 
@@ -67,8 +76,14 @@ class Consumer(CeleryConsumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         if isinstance(exc, _GARBAGE):
-            # The transport took it off the list before it could not read it; connecting anew gives back all else in hand.
-            logger.error("no message, thrown away: %s: %s", type(exc).__name__, exc, extra={"action": "garbage"})
+            # The transport took it off the list before it could not read it; connecting anew gives
+            # back all else in hand.
+            logger.error(
+                "no message, thrown away: %s: %s",
+                type(exc).__name__,
+                exc,
+                extra={"action": "garbage"},
+            )
         super().on_connection_error_after_connected(exc)
 
 
@@ -77,7 +92,9 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
     accepting: Accepting = consumer.controller.gpuqueue.dispatcher
     eventer = consumer.event_dispatcher
 
-    def handle(message: Message, payload: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
+    def handle(
+        message: Message, payload: Any, ack: Any, reject: Any, callbacks: Any, **_: Any
+    ) -> None:
         try:
             packed = pack(message, payload)
             outcome = accepting.accept(packed)
@@ -87,8 +104,13 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
             message.reject_log_error(logger, consumer.connection_errors)
             return
         except StateUnavailable as exc:
-            # Celery's consumer takes this for a lost connection, connects again, and gets the message again.
-            logger.error("message not kept, will be delivered again: %s", exc, extra={"action": "accept_failed"})
+            # Celery's consumer takes this for a lost connection, connects again, and gets the
+            # message again.
+            logger.error(
+                "message not kept, will be delivered again: %s",
+                exc,
+                extra={"action": "accept_failed"},
+            )
             time.sleep(0.5)  # the consumer gives up after five reconnections within a second
             raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)

@@ -1,6 +1,7 @@
 """Celery's remote control: revokes reach jobs that no worker holds.
 
-An own mailbox node listens beside the worker's: for a task that no worker holds Celery's handlers know nothing to do.
+An own mailbox node listens beside the worker's: for a task that no worker holds Celery's handlers
+know nothing to do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Cancelling(Protocol):
         """Cancel one job; answers what became of it."""
         ...
 
-    def cancel_by_stamps(self, stamps: dict[str, list[str]], *, terminate: bool, signal: str) -> list[str]:
+    def cancel_by_stamps(
+        self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
+    ) -> list[str]:
         """Cancel the jobs with any of these stamps, now and later; answers their ids."""
         ...
 
@@ -52,7 +55,9 @@ class Control(bootsteps.StartStopStep):
         def on_message(body: Any, message: Any) -> None:
             c.app.clock.forward()
             if not isinstance(body, Mapping) or body.get("method") not in node.handlers:
-                return  # the worker's own mailbox answers it; kombu would log an error here, and send it as a second answer
+                # the worker's own mailbox answers it; kombu would log an error here, and send it as
+                # a second answer
+                return
             try:
                 node.handle_message(body, message)
             except Exception:
@@ -73,9 +78,16 @@ class Control(bootsteps.StartStopStep):
 
 
 def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
-    def revoke(state: Any, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> dict[str, Any]:
+    def revoke(
+        state: Any, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any
+    ) -> dict[str, Any]:
         ids = [str(each) for each in maybe_list(task_id) or []]
-        return {"ok": {each: cancelling.cancel(each, terminate=bool(terminate), signal=_name(signal)) for each in ids}}
+        return {
+            "ok": {
+                each: cancelling.cancel(each, terminate=bool(terminate), signal=_name(signal))
+                for each in ids
+            }
+        }
 
     def terminate(state: Any, signal: Any = None, task_id: Any = None, **_: Any) -> dict[str, Any]:
         return revoke(state, task_id, True, signal)
@@ -85,8 +97,15 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
     ) -> dict[str, Any]:
         if isinstance(headers, list):
             headers = dict(each.split("=", 1) for each in headers)
-        stamps = {str(key): [str(value) for value in maybe_list(values) or []] for key, values in (headers or {}).items()}
-        return {"ok": cancelling.cancel_by_stamps(stamps, terminate=bool(terminate), signal=_name(signal))}
+        stamps = {
+            str(key): [str(value) for value in maybe_list(values) or []]
+            for key, values in (headers or {}).items()
+        }
+        return {
+            "ok": cancelling.cancel_by_stamps(
+                stamps, terminate=bool(terminate), signal=_name(signal)
+            )
+        }
 
     return {each.__name__: each for each in (revoke, terminate, revoke_by_stamped_headers)}
 

@@ -1,4 +1,6 @@
-"""The pulse of a worker's consumer: while it takes messages its loop beats, so that a loop that hangs is known for one."""
+"""The pulse of a worker's consumer: while it takes messages its loop beats, so that a loop that
+hangs is known for one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Patient(Protocol):
 
 
 class Pulse(bootsteps.StartStopStep):
-    """A consumer step: it stops with every lost connection, and starts when the consumer takes messages (again)."""
+    """A consumer step: it stops with every lost connection, and starts when the consumer takes
+    messages (again).
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     name = "gpuqueue pulse"

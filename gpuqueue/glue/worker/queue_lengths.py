@@ -1,4 +1,6 @@
-"""How many messages the broker holds that nobody has taken: asked of Celery's own transport, which knows its lists."""
+"""How many messages the broker holds that nobody has taken: asked of Celery's own transport, which
+knows its lists.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ class QueueLengths:
     def __init__(self, app: Any, names: Sequence[str], timeout: float) -> None:
         self._app = app
         self._names = names
-        self._options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "max_retries": 1}
+        self._options = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "max_retries": 1,
+        }
         self._connection: Any = None
         self._lock = threading.Lock()
 
@@ -36,9 +42,17 @@ class QueueLengths:
                 self._connection = self._app.connection_for_read(transport_options=self._options)
             connection = self._connection
             try:
-                # Nothing is declared in Redis by that: a queue is a list, and there while it holds something.
-                return {name: connection.default_channel.queue_declare(queue=name).message_count for name in self._names}
-            except (OperationalError, *connection.connection_errors, *connection.channel_errors) as exc:
+                # Nothing is declared in Redis by that: a queue is a list, and there while it holds
+                # something.
+                return {
+                    name: connection.default_channel.queue_declare(queue=name).message_count
+                    for name in self._names
+                }
+            except (
+                OperationalError,
+                *connection.connection_errors,
+                *connection.channel_errors,
+            ) as exc:
                 self._let_go()
                 raise BrokerUnavailable(f"{type(exc).__name__}: {exc}") from exc
 

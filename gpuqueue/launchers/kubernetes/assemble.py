@@ -23,8 +23,12 @@ from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 logger = logging.getLogger(__name__)
 
 
-def assemble(settings: Settings, classes: Mapping[str, GpuClass], on_end: OnEnd, notes: Notes) -> KubernetesLauncher:
-    """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the API server."""
+def assemble(
+    settings: Settings, classes: Mapping[str, GpuClass], on_end: OnEnd, notes: Notes
+) -> KubernetesLauncher:
+    """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the
+    API server.
+    """
     cluster = load_cluster()
     api = Api(cluster)
     common = context(settings, cluster, api)
@@ -46,10 +50,17 @@ def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestC
     )
 
 
-def check(api: Requests, classes: Mapping[str, GpuClass], cluster: ClusterSettings, common: ManifestContext) -> None:
-    """Have the API server look at a Job of each class without making it: what it would refuse, it refuses now.
+def check(
+    api: Requests,
+    classes: Mapping[str, GpuClass],
+    cluster: ClusterSettings,
+    common: ManifestContext,
+) -> None:
+    """Have the API server look at a Job of each class without making it: what it would refuse, it
+    refuses now.
 
-    Raises :class:`SettingsError`. A server that cannot be reached is waited for later; it is no reason not to start.
+    Raises :class:`SettingsError`. A server that cannot be reached is waited for later; it is no
+    reason not to start.
     """
     for gpu_class in classes.values():
         try:
@@ -58,11 +69,20 @@ def check(api: Requests, classes: Mapping[str, GpuClass], cluster: ClusterSettin
             raise SettingsError(f"class {gpu_class.name!r}: {exc}") from exc
         except ApiError as exc:
             if not exc.passing:
-                raise SettingsError(f"the cluster would not take a Job of class {gpu_class.name!r}: {exc}") from exc
-            logger.warning("a Job of class %s was not checked: %s", gpu_class.name, exc, extra={"action": "not_checked"})
+                raise SettingsError(
+                    f"the cluster would not take a Job of class {gpu_class.name!r}: {exc}"
+                ) from exc
+            logger.warning(
+                "a Job of class %s was not checked: %s",
+                gpu_class.name,
+                exc,
+                extra={"action": "not_checked"},
+            )
 
 
-def sample(gpu_class: GpuClass, cluster: ClusterSettings, common: ManifestContext) -> dict[str, Any]:
+def sample(
+    gpu_class: GpuClass, cluster: ClusterSettings, common: ManifestContext
+) -> dict[str, Any]:
     """Return a Job as this class's are, of no job."""
     record: Record = {
         "delivery": "gpuqueue-check",

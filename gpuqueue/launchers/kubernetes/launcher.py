@@ -72,7 +72,12 @@ class KubernetesLauncher:
     ) -> None:
         self.owner = common.owner
         # The last resort: each wait has a clock of its own, and together they are shorter.
-        waits = (settings.launch_timeout, settings.unschedulable_timeout, settings.image_pull_timeout, common.start_timeout)
+        waits = (
+            settings.launch_timeout,
+            settings.unschedulable_timeout,
+            settings.image_pull_timeout,
+            common.start_timeout,
+        )
         self.claim_within = sum(waits)
         self._api = api
         self._settings = settings
@@ -86,7 +91,7 @@ class KubernetesLauncher:
         classes = ",".join(sorted(label_value(name) for name in self._classes))
         return f"{selector(self.owner)},{CLASS} in ({classes})"
 
-    # -- launch ------------------------------------------------------------------------------------------------------
+    # -- launch ------------------------------------------------------------------------------------
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
         """Refuse an image that the job may not have, and a job for which there is none."""
@@ -100,7 +105,9 @@ class KubernetesLauncher:
         """Create the attempt's Job; see :class:`gpuqueue.launchers.base.Launcher`."""
         gpu_class = self._classes.get(record["gpu_class"])
         if gpu_class is None:
-            raise CannotLaunch(f"class {record['gpu_class']!r} is not configured here", EndReason.INFRA)
+            raise CannotLaunch(
+                f"class {record['gpu_class']!r} is not configured here", EndReason.INFRA
+            )
         build = container_manifest if record["task"] == CONTAINER_TASK else attempt_manifest
         try:
             manifest = build(record, gpu_class, self._settings, self._common)
@@ -115,7 +122,9 @@ class KubernetesLauncher:
         return instance_of(self._common.namespace, name)
 
     def _check_ours(self, name: str, record: Record) -> None:
-        """Raise unless the Job of that name is the one that was to be created: a launch may be repeated."""
+        """Raise unless the Job of that name is the one that was to be created: a launch may be
+        repeated.
+        """
         try:
             job = self._api.get_job(name)
         except ApiError as exc:
@@ -124,24 +133,35 @@ class KubernetesLauncher:
             raise self._later(f"Job {name} is just being deleted", None)
         found = record_of(job.metadata.annotations or {})
         if found is None or (found["token"], found.get("owner")) != (record["token"], self.owner):
-            raise CannotLaunch(f"a Job {name} exists in namespace {self._common.namespace} and is not ours; delete it")
+            raise CannotLaunch(
+                f"a Job {name} exists in namespace {self._common.namespace} and is not ours;"
+                " delete it"
+            )
 
     def _refused(self, exc: ApiError) -> CannotLaunch | LaunchLater:
         if isinstance(exc, QuotaExceeded):
             limit = self._settings.quota_timeout
-            return LaunchLater(str(exc), after=None, limit=limit, wait=WaitReason.QUOTA, reason=EndReason.QUOTA)
+            return LaunchLater(
+                str(exc), after=None, limit=limit, wait=WaitReason.QUOTA, reason=EndReason.QUOTA
+            )
         if exc.passing:
             return self._later(str(exc), exc.retry_after)
-        return CannotLaunch(str(exc), EndReason.BAD_SPEC if isinstance(exc, Invalid) else EndReason.INFRA)
+        return CannotLaunch(
+            str(exc), EndReason.BAD_SPEC if isinstance(exc, Invalid) else EndReason.INFRA
+        )
 
     def _later(self, text: str, after: float | None) -> LaunchLater:
         limit = self._settings.launch_timeout
-        return LaunchLater(text, after=after, limit=limit, wait=WaitReason.LAUNCH_REFUSED, reason=EndReason.INFRA)
+        return LaunchLater(
+            text, after=after, limit=limit, wait=WaitReason.LAUNCH_REFUSED, reason=EndReason.INFRA
+        )
 
-    # -- stop --------------------------------------------------------------------------------------------------------
+    # -- stop --------------------------------------------------------------------------------------
 
     def stop(self, instance: str, signal: str) -> bool:
-        """Delete the Job, and with it the pod: SIGTERM, and SIGKILL when its grace is over, whatever ``signal`` says."""
+        """Delete the Job, and with it the pod: SIGTERM, and SIGKILL when its grace is over,
+        whatever ``signal`` says.
+        """
         parsed = parse_instance(instance)
         return parsed is not None and self._delete(parsed.job)
 
@@ -157,7 +177,7 @@ class KubernetesLauncher:
         self._follower.deleted(name)
         return was_there
 
-    # -- see: see follower.py ----------------------------------------------------------------------------------------
+    # -- see: see follower.py ----------------------------------------------------------------------
 
     def lead(self, leads: bool) -> None:
         """Follow the pods, or leave that to another."""
@@ -178,7 +198,9 @@ class KubernetesLauncher:
         """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
         self._follower.check(now)
 
-    def finish(self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]) -> str:
+    def finish(
+        self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
+    ) -> str:
         """Run the executor once more, as a Job without a GPU; see finishes.py."""
         return self._finishes.finish(record, finisher, timeout, wanted)
 

@@ -20,7 +20,9 @@ POLL = 0.05
 
 
 class Exits:
-    """Calls back with the exit status of each watched process; None for one that is no child of ours."""
+    """Calls back with the exit status of each watched process; None for one that is no child of
+    ours.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -75,14 +77,21 @@ class Exits:
         if _group_is_gone(pid):
             _call(callback, code, pid)
         else:  # a process that the kernel cannot kill yet must not hold up the others' ends
-            threading.Thread(target=_call_when_gone, args=(callback, code, pid), name="gpuqueue-group", daemon=True).start()
+            threading.Thread(
+                target=_call_when_gone,
+                args=(callback, code, pid),
+                name="gpuqueue-group",
+                daemon=True,
+            ).start()
 
 
 def _call(callback: Callable[[int | None], None], code: int | None, pid: int) -> None:
     try:
         callback(code)
     except Exception:
-        logger.exception("the end of process %s was not handled", pid, extra={"action": "exit_lost"})
+        logger.exception(
+            "the end of process %s was not handled", pid, extra={"action": "exit_lost"}
+        )
 
 
 def _call_when_gone(callback: Callable[[int | None], None], code: int | None, pid: int) -> None:
@@ -99,10 +108,12 @@ def _runs(pid: int) -> bool:
 
 
 def _end_group(pid: int) -> int | None:
-    """Kill what an ended process left in its group (as in a container, nothing outlives the first process), then reap it.
+    """Kill what an ended process left in its group (as in a container, nothing outlives the first
+    process), then reap it.
 
-    The group goes first: until a child is reaped nobody else can have its id. Of a process that is not ours to reap the
-    id is safe when no process has it: the system does not give away an id that still names a group.
+    The group goes first: until a child is reaped nobody else can have its id. Of a process that is
+    not ours to reap the id is safe when no process has it: the system does not give away an id that
+    still names a group.
     """
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

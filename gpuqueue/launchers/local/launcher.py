@@ -1,7 +1,9 @@
-"""The local launcher: each attempt is a process of this machine, in a session of its own, with the GPU it was given.
+"""The local launcher: each attempt is a process of this machine, in a session of its own, with the
+GPU it was given.
 
-What names an attempt stands in its environment, as it would in the labels of a pod: a dispatcher that comes later finds
-it there. An instance is ``host:nonce:pid``; the nonce in the environment proves that a pid is still the same process.
+What names an attempt stands in its environment, as it would in the labels of a pod: a dispatcher
+that comes later finds it there. An instance is ``host:nonce:pid``; the nonce in the environment
+proves that a pid is still the same process.
 """
 
 from __future__ import annotations
@@ -32,7 +34,18 @@ from gpuqueue.model.job import Record
 
 _PREFIX = "GPUQUEUE_"
 #: Fields of a record that travel in the environment, beside the token.
-_LABELS = ("delivery", "gpu_class", "isolation", "attempt", "device", "time_limit", "task", "tenant", "retries", "nesting")
+_LABELS = (
+    "delivery",
+    "gpu_class",
+    "isolation",
+    "attempt",
+    "device",
+    "time_limit",
+    "task",
+    "tenant",
+    "retries",
+    "nesting",
+)
 _NUMBERS = {"attempt": int, "device": int, "time_limit": float, "retries": int, "nesting": int}
 
 
@@ -43,8 +56,10 @@ class LocalLauncher:
         on_end: told of every end, from the watching thread.
         claim_within: seconds from the launch until an executor must have claimed its attempt.
         settings: environment that every executor gets (broker, backend, application).
-        devices: class → the GPUs (UUIDs or indexes, as CUDA_VISIBLE_DEVICES takes them) that its jobs are dealt.
-        host_lives: whether another host, by its name, still has a dispatcher (a container may come back under a new name).
+        devices: class → the GPUs (UUIDs or indexes, as CUDA_VISIBLE_DEVICES takes them) that its
+            jobs are dealt.
+        host_lives: whether another host, by its name, still has a dispatcher (a container may come
+            back under a new name).
         command: what to run; the executor of this Python unless a test says otherwise.
     """
 
@@ -86,10 +101,14 @@ class LocalLauncher:
     def start(self, record: Record) -> str:
         """Start an attempt; see :class:`gpuqueue.launchers.base.Launcher`."""
         nonce = f"{self._host}:{secrets.token_hex(8)}"
-        process = self._spawn({**self._labels(record), "GPUQUEUE_INSTANCE": nonce, **self._gpu(record)})
+        process = self._spawn(
+            {**self._labels(record), "GPUQUEUE_INSTANCE": nonce, **self._gpu(record)}
+        )
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
-        self._watch(Held(record["gpu_class"], record["delivery"], record["attempt"], instance), process.pid)
+        self._watch(
+            Held(record["gpu_class"], record["delivery"], record["attempt"], instance), process.pid
+        )
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:
@@ -112,7 +131,9 @@ class LocalLauncher:
         return True
 
     def end_of(self, instance: str) -> End | None:
-        """Say that the very process is gone, its end unseen; one of another host runs while a dispatcher is heard there."""
+        """Say that the very process is gone, its end unseen; one of another host runs while a
+        dispatcher is heard there.
+        """
         return None if self._alive(instance) else explain(None)
 
     def _alive(self, instance: str) -> bool:
@@ -150,9 +171,15 @@ class LocalLauncher:
     def check(self, now: float) -> None:
         """A process that was started waits for nothing."""
 
-    def finish(self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]) -> int | None:
-        """Run the executor as a finisher, without a GPU; answers its exit status, None past the timeout."""
-        process = self._spawn({**self._labels(record), "GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""})
+    def finish(
+        self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
+    ) -> int | None:
+        """Run the executor as a finisher, without a GPU; answers its exit status, None past the
+        timeout.
+        """
+        process = self._spawn(
+            {**self._labels(record), "GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""}
+        )
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -185,24 +212,34 @@ class LocalLauncher:
             self._adopted.discard(held.instance)
             self._forget(held.instance, code)
             end = explain(code)
-            self._on_end(held, replace(end, evidence={"exit_code": code}) if code is not None else end)
+            self._on_end(
+                held, replace(end, evidence={"exit_code": code}) if code is not None else end
+            )
 
         self._exits.watch(pid, tell)
 
     def _forget(self, instance: str, code: int | None) -> None:
-        # A Popen that is dropped before it knows its status has subprocess reap the child at the next start of any other,
-        # and the status is lost to us.
+        # A Popen that is dropped before it knows its status has subprocess reap the child at the
+        # next start of any other, and the status is lost to us.
         process = self._processes.pop(instance, None)
         if process is not None:
             process.returncode = code if code is not None else 0
 
     def _gpu(self, record: Record) -> dict[str, str]:
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")
-        return {"CUDA_VISIBLE_DEVICES": devices[index]} if index is not None and index < len(devices) else {}
+        return (
+            {"CUDA_VISIBLE_DEVICES": devices[index]}
+            if index is not None and index < len(devices)
+            else {}
+        )
 
     def _labels(self, record: Record) -> dict[str, str]:
         labels = {_PREFIX + name.upper(): str(record[name]) for name in _LABELS if name in record}  # type: ignore[literal-required]
-        return {**labels, "GPUQUEUE_JOB_ID": record["id"], "GPUQUEUE_TOKEN": record.get("token", "")}
+        return {
+            **labels,
+            "GPUQUEUE_JOB_ID": record["id"],
+            "GPUQUEUE_TOKEN": record.get("token", ""),
+        }
 
     def _ours(self, instance: str) -> bool:
         return instance.partition(":")[0] == self._host
@@ -220,7 +257,9 @@ _OWN = {_PREFIX + name.upper() for name in _LABELS} | {
 
 
 def _record(env: Mapping[str, str]) -> Record:
-    record: Any = {name: env[_PREFIX + name.upper()] for name in _LABELS if _PREFIX + name.upper() in env}
+    record: Any = {
+        name: env[_PREFIX + name.upper()] for name in _LABELS if _PREFIX + name.upper() in env
+    }
     record |= {name: convert(record[name]) for name, convert in _NUMBERS.items() if name in record}
     record |= {"id": env["GPUQUEUE_JOB_ID"], "token": env["GPUQUEUE_TOKEN"]}
     return record  # type: ignore[no-any-return]

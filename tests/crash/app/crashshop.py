@@ -1,4 +1,6 @@
-"""A plain Celery application. Each task leaves a line in a file, so that tests see how often its code really ran."""
+"""A plain Celery application. Each task leaves a line in a file, so that tests see how often its
+code really ran.
+"""
 
 import os
 import time

@@ -1,7 +1,8 @@
-"""Kills the process that takes a step: loaded by Python itself in dispatchers and executors of the crash tests.
+"""Kills the process that takes a step: loaded by Python itself in dispatchers and executors of the
+crash tests.
 
-CRASH_AT names the step, ``module:Class.method:before`` or ``:after``; CRASH_MARK is a file made once, so that only the
-first process to come there dies, and the repeated step goes through.
+CRASH_AT names the step, ``module:Class.method:before`` or ``:after``; CRASH_MARK is a file made
+once, so that only the first process to come there dies, and the repeated step goes through.
 """
 
 import functools

@@ -17,9 +17,10 @@ Rule = Mapping[str, Sequence[str]]
 class User:
     """Somebody with a token.
 
-    ``rules`` are those of a Role: ``apiGroups``, ``resources`` (``pods/log`` for a subresource), ``verbs`` and perhaps
-    ``resourceNames``; they hold in ``namespaces`` (all, if None). ``cluster_rules`` are those of a ClusterRole that a
-    ClusterRoleBinding gives. Neither: all is allowed.
+    ``rules`` are those of a Role: ``apiGroups``, ``resources`` (``pods/log`` for a subresource),
+    ``verbs`` and perhaps ``resourceNames``; they hold in ``namespaces`` (all, if None).
+    ``cluster_rules`` are those of a ClusterRole that a ClusterRoleBinding gives. Neither: all is
+    allowed.
     """
 
     name: str
@@ -30,11 +31,20 @@ class User:
     uid: str = ""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def may(self, verb: str, resource: Resource | tuple[str, str], namespace: str, name: str = "", sub: str = "") -> bool:
+    def may(
+        self,
+        verb: str,
+        resource: Resource | tuple[str, str],
+        namespace: str,
+        name: str = "",
+        sub: str = "",
+    ) -> bool:
         """Whether one action is allowed; ``resource`` may be (group, plural)."""
         if self.rules is None:
             return True
-        group, plural = resource if isinstance(resource, tuple) else (resource.group, resource.plural)
+        group, plural = (
+            resource if isinstance(resource, tuple) else (resource.group, resource.plural)
+        )
         wanted = f"{plural}/{sub}" if sub else plural
         rules = list(self.cluster_rules)
         if self.namespaces is None or (namespace and namespace in self.namespaces):
@@ -72,7 +82,13 @@ class Access:
     def granted(self, name: str, uid: str) -> User:
         """A service account, with what it was granted: nothing, unless :meth:`grant` said so."""
         rules, namespaces = self._granted.get(name, ((), None))
-        return User(name, rules, namespaces, groups=("system:serviceaccounts", "system:authenticated"), uid=uid)
+        return User(
+            name,
+            rules,
+            namespaces,
+            groups=("system:serviceaccounts", "system:authenticated"),
+            uid=uid,
+        )
 
     def revoke(self, token: str) -> None:
         """The token is worth nothing any more."""
@@ -103,11 +119,16 @@ def check(user: User, verb: str, resource: Resource, namespace: str, name: str, 
         raise denied(user, verb, resource, namespace, name, sub)
 
 
-def denied(user: User, verb: str, resource: Resource, namespace: str, name: str, sub: str) -> Refused:
+def denied(
+    user: User, verb: str, resource: Resource, namespace: str, name: str, sub: str
+) -> Refused:
     """The refusal of an action."""
     wanted = f"{resource.plural}/{sub}" if sub else resource.plural
     where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
-    why = f'User "{user.name}" cannot {verb} resource "{wanted}" in API group "{resource.group}" {where}'
+    why = (
+        f'User "{user.name}" cannot {verb} resource "{wanted}" in API group "{resource.group}"'
+        f" {where}"
+    )
     return forbidden(resource, name, why)
 
 

@@ -30,7 +30,9 @@ def refusal(refused: Refused) -> Answer:
 
 def success(**more: Any) -> bytes:
     """The body of an answer that has no object to give."""
-    return encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", **more})
+    return encode(
+        {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", **more}
+    )
 
 
 def warnings(texts: list[str]) -> dict[str, str]:

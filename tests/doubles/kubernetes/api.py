@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 class Api:
     """The API server; ``handle`` answers one request, in the thread of its connection.
 
-    ``bookmarks`` are the seconds between those of a watch, ``control`` answers what is about the double itself, and ``failures``
-    gets what should not happen in the double.
+    ``bookmarks`` are the seconds between those of a watch, ``control`` answers what is about the
+    double itself, and ``failures`` gets what should not happen in the double.
     """
 
     registry: Registry
@@ -53,7 +53,10 @@ class Api:
         try:
             ask = _asked(request)
             if isinstance(ask, Ask):
-                key = (ask.verb, f"{ask.resource.plural}/{ask.sub}" if ask.sub else ask.resource.plural)
+                key = (
+                    ask.verb,
+                    f"{ask.resource.plural}/{ask.sub}" if ask.sub else ask.resource.plural,
+                )
             answer = self.trouble.before(request, connection)
             if answer is None:
                 who = self.access.who(request.headers.get("authorization"))
@@ -63,18 +66,32 @@ class Api:
         except Refused as refused:
             answer = refusal(refused)
         except Cut:
-            self.requests.add(key, Seen(request.method, request.target, user, 0), connection.received, 0)
+            self.requests.add(
+                key, Seen(request.method, request.target, user, 0), connection.received, 0
+            )
             raise
         except Exception as error:
-            log.error("the cluster's double failed at %s %s", request.method, request.target, exc_info=error)
+            log.error(
+                "the cluster's double failed at %s %s",
+                request.method,
+                request.target,
+                exc_info=error,
+            )
             self.failures.append(error)
             answer = refusal(Refused(500, "InternalError", f"Internal error occurred: {error}"))
         size = len(head_of(answer)) + len(answer.body)
-        self.requests.add(key, Seen(request.method, request.target, user, answer.code), connection.received, size)
+        self.requests.add(
+            key, Seen(request.method, request.target, user, answer.code), connection.received, size
+        )
         return answer
 
     def _carry_out(
-        self, ask: Ask | Refused | None, request: Request, who: User, connection: Connection, key: tuple[str, str]
+        self,
+        ask: Ask | Refused | None,
+        request: Request,
+        who: User,
+        connection: Connection,
+        key: tuple[str, str],
     ) -> Answer:
         if isinstance(ask, Refused):
             raise ask
@@ -88,7 +105,9 @@ class Api:
         access.check(who, ask.verb, ask.resource, ask.space or ask.namespace, ask.name, ask.sub)
         return self._resource(ask, request, connection, key)
 
-    def _resource(self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]) -> Answer:
+    def _resource(
+        self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]
+    ) -> Answer:
         store, writes = self.registry.store, Writes(self.registry, self.access)
         match ask.verb:
             case "watch":
@@ -109,11 +128,17 @@ class Api:
                 return writes.delete_all(ask, request)
         raise errors.not_allowed()
 
-    def _watch(self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]) -> Answer:
+    def _watch(
+        self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]
+    ) -> Answer:
         try:
             if self.trouble.expires():
-                raise errors.expired(request.query.get("resourceVersion", ""), self.registry.store.version)
-            watch = open_watch(self.registry.store, ask.resource, ask.namespace, request, self.bookmarks)
+                raise errors.expired(
+                    request.query.get("resourceVersion", ""), self.registry.store.version
+                )
+            watch = open_watch(
+                self.registry.store, ask.resource, ask.namespace, request, self.bookmarks
+            )
         except Refused as refused:
             if refused.code in (400, 504):
                 raise

@@ -41,7 +41,8 @@ class Cluster(Views):
 
     Args:
         directory: for logs, containers' folders and kubeconfigs.
-        pace: what the delays of controllers, scheduler and kubelets are multiplied with; 1 is a real cluster's.
+        pace: what the delays of controllers, scheduler and kubelets are multiplied with; 1 is a
+            real cluster's.
         manifest_pace: the same for seconds that manifests state (grace, deadlines, time to live).
         latency: seconds that every request takes longer.
         nodes: the nodes; one with eight GPUs unless told.
@@ -88,7 +89,9 @@ class Cluster(Views):
         self._processes = ProcessRuntime() if processes else None
         self._closed = False
         with self.store.lock:
-            self.jobs_controller = JobController(self.registry, self.events, self.engine, manifest_pace)
+            self.jobs_controller = JobController(
+                self.registry, self.events, self.engine, manifest_pace
+            )
             self.collector = Collector(self.registry, self.engine, manifest_pace)
             self.scheduler = Scheduler(self.registry, self.events, self.engine)
             self.node_controller = NodeController(self.registry, self.events, self.engine)
@@ -102,19 +105,37 @@ class Cluster(Views):
         control = Control(self)
         logs = PodLogs(self.folder, self._container_ended)
         failures = self.engine.failures
-        self.api = Api(self.registry, self.access, logs, self.trouble, self.requests, bookmarks, control.answer, failures)
+        self.api = Api(
+            self.registry,
+            self.access,
+            logs,
+            self.trouble,
+            self.requests,
+            bookmarks,
+            control.answer,
+            failures,
+        )
         self.front = Front(self.api.handle, port)
         self._control = Front(lambda request, _: control.answer(request))
-        self.token = self.access.admit(User("kubernetes-admin", groups=("kubeadm:cluster-admins", "system:authenticated")))
+        self.token = self.access.admit(
+            User("kubernetes-admin", groups=("kubeadm:cluster-admins", "system:authenticated"))
+        )
         self.kubeconfig = self.kubeconfig_for(self.token)
 
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
         if error is None and self.engine.failures:
-            raise RuntimeError("the cluster's double failed; see the log") from self.engine.failures[0]
+            raise RuntimeError(
+                "the cluster's double failed; see the log"
+            ) from self.engine.failures[0]
 
     @property
     def url(self) -> str:
@@ -137,7 +158,9 @@ class Cluster(Views):
         if self._processes is not None:
             self._processes.close()
 
-    def create(self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None) -> Body:
+    def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Body:
         """Create an object without HTTP; a copy of it.
 
         Raises:
@@ -170,7 +193,9 @@ class Cluster(Views):
             self.store.add(NODES, node.body(address))
 
     def preload(self, jobs: Iterable[Mapping[str, Any]], namespace: str | None = None) -> list[str]:
-        """Store Jobs, each with a pod that runs already as a timer (as its annotations say); the names of the pods."""
+        """Store Jobs, each with a pod that runs already as a timer (as its annotations say); the
+        names of the pods.
+        """
         return preload(self, jobs, namespace or self.namespace)
 
     def user(
@@ -184,7 +209,8 @@ class Cluster(Views):
 
         Args:
             name: as refusals give it, such as ``system:serviceaccount:ml:dispatcher``.
-            rules: of a Role: ``{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]}``.
+            rules: of a Role: ``{"apiGroups": ["batch"], "resources": ["jobs"], "verbs":
+                ["create"]}``.
             namespaces: where these hold, everywhere if None.
             cluster_rules: of a ClusterRole that holds everywhere.
         """
@@ -206,7 +232,9 @@ class Cluster(Views):
         return path
 
     def runtime_for(self, pod: Body) -> Runtime:
-        """What runs a pod's containers: timers if nothing is to run, or if its annotations script it."""
+        """What runs a pod's containers: timers if nothing is to run, or if its annotations script
+        it.
+        """
         scripted = SECONDS in (pod["metadata"].get("annotations") or {})
         return self.scripted if scripted or self._processes is None else self._processes
 
@@ -218,13 +246,19 @@ class Cluster(Views):
         if body is None:
             return None
         if not fit.matches(pod["spec"], body):
-            return "NodeAffinity", f"Pod was rejected: Predicate NodeAffinity failed: {fit.AFFINITY}"
+            return (
+                "NodeAffinity",
+                f"Pod was rejected: Predicate NodeAffinity failed: {fit.AFFINITY}",
+            )
         used = self.scheduler.used(node)
         for name, amount in fit.requests(pod).items():
             capacity = parse(body["status"]["allocatable"].get(name, "0"))
             if used.get(name, 0) > capacity:  # the pod itself is counted already
                 told = f"requested: {amount}, used: {used[name] - amount}, capacity: {capacity}"
-                return f"OutOf{name}", f"Pod was rejected: Node didn't have enough resource: {name}, {told}"
+                return (
+                    f"OutOf{name}",
+                    f"Pod was rejected: Node didn't have enough resource: {name}, {told}",
+                )
         return None
 
     def _pod_changed(self, change: Change) -> None:
@@ -237,5 +271,8 @@ class Cluster(Views):
         with self.store.lock:
             for worker in self.workers():
                 if worker.uid == uid:
-                    return any(item.name == name and item.exit is not None for item in worker.state.containers)
+                    return any(
+                        item.name == name and item.exit is not None
+                        for item in worker.state.containers
+                    )
         return True

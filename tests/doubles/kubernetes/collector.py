@@ -1,4 +1,6 @@
-"""The garbage collector and its like: what goes because something else went, or because its time is over."""
+"""The garbage collector and its like: what goes because something else went, or because its time is
+over.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _FINISHED = ("Complete", "Failed")
 
 
 class Collector:
-    """Deletes the pods of deleted Jobs, Jobs whose time to live is over, and what is in a deleted namespace."""
+    """Deletes the pods of deleted Jobs, Jobs whose time to live is over, and what is in a deleted
+    namespace.
+    """
 
     def __init__(self, registry: Registry, engine: Engine, manifest_pace: float) -> None:
         self._registry = registry
@@ -30,7 +34,9 @@ class Collector:
         self._store.subscribe(JOBS, self._job_changed)
         self._store.subscribe(PODS, self._pod_changed)
         self._store.subscribe(NAMESPACES, self._namespace_changed)
-        self._store.subscribe(QUOTAS, lambda change: self._count(change.body["metadata"]["namespace"]))
+        self._store.subscribe(
+            QUOTAS, lambda change: self._count(change.body["metadata"]["namespace"])
+        )
 
     def _job_changed(self, change: Change) -> None:
         job, uid = change.body, change.body["metadata"]["uid"]
@@ -42,18 +48,29 @@ class Collector:
             self._engine.after(PART, delays.COLLECT, lambda: self._delete_owned(uid))
             self._empty(namespace)
         elif "deletionTimestamp" in job["metadata"]:
-            self._engine.after(PART, 2 * delays.COLLECT, lambda: self._resolve(namespace, name, uid))
+            self._engine.after(
+                PART, 2 * delays.COLLECT, lambda: self._resolve(namespace, name, uid)
+            )
         ttl = job["spec"].get("ttlSecondsAfterFinished")
-        over = any(c["type"] in _FINISHED and c["status"] == "True" for c in job["status"].get("conditions", ()))
+        over = any(
+            c["type"] in _FINISHED and c["status"] == "True"
+            for c in job["status"].get("conditions", ())
+        )
         if ttl is not None and over and uid not in self._ageing:
             self._ageing.add(uid)
-            self._engine.after_exactly(PART, ttl * self._clock, lambda: self._expire(namespace, name, uid))
+            self._engine.after_exactly(
+                PART, ttl * self._clock, lambda: self._expire(namespace, name, uid)
+            )
 
     def _pod_changed(self, change: Change) -> None:
         pod = change.body
         namespace, uid = pod["metadata"]["namespace"], pod["metadata"]["uid"]
         before = change.before
-        if before is None or change.kind == DELETED or before[1]["status.phase"] != change.fields["status.phase"]:
+        if (
+            before is None
+            or change.kind == DELETED
+            or before[1]["status.phase"] != change.fields["status.phase"]
+        ):
             self._count(namespace)
         for reference in pod["metadata"].get("ownerReferences", ()):
             owned = self._owned.setdefault(reference["uid"], {})
@@ -76,7 +93,11 @@ class Collector:
     def _resolve(self, namespace: str, name: str, uid: str) -> None:
         """Go on with a Job that is being deleted in the foreground, or that leaves its pods behind."""
         job = self._store.get(JOBS, namespace, name)
-        if job is None or job["metadata"]["uid"] != uid or "deletionTimestamp" not in job["metadata"]:
+        if (
+            job is None
+            or job["metadata"]["uid"] != uid
+            or "deletionTimestamp" not in job["metadata"]
+        ):
             return
         finalizers = job["metadata"].get("finalizers", [])
         if ORPHAN in finalizers:
@@ -90,7 +111,9 @@ class Collector:
                 self._drop(job, FOREGROUND)
 
     def _drop(self, job: Body, finalizer: str) -> None:
-        job["metadata"]["finalizers"] = [name for name in job["metadata"]["finalizers"] if name != finalizer]
+        job["metadata"]["finalizers"] = [
+            name for name in job["metadata"]["finalizers"] if name != finalizer
+        ]
         self._store.save(JOBS, job)
 
     def _expire(self, namespace: str, name: str, uid: str) -> None:
@@ -123,5 +146,7 @@ class Collector:
         space = self._store.get(NAMESPACES, "", namespace)
         if space is None or "deletionTimestamp" not in space["metadata"]:
             return
-        if not any(True for resource in (PODS, JOBS) for _ in self._store.bodies(resource, namespace)):
+        if not any(
+            True for resource in (PODS, JOBS) for _ in self._store.bodies(resource, namespace)
+        ):
             self._engine.after(PART, delays.COLLECT, lambda: self._store.remove(NAMESPACES, space))

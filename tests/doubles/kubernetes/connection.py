@@ -27,7 +27,8 @@ class Connection:
         self._client = client
         self._buffer = b""
         self.cut_off = threading.Event()
-        """Set once the connection is closed by us or the front is down: what waits for it gives up."""
+        """Set once the connection is closed by us or the front is down: what waits for it gives up.
+        """
         self.on_cut: Callable[[], None] | None = None
         """Wakes a stream that waits for something to send."""
         self.received = 0
@@ -46,7 +47,11 @@ class Connection:
             headers[name.strip().lower()] = value.strip()
         if headers.get("expect", "").lower() == "100-continue":
             self._client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = self._chunks() if "chunked" in headers.get("transfer-encoding", "") else self._exactly(_length(headers))
+        body = (
+            self._chunks()
+            if "chunked" in headers.get("transfer-encoding", "")
+            else self._exactly(_length(headers))
+        )
         if body is None:
             return None
         self.received = len(head) + 4 + len(body)
@@ -146,7 +151,14 @@ def _length(headers: dict[str, str]) -> int:
 
 def head_of(answer: Answer) -> bytes:
     """The status line and the headers of an answer."""
-    lines = [f"HTTP/1.1 {answer.code} {_REASONS.get(answer.code, 'Unknown')}", f"Content-Type: {answer.content_type}"]
+    lines = [
+        f"HTTP/1.1 {answer.code} {_REASONS.get(answer.code, 'Unknown')}",
+        f"Content-Type: {answer.content_type}",
+    ]
     lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    lines.append(f"Content-Length: {len(answer.body)}" if answer.stream is None else "Transfer-Encoding: chunked")
+    lines.append(
+        f"Content-Length: {len(answer.body)}"
+        if answer.stream is None
+        else "Transfer-Encoding: chunked"
+    )
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

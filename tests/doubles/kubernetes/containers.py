@@ -21,8 +21,8 @@ _NEVER = "1970-01-01T00:00:00Z"
 class Container:
     """One container of a pod on a node.
 
-    ``shown`` is the waiting reason and message that the status gives, ``failure`` those of the last attempt to start it,
-    which the status gives from the next attempt on.
+    ``shown`` is the waiting reason and message that the status gives, ``failure`` those of the last
+    attempt to start it, which the status gives from the next attempt on.
     """
 
     spec: Body
@@ -88,7 +88,10 @@ class Container:
         if self.begun and (self.started is not None or self.exit is not None):
             status |= {"containerID": self.id, "imageID": f"sha256:{self.id[-64:]}"}
             if resources:
-                status |= {"resources": resources, "allocatedResources": resources.get("requests", {})}
+                status |= {
+                    "resources": resources,
+                    "allocatedResources": resources.get("requests", {}),
+                }
         return status
 
     @property
@@ -101,7 +104,11 @@ class Container:
     def ended(self, how: Exit) -> None:
         """It has ended: the message may have to be taken from its log."""
         message = how.message
-        if not message and how.code != 0 and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+        if (
+            not message
+            and how.code != 0
+            and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        ):
             message = tail(self.log)
         self.exit = Exit(how.code, message, how.reason)
 
@@ -123,7 +130,12 @@ class Container:
         if self.lost:
             return {**told, "startedAt": None, "finishedAt": None}
         started = _NEVER if self.started is None else stamp(self.started)
-        return {**told, "startedAt": started, "finishedAt": stamp(self.finished), "containerID": self.id}
+        return {
+            **told,
+            "startedAt": started,
+            "finishedAt": stamp(self.finished),
+            "containerID": self.id,
+        }
 
 
 def tail(path: Path) -> str:

@@ -1,8 +1,10 @@
-"""Faults over HTTP, for another process: ``POST /_double/<fault>`` with its arguments as a JSON object.
+"""Faults over HTTP, for another process: ``POST /_double/<fault>`` with its arguments as a JSON
+object.
 
-``GET /_double/pods`` and ``/_double/jobs`` list objects, ``/_double/requests`` tells what was asked,
-``/_double/pids?pod=NAME`` and ``/_double/log?pod=NAME`` give the processes and the output of a pod;
-``POST /_double/image`` (``name``, ``env``, …) adds an image, ``/_double/preload`` (``jobs``) Jobs that run already.
+``GET /_double/pods`` and ``/_double/jobs`` list objects, ``/_double/requests`` tells what was
+asked, ``/_double/pids?pod=NAME`` and ``/_double/log?pod=NAME`` give the processes and the output of
+a pod; ``POST /_double/image`` (``name``, ``env``, …) adds an image, ``/_double/preload`` (``jobs``)
+Jobs that run already.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ class Control:
         name = request.path.removeprefix(_PREFIX)
         try:
             arguments = decode(request.body) if request.body else dict(request.query)
-            result = self._read(name, arguments) if request.method == "GET" else self._do(name, arguments)
+            result = (
+                self._read(name, arguments)
+                if request.method == "GET"
+                else self._do(name, arguments)
+            )
         except (Refused, KeyError, TypeError, ValueError) as error:
             return Answer(400, encode({"error": f"{type(error).__name__}: {error}"}))
         return Answer(200, encode({"result": result}))
@@ -52,7 +58,13 @@ class Control:
             case "requests":
                 tallies = self._cluster.requests.items()
                 return [
-                    {"verb": verb, "resource": resource, "count": tally.count, "in": tally.bytes_in, "out": tally.bytes_out}
+                    {
+                        "verb": verb,
+                        "resource": resource,
+                        "count": tally.count,
+                        "in": tally.bytes_in,
+                        "out": tally.bytes_out,
+                    }
                     for (verb, resource), tally in tallies.items()
                 ]
         raise KeyError(name)

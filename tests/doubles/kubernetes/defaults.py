@@ -70,11 +70,16 @@ def complete_pod(pod: Body, priorities: Iterable[Body]) -> None:
     account = spec.setdefault("serviceAccountName", "default")
     spec["serviceAccount"] = account
     wanted = spec.get("priorityClassName")
-    spec["priority"] = next((item["value"] for item in priorities if item["metadata"]["name"] == wanted), 0)
+    spec["priority"] = next(
+        (item["value"] for item in priorities if item["metadata"]["name"] == wanted), 0
+    )
     for container in containers_of(spec):
         limits = container["resources"].get("limits")
         if limits:
-            container["resources"]["requests"] = {**limits, **container["resources"].get("requests", {})}
+            container["resources"]["requests"] = {
+                **limits,
+                **container["resources"].get("requests", {}),
+            }
     _tolerate(spec.setdefault("tolerations", []))
     if spec.get("automountServiceAccountToken", True):
         _mount_token(spec)
@@ -89,9 +94,19 @@ def containers_of(spec: Body) -> Iterator[Body]:
 
 def _tolerate(tolerations: list[Body]) -> None:
     for key in _UNREACHABLE:
-        if not any(item.get("key") in (key, None) and item.get("effect") in ("NoExecute", None) for item in tolerations):
+        if not any(
+            item.get("key") in (key, None) and item.get("effect") in ("NoExecute", None)
+            for item in tolerations
+        ):
             seconds = _TOLERATED_SECONDS
-            tolerations.append({"effect": "NoExecute", "key": key, "operator": "Exists", "tolerationSeconds": seconds})
+            tolerations.append(
+                {
+                    "effect": "NoExecute",
+                    "key": key,
+                    "operator": "Exists",
+                    "tolerationSeconds": seconds,
+                }
+            )
 
 
 def _mount_token(spec: Body) -> None:
@@ -99,12 +114,30 @@ def _mount_token(spec: Body) -> None:
     sources = [
         {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
         {"configMap": {"items": [{"key": "ca.crt", "path": "ca.crt"}], "name": "kube-root-ca.crt"}},
-        {"downwardAPI": {"items": [{"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}, "path": "namespace"}]}},
-        {"configMap": {"items": [{"key": "service-ca.crt", "path": "service-ca.crt"}], "name": "openshift-service-ca.crt"}},
+        {
+            "downwardAPI": {
+                "items": [
+                    {
+                        "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"},
+                        "path": "namespace",
+                    }
+                ]
+            }
+        },
+        {
+            "configMap": {
+                "items": [{"key": "service-ca.crt", "path": "service-ca.crt"}],
+                "name": "openshift-service-ca.crt",
+            }
+        },
     ]
-    spec.setdefault("volumes", []).append({"name": name, "projected": {"defaultMode": 0o644, "sources": sources}})
+    spec.setdefault("volumes", []).append(
+        {"name": name, "projected": {"defaultMode": 0o644, "sources": sources}}
+    )
     for container in containers_of(spec):
-        container.setdefault("volumeMounts", []).append({"mountPath": _TOKEN_PATH, "name": name, "readOnly": True})
+        container.setdefault("volumeMounts", []).append(
+            {"mountPath": _TOKEN_PATH, "name": name, "readOnly": True}
+        )
 
 
 def _quality(spec: Body) -> str:

@@ -11,13 +11,14 @@ from tests.doubles.kubernetes.kinds import JOBS, NAMESPACES, PODS, Resource
 from tests.doubles.kubernetes.store import Body, Store
 from tests.doubles.kubernetes.wire import stamp
 
-#: Finalizers: of a deletion in the foreground, of one that leaves the pods behind, and of the Job controller on its pods.
+#: Finalizers: of a deletion in the foreground, of one that leaves the pods behind, and of the Job
+#: controller on its pods.
 FOREGROUND, ORPHAN, TRACKING = "foregroundDeletion", "orphan", "batch.kubernetes.io/job-tracking"
 
 #: Told whoever deletes a Job without saying what is to become of its pods.
 PRESERVED = (
-    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set "
-    "propagationPolicy=Orphan to suppress this warning"
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to"
+    " remove them or set propagationPolicy=Orphan to suppress this warning"
 )
 _ENDED = ("Succeeded", "Failed")
 
@@ -42,13 +43,18 @@ class Deletion:
         policy = body.get("propagationPolicy") or query.get("propagationPolicy")
         if policy not in (None, "Foreground", "Background", "Orphan"):
             supported = '"Foreground", "Background", "Orphan", "nil"'
-            raise bad_request(f'invalid: propagationPolicy: Unsupported value: "{policy}": supported values: {supported}')
+            raise bad_request(
+                f'invalid: propagationPolicy: Unsupported value: "{policy}": supported values:'
+                f" {supported}"
+            )
         uid = (body.get("preconditions") or {}).get("uid")
         dry_run = "All" in (body.get("dryRun") or [query.get("dryRun", "")])
         return cls(policy, None if grace is None else int(grace), uid, dry_run)
 
 
-def delete(store: Store, resource: Resource, namespace: str, name: str, how: Deletion) -> tuple[Body, bool]:
+def delete(
+    store: Store, resource: Resource, namespace: str, name: str, how: Deletion
+) -> tuple[Body, bool]:
     """Delete an object; its last version, and whether it is gone already.
 
     Raises:
@@ -60,10 +66,16 @@ def delete(store: Store, resource: Resource, namespace: str, name: str, how: Del
             raise not_found(resource, name)
         uid = body["metadata"]["uid"]
         if how.uid and how.uid != uid:
-            raise conflict(resource, name, f"Precondition failed: UID in precondition: {how.uid}, UID in object meta: {uid}")
+            raise conflict(
+                resource,
+                name,
+                f"Precondition failed: UID in precondition: {how.uid}, UID in object meta: {uid}",
+            )
         if how.dry_run:
             return body, False
-        return body, (_delete_pod if resource is PODS else _delete_plainly)(store, resource, body, how)
+        return body, (_delete_pod if resource is PODS else _delete_plainly)(
+            store, resource, body, how
+        )
 
 
 def evict(store: Store, namespace: str, name: str, how: Deletion) -> None:
@@ -85,15 +97,30 @@ def evict(store: Store, namespace: str, name: str, how: Deletion) -> None:
 def disrupt(pod: Body, reason: str, message: str) -> None:
     """Mark a pod as a target of a disruption."""
     conditions: list[Body] = pod["status"].get("conditions", [])
-    since = next((item["lastTransitionTime"] for item in conditions if item["type"] == "DisruptionTarget"), stamp())
-    condition: Body = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+    since = next(
+        (item["lastTransitionTime"] for item in conditions if item["type"] == "DisruptionTarget"),
+        stamp(),
+    )
+    condition: Body = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": reason,
+        "message": message,
+    }
     condition |= {"lastProbeTime": None, "lastTransitionTime": since}
-    pod["status"]["conditions"] = [*(item for item in conditions if item["type"] != "DisruptionTarget"), condition]
+    pod["status"]["conditions"] = [
+        *(item for item in conditions if item["type"] != "DisruptionTarget"),
+        condition,
+    ]
 
 
 def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> bool:
     metadata = pod["metadata"]
-    grace = pod["spec"].get("terminationGracePeriodSeconds", 30) if how.grace is None else max(how.grace, 0)
+    grace = (
+        pod["spec"].get("terminationGracePeriodSeconds", 30)
+        if how.grace is None
+        else max(how.grace, 0)
+    )
     if not pod["spec"].get("nodeName") or pod["status"].get("phase") in _ENDED:
         grace = 0  # no kubelet has anything to end
     if "deletionTimestamp" not in metadata:
@@ -112,7 +139,9 @@ def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> b
 
 def _delete_plainly(store: Store, resource: Resource, body: Body, how: Deletion) -> bool:
     metadata = body["metadata"]
-    finalizers = [name for name in metadata.get("finalizers", []) if name not in (FOREGROUND, ORPHAN)]
+    finalizers = [
+        name for name in metadata.get("finalizers", []) if name not in (FOREGROUND, ORPHAN)
+    ]
     policy = how.policy or ("Orphan" if resource is JOBS else "Background")
     if policy == "Foreground":
         finalizers.append(FOREGROUND)

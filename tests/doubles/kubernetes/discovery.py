@@ -24,7 +24,16 @@ def answer(request: Request) -> Answer | None:
         return Answer(200, encode({"kind": "APIVersions", "versions": ["v1"]}))
     if path == "/apis":
         groups = sorted({group for group, _ in BY_PATH if group})
-        return Answer(200, encode({"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in groups]}))
+        return Answer(
+            200,
+            encode(
+                {
+                    "kind": "APIGroupList",
+                    "apiVersion": "v1",
+                    "groups": [_group(name) for name in groups],
+                }
+            ),
+        )
     steps = path.strip("/").split("/")
     if steps == ["api", "v1"]:
         return Answer(200, encode(_resources("")))
@@ -44,11 +53,26 @@ def _group(name: str) -> dict[str, object]:
 def _resources(group: str) -> dict[str, object]:
     found: list[dict[str, object]] = []
     for resource in (item for (owner, _), item in BY_PATH.items() if owner == group):
-        found.append(_described(resource, resource.plural, ["create"] if resource in REVIEWS else _ALL))
-        found += [_described(resource, f"{resource.plural}/{sub}", ["get"]) for sub in SUBRESOURCES.get(resource, ())]
-    return {"kind": "APIResourceList", "groupVersion": f"{group}/v1".lstrip("/"), "resources": found}
+        found.append(
+            _described(resource, resource.plural, ["create"] if resource in REVIEWS else _ALL)
+        )
+        found += [
+            _described(resource, f"{resource.plural}/{sub}", ["get"])
+            for sub in SUBRESOURCES.get(resource, ())
+        ]
+    return {
+        "kind": "APIResourceList",
+        "groupVersion": f"{group}/v1".lstrip("/"),
+        "resources": found,
+    }
 
 
 def _described(resource: Resource, name: str, verbs: list[str]) -> dict[str, object]:
     singular = resource.kind.lower() if "/" not in name else ""
-    return {"name": name, "singularName": singular, "namespaced": resource.namespaced, "kind": resource.kind, "verbs": verbs}
+    return {
+        "name": name,
+        "singularName": singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": verbs,
+    }

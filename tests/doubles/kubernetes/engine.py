@@ -1,7 +1,7 @@
 """One thread that does what controllers, scheduler and kubelets do, each thing at its time.
 
-Delays are those of a real cluster times ``pace``. A part (``jobs``, ``scheduler``, ``gc``, ``nodes``, ``kubelet``) can be
-stalled: what it had to do is kept until it goes on.
+Delays are those of a real cluster times ``pace``. A part (``jobs``, ``scheduler``, ``gc``,
+``nodes``, ``kubelet``) can be stalled: what it had to do is kept until it goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 JOBS, SCHEDULER, COLLECTOR, NODE_CONTROLLER, KUBELET = "jobs", "scheduler", "gc", "nodes", "kubelet"
 
-#: Threads that start processes: a fork takes milliseconds, and must not hold up the clock of everything else.
+#: Threads that start processes: a fork takes milliseconds, and must not hold up the clock of
+#: everything else.
 STARTERS = 2
 
 

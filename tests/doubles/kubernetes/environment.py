@@ -1,4 +1,6 @@
-"""The command and the environment of a container: values from Secrets, ConfigMaps and the pod itself, and ``$(VAR)``."""
+"""The command and the environment of a container: values from Secrets, ConfigMaps and the pod
+itself, and ``$(VAR)``.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ _SUBSCRIPT = re.compile(r"metadata\.(annotations|labels)\['(.*)'\]")
 
 
 class ConfigError(Exception):
-    """A container that cannot be made now: what it refers to is missing (``CreateContainerConfigError``)."""
+    """A container that cannot be made now: what it refers to is missing
+    (``CreateContainerConfigError``).
+    """
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:
-    """Replace ``$(NAME)`` by what is known; ``$$`` is a dollar, and an unknown name stays as it is written."""
+    """Replace ``$(NAME)`` by what is known; ``$$`` is a dollar, and an unknown name stays as it is
+    written.
+    """
 
     def value(found: re.Match[str]) -> str:
         if found[1] == "$":
@@ -76,7 +82,10 @@ class Environment:
                 optional = ref.get("optional", False)
                 data = self._data(resource, ref["name"], optional=optional)
                 if data is not None and ref["key"] not in data and not optional:
-                    raise ConfigError(f"couldn't find key {ref['key']} in {resource.kind} {self._namespace}/{ref['name']}")
+                    raise ConfigError(
+                        f"couldn't find key {ref['key']} in {resource.kind}"
+                        f" {self._namespace}/{ref['name']}"
+                    )
                 return (data or {}).get(ref["key"])
         if (field_ref := source.get("fieldRef")) is not None:
             return self._field(field_ref["fieldPath"])
@@ -90,7 +99,9 @@ class Environment:
             if optional:
                 return None
             raise ConfigError(f'{resource.kind.lower()} "{name}" not found')
-        decode: Callable[[str], str] = (lambda value: base64.b64decode(value).decode()) if resource is SECRETS else str
+        decode: Callable[[str], str] = (
+            (lambda value: base64.b64decode(value).decode()) if resource is SECRETS else str
+        )
         return {key: decode(value) for key, value in (body.get("data") or {}).items()}
 
     def _field(self, path: str) -> str:
@@ -107,7 +118,10 @@ class Environment:
 def missing_volume(store: Store, pod: Body) -> str:
     """What is said of the first volume whose Secret or ConfigMap is not there; empty if all are."""
     for volume in pod["spec"].get("volumes") or ():
-        for field, key, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
+        for field, key, resource in (
+            ("secret", "secretName", SECRETS),
+            ("configMap", "name", CONFIG_MAPS),
+        ):
             source = volume.get(field)
             if source is None or source.get("optional"):
                 continue

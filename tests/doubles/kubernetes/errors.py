@@ -1,6 +1,8 @@
-"""What the API server says when it refuses a request: one exception, and a function for each kind of refusal.
+"""What the API server says when it refuses a request: one exception, and a function for each kind
+of refusal.
 
-The words are those of the recordings, and of the same server's messages where a refusal was not recorded.
+The words are those of the recordings, and of the same server's messages where a refusal was not
+recorded.
 """
 
 from __future__ import annotations
@@ -40,7 +42,12 @@ class Refused(Exception):
 
     def status(self) -> dict[str, Any]:
         """The body."""
-        body: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        body: dict[str, Any] = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+        }
         body |= {"message": self.message, "reason": self.reason, "code": self.code}
         if self.details is not None:
             body["details"] = dict(self.details)
@@ -69,7 +76,9 @@ def required(field: str, why: str = "") -> Cause:
 def unsupported(field: str, value: object, supported: Sequence[str]) -> Cause:
     """A value that is none of the few."""
     names = ", ".join(f'"{name}"' for name in supported)
-    return Cause(field, "FieldValueNotSupported", f'Unsupported value: "{value}": supported values: {names}')
+    return Cause(
+        field, "FieldValueNotSupported", f'Unsupported value: "{value}": supported values: {names}'
+    )
 
 
 def duplicate(field: str, value: str) -> Cause:
@@ -104,7 +113,9 @@ def no_such_path() -> Refused:
 
 def already_exists(resource: Resource, name: str) -> Refused:
     """409: the name is taken."""
-    return Refused(409, "AlreadyExists", f'{resource.title} "{name}" already exists', _named(resource, name))
+    return Refused(
+        409, "AlreadyExists", f'{resource.title} "{name}" already exists', _named(resource, name)
+    )
 
 
 def conflict(resource: Resource, name: str, why: str) -> Refused:
@@ -118,7 +129,9 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Refused:
     told = [f"{cause.field}: {cause.message}" for cause in causes]
     text = told[0] if len(told) == 1 else "[" + ", ".join(told) + "]"
     details = _named(resource, name, kind=True)
-    details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
+    details["causes"] = [
+        {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes
+    ]
     return Refused(422, "Invalid", f'{resource.kind_title} "{name}" is invalid: {text}', details)
 
 
@@ -140,7 +153,12 @@ def unauthorized() -> Refused:
 
 def not_allowed() -> Refused:
     """405: the resource has not this verb."""
-    return Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
+    return Refused(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+        {},
+    )
 
 
 def expired(wanted: str, oldest: int) -> Refused:
@@ -160,8 +178,8 @@ def continue_expired() -> Refused:
     return Refused(
         410,
         "Expired",
-        "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
-        "the continue parameter.",
+        "The provided continue parameter is too old to display a consistent list result. You can"
+        " start a new list without the continue parameter.",
     )
 
 
@@ -170,5 +188,6 @@ def no_initial_events() -> Refused:
     return Refused(
         500,
         "InternalError",
-        "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled",
+        "a watch stream was requested by the client but the required storage feature"
+        " RequestWatchProgress is disabled",
     )

@@ -66,7 +66,12 @@ class EventLog:
             known["lastTimestamp"] = stamp()
             self._store.save(EVENTS, known)
             return
-        involved = {"kind": resource.kind, "apiVersion": resource.api_version, "name": metadata["name"], "uid": metadata["uid"]}
+        involved = {
+            "kind": resource.kind,
+            "apiVersion": resource.api_version,
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        }
         involved["resourceVersion"] = metadata["resourceVersion"]
         if resource.namespaced:
             involved["namespace"] = metadata["namespace"]
@@ -85,11 +90,23 @@ class EventLog:
             "reportingInstance": host,
         }
         if action:
-            event |= {"action": action, "eventTime": micro_stamp(), "firstTimestamp": None, "lastTimestamp": None, "source": {}}
+            event |= {
+                "action": action,
+                "eventTime": micro_stamp(),
+                "firstTimestamp": None,
+                "lastTimestamp": None,
+                "source": {},
+            }
         else:
             now = stamp()
             source = {"component": component, "host": host} if host else {"component": component}
-            event |= {"count": 1, "eventTime": None, "firstTimestamp": now, "lastTimestamp": now, "source": source}
+            event |= {
+                "count": 1,
+                "eventTime": None,
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "source": source,
+            }
             self._known[key] = event
         self._store.add(EVENTS, event)
         self._order.append((None if action else key, event))
@@ -99,6 +116,24 @@ class EventLog:
                 self._known.pop(old, None)
             self._store.remove(EVENTS, gone)
 
-    def pod(self, pod: Body, reason: str, message: str, *, host: str, container: str = "", warning: bool = False) -> None:
+    def pod(
+        self,
+        pod: Body,
+        reason: str,
+        message: str,
+        *,
+        host: str,
+        container: str = "",
+        warning: bool = False,
+    ) -> None:
         """What a kubelet tells of a pod."""
-        self.tell(PODS, pod, reason, message, component="kubelet", host=host, container=container, warning=warning)
+        self.tell(
+            PODS,
+            pod,
+            reason,
+            message,
+            component="kubelet",
+            host=host,
+            container=container,
+            warning=warning,
+        )

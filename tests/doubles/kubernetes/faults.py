@@ -32,7 +32,7 @@ class Faults:
         self._cluster = cluster
         self._stalled: set[str] = set()
 
-    # -- requests -----------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def fail(
         self,
@@ -44,17 +44,29 @@ class Faults:
         retry_after: int | None = None,
         body: str | None = None,
     ) -> Rule:
-        """Answer the next requests that match with a status, as :class:`tests.doubles.kubernetes.trouble.Rule` says."""
+        """Answer the next requests that match with a status, as
+        :class:`tests.doubles.kubernetes.trouble.Rule` says.
+        """
         data = None if body is None else body.encode()
-        return self._cluster.trouble.add(Rule(ANSWER, method, path, times, status, retry_after, data))
+        return self._cluster.trouble.add(
+            Rule(ANSWER, method, path, times, status, retry_after, data)
+        )
 
     def hang(self, *, method: str = ".*", path: str = "", times: int | None = 1) -> Rule:
-        """Do not answer the next requests that match until their clients give up; they are not carried out."""
+        """Do not answer the next requests that match until their clients give up; they are not
+        carried out.
+        """
         return self._cluster.trouble.add(Rule(HANG, method, path, times))
 
-    def cut(self, *, after: bool, method: str = ".*", path: str = "", times: int | None = 1) -> Rule:
-        """Reset the connection of the next requests that match, before or ``after`` they were carried out."""
-        return self._cluster.trouble.add(Rule(CUT_AFTER if after else CUT_BEFORE, method, path, times))
+    def cut(
+        self, *, after: bool, method: str = ".*", path: str = "", times: int | None = 1
+    ) -> Rule:
+        """Reset the connection of the next requests that match, before or ``after`` they were
+        carried out.
+        """
+        return self._cluster.trouble.add(
+            Rule(CUT_AFTER if after else CUT_BEFORE, method, path, times)
+        )
 
     def latency(self, seconds: float) -> None:
         """Let every request take longer."""
@@ -65,7 +77,9 @@ class Faults:
         self._cluster.trouble.clear()
 
     def front_down(self) -> None:
-        """Close the API server's port and cut every connection. Pods run on; nothing is decided until it is back."""
+        """Close the API server's port and cut every connection. Pods run on; nothing is decided
+        until it is back.
+        """
         self._cluster.front.down()
         with self._cluster.store.lock:
             for part in _CONTROL_PLANE:
@@ -83,14 +97,15 @@ class Faults:
                 kubelet.reconnect()
         self._cluster.front.up()
 
-    # -- watches ------------------------------------------------------------------------------------------------------
+    # -- watches -----------------------------------------------------------------------------------
 
     def drop_watches(self, *, cut: bool = False) -> int:
         """End all watches now, in order or with their connections ``cut``; how many."""
         return self._each_watch(lambda watch: watch.end(cut=cut))
 
     def silence_watches(self, *, on: bool = True) -> int:
-        """Send nothing any more to watches that are there or start, not even bookmarks or their end; how many are there.
+        """Send nothing any more to watches that are there or start, not even bookmarks or their
+        end; how many are there.
 
         With ``on=False`` new watches are sent what they should be; those that fell silent stay so.
         """
@@ -105,7 +120,7 @@ class Faults:
         """Forget all history: watches and lists cannot go on from an older version."""
         self._cluster.store.compact()
 
-    # -- controllers --------------------------------------------------------------------------------------------------
+    # -- controllers -------------------------------------------------------------------------------
 
     def late_pods(self, seconds: float) -> None:
         """Let the Job controller see new Jobs so much later."""
@@ -121,7 +136,7 @@ class Faults:
         self._stalled.discard(part)
         self._cluster.engine.resume(part)
 
-    # -- nodes --------------------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def slow_pulls(self, seconds: float, node: str | None = None) -> None:
         """Let pulls take so much longer, on one node or on all."""
@@ -130,7 +145,8 @@ class Faults:
                 kubelet.slow_pulls = seconds
 
     def kubelet_down(self, node: str, *, evict_after: float | None = None) -> None:
-        """Kill a kubelet. Containers run on; the node turns unreachable, and pods are evicted by their tolerations.
+        """Kill a kubelet. Containers run on; the node turns unreachable, and pods are evicted by
+        their tolerations.
 
         Args:
             node: whose.
@@ -141,7 +157,9 @@ class Faults:
             self._cluster.node_controller.silent(node, evict_after=evict_after)
 
     def kubelet_up(self, node: str) -> None:
-        """Start it again: it tells what has become of its containers and ends what was deleted. A deleted node joins anew."""
+        """Start it again: it tells what has become of its containers and ends what was deleted. A
+        deleted node joins anew.
+        """
         with self._cluster.store.lock:
             kubelet = self._cluster.kubelets[node]
             if self._cluster.store.get(NODES, "", node) is None:
@@ -150,7 +168,9 @@ class Faults:
             kubelet.revive()
 
     def node_lost(self, node: str, evict_after: float = 0.0) -> None:
-        """Lose a node: its kubelet is silent, its pods turn unready, then are evicted, while their processes run on."""
+        """Lose a node: its kubelet is silent, its pods turn unready, then are evicted, while their
+        processes run on.
+        """
         self.kubelet_down(node, evict_after=evict_after)
 
     def node_back(self, node: str) -> None:
@@ -167,7 +187,7 @@ class Faults:
         with self._cluster.store.lock:
             self._cluster.rejection = None if message is None else (reason, message)
 
-    # -- pods ---------------------------------------------------------------------------------------------------------
+    # -- pods --------------------------------------------------------------------------------------
 
     def oom_kill(self, pod: str) -> None:
         """Kill a pod's containers as the kernel does at the memory limit."""
@@ -184,8 +204,12 @@ class Faults:
         body = self._pod(pod)
         evict(self._cluster.store, *key_of(body), Deletion(uid=body["metadata"]["uid"]))
 
-    def evict_for_pressure(self, pod: str, message: str = "The node was low on resource: memory. ") -> None:
-        """Evict a pod as a kubelet does whose node is short of something: it is killed, and its object stays."""
+    def evict_for_pressure(
+        self, pod: str, message: str = "The node was low on resource: memory. "
+    ) -> None:
+        """Evict a pod as a kubelet does whose node is short of something: it is killed, and its
+        object stays.
+        """
         with self._worker(pod) as worker:
             disrupt(worker.pod, "TerminationByKubelet", message)
             self._cluster.store.save(PODS, worker.pod)
@@ -194,7 +218,9 @@ class Faults:
     def preempt(self, pod: str) -> None:
         """Delete a pod as the scheduler does for a more important one."""
         with self._cluster.store.lock:
-            self._cluster.scheduler.preempt(self._pod(pod), "Preempted by a pod of a higher priority")
+            self._cluster.scheduler.preempt(
+                self._pod(pod), "Preempted by a pod of a higher priority"
+            )
 
     def delete_pod(self, pod: str, grace: int | None = None) -> None:
         """Delete a pod as somebody with kubectl does."""
@@ -202,7 +228,9 @@ class Faults:
             self._cluster.registry.delete(PODS, *key_of(self._pod(pod)), Deletion(grace=grace))
 
     def force_delete(self, pod: str) -> None:
-        """Take a pod's object away at once, while its processes run on until the cluster is closed, or :meth:`kill`."""
+        """Take a pod's object away at once, while its processes run on until the cluster is closed,
+        or :meth:`kill`.
+        """
         with self._cluster.store.lock:
             body = self._pod(pod)
             body["metadata"].pop("finalizers", None)

@@ -1,8 +1,9 @@
 """The fields of a Job and of a Pod, and of everything below them.
 
-A line names a type and its fields, ``name:type``. A type is ``i`` (integer), ``b`` (boolean), ``q`` (quantity), ``o`` (anything),
-another line's name, ``[t]`` (list) or ``{t}`` (map from strings); a field without one is a string. What a GPU Job never has
-(volumes of one vendor, alpha fields) is taken as it comes.
+A line names a type and its fields, ``name:type``. A type is ``i`` (integer), ``b`` (boolean), ``q``
+(quantity), ``o`` (anything), another line's name, ``[t]`` (list) or ``{t}`` (map from strings); a
+field without one is a string. What a GPU Job never has (volumes of one vendor, alpha fields) is
+taken as it comes.
 """
 
 TYPES = """

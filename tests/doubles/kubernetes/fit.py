@@ -67,8 +67,12 @@ def matches(spec: Body, node: Body) -> bool:
     labels = node["metadata"].get("labels") or {}
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
         return False
-    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
-    return affinity is None or any(_term(term, node) for term in affinity.get("nodeSelectorTerms") or ())
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    return affinity is None or any(
+        _term(term, node) for term in affinity.get("nodeSelectorTerms") or ()
+    )
 
 
 def liking(spec: Body, node: Body) -> int:
@@ -101,7 +105,9 @@ def _term(term: Body, node: Body) -> bool:
     name = {"metadata.name": node["metadata"]["name"]}
     if not labels and not fields:
         return False
-    return all(requirement(has, need) for need in labels) and all(requirement(name, need) for need in fields)
+    return all(requirement(has, need) for need in labels) and all(
+        requirement(name, need) for need in fields
+    )
 
 
 def told(nodes: int, reasons: Iterable[str]) -> str:

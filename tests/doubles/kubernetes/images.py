@@ -55,5 +55,8 @@ def pull_error(name: str) -> str:
     if registry.startswith(("127.0.0.1", "localhost")):
         scheme, cause = "http", f"dial tcp {registry}: connect: connection refused"
     url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag or 'latest'}"
-    failed = f'failed to pull and unpack image "{whole}": failed to resolve reference "{whole}": failed to do request:'
+    failed = (
+        f'failed to pull and unpack image "{whole}": failed to resolve reference "{whole}": failed'
+        " to do request:"
+    )
     return f'{failed} Head "{url}": {cause}'

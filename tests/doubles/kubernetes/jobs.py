@@ -1,6 +1,8 @@
-"""The Job controller: which Job it looks at and when. What it does then is a :class:`tests.doubles.kubernetes.jobround.Round`.
+"""The Job controller: which Job it looks at and when. What it does then is a
+:class:`tests.doubles.kubernetes.jobround.Round`.
 
-It looks at a Job a second after anything has changed around it (at pace 1), so that several changes are told at once.
+It looks at a Job a second after anything has changed around it (at pace 1), so that several changes
+are told at once.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ class _Known:
 
 
 class JobController:
-    """Everything runs in the engine's thread. ``delay``: real seconds by which it is late to see a new Job."""
+    """Everything runs in the engine's thread. ``delay``: real seconds by which it is late to see a
+    new Job.
+    """
 
-    def __init__(self, registry: Registry, events: EventLog, engine: Engine, manifest_pace: float) -> None:
+    def __init__(
+        self, registry: Registry, events: EventLog, engine: Engine, manifest_pace: float
+    ) -> None:
         self.delay = 0.0
         self.registry = registry
         self.engine = engine
@@ -82,14 +88,20 @@ class JobController:
         uid, generation = body["metadata"]["uid"], body["metadata"].get("generation", 1)
         if change.kind == DELETED:
             self._known.pop(uid, None)
-            self.engine.after(PART, delays.JOB_UNTRACK, lambda: self.untrack(self._pods.get(uid, {}).values()))
+            self.engine.after(
+                PART, delays.JOB_UNTRACK, lambda: self.untrack(self._pods.get(uid, {}).values())
+            )
             return
         known = self._known.get(uid)
         if known is None:
             self._known[uid] = _Known(generation, History())
-            self._look_at(key, time.monotonic() + self.delay + delays.JOB_AT_ONCE * self.engine.pace)
+            self._look_at(
+                key, time.monotonic() + self.delay + delays.JOB_AT_ONCE * self.engine.pace
+            )
         else:
-            self.look(key, delays.JOB_BATCH if generation == known.generation else delays.JOB_AT_ONCE)
+            self.look(
+                key, delays.JOB_BATCH if generation == known.generation else delays.JOB_AT_ONCE
+            )
             known.generation = generation
 
     def _pod_changed(self, change: Change) -> None:
@@ -106,7 +118,9 @@ class JobController:
                 self._pods.pop(owner, None)
         else:
             pods[uid] = pod
-        name = next(item["name"] for item in pod["metadata"]["ownerReferences"] if item.get("controller"))
+        name = next(
+            item["name"] for item in pod["metadata"]["ownerReferences"] if item.get("controller")
+        )
         self.look((pod["metadata"]["namespace"], name), delays.JOB_BATCH)
 
     def _look_at(self, key: Key, due: float) -> None:
@@ -115,7 +129,9 @@ class JobController:
             if timer.due <= due:
                 return
             timer.cancel()
-        self._timers[key] = self.engine.after_exactly(PART, due - time.monotonic(), partial(self._sync, key))
+        self._timers[key] = self.engine.after_exactly(
+            PART, due - time.monotonic(), partial(self._sync, key)
+        )
 
     def _sync(self, key: Key) -> None:
         timer = self._timers.get(key)

@@ -40,14 +40,35 @@ CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 JOBS = Resource("batch", "v1", "jobs", "Job")
-PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
+PRIORITY_CLASSES = Resource(
+    "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False
+)
 
-STORED = (NAMESPACES, NODES, PODS, EVENTS, SECRETS, CONFIG_MAPS, QUOTAS, SERVICE_ACCOUNTS, JOBS, PRIORITY_CLASSES)
+STORED = (
+    NAMESPACES,
+    NODES,
+    PODS,
+    EVENTS,
+    SECRETS,
+    CONFIG_MAPS,
+    QUOTAS,
+    SERVICE_ACCOUNTS,
+    JOBS,
+    PRIORITY_CLASSES,
+)
 
 #: Answered when they are created, and kept nowhere.
 REVIEWS = (
-    Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False),
-    Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False),
+    Resource(
+        "authorization.k8s.io",
+        "v1",
+        "selfsubjectaccessreviews",
+        "SelfSubjectAccessReview",
+        namespaced=False,
+    ),
+    Resource(
+        "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False
+    ),
 )
 
 #: (group, plural) → the resource

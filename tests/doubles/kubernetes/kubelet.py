@@ -1,7 +1,8 @@
-"""The kubelet of one node: takes the pods that are bound to it, and tells the API server what becomes of them.
+"""The kubelet of one node: takes the pods that are bound to it, and tells the API server what
+becomes of them.
 
-It can be *dead* (killed: containers run on, nobody sees them) or *cut off* (the API server is away: it works on and tells
-later). Whatever it could not tell is told once it can, as it is by then.
+It can be *dead* (killed: containers run on, nobody sees them) or *cut off* (the API server is away:
+it works on and tells later). Whatever it could not tell is told once it can, as it is by then.
 """
 
 from __future__ import annotations
@@ -145,14 +146,20 @@ class Kubelet:
         for item in foreign:
             if item["type"] == "PodScheduled":
                 item["observedGeneration"] = new["observedGeneration"]
-        pod["status"] = {**{key: old[key] for key in ("qosClass",) if key in old}, **new, "conditions": [*own, *foreign]}
+        pod["status"] = {
+            **{key: old[key] for key in ("qosClass",) if key in old},
+            **new,
+            "conditions": [*own, *foreign],
+        }
         self.store.save(PODS, pod)
 
     def tell(self, pod: Body, reason: str, message: str, container: str, *, warning: bool) -> None:
         """Write an event, once the API server can be reached."""
 
         def tell() -> None:
-            self._around.events.pod(pod, reason, message, host=self.name, container=container, warning=warning)
+            self._around.events.pod(
+                pod, reason, message, host=self.name, container=container, warning=warning
+            )
 
         if self.connected:
             tell()

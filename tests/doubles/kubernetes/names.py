@@ -16,22 +16,29 @@ _ENV = re.compile(r"[ -<>-~]+")
 LABEL_LIMIT, _NAME_LIMIT, _ANNOTATIONS_LIMIT = 63, 253, 256 * 1024
 
 NOT_SUBDOMAIN = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with "
-    f"an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or"
+    " '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used"
+    f" for validation is '{_SUBDOMAIN}')"
 )
 NOT_LABEL = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
-    f"alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and"
+    " must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used"
+    f" for validation is '{_LABEL}')"
 )
 NOT_QUALIFIED = (
-    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character "
-    f"(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{_QUALIFIED}')"
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end"
+    " with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for"
+    f" validation is '{_QUALIFIED}')"
 )
 NOT_VALUE = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with "
-    f"an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '{_VALUE}')"
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.',"
+    " and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or"
+    f" '12345', regex used for validation is '{_VALUE}')"
 )
-NOT_ENV = "a valid environment variable name must consist only of printable ASCII characters other than '='"
+NOT_ENV = (
+    "a valid environment variable name must consist only of printable ASCII characters other"
+    " than '='"
+)
 
 
 def too_long(limit: int) -> str:
@@ -83,7 +90,9 @@ def check_annotations(annotations: Mapping[str, str], path: str) -> Iterator[Cau
         yield from (bad_value(path, f'"{key}"', why) for why in qualified(key.lower()))
     size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
     if size > _ANNOTATIONS_LIMIT:
-        yield Cause(path, "FieldValueTooLong", f"Too long: may not be more than {_ANNOTATIONS_LIMIT} bytes")
+        yield Cause(
+            path, "FieldValueTooLong", f"Too long: may not be more than {_ANNOTATIONS_LIMIT} bytes"
+        )
 
 
 def check_name(name: str, path: str) -> Iterator[Cause]:

@@ -1,4 +1,6 @@
-"""The nodes, and the controllers that follow them: silent nodes are tainted, their pods are evicted, lost pods collected."""
+"""The nodes, and the controllers that follow them: silent nodes are tainted, their pods are
+evicted, lost pods collected.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Node:
     """
 
     name: str = "node-a"
-    labels: Mapping[str, str] = field(default_factory=lambda: {"nvidia.com/device-plugin.config": "tesla-t4"})
+    labels: Mapping[str, str] = field(
+        default_factory=lambda: {"nvidia.com/device-plugin.config": "tesla-t4"}
+    )
     taints: Sequence[Mapping[str, str]] = ()
     resources: Mapping[str, str] = field(default_factory=lambda: {"nvidia.com/gpu": "8"})
     cpu: str = "64"
@@ -49,7 +53,12 @@ class Node:
 
     def body(self, address: str) -> Body:
         """Its object."""
-        labels = {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", **self.labels}
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+            **self.labels,
+        }
         amounts = {"cpu": self.cpu, "memory": self.memory, "pods": self.pods, **self.resources}
         return {
             "metadata": {"name": self.name, "labels": labels},
@@ -57,9 +66,16 @@ class Node:
             "status": {
                 "capacity": dict(amounts),
                 "allocatable": dict(amounts),
-                "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": self.name}],
+                "addresses": [
+                    {"type": "InternalIP", "address": address},
+                    {"type": "Hostname", "address": self.name},
+                ],
                 "conditions": [_ready("True", "KubeletReady", "kubelet is posting ready status")],
-                "nodeInfo": {"kubeletVersion": "v1.36.2", "operatingSystem": "linux", "architecture": "amd64"},
+                "nodeInfo": {
+                    "kubeletVersion": "v1.36.2",
+                    "operatingSystem": "linux",
+                    "architecture": "amd64",
+                },
             },
         }
 
@@ -81,9 +97,12 @@ class NodeController:
 
         Args:
             node: whose.
-            evict_after: real seconds from the taint to the eviction of the pods, instead of their tolerations (scaled).
+            evict_after: real seconds from the taint to the eviction of the pods, instead of their
+                tolerations (scaled).
         """
-        self._silent[node] = self._engine.after(PART, delays.NODE_SILENT, partial(self._unreachable, node, evict_after))
+        self._silent[node] = self._engine.after(
+            PART, delays.NODE_SILENT, partial(self._unreachable, node, evict_after)
+        )
 
     def heard(self, node: str) -> None:
         """It reports again."""
@@ -107,20 +126,36 @@ class NodeController:
         body = self._store.get(NODES, "", node)
         if body is None:
             return
-        _set_ready(body, _ready("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."))
-        taints = [{"key": _UNREACHABLE, "effect": effect, "timeAdded": stamp()} for effect in ("NoSchedule", "NoExecute")]
+        _set_ready(
+            body, _ready("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+        )
+        taints = [
+            {"key": _UNREACHABLE, "effect": effect, "timeAdded": stamp()}
+            for effect in ("NoSchedule", "NoExecute")
+        ]
         body["spec"]["taints"] = [*body["spec"].get("taints", []), *taints]
         self._store.save(NODES, body)
         for pod in self._pods_of(node):
             for condition in pod["status"].get("conditions", ()):
                 if condition["type"] == "Ready" and condition["status"] == "True":
                     condition |= {"status": "False", "lastTransitionTime": stamp()}
-            self._events.tell(PODS, pod, "NodeNotReady", "Node is not ready", component="node-controller", warning=True)
+            self._events.tell(
+                PODS,
+                pod,
+                "NodeNotReady",
+                "Node is not ready",
+                component="node-controller",
+                warning=True,
+            )
             self._store.save(PODS, pod)
             self._evict_later(node, pod, taints[1], evict_after)
 
     def _evict_later(self, node: str, pod: Body, taint: Body, evict_after: float | None) -> None:
-        seconds = [item.get("tolerationSeconds") for item in pod["spec"].get("tolerations") or () if tolerates(item, taint)]
+        seconds = [
+            item.get("tolerationSeconds")
+            for item in pod["spec"].get("tolerations") or ()
+            if tolerates(item, taint)
+        ]
         if evict_after is None and seconds and all(value is None for value in seconds):
             return  # it puts up with it for ever
         bounded = [value for value in seconds if value is not None]
@@ -136,7 +171,9 @@ class NodeController:
         if pod is None or pod["metadata"]["uid"] != uid or "deletionTimestamp" in pod["metadata"]:
             return
         told = f"Marking for deletion Pod {key[0]}/{key[1]}"
-        self._events.tell(PODS, pod, "TaintManagerEviction", told, component="taint-eviction-controller")
+        self._events.tell(
+            PODS, pod, "TaintManagerEviction", told, component="taint-eviction-controller"
+        )
         disrupt(pod, "DeletionByTaintManager", _EVICTING)
         self._store.save(PODS, pod)
         self._registry.delete(PODS, *key, Deletion(uid=uid))
@@ -154,12 +191,18 @@ class NodeController:
             pod["status"]["phase"] = "Failed"
             self._store.save(PODS, pod)
             with contextlib.suppress(Refused):
-                self._registry.delete(PODS, *key_of(pod), Deletion(grace=0, uid=pod["metadata"]["uid"]))
+                self._registry.delete(
+                    PODS, *key_of(pod), Deletion(grace=0, uid=pod["metadata"]["uid"])
+                )
 
     def _pods_of(self, node: str) -> list[Body]:
         ended = ("Succeeded", "Failed")
         pods = self._store.bodies(PODS)
-        return [pod for pod in pods if pod["spec"].get("nodeName") == node and pod["status"].get("phase") not in ended]
+        return [
+            pod
+            for pod in pods
+            if pod["spec"].get("nodeName") == node and pod["status"].get("phase") not in ended
+        ]
 
 
 def _ready(status: str, reason: str, message: str) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class PodLogs:
         """
         name = self._container(pod, query)
         where = pod["metadata"]["name"]
-        statuses = [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
+        statuses = [
+            *pod["status"].get("initContainerStatuses", ()),
+            *pod["status"].get("containerStatuses", ()),
+        ]
         status = next((item for item in statuses if item["name"] == name), None)
         if not pod["spec"].get("nodeName"):
             raise bad_request(f"pod {where} does not have a host assigned")
@@ -49,7 +52,9 @@ class PodLogs:
             }.get(waiting["reason"], waiting["reason"])
             raise bad_request(f'container "{name}" in pod "{where}" is waiting to start: {told}')
 
-    def stream(self, pod: dict[str, Any], query: Mapping[str, str], send: Send, gone: Callable[[], bool]) -> None:
+    def stream(
+        self, pod: dict[str, Any], query: Mapping[str, str], send: Send, gone: Callable[[], bool]
+    ) -> None:
         """Send a container's log; with ``follow``, until it has ended."""
         name, uid = self._container(pod, query), pod["metadata"]["uid"]
         path = self._folder / uid / name / "log"
@@ -75,7 +80,9 @@ class PodLogs:
         main = [container["name"] for container in pod["spec"]["containers"]]
         if not name and len(main) > 1:
             listed = " ".join(main)
-            raise bad_request(f"a container name must be specified for pod {where}, choose one of: [{listed}]")
+            raise bad_request(
+                f"a container name must be specified for pod {where}, choose one of: [{listed}]"
+            )
         return name or str(main[0])
 
 

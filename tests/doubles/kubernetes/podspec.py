@@ -42,9 +42,17 @@ def check_pod_spec(spec: Body, path: str) -> Iterator[Cause]:
             yield from _container(container, at, volumes)
     grace, deadline = spec.get("terminationGracePeriodSeconds"), spec.get("activeDeadlineSeconds")
     if grace is not None and grace < 0:
-        yield bad_value(f"{path}.terminationGracePeriodSeconds", str(grace), "must be greater than or equal to 0")
+        yield bad_value(
+            f"{path}.terminationGracePeriodSeconds",
+            str(grace),
+            "must be greater than or equal to 0",
+        )
     if deadline is not None and not 1 <= deadline <= _INT32:
-        yield bad_value(f"{path}.activeDeadlineSeconds", str(deadline), f"must be between 1 and {_INT32}, inclusive")
+        yield bad_value(
+            f"{path}.activeDeadlineSeconds",
+            str(deadline),
+            f"must be between 1 and {_INT32}, inclusive",
+        )
     yield from names.check_labels(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
     yield from _affinity(spec.get("affinity") or {}, f"{path}.affinity")
     for index, toleration in enumerate(spec.get("tolerations") or []):
@@ -61,7 +69,9 @@ def _container(container: Body, path: str, volumes: set[Any]) -> Iterator[Cause]
     if not image:
         yield required(f"{path}.image")
     elif image != image.strip():
-        yield bad_value(f"{path}.image", f'"{image}"', "must not have leading or trailing whitespace")
+        yield bad_value(
+            f"{path}.image", f'"{image}"', "must not have leading or trailing whitespace"
+        )
     for field, values in (("imagePullPolicy", _PULL), ("terminationMessagePolicy", _MESSAGE)):
         if container.get(field) not in (None, *values):
             yield unsupported(f"{path}.{field}", container[field], values)
@@ -88,10 +98,16 @@ def _variable(variable: Body, path: str) -> Iterator[Cause]:
     if variable.get("value"):
         yield bad_value(f"{path}.valueFrom", '""', "may not be specified when `value` is not empty")
     if len(source) != 1:
-        yield bad_value(f"{path}.valueFrom", '""', "may not have more than one field specified at a time")
+        yield bad_value(
+            f"{path}.valueFrom", '""', "may not have more than one field specified at a time"
+        )
     for kind in ("secretKeyRef", "configMapKeyRef"):
         if (ref := source.get(kind)) is not None:
-            yield from (required(f"{path}.valueFrom.{kind}.{field}") for field in ("name", "key") if not ref.get(field))
+            yield from (
+                required(f"{path}.valueFrom.{kind}.{field}")
+                for field in ("name", "key")
+                if not ref.get(field)
+            )
 
 
 def _resources(resources: Body, path: str) -> Iterator[Cause]:
@@ -100,7 +116,9 @@ def _resources(resources: Body, path: str) -> Iterator[Cause]:
         for name, amount in amounts.items():
             at = f"{path}.{kind}[{name}]"
             if "/" not in name and name not in _NATIVE and not name.startswith("hugepages-"):
-                yield bad_value(at, f'"{name}"', "must be a standard resource type or fully qualified")
+                yield bad_value(
+                    at, f'"{name}"', "must be a standard resource type or fully qualified"
+                )
             if parse(amount) < 0:
                 yield bad_value(at, f'"{amount}"', "must be greater than or equal to 0")
             elif "/" in name and parse(amount) != int(parse(amount)):
@@ -110,9 +128,15 @@ def _resources(resources: Body, path: str) -> Iterator[Cause]:
         if "/" in name and limit is None:
             yield required(f"{path}.limits", "Limit must be set for non overcommitable resources")
         elif "/" in name and parse(limit) != parse(amount):
-            yield bad_value(f"{path}.requests", f'"{amount}"', f"must be equal to {name} limit of {limit}")
+            yield bad_value(
+                f"{path}.requests", f'"{amount}"', f"must be equal to {name} limit of {limit}"
+            )
         elif limit is not None and parse(amount) > parse(limit):
-            yield bad_value(f"{path}.requests", f'"{amount}"', f"must be less than or equal to {name} limit of {limit}")
+            yield bad_value(
+                f"{path}.requests",
+                f'"{amount}"',
+                f"must be less than or equal to {name} limit of {limit}",
+            )
 
 
 def _affinity(affinity: Body, path: str) -> Iterator[Cause]:
@@ -129,7 +153,9 @@ def _affinity(affinity: Body, path: str) -> Iterator[Cause]:
     for index, wish in enumerate(node.get(wished) or []):
         below = f"{path}.nodeAffinity.{wished}[{index}]"
         if not 1 <= wish.get("weight", 0) <= 100:
-            yield bad_value(f"{below}.weight", str(wish.get("weight", 0)), "must be in the range 1-100")
+            yield bad_value(
+                f"{below}.weight", str(wish.get("weight", 0)), "must be in the range 1-100"
+            )
         yield from _term(wish.get("preference") or {}, f"{below}.preference")
 
 
@@ -140,22 +166,37 @@ def _term(term: Body, path: str) -> Iterator[Cause]:
         if operator in ("In", "NotIn") and not values:
             yield required(f"{at}.values", "must be specified when `operator` is 'In' or 'NotIn'")
         elif operator in ("Exists", "DoesNotExist") and values:
-            yield forbidden_field(f"{at}.values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+            yield forbidden_field(
+                f"{at}.values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+            )
         elif operator in ("Gt", "Lt") and len(values) != 1:
-            yield required(f"{at}.values", "must be specified single value when `operator` is 'Lt' or 'Gt'")
+            yield required(
+                f"{at}.values", "must be specified single value when `operator` is 'Lt' or 'Gt'"
+            )
         elif operator not in ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"):
-            yield bad_value(f"{at}.operator", f'"{operator or ""}"', "not a valid selector operator")
-        yield from (bad_value(f"{at}.key", f'"{need.get("key", "")}"', why) for why in names.qualified(need.get("key", "")))
+            yield bad_value(
+                f"{at}.operator", f'"{operator or ""}"', "not a valid selector operator"
+            )
+        yield from (
+            bad_value(f"{at}.key", f'"{need.get("key", "")}"', why)
+            for why in names.qualified(need.get("key", ""))
+        )
     for index, need in enumerate(term.get("matchFields") or []):
         at = f"{path}.matchFields[{index}]"
         operator, values = need.get("operator"), need.get("values") or []
         if operator not in ("In", "NotIn"):
-            yield bad_value(f"{at}.operator", f'"{operator or ""}"', "not a valid selector operator")
+            yield bad_value(
+                f"{at}.operator", f'"{operator or ""}"', "not a valid selector operator"
+            )
         elif len(values) != 1:
-            why = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+            why = (
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+            )
             yield required(f"{at}.values", why)
         if need.get("key") != "metadata.name":
-            yield bad_value(f"{at}.key", f'"{need.get("key", "")}"', "not a valid field selector key")
+            yield bad_value(
+                f"{at}.key", f'"{need.get("key", "")}"', "not a valid field selector key"
+            )
 
 
 def _toleration(toleration: Body, path: str) -> Iterator[Cause]:
@@ -166,11 +207,18 @@ def _toleration(toleration: Body, path: str) -> Iterator[Cause]:
         yield bad_value(
             f"{path}.operator",
             f'"{operator}"',
-            'operator must be Exists when `key` is empty, which means "match all values and all keys"',
+            'operator must be Exists when `key` is empty, which means "match all values and all'
+            ' keys"',
         )
     elif operator == "Exists" and toleration.get("value"):
-        yield bad_value(f"{path}.operator", f'"{operator}"', "value must be empty when `operator` is 'Exists'")
+        yield bad_value(
+            f"{path}.operator", f'"{operator}"', "value must be empty when `operator` is 'Exists'"
+        )
     if effect not in ("", "NoSchedule", "PreferNoSchedule", "NoExecute"):
         yield unsupported(f"{path}.effect", effect, ("NoSchedule", "PreferNoSchedule", "NoExecute"))
     if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
-        yield bad_value(f"{path}.effect", f'"{effect}"', "effect must be 'NoExecute' when `tolerationSeconds` is set")
+        yield bad_value(
+            f"{path}.effect",
+            f'"{effect}"',
+            "effect must be 'NoExecute' when `tolerationSeconds` is set",
+        )

@@ -16,8 +16,9 @@ _COMPLETE = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 class PodState:
     """What a kubelet knows of a pod.
 
-    ``ended`` is the terminal phase once it is told, ``why`` its reason and message where the kubelet has its own, ``sandbox``
-    whether the pod has one, ``addressed`` whether its address has been seen.
+    ``ended`` is the terminal phase once it is told, ``why`` its reason and message where the
+    kubelet has its own, ``sandbox`` whether the pod has one, ``addressed`` whether its address has
+    been seen.
     """
 
     initial: Sequence[Container]
@@ -50,7 +51,9 @@ class PodState:
 
     def status(self, generation: int, host: str, address: str) -> Body:
         """The status, without the conditions that others set."""
-        phase = self.ended or ("Running" if any(item.started is not None for item in self.main) else "Pending")
+        phase = self.ended or (
+            "Running" if any(item.started is not None for item in self.main) else "Pending"
+        )
         status: Body = {"phase": phase, "startTime": self.started, "observedGeneration": generation}
         reason, message = self.why
         if self.ended and reason:
@@ -68,7 +71,11 @@ class PodState:
 
     def _conditions(self, generation: int) -> list[Body]:
         # A pod whose containers were never found keeps the conditions that it had.
-        complete = _COMPLETE[self.outcome] if self.over and not any(item.lost for item in self.main) else None
+        complete = (
+            _COMPLETE[self.outcome]
+            if self.over and not any(item.lost for item in self.main)
+            else None
+        )
         initialized: Body = {"status": "True"}
         waiting = [container.name for container in self.initial if not container.ready]
         if waiting:
@@ -81,10 +88,21 @@ class PodState:
         if complete is not None:
             ready["reason"] = complete
         elif unready:
-            ready |= {"reason": "ContainersNotReady", "message": f"containers with unready status: [{' '.join(unready)}]"}
+            ready |= {
+                "reason": "ContainersNotReady",
+                "message": f"containers with unready status: [{' '.join(unready)}]",
+            }
         sandbox: Body = {"status": "True" if self.sandbox else "False"}
-        parts = {"PodReadyToStartContainers": sandbox, "Initialized": initialized, "Ready": ready, "ContainersReady": ready}
-        return [{"type": kind, **condition, "observedGeneration": generation} for kind, condition in parts.items()]
+        parts = {
+            "PodReadyToStartContainers": sandbox,
+            "Initialized": initialized,
+            "Ready": ready,
+            "ContainersReady": ready,
+        }
+        return [
+            {"type": kind, **condition, "observedGeneration": generation}
+            for kind, condition in parts.items()
+        ]
 
 
 def dated(conditions: Sequence[Body], before: Sequence[Body]) -> list[Body]:
@@ -94,6 +112,10 @@ def dated(conditions: Sequence[Body], before: Sequence[Body]) -> list[Body]:
     for condition in conditions:
         status, since = known.get(condition["type"], (None, ""))
         told.append(
-            {**condition, "lastProbeTime": None, "lastTransitionTime": since if status == condition["status"] else stamp()}
+            {
+                **condition,
+                "lastProbeTime": None,
+                "lastTransitionTime": since if status == condition["status"] else stamp(),
+            }
         )
     return told

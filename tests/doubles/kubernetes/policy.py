@@ -8,7 +8,9 @@ Body = dict[str, Any]
 
 
 def match(job: Body, pod: Body) -> tuple[str, str]:
-    """The action for a failed pod (``Count`` if no rule says otherwise), and the server's sentence for ``FailJob``."""
+    """The action for a failed pod (``Count`` if no rule says otherwise), and the server's sentence
+    for ``FailJob``.
+    """
     rules = (job["spec"].get("podFailurePolicy") or {}).get("rules") or ()
     where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     for index, rule in enumerate(rules):
@@ -19,11 +21,20 @@ def match(job: Body, pod: Body) -> tuple[str, str]:
                 name, code = found
                 return (
                     action,
-                    f"Container {name} for pod {where} failed with exit code {code} matching {action} rule at index {index}",
+                    (
+                        f"Container {name} for pod {where} failed with exit code {code} matching"
+                        f" {action} rule at index {index}"
+                    ),
                 )
         for pattern in rule.get("onPodConditions") or ():
             if _has(pod, pattern["type"], pattern.get("status", "True")):
-                return action, f"Pod {where} has condition {pattern['type']} matching {action} rule at index {index}"
+                return (
+                    action,
+                    (
+                        f"Pod {where} has condition {pattern['type']} matching {action} rule at"
+                        f" index {index}"
+                    ),
+                )
     return "Count", ""
 
 
@@ -31,7 +42,11 @@ def _by_exit(pod: Body, codes: Body) -> tuple[str, int] | None:
     for kind in ("initContainerStatuses", "containerStatuses"):
         for status in pod["status"].get(kind, ()):
             ended = status.get("state", {}).get("terminated")
-            if ended is None or codes.get("containerName") not in (None, status["name"]) or ended["exitCode"] == 0:
+            if (
+                ended is None
+                or codes.get("containerName") not in (None, status["name"])
+                or ended["exitCode"] == 0
+            ):
                 continue
             if (ended["exitCode"] in codes["values"]) is (codes["operator"] == "In"):
                 return status["name"], ended["exitCode"]
@@ -39,4 +54,7 @@ def _by_exit(pod: Body, codes: Body) -> tuple[str, int] | None:
 
 
 def _has(pod: Body, kind: str, status: str) -> bool:
-    return any(item["type"] == kind and item["status"] == status for item in pod["status"].get("conditions", ()))
+    return any(
+        item["type"] == kind and item["status"] == status
+        for item in pod["status"].get("conditions", ())
+    )

@@ -1,4 +1,6 @@
-"""Jobs that run already, for benchmarks: without the time that making their pods one by one would take."""
+"""Jobs that run already, for benchmarks: without the time that making their pods one by one would
+take.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str)
             pod = _pod_of(cluster, job, kubelet.name)
             worker = kubelet.workers[pod["metadata"]["uid"]] = Worker(kubelet, pod)
             worker.adopt(cluster.scripted)
-            status = {"active": 1, "ready": 1, "terminating": 0, "startTime": stamp(), "uncountedTerminatedPods": {}}
+            status = {
+                "active": 1,
+                "ready": 1,
+                "terminating": 0,
+                "startTime": stamp(),
+                "uncountedTerminatedPods": {},
+            }
             job["status"] = status
             cluster.store.save(JOBS, job)
             names.append(pod["metadata"]["name"])
@@ -41,7 +49,12 @@ def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str)
 
 def _pod_of(cluster: Cluster, job: Body, node: str) -> Body:
     template, metadata = job["spec"]["template"], job["metadata"]
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
     about: Body = {
         "name": generated(f"{metadata['name']}-"),
         "labels": template["metadata"]["labels"],
@@ -49,7 +62,14 @@ def _pod_of(cluster: Cluster, job: Body, node: str) -> Body:
         "finalizers": [TRACKING],
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
     }
-    pod = cluster.registry.create_pod(metadata["namespace"], about, {**template["spec"], "nodeName": node})
-    scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp()}
+    pod = cluster.registry.create_pod(
+        metadata["namespace"], about, {**template["spec"], "nodeName": node}
+    )
+    scheduled = {
+        "type": "PodScheduled",
+        "status": "True",
+        "lastProbeTime": None,
+        "lastTransitionTime": stamp(),
+    }
     pod["status"]["conditions"] = [scheduled]
     return pod

@@ -33,7 +33,10 @@ def parse(text: object) -> Decimal:
     """
     found = _SHAPE.match(str(text))
     if found is None:
-        raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
+        raise ValueError(
+            "quantities must match the regular expression"
+            " '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+        )
     number, exponent, suffix = found.groups()
     if exponent:
         return Decimal(number + exponent)
@@ -45,7 +48,9 @@ def parse(text: object) -> Decimal:
 
 
 def canonical(text: object) -> str:
-    """A quantity as the server writes it back: ``0.5`` becomes ``500m``; what is written with a binary suffix stays."""
+    """A quantity as the server writes it back: ``0.5`` becomes ``500m``; what is written with a
+    binary suffix stays.
+    """
     number = parse(text)
     if str(text).endswith("i"):
         return str(text)

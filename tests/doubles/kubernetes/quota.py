@@ -27,7 +27,10 @@ def usage(resource: Resource, body: Body) -> dict[str, Decimal]:
         for container in containers_of(body["spec"]):
             for kind in ("requests", "limits"):
                 for name, amount in container.get("resources", {}).get(kind, {}).items():
-                    for key in (f"{kind}.{name}", *([name] if kind == "requests" and "/" not in name else [])):
+                    for key in (
+                        f"{kind}.{name}",
+                        *([name] if kind == "requests" and "/" not in name else []),
+                    ):
                         used[key] = used.get(key, Decimal(0)) + parse(amount)
     return used
 
@@ -40,8 +43,12 @@ def admit(store: Store, resource: Resource, body: Body) -> None:
     """
     namespace = body["metadata"]["namespace"]
     wanted = usage(resource, body)
-    for quota in sorted(store.bodies(QUOTAS, namespace), key=lambda quota: str(quota["metadata"]["name"])):
-        hard = {name: amount for name, amount in quota["spec"].get("hard", {}).items() if name in wanted}
+    for quota in sorted(
+        store.bodies(QUOTAS, namespace), key=lambda quota: str(quota["metadata"]["name"])
+    ):
+        hard = {
+            name: amount for name, amount in quota["spec"].get("hard", {}).items() if name in wanted
+        }
         if not hard:
             continue
         used = used_of(store, namespace, list(hard))
@@ -66,19 +73,30 @@ def update(store: Store, namespace: str) -> None:
     for quota in list(store.bodies(QUOTAS, namespace)):
         hard = quota["spec"].get("hard", {})
         used = used_of(store, namespace, list(hard))
-        quota["status"] = {"hard": dict(hard), "used": {name: _text(amount) for name, amount in used.items()}}
+        quota["status"] = {
+            "hard": dict(hard),
+            "used": {name: _text(amount) for name, amount in used.items()},
+        }
         store.save(QUOTAS, quota)
 
 
 def _exceeded(
-    resource: Resource, name: str, quota: Body, over: list[str], wanted: dict[str, Decimal], used: dict[str, Decimal]
+    resource: Resource,
+    name: str,
+    quota: Body,
+    over: list[str],
+    wanted: dict[str, Decimal],
+    used: dict[str, Decimal],
 ) -> Refused:
     hard = quota["spec"]["hard"]
     told = [
         ",".join(f"{key}={_text(amounts[key])}" for key in over)
         for amounts in (wanted, used, {key: parse(hard[key]) for key in over})
     ]
-    why = f"exceeded quota: {quota['metadata']['name']}, requested: {told[0]}, used: {told[1]}, limited: {told[2]}"
+    why = (
+        f"exceeded quota: {quota['metadata']['name']}, requested: {told[0]}, used: {told[1]},"
+        f" limited: {told[2]}"
+    )
     return forbidden(resource, name, why)
 
 

@@ -21,7 +21,9 @@ class Logs(Protocol):
     def check(self, pod: dict[str, Any], query: dict[str, str]) -> None:
         """Refuse what has no log."""
 
-    def stream(self, pod: dict[str, Any], query: dict[str, str], send: Send, gone: Callable[[], bool]) -> None:
+    def stream(
+        self, pod: dict[str, Any], query: dict[str, str], send: Send, gone: Callable[[], bool]
+    ) -> None:
         """Send a container's log."""
 
 
@@ -67,7 +69,10 @@ def list_all(store: Store, ask: Ask, request: Request) -> Answer:
         kind, api_version = "PartialObjectMetadataList", "meta.k8s.io/v1"
         items = [partial_of(data, listed=True) for data in items]
     head = b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":['
-    return Answer(200, head % (kind.encode(), api_version.encode(), encode(metadata)) + b",".join(items) + b"]}")
+    return Answer(
+        200,
+        head % (kind.encode(), api_version.encode(), encode(metadata)) + b",".join(items) + b"]}",
+    )
 
 
 def log(store: Store, logs: Logs, ask: Ask, request: Request, gone: Callable[[], bool]) -> Answer:
@@ -82,7 +87,11 @@ def log(store: Store, logs: Logs, ask: Ask, request: Request, gone: Callable[[],
             raise errors.not_found(PODS, ask.name)
         logs.check(pod, request.query)
     if request.flag("follow"):
-        return Answer(200, content_type="text/plain", stream=lambda send: logs.stream(pod, request.query, send, gone))
+        return Answer(
+            200,
+            content_type="text/plain",
+            stream=lambda send: logs.stream(pod, request.query, send, gone),
+        )
     text = bytearray()
 
     def keep(data: bytes) -> bool:

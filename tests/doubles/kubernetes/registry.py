@@ -1,4 +1,6 @@
-"""Creating, changing and deleting objects as the API server does it, for clients and for controllers alike."""
+"""Creating, changing and deleting objects as the API server does it, for clients and for
+controllers alike.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,14 @@ from tests.doubles.kubernetes.validation import check_job, check_meta, check_pod
 from tests.doubles.kubernetes.wire import decode, encode, generated, new_uid, stamp
 
 #: What only the server writes.
-_ITS_OWN = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "selfLink", "managedFields")
+_ITS_OWN = (
+    "resourceVersion",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "selfLink",
+    "managedFields",
+)
 
 
 class Registry:
@@ -42,7 +51,13 @@ class Registry:
         self.store = store
 
     def create(
-        self, resource: Resource, namespace: str, sent: Any, *, unknown: str = "Warn", dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str,
+        sent: Any,
+        *,
+        unknown: str = "Warn",
+        dry_run: bool = False,
     ) -> tuple[Body, list[str]]:
         """Store a new object; it and the warnings that go with it.
 
@@ -71,7 +86,14 @@ class Registry:
         return self._create(PODS, namespace, body, [], dry_run=False, checked=True)[0]
 
     def _create(
-        self, resource: Resource, namespace: str, body: Body, warnings: list[str], *, dry_run: bool, checked: bool = False
+        self,
+        resource: Resource,
+        namespace: str,
+        body: Body,
+        warnings: list[str],
+        *,
+        dry_run: bool,
+        checked: bool = False,
     ) -> tuple[Body, list[str]]:
         metadata = body["metadata"] = body.get("metadata") or {}
         _place(resource, namespace, metadata)
@@ -94,7 +116,9 @@ class Registry:
                 self.store.add(resource, body)
             return body, warnings
 
-    def delete(self, resource: Resource, namespace: str, name: str, how: Deletion) -> tuple[Body, bool]:
+    def delete(
+        self, resource: Resource, namespace: str, name: str, how: Deletion
+    ) -> tuple[Body, bool]:
         """Delete an object; see :func:`tests.doubles.kubernetes.deletion.delete`."""
         return deletion.delete(self.store, resource, namespace, name, how)
 
@@ -105,8 +129,14 @@ class Registry:
             Refused: 400, 404 or 422.
         """
         if not isinstance(change, dict):
-            raise bad_request("error decoding patch: json: cannot unmarshal the body into an object")
-        change = {key: value for key, value in change.items() if key not in ("kind", "apiVersion", "status")}
+            raise bad_request(
+                "error decoding patch: json: cannot unmarshal the body into an object"
+            )
+        change = {
+            key: value
+            for key, value in change.items()
+            if key not in ("kind", "apiVersion", "status")
+        }
         with self.store.lock:
             body = self.store.get(resource, namespace, name)
             if body is None:
@@ -131,10 +161,15 @@ class Registry:
         if space is None:
             raise not_found(NAMESPACES, namespace)
         if "deletionTimestamp" in space["metadata"]:
-            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            why = (
+                f"unable to create new content in namespace {namespace} because it is being"
+                " terminated"
+            )
             raise forbidden(NAMESPACES, namespace, why)
 
-    def _complete(self, resource: Resource, namespace: str, body: Body, *, checked: bool) -> list[str]:
+    def _complete(
+        self, resource: Resource, namespace: str, body: Body, *, checked: bool
+    ) -> list[str]:
         """Defaults, checks, and what is told beside the answer."""
         metadata, name = body["metadata"], body["metadata"].get("name", "")
         warnings: list[str] = []
@@ -161,7 +196,10 @@ class Registry:
         spec, name = pod["spec"], pod["metadata"]["name"]
         account = spec["serviceAccountName"]
         if account != "default" and self.store.get(SERVICE_ACCOUNTS, namespace, account) is None:
-            why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+            why = (
+                f"error looking up service account {namespace}/{account}: serviceaccount"
+                f' "{account}" not found'
+            )
             raise forbidden(PODS, name, why)
         wanted = spec.get("priorityClassName")
         if wanted and self.store.get(PRIORITY_CLASSES, "", wanted) is None:
@@ -186,7 +224,9 @@ def _place(resource: Resource, namespace: str, metadata: Body) -> None:
     if not resource.namespaced:
         metadata.pop("namespace", None)
     elif metadata.setdefault("namespace", namespace) != namespace:
-        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        raise bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
 
 
 def _complete_other(resource: Resource, body: Body) -> None:
@@ -196,7 +236,9 @@ def _complete_other(resource: Resource, body: Body) -> None:
     elif resource is NAMESPACES:
         body.setdefault("spec", {"finalizers": ["kubernetes"]})
         body["status"] = {"phase": "Active"}
-        body["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = body["metadata"].get("name", "")
+        body["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = body[
+            "metadata"
+        ].get("name", "")
 
 
 def _encode_secret(secret: Body) -> None:

@@ -18,7 +18,9 @@ Stream = Callable[[Send], None]
 
 @dataclass(slots=True)
 class Request:
-    """One request: ``query`` has the last value of each parameter, ``headers`` have lower-case names."""
+    """One request: ``query`` has the last value of each parameter, ``headers`` have lower-case
+    names.
+    """
 
     method: str
     target: str
@@ -50,7 +52,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request is about. ``verb`` as in RBAC: get, list, watch, create, delete, patch, update."""
+    """What a request is about. ``verb`` as in RBAC: get, list, watch, create, delete, patch,
+    update.
+    """
 
     verb: str
     resource: Resource
@@ -126,7 +130,8 @@ class Seen:
 class RequestLog:
     """What was asked: a tally for each (verb, resource), and the latest requests one by one.
 
-    A subresource is named as in RBAC (``pods/log``); what is no resource counts as ``("get", "/version")``.
+    A subresource is named as in RBAC (``pods/log``); what is no resource counts as ``("get",
+    "/version")``.
     """
 
     #: Requests kept one by one.

@@ -1,7 +1,7 @@
 """The container runtime: containers are processes of this machine, each in a session of its own.
 
-There is no mount namespace: what a container writes to its termination message path goes to a file of its own, whose
-name stands in its command and its environment instead of that path.
+There is no mount namespace: what a container writes to its termination message path goes to a file
+of its own, whose name stands in its command and its environment instead of that path.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-#: Names a container's folder in the environment of all its processes, so that they can be found again.
+#: Names a container's folder in the environment of all its processes, so that they can be found
+#: again.
 _MARK = "DOUBLE_CONTAINER"
 _STARTING = (
-    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
-    "unable to start container process: "
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc"
+    " create failed: unable to start container process: "
 )
 
 
@@ -74,7 +75,8 @@ class Runtime(Protocol):
     quick: bool
 
     def start(self, task: Task, on_exit: OnExit) -> Handle:
-        """Start one; ``on_exit`` is called once, from any thread, after all its processes have ended.
+        """Start one; ``on_exit`` is called once, from any thread, after all its processes have
+        ended.
 
         Raises:
             StartError: its command cannot be run.
@@ -118,12 +120,16 @@ class ProcessHandle:
 
 
 class ProcessRuntime:
-    """Runs containers as processes. ``path`` is what ``PATH`` is in them: this interpreter's folder, then this process's."""
+    """Runs containers as processes. ``path`` is what ``PATH`` is in them: this interpreter's
+    folder, then this process's.
+    """
 
     quick = False
 
     def __init__(self) -> None:
-        self.path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        self.path = os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
         self._running: dict[ProcessHandle, threading.Thread] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -148,10 +154,15 @@ class ProcessRuntime:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise StartError(f'{_STARTING}exec: "{task.command[0]}": {(error.strerror or "").lower()}: unknown') from error
+                raise StartError(
+                    f'{_STARTING}exec: "{task.command[0]}": {(error.strerror or "").lower()}:'
+                    " unknown"
+                ) from error
             handle = ProcessHandle(process, str(task.folder))
             args = (process, handle, task, on_exit)
-            thread = self._running[handle] = threading.Thread(target=self._wait, args=args, name="cluster-wait", daemon=True)
+            thread = self._running[handle] = threading.Thread(
+                target=self._wait, args=args, name="cluster-wait", daemon=True
+            )
             thread.start()
         return handle
 
@@ -165,12 +176,17 @@ class ProcessRuntime:
         for thread in running.values():
             thread.join()
 
-    def _wait(self, process: subprocess.Popen[bytes], handle: ProcessHandle, task: Task, on_exit: OnExit) -> None:
-        # The first process's end is the end of a container. It is reaped last: until then its group's id is nobody else's.
+    def _wait(
+        self, process: subprocess.Popen[bytes], handle: ProcessHandle, task: Task, on_exit: OnExit
+    ) -> None:
+        # The first process's end is the end of a container. It is reaped last: until then its
+        # group's id is nobody else's.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         killed = handle.kill() - {process.pid}
         code = process.wait()
-        until = time.monotonic() + DYING  # SIGKILL takes a moment, and nothing of a container outlives its end
+        until = (
+            time.monotonic() + DYING
+        )  # SIGKILL takes a moment, and nothing of a container outlives its end
         while any(_runs(pid) for pid in killed) and time.monotonic() < until:
             time.sleep(0.002)
         with self._lock:
@@ -179,7 +195,8 @@ class ProcessRuntime:
         on_exit(Exit(code if code >= 0 else 128 - code, _message(task.message), reason))
 
 
-#: Seconds that killed processes have to be gone; one that hangs in the kernel must not hold up the others' ends.
+#: Seconds that killed processes have to be gone; one that hangs in the kernel must not hold up the
+#: others' ends.
 DYING = 5.0
 #: What a termination message may have at most, in bytes.
 MESSAGE_LIMIT = 4096
@@ -197,7 +214,9 @@ def _program(name: str, path: str, cwd: str) -> str:
     if "/" in name:
         where = Path(cwd, name)
         if not where.exists():
-            raise StartError(f'{_STARTING}exec: "{name}": stat {name}: no such file or directory: unknown')
+            raise StartError(
+                f'{_STARTING}exec: "{name}": stat {name}: no such file or directory: unknown'
+            )
         if where.is_dir() or not os.access(where, os.X_OK):
             raise StartError(f'{_STARTING}exec: "{name}": permission denied: unknown')
         return str(where)

@@ -106,7 +106,11 @@ class Scheduler:
         name = node["metadata"]["name"]
         used = self._used.get(name, {})
         busy = sum((used.get(key, Decimal(0)) for key in wanted if "/" in key), Decimal(0))
-        return fit.liking(pod["spec"], node), -busy, "".join(chr(0x10FFFF - ord(letter)) for letter in name)
+        return (
+            fit.liking(pod["spec"], node),
+            -busy,
+            "".join(chr(0x10FFFF - ord(letter)) for letter in name),
+        )
 
     def _bind(self, pod: Body, node: Body, wanted: fit.Amounts) -> None:
         name = node["metadata"]["name"]
@@ -122,8 +126,20 @@ class Scheduler:
         self._store.save(PODS, pod)
 
     def _wait(self, pod: Body, message: str, node: str = "") -> None:
-        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        known: Body = next((item for item in pod["status"].get("conditions", ()) if item["type"] == "PodScheduled"), {})
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+        }
+        known: Body = next(
+            (
+                item
+                for item in pod["status"].get("conditions", ())
+                if item["type"] == "PodScheduled"
+            ),
+            {},
+        )
         if node:
             pod["status"]["nominatedNodeName"] = node
         if known.get("message") != message:
@@ -131,7 +147,9 @@ class Scheduler:
             self._tell(pod, "FailedScheduling", message, "Scheduling", warning=True)
         self._store.save(PODS, pod)
 
-    def _explained(self, nodes: list[Body], wanted: fit.Amounts, refusals: dict[str, list[str]]) -> str:
+    def _explained(
+        self, nodes: list[Body], wanted: fit.Amounts, refusals: dict[str, list[str]]
+    ) -> str:
         if not nodes:
             return "no nodes available to schedule pods"
         helps = []
@@ -140,21 +158,34 @@ class Scheduler:
             fixed = not all(reason.startswith(("Insufficient", "Too many")) for reason in reasons)
             helps.append(_NOT_HELPFUL if fixed or fit.never(node, wanted) else _NO_VICTIMS)
         reasons = [reason for told in refusals.values() for reason in told]
-        return f"{fit.told(len(nodes), reasons)} no new claims to deallocate, preemption: {fit.told(len(nodes), helps)}"
+        return (
+            f"{fit.told(len(nodes), reasons)} no new claims to deallocate, preemption:"
+            f" {fit.told(len(nodes), helps)}"
+        )
 
-    def _preempt(self, pod: Body, nodes: list[Body], wanted: fit.Amounts, refusals: dict[str, list[str]]) -> bool:
+    def _preempt(
+        self, pod: Body, nodes: list[Body], wanted: fit.Amounts, refusals: dict[str, list[str]]
+    ) -> bool:
         """Make room by deleting pods of a lower priority; True if that is under way."""
         nominated = pod["status"].get("nominatedNodeName")
-        if nominated and any("deletionTimestamp" in item["metadata"] for item in self._pods_of(nominated)):
+        if nominated and any(
+            "deletionTimestamp" in item["metadata"] for item in self._pods_of(nominated)
+        ):
             return True  # the victims are still on their way out
         for node in nodes:
             victims = None if fit.misfit(pod, node) else self._victims(pod, node, wanted)
             if victims:
                 name = node["metadata"]["name"]
                 # The event first, then the victims, then their deletion, as the scheduler does it.
-                self._wait(pod, fit.told(len(nodes), [reason for told in refusals.values() for reason in told]), name)
+                self._wait(
+                    pod,
+                    fit.told(len(nodes), [reason for told in refusals.values() for reason in told]),
+                    name,
+                )
                 for victim in victims:
-                    self.preempt(victim, f"Preempted by pod {pod['metadata']['uid']} on node {name}")
+                    self.preempt(
+                        victim, f"Preempted by pod {pod['metadata']['uid']} on node {name}"
+                    )
                 return True
         return False
 
@@ -167,7 +198,11 @@ class Scheduler:
 
     def _victims(self, pod: Body, node: Body, wanted: fit.Amounts) -> list[Body] | None:
         priority = pod["spec"].get("priority", 0)
-        lower = [item for item in self._pods_of(node["metadata"]["name"]) if item["spec"].get("priority", 0) < priority]
+        lower = [
+            item
+            for item in self._pods_of(node["metadata"]["name"])
+            if item["spec"].get("priority", 0) < priority
+        ]
         used = self.used(node["metadata"]["name"])
         victims: list[Body] = []
         for victim in sorted(lower, key=lambda item: item["spec"].get("priority", 0)):
@@ -182,11 +217,24 @@ class Scheduler:
         uids = self._on.get(node, {})
         return [pod for pod in self._store.bodies(PODS) if pod["metadata"]["uid"] in uids]
 
-    def _tell(self, pod: Body, reason: str, message: str, action: str, *, warning: bool = False) -> None:
-        self._events.tell(PODS, pod, reason, message, component=_COMPONENT, host=_INSTANCE, action=action, warning=warning)
+    def _tell(
+        self, pod: Body, reason: str, message: str, action: str, *, warning: bool = False
+    ) -> None:
+        self._events.tell(
+            PODS,
+            pod,
+            reason,
+            message,
+            component=_COMPONENT,
+            host=_INSTANCE,
+            action=action,
+            warning=warning,
+        )
 
 
 def _condition(pod: Body, condition: Body) -> None:
-    others = [item for item in pod["status"].get("conditions", []) if item["type"] != condition["type"]]
+    others = [
+        item for item in pod["status"].get("conditions", []) if item["type"] != condition["type"]
+    ]
     dated = {**condition, "lastProbeTime": None, "lastTransitionTime": stamp()}
     pod["status"]["conditions"] = [*others, dated]

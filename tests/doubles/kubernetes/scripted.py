@@ -1,4 +1,5 @@
-"""A runtime that only acts: a container runs for as long as its pod's annotations say, and costs a timer.
+"""A runtime that only acts: a container runs for as long as its pod's annotations say, and costs a
+timer.
 
 - ``double.gpuqueue.io/seconds``: how long it runs, in real seconds; for ever without it.
 - ``double.gpuqueue.io/exit``: its exit status then, 0 without it.
@@ -13,7 +14,11 @@ import signal
 from tests.doubles.kubernetes.engine import KUBELET, Engine
 from tests.doubles.kubernetes.runtime import Exit, Handle, OnExit, Task
 
-SECONDS, EXIT, MESSAGE = "double.gpuqueue.io/seconds", "double.gpuqueue.io/exit", "double.gpuqueue.io/message"
+SECONDS, EXIT, MESSAGE = (
+    "double.gpuqueue.io/seconds",
+    "double.gpuqueue.io/exit",
+    "double.gpuqueue.io/message",
+)
 IGNORES_SIGTERM = "double.gpuqueue.io/ignores-sigterm"
 
 
@@ -27,7 +32,11 @@ class ScriptedHandle:
         self.oom = False
         seconds = task.annotations.get(SECONDS)
         code = int(task.annotations.get(EXIT, "0"))
-        self._timer = None if seconds is None else engine.after_exactly(KUBELET, float(seconds), lambda: self._end(code))
+        self._timer = (
+            None
+            if seconds is None
+            else engine.after_exactly(KUBELET, float(seconds), lambda: self._end(code))
+        )
 
     def signal(self, number: int) -> None:
         """See :class:`tests.doubles.kubernetes.runtime.Handle`."""

@@ -1,4 +1,6 @@
-"""Pod Security "restricted": the pod that breaks it is refused; a Job with such a template is only warned of."""
+"""Pod Security "restricted": the pod that breaks it is refused; a Job with such a template is only
+warned of.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def enforce(namespace: Body, pod: Body) -> None:
     if _level(namespace, _ENFORCE) != "restricted":
         return
     if broken := ", ".join(_broken(pod["spec"])):
-        raise forbidden(PODS, pod["metadata"]["name"], f'violates PodSecurity "restricted:latest": {broken}')
+        raise forbidden(
+            PODS, pod["metadata"]["name"], f'violates PodSecurity "restricted:latest": {broken}'
+        )
 
 
 def warn(namespace: Body, template: Body) -> list[str]:
@@ -52,7 +56,12 @@ def _broken(spec: Body) -> Iterator[str]:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"host namespaces ({field}=true)"
-    yield from _each(spec, "privileged", "must not set securityContext.privileged=true", lambda own: not own.get("privileged"))
+    yield from _each(
+        spec,
+        "privileged",
+        "must not set securityContext.privileged=true",
+        lambda own: not own.get("privileged"),
+    )
     yield from _each(
         spec,
         "allowPrivilegeEscalation != false",
@@ -68,30 +77,45 @@ def _broken(spec: Body) -> Iterator[str]:
             and set((own.get("capabilities") or {}).get("add", [])) <= {"NET_BIND_SERVICE"}
         ),
     )
-    barred = [volume["name"] for volume in spec.get("volumes") or [] if not (set(volume) - {"name"}) <= _VOLUMES]
+    barred = [
+        volume["name"]
+        for volume in spec.get("volumes") or []
+        if not (set(volume) - {"name"}) <= _VOLUMES
+    ]
     if barred:
         kind = "volume" if len(barred) == 1 else "volumes"
         yield f"restricted volume types ({kind} {_quoted(barred)} use restricted volume types)"
     shared = spec.get("securityContext") or {}
     if shared.get("runAsNonRoot") is not True:
         told = "pod or {} must set securityContext.runAsNonRoot=true"
-        yield from _each(spec, "runAsNonRoot != true", told, lambda own: own.get("runAsNonRoot") is True)
+        yield from _each(
+            spec, "runAsNonRoot != true", told, lambda own: own.get("runAsNonRoot") is True
+        )
     if shared.get("runAsUser") == 0 or any(
         (item.get("securityContext") or {}).get("runAsUser") == 0 for item in containers_of(spec)
     ):
         yield "runAsUser=0 (pod must not set runAsUser=0)"
     if (shared.get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        told = 'pod or {} must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
+        told = (
+            'pod or {} must set securityContext.seccompProfile.type to "RuntimeDefault" or'
+            ' "Localhost"'
+        )
         yield from _each(
             spec,
             "seccompProfile",
             told,
-            lambda own: (own.get("seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost"),
+            lambda own: (
+                (own.get("seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost")
+            ),
         )
 
 
 def _each(spec: Body, title: str, told: str, good: Callable[[Body], bool]) -> Iterator[str]:
-    bad = [container["name"] for container in containers_of(spec) if not good(container.get("securityContext") or {})]
+    bad = [
+        container["name"]
+        for container in containers_of(spec)
+        if not good(container.get("securityContext") or {})
+    ]
     if bad:
         subject = f"{'container' if len(bad) == 1 else 'containers'} {_quoted(bad)}"
         yield f"{title} ({told.format(subject) if '{}' in told else f'{subject} {told}'})"

@@ -14,7 +14,13 @@ Match = Callable[[Values], bool]
 
 #: resource → fields to select by, beside ``metadata.name`` and ``metadata.namespace``
 _FIELDS: dict[Resource, tuple[str, ...]] = {
-    PODS: ("spec.nodeName", "status.phase", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName"),
+    PODS: (
+        "spec.nodeName",
+        "status.phase",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+    ),
     EVENTS: (
         "involvedObject.kind",
         "involvedObject.name",
@@ -28,7 +34,9 @@ _FIELDS: dict[Resource, tuple[str, ...]] = {
     SECRETS: ("type",),
 }
 
-_STEPS = {resource: [(path, path.split(".")) for path in paths] for resource, paths in _FIELDS.items()}
+_STEPS = {
+    resource: [(path, path.split(".")) for path in paths] for resource, paths in _FIELDS.items()
+}
 
 _TERM = re.compile(
     r"\s*(?:(?P<absent>!\s*[\w./-]+)"
@@ -51,7 +59,9 @@ def labels(text: str) -> Match | None:
     while at < len(text):
         found = _TERM.match(text, at)
         if found is None:
-            raise bad_request(f"unable to parse requirement: found '{text[at:]}', expected: a label selector")
+            raise bad_request(
+                f"unable to parse requirement: found '{text[at:]}', expected: a label selector"
+            )
         terms.append(_term(found))
         at = found.end()
     return lambda values: all(term(values) for term in terms)
@@ -89,8 +99,8 @@ def fields(resource: Resource, text: str) -> Match | None:
         key, operator, value = _split(part)
         if key not in known:
             raise bad_request(
-                f'Unable to find "{resource.api_version}, Resource={resource.plural}" that match label selector "", '
-                f'field selector "{text}": field label not supported: {key}'
+                f'Unable to find "{resource.api_version}, Resource={resource.plural}" that match'
+                f' label selector "", field selector "{text}": field label not supported: {key}'
             )
         terms.append(_field(key, value, same=operator != "!="))
     return lambda values: all(term(values) for term in terms)
@@ -111,14 +121,19 @@ def _field(key: str, value: str, *, same: bool) -> Match:
 def field_values(resource: Resource, body: Mapping[str, Any]) -> dict[str, str]:
     """What an object answers to field selectors."""
     metadata = body["metadata"]
-    values = {"metadata.name": metadata["name"], "metadata.namespace": metadata.get("namespace", "")}
+    values = {
+        "metadata.name": metadata["name"],
+        "metadata.namespace": metadata.get("namespace", ""),
+    }
     for path, steps in _STEPS.get(resource, ()):
         at: Any = body
         for step in steps:
             at = at.get(step) if type(at) is dict else None
         if type(at) is dict:  # an event's source is selected by its component
             at = at.get("component")
-        values[path] = str(at).lower() if at is True or at is False else "" if at is None else str(at)
+        values[path] = (
+            str(at).lower() if at is True or at is False else "" if at is None else str(at)
+        )
     return values
 
 
@@ -137,7 +152,9 @@ def requirement(values: Values, need: Mapping[str, Any]) -> bool:
             return has is None
         case "Gt" | "Lt":
             try:
-                return has is not None and (int(has) > int(wanted[0]) if operator == "Gt" else int(has) < int(wanted[0]))
+                return has is not None and (
+                    int(has) > int(wanted[0]) if operator == "Gt" else int(has) < int(wanted[0])
+                )
             except ValueError:
                 return False
     return False

@@ -1,7 +1,9 @@
-"""HTTP on 127.0.0.1: a port, a thread for each connection, and a front that can go down with every connection cut.
+"""HTTP on 127.0.0.1: a port, a thread for each connection, and a front that can go down with every
+connection cut.
 
-It is written on sockets because a double must be able to do what servers avoid: reset a connection before or after a
-request was carried out, leave one open in silence, and close its port while requests are under way.
+It is written on sockets because a double must be able to do what servers avoid: reset a connection
+before or after a request was carried out, leave one open in silence, and close its port while
+requests are under way.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ _BACKLOG = 128
 
 
 class Front:
-    """A listening port; each connection has a thread, in which ``handle`` is called with every request.
+    """A listening port; each connection has a thread, in which ``handle`` is called with every
+    request.
 
     Args:
         handle: answers a request, or raises :class:`Cut`.
@@ -49,7 +52,9 @@ class Front:
             listener.listen(_BACKLOG)
             self.port = listener.getsockname()[1]
             self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), name="cluster-front", daemon=True).start()
+        threading.Thread(
+            target=self._accept, args=(listener,), name="cluster-front", daemon=True
+        ).start()
 
     def down(self) -> None:
         """Close the port and reset every connection."""
@@ -84,7 +89,9 @@ class Front:
                     connection.close()
                     return
                 self._connections.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="cluster-client", daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(connection,), name="cluster-client", daemon=True
+            ).start()
 
     def _serve(self, connection: Connection) -> None:
         try:

@@ -1,4 +1,6 @@
-"""How a kubelet starts a container: its image, its environment, its process, and what stands in the way of each."""
+"""How a kubelet starts a container: its image, its environment, its process, and what stands in the
+way of each.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Starter:
         kubelet: whose pod.
         pod: the pod.
         address: its address.
-        on_retry: called before a container that could not be made is tried again; it answers whether it still should be.
+        on_retry: called before a container that could not be made is tried again; it answers
+            whether it still should be.
         on_start: told of the process, or of why there is none.
         on_exit: told of the end of a process, and when that was (Unix seconds).
     """
@@ -56,17 +59,24 @@ class Starter:
             then()
             return
         self._kubelet.tell(self._pod, "FailedMount", missing, "", warning=True)
-        self._kubelet.later(wait, partial(self.when_mounted, then, min(2 * wait, delays.MOUNT_RETRY_LIMIT)))
+        self._kubelet.later(
+            wait, partial(self.when_mounted, then, min(2 * wait, delays.MOUNT_RETRY_LIMIT))
+        )
 
     def adopt(self, container: Container, runtime: Runtime) -> None:
         """Let a container run without having started it."""
         container.begun = True
-        task = self._task(container, Environment(self._kubelet.store, self._pod, {}).of(container.spec))
+        task = self._task(
+            container, Environment(self._kubelet.store, self._pod, {}).of(container.spec)
+        )
         self._on_start(container, runtime.start(task, self._told_exit(container)))
 
     def attempt(self, container: Container) -> None:
         """Start a container if it can be; else say why not, and try again in a while."""
-        image, policy = container.spec["image"], container.spec.get("imagePullPolicy", "IfNotPresent")
+        image, policy = (
+            container.spec["image"],
+            container.spec.get("imagePullPolicy", "IfNotPresent"),
+        )
         container.attempts += 1
         known = self._kubelet.images.get(image)
         if wrong := name_error(image):
@@ -78,7 +88,10 @@ class Starter:
             self._tell(container, "ErrImageNeverPull", told, warning=True)
             return self._fail(container, "ErrImageNeverPull", told)
         if present and policy != "Always":
-            told = f'Container image "{image}" already present on machine and can be accessed by the pod'
+            told = (
+                f'Container image "{image}" already present on machine and can be accessed by'
+                " the pod"
+            )
             self._tell(container, "Pulled", told)
             return self._create(container)
         return self._pull(container, image, known)
@@ -88,28 +101,44 @@ class Starter:
         if now < container.pull_after:
             told = f'Back-off pulling image "{image}"'
             self._tell(container, "BackOff", told)
-            return self._fail(container, "ImagePullBackOff", f"{told}: ErrImagePull: {pull_error(image)}")
+            return self._fail(
+                container, "ImagePullBackOff", f"{told}: ErrImagePull: {pull_error(image)}"
+            )
         self._tell(container, "Pulling", f'Pulling image "{image}"')
         if known is None:
             wait = min(delays.PULL_BACK_OFF * 2**container.pulls, delays.PULL_BACK_OFF_LIMIT)
             container.pulls += 1
             container.pull_after = now + wait * self._kubelet.engine.pace
-            self._tell(container, "Failed", f'Failed to pull image "{image}": {pull_error(image)}', warning=True)
+            self._tell(
+                container,
+                "Failed",
+                f'Failed to pull image "{image}": {pull_error(image)}',
+                warning=True,
+            )
             return self._fail(container, "ErrImagePull", pull_error(image))
         takes = known.pull_seconds + self._kubelet.slow_pulls
-        container.retry = self._kubelet.later_exactly(takes, partial(self._pulled, container, image, now))
+        container.retry = self._kubelet.later_exactly(
+            takes, partial(self._pulled, container, image, now)
+        )
         return None
 
     def _pulled(self, container: Container, image: str, since: float) -> None:
         took = time.monotonic() - since
         self._kubelet.pulled.add(image)
-        told = f'Successfully pulled image "{image}" in {took:.3f}s ({took:.3f}s including waiting). Image size: 104857600 bytes.'
+        told = (
+            f'Successfully pulled image "{image}" in {took:.3f}s ({took:.3f}s including waiting).'
+            " Image size: 104857600 bytes."
+        )
         self._tell(container, "Pulled", told)
         self._create(container)
 
     def _create(self, container: Container) -> None:
         kubelet = self._kubelet
-        where = {"status.podIP": self._address, "status.hostIP": kubelet.address, "spec.nodeName": kubelet.name}
+        where = {
+            "status.podIP": self._address,
+            "status.hostIP": kubelet.address,
+            "spec.nodeName": kubelet.name,
+        }
         try:
             env = Environment(kubelet.store, self._pod, where).of(container.spec)
         except ConfigError as error:
@@ -169,8 +198,12 @@ class Starter:
         self._tell(container, "Failed", f"Error: {text or reason}", warning=True)
         container.failure = (reason, message)
         pulls = reason in ("ErrImagePull", "ImagePullBackOff")
-        first, later = (delays.PULL_RETRY, delays.PULL_RESYNC) if pulls else (delays.RETRY, delays.RESYNC)
-        container.retry = self._kubelet.later(first if container.attempts == 1 else later, partial(self._again, container))
+        first, later = (
+            (delays.PULL_RETRY, delays.PULL_RESYNC) if pulls else (delays.RETRY, delays.RESYNC)
+        )
+        container.retry = self._kubelet.later(
+            first if container.attempts == 1 else later, partial(self._again, container)
+        )
 
     def _again(self, container: Container) -> None:
         if container.failure is not None:
@@ -178,5 +211,7 @@ class Starter:
         if self._on_retry():
             self.attempt(container)
 
-    def _tell(self, container: Container, reason: str, message: str, *, warning: bool = False) -> None:
+    def _tell(
+        self, container: Container, reason: str, message: str, *, warning: bool = False
+    ) -> None:
         self._kubelet.tell(self._pod, reason, message, container.name, warning=warning)

@@ -1,7 +1,8 @@
-"""The objects of the cluster, their versions and their history; who watches is told of every change.
+"""The objects of the cluster, their versions and their history; who watches is told of every
+change.
 
-One lock guards everything. Objects are changed in place under it, and every accepted change is frozen as bytes at once:
-readers and watchers get the bytes, so nobody sees an object half changed.
+One lock guards everything. Objects are changed in place under it, and every accepted change is
+frozen as bytes at once: readers and watchers get the bytes, so nobody sees an object half changed.
 """
 
 from __future__ import annotations
@@ -38,11 +39,25 @@ class Record:
 
 
 class Change:
-    """One version of an object. ``before`` is what it answered to selectors until then, None if it was not there."""
+    """One version of an object. ``before`` is what it answered to selectors until then, None if it
+    was not there.
+    """
 
-    __slots__ = ("_lines", "before", "body", "data", "fields", "kind", "labels", "resource", "version")
+    __slots__ = (
+        "_lines",
+        "before",
+        "body",
+        "data",
+        "fields",
+        "kind",
+        "labels",
+        "resource",
+        "version",
+    )
 
-    def __init__(self, kind: str, resource: Resource, version: int, record: Record, before: Any) -> None:
+    def __init__(
+        self, kind: str, resource: Resource, version: int, record: Record, before: Any
+    ) -> None:
         self.kind = kind
         self.resource = resource
         self.version = version
@@ -56,14 +71,22 @@ class Change:
         """The change as a line of a watch; ``kind`` is what it is to one watcher."""
         line = self._lines.get((kind, partial))
         if line is None:
-            body = partial_of(self.data, listed=False) if partial else whole(self.resource, self.data)
-            line = self._lines[kind, partial] = b'{"type":"' + kind.encode() + b'","object":' + body + b"}\n"
+            body = (
+                partial_of(self.data, listed=False) if partial else whole(self.resource, self.data)
+            )
+            line = self._lines[kind, partial] = (
+                b'{"type":"' + kind.encode() + b'","object":' + body + b"}\n"
+            )
         return line
 
 
 def whole(resource: Resource, data: bytes) -> bytes:
     """An object's bytes with the kind that items of a list go without."""
-    return b'{"kind":"%s","apiVersion":"%s",%s' % (resource.kind.encode(), resource.api_version.encode(), data[1:])
+    return b'{"kind":"%s","apiVersion":"%s",%s' % (
+        resource.kind.encode(),
+        resource.api_version.encode(),
+        data[1:],
+    )
 
 
 def partial_of(data: bytes, *, listed: bool) -> bytes:
@@ -82,7 +105,9 @@ class Store:
         self.oldest = 1
         """Changes before this version are forgotten everywhere."""
         self._tables: dict[Resource, dict[Key, Record]] = {resource: {} for resource in STORED}
-        self._history: dict[Resource, deque[Change]] = {resource: deque(maxlen=HISTORY) for resource in STORED}
+        self._history: dict[Resource, deque[Change]] = {
+            resource: deque(maxlen=HISTORY) for resource in STORED
+        }
         self._hooks: dict[Resource, list[Hook]] = {resource: [] for resource in STORED}
 
     def subscribe(self, resource: Resource, hook: Hook) -> None:
@@ -112,18 +137,28 @@ class Store:
 
     def unsorted(self, resource: Resource, namespace: str = "") -> list[Record]:
         """All objects of a kind with their bytes, the oldest first."""
-        return [record for (space, _), record in self._tables[resource].items() if not namespace or space == namespace]
+        return [
+            record
+            for (space, _), record in self._tables[resource].items()
+            if not namespace or space == namespace
+        ]
 
     def records(self, resource: Resource, namespace: str = "") -> list[tuple[Key, Record]]:
         """All objects of a kind with their bytes, in the order in which lists give them."""
-        return sorted(item for item in self._tables[resource].items() if not namespace or item[0][0] == namespace)
+        return sorted(
+            item
+            for item in self._tables[resource].items()
+            if not namespace or item[0][0] == namespace
+        )
 
     def count(self, resource: Resource) -> int:
         """How many there are."""
         return len(self._tables[resource])
 
     def add(self, resource: Resource, body: Body) -> Body:
-        """Store a new object: it gets uid, creation time and version. The caller has looked that the name is free."""
+        """Store a new object: it gets uid, creation time and version. The caller has looked that
+        the name is free.
+        """
         metadata = body["metadata"]
         metadata.setdefault("uid", new_uid())
         metadata.setdefault("creationTimestamp", stamp())
@@ -135,21 +170,31 @@ class Store:
         return body
 
     def save(self, resource: Resource, body: Body) -> bool:
-        """Accept what was changed in place; False if nothing was. A deleted object's last finalizer takes it away."""
+        """Accept what was changed in place; False if nothing was. A deleted object's last finalizer
+        takes it away.
+        """
         record = self._tables[resource].get(key_of(body))
         if record is None or record.body is not body or encode(body) == record.data:
             return False
         metadata = body["metadata"]
-        if "deletionTimestamp" in metadata and not metadata.get("finalizers") and not _graceful(metadata):
+        if (
+            "deletionTimestamp" in metadata
+            and not metadata.get("finalizers")
+            and not _graceful(metadata)
+        ):
             if finalizers := decode(record.data)["metadata"].get("finalizers"):
-                metadata["finalizers"] = finalizers  # the last version of an object still has its last finalizer
+                metadata["finalizers"] = (
+                    finalizers  # the last version of an object still has its last finalizer
+                )
             self.remove(resource, body)
         else:
             self._accept(MODIFIED, resource, record, (record.labels, record.fields))
         return True
 
     def touch(self, resource: Resource, body: Body) -> None:
-        """Accept a version as it is, also one that :meth:`save` would take as the end of the object."""
+        """Accept a version as it is, also one that :meth:`save` would take as the end of the
+        object.
+        """
         record = self._tables[resource][key_of(body)]
         self._accept(MODIFIED, resource, record, (record.labels, record.fields))
 
@@ -160,7 +205,9 @@ class Store:
             self._accept(DELETED, resource, record, (record.labels, record.fields))
 
     def compact(self) -> None:
-        """Forget the history: a watch from before now is answered 410. As in a busy cluster, something has changed meanwhile."""
+        """Forget the history: a watch from before now is answered 410. As in a busy cluster,
+        something has changed meanwhile.
+        """
         with self.lock:
             self.version += 1
             self.oldest = self.version

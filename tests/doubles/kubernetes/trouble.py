@@ -1,4 +1,6 @@
-"""What befalls requests: refusals, silence, cut connections, watches that are dropped, silent or told 410."""
+"""What befalls requests: refusals, silence, cut connections, watches that are dropped, silent or
+told 410.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ _WORDS = {
     500: ("InternalError", "Internal error occurred: etcdserver: request timed out"),
     502: ("", "Bad Gateway"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
-    504: ("Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+    504: (
+        "Timeout",
+        "Timeout: request did not complete within requested timeout - context deadline exceeded",
+    ),
 }
 
 #: Seconds between two looks whether a client that is left hanging has given up.
@@ -32,8 +37,8 @@ class Rule:
     """What befalls the requests that match. ``seen`` counts them.
 
     Args:
-        action: ``answer`` (with ``status``), ``hang`` (until the client gives up), ``cut before`` or ``cut after`` the request
-            is carried out.
+        action: ``answer`` (with ``status``), ``hang`` (until the client gives up), ``cut before``
+            or ``cut after`` the request is carried out.
         method: a regular expression that the whole method matches.
         path: a regular expression found in the path and query.
         times: how many requests, None for all.
@@ -54,7 +59,11 @@ class Rule:
     def matches(self, request: Request) -> bool:
         """Whether it is for this request."""
         left = self.times is None or self.seen < self.times
-        return left and re.fullmatch(self.method, request.method) is not None and re.search(self.path, request.target) is not None
+        return (
+            left
+            and re.fullmatch(self.method, request.method) is not None
+            and re.search(self.path, request.target) is not None
+        )
 
 
 class Trouble:

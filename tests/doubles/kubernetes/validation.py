@@ -25,7 +25,10 @@ def check_meta(metadata: Body) -> list[Cause]:
 
 def check_job(job: Body) -> list[Cause]:
     """What is wrong with a Job as it was sent, before the defaults."""
-    return [*_meta(job["metadata"], "metadata"), *_job_spec(job["spec"], job["metadata"].get("name", ""))]
+    return [
+        *_meta(job["metadata"], "metadata"),
+        *_job_spec(job["spec"], job["metadata"].get("name", "")),
+    ]
 
 
 def check_pod(pod: Body) -> list[Cause]:
@@ -35,14 +38,28 @@ def check_pod(pod: Body) -> list[Cause]:
 
 def check_unchanged(old: Body, new: Body) -> list[Cause]:
     """What may not change in the spec of a Job."""
-    fixed = ("completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy")
+    fixed = (
+        "completions",
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+    )
     changed = [field for field in fixed if old.get(field) != new.get(field)]
-    wrong = [bad_value(f"spec.{field}", f'"{new.get(field)}"', "field is immutable") for field in changed]
-    # While a Job is suspended and has not started, its template may be directed elsewhere; the rest of it is fixed.
+    wrong = [
+        bad_value(f"spec.{field}", f'"{new.get(field)}"', "field is immutable") for field in changed
+    ]
+    # While a Job is suspended and has not started, its template may be directed elsewhere; the rest
+    # of it is fixed.
     if old.get("template") != new.get("template") and not old.get("suspend"):
         wrong.append(bad_value("spec.template", '""', "field is immutable"))
     return wrong + list(
-        _numbers(new, "spec", ("parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"))
+        _numbers(
+            new,
+            "spec",
+            ("parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"),
+        )
     )
 
 
@@ -57,7 +74,13 @@ def _labels(metadata: Body, path: str) -> Iterator[Cause]:
 
 
 def _job_spec(spec: Body, name: str) -> Iterator[Cause]:
-    fields = ("parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+    fields = (
+        "parallelism",
+        "completions",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    )
     yield from _numbers(spec, "spec", fields)
     if spec.get("selector") and not spec.get("manualSelector"):
         yield bad_value("spec.selector", '""', "`selector` not auto-generated")
@@ -79,14 +102,20 @@ def _failure_policy(spec: Body, restart: str | None) -> Iterator[Cause]:
     replacement = spec.get("podReplacementPolicy")
     policy = spec.get("podFailurePolicy")
     if replacement not in (None, "Failed", "TerminatingOrFailed"):
-        yield unsupported("spec.podReplacementPolicy", replacement, ("Failed", "TerminatingOrFailed"))
+        yield unsupported(
+            "spec.podReplacementPolicy", replacement, ("Failed", "TerminatingOrFailed")
+        )
     if policy is None:
         return
     if replacement == "TerminatingOrFailed":
         yield unsupported("spec.podReplacementPolicy", replacement, ("Failed",))
     if restart != "Never":
         path = "spec.template.spec.restartPolicy"
-        yield bad_value(path, f'"{restart or ""}"', 'only "Never" is supported when podFailurePolicy is specified')
+        yield bad_value(
+            path,
+            f'"{restart or ""}"',
+            'only "Never" is supported when podFailurePolicy is specified',
+        )
     for index, rule in enumerate(policy.get("rules") or []):
         path = f"spec.podFailurePolicy.rules[{index}]"
         if rule.get("action") not in _ACTIONS:
@@ -97,12 +126,18 @@ def _failure_policy(spec: Body, restart: str | None) -> Iterator[Cause]:
             both = "specifying both OnExitCodes and OnPodConditions is not supported"
             yield bad_value(path, "{}", both if codes else told)
         if codes and codes.get("operator") not in ("In", "NotIn"):
-            yield unsupported(f"{path}.onExitCodes.operator", codes.get("operator", ""), ("In", "NotIn"))
+            yield unsupported(
+                f"{path}.onExitCodes.operator", codes.get("operator", ""), ("In", "NotIn")
+            )
         if codes and codes.get("operator") == "In" and 0 in (codes.get("values") or []):
-            yield bad_value(f"{path}.onExitCodes.values[0]", "0", "must not be 0 for the In operator")
+            yield bad_value(
+                f"{path}.onExitCodes.values[0]", "0", "must not be 0 for the In operator"
+            )
 
 
 def _numbers(spec: Body, path: str, fields: tuple[str, ...]) -> Iterator[Cause]:
     for field in fields:
         if spec.get(field) is not None and spec[field] < 0:
-            yield bad_value(f"{path}.{field}", str(spec[field]), "must be greater than or equal to 0")
+            yield bad_value(
+                f"{path}.{field}", str(spec[field]), "must be greater than or equal to 0"
+            )

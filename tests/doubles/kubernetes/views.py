@@ -1,4 +1,6 @@
-"""What a test sees of a cluster without asking its API server: copies of objects, processes, output; and waiting for them."""
+"""What a test sees of a cluster without asking its API server: copies of objects, processes,
+output; and waiting for them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ T = TypeVar("T")
 
 #: Seconds that :meth:`Views.until` waits at most.
 PATIENCE = 20.0
-#: It looks again after every change in the cluster, and every so many seconds at what is outside of it.
+#: It looks again after every change in the cluster, and every so many seconds at what is outside of
+#: it.
 LOOK = 0.1
 
 
@@ -27,7 +30,9 @@ class NeverHappened(AssertionError):
 
 
 class Views:
-    """The reading half of a :class:`tests.doubles.kubernetes.Cluster`. Objects are copies; pods are named by name or uid too."""
+    """The reading half of a :class:`tests.doubles.kubernetes.Cluster`. Objects are copies; pods are
+    named by name or uid too.
+    """
 
     store: Store
     folder: Path
@@ -50,7 +55,11 @@ class Views:
 
     def events_of(self, name: str, namespace: str | None = None) -> list[Body]:
         """The events about an object of this name."""
-        return [event for event in self._all(EVENTS, namespace) if event["involvedObject"]["name"] == name]
+        return [
+            event
+            for event in self._all(EVENTS, namespace)
+            if event["involvedObject"]["name"] == name
+        ]
 
     def job(self, name: str, namespace: str | None = None) -> Body | None:
         """One Job, None if it is not there."""
@@ -63,20 +72,30 @@ class Views:
     def pod_of(self, job: str, namespace: str | None = None) -> Body | None:
         """The latest pod of a Job, None if it has none."""
         label = "batch.kubernetes.io/job-name"
-        found = [pod for pod in self.pods(namespace or self.namespace) if (pod["metadata"].get("labels") or {}).get(label) == job]
+        found = [
+            pod
+            for pod in self.pods(namespace or self.namespace)
+            if (pod["metadata"].get("labels") or {}).get(label) == job
+        ]
         return found[-1] if found else None
 
     def pids(self, pod: Body | str) -> list[int]:
-        """The processes of a pod, the first one of its container first; also of a pod whose object is gone."""
+        """The processes of a pod, the first one of its container first; also of a pod whose object
+        is gone.
+        """
         with self.store.lock:
             workers = [worker for worker in self.workers() if _is(worker.pod, pod)]
         return [pid for worker in workers for pid in worker.pids()]
 
     def log(self, pod: Body | str, container: str = "") -> str:
-        """What a container has written so far, the first one unless it is named; empty if there is none."""
+        """What a container has written so far, the first one unless it is named; empty if there is
+        none.
+        """
         with self.store.lock:
             known = [worker.pod for worker in self.workers()] + list(self.store.bodies(PODS))
-            body = next((item for item in known if _is(item, pod)), pod if isinstance(pod, dict) else None)
+            body = next(
+                (item for item in known if _is(item, pod)), pod if isinstance(pod, dict) else None
+            )
             if body is None:
                 return ""
             name = container or body["spec"]["containers"][0]["name"]
@@ -125,7 +144,9 @@ class Views:
         for pod in self.pods():
             states = [status["state"] for status in pod["status"].get("containerStatuses", ())]
             deleted = " deleted" if "deletionTimestamp" in pod["metadata"] else ""
-            told.append(f"{pod['metadata']['name']}: {pod['status'].get('phase')}{deleted} {states}")
+            told.append(
+                f"{pod['metadata']['name']}: {pod['status'].get('phase')}{deleted} {states}"
+            )
         return "; ".join(told) or "none"
 
 

@@ -42,7 +42,9 @@ class Wanted:
     partial: bool
 
     def kind(self, change: Change) -> str | None:
-        """What a change is to this client, None if nothing: an object that leaves the selection is DELETED."""
+        """What a change is to this client, None if nothing: an object that leaves the selection is
+        DELETED.
+        """
         if self.namespace and change.fields["metadata.namespace"] != self.namespace:
             return None
         now = change.kind != DELETED and self.matches(change.labels, change.fields)
@@ -53,13 +55,19 @@ class Wanted:
 
     def matches(self, labels: selectors.Values, fields: selectors.Values) -> bool:
         """Whether an object is selected."""
-        return (self.labels is None or self.labels(labels)) and (self.fields is None or self.fields(fields))
+        return (self.labels is None or self.labels(labels)) and (
+            self.fields is None or self.fields(fields)
+        )
 
 
 class Watch:
-    """One client's watch. Made under the store's lock, so that no change falls between the list and the watch."""
+    """One client's watch. Made under the store's lock, so that no change falls between the list and
+    the watch.
+    """
 
-    def __init__(self, wanted: Wanted, store: Store, bookmarks: float | None, seconds: float) -> None:
+    def __init__(
+        self, wanted: Wanted, store: Store, bookmarks: float | None, seconds: float
+    ) -> None:
         self._wanted = wanted
         self._store = store
         self._bookmarks = bookmarks
@@ -156,12 +164,19 @@ class Watch:
         body = {"kind": resource.kind, "apiVersion": resource.api_version}
         if self._wanted.partial:
             body = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
-        # Go writes the empty object that a bookmark carries with its required fields, and a list that is null.
-        empty: dict[str, object] = {"spec": {"containers": None}, "status": {}} if resource is PODS else {}
+        # Go writes the empty object that a bookmark carries with its required fields, and a list
+        # that is null.
+        empty: dict[str, object] = (
+            {"spec": {"containers": None}, "status": {}} if resource is PODS else {}
+        )
         if resource is JOBS:
             empty = {"spec": {"template": {"spec": {"containers": None}}}, "status": {}}
         version = {"metadata": {"resourceVersion": str(self._store.version)}}
-        return b'{"type":"BOOKMARK","object":' + encode({**body, **version, **({} if self._wanted.partial else empty)}) + b"}\n"
+        return (
+            b'{"type":"BOOKMARK","object":'
+            + encode({**body, **version, **({} if self._wanted.partial else empty)})
+            + b"}\n"
+        )
 
 
 def wanted_of(resource: Resource, namespace: str, request: Request) -> Wanted:
@@ -179,7 +194,9 @@ def wanted_of(resource: Resource, namespace: str, request: Request) -> Wanted:
     )
 
 
-def open_watch(store: Store, resource: Resource, namespace: str, request: Request, bookmarks: float) -> Watch:
+def open_watch(
+    store: Store, resource: Resource, namespace: str, request: Request, bookmarks: float
+) -> Watch:
     """Start a watch.
 
     Args:
@@ -201,14 +218,19 @@ def open_watch(store: Store, resource: Resource, namespace: str, request: Reques
         changes: list[Change] | None = None
         if version not in ("", "0"):
             if not version.isdigit():
-                raise errors.bad_request(f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax')
+                raise errors.bad_request(
+                    f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid'
+                    " syntax"
+                )
             if int(version) > store.version:
                 raise errors.too_large(version, store.version)
             found = store.since(resource, int(version))
             if found is None:
                 raise errors.expired(version, store.oldest_of(resource))
             changes = list(found)
-        watch = Watch(wanted, store, bookmarks if request.flag("allowWatchBookmarks") else None, seconds)
+        watch = Watch(
+            wanted, store, bookmarks if request.flag("allowWatchBookmarks") else None, seconds
+        )
         watch.begin(changes)
         return watch
 

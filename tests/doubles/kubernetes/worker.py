@@ -33,7 +33,10 @@ class Worker:
         self.address = new_address()
         folder, spec = kubelet.folder / self.uid, pod["spec"]
         self.state = PodState(
-            [Container(item, folder / item["name"], True) for item in spec.get("initContainers") or ()],
+            [
+                Container(item, folder / item["name"], True)
+                for item in spec.get("initContainers") or ()
+            ],
             [Container(item, folder / item["name"], False) for item in spec["containers"]],
         )
         if self.state.initial:
@@ -42,7 +45,9 @@ class Worker:
         self.ending = False
         self._removes = self._finishing = False
         self._killer: Timer | None = None
-        self._starter = Starter(kubelet, pod, self.address, self._goes_on, self._spawned, self._exited)
+        self._starter = Starter(
+            kubelet, pod, self.address, self._goes_on, self._spawned, self._exited
+        )
 
     @property
     def grace(self) -> float:
@@ -56,11 +61,18 @@ class Worker:
 
     def status(self) -> Body:
         """The status as this kubelet sees it, without the conditions that others set."""
-        return self.state.status(self.pod["metadata"].get("generation", 1), self.kubelet.address, self.address)
+        return self.state.status(
+            self.pod["metadata"].get("generation", 1), self.kubelet.address, self.address
+        )
 
     def pids(self) -> list[int]:
         """Its processes."""
-        return [pid for item in self.state.containers if item.handle is not None for pid in item.handle.pids()]
+        return [
+            pid
+            for item in self.state.containers
+            if item.handle is not None
+            for pid in item.handle.pids()
+        ]
 
     def begin(self) -> None:
         """Admit the pod, or reject it."""
@@ -129,7 +141,9 @@ class Worker:
             self._proceed()
 
     def _proceed(self) -> None:
-        """Start what can be started now: the initial containers one after another, then the others at once."""
+        """Start what can be started now: the initial containers one after another, then the others
+        at once.
+        """
         for container in self.state.initial:
             if not container.begun and container.failure is None:
                 self._starter.attempt(container)
@@ -157,10 +171,15 @@ class Worker:
         elif isinstance(outcome, StartError):
             self.kubelet.tell(self.pod, "Failed", f"Error: {outcome}", container.name, warning=True)
             container.finished = time.time()
-            self.kubelet.later(delays.STARTED, partial(self._noticed, container, Exit(128, str(outcome), "StartError")))
+            self.kubelet.later(
+                delays.STARTED,
+                partial(self._noticed, container, Exit(128, str(outcome), "StartError")),
+            )
         else:
             container.handle, container.started = outcome, time.time()
-            self.kubelet.tell(self.pod, "Started", "Container started", container.name, warning=False)
+            self.kubelet.tell(
+                self.pod, "Started", "Container started", container.name, warning=False
+            )
             if self.ending:
                 self._stop(container)
             else:
@@ -173,7 +192,10 @@ class Worker:
 
     def _exited(self, container: Container, how: Exit, at: float) -> None:
         container.finished = at
-        self.kubelet.later(delays.EXITED_ENDING if self.ending else delays.EXITED, partial(self._noticed, container, how))
+        self.kubelet.later(
+            delays.EXITED_ENDING if self.ending else delays.EXITED,
+            partial(self._noticed, container, how),
+        )
 
     def _noticed(self, container: Container, how: Exit) -> None:
         container.ended(how)
@@ -197,10 +219,14 @@ class Worker:
 
     def _awaited(self) -> bool:
         """Whether a container still runs, or is on its way."""
-        return any(container.begun and container.exit is None for container in self.state.containers)
+        return any(
+            container.begun and container.exit is None for container in self.state.containers
+        )
 
     def _finish(self, removed: float = delays.REMOVED) -> None:
-        """All containers have ended in a pod that is being ended: tell it, and take the object away if it is deleted."""
+        """All containers have ended in a pod that is being ended: tell it, and take the object away
+        if it is deleted.
+        """
         for container in self.state.containers:
             if container.exit is None:
                 container.lose()
@@ -231,7 +257,13 @@ class Worker:
     def _stop(self, container: Container) -> None:
         if container.runs and container.handle is not None and not container.stopped:
             container.stopped = True
-            self.kubelet.tell(self.pod, "Killing", f"Stopping container {container.name}", container.name, warning=False)
+            self.kubelet.tell(
+                self.pod,
+                "Killing",
+                f"Stopping container {container.name}",
+                container.name,
+                warning=False,
+            )
             container.handle.signal(signal.SIGTERM)
 
     def _kill_in(self, grace: float) -> None:
@@ -240,7 +272,11 @@ class Worker:
     def _hurry(self, grace: float) -> None:
         """It is being ended already: perhaps sooner now, or so that its object goes as well."""
         killer = self._killer
-        if killer is not None and killer.waits and grace * self.kubelet.clock < killer.due - time.monotonic():
+        if (
+            killer is not None
+            and killer.waits
+            and grace * self.kubelet.clock < killer.due - time.monotonic()
+        ):
             killer.cancel()
             self._kill_in(grace)
         if self._removes and self.ended:

@@ -52,20 +52,38 @@ class Writes:
             uid = account["metadata"]["uid"]
         owner = self.access.granted(f"system:serviceaccount:{ask.namespace}:{ask.name}", uid)
         status = {"token": self.access.admit(owner), "expirationTimestamp": stamp()}
-        return Answer(201, encode({**body, "metadata": {"name": ask.name, "namespace": ask.namespace}, "status": status}))
+        return Answer(
+            201,
+            encode(
+                {
+                    **body,
+                    "metadata": {"name": ask.name, "namespace": ask.namespace},
+                    "status": status,
+                }
+            ),
+        )
 
     def review(self, ask: Ask, request: Request, user: User) -> Answer:
         """POST of a question about whoever asks."""
         body = body_of(request) or {}
-        answer = access.self_review if ask.resource.plural == "selfsubjectreviews" else access.access_review
+        answer = (
+            access.self_review
+            if ask.resource.plural == "selfsubjectreviews"
+            else access.access_review
+        )
         return Answer(201, encode(answer(user, body)))
 
     def patch(self, ask: Ask, request: Request) -> Answer:
-        """PATCH: merge patches; a strategic one is merged plainly, which is the same where no list is changed."""
+        """PATCH: merge patches; a strategic one is merged plainly, which is the same where no list
+        is changed.
+        """
         content = request.headers.get("content-type", "")
         if "merge-patch" not in content:
             accepted = "application/merge-patch+json, application/strategic-merge-patch+json"
-            message = f"the body of the request was in an unknown format ({content}) - accepted media types include: {accepted}"
+            message = (
+                f"the body of the request was in an unknown format ({content}) - accepted media"
+                f" types include: {accepted}"
+            )
             raise Refused(415, "UnsupportedMediaType", message)
         body = self.registry.patch(ask.resource, ask.space, ask.name, body_of(request))
         return Answer(200, self._encoded(ask.resource, body))
@@ -81,7 +99,11 @@ class Writes:
             raise
         if ask.resource is PODS or not gone:
             return Answer(200, self._encoded(ask.resource, body), told)
-        details: dict[str, Any] = {"name": ask.name, "kind": ask.resource.plural, "uid": body["metadata"]["uid"]}
+        details: dict[str, Any] = {
+            "name": ask.name,
+            "kind": ask.resource.plural,
+            "uid": body["metadata"]["uid"],
+        }
         if ask.resource.group:
             details["group"] = ask.resource.group
         return Answer(200, success(details=details), told)
@@ -93,11 +115,18 @@ class Writes:
         store = self.registry.store
         with store.lock:
             found = [record for _, record in store.records(ask.resource, ask.namespace)]
-            chosen = [record.body for record in found if wanted.matches(record.labels, record.fields)]
+            chosen = [
+                record.body for record in found if wanted.matches(record.labels, record.fields)
+            ]
             for body in chosen:
                 self.registry.delete(ask.resource, *key_of(body), how)
             listed = {"kind": f"{ask.resource.kind}List", "apiVersion": ask.resource.api_version}
-            return Answer(200, encode({**listed, "metadata": {"resourceVersion": str(store.version)}, "items": chosen}))
+            return Answer(
+                200,
+                encode(
+                    {**listed, "metadata": {"resourceVersion": str(store.version)}, "items": chosen}
+                ),
+            )
 
     def _encoded(self, resource: Resource, body: dict[str, Any]) -> bytes:
         with self.registry.store.lock:

@@ -1,4 +1,6 @@
-"""An application that touches nothing of Redis but Celery's: what its tasks tell goes to files. It may sign its messages."""
+"""An application that touches nothing of Redis but Celery's: what its tasks tell goes to files. It
+may sign its messages.
+"""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A plain Celery application. It has never heard of gpuqueue: it only routes some of its tasks to a queue ``gpu.t4.shared``.
+"""A plain Celery application. It has never heard of gpuqueue: it only routes some of its tasks to a
+queue ``gpu.t4.shared``.
 
 Tasks tell what they see by a list in Redis (``tell``), and wait for the test there (``hold``).
 """
@@ -119,7 +120,14 @@ def stubborn(self, key):
 @app.task(bind=True)
 def try_until(self, count, key=None):
     if key:
-        tell(key, {"retries": self.request.retries, "gpu": self.request.get("gpu"), "stamps": self.request.stamps})
+        tell(
+            key,
+            {
+                "retries": self.request.retries,
+                "gpu": self.request.get("gpu"),
+                "stamps": self.request.stamps,
+            },
+        )
     if self.request.retries < count:
         raise self.retry(countdown=0, max_retries=10)
     return self.request.retries
@@ -137,7 +145,13 @@ def give_up(self, because=None):
     raise self.retry(exc=OutOfStock(because, 2) if because else None)
 
 
-@app.task(bind=True, autoretry_for=(OutOfStock,), retry_backoff=False, default_retry_delay=0, max_retries=2)
+@app.task(
+    bind=True,
+    autoretry_for=(OutOfStock,),
+    retry_backoff=False,
+    default_retry_delay=0,
+    max_retries=2,
+)
 def sell_out(self, key):
     tell(key, self.request.retries)
     raise OutOfStock("plums", self.request.retries)
@@ -154,16 +168,35 @@ def pack(self, key):
 @app.task(bind=True)
 def describe(self):
     request = self.request
-    names = "id task retries hostname delivery_info shadow timelimit root_id parent_id correlation_id reply_to expires is_eager"
+    names = (
+        "id task retries hostname delivery_info shadow timelimit root_id parent_id correlation_id"
+        " reply_to expires is_eager"
+    )
     seen = {name: request.get(name) for name in names.split()}
-    more = {"stamps": request.stamps, "gpu": request.get("gpu"), "called_directly": request.called_directly, "pid": os.getpid()}
-    return seen | more | {"name": self.name, "custom": request.get("custom"), "args": request.args, "kwargs": request.kwargs}
+    more = {
+        "stamps": request.stamps,
+        "gpu": request.get("gpu"),
+        "called_directly": request.called_directly,
+        "pid": os.getpid(),
+    }
+    return (
+        seen
+        | more
+        | {
+            "name": self.name,
+            "custom": request.get("custom"),
+            "args": request.args,
+            "kwargs": request.kwargs,
+        }
+    )
 
 
 @app.task(bind=True)
 def become(self, what, x):
     if what == "chain":
-        raise self.replace(chain(add.s(x, 1), add.s(10).set(queue=self.request.delivery_info["routing_key"])))
+        raise self.replace(
+            chain(add.s(x, 1), add.s(10).set(queue=self.request.delivery_info["routing_key"]))
+        )
     if what == "chord":
         raise self.replace(chord([add.s(x, 1), add.s(x, 2)], total.s()))
     raise self.replace(echo.s(x).set(queue=what))
@@ -240,7 +273,9 @@ def pass_on(value, key):
 
 @app.task(base=Recorded, bind=True)
 def train(self, key, size, then="return"):
-    """Takes memory of the GPU, holds, and ends well, or with what torch raises where there is no more."""
+    """Takes memory of the GPU, holds, and ends well, or with what torch raises where there is no
+    more.
+    """
     import torch
 
     torch.cuda.take(size)
@@ -263,8 +298,12 @@ def shrink(key):
 
 
 @app.task(bind=True, max_retries=1, default_retry_delay=0)
-def wear_out(self, key, attempts, text="CUDA error: uncorrectable ECC error encountered", retry=False):
-    """Has a GPU that fails in as many attempts. A thread is left behind that would keep the process from ending."""
+def wear_out(
+    self, key, attempts, text="CUDA error: uncorrectable ECC error encountered", retry=False
+):
+    """Has a GPU that fails in as many attempts. A thread is left behind that would keep the process
+    from ending.
+    """
     attempt = int(os.environ["GPUQUEUE_ATTEMPT"])
     tell(key, [attempt, self.request.retries])
     if attempt <= attempts and not self.request.retries:

@@ -1,4 +1,6 @@
-"""NVML on a machine of two T4s, for dispatchers of the tests: found before the real one, by PYTHONPATH."""
+"""NVML on a machine of two T4s, for dispatchers of the tests: found before the real one, by
+PYTHONPATH.
+"""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,6 @@
-"""What the code asks of the API server: the rights that a dispatcher needs, and those that only the doctor has a use for."""
+"""What the code asks of the API server: the rights that a dispatcher needs, and those that only the
+doctor has a use for.
+"""
 
 from __future__ import annotations
 

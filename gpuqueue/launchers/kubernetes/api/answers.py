@@ -1,4 +1,6 @@
-"""What the API answers besides single objects: pages of lists, lines of watches, refusals, and events. Pure."""
+"""What the API answers besides single objects: pages of lists, lines of watches, refusals, and
+events. Pure.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ class StatusBody(Decoded, frozen=True):
 
 
 class ListMeta(Decoded, frozen=True):
-    """``metadata`` of a list: from where to watch, and the token of the next page ("": this was the last)."""
+    """``metadata`` of a list: from where to watch, and the token of the next page ("": this was the
+    last).
+    """
 
     resource_version: str = ""
     continue_: str = field(default="", name="continue")
@@ -94,7 +98,9 @@ class Listed(Decoded, Generic[T], frozen=True):
 
 
 class Watched(Decoded, Generic[T], frozen=True):
-    """A line of a watch. ``type`` is ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has only a resourceVersion."""
+    """A line of a watch. ``type`` is ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has only a
+    resourceVersion.
+    """
 
     type: str
     object: T
@@ -115,9 +121,11 @@ _ERRORS: Final = json.Decoder(Watched[StatusBody])
 
 
 def read_line(line: bytes | str, events: json.Decoder[Watched[T]]) -> Watched[T] | StatusBody:
-    """Decode one line of a watch: the event, or what the server's ERROR event says (e.g. code 410: list again).
+    """Decode one line of a watch: the event, or what the server's ERROR event says (e.g. code 410:
+    list again).
 
-    ``events`` is one of the decoders above. Raises ``msgspec.DecodeError`` where the line is neither.
+    ``events`` is one of the decoders above. Raises ``msgspec.DecodeError`` where the line is
+    neither.
     """
     try:
         event = events.decode(line)

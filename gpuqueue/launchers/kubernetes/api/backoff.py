@@ -11,7 +11,9 @@ CAP = 10.0
 
 
 class Backoff:
-    """Waits that double from ``first`` to ``cap`` seconds. Jitter: dispatchers that lost one server must not return as one."""
+    """Waits that double from ``first`` to ``cap`` seconds. Jitter: dispatchers that lost one server
+    must not return as one.
+    """
 
     def __init__(self, first: float = FIRST, cap: float = CAP) -> None:
         self._first = first

@@ -2,8 +2,9 @@
 # mypy: disallow-untyped-calls=False
 """The adapter to the API server, and the only importer of the ``kubernetes`` client.
 
-The client does what is laborious and dangerous to do oneself: it reads kubeconfigs and service accounts, renews tokens, runs
-credential plugins, and sets up TLS and proxies. It decodes nothing: its typed models cost 30 times and more.
+The client does what is laborious and dangerous to do oneself: it reads kubeconfigs and service
+accounts, renews tokens, runs credential plugins, and sets up TLS and proxies. It decodes nothing:
+its typed models cost 30 times and more.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.api.transport import Transport
 from gpuqueue.settings.kubernetes import ClusterSettings
 
-#: Connections kept open: the threads that launch (8), finish and watch, with room for larger settings. Those beyond are
-#: closed after use.
+#: Connections kept open: the threads that launch (8), finish and watch, with room for larger
+#: settings. Those beyond are closed after use.
 CONNECTIONS = 64
 
 
 class Api(Requests):
-    """The cluster that the environment names: KUBECONFIG, else the pod's service account, else the default kubeconfig.
+    """The cluster that the environment names: KUBECONFIG, else the pod's service account, else the
+    default kubeconfig.
 
     Attributes:
-        namespace: GPU_JOB_NAMESPACE, else that of the service account or of the kubeconfig's context, else ``default``.
+        namespace: GPU_JOB_NAMESPACE, else that of the service account or of the kubeconfig's
+            context, else ``default``.
         server: the address of the API server.
-        identity: text that differs between clusters: the address, and a hash of the CA that vouches for it.
+        identity: text that differs between clusters: the address, and a hash of the CA that vouches
+            for it.
 
     Raises :class:`SettingsError` when no cluster is configured.
     """
@@ -41,7 +45,8 @@ class Api(Requests):
     def __init__(self, settings: ClusterSettings) -> None:
         self._configuration = client.Configuration()
         self._configuration.connection_pool_maxsize = CONNECTIONS
-        # What is between forgets a quiet connection: the kernel finds out, also while a log is followed for hours.
+        # What is between forgets a quiet connection: the kernel finds out, also while a log is
+        # followed for hours.
         self._configuration.keep_alive = True
         namespace = _configure(self._configuration)
         self._client = client.ApiClient(self._configuration)
@@ -50,7 +55,8 @@ class Api(Requests):
         self.identity = _identity(self.server, self._configuration)
         pool = self._client.rest_client.pool_manager
         super().__init__(
-            Transport(pool, self.server, self._headers, settings.api_timeout), settings.job_namespace or namespace or "default"
+            Transport(pool, self.server, self._headers, settings.api_timeout),
+            settings.job_namespace or namespace or "default",
         )
 
     def close(self) -> None:
@@ -61,7 +67,9 @@ class Api(Requests):
         headers = {"User-Agent": "gpuqueue"}
         with self._renewing:  # one thread renews an expired token; the others wait for it
             self._client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
-        return {name: value.strip() for name, value in headers.items() if value}  # a file of a token may end with a line
+        return {
+            name: value.strip() for name, value in headers.items() if value
+        }  # a file of a token may end with a line
 
 
 def _configure(configuration: Any) -> str:
@@ -89,21 +97,34 @@ def _from_kubeconfig(configuration: Any, files: str, source: str) -> str:
         merger = kube_config.KubeConfigMerger(files)
         if merger.config is None:
             raise config.ConfigException("no such file")
-        loader = kube_config.KubeConfigLoader(merger.config, config_base_path=None, config_persister=merger.save_changes)
+        loader = kube_config.KubeConfigLoader(
+            merger.config, config_base_path=None, config_persister=merger.save_changes
+        )
         loader.load_and_set(configuration)
         context = loader.current_context["context"]
-        _check_plugin(merger.config["users"].get_with_name(context.get("user"), safe=True), configuration)
-    except Exception as exc:  # a kubeconfig may be wrong in any way: YAML, types, files that it names
+        _check_plugin(
+            merger.config["users"].get_with_name(context.get("user"), safe=True), configuration
+        )
+    except (
+        Exception
+    ) as exc:  # a kubeconfig may be wrong in any way: YAML, types, files that it names
         raise SettingsError(
-            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or name another in KUBECONFIG"
+            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or name another in"
+            " KUBECONFIG"
         ) from exc
     return str(context.get("namespace") or "")
 
 
 def _check_plugin(user: Any, configuration: Any) -> None:
     # The client only logs that a credential plugin failed, and goes on as nobody.
-    if user is not None and "exec" in user["user"] and not (configuration.api_key or configuration.cert_file):
-        raise config.ConfigException(f"its plugin {user['user']['exec']['command']!r} gave no credentials (see the log)")
+    if (
+        user is not None
+        and "exec" in user["user"]
+        and not (configuration.api_key or configuration.cert_file)
+    ):
+        raise config.ConfigException(
+            f"its plugin {user['user']['exec']['command']!r} gave no credentials (see the log)"
+        )
 
 
 def _namespace_of_pod() -> str:

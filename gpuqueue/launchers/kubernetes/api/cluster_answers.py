@@ -1,4 +1,6 @@
-"""What the API says of a cluster, as far as ``doctor`` reads it: nodes, namespaces, Secrets' keys, what we may do."""
+"""What the API says of a cluster, as far as ``doctor`` reads it: nodes, namespaces, Secrets' keys,
+what we may do.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ class Node(Decoded, frozen=True):
     @property
     def ready(self) -> bool:
         """Whether its kubelet says so."""
-        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        return any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in self.status.conditions
+        )
 
 
 class Secret(Decoded, frozen=True):

@@ -1,4 +1,5 @@
-"""What can go wrong with the Kubernetes API: one family, each error saying whether trying again may help.
+"""What can go wrong with the Kubernetes API: one family, each error saying whether trying again may
+help.
 
 The texts are one line: what was asked, and the server's own words.
 """
@@ -14,11 +15,13 @@ import msgspec
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.api.answers import StatusBody
 
-#: No server is obeyed beyond this, in seconds: a wrong date in a Retry-After must not stop the queue.
+#: No server is obeyed beyond this, in seconds: a wrong date in a Retry-After must not stop the
+#: queue.
 MAX_RETRY_AFTER = 60.0
 #: Characters shown of an answer that is no Status object.
 _SHOWN = 300
-#: Refusals of a request as such, among 4xx: the same request is refused again. Those that are not here pass.
+#: Refusals of a request as such, among 4xx: the same request is refused again. Those that are not
+#: here pass.
 _PASSING = frozenset({401, 408, 409, 410, 429})
 
 
@@ -30,11 +33,18 @@ class ApiError(GpuQueueError):
         status: the HTTP status; 0 when there was no answer.
         reason: the API's word for it (``Forbidden``, ``AlreadyExists``…), or "".
         message: the server's own words.
-        retry_after: seconds that the server asks to wait, MAX_RETRY_AFTER at most; None when it does not say.
+        retry_after: seconds that the server asks to wait, MAX_RETRY_AFTER at most; None when it
+            does not say.
     """
 
     def __init__(
-        self, text: str, *, asked: str = "", status: int = 0, reason: str = "", retry_after: float | None = None
+        self,
+        text: str,
+        *,
+        asked: str = "",
+        status: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
     ) -> None:
         what = " ".join(word for word in (str(status or ""), reason) if word)
         super().__init__(": ".join(part for part in (asked, what, " ".join(text.split())) if part))
@@ -46,12 +56,16 @@ class ApiError(GpuQueueError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed later: no answer, an overload, a conflict, a token that is being renewed."""
+        """Whether the same request may succeed later: no answer, an overload, a conflict, a token
+        that is being renewed.
+        """
         return self.status in _PASSING or not 400 <= self.status < 500
 
 
 class Unreachable(ApiError):
-    """No answer, or none that a Kubernetes API gives. The request may have been carried out all the same."""
+    """No answer, or none that a Kubernetes API gives. The request may have been carried out all the
+    same.
+    """
 
 
 class Forbidden(ApiError):
@@ -59,7 +73,9 @@ class Forbidden(ApiError):
 
     @property
     def passing(self) -> bool:
-        """An API server that has just started does not know all roles yet, and says so after ``RBAC:``."""
+        """An API server that has just started does not know all roles yet, and says so after
+        ``RBAC:``.
+        """
         return "RBAC: " in self.message
 
 
@@ -88,7 +104,9 @@ class Expired(ApiError):
 
 
 class StreamSilent(ApiError):
-    """A watch has said nothing for too long, not even a bookmark: whatever is between has forgotten it."""
+    """A watch has said nothing for too long, not even a bookmark: whatever is between has forgotten
+    it.
+    """
 
 
 class _Refusal(StatusBody, frozen=True):
@@ -96,11 +114,20 @@ class _Refusal(StatusBody, frozen=True):
 
 
 _refusal = msgspec.json.Decoder(_Refusal)
-_BY_STATUS: dict[int, type[ApiError]] = {400: Invalid, 403: Forbidden, 404: NotFound, 410: Expired, 413: Invalid, 422: Invalid}
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: Invalid,
+    403: Forbidden,
+    404: NotFound,
+    410: Expired,
+    413: Invalid,
+    422: Invalid,
+}
 
 
 def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Read an answer that is no success. ``headers`` are looked up in any case of letters by urllib3."""
+    """Read an answer that is no success. ``headers`` are looked up in any case of letters by
+    urllib3.
+    """
     retry_after = _retry_after(headers)
     try:
         status = _refusal.decode(body)
@@ -111,12 +138,18 @@ def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: byte
     text = body[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN].strip() or "no words with it"
     if http_status in (404, 410):
         # Nobody but the API may say that a Job is gone: a load balancer knows nothing of it.
-        return Unreachable(f"{http_status}, and not as a Kubernetes API says it: {text}", asked=asked, retry_after=retry_after)
+        return Unreachable(
+            f"{http_status}, and not as a Kubernetes API says it: {text}",
+            asked=asked,
+            retry_after=retry_after,
+        )
     kind = _BY_STATUS.get(http_status, ApiError)
     return kind(text, asked=asked, status=http_status, retry_after=retry_after)
 
 
-def from_status(asked: str, status: StatusBody, http_status: int = 0, retry_after: float | None = None) -> ApiError:
+def from_status(
+    asked: str, status: StatusBody, http_status: int = 0, retry_after: float | None = None
+) -> ApiError:
     """Read a Status object, as the body of an answer or as an ERROR event of a watch."""
     code, text = status.code or http_status, status.message or "no words with it"
     kind = _BY_STATUS.get(code, ApiError)

@@ -1,7 +1,8 @@
 """Kubernetes objects as the API sends them, cut down to the fields that are read here. Pure.
 
-The client's typed models cost 30 times and more of the time and memory. Fields that are not named are skipped, absent and null
-ones have defaults: what a newer server adds or leaves out breaks nothing. Times stay text until somebody asks (:func:`seconds`).
+The client's typed models cost 30 times and more of the time and memory. Fields that are not named
+are skipped, absent and null ones have defaults: what a newer server adds or leaves out breaks
+nothing. Times stay text until somebody asks (:func:`seconds`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ CONTAINER: Final = "executor"
 def seconds(text: str | None) -> float | None:
     """Read a time of the API (RFC 3339, with or without a fraction) as Unix seconds.
 
-    None where there is none: absent, null, unreadable, or the zero time that stands for "never" (years 1 and 1970).
+    None where there is none: absent, null, unreadable, or the zero time that stands for "never"
+    (years 1 and 1970).
     """
     if not text:
         return None
@@ -49,7 +51,9 @@ class Meta(Decoded, frozen=True):
 
     @property
     def deletion_asked(self) -> float | None:
-        """When somebody asked for the deletion, in Unix seconds; None: nobody has (or at an unknown time)."""
+        """When somebody asked for the deletion, in Unix seconds; None: nobody has (or at an unknown
+        time).
+        """
         ends = seconds(self.deletion_timestamp)
         return ends if ends is None else ends - (self.deletion_grace_period_seconds or 0)
 

@@ -1,4 +1,5 @@
-"""Requests to the API server over HTTP: raw bytes in and out, timeouts of our own, every failure an :class:`ApiError`.
+"""Requests to the API server over HTTP: raw bytes in and out, timeouts of our own, every failure an
+:class:`ApiError`.
 
 Nothing is tried again here: whoever asks knows whether it may.
 """
@@ -41,7 +42,11 @@ class Transport:
     """
 
     def __init__(
-        self, pool: urllib3.PoolManager, server: str, authorize: Callable[[], Mapping[str, str]], timeout: float
+        self,
+        pool: urllib3.PoolManager,
+        server: str,
+        authorize: Callable[[], Mapping[str, str]],
+        timeout: float,
     ) -> None:
         self._pool = pool
         self.server = server
@@ -49,22 +54,42 @@ class Transport:
         self._timeout = timeout
         self._warned: set[str] = set()
 
-    def send(self, asked: str, method: str, path: str, query: Mapping[str, str | int] | None = None, body: Any = None) -> bytes:
-        """Send one request; answers the body. ``body`` is anything msgspec encodes. Raises :class:`ApiError`."""
+    def send(
+        self,
+        asked: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        body: Any = None,
+    ) -> bytes:
+        """Send one request; answers the body. ``body`` is anything msgspec encodes. Raises
+        :class:`ApiError`.
+        """
         response = self._request(asked, method, path, query or {}, body, self._timeout)
         return self._read(asked, response)
 
-    def open(self, asked: str, path: str, query: Mapping[str, str | int], silence: float | None) -> Stream:
-        """Begin to read a stream, which is given up after ``silence`` seconds without a byte. Raises :class:`ApiError`.
+    def open(
+        self, asked: str, path: str, query: Mapping[str, str | int], silence: float | None
+    ) -> Stream:
+        """Begin to read a stream, which is given up after ``silence`` seconds without a byte.
+        Raises :class:`ApiError`.
 
         None: it is never given up, and may begin when it likes, as a quiet log does.
         """
-        response = self._request(asked, "GET", path, query, None, None if silence is None else self._timeout)
+        response = self._request(
+            asked, "GET", path, query, None, None if silence is None else self._timeout
+        )
         _set_timeout(response, silence)
         return Stream(asked, response)
 
     def _request(
-        self, asked: str, method: str, path: str, query: Mapping[str, str | int], body: Any, timeout: float | None
+        self,
+        asked: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int],
+        body: Any,
+        timeout: float | None,
     ) -> urllib3.BaseHTTPResponse:
         try:
             headers = {"Accept": "application/json", **self._authorize()}
@@ -89,7 +114,9 @@ class Transport:
             KUBERNETES_REQUESTS.labels(kind, "unreachable").inc()
             raise self._unreachable(asked, exc) from exc
         except ValueError:  # its text holds the token
-            raise Unreachable("not asked: the token holds what no header may", asked=asked) from None
+            raise Unreachable(
+                "not asked: the token holds what no header may", asked=asked
+            ) from None
         KUBERNETES_REQUESTS.labels(kind, response.status).inc()
         KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
         for text in response.headers.getlist("Warning"):
@@ -111,11 +138,15 @@ class Transport:
         for text in _WARNING.findall(header) or [header]:
             if text not in self._warned and len(self._warned) < _WARNINGS:
                 self._warned.add(text)
-                logger.warning("the Kubernetes API warns: %s", text, extra={"action": "api_warning"})
+                logger.warning(
+                    "the Kubernetes API warns: %s", text, extra={"action": "api_warning"}
+                )
 
 
 class Stream:
-    """An answer that goes on: iterate over its parts as they come. It may be closed from any thread; that ends the iteration."""
+    """An answer that goes on: iterate over its parts as they come. It may be closed from any
+    thread; that ends the iteration.
+    """
 
     def __init__(self, asked: str, response: urllib3.BaseHTTPResponse) -> None:
         self._asked = asked
@@ -124,7 +155,9 @@ class Stream:
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield parts until the server closes, breaks off, or :meth:`close` is called. Raises :class:`StreamSilent`."""
+        """Yield parts until the server closes, breaks off, or :meth:`close` is called. Raises
+        :class:`StreamSilent`.
+        """
         try:
             while part := self._response.read1(_CHUNK):
                 if self._closed:
@@ -135,7 +168,12 @@ class Stream:
                 raise StreamSilent("nothing came, not even a bookmark", asked=self._asked) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             if not self._closed:
-                logger.debug("%s: broken off: %s", self._asked, _words(exc), extra={"action": "stream_broken"})
+                logger.debug(
+                    "%s: broken off: %s",
+                    self._asked,
+                    _words(exc),
+                    extra={"action": "stream_broken"},
+                )
         finally:
             self._finish()
 
@@ -157,7 +195,12 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._finish()
 
 
@@ -171,7 +214,9 @@ def _set_timeout(response: urllib3.BaseHTTPResponse, seconds: float | None) -> N
 
 
 def kind_of(asked: str) -> str:
-    """Return the verb and the resource of what is asked, without names: ``create job``, ``watch pods``."""
+    """Return the verb and the resource of what is asked, without names: ``create job``, ``watch
+    pods``.
+    """
     return " ".join(asked.split(maxsplit=2)[:2])
 
 

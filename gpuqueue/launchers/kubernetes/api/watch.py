@@ -25,7 +25,9 @@ class Watch:
             try:
                 event = read_line(line, POD_EVENTS)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-                raise Unreachable(f"the stream holds what no Kubernetes API sends: {exc}", asked=self._asked) from exc
+                raise Unreachable(
+                    f"the stream holds what no Kubernetes API sends: {exc}", asked=self._asked
+                ) from exc
             if isinstance(event, StatusBody):
                 raise from_status(self._asked, event)
             yield event
@@ -37,12 +39,19 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stream.__exit__(kind, exc, trace)
 
 
 def _lines(stream: Stream) -> Iterator[bytes]:
-    """Cut a stream at its line ends: its parts end anywhere. What has no end is half a line, and not told."""
+    """Cut a stream at its line ends: its parts end anywhere. What has no end is half a line, and
+    not told.
+    """
     begun: list[bytes] = []
     for part in stream:
         first, *others = part.split(b"\n")

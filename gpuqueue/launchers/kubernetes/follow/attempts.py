@@ -26,7 +26,9 @@ class Known:
 
 
 def of_pod(entry: Entry, namespace: str) -> Known | None:
-    """Return the attempt of a pod; None for a finisher's, and for one whose annotation somebody has spoiled."""
+    """Return the attempt of a pod; None for a finisher's, and for one whose annotation somebody has
+    spoiled.
+    """
     meta = entry.pod.metadata
     if (meta.labels or {}).get(ROLE) == FINISHER_ROLE:
         return None
@@ -37,7 +39,9 @@ def of_job(job: Job, namespace: str) -> Known | None:
     """Return the attempt of a Job; None as :func:`of_pod`."""
     if (job.metadata.labels or {}).get(ROLE) == FINISHER_ROLE:
         return None
-    return _known(record_of(job.metadata.annotations or {}), instance_of(namespace, job.metadata.name))
+    return _known(
+        record_of(job.metadata.annotations or {}), instance_of(namespace, job.metadata.name)
+    )
 
 
 def _known(record: Record | None, instance: str) -> Known | None:

@@ -1,6 +1,8 @@
-"""The clocks of attempts that do not run yet, or do not end: what they wait for is noted, and what waits too long given up.
+"""The clocks of attempts that do not run yet, or do not end: what they wait for is noted, and what
+waits too long given up.
 
-To give up is: keep the reason, delete the Job, wait for the pod. The slot is free when the pod says that it has ended.
+To give up is: keep the reason, delete the Job, wait for the pod. The slot is free when the pod says
+that it has ended.
 """
 
 from __future__ import annotations
@@ -27,20 +29,24 @@ AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class _Since:
-    """Which clock runs, and since when by ``time.monotonic``: for states that the API gives no time for."""
+    """Which clock runs, and since when by ``time.monotonic``: for states that the API gives no time
+    for.
+    """
 
     clock: str
     at: float
 
 
 class Clocks:
-    """Looks after pods between their creation and their run, and between their deletion and their end.
+    """Looks after pods between their creation and their run, and between their deletion and their
+    end.
 
     Args:
         api: where Jobs are deleted.
         notes: where it is kept what attempts wait for.
         settings: the limits.
-        start_timeout: seconds from the container's start until its executor must have claimed the attempt.
+        start_timeout: seconds from the container's start until its executor must have claimed the
+            attempt.
         grace: seconds that a pod has to end by itself.
         known: the attempt of a pod.
     """
@@ -72,7 +78,9 @@ class Clocks:
         self._given_up: set[str] = set()
 
     def changed(self, entry: Entry) -> None:
-        """A pod has a new state; it is noted with the others at the next check, if it lasts that long."""
+        """A pod has a new state; it is noted with the others at the next check, if it lasts that
+        long.
+        """
         with self._lock:
             self._changed[entry.pod.metadata.uid] = entry
 
@@ -110,7 +118,9 @@ class Clocks:
             if known is None or self._noted.get(uid) == state:
                 continue
             claim_within = self._start_timeout if seen.phase == Phase.RUNNING else None
-            observed = Observed(known.held, seen.wait, seen.detail, entry.pod.metadata.name, seen.node, claim_within)
+            observed = Observed(
+                known.held, seen.wait, seen.detail, entry.pod.metadata.name, seen.node, claim_within
+            )
             said.append((uid, state, observed))
         for begin in range(0, len(said), AT_ONCE):
             some = said[begin : begin + AT_ONCE]
@@ -136,9 +146,24 @@ class Clocks:
         name = known.held.delivery
         if seen.verdict is None:
             # Whatever its node does not confirm may still compute on the GPU.
-            detail = f"told to end, and node {seen.node or 'unknown'} has not said for {self.limit(seen):.0f} s that it has"
-            logger.warning("%s: %s; its slot stays taken", name, detail, extra={"action": "unconfirmed"})
-            self._notes.observed([Observed(known.held, WaitReason.UNCONFIRMED, detail, entry.pod.metadata.name, seen.node)])
+            detail = (
+                f"told to end, and node {seen.node or 'unknown'} has not said for"
+                f" {self.limit(seen):.0f} s that it has"
+            )
+            logger.warning(
+                "%s: %s; its slot stays taken", name, detail, extra={"action": "unconfirmed"}
+            )
+            self._notes.observed(
+                [
+                    Observed(
+                        known.held,
+                        WaitReason.UNCONFIRMED,
+                        detail,
+                        entry.pod.metadata.name,
+                        seen.node,
+                    )
+                ]
+            )
             self._given_up.add(uid)
             return True
         end = overdue(seen, self.limit(seen))
@@ -147,7 +172,12 @@ class Clocks:
             try:
                 self._api.delete_job(entry.job)
             except ApiError as exc:
-                logger.warning("%s: its Job is not deleted yet: %s", name, exc, extra={"action": "delete_later"})
+                logger.warning(
+                    "%s: its Job is not deleted yet: %s",
+                    name,
+                    exc,
+                    extra={"action": "delete_later"},
+                )
                 return False
         self._given_up.add(uid)
         return True

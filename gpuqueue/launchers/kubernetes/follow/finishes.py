@@ -1,4 +1,6 @@
-"""Finish a job in its application's code: the executor once more as a Job of its own, without a GPU."""
+"""Finish a job in its application's code: the executor once more as a Job of its own, without a
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,16 @@ class Finishes:
         self._common = common
         self._closed = closed
 
-    def finish(self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]) -> str:
+    def finish(
+        self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
+    ) -> str:
         """See :meth:`gpuqueue.launchers.base.Launcher.finish`; answers in words."""
         gpu_class = self._classes.get(record["gpu_class"]) or GpuClass(record["gpu_class"])
         deadline = time.monotonic() + timeout
         try:
-            manifest = finisher_manifest(record, finisher, timeout, gpu_class, self._settings, self._common)
+            manifest = finisher_manifest(
+                record, finisher, timeout, gpu_class, self._settings, self._common
+            )
         except InvalidJob as exc:
             return str(exc)
         name = manifest["metadata"]["name"]
@@ -59,7 +65,10 @@ class Finishes:
         while wanted():
             ended, stuck = self._ended(name)
             stuck_since = (stuck_since or time.monotonic()) if stuck else None
-            if stuck_since is not None and time.monotonic() - stuck_since >= self._settings.config_error_grace:
+            if (
+                stuck_since is not None
+                and time.monotonic() - stuck_since >= self._settings.config_error_grace
+            ):
                 ended = stuck
             if ended or time.monotonic() >= deadline:
                 self._delete(name)
@@ -82,7 +91,9 @@ class Finishes:
             self._pause(after)
 
     def _ended(self, name: str) -> tuple[str, str]:
-        """How its pod ended, and what keeps it from starting; "" if nothing. Seen only where this process leads."""
+        """How its pod ended, and what keeps it from starting; "" if nothing. Seen only where this
+        process leads.
+        """
         for entry in self._pods.by_job(name):
             if entry.seen.end is not None:
                 return entry.seen.end.error, ""

@@ -1,4 +1,6 @@
-"""Follow the pods of all attempts: say what runs and how it ended, tell of ends, keep logs. By the dispatcher that leads."""
+"""Follow the pods of all attempts: say what runs and how it ended, tell of ends, keep logs. By the
+dispatcher that leads.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Follower:
         self._on_end = on_end
         self._notes = notes
         self.pods = Pods(api, selector, self._on_pod, settings)
-        self._clocks = Clocks(api, notes, settings, common.start_timeout, common.grace_seconds, self._known)
+        self._clocks = Clocks(
+            api, notes, settings, common.start_timeout, common.grace_seconds, self._known
+        )
         self._podless = Podless(api, notes, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
         self._attempts: dict[str, Known | None] = {}
@@ -95,14 +99,20 @@ class Follower:
         for entry in self.pods.snapshot():
             known = self._known(entry) if entry.seen.end is None else None
             if known is not None:
-                found[known.held.delivery, known.held.attempt] = Live(known.held.instance, known.record)
+                found[known.held.delivery, known.held.attempt] = Live(
+                    known.held.instance, known.record
+                )
         for known in self._without_pods():
-            found.setdefault((known.held.delivery, known.held.attempt), Live(known.held.instance, known.record))
+            found.setdefault(
+                (known.held.delivery, known.held.attempt), Live(known.held.instance, known.record)
+            )
         return list(found.values())
 
     def deleted(self, name: str) -> None:
         """A Job is gone: it need not be looked at for want of a pod."""
-        self._jobs = [known for known in self._jobs if known.held.instance.rpartition("/")[2] != name]
+        self._jobs = [
+            known for known in self._jobs if known.held.instance.rpartition("/")[2] != name
+        ]
 
     def check(self, now: float) -> None:
         """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
@@ -112,7 +122,9 @@ class Follower:
     def _need_sight(self) -> None:
         # The first list is told before the first look, as a rule within milliseconds.
         if not self.pods.wait_synced(1.0):
-            raise LauncherUnavailable(f"the pods are not known: no list for {self.pods.since_sync():.0f} s")
+            raise LauncherUnavailable(
+                f"the pods are not known: no list for {self.pods.since_sync():.0f} s"
+            )
 
     def _without_pods(self) -> builtins.list[Known]:
         now = time.monotonic()
@@ -124,10 +136,18 @@ class Follower:
             self._jobs_at = now
             # Most have their pod: what their annotations say need not be read.
             podless = [job for job in jobs if not self.pods.by_job(job.metadata.name)]
-            unended = [job for job in podless if not any(each.status == "True" for each in job.status.conditions or ())]
+            unended = [
+                job
+                for job in podless
+                if not any(each.status == "True" for each in job.status.conditions or ())
+            ]
             self._jobs = [known for job in unended if (known := of_job(job, self._api.namespace))]
         # Once its pod is there, the Job tells nothing more.
-        self._jobs = [known for known in self._jobs if not self.pods.by_job(known.held.instance.rpartition("/")[2])]
+        self._jobs = [
+            known
+            for known in self._jobs
+            if not self.pods.by_job(known.held.instance.rpartition("/")[2])
+        ]
         return self._jobs
 
     def _known(self, entry: Entry) -> Known | None:
@@ -136,12 +156,17 @@ class Follower:
             self._attempts[uid] = of_pod(entry, self._api.namespace)
         return self._attempts[uid]
 
-    # -- events ------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def _on_pod(self, entry: Entry, kind: str) -> None:
         uid, known = entry.pod.metadata.uid, self._known(entry)
-        if kind == "deleted" and entry.pod.metadata.deletion_timestamp is None and not observe(entry.pod).end:
-            # Somebody changed its labels, and it runs on; or it was gone in no time. The next look at its Job tells.
+        if (
+            kind == "deleted"
+            and entry.pod.metadata.deletion_timestamp is None
+            and not observe(entry.pod).end
+        ):
+            # Somebody changed its labels, and it runs on; or it was gone in no time. The next look
+            # at its Job tells.
             self._forget(uid)
             return
         if known is not None:
@@ -177,7 +202,9 @@ class Follower:
         uid = entry.pod.metadata.uid
         if uid in self._begun_pods:
             return
-        worker = worker_name(known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name)
+        worker = worker_name(
+            known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name
+        )
         self._notes.begun(known.held, known.record, worker)
         self._begun_pods.add(uid)
 
@@ -201,13 +228,27 @@ class Follower:
         end = entry.seen.end or explain(None)
         if not known.is_container:
             return end
-        message = next((each.terminated.message for each in entry.pod.status.container_statuses or () if each.terminated), None)
+        message = next(
+            (
+                each.terminated.message
+                for each in entry.pod.status.container_statuses or ()
+                if each.terminated
+            ),
+            None,
+        )
         evidence = {**end.evidence, "message": message or ""}
         code = end.evidence.get("exit_code")
         if code == 0 and end.reason == EndReason.ERROR:
             return End(EndReason.SUCCEEDED, "", "", evidence)
-        if code in EXECUTORS_OWN and end.reason == EndReason.INFRA:  # its program's own word, and not an executor's
-            return End(EndReason.ERROR, f"its container ended with exit code {code} (node {entry.seen.node})", "", evidence)
+        if (
+            code in EXECUTORS_OWN and end.reason == EndReason.INFRA
+        ):  # its program's own word, and not an executor's
+            return End(
+                EndReason.ERROR,
+                f"its container ended with exit code {code} (node {entry.seen.node})",
+                "",
+                evidence,
+            )
         return replace(end, evidence=evidence)
 
     def close(self) -> None:

@@ -10,14 +10,17 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 logger = logging.getLogger(__name__)
 #: Lines that are asked for at first: a screen or several, with a long traceback.
 LINES = 400
-#: The bytes that an answer may have beyond what is kept: the API cuts what the lines select at its end, and the end is wanted.
+#: The bytes that an answer may have beyond what is kept: the API cuts what the lines select at its
+#: end, and the end is wanted.
 GENEROUS = 1 << 20
 
 
 def tail(api: Requests, pod: str, limit_bytes: int) -> str:
-    """Return the last lines of a pod's log, ``limit_bytes`` of UTF-8 at most; "" when there is none to be had.
+    """Return the last lines of a pod's log, ``limit_bytes`` of UTF-8 at most; "" when there is none
+    to be had.
 
-    None: its container never started, the pod or its node is gone. A log that cannot be had must not keep a job from ending.
+    None: its container never started, the pod or its node is gone. A log that cannot be had must
+    not keep a job from ending.
     """
     lines = LINES
     while limit_bytes:

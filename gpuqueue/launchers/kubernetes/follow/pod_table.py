@@ -20,7 +20,9 @@ _LABELS = frozenset({JOB_NAME, ROLE})
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A pod as last told, what :func:`observe` makes of it, and since when we know it (``time.monotonic``)."""
+    """A pod as last told, what :func:`observe` makes of it, and since when we know it
+    (``time.monotonic``).
+    """
 
     pod: Pod
     seen: Seen
@@ -93,20 +95,28 @@ class PodTable:
             return [self._entries[uid] for uid in self._by_job.get(name, ())]
 
     def pending(self) -> list[Entry]:
-        """Return the pods that neither run nor have ended. Costs by their number, not by that of all."""
+        """Return the pods that neither run nor have ended. Costs by their number, not by that of
+        all.
+        """
         with self._lock:
             return [self._entries[uid] for uid in self._pending]
 
 
 def _trimmed(pod: Pod) -> Pod:
-    """Keep of a pod what is read, and what repeats once: of 10,000 that run, this is most of the memory."""
+    """Keep of a pod what is read, and what repeats once: of 10,000 that run, this is most of the
+    memory.
+    """
     meta, status = pod.metadata, pod.status
     labels = {name: value for name, value in (meta.labels or {}).items() if name in _LABELS}
-    annotations = {name: value for name, value in (meta.annotations or {}).items() if name == RECORD}
+    annotations = {
+        name: value for name, value in (meta.annotations or {}).items() if name == RECORD
+    }
     conditions = tuple(map(_shared, status.conditions or ()))
     return replace(
         pod,
-        metadata=replace(meta, namespace=intern(meta.namespace), labels=labels, annotations=annotations),
+        metadata=replace(
+            meta, namespace=intern(meta.namespace), labels=labels, annotations=annotations
+        ),
         spec=replace(pod.spec, node_name=pod.spec.node_name and intern(pod.spec.node_name)),
         status=replace(status, phase=status.phase and intern(status.phase), conditions=conditions),
     )

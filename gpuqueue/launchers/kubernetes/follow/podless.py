@@ -1,4 +1,6 @@
-"""Jobs that have no pod (yet, or any more): looked at one by one, seldom, since only the Job and its events can tell."""
+"""Jobs that have no pod (yet, or any more): looked at one by one, seldom, since only the Job and
+its events can tell.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,27 @@ from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)
-#: Seconds between two looks at one Job, at most. The Job controller makes a pod in milliseconds, and tries again after seconds.
+#: Seconds between two looks at one Job, at most. The Job controller makes a pod in milliseconds,
+#: and tries again after seconds.
 LOOK_EVERY = 5.0
 #: Ends that are remembered at most.
 REMEMBERED = 1000
 #: What a Job without pod, that was there and is gone, says of its attempt.
-GONE = End(EndReason.INFRA, "its Job and its pod are gone, and nobody saw how it ended (deleted by hand, or by a cleanup)")
+GONE = End(
+    EndReason.INFRA,
+    "its Job and its pod are gone, and nobody saw how it ended (deleted by hand, or by a cleanup)",
+)
 
 
 class Podless:
     """Answers how an attempt ended whose pod nobody sees."""
 
     def __init__(
-        self, api: Requests, notes: Notes, settings: ClusterSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        api: Requests,
+        notes: Notes,
+        settings: ClusterSettings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._notes = notes
@@ -42,9 +52,11 @@ class Podless:
         self._ended: dict[str, End] = {}
 
     def end_of(self, name: str) -> End | None:
-        """Look at a Job, unless it was looked at just now; None: it may still run. Raises :class:`LauncherUnavailable`.
+        """Look at a Job, unless it was looked at just now; None: it may still run. Raises
+        :class:`LauncherUnavailable`.
 
-        How it ended is answered again and again, until a pod of it is seen: whoever asks wants to be sure.
+        How it ended is answered again and again, until a pod of it is seen: whoever asks wants to
+        be sure.
         """
         if name in self._ended:
             return self._ended[name]
@@ -79,8 +91,14 @@ class Podless:
             return ends[0] if all(ends) else None
         if job is None:
             return GONE
-        if any(each.type in ("Complete", "Failed") and each.status == "True" for each in job.status.conditions or ()):
-            return End(EndReason.INFRA, f"its pod is gone, and nobody saw how it ended; the Job says: {_words(job)}")
+        if any(
+            each.type in ("Complete", "Failed") and each.status == "True"
+            for each in job.status.conditions or ()
+        ):
+            return End(
+                EndReason.INFRA,
+                f"its pod is gone, and nobody saw how it ended; the Job says: {_words(job)}",
+            )
         if job.metadata.deletion_timestamp is None:
             self._wait(name, job)
         return None
@@ -98,7 +116,9 @@ class Podless:
 
     def _give_up(self, name: str, known: Known, reason: EndReason, error: str) -> None:
         if self._notes.doom(known.held, reason, error):
-            logger.warning("%s: given up: %s", known.held.delivery, error, extra={"action": "given_up"})
+            logger.warning(
+                "%s: given up: %s", known.held.delivery, error, extra={"action": "given_up"}
+            )
             self._api.delete_job(name)
             self._looked[name] = float("-inf")  # it is gone in a moment: look at the next occasion
 
@@ -106,14 +126,24 @@ class Podless:
         refused = [each for each in self._api.job_events(name) if each.reason == "FailedCreate"]
         if not refused:
             limit = self._settings.launch_timeout
-            return EndReason.INFRA, "Kubernetes has not made its pod yet", WaitReason.STARTING, limit
+            return (
+                EndReason.INFRA,
+                "Kubernetes has not made its pod yet",
+                WaitReason.STARTING,
+                limit,
+            )
         words = max(refused, key=lambda each: each.last_seen or 0.0).message or ""
         if "exceeded quota" in words:
             return EndReason.QUOTA, words, WaitReason.QUOTA, self._settings.quota_timeout
-        # Pod Security, a webhook, a missing ServiceAccount or PriorityClass: for the operator to mend.
+        # Pod Security, a webhook, a missing ServiceAccount or PriorityClass: for the operator to
+        # mend.
         return EndReason.BAD_SPEC, words, WaitReason.LAUNCH_REFUSED, self._settings.quota_timeout
 
 
 def _words(job: Job) -> str:
-    said = [f"{each.reason}: {each.message}" for each in job.status.conditions or () if each.status == "True"]
+    said = [
+        f"{each.reason}: {each.message}"
+        for each in job.status.conditions or ()
+        if each.status == "True"
+    ]
     return "; ".join(said) or instance_of(job.metadata.namespace, job.metadata.name)

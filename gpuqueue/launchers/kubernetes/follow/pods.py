@@ -1,7 +1,9 @@
-"""The pods of our attempts, kept in step with the API by one list and one watch, however many there are.
+"""The pods of our attempts, kept in step with the API by one list and one watch, however many there
+are.
 
-Never here: what an event means for a job. Whoever is told must bear being told the same thing twice. That a pod is not in the
-table does not say that it does not exist: it may have been created a moment ago.
+Never here: what an event means for a job. Whoever is told must bear being told the same thing
+twice. That a pod is not in the table does not say that it does not exist: it may have been created
+a moment ago.
 """
 
 from __future__ import annotations
@@ -22,23 +24,28 @@ from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)
-#: Seconds without the API after which the table no longer counts as true: several tries to connect have failed by then.
+#: Seconds without the API after which the table no longer counts as true: several tries to connect
+#: have failed by then.
 AWAY = 10.0
-#: A watch that has stood this long, in seconds, or told something, was a good one: what ends it is no reason to wait.
+#: A watch that has stood this long, in seconds, or told something, was a good one: what ends it is
+#: no reason to wait.
 GOOD = 5.0
-#: How long :meth:`Pods.stop` waits for its thread, in seconds: only a request that is being opened can take longer.
+#: How long :meth:`Pods.stop` waits for its thread, in seconds: only a request that is being opened
+#: can take longer.
 PATIENCE = 0.5
 
 Kind = Literal["changed", "deleted"]
 
 
 class Pods:
-    """A table of pods, fed by a thread between :meth:`start` and :meth:`stop`, which may be repeated.
+    """A table of pods, fed by a thread between :meth:`start` and :meth:`stop`, which may be
+    repeated.
 
     Args:
         api: the cluster and namespace.
         selector: of labels; which pods.
-        on_event: called with each change, from the thread, one at a time. Every pod is told once after each start.
+        on_event: called with each change, from the thread, one at a time. Every pod is told once
+            after each start.
         settings: GPU_WATCH_SECONDS, GPU_WATCH_SILENCE_SECONDS, GPU_POD_RELIST_SECONDS.
     """
 
@@ -63,7 +70,9 @@ class Pods:
         self.pending = self._table.pending
 
     def start(self) -> None:
-        """Start to follow the pods. Every pod there is will be told, and every one that has gone since the last stop."""
+        """Start to follow the pods. Every pod there is will be told, and every one that has gone
+        since the last stop.
+        """
         with self._lock:
             if self._run is None:
                 self._run = _Run(self._follow)
@@ -77,7 +86,9 @@ class Pods:
             run.stop()
 
     def since_sync(self) -> float:
-        """Seconds since the table was last known to be true: 0 while the watch stands, inf before the first list."""
+        """Seconds since the table was last known to be true: 0 while the watch stands, inf before
+        the first list.
+        """
         run = self._run
         if run is None:
             return math.inf
@@ -89,22 +100,28 @@ class Pods:
         return self.since_sync() <= AWAY
 
     def wait_synced(self, timeout: float) -> bool:
-        """Wait until the first list is in the table and has been told; False after ``timeout`` seconds, or when stopped."""
+        """Wait until the first list is in the table and has been told; False after ``timeout``
+        seconds, or when stopped.
+        """
         with self._lock:
-            self._lock.wait_for(lambda: self._run is None or self._run.synced_at > -math.inf, timeout)
+            self._lock.wait_for(
+                lambda: self._run is None or self._run.synced_at > -math.inf, timeout
+            )
         return self.synced
 
-    # -- the thread --------------------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _follow(self, run: _Run) -> None:
         backoff = Backoff()
         while not run.stopped.is_set():
             run.good, error, after = False, "", None
             try:
-                # 1. The whole table: at first, after whatever may have been missed, and now and then for safety.
+                # 1. The whole table: at first, after whatever may have been missed, and now and
+                #    then for safety.
                 if not run.version or self._clock() >= run.relist_at:
                     self._relist(run)
-                # 2. What changes, until the server closes the stream. The next goes on where it ended.
+                # 2. What changes, until the server closes the stream. The next goes on where it
+                #    ended.
                 self._watch(run)
                 error = "" if run.good else "the watch ended as soon as it had begun"
             except ApiError as exc:
@@ -117,13 +134,18 @@ class Pods:
                 backoff.reset()
             if error and not run.stopped.is_set():
                 wait = backoff.next(after)
-                logger.warning("pods: %s; again in %.1f s", error, wait, extra={"action": "pods_unavailable"})
+                logger.warning(
+                    "pods: %s; again in %.1f s", error, wait, extra={"action": "pods_unavailable"}
+                )
                 run.stopped.wait(wait)
 
     def _relist(self, run: _Run) -> None:
         pods, version = self._api.list_pods(self._selector)
         for pod in pods:
-            if not run.told or self._table.version(pod.metadata.uid) != pod.metadata.resource_version:
+            if (
+                not run.told
+                or self._table.version(pod.metadata.uid) != pod.metadata.resource_version
+            ):
                 self._change(run, self._table.put, pod, "changed")
         for pod in self._table.beyond(pod.metadata.uid for pod in pods):
             self._change(run, self._table.remove, pod, "deleted")
@@ -136,7 +158,9 @@ class Pods:
     def _watch(self, run: _Run) -> None:
         began = self._clock()
         seconds = min(self._settings.watch_seconds, max(1.0, run.relist_at - began))
-        with self._api.watch_pods(self._selector, run.version, seconds, self._settings.watch_silence_seconds) as watch:
+        with self._api.watch_pods(
+            self._selector, run.version, seconds, self._settings.watch_silence_seconds
+        ) as watch:
             run.hold(watch)
             try:
                 for event in watch:
@@ -149,7 +173,9 @@ class Pods:
                 run.watch, run.synced_at = None, self._clock()
                 run.good = run.good or run.synced_at - began >= GOOD
 
-    def _change(self, run: _Run, change: Callable[[Pod, float], Entry], pod: Pod, kind: Kind) -> None:
+    def _change(
+        self, run: _Run, change: Callable[[Pod, float], Entry], pod: Pod, kind: Kind
+    ) -> None:
         with run.lock:
             if run.stopped.is_set():
                 return
@@ -157,11 +183,18 @@ class Pods:
         try:
             self._on_event(entry, kind)
         except Exception:
-            logger.exception("pod %s: %s was not handled", entry.pod.metadata.name, kind, extra={"action": "pod_event_lost"})
+            logger.exception(
+                "pod %s: %s was not handled",
+                entry.pod.metadata.name,
+                kind,
+                extra={"action": "pod_event_lost"},
+            )
 
 
 class _Run:
-    """What happens between a start and a stop, so that a thread that is late in ending can do nothing to its successor."""
+    """What happens between a start and a stop, so that a thread that is late in ending can do
+    nothing to its successor.
+    """
 
     def __init__(self, follow: Callable[[_Run], None]) -> None:
         self.lock = threading.Lock()
@@ -172,7 +205,9 @@ class _Run:
         self.good = False  # whether the API has been there since the last failure
         self.synced_at = -math.inf
         self.relist_at = -math.inf
-        self._thread = threading.Thread(target=follow, args=(self,), name="gpuqueue-pods", daemon=True)
+        self._thread = threading.Thread(
+            target=follow, args=(self,), name="gpuqueue-pods", daemon=True
+        )
         self._thread.start()
 
     def hold(self, watch: Watch) -> None:

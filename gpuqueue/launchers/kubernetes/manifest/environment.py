@@ -1,4 +1,5 @@
-"""What containers are told by their environment: by value, by the pod's own fields, and from the Secret. Pure.
+"""What containers are told by their environment: by value, by the pod's own fields, and from the
+Secret. Pure.
 
 No credential is ever given by value: whoever may read a pod's spec would have it.
 """
@@ -11,12 +12,32 @@ from typing import Any
 from gpuqueue.model.job import Record
 
 #: Keys of the Secret → whether an executor cannot do without.
-SECRET_KEYS = {"CELERY_BROKER_URL": True, "CELERY_RESULT_BACKEND": False, "GPUQUEUE_REDIS_URL": False}
+SECRET_KEYS = {
+    "CELERY_BROKER_URL": True,
+    "CELERY_RESULT_BACKEND": False,
+    "GPUQUEUE_REDIS_URL": False,
+}
 #: Fields of the pod that only the cluster knows.
-_OWN_FIELDS = {"GPUQUEUE_POD": "metadata.name", "GPUQUEUE_POD_UID": "metadata.uid", "GPUQUEUE_NODE": "spec.nodeName"}
+_OWN_FIELDS = {
+    "GPUQUEUE_POD": "metadata.name",
+    "GPUQUEUE_POD_UID": "metadata.uid",
+    "GPUQUEUE_NODE": "spec.nodeName",
+}
 #: Fields of a record that travel; those beside the token are for the application and for people.
-_TOLD = ("delivery", "gpu_class", "isolation", "attempt", "token", "retries", "nesting", "tenant", "task", "time_limit")
-#: Which GPUs a container sees. The device plugin sets it, and set by hand it opens every GPU of the node.
+_TOLD = (
+    "delivery",
+    "gpu_class",
+    "isolation",
+    "attempt",
+    "token",
+    "retries",
+    "nesting",
+    "tenant",
+    "task",
+    "time_limit",
+)
+#: Which GPUs a container sees. The device plugin sets it, and set by hand it opens every GPU of the
+#: node.
 VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
 
 Variable = dict[str, Any]
@@ -27,14 +48,23 @@ def is_ours(name: str) -> bool:
     return name.startswith("GPUQUEUE_") or name in SECRET_KEYS or name == VISIBLE_GPUS
 
 
-def executor_variables(record: Record, instance: str, common: Mapping[str, str], secret: str) -> list[Variable]:
-    """Return the environment of an executor: ``common`` to all, of this attempt, of its pod, and from the Secret."""
+def executor_variables(
+    record: Record, instance: str, common: Mapping[str, str], secret: str
+) -> list[Variable]:
+    """Return the environment of an executor: ``common`` to all, of this attempt, of its pod, and
+    from the Secret.
+    """
     said: Mapping[str, Any] = record
-    attempt = {f"GPUQUEUE_{name.upper()}": str(said[name]) for name in _TOLD if said.get(name) is not None}
+    attempt = {
+        f"GPUQUEUE_{name.upper()}": str(said[name]) for name in _TOLD if said.get(name) is not None
+    }
     told = {**common, "GPUQUEUE_JOB_ID": record["id"], **attempt, "GPUQUEUE_INSTANCE": instance}
     return [
         *variables(told),
-        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _OWN_FIELDS.items()),
+        *(
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for name, path in _OWN_FIELDS.items()
+        ),
         *(_from_secret(secret, key, needed) for key, needed in SECRET_KEYS.items()),
     ]
 
@@ -45,9 +75,14 @@ def variables(told: Mapping[str, str]) -> list[Variable]:
 
 
 def literal(text: str) -> str:
-    """Return what Kubernetes reads as this very text: it expands ``$(NAME)`` in values, commands and arguments."""
+    """Return what Kubernetes reads as this very text: it expands ``$(NAME)`` in values, commands
+    and arguments.
+    """
     return text.replace("$", "$$")
 
 
 def _from_secret(secret: str, key: str, needed: bool) -> Variable:
-    return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": not needed}}}
+    return {
+        "name": key,
+        "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": not needed}},
+    }

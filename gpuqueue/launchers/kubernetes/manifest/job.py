@@ -1,7 +1,8 @@
-"""The Kubernetes Job of an attempt, of a finish, and of a container job. Pure: the same arguments give the same object.
+"""The Kubernetes Job of an attempt, of a finish, and of a container job. Pure: the same arguments
+give the same object.
 
-One Job runs one pod once: Celery owns retries, and a further attempt is a Job of its own. Every pod is fit for Pod Security
-"restricted".
+One Job runs one pod once: Celery owns retries, and a further attempt is a Job of its own. Every pod
+is fit for Pod Security "restricted".
 """
 
 from __future__ import annotations
@@ -60,36 +61,52 @@ class ManifestContext:
     overlay: Overlay | None = None
 
 
-def attempt_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext) -> Manifest:
-    """Return the Job of an attempt: the executor in the job's image, with one share of the class's GPU.
+def attempt_manifest(
+    record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
+) -> Manifest:
+    """Return the Job of an attempt: the executor in the job's image, with one share of the class's
+    GPU.
 
-    Raises :class:`InvalidJob` when there is no image for it or none that it may have, :class:`SettingsError` when the pod
-    template contradicts the class.
+    Raises :class:`InvalidJob` when there is no image for it or none that it may have,
+    :class:`SettingsError` when the pod template contradicts the class.
     """
     name = job_name(common.owner, record)
     container = {
         "image": image_of(record.get("image"), gpu_class, settings),
         "command": settings.executor_words,
-        "env": executor_variables(record, instance_of(common.namespace, name), _told(common), settings.secret_name),
+        "env": executor_variables(
+            record, instance_of(common.namespace, name), _told(common), settings.secret_name
+        ),
         "resources": _gpu_resources(gpu_class, settings),
     }
     pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
     return _job(name, ATTEMPT_ROLE, record, container, pod, settings, common)
 
 
-def container_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext) -> Manifest:
-    """Return the Job of a container job: its own image, command and environment, and nothing that is the application's.
+def container_manifest(
+    record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
+) -> Manifest:
+    """Return the Job of a container job: its own image, command and environment, and nothing that
+    is the application's.
 
-    It gets neither the Secret nor its token: the annotation alone holds that, for re-adopting. Raises as
-    :func:`attempt_manifest`.
+    It gets neither the Secret nor its token: the annotation alone holds that, for re-adopting.
+    Raises as :func:`attempt_manifest`.
     """
     asked: object = record.get("container")
     if not isinstance(asked, Mapping):  # adopted: an annotation holds no more than that it is one
-        raise InvalidJob.field("container", asked, "is not known any more, since Redis lost it", "send the job again")
+        raise InvalidJob.field(
+            "container", asked, "is not known any more, since Redis lost it", "send the job again"
+        )
     env = asked.get("env") or {}
     if VISIBLE_GPUS in env:
-        raise InvalidJob.field(f"env.{VISIBLE_GPUS}", env[VISIBLE_GPUS], "opens other jobs' GPUs", "leave it out")
-    words = {name: [literal(word) for word in asked[name]] for name in ("command", "args") if asked.get(name)}
+        raise InvalidJob.field(
+            f"env.{VISIBLE_GPUS}", env[VISIBLE_GPUS], "opens other jobs' GPUs", "leave it out"
+        )
+    words = {
+        name: [literal(word) for word in asked[name]]
+        for name in ("command", "args")
+        if asked.get(name)
+    }
     container = {
         "image": image_of(record.get("image"), gpu_class, settings),
         **words,
@@ -99,23 +116,36 @@ def container_manifest(record: Record, gpu_class: GpuClass, settings: ClusterSet
     }
     pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
     bare = replace(common, overlay=common.overlay and common.overlay.for_foreign_image())
-    return _job(job_name(common.owner, record), CONTAINER_ROLE, record, container, pod, settings, bare)
+    return _job(
+        job_name(common.owner, record), CONTAINER_ROLE, record, container, pod, settings, bare
+    )
 
 
 def finisher_manifest(
-    record: Record, finisher: str, timeout: float, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
+    record: Record,
+    finisher: str,
+    timeout: float,
+    gpu_class: GpuClass,
+    settings: ClusterSettings,
+    common: ManifestContext,
 ) -> Manifest:
-    """Return the Job that finishes a job in its application's code, without a GPU, within ``timeout`` seconds of its creation.
+    """Return the Job that finishes a job in its application's code, without a GPU, within
+    ``timeout`` seconds of its creation.
 
-    It may run on any node, also on those of GPUs, where its image lies already. Raises as :func:`attempt_manifest`.
+    It may run on any node, also on those of GPUs, where its image lies already. Raises as
+    :func:`attempt_manifest`.
     """
     name = finisher_name(common.owner, record, finisher)
     told = {**_told(common), "GPUQUEUE_FINISHER": finisher, VISIBLE_GPUS: "void"}
     container = {
         # The image of a container job is not the application's: it is nobody to give the Secret to.
-        "image": image_of(None if record["task"] == CONTAINER_TASK else record.get("image"), gpu_class, settings),
+        "image": image_of(
+            None if record["task"] == CONTAINER_TASK else record.get("image"), gpu_class, settings
+        ),
         "command": settings.executor_words,
-        "env": executor_variables(record, instance_of(common.namespace, name), told, settings.secret_name),
+        "env": executor_variables(
+            record, instance_of(common.namespace, name), told, settings.secret_name
+        ),
         "resources": _host_resources(None, None, settings),
     }
     pod = {"tolerations": _tolerations(gpu_class)}
@@ -150,9 +180,16 @@ def _job(
             "containers": [
                 {
                     "name": CONTAINER,
-                    **({"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}),
+                    **(
+                        {"imagePullPolicy": settings.image_pull_policy}
+                        if settings.image_pull_policy
+                        else {}
+                    ),
                     "terminationMessagePolicy": "FallbackToLogsOnError",
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
                     **container,
                 }
             ],
@@ -161,7 +198,12 @@ def _job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": common.namespace, "labels": dict(tags), "annotations": dict(notes)},
+        "metadata": {
+            "name": name,
+            "namespace": common.namespace,
+            "labels": dict(tags),
+            "annotations": dict(notes),
+        },
         "spec": {
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
@@ -184,20 +226,30 @@ def _told(common: ManifestContext) -> dict[str, str]:
 def _gpu_resources(gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
     host = _host_resources(gpu_class.cpu, gpu_class.host_memory, settings)
     # Always one: a sliced GPU refuses requests for more, and a slot is one share.
-    return {"requests": host["requests"], "limits": {gpu_class.resource: "1", **host.get("limits", {})}}
+    return {
+        "requests": host["requests"],
+        "limits": {gpu_class.resource: "1", **host.get("limits", {})},
+    }
 
 
-def _host_resources(cpu: str | None, memory: str | None, settings: ClusterSettings) -> dict[str, Any]:
+def _host_resources(
+    cpu: str | None, memory: str | None, settings: ClusterSettings
+) -> dict[str, Any]:
     # No limit of CPU: it would slow a job down while cores are idle.
     limit = memory or settings.memory_limit
     return {
-        "requests": {"cpu": cpu or settings.cpu_request, "memory": memory or settings.memory_request},
+        "requests": {
+            "cpu": cpu or settings.cpu_request,
+            "memory": memory or settings.memory_request,
+        },
         **({"limits": {"memory": limit}} if limit else {}),
     }
 
 
 def _deadline(record: Record, settings: ClusterSettings, common: ManifestContext) -> dict[str, int]:
-    """Return the backstop that Kubernetes keeps when no watcher lives: it counts from the pod's arrival on its node."""
+    """Return the backstop that Kubernetes keeps when no watcher lives: it counts from the pod's
+    arrival on its node.
+    """
     limit = record.get("time_limit")
     if not limit:
         return {}
@@ -216,12 +268,23 @@ def _placement(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -
     return {
         **({"nodeSelector": nodes} if nodes else {}),
         "tolerations": _tolerations(gpu_class),
-        **({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [away]}}} if avoid else {}),
+        **(
+            {
+                "affinity": {
+                    "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [away]}
+                }
+            }
+            if avoid
+            else {}
+        ),
     }
 
 
 def _tolerations(gpu_class: GpuClass) -> list[dict[str, Any]]:
-    return [dict(_GPU_TOLERATION), *(dict(each) for each in gpu_class.tolerations if dict(each) != _GPU_TOLERATION)]
+    return [
+        dict(_GPU_TOLERATION),
+        *(dict(each) for each in gpu_class.tolerations if dict(each) != _GPU_TOLERATION),
+    ]
 
 
 def _whole(seconds: float) -> int:

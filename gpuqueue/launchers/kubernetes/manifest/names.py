@@ -1,7 +1,8 @@
-"""Names that Kubernetes sees: of Jobs, labels, annotations, owners, instances. Each has one maker and one reader here.
+"""Names that Kubernetes sees: of Jobs, labels, annotations, owners, instances. Each has one maker
+and one reader here.
 
-A Celery task id may be any text; what Kubernetes takes is a DNS label or a label's value. So what reads well is a slug of
-it, what tells two apart is a hash, and what is true is the annotation.
+A Celery task id may be any text; what Kubernetes takes is a DNS label or a label's value. So what
+reads well is a slug of it, what tells two apart is a hash, and what is true is the annotation.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _SLUG_LENGTH = 20
 _LABEL_SLUG_LENGTH = 40
 _NO_NAME = re.compile(r"[^a-z0-9]+")
 _MADE_VALID = re.compile(rf"(^|\.)[a-z2-7]{{{_HASH_LENGTH}}}\Z")
-#: What the annotation keeps of a record beside owner and container, and of what type it is; the first six are never absent.
+#: What the annotation keeps of a record beside owner and container, and of what type it is; the
+#: first six are never absent.
 _KEPT: dict[str, type | tuple[type, ...]] = {
     "delivery": str,
     "id": str,
@@ -70,13 +72,15 @@ class Instance(NamedTuple):
     pod_uid: str = ""
 
 
-# -- Jobs --------------------------------------------------------------------------------------------------------------
+# -- Jobs ------------------------------------------------------------------------------------------
 
 
 def job_name(owner: str, record: Record) -> str:
     """Name an attempt's Job: the same for the same attempt, another for any other."""
     slug = _slug(record["id"], _SLUG_LENGTH)
-    return "-".join(filter(None, ("gpu", slug, _hash(owner, *_identity(record)), str(record["attempt"]))))
+    return "-".join(
+        filter(None, ("gpu", slug, _hash(owner, *_identity(record)), str(record["attempt"])))
+    )
 
 
 def finisher_name(owner: str, record: Record, finisher: str) -> str:
@@ -95,11 +99,13 @@ def parse_instance(instance: str) -> Instance | None:
     return Instance(*parts) if 2 <= len(parts) <= 3 and all(parts) else None
 
 
-# -- labels ------------------------------------------------------------------------------------------------------------
+# -- labels ----------------------------------------------------------------------------------------
 
 
 def labels(owner: str, role: str, record: Record) -> dict[str, str]:
-    """Return the labels of a Job and its pods: for selecting and for people; the truth is the annotation."""
+    """Return the labels of a Job and its pods: for selecting and for people; the truth is the
+    annotation.
+    """
     made = {
         NAME: "gpu-executor",
         MANAGED_BY: "gpuqueue",
@@ -121,7 +127,8 @@ def selector(owner: str, role: str | None = None) -> str:
 
 
 def label_value(text: str) -> str:
-    """Return a label's value for any text: itself where Kubernetes takes it, else a slug and a hash.
+    """Return a label's value for any text: itself where Kubernetes takes it, else a slug and a
+    hash.
 
     Two texts never give one value: a text that looks like a made one is made anew.
     """
@@ -130,7 +137,7 @@ def label_value(text: str) -> str:
     return ".".join(filter(None, (_slug(text, _LABEL_SLUG_LENGTH), _hash(text))))
 
 
-# -- the annotation ----------------------------------------------------------------------------------------------------
+# -- the annotation --------------------------------------------------------------------------------
 
 
 def annotations_of(owner: str, record: Record) -> dict[str, str]:
@@ -145,7 +152,8 @@ def annotations_of(owner: str, record: Record) -> dict[str, str]:
 
 
 def record_of(found: Mapping[str, str]) -> Record | None:
-    """Read an attempt from its annotations; None for what has none, or one that somebody has changed beyond reading.
+    """Read an attempt from its annotations; None for what has none, or one that somebody has
+    changed beyond reading.
 
     ``container`` is True there for a container job: what it runs is in the pod itself.
     """
@@ -161,7 +169,7 @@ def record_of(found: Mapping[str, str]) -> Record | None:
     return record  # type: ignore[no-any-return]
 
 
-# -- owners ------------------------------------------------------------------------------------------------------------
+# -- owners ----------------------------------------------------------------------------------------
 
 
 def default_owner(namespace: str, cluster: str, redis_url: str) -> str:
@@ -177,7 +185,9 @@ def default_owner(namespace: str, cluster: str, redis_url: str) -> str:
 
 
 def identity_of(url: str) -> str:
-    """Return which Redis a URL means, whoever asks and however safely: ``host:port/db``, or ``path/db`` of a socket."""
+    """Return which Redis a URL means, whoever asks and however safely: ``host:port/db``, or
+    ``path/db`` of a socket.
+    """
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     db = (query.get("db") or query.get("virtual_host") or [""])[0].strip("/")
@@ -190,7 +200,12 @@ def identity_of(url: str) -> str:
 
 
 def _identity(record: Record) -> tuple[str | int, ...]:
-    return record["gpu_class"], record["delivery"], record.get("attempt", 0), record.get("token", "")
+    return (
+        record["gpu_class"],
+        record["delivery"],
+        record.get("attempt", 0),
+        record.get("token", ""),
+    )
 
 
 def _slug(text: str, length: int) -> str:

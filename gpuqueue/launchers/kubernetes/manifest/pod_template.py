@@ -1,9 +1,10 @@
 """The operator's pod template, laid over every pod: a strategic merge, as Kubernetes' own. Pure.
 
-Maps are merged, and the template's values win. Lists whose items have a name are merged by it (containers, volumes,
-variables, mounts …), tolerations, sources of variables and preferences of nodes are appended, any other list is replaced.
-Two things differ: a template may not ask for other nodes than a class does, and init containers get the security context of
-ours where they say nothing, since Pod Security "restricted" looks at them as well.
+Maps are merged, and the template's values win. Lists whose items have a name are merged by it
+(containers, volumes, variables, mounts …), tolerations, sources of variables and preferences of
+nodes are appended, any other list is replaced. Two things differ: a template may not ask for other
+nodes than a class does, and init containers get the security context of ours where they say
+nothing, since Pod Security "restricted" looks at them as well.
 
 What a template may say is checked when it is read: see overlay_rules.py.
 """
@@ -41,16 +42,25 @@ class Overlay:
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     def for_foreign_image(self) -> Overlay:
-        """Return it without what is the application's: its variables, its service account, and its secrets as files.
+        """Return it without what is the application's: its variables, its service account, and its
+        secrets as files.
 
         A container job may be anybody's program.
         """
-        private = {volume["name"] for volume in self.spec.get("volumes", ()) if any(kind in volume for kind in _PRIVATE_VOLUMES)}
+        private = {
+            volume["name"]
+            for volume in self.spec.get("volumes", ())
+            if any(kind in volume for kind in _PRIVATE_VOLUMES)
+        }
         containers = []
         for container in self.spec.get("containers", ()):
-            kept = {name: value for name, value in container.items() if name not in ("env", "envFrom")}
+            kept = {
+                name: value for name, value in container.items() if name not in ("env", "envFrom")
+            }
             if "volumeMounts" in kept:
-                kept["volumeMounts"] = [mount for mount in kept["volumeMounts"] if mount["name"] not in private]
+                kept["volumeMounts"] = [
+                    mount for mount in kept["volumeMounts"] if mount["name"] not in private
+                ]
             containers.append(kept)
         spec = {name: value for name, value in self.spec.items() if name != "serviceAccountName"}
         if containers:
@@ -59,7 +69,8 @@ class Overlay:
 
 
 def apply(overlay: Overlay, template: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pod template (``metadata`` and ``spec``) with the overlay laid over it; neither is changed.
+    """Return a pod template (``metadata`` and ``spec``) with the overlay laid over it; neither is
+    changed.
 
     Raises :class:`SettingsError` where both ask for a label of nodes, with different values.
     """
@@ -69,14 +80,20 @@ def apply(overlay: Overlay, template: Mapping[str, Any]) -> dict[str, Any]:
         theirs = merged["nodeSelector"][label]
         if theirs != value:
             raise SettingsError(
-                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={theirs!r} contradicts {value!r} of the class's node_selector "
-                "or GPU_NODE_SELECTOR_VALUE; say it in one place"
+                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={theirs!r} contradicts {value!r}"
+                " of the class's node_selector or GPU_NODE_SELECTOR_VALUE; say it in one place"
             )
     if "initContainers" in merged:
-        secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)["securityContext"]
-        merged["initContainers"] = [_merge({"securityContext": secured}, each) for each in merged["initContainers"]]
+        secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)[
+            "securityContext"
+        ]
+        merged["initContainers"] = [
+            _merge({"securityContext": secured}, each) for each in merged["initContainers"]
+        ]
     return {
-        "metadata": _merge(metadata, {"labels": overlay.labels, "annotations": overlay.annotations}),
+        "metadata": _merge(
+            metadata, {"labels": overlay.labels, "annotations": overlay.annotations}
+        ),
         "spec": merged,
     }
 
@@ -98,7 +115,9 @@ def _merged(name: str, ours: Any, theirs: Any) -> Any:
     return theirs
 
 
-def _merge_lists(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
+def _merge_lists(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str
+) -> list[dict[str, Any]]:
     found = {each[key]: dict(each) for each in ours}
     for each in theirs:
         found[each[key]] = _merge(found.get(each[key], {}), each)

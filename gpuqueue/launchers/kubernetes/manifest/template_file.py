@@ -1,4 +1,6 @@
-"""Read the operator's pod template (GPUQUEUE_POD_TEMPLATE), YAML or JSON. The only module that imports ``yaml``."""
+"""Read the operator's pod template (GPUQUEUE_POD_TEMPLATE), YAML or JSON. The only module that
+imports ``yaml``.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,20 @@ _TEXT, _DATE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"
 
 
 def load_overlay(path: Path) -> Overlay:
-    """Read and check a template. Raises :class:`SettingsError` that names file, path in it, value and fix."""
+    """Read and check a template. Raises :class:`SettingsError` that names file, path in it, value
+    and fix.
+    """
     try:
         document = _load(path.read_text())
     except OSError as exc:
-        raise SettingsError(f"GPUQUEUE_POD_TEMPLATE={str(path)!r} cannot be read: {exc.strerror}") from None
+        raise SettingsError(
+            f"GPUQUEUE_POD_TEMPLATE={str(path)!r} cannot be read: {exc.strerror}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         problem = " ".join(str(exc).split())
-        raise SettingsError(f"GPUQUEUE_POD_TEMPLATE={str(path)!r} is not one document of YAML or JSON: {problem}") from None
+        raise SettingsError(
+            f"GPUQUEUE_POD_TEMPLATE={str(path)!r} is not one document of YAML or JSON: {problem}"
+        ) from None
     return read_overlay(document, str(path))
 
 
@@ -37,7 +45,9 @@ def _load(text: str) -> Any:
 
 
 def _as_kubernetes_reads(node: Any, seen: set[int]) -> None:
-    """Leave dates the texts that they are, and refuse a key that is there twice, of which one would be lost."""
+    """Leave dates the texts that they are, and refuse a key that is there twice, of which one would
+    be lost.
+    """
     if node is None or id(node) in seen:  # an alias leads back
         return
     seen.add(id(node))
@@ -50,6 +60,8 @@ def _as_kubernetes_reads(node: Any, seen: set[int]) -> None:
         keys = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
             keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
             _as_kubernetes_reads(value, seen)

@@ -1,4 +1,6 @@
-"""What is left of a pod that has ended: which container tells, its exit code, its times, its last words. Pure."""
+"""What is left of a pod that has ended: which container tells, its exit code, its times, its last
+words. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,23 @@ from gpuqueue.model.ends import EXIT_OK
 MOST_TEXT: Final = 2048
 #: Reasons of a container that ended before it ran. Its message is the runtime's, not a log.
 NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
-#: The reason of a container whose end the kubelet missed: exit code and message are the kubelet's own.
+#: The reason of a container whose end the kubelet missed: exit code and message are the kubelet's
+#: own.
 LOST_TRACK: Final = "ContainerStatusUnknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """A pod that has ended. ``deleted``: somebody deleted it; ``init``: the container that tells is an init container."""
+    """A pod that has ended. ``deleted``: somebody deleted it; ``init``: the container that tells is
+    an init container.
+    """
 
     pod: Pod
     deleted: bool
     container: ContainerStatus | None
-    """The executor, or the init container for whose failure it never started; None: the pod has no status of any."""
+    """The executor, or the init container for whose failure it never started; None: the pod has no
+    status of any.
+    """
     init: bool
 
     @classmethod
@@ -54,7 +61,11 @@ class Remains:
     @property
     def who(self) -> str:
         """The container that tells, in words."""
-        return f"its init container {self.container.name}" if self.init and self.container else "its container"
+        return (
+            f"its init container {self.container.name}"
+            if self.init and self.container
+            else "its container"
+        )
 
     @property
     def ended(self) -> Terminated | None:
@@ -79,21 +90,34 @@ class Remains:
         if self.init or self.container is None:
             return None
         states = (self.container.running, self.ended, self._before)
-        return next((at for state in states if state and (at := seconds(state.started_at)) is not None), None)
+        return next(
+            (at for state in states if state and (at := seconds(state.started_at)) is not None),
+            None,
+        )
 
     @property
     def never_started(self) -> bool:
-        """Whether the executor is known not to have run. A lost container may have, unless its pod was being deleted."""
+        """Whether the executor is known not to have run. A lost container may have, unless its pod
+        was being deleted.
+        """
         if self.runs or self.started is not None or self._before:
             return False
         if self.init or self.ended is None:
             return self.pod.status.phase != "Succeeded"
-        return self.ended.reason in NOT_STARTED or (self.ended.reason == LOST_TRACK and self.deleted)
+        return self.ended.reason in NOT_STARTED or (
+            self.ended.reason == LOST_TRACK and self.deleted
+        )
 
     @property
     def last_words(self) -> str:
-        """The termination message or, if the container failed without one, the end of its log: at most MOST_TEXT characters."""
-        if self.ended is None or self.ended.reason in NOT_STARTED or self.ended.reason == LOST_TRACK:
+        """The termination message or, if the container failed without one, the end of its log: at
+        most MOST_TEXT characters.
+        """
+        if (
+            self.ended is None
+            or self.ended.reason in NOT_STARTED
+            or self.ended.reason == LOST_TRACK
+        ):
             return ""
         text = (self.ended.message or "").strip()
         return text if len(text) <= MOST_TEXT else "…" + text[1 - MOST_TEXT :]
@@ -118,11 +142,17 @@ class Remains:
             "container_reason": ended and (ended.reason or None),
             "container_started": self.started,
             "container_finished": ended and seconds(ended.finished_at),
-            "scheduled": seconds(scheduled.last_transition_time) if scheduled and scheduled.status == "True" else None,
+            "scheduled": seconds(scheduled.last_transition_time)
+            if scheduled and scheduled.status == "True"
+            else None,
         }
         return {name: value for name, value in known.items() if value is not None}
 
     @property
     def _before(self) -> Terminated | None:
         """How the container ended the time before, or the time that the kubelet missed."""
-        return self.container.last_state.terminated if self.container and self.container.last_state else None
+        return (
+            self.container.last_state.terminated
+            if self.container and self.container.last_state
+            else None
+        )

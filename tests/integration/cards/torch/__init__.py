@@ -1,4 +1,6 @@
-"""torch, as far as a job that runs out of its GPU's memory sees of it: found by PYTHONPATH, on no machine with the real one."""
+"""torch, as far as a job that runs out of its GPU's memory sees of it: found by PYTHONPATH, on no
+machine with the real one.
+"""
 
 from torch import cuda
 

@@ -1,4 +1,6 @@
-"""What a template may say of containers: of the executor's little, of init containers all that is safe."""
+"""What a template may say of containers: of the executor's little, of init containers all that is
+safe.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ _EXECUTOR_FIXED: Fixed = {
     "image": (NOTHING, "set GPU_EXECUTOR_IMAGE, or image of a class"),
     "command": (NOTHING, "set GPU_EXECUTOR_COMMAND"),
     "args": (NOTHING, "set GPU_EXECUTOR_COMMAND"),
-    "terminationMessagePolicy": ("FallbackToLogsOnError", "leave it out: a job's error quotes the end of its log"),
+    "terminationMessagePolicy": (
+        "FallbackToLogsOnError",
+        "leave it out: a job's error quotes the end of its log",
+    ),
 }
 _SECURITY: Known = {
     "runAsUser": int,
@@ -56,15 +61,27 @@ def executor(at: str, container: Mapping[str, Any]) -> Problems:
     """Check what is said of a container of the pod: there is one, the executor."""
     name = container.get("name")
     if name != CONTAINER:
-        fix = f"name it {CONTAINER!r}, or make yours one of initContainers with restartPolicy: Always"
-        yield Problem(f"{at}.name", name, "is a container beside the executor, which would keep the pod from ending", fix)
+        fix = (
+            f"name it {CONTAINER!r}, or make yours one of initContainers with restartPolicy: Always"
+        )
+        yield Problem(
+            f"{at}.name",
+            name,
+            "is a container beside the executor, which would keep the pod from ending",
+            fix,
+        )
         return
     yield from fields(at, container, _EXECUTOR, _EXECUTOR_FIXED)
     mounts = f"{at}.volumeMounts"
     yield from items(mounts, container.get("volumeMounts"), MERGE_KEYS["volumeMounts"])
     for where, mount in maps(mounts, container.get("volumeMounts")):
         if not is_dns_label(mount.get("name")):
-            yield Problem(f"{where}.name", mount.get("name"), "names no volume", "give the name of one of volumes")
+            yield Problem(
+                f"{where}.name",
+                mount.get("name"),
+                "names no volume",
+                "give the name of one of volumes",
+            )
     for where, variable in maps(f"{at}.env", container.get("env")):
         if is_ours(str(variable.get("name"))):
             fix = "leave it out: the dispatcher, its Secret or the device plugin sets it"
@@ -79,10 +96,17 @@ def init_container(at: str, container: Mapping[str, Any]) -> Problems:
         fix = f"use lower-case letters, digits and '-', and not {CONTAINER!r}"
         yield Problem(f"{at}.name", name, "cannot name an init container", fix)
     if not isinstance(image, str) or image.split() != [image]:
-        yield Problem(f"{at}.image", image, "is not an image reference", "write e.g. registry.example/proxy:1")
+        yield Problem(
+            f"{at}.image", image, "is not an image reference", "write e.g. registry.example/proxy:1"
+        )
     if container.get("restartPolicy", "Always") != "Always":
-        fix = "write Always for a sidecar, or leave it out for one that ends before the executor starts"
-        yield Problem(f"{at}.restartPolicy", container["restartPolicy"], "is not for an init container", fix)
+        fix = (
+            "write Always for a sidecar, or leave it out for one that ends before the executor"
+            " starts"
+        )
+        yield Problem(
+            f"{at}.restartPolicy", container["restartPolicy"], "is not for an init container", fix
+        )
     yield from _any_container(at, container)
 
 
@@ -92,18 +116,32 @@ def security(at: str, context: object, known: Known) -> Problems:
         return
     yield from fields(at, context, known, _SECURITY_FIXED)
     if context.get("runAsUser") == 0:
-        yield Problem(f"{at}.runAsUser", 0, "is root", "give another number, or set GPU_RUN_AS_USER")
+        yield Problem(
+            f"{at}.runAsUser", 0, "is root", "give another number, or set GPU_RUN_AS_USER"
+        )
     for name in ("seccompProfile", "appArmorProfile"):
         profile = context.get(name)
         if isinstance(profile, dict) and profile.get("type") not in ("RuntimeDefault", "Localhost"):
-            yield Problem(f"{at}.{name}.type", profile.get("type"), "does not confine", "write RuntimeDefault or Localhost")
+            yield Problem(
+                f"{at}.{name}.type",
+                profile.get("type"),
+                "does not confine",
+                "write RuntimeDefault or Localhost",
+            )
     capabilities = context.get("capabilities")
     if isinstance(capabilities, dict):
         dropped, added = capabilities.get("drop", ["ALL"]), capabilities.get("add", [])
         if dropped != ["ALL"]:
-            yield Problem(f"{at}.capabilities.drop", dropped, "does not drop all", "leave it out: all are dropped")
+            yield Problem(
+                f"{at}.capabilities.drop",
+                dropped,
+                "does not drop all",
+                "leave it out: all are dropped",
+            )
         if added not in ([], ["NET_BIND_SERVICE"]):
-            yield Problem(f"{at}.capabilities.add", added, "is more than NET_BIND_SERVICE", RESTRICTED)
+            yield Problem(
+                f"{at}.capabilities.add", added, "is more than NET_BIND_SERVICE", RESTRICTED
+            )
 
 
 def _any_container(at: str, container: Mapping[str, Any]) -> Problems:
@@ -125,4 +163,6 @@ def _amounts(at: str, amounts: object) -> Problems:
             fix = f"it may say {', '.join(_RESOURCES)}; the GPU is its class's"
             yield Problem(f"{at}.{name}", value, "is not for a template to say", fix)
         elif amount(value) is None:
-            yield Problem(f"{at}.{name}", value, "is not a quantity", "quote it, e.g. '500m' or '2Gi'")
+            yield Problem(
+                f"{at}.{name}", value, "is not a quantity", "quote it, e.g. '500m' or '2Gi'"
+            )

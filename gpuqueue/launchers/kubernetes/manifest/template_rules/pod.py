@@ -49,9 +49,18 @@ _POD: Known = {
 }
 _POD_FIXED: Fixed = {
     "restartPolicy": ("Never", "leave it out: an attempt's pod runs once, and Celery owns retries"),
-    "automountServiceAccountToken": (False, "mount a token by a projected volume (serviceAccountToken)"),
-    "enableServiceLinks": (False, "leave it out: other Services' addresses are not a job's environment"),
-    "shareProcessNamespace": (False, "leave it out: the executor is the first process of its container"),
+    "automountServiceAccountToken": (
+        False,
+        "mount a token by a projected volume (serviceAccountToken)",
+    ),
+    "enableServiceLinks": (
+        False,
+        "leave it out: other Services' addresses are not a job's environment",
+    ),
+    "shareProcessNamespace": (
+        False,
+        "leave it out: the executor is the first process of its container",
+    ),
     "hostNetwork": (False, RESTRICTED),
     "hostPID": (False, RESTRICTED),
     "hostIPC": (False, RESTRICTED),
@@ -69,19 +78,33 @@ _POD_SECURITY: Known = {
     "seccompProfile": dict,
     "appArmorProfile": dict,
 }
-_VOLUMES = ("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
+_VOLUMES = (
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+)
 _JOB_LABELS = ("job-name", "controller-uid")
-_SHAPE = "write {metadata: {labels, annotations}, spec: {...}}, or that as template of kind PodTemplate, apiVersion v1"
+_SHAPE = (
+    "write {metadata: {labels, annotations}, spec: {...}}, or that as template of kind PodTemplate,"
+    " apiVersion v1"
+)
 
 
 def read_overlay(document: object, source: str) -> Overlay:
     """Check a template and return it as an overlay.
 
     Args:
-        document: ``{metadata: {labels, annotations}, spec: {...}}``, or that as ``template`` of a PodTemplate.
+        document: ``{metadata: {labels, annotations}, spec: {...}}``, or that as ``template`` of a
+            PodTemplate.
         source: the file, for messages.
 
-    Raises :class:`SettingsError` that names the file, and path, value and fix of everything that is wrong.
+    Raises :class:`SettingsError` that names the file, and path, value and fix of everything that is
+    wrong.
     """
     file = f"GPUQUEUE_POD_TEMPLATE={source!r}"
     found = without_nulls(document)
@@ -96,7 +119,9 @@ def read_overlay(document: object, source: str) -> Overlay:
     if problems := list(_template(at, template)):
         raise SettingsError(f"{file}: {'; '.join(map(str, problems))}")
     metadata = template.get("metadata", {})
-    return Overlay(metadata.get("labels", {}), metadata.get("annotations", {}), template.get("spec", {}))
+    return Overlay(
+        metadata.get("labels", {}), metadata.get("annotations", {}), template.get("spec", {})
+    )
 
 
 def _template(at: str, template: Mapping[str, Any]) -> Problems:
@@ -105,8 +130,16 @@ def _template(at: str, template: Mapping[str, Any]) -> Problems:
     metadata, spec = template.get("metadata"), template.get("spec")
     if isinstance(metadata, dict):
         yield from fields(f"{dot}metadata", metadata, {"labels": dict, "annotations": dict})
-        yield from _tags(f"{dot}metadata.labels", metadata.get("labels"), lambda text: text == "" or is_label_value(text))
-        yield from _tags(f"{dot}metadata.annotations", metadata.get("annotations"), lambda text: isinstance(text, str))
+        yield from _tags(
+            f"{dot}metadata.labels",
+            metadata.get("labels"),
+            lambda text: text == "" or is_label_value(text),
+        )
+        yield from _tags(
+            f"{dot}metadata.annotations",
+            metadata.get("annotations"),
+            lambda text: isinstance(text, str),
+        )
     if isinstance(spec, dict):
         yield from _pod(f"{dot}spec", spec)
 
@@ -116,10 +149,19 @@ def _tags(at: str, tags: object, is_value: Callable[[object], bool]) -> Problems
         path = f"{at}.{key}"
         if not is_label_key(key):
             yield Problem(path, value, "has a malformed key", "write name or dns.prefix/name")
-        elif key.startswith((PREFIX, "batch.kubernetes.io/")) or key in (NAME, MANAGED_BY, *_JOB_LABELS):
+        elif key.startswith((PREFIX, "batch.kubernetes.io/")) or key in (
+            NAME,
+            MANAGED_BY,
+            *_JOB_LABELS,
+        ):
             yield Problem(path, value, "is not for a template to say", "use a key of your own")
         elif not is_value(value):
-            yield Problem(path, value, "cannot be its value", "quote it; a label's has up to 63 letters, digits, '.', '_', '-'")
+            yield Problem(
+                path,
+                value,
+                "cannot be its value",
+                "quote it; a label's has up to 63 letters, digits, '.', '_', '-'",
+            )
 
 
 def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
@@ -138,13 +180,20 @@ def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
             fix = "write e.g. {key: team, operator: Exists, effect: NoSchedule}"
             yield Problem(f"{at}.tolerations[{number}]", each, problem, fix)
     if isinstance(selector, dict) and not is_node_selector(selector):
-        yield Problem(f"{at}.nodeSelector", selector, "does not map labels to values", "quote its values")
+        yield Problem(
+            f"{at}.nodeSelector", selector, "does not map labels to values", "quote its values"
+        )
     yield from security(f"{at}.securityContext", spec.get("securityContext"), _POD_SECURITY)
 
 
 def _volume(at: str, volume: Mapping[str, Any]) -> Problems:
     if not is_dns_label(volume.get("name")):
-        yield Problem(f"{at}.name", volume.get("name"), "cannot name a volume", "use lower-case letters, digits and '-'")
+        yield Problem(
+            f"{at}.name",
+            volume.get("name"),
+            "cannot name a volume",
+            "use lower-case letters, digits and '-'",
+        )
     kinds = [name for name in volume if name != "name"]
     if len(kinds) != 1 or kinds[0] not in _VOLUMES:
         fix = f'give one of {", ".join(_VOLUMES)}: Pod Security "restricted" forbids others'

@@ -1,4 +1,6 @@
-"""How a check of a template speaks: problems with a path, a value and a fix; fields and lists of named items."""
+"""How a check of a template speaks: problems with a path, a value and a fix; fields and lists of
+named items.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Problem(NamedTuple):
 Problems = Iterator[Problem]
 #: Field → the type of its value.
 Known = Mapping[str, type]
-#: Field → the one value that may be said (it is so anyway; NOTHING: none may), and what to do instead.
+#: Field → the one value that may be said (it is so anyway; NOTHING: none may), and what to do
+#: instead.
 Fixed = Mapping[str, tuple[Any, str]]
 NOTHING = object()
 
@@ -41,13 +44,23 @@ def fields(at: str, found: Mapping[str, Any], known: Known, fixed: Fixed | None 
         path = f"{at}.{name}" if at else str(name)
         if name in known:
             if type(value) is not known[name]:  # true is an int as well
-                yield Problem(path, value, _TYPES[known[name]], "write it as Kubernetes' reference of pods says")
+                yield Problem(
+                    path,
+                    value,
+                    _TYPES[known[name]],
+                    "write it as Kubernetes' reference of pods says",
+                )
         elif fixed and name in fixed:
             said, fix = fixed[name]
             if value != said:
                 yield Problem(path, value, "is not for a template to say", fix)
         else:
-            yield Problem(path, value, "is not for a template to say", f"it may say {', '.join(sorted(known))}")
+            yield Problem(
+                path,
+                value,
+                "is not for a template to say",
+                f"it may say {', '.join(sorted(known))}",
+            )
 
 
 def items(at: str, found: object, key: str) -> Problems:
