@@ -74,9 +74,9 @@ class Reader:
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
         """Return the records of several deliveries, without those gone meanwhile."""
         names = list(deliveries)
-        raw: list[str | None] = (
-            self._client.hmget(class_key(gpu_class, "jobs"), names) if names else []
-        )  # type: ignore[assignment]
+        if not names:
+            return []
+        raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names)  # type: ignore[assignment]
         return [json.loads(each) for each in raw if each]
 
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
@@ -192,9 +192,9 @@ class Reader:
     def leaders(self) -> list[str]:
         """Return the names of the dispatchers whose watcher leads its group."""
         groups: list[str] = self._client.zrange(GROUPS, 0, -1)  # type: ignore[assignment]
-        found: list[str | None] = (
-            self._client.mget([leader_key(group) for group in groups]) if groups else []
-        )  # type: ignore[assignment]
+        if not groups:
+            return []
+        found: list[str | None] = self._client.mget([leader_key(group) for group in groups])  # type: ignore[assignment]
         return sorted({each.partition(" ")[0] for each in found if each})
 
     def leader(self) -> str | None:
