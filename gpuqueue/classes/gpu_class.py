@@ -14,8 +14,8 @@ from typing import Any
 
 from gpuqueue.classes.kubernetes_fields import placement
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.model.job import GpuRequest, parse_memory
 from gpuqueue.model.names import CHOOSING, CLASS_NAME, EXCLUSIVE, MIG_PROFILE, SHARED, QueueName
+from gpuqueue.model.request import GpuRequest, parse_memory
 
 #: Memory of one T4, in bytes: 16 GB less what the driver keeps (nvidia-smi shows 15360 MiB in all).
 T4_MEMORY = 15_360 * 1024**2

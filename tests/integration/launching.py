@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from nodes import APPS, executors_of
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from tests.doubles.kubernetes import Cluster, Image
 
 LOCAL, KUBERNETES = "local", "kubernetes"

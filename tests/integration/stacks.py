@@ -18,7 +18,7 @@ from celery import Celery
 from launching import KUBERNETES, LOCAL, ClusterLaunching, Launching, LocalLaunching, process_of
 from nodes import APPS, WorkerNode, executors_of, redis_node, until, worker_node
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 
@@ -167,7 +167,7 @@ class Stack:
 
     def holders(self) -> list[str]:
         """Deliveries that hold a slot."""
-        return [delivery for delivery, _, _ in self.reader.holders("t4")]
+        return [attempt.delivery for attempt, _ in self.reader.holders("t4")]
 
     def idle(self) -> None:
         """Wait until nobody holds a slot."""

@@ -12,7 +12,7 @@ import pytest
 from launching import KUBERNETES
 from stacks import Stack
 
-from gpuqueue.model.names import holder_name
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.logs import Logs
 
 #: Clocks short enough to run out in a test.
@@ -50,9 +50,7 @@ class ClusterStack(Stack):
 
     def log_of(self, record: Any) -> str | None:
         """What is kept of a job's log."""
-        return Logs(self.client).read(
-            record["gpu_class"], holder_name(record["delivery"], record["attempt"])
-        )
+        return Logs(self.client).read(Attempt.of(record))
 
     def pod_name(self, job_id: str) -> str:
         """Its name."""

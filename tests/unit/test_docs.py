@@ -16,8 +16,8 @@ from gpuqueue import errors
 from gpuqueue.classes.gpu_class import GpuClass, from_toml
 from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import TRY_AGAIN, EndReason, WaitReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED, MOVES, QUEUED, JobState
 from gpuqueue.nvidia.devices import Device, deal
 from gpuqueue.settings.dispatcher import Settings

@@ -31,8 +31,8 @@ from gpuqueue.launchers.kubernetes.manifest.pod_template import apply
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
 from gpuqueue.launchers.kubernetes.status.observe import observe
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.pods import DELETION, a_pod, condition, disrupted, ended, running, waiting

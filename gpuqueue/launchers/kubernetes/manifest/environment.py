@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 #: Keys of the Secret → whether an executor cannot do without.
 SECRET_KEYS = {
