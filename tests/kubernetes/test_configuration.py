@@ -305,7 +305,9 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
     if text is not None:
         file.write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(file))
-    with pytest.raises(SettingsError, match="correct it, or set KUBECONFIG to another file") as raised:
+    with pytest.raises(
+        SettingsError, match="correct it, or set KUBECONFIG to another file"
+    ) as raised:
         Api(ClusterSettings())
     assert f"KUBECONFIG={str(file)!r} cannot be used: " in str(raised.value)
     assert words in str(raised.value)
@@ -375,7 +377,9 @@ def test_a_token_that_cannot_be_sent_is_told_and_not_shown(
 ) -> None:
     with serving(VERSION) as server:
         api = api_of(server, monkeypatch, tmp_path, {"token": "secret\nlines"})
-        with pytest.raises(Unreachable, match="the token has characters that a header cannot have") as raised:
+        with pytest.raises(
+            Unreachable, match="the token has characters that a header cannot have"
+        ) as raised:
             api.server_version()
         assert "secret" not in "".join(traceback.format_exception(raised.value))
 

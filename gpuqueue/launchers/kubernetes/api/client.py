@@ -105,8 +105,8 @@ def _from_kubeconfig(configuration: Any, files: str, source: str) -> str:
         )
     except Exception as exc:  # a kubeconfig may be wrong in any way: YAML, types, missing files
         raise SettingsError(
-            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or set KUBECONFIG to"
-            " another file"
+            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or set KUBECONFIG"
+            " to another file"
         ) from exc
     return str(context.get("namespace") or "")
 
@@ -119,7 +119,7 @@ def _check_plugin(user: Any, configuration: Any) -> None:
         and not (configuration.api_key or configuration.cert_file)
     ):
         raise config.ConfigException(
-            f"its credential plugin {user['user']['exec']['command']!r} returned none (see log)"
+            f"its plugin {user['user']['exec']['command']!r} returned no credentials (see the log)"
         )
 
 
