@@ -16,12 +16,13 @@ from typing import Any
 import redis
 from celery import Celery
 from kubernetes import client, config
-from nodes import WorkerNode, until, worker_node
 
 from gpuqueue.model.kube_syntax import amount
 from gpuqueue.store.reader import Reader
 from tests.cluster import redis_pod
 from tests.cluster.answers import raw
+from tests.support.nodes import WorkerNode, worker_node
+from tests.support.waiting import until
 
 #: Seconds that anything may take there: pulls, scheduling and kubelets included.
 PATIENCE = float(os.environ.get("CLUSTER_PATIENCE") or 120)
@@ -37,7 +38,7 @@ CLOCKS = {
 }
 
 
-class There:
+class RealCluster:
     """One namespace, one Redis, one Secret. What it makes is called ``name``, and :meth:`close`
     takes it away again.
     """
@@ -67,10 +68,10 @@ class There:
                 {"metadata": {"name": self.namespace, "labels": restricted}},
             )
             self._undo.callback(raw, self.core.delete_namespace, self.namespace)
-        if there := os.environ.get("CLUSTER_REDIS_URL"):
-            self.url = os.environ.get("CLUSTER_REDIS_URL_HERE") or there
+        if inside := os.environ.get("CLUSTER_REDIS_URL"):
+            self.url = os.environ.get("CLUSTER_REDIS_URL_HERE") or inside
         else:
-            there, self.url = redis_pod.start(
+            inside, self.url = redis_pod.start(
                 self.core, self.namespace, self.name, self._undo, PATIENCE
             )
         self.client = redis.Redis.from_url(
@@ -83,7 +84,7 @@ class There:
                 " that is empty"
             )
         self._undo.callback(self.client.flushdb)
-        data = {"CELERY_BROKER_URL": base64.b64encode(there.encode()).decode()}
+        data = {"CELERY_BROKER_URL": base64.b64encode(inside.encode()).decode()}
         raw(
             self.core.create_namespaced_secret,
             self.namespace,

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from tests.kubernetes.watching import Row
+from tests.contract.recorder import Row
 
 #: (kind, object, aspect) → what was said of it, in order
 Histories = dict[tuple[str, str, str], list[Any]]

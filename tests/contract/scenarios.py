@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.contract.recorder import Recorder, Row
 from tests.doubles.kubernetes import Image, Node
-from tests.kubernetes.watching import Recorder, Row
 
 IMAGE = "lab.local/base:1"
 IMAGES = {IMAGE: Image()}

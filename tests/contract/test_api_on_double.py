@@ -25,7 +25,7 @@ from gpuqueue.launchers.kubernetes.status.observe import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.kinds import QUOTAS
-from tests.kubernetes.scripted import eventually
+from tests.support.waiting import until
 
 OURS = "gpuqueue.io/owner=us"
 LABELS = {"gpuqueue.io/owner": "us"}
@@ -276,15 +276,13 @@ def test_whatever_befalls_the_watch_every_end_is_told(
         api.create_job(job(name))
     pods.start()
     try:
-        eventually(
-            lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10
-        )
+        until(lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10)
         fault(cluster)
         cluster.faults.oom_kill(cluster.pod_of("ends")["metadata"]["name"])
         cluster.faults.force_delete(cluster.pod_of("deleted")["metadata"]["name"])
-        eventually(lambda: made(api, "new"), 10)
-        eventually(lambda: ended >= {"ends", "deleted"}, 10)
-        eventually(lambda: table(pods) == truth(cluster), 10)
+        until(lambda: made(api, "new"), 10)
+        until(lambda: ended >= {"ends", "deleted"}, 10)
+        until(lambda: table(pods) == truth(cluster), 10)
         assert "stays" not in ended
     finally:
         pods.stop()
@@ -318,7 +316,7 @@ def test_many_jobs_cost_one_list_and_one_watch(api: Api, cluster: Cluster) -> No
         assert pods.wait_synced(5)
         for number in range(20):
             api.create_job(job(f"job-{number}", seconds="0"))
-        eventually(lambda: sum(entry.seen.end is not None for entry in pods.snapshot()) == 20, 10)
+        until(lambda: sum(entry.seen.end is not None for entry in pods.snapshot()) == 20, 10)
     finally:
         pods.stop()
     assert cluster.requests["list", "pods"].count == 1

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.contract.scenarios import IMAGE, IMAGES, SIGTERM, job
 from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.errors import Refused
 from tests.doubles.kubernetes.kinds import JOBS, PODS, SECRETS
-from tests.kubernetes.scenarios import IMAGE, IMAGES, SIGTERM, job
 
 Body = dict[str, Any]
 

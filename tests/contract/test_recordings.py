@@ -1,7 +1,7 @@
 """The double says what a real Kubernetes said: every recording is played to it, and compared.
 
 Compared are, for each object, the histories of what was said of it (see
-:mod:`tests.kubernetes.essentials`), and all of every refused request. A recording stops at some
+:mod:`tests.contract.histories`), and all of every refused request. A recording stops at some
 point, so it may be the beginning of what the double says.
 """
 
@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.kubernetes import Cluster
-from tests.kubernetes.essentials import Histories, histories, refusal
-from tests.kubernetes.pods import RECORDINGS
-from tests.kubernetes.scenarios import (
+from tests.contract.histories import Histories, histories, refusal
+from tests.contract.recorder import Recorder, Row
+from tests.contract.scenarios import (
     IMAGES,
     SCENARIOS,
     Scenario,
@@ -31,7 +30,8 @@ from tests.kubernetes.scenarios import (
     state,
     waiting,
 )
-from tests.kubernetes.watching import Recorder, Row
+from tests.doubles.kubernetes import Cluster
+from tests.support.pod_objects import RECORDINGS
 
 #: Where the double differs, and why. What is not here is compared.
 DIFFERENCES = {

@@ -7,9 +7,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from dockerfiles import DOCKERFILES, ROOT, Dockerfile, Stage, context, is_ignored, read
 
 import gpuqueue
+from tests.support.dockerfiles import (
+    DOCKERFILES,
+    ROOT,
+    Dockerfile,
+    Stage,
+    context,
+    is_ignored,
+    read,
+)
 
 
 @pytest.fixture(params=DOCKERFILES)

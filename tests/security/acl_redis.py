@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Any
 
 import redis
-from endpoints import free_port
-from nodes import until
 
 from gpuqueue.dev.embedded_redis import HOST, find_server
-from tests.security.gate import Gate
+from tests.support.endpoints import free_port
+from tests.support.gate import Gate
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 USERS_FILE = ROOT / "deploy" / "redis" / "users.acl"
@@ -66,7 +66,7 @@ def server_version() -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class Guarded:
+class AclRedis:
     """A context manager: the server, a gate for each user, and an administrator's client.
 
     ``used`` has what each user ran, commands within scripts included; MONITOR leaves out the
@@ -84,7 +84,7 @@ class Guarded:
             lambda: defaultdict(set)
         )
 
-    def __enter__(self) -> Guarded:
+    def __enter__(self) -> AclRedis:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "users.acl").write_text(filled(self._rules, self.passwords))
         self.port = free_port()
@@ -110,7 +110,7 @@ class Guarded:
             decode_responses=True,
         )
         self._stack.callback(self.admin.close)
-        until(self._answers, 10, "the guarded Redis answers", self.log)
+        until(self._answers, 10, "the Redis with users answers", self.log)
         for user in USERS:
             self._gates[user] = self._stack.enter_context(Gate(self.port, source=SOURCES[user]))
         self._watch()

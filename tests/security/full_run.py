@@ -1,4 +1,4 @@
-"""Everything that gpuqueue does with Redis, told once: for what each user of it needs."""
+"""Everything that gpuqueue does with Redis, run once: it shows what each user needs."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import json
 from typing import Any
 
 import redis
-from nodes import until
 
-from tests.security.estate import PATIENCE, Estate, fetch
-from tests.security.guarded import Guarded
+from tests.security.acl_redis import AclRedis
+from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
+from tests.support.waiting import until
 
 GPU = "gpu.t4.shared"
 
 
-def tell(guarded: Guarded, estate: Estate) -> dict[str, Any]:
+def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
     """Run it; answers what came of each part."""
     seen: dict[str, Any] = {}
-    client = estate.client()
+    client = stack.client()
     # Flower is first up: like any consumer it gives back what others had in hand, and clears away
     # stale bindings.
     lost = client.do("lost = ledger.gpu_double.delay(1)\nanswer = lost.id")
-    _in_hand(guarded.admin, GPU, "gpuqueue.unacked")
-    guarded.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
-    page = estate.flower()
-    until(lambda: guarded.admin.llen(GPU), PATIENCE, "Flower has given it back", estate.logs)
+    _in_hand(acl_redis.admin, GPU, "gpuqueue.unacked")
+    acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
+    page = stack.flower()
+    until(lambda: acl_redis.admin.llen(GPU), PATIENCE, "Flower has given it back", stack.logs)
     # Then a dispatcher and a worker, each of which finds something, too.
     client.do("found = ledger.gpu_double.delay(2), ledger.add.delay(1, 1)")
-    _in_hand(guarded.admin, GPU, "gpuqueue.unacked")
-    _in_hand(guarded.admin, "celery", "unacked")
-    guarded.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
-    estate.dispatcher()
-    guarded.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
-    estate.worker()
+    _in_hand(acl_redis.admin, GPU, "gpuqueue.unacked")
+    _in_hand(acl_redis.admin, "celery", "unacked")
+    acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
+    stack.dispatcher()
+    acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
+    stack.worker()
     seen["given back"] = client.do("answer = [outcome(each) for each in (lost, *found)]")
     seen["ran"] = client.do(_CELERY)
     seen["errbacks"] = [
-        what for key in ("old", "new", "died", "no image") for what, *_ in estate.told(key)
+        what for key in ("old", "new", "died", "no image") for what, *_ in stack.told(key)
     ]
-    seen["revoked"] = _revokes(estate, client)
-    seen["commands"] = _commands(estate, client)
+    seen["revoked"] = _revokes(stack, client)
+    seen["commands"] = _commands(stack, client)
     seen["flower"] = _flower(page, lost)
-    metrics = f"http://127.0.0.1:{estate.env['GPUQUEUE_METRICS_PORT']}"
+    metrics = f"http://127.0.0.1:{stack.env['GPUQUEUE_METRICS_PORT']}"
     seen["metrics"] = fetch(metrics, "/metrics").decode(), fetch(metrics, "/readyz").decode()
     for name in ("flower", "worker", "dispatcher"):
-        estate.nodes[name].kill("SIGTERM")
+        stack.nodes[name].kill("SIGTERM")
     return seen
 
 
@@ -99,12 +99,12 @@ def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:
     admin.zadd(f"{key}_index", {tag: 1})
 
 
-def _revokes(estate: Estate, client: Any) -> list[Any]:
+def _revokes(stack: SecuredStack, client: Any) -> list[Any]:
     """Revoke jobs that wait, run, and are yet to come, by their ids and by a stamp; one is part of
     a chord.
     """
     client.do("alone = ledger.gpu_progress.apply_async(('alone',), queue='gpu.t4.exclusive')")
-    estate.told("alone")
+    stack.told("alone")
     client.do("""
 progress = alone.state, alone.info
 waiting = ledger.gpu_double.delay(1)
@@ -136,22 +136,22 @@ answer = [progress, *(outcome(each) for each in (waiting, stamped, whole, alone,
     return found
 
 
-def _commands(estate: Estate, client: Any) -> dict[str, Any]:
+def _commands(stack: SecuredStack, client: Any) -> dict[str, Any]:
     """Run ``gpuqueue`` as the dispatcher's user, while a job runs and another waits."""
     first, second = client.do("""
 first = ledger.gpu_progress.apply_async(("first",), queue="gpu.t4.exclusive")
 second = ledger.gpu_double.delay(1)
 answer = first.id, second.id
 """)
-    estate.told("first")
-    seen = {name: estate.command(*words) for name, words in _words(first, second).items()}
-    estate.go("first")
+    stack.told("first")
+    seen = {name: stack.command(*words) for name, words in _words(first, second).items()}
+    stack.go("first")
     client.do("first.get(timeout=40)")
     until(
-        lambda: estate.command("logs", first).returncode == 0,
+        lambda: stack.command("logs", first).returncode == 0,
         PATIENCE,
         "the log of an ended job is kept",
-        estate.logs,
+        stack.logs,
     )
     return {name: (done.returncode, done.stdout + done.stderr) for name, done in seen.items()}
 

@@ -15,18 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from endpoints import free_port
-from launching import IMAGE, PACE
-from nodes import APPS, ProcessContainer, until
-
 from tests.doubles.kubernetes import Cluster, Image
 from tests.security.client import Client
+from tests.support.endpoints import free_port
+from tests.support.launching import IMAGE, PACE
+from tests.support.nodes import APPS, ProcessContainer
+from tests.support.waiting import until
 
 #: How long anything may take that takes under two seconds on an idle machine.
 PATIENCE = 40.0
 
 
-class Estate:
+class SecuredStack:
     """A context manager. ``urls`` has an address for each of USERS.
 
     Args:
@@ -59,7 +59,7 @@ class Estate:
         self._stack = ExitStack()
         self.nodes: dict[str, ProcessContainer] = {}
 
-    def __enter__(self) -> Estate:
+    def __enter__(self) -> SecuredStack:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.env = {
             "CELERY_BROKER_URL": self.url("dispatcher"),

@@ -7,9 +7,13 @@ import time
 from pathlib import Path
 
 from celery import Celery
-from stacks import Stack, until
 
-HERE = Path(__file__).parent
+from tests.support.nodes import APPS
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+#: The folder of a ``sitecustomize`` that kills its process at the step named by CRASH_AT.
+INJECTION = Path(__file__).parent / "crash_injection"
 #: Everything that may happen after a crash has happened within this many seconds here.
 PATIENCE = 45.0
 #: Short clocks: what a crash costs is then seconds, and the tests stay quick.
@@ -23,12 +27,7 @@ CLOCKS = {
 }
 
 
-def eventually(condition, what, seconds=PATIENCE):
-    """Wait until ``condition()`` is true, and answer it."""
-    return until(condition, seconds, what)
-
-
-class Cluster(Stack):
+class CrashStack(Stack):
     """One Redis, and dispatchers of ``crashshop``, which leaves a line in ``notes`` whenever its
     code runs.
     """
@@ -38,7 +37,7 @@ class Cluster(Stack):
         self.mark = directory / "crashed"
         directory.mkdir(exist_ok=True)
         self.notes.touch()
-        paths = os.pathsep.join(map(str, (HERE / "inject", HERE / "app")))
+        paths = os.pathsep.join(map(str, (INJECTION, APPS)))
         super().__init__(
             directory,
             CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths},
@@ -92,7 +91,7 @@ class Cluster(Stack):
 
     def died(self, worker):
         """The exit status of a dispatcher, once it has one."""
-        eventually(lambda: worker.container.exit_code is not None, "the dispatcher's death")
+        until(lambda: worker.container.exit_code is not None, PATIENCE, "the dispatcher's death")
         return worker.container.exit_code
 
     def close(self):

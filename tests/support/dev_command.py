@@ -8,8 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from celery import Celery
 from gpuqueue.model.job import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
+from tests.support.waiting import until
 
 APP = """
 import time
@@ -48,16 +47,6 @@ OURS = ("CELERY_", "GPUQUEUE_", "GPU_", "T4_", "MIG_", "FLOWER_")
 def clean_env(**extra: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
     return {**inherited, "GPUQUEUE_DEVICES": "none", **extra}
-
-
-def until(look: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockerfiles import ROOT, Dockerfile, Stage, context
+from tests.support.dockerfiles import ROOT, Dockerfile, Stage, context
 
 #: The folder that the images' virtual environments are in.
 VENV = "/opt/venv"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from nodes import APPS, executors_of
 
 from gpuqueue.model.job import Record
 from tests.doubles.kubernetes import Cluster, Image
+from tests.support.nodes import APPS, executors_of
 
 LOCAL, KUBERNETES = "local", "kubernetes"
 #: The image of the application under test, as the double knows it.

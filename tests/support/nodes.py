@@ -11,8 +11,6 @@ import os
 import signal as signals
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,13 @@ from pytest_celery import CeleryTestWorker, RedisContainer, RedisTestBroker
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.waiting import until
 
 APPS = Path(__file__).parent / "apps"
+#: Modules that stand in for NVML and torch, for a child's PYTHONPATH.
+FAKE_GPUS = Path(__file__).parent / "fake_gpus"
 #: How long a node may take to start on a busy machine, and to end.
 START, STOP = 30.0, 8.0
-
-
-def until(
-    condition: Callable[[], Any], timeout: float, what: str, logs: Callable[[], str] = str
-) -> Any:
-    """Wait for a condition, bounded; answers what it answered."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{logs()}"
-        time.sleep(0.02)
-    return found
 
 
 class ProcessContainer(CeleryWorkerContainer):

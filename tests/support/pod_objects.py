@@ -12,7 +12,7 @@ import msgspec
 from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, PodEvent, StatusBody, read_line
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 
-RECORDINGS = Path(__file__).parent / "recordings"
+RECORDINGS = Path(__file__).parents[1] / "contract" / "recordings"
 #: When the pods made here were created; what happens to them happens so many seconds later.
 CREATED = 1_800_000_000.0
 

@@ -26,7 +26,7 @@ import yaml
 
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.kubernetes.pods import RECORDINGS
+from tests.support.pod_objects import RECORDINGS
 
 Answer = Callable[[socket.socket], None]
 
@@ -217,7 +217,7 @@ def reset(connection: socket.socket) -> None:
     os.close(connection.detach())  # close() would wait for the file that reads from it
 
 
-def until(event: threading.Event, then: Answer = hang) -> Answer:
+def once(event: threading.Event, then: Answer = hang) -> Answer:
     """Wait for an event (10 s at most), then go on."""
 
     def answer(connection: socket.socket) -> None:
@@ -291,11 +291,3 @@ def requests(recording: str, begins: str = "") -> list[dict[str, Any]]:
     return [
         each for each in told if each.get("request", "").startswith(begins) and "request" in each
     ]
-
-
-def eventually(true: Callable[[], object], within: float = 5) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)

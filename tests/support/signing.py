@@ -16,7 +16,7 @@ from celery.security.key import PrivateKey
 from celery.security.serialization import SecureSerializer
 from redis import Redis
 
-from tests.security.certificates import Pair
+from tests.support.certificates import Pair
 
 GPU = "gpu.t4.shared"
 SIGNED = "application/data"

@@ -15,15 +15,21 @@ import celery._state
 import psutil
 import redis
 from celery import Celery
-from launching import KUBERNETES, LOCAL, ClusterLaunching, Launching, LocalLaunching, process_of
-from nodes import APPS, WorkerNode, executors_of, redis_node, until, worker_node
 
 from gpuqueue.model.job import Record
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
+from tests.support.launching import (
+    KUBERNETES,
+    LOCAL,
+    ClusterLaunching,
+    Launching,
+    LocalLaunching,
+    process_of,
+)
+from tests.support.nodes import APPS, WorkerNode, executors_of, redis_node, worker_node
+from tests.support.waiting import PATIENCE, until
 
-#: How long anything may take that takes under a second on an idle machine.
-PATIENCE = 20.0
 CLASSES = ("t4", "refused")
 
 

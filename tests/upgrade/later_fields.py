@@ -1,7 +1,7 @@
 """Take a record with fields of a later version through the scripts of the gpuqueue on PYTHONPATH;
 print what each step lost.
 
-``python carried.py URL``: the Redis is emptied. Needs nothing of the tests.
+``python later_fields.py URL``: the Redis is emptied. Needs nothing of the tests.
 """
 
 from __future__ import annotations

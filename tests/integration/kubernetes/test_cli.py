@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from celery import chord
-from nodes import until
-from stacks import PATIENCE
 
 import gpuqueue
 from gpuqueue import gpu
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU = "gpu.t4.shared"

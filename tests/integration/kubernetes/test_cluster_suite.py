@@ -29,7 +29,7 @@ from tests.doubles.kubernetes.errors import Refused
 from tests.doubles.kubernetes.kinds import JOBS, NAMESPACES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMAGE, SPACE, ACCOUNT = "cluster-test:1", "shared-with-others", "dispatcher"
 
 

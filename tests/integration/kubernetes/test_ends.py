@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 import pytest
 from celery.exceptions import TaskRevokedError
-from nodes import until
-from stacks import PATIENCE
 
 from gpuqueue import gpu
 from gpuqueue.errors import (
@@ -23,6 +21,7 @@ from gpuqueue.errors import (
 )
 from tests.doubles.kubernetes.kinds import QUOTAS
 from tests.doubles.kubernetes.registry import Deletion
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
@@ -165,7 +164,7 @@ def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(stack_elsewh
 
 @pytest.fixture(scope="module")
 def small_stacks(tmp_path_factory, running_stacks):
-    from tests.kubernetes.conftest import ClusterStack
+    from tests.support.cluster_stack import ClusterStack
 
     made = []
 

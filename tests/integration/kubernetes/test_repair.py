@@ -8,14 +8,13 @@ import json
 import time
 
 import pytest
-from nodes import until
-from stacks import PATIENCE
 
 from gpuqueue.errors import LaunchFailed
 from tests.doubles.kubernetes import Node
 from tests.doubles.kubernetes.kinds import JOBS
 from tests.doubles.kubernetes.registry import Deletion
-from tests.kubernetes.conftest import ClusterStack
+from tests.support.cluster_stack import ClusterStack
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"

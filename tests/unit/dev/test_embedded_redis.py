@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import redis
 from gpuqueue.dev import embedded_redis as embedded
 from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from gpuqueue.errors import EmbeddedRedisFailed, NoRedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -46,13 +46,6 @@ def client(server: EmbeddedRedis) -> redis.Redis:
     return redis.Redis.from_url(
         server.url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True
     )
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
@@ -103,7 +96,7 @@ def test_data_comes_back_after_a_crash_in_the_same_place_and_on_the_same_port(
         connection.rpush("queue", "a", "b")
         # Redis may hold back a write while it syncs the one before: only what the kernel has
         # survives a crash.
-        wait_until(lambda: connection.info("persistence")["aof_buffer_length"] == 0)
+        until(lambda: connection.info("persistence")["aof_buffer_length"] == 0)
     server.kill()
     assert not is_running(pid)
     server.restart()
@@ -166,7 +159,7 @@ def test_a_server_that_ignores_sigterm_is_killed(
 
 def test_a_server_that_died_by_itself_can_be_started_again(server: EmbeddedRedis) -> None:
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not server_is_up(server))
+    until(lambda: not server_is_up(server))
     server.start()
     with client(server) as connection:
         assert connection.ping()
@@ -194,7 +187,7 @@ def test_the_server_dies_with_its_owner_however_that_ends(
         pid = int(owner.stdout.readline().split()[0])
         assert is_running(pid)
         owner.send_signal(how)
-    wait_until(lambda: not is_running(pid))
+    until(lambda: not is_running(pid))
 
 
 @linux_only
@@ -205,7 +198,7 @@ def test_the_server_outlives_the_thread_that_called_start(tmp_path: Path) -> Non
     starter.join()
     # By then the kernel would have sent the signal, and the server notices signals before it
     # answers.
-    wait_until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists())
+    until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists())
     try:
         with client(server) as connection:
             connection.set("key", "value")

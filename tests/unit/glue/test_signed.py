@@ -21,8 +21,8 @@ from gpuqueue.glue.messages.message import context, payload
 from gpuqueue.glue.messages.parse import parse
 from gpuqueue.glue.messages.signed import SIGNED, Store, json_within, open_envelope
 from gpuqueue.model.container import CONTAINER_TASK
-from tests.security.certificates import Authority, Pair
-from tests.security.signing import other_body, other_content, signed
+from tests.support.certificates import Authority, Pair
+from tests.support.signing import other_body, other_content, signed
 
 JSON = "application/json"
 CALL = [[1, 2], {"z": 3}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]

@@ -7,7 +7,6 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from gpuqueue.nvidia import sampler as gpu_sampler
 from gpuqueue.nvidia.sampler import GROWN, QUIET, Sample, Sampler, has_gpu, is_news, own_memory
+from tests.support.waiting import until
 
 GIB = 2**30
 QUICK = (0.0, 0.001, 0.001)
@@ -84,14 +84,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
         if thread.name == "gpuqueue-gpu":
             thread.join(PATIENCE)
             assert not thread.is_alive()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, bounded."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def first_told(visible: str | None) -> Sample:

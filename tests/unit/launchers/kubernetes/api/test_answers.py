@@ -20,7 +20,7 @@ from gpuqueue.launchers.kubernetes.api.answers import (
     read_line,
 )
 from gpuqueue.launchers.kubernetes.api.objects import Job, Meta, Pod, seconds
-from tests.kubernetes.pods import RECORDINGS, bodies, lines
+from tests.support.pod_objects import RECORDINGS, bodies, lines
 
 TIMES: dict[str, tuple[str | None, float | None]] = {
     "whole seconds": ("2026-11-23T16:12:15Z", 1795450335.0),

@@ -26,7 +26,8 @@ from gpuqueue.launchers.kubernetes.api.errors import (
     QuotaExceeded,
     Unreachable,
 )
-from tests.kubernetes.scripted import (
+from tests.support.pod_objects import RECORDINGS
+from tests.support.scripted_api import (
     Answer,
     Scripted,
     api_of,
@@ -429,9 +430,7 @@ def test_an_empty_list_may_be_null(asking: Asking) -> None:
 def test_the_events_of_a_job_tell_that_its_pod_is_refused(asking: Asking) -> None:
     told = [
         json.loads(text)
-        for text in (Path(__file__).parent / "recordings/quota_refuses_pod.jsonl")
-        .read_text()
-        .splitlines()
+        for text in (RECORDINGS / "quota_refuses_pod.jsonl").read_text().splitlines()
     ]
     events = [each["object"] for each in told if each["watch"] == "events"]
     later = {**events[0], "lastTimestamp": "2027-01-01T00:00:00Z", "message": "again"}

@@ -26,7 +26,7 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import Unreachable
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.kubernetes.scripted import api_of, bookmark, hang, reply, serving, stream
+from tests.support.scripted_api import api_of, bookmark, hang, reply, serving, stream
 
 VERSION = reply(200, {"gitVersion": "v1.36.2"})
 

@@ -13,8 +13,8 @@ import pytest
 
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Expired, StreamSilent, Unreachable
-from tests.kubernetes.pods import RECORDINGS, lines
-from tests.kubernetes.scripted import (
+from tests.support.pod_objects import RECORDINGS, lines
+from tests.support.scripted_api import (
     Answer,
     api_of,
     bookmark,

@@ -9,7 +9,7 @@ import pytest
 from gpuqueue.launchers.kubernetes.api.errors import NotFound
 from gpuqueue.launchers.kubernetes.follow import logs
 from gpuqueue.launchers.kubernetes.follow.logs import keep_end, tail
-from tests.kubernetes.scripted import (
+from tests.support.scripted_api import (
     Answer,
     Asked,
     Scripted,

@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.follow.podless import GONE, LOOK_EVERY, Podle
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.kubernetes.test_clocks import Notes
+from tests.unit.launchers.kubernetes.follow.test_clocks import Notes
 
 
 class Api:

@@ -23,8 +23,8 @@ from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
 from gpuqueue.launchers.kubernetes.status.observe import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.kubernetes.pods import lines
-from tests.kubernetes.scripted import (
+from tests.support.pod_objects import lines
+from tests.support.scripted_api import (
     Answer,
     Asked,
     Scripted,
@@ -32,17 +32,17 @@ from tests.kubernetes.scripted import (
     api_of,
     bookmark,
     end,
-    eventually,
     expired,
     hang,
     line,
     listed,
+    once,
     pod,
     refused,
     reset,
     stream,
-    until,
 )
+from tests.support.waiting import until
 
 
 @dataclass
@@ -115,7 +115,7 @@ def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
         line("DELETED", pod("b", 13)),
     ]
     here = world([listed(pod("a", 3), pod("b", 4), version=10)], [stream(*changes, then=hang)])
-    eventually(lambda: len(here.told) == 5)
+    until(lambda: len(here.told) == 5)
     assert here.told == [
         ("changed", "a", "3"),
         ("changed", "b", "4"),
@@ -149,7 +149,7 @@ def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
         [listed(pod("a", 3, "Running", job="j1"))],
         [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
     )
-    eventually(lambda: len(here.told) == 2)
+    until(lambda: len(here.told) == 2)
     assert here.entries[-1].seen.phase is Phase.ENDED
     assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
 
@@ -159,7 +159,7 @@ def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
     here = world(
         [listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)]
     )
-    eventually(lambda: len(here.told) == 3)
+    until(lambda: len(here.told) == 3)
     assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
 
 
@@ -171,21 +171,21 @@ def test_what_is_terminating_is_pending(world: Any) -> None:
 
 def test_a_pod_is_known_since_it_was_first_told(world: Any) -> None:
     here = world([listed(pod("a", 3))], [stream(line("MODIFIED", pod("a", 4)), then=hang)])
-    eventually(lambda: len(here.told) == 2)
+    until(lambda: len(here.told) == 2)
     first, second = here.entries
     assert first.first_seen == second.first_seen <= time.monotonic()
 
 
 def test_before_the_first_list_nothing_is_in_step(world: Any) -> None:
     answered = threading.Event()
-    here = world([until(answered, listed(pod("a")))])
+    here = world([once(answered, listed(pod("a")))])
     assert not here.pods.synced
     assert here.pods.since_sync() == math.inf
     assert not here.pods.wait_synced(0.05)
     answered.set()
     assert here.pods.wait_synced(5)
     assert here.told, "what is in step has been told"
-    eventually(lambda: here.pods.since_sync() == 0)
+    until(lambda: here.pods.since_sync() == 0)
 
 
 # -- streams that end ------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_the_next_watch_goes_on_where_the_last_ended(world: Any, end: Answer | N
             stream(then=hang),
         ],
     )
-    eventually(lambda: len(here.asked(True)) == 3)
+    until(lambda: len(here.asked(True)) == 3)
     assert [asked.query["resourceVersion"] for asked in here.asked(True)] == ["10", "15", "20"]
     assert len(here.asked(False)) == 1
 
@@ -211,9 +211,9 @@ def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(version=10)], [stream()])
-    eventually(lambda: "as soon as it had begun" in caplog.text)
+    until(lambda: "as soon as it had begun" in caplog.text)
     began, count = time.monotonic(), len(here.asked(True))
-    eventually(lambda: len(here.asked(True)) >= count + 2)
+    until(lambda: len(here.asked(True)) >= count + 2)
     assert time.monotonic() - began > 0.1
     assert len(here.asked(False)) == 1, "nothing was missed"
 
@@ -223,7 +223,7 @@ def test_a_watch_that_stood_for_a_while_may_end_without_having_told_anything(
 ) -> None:
     monkeypatch.setattr(pods_module, "GOOD", 0.1)
     here = world([listed(version=10)], [stream(then=after(0.15, end)), stream(then=hang)])
-    eventually(lambda: len(here.asked(True)) == 2)
+    until(lambda: len(here.asked(True)) == 2)
     assert caplog.records == []
 
 
@@ -236,27 +236,25 @@ def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
         listed(pod("b", 14), pod("c", 5), version=20),
     ]
     here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
-    eventually(lambda: len(here.told) == 5)
+    until(lambda: len(here.told) == 5)
     assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
     assert here.entries[-1].seen.end is not None
     assert here.names() == {"b", "c"}
-    eventually(
-        lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"]
-    )
+    until(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
 
 
 def test_a_watch_that_always_expires_is_not_listed_in_a_loop(world: Any) -> None:
     here = world([listed(version=10)], [stream(expired())])
-    eventually(lambda: len(here.asked(False)) == 3)
+    until(lambda: len(here.asked(False)) == 3)
     began = time.monotonic()
-    eventually(lambda: len(here.asked(False)) == 4)
+    until(lambda: len(here.asked(False)) == 4)
     assert time.monotonic() - began > 0.2
 
 
 def test_a_silent_stream_is_left_for_a_list(world: Any) -> None:
     lists = [listed(pod("a", 3)), listed(pod("b", 4), version=20)]
     here = world(lists, [stream(then=hang), stream(then=hang)], watch_silence_seconds=1)
-    eventually(lambda: here.names() == {"b"})
+    until(lambda: here.names() == {"b"})
     assert here.told == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
 
 
@@ -274,7 +272,7 @@ def test_an_error_within_the_stream_is_left_for_a_list(
         },
     )
     here = world([listed(pod("a", 3)), listed(version=20)], [stream(broken), stream(then=hang)])
-    eventually(lambda: here.told == [("changed", "a", "3"), ("deleted", "a", "3")])
+    until(lambda: here.told == [("changed", "a", "3"), ("deleted", "a", "3")])
     assert "watch pods in gpus: 500 InternalError: etcd" in caplog.text
 
 
@@ -283,7 +281,7 @@ def test_the_safety_net_lists_again_in_time(world: Any) -> None:
     lists = [listed(pod("a", 3), version=10), listed(pod("a", 11), pod("b", 4), version=12)]
     closes = stream(line("MODIFIED", pod("a", 11)), then=after(1.1, end))
     here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
-    eventually(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
+    until(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
     assert here.told[2] == ("changed", "b", "4")
     assert here.asked(True)[0].query["timeoutSeconds"] == "1", (
         "the server ends the watch when the list is due"
@@ -299,14 +297,14 @@ def test_a_server_that_comes_back_is_listed_and_followed(
     monkeypatch.setattr(pods_module, "AWAY", 0.3)
     down = threading.Event()
     away = refused(503, "Away")
-    here = world([listed(pod("a", 3)), away], [stream(then=until(down, reset)), away])
+    here = world([listed(pod("a", 3)), away], [stream(then=once(down, reset)), away])
     assert here.pods.wait_synced(5)
     down.set()
-    eventually(lambda: not here.pods.synced)
+    until(lambda: not here.pods.synced)
     assert 0.3 < here.pods.since_sync() < 10
     assert here.names() == {"a"}, "that the API is away says nothing of the pods"
     here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
-    eventually(lambda: here.pods.synced)
+    until(lambda: here.pods.synced)
     assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
 
 
@@ -326,7 +324,7 @@ def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCapt
         [away, away, away, listed(pod("a")), listed(pod("b"))],
         [stream(bookmark(5), broken), stream(then=hang)],
     )
-    eventually(lambda: here.names() == {"b"})
+    until(lambda: here.names() == {"b"})
     waits = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
     assert waits[2] >= 0.4
     assert waits[3] <= 0.2
@@ -334,9 +332,9 @@ def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCapt
 
 def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
     here = world([refused(429, "TooManyRequests", headers={"Retry-After": "1"}), listed(pod("a"))])
-    eventually(lambda: len(here.asked(False)) == 1)
+    until(lambda: len(here.asked(False)) == 1)
     began = time.monotonic()
-    eventually(lambda: here.pods.synced)
+    until(lambda: here.pods.synced)
     assert time.monotonic() - began > 0.8
 
 
@@ -371,7 +369,7 @@ def test_a_fault_of_our_own_does_not_end_the_thread(
 
     monkeypatch.setattr(PodTable, "put", faulty)
     here.pods.start()
-    eventually(lambda: here.told == [("changed", "a", "1")])
+    until(lambda: here.told == [("changed", "a", "1")])
     assert "a bug" in caplog.text
 
 
@@ -380,7 +378,7 @@ def test_a_fault_of_our_own_does_not_end_the_thread(
 
 def test_it_stops_at_once_while_the_stream_is_silent(world: Any) -> None:
     here = world([listed(pod("a"))])
-    eventually(lambda: here.pods.since_sync() == 0)
+    until(lambda: here.pods.since_sync() == 0)
     began = time.monotonic()
     here.pods.stop()
     assert time.monotonic() - began < 0.3
@@ -409,7 +407,7 @@ def test_it_stops_in_time_whatever_it_waits_for(
     world: Any, lists: list[Answer], watches: list[Answer], requests: int
 ) -> None:
     here = world(lists, watches)
-    eventually(lambda: len(here.server.asked) == requests)
+    until(lambda: len(here.server.asked) == requests)
     began = time.monotonic()
     here.pods.stop()
     assert time.monotonic() - began < 1
@@ -427,7 +425,7 @@ def test_it_may_be_stopped_from_its_own_callback(
 
     here.pods = Pods(here.api, "a=b", once, here.settings)
     here.pods.start()
-    eventually(
+    until(
         lambda: (
             told
             and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]
@@ -450,13 +448,13 @@ def test_started_again_it_tells_of_every_pod_again_and_of_those_that_went(world:
 
 def test_a_list_that_is_late_after_a_stop_changes_nothing(world: Any) -> None:
     late = threading.Event()
-    here = world([until(late, listed(pod("old"))), listed(pod("new"), version=20)])
-    eventually(lambda: len(here.asked(False)) == 1)
+    here = world([once(late, listed(pod("old"))), listed(pod("new"), version=20)])
+    until(lambda: len(here.asked(False)) == 1)
     here.pods.stop()
     here.pods.start()
     assert here.pods.wait_synced(5)
     late.set()
-    eventually(
+    until(
         lambda: (
             len([thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]) == 1
         )

@@ -11,7 +11,7 @@ from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
 from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
-from tests.kubernetes.pods import (
+from tests.support.pod_objects import (
     CREATED,
     DELETION,
     a_pod,

@@ -9,7 +9,7 @@ import pytest
 
 from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
 from gpuqueue.model.reasons import EndReason, WaitReason
-from tests.kubernetes.pods import RECORDINGS, pod_events
+from tests.support.pod_objects import RECORDINGS, pod_events
 
 # What is seen, row by row: phase, clock, verdict, wait.
 NEW = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.STARTING)

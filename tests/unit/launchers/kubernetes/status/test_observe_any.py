@@ -16,7 +16,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
 from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe, overdue
 from gpuqueue.model.reasons import EndReason
-from tests.kubernetes.pods import DELETION, at
+from tests.support.pod_objects import DELETION, at
 
 WAITING = [
     "ContainerCreating",
