@@ -19,8 +19,8 @@ import pytest
 
 from tests.contract.scenarios import IMAGE, IMAGES, SIGTERM, job
 from tests.doubles.kubernetes import Cluster, Image, Node
-from tests.doubles.kubernetes.errors import Refused
-from tests.doubles.kubernetes.kinds import JOBS, PODS, SECRETS
+from tests.doubles.kubernetes.objects.errors import Refused
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, SECRETS
 
 Body = dict[str, Any]
 

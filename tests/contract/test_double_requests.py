@@ -17,7 +17,7 @@ import pytest
 from tests.contract.recorder import Client
 from tests.contract.scenarios import IMAGES, LABELS, job
 from tests.doubles.kubernetes import Cluster
-from tests.doubles.kubernetes.kinds import JOBS, PODS, PRIORITY_CLASSES
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, PRIORITY_CLASSES
 
 JOBS_PATH, PODS_PATH = "/apis/batch/v1/namespaces/default/jobs", "/api/v1/namespaces/default/pods"
 

@@ -26,7 +26,7 @@ from tests.deploy.rendering import Object, Objects, render, settings_of
 from tests.deploy.test_settings import files
 from tests.deploy.tools import call
 from tests.doubles.kubernetes import Cluster, Image, Node
-from tests.doubles.kubernetes.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
 from tests.support.endpoints import Endpoint, free_port
 from tests.support.nodes import APPS
 from tests.support.stack import load_application
