@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
     ApiError,
     Forbidden,
     Invalid,
-    QuotaExceeded,
+    QuotaRejected,
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
@@ -91,7 +91,7 @@ def test_what_a_job_may_not_be_is_refused(api: Api, cluster: Cluster) -> None:
     cluster.create(
         QUOTAS, {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
     )
-    with pytest.raises(QuotaExceeded, match="exceeded quota: jobs"):
+    with pytest.raises(QuotaRejected, match="exceeded quota: jobs"):
         api.create_job(job("x"))
 
 

@@ -13,7 +13,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.checks.cluster import cluster as look
 from gpuqueue.cli.checks.nodes import slots
 from gpuqueue.cli.checks.queue import Check, Level
-from gpuqueue.launchers.kubernetes.api.cluster_answers import Node
+from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.settings.dispatcher import load
 from tests.doubles.kubernetes import Cluster, Image
 

@@ -1,5 +1,5 @@
-"""What the API says of a cluster, as far as ``doctor`` reads it: nodes, namespaces, Secrets' keys,
-what we may do.
+"""Objects that only ``gpuqueue doctor`` reads: nodes, namespaces, keys of Secrets, access reviews,
+and the server version. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Condition, Decoded, Meta
 
 
 class NamespaceStatus(Decoded, frozen=True):
-    """``phase``: Active or Terminating."""
+    """``status`` of a namespace. ``phase`` is Active or Terminating."""
 
     phase: str = ""
 
@@ -25,7 +25,7 @@ class Namespace(Decoded, frozen=True):
 
 
 class Taint(Decoded, frozen=True):
-    """What keeps pods that do not tolerate it off a node."""
+    """A taint of a node."""
 
     key: str
     effect: str
@@ -33,14 +33,14 @@ class Taint(Decoded, frozen=True):
 
 
 class NodeSpec(Decoded, frozen=True):
-    """``unschedulable``: cordoned."""
+    """``spec`` of a node. ``unschedulable`` is true for a cordoned node."""
 
     unschedulable: bool = False
     taints: tuple[Taint, ...] = ()
 
 
 class NodeStatus(Decoded, frozen=True):
-    """``allocatable``: resource → quantity, as Kubernetes writes it (``"8"``, ``"3920m"``)."""
+    """``status`` of a node. ``allocatable`` maps resources to quantities (``"8"``, ``"3920m"``)."""
 
     allocatable: dict[str, str] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
@@ -55,7 +55,7 @@ class Node(Decoded, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Whether its kubelet says so."""
+        """Whether its kubelet reports it as ready."""
         return any(
             condition.type == "Ready" and condition.status == "True"
             for condition in self.status.conditions
@@ -63,13 +63,13 @@ class Node(Decoded, frozen=True):
 
 
 class Secret(Decoded, frozen=True):
-    """A Secret: its keys are read, its values are let go at once."""
+    """A Secret. Only its keys are read; the values are dropped at once."""
 
     data: dict[str, Any] | None = None
 
 
 class ReviewStatus(Decoded, frozen=True):
-    """Whether we may, and why or why not."""
+    """Whether access is allowed, and the reason."""
 
     allowed: bool = False
     reason: str = ""
@@ -77,12 +77,12 @@ class ReviewStatus(Decoded, frozen=True):
 
 
 class Review(Decoded, frozen=True):
-    """A SelfSubjectAccessReview, answered."""
+    """The response to a SelfSubjectAccessReview."""
 
     status: ReviewStatus
 
 
 class Version(Decoded, frozen=True):
-    """What ``/version`` says."""
+    """The response of ``/version``."""
 
     git_version: str
