@@ -6,7 +6,8 @@ from dataclasses import MISSING, Field, fields
 
 from docs.generate.markdown import code, page, table
 from docs.generate.source import field_docs
-from gpuqueue.classes.gpu_class import DRIVER_RESERVE, GpuClass
+from gpuqueue.classes.choose import DRIVER_RESERVE
+from gpuqueue.classes.gpu_class import GpuClass
 
 #: Annotation of a field → what TOML has for it.
 _TYPES = {
@@ -20,6 +21,11 @@ _TYPES = {
 }
 #: Fields that a file may write in one more way than the class keeps them.
 _ALSO = {"memory": "whole number, or text such as `15GiB`", "cpu": "text or number"}
+#: Fields whose default is a setting.
+_SETTINGS = {
+    "exclusive_patience": "GPUQUEUE_EXCLUSIVE_PATIENCE",
+    "shared_patience": "GPUQUEUE_SHARED_PATIENCE",
+}
 
 
 def make() -> str:
@@ -33,16 +39,21 @@ def make() -> str:
         table(
             ("field", "type", "default", "meaning"),
             [
-                (code(field.name), _type(field), _default(field), docs[field.name])
+                (code(field.name), _type(field), _default(field), _meaning(docs[field.name]))
                 for field in fields(GpuClass)
                 if field.name != "name"
             ],
         ),
         "A class must have at least one slot.\n"
-        "Slots belong to the class as a whole, whatever the number of its GPUs.\n"
+        "Slots belong to the class as a whole, not to each of its GPUs.\n"
         f"A job may ask for up to {DRIVER_RESERVE // 2**20} MiB less than `memory`: the driver and"
         " the CUDA context keep the rest.",
     )
+
+
+def _meaning(text: str) -> str:
+    """Return a description in the words of TOML, which has no None."""
+    return text.replace("None: ", "Unset: ")
 
 
 def _type(field: Field[object]) -> str:
@@ -50,6 +61,8 @@ def _type(field: Field[object]) -> str:
 
 
 def _default(field: Field[object]) -> str:
+    if field.name in _SETTINGS:
+        return code(_SETTINGS[field.name])
     if field.default in (MISSING, None):
         return "not set"
     return code(field.default)

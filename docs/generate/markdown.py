@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 #: The first lines of every page, where an editor of the page reads them.
-NOTE = "<!-- Written by `python -m docs.generate`: edit the code that it names, not this page. -->"
+NOTE = "<!-- Generated from the code by `python -m docs.generate`: do not edit. -->"
 
 
 def page(title: str, *parts: str) -> str:
