@@ -13,7 +13,6 @@ from docs.generate.source import field_docs
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 
-
 _INTRODUCTION = (
     "Dispatchers and the command line read their settings from the environment.\n"
     "An empty variable counts as unset.\n"
