@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import Metric
 
 from docs.generate.markdown import code, codes, page, table
-from tests.unit.told import of_dispatcher, of_queue
+from tests.support.every_metric import of_dispatcher, of_queue
 
 #: Type of a family → what its name ends with in a query.
 _SUFFIX = {"counter": "_total", "info": "_info"}

@@ -22,7 +22,7 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import EVERYTHING, Object, Objects, overlay, render, settings_of
 from tests.deploy.test_schemas import NEWEST, OLDEST, check
-from tests.unit.pages import defaults
+from tests.support.pages import defaults
 
 KNOWN = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
 

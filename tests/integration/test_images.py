@@ -30,7 +30,7 @@ from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 from tests.doubles.kubernetes import Image as DoublesImage
-from tests.unit.pages import Page
+from tests.support.pages import Page
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

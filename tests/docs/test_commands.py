@@ -34,7 +34,7 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader as Queue
-from tests.unit.pages import defaults
+from tests.support.pages import defaults
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -45,7 +45,7 @@ PAGES = [
     "workers/dispatcher/README.md",
     "workers/gpu-runner/README.md",
 ]
-#: Pages for operators of clusters have tests of their own: tests/deploy/test_docs.py.
+#: Pages for operators of clusters have tests of their own: tests/docs/test_deployment_pages.py.
 OPERATORS = ("GPU.md", "SECURITY.md")
 PAGES += sorted(
     str(each.relative_to(ROOT)) for each in ROOT.glob("docs/*.md") if each.name not in OPERATORS
@@ -82,7 +82,7 @@ def commands(page: str) -> list[str]:
         for each in re.findall(r"`([^`\n]+)`", text)
         if each.split()[0] in WORDS and " " in each
     ]
-    # How the README deploys is for tests/deploy/test_docs.py, too.
+    # How the README deploys is for tests/docs/test_deployment_pages.py, too.
     elsewhere = ("helm ", "kubectl ") if page == "README.md" else ()
     return [
         each for each in typed + inline if each != "celery -A" and not each.startswith(elsewhere)

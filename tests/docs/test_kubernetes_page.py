@@ -36,7 +36,7 @@ from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.kubernetes.pods import DELETION, a_pod, condition, disrupted, ended, running, waiting
-from tests.unit.pages import ROOT, Page, defaults, shown
+from tests.support.pages import ROOT, Page, defaults, shown
 
 PAGE = Page("docs/KUBERNETES.md")
 

@@ -31,7 +31,7 @@ from tests.deploy.test_alerts import rules
 from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
-from tests.unit.pages import Page
+from tests.support.pages import Page
 
 PAGES = GPU, SECURITY = Page("docs/GPU.md"), Page("docs/SECURITY.md")
 #: Nobody listens there.
@@ -55,7 +55,7 @@ def in_words(text: str) -> list[str]:
 
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
-#: What the README says of deploying; its other commands are run by tests/integration/test_docs.py.
+#: What the README says of deploying; its other commands are run by tests/docs/test_commands.py.
 ALL += [
     (each, "README.md")
     for each in commands(Page("README.md"))

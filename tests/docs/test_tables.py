@@ -24,7 +24,7 @@ from gpuqueue.nvidia.devices import Device, deal
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.submit import gpu
-from tests.unit.pages import PAGES, ROOT, Page, anchor, defaults
+from tests.support.pages import PAGES, ROOT, Page, anchor, defaults
 
 PAGE = Page("docs/GPU_QUEUE.md")
 TEXT = PAGE.text

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Metric
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.slots import REFUSED
 from gpuqueue.store.measures import Measured
-from tests.unit.pages import Page
-from tests.unit.told import of_dispatcher, of_queue, sample_names
+from tests.support.every_metric import of_dispatcher, of_queue, sample_names
+from tests.support.pages import Page
 
 PAGE = Page("docs/METRICS.md")
 
