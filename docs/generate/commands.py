@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from docs.generate.markdown import code, page, table
+from docs.generate.markdown import code, lines, page, table
 from docs.generate.source import prose
 from gpuqueue.cli import COMMANDS, cli
 
@@ -14,7 +14,7 @@ def make() -> str:
     with click.Context(cli, info_name="gpuqueue") as context:
         return page(
             "Command line",
-            prose(cli.help or ""),
+            lines(prose(cli.help or "")),
             table(
                 ("command", "purpose"),
                 [
@@ -32,7 +32,7 @@ def _command(context: click.Context, name: str) -> str:
     with click.Context(found, info_name=name, parent=context) as own:
         usage = f"{own.command_path} {' '.join(found.collect_usage_pieces(own))}"
         records = [each.get_help_record(own) for each in found.params]
-    paragraphs = "\n\n".join(prose(each) for each in (found.help or "").split("\n\n"))
+    paragraphs = "\n\n".join(lines(prose(each)) for each in (found.help or "").split("\n\n"))
     shown = [(code(name), prose(text)) for name, text in filter(None, records) if text]
     parts = [f"## gpuqueue {name}", f"```text\n{usage}\n```", paragraphs]
     return "\n\n".join([*parts, *([table(("option", "meaning"), shown)] if shown else [])])

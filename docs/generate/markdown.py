@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 #: The first lines of every page, where an editor of the page reads them.
@@ -25,9 +26,14 @@ def codes(texts: Iterable[object]) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; a pipe in a cell is escaped."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    every_row = [columns, ["---"] * len(columns), *rows]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in every_row)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
+
+
+def lines(text: str) -> str:
+    """Return a paragraph with one sentence a line."""
+    return re.sub(r"(?<=[.!?]) (?=[A-Z])", "\n", text)
 
 
 def sentence(text: str) -> str:

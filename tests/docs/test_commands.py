@@ -48,7 +48,7 @@ PAGES = [
 #: Pages for operators of clusters have tests of their own: tests/docs/test_deployment_pages.py.
 OPERATORS = ("GPU.md", "SECURITY.md")
 PAGES += sorted(
-    str(each.relative_to(ROOT)) for each in ROOT.glob("docs/*.md") if each.name not in OPERATORS
+    str(each.relative_to(ROOT)) for each in ROOT.glob("docs/**/*.md") if each.name not in OPERATORS
 )
 #: The broker that the docs have people use.
 THEIRS = "redis://localhost:6379/0"
@@ -93,7 +93,8 @@ ALL = sorted({(command, page) for page in PAGES for command in commands(page)})
 README_SHELL = blocks("README.md", "sh")
 (DISPATCHER,) = [block for block in README_SHELL if "-A gpuqueue worker" in block]
 (CALL,) = [block for block in README_SHELL if "import shop" in block]
-LOOK = next(block for block in README_SHELL if "gpuqueue why" in block)
+(LOOK,) = blocks("docs/howto/inspect.md", "sh")
+QUICKSTART = "docs/quickstart.md"
 SHOP, *_ = blocks("README.md", "python")
 
 
@@ -198,6 +199,15 @@ def test_the_application_of_the_readme_knows_nothing_of_gpuqueue_and_has_ten_lin
     assert "gpuqueue" not in SHOP
 
 
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_the_quickstart_has_every_block_of_the_readme(language: str) -> None:
+    elsewhere = ("make ", "kubectl ")
+    of_readme = [each for each in blocks("README.md", language) if not each.startswith(elsewhere)]
+    assert len(of_readme) == {"sh": 4, "python": 1}[language]
+    shown = blocks(QUICKSTART, language)
+    assert [each for each in shown if each in of_readme] == (of_readme)
+
+
 def test_the_three_commands_of_the_readme_run_it(reader: Reader) -> None:
     done = reader.run(reader.script(CALL), own=False)
     assert re.search(r"^3 rounds in process \d+, GPU ", done.stdout, re.MULTILINE), (
@@ -255,6 +265,7 @@ def test_pages_have_blocks_of_known_languages_only() -> None:
         opened = re.findall(r"^```(\w*)$", (ROOT / page).read_text(), re.MULTILINE)[::2]
         assert set(opened) <= {
             "sh",
+            "text",
             "python",
             "toml",
             "mermaid",
