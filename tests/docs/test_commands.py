@@ -22,7 +22,6 @@ import click
 import pytest
 import redis
 import yaml
-from nodes import executors_of, until
 
 import gpuqueue
 from benchmarks import NAMES as BENCHMARKS
@@ -34,7 +33,9 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader as Queue
+from tests.support.nodes import executors_of
 from tests.support.pages import defaults
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

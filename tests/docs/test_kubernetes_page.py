@@ -35,8 +35,8 @@ from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.kubernetes.pods import DELETION, a_pod, condition, disrupted, ended, running, waiting
 from tests.support.pages import ROOT, Page, defaults, shown
+from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
 
 PAGE = Page("docs/KUBERNETES.md")
 
