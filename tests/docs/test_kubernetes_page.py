@@ -27,8 +27,8 @@ from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
 from gpuqueue.launchers.kubernetes.manifest.images import check_image
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
-from gpuqueue.launchers.kubernetes.manifest.pod_template import apply
-from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.launchers.kubernetes.status.observe import observe
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
 from gpuqueue.model.job import Record
@@ -169,7 +169,7 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     file = tmp_path / "template.yaml"
     file.write_text(text)
     pod = job()["spec"]["template"]
-    made = apply(load_overlay(file), pod)
+    made = apply_template(load_pod_template(file), pod)
     assert made["metadata"]["labels"] == pod["metadata"]["labels"] | {"team": "vision"}
     (container,) = made["spec"]["containers"]
     assert container["image"] == "registry.example/shop:1"

@@ -91,7 +91,7 @@ def test_a_job_may_always_name_what_is_configured() -> None:
 
 
 def test_a_job_may_not_name_the_image_of_another_class() -> None:
-    with pytest.raises(InvalidJob, match="may not be named by a job"):
+    with pytest.raises(InvalidJob, match="is not an allowed image"):
         check_image("registry.example/a100:1", SETTINGS, PLAIN)
 
 
@@ -100,27 +100,27 @@ REFUSALS = {
         "",
         "evil.example/x:1",
         (
-            "gpu.image='evil.example/x:1' may not be named by a job (allowed:"
-            " registry.example/default:1); name one of those, or set GPU_IMAGE_ALLOW of the"
-            " dispatchers to patterns that match it, e.g. evil.example/*"
+            "gpu.image='evil.example/x:1' is not an allowed image (allowed:"
+            " registry.example/default:1); use one of those, or set GPU_IMAGE_ALLOW of the"
+            " dispatchers to a pattern that matches it, e.g. evil.example/*"
         ),
     ),
     "what patterns let in": (
         "registry.example/team/*,python:*",
         "team/train@sha256:00",
         (
-            "gpu.image='team/train@sha256:00' may not be named by a job (allowed:"
-            " registry.example/default:1, registry.example/team/*, python:*); name one of those, or"
-            " set GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. team/*"
+            "gpu.image='team/train@sha256:00' is not an allowed image (allowed:"
+            " registry.example/default:1, registry.example/team/*, python:*); use one of those, or"
+            " set GPU_IMAGE_ALLOW of the dispatchers to a pattern that matches it, e.g. team/*"
         ),
     ),
     "an official image": (
         "registry.example/*",
         "python:3.11",
         (
-            "gpu.image='python:3.11' may not be named by a job (allowed:"
-            " registry.example/default:1, registry.example/*); name one of those, or set"
-            " GPU_IMAGE_ALLOW of the dispatchers to patterns that match it, e.g. python:*"
+            "gpu.image='python:3.11' is not an allowed image (allowed:"
+            " registry.example/default:1, registry.example/*); use one of those, or set"
+            " GPU_IMAGE_ALLOW of the dispatchers to a pattern that matches it, e.g. python:*"
         ),
     ),
 }
@@ -143,6 +143,6 @@ def test_a_job_for_which_nobody_names_an_image_is_refused() -> None:
         image_of(None, PLAIN, ClusterSettings())
     assert (
         str(caught.value)
-        == "gpu.image=None is not said, and class 't4' has none; set GPU_EXECUTOR_IMAGE of the"
+        == "gpu.image=None is not set, and class 't4' has none; set GPU_EXECUTOR_IMAGE of the"
         " dispatchers, or image of the class"
     )

@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
     finisher_manifest,
 )
 from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
-from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
 from gpuqueue.model.job import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -385,7 +385,7 @@ def test_the_toleration_of_gpus_is_there_once() -> None:
 
 
 def test_an_image_that_the_job_may_no_longer_name_makes_no_manifest() -> None:
-    with pytest.raises(InvalidJob, match=r"gpu\.image='evil.example/x' may not be named by a job"):
+    with pytest.raises(InvalidJob, match=r"gpu\.image='evil.example/x' is not an allowed image"):
         attempt_manifest(record(image="evil.example/x"), T4, SETTINGS, COMMON)
 
 
@@ -472,9 +472,7 @@ def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
     assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
 
 
-def test_a_finish_takes_the_class_s_image_and_tolerations_and_neither_its_nodes_nor_its_host_memory() -> (
-    None
-):
+def test_finisher_takes_image_and_tolerations_of_the_class_only() -> None:
     made = finisher_manifest(record(time_limit=60.0, avoid=["n"]), "f1", 120, A100, FULL, COMMON)
     pod = pod_of(made)
     assert pod.keys().isdisjoint({"nodeSelector", "affinity", "activeDeadlineSeconds"})
@@ -567,7 +565,10 @@ def test_a_container_may_not_open_the_gpus_of_others() -> None:
         image="registry.example/x:1", container={"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}
     )
     with pytest.raises(
-        InvalidJob, match=r"env\.NVIDIA_VISIBLE_DEVICES='all' opens other jobs' GPUs; leave it out"
+        InvalidJob,
+        match=(
+            r"env\.NVIDIA_VISIBLE_DEVICES='all' would expose the GPUs of other jobs; leave it out"
+        ),
     ):
         container_manifest(opening, T4, FULL, COMMON)
 
@@ -576,14 +577,14 @@ def test_a_container_job_that_was_adopted_cannot_be_launched_again() -> None:
     adopted = record(image="registry.example/x:1", container=True)
     with pytest.raises(
         InvalidJob,
-        match="container=True is not known any more, since Redis lost it; send the job again",
+        match="container=True is unknown, since Redis lost it; send the job again",
     ):
         container_manifest(adopted, T4, FULL, COMMON)
 
 
 # -- under the operator's template -----------------------------------------------------------------
 
-TEMPLATE = Overlay(
+TEMPLATE = PodTemplate(
     {"team": "ml"},
     {"note": "x"},
     {
@@ -609,7 +610,7 @@ TEMPLATE = Overlay(
 
 
 def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
-    made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, overlay=TEMPLATE))
+    made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(JOB)
     expected["spec"]["template"]["metadata"] = {
         "labels": {**LABELS, "team": "ml"},
@@ -626,14 +627,16 @@ def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
 
 
 def test_a_finisher_gets_the_template_as_well() -> None:
-    made = finisher_manifest(RECORD, "f1", 120, T4, SETTINGS, replace(COMMON, overlay=TEMPLATE))
+    made = finisher_manifest(
+        RECORD, "f1", 120, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE)
+    )
     assert pod_of(made)["serviceAccountName"] == "trainer"
     assert container_of(made)["envFrom"] == [{"secretRef": {"name": "app"}}]
 
 
 def test_a_container_job_gets_the_template_without_the_application_s_secrets() -> None:
     bare = container_manifest(CONTAINER, T4, FULL, COMMON)
-    made = container_manifest(CONTAINER, T4, FULL, replace(COMMON, overlay=TEMPLATE))
+    made = container_manifest(CONTAINER, T4, FULL, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(bare)
     expected["spec"]["template"]["metadata"]["labels"]["team"] = "ml"
     expected["spec"]["template"]["metadata"]["annotations"]["note"] = "x"
@@ -643,11 +646,11 @@ def test_a_container_job_gets_the_template_without_the_application_s_secrets() -
 
 
 def test_a_template_that_contradicts_the_nodes_of_a_class_makes_no_manifest() -> None:
-    other = replace(COMMON, overlay=Overlay(spec={"nodeSelector": {"pool": "cpu"}}))
+    other = replace(COMMON, pod_template=PodTemplate(spec={"nodeSelector": {"pool": "cpu"}}))
     with pytest.raises(SettingsError) as caught:
         attempt_manifest(RECORD, T4, FULL, other)
     assert (
         str(caught.value)
-        == "GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.pool='cpu' contradicts 'gpu' of the class's"
-        " node_selector or GPU_NODE_SELECTOR_VALUE; say it in one place"
+        == "GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.pool='cpu' contradicts 'gpu' in node_selector"
+        " of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
     )

@@ -15,8 +15,8 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
     attempt_manifest,
     finisher_manifest,
 )
-from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay, apply
-from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import read_overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
+from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import parse_pod_template
 from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import without_nulls
 from gpuqueue.model.job import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -53,7 +53,7 @@ OURS: dict[str, Any] = {
 
 def over(spec: dict[str, Any]) -> dict[str, Any]:
     """Our pod with this laid over it; what is looked at is the spec."""
-    merged: dict[str, Any] = apply(Overlay(spec=spec), OURS)["spec"]
+    merged: dict[str, Any] = apply_template(PodTemplate(spec=spec), OURS)["spec"]
     return merged
 
 
@@ -189,7 +189,7 @@ def test_of_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def test_labels_and_annotations_come_beside_ours() -> None:
-    assert apply(Overlay({"team": "ml"}, {"note": "x"}), OURS) == {
+    assert apply_template(PodTemplate({"team": "ml"}, {"note": "x"}), OURS) == {
         "metadata": {
             "labels": {"gpuqueue.io/owner": "prod", "team": "ml"},
             "annotations": {"gpuqueue.io/record": "{}", "note": "x"},
@@ -199,7 +199,7 @@ def test_labels_and_annotations_come_beside_ours() -> None:
 
 
 def test_an_empty_template_changes_nothing() -> None:
-    assert apply(Overlay(), OURS) == OURS
+    assert apply_template(PodTemplate(), OURS) == OURS
 
 
 def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
@@ -208,7 +208,7 @@ def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
     said = {
         "volumes": [{"name": "c", "emptyDir": {}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]
     }
-    assert apply(Overlay(spec=said), ours)["spec"]["volumes"] == [
+    assert apply_template(PodTemplate(spec=said), ours)["spec"]["volumes"] == [
         {"name": "a", "emptyDir": {"medium": "Memory"}},
         {"name": "b", "emptyDir": {}},
         {"name": "c", "emptyDir": {}},
@@ -216,13 +216,13 @@ def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
 
 
 def test_laying_over_changes_neither_side() -> None:
-    said = Overlay(
+    said = PodTemplate(
         {"a": "b"},
         {},
         {**executor(env=[{"name": "B", "value": "x"}]), "tolerations": [{"operator": "Exists"}]},
     )
     before = copy.deepcopy((said, OURS))
-    apply(said, OURS)
+    apply_template(said, OURS)
     assert before == (said, OURS)
 
 
@@ -254,9 +254,9 @@ def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> N
         ),
         "imagePullSecrets": [{"name": "registry"}],
     }
-    given = Overlay({"team": "ml"}, {"note": "x"}, said)
+    given = PodTemplate({"team": "ml"}, {"note": "x"}, said)
     before = copy.deepcopy(given)
-    assert given.for_foreign_image() == Overlay(
+    assert given.for_foreign_image() == PodTemplate(
         {"team": "ml"},
         {"note": "x"},
         {
@@ -269,7 +269,7 @@ def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> N
 
 
 def test_a_template_without_the_executor_stays_so_for_an_image_of_somebody_else() -> None:
-    assert Overlay(spec={"priorityClassName": "gpu"}).for_foreign_image() == Overlay(
+    assert PodTemplate(spec={"priorityClassName": "gpu"}).for_foreign_image() == PodTemplate(
         spec={"priorityClassName": "gpu"}
     )
 
@@ -355,7 +355,7 @@ FULL: dict[str, Any] = {
 
 
 def test_a_template_may_say_all_that_a_pod_needs_beside_the_executor() -> None:
-    assert read_overlay(FULL, "pod.yaml") == Overlay(
+    assert parse_pod_template(FULL, "pod.yaml") == PodTemplate(
         FULL["metadata"]["labels"], FULL["metadata"]["annotations"], FULL["spec"]
     )
 
@@ -367,14 +367,14 @@ def test_a_template_may_be_an_object_of_kubernetes() -> None:
         "metadata": {"name": "gpu"},
         "template": FULL,
     }
-    assert read_overlay(document, "pod.yaml") == read_overlay(FULL, "pod.yaml")
+    assert parse_pod_template(document, "pod.yaml") == parse_pod_template(FULL, "pod.yaml")
 
 
 @pytest.mark.parametrize(
     "document", [{}, {"spec": None}, {"metadata": {"labels": None}, "spec": {"volumes": None}}]
 )
 def test_a_key_without_a_value_says_nothing(document: dict[str, Any]) -> None:
-    assert read_overlay(document, "pod.yaml") == Overlay(
+    assert parse_pod_template(document, "pod.yaml") == PodTemplate(
         spec=without_nulls(document.get("spec") or {})
     )
 
@@ -382,20 +382,20 @@ def test_a_key_without_a_value_says_nothing(document: dict[str, Any]) -> None:
 NO_TEMPLATES = {
     "nothing": (
         None,
-        "is no pod template but None; write {metadata: {labels, annotations}, spec: {...}}",
+        "is not a pod template but None; use {metadata: {labels, annotations}, spec: {...}}",
     ),
-    "a list": ([FULL], "is no pod template but [{'metadata'"),
+    "a list": ([FULL], "is not a pod template but [{'metadata'"),
     "a Pod": (
         {"apiVersion": "v1", "kind": "Pod", "spec": {}},
-        "is no pod template but a v1 Pod; write",
+        "is not a pod template but a v1 Pod; use",
     ),
     "a template of another version": (
         {"apiVersion": "v2", "kind": "PodTemplate", "template": {}},
-        "is no pod template but a v2 PodTemplate; write",
+        "is not a pod template but a v2 PodTemplate; use",
     ),
     "a PodTemplate with a text": (
         {"apiVersion": "v1", "kind": "PodTemplate", "template": "x"},
-        "is no pod template but a v1",
+        "is not a pod template but a v1",
     ),
 }
 
@@ -403,7 +403,7 @@ NO_TEMPLATES = {
 @pytest.mark.parametrize(("document", "text"), NO_TEMPLATES.values(), ids=NO_TEMPLATES)
 def test_no_template_is(document: Any, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        read_overlay(document, "pod.yaml")
+        parse_pod_template(document, "pod.yaml")
     assert str(caught.value).startswith(f"GPUQUEUE_POD_TEMPLATE='pod.yaml' {text}")
 
 
@@ -419,123 +419,127 @@ def sidecar(**said: Any) -> dict[str, Any]:
     return pod(initContainers=[{"name": "proxy", "image": "p:1", **said}])
 
 
-NOT_SAID = "is not for a template to say"
+NOT_ALLOWED = "is not allowed in a pod template"
 RESTRICTED = 'leave it out: Pod Security "restricted" forbids it'
-TOLERATION = "write e.g. {key: team, operator: Exists, effect: NoSchedule}"
-AMOUNTS = "cpu, memory, ephemeral-storage; the GPU is its class's"
+TOLERATION = "use e.g. {key: team, operator: Exists, effect: NoSchedule}"
+AMOUNTS = "cpu, memory, ephemeral-storage; the class sets the GPU"
 AT, INIT = "spec.containers[0]", "spec.initContainers[0]"
 #: what is refused → the template, and the whole message after the file's name
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a field beside metadata and spec": (
         {"status": {}},
-        f"status={{}} {NOT_SAID}; it may say metadata, spec",
+        f"status={{}} {NOT_ALLOWED}; allowed: metadata, spec",
     ),
     "a name for the pods": (
         {"metadata": {"name": "x"}},
-        f"metadata.name='x' {NOT_SAID}; it may say annotations, labels",
+        f"metadata.name='x' {NOT_ALLOWED}; allowed: annotations, labels",
     ),
     "a spec that is a list": (
         {"spec": []},
-        "spec=[] is not a map; write it as Kubernetes' reference of pods says",
+        "spec=[] is not a map; see the reference of pods of Kubernetes for its type",
     ),
     "a label of ours": (
         {"metadata": {"labels": {"gpuqueue.io/owner": "x"}}},
-        f"metadata.labels.gpuqueue.io/owner='x' {NOT_SAID}; use a key of your own",
+        f"metadata.labels.gpuqueue.io/owner='x' {NOT_ALLOWED}; use another key",
     ),
     "an annotation of ours": (
         {"metadata": {"annotations": {"gpuqueue.io/record": "{}"}}},
-        f"metadata.annotations.gpuqueue.io/record='{{}}' {NOT_SAID}; use a key of your own",
+        f"metadata.annotations.gpuqueue.io/record='{{}}' {NOT_ALLOWED}; use another key",
     ),
     "who manages it": (
         {"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}},
-        f"metadata.labels.app.kubernetes.io/managed-by='helm' {NOT_SAID}; use a key of your own",
+        f"metadata.labels.app.kubernetes.io/managed-by='helm' {NOT_ALLOWED}; use another key",
     ),
     "the Job that it is of": (
         {"metadata": {"labels": {"batch.kubernetes.io/job-name": "x"}}},
-        f"metadata.labels.batch.kubernetes.io/job-name='x' {NOT_SAID}; use a key of your own",
+        f"metadata.labels.batch.kubernetes.io/job-name='x' {NOT_ALLOWED}; use another key",
     ),
     "a label that is a number": (
         {"metadata": {"labels": {"version": 1}}},
         (
-            "metadata.labels.version=1 cannot be its value; quote it; a label's has up to 63"
+            "metadata.labels.version=1 is not a valid value; quote it; a label value has up to 63"
             " letters, digits, '.', '_', '-'"
         ),
     ),
     "a label with a malformed key": (
         {"metadata": {"labels": {"a b": "x"}}},
-        "metadata.labels.a b='x' has a malformed key; write name or dns.prefix/name",
+        "metadata.labels.a b='x' has an invalid key; use name or dns.prefix/name",
     ),
     "a container beside the executor": (
         pod(containers=[{"name": "proxy", "image": "p:1"}]),
         (
-            "spec.containers[0].name='proxy' is a container beside the executor, which would keep"
-            " the pod from ending; name it 'executor', or make yours one of initContainers with"
+            "spec.containers[0].name='proxy' is a second container, which would keep"
+            " the pod from ending; name it 'executor', or move it to initContainers with"
             " restartPolicy: Always"
         ),
     ),
     "two executors": (
         pod(containers=[{"name": "executor"}, {"name": "executor"}]),
-        "spec.containers[1].name='executor' is there twice; keep one of the two",
+        "spec.containers[1].name='executor' is a duplicate; remove one of the two",
     ),
     "a pod that runs again": (
         pod(restartPolicy="OnFailure"),
         (
-            f"spec.restartPolicy='OnFailure' {NOT_SAID}; leave it out: an attempt's pod runs once,"
-            " and Celery owns retries"
+            f"spec.restartPolicy='OnFailure' {NOT_ALLOWED}; leave it out: a pod runs once, and"
+            " Celery owns retries"
         ),
     ),
     "a service account's token": (
         pod(automountServiceAccountToken=True),
         (
-            f"spec.automountServiceAccountToken=True {NOT_SAID}; mount a token by a projected"
-            " volume (serviceAccountToken)"
+            f"spec.automountServiceAccountToken=True {NOT_ALLOWED}; mount a token with a"
+            " projected volume (serviceAccountToken)"
         ),
     ),
     "a deadline": (
         pod(activeDeadlineSeconds=60),
-        f"spec.activeDeadlineSeconds=60 {NOT_SAID}; leave it out: a job's time_limit sets it",
+        f"spec.activeDeadlineSeconds=60 {NOT_ALLOWED}; leave it out: the time_limit of the job"
+        " sets it",
     ),
     "a grace": (
         pod(terminationGracePeriodSeconds=60),
-        f"spec.terminationGracePeriodSeconds=60 {NOT_SAID}; set GPUQUEUE_GRACE_SECONDS",
+        f"spec.terminationGracePeriodSeconds=60 {NOT_ALLOWED}; set GPUQUEUE_GRACE_SECONDS",
     ),
     "a node by name": (
         pod(nodeName="n1"),
         (
-            f"spec.nodeName='n1' {NOT_SAID}; use nodeSelector or affinity: the scheduler counts the"
+            f"spec.nodeName='n1' {NOT_ALLOWED}; use nodeSelector or affinity: the scheduler"
+            " counts the"
             " GPUs"
         ),
     ),
     "the node's network": (
         pod(hostNetwork=True),
-        f"spec.hostNetwork=True {NOT_SAID}; {RESTRICTED}",
+        f"spec.hostNetwork=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
-    "the node's processes": (pod(hostPID=True), f"spec.hostPID=True {NOT_SAID}; {RESTRICTED}"),
-    "the node's memory": (pod(hostIPC=True), f"spec.hostIPC=True {NOT_SAID}; {RESTRICTED}"),
+    "the node's processes": (pod(hostPID=True), f"spec.hostPID=True {NOT_ALLOWED}; {RESTRICTED}"),
+    "the node's memory": (pod(hostIPC=True), f"spec.hostIPC=True {NOT_ALLOWED}; {RESTRICTED}"),
     "processes in common": (
         pod(shareProcessNamespace=True),
         (
-            f"spec.shareProcessNamespace=True {NOT_SAID}; leave it out: the executor is the first"
-            " process of its container"
+            f"spec.shareProcessNamespace=True {NOT_ALLOWED}; leave it out: the executor must be"
+            " the first process of its container"
         ),
     ),
     "a number for a name": (
         pod(priorityClassName=7),
-        "spec.priorityClassName=7 is not a text; write it as Kubernetes' reference of pods says",
+        "spec.priorityClassName=7 is not a string; see the reference of pods of Kubernetes for"
+        " its type",
     ),
     "a volume on the node": (
         pod(volumes=[{"name": "d", "hostPath": {"path": "/"}}]),
         (
-            "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not a volume that a pod"
-            " may have; give one of configMap, csi, downwardAPI, emptyDir, ephemeral,"
+            "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not an allowed volume;"
+            " use one of configMap, csi, downwardAPI, emptyDir, ephemeral,"
             ' persistentVolumeClaim, projected, secret: Pod Security "restricted" forbids others'
         ),
     ),
     "a volume without a name": (
         pod(volumes=[{"emptyDir": {}}]),
         (
-            "spec.volumes[0]={'emptyDir': {}} has no name; give each its name; "
-            "spec.volumes[0].name=None cannot name a volume; use lower-case letters, digits and '-'"
+            "spec.volumes[0]={'emptyDir': {}} has no name; set its name; "
+            "spec.volumes[0].name=None is not a valid volume name; use lower-case letters,"
+            " digits and '-'"
         ),
     ),
     "a malformed toleration": (
@@ -551,56 +555,56 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an image for the executor": (
         of_executor(image="x:1"),
-        f"{AT}.image='x:1' {NOT_SAID}; set GPU_EXECUTOR_IMAGE, or image of a class",
+        f"{AT}.image='x:1' {NOT_ALLOWED}; set GPU_EXECUTOR_IMAGE, or image of a class",
     ),
     "a command for the executor": (
         of_executor(command=["x"]),
-        f"{AT}.command=['x'] {NOT_SAID}; set GPU_EXECUTOR_COMMAND",
+        f"{AT}.command=['x'] {NOT_ALLOWED}; set GPU_EXECUTOR_COMMAND",
     ),
     "arguments for the executor": (
         of_executor(args=["x"]),
-        f"{AT}.args=['x'] {NOT_SAID}; set GPU_EXECUTOR_COMMAND",
+        f"{AT}.args=['x'] {NOT_ALLOWED}; set GPU_EXECUTOR_COMMAND",
     ),
     "another policy of messages": (
         of_executor(terminationMessagePolicy="File"),
         (
-            f"{AT}.terminationMessagePolicy='File' {NOT_SAID}; leave it out: a job's error quotes"
-            " the end of its log"
+            f"{AT}.terminationMessagePolicy='File' {NOT_ALLOWED}; leave it out: errors of jobs"
+            " quote the end of the log"
         ),
     ),
     "a probe of the executor": (
         of_executor(livenessProbe={}),
         (
-            f"{AT}.livenessProbe={{}} {NOT_SAID}; it may say env, envFrom, imagePullPolicy, name,"
+            f"{AT}.livenessProbe={{}} {NOT_ALLOWED}; allowed: env, envFrom, imagePullPolicy, name,"
             " resources, securityContext, volumeMounts"
         ),
     ),
     "a variable of ours": (
         of_executor(env=[{"name": "GPUQUEUE_TOKEN", "value": "x"}]),
         (
-            f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_SAID}; leave it out: the dispatcher, its"
+            f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_ALLOWED}; leave it out: the dispatcher, its"
             " Secret or the device plugin sets it"
         ),
     ),
     "a number for a variable": (
         of_executor(env=[{"name": "A", "value": "1"}, {"name": "PORT", "value": 80}]),
-        f"{AT}.env[1].value=80 is not a text; quote it",
+        f"{AT}.env[1].value=80 is not a string; quote it",
     ),
     "one variable twice": (
         of_executor(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
-        f"{AT}.env[1].name='A' is there twice; keep one of the two",
+        f"{AT}.env[1].name='A' is a duplicate; remove one of the two",
     ),
     "a mount of no volume": (
         of_executor(volumeMounts=[{"mountPath": "/x"}]),
-        f"{AT}.volumeMounts[0].name=None names no volume; give the name of one of volumes",
+        f"{AT}.volumeMounts[0].name=None is not a volume name; use a name from volumes",
     ),
     "a GPU": (
         of_executor(resources={"limits": {"nvidia.com/gpu": "2"}}),
-        f"{AT}.resources.limits.nvidia.com/gpu='2' {NOT_SAID}; it may say {AMOUNTS}",
+        f"{AT}.resources.limits.nvidia.com/gpu='2' {NOT_ALLOWED}; allowed: {AMOUNTS}",
     ),
     "a claim on devices": (
         of_executor(resources={"claims": [{"name": "x"}]}),
-        f"{AT}.resources.claims=[{{'name': 'x'}}] {NOT_SAID}; it may say limits, requests",
+        f"{AT}.resources.claims=[{{'name': 'x'}}] {NOT_ALLOWED}; allowed: limits, requests",
     ),
     "an amount without a quantity": (
         of_executor(resources={"requests": {"cpu": 2, "memory": "8GiB"}}),
@@ -612,66 +616,66 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "privileges": (
         of_executor(securityContext={"privileged": True}),
-        f"{AT}.securityContext.privileged=True {NOT_SAID}; {RESTRICTED}",
+        f"{AT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
     "more privileges later": (
         of_executor(securityContext={"allowPrivilegeEscalation": True}),
-        f"{AT}.securityContext.allowPrivilegeEscalation=True {NOT_SAID}; {RESTRICTED}",
+        f"{AT}.securityContext.allowPrivilegeEscalation=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
     "root": (
         pod(securityContext={"runAsUser": 0}),
-        "spec.securityContext.runAsUser=0 is root; give another number, or set GPU_RUN_AS_USER",
+        "spec.securityContext.runAsUser=0 is root; use another number, or set GPU_RUN_AS_USER",
     ),
     "maybe root": (
         pod(securityContext={"runAsNonRoot": False}),
-        f"spec.securityContext.runAsNonRoot=False {NOT_SAID}; {RESTRICTED}",
+        f"spec.securityContext.runAsNonRoot=False {NOT_ALLOWED}; {RESTRICTED}",
     ),
     "no filter of system calls": (
         pod(securityContext={"seccompProfile": {"type": "Unconfined"}}),
         (
-            "spec.securityContext.seccompProfile.type='Unconfined' does not confine; write"
+            "spec.securityContext.seccompProfile.type='Unconfined' is unconfined; use"
             " RuntimeDefault or Localhost"
         ),
     ),
     "a capability": (
         of_executor(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}),
         (
-            f"{AT}.securityContext.capabilities.add=['SYS_ADMIN'] is more than NET_BIND_SERVICE;"
+            f"{AT}.securityContext.capabilities.add=['SYS_ADMIN'] adds more than NET_BIND_SERVICE;"
             f" {RESTRICTED}"
         ),
     ),
     "capabilities kept": (
         of_executor(securityContext={"capabilities": {"drop": ["CHOWN"]}}),
         (
-            f"{AT}.securityContext.capabilities.drop=['CHOWN'] does not drop all; leave it out: all"
+            f"{AT}.securityContext.capabilities.drop=['CHOWN'] does not drop ALL; leave it out: all"
             " are dropped"
         ),
     ),
     "an init container called as ours": (
         sidecar(name="executor"),
         (
-            f"{INIT}.name='executor' cannot name an init container; use lower-case letters, digits"
-            " and '-', and not 'executor'"
+            f"{INIT}.name='executor' is not a valid name of an init container; use lower-case"
+            " letters, digits and '-', but not 'executor'"
         ),
     ),
     "an init container without an image": (
         sidecar(image=None),
-        f"{INIT}.image=None is not an image reference; write e.g. registry.example/proxy:1",
+        f"{INIT}.image=None is not an image reference; use e.g. registry.example/proxy:1",
     ),
     "an init container that runs again": (
         sidecar(restartPolicy="OnFailure"),
         (
-            f"{INIT}.restartPolicy='OnFailure' is not for an init container; write Always for a"
-            " sidecar, or leave it out for one that ends before the executor starts"
+            f"{INIT}.restartPolicy='OnFailure' is not allowed for an init container; use Always"
+            " for a sidecar, or leave it out if it ends before the executor starts"
         ),
     ),
     "a GPU for a sidecar": (
         sidecar(resources={"limits": {"nvidia.com/gpu": "1"}}),
-        f"{INIT}.resources.limits.nvidia.com/gpu='1' {NOT_SAID}; it may say {AMOUNTS}",
+        f"{INIT}.resources.limits.nvidia.com/gpu='1' {NOT_ALLOWED}; allowed: {AMOUNTS}",
     ),
     "privileges for a sidecar": (
         sidecar(securityContext={"privileged": True}),
-        f"{INIT}.securityContext.privileged=True {NOT_SAID}; {RESTRICTED}",
+        f"{INIT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
 }
 
@@ -679,7 +683,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("document", "text"), REFUSED.values(), ids=REFUSED)
 def test_a_template_is_refused_with(document: dict[str, Any], text: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        read_overlay(document, "pod.yaml")
+        parse_pod_template(document, "pod.yaml")
     assert str(caught.value) == f"GPUQUEUE_POD_TEMPLATE='pod.yaml': {text}"
 
 
@@ -693,14 +697,14 @@ def test_the_path_in_an_object_of_kubernetes_begins_at_its_template() -> None:
         SettingsError,
         match=r"'pod\.yaml': template\.metadata\.name='x' .*; template\.spec\.hostPID=True ",
     ):
-        read_overlay(document, "pod.yaml")
+        parse_pod_template(document, "pod.yaml")
 
 
 def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(SettingsError) as caught:
-        read_overlay(pod(priorityClass="gpu"), "pod.yaml")
+        parse_pod_template(pod(priorityClass="gpu"), "pod.yaml")
     assert (
-        f"spec.priorityClass='gpu' {NOT_SAID}; it may say affinity, containers, dnsConfig"
+        f"spec.priorityClass='gpu' {NOT_ALLOWED}; allowed: affinity, containers, dnsConfig"
         in str(caught.value)
     )
     assert "priorityClassName" in str(caught.value)
@@ -708,8 +712,8 @@ def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> No
 
 def test_a_long_value_is_shown_in_part() -> None:
     with pytest.raises(SettingsError) as caught:
-        read_overlay(pod(restartPolicy="x" * 1000), "pod.yaml")
-    assert f"spec.restartPolicy='{'x' * 76}... {NOT_SAID}" in str(caught.value)
+        parse_pod_template(pod(restartPolicy="x" * 1000), "pod.yaml")
+    assert f"spec.restartPolicy='{'x' * 76}... {NOT_ALLOWED}" in str(caught.value)
 
 
 def test_every_variable_that_an_executor_gets_of_us_is_refused_but_one() -> None:
@@ -744,7 +748,7 @@ def test_a_pod_under_a_full_template_is_as_safe_as_without() -> None:
         "attempt": 1,
         "token": "t",
     }
-    common = ManifestContext("n", "o", overlay=read_overlay(FULL, "pod.yaml"))
+    common = ManifestContext("n", "o", pod_template=parse_pod_template(FULL, "pod.yaml"))
     made = attempt_manifest(record, GpuClass("t4"), ClusterSettings(executor_image="x:1"), common)
     spec = made["spec"]["template"]["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay
-from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 
 YAML = """
 # Shared memory for the data loaders.
@@ -27,25 +27,28 @@ JSON = (
     ' "gpu"}}}'
 )
 WRONG = {
-    "no YAML": ("spec: [", "is not one document of YAML or JSON: while parsing a flow node"),
+    "no YAML": ("spec: [", "is not a single YAML or JSON document: while parsing a flow node"),
     "bytes that are no text": (
         b"\xff\xfe\x00",
-        "is not one document of YAML or JSON: 'utf-8' codec can't decode",
+        "is not a single YAML or JSON document: 'utf-8' codec can't decode",
     ),
     "two documents": (
         "spec: {}\n---\nspec: {}",
-        "is not one document of YAML or JSON: expected a single document",
+        "is not a single YAML or JSON document: expected a single document",
     ),
     "a key twice": (
         "spec:\n  volumes: []\n  volumes: []",
-        "is not one document of YAML or JSON: the key 'volumes' is there twice in",
+        "is not a single YAML or JSON document: duplicate key 'volumes' in",
     ),
     "a program": (
         "spec: !!python/object/apply:os.system [x]",
         "could not determine a constructor for the tag",
     ),
-    "a wrong field": ("spec: {hostPID: true}", "spec.hostPID=True is not for a template to say"),
-    "nothing": ("", "is no pod template but None"),
+    "a wrong field": (
+        "spec: {hostPID: true}",
+        "spec.hostPID=True is not allowed in a pod template",
+    ),
+    "nothing": ("", "is not a pod template but None"),
 }
 
 
@@ -60,19 +63,19 @@ def test_a_file_of_yaml_with_dates_aliases_and_keys_without_values(file: Path) -
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         {"name": "scratch", "emptyDir": {"medium": "Memory"}},
     ]
-    assert load_overlay(file) == Overlay({}, {"since": "2024-05-01"}, {"volumes": volumes})
+    assert load_pod_template(file) == PodTemplate({}, {"since": "2024-05-01"}, {"volumes": volumes})
 
 
 def test_a_file_of_json(file: Path) -> None:
     file.write_text(JSON)
-    assert load_overlay(file) == Overlay(spec={"priorityClassName": "gpu"})
+    assert load_pod_template(file) == PodTemplate(spec={"priorityClassName": "gpu"})
 
 
 @pytest.mark.parametrize(("content", "text"), WRONG.values(), ids=WRONG)
 def test_a_file_is_refused_and_named_with(content: str | bytes, text: str, file: Path) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingsError) as caught:
-        load_overlay(file)
+        load_pod_template(file)
     assert str(caught.value).startswith(f"GPUQUEUE_POD_TEMPLATE={str(file)!r}")
     assert text in str(caught.value)
 
@@ -82,4 +85,4 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         SettingsError,
         match=r"GPUQUEUE_POD_TEMPLATE='.*pod\.yaml' cannot be read: No such file or directory",
     ):
-        load_overlay(file)
+        load_pod_template(file)
