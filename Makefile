@@ -26,7 +26,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-cluster lint bench wheel clean
+.PHONY: help venv demo test test-slow test-cluster lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(DEV) ## build the documentation site into site/, without the network
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 bench: $(DEV) $(SERVER) ## run the benchmarks
 	$(PY) -m benchmarks
 
@@ -59,7 +62,7 @@ wheel: $(DEV) ## build the wheel and the source archive into dist/
 	$(PY) -m build --no-isolation
 
 clean: ## remove .venv, caches and build outputs
-	rm -rf .venv* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PYTHON=... chooses the interpreter. It is asked for its version: a command of that name may be a shim for none.
