@@ -5,7 +5,6 @@ images and arguments.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.support.pages import ROOT, Page, defaults, shown
+from tests.support.pages import Page, defaults, shown
 from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
 
 PAGE = Page("docs/KUBERNETES.md")
@@ -119,7 +118,6 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
     for page in (PAGE, Page("workers/gpu-runner/README.md"), Page("workers/dispatcher/README.md")):
         tags = re.findall(r"(?:gpu-runner|gpuqueue-dispatcher):([\w.]+)", page.text)
         assert set(tags) == {__version__}, page.path
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 # -- images ----------------------------------------------------------------------------------------

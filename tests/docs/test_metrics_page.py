@@ -1,4 +1,4 @@
-"""docs/METRICS.md has every metric that dispatchers tell, as they tell it."""
+"""The pages about metrics name the metrics that dispatchers serve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from gpuqueue.store.measures import Measured
 from tests.support.every_metric import of_dispatcher, of_queue, sample_names
 from tests.support.pages import Page
 
-PAGE = Page("docs/METRICS.md")
+REFERENCE = Page("docs/reference/metrics.md")
+QUERIES = Page("docs/METRICS.md")
 
 
 def rows(families: dict[str, Metric]) -> dict[str, tuple[str, set[str]]]:
@@ -26,7 +27,9 @@ def rows(families: dict[str, Metric]) -> dict[str, tuple[str, set[str]]]:
 
 
 def page(heading: str) -> dict[str, tuple[str, set[str]]]:
-    return {row[0]: (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in PAGE.table(heading)}
+    return {
+        row[0]: (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in REFERENCE.table(heading)
+    }
 
 
 def test_the_page_has_the_metrics_of_the_queue() -> None:
@@ -44,7 +47,7 @@ def test_every_metric_has_words_that_end_like_a_sentence() -> None:
 
 
 def test_queries_name_metrics_that_exist() -> None:
-    (queries,) = PAGE.blocks("promql")
+    (queries,) = QUERIES.blocks("promql")
     named = set(re.findall(r"\bgpuqueue_\w+", queries))
     assert named and named <= sample_names()
 

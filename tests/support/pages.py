@@ -29,6 +29,11 @@ class Page:
         self.path = path
         self.text = (ROOT / path).read_text()
 
+    @property
+    def title(self) -> str:
+        """Its first heading, with the mark."""
+        return next(line for line in self.text.splitlines() if line.startswith("# "))
+
     def section(self, heading: str) -> str:
         """The text under a heading, up to the next one of its rank or above."""
         marks = heading.partition(" ")[0]
