@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import pods as pods_module
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pod_objects import lines
 from tests.support.scripted_api import (

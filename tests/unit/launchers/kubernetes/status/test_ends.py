@@ -8,7 +8,7 @@ import pytest
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
-from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from tests.support.pod_objects import (
@@ -264,7 +264,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             NODE,
             (
                 (
-                    f"its node did not take its pod ({reason}): Pod was rejected: because (its"
+                    f"its node rejected its pod ({reason}): Pod was rejected: because (its"
                     " container never started, node node-a)"
                 ),
             ),
@@ -282,12 +282,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             a_pod(ended(137), phase="Failed", reason=reason, message="no healthy devices present"),
             R.INFRA,
             NODE,
-            (
-                (
-                    f"its node did not take its pod ({reason}): no healthy devices present (exit"
-                    " code 137"
-                ),
-            ),
+            ((f"its node rejected its pod ({reason}): no healthy devices present (exit code 137"),),
         )
         for reason in ("UnexpectedAdmissionError", "OutOfnvidia.com/gpu")
     },
@@ -295,7 +290,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         a_pod(running(), phase="Failed", reason="SomethingNew", message="in its own words"),
         R.INFRA,
         "",
-        ("does not say why: in its own words (node node-a)",),
+        ("does not state why: in its own words (node node-a)",),
     ),
     "a reason that is not known leaves the exit code to tell": (
         a_pod(ended(3), phase="Failed", reason="SomethingNew"),
@@ -389,7 +384,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         ),
         R.HOST_OOM,
         "",
-        ("its init container fetch went over its memory limit",),
+        ("its init container fetch exceeded its memory limit",),
     ),
     "a sidecar that was stopped after the executor tells nothing": (
         a_pod(ended(1), phase="Failed", inits=[ended(137, name="sidecar")]),
@@ -407,7 +402,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         a_pod(phase="Failed"),
         R.INFRA,
         "",
-        ("its status does not say why (its container never started, node node-a)",),
+        ("its status does not state why (its container never started, node node-a)",),
     ),
     "a pod that succeeded without a word of its container": (
         a_pod(phase="Succeeded"),
@@ -419,7 +414,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
 
 
 def read(pod: Pod, *, deleted: bool = False) -> End:
-    seen = observe(pod, deleted=deleted)
+    seen = read_status(pod, deleted=deleted)
     assert seen.phase is Phase.ENDED
     assert seen.end is not None
     return seen.end
@@ -450,7 +445,7 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
     "by force, while its container ran": (
         a_pod(running(), phase="Running"),
         R.POD_DELETED,
-        "its pod was deleted, and nobody saw its container end (node node-a)",
+        "its pod was deleted, and the end of its container is unknown (node node-a)",
     ),
     "for its lost node": (
         a_pod(
