@@ -421,7 +421,7 @@ def read(pod: Pod, *, deleted: bool = False) -> End:
 
 
 @pytest.mark.parametrize(("pod", "reason", "avoid", "words"), ENDS.values(), ids=ENDS)
-def test_the_end_reads(pod: Pod, reason: EndReason, avoid: str, words: tuple[str, ...]) -> None:
+def test_end_of_a_pod(pod: Pod, reason: EndReason, avoid: str, words: tuple[str, ...]) -> None:
     end = read(pod)
     assert (end.reason, end.avoid) == (reason, avoid), end.error
     place = 0
@@ -462,14 +462,14 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
 
 
 @pytest.mark.parametrize(("pod", "reason", "words"), GONE.values(), ids=GONE)
-def test_a_pod_that_the_api_deleted_has_ended(pod: Pod, reason: EndReason, words: str) -> None:
+def test_pod_deleted_by_the_api_has_ended(pod: Pod, reason: EndReason, words: str) -> None:
     end = read(pod, deleted=True)
     assert end.reason is reason
     assert words in end.error
 
 
 @pytest.mark.parametrize("started", [at(10), None])
-def test_a_container_that_was_lost_had_started(started: str | None) -> None:
+def test_lost_container_had_started(started: str | None) -> None:
     lost = ended(137, "ContainerStatusUnknown") | {
         "lastState": {"terminated": {"exitCode": 137, "startedAt": started}}
     }
@@ -478,23 +478,23 @@ def test_a_container_that_was_lost_had_started(started: str | None) -> None:
     assert end.evidence.get("container_started") == (CREATED + 10 if started else None)
 
 
-def test_a_pod_that_no_node_took_was_never_scheduled() -> None:
+def test_unscheduled_pod_has_no_scheduled_time() -> None:
     unscheduled = a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")])
     assert read(unscheduled, deleted=True).evidence == {"pod": "gpu-job-x"}
 
 
-def test_an_exit_code_that_the_kubelet_made_up_is_no_evidence() -> None:
+def test_exit_code_made_up_by_the_kubelet_is_not_evidence() -> None:
     evidence = read(a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")).evidence
     assert "exit_code" not in evidence
     assert evidence["container_reason"] == "ContainerStatusUnknown"
 
 
-def test_evidence_of_a_failed_init_container_is_not_taken_for_the_executors() -> None:
+def test_failed_init_container_gives_no_exit_code_of_the_executor() -> None:
     evidence = read(a_pod(waiting(None), phase="Failed", inits=[ended(5, name="fetch")])).evidence
     assert evidence == {"node": NODE, "pod": "gpu-job-x", "scheduled": CREATED + 1}
 
 
-def test_of_a_long_log_the_end_is_kept() -> None:
+def test_end_of_a_long_log_is_kept() -> None:
     error = read(a_pod(ended(1, message="x" * 5000 + "the last line"))).error
     title, log = error.split(":\n")
     assert title.endswith("; the end of its log")
@@ -503,7 +503,7 @@ def test_of_a_long_log_the_end_is_kept() -> None:
     assert log.endswith("xthe last line")
 
 
-def test_of_a_long_message_the_start_is_kept() -> None:
+def test_start_of_a_long_message_is_kept() -> None:
     error = read(a_pod(ended(128, "StartError", "no such file:\n" + "x" * 5000))).error
     assert "cannot be started: no such file: xxx" in error
     assert "xx… (exit code 128" in error

@@ -169,7 +169,7 @@ def check(seen: PodStatusSummary, pod: Pod) -> None:
 
 @many
 @given(pod=pods, deleted=st.booleans())
-def test_any_pod_can_be_looked_at(pod: Pod, deleted: bool) -> None:
+def test_any_pod_can_be_read(pod: Pod, deleted: bool) -> None:
     seen = read_status(pod, deleted=deleted)
     check(seen, pod)
     if seen.verdict:
@@ -181,7 +181,7 @@ def test_any_pod_can_be_looked_at(pod: Pod, deleted: bool) -> None:
 
 @many
 @given(pod=pods, deleted=st.booleans())
-def test_any_end_is_told_in_bounds(pod: Pod, deleted: bool) -> None:
+def test_any_end_has_a_bounded_message(pod: Pod, deleted: bool) -> None:
     end = read_status(pod, deleted=deleted).end
     if end is None:
         return
@@ -196,7 +196,7 @@ def test_any_end_is_told_in_bounds(pod: Pod, deleted: bool) -> None:
 
 @many
 @given(pod=pods)
-def test_a_deletion_that_was_asked_for_ends_nothing_by_itself(pod: Pod) -> None:
+def test_requested_deletion_alone_ends_nothing(pod: Pod) -> None:
     before = read_status(pod)
     metadata = msgspec.structs.replace(
         pod.metadata, deletion_timestamp=DELETION["deletionTimestamp"]
@@ -207,7 +207,7 @@ def test_a_deletion_that_was_asked_for_ends_nothing_by_itself(pod: Pod) -> None:
 
 @many
 @given(pod=pods)
-def test_a_slot_is_held_until_the_executor_has_ended(pod: Pod) -> None:
+def test_attempt_holds_its_slot_until_the_executor_ends(pod: Pod) -> None:
     statuses = pod.status.container_statuses or ()
     executors = [each for each in statuses if each.name == "executor"] or list(statuses)
     gone = bool(executors) and all(each.state and each.state.terminated for each in executors)
@@ -218,7 +218,7 @@ def test_a_slot_is_held_until_the_executor_has_ended(pod: Pod) -> None:
 
 @many
 @given(pod=pods, kind=st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]))
-def test_any_pod_comes_through_a_watch_as_it_is(pod: Pod, kind: str) -> None:
+def test_any_pod_round_trips_through_a_watch(pod: Pod, kind: str) -> None:
     event = read_line(msgspec.json.encode({"type": kind, "object": pod}), POD_EVENTS)
     assert isinstance(event, Watched)
     assert (event.type, event.object) == (kind, pod)
