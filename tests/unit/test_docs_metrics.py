@@ -1,4 +1,4 @@
-"""docs/METRICS.md has every metric that dispatchers tell, as they tell it."""
+"""docs/operate/metrics.md has every metric that dispatchers tell, as they tell it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuqueue.store.measures import Measured
 from tests.unit.pages import Page
 from tests.unit.told import of_dispatcher, of_queue, sample_names
 
-PAGE = Page("docs/METRICS.md")
+PAGE = Page("docs/operate/metrics.md")
 
 
 def rows(families: dict[str, Metric]) -> dict[str, tuple[str, set[str]]]:
