@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.classes.gpu_class import from_toml
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli import cli
 from gpuqueue.model.names import MIG_PROFILE
 from tests.deploy.rendering import (

@@ -1,4 +1,4 @@
-"""Settings of a cluster, by their environment names, and what a classes file says of pods."""
+"""Cluster settings from the environment, and the Kubernetes fields of a classes file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes.gpu_class import GpuClass, from_toml
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.classes.kubernetes_fields import toleration_problem
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli.view.state import gpu_class as rebuilt
 from gpuqueue.errors import SettingsError
 from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 
-#: environment name → (value, field, what it becomes)
+#: variable → (value, field, value of the field)
 NAMES: dict[str, tuple[str, str, object]] = {
     "GPU_JOB_NAMESPACE": ("gpu-jobs", "job_namespace", "gpu-jobs"),
     "GPU_OWNER": ("prod", "owner", "prod"),
@@ -49,17 +50,20 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a namespace in capitals": (
         {"GPU_JOB_NAMESPACE": "GPU"},
         (
-            "GPU_JOB_NAMESPACE='GPU' cannot name a namespace; use up to 63 lower-case letters,"
-            " digits and '-'"
+            "GPU_JOB_NAMESPACE='GPU' is not a valid namespace name; use up to 63 lower-case"
+            " letters, digits and '-'"
         ),
     ),
-    "an owner that is no label": (
+    "an owner that is not a label value": (
         {"GPU_OWNER": "a/b"},
-        "GPU_OWNER='a/b' cannot be a label's value; use up to 63 letters, digits, '.', '_', '-'",
+        "GPU_OWNER='a/b' is not a valid label value; use up to 63 letters, digits, '.', '_', '-'",
     ),
     "a Secret with a slash": (
         {"GPU_SECRET_NAME": "a/b"},
-        "GPU_SECRET_NAME='a/b' cannot name a Secret; use lower-case letters, digits, '.' and '-'",
+        (
+            "GPU_SECRET_NAME='a/b' is not a valid Secret name; use lower-case letters, digits,"
+            " '.' and '-'"
+        ),
     ),
     "an image with a space": (
         {"GPU_EXECUTOR_IMAGE": "a b"},
@@ -68,81 +72,75 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a wildcard for a registry": (
         {"GPU_IMAGE_ALLOW": "registry.example/*, *.example/team/*"},
         (
-            "GPU_IMAGE_ALLOW: '*.example/team/*' has a wildcard in its registry; write e.g."
+            "GPU_IMAGE_ALLOW: '*.example/team/*' has a wildcard in its registry; use e.g."
             " registry.example/team/*, or * alone for any image"
         ),
     ),
-    "two patterns with a space between": (
+    "two patterns separated by a space": (
         {"GPU_IMAGE_ALLOW": "a/* b/*"},
-        "GPU_IMAGE_ALLOW: 'a/* b/*' holds a space; write e.g.",
+        "GPU_IMAGE_ALLOW: 'a/* b/*' contains a space; use e.g.",
     ),
-    "an open quote": (
+    "an unclosed quote": (
         {"GPU_EXECUTOR_COMMAND": "sh -c 'x"},
         (
             'GPU_EXECUTOR_COMMAND="sh -c \'x" cannot be split into words: No closing quotation;'
             " close the quote"
         ),
     ),
-    "no command": (
+    "a blank command": (
         {"GPU_EXECUTOR_COMMAND": " "},
         "GPU_EXECUTOR_COMMAND is blank; unset it, or use e.g.",
     ),
-    "a label of nodes without a value": (
+    "a node label without a value": (
         {"GPU_NODE_SELECTOR_KEY": "gpu"},
         (
-            "GPU_NODE_SELECTOR_KEY='gpu' and GPU_NODE_SELECTOR_VALUE=None need each other; set both"
+            "GPU_NODE_SELECTOR_KEY='gpu' and GPU_NODE_SELECTOR_VALUE=None belong together; set both"
             " or neither"
         ),
     ),
-    "a value without a label of nodes": (
+    "a value without a node label": (
         {"GPU_NODE_SELECTOR_VALUE": "t4"},
-        "need each other; set both or neither",
+        "belong together; set both or neither",
     ),
-    "a malformed label of nodes": (
+    "an invalid node label": (
         {"GPU_NODE_SELECTOR_KEY": "a/b/c", "GPU_NODE_SELECTOR_VALUE": "x"},
         (
-            "GPU_NODE_SELECTOR_KEY='a/b/c' cannot be a label's key; use e.g."
+            "GPU_NODE_SELECTOR_KEY='a/b/c' is not a valid label key; use e.g."
             " nvidia.com/device-plugin.config"
         ),
     ),
-    "a malformed value of one": (
+    "an invalid value of a node label": (
         {"GPU_NODE_SELECTOR_KEY": "a", "GPU_NODE_SELECTOR_VALUE": "x y"},
-        "GPU_NODE_SELECTOR_VALUE='x y' cannot be a label's value",
+        "GPU_NODE_SELECTOR_VALUE='x y' is not a valid label value",
     ),
-    "a unit of memory for cores": (
+    "a memory unit for cores": (
         {"GPU_CPU_REQUEST": "1Gi2"},
-        (
-            "GPU_CPU_REQUEST='1Gi2' is not a number of cores; write cores as Kubernetes does, e.g."
-            " '500m' or '2'"
-        ),
+        ("GPU_CPU_REQUEST='1Gi2' is not a CPU quantity; use e.g. '500m' or '2'"),
     ),
     "millibytes": (
         {"GPU_MEMORY_REQUEST": "512m"},
         (
-            "GPU_MEMORY_REQUEST='512m' is not an amount of memory; write at least one MiB as"
-            " Kubernetes does, e.g. '512Mi' or '16Gi'"
+            "GPU_MEMORY_REQUEST='512m' is not a memory quantity; use at least 1 MiB,"
+            " e.g. '512Mi' or '16Gi'"
         ),
     ),
     "bytes spelled out": (
         {"GPU_MEMORY_LIMIT": "8GiB"},
-        "GPU_MEMORY_LIMIT='8GiB' is not an amount of memory",
+        "GPU_MEMORY_LIMIT='8GiB' is not a memory quantity",
     ),
     "a limit below the request": (
         {"GPU_MEMORY_REQUEST": "2Gi", "GPU_MEMORY_LIMIT": "2G"},
-        (
-            "GPU_MEMORY_REQUEST='2Gi' is more than GPU_MEMORY_LIMIT='2G'; ask for no more than the"
-            " limit"
-        ),
+        ("GPU_MEMORY_REQUEST='2Gi' exceeds GPU_MEMORY_LIMIT='2G'; request at most the limit"),
     ),
     "root": (
         {"GPU_RUN_AS_USER": "0"},
         "GPU_RUN_AS_USER='0': input should be greater than or equal to 1",
     ),
-    "a pull policy of no such name": (
+    "an unknown pull policy": (
         {"GPU_IMAGE_PULL_POLICY": "never"},
         "GPU_IMAGE_PULL_POLICY='never': input should be 'Always'",
     ),
-    "no time for an answer": (
+    "an API timeout of 0": (
         {"GPU_API_TIMEOUT": "0"},
         "GPU_API_TIMEOUT='0': input should be greater than or equal to 0.1",
     ),
@@ -150,7 +148,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("GPU_", "GPUQUEUE_")):
             monkeypatch.delenv(name)
@@ -162,21 +160,21 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_environment_sets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value, field, becomes = NAMES[name]
-    assert getattr(load_cluster(), field) != becomes, "the test would say nothing of a default"
+def test_environment_variable_sets_its_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, field, expected = NAMES[name]
+    assert getattr(load_cluster(), field) != expected, "the default would prove nothing"
     monkeypatch.setenv(name, value)
-    assert getattr(load_cluster(), field) == becomes
+    assert getattr(load_cluster(), field) == expected
 
 
-def test_every_setting_is_looked_at() -> None:
+def test_table_covers_every_setting() -> None:
     assert {field for _, field, _ in NAMES.values()} == set(ClusterSettings.model_fields) - {
         "node_selector_key",
         "node_selector_value",
     }
 
 
-def test_key_and_value_are_a_label_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selector_key_and_value_form_a_node_label(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_cluster().node_selector == {}
     set_all(
         monkeypatch,
@@ -188,7 +186,7 @@ def test_key_and_value_are_a_label_of_nodes(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_cluster().node_selector == {"nvidia.com/device-plugin.config": "tesla-t4"}
 
 
-def test_a_command_is_split_as_a_shell_would() -> None:
+def test_executor_command_is_split_as_by_a_shell() -> None:
     assert load_cluster().executor_words == ["python3", "-m", "gpuqueue.executor"]
     assert ClusterSettings(executor_command="sh -c 'exec python3 -m x'").executor_words == [
         "sh",
@@ -198,7 +196,7 @@ def test_a_command_is_split_as_a_shell_would() -> None:
 
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
-def test_the_error_names_setting_value_and_fix_of(
+def test_error_states_setting_value_and_fix(
     environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, environ)
@@ -207,7 +205,7 @@ def test_the_error_names_setting_value_and_fix_of(
     assert text in str(caught.value)
 
 
-def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_lists_every_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"GPU_OWNER": "a b", "GPU_CPU_REQUEST": "x", "GPU_MEMORY_LIMIT": "y"})
     with pytest.raises(
         SettingsError, match=r"GPU_OWNER='a b'.*; GPU_CPU_REQUEST='x'.*; GPU_MEMORY_LIMIT='y'"
@@ -215,14 +213,17 @@ def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
         load_cluster()
 
 
-# -- what a class says of its pods -----------------------------------------------------------------
+# -- the Kubernetes fields of a class --------------------------------------------------------------
 
 TABLE = """
 [classes.a100]
 exclusive_slots = 2
 image = "registry.example/a100:1"
 node_selector = { "nvidia.com/gpu.product" = "A100", pool = "" }
-tolerations = [{ key = "team", operator = "Equal", value = "ml", effect = "NoSchedule" }, { operator = "Exists" }]
+tolerations = [
+  { key = "team", operator = "Equal", value = "ml", effect = "NoSchedule" },
+  { operator = "Exists" },
+]
 cpu = 4
 host_memory = "64Gi"
 """
@@ -241,73 +242,76 @@ A100 = GpuClass(
 WRONG_TABLES = {
     "an image with a space": (
         "image = 'a b'",
-        "image='a b' is not an image reference; write e.g. 'registry.example/train:1'",
+        "image='a b' is not an image reference; use e.g. 'registry.example/train:1'",
     ),
-    "no image": ("image = ''", "image='' is not an image reference"),
-    "nodes in words": (
+    "an empty image": ("image = ''", "image='' is not an image reference"),
+    "text for a node selector": (
         "node_selector = 'gpu=t4'",
-        "node_selector='gpu=t4' does not map labels to values; write e.g. {",
+        "node_selector='gpu=t4' does not map labels to values; use e.g. {",
     ),
-    "a number for a label": (
+    "a number for a label value": (
         "node_selector = { gpu = 1 }",
         "node_selector={'gpu': 1} does not map labels to values",
     ),
-    "a malformed label": (
+    "an invalid label key": (
         "node_selector = { 'a b' = 'x' }",
         "node_selector={'a b': 'x'} does not map labels to values",
     ),
-    "one toleration alone": (
+    "a toleration outside a list": (
         "tolerations = { operator = 'Exists' }",
         (
-            "tolerations={'operator': 'Exists'} is not a list of tolerations; write e.g. [{ key ="
+            "tolerations={'operator': 'Exists'} is not a list of tolerations; use e.g. [{ key ="
             ' "team"'
         ),
     ),
-    "a toleration with another's fields": (
+    "a toleration with an unknown field": (
         "tolerations = [{ name = 'x' }]",
         "is not a list of tolerations",
     ),
-    "no number of cores": (
+    "text for cores": (
         "cpu = 'many'",
-        "cpu='many' is not a number of cores; write cores as Kubernetes does",
+        "cpu='many' is not a CPU quantity; use e.g.",
     ),
-    "no cores": ("cpu = 0", "cpu='0' is not a number of cores"),
-    "true for cores": ("cpu = true", "cpu=True is not a number of cores"),
-    "memory spelled out": (
+    "zero cores": ("cpu = 0", "cpu='0' is not a CPU quantity"),
+    "true for cores": ("cpu = true", "cpu=True is not a CPU quantity"),
+    "a memory unit that Kubernetes lacks": (
         "host_memory = '64GiB'",
-        "host_memory='64GiB' is not an amount of memory; write at least one MiB",
+        "host_memory='64GiB' is not a memory quantity; use at least 1 MiB",
     ),
-    "memory as a number": ("host_memory = 64", "host_memory=64 is not an amount of memory"),
+    "memory as a number": ("host_memory = 64", "host_memory=64 is not a memory quantity"),
 }
 TOLERATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "an empty one": ({}, "is not a table"),
+    "an empty toleration": ({}, "is not a table"),
     "an unknown operator": ({"key": "a", "operator": "In"}, "has the unknown operator 'In'"),
     "an unknown effect": (
         {"key": "a", "operator": "Exists", "effect": "Evict"},
         "has the unknown effect 'Evict'",
     ),
-    "a malformed key": ({"key": "a b", "operator": "Exists"}, "has the malformed key 'a b'"),
-    "a comparison with nothing": ({"effect": "NoSchedule"}, "compares without a key and a value"),
-    "existence with a value": (
-        {"key": "a", "operator": "Exists", "value": "x"},
-        "asks whether a key exists, and gives a value",
+    "an invalid key": ({"key": "a b", "operator": "Exists"}, "has the invalid key 'a b'"),
+    "Equal without a key": (
+        {"effect": "NoSchedule"},
+        "has the operator Equal without a key and a value",
     ),
-    "seconds without eviction": (
+    "Exists with a value": (
+        {"key": "a", "operator": "Exists", "value": "x"},
+        "has the operator Exists with a value",
+    ),
+    "seconds without NoExecute": (
         {"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1},
-        "has tolerationSeconds, which is a whole number for the effect NoExecute",
+        "has tolerationSeconds, which must be a whole number with the effect NoExecute",
     ),
 }
 
 
-def test_a_classes_file_says_where_and_with_what_its_pods_run() -> None:
+def test_classes_file_sets_the_kubernetes_fields() -> None:
     assert from_toml(TABLE, "f.toml")["a100"] == A100
 
 
-def test_half_a_core_may_be_a_number() -> None:
+def test_cpu_can_be_a_bare_number() -> None:
     assert from_toml("[classes.l4]\nshared_slots = 1\ncpu = 0.5", "f.toml")["l4"].cpu == "0.5"
 
 
-def test_a_class_is_the_same_after_it_was_announced() -> None:
+def test_class_is_equal_after_a_round_trip_as_json() -> None:
     again = rebuilt(json.loads(json.dumps(A100.public())))
     assert again == A100
     assert hash(again) == hash(A100)
@@ -315,7 +319,7 @@ def test_a_class_is_the_same_after_it_was_announced() -> None:
 
 
 @pytest.mark.parametrize(("line", "text"), WRONG_TABLES.values(), ids=WRONG_TABLES)
-def test_a_class_is_refused_with(line: str, text: str) -> None:
+def test_invalid_kubernetes_field_is_refused(line: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         from_toml(f"[classes.l4]\nshared_slots = 1\n{line}", "f.toml")
     assert str(caught.value).startswith("f.toml: classes.l4.")
@@ -323,5 +327,5 @@ def test_a_class_is_refused_with(line: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("toleration", "problem"), TOLERATIONS.values(), ids=TOLERATIONS)
-def test_no_toleration_is(toleration: dict[str, Any], problem: str) -> None:
+def test_toleration_problem(toleration: dict[str, Any], problem: str) -> None:
     assert toleration_problem(toleration) == problem

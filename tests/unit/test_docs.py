@@ -13,7 +13,8 @@ import pytest
 
 import gpuqueue
 from gpuqueue import errors
-from gpuqueue.classes.gpu_class import GpuClass, from_toml
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.model.job import Record

@@ -1,4 +1,4 @@
-"""Settings by the environment names that operators know, and the classes they describe."""
+"""Settings from the environment, and the classes that they configure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings, load
 
-#: environment name → (value, field, what it becomes)
+#: variable → (value, field, value of the field)
 NAMES: dict[str, tuple[str, str, object]] = {
     "CELERY_BROKER_URL": ("redis://r/1", "broker_url", "redis://r/1"),
     "CELERY_RESULT_BACKEND": ("redis://r/2", "result_backend", "redis://r/2"),
@@ -31,24 +31,24 @@ NAMES: dict[str, tuple[str, str, object]] = {
     "GPUQUEUE_DEVICES": ("none", "devices", "none"),
 }
 WRONG: dict[str, tuple[dict[str, str], str]] = {
-    "words for a number": (
+    "text for a number": (
         {"T4_SHARED_SLOTS": "many"},
         "T4_SHARED_SLOTS='many': input should be a valid integer",
     ),
-    "fewer slots than none": (
+    "a negative number of slots": (
         {"T4_EXCLUSIVE_SLOTS": "-1"},
         "T4_EXCLUSIVE_SLOTS='-1': input should be greater than or equal to 0",
     ),
-    "no patience": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
+    "a patience of 0": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
     "an unknown mode": (
         {"GPU_EXECUTION_MODE": "slurm"},
         "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'",
     ),
-    "another broker": (
+    "a broker other than Redis": (
         {"CELERY_BROKER_URL": "amqp://r"},
         "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://",
     ),
-    "another store": (
+    "a state store other than Redis": (
         {"GPUQUEUE_REDIS_URL": "http://r"},
         "GPUQUEUE_REDIS_URL='http://r' is not Redis",
     ),
@@ -56,7 +56,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("GPU_", "GPUQUEUE_", "CELERY_", "T4_", "MIG_")):
             monkeypatch.delenv(name)
@@ -68,20 +68,20 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_environment_sets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value, field, becomes = NAMES[name]
-    assert getattr(load(), field) != becomes, "the test would say nothing of a default"
+def test_environment_variable_sets_its_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, field, expected = NAMES[name]
+    assert getattr(load(), field) != expected, "the default would prove nothing"
     monkeypatch.setenv(name, value)
-    assert getattr(load(), field) == becomes
+    assert getattr(load(), field) == expected
 
 
-def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T4_SHARED_SLOTS", "")
     assert load().t4_shared_slots == 8
 
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
-def test_the_error_names_variable_value_and_fix_of(
+def test_error_states_variable_value_and_fix(
     environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, environ)
@@ -90,15 +90,13 @@ def test_the_error_names_variable_value_and_fix_of(
     assert text in str(caught.value)
 
 
-def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_lists_every_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"T4_SHARED_SLOTS": "x", "MIG_TOTAL_SLOTS": "y"})
     with pytest.raises(SettingsError, match=r"T4_SHARED_SLOTS='x'.*; MIG_TOTAL_SLOTS='y'"):
         load()
 
 
-def test_the_state_lives_with_the_broker_unless_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_state_lives_with_the_broker_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         SettingsError, match="CELERY_BROKER_URL is not set; set it to the applications' broker"
     ):
@@ -109,7 +107,7 @@ def test_the_state_lives_with_the_broker_unless_said_otherwise(
     assert load().redis_url == "redis://s/0"
 
 
-def test_slots_of_the_environment_describe_the_t4() -> None:
+def test_slots_in_the_environment_configure_the_t4() -> None:
     found = configured(
         Settings(T4_SHARED_SLOTS=3, T4_EXCLUSIVE_SLOTS=1, GPUQUEUE_EXCLUSIVE_PATIENCE=2)
     )
@@ -119,7 +117,7 @@ def test_slots_of_the_environment_describe_the_t4() -> None:
     assert (made.memory, made.exclusive_patience) == (T4_MEMORY, 2)
 
 
-def test_a_mig_resource_is_the_mig_class_and_leaves_the_t4_its_own() -> None:
+def test_mig_resource_makes_a_mig_class_beside_the_t4() -> None:
     found = configured(Settings(MIG_TOTAL_SLOTS=7, GPU_RESOURCE_NAME="nvidia.com/mig-1g.5gb"))
     assert {name: each.resource for name, each in found.items()} == {
         "t4": "nvidia.com/gpu",
@@ -127,19 +125,22 @@ def test_a_mig_resource_is_the_mig_class_and_leaves_the_t4_its_own() -> None:
     }
 
 
-def test_mig_slots_without_a_resource_say_what_is_missing() -> None:
+def test_mig_slots_without_a_resource_are_refused() -> None:
     with pytest.raises(
-        SettingsError, match="GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to"
+        SettingsError,
+        match="GPU_RESOURCE_NAME is not set, but MIG_TOTAL_SLOTS requires it; set it to",
     ):
         configured(Settings(MIG_TOTAL_SLOTS=7))
 
 
-def test_no_slots_at_all_are_refused() -> None:
-    with pytest.raises(SettingsError, match="there is no other class; give one class slots"):
+def test_configuration_without_slots_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match="no other class is configured; configure at least one slot"
+    ):
         configured(Settings(T4_SHARED_SLOTS=0, T4_EXCLUSIVE_SLOTS=0))
 
 
-def test_a_class_of_the_file_replaces_one_of_the_environment(tmp_path: Path) -> None:
+def test_class_in_the_file_replaces_one_from_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "classes.toml"
     file.write_text("[classes.t4]\nshared_slots = 2\n[classes.a100]\nexclusive_slots = 1\n")
     found = configured(Settings(GPUQUEUE_CLASSES_FILE=file, GPUQUEUE_SHARED_PATIENCE=4))
@@ -149,7 +150,7 @@ def test_a_class_of_the_file_replaces_one_of_the_environment(tmp_path: Path) -> 
     }
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_classes_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"
     ):

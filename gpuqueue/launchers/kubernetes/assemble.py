@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue.classes.gpu_class import GpuClass, default_isolation
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.launchers.base import Notes, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
@@ -89,7 +89,7 @@ def sample(
         "id": "gpuqueue-check",
         "task": "gpuqueue.check",
         "gpu_class": gpu_class.name,
-        "isolation": default_isolation(gpu_class),
+        "isolation": gpu_class.default_isolation,
         "attempt": 1,
         "token": "check",
     }
