@@ -11,20 +11,19 @@ from prometheus_client import Counter, Histogram, disable_created_metrics
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge for each counter, that nobody reads
 LAUNCHES = Counter(
     "gpuqueue_launches",
-    "Launches by this dispatcher, by what became of them: launched, later (tried again), failed.",
+    "Launches by outcome: launched, later (not accepted now, retried), failed.",
     ("gpu_class", "outcome"),
     registry=None,
 )
 KUBERNETES_REQUESTS = Counter(
     "gpuqueue_kubernetes_requests",
-    "Requests of this dispatcher to the API server, by the HTTP status of the answer, or"
-    " unreachable.",
+    "Requests to the API server (create job, watch pods, ...) by HTTP status, or unreachable.",
     ("request", "code"),
     registry=None,
 )
 KUBERNETES_SECONDS = Histogram(
     "gpuqueue_kubernetes_request_seconds",
-    "Seconds until the API server's answer began.",
+    "Seconds until the API server began to respond.",
     ("request",),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
