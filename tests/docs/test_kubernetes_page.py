@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.support.pages import ROOT, Page, defaults, shown
+from tests.support.pages import Page, defaults, shown
 from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
 
 FIRST_DAY = Page("docs/howto/run-jobs-on-kubernetes.md")
@@ -128,7 +127,6 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
     ):
         tags = re.findall(r"(?:gpu-runner|gpuqueue-dispatcher):([\w.]+)", page.text)
         assert set(tags) == {__version__}, page.path
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 # -- images ----------------------------------------------------------------------------------------

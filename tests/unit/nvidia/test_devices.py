@@ -130,7 +130,7 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
 ) -> None:
     with pytest.raises(
         SettingsError,
-        match=rf"^{name}='7' names '7', which is not there; GPUs found: 0 \(GPU-0aaaa\), 1",
+        match=rf"^{name}='7' names the unknown GPU '7'; this machine has: 0 \(GPU-0aaaa\), 1",
     ):
         allowed(FOUND, *arguments)
 
@@ -159,15 +159,15 @@ MISDEALT: dict[str, tuple[list[GpuClass], str]] = {
     ),
     "a class names a GPU too many": (
         [GpuClass("a", shared_slots=1, devices=(3,))],
-        "devices=3 is not there; this machine has 3 GPUs",
+        "devices=3 is an unknown GPU; this machine has 3, counted from 0",
     ),
     "two classes name none": (
         [GpuClass("a", shared_slots=1), GpuClass("b", shared_slots=1)],
-        "classes a, b would share this machine's GPUs",
+        "classes a, b would use the same GPUs",
     ),
     "exclusive jobs could not be alone": (
         [GpuClass("a", exclusive_slots=2, devices=(0,))],
-        "class a has 2 exclusive slots and 1 GPUs here; an exclusive job is alone on its GPU",
+        "class a has 2 exclusive slots and 1 GPUs; an exclusive job needs a GPU for itself",
     ),
 }
 

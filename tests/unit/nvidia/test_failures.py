@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.nvidia.failures import CODES, LOOKED_AT, classify
+from gpuqueue.nvidia.failures import CODES, MOST_SEARCHED, classify
 
 OOM, INFRA = EndReason.GPU_OOM, EndReason.INFRA
 TENSOR = "with shape[128,3,8,128,8,128] and type float on /job:localhost/replica:0/task:0/device"
@@ -408,7 +408,7 @@ def test_an_exception_that_cannot_be_shown_is_known_by_its_type() -> None:
     ["x", "CUDA ", "RESOURCE_EXHAUSTED: ", "GPU device handle for GPU ", "CUDA error in \n"],
 )
 def test_a_long_message_is_looked_at_from_both_ends_in_no_time(filler: str) -> None:
-    noise = filler * (10 * LOOKED_AT // len(filler))
+    noise = filler * (10 * MOST_SEARCHED // len(filler))
     assert classify(noise) is None
     assert classify(f"{OUT_OF_MEMORY['numba']}\n{noise}") == OOM
     assert classify(f"{noise}\n{OUT_OF_MEMORY['numba']}") == OOM
