@@ -1,0 +1,280 @@
+"""The local launcher, with real processes of a few lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.attempt import Attempt, RunningAttempt
+from gpuqueue.model.ends import End, explain
+from gpuqueue.model.record import Record
+
+pytestmark = pytest.mark.integration
+
+URL = "redis://nowhere/0"
+RECORD: Record = {
+    "delivery": "a~1",
+    "id": "a",
+    "gpu_class": "t4",
+    "isolation": "shared",
+    "attempt": 2,
+    "token": "secret",
+    "retries": 1,
+    "time_limit": 9.5,
+    "task": "shop.train",
+}
+#: Says through a FIFO that it is there, and sleeps until it is told to end.
+SLEEPER = (
+    "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), b'ready'); signal.pause()"
+)
+
+
+class Launcher(LocalLauncher):
+    """Puts every end into a queue."""
+
+    def __init__(self, program: str, *arguments: object, **more: Any) -> None:
+        self.ends: queue.Queue[tuple[RunningAttempt, End]] = queue.Queue()
+        command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
+        super().__init__(
+            self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
+        )
+
+    def _keep(self, running: RunningAttempt, end: End) -> bool:
+        self.ends.put((running, end))
+        return True
+
+    def ended(self) -> tuple[RunningAttempt, End]:
+        return self.ends.get(timeout=20)
+
+    def code(self) -> int:
+        """The exit status of the next that ends."""
+        status: int = self.ended()[1].evidence["exit_code"]
+        return status
+
+    def alive(self, instance: str) -> bool:
+        return self.end_of(instance) is None
+
+
+@pytest.fixture
+def launcher() -> Iterator[Callable[..., Launcher]]:
+    made: list[Launcher] = []
+
+    def make(program: str, *arguments: object, **more: Any) -> Launcher:
+        made.append(Launcher(program, *arguments, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for live in each.list():
+            each.stop(live.running.instance, "KILL")
+        each.close()
+
+
+def said(fifo: Path) -> str:
+    """Wait until a process says something; it keeps its end open."""
+    with fifo.open("rb", buffering=0) as pipe:
+        return pipe.read(64).decode()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("import os; os._exit(7)", 7),
+        ("pass", 0),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+        ("import os; os.abort()", -6),
+    ],
+    ids=["an exit code", "a clean end", "a signal", "an abort"],
+)
+def test_exit_status_gives_the_end(
+    launcher: Callable[..., Launcher], program: str, code: int
+) -> None:
+    one = launcher(program)
+    instance = one.start(RECORD)
+    running, end = one.ended()
+    assert running == RunningAttempt(Attempt("t4", "a~1", 2), instance)
+    assert (end.reason, end.error) == (explain(code).reason, explain(code).error)
+    assert end.evidence == {"exit_code": code}
+
+
+@pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
+def test_attempt_is_stopped_by_signal(
+    launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int
+) -> None:
+    one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert said(fifo) == "ready"
+    assert one.alive(instance) and one.stop(instance, signal)
+    assert one.code() == code
+    assert not one.alive(instance) and one.stop(instance, signal) is False
+
+
+def test_child_processes_end_with_their_attempt(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
+    parent = (
+        "import signal, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c',"
+        " *sys.argv[1:]]); signal.pause()"
+    )
+    child = (
+        "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY),"
+        " str(os.getpid()).encode()); signal.pause()"
+    )
+    one = launcher(parent, child, fifo)
+    instance = one.start(RECORD)
+    left_behind = int(said(fifo))
+    assert one.stop(instance, "TERM"), "which goes to the first process alone"
+    assert one.code() == -15
+    assert (
+        not psutil.pid_exists(left_behind)
+        or psutil.Process(left_behind).status() == psutil.STATUS_ZOMBIE
+    )
+
+
+def test_start_of_an_attempt_does_not_reap_another(
+    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = launcher("import os; os._exit(7)")
+    monkeypatch.setattr(
+        one._exits, "watch", lambda pid, callback: None
+    )  # the watching thread is late
+    pid = int(one.start(RECORD).rpartition(":")[2])
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    still_there = os.waitid(os.P_PID, pid, os.WEXITED)
+    assert still_there and still_there.si_status == 7
+
+
+def test_exits_are_polled_without_pidfds(
+    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    one = launcher("import os; os._exit(7)")
+    one.start(RECORD)
+    assert one.code() == 7
+
+
+def test_live_attempts_are_found_by_environment(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
+    one = launcher(SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert said(fifo) == "ready"
+    [found] = one.list()
+    assert found.running.instance == instance
+    assert found.record == RECORD
+    other = Launcher("pass")
+    other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
+    assert other.list() == [], "another queue's attempts are not ours"
+    other.close()
+
+
+def test_orphan_of_another_dispatcher_is_watched_to_its_end(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
+    first = (
+        "import os, sys; from gpuqueue.launchers.local.launcher import LocalLauncher;one ="
+        f" LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable,"
+        f" '-S', '-c', *sys.argv[1:]]);print(one.start({RECORD!r}), flush=True); os._exit(0)"
+    )
+    # Not capture_output: the orphan has the pipe too, and its end would be waited for.
+    with subprocess.Popen(
+        [sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True
+    ) as dispatcher:
+        assert dispatcher.stdout
+        instance = dispatcher.stdout.readline().strip()
+    assert said(fifo) == "ready"
+    one = launcher("pass")
+    orphan = RunningAttempt(Attempt("t4", "a~1", 2), instance)
+    assert [each.running.instance for each in one.list()] == [instance]
+    for _ in range(2):
+        one.watch(orphan)
+    assert one.stop(instance, "TERM")
+    assert one.ended() == (orphan, explain(None)), "nobody but its parent sees how it ended"
+    assert one.ends.empty(), "it is told once, however often it was watched"
+
+
+def test_other_process_with_the_same_pid_is_not_the_attempt(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher("pass")
+    instance = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
+    assert one.alive(instance) is False
+    assert one.stop(instance, "KILL") is False, "and it is not killed"
+
+
+def test_attempt_on_another_host_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("pass")
+    assert one.alive("elsewhere:0123456789abcdef:1") and one.stop(
+        "elsewhere:0123456789abcdef:1", "KILL"
+    )
+
+
+def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(
+    launcher: Callable[..., Launcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUQUEUE_TENANT", "a job that runs a dispatcher")
+    monkeypatch.setenv("GPUQUEUE_FINISHER", "x")
+    told = tmp_path / "told.json"
+    program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
+    one = launcher(program, told, devices={"t4": ["GPU-a", "GPU-b"]})
+    instance = one.start(RECORD | {"device": 1})
+    assert one.code() == 0
+    environ = json.loads(told.read_text())
+    assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert environ["GPUQUEUE_TOKEN"] == "secret" and environ["GPUQUEUE_JOB_ID"] == "a"
+    assert instance == f"{environ['GPUQUEUE_INSTANCE']}:{instance.rpartition(':')[2]}"
+    assert not {"GPUQUEUE_TENANT", "GPUQUEUE_FINISHER"} & set(environ)
+
+
+def test_finisher_runs_without_a_gpu_and_returns_its_exit_code(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(
+        "import os; os._exit(5 if os.environ['CUDA_VISIBLE_DEVICES'] == '' else 6)",
+        devices={"t4": ["GPU-a"]},
+    )
+    assert one.finish(RECORD | {"device": 0}, "f", 20, lambda: True) == 5
+
+
+def test_finisher_is_killed_after_its_timeout(launcher: Callable[..., Launcher]) -> None:
+    one = launcher("import signal; signal.pause()")
+    assert one.finish(RECORD, "f", 0.05, lambda: True) is None
+    assert one.list() == [], "and a finisher is no attempt"
+
+
+def test_closed_launcher_leaves_attempts_running(
+    launcher: Callable[..., Launcher], fifo: Path
+) -> None:
+    one = launcher(SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert said(fifo) == "ready"
+    one.close()
+    assert launcher("pass").alive(instance)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_instance_on_another_host_lives_while_its_dispatcher_does(
+    launcher: Callable[..., Launcher], heard: bool
+) -> None:
+    asked: list[str] = []
+    one = launcher("", host_lives=lambda host: asked.append(host) or heard)
+    assert one.alive("elsewhere:0123:42") is heard
+    assert asked == ["elsewhere"]
