@@ -78,7 +78,9 @@ def record(stack: Recorder) -> Kept:
     stack.idle()
     first.kill("SIGTERM")
     # Four that run. Their dispatcher dies; one executor dies as it has claimed its end, one ends.
-    running = stack.start("running", "gpuqueue.store.attempts:ExecutorAttempt.report:after", leads=True)
+    running = stack.start(
+        "running", "gpuqueue.store.attempts:ExecutorAttempt.report:after", leads=True
+    )
     for name in ("running", "running, to be stopped", "reporting", "ended, not released"):
         stack.send(name, "hold", name)
         stack.until(name, "running")
