@@ -22,7 +22,7 @@ from gpuqueue.errors import (
     Unschedulable,
 )
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
-from tests.doubles.kubernetes.objects.registry import Deletion
+from tests.doubles.kubernetes.objects.deletion import Deletion
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"

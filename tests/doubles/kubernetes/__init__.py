@@ -60,8 +60,8 @@ A separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
 """
 
 from tests.doubles.kubernetes.cluster import Cluster
-from tests.doubles.kubernetes.controllers.node_controller import Node
 from tests.doubles.kubernetes.nodes.images import Image
+from tests.doubles.kubernetes.objects.node import Node
 from tests.doubles.kubernetes.views import NeverHappened
 
 __all__ = ["Cluster", "Image", "NeverHappened", "Node"]
