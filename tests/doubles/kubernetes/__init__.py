@@ -31,14 +31,14 @@ the seconds that a manifest states (grace, deadlines, time to live). Faults take
 - ``preload(jobs)``: stores Jobs with pods that run already, for benchmarks.
 
 **Containers.** The first process gets a clean environment: ``PATH`` (the folder of this interpreter
-first), ``HOME``, ``HOSTNAME``, the variables of the image, then those of the manifest. When it ends,
-the double kills all its descendants. There is no mount namespace: command, arguments and environment
-name a file of the container in place of the termination message path. With ``processes=False``, or
-with the annotation ``double.gpuqueue.io/seconds``, a container is a timer
+first), ``HOME``, ``HOSTNAME``, the variables of the image, then those of the manifest. When it
+ends, the double kills all its descendants. There is no mount namespace: command, arguments and
+environment name a file of the container in place of the termination message path. With
+``processes=False``, or with the annotation ``double.gpuqueue.io/seconds``, a container is a timer
 (:mod:`tests.doubles.kubernetes.nodes.scripted`).
 
-**Faults** are methods of ``cluster.faults`` (:mod:`tests.doubles.kubernetes.faults`), also over HTTP
-(``POST <control_url>/<name>`` with the arguments as a JSON object):
+**Faults** are methods of ``cluster.faults`` (:mod:`tests.doubles.kubernetes.faults`), also over
+HTTP (``POST <control_url>/<name>`` with the arguments as a JSON object):
 
 - requests: ``fail(status, method=, path=, times=, retry_after=)``, ``hang(…)``, ``cut(after=, …)``,
   ``latency(seconds)``, ``clear()``; ``front_down()``, ``front_up()``;
@@ -56,9 +56,7 @@ memory limits and no probes, and restarts no containers (``restartPolicy`` count
 Objects change by merge patches only. Admission knows quotas, priorities, service accounts and Pod
 Security "restricted".
 
-**Never here:** an import of the product, or a wait that a test could see.
-
-A separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
+As a separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
 """
 
 from tests.doubles.kubernetes.cluster import Cluster
