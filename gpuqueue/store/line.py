@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class Line:
         owner: str = "",
         keep: float = 86_400.0,
         max_attempts: int = 3,
+        devices: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._scripts = Scripts(client)
@@ -63,7 +64,7 @@ class Line:
         self.max_attempts = max_attempts
         self.clock = clock
         #: GPUs handed out to each class by the local launcher; none for classes not named here.
-        self.devices: dict[str, int] = {}
+        self.devices = dict(devices or {})
 
     def spec(self, gpu_class: GpuClass) -> str:
         """Return what the scripts are told of a class."""

@@ -72,7 +72,7 @@ def why(job_id: str, most: int, as_json: bool) -> int:
 
 def find(state: State, job_id: str) -> Record | None:
     """Find a job in every class, and among the refused."""
-    from gpuqueue.dispatcher.slots import REFUSED
+    from gpuqueue.model.names import REFUSED
 
     return state.reader.find(job_id, [*state.reader.classes(), REFUSED])
 

@@ -72,7 +72,7 @@ def json_within(text: str | bytes) -> bytes:
     return envelope.body
 
 
-class Store:
+class CertificateStore:
     """The certificates whose signatures count.
 
     Args:
@@ -141,7 +141,7 @@ def untrusted(what: str, exc: BaseException) -> UntrustedMessage:
     )
 
 
-def register(store: Store | None) -> None:
+def register(store: CertificateStore | None) -> None:
     """Let this process, a dispatcher, read what comes signed by remote control; verified where
     there is a store.
 
