@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.celery import LEAVE_WITHIN
+from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.launchers.kubernetes.manifest.names import (
     ATTEMPT_ROLE,
     CONTAINER_ROLE,
@@ -105,7 +105,10 @@ def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(
         ) * 2
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
         assert container["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
-        assert template["spec"]["terminationGracePeriodSeconds"] >= 2 * LEAVE_WITHIN
+        assert (
+            template["spec"]["terminationGracePeriodSeconds"]
+            >= 2 * Settings.model_fields["leave_seconds"].default
+        )
 
 
 @EVERY
