@@ -1,11 +1,12 @@
-"""What the scripts cost, called one after the other by one client.
+"""What the scripts cost when one client calls them one after the other.
 
-Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round
-trips); one ``admit`` that makes one holder; one ``release`` that frees a slot and hands back the
-next job in the same round trip. Of the last two also the time that the script takes inside Redis
-(INFO commandstats). Peer: the least that any keeper of slots does in Redis: a script that adds a
-holder if there is room, and a ZREM. Floor: PING.
-Aim: none of its own; the hand-over has one (see handover).
+Measured: whole jobs per second (accept, enqueue, launched, claim, report, reported, release: 7
+round trips); one ``admit`` that creates one holder; one ``release`` that frees a slot and returns
+the next job in the same round trip. For the last two, also the time of the script inside Redis
+(INFO commandstats). Peer: the minimum of any slot manager in Redis: a script that adds a holder if
+there is room, and a ZREM. Floor: PING.
+
+Aim: none here; the handover has one (see handover).
 """
 
 from __future__ import annotations

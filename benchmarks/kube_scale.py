@@ -1,14 +1,14 @@
 """What 10,000 jobs in flight cost a dispatcher: its memory, and the time until a new leader knows
-what runs.
+the state of the cluster.
 
-Measured: from the moment a watcher leads until it has listed all pods and Jobs, told them to the
-launcher and compared them with the holders in Redis (one run of the reconciler). In turns with the
-bare lists, which are the floor and are taken off: both lists, decoded, one after the other, by the
-same client. Then the notes that the leader's next look keeps in Redis. The double is a process of
-its own, and every new leader a launcher of its own. Memory: what this process (its resident set)
-has grown by for each pod when the first leader has looked, with what Python has not given back of
-the answers of the API. Peer: the client's typed models of the same pods, decoded and kept (of a
-tenth of them). Aim: at most 2 s beyond the lists.
+Measured: from the moment a watcher leads until it has listed all pods and Jobs, passed them to the
+launcher and compared them with the holders in Redis (one run of repair). In turns with the floor,
+which is subtracted: both lists, decoded, one after the other, with the same client. Then the
+observations that the leader's next cycle keeps in Redis. The double runs in a separate process, and
+every new leader has a new launcher. Memory: the growth of this process (its resident set) per pod
+after the first cycle of the leader, including the parts of API responses that Python has not
+released. Peer: the typed models of the client for the same pods, decoded and kept (for a tenth of
+them). Aim: at most 2 s beyond the lists.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ AIM = 2.0
 
 
 class _Leader:
-    """A dispatcher that has just come up, and does not lead yet."""
+    """A dispatcher that has just started and does not lead yet."""
 
     def __init__(self, stage: Stage, api: Api, gpu_class: GpuClass) -> None:
         redis, classes = stage.client, {gpu_class.name: gpu_class}
@@ -70,16 +70,16 @@ class _Leader:
         self._reconciler = Reconciler(self.dispatcher, self.launcher, 5, 2)
 
     def take_over(self) -> None:
-        """Lead, until all that runs has been compared with Redis."""
+        """Lead until the cluster state has been compared with Redis."""
         self.launcher.lead(True)
         while True:
             try:
                 return self._reconciler.run(self._line.clock())
-            except LauncherUnavailable:  # the first list is not there yet
+            except LauncherUnavailable:  # the first list is not complete yet
                 time.sleep(0.01)
 
     def note(self) -> None:
-        """Keep what was seen."""
+        """Keep the observations."""
         self.launcher.check(self._line.clock())
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ def run(size: Size) -> list[Figure]:
 
 
 def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
-    """Jobs that were launched and claimed."""
+    """Create launched and claimed jobs."""
     line, attempts = Line(redis, by="bench", owner="bench"), Attempts(redis)
     line.open(gpu_class.name)
     records: list[Record] = []
@@ -171,13 +171,13 @@ def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
 
 
 def _rss() -> float:
-    """Bytes of this process, without what is garbage."""
+    """Return the bytes of this process after garbage collection."""
     gc.collect()
     return float(psutil.Process().memory_info().rss)
 
 
 def _typed(api: Api, count: int) -> float:
-    """Bytes that the client's model of a pod takes."""
+    """Return the bytes of the client's model of a pod."""
     path = f"/api/v1/namespaces/{api.namespace}/pods"
     body = json.loads(
         api._transport.send(

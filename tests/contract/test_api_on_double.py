@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import QUOTAS

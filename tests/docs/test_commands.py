@@ -34,6 +34,8 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader as Queue
+from tests.docs.test_deployment_pages import PAGES as OPERATORS
+from tests.docs.test_deployment_pages import PARTLY
 from tests.support.nodes import executors_of
 from tests.support.pages import defaults
 from tests.support.waiting import until
@@ -47,10 +49,11 @@ PAGES = [
     "workers/dispatcher/README.md",
     "workers/gpu-runner/README.md",
 ]
-#: Pages for operators of clusters have tests of their own: tests/docs/test_deployment_pages.py.
-OPERATORS = ("GPU.md", "SECURITY.md")
+#: test_deployment_pages.py checks the pages for operators of clusters.
 PAGES += sorted(
-    str(each.relative_to(ROOT)) for each in ROOT.glob("docs/**/*.md") if each.name not in OPERATORS
+    page
+    for page in (str(each.relative_to(ROOT)) for each in ROOT.glob("docs/**/*.md"))
+    if page not in [each.path for each in OPERATORS]
 )
 #: The broker that the docs have people use.
 THEIRS = "redis://localhost:6379/0"
@@ -84,8 +87,8 @@ def commands(page: str) -> list[str]:
         for each in re.findall(r"`([^`\n]+)`", text)
         if each.split()[0] in WORDS and " " in each
     ]
-    # How the README deploys is for tests/docs/test_deployment_pages.py, too.
-    elsewhere = ("helm ", "kubectl ") if page == "README.md" else ()
+    # test_deployment_pages.py checks how these pages deploy.
+    elsewhere = ("helm ", "kubectl ") if page in [each.path for each in PARTLY] else ()
     return [
         each for each in typed + inline if each != "celery -A" and not each.startswith(elsewhere)
     ]
@@ -383,10 +386,9 @@ def check_docker(arguments: list[str], page: str, directory: Path) -> None:
 
 def check_kubectl(arguments: list[str]) -> None:
     """What it names is in the page's objects: it is asked of no cluster here."""
-    text = (ROOT / "docs" / "KUBERNETES.md").read_text()
-    (objects,) = [
-        block for block in blocks("docs/KUBERNETES.md", "yaml") if "kind: Deployment" in block
-    ]
+    page = "docs/howto/run-jobs-on-kubernetes.md"
+    text = (ROOT / page).read_text()
+    (objects,) = [block for block in blocks(page, "yaml") if "kind: Deployment" in block]
     named = {each["metadata"]["name"] for each in yaml.safe_load_all(objects)}
     if arguments[0] == "-n":
         assert arguments[1] == "gpu-jobs"
@@ -408,7 +410,7 @@ def check_kubectl(arguments: list[str]) -> None:
         key, _, value = rest[rest.index("-l") + 1].partition("=")
         assert selector("x").startswith(f"{key}={value},")
     if verb == "apply":
-        assert f"As `{rest[rest.index('-f') + 1]}`:" in text
+        assert f"as `{rest[rest.index('-f') + 1]}`:" in text
 
 
 def check_server(arguments: list[str], directory: Path) -> None:

@@ -13,7 +13,7 @@ from tests.support.every_metric import of_dispatcher, of_queue, sample_names
 from tests.support.pages import Page
 
 REFERENCE = Page("docs/reference/metrics.md")
-QUERIES = Page("docs/METRICS.md")
+QUERIES = Page("docs/operate/metrics.md")
 
 
 def rows(families: dict[str, Metric]) -> dict[str, tuple[str, set[str]]]:

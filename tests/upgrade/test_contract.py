@@ -3,7 +3,7 @@ carries what it does not know.
 
 Dispatchers, executors (which carry scripts of their own, in application images) and command lines
 of several versions work on one state at once. Where a change cannot keep to this,
-``gpuqueue.store.keys.VERSION`` is raised: see docs/UPGRADES.md.
+``gpuqueue.store.keys.VERSION`` is raised: see docs/operate/upgrades.md.
 """
 
 from __future__ import annotations

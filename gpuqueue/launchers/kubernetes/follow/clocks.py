@@ -18,7 +18,7 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import Known
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, overdue
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, overdue
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -106,7 +106,7 @@ class Clocks:
             if self._overdue(entry, now) and not self._out_of_time(entry):
                 return  # the server is away: the others would wait for it as well
 
-    def limit(self, seen: Seen) -> float:
+    def limit(self, seen: PodStatusSummary) -> float:
         """How long a state may last, in seconds."""
         return 0.0 if seen.at_once else self._limits[seen.clock or "terminating"]
 

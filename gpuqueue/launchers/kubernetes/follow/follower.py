@@ -20,7 +20,7 @@ from gpuqueue.launchers.kubernetes.follow.podless import Podless
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
-from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.model.ends import EXECUTORS_OWN, End, explain
 from gpuqueue.model.names import worker_name
 from gpuqueue.model.reasons import EndReason
@@ -163,7 +163,7 @@ class Follower:
         if (
             kind == "deleted"
             and entry.pod.metadata.deletion_timestamp is None
-            and not observe(entry.pod).end
+            and not read_status(entry.pod).end
         ):
             # Somebody changed its labels, and it runs on; or it was gone in no time. The next look
             # at its Job tells.

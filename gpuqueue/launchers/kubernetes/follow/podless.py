@@ -15,7 +15,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import Known, of_job
 from gpuqueue.launchers.kubernetes.follow.pod_table import JOB_NAME
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
-from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -87,7 +87,7 @@ class Podless:
         job = self._api.get_job(name)
         pods, _ = self._api.list_pods(f"{JOB_NAME}={name}")
         if pods:  # the watch will tell of it, or its labels were changed and it is not watched
-            ends = [observe(pod).end for pod in pods]
+            ends = [read_status(pod).end for pod in pods]
             return ends[0] if all(ends) else None
         if job is None:
             return GONE

@@ -142,7 +142,7 @@ UNSCHEDULABLE = {
 }
 
 
-def test_what_a_pod_waits_for_is_noted_once(bench: Bench) -> None:
+def test_wait_of_a_pod_is_recorded_once(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.check(1)
     bench.put(UNSCHEDULABLE)
@@ -155,7 +155,7 @@ def test_what_a_pod_waits_for_is_noted_once(bench: Bench) -> None:
     )
 
 
-def test_what_could_not_be_noted_is_noted_at_the_next_look(bench: Bench) -> None:
+def test_failed_observation_is_recorded_at_the_next_check(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.notes.fails = True
     with pytest.raises(ConnectionError):
@@ -165,7 +165,7 @@ def test_what_could_not_be_noted_is_noted_at_the_next_look(bench: Bench) -> None
     assert len(bench.notes.noted) == 1
 
 
-def test_a_clock_counts_from_the_apis_own_time(bench: Bench) -> None:
+def test_clock_starts_at_the_time_of_the_api(bench: Bench) -> None:
     """So that a watcher that has just begun goes on where the one before it was."""
     bench.put(UNSCHEDULABLE)
     bench.check(99)
@@ -176,7 +176,7 @@ def test_a_clock_counts_from_the_apis_own_time(bench: Bench) -> None:
     assert "within 100 s" in error and "0/1 nodes are available" in error
 
 
-def test_an_image_that_fails_late_has_its_whole_grace(bench: Bench) -> None:
+def test_late_image_error_gets_the_whole_grace(bench: Bench) -> None:
     bench.put(waiting("ContainerCreating"), node="n")
     bench.check(150)
     bench.put(waiting("ErrImagePull", "connection refused"), node="n")
@@ -188,13 +188,13 @@ def test_an_image_that_fails_late_has_its_whole_grace(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
-def test_what_can_never_work_is_given_up_at_once(bench: Bench, reason: str) -> None:
+def test_hopeless_attempt_is_given_up_at_once(bench: Bench, reason: str) -> None:
     bench.put(waiting(reason), node="n")
     bench.check(0)
     assert bench.api.deleted == ["job-a"]
 
 
-def test_an_attempt_that_runs_by_now_is_left_alone(bench: Bench) -> None:
+def test_attempt_that_runs_by_now_is_not_given_up(bench: Bench) -> None:
     bench.notes.runs = True
     bench.put(UNSCHEDULABLE)
     bench.check(100)
@@ -202,7 +202,7 @@ def test_an_attempt_that_runs_by_now_is_left_alone(bench: Bench) -> None:
     assert bench.api.deleted == [] and len(bench.notes.doomed) == 1
 
 
-def test_a_deletion_that_is_not_taken_is_asked_for_again(bench: Bench) -> None:
+def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.api.away = True
     bench.check(100)
@@ -212,7 +212,7 @@ def test_a_deletion_that_is_not_taken_is_asked_for_again(bench: Bench) -> None:
     assert bench.api.deleted == ["job-a"]
 
 
-def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_its_slot(
+def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(
     bench: Bench,
 ) -> None:
     running = {
@@ -229,7 +229,7 @@ def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_it
     assert bench.api.deleted == [] and bench.notes.doomed == []
 
 
-def test_a_container_that_runs_must_be_claimed_in_time(bench: Bench) -> None:
+def test_running_container_must_be_claimed_in_time(bench: Bench) -> None:
     bench.put(
         {"phase": "Running", "containerStatuses": [{"name": "executor", "state": {"running": {}}}]},
         node="n",
