@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.launchers.kubernetes.manifest.names import (
     ATTEMPT_ROLE,
     CONTAINER_ROLE,
@@ -20,6 +19,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     labels,
 )
 from gpuqueue.model.job import Record
+from gpuqueue.settings.dispatcher import Settings
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)
