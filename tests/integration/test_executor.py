@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def hands() -> Iterator[Hands]:
         made.client.close()
 
 
-def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands):
+def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(record)
     assert done.returncode == 0, done.stderr
@@ -106,7 +107,7 @@ def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands):
     )
 
 
-def test_the_state_and_the_results_may_live_elsewhere(hands):
+def test_the_state_and_the_results_may_live_elsewhere(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(
         record,
@@ -123,7 +124,7 @@ def test_the_state_and_the_results_may_live_elsewhere(hands):
         assert elsewhere.AsyncResult(record["id"]).get(PATIENCE)["hostname"]
 
 
-def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands):
+def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(record, {"GPUQUEUE_POD": "gpu-where-1-x7k", "GPUQUEUE_POD_UID": "8a0b-77"})
     assert done.returncode == 0, done.stderr
@@ -135,7 +136,7 @@ def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands):
     )
 
 
-def test_an_attempt_outside_a_pod_is_its_processs(hands):
+def test_an_attempt_outside_a_pod_is_its_processs(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     assert hands.run(record).returncode == 0
     start, _, pid = hands.kept(record)["instance"].rpartition(":")
@@ -152,7 +153,9 @@ def no_file() -> None:
 @pytest.mark.parametrize(
     "home", [None, "/nonexistent"], ids=["no home", "a home that is not there"]
 )
-def test_an_executor_wants_no_home_and_writes_no_file(hands, tmp_path, home):
+def test_an_executor_wants_no_home_and_writes_no_file(
+    hands: Hands, tmp_path: Path, home: str | None
+) -> None:
     record = hands.attempt("bare.where")
     env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | (
         {"HOME": home} if home else {}
@@ -164,8 +167,8 @@ def test_an_executor_wants_no_home_and_writes_no_file(hands, tmp_path, home):
 
 
 def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_status_of_its_own(
-    hands,
-):
+    hands: Hands,
+) -> None:
     record = hands.attempt(
         "shop.wear_out", "worn", 1
     )  # it leaves a thread that would keep the process for a minute
@@ -180,7 +183,7 @@ def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_st
     assert hands.app.AsyncResult(record["id"]).state == "STARTED"
 
 
-def test_figures_of_the_gpu_that_come_late_lower_none(hands):
+def test_figures_of_the_gpu_that_come_late_lower_none(hands: Hands) -> None:
     record, attempts = hands.attempt("bare.where"), Attempts(hands.client)
     attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
     attempts.claim(attempt, INSTANCE, "worker")
@@ -201,7 +204,7 @@ def test_figures_of_the_gpu_that_come_late_lower_none(hands):
     )
 
 
-def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands):
+def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands: Hands) -> None:
     record, attempts, seen = hands.attempt("bare.where"), Attempts(hands.client), {"gpu": "GPU-1"}
     attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
     assert not attempts.sampled(attempt, seen)  # nobody has claimed it
