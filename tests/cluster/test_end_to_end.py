@@ -90,7 +90,9 @@ def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(cluster: RealCluster) -
 # -- what goes wrong while it runs -----------------------------------------------------------------
 
 
-def test_a_crash_is_told_with_its_exit_code_and_the_end_of_its_log(cluster: RealCluster) -> None:
+def test_the_error_of_a_crash_has_the_exit_code_and_the_end_of_the_log(
+    cluster: RealCluster,
+) -> None:
     result = cluster.send("crash", 41)
     with pytest.raises(ExecutorDied, match=r"(?s)exit code 41.*about to crash"):
         result.get(PATIENCE)
@@ -159,7 +161,7 @@ def test_a_container_job_answers_exit_code_message_and_log(cluster: RealCluster)
     assert result.get(PATIENCE) == {"exit_code": 0, "message": {"loss": 1}, "log": "trained\n"}
 
 
-def test_a_container_that_fails_says_how(cluster: RealCluster) -> None:
+def test_the_error_of_a_container_job_has_exit_code_and_log(cluster: RealCluster) -> None:
     with pytest.raises(ContainerFailed, match=r"(?s)exit code 3.*no data"):
         cluster.run("import sys; print('no data', file=sys.stderr); sys.exit(3)").get(PATIENCE)
 

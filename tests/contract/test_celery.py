@@ -89,9 +89,7 @@ def test_build_tracer_takes_name_task_loader_hostname_and_app(app: Celery, add: 
     assert "app" in taken
 
 
-def test_the_tracer_answers_result_info_runtime_and_text_and_stores_the_result(
-    app: Celery, add: Task
-) -> None:
+def test_the_tracer_returns_four_values_and_stores_the_result(app: Celery, add: Task) -> None:
     _, request = request_dict(app)
     answer = build_tracer(add.name, add, app.loader, "w@h", app=app)("j1", [1, 2], {}, request)
     assert trace_ok_t._fields == ("retval", "info", "runtime", "retstr")
@@ -123,7 +121,7 @@ def test_the_tracers_info_has_the_state_of_what_was_raised(
     assert app.AsyncResult("j1").state == stored
 
 
-def test_the_tracer_calls_the_instances_run_and_before_start_taken_when_it_is_built(
+def test_the_tracer_keeps_run_and_before_start_from_when_it_was_built(
     app: Celery, add: Task
 ) -> None:
     called = []
@@ -179,7 +177,7 @@ def test_a_request_is_made_from_a_message_alone(app: Celery) -> None:
     )
 
 
-def test_a_context_has_every_header_as_an_attribute_and_a_name_for_those_left_out() -> None:
+def test_a_context_has_every_header_and_defaults_for_missing_ones() -> None:
     context = Context({"id": "j1", "chord": {"task": "body"}, "gpu": {"memory": 1}})
     assert (context.id, context.gpu, context.chord, context.errbacks) == (
         "j1",
@@ -215,7 +213,7 @@ def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names() -> None
     assert issubclass(OurConsumer, Consumer)
 
 
-def test_the_consumer_fills_its_strategies_by_one_method_and_reads_them_by_item() -> None:
+def test_the_consumer_fills_strategies_in_one_method_and_reads_by_item() -> None:
     assert list(inspect.signature(Consumer.update_strategies).parameters) == ["self"]
     source = inspect.getsource(Consumer.create_task_handler)
     assert "strategies = self.strategies" in source
@@ -281,7 +279,7 @@ def test_a_state_is_written_in_one_round_trip(app: Celery) -> None:
     )
 
 
-def test_a_revoked_member_is_told_to_its_chord(app: Celery) -> None:
+def test_a_revoked_member_is_reported_to_its_chord(app: Celery) -> None:
     app.backend.on_chord_part_return = Mock()
     context = Context({"id": "j1", "chord": {"task": "body"}, "group": "g1", "delivery_info": {}})
     app.backend.mark_as_revoked("j1", "revoked", request=context, store_result=True)

@@ -162,7 +162,7 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
-def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(
+def test_a_job_cancelled_while_no_dispatcher_ran_is_stopped(
     cluster: CrashStack, tmp_path: Path
 ) -> None:
     first = cluster.start("one")

@@ -203,7 +203,7 @@ def test_gpu_refuses_at_once_what_cannot_be(options: dict[str, Any], words: str)
 
 
 @pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}], ids=str)
-def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(
+def test_a_message_without_a_caller_is_dropped_and_logged(
     stack: Stack, push: Callable[..., Any], headers: dict[str, Any], dispatcher_goes_on: None
 ) -> None:
     node = stack.workers[0]
@@ -220,7 +220,7 @@ def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(
 @pytest.mark.parametrize(
     "garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str
 )
-def test_garbage_on_the_queue_stops_nobody(
+def test_garbage_on_the_queue_stops_no_dispatcher(
     stack: Stack, garbage: Any, dispatcher_goes_on: None
 ) -> None:
     stack.client.lpush(GPU, garbage)

@@ -166,7 +166,7 @@ def test_an_executor_wants_no_home_and_writes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_status_of_its_own(
+def test_an_executor_with_a_failed_gpu_writes_nothing_and_exits_at_once(
     hands: Hands,
 ) -> None:
     record = hands.attempt(
@@ -204,7 +204,7 @@ def test_figures_of_the_gpu_that_come_late_lower_none(hands: Hands) -> None:
     )
 
 
-def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands: Hands) -> None:
+def test_a_stale_attempt_reports_no_gpu(hands: Hands) -> None:
     record, attempts, seen = hands.attempt("bare.where"), Attempts(hands.client), {"gpu": "GPU-1"}
     attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
     assert not attempts.sampled(attempt, seen)  # nobody has claimed it

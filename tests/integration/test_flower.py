@@ -143,7 +143,7 @@ def press(browser: webdriver.Chrome, flower: FlowerStack, job_id: str, button: s
     ].click()
 
 
-def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_ended(
+def test_flower_shows_a_job_as_received_then_started_then_ended(
     flower: FlowerStack, browser: webdriver.Chrome, key: str
 ) -> None:
     running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")

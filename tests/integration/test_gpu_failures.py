@@ -67,7 +67,7 @@ def figures(stack: Stack, result: AsyncResult) -> tuple[Any, ...]:
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and_afterwards(
+def test_the_record_has_the_gpu_and_its_memory_during_and_after_the_job(
     shop: ModuleType, stack: Stack, key: str, seen: tuple[str, int]
 ) -> None:
     result = shop.train.apply_async((key, 2 * GIB), queue=GPU)
@@ -83,7 +83,7 @@ def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and
     assert figures(stack, result) == (*seen, 2 * GIB)
 
 
-def test_what_torch_took_is_known_of_a_job_that_ends_before_anybody_looks(
+def test_the_memory_of_torch_is_known_for_a_job_shorter_than_one_sample(
     shop: ModuleType, stack: Stack, key: str
 ) -> None:
     stack.go(key)
@@ -95,7 +95,7 @@ def test_what_torch_took_is_known_of_a_job_that_ends_before_anybody_looks(
 # -- out of memory ---------------------------------------------------------------------------------
 
 
-def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_its_own(
+def test_a_job_out_of_gpu_memory_keeps_its_exception_and_gets_its_reason(
     shop: ModuleType, stack: Stack, key: str, seen: tuple[str, int]
 ) -> None:
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
@@ -115,7 +115,7 @@ def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_it
     assert "on_failure OutOfMemoryError" in stack.told_so_far(key)
 
 
-def test_a_soft_time_limit_that_strikes_while_memory_is_short_is_no_lack_of_memory(
+def test_a_soft_time_limit_while_memory_is_short_is_not_out_of_memory(
     shop: ModuleType, stack: Stack, key: str
 ) -> None:
     result = shop.shrink.apply_async((key,), queue=GPU)

@@ -47,7 +47,7 @@ def given(stack: Stack, key: str, queue: str, jobs: int) -> Counter[str]:
     return seen
 
 
-def test_shared_jobs_share_the_gpus_evenly_and_exclusive_jobs_have_one_each(
+def test_shared_jobs_spread_over_gpus_and_exclusive_jobs_get_one_each(
     machine: Callable[..., Stack], key: str
 ) -> None:
     stack = machine()

@@ -131,7 +131,7 @@ def test_a_retry_shows_retry_while_it_waits(shop: ModuleType, stack: Stack, queu
     assert result.get(PATIENCE) == "again"
 
 
-def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(
+def test_autoretry_makes_max_retries_and_raises_the_last_error(
     shop: ModuleType, stack: Stack, queue: str, key: str
 ) -> None:
     with pytest.raises(OutOfStock) as caught:
@@ -152,7 +152,7 @@ def test_too_many_retries_raise_the_error_that_retry_was_given(
         shop.give_up.apply_async(("figs",), queue=queue).get(PATIENCE)
 
 
-def test_each_retry_is_a_delivery_of_its_own_and_all_end(stack: Stack, shop: ModuleType) -> None:
+def test_each_retry_is_a_separate_delivery_and_all_end(stack: Stack, shop: ModuleType) -> None:
     result = shop.try_until.apply_async((1,), queue=GPU)
     assert result.get(PATIENCE) == 1
     stack.in_state(result.id, "ended")

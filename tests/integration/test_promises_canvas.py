@@ -95,7 +95,7 @@ def test_a_chord_in_a_chain_in_a_chord(shop: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("failing", [CPU, GPU])
-def test_a_failing_member_fails_the_chord_and_calls_the_errback_of_its_body(
+def test_a_failing_member_fails_the_chord_and_calls_its_errback(
     shop: ModuleType, stack: Stack, key: str, failing: Any
 ) -> None:
     body = on(GPU, shop.total.s()).on_error(shop.old_errback.s(key))

@@ -20,7 +20,7 @@ GPU = "gpu.t4.shared"
 
 
 @pytest.mark.parametrize("by", ["countdown", "eta"])
-def test_a_job_does_not_start_before_its_time_and_holds_nobody_up(
+def test_a_job_with_an_eta_starts_no_earlier_and_blocks_no_other_job(
     shop: ModuleType, stack: Stack, key: str, by: str
 ) -> None:
     stack.idle()
@@ -60,7 +60,7 @@ def test_a_job_that_starts_in_time_does_not_expire(shop: ModuleType) -> None:
     assert shop.add.apply_async((1, 1), queue=GPU, expires=60).get(PATIENCE) == 2
 
 
-def test_a_hard_limit_kills_the_task_and_says_so(
+def test_a_hard_time_limit_kills_the_task_with_a_typed_error(
     shop: ModuleType, stack: Stack, queue: str, key: str
 ) -> None:
     result = shop.hold.apply_async(

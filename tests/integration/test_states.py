@@ -23,7 +23,7 @@ def app() -> Iterator[Celery]:
         made.close()
 
 
-def test_a_state_is_told_where_async_result_looks(app: Celery) -> None:
+def test_async_result_reads_a_written_state(app: Celery) -> None:
     States(app).tell(RECORD | {"attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (

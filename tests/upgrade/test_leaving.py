@@ -64,7 +64,7 @@ def test_a_second_signal_changes_nothing(cluster: Versions) -> None:
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(20))
 
 
-def test_launches_under_way_are_ended_or_left_to_another_where_the_api_server_hangs(
+def test_launches_on_a_hanging_api_server_are_ended_or_left_to_another(
     pods: Versions,
 ) -> None:
     node = begin(pods)
@@ -128,7 +128,7 @@ def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(
 
 
 @pytest.mark.local_only("who runs the jobs makes no difference")
-def test_a_message_in_hand_goes_back_at_once_where_the_state_has_a_redis_of_its_own_that_does_not_answer(
+def test_a_message_in_hand_goes_back_at_once_if_the_state_redis_hangs(
     cluster: Versions, tmp_path: Path
 ) -> None:
     with EmbeddedRedis(tmp_path / "state") as state:

@@ -86,7 +86,7 @@ def test_logs_follow_a_container_to_its_end(quick: ClusterStack) -> None:
     assert (status, out) == (0, "one\ntwo\n")
 
 
-def test_a_job_without_a_log_says_why(quick: ClusterStack) -> None:
+def test_logs_rejects_an_unknown_job(quick: ClusterStack) -> None:
     status, out, err = call(quick, "logs", "nobody")
     assert (status, out) == (1, "") and "no job 'nobody' is known" in err
 
@@ -138,7 +138,7 @@ def test_run_prints_the_log_and_exits_with_the_containers_code(quick: ClusterSta
     assert (status, out) == (7, "steps 3\n") and "exit code 7" in err and "steps 3" not in err
 
 
-def test_run_says_how_a_job_failed_in_the_queues_words(quick: ClusterStack) -> None:
+def test_run_prints_the_typed_error_of_a_failed_job(quick: ClusterStack) -> None:
     sleep = [
         "shop:1",
         "--",
@@ -158,7 +158,7 @@ def test_run_refuses_a_class_that_no_dispatcher_has(quick: ClusterStack) -> None
     assert (status, out) == (2, "") and "--class='a100' is unknown; dispatchers have: " in err
 
 
-def test_a_run_that_is_left_goes_on_and_one_that_another_cancels_says_so(
+def test_a_detached_run_goes_on_and_a_cancelled_one_is_reported(
     quick: ClusterStack,
 ) -> None:
     sleep = ["shop:1", "--", "python3", "-c", "import time; time.sleep(60)"]
@@ -305,7 +305,7 @@ def test_a_dispatcher_needs_no_more_than_its_rights(
         node.stop()
 
 
-def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(
+def test_cancel_why_and_status_show_a_stop_that_the_node_never_confirms(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
@@ -340,7 +340,7 @@ def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(
     quick.idle()
 
 
-def test_why_tells_what_was_seen_of_a_pod_that_has_ended(
+def test_why_shows_node_exit_code_and_pod_of_an_ended_job(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     result = shop.add.apply_async((1, 2), queue=GPU)

@@ -45,7 +45,7 @@ def ended(stack: ClusterStack, result: AsyncResult, reason: str) -> Record:
 # -- while it runs ---------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(
+def test_an_oom_killed_job_fails_with_errbacks_and_evidence(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
@@ -68,7 +68,7 @@ def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(
     assert record["container_started"] <= record["container_finished"]
 
 
-def test_the_text_of_a_crash_says_the_exit_code_and_the_node(
+def test_the_error_of_a_crash_has_exit_code_and_node(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     result = shop.leave.apply_async(("os._exit",), queue=GPU)
@@ -108,7 +108,7 @@ def test_a_job_evicted_while_its_application_is_imported_runs_again(
     assert result.get(PATIENCE) == key
 
 
-def test_a_job_whose_pod_somebody_deletes_fails_so(
+def test_a_job_fails_when_its_pod_is_deleted_by_hand(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
@@ -286,7 +286,9 @@ def test_a_container_job_hands_its_answer_on(
     assert chained.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "y\n"}
 
 
-def test_a_container_that_fails_says_how(quick: ClusterStack, shop: ModuleType, key: str) -> None:
+def test_the_error_of_a_container_job_has_exit_code_and_log(
+    quick: ClusterStack, shop: ModuleType, key: str
+) -> None:
     result = run(
         quick, "python3", "-c", "import sys; print('no data', file=sys.stderr); sys.exit(3)"
     )
