@@ -18,7 +18,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     OWNER,
     labels,
 )
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 

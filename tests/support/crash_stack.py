@@ -11,8 +11,8 @@ from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
-from gpuqueue.model.record import Record
 
+from gpuqueue.model.record import Record
 from tests.support.nodes import APPS, WorkerNode
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -92,7 +92,7 @@ class CrashStack(Stack):
         todo = self.reader.todo("t4", time.time() + 3600)
         return (
             not self.holders()
-            and not (todo.accepted or todo.finishing or todo.launching or todo.stopping)
+            and not (todo.accepted or todo.finishing or todo.stopping)
             and {record["state"] for record in self.records()} <= {"ended"}
             and not self.client.hlen("gpuqueue:1:{t4}:messages")
         )

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
-from gpuqueue.model.record import Record
 
 from gpuqueue import gpu
 from gpuqueue.errors import (
@@ -24,8 +23,9 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
+from gpuqueue.model.record import Record
+from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
-from tests.doubles.kubernetes.objects.registry import Deletion
 from tests.support.cluster_stack import ClusterStack
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
