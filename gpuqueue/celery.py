@@ -28,7 +28,7 @@ os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 app = Celery("gpuqueue")
 try:
     app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
-    #: Where Redis does not answer, Celery would wait for ever.
+    #: Seconds to leave: where Redis does not answer, Celery waits without limit.
     LEAVE_SECONDS = load().leave_seconds
 except GpuQueueError as exc:
     # Celery would show a traceback of its own loader instead of what to do.

@@ -152,8 +152,8 @@ def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
         executor_environment(settings),
         settings.start_timeout,
         dealt,
-        # A silent host is gone, and its jobs with it: a container that came back under a new name, or
-        # a machine that did not.
+        # A silent host is gone with its jobs: its container came back under a new name, or its
+        # machine is off.
         lambda host: reader.host_heard(host, clock() - settings.host_silent_seconds),
     )
 

@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
-#: Seconds that an API server may take to answer, and a dispatcher to leave: short, to be waited for.
+#: Seconds that an API server may take to answer, and a dispatcher to leave: short for tests.
 API_TIMEOUT, LEAVE_WITHIN = 3.0, 5.0
 
 
