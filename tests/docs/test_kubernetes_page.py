@@ -28,8 +28,8 @@ from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import Page, defaults, shown

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.launchers.base import Held
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 pytestmark = pytest.mark.integration
 
@@ -44,17 +44,17 @@ class Launcher(LocalLauncher):
     """Puts every end into a queue."""
 
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
-        self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
+        self.ends: queue.Queue[tuple[RunningAttempt, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
         super().__init__(
             self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
         )
 
-    def _keep(self, held: Held, end: End) -> bool:
-        self.ends.put((held, end))
+    def _keep(self, running: RunningAttempt, end: End) -> bool:
+        self.ends.put((running, end))
         return True
 
-    def ended(self) -> tuple[Held, End]:
+    def ended(self) -> tuple[RunningAttempt, End]:
         return self.ends.get(timeout=20)
 
     def code(self) -> int:
@@ -77,7 +77,7 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
     yield make
     for each in made:
         for live in each.list():
-            each.stop(live.instance, "KILL")
+            each.stop(live.running.instance, "KILL")
         each.close()
 
 
@@ -108,8 +108,8 @@ def test_exit_status_gives_the_end(
 ) -> None:
     one = launcher(program)
     instance = one.start(RECORD)
-    held, end = one.ended()
-    assert held == Held("t4", "a~1", 2, instance)
+    running, end = one.ended()
+    assert running == RunningAttempt(Attempt("t4", "a~1", 2), instance)
     assert (end.reason, end.error) == (explain(code).reason, explain(code).error)
     assert end.evidence == {"exit_code": code}
 
@@ -178,7 +178,7 @@ def test_live_attempts_are_found_by_environment(
     instance = one.start(RECORD)
     assert said(fifo) == "ready"
     [found] = one.list()
-    assert found.instance == instance
+    assert found.running.instance == instance
     assert found.record == RECORD
     other = Launcher("pass")
     other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
@@ -202,8 +202,8 @@ def test_orphan_of_another_dispatcher_is_watched_to_its_end(
         instance = dispatcher.stdout.readline().strip()
     assert said(fifo) == "ready"
     one = launcher("pass")
-    orphan = Held("t4", "a~1", 2, instance)
-    assert [each.instance for each in one.list()] == [instance]
+    orphan = RunningAttempt(Attempt("t4", "a~1", 2), instance)
+    assert [each.running.instance for each in one.list()] == [instance]
     for _ in range(2):
         one.watch(orphan)
     assert one.stop(instance, "TERM")

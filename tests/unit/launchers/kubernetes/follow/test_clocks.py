@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.launchers.base import Held, Observed
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import clocks as module
@@ -16,6 +15,7 @@ from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
 from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -31,21 +31,21 @@ SETTINGS = ClusterSettings(
 
 
 @dataclass
-class Notes:
+class Observations:
     """Keeps what it is told."""
 
     runs: bool = False
-    noted: list[Observed] = field(default_factory=list)
-    doomed: list[tuple[str, EndReason, str]] = field(default_factory=list)
+    noted: list[Observation] = field(default_factory=list)
+    given_up: list[tuple[str, EndReason, str]] = field(default_factory=list)
     fails: bool = False
 
-    def observed(self, seen: list[Observed]) -> None:
+    def observed(self, observations: list[Observation]) -> None:
         if self.fails:
             raise ConnectionError("Redis is away")
-        self.noted += seen
+        self.noted += observations
 
-    def doom(self, held: Held, reason: EndReason, error: str) -> bool:
-        self.doomed.append((held.delivery, reason, error))
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+        self.given_up.append((attempt.delivery, reason, error))
         return not self.runs
 
 
@@ -69,7 +69,7 @@ class Bench:
 
     monkeypatch: pytest.MonkeyPatch
     api: Api = field(default_factory=Api)
-    notes: Notes = field(default_factory=Notes)
+    notes: Observations = field(default_factory=Observations)
     table: PodTable = field(default_factory=PodTable)
     elapsed: float = 0.0
 
@@ -171,7 +171,7 @@ def test_clock_starts_at_the_time_of_the_api(bench: Bench) -> None:
     bench.check(99)
     assert bench.api.deleted == []
     bench.check(100)
-    ((delivery, reason, error),) = bench.notes.doomed
+    ((delivery, reason, error),) = bench.notes.given_up
     assert (delivery, reason, bench.api.deleted) == ("a", EndReason.UNSCHEDULABLE, ["job-a"])
     assert "within 100 s" in error and "0/1 nodes are available" in error
 
@@ -184,7 +184,7 @@ def test_late_image_error_gets_the_whole_grace(bench: Bench) -> None:
     bench.check(170)
     assert bench.api.deleted == []
     bench.check(171)
-    assert bench.notes.doomed[0][1] == EndReason.IMAGE and bench.api.deleted == ["job-a"]
+    assert bench.notes.given_up[0][1] == EndReason.IMAGE and bench.api.deleted == ["job-a"]
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
@@ -199,7 +199,7 @@ def test_attempt_that_runs_by_now_is_not_given_up(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.check(100)
     bench.check(101)
-    assert bench.api.deleted == [] and len(bench.notes.doomed) == 1
+    assert bench.api.deleted == [] and len(bench.notes.given_up) == 1
 
 
 def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
@@ -226,7 +226,7 @@ def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(
     bench.check(37)
     unconfirmed = [each for each in bench.notes.noted if each.wait == WaitReason.UNCONFIRMED]
     assert len(unconfirmed) == 1 and "node n" in unconfirmed[0].detail
-    assert bench.api.deleted == [] and bench.notes.doomed == []
+    assert bench.api.deleted == [] and bench.notes.given_up == []
 
 
 def test_running_container_must_be_claimed_in_time(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.follow.podless import GONE, LOOK_EVERY, Podle
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.unit.launchers.kubernetes.follow.test_clocks import Notes
+from tests.unit.launchers.kubernetes.follow.test_clocks import Observations
 
 
 class Api:
@@ -73,7 +73,7 @@ class Bench:
     """A Podless with a hand on its time."""
 
     def __init__(self) -> None:
-        self.api, self.notes, self.now = Api(), Notes(), 0.0
+        self.api, self.notes, self.now = Api(), Observations(), 0.0
         made: Any = Podless(self.api, self.notes, ClusterSettings(), lambda: self.now)  # type: ignore[arg-type]
         self.podless: Podless = made
 
@@ -126,7 +126,7 @@ def test_job_without_pod_is_given_up_with_the_reason(
     bench.api.words = words
     assert bench.look() is None
     assert bench.notes.noted[0].wait == wait
-    ((_, doomed, error),) = bench.notes.doomed
+    ((_, doomed, error),) = bench.notes.given_up
     assert doomed == reason and words in error
     assert bench.podless.end_of("job-a") is GONE, "and its end is looked for at once"
 

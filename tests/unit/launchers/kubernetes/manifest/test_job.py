@@ -22,7 +22,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 )
 from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)

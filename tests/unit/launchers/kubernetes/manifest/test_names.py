@@ -26,9 +26,9 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     record_of,
     selector,
 )
-from gpuqueue.model.job import Record
 from gpuqueue.model.kube_syntax import is_dns_label, is_label_key, is_label_value, is_subdomain
 from gpuqueue.model.names import delivery_name
+from gpuqueue.model.record import Record
 
 # Kubernetes' own rules, written anew.
 DNS_LABEL = re.compile(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")

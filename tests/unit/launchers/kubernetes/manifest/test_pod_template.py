@@ -18,7 +18,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import parse_pod_template
 from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import without_nulls
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 SECURED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
