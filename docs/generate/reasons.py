@@ -15,7 +15,7 @@ from docs.generate.source import prose
 from gpuqueue.cli.view.words import ENDS, WAITS
 from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason, WaitReason
 
 _PACKAGE = Path(gpuqueue.__file__).parent
