@@ -96,7 +96,7 @@ class Ours:
                 self._client, Attempt.of(record), record["token"], clock=lambda: self._now
             )
             executor.claim("replay:1:1", "replay")
-            executor.report("SUCCEEDED")  # its slot is held until the release
+            executor.report("SUCCEEDED")  # it keeps its slot until the release
             executor.reported(60)
         return [int(record["delivery"]) for record in granted]
 

@@ -54,7 +54,7 @@ def objects() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
-def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     kind: str,
 ) -> None:
     found = objects()[kind]
@@ -80,7 +80,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     assert f"docker push {container['image']}" in commands
 
 
-def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None:
     allowed = []
     for rule in objects()["Role"]["rules"]:
         (group,), (resource,) = rule["apiGroups"], rule["resources"]

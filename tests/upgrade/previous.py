@@ -15,7 +15,8 @@ PREVIOUS = "34541e3"
 #: The last commit whose scripts of this folder run on that code: later ones import by a newer
 #: layout of the package.
 SCRIPTS_AT = "6c5680c"
-SCRIPTS = ("contract.py", "carried.py")
+#: Script of this folder → its name in that commit.
+SCRIPTS = {"contract.py": "contract.py", "later_fields.py": "carried.py"}
 
 
 def has_history(commit: str = PREVIOUS) -> bool:
@@ -36,8 +37,8 @@ def unpack(directory: Path, commit: str = PREVIOUS) -> Path:
     ).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(directory, filter="data")
-    for name in SCRIPTS:
-        script = f"{SCRIPTS_AT}:tests/upgrade/{name}"
+    for name, former in SCRIPTS.items():
+        script = f"{SCRIPTS_AT}:tests/upgrade/{former}"
         shown = subprocess.run(["git", "show", script], cwd=ROOT, capture_output=True, check=True)
         (directory / name).write_bytes(shown.stdout)
     return directory
