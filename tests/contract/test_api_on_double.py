@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
@@ -147,6 +147,8 @@ def test_a_log_is_fetched_from_its_end_and_followed_to_it(api: Api, cluster: Clu
     api.create_job(job("logs", seconds=None, command=["sh", "-c", script]))
     pod = cluster.until(lambda: cluster.pod_of("logs"))["metadata"]["name"]
     cluster.until(lambda: "the end" in cluster.log(pod))
+    # The API server serves no log while the status says that the container is being created.
+    cluster.until(lambda: (cluster.pod(pod) or {})["status"]["phase"] != "Pending")
     assert tail(api, pod, 30) == "line 298\nline 299\nthe end\n"
     assert "".join(api.follow_log(pod, 2)) == "line 299\nthe end\n"
     assert tail(api, "no-such-pod", 30) == ""

@@ -58,12 +58,12 @@ PAGES = (
 #: Pages whose commands for the cluster are checked here, and the others by
 #: test_commands.py.
 PARTLY = (Page("README.md"), Page("docs/operate/metrics.md"))
-#: Nobody listens there.
+#: An address without a server.
 NOWHERE = "--server=http://127.0.0.1:1"
 
 
 def commands(page: Page) -> list[str]:
-    """Every line of the page's shell blocks, and whatever in its text has the form of a command."""
+    """Each line of the page's shell blocks, and each code span of the form of a command."""
     text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in page.blocks("sh") for line in block.splitlines()]
     return typed + in_words(text)

@@ -26,10 +26,10 @@ from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
 from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import Page, defaults, shown
@@ -54,7 +54,7 @@ def objects() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
-def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     kind: str,
 ) -> None:
     found = objects()[kind]
@@ -80,7 +80,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     assert f"docker push {container['image']}" in commands
 
 
-def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None:
     allowed = []
     for rule in objects()["Role"]["rules"]:
         (group,), (resource,) = rule["apiGroups"], rule["resources"]
@@ -238,7 +238,7 @@ def test_the_reasons_of_the_clocks_exist() -> None:
 def test_a_clock_of_the_docs_is_the_one_that_runs(
     what: str, pod: Pod, verdict: EndReason | None
 ) -> None:
-    seen, row = observe(pod), CLOCKS[what]
+    seen, row = read_status(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
     # With limits that are told apart, the one that counts is the named setting's.
@@ -258,7 +258,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
 def test_what_can_never_work_is_given_no_time(reason: str) -> None:
     seen, row = (
-        observe(a_pod(waiting(reason))),
+        read_status(a_pod(waiting(reason))),
         CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
     )
     assert (seen.at_once, seen.verdict, row[2], row[4]) == (
@@ -368,7 +368,7 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
         row[3],
     )
     for pod in ENDS[said]:
-        end = observe(pod).end
+        end = read_status(pod).end
         assert end is not None, said
         assert end.reason == reason
         assert again == (
