@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api import requests
+from gpuqueue.launchers.kubernetes.api import object_reader
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import (
     AlreadyExists,
@@ -98,8 +98,8 @@ def test_what_a_job_may_not_be_is_refused(api: Api, cluster: Cluster) -> None:
 def test_lists_select_by_label_and_come_whole_in_pages(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "PAGE", 3)
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "PAGE", 3)
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(8):
         api.create_job(job(f"job-{number}"))
     cluster.until(lambda: len(cluster.pods()) == 8)
@@ -117,7 +117,7 @@ def test_lists_select_by_label_and_come_whole_in_pages(
 def test_a_list_outlives_the_history_it_pages_through(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(5):
         api.create_job(job(f"job-{number}"))
     send = api._transport.send
