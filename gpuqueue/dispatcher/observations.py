@@ -48,7 +48,7 @@ class KeptNotes:
 
     def doom(self, held: Held, reason: EndReason, error: str) -> bool:
         """Note why an attempt is given up, before it is ended."""
-        return self.line.doom(held.gpu_class, held.delivery, held.attempt, reason, error)
+        return self.line.give_up(held.gpu_class, held.delivery, held.attempt, reason, error)
 
     def begun(self, held: Held, record: Record, worker: str) -> None:
         """Claim a container job's attempt for its pod, and tell STARTED. May be repeated."""

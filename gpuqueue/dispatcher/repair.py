@@ -13,7 +13,7 @@ from gpuqueue.launchers.base import Held, Launcher, Live
 from gpuqueue.model.ends import explain
 from gpuqueue.model.job import Record
 from gpuqueue.model.names import holder_name
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Reconciler:
             holder,
             extra={"action": "repair_adopted"},
         )
-        lease.wake(self._dispatcher.client, gpu_class)
+        wakeups.wake(self._dispatcher.client, gpu_class)
         return True
 
     def _without_holder(self, holder: str, each: Live) -> None:

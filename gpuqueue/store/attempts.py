@@ -45,20 +45,20 @@ class Attempts:
         """Take the attempt for this process. Raises :class:`StaleAttempt` when it is another's, or
         no longer wanted.
         """
-        answer = self._call("claim", attempt, instance, worker, self._clock())
+        answer = self._call("claim", attempt, instance=instance, worker=worker, now=self._clock())
         if answer[0] != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer[1]}")
         return json.loads(answer[1]), json.loads(answer[2])
 
     def limit(self, attempt: Attempt, seconds: float) -> bool:
         """Set the hard limit, in seconds from the start, when the task itself declares one."""
-        return bool(self._call("limit", attempt, seconds))
+        return bool(self._call("limit", attempt, seconds=seconds))
 
     def sampled(self, attempt: Attempt, seen: Mapping[str, Any]) -> bool:
         """Keep what was seen of the GPU (gpu_sampler.py has the fields); False: the attempt is not
         current.
         """
-        return bool(self._call("sampled", attempt, json.dumps(seen) if seen else ""))
+        return bool(self._call("sampled", attempt, sample=seen or None))
 
     def report(self, attempt: Attempt, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and tell what was seen of the GPU.
@@ -68,9 +68,9 @@ class Attempts:
         answer = self._call(
             "report",
             attempt,
-            outcome,
-            self._clock() + REPORT_TIMEOUT,
-            json.dumps(seen) if seen else "",
+            outcome=outcome,
+            deadline=self._clock() + REPORT_TIMEOUT,
+            sample=seen or None,
         )
         if answer != "ok":
             raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")
@@ -78,11 +78,18 @@ class Attempts:
     def reported(self, attempt: Attempt, keep: float) -> bool:
         """Confirm that everything is written; the tombstone stays for ``keep`` seconds."""
         now = self._clock()
-        return bool(self._call("reported", attempt, now, keep, now + EXIT_TIMEOUT))
+        return bool(
+            self._call("reported", attempt, now=now, keep=keep, deadline=now + EXIT_TIMEOUT)
+        )
 
-    def _call(self, verb: str, attempt: Attempt, *arguments: str | float) -> Any:
+    def _call(self, verb: str, attempt: Attempt, **context: object) -> Any:
         return self._scripts.call(
-            verb, attempt.gpu_class, attempt.delivery, attempt.number, attempt.token, *arguments
+            verb,
+            attempt.gpu_class,
+            delivery=attempt.delivery,
+            attempt=attempt.number,
+            token=attempt.token,
+            **context,
         )
 
 
@@ -105,11 +112,11 @@ class Finishes:
         answer = self._scripts.call(
             "finish_claim",
             attempt.gpu_class,
-            attempt.delivery,
-            finisher,
-            self._clock(),
-            self._lease,
-            keep,
+            delivery=attempt.delivery,
+            finisher=finisher,
+            now=self._clock(),
+            lease=self._lease,
+            keep=keep,
         )
         if answer[0] != "ok":
             return None
@@ -121,10 +128,10 @@ class Finishes:
             self._scripts.call(
                 "finished",
                 attempt.gpu_class,
-                attempt.delivery,
-                finisher,
-                reason,
-                self._clock(),
-                keep,
+                delivery=attempt.delivery,
+                finisher=finisher,
+                reason=reason,
+                now=self._clock(),
+                keep=keep,
             )
         )

@@ -16,7 +16,6 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.ends import End
 from gpuqueue.model.job import Record
-from gpuqueue.model.names import holder_name
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.store.scripts import Scripts
 
@@ -65,15 +64,15 @@ class Line:
         #: GPUs handed out to each class by the local launcher; none for classes not named here.
         self.devices: dict[str, int] = {}
 
-    def spec(self, gpu_class: GpuClass) -> str:
-        """Return what the scripts are told of a class."""
+    def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
+        """Return the class as the scripts need it."""
         owner = {"owner": self.owner} if self.owner else {}
-        return json.dumps(gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner)
+        return gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
         """Keep a delivery. Answers ``accepted``, ``known`` or ``finishing``."""
         answer: str = self._scripts.call(
-            "accept", gpu_class, record["delivery"], json.dumps(record), message, self.clock()
+            "accept", gpu_class, message, record=record, now=self.clock()
         )
         return answer
 
@@ -81,23 +80,30 @@ class Line:
         """Put an accepted delivery in line; answers the attempts to launch now."""
         return _records(
             self._scripts.call(
-                "enqueue", gpu_class.name, delivery, self.spec(gpu_class), *self._admission()
+                "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)
             )
         )
 
     def admit(self, gpu_class: GpuClass) -> list[Record]:
         """Make holders of all that can start; answers the attempts to launch now."""
-        return _records(
-            self._scripts.call("admit", gpu_class.name, self.spec(gpu_class), *self._admission())
-        )
+        return _records(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
 
     def launched(self, record: Record, instance: str, claim_within: float) -> bool:
         """Note that the attempt's process (or Job) exists; it has ``claim_within`` seconds to be
         claimed.
         """
         now = self.clock()
-        arguments = (record["delivery"], record["attempt"], instance, now, now + claim_within)
-        return bool(self._scripts.call("launched", record["gpu_class"], *arguments))
+        return bool(
+            self._scripts.call(
+                "launched",
+                record["gpu_class"],
+                delivery=record["delivery"],
+                attempt=record["attempt"],
+                instance=instance,
+                now=now,
+                deadline=now + claim_within,
+            )
+        )
 
     def relaunch(
         self, gpu_class: str, delivery: str, attempt: int, older_than: float
@@ -105,7 +111,12 @@ class Line:
         """Take up a launch that nobody has confirmed for ``older_than`` seconds."""
         now = self.clock()
         answer = self._scripts.call(
-            "relaunch", gpu_class, holder_name(delivery, attempt), delivery, now - older_than, now
+            "relaunch",
+            gpu_class,
+            delivery=delivery,
+            attempt=attempt,
+            before=now - older_than,
+            now=now,
         )
         return json.loads(answer) if answer else None
 
@@ -126,25 +137,22 @@ class Line:
         for cannot be had (``NEVER_AGAIN``), or ``final``. ``instance`` is empty when no process was
         ever seen; an attempt that has one is not freed by that.
         """
-        now = self.clock()
         ended = {
             "reason": end.reason,
             "error": end.error,
             "avoid": end.avoid,
             "evidence": dict(end.evidence),
+            "tried": "never" if final else tried_again(end.reason),
         }
-        ended["tried"] = "never" if final else tried_again(end.reason)
         answer = self._scripts.call(
-            *(
-                "release",
-                gpu_class.name,
-                delivery,
-                attempt,
-                instance,
-                json.dumps(ended),
-                self.max_attempts,
-            ),
-            *(self.spec(gpu_class), *self._admission(now)),
+            "release",
+            gpu_class.name,
+            delivery=delivery,
+            attempt=attempt,
+            instance=instance or None,
+            ended=ended,
+            max_attempts=self.max_attempts,
+            **self._admission(gpu_class),
         )
         return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
 
@@ -158,12 +166,24 @@ class Line:
         be claimed or None).
         """
         now = self.clock()
-        calls: list[tuple[str, tuple[str | float, ...]]] = [
-            (each[0], (*each[1:7], now + each[7] if each[7] is not None else "")) for each in seen
+        calls = [
+            (
+                gpu_class,
+                {
+                    "delivery": delivery,
+                    "attempt": attempt,
+                    "wait": wait or None,
+                    "detail": detail or None,
+                    "pod": pod or None,
+                    "node": node or None,
+                    "deadline": now + within if within is not None else None,
+                },
+            )
+            for gpu_class, delivery, attempt, wait, detail, pod, node, within in seen
         ]
         return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
 
-    def doom(
+    def give_up(
         self, gpu_class: str, delivery: str, attempt: int, reason: EndReason, error: str
     ) -> bool:
         """Note why an attempt that does not start is given up, before it is ended. False: it runs,
@@ -171,7 +191,13 @@ class Line:
         """
         return bool(
             self._scripts.call(
-                "doom", gpu_class, delivery, attempt, reason, error, tried_again(reason)
+                "give_up",
+                gpu_class,
+                delivery=delivery,
+                attempt=attempt,
+                reason=reason,
+                error=error,
+                tried=tried_again(reason),
             )
         )
 
@@ -181,7 +207,13 @@ class Line:
         """Cancel a job; see cancel.lua for the answers."""
         now = self.clock()
         answer: str = self._scripts.call(
-            "cancel", gpu_class, job_id, int(terminate), signal, now, now + REVOKED_FOR
+            "cancel",
+            gpu_class,
+            id=job_id,
+            terminate=terminate,
+            signal=signal,
+            now=now,
+            forget_at=now + REVOKED_FOR,
         )
         return answer
 
@@ -205,7 +237,7 @@ class Line:
         """Move what is due. Answers how much moved, and when the next is due (None: nothing waits
         for a time).
         """
-        moved, due = self._scripts.call("tick", gpu_class, self.clock(), 256)
+        moved, due = self._scripts.call("tick", gpu_class, now=self.clock(), most=256)
         return moved, float(due) if due else None
 
     def finish_claim(
@@ -215,7 +247,13 @@ class Line:
         (why not, None, None).
         """
         answer = self._scripts.call(
-            "finish_claim", gpu_class, delivery, finisher, self.clock(), lease, self.keep
+            "finish_claim",
+            gpu_class,
+            delivery=delivery,
+            finisher=finisher,
+            now=self.clock(),
+            lease=lease,
+            keep=self.keep,
         )
         if answer[0] != "ok":
             return answer[0], None, None
@@ -225,21 +263,32 @@ class Line:
         """Confirm a finish; ``reason`` is the end reason that was written."""
         return bool(
             self._scripts.call(
-                "finished", gpu_class, delivery, finisher, reason, self.clock(), self.keep
+                "finished",
+                gpu_class,
+                delivery=delivery,
+                finisher=finisher,
+                reason=reason,
+                now=self.clock(),
+                keep=self.keep,
             )
         )
 
     def open(self, gpu_class: str) -> bool:
         """Let jobs of a class start: every live attempt is a holder. Answers whether it was closed."""
-        return bool(self._scripts.call("open", gpu_class, self.clock()))
+        return bool(self._scripts.call("open", gpu_class, now=repr(self.clock())))
 
     def adopt(self, gpu_class: str, record: Record) -> bool:
         """Make a live attempt a holder that Redis does not know."""
-        return bool(self._scripts.call("adopt", gpu_class, json.dumps(record), self.clock()))
+        return bool(self._scripts.call("adopt", gpu_class, record=record, now=self.clock()))
 
-    def _admission(self, now: float | None = None) -> tuple[float, str, str, int]:
-        # The nonce makes tokens that nobody can guess: Lua in Redis has no randomness of its own.
-        return (self.clock() if now is None else now, secrets.token_hex(16), self.by, BATCH)
+    def _admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+        return {
+            "spec": self.spec(gpu_class),
+            "now": self.clock(),
+            "nonce": secrets.token_hex(16),
+            "by": self.by,
+            "most": BATCH,
+        }
 
 
 def tried_again(reason: EndReason) -> str:
