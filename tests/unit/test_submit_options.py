@@ -1,0 +1,69 @@
+"""``gpu(...)`` makes options, and refuses what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpuqueue.errors import InvalidJob
+from gpuqueue.submit import gpu
+
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing: chosen by what it needs": ({}, {"queue": "gpu.auto", "headers": {"gpu": {}}}),
+    "a class": ({"gpu_class": "t4"}, {"queue": "gpu.t4", "headers": {"gpu": {}}}),
+    "an isolation, which names the queue": (
+        {"gpu_class": "t4", "isolation": "exclusive"},
+        {"queue": "gpu.t4.exclusive", "headers": {"gpu": {"isolation": "exclusive"}}},
+    ),
+    "an isolation on auto, which travels in the header": (
+        {"isolation": "shared"},
+        {"queue": "gpu.auto", "headers": {"gpu": {"isolation": "shared"}}},
+    ),
+    "a MIG profile, whose queue has no isolation": (
+        {"gpu_class": "mig-1g.5gb", "isolation": "exclusive"},
+        {"queue": "gpu.mig-1g.5gb", "headers": {"gpu": {"isolation": "exclusive"}}},
+    ),
+    "memory as text, sent as bytes": (
+        {"gpu_class": "mig", "memory": "4GiB", "slices": 2},
+        {"queue": "gpu.mig", "headers": {"gpu": {"memory": 4 * 2**30, "slices": 2}}},
+    ),
+    "headers of the caller's own": (
+        {"gpu_class": "t4", "headers": {"trace": "x"}, "priority": 3},
+        {"queue": "gpu.t4", "headers": {"trace": "x", "gpu": {}}, "priority": 3},
+    ),
+}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a queue besides": (
+        {"queue": "celery"},
+        "queue='celery' contradicts gpu(...); leave it out: gpu() sets the queue",
+    ),
+    "a time limit of nothing": (
+        {"time_limit": 0},
+        "time_limit=0 is not a number of seconds; use a number above 0",
+    ),
+    "a soft limit in words": (
+        {"soft_time_limit": "1h"},
+        "soft_time_limit='1h' is not a number of seconds",
+    ),
+    "a class in capitals": ({"gpu_class": "T4"}, "gpu_class='T4' cannot name a class"),
+    "an unknown isolation": ({"isolation": "both"}, "gpu.isolation='both' is unknown"),
+}
+
+
+@pytest.mark.parametrize(("said", "options"), OPTIONS.values(), ids=OPTIONS)
+def test_options_of(said: dict[str, Any], options: dict[str, Any]) -> None:
+    assert gpu(**said) == options
+
+
+@pytest.mark.parametrize(("said", "text"), WRONG.values(), ids=WRONG)
+def test_refused_is(said: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        gpu(**said)
+    assert text in str(caught.value)
+
+
+def test_the_callers_headers_are_left_as_they_were() -> None:
+    headers = {"trace": "x"}
+    gpu("t4", headers=headers)
+    assert headers == {"trace": "x"}
