@@ -50,6 +50,7 @@ lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
 
 docs: $(DEV) ## build the documentation site into site/, without the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -1,16 +1,16 @@
-"""The smallest executor: notes when it began, claims, sleeps, reports, notes when it ended. Not
-imported: run as a file.
+"""The smallest executor: records its start, claims, sleeps, reports, records its end. It runs as a
+file and is not imported.
 
-It speaks to Redis over a bare socket, since importing a client takes longer than all that is
-measured. Told by the environment like any executor, and by BENCH_SHAS (claim, report, reported),
-BENCH_STAMPS (file) and its task's name (``run-SECONDS``).
+It uses a bare socket for Redis, because importing a client takes longer than the measured steps.
+Its input is the environment of any executor, plus BENCH_SHAS (claim, report, reported),
+BENCH_STAMPS (file) and the name of its task (``run-SECONDS``).
 """
 
 import time
 
 BEGUN = time.time_ns()
 
-import os  # noqa: E402 - after the first look at the clock
+import os  # noqa: E402 - after the first reading of the clock
 import socket  # noqa: E402
 
 

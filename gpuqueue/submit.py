@@ -11,8 +11,8 @@ from typing import Any
 
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
-from gpuqueue.model.job import HEADER, GpuRequest, check_class_name
-from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName
+from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName, check_class_name
+from gpuqueue.model.request import HEADER, GpuRequest
 
 
 def gpu(

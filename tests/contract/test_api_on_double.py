@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api import requests
+from gpuqueue.launchers.kubernetes.api import object_reader
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import (
     AlreadyExists,
@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
@@ -98,8 +98,8 @@ def test_what_a_job_may_not_be_is_refused(api: Api, cluster: Cluster) -> None:
 def test_lists_select_by_label_and_come_whole_in_pages(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "PAGE", 3)
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "PAGE", 3)
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(8):
         api.create_job(job(f"job-{number}"))
     cluster.until(lambda: len(cluster.pods()) == 8)
@@ -117,7 +117,7 @@ def test_lists_select_by_label_and_come_whole_in_pages(
 def test_a_list_outlives_the_history_it_pages_through(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(5):
         api.create_job(job(f"job-{number}"))
     send = api._transport.send
@@ -147,6 +147,8 @@ def test_a_log_is_fetched_from_its_end_and_followed_to_it(api: Api, cluster: Clu
     api.create_job(job("logs", seconds=None, command=["sh", "-c", script]))
     pod = cluster.until(lambda: cluster.pod_of("logs"))["metadata"]["name"]
     cluster.until(lambda: "the end" in cluster.log(pod))
+    # The API server serves no log while the status says that the container is being created.
+    cluster.until(lambda: (cluster.pod(pod) or {})["status"]["phase"] != "Pending")
     assert tail(api, pod, 30) == "line 298\nline 299\nthe end\n"
     assert "".join(api.follow_log(pod, 2)) == "line 299\nthe end\n"
     assert tail(api, "no-such-pod", 30) == ""

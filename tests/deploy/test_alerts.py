@@ -18,7 +18,7 @@ from tests.deploy.rendering import CHART, Object, chart, overlay, values
 from tests.deploy.tools import call
 from tests.support.pages import Page
 
-GPU = Page("docs/GPU.md")
+ALERTS = Page("docs/operate/alerts.md")
 CASES: dict[str, list[Object]] = yaml.safe_load(
     (Path(__file__).parent / "alert_cases.yaml").read_text()
 )
@@ -200,7 +200,7 @@ def test_an_alert_says_what_is_wrong_what_to_do_and_where_more_stands(rule: Obje
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert len(rule["annotations"]["description"]) > 80
     page, _, section = rule["annotations"]["runbook_url"].partition("#")
-    assert (page, section) == (GPU.path, rule["alert"].lower())
+    assert (page, section) == (ALERTS.path, rule["alert"].lower())
     used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
     # Whatever is aggregated has the labels that it is aggregated by, and no others.
     kept = re.match(r"(?:max|sum|count) by \(([\w, ]+)\)", rule["expr"])
@@ -211,11 +211,11 @@ def test_an_alert_says_what_is_wrong_what_to_do_and_where_more_stands(rule: Obje
 
 
 def test_the_docs_have_a_section_for_every_alert_and_for_no_other() -> None:
-    sections = re.findall(r"^### (Gpuqueue\w+)$", GPU.text, re.MULTILINE)
+    sections = re.findall(r"^## (Gpuqueue\w+)$", ALERTS.text, re.MULTILINE)
     assert sections == sorted(sections, key=list(RULES).index)
     assert set(sections) == set(RULES)
     for each in sections:
-        text = GPU.section(f"### {each}")
+        text = ALERTS.section(f"## {each}")
         assert f"`{RULES[each]['labels']['severity']}`" in text, each
 
 

@@ -46,46 +46,46 @@ BY_PROMETHEUS: Object = {"kind": "keda", "keda": {"trigger": "prometheus"}}
 REFUSED: dict[str, tuple[Object, str]] = {
     "no redis": (
         having(redis={}),
-        "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL",
+        "redis has no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL",
     ),
     "two addresses of redis": (
         having(redis__url="redis://r"),
-        "redis has several addresses (redis.existingSecret, redis.url); keep one of them",
+        "redis has several addresses (redis.existingSecret, redis.url); keep one",
     ),
     "a built-in redis without a password": (
         having(redis={"builtin": {"enabled": True}}),
-        "redis.builtin.password is no password for it; set it to 16 or more letters",
+        "redis.builtin.password is invalid; set it to 16 or more letters",
     ),
     "a password that is no part of an address": (
         having(redis={"builtin": {"enabled": True, "password": "0123456789/@:0123456789"}}),
-        "redis.builtin.password is no password for it",
+        "redis.builtin.password is invalid",
     ),
     "no image for jobs": (
         having(jobs__image=""),
         (
-            "dispatchers[0] (t4): no image for its jobs; set jobs.image, or image of each class in"
-            " classes"
+            "dispatchers[0] (t4) has no image for its jobs; set jobs.image, or image of each class"
+            " in classes"
         ),
     ),
     "the tag latest": (
         having(image__tag="latest"),
-        "image.tag=latest does not say what runs; name a version",
+        "image.tag=latest does not identify a version; name one",
     ),
     "jobs of an image without a tag": (
         having(jobs__image="registry.example:5000/shop"),
         (
-            "jobs.image=registry.example:5000/shop does not say what runs; give it a tag that is"
-            " not latest, or a digest"
+            "jobs.image=registry.example:5000/shop does not identify a version; use a digest, or a"
+            " tag other than latest"
         ),
     ),
     "jobs of latest": (
         having(jobs__image="shop:latest"),
-        "jobs.image=shop:latest does not say what runs",
+        "jobs.image=shop:latest does not identify a version",
     ),
-    "no dispatchers": (having(dispatchers=[]), "dispatchers is empty; name one, with its slots"),
+    "no dispatchers": (having(dispatchers=[]), "dispatchers is empty; add one, with its slots"),
     "two dispatchers of one name": (
         having(dispatchers=dispatcher() + dispatcher()),
-        "dispatchers[1] (x) has the name of another; give each its own",
+        "dispatchers[1] (x) has the name of another dispatcher; use unique names",
     ),
     "a dispatcher without slots": (
         having(dispatchers=[{"name": "x"}]),
@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(dispatchers=dispatcher(mig={"totalSlots": 7}, resourceName="nvidia.com/gpu")),
         (
             "dispatchers[0] (x): mig.totalSlots=7 needs a MIG resource, and"
-            ' resourceName="nvidia.com/gpu" is none;'
+            ' resourceName="nvidia.com/gpu" is not one;'
         ),
     ),
     "a MIG resource without slices": (
@@ -117,47 +117,47 @@ REFUSED: dict[str, tuple[Object, str]] = {
             dispatcherDefaults__resources__requests=None,
         ),
         (
-            "dispatchers[0] (x): autoscaling.kind=hpa measures use of the CPU that is requested;"
-            " set resources.requests.cpu"
+            "dispatchers[0] (x): autoscaling.kind=hpa measures the use of the requested CPU; set"
+            " resources.requests.cpu"
         ),
     ),
-    "scaling by a redis that is nowhere": (
+    "scaling by a redis without an address": (
         having(dispatchers=dispatcher(queues=["gpu.t4"], autoscaling={"kind": "keda"})),
         "dispatchers[0] (x): autoscaling.keda.address is not set; set it to the broker's host:port",
     ),
-    "scaling by queues that are not said": (
+    "scaling without queues": (
         having(dispatchers=dispatcher(autoscaling=KEDA)),
-        "dispatchers[0] (x): autoscaling by the length of queues needs them; set queues",
+        "dispatchers[0] (x): autoscaling by queue length needs queues; set queues",
     ),
-    "scaling by a Prometheus that is nowhere": (
+    "scaling by a Prometheus without an address": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to Prometheus'"
-            " address"
+            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address of"
+            " Prometheus"
         ),
     ),
-    "scaling by series that nobody labels": (
+    "scaling by series without labels": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.query is empty, and the chart's own needs the"
+            "dispatchers[0] (x): autoscaling.keda.query is empty, and the default query needs the"
             " labels of a ServiceMonitor;"
         ),
     ),
     "alerts without series": (
         having(monitoring__rules__enabled=True),
         (
-            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their"
-            " series by the labels"
+            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select their"
+            " series by its labels"
         ),
     ),
-    "a dashboard that nobody finds": (
+    "a dashboard without labels": (
         having(monitoring={"dashboard": {"enabled": True, "labels": None}}),
         (
-            "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g."
-            " grafana_dashboard"
+            "monitoring.dashboard.labels is empty, and the sidecar of Grafana selects dashboards by"
+            " label; set e.g. grafana_dashboard"
         ),
     ),
-    "a threshold that there is not": (
+    "an unknown threshold": (
         having(monitoring__rules__thresholds={"oldestWait": 1}),
         "at '/monitoring/rules/thresholds': additional properties 'oldestWait' not allowed",
     ),
@@ -169,20 +169,20 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(dispatchers=dispatcher(autoscaling={"kind": "hpa", "minReplicas": 0})),
         "at '/dispatchers/0/autoscaling/minReplicas': minimum: got 0, want 1",
     ),
-    "flower open to everybody": (
+    "flower without authentication": (
         having(flower__enabled=True),
         (
-            "flower.enabled without authentication: whoever reaches it could revoke jobs; set"
+            "flower.enabled without authentication: any client could revoke jobs; set"
             " flower.auth.existingSecret"
         ),
     ),
     "flower with two ways in": (
         having(flower={"enabled": True, "auth": {"existingSecret": "a", "basic": "me:12345678"}}),
-        "flower.auth has both existingSecret and basic; keep one of them",
+        "flower.auth has both existingSecret and basic; keep one",
     ),
     "flower with a short password": (
         having(flower={"enabled": True, "auth": {"basic": "me:1"}}),
-        "flower.auth.basic is not user:password with 8 characters of password or more; write it so",
+        "flower.auth.basic is not user:password; use a password of 8 or more characters",
     ),
     "an ingress to nowhere": (
         having(flower__ingress__enabled=True),
@@ -192,24 +192,24 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(
             flower={"enabled": True, "auth": {"existingSecret": "a"}, "ingress": {"enabled": True}}
         ),
-        "flower.ingress.host is not set; name the host under which people open Flower",
+        "flower.ingress.host is not set; set it to the public host name of Flower",
     ),
     "an empty quota": (
         having(quota__enabled=True),
         "quota.hard is empty; set e.g. requests.nvidia.com/gpu",
     ),
-    "nobody's service account": (
+    "no service account": (
         having(serviceAccount__create=False),
-        "serviceAccount.create=false needs serviceAccount.name; name the one that is there",
+        "serviceAccount.create=false needs serviceAccount.name; set it to an existing service account",
     ),
     "a second container beside the executor": (
         having(jobs__podTemplate={"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}}),
         (
-            "jobs.podTemplate.spec.containers may hold the container named executor alone; make"
-            " others initContainers"
+            "jobs.podTemplate.spec.containers can contain only the container executor; use"
+            " initContainers for others"
         ),
     ),
-    "a value that there is not": (
+    "an unknown value": (
         having(replicaCount=2),
         "additional properties 'replicaCount' not allowed",
     ),
@@ -544,9 +544,9 @@ def test_the_notes_are_a_checklist_that_names_what_is_there(name: str) -> None:
 
 def test_the_notes_say_which_alerts_there_are() -> None:
     given = having(monitoring__serviceMonitor__enabled=True)
-    assert "monitoring.rules.enabled=true makes alerts" in notes(given)
+    assert "To create alerts, set monitoring.rules.enabled=true" in notes(given)
     given["monitoring"]["rules"] = {"enabled": True, "thresholds": {"oldestWaitSeconds": 900}}
-    assert "a job that waits 900 s is one" in notes(given)
+    assert "a job that waits 900 s raises one" in notes(given)
 
 
 def test_the_version_is_one_everywhere() -> None:

@@ -213,7 +213,12 @@ def test_a_query_of_the_operators_own_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["docs/GPU.md", "docs/METRICS.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"]
+    "path",
+    [
+        "docs/GPU.md",
+        *sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("docs/operate/*.md")),
+        "charts/gpuqueue/README.md",
+    ],
 )
 def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
     bare = {re.sub("_(bucket|sum|count)$", "", name) for name in METRICS}
@@ -223,7 +228,7 @@ def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
 
 
 def test_the_queries_of_the_docs_are_ones_of_prometheus(tmp_path: Path) -> None:
-    (block,) = Page("docs/METRICS.md").blocks("promql")
+    (block,) = Page("docs/operate/metrics.md").blocks("promql")
     queries = [each for each in re.split(r"^#.*$", block, flags=re.MULTILINE) if each.strip()]
     assert len(queries) == block.count("#")
     parsed(queries, tmp_path)

@@ -148,7 +148,7 @@ def namespace_of(found: Objects, workload: str) -> str:
 
 
 def a_cluster(found: Objects, folder: Path, url: str, nodes: list[Node]) -> Cluster:
-    """One that is as step 6 of docs/GPU.md leaves it."""
+    """One that is as step 6 of docs/operate/deploy.md leaves it."""
     made = Cluster(folder / "cluster", pace=0.02, bookmarks=1.0, nodes=nodes)
     namespace = found.of("Role")[0]["metadata"]["namespace"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}

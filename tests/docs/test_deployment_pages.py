@@ -33,13 +33,37 @@ from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
 from tests.support.pages import Page
 
-PAGES = GPU, SECURITY = Page("docs/GPU.md"), Page("docs/SECURITY.md")
-#: Nobody listens there.
+GPU = Page("docs/GPU.md")
+DEPLOY = Page("docs/operate/deploy.md")
+NODES = Page("docs/operate/gpu-nodes.md")
+CLUSTER_SECURITY = Page("docs/operate/security-cluster.md")
+#: Pages whose every command is checked here.
+PAGES = (
+    GPU,
+    DEPLOY,
+    NODES,
+    CLUSTER_SECURITY,
+    *(
+        Page(f"docs/operate/{name}.md")
+        for name in (
+            "alerts",
+            "maintenance",
+            "security",
+            "security-redis",
+            "signed-messages",
+            "troubleshooting",
+        )
+    ),
+)
+#: Pages whose commands for the cluster are checked here, and the others by
+#: test_commands.py.
+PARTLY = (Page("README.md"), Page("docs/operate/metrics.md"))
+#: An address without a server.
 NOWHERE = "--server=http://127.0.0.1:1"
 
 
 def commands(page: Page) -> list[str]:
-    """Every line of the page's shell blocks, and whatever in its text has the form of a command."""
+    """Each line of the page's shell blocks, and each code span of the form of a command."""
     text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in page.blocks("sh") for line in block.splitlines()]
     return typed + in_words(text)
@@ -55,10 +79,10 @@ def in_words(text: str) -> list[str]:
 
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
-#: What the README says of deploying; its other commands are run by tests/docs/test_commands.py.
 ALL += [
-    (each, "README.md")
-    for each in commands(Page("README.md"))
+    (each, page.path)
+    for page in PARTLY
+    for each in commands(page)
     if each.startswith(("kubectl ", "helm "))
 ]
 
@@ -204,13 +228,13 @@ def test_commands_stand_in_blocks_of_known_languages() -> None:
 
 def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
     steps = re.findall(
-        r"^\*\*(\d)\. ", GPU.section("## From bare nodes to the first job"), re.MULTILINE
+        r"^\*\*(\d)\. ", DEPLOY.section("## From bare nodes to the first job"), re.MULTILINE
     )
     assert steps == [str(number) for number in range(1, 10)]
 
 
 def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
-    made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", GPU.text))
+    made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", DEPLOY.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     wanted = {
         each["metadata"]["name"]: next(iter(each["stringData"]))
@@ -224,7 +248,7 @@ def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
 
 
 def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
-    (block,) = GPU.blocks("python")
+    (block,) = DEPLOY.blocks("python")
     sent: list[dict[str, Any]] = []
 
     class Train:
@@ -270,7 +294,8 @@ def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
     layouts = yaml.safe_load(config["data"]["config.yaml"])["mig-configs"]
     (sentence,) = re.findall(r"\*\*Layouts\*\*.*?\n- ", GPU.section("## MIG"), re.DOTALL)
     assert set(re.findall(r"`((?:all|a100)-[\w.-]+)`", sentence)) == set(layouts)
-    assert set(re.findall(r"mig\.config=(\S+)", GPU.text)) <= set(layouts)
+    named = [each for page in PAGES for each in re.findall(r"mig\.config=(\S+)", page.text)]
+    assert named and set(named) <= set(layouts)
     classes = from_toml(GPU.blocks("toml", "## MIG")[0], "classes.toml")
     (mixed,) = layouts["a100-40gb-mixed"]
     assert {each.name: each.exclusive_slots for each in classes.values()} == {
@@ -280,16 +305,16 @@ def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
     assert all(each.slices == int(each.name[4]) for each in classes.values())
 
 
-@pytest.mark.parametrize("number", range(len(GPU.blocks("toml"))))
-def test_the_classes_files_of_the_docs_are_ones(number: int) -> None:
-    assert len(from_toml(GPU.blocks("toml")[number], "classes.toml")) > 1
+@pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
+def test_the_classes_files_of_the_docs_are_ones(text: str) -> None:
+    assert len(from_toml(text, "classes.toml")) > 1
 
 
 def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
-    mps, device_class = (yaml.safe_load(block) for block in GPU.blocks("yaml"))
+    mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
     check(device_class, NEWEST)
-    assert device_class["spec"]["extendedResourceName"] in GPU.text.replace(
-        GPU.blocks("yaml")[1], ""
+    assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
+        NODES.blocks("yaml")[1], ""
     )
     sliced = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["devicePlugin"][
         "config"
@@ -300,7 +325,7 @@ def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
 
 
 def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
-    labels = [row[0].strip("`") for row in GPU.tables("## Labels of nodes")[0]]
+    labels = [row[0].strip("`") for row in NODES.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
     text = "\n".join(
         path.read_text()
@@ -314,7 +339,8 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
     ):
         assert needed in labels and needed in text
     for used in re.findall(
-        r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)", GPU.text
+        r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)",
+        "\n".join(page.text for page in PAGES),
     ):
         assert used.rstrip(".") in labels or used in ("nvidia.com/gpu.shared",), used
 
@@ -325,7 +351,7 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
 def test_the_rights_that_are_told_are_those_that_are_given() -> None:
     told = {
         (row[0].strip("`"), verb.strip())
-        for row in SECURITY.tables("## Rights")[0]
+        for row in CLUSTER_SECURITY.tables("## Rights")[0]
         for verb in row[1].split(",")
     }
     (role,) = overlay("production").of("Role")
@@ -333,7 +359,7 @@ def test_the_rights_that_are_told_are_those_that_are_given() -> None:
 
 
 def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
-    (block,) = SECURITY.blocks("yaml")
+    (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
     assert rule == yaml.safe_load(block)["network"]["executors"]["egress"][0]
@@ -342,7 +368,7 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
 
 
 def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
-    pods = {row[0] for row in SECURITY.tables("## Network")[0]}
+    pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
         "executors",
@@ -367,7 +393,11 @@ def test_the_values_of_the_charts_page_are_taken() -> None:
 
 def test_values_that_are_named_are_ones_of_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
-    names = {path for page in PAGES for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)}
+    names = {
+        path
+        for page in (*PAGES, *PARTLY)
+        for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)
+    }
     assert names
     for name in names:
         found: Any = yaml.safe_load((CHART / "values.yaml").read_text())

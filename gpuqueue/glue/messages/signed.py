@@ -2,8 +2,8 @@
 whose they are.
 
 The signature covers the bytes of the body and nothing else: no header, not even the task's name.
-See docs/SECURITY.md. Verifying needs the package ``cryptography``, which opening an envelope does
-not.
+See docs/operate/signed-messages.md. Verifying needs the package ``cryptography``; opening an
+envelope does not.
 """
 
 from __future__ import annotations

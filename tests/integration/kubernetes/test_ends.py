@@ -19,8 +19,8 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
+from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
-from tests.doubles.kubernetes.objects.registry import Deletion
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]

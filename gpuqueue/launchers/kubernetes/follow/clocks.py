@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gpuqueue.launchers.base import Notes, Observed
+from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.attempts import Known
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, overdue
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, overdue
+from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -43,7 +43,7 @@ class Clocks:
 
     Args:
         api: where Jobs are deleted.
-        notes: where it is kept what attempts wait for.
+        observations: where it is recorded what attempts wait for.
         settings: the limits.
         start_timeout: seconds from the container's start until its executor must have claimed the
             attempt.
@@ -54,14 +54,14 @@ class Clocks:
     def __init__(
         self,
         api: Requests,
-        notes: Notes,
+        observations: Observations,
         settings: ClusterSettings,
         start_timeout: float,
         grace: float,
-        known: Callable[[Entry], Known | None],
+        known: Callable[[Entry], LiveAttempt | None],
     ) -> None:
         self._api = api
-        self._notes = notes
+        self._observations = observations
         self._limits = {
             "unschedulable": settings.unschedulable_timeout,
             "image_pull": settings.image_pull_timeout,
@@ -106,25 +106,30 @@ class Clocks:
             if self._overdue(entry, now) and not self._out_of_time(entry):
                 return  # the server is away: the others would wait for it as well
 
-    def limit(self, seen: Seen) -> float:
+    def limit(self, seen: PodStatusSummary) -> float:
         """How long a state may last, in seconds."""
         return 0.0 if seen.at_once else self._limits[seen.clock or "terminating"]
 
     def _note(self, entries: Iterable[Entry]) -> None:
-        said: list[tuple[str, tuple[Phase, WaitReason | None, str], Observed]] = []
+        said: list[tuple[str, tuple[Phase, WaitReason | None, str], Observation]] = []
         for entry in entries:
             known, seen, uid = self._known(entry), entry.seen, entry.pod.metadata.uid
             state = (seen.phase, seen.wait, seen.detail)
             if known is None or self._noted.get(uid) == state:
                 continue
             claim_within = self._start_timeout if seen.phase == Phase.RUNNING else None
-            observed = Observed(
-                known.held, seen.wait, seen.detail, entry.pod.metadata.name, seen.node, claim_within
+            observed = Observation(
+                known.running.attempt,
+                seen.wait,
+                seen.detail,
+                entry.pod.metadata.name,
+                seen.node,
+                claim_within,
             )
             said.append((uid, state, observed))
         for begin in range(0, len(said), AT_ONCE):
             some = said[begin : begin + AT_ONCE]
-            self._notes.observed([observed for _, _, observed in some])
+            self._observations.observed([observed for _, _, observed in some])
             self._noted.update({uid: state for uid, state, _ in some})
 
     def _overdue(self, entry: Entry, now: float) -> bool:
@@ -143,7 +148,8 @@ class Clocks:
         known, seen, uid = self._known(entry), entry.seen, entry.pod.metadata.uid
         if known is None or uid in self._given_up:
             return True
-        name = known.held.delivery
+        attempt = known.running.attempt
+        name = attempt.delivery
         if seen.verdict is None:
             # Whatever its node does not confirm may still compute on the GPU.
             detail = (
@@ -153,21 +159,14 @@ class Clocks:
             logger.warning(
                 "%s: %s; its slot stays taken", name, detail, extra={"action": "unconfirmed"}
             )
-            self._notes.observed(
-                [
-                    Observed(
-                        known.held,
-                        WaitReason.UNCONFIRMED,
-                        detail,
-                        entry.pod.metadata.name,
-                        seen.node,
-                    )
-                ]
+            unconfirmed = Observation(
+                attempt, WaitReason.UNCONFIRMED, detail, entry.pod.metadata.name, seen.node
             )
+            self._observations.observed([unconfirmed])
             self._given_up.add(uid)
             return True
         end = overdue(seen, self.limit(seen))
-        if self._notes.doom(known.held, end.reason, end.error):
+        if self._observations.give_up(attempt, end.reason, end.error):
             logger.warning("%s: given up: %s", name, end.error, extra={"action": "given_up"})
             try:
                 self._api.delete_job(entry.job)

@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, finisher_manifest
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)

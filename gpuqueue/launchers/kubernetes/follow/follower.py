@@ -9,20 +9,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from gpuqueue.launchers.base import LauncherUnavailable, Live, Notes, OnEnd
+from gpuqueue.launchers.base import LauncherUnavailable, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow import logs
-from gpuqueue.launchers.kubernetes.follow.attempts import Known, of_job, of_pod
+from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod
 from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.follow.podless import Podless
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
-from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
+from gpuqueue.model.attempt import LiveAttempt
 from gpuqueue.model.ends import EXECUTORS_OWN, End, explain
-from gpuqueue.model.names import worker_name
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -39,7 +39,7 @@ class Follower:
         settings: clocks, and how much of a log is kept.
         common: what all Jobs share.
         on_end: told of every end, from the thread that follows the pods.
-        notes: where it is kept what was seen.
+        observations: where observations are recorded.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class Follower:
         settings: ClusterSettings,
         common: ManifestContext,
         on_end: OnEnd,
-        notes: Notes,
+        observations: Observations,
     ) -> None:
         self._api = api
         self._selector = selector
         self._settings = settings
         self._on_end = on_end
-        self._notes = notes
+        self._observations = observations
         self.pods = Pods(api, selector, self._on_pod, settings)
         self._clocks = Clocks(
-            api, notes, settings, common.start_timeout, common.grace_seconds, self._known
+            api, observations, settings, common.start_timeout, common.grace_seconds, self._known
         )
-        self._podless = Podless(api, notes, settings)
+        self._podless = Podless(api, observations, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
-        self._attempts: dict[str, Known | None] = {}
+        self._attempts: dict[str, LiveAttempt | None] = {}
         self._begun_pods: set[str] = set()
         self._told: set[str] = set()
-        self._jobs: list[Known] = []
+        self._jobs: list[LiveAttempt] = []
         self._jobs_at = float("-inf")
 
     def lead(self, leads: bool) -> None:
@@ -92,26 +92,22 @@ class Follower:
             return self._read(entries[0], known) if known else entries[0].seen.end
         return self._podless.end_of(parsed.job)
 
-    def list(self) -> builtins.list[Live]:
+    def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
         self._need_sight()
         found = {}
         for entry in self.pods.snapshot():
             known = self._known(entry) if entry.seen.end is None else None
             if known is not None:
-                found[known.held.delivery, known.held.attempt] = Live(
-                    known.held.instance, known.record
-                )
+                found[known.running.attempt] = known
         for known in self._without_pods():
-            found.setdefault(
-                (known.held.delivery, known.held.attempt), Live(known.held.instance, known.record)
-            )
+            found.setdefault(known.running.attempt, known)
         return list(found.values())
 
     def deleted(self, name: str) -> None:
         """A Job is gone: it need not be looked at for want of a pod."""
         self._jobs = [
-            known for known in self._jobs if known.held.instance.rpartition("/")[2] != name
+            known for known in self._jobs if known.running.instance.rpartition("/")[2] != name
         ]
 
     def check(self, now: float) -> None:
@@ -126,7 +122,7 @@ class Follower:
                 f"the pods are not known: no list for {self.pods.since_sync():.0f} s"
             )
 
-    def _without_pods(self) -> builtins.list[Known]:
+    def _without_pods(self) -> builtins.list[LiveAttempt]:
         now = time.monotonic()
         if now - self._jobs_at >= self._settings.pod_relist_seconds:
             try:
@@ -146,11 +142,11 @@ class Follower:
         self._jobs = [
             known
             for known in self._jobs
-            if not self.pods.by_job(known.held.instance.rpartition("/")[2])
+            if not self.pods.by_job(known.running.instance.rpartition("/")[2])
         ]
         return self._jobs
 
-    def _known(self, entry: Entry) -> Known | None:
+    def _known(self, entry: Entry) -> LiveAttempt | None:
         uid = entry.pod.metadata.uid
         if uid not in self._attempts:
             self._attempts[uid] = of_pod(entry, self._api.namespace)
@@ -163,7 +159,7 @@ class Follower:
         if (
             kind == "deleted"
             and entry.pod.metadata.deletion_timestamp is None
-            and not observe(entry.pod).end
+            and not read_status(entry.pod).end
         ):
             # Somebody changed its labels, and it runs on; or it was gone in no time. The next look
             # at its Job tells.
@@ -186,7 +182,7 @@ class Follower:
         self._begun_pods.discard(uid)
         self._told.discard(uid)
 
-    def _ended(self, entry: Entry, known: Known) -> None:
+    def _ended(self, entry: Entry, known: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
         if uid in self._told:
             return
@@ -195,36 +191,33 @@ class Follower:
         if known.is_container:  # its log is part of its result
             self._logs.submit(self._container_ended, entry, known, end)
             return
-        self._on_end(known.held, end)
+        self._on_end(known.running, end)
         self._logs.submit(self._keep_log, entry, known)
 
-    def _begun(self, entry: Entry, known: Known) -> None:
+    def _begun(self, entry: Entry, known: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
         if uid in self._begun_pods:
             return
-        worker = worker_name(
-            known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name
-        )
-        self._notes.begun(known.held, known.record, worker)
+        self._observations.begun(known, known.running.attempt.worker(entry.pod.metadata.name))
         self._begun_pods.add(uid)
 
-    def _container_ended(self, entry: Entry, known: Known, end: End) -> None:
+    def _container_ended(self, entry: Entry, known: LiveAttempt, end: End) -> None:
         try:
             if "container_started" in end.evidence:
                 self._begun(entry, known)  # it may have ended before anybody saw it run
             self._keep_log(entry, known)
         finally:
-            self._on_end(known.held, end)
+            self._on_end(known.running, end)
 
-    def _keep_log(self, entry: Entry, known: Known) -> None:
-        if not entry.seen.node or not self._notes.wants_log(known.held):
+    def _keep_log(self, entry: Entry, known: LiveAttempt) -> None:
+        if not entry.seen.node or not self._observations.wants_log(known.running.attempt):
             return
         text = logs.tail(self._api, entry.pod.metadata.name, self._settings.log_tail_bytes)
         if text:
-            self._notes.keep_log(known.held, text)
+            self._observations.keep_log(known.running.attempt, text)
 
     @staticmethod
-    def _read(entry: Entry, known: Known) -> End:
+    def _read(entry: Entry, known: LiveAttempt) -> End:
         end = entry.seen.end or explain(None)
         if not known.is_container:
             return end

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gpuqueue.launchers.kubernetes.api.objects import Condition, Pod
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, ROLE
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, read_status
 
 #: The label by which Kubernetes names the Job of a pod.
 JOB_NAME = "batch.kubernetes.io/job-name"
@@ -20,12 +20,12 @@ _LABELS = frozenset({JOB_NAME, ROLE})
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A pod as last told, what :func:`observe` makes of it, and since when we know it
+    """A pod as last told, what :func:`read_status` makes of it, and since when we know it
     (``time.monotonic``).
     """
 
     pod: Pod
-    seen: Seen
+    seen: PodStatusSummary
     first_seen: float
 
     @property
@@ -47,7 +47,7 @@ class PodTable:
         """Take up a pod's new state."""
         uid = pod.metadata.uid
         with self._lock:
-            entry = self._entries[uid] = self._entry(pod, observe(pod), now)
+            entry = self._entries[uid] = self._entry(pod, read_status(pod), now)
             others = self._by_job.get(entry.job, ())
             if uid not in others:
                 self._by_job[entry.job] = (*others, uid)
@@ -61,7 +61,7 @@ class PodTable:
         """Strike out a pod that exists no more; answers what its last state, ``pod``, means now."""
         uid = pod.metadata.uid
         with self._lock:
-            entry = self._entry(pod, observe(pod, deleted=True), now)
+            entry = self._entry(pod, read_status(pod, deleted=True), now)
             self._entries.pop(uid, None)
             self._pending.discard(uid)
             others = tuple(other for other in self._by_job.pop(entry.job, ()) if other != uid)
@@ -69,7 +69,7 @@ class PodTable:
                 self._by_job[entry.job] = others
         return entry
 
-    def _entry(self, pod: Pod, seen: Seen, now: float) -> Entry:
+    def _entry(self, pod: Pod, seen: PodStatusSummary, now: float) -> Entry:
         known = self._entries.get(pod.metadata.uid)
         return Entry(_trimmed(pod), seen, known.first_seen if known else now)
 

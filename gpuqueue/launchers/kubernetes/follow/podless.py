@@ -8,14 +8,15 @@ import logging
 import time
 from collections.abc import Callable
 
-from gpuqueue.launchers.base import LauncherUnavailable, Notes, Observed
+from gpuqueue.launchers.base import LauncherUnavailable, Observations
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job, seconds
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.attempts import Known, of_job
+from gpuqueue.launchers.kubernetes.follow.attempts import of_job
 from gpuqueue.launchers.kubernetes.follow.pod_table import JOB_NAME
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
-from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.launchers.kubernetes.status.read_status import read_status
+from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -39,12 +40,12 @@ class Podless:
     def __init__(
         self,
         api: Requests,
-        notes: Notes,
+        observations: Observations,
         settings: ClusterSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
-        self._notes = notes
+        self._observations = observations
         self._settings = settings
         self._clock = clock
         self._every = min(LOOK_EVERY, settings.quota_timeout / 4)
@@ -87,7 +88,7 @@ class Podless:
         job = self._api.get_job(name)
         pods, _ = self._api.list_pods(f"{JOB_NAME}={name}")
         if pods:  # the watch will tell of it, or its labels were changed and it is not watched
-            ends = [observe(pod).end for pod in pods]
+            ends = [read_status(pod).end for pod in pods]
             return ends[0] if all(ends) else None
         if job is None:
             return GONE
@@ -109,15 +110,16 @@ class Podless:
         if known is None:
             return
         reason, detail, wait, limit = self._why(name)
-        self._notes.observed([Observed(known.held, wait, detail)])
+        self._observations.observed([Observation(known.running.attempt, wait, detail)])
         created = seconds(job.metadata.creation_timestamp)
         if created is not None and time.time() - created >= limit:
             self._give_up(name, known, reason, f"it had no pod within {limit:g} s: {detail}")
 
-    def _give_up(self, name: str, known: Known, reason: EndReason, error: str) -> None:
-        if self._notes.doom(known.held, reason, error):
+    def _give_up(self, name: str, known: LiveAttempt, reason: EndReason, error: str) -> None:
+        attempt = known.running.attempt
+        if self._observations.give_up(attempt, reason, error):
             logger.warning(
-                "%s: given up: %s", known.held.delivery, error, extra={"action": "given_up"}
+                "%s: given up: %s", attempt.delivery, error, extra={"action": "given_up"}
             )
             self._api.delete_job(name)
             self._looked[name] = float("-inf")  # it is gone in a moment: look at the next occasion

@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.follow.podless import GONE, LOOK_EVERY, Podle
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.unit.launchers.kubernetes.follow.test_clocks import Notes
+from tests.unit.launchers.kubernetes.follow.test_clocks import Observations
 
 
 class Api:
@@ -73,7 +73,7 @@ class Bench:
     """A Podless with a hand on its time."""
 
     def __init__(self) -> None:
-        self.api, self.notes, self.now = Api(), Notes(), 0.0
+        self.api, self.notes, self.now = Api(), Observations(), 0.0
         made: Any = Podless(self.api, self.notes, ClusterSettings(), lambda: self.now)  # type: ignore[arg-type]
         self.podless: Podless = made
 
@@ -89,7 +89,7 @@ def bench() -> Bench:
     return made
 
 
-def test_it_is_looked_at_seldom(bench: Bench) -> None:
+def test_job_without_pod_is_read_seldom(bench: Bench) -> None:
     assert bench.api.job is not None
     fresh = msgspec.structs.replace(
         bench.api.job.metadata, creation_timestamp="2999-01-01T00:00:00Z"
@@ -101,7 +101,7 @@ def test_it_is_looked_at_seldom(bench: Bench) -> None:
     assert bench.api.asked == 1
 
 
-def test_its_end_is_answered_as_long_as_somebody_asks(bench: Bench) -> None:
+def test_end_is_returned_on_every_call(bench: Bench) -> None:
     bench.api.job = None
     assert [bench.look(), bench.podless.end_of("job-a"), bench.look()] == [GONE] * 3
     bench.podless.seen("job-a")
@@ -120,18 +120,18 @@ def test_its_end_is_answered_as_long_as_somebody_asks(bench: Bench) -> None:
         ("", EndReason.INFRA, WaitReason.STARTING),
     ],
 )
-def test_what_had_no_pod_for_too_long_is_given_up_with_the_reason(
+def test_job_without_pod_is_given_up_with_the_reason(
     bench: Bench, words: str, reason: EndReason, wait: WaitReason
 ) -> None:
     bench.api.words = words
     assert bench.look() is None
     assert bench.notes.noted[0].wait == wait
-    ((_, doomed, error),) = bench.notes.doomed
+    ((_, doomed, error),) = bench.notes.given_up
     assert doomed == reason and words in error
     assert bench.podless.end_of("job-a") is GONE, "and its end is looked for at once"
 
 
-def test_a_finished_job_whose_pod_is_gone_ended_unseen(bench: Bench) -> None:
+def test_finished_job_without_pod_ended_for_an_unknown_reason(bench: Bench) -> None:
     assert bench.api.job is not None
     status = {
         "conditions": [
@@ -148,7 +148,7 @@ def test_a_finished_job_whose_pod_is_gone_ended_unseen(bench: Bench) -> None:
     assert end.reason == EndReason.INFRA and "CompletionsReached: done" in end.error
 
 
-def test_nothing_is_concluded_while_the_server_is_away(bench: Bench) -> None:
+def test_unreachable_server_raises_launcher_unavailable(bench: Bench) -> None:
     bench.api.away = True
     with pytest.raises(LauncherUnavailable):
         bench.look()
