@@ -20,7 +20,7 @@ from gpuqueue.launchers.base import (
 )
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.finishes import Finishes
+from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
 from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
 from gpuqueue.launchers.kubernetes.manifest.job import (
@@ -84,7 +84,9 @@ class KubernetesLauncher:
         self._classes = classes
         self._closed = threading.Event()
         self._follower = Follower(api, self._selector(), settings, common, on_end, observations)
-        self._finishes = Finishes(api, self._follower.pods, classes, settings, common, self._closed)
+        self._finishes = FinisherJobs(
+            api, self._follower.pods, classes, settings, common, self._closed
+        )
 
     def _selector(self) -> str:
         classes = ",".join(sorted(label_value(name) for name in self._classes))
@@ -200,7 +202,7 @@ class KubernetesLauncher:
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
     ) -> str:
-        """Run the executor once more, as a Job without a GPU; see finishes.py."""
+        """Run the executor once more, as a Job without a GPU; see ``finisher_jobs``."""
         return self._finishes.finish(record, finisher, timeout, wanted)
 
     def close(self) -> None:
