@@ -272,13 +272,15 @@ def test_whatever_befalls_the_watch_every_end_is_told(
     settings = ClusterSettings(api_timeout=0.5, watch_silence_seconds=1)
     api, ended = Api(settings), set[str]()
     pods = Pods(
-        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.seen.end else None, settings
+        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.status.end else None, settings
     )
     for name in ("ends", "deleted", "stays"):
         api.create_job(job(name))
     pods.start()
     try:
-        until(lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10)
+        until(
+            lambda: sum(entry.status.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10
+        )
         fault(cluster)
         cluster.faults.oom_kill(cluster.pod_of("ends")["metadata"]["name"])
         cluster.faults.force_delete(cluster.pod_of("deleted")["metadata"]["name"])
@@ -318,7 +320,7 @@ def test_many_jobs_cost_one_list_and_one_watch(api: Api, cluster: Cluster) -> No
         assert pods.wait_synced(5)
         for number in range(20):
             api.create_job(job(f"job-{number}", seconds="0"))
-        until(lambda: sum(entry.seen.end is not None for entry in pods.snapshot()) == 20, 10)
+        until(lambda: sum(entry.status.end is not None for entry in pods.snapshot()) == 20, 10)
     finally:
         pods.stop()
     assert cluster.requests["list", "pods"].count == 1

@@ -20,7 +20,7 @@ from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.manifest.images import check_image
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
@@ -246,7 +246,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
     distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
-    clocks = Clocks(
+    clocks = PodClocks(
         create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
     )
     grace = 1000 if verdict is None else 0
