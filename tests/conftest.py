@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 
+from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
+from tests.support.redis_servers import version
 from tests.support.stack import Stack
 
 _LOGS: pytest.StashKey[tuple[list[Stack], dict[int, dict[str, int]]]] = pytest.StashKey()
@@ -37,11 +40,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selection.group(items)
 
 
-def pytest_report_header() -> str:
-    """Say which third of the cases on the double this run takes."""
+def pytest_report_header() -> list[str]:
+    """Name the Redis server, the Celery and the third of the cases on the double."""
     third = selection.chosen_third()
     taken = "all" if third is None else f"third {third} (0 to 2)"
-    return f"whole-stack cases on the double of Kubernetes: {taken}; {selection.THIRD}"
+    return [
+        # make has REDIS= and CELERY=.
+        f"{version(find_server())}, Celery {celery.__version__}",
+        f"whole-stack cases on the double of Kubernetes: {taken}; {selection.THIRD}",
+    ]
 
 
 def pytest_xdist_auto_num_workers() -> int:

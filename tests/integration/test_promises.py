@@ -209,7 +209,7 @@ def test_a_waiting_job_is_queued(shop: ModuleType, stack: Stack, key: str) -> No
             "its class, sent by name",
             marks=pytest.mark.skipif(
                 celery.VERSION < (5, 7),
-                reason="Celery 5.6 sends ignore_result=False with the name, which asks for a result",
+                reason="Celery 5.6 sends ignore_result=False with the name: it asks for a result",
             ),
         ),
         "an option",
