@@ -10,7 +10,7 @@ AT_LEAST_311 := -c 'import sys; raise SystemExit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-cluster lint bench clean
+.PHONY: help venv demo test test-slow test-cluster lint docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,11 +35,14 @@ lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(DEV) ## build the documentation site into site/, without the network
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 bench: $(DEV) ## run the benchmarks
 	$(PY) -m benchmarks
 
 clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PYTHON=... chooses the interpreter. It is asked for its version: a command of that name may be a shim for none.

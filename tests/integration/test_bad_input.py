@@ -10,11 +10,10 @@ import pickle
 from typing import Any
 
 import pytest
-from nodes import until
-from stacks import PATIENCE
 
 from gpuqueue import ApplicationNotFound, InvalidJob, TaskNotFound, gpu
 from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"

@@ -9,9 +9,10 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from devs import alive, end, family, start_dev, until
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.dev_command import alive, end, family, start_dev
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 

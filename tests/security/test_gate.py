@@ -11,8 +11,8 @@ from pathlib import Path
 import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.security.certificates import Authority
-from tests.security.gate import HOST, Gate
+from tests.support.certificates import Authority
+from tests.support.gate import HOST, Gate
 
 
 def port_of(server: EmbeddedRedis) -> int:
