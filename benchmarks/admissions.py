@@ -20,7 +20,8 @@ from benchmarks.harness import Figure, Sample, Size, alternate, cost, rate
 from benchmarks.messages import Template, fill, record_of, template
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 
@@ -53,9 +54,7 @@ def run(size: Size) -> list[Figure]:
 
         def hand_over() -> None:
             gone = held.pop()
-            released = line.release(
-                GpuClass("handed", shared_slots=1), gone["delivery"], gone["attempt"]
-            )
+            released = line.release(GpuClass("handed", shared_slots=1), Attempt.of(gone))
             held.extend(released.granted)
             assert len(held) == 1
 
@@ -106,7 +105,7 @@ class _Cycles:
     def __init__(self, client: Redis, line: Line, made: Template) -> None:
         self._line, self._made = line, made
         line.open(T4.name)
-        self._attempts = Attempts(client)
+        self._client = client
 
     def step(self) -> None:
         """One job from its message to its freed slot."""
@@ -114,11 +113,10 @@ class _Cycles:
         record = record_of(packed, T4.name)
         self._line.accept(T4.name, record, json.dumps(packed))
         (granted,) = self._line.enqueue(T4, record["delivery"])
-        self._line.launched(granted, "bench:1:1", 60)
-        attempt = Attempt(T4.name, granted["delivery"], granted["attempt"], granted["token"])
-        self._attempts.claim(attempt, "bench:1:1", "bench")
-        self._attempts.report(attempt, "SUCCEEDED")
-        assert self._attempts.reported(attempt, 60)
-        assert self._line.release(
-            T4, granted["delivery"], granted["attempt"], instance="bench:1:1"
-        ).freed
+        attempt = Attempt.of(granted)
+        self._line.launched(attempt, "bench:1:1", 60)
+        executor = ExecutorAttempt(self._client, attempt, granted["token"])
+        executor.claim("bench:1:1", "bench")
+        executor.report("SUCCEEDED")
+        assert executor.reported(60)
+        assert self._line.release(T4, attempt, instance="bench:1:1").freed

@@ -18,6 +18,7 @@ from benchmarks.harness import Figure, Sample, Size, alternate, cost, ratio
 from benchmarks.messages import Template, fill, template
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 
@@ -47,9 +48,7 @@ class _Deep:
 
     def _hand_over(self) -> None:
         gone = self._held.pop()
-        self._held.extend(
-            self._line.release(self._class, gone["delivery"], gone["attempt"]).granted
-        )
+        self._held.extend(self._line.release(self._class, Attempt.of(gone)).granted)
         assert len(self._held) == 1
 
     def why(self) -> float:

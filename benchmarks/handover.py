@@ -28,7 +28,7 @@ from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.glue.results.states import States
 from gpuqueue.launchers.local.launcher import LocalLauncher
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 

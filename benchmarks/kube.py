@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.dispatcher.watch import Clocks, Watcher
 from gpuqueue.glue.results.states import States
@@ -32,9 +32,10 @@ from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.settings.kubernetes import ClusterSettings
-from gpuqueue.store.attempts import Attempt, Attempts
-from gpuqueue.store.client import connect
+from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.client import Redis, connect
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -154,7 +155,7 @@ class TimedApi(Api):
     posted: dict[str, float]
     names: dict[str, str]
     seconds: dict[str, float]
-    attempts: Attempts
+    redis: Redis
     asleep: bool
 
     def create_job(self, manifest: Mapping[str, Any], dry_run: bool = False) -> Job:
@@ -169,14 +170,10 @@ class TimedApi(Api):
         self.posted.setdefault(job_id, time.monotonic())
         job = super().create_job(made, dry_run)
         if not record.get("container"):
-            attempt = Attempt(
-                record["gpu_class"], record["delivery"], record["attempt"], record["token"]
-            )
-            self.attempts.claim(
-                attempt, instance_of(self.namespace, made["metadata"]["name"]), "bench"
-            )
-            self.attempts.report(attempt, "SUCCEEDED")
-            self.attempts.reported(attempt, 3600)
+            executor = ExecutorAttempt(self.redis, Attempt.of(record), record["token"])
+            executor.claim(instance_of(self.namespace, made["metadata"]["name"]), "bench")
+            executor.report("SUCCEEDED")
+            executor.reported(3600)
         return job
 
 
@@ -190,7 +187,7 @@ class Dispatching:
     def __init__(self, stage: Stage, where: Double | Real, classes: Mapping[str, GpuClass]) -> None:
         self.api: TimedApi = where.api(TimedApi)
         self.api.posted, self.api.names, self.api.seconds = {}, {}, {}
-        self.api.attempts, self.api.asleep = Attempts(stage.client), isinstance(where, Real)
+        self.api.redis, self.api.asleep = stage.client, isinstance(where, Real)
         self._app = stage.app
         client = stage.client
         line, reader, logs, states = (
@@ -202,10 +199,10 @@ class Dispatching:
         self.reader = reader
         finisher = Finisher(line, reader, logs, stage.app, "bench")
         self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
-        notes = KeptNotes(line, reader, Attempts(client), logs, states, stage.app)
+        observations = KeptObservations(client, line, reader, logs, states, stage.app)
         common = ManifestContext(self.api.namespace, self.owner)
         self.launcher = KubernetesLauncher(
-            self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+            self.api, SETTINGS, common, classes, self.dispatcher.on_end, observations
         )
         line.owner = self.owner
         self.dispatcher.launcher = self.launcher

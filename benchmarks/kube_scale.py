@@ -28,7 +28,7 @@ from benchmarks.kube import SETTINGS, Double
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Reconciler
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.glue.results.states import States
@@ -37,8 +37,9 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import selector
-from gpuqueue.model.job import Record
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 
@@ -60,10 +61,10 @@ class _Leader:
         self.dispatcher = Dispatcher(
             redis, self._line, stage.reader, classes, states, self.finisher, 5
         )
-        notes = KeptNotes(self._line, stage.reader, Attempts(redis), logs, states, stage.app)
+        observations = KeptObservations(redis, self._line, stage.reader, logs, states, stage.app)
         common = ManifestContext(api.namespace, "bench")
         self.launcher = KubernetesLauncher(
-            api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+            api, SETTINGS, common, classes, self.dispatcher.on_end, observations
         )
         self.dispatcher.launcher = self.launcher
         self.finisher.use(self.launcher)
@@ -148,7 +149,7 @@ def run(size: Size) -> list[Figure]:
 
 def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
     """Create launched and claimed jobs."""
-    line, attempts = Line(redis, by="bench", owner="bench"), Attempts(redis)
+    line = Line(redis, by="bench", owner="bench")
     line.open(gpu_class.name)
     records: list[Record] = []
     for number in range(count):
@@ -164,9 +165,7 @@ def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
         records += line.enqueue(gpu_class, name)
     assert len(records) == count, f"{len(records)} of {count} were admitted"
     for record in records:
-        attempts.claim(
-            Attempt("t4", record["delivery"], record["attempt"], record["token"]), "", "bench"
-        )
+        ExecutorAttempt(redis, Attempt.of(record), record["token"]).claim("", "bench")
     return records
 
 

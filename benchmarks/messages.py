@@ -16,8 +16,8 @@ from kombu import Message
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import parse
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import SHARED
+from gpuqueue.model.record import Record
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.scripts import Scripts

@@ -28,9 +28,10 @@ from typing import Protocol
 from benchmarks.harness import Figure, Sample, Size, percentile
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, SHARED
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 
 SLOTS, LOAD, CHARGE = 8, 0.6, 1.11
@@ -66,7 +67,7 @@ class Ours:
             name, shared_slots=SLOTS, exclusive_slots=1, exclusive_patience=patience
         )
         self._line = Line(stage.client, by="replay", clock=lambda: self._now)
-        self._attempts = Attempts(stage.client, clock=lambda: self._now)
+        self._client = stage.client
         self._line.open(name)
 
     def arrive(self, job: Replayed, now: float) -> list[int]:
@@ -84,17 +85,19 @@ class Ours:
     def end(self, job: Replayed, now: float) -> list[int]:
         self._now = now
         return self._start(
-            self._line.release(self._class, str(job.number), 1, instance="replay:1:1").granted
+            self._line.release(
+                self._class, Attempt(self._class.name, str(job.number), 1), instance="replay:1:1"
+            ).granted
         )
 
     def _start(self, granted: list[Record]) -> list[int]:
         for record in granted:
-            attempt = Attempt(
-                self._class.name, record["delivery"], record["attempt"], record["token"]
+            executor = ExecutorAttempt(
+                self._client, Attempt.of(record), record["token"], clock=lambda: self._now
             )
-            self._attempts.claim(attempt, "replay:1:1", "replay")
-            self._attempts.report(attempt, "SUCCEEDED")  # it keeps its slot until the release
-            self._attempts.reported(attempt, 60)
+            executor.claim("replay:1:1", "replay")
+            executor.report("SUCCEEDED")  # it keeps its slot until the release
+            executor.reported(60)
         return [int(record["delivery"]) for record in granted]
 
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 
+from gpuqueue.dev.embedded_redis import find_server
+from tests.support.redis_servers import version
 from tests.support.stack import Stack
 
 _LOGS: pytest.StashKey[tuple[list[Stack], dict[int, dict[str, int]]]] = pytest.StashKey()
@@ -25,6 +28,11 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, on_term)
+
+
+def pytest_report_header() -> str:
+    """Say which Redis server and which Celery the run uses: make has REDIS= and CELERY=."""
+    return f"{version(find_server())}, Celery {celery.__version__}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,8 +15,8 @@ from docs.generate.source import prose
 from gpuqueue.cli.view.words import ENDS, WAITS
 from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason, WaitReason
+from gpuqueue.model.record import Record
 
 _PACKAGE = Path(gpuqueue.__file__).parent
 #: Code that runs only with Kubernetes.

@@ -14,7 +14,7 @@ from gpuqueue.dispatcher.health import Health
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.metrics.serve import Endpoint, open_endpoint
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.dispatcher.watch import Clocks, Watcher
 from gpuqueue.errors import SettingsError
@@ -28,7 +28,6 @@ from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout, rights
-from gpuqueue.store.attempts import Attempts
 from gpuqueue.store.client import check, connect, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.lease import Lease, group_of
@@ -91,7 +90,7 @@ class Node:
             self.launcher = _kubernetes(
                 self.dispatcher,
                 settings,
-                KeptNotes(line, reader, Attempts(client), logs, states, app),
+                KeptObservations(client, line, reader, logs, states, app),
             )
         line.owner = self.launcher.owner
         self.dispatcher.launcher = self.launcher
@@ -160,14 +159,16 @@ def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
     )
 
 
-def _kubernetes(dispatcher: Dispatcher, settings: Settings, notes: KeptNotes) -> Launcher:
+def _kubernetes(
+    dispatcher: Dispatcher, settings: Settings, observations: KeptObservations
+) -> Launcher:
     try:
         from gpuqueue.launchers.kubernetes.assemble import assemble
     except ImportError as exc:
         raise SettingsError(
             f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
         ) from exc
-    return assemble(settings, dispatcher.classes, dispatcher.on_end, notes)
+    return assemble(settings, dispatcher.classes, dispatcher.on_end, observations)
 
 
 def executor_environment(settings: Settings) -> dict[str, str]:

@@ -21,8 +21,8 @@ from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.launchers.base import Launcher, LauncherClosed
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
@@ -152,7 +152,7 @@ class Finisher:
         return True
 
     def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
-        log = self._logs.for_result(gpu_class, record)
+        log = self._logs.for_result(record)
         reason = complete(
             self._app,
             record,

@@ -14,10 +14,10 @@ from typing import Any
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
-from gpuqueue.model.names import holder_name
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.store.scripts import Scripts
 
 #: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks
@@ -91,29 +91,31 @@ class Line:
             self._scripts.call("admit", gpu_class.name, self.spec(gpu_class), *self._admission())
         )
 
-    def launched(self, record: Record, instance: str, claim_within: float) -> bool:
+    def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
         """Note that the attempt's process (or Job) exists; it has ``claim_within`` seconds to be
         claimed.
         """
         now = self.clock()
-        arguments = (record["delivery"], record["attempt"], instance, now, now + claim_within)
-        return bool(self._scripts.call("launched", record["gpu_class"], *arguments))
+        arguments = (attempt.delivery, attempt.number, instance, now, now + claim_within)
+        return bool(self._scripts.call("launched", attempt.gpu_class, *arguments))
 
-    def relaunch(
-        self, gpu_class: str, delivery: str, attempt: int, older_than: float
-    ) -> Record | None:
+    def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
         """Take up a launch that nobody has confirmed for ``older_than`` seconds."""
         now = self.clock()
         answer = self._scripts.call(
-            "relaunch", gpu_class, holder_name(delivery, attempt), delivery, now - older_than, now
+            "relaunch",
+            attempt.gpu_class,
+            attempt.holder,
+            attempt.delivery,
+            now - older_than,
+            now,
         )
         return json.loads(answer) if answer else None
 
     def release(
         self,
         gpu_class: GpuClass,
-        delivery: str,
-        attempt: int,
+        attempt: Attempt,
         end: End = UNSEEN,
         instance: str = "",
         final: bool = False,
@@ -138,8 +140,8 @@ class Line:
             *(
                 "release",
                 gpu_class.name,
-                delivery,
-                attempt,
+                attempt.delivery,
+                attempt.number,
                 instance,
                 json.dumps(ended),
                 self.max_attempts,
@@ -148,30 +150,41 @@ class Line:
         )
         return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
 
-    def observed(
-        self, seen: Sequence[tuple[str, str, int, str, str, str, str, float | None]]
-    ) -> list[bool]:
-        """Note what attempts wait for, all in one round trip; answers for each whether it is
+    def observed(self, observations: Sequence[Observation]) -> list[bool]:
+        """Record what attempts wait for, all in one round trip; answers for each whether it is
         current.
-
-        Each is (class, delivery, attempt, wait reason or '', detail, pod, node, seconds from now to
-        be claimed or None).
         """
         now = self.clock()
-        calls: list[tuple[str, tuple[str | float, ...]]] = [
-            (each[0], (*each[1:7], now + each[7] if each[7] is not None else "")) for each in seen
+        calls = [
+            (
+                each.attempt.gpu_class,
+                (
+                    each.attempt.delivery,
+                    each.attempt.number,
+                    each.wait or "",
+                    each.detail,
+                    each.pod,
+                    each.node,
+                    now + each.claim_within if each.claim_within is not None else "",
+                ),
+            )
+            for each in observations
         ]
         return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
 
-    def doom(
-        self, gpu_class: str, delivery: str, attempt: int, reason: EndReason, error: str
-    ) -> bool:
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Note why an attempt that does not start is given up, before it is ended. False: it runs,
         or is not current.
         """
         return bool(
             self._scripts.call(
-                "doom", gpu_class, delivery, attempt, reason, error, tried_again(reason)
+                "doom",
+                attempt.gpu_class,
+                attempt.delivery,
+                attempt.number,
+                reason,
+                error,
+                tried_again(reason),
             )
         )
 

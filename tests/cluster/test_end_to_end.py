@@ -16,7 +16,7 @@ from gpuqueue.errors import (
     ImageUnusable,
     PodDeleted,
 )
-from gpuqueue.model.names import holder_name
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.logs import Logs
 from tests.cluster.answers import raw
 from tests.cluster.real_cluster import PATIENCE
@@ -142,9 +142,8 @@ def test_the_log_of_a_job_outlives_its_pod(cluster):
     result = cluster.send("hold", 0)
     result.get(PATIENCE)
     record = ended(cluster, result, "SUCCEEDED")
-    holder = holder_name(record["delivery"], record["attempt"])
     assert "holding" in until(
-        lambda: Logs(cluster.client).read("test", holder), PATIENCE, "its log is kept"
+        lambda: Logs(cluster.client).read(Attempt.of(record)), PATIENCE, "its log is kept"
     )
 
 

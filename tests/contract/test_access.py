@@ -117,7 +117,7 @@ def refused(
     return found
 
 
-def test_every_request_is_tried_here() -> None:
+def test_table_covers_every_request() -> None:
     assert set(CALLS) == {
         name
         for name, _ in inspect.getmembers(Requests, inspect.isfunction)
@@ -125,13 +125,13 @@ def test_every_request_is_tried_here() -> None:
     }
 
 
-def test_with_all_rights_every_request_passes(
+def test_every_request_succeeds_with_all_rights(
     cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(cluster, monkeypatch, pod, "all", ALL) == set()
 
 
-def test_a_dispatchers_rights_leave_out_only_what_the_doctor_asks(
+def test_rights_of_dispatcher_exclude_only_requests_of_doctor(
     cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(cluster, monkeypatch, pod, "plain", DISPATCHER) == {
@@ -142,7 +142,7 @@ def test_a_dispatchers_rights_leave_out_only_what_the_doctor_asks(
 
 
 @pytest.mark.parametrize("right", ALL, ids=str)
-def test_with_one_right_less_its_requests_are_forbidden(
+def test_request_without_its_right_is_forbidden(
     right: Right, cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needing = {name for name, (needed, _) in CALLS.items() if needed == str(right)}

@@ -606,6 +606,20 @@ def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(
     assert ended(cluster, "next")["status"]["phase"] == "Succeeded"
 
 
+def test_a_deletion_that_ends_during_an_outage_is_completed_after_it(tmp_path: Path) -> None:
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True);"
+    with Cluster(tmp_path, pace=0.001, images=IMAGES) as cluster:
+        pod = run(cluster, f"{stubborn} time.sleep(60)")
+        name = pod["metadata"]["name"]
+        cluster.faults.delete_pod(name, grace=1)
+        cluster.until(lambda: "Killing" in {event["reason"] for event in cluster.events_of(name)})
+        cluster.faults.front_down()
+        cluster.until(lambda: all(worker.ended for worker in cluster.fleet.workers()))
+        assert cluster.pod(name) is not None, "a kubelet removes no object while it is offline"
+        cluster.faults.front_up()
+        cluster.until(lambda: cluster.pod(name) is None)
+
+
 def test_late_pods_and_a_stalled_scheduler_keep_a_job_waiting(cluster: Cluster) -> None:
     cluster.faults.late_pods(0.3)
     cluster.faults.stall("scheduler")

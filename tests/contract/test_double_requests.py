@@ -579,11 +579,11 @@ def test_requests_fail_as_often_as_they_are_told_to(cluster: Cluster, client: Cl
         "3",
         "text/plain; charset=utf-8",
     )
-    rule = cluster.faults.fail(503, path="/jobs", times=None)
+    fault = cluster.faults.fail(503, path="/jobs", times=None)
     assert [client.ask("GET", JOBS_PATH)[1]["reason"] for _ in range(3)] == [
         "ServiceUnavailable"
     ] * 3
-    assert rule.seen == 3
+    assert fault.count == 3
     cluster.faults.clear()
     assert client.ask("GET", JOBS_PATH)[0] == 200
 

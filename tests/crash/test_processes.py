@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
@@ -141,7 +142,7 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
         "the job adopted",
     )[0]
     assert (record["state"], record["instance"]) == ("running", before["instance"])
-    assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
+    assert cluster.reader.holders("t4")[0][0] == Attempt("t4", before["delivery"], 1)
     blocked = cluster.send("work", 1)
     until(lambda: blocked.state == "QUEUED", PATIENCE, "a job that waits for the adopted one")
     assert len(cluster.holders()) == 1

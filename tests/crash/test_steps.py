@@ -33,21 +33,21 @@ WATCH = {
     "13 compared holders and processes": "gpuqueue.dispatcher.repair:Reconciler.run:after",
 }
 EXECUTOR = {
-    "14 before it claims": ("gpuqueue.store.attempts:Attempts.claim:before", "SUCCESS"),
-    "15 claimed": ("gpuqueue.store.attempts:Attempts.claim:after", "FAILURE"),
+    "14 before it claims": ("gpuqueue.store.attempts:ExecutorAttempt.claim:before", "SUCCESS"),
+    "15 claimed": ("gpuqueue.store.attempts:ExecutorAttempt.claim:after", "FAILURE"),
     "16 task done, finish not claimed": (
-        "gpuqueue.store.attempts:Attempts.report:before",
+        "gpuqueue.store.attempts:ExecutorAttempt.report:before",
         "FAILURE",
     ),
     "17 finish claimed, nothing written": (
-        "gpuqueue.store.attempts:Attempts.report:after",
+        "gpuqueue.store.attempts:ExecutorAttempt.report:after",
         "FAILURE",
     ),
     "18 all written, not confirmed": (
-        "gpuqueue.store.attempts:Attempts.reported:before",
+        "gpuqueue.store.attempts:ExecutorAttempt.reported:before",
         "SUCCESS",
     ),
-    "19 confirmed": ("gpuqueue.store.attempts:Attempts.reported:after", "SUCCESS"),
+    "19 confirmed": ("gpuqueue.store.attempts:ExecutorAttempt.reported:after", "SUCCESS"),
 }
 FINISH = {
     "20 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",

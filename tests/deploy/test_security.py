@@ -19,7 +19,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     OWNER,
     labels,
 )
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)

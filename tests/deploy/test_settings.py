@@ -15,8 +15,8 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import CHOOSING, parse_queue
+from gpuqueue.model.record import Record
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings

@@ -31,19 +31,39 @@ from tests.deploy.test_alerts import rules
 from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
-from tests.support.pages import DEPLOYS, OPERATORS, PARTLY, Page
+from tests.support.pages import Page
 
-PAGES = [Page(path) for path in OPERATORS]
 GPU = Page("docs/GPU.md")
 DEPLOY = Page("docs/operate/deploy.md")
 NODES = Page("docs/operate/gpu-nodes.md")
-SECURITY = Page("docs/operate/security-cluster.md")
-#: Nobody listens there.
+CLUSTER_SECURITY = Page("docs/operate/security-cluster.md")
+#: Pages whose every command is checked here.
+PAGES = (
+    GPU,
+    DEPLOY,
+    NODES,
+    CLUSTER_SECURITY,
+    *(
+        Page(f"docs/operate/{name}.md")
+        for name in (
+            "alerts",
+            "maintenance",
+            "security",
+            "security-redis",
+            "signed-messages",
+            "troubleshooting",
+        )
+    ),
+)
+#: Pages whose commands for the cluster are checked here, and the others by
+#: test_commands.py.
+PARTLY = (Page("README.md"), Page("docs/operate/metrics.md"))
+#: An address without a server.
 NOWHERE = "--server=http://127.0.0.1:1"
 
 
 def commands(page: Page) -> list[str]:
-    """Every line of the page's shell blocks, and whatever in its text has the form of a command."""
+    """Each line of the page's shell blocks, and each code span of the form of a command."""
     text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in page.blocks("sh") for line in block.splitlines()]
     return typed + in_words(text)
@@ -60,7 +80,10 @@ def in_words(text: str) -> list[str]:
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
 ALL += [
-    (each, path) for path in PARTLY for each in commands(Page(path)) if each.startswith(DEPLOYS)
+    (each, page.path)
+    for page in PARTLY
+    for each in commands(page)
+    if each.startswith(("kubectl ", "helm "))
 ]
 
 
@@ -328,7 +351,7 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
 def test_the_rights_that_are_told_are_those_that_are_given() -> None:
     told = {
         (row[0].strip("`"), verb.strip())
-        for row in SECURITY.tables("## Rights")[0]
+        for row in CLUSTER_SECURITY.tables("## Rights")[0]
         for verb in row[1].split(",")
     }
     (role,) = overlay("production").of("Role")
@@ -336,7 +359,7 @@ def test_the_rights_that_are_told_are_those_that_are_given() -> None:
 
 
 def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
-    (block,) = SECURITY.blocks("yaml")
+    (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
     assert rule == yaml.safe_load(block)["network"]["executors"]["egress"][0]
@@ -345,7 +368,7 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
 
 
 def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
-    pods = {row[0] for row in SECURITY.tables("## Network")[0]}
+    pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
         "executors",
@@ -372,7 +395,7 @@ def test_values_that_are_named_are_ones_of_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
     names = {
         path
-        for page in [*PAGES, *map(Page, PARTLY)]
+        for page in (*PAGES, *PARTLY)
         for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)
     }
     assert names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.manifest.images import check_image
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
 from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.support.pages import ROOT, Page, defaults, shown
+from tests.support.pages import Page, defaults, shown
 from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
 
 FIRST_DAY = Page("docs/howto/run-jobs-on-kubernetes.md")
@@ -55,7 +54,7 @@ def objects() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
-def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     kind: str,
 ) -> None:
     found = objects()[kind]
@@ -81,7 +80,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     assert f"docker push {container['image']}" in commands
 
 
-def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None:
     allowed = []
     for rule in objects()["Role"]["rules"]:
         (group,), (resource,) = rule["apiGroups"], rule["resources"]
@@ -128,7 +127,6 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
     ):
         tags = re.findall(r"(?:gpu-runner|gpuqueue-dispatcher):([\w.]+)", page.text)
         assert set(tags) == {__version__}, page.path
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -191,7 +189,7 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     )
 
 
-def test_the_template_of_a_private_registry_names_the_secret(tmp_path: Path) -> None:
+def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) -> None:
     page = Page("docs/howto/use-a-private-registry.md")
     (text,), (command,) = page.blocks("yaml"), page.blocks("sh")
     file = tmp_path / "template.yaml"
@@ -251,7 +249,7 @@ def test_the_reasons_of_the_clocks_exist() -> None:
 def test_a_clock_of_the_docs_is_the_one_that_runs(
     what: str, pod: Pod, verdict: EndReason | None
 ) -> None:
-    seen, row = observe(pod), CLOCKS[what]
+    seen, row = read_status(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
     # With limits that are told apart, the one that counts is the named setting's.
@@ -259,7 +257,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
     distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
-    clocks = Clocks(
+    clocks = PodClocks(
         create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
     )
     grace = 1000 if verdict is None else 0
@@ -271,7 +269,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
 def test_what_can_never_work_is_given_no_time(reason: str) -> None:
     seen, row = (
-        observe(a_pod(waiting(reason))),
+        read_status(a_pod(waiting(reason))),
         CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
     )
     assert (seen.at_once, seen.verdict, row[2], row[4]) == (
@@ -381,7 +379,7 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
         row[3],
     )
     for pod in ENDS[said]:
-        end = observe(pod).end
+        end = read_status(pod).end
         assert end is not None, said
         assert end.reason == reason
         assert again == (

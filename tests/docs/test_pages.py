@@ -15,8 +15,8 @@ import yaml
 import gpuqueue
 from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import PAGES, ROOT, Page, anchor, defaults

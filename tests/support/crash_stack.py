@@ -84,7 +84,7 @@ class CrashStack(Stack):
         todo = self.reader.todo("t4", time.time() + 3600)
         return (
             not self.holders()
-            and not (todo.accepted or todo.finishing or todo.launching or todo.stopping)
+            and not (todo.accepted or todo.finishing or todo.stopping)
             and {record["state"] for record in self.records()} <= {"ended"}
             and not self.client.hlen("gpuqueue:1:{t4}:messages")
         )

@@ -12,35 +12,15 @@ from pydantic.fields import FieldInfo
 import gpuqueue
 
 ROOT = Path(gpuqueue.__file__).parent.parent
+#: Every page for readers: the root, and the folders that have pages.
 PAGES = [
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *sorted(each.name for each in ROOT.glob("*.md")),
     *sorted(
         str(each.relative_to(ROOT))
-        for folder in ("docs", "workers")
+        for folder in ("benchmarks", "charts", "docs", "examples", "workers")
         for each in ROOT.glob(f"{folder}/**/*.md")
     ),
 ]
-#: Pages for operators of clusters: tests/docs/test_deployment_pages.py checks all their commands.
-OPERATORS = [
-    "docs/GPU.md",
-    *(
-        f"docs/operate/{name}.md"
-        for name in (
-            "alerts",
-            "deploy",
-            "gpu-nodes",
-            "maintenance",
-            "security",
-            "security-cluster",
-            "security-redis",
-            "signed-messages",
-            "troubleshooting",
-        )
-    ),
-]
-#: Pages of which it checks the commands that deploy, and tests/docs/test_commands.py the others.
-PARTLY = ["README.md", "docs/operate/metrics.md"]
-DEPLOYS = ("helm ", "kubectl ")
 
 
 class Page:

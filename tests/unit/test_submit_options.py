@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a queue besides": (
         {"queue": "celery"},
-        "queue='celery' contradicts gpu(...); gpu() names the queue: leave it out",
+        "queue='celery' contradicts gpu(...); leave it out: gpu() sets the queue",
     ),
     "a time limit of nothing": (
         {"time_limit": 0},
@@ -52,18 +52,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("said", "options"), OPTIONS.values(), ids=OPTIONS)
-def test_options_of(said: dict[str, Any], options: dict[str, Any]) -> None:
+def test_options_for_arguments(said: dict[str, Any], options: dict[str, Any]) -> None:
     assert gpu(**said) == options
 
 
 @pytest.mark.parametrize(("said", "text"), WRONG.values(), ids=WRONG)
-def test_refused_is(said: dict[str, Any], text: str) -> None:
+def test_invalid_argument_is_refused(said: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         gpu(**said)
     assert text in str(caught.value)
 
 
-def test_the_callers_headers_are_left_as_they_were() -> None:
+def test_headers_of_the_caller_stay_unchanged() -> None:
     headers = {"trace": "x"}
     gpu("t4", headers=headers)
     assert headers == {"trace": "x"}

@@ -46,10 +46,10 @@ def broken(known: Any, found: Any, where: str = "") -> list[str]:
 
 
 def run(script: str, code: Path, *arguments: str) -> Any:
-    """Run a script of this folder by the code of another version."""
+    """Run a script of :func:`tests.upgrade.previous.unpack` on the code beside it."""
     env = {**os.environ, "PYTHONPATH": str(code)}
     done = subprocess.run(
-        [sys.executable, HERE / script, *arguments],
+        [sys.executable, code / script, *arguments],
         env=env,
         capture_output=True,
         text=True,

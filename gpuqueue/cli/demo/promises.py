@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 
 #: Guessing reads one digit in ten; a network that has learned anything at all reads far more than
 #: this share.

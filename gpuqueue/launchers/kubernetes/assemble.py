@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.launchers.base import Notes, OnEnd
+from gpuqueue.launchers.base import Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
@@ -16,7 +16,7 @@ from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import default_owner
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 
@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def assemble(
-    settings: Settings, classes: Mapping[str, GpuClass], on_end: OnEnd, notes: Notes
+    settings: Settings,
+    classes: Mapping[str, GpuClass],
+    on_end: OnEnd,
+    observations: Observations,
 ) -> KubernetesLauncher:
     """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the
     API server.
@@ -33,7 +36,7 @@ def assemble(
     api = Api(cluster)
     common = context(settings, cluster, api)
     check(api, classes, cluster, common)
-    return KubernetesLauncher(api, cluster, common, classes, on_end, notes)
+    return KubernetesLauncher(api, cluster, common, classes, on_end, observations)
 
 
 def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestContext:

@@ -13,16 +13,14 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
 from gpuqueue.launchers.base import (
     CannotLaunch,
-    Held,
     LauncherUnavailable,
     LaunchLater,
-    Live,
-    Notes,
+    Observations,
     OnEnd,
 )
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.finishes import Finishes
+from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
 from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
 from gpuqueue.launchers.kubernetes.manifest.job import (
@@ -39,10 +37,11 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     record_of,
     selector,
 )
+from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 
@@ -55,7 +54,7 @@ class KubernetesLauncher:
         common: what all Jobs share.
         classes: name → class, of this dispatcher.
         on_end: told of every end, from the thread that follows the pods.
-        notes: where it is kept what was seen.
+        observations: where observations are recorded.
     """
 
     #: They wait for pods, and use no core of this machine.
@@ -68,7 +67,7 @@ class KubernetesLauncher:
         common: ManifestContext,
         classes: Mapping[str, GpuClass],
         on_end: OnEnd,
-        notes: Notes,
+        observations: Observations,
     ) -> None:
         self.owner = common.owner
         # The last resort: each wait has a clock of its own, and together they are shorter.
@@ -84,8 +83,10 @@ class KubernetesLauncher:
         self._common = common
         self._classes = classes
         self._closed = threading.Event()
-        self._follower = Follower(api, self._selector(), settings, common, on_end, notes)
-        self._finishes = Finishes(api, self._follower.pods, classes, settings, common, self._closed)
+        self._follower = Follower(api, self._selector(), settings, common, on_end, observations)
+        self._finishes = FinisherJobs(
+            api, self._follower.pods, classes, settings, common, self._closed
+        )
 
     def _selector(self) -> str:
         classes = ",".join(sorted(label_value(name) for name in self._classes))
@@ -187,11 +188,11 @@ class KubernetesLauncher:
         """Say how an instance ended, by its pod, or by its Job where no pod is seen."""
         return self._follower.end_of(instance)
 
-    def list(self) -> builtins.list[Live]:
+    def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
         return self._follower.list()
 
-    def watch(self, held: Held) -> None:
+    def watch(self, running: RunningAttempt) -> None:
         """The pods of all are followed, whoever launched them."""
 
     def check(self, now: float) -> None:
@@ -201,7 +202,7 @@ class KubernetesLauncher:
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
     ) -> str:
-        """Run the executor once more, as a Job without a GPU; see finishes.py."""
+        """Run the executor once more, as a Job without a GPU; see ``finisher_jobs``."""
         return self._finishes.finish(record, finisher, timeout, wanted)
 
     def close(self) -> None:

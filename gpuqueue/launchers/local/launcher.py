@@ -26,11 +26,12 @@ import psutil
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.launchers.base import Held, LauncherClosed, Live, OnEnd
+from gpuqueue.launchers.base import LauncherClosed, OnEnd
 from gpuqueue.launchers.local.exits import Exits, environment
+from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 _PREFIX = "GPUQUEUE_"
 #: Fields of a record that travel in the environment, beside the token.
@@ -106,9 +107,7 @@ class LocalLauncher:
         )
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
-        self._watch(
-            Held(record["gpu_class"], record["delivery"], record["attempt"], instance), process.pid
-        )
+        self._watch(RunningAttempt(Attempt.of(record), instance), process.pid)
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:
@@ -141,7 +140,7 @@ class LocalLauncher:
             return self._host_lives(instance.partition(":")[0])
         return environment(_pid(instance)).get("GPUQUEUE_INSTANCE") == instance.rpartition(":")[0]
 
-    def list(self) -> builtins.list[Live]:
+    def list(self) -> builtins.list[LiveAttempt]:
         """Find attempts of our Redis among this machine's processes."""
         found = []
         for pid in psutil.pids():
@@ -151,19 +150,19 @@ class LocalLauncher:
                 continue
             if env.get("GPUQUEUE_REDIS_URL") == self._settings["GPUQUEUE_REDIS_URL"]:
                 with contextlib.suppress(KeyError, ValueError):
-                    found.append(Live(f"{env['GPUQUEUE_INSTANCE']}:{pid}", _record(env)))
+                    found.append(LiveAttempt.of(_record(env), f"{env['GPUQUEUE_INSTANCE']}:{pid}"))
         return found
 
-    def watch(self, held: Held) -> None:
+    def watch(self, running: RunningAttempt) -> None:
         """Be told of the end of a process whose own dispatcher is gone. May be repeated."""
-        if not self._ours(held.instance) or held.instance in self._adopted:
+        if not self._ours(running.instance) or running.instance in self._adopted:
             return
-        pid = _pid(held.instance)
+        pid = _pid(running.instance)
         starter = environment(pid).get("GPUQUEUE_STARTER")
         with contextlib.suppress(psutil.NoSuchProcess):
             if starter and psutil.Process(pid).ppid() != int(starter):
-                self._adopted.add(held.instance)
-                self._watch(held, pid)
+                self._adopted.add(running.instance)
+                self._watch(running, pid)
 
     def lead(self, leads: bool) -> None:
         """Each dispatcher sees its own processes end, whoever leads."""
@@ -207,13 +206,13 @@ class LocalLauncher:
             start_new_session=True,
         )
 
-    def _watch(self, held: Held, pid: int) -> None:
+    def _watch(self, running: RunningAttempt, pid: int) -> None:
         def tell(code: int | None) -> None:
-            self._adopted.discard(held.instance)
-            self._forget(held.instance, code)
+            self._adopted.discard(running.instance)
+            self._forget(running.instance, code)
             end = explain(code)
             self._on_end(
-                held, replace(end, evidence={"exit_code": code}) if code is not None else end
+                running, replace(end, evidence={"exit_code": code}) if code is not None else end
             )
 
         self._exits.watch(pid, tell)

@@ -306,11 +306,14 @@ def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(
             "its end is not confirmed",
         )
         status, out, _ = call(quick, "cancel", "--wait", "0.3", result.id)
-        assert status == 3 and "(UNCONFIRMED: told to end, and node node-a has not said" in out
+        assert (
+            status == 3
+            and "(UNCONFIRMED: deletion requested, but node node-a has not confirmed" in out
+        )
         _, out, _ = call(quick, "why", result.id)
         assert (
             "reason: UNCONFIRMED: " in out
-            and "said: told to end, and node node-a" in out
+            and "said: deletion requested, but node node-a" in out
             and "node: node-a" in out
         )
         _, out, _ = call(quick, "status", "--json")

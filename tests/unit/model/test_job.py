@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.job import GpuRequest, Job, check_class_name, parse_memory
+from gpuqueue.model.job import Job
+from gpuqueue.model.names import check_class_name
+from gpuqueue.model.request import GpuRequest, parse_memory
 
 AMOUNTS = {
     "bytes": (1024, 1024),

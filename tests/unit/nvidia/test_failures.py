@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.nvidia.failures import CODES, LOOKED_AT, classify
+from gpuqueue.nvidia.failures import CODES, MOST_SEARCHED, classify
 
 OOM, INFRA = EndReason.GPU_OOM, EndReason.INFRA
 TENSOR = "with shape[128,3,8,128,8,128] and type float on /job:localhost/replica:0/task:0/device"
@@ -217,25 +217,25 @@ OWN = {
 
 
 @pytest.mark.parametrize("message", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
-def test_the_gpus_memory_is_exhausted_by_the_message_of(message: str) -> None:
+def test_message_means_out_of_gpu_memory(message: str) -> None:
     assert classify(message) == OOM
     assert classify(RuntimeError(message)) == OOM
 
 
 @pytest.mark.parametrize("message", BROKEN.values(), ids=BROKEN)
-def test_the_gpu_failed_by_the_message_of(message: str) -> None:
+def test_message_means_a_gpu_failure(message: str) -> None:
     assert classify(message) == INFRA
     assert classify(RuntimeError(message)) == INFRA
 
 
 @pytest.mark.parametrize("message", OWN.values(), ids=OWN)
-def test_no_gpu_failed_by_the_message_of(message: str) -> None:
+def test_message_means_no_gpu_failure(message: str) -> None:
     assert classify(message) is None
     assert classify(RuntimeError(message)) is None
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_an_error_of_cuda_is_known_by_number_and_by_each_name(number: int) -> None:
+def test_cuda_error_is_found_by_number_and_each_name(number: int) -> None:
     code = CODES[number]
     shown = [
         f"CUDA error {number}: what",
@@ -255,11 +255,11 @@ ABSENT = [
 
 
 @pytest.mark.parametrize("message", ABSENT)
-def test_that_there_is_no_gpu_is_a_failure_only_where_one_was_given(message: str) -> None:
+def test_missing_gpu_is_a_failure_only_if_one_was_given(message: str) -> None:
     assert (classify(message), classify(message, has_gpu=False)) == (INFRA, None)
 
 
-def test_a_gpu_that_is_there_fails_also_where_none_was_given() -> None:
+def test_failure_of_an_existing_gpu_counts_without_a_given_one() -> None:
     assert classify(BROKEN["ECC"], has_gpu=False) == INFRA
     assert classify(OUT_OF_MEMORY["torch"], has_gpu=False) == OOM
 
@@ -320,13 +320,13 @@ TYPES: dict[str, tuple[str, type[Exception], str, EndReason | None]] = {
 
 
 @pytest.mark.parametrize(("name", "base", "text", "reason"), TYPES.values(), ids=TYPES)
-def test_an_exception_is_known_by_its_type(
+def test_exception_is_found_by_its_type(
     name: str, base: type[Exception], text: str, reason: EndReason | None
 ) -> None:
     assert classify(an(name, base)(text)) == reason
 
 
-def test_a_type_derived_from_a_librarys_is_known_too() -> None:
+def test_derived_exception_type_is_found_too() -> None:
     assert classify(an("shop.TooLarge", an("torch.OutOfMemoryError"))("model")) == OOM
 
 
@@ -346,14 +346,12 @@ def raised(outer: Exception, inner: Exception, how: str) -> Exception:
 
 
 @pytest.mark.parametrize(("how", "reason"), [("caused", OOM), ("handling", OOM), ("hidden", None)])
-def test_what_a_failure_came_from_counts_as_a_traceback_shows_it(
-    how: str, reason: EndReason | None
-) -> None:
+def test_cause_of_an_exception_counts_as_in_a_traceback(how: str, reason: EndReason | None) -> None:
     inner = raised(KeyError("loss"), an("torch.OutOfMemoryError")("CUDA out of memory"), "caused")
     assert classify(raised(ValueError("step 3 failed"), inner, how)) == reason
 
 
-def test_what_was_raised_last_decides() -> None:
+def test_last_raised_exception_decides() -> None:
     assert (
         classify(
             raised(RuntimeError(BROKEN["ECC"]), RuntimeError(OUT_OF_MEMORY["jax"]), "handling")
@@ -368,11 +366,11 @@ def test_what_was_raised_last_decides() -> None:
     )
 
 
-def test_a_text_with_both_tells_of_the_gpus_failure() -> None:
+def test_gpu_failure_wins_over_out_of_memory() -> None:
     assert classify("\n".join([OUT_OF_MEMORY["torch"], BROKEN["off the bus"]])) == INFRA
 
 
-def test_members_of_a_group_count() -> None:
+def test_members_of_an_exception_group_count() -> None:
     assert (
         classify(
             ExceptionGroup("workers", [ValueError("one"), RuntimeError(OUT_OF_MEMORY["numba"])])
@@ -381,13 +379,13 @@ def test_members_of_a_group_count() -> None:
     )
 
 
-def test_a_chain_that_bites_its_tail_ends() -> None:
+def test_cyclic_exception_chain_terminates() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert classify(one) is None
 
 
-def test_an_exception_that_cannot_be_shown_is_known_by_its_type() -> None:
+def test_exception_without_a_usable_str_is_found_by_its_type() -> None:
     def unspeakable(self: Any) -> str:
         raise ZeroDivisionError
 
@@ -407,8 +405,8 @@ def test_an_exception_that_cannot_be_shown_is_known_by_its_type() -> None:
     "filler",
     ["x", "CUDA ", "RESOURCE_EXHAUSTED: ", "GPU device handle for GPU ", "CUDA error in \n"],
 )
-def test_a_long_message_is_looked_at_from_both_ends_in_no_time(filler: str) -> None:
-    noise = filler * (10 * LOOKED_AT // len(filler))
+def test_long_message_is_searched_at_both_ends_quickly(filler: str) -> None:
+    noise = filler * (10 * MOST_SEARCHED // len(filler))
     assert classify(noise) is None
     assert classify(f"{OUT_OF_MEMORY['numba']}\n{noise}") == OOM
     assert classify(f"{noise}\n{OUT_OF_MEMORY['numba']}") == OOM

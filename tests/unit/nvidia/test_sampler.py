@@ -135,7 +135,7 @@ SEEN: dict[str, tuple[str | None, str, int]] = {
 
 
 @pytest.mark.parametrize(("visible", "gpu", "peak"), SEEN.values(), ids=SEEN)
-def test_what_is_sampled_is(
+def test_sample_of_visible_gpus(
     machine: Callable[..., Nvml], visible: str | None, gpu: str, peak: int
 ) -> None:
     machine(*CARDS)
@@ -143,9 +143,7 @@ def test_what_is_sampled_is(
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-somebody-else"])
-def test_a_process_that_sees_no_gpu_has_no_figures(
-    machine: Callable[..., Nvml], visible: str
-) -> None:
+def test_process_without_a_gpu_has_no_sample(machine: Callable[..., Nvml], visible: str) -> None:
     nvml = machine(*CARDS)
     assert sampled_in_vain(visible) == []
     assert nvml.looks == 0
@@ -154,18 +152,20 @@ def test_a_process_that_sees_no_gpu_has_no_figures(
 @pytest.mark.parametrize(
     ("visible", "pod", "given"), [("GPU-1", {}, True), ("", {"GPUQUEUE_POD_UID": "u"}, False)]
 )
-def test_a_process_is_given_what_it_sees(visible: str, pod: dict[str, str], given: bool) -> None:
+def test_visible_devices_decide_whether_a_process_has_a_gpu(
+    visible: str, pod: dict[str, str], given: bool
+) -> None:
     assert has_gpu({"CUDA_VISIBLE_DEVICES": visible, **pod}) is given
 
 
-def test_a_process_that_nobody_restricts_was_given_a_gpu_if_it_is_a_pod() -> None:
+def test_unrestricted_process_has_a_gpu_only_in_a_pod() -> None:
     assert (has_gpu({}), has_gpu({"GPUQUEUE_POD_UID": "u"})) == (False, True)
 
 
 # -- nothing to sample -----------------------------------------------------------------------------
 
 
-def test_without_pynvml_there_are_no_figures_and_no_noise(
+def test_no_sample_and_no_message_without_pynvml(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
@@ -173,7 +173,7 @@ def test_without_pynvml_there_are_no_figures_and_no_noise(
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_a_driver_there_are_no_figures_and_no_noise(
+def test_no_sample_and_no_message_without_a_driver(
     machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
 ) -> None:
     machine()
@@ -181,7 +181,7 @@ def test_without_a_driver_there_are_no_figures_and_no_noise(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gpu_that_is_lost_ends_the_sampling_only(
+def test_lost_gpu_ends_only_the_sampling(
     machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
 ) -> None:
     machine({"GPU-1": 1}, lost=True)
@@ -189,7 +189,7 @@ def test_a_gpu_that_is_lost_ends_the_sampling_only(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) -> None:
+def test_short_job_is_not_sampled(machine: Callable[..., Nvml]) -> None:
     nvml = machine({"GPU-1": 1})
     with Sampler(lambda seen: None, None, (PATIENCE, 0, 0)) as sampler:
         pass
@@ -197,7 +197,7 @@ def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) ->
     assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
 
 
-def test_a_job_waits_for_no_look(
+def test_job_does_not_wait_for_a_sample(
     machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml, looked, answer = machine({"GPU-1": 7}), threading.Event(), threading.Event()
@@ -218,7 +218,7 @@ def test_a_job_waits_for_no_look(
 # -- the figures -----------------------------------------------------------------------------------
 
 
-def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
+def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> None:
     card = {"GPU-1": 4 * GIB}
     nvml = machine(card)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
@@ -235,14 +235,14 @@ def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
         assert sampler.seen() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
 
 
-def test_torchs_own_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         torch_with(monkeypatch, 2 * GIB, GIB)
         assert sampler.seen() == {"gpu_memory_own": 3 * GIB}
 
 
-def test_torch_is_not_asked_before_it_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_not_called_before_it_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch_with(monkeypatch, GIB, begun=False)
     assert own_memory() == {}
     monkeypatch.setitem(sys.modules, "torch.cuda", ModuleType("torch.cuda"))  # half imported
@@ -252,7 +252,7 @@ def test_torch_is_not_asked_before_it_has_a_gpu(monkeypatch: pytest.MonkeyPatch)
     assert "torch" not in sys.modules
 
 
-def test_figures_that_cannot_be_told_are_told_again(machine: Callable[..., Nvml]) -> None:
+def test_failed_report_is_repeated(machine: Callable[..., Nvml]) -> None:
     machine({"GPU-1": 1})
     told: queue.Queue[Sample] = queue.Queue()
 
@@ -309,11 +309,11 @@ NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
 
 
 @pytest.mark.parametrize(("told", "seen", "seconds", "news"), NEWS.values(), ids=NEWS)
-def test_as_news_to_be_told(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
+def test_whether_a_sample_is_news(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
     assert is_news(told, seen, seconds) is news
 
 
-def test_looks_are_seldom_in_a_long_job(
+def test_long_job_is_sampled_seldom(
     machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: queue.Queue[float] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Events: what controllers, scheduler and kubelets tell of what they do."""
+"""Events: what controllers, scheduler and kubelets report about objects."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import time
 from collections import deque
 from typing import Any
 
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.kinds import EVENTS, PODS, Resource
-from tests.doubles.kubernetes.objects.store import Body, Store
+from tests.doubles.kubernetes.objects.store import Store
 from tests.doubles.kubernetes.objects.wire import micro_stamp, stamp
 
-#: Events kept; older ones go, as they do after an hour.
+#: Events kept. A real cluster removes them after an hour.
 KEPT = 20_000
 
 
 class EventLog:
-    """Writes events; what is told again only raises a count.
+    """Writes events; a repeated event raises the count of the first one.
 
     Args:
-        store: where they are kept.
-        enabled: False writes none (a benchmark may do without).
+        store: the store of the Event objects.
+        enabled: False writes none, for benchmarks.
     """
 
     def __init__(self, store: Store, *, enabled: bool = True) -> None:
@@ -30,7 +31,7 @@ class EventLog:
         self._known: dict[tuple[str, ...], Body] = {}
         self._order: deque[tuple[tuple[str, ...] | None, Body]] = deque()
 
-    def tell(
+    def record(
         self,
         resource: Resource,
         body: Body,
@@ -43,18 +44,18 @@ class EventLog:
         host: str = "",
         action: str = "",
     ) -> None:
-        """Tell something about an object.
+        """Write an event about an object.
 
         Args:
-            resource: what the object is.
+            resource: the kind of the object.
             body: the object.
             reason: one word.
             message: a sentence.
-            component: who tells it.
-            warning: it is a Warning, not Normal.
-            container: the container of the pod that it is about.
-            host: the node of the kubelet that tells it.
-            action: what the scheduler was doing; such events are not counted.
+            component: the component that reports the event.
+            warning: the type is Warning, not Normal.
+            container: the container of a pod.
+            host: the node of the kubelet that reports the event.
+            action: the action of the scheduler; such events are not counted.
         """
         if not self._enabled:
             return
@@ -126,8 +127,8 @@ class EventLog:
         container: str = "",
         warning: bool = False,
     ) -> None:
-        """What a kubelet tells of a pod."""
-        self.tell(
+        """Write an event of a kubelet about a pod."""
+        self.record(
             PODS,
             pod,
             reason,

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.launchers.base import Held
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 pytestmark = pytest.mark.integration
 
@@ -44,17 +44,17 @@ class Launcher(LocalLauncher):
     """Puts every end into a queue."""
 
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
-        self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
+        self.ends: queue.Queue[tuple[RunningAttempt, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
         super().__init__(
             self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
         )
 
-    def _keep(self, held: Held, end: End) -> bool:
-        self.ends.put((held, end))
+    def _keep(self, running: RunningAttempt, end: End) -> bool:
+        self.ends.put((running, end))
         return True
 
-    def ended(self) -> tuple[Held, End]:
+    def ended(self) -> tuple[RunningAttempt, End]:
         return self.ends.get(timeout=20)
 
     def code(self) -> int:
@@ -77,7 +77,7 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
     yield make
     for each in made:
         for live in each.list():
-            each.stop(live.instance, "KILL")
+            each.stop(live.running.instance, "KILL")
         each.close()
 
 
@@ -103,17 +103,19 @@ def fifo(tmp_path: Path) -> Path:
     ],
     ids=["an exit code", "a clean end", "a signal", "an abort"],
 )
-def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: int) -> None:
+def test_exit_status_gives_the_end(
+    launcher: Callable[..., Launcher], program: str, code: int
+) -> None:
     one = launcher(program)
     instance = one.start(RECORD)
-    held, end = one.ended()
-    assert held == Held("t4", "a~1", 2, instance)
+    running, end = one.ended()
+    assert running == RunningAttempt(Attempt("t4", "a~1", 2), instance)
     assert (end.reason, end.error) == (explain(code).reason, explain(code).error)
     assert end.evidence == {"exit_code": code}
 
 
 @pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
-def test_an_attempt_is_stopped_by(
+def test_attempt_is_stopped_by_signal(
     launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int
 ) -> None:
     one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
@@ -124,7 +126,7 @@ def test_an_attempt_is_stopped_by(
     assert not one.alive(instance) and one.stop(instance, signal) is False
 
 
-def test_what_an_attempt_leaves_behind_ends_with_it(
+def test_child_processes_end_with_their_attempt(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     parent = (
@@ -146,7 +148,7 @@ def test_what_an_attempt_leaves_behind_ends_with_it(
     )
 
 
-def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
+def test_start_of_an_attempt_does_not_reap_another(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = launcher("import os; os._exit(7)")
@@ -160,7 +162,7 @@ def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
     assert still_there and still_there.si_status == 7
 
 
-def test_without_pidfds_ends_are_seen_by_looking(
+def test_exits_are_polled_without_pidfds(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
@@ -169,14 +171,14 @@ def test_without_pidfds_ends_are_seen_by_looking(
     assert one.code() == 7
 
 
-def test_live_attempts_are_found_by_their_environment(
+def test_live_attempts_are_found_by_environment(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
     assert said(fifo) == "ready"
     [found] = one.list()
-    assert found.instance == instance
+    assert found.running.instance == instance
     assert found.record == RECORD
     other = Launcher("pass")
     other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
@@ -184,7 +186,7 @@ def test_live_attempts_are_found_by_their_environment(
     other.close()
 
 
-def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
+def test_orphan_of_another_dispatcher_is_watched_to_its_end(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     first = (
@@ -200,8 +202,8 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
         instance = dispatcher.stdout.readline().strip()
     assert said(fifo) == "ready"
     one = launcher("pass")
-    orphan = Held("t4", "a~1", 2, instance)
-    assert [each.instance for each in one.list()] == [instance]
+    orphan = RunningAttempt(Attempt("t4", "a~1", 2), instance)
+    assert [each.running.instance for each in one.list()] == [instance]
     for _ in range(2):
         one.watch(orphan)
     assert one.stop(instance, "TERM")
@@ -209,7 +211,7 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
     assert one.ends.empty(), "it is told once, however often it was watched"
 
 
-def test_another_process_with_the_same_id_is_not_the_attempt(
+def test_other_process_with_the_same_pid_is_not_the_attempt(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher("pass")
@@ -218,14 +220,14 @@ def test_another_process_with_the_same_id_is_not_the_attempt(
     assert one.stop(instance, "KILL") is False, "and it is not killed"
 
 
-def test_an_attempt_of_another_machine_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
+def test_attempt_on_another_host_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
     one = launcher("pass")
     assert one.alive("elsewhere:0123456789abcdef:1") and one.stop(
         "elsewhere:0123456789abcdef:1", "KILL"
     )
 
 
-def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
+def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(
     launcher: Callable[..., Launcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUQUEUE_TENANT", "a job that runs a dispatcher")
@@ -242,7 +244,7 @@ def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
     assert not {"GPUQUEUE_TENANT", "GPUQUEUE_FINISHER"} & set(environ)
 
 
-def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(
+def test_finisher_runs_without_a_gpu_and_returns_its_exit_code(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher(
@@ -252,13 +254,13 @@ def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(
     assert one.finish(RECORD | {"device": 0}, "f", 20, lambda: True) == 5
 
 
-def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launcher]) -> None:
+def test_finisher_is_killed_after_its_timeout(launcher: Callable[..., Launcher]) -> None:
     one = launcher("import signal; signal.pause()")
     assert one.finish(RECORD, "f", 0.05, lambda: True) is None
     assert one.list() == [], "and a finisher is no attempt"
 
 
-def test_a_closed_launcher_leaves_its_attempts_running(
+def test_closed_launcher_leaves_attempts_running(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     one = launcher(SLEEPER, fifo)
@@ -269,7 +271,7 @@ def test_a_closed_launcher_leaves_its_attempts_running(
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_an_instance_of_another_host_lives_as_long_as_a_dispatcher_is_heard_there(
+def test_instance_on_another_host_lives_while_its_dispatcher_does(
     launcher: Callable[..., Launcher], heard: bool
 ) -> None:
     asked: list[str] = []

@@ -50,16 +50,16 @@ NO_MATCH = {
 
 
 @pytest.mark.parametrize(("pattern", "image"), MATCHES.values(), ids=MATCHES)
-def test_a_pattern_lets_in(pattern: str, image: str) -> None:
+def test_pattern_matches_image(pattern: str, image: str) -> None:
     assert ImagePattern(pattern).matches(image)
 
 
 @pytest.mark.parametrize(("pattern", "image"), NO_MATCH.values(), ids=NO_MATCH)
-def test_a_pattern_keeps_out(pattern: str, image: str) -> None:
+def test_pattern_does_not_match_image(pattern: str, image: str) -> None:
     assert not ImagePattern(pattern).matches(image)
 
 
-def test_patterns_have_commas_between_them() -> None:
+def test_patterns_are_separated_by_commas() -> None:
     assert parse_patterns(" a/*, b:1 ,,") == (ImagePattern("a/*"), ImagePattern("b:1"))
     assert parse_patterns("") == ()
 
@@ -67,30 +67,30 @@ def test_patterns_have_commas_between_them() -> None:
 @pytest.mark.parametrize(
     "pattern", ["*.example/x", "*/x", "registry?/x", "[ab].example/*", "pyt*/pytorch"]
 )
-def test_a_registry_has_no_wildcards(pattern: str) -> None:
+def test_wildcard_in_a_registry_is_a_problem(pattern: str) -> None:
     assert ImagePattern(pattern).problem == "has a wildcard in its registry"
 
 
 @pytest.mark.parametrize(
     "pattern", ["*", "python:3.*", "py*", "registry.example/*", "docker.io/pyt*/pytorch"]
 )
-def test_elsewhere_it_may(pattern: str) -> None:
+def test_wildcard_outside_the_registry_is_allowed(pattern: str) -> None:
     assert ImagePattern(pattern).problem is None
 
 
-def test_a_job_gets_its_own_image_then_its_class_s_then_the_default() -> None:
+def test_image_comes_from_the_job_then_its_class_then_the_default() -> None:
     allowing = SETTINGS.model_copy(update={"image_allow": "registry.example/*"})
     assert image_of("registry.example/mine:2", OWN, allowing) == "registry.example/mine:2"
     assert image_of(None, OWN, allowing) == "registry.example/a100:1"
     assert image_of(None, PLAIN, allowing) == "registry.example/default:1"
 
 
-def test_a_job_may_always_name_what_is_configured() -> None:
+def test_job_can_always_name_a_configured_image() -> None:
     check_image("registry.example/default:1", SETTINGS, OWN)
     check_image("registry.example/a100:1", SETTINGS, OWN)
 
 
-def test_a_job_may_not_name_the_image_of_another_class() -> None:
+def test_job_cannot_name_the_image_of_another_class() -> None:
     with pytest.raises(InvalidJob, match="is not an allowed image"):
         check_image("registry.example/a100:1", SETTINGS, PLAIN)
 
@@ -127,7 +127,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("allow", "image", "text"), REFUSALS.values(), ids=REFUSALS)
-def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(
+def test_refusal_lists_allowed_images_and_how_to_allow_more(
     allow: str, image: str, text: str
 ) -> None:
     settings = SETTINGS.model_copy(update={"image_allow": allow})
@@ -138,7 +138,7 @@ def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(
     check_image(image, SETTINGS.model_copy(update={"image_allow": example}), PLAIN)
 
 
-def test_a_job_for_which_nobody_names_an_image_is_refused() -> None:
+def test_job_without_any_image_is_refused() -> None:
     with pytest.raises(InvalidJob) as caught:
         image_of(None, PLAIN, ClusterSettings())
     assert (

@@ -18,7 +18,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import parse_pod_template
 from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import without_nulls
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 SECURED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -176,19 +176,19 @@ EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("said", "found"), MERGED.values(), ids=MERGED)
-def test_of_a_pod(said: dict[str, Any], found: dict[str, Any]) -> None:
+def test_template_is_merged_into_the_pod(said: dict[str, Any], found: dict[str, Any]) -> None:
     assert over(said) == {**OURS["spec"], **found}
 
 
 @pytest.mark.parametrize(("said", "found"), EXECUTOR_MERGED.values(), ids=EXECUTOR_MERGED)
-def test_of_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
+def test_template_is_merged_into_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
     assert over(executor(**said)) == {
         **OURS["spec"],
         "containers": [{**OURS["spec"]["containers"][0], **found}],
     }
 
 
-def test_labels_and_annotations_come_beside_ours() -> None:
+def test_labels_and_annotations_are_added_to_ours() -> None:
     assert apply_template(PodTemplate({"team": "ml"}, {"note": "x"}), OURS) == {
         "metadata": {
             "labels": {"gpuqueue.io/owner": "prod", "team": "ml"},
@@ -198,11 +198,11 @@ def test_labels_and_annotations_come_beside_ours() -> None:
     }
 
 
-def test_an_empty_template_changes_nothing() -> None:
+def test_empty_template_changes_nothing() -> None:
     assert apply_template(PodTemplate(), OURS) == OURS
 
 
-def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
+def test_lists_of_named_items_are_merged_by_name_in_order() -> None:
     volumes = {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}]}
     ours = {**OURS, "spec": {**OURS["spec"], **volumes}}
     said = {
@@ -215,7 +215,7 @@ def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
     ]
 
 
-def test_laying_over_changes_neither_side() -> None:
+def test_applying_a_template_changes_neither_argument() -> None:
     said = PodTemplate(
         {"a": "b"},
         {},
@@ -226,7 +226,7 @@ def test_laying_over_changes_neither_side() -> None:
     assert before == (said, OURS)
 
 
-def test_other_nodes_than_the_class_s_are_refused() -> None:
+def test_template_that_contradicts_the_node_selector_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"spec\.nodeSelector\.pool='cpu' contradicts 'gpu'"):
         over({"nodeSelector": {"pool": "cpu"}})
 
@@ -234,7 +234,7 @@ def test_other_nodes_than_the_class_s_are_refused() -> None:
 # -- for an image of somebody else -----------------------------------------------------------------
 
 
-def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> None:
+def test_foreign_image_gets_nothing_of_the_application() -> None:
     volumes = [
         {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -268,7 +268,7 @@ def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> N
     assert given == before
 
 
-def test_a_template_without_the_executor_stays_so_for_an_image_of_somebody_else() -> None:
+def test_template_without_containers_is_unchanged_for_a_foreign_image() -> None:
     assert PodTemplate(spec={"priorityClassName": "gpu"}).for_foreign_image() == PodTemplate(
         spec={"priorityClassName": "gpu"}
     )
@@ -354,13 +354,13 @@ FULL: dict[str, Any] = {
 }
 
 
-def test_a_template_may_say_all_that_a_pod_needs_beside_the_executor() -> None:
+def test_template_can_set_every_allowed_field() -> None:
     assert parse_pod_template(FULL, "pod.yaml") == PodTemplate(
         FULL["metadata"]["labels"], FULL["metadata"]["annotations"], FULL["spec"]
     )
 
 
-def test_a_template_may_be_an_object_of_kubernetes() -> None:
+def test_template_can_be_a_pod_template_object() -> None:
     document = {
         "apiVersion": "v1",
         "kind": "PodTemplate",
@@ -373,7 +373,7 @@ def test_a_template_may_be_an_object_of_kubernetes() -> None:
 @pytest.mark.parametrize(
     "document", [{}, {"spec": None}, {"metadata": {"labels": None}, "spec": {"volumes": None}}]
 )
-def test_a_key_without_a_value_says_nothing(document: dict[str, Any]) -> None:
+def test_key_without_a_value_has_no_effect(document: dict[str, Any]) -> None:
     assert parse_pod_template(document, "pod.yaml") == PodTemplate(
         spec=without_nulls(document.get("spec") or {})
     )
@@ -401,7 +401,7 @@ NO_TEMPLATES = {
 
 
 @pytest.mark.parametrize(("document", "text"), NO_TEMPLATES.values(), ids=NO_TEMPLATES)
-def test_no_template_is(document: Any, text: str) -> None:
+def test_document_that_is_not_a_pod_template_is_refused(document: Any, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_pod_template(document, "pod.yaml")
     assert str(caught.value).startswith(f"GPUQUEUE_POD_TEMPLATE='pod.yaml' {text}")
@@ -681,13 +681,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("document", "text"), REFUSED.values(), ids=REFUSED)
-def test_a_template_is_refused_with(document: dict[str, Any], text: str) -> None:
+def test_forbidden_field_is_refused(document: dict[str, Any], text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_pod_template(document, "pod.yaml")
     assert str(caught.value) == f"GPUQUEUE_POD_TEMPLATE='pod.yaml': {text}"
 
 
-def test_the_path_in_an_object_of_kubernetes_begins_at_its_template() -> None:
+def test_path_in_a_pod_template_object_starts_at_template() -> None:
     document = {
         "apiVersion": "v1",
         "kind": "PodTemplate",
@@ -700,7 +700,7 @@ def test_the_path_in_an_object_of_kubernetes_begins_at_its_template() -> None:
         parse_pod_template(document, "pod.yaml")
 
 
-def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> None:
+def test_error_for_an_unknown_field_lists_the_allowed_fields() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_pod_template(pod(priorityClass="gpu"), "pod.yaml")
     assert (
@@ -710,13 +710,13 @@ def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> No
     assert "priorityClassName" in str(caught.value)
 
 
-def test_a_long_value_is_shown_in_part() -> None:
+def test_error_shows_only_the_start_of_a_long_value() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_pod_template(pod(restartPolicy="x" * 1000), "pod.yaml")
     assert f"spec.restartPolicy='{'x' * 76}... {NOT_ALLOWED}" in str(caught.value)
 
 
-def test_every_variable_that_an_executor_gets_of_us_is_refused_but_one() -> None:
+def test_template_cannot_set_variables_of_the_executor() -> None:
     record: Record = {
         "delivery": "a",
         "id": "a",
@@ -738,7 +738,7 @@ def test_every_variable_that_an_executor_gets_of_us_is_refused_but_one() -> None
     }  # harmless, and somebody's taste
 
 
-def test_a_pod_under_a_full_template_is_as_safe_as_without() -> None:
+def test_pod_with_a_full_template_stays_restricted() -> None:
     record: Record = {
         "delivery": "a",
         "id": "a",

@@ -8,7 +8,7 @@ import pytest
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
-from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from tests.support.pod_objects import (
@@ -264,7 +264,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             NODE,
             (
                 (
-                    f"its node did not take its pod ({reason}): Pod was rejected: because (its"
+                    f"its node rejected its pod ({reason}): Pod was rejected: because (its"
                     " container never started, node node-a)"
                 ),
             ),
@@ -282,12 +282,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             a_pod(ended(137), phase="Failed", reason=reason, message="no healthy devices present"),
             R.INFRA,
             NODE,
-            (
-                (
-                    f"its node did not take its pod ({reason}): no healthy devices present (exit"
-                    " code 137"
-                ),
-            ),
+            ((f"its node rejected its pod ({reason}): no healthy devices present (exit code 137"),),
         )
         for reason in ("UnexpectedAdmissionError", "OutOfnvidia.com/gpu")
     },
@@ -295,7 +290,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         a_pod(running(), phase="Failed", reason="SomethingNew", message="in its own words"),
         R.INFRA,
         "",
-        ("does not say why: in its own words (node node-a)",),
+        ("does not state why: in its own words (node node-a)",),
     ),
     "a reason that is not known leaves the exit code to tell": (
         a_pod(ended(3), phase="Failed", reason="SomethingNew"),
@@ -389,7 +384,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         ),
         R.HOST_OOM,
         "",
-        ("its init container fetch went over its memory limit",),
+        ("its init container fetch exceeded its memory limit",),
     ),
     "a sidecar that was stopped after the executor tells nothing": (
         a_pod(ended(1), phase="Failed", inits=[ended(137, name="sidecar")]),
@@ -407,7 +402,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         a_pod(phase="Failed"),
         R.INFRA,
         "",
-        ("its status does not say why (its container never started, node node-a)",),
+        ("its status does not state why (its container never started, node node-a)",),
     ),
     "a pod that succeeded without a word of its container": (
         a_pod(phase="Succeeded"),
@@ -419,14 +414,14 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
 
 
 def read(pod: Pod, *, deleted: bool = False) -> End:
-    seen = observe(pod, deleted=deleted)
+    seen = read_status(pod, deleted=deleted)
     assert seen.phase is Phase.ENDED
     assert seen.end is not None
     return seen.end
 
 
 @pytest.mark.parametrize(("pod", "reason", "avoid", "words"), ENDS.values(), ids=ENDS)
-def test_the_end_reads(pod: Pod, reason: EndReason, avoid: str, words: tuple[str, ...]) -> None:
+def test_end_of_a_pod(pod: Pod, reason: EndReason, avoid: str, words: tuple[str, ...]) -> None:
     end = read(pod)
     assert (end.reason, end.avoid) == (reason, avoid), end.error
     place = 0
@@ -450,7 +445,7 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
     "by force, while its container ran": (
         a_pod(running(), phase="Running"),
         R.POD_DELETED,
-        "its pod was deleted, and nobody saw its container end (node node-a)",
+        "its pod was deleted, and the end of its container is unknown (node node-a)",
     ),
     "for its lost node": (
         a_pod(
@@ -467,14 +462,14 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
 
 
 @pytest.mark.parametrize(("pod", "reason", "words"), GONE.values(), ids=GONE)
-def test_a_pod_that_the_api_deleted_has_ended(pod: Pod, reason: EndReason, words: str) -> None:
+def test_pod_deleted_by_the_api_has_ended(pod: Pod, reason: EndReason, words: str) -> None:
     end = read(pod, deleted=True)
     assert end.reason is reason
     assert words in end.error
 
 
 @pytest.mark.parametrize("started", [at(10), None])
-def test_a_container_that_was_lost_had_started(started: str | None) -> None:
+def test_lost_container_had_started(started: str | None) -> None:
     lost = ended(137, "ContainerStatusUnknown") | {
         "lastState": {"terminated": {"exitCode": 137, "startedAt": started}}
     }
@@ -483,23 +478,23 @@ def test_a_container_that_was_lost_had_started(started: str | None) -> None:
     assert end.evidence.get("container_started") == (CREATED + 10 if started else None)
 
 
-def test_a_pod_that_no_node_took_was_never_scheduled() -> None:
+def test_unscheduled_pod_has_no_scheduled_time() -> None:
     unscheduled = a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")])
     assert read(unscheduled, deleted=True).evidence == {"pod": "gpu-job-x"}
 
 
-def test_an_exit_code_that_the_kubelet_made_up_is_no_evidence() -> None:
+def test_exit_code_made_up_by_the_kubelet_is_not_evidence() -> None:
     evidence = read(a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")).evidence
     assert "exit_code" not in evidence
     assert evidence["container_reason"] == "ContainerStatusUnknown"
 
 
-def test_evidence_of_a_failed_init_container_is_not_taken_for_the_executors() -> None:
+def test_failed_init_container_gives_no_exit_code_of_the_executor() -> None:
     evidence = read(a_pod(waiting(None), phase="Failed", inits=[ended(5, name="fetch")])).evidence
     assert evidence == {"node": NODE, "pod": "gpu-job-x", "scheduled": CREATED + 1}
 
 
-def test_of_a_long_log_the_end_is_kept() -> None:
+def test_end_of_a_long_log_is_kept() -> None:
     error = read(a_pod(ended(1, message="x" * 5000 + "the last line"))).error
     title, log = error.split(":\n")
     assert title.endswith("; the end of its log")
@@ -508,7 +503,7 @@ def test_of_a_long_log_the_end_is_kept() -> None:
     assert log.endswith("xthe last line")
 
 
-def test_of_a_long_message_the_start_is_kept() -> None:
+def test_start_of_a_long_message_is_kept() -> None:
     error = read(a_pod(ended(128, "StartError", "no such file:\n" + "x" * 5000))).error
     assert "cannot be started: no such file: xxx" in error
     assert "xx… (exit code 128" in error

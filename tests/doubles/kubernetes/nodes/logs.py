@@ -1,37 +1,36 @@
-"""The logs of containers: ``GET …/pods/NAME/log``."""
+"""The logs of containers (``GET …/pods/NAME/log``)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tests.doubles.kubernetes.http.messages import Send
-from tests.doubles.kubernetes.objects.admission.defaults import containers_of
+from tests.doubles.kubernetes.objects.bodies import Body, containers_of
 from tests.doubles.kubernetes.objects.errors import bad_request
 
-#: Seconds between two looks at a log that is followed.
-LOOK = 0.1
+#: Seconds between two reads of a log that a client follows.
+READ = 0.1
 
 
 class PodLogs:
-    """Reads what the containers wrote.
+    """Reads the output of containers.
 
     Args:
-        folder: has a folder for each pod, named by its uid.
-        ended: whether the container of a pod (its uid, the container's name) has ended.
+        folder: the parent of the pods' folders.
+        ended: returns whether a container has ended, by the uid of its pod and its name.
     """
 
     def __init__(self, folder: Path, ended: Callable[[str, str], bool]) -> None:
         self._folder = folder
         self._ended = ended
 
-    def check(self, pod: dict[str, Any], query: Mapping[str, str]) -> None:
-        """Refuse what has no log, in the server's words.
+    def check(self, pod: Body, query: Mapping[str, str]) -> None:
+        """Check that a container has a log.
 
         Raises:
-            Refused: 400.
+            Refused: 400, it has none.
         """
         name = self._container(pod, query)
         where = pod["metadata"]["name"]
@@ -44,18 +43,18 @@ class PodLogs:
             raise bad_request(f"pod {where} does not have a host assigned")
         waiting = None if status is None else status["state"].get("waiting")
         if waiting is not None:
-            told = {
+            message = {
                 "ContainerCreating": "ContainerCreating",
                 "PodInitializing": "PodInitializing",
                 "ErrImagePull": "image can't be pulled",
                 "ImagePullBackOff": "trying and failing to pull image",
             }.get(waiting["reason"], waiting["reason"])
-            raise bad_request(f'container "{name}" in pod "{where}" is waiting to start: {told}')
+            raise bad_request(f'container "{name}" in pod "{where}" is waiting to start: {message}')
 
     def stream(
-        self, pod: dict[str, Any], query: Mapping[str, str], send: Send, gone: Callable[[], bool]
+        self, pod: Body, query: Mapping[str, str], send: Send, gone: Callable[[], bool]
     ) -> None:
-        """Send a container's log; with ``follow``, until it has ended."""
+        """Send the log of a container; with ``follow``, until the container has ended."""
         name, uid = self._container(pod, query), pod["metadata"]["uid"]
         path = self._folder / uid / name / "log"
         limit = int(query.get("limitBytes") or 1 << 62)
@@ -69,9 +68,9 @@ class PodLogs:
                 return
             if over or not limit or gone():
                 return
-            time.sleep(LOOK)
+            time.sleep(READ)
 
-    def _container(self, pod: dict[str, Any], query: Mapping[str, str]) -> str:
+    def _container(self, pod: Body, query: Mapping[str, str]) -> str:
         names = [container["name"] for container in containers_of(pod["spec"])]
         name = query.get("container") or ""
         where = pod["metadata"]["name"]
@@ -87,7 +86,7 @@ class PodLogs:
 
 
 def _start(path: Path, lines: str | None) -> int:
-    """Where the last ``lines`` lines begin."""
+    """Return the offset of the last ``lines`` lines."""
     if lines is None or not path.exists():
         return 0
     data = path.read_bytes()

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, Watched, read_line
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe, overdue
+from gpuqueue.launchers.kubernetes.status.read_status import (
+    Phase,
+    PodStatusSummary,
+    overdue,
+    read_status,
+)
 from gpuqueue.model.reasons import EndReason
 from tests.support.pod_objects import DELETION, at
 
@@ -153,7 +158,7 @@ pods = st.builds(
 many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def check(seen: Seen, pod: Pod) -> None:
+def check(seen: PodStatusSummary, pod: Pod) -> None:
     assert seen.clock in CLOCKS[seen.phase]
     assert (seen.end is not None) == (seen.phase is Phase.ENDED)
     waits = seen.phase in (Phase.UNSCHEDULED, Phase.PREPARING)
@@ -164,8 +169,8 @@ def check(seen: Seen, pod: Pod) -> None:
 
 @many
 @given(pod=pods, deleted=st.booleans())
-def test_any_pod_can_be_looked_at(pod: Pod, deleted: bool) -> None:
-    seen = observe(pod, deleted=deleted)
+def test_any_pod_can_be_read(pod: Pod, deleted: bool) -> None:
+    seen = read_status(pod, deleted=deleted)
     check(seen, pod)
     if seen.verdict:
         assert overdue(seen, 60).reason is seen.verdict
@@ -176,8 +181,8 @@ def test_any_pod_can_be_looked_at(pod: Pod, deleted: bool) -> None:
 
 @many
 @given(pod=pods, deleted=st.booleans())
-def test_any_end_is_told_in_bounds(pod: Pod, deleted: bool) -> None:
-    end = observe(pod, deleted=deleted).end
+def test_any_end_has_a_bounded_message(pod: Pod, deleted: bool) -> None:
+    end = read_status(pod, deleted=deleted).end
     if end is None:
         return
     assert end.avoid in ("", pod.spec.node_name)
@@ -191,29 +196,29 @@ def test_any_end_is_told_in_bounds(pod: Pod, deleted: bool) -> None:
 
 @many
 @given(pod=pods)
-def test_a_deletion_that_was_asked_for_ends_nothing_by_itself(pod: Pod) -> None:
-    before = observe(pod)
+def test_requested_deletion_alone_ends_nothing(pod: Pod) -> None:
+    before = read_status(pod)
     metadata = msgspec.structs.replace(
         pod.metadata, deletion_timestamp=DELETION["deletionTimestamp"]
     )
-    after = observe(msgspec.structs.replace(pod, metadata=metadata))
+    after = read_status(msgspec.structs.replace(pod, metadata=metadata))
     assert after.phase is (Phase.ENDED if before.phase is Phase.ENDED else Phase.TERMINATING)
 
 
 @many
 @given(pod=pods)
-def test_a_slot_is_held_until_the_executor_has_ended(pod: Pod) -> None:
+def test_attempt_holds_its_slot_until_the_executor_ends(pod: Pod) -> None:
     statuses = pod.status.container_statuses or ()
     executors = [each for each in statuses if each.name == "executor"] or list(statuses)
     gone = bool(executors) and all(each.state and each.state.terminated for each in executors)
     given_up = pod.status.phase in ("Succeeded", "Failed")
-    assert (observe(pod).phase is Phase.ENDED) == (gone or given_up)
-    assert observe(pod, deleted=True).phase is Phase.ENDED
+    assert (read_status(pod).phase is Phase.ENDED) == (gone or given_up)
+    assert read_status(pod, deleted=True).phase is Phase.ENDED
 
 
 @many
 @given(pod=pods, kind=st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]))
-def test_any_pod_comes_through_a_watch_as_it_is(pod: Pod, kind: str) -> None:
+def test_any_pod_round_trips_through_a_watch(pod: Pod, kind: str) -> None:
     event = read_line(msgspec.json.encode({"type": kind, "object": pod}), POD_EVENTS)
     assert isinstance(event, Watched)
     assert (event.type, event.object) == (kind, pod)

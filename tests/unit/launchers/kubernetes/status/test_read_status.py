@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, read_status
 from gpuqueue.model.reasons import EndReason, WaitReason
 from tests.support.pod_objects import RECORDINGS, pod_events
 
@@ -154,20 +154,20 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
 }
 
 
-def row(seen: Seen) -> Row:
+def row(seen: PodStatusSummary) -> Row:
     return (seen.phase, seen.clock, seen.verdict, seen.wait)
 
 
-def test_every_recording_is_in_the_table() -> None:
+def test_table_covers_every_recording() -> None:
     assert RECORDED.keys() == {path.stem for path in RECORDINGS.glob("*.jsonl")}
 
 
 @pytest.mark.parametrize("recording", RECORDED)
-def test_a_recorded_pod_is_seen_to_go_its_way_and_to_end(recording: str) -> None:
+def test_recorded_pod_passes_its_phases_to_its_end(recording: str) -> None:
     pods = pod_events(recording)
     assert len(pods) == len(RECORDED[recording])
     for events, (rows, expected) in zip(pods, RECORDED[recording], strict=True):
-        seen = [observe(event.object, deleted=event.type == "DELETED") for event in events]
+        seen = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
         assert [key for key, _ in groupby(map(row, seen))] == rows
         ends = [each.end for each in seen if each.end]
         assert bool(ends) == (expected is not None)
@@ -187,17 +187,17 @@ def test_a_recorded_pod_is_seen_to_go_its_way_and_to_end(recording: str) -> None
 
 
 @pytest.mark.parametrize("recording", ["success", "oom_killed", "kubelet_down_then_back"])
-def test_a_slot_is_free_when_the_container_has_ended_not_when_the_pod_says_so(
+def test_attempt_ends_with_its_container_not_with_the_pod_phase(
     recording: str,
 ) -> None:
     (events,) = pod_events(recording)
-    first = next(event.object for event in events if observe(event.object).phase is Phase.ENDED)
+    first = next(event.object for event in events if read_status(event.object).phase is Phase.ENDED)
     assert first.status.phase == "Running"
 
 
-def test_what_is_kept_of_an_end() -> None:
+def test_evidence_of_an_end() -> None:
     (events,) = pod_events("success")
-    end = observe(events[-1].object).end
+    end = read_status(events[-1].object).end
     assert end is not None
     assert end.evidence == {
         "exit_code": 0,
@@ -211,18 +211,18 @@ def test_what_is_kept_of_an_end() -> None:
 
 
 @pytest.mark.parametrize("recording", ["image_never_present", "invalid_image_name"])
-def test_an_image_that_can_never_be_had_gets_no_grace(recording: str) -> None:
+def test_image_that_can_never_be_pulled_gets_no_grace(recording: str) -> None:
     (events,) = pod_events(recording)
-    assert [key for key, _ in groupby(observe(event.object).at_once for event in events)] == [
+    assert [key for key, _ in groupby(read_status(event.object).at_once for event in events)] == [
         False,
         True,
     ]
 
 
 @pytest.mark.parametrize("recording", RECORDED)
-def test_a_clock_counts_from_one_moment_whenever_one_looks(recording: str) -> None:
+def test_clock_has_one_start_for_every_reading(recording: str) -> None:
     for events in pod_events(recording):
-        seen = [observe(event.object, deleted=event.type == "DELETED") for event in events]
+        seen = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
         for clock, group in groupby(seen, lambda each: each.clock):
             since = {each.since for each in group}
             assert len(since) == 1
