@@ -433,6 +433,7 @@ def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(
 
 # -- what the scripts run --------------------------------------------------------------------------
 
+SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
 #: The verbs of executors (store/attempts.py).
 EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_claim", "finished")
 
@@ -445,7 +446,8 @@ def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) ->
         if each.startswith(f"user gpuqueue-{user} ")
     ]
     granted = {word.removeprefix("+") for word in line.split() if word.startswith("+")}
-    every = sorted(path.stem for path in (ROOT / "gpuqueue" / "store" / "lua").glob("*.lua"))
+    every = sorted(path.stem for path in SCRIPTS.glob("*.lua"))
+    every += [f"lease/{path.stem}" for path in SCRIPTS.glob("lease/*.lua")]
     verbs = EXECUTORS_VERBS if user == "executor" else every
     missing = {verb: commands(verb) - granted for verb in verbs}
     assert {verb: names for verb, names in missing.items() if names} == {}
@@ -454,7 +456,7 @@ def test_every_command_of_the_scripts_that_a_user_calls_is_granted(user: str) ->
 def commands(verb: str) -> set[str]:
     """What a verb's own lines and the functions that it calls run, as far as their names lead."""
     text = source(verb)
-    own = (ROOT / "gpuqueue" / "store" / "lua" / f"{verb}.lua").read_text()
+    own = (SCRIPTS / f"{verb}.lua").read_text()
     functions = {
         found[1]: found[0]
         for found in re.findall(r"(local function (\w+)\(.*?\nend)", text, re.DOTALL)
@@ -472,4 +474,4 @@ def commands(verb: str) -> set[str]:
 
 def test_the_verbs_of_executors_are_those_that_they_call() -> None:
     text = (ROOT / "gpuqueue" / "store" / "attempts.py").read_text()
-    assert set(re.findall(r'(?:_call\(|\.call\(\s*)"(\w+)"', text)) == set(EXECUTORS_VERBS)
+    assert set(re.findall(r'_?call\(\s*"(\w+)"', text)) == set(EXECUTORS_VERBS)
