@@ -132,8 +132,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "scaling by a Prometheus without an address": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address of"
-            " Prometheus"
+            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address"
+            " of Prometheus"
         ),
     ),
     "scaling by series without labels": (
@@ -146,8 +146,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "alerts without series": (
         having(monitoring__rules__enabled=True),
         (
-            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select their"
-            " series by its labels"
+            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select"
+            " their series by its labels"
         ),
     ),
     "a dashboard without labels": (
@@ -200,7 +200,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "no service account": (
         having(serviceAccount__create=False),
-        "serviceAccount.create=false needs serviceAccount.name; set it to an existing service account",
+        (
+            "serviceAccount.create=false needs serviceAccount.name; set it to an existing service"
+            " account"
+        ),
     ),
     "a second container beside the executor": (
         having(jobs__podTemplate={"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}}),

@@ -84,7 +84,8 @@ def test_an_older_layout_is_refused_and_never_overwritten(
     monkeypatch.setattr(layout, "VERSION", 2)
     with pytest.raises(
         LayoutMismatch,
-        match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2 \(docs/operate/upgrades.md\)",
+        match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2"
+        r" \(docs/operate/upgrades.md\)",
     ):
         layout.claim(client, *WHERE)
     assert client.get(LAYOUT) == "1"
