@@ -15,7 +15,7 @@ import time
 
 import psutil
 
-from gpuqueue.launchers.local.exits import environment
+from gpuqueue.launchers.local.process import environment
 
 #: Between SIGTERM and SIGKILL, in seconds: time for an executor to leave its task.
 GRACE = 3.0

@@ -22,7 +22,7 @@ from gpuqueue.model.job import Job
 from gpuqueue.model.names import EXCLUSIVE, REFUSED
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
-from gpuqueue.store import lease
+from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
@@ -80,7 +80,7 @@ class Accept:
         if outcome == "accepted":
             self.slots.enqueue(gpu_class, job.delivery)
             if job.eta or job.expires:
-                lease.wake(self.client, gpu_class.name)
+                wakeups.wake(self.client, gpu_class.name)
         return outcome
 
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
@@ -100,7 +100,7 @@ class Accept:
     def _keep(self, packed: dict[str, Any], submission: Submission, job: Job, now: float) -> str:
         record = job.record()
         stamps = submission.stamps
-        if stamps and lease.stamps_revoked(self.client, dict(stamps), now - REVOKED_FOR):
+        if stamps and revocations.stamps_revoked(self.client, dict(stamps), now - REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         outcome = self.line.accept(job.gpu_class, record, json.dumps(packed))
         if outcome == "finishing":

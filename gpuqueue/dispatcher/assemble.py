@@ -43,9 +43,6 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 
-#: A host whose dispatchers have been silent for this long, in seconds, counts as gone, with its
-#: jobs: a container that restarted under a new name, or a lost machine.
-HOST_SILENT = 60.0
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
 
@@ -99,7 +96,9 @@ class DispatcherProcess:
         owner = self.launcher.owner
         line = Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=dealt)
         job_states = JobStates(states, reader, classes, line.clock, repair)
-        self.finisher = Finisher(line, reader, logs, app, name, self.launcher, bodies)
+        self.finisher = Finisher(
+            line, reader, logs, app, name, self.launcher, bodies, settings.finish_seconds
+        )
         self.slots = slots = Slots(
             client, line, classes, self.launcher, job_states, self.finisher, settings.launch_threads
         )
@@ -201,7 +200,9 @@ def _local(
         executor_environment(settings),
         settings.start_timeout,
         dealt,
-        lambda host: reader.host_heard(host, time.time() - HOST_SILENT),
+        # A silent host is gone with its jobs: its container restarted under a new name, or its
+        # machine is off.
+        lambda host: reader.host_heard(host, time.time() - settings.host_silent_seconds),
     )
     return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 

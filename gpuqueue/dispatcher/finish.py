@@ -29,8 +29,6 @@ from gpuqueue.store.reader import Reader
 logger = logging.getLogger(__name__)
 #: How long a finish in the application's code may take, in seconds: import and hooks.
 BY_APPLICATION = 120.0
-#: How long a finish here may take, in seconds, before another dispatcher may take it over.
-HERE = 15.0
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
@@ -43,6 +41,7 @@ class Finisher:
         hostname: the worker that events name.
         launcher: starts the finishes that need the application's code.
         bodies: how the dispatcher reads bodies.
+        lease: seconds that a finish here may take until another dispatcher may repeat it.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class Finisher:
         hostname: str,
         launcher: Launcher,
         bodies: DispatcherBodies = UNSIGNED,
+        lease: float = 15.0,
     ) -> None:
         self._line = line
         self._reader = reader
@@ -62,6 +62,7 @@ class Finisher:
         self._hostname = hostname
         self._launcher = launcher
         self._bodies = bodies
+        self._lease = lease
         self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
@@ -104,7 +105,7 @@ class Finisher:
 
     def _first(self, gpu_class: str, delivery: str) -> bool:
         finisher = uuid.uuid4().hex
-        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
         if not needs_application(record):
@@ -119,7 +120,9 @@ class Finisher:
         return False
 
     def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
-        answer, *_ = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
+        answer, *_ = self._line.finish_claim(
+            gpu_class, delivery, finisher, BY_APPLICATION + self._lease
+        )
         if answer != "ok":
             return True
 
@@ -133,7 +136,7 @@ class Finisher:
             status = self._launcher.finish(record, finisher, BY_APPLICATION, wanted)
         except LauncherClosed:
             return True
-        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer == "ok" and again is not None:
             logger.warning(
                 "%s: the application could not finish it (exit %s)",

@@ -14,7 +14,7 @@ from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
@@ -137,7 +137,7 @@ class Repair:
             attempt.holder,
             extra={"action": "repair_adopted"},
         )
-        lease.wake(self.client, attempt.gpu_class)
+        wakeups.wake(self.client, attempt.gpu_class)
         return True
 
     def _without_holder(self, each: LiveAttempt) -> None:

@@ -20,7 +20,7 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import BATCH, Line
 from gpuqueue.telemetry import LAUNCHES
@@ -212,7 +212,7 @@ class Slots:
                 end.error,
                 extra={"action": "try_again"},
             )
-            lease.wake(self._client, name)
+            wakeups.wake(self._client, name)
         return released.freed
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.names import REFUSED
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
@@ -95,7 +95,7 @@ class Watcher:
         self._stop.set()
         try:
             for name in self.classes:
-                lease.wake(self.client, name)
+                wakeups.wake(self.client, name)
             self._thread.join(self.intervals.tick + 5)
             self.lease.leave()
         except RedisError as exc:
@@ -201,4 +201,4 @@ class Watcher:
         if not self.leads:
             self._stop.wait(min(seconds, self.intervals.tick))  # only the leader is woken
         elif seconds > 0:
-            lease.wait(self.waiting, self.classes, seconds)
+            wakeups.wait(self.waiting, self.classes, seconds)

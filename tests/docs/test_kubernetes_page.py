@@ -20,7 +20,7 @@ from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.manifest.images import check_image
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
@@ -189,7 +189,18 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     )
 
 
-# -- settings and clocks ---------------------------------------------------------------------------
+def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) -> None:
+    page = Page("docs/howto/use-a-private-registry.md")
+    (text,), (command,) = page.blocks("yaml"), page.blocks("sh")
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    made = apply_template(load_pod_template(file), job()["spec"]["template"])
+    (secret,) = made["spec"]["imagePullSecrets"]
+    assert f"create secret docker-registry {secret['name']} " in command
+    assert f"imagePullSecrets: [{secret['name']}]" in page.text.replace(text, "")
+
+
+# -- timeouts --------------------------------------------------------------------------------------
 
 
 CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}
@@ -246,7 +257,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
     distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
-    clocks = Clocks(
+    clocks = PodClocks(
         create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
     )
     grace = 1000 if verdict is None else 0

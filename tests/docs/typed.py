@@ -6,20 +6,14 @@ import re
 
 from tests.docs.test_deployment_pages import PAGES as OPERATORS
 from tests.docs.test_deployment_pages import PARTLY
-from tests.support.pages import ROOT, Page
+from tests.support.pages import PAGES as EVERY_PAGE
+from tests.support.pages import Page
 
-#: test_deployment_pages.py checks the pages for operators of clusters.
+#: test_deployment_pages.py checks the pages for operators of clusters, and that of the chart.
 PAGES = [
-    *(
-        "README.md",
-        "CONTRIBUTING.md",
-        "workers/dispatcher/README.md",
-        "workers/gpu-runner/README.md",
-    ),
-    *sorted(
-        {str(each.relative_to(ROOT)) for each in ROOT.glob("docs/**/*.md")}
-        - {page.path for page in OPERATORS}
-    ),
+    page
+    for page in EVERY_PAGE
+    if page not in [each.path for each in OPERATORS] and not page.startswith("charts/")
 ]
 QUICKSTART = "docs/quickstart.md"
 #: The broker that the pages tell people to use.

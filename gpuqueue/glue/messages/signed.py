@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from celery.exceptions import SecurityError
 from celery.utils.serialization import b64decode
 from kombu.serialization import registry
 
@@ -122,7 +123,10 @@ class CertificateStore:
         """
         envelope, body = open_envelope(text), json_within(text)
         try:
-            self._store[envelope.signer].verify(body, envelope.signature, self._digest)
+            certificate = self._store[envelope.signer]
+            if certificate.has_expired():  # Celery 5.6 does not look when it verifies
+                raise SecurityError(f"Expired certificate: {envelope.signer!r}")
+            certificate.verify(body, envelope.signature, self._digest)
         # Celery's SecurityError, and what its own handling of cryptography's errors makes of them
         except Exception as exc:
             raise untrusted(f"signed by {envelope.signer!r}", exc) from exc

@@ -1,4 +1,4 @@
-"""Put the Kubernetes launcher together from settings, and see that the cluster takes its Jobs."""
+"""Assemble the Kubernetes launcher from settings, and check that the cluster accepts its Jobs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def assemble(
     on_end: OnEnd,
     observations: Observations,
 ) -> KubernetesLauncher:
-    """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the
-    API server.
-    """
+    """Make the launcher. Raises :class:`SettingsError`, also for errors of the API server."""
     cluster = load_cluster()
     api = Api(cluster)
     common = context(settings, cluster, api)
@@ -59,11 +57,9 @@ def check(
     cluster: ClusterSettings,
     common: ManifestContext,
 ) -> None:
-    """Have the API server look at a Job of each class without making it: what it would refuse, it
-    refuses now.
+    """Send a Job of each class as a dry run, so that the API server reports errors at the start.
 
-    Raises :class:`SettingsError`. A server that cannot be reached is waited for later; it is no
-    reason not to start.
+    Raises :class:`SettingsError`. An unreachable server only logs a warning: launches wait for it.
     """
     for gpu_class in classes.values():
         try:
@@ -73,7 +69,7 @@ def check(
         except ApiError as exc:
             if not exc.passing:
                 raise SettingsError(
-                    f"the cluster would not take a Job of class {gpu_class.name!r}: {exc}"
+                    f"the cluster rejects a Job of class {gpu_class.name!r}: {exc}"
                 ) from exc
             logger.warning(
                 "a Job of class %s was not checked: %s",
@@ -86,7 +82,7 @@ def check(
 def sample(
     gpu_class: GpuClass, cluster: ClusterSettings, common: ManifestContext
 ) -> dict[str, Any]:
-    """Return a Job as this class's are, of no job."""
+    """Return a Job of this class for no real job."""
     record: Record = {
         "delivery": "gpuqueue-check",
         "id": "gpuqueue-check",

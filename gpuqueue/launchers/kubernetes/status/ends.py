@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
@@ -84,6 +84,23 @@ def end_of(pod: Pod, *, deleted: bool = False) -> End:
     return End(
         cause.reason, _text(cause, last), last.node if cause.blames_node else "", last.evidence()
     )
+
+
+def container_end(pod: Pod, end: End) -> End:
+    """Return the end of a container job, whose exit code comes from its program, not an executor.
+
+    ``end``: the end of its pod, read as that of an executor.
+    """
+    containers = pod.status.container_statuses or ()
+    message = next((each.terminated.message for each in containers if each.terminated), None)
+    evidence = {**end.evidence, "message": message or ""}
+    code = end.evidence.get("exit_code")
+    if code == EXIT_OK and end.reason == EndReason.ERROR:
+        return End(EndReason.SUCCEEDED, "", "", evidence)
+    if code in EXECUTORS_OWN and end.reason == EndReason.INFRA:
+        text = f"its container ended with exit code {code} (node {pod.spec.node_name or ''})"
+        return End(EndReason.ERROR, text, "", evidence)
+    return replace(end, evidence=evidence)
 
 
 def is_node_fault(message: str) -> bool:

@@ -1,4 +1,4 @@
-"""The clocks of pods that do not run yet, or do not end: what is noted, and what is given up when."""
+"""Clocks of pods that do not run yet, or do not end: what is recorded, and what is given up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import clocks as module
 from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.attempt import Attempt, Observation
@@ -32,7 +32,7 @@ SETTINGS = ClusterSettings(
 
 @dataclass
 class Observations:
-    """Keeps what it is told."""
+    """Stores what it is called with."""
 
     runs: bool = False
     noted: list[Observation] = field(default_factory=list)
@@ -51,13 +51,13 @@ class Observations:
 
 @dataclass
 class Api:
-    """Deletes, or refuses to."""
+    """Deletes Jobs, or fails to."""
 
-    away: bool = False
+    unreachable: bool = False
     deleted: list[str] = field(default_factory=list)
 
     def delete_job(self, name: str) -> bool:
-        if self.away:
+        if self.unreachable:
             raise ApiError("no answer", asked=f"delete job {name}")
         self.deleted.append(name)
         return True
@@ -65,7 +65,7 @@ class Api:
 
 @dataclass
 class Bench:
-    """Clocks, with a hand on the time that they read."""
+    """PodClocks with a clock that tests set."""
 
     monkeypatch: pytest.MonkeyPatch
     api: Api = field(default_factory=Api)
@@ -75,8 +75,10 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.monkeypatch.setattr(module.time, "monotonic", lambda: self.elapsed)
-        made: Any = Clocks(self.api, self.notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns"))  # type: ignore[arg-type]
-        self.clocks: Clocks = made
+        made: Any = PodClocks(
+            self.api, self.notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns")
+        )  # type: ignore[arg-type]
+        self.clocks: PodClocks = made
 
     def put(self, status: dict[str, Any], *, node: str = "", **meta: Any) -> Entry:
         record = {
@@ -104,7 +106,7 @@ class Bench:
         return entry
 
     def check(self, after: float) -> None:
-        """Look, so many seconds after the pod was created."""
+        """Check, so many seconds after the creation of the pod."""
         self.elapsed = after
         self.clocks.check(self.table.pending(), MIDNIGHT + after)
 
@@ -166,7 +168,7 @@ def test_failed_observation_is_recorded_at_the_next_check(bench: Bench) -> None:
 
 
 def test_clock_starts_at_the_time_of_the_api(bench: Bench) -> None:
-    """So that a watcher that has just begun goes on where the one before it was."""
+    """So a new leader continues where the last one stopped."""
     bench.put(UNSCHEDULABLE)
     bench.check(99)
     assert bench.api.deleted == []
@@ -204,17 +206,15 @@ def test_attempt_that_runs_by_now_is_not_given_up(bench: Bench) -> None:
 
 def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
-    bench.api.away = True
+    bench.api.unreachable = True
     bench.check(100)
-    bench.api.away = False
+    bench.api.unreachable = False
     bench.check(101)
     bench.check(102)
     assert bench.api.deleted == ["job-a"]
 
 
-def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(
-    bench: Bench,
-) -> None:
+def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(bench: Bench) -> None:
     running = {
         "phase": "Running",
         "containerStatuses": [{"name": "executor", "state": {"running": {}}}],

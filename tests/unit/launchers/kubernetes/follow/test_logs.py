@@ -86,7 +86,7 @@ def test_fewer_lines_are_requested_if_they_are_long(
 def test_endless_line_keeps_the_part_that_the_api_returns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(logs, "GENEROUS", 1000)
+    monkeypatch.setattr(logs, "MARGIN", 1000)
     text, asked = fetched(b"x" * 5000, 40, monkeypatch, tmp_path)
     assert text == "x" * 40
     assert len(asked) == 3

@@ -139,7 +139,7 @@ def test_pods_are_found_by_job_and_by_pending_state(world: Any) -> None:
     here = world([listed(*first, version=10)])
     assert here.pods.wait_synced(5)
     assert {entry.pod.metadata.name for entry in here.pods.by_job("j1")} == {"a", "b"}
-    assert [entry.seen.phase for entry in here.pods.by_job("j2")] == [Phase.ENDED]
+    assert [entry.status.phase for entry in here.pods.by_job("j2")] == [Phase.ENDED]
     assert here.pods.by_job("j3") == []
     assert [entry.pod.metadata.name for entry in here.pods.pending()] == ["a"]
 
@@ -150,7 +150,7 @@ def test_deleted_pod_has_ended_and_is_removed(world: Any) -> None:
         [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
     )
     until(lambda: len(here.told) == 2)
-    assert here.entries[-1].seen.phase is Phase.ENDED
+    assert here.entries[-1].status.phase is Phase.ENDED
     assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
 
 
@@ -166,7 +166,7 @@ def test_second_pod_of_a_job_stays(world: Any) -> None:
 def test_terminating_pod_is_pending(world: Any) -> None:
     here = world([listed(pod("a", 3, "Running", deletionTimestamp="2026-11-23T16:13:29Z"))])
     assert here.pods.wait_synced(5)
-    assert [entry.seen.phase for entry in here.pods.pending()] == [Phase.TERMINATING]
+    assert [entry.status.phase for entry in here.pods.pending()] == [Phase.TERMINATING]
 
 
 def test_pod_keeps_the_time_of_its_first_event(world: Any) -> None:
@@ -211,7 +211,7 @@ def test_server_that_closes_every_watch_gets_backoff(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(version=10)], [stream()])
-    until(lambda: "as soon as it had begun" in caplog.text)
+    until(lambda: "as soon as it began" in caplog.text)
     began, count = time.monotonic(), len(here.asked(True))
     until(lambda: len(here.asked(True)) >= count + 2)
     assert time.monotonic() - began > 0.1
@@ -221,7 +221,7 @@ def test_server_that_closes_every_watch_gets_backoff(
 def test_long_watch_without_events_can_end(
     world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pods_module, "GOOD", 0.1)
+    monkeypatch.setattr(pods_module, "HEALTHY_AFTER", 0.1)
     here = world([listed(version=10)], [stream(then=after(0.15, end)), stream(then=hang)])
     until(lambda: len(here.asked(True)) == 2)
     assert caplog.records == []
@@ -238,7 +238,7 @@ def test_expired_watch_lists_again_at_once(world: Any) -> None:
     here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
     until(lambda: len(here.told) == 5)
     assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
-    assert here.entries[-1].seen.end is not None
+    assert here.entries[-1].status.end is not None
     assert here.names() == {"b", "c"}
     until(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
 
@@ -294,7 +294,7 @@ def test_full_list_is_repeated_on_schedule(world: Any) -> None:
 def test_recovered_server_is_listed_and_watched(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods_module, "AWAY", 0.3)
+    monkeypatch.setattr(pods_module, "MOST_BEHIND", 0.3)
     down = threading.Event()
     away = refused(503, "Away")
     here = world([listed(pod("a", 3)), away], [stream(then=once(down, reset)), away])
@@ -352,7 +352,7 @@ def test_failed_handler_does_not_stop_the_thread(
     here.pods.start()
     assert here.pods.wait_synced(5)
     assert seen == ["a", "b"]
-    assert "pod a: changed was not handled" in caplog.text
+    assert "pod a: the event changed was not handled" in caplog.text
 
 
 def test_internal_error_does_not_end_the_thread(

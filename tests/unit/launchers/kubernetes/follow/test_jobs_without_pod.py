@@ -1,6 +1,4 @@
-"""A Job without a pod: looked at seldom, waited for, given up, and its end answered as long as
-somebody asks.
-"""
+"""A Job without a pod: read seldom, waited for, given up, and its end returned on every call."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from gpuqueue.launchers.base import LauncherUnavailable
 from gpuqueue.launchers.kubernetes.api.answers import Event
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job
-from gpuqueue.launchers.kubernetes.follow.podless import GONE, LOOK_EVERY, Podless
+from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import GONE, READ_EVERY, JobsWithoutPod
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -21,7 +19,7 @@ from tests.unit.launchers.kubernetes.follow.test_clocks import Observations
 
 
 class Api:
-    """One Job, and what is said of it."""
+    """An API server with one Job and its events."""
 
     namespace = "ns"
 
@@ -40,13 +38,13 @@ class Api:
             "annotations": {RECORD: _json(record)},
         }
         self.job: Job | None = msgspec.convert({"metadata": meta}, Job)
-        self.words = ""
-        self.away = False
-        self.asked = 0
+        self.message = ""
+        self.unreachable = False
+        self.requests = 0
 
     def get_job(self, name: str) -> Job | None:
-        self.asked += 1
-        if self.away:
+        self.requests += 1
+        if self.unreachable:
             raise ApiError("no answer")
         return self.job
 
@@ -55,8 +53,8 @@ class Api:
 
     def job_events(self, name: str) -> list[Event]:
         return (
-            [msgspec.convert({"reason": "FailedCreate", "message": self.words}, Event)]
-            if self.words
+            [msgspec.convert({"reason": "FailedCreate", "message": self.message}, Event)]
+            if self.message
             else []
         )
 
@@ -70,22 +68,22 @@ def _json(value: Any) -> str:
 
 
 class Bench:
-    """A Podless with a hand on its time."""
+    """JobsWithoutPod with a clock that tests set."""
 
     def __init__(self) -> None:
         self.api, self.notes, self.now = Api(), Observations(), 0.0
-        made: Any = Podless(self.api, self.notes, ClusterSettings(), lambda: self.now)  # type: ignore[arg-type]
-        self.podless: Podless = made
+        made: Any = JobsWithoutPod(self.api, self.notes, ClusterSettings(), lambda: self.now)  # type: ignore[arg-type]
+        self.jobs: JobsWithoutPod = made
 
-    def look(self) -> Any:
-        self.now += LOOK_EVERY
-        return self.podless.end_of("job-a")
+    def read(self) -> Any:
+        self.now += READ_EVERY
+        return self.jobs.end_of("job-a")
 
 
 @pytest.fixture
 def bench() -> Bench:
     made = Bench()
-    assert made.look() is None and made.api.asked == 0, "not at once: the watch is sooner"
+    assert made.read() is None and made.api.requests == 0, "the watch reports pods earlier"
     return made
 
 
@@ -95,21 +93,21 @@ def test_job_without_pod_is_read_seldom(bench: Bench) -> None:
         bench.api.job.metadata, creation_timestamp="2999-01-01T00:00:00Z"
     )
     bench.api.job = msgspec.structs.replace(bench.api.job, metadata=fresh)
-    bench.look()
-    bench.podless.end_of("job-a")
-    bench.podless.end_of("job-a")
-    assert bench.api.asked == 1
+    bench.read()
+    bench.jobs.end_of("job-a")
+    bench.jobs.end_of("job-a")
+    assert bench.api.requests == 1
 
 
 def test_end_is_returned_on_every_call(bench: Bench) -> None:
     bench.api.job = None
-    assert [bench.look(), bench.podless.end_of("job-a"), bench.look()] == [GONE] * 3
-    bench.podless.seen("job-a")
-    assert bench.podless.end_of("job-a") is None
+    assert [bench.read(), bench.jobs.end_of("job-a"), bench.read()] == [GONE] * 3
+    bench.jobs.pod_appeared("job-a")
+    assert bench.jobs.end_of("job-a") is None
 
 
 @pytest.mark.parametrize(
-    ("words", "reason", "wait"),
+    ("message", "reason", "wait"),
     [
         ('pods "x" is forbidden: exceeded quota: gpus', EndReason.QUOTA, WaitReason.QUOTA),
         (
@@ -121,14 +119,14 @@ def test_end_is_returned_on_every_call(bench: Bench) -> None:
     ],
 )
 def test_job_without_pod_is_given_up_with_the_reason(
-    bench: Bench, words: str, reason: EndReason, wait: WaitReason
+    bench: Bench, message: str, reason: EndReason, wait: WaitReason
 ) -> None:
-    bench.api.words = words
-    assert bench.look() is None
+    bench.api.message = message
+    assert bench.read() is None
     assert bench.notes.noted[0].wait == wait
-    ((_, doomed, error),) = bench.notes.given_up
-    assert doomed == reason and words in error
-    assert bench.podless.end_of("job-a") is GONE, "and its end is looked for at once"
+    ((_, given_up, error),) = bench.notes.given_up
+    assert given_up == reason and message in error
+    assert bench.jobs.end_of("job-a") is GONE, "its end is read at once"
 
 
 def test_finished_job_without_pod_ended_for_an_unknown_reason(bench: Bench) -> None:
@@ -144,11 +142,11 @@ def test_finished_job_without_pod_ended_for_an_unknown_reason(bench: Bench) -> N
         ]
     }
     bench.api.job = msgspec.convert({"metadata": {"name": "job-a"}, "status": status}, Job)
-    end = bench.look()
+    end = bench.read()
     assert end.reason == EndReason.INFRA and "CompletionsReached: done" in end.error
 
 
 def test_unreachable_server_raises_launcher_unavailable(bench: Bench) -> None:
-    bench.api.away = True
+    bench.api.unreachable = True
     with pytest.raises(LauncherUnavailable):
-        bench.look()
+        bench.read()

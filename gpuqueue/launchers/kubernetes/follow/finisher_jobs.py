@@ -1,6 +1,4 @@
-"""Finish a job in its application's code: the executor once more as a Job of its own, without a
-GPU.
-"""
+"""Finish a job in the code of its application: run the executor again, as a Job without a GPU."""
 
 from __future__ import annotations
 
@@ -21,14 +19,14 @@ from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)
-#: Seconds between two looks whether the finish is written.
-LOOK_EVERY = 0.2
+#: Seconds between two checks whether the finish is written.
+CHECK_EVERY = 0.2
 #: Seconds between two tries to create the Job.
-AGAIN = 2.0
+RETRY_EVERY = 2.0
 
 
-class Finishes:
-    """Starts finishers and waits for them. Safe to call from any thread."""
+class FinisherJobs:
+    """Starts finisher Jobs and waits for them. Thread-safe."""
 
     def __init__(
         self,
@@ -49,7 +47,7 @@ class Finishes:
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
     ) -> str:
-        """See :meth:`gpuqueue.launchers.base.Launcher.finish`; answers in words."""
+        """See :meth:`gpuqueue.launchers.base.Launcher.finish`. Returns the outcome as text."""
         gpu_class = self._classes.get(record["gpu_class"]) or GpuClass(record["gpu_class"])
         deadline = time.monotonic() + timeout
         try:
@@ -59,11 +57,11 @@ class Finishes:
         except InvalidJob as exc:
             return str(exc)
         name = manifest["metadata"]["name"]
-        if refused := self._create(manifest, deadline):
-            return refused
+        if problem := self._create(manifest, deadline):
+            return problem
         stuck_since: float | None = None
         while wanted():
-            ended, stuck = self._ended(name)
+            ended, stuck = self._status(name)
             stuck_since = (stuck_since or time.monotonic()) if stuck else None
             if (
                 stuck_since is not None
@@ -73,11 +71,11 @@ class Finishes:
             if ended or time.monotonic() >= deadline:
                 self._delete(name)
                 return ended or f"not within {timeout:.0f} s"
-            self._pause(LOOK_EVERY)
+            self._pause(CHECK_EVERY)
         return "written"
 
     def _create(self, manifest: dict[str, Any], deadline: float) -> str:
-        """Create the Job; answers why it cannot be, "" when it is there."""
+        """Create the Job. Returns the error of the last try, "" if it exists."""
         while True:
             try:
                 self._api.create_job(manifest)
@@ -85,20 +83,21 @@ class Finishes:
             except AlreadyExists:
                 return ""
             except ApiError as exc:
-                after = exc.retry_after or AGAIN
+                after = exc.retry_after or RETRY_EVERY
                 if not exc.passing or time.monotonic() + after >= deadline:
                     return str(exc)
             self._pause(after)
 
-    def _ended(self, name: str) -> tuple[str, str]:
-        """How its pod ended, and what keeps it from starting; "" if nothing. Seen only where this
-        process leads.
+    def _status(self, name: str) -> tuple[str, str]:
+        """Return how the pod ended and why it cannot start, "" for neither.
+
+        Only the leader knows the pods.
         """
         for entry in self._pods.by_job(name):
-            if entry.seen.end is not None:
-                return entry.seen.end.error, ""
-            if entry.seen.clock in ("image_error", "config_error"):
-                return "", entry.seen.detail
+            if entry.status.end is not None:
+                return entry.status.end.error, ""
+            if entry.status.clock in ("image_error", "config_error"):
+                return "", entry.status.detail
         return "", ""
 
     def _pause(self, seconds: float) -> None:
@@ -108,5 +107,5 @@ class Finishes:
     def _delete(self, name: str) -> None:
         try:
             self._api.delete_job(name)
-        except ApiError as exc:  # its deadline and TTL end it as well
+        except ApiError as exc:  # its deadline and TTL end it too
             logger.info("finisher %s not deleted: %s", name, exc, extra={"action": "delete_later"})
