@@ -39,7 +39,7 @@ from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
-from tests.doubles.kubernetes.scripted import SECONDS
+from tests.doubles.kubernetes.nodes.scripted import SECONDS
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")

@@ -29,7 +29,7 @@ from tests.deploy.rendering import Object, Objects, render, settings_of
 from tests.deploy.test_settings import files
 from tests.deploy.tools import call
 from tests.doubles.kubernetes import Cluster, Image, Node
-from tests.doubles.kubernetes.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

@@ -15,7 +15,7 @@ from gpuqueue.launchers.kubernetes.api.errors import Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
-from tests.doubles.kubernetes.kinds import JOBS
+from tests.doubles.kubernetes.objects.kinds import JOBS
 
 ALL = (*DISPATCHER, *DOCTOR)
 #: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no

@@ -24,7 +24,7 @@ from gpuqueue.launchers.kubernetes.follow.pods import Pods
 from gpuqueue.launchers.kubernetes.status.observe import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
-from tests.doubles.kubernetes.kinds import QUOTAS
+from tests.doubles.kubernetes.objects.kinds import QUOTAS
 from tests.kubernetes.scripted import eventually
 
 OURS = "gpuqueue.io/owner=us"

@@ -25,8 +25,15 @@ from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
 from tests.cluster import redis_pod, rights
 from tests.cluster.answers import raw
 from tests.doubles.kubernetes import Cluster, Image
-from tests.doubles.kubernetes.errors import Refused
-from tests.doubles.kubernetes.kinds import JOBS, NAMESPACES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS
+from tests.doubles.kubernetes.objects.errors import Refused
+from tests.doubles.kubernetes.objects.kinds import (
+    JOBS,
+    NAMESPACES,
+    PODS,
+    QUOTAS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from tests.doubles.kubernetes import Cluster, Image, Node
-from tests.doubles.kubernetes.errors import Refused
-from tests.doubles.kubernetes.kinds import JOBS, PODS, SECRETS
+from tests.doubles.kubernetes.objects.errors import Refused
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, SECRETS
 from tests.kubernetes.scenarios import IMAGE, IMAGES, SIGTERM, job
 
 Body = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.kubernetes import Cluster
-from tests.doubles.kubernetes.kinds import JOBS, PODS, PRIORITY_CLASSES
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, PRIORITY_CLASSES
 from tests.kubernetes.scenarios import IMAGES, LABELS, job
 from tests.kubernetes.watching import Client
 

@@ -21,8 +21,8 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
-from tests.doubles.kubernetes.kinds import QUOTAS
-from tests.doubles.kubernetes.registry import Deletion
+from tests.doubles.kubernetes.objects.kinds import QUOTAS
+from tests.doubles.kubernetes.objects.registry import Deletion
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"

@@ -13,8 +13,8 @@ from stacks import PATIENCE
 
 from gpuqueue.errors import LaunchFailed
 from tests.doubles.kubernetes import Node
-from tests.doubles.kubernetes.kinds import JOBS
-from tests.doubles.kubernetes.registry import Deletion
+from tests.doubles.kubernetes.objects.kinds import JOBS
+from tests.doubles.kubernetes.objects.registry import Deletion
 from tests.kubernetes.conftest import ClusterStack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

@@ -35,7 +35,7 @@ first), ``HOME``, ``HOSTNAME``, the image's, then the manifest's. When it ends, 
 started is killed. There is no mount namespace: the path of the termination message is replaced in
 command, arguments and environment by that of a file of the container's own. With
 ``processes=False``, or with the annotation ``double.gpuqueue.io/seconds``, a container is only a
-timer (:mod:`tests.doubles.kubernetes.scripted`).
+timer (:mod:`tests.doubles.kubernetes.nodes.scripted`).
 
 **Faults**, as methods of ``cluster.faults`` (:class:`tests.doubles.kubernetes.faults.Faults`) or
 over HTTP (``POST <control_url>/<name>`` with a JSON object of arguments):
@@ -60,8 +60,8 @@ A separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
 """
 
 from tests.doubles.kubernetes.cluster import Cluster
-from tests.doubles.kubernetes.images import Image
-from tests.doubles.kubernetes.nodes import Node
+from tests.doubles.kubernetes.controllers.node_controller import Node
+from tests.doubles.kubernetes.nodes.images import Image
 from tests.doubles.kubernetes.views import NeverHappened
 
 __all__ = ["Cluster", "Image", "NeverHappened", "Node"]

@@ -17,8 +17,8 @@ import threading
 from pathlib import Path
 
 from tests.doubles.kubernetes.cluster import Cluster
-from tests.doubles.kubernetes.images import Image
-from tests.doubles.kubernetes.nodes import Node
+from tests.doubles.kubernetes.controllers.node_controller import Node
+from tests.doubles.kubernetes.nodes.images import Image
 
 
 def main() -> None:

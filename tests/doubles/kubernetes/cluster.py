@@ -8,32 +8,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.doubles.kubernetes import fit
-from tests.doubles.kubernetes.access import Access, Rule, User
-from tests.doubles.kubernetes.api import Api
-from tests.doubles.kubernetes.collector import Collector
+from tests.doubles.kubernetes.api.access import Access, Rule, User
+from tests.doubles.kubernetes.api.fault_injection import Trouble
+from tests.doubles.kubernetes.api.server import Api
 from tests.doubles.kubernetes.control import Control
-from tests.doubles.kubernetes.engine import Engine
-from tests.doubles.kubernetes.eventlog import EventLog
+from tests.doubles.kubernetes.controllers.collector import Collector
+from tests.doubles.kubernetes.controllers.job_controller import JobController
+from tests.doubles.kubernetes.controllers.node_controller import Node, NodeController
+from tests.doubles.kubernetes.controllers.scheduler import Scheduler
+from tests.doubles.kubernetes.engine.loop import Engine
 from tests.doubles.kubernetes.faults import Faults
-from tests.doubles.kubernetes.images import Image
-from tests.doubles.kubernetes.jobs import JobController
-from tests.doubles.kubernetes.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS, SECRETS, Resource
-from tests.doubles.kubernetes.kubelet import Kubelet
-from tests.doubles.kubernetes.nodes import Node, NodeController
-from tests.doubles.kubernetes.podlogs import PodLogs
+from tests.doubles.kubernetes.http.front import Front
+from tests.doubles.kubernetes.http.messages import RequestLog
+from tests.doubles.kubernetes.nodes.images import Image
+from tests.doubles.kubernetes.nodes.kubelet import Kubelet
+from tests.doubles.kubernetes.nodes.pod_logs import PodLogs
+from tests.doubles.kubernetes.nodes.runtime import ProcessRuntime, Runtime
+from tests.doubles.kubernetes.nodes.scripted import SECONDS, ScriptedRuntime
+from tests.doubles.kubernetes.objects import fit
+from tests.doubles.kubernetes.objects.event_log import EventLog
+from tests.doubles.kubernetes.objects.kinds import (
+    CONFIG_MAPS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SECRETS,
+    Resource,
+)
+from tests.doubles.kubernetes.objects.quantity import parse
+from tests.doubles.kubernetes.objects.registry import Registry
+from tests.doubles.kubernetes.objects.store import Body, Change, Store
+from tests.doubles.kubernetes.objects.wire import decode, encode
 from tests.doubles.kubernetes.preload import preload
-from tests.doubles.kubernetes.quantity import parse
-from tests.doubles.kubernetes.registry import Registry
-from tests.doubles.kubernetes.request import RequestLog
-from tests.doubles.kubernetes.runtime import ProcessRuntime, Runtime
-from tests.doubles.kubernetes.scheduler import Scheduler
-from tests.doubles.kubernetes.scripted import SECONDS, ScriptedRuntime
-from tests.doubles.kubernetes.server import Front
-from tests.doubles.kubernetes.store import Body, Change, Store
-from tests.doubles.kubernetes.trouble import Trouble
 from tests.doubles.kubernetes.views import Views
-from tests.doubles.kubernetes.wire import decode, encode
 
 
 class Cluster(Views):
@@ -50,7 +57,8 @@ class Cluster(Views):
         namespace: one that exists from the start, beside ``default``.
         port: of the API server, 0 for any that is free.
         bookmarks: seconds between the bookmarks of a watch.
-        processes: False: containers are only timers (see :mod:`tests.doubles.kubernetes.scripted`).
+        processes: False: containers are only timers (see
+            :mod:`tests.doubles.kubernetes.nodes.scripted`).
         events: False: no events are written.
     """
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.doubles.kubernetes.errors import Refused
+from tests.doubles.kubernetes.api.fault_injection import Rule
 from tests.doubles.kubernetes.faults import Faults
-from tests.doubles.kubernetes.images import Image
-from tests.doubles.kubernetes.request import Answer, Request
-from tests.doubles.kubernetes.trouble import Rule
-from tests.doubles.kubernetes.wire import decode, encode
+from tests.doubles.kubernetes.http.messages import Answer, Request
+from tests.doubles.kubernetes.nodes.images import Image
+from tests.doubles.kubernetes.objects.errors import Refused
+from tests.doubles.kubernetes.objects.wire import decode, encode
 
 if TYPE_CHECKING:
     from tests.doubles.kubernetes.cluster import Cluster

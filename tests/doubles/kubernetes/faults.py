@@ -9,14 +9,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tests.doubles.kubernetes import engine as parts
-from tests.doubles.kubernetes.deletion import Deletion, disrupt, evict
-from tests.doubles.kubernetes.errors import Refused
-from tests.doubles.kubernetes.kinds import NODES, PODS
-from tests.doubles.kubernetes.kubelet import Kubelet
-from tests.doubles.kubernetes.store import Body, key_of
-from tests.doubles.kubernetes.trouble import ANSWER, CUT_AFTER, CUT_BEFORE, HANG, Rule
-from tests.doubles.kubernetes.worker import Worker
+from tests.doubles.kubernetes.api.fault_injection import ANSWER, CUT_AFTER, CUT_BEFORE, HANG, Rule
+from tests.doubles.kubernetes.engine import loop as parts
+from tests.doubles.kubernetes.nodes.kubelet import Kubelet
+from tests.doubles.kubernetes.nodes.worker import Worker
+from tests.doubles.kubernetes.objects.deletion import Deletion, disrupt, evict
+from tests.doubles.kubernetes.objects.errors import Refused
+from tests.doubles.kubernetes.objects.kinds import NODES, PODS
+from tests.doubles.kubernetes.objects.store import Body, key_of
 
 if TYPE_CHECKING:
     from tests.doubles.kubernetes.cluster import Cluster
@@ -45,7 +45,7 @@ class Faults:
         body: str | None = None,
     ) -> Rule:
         """Answer the next requests that match with a status, as
-        :class:`tests.doubles.kubernetes.trouble.Rule` says.
+        :class:`tests.doubles.kubernetes.api.fault_injection.Rule` says.
         """
         data = None if body is None else body.encode()
         return self._cluster.trouble.add(

@@ -8,11 +8,11 @@ import gc
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.doubles.kubernetes.deletion import TRACKING
-from tests.doubles.kubernetes.kinds import JOBS
-from tests.doubles.kubernetes.store import Body
-from tests.doubles.kubernetes.wire import generated, stamp
-from tests.doubles.kubernetes.worker import Worker
+from tests.doubles.kubernetes.nodes.worker import Worker
+from tests.doubles.kubernetes.objects.deletion import TRACKING
+from tests.doubles.kubernetes.objects.kinds import JOBS
+from tests.doubles.kubernetes.objects.store import Body
+from tests.doubles.kubernetes.objects.wire import generated, stamp
 
 if TYPE_CHECKING:
     from tests.doubles.kubernetes.cluster import Cluster

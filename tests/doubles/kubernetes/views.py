@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tests.doubles.kubernetes.kinds import EVENTS, JOBS, PODS, STORED, Resource
-from tests.doubles.kubernetes.kubelet import Kubelet
-from tests.doubles.kubernetes.store import Body, Record, Store, whole
-from tests.doubles.kubernetes.wire import decode
-from tests.doubles.kubernetes.worker import Worker
+from tests.doubles.kubernetes.nodes.kubelet import Kubelet
+from tests.doubles.kubernetes.nodes.worker import Worker
+from tests.doubles.kubernetes.objects.kinds import EVENTS, JOBS, PODS, STORED, Resource
+from tests.doubles.kubernetes.objects.store import Body, Record, Store, whole
+from tests.doubles.kubernetes.objects.wire import decode
 
 T = TypeVar("T")
 

@@ -1,0 +1,164 @@
+"""One client's connection: HTTP/1.1 over a socket that can also be reset, or left open in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+
+from tests.doubles.kubernetes.http.messages import Answer, Request
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_HEAD_LIMIT = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Cut(Exception):
+    """The connection is to be reset without an answer."""
+
+
+class Connection:
+    """One client's connection. ``sent`` counts the bytes of the current answer."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._buffer = b""
+        self.cut_off = threading.Event()
+        """Set once the connection is closed by us or the front is down: what waits for it gives up.
+        """
+        self.on_cut: Callable[[], None] | None = None
+        """Wakes a stream that waits for something to send."""
+        self.received = 0
+        self.sent = 0
+
+    def request(self) -> Request | None:
+        """The next request, or None when the client has gone."""
+        head = self._until(b"\r\n\r\n")
+        if head is None:
+            return None
+        line, *rest = head.decode("latin-1").split("\r\n")
+        method, target, _ = line.split(" ", 2)
+        headers = {}
+        for header in rest:
+            name, _, value = header.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        if headers.get("expect", "").lower() == "100-continue":
+            self._client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = (
+            self._chunks()
+            if "chunked" in headers.get("transfer-encoding", "")
+            else self._exactly(_length(headers))
+        )
+        if body is None:
+            return None
+        self.received = len(head) + 4 + len(body)
+        self.sent = 0
+        return Request(method, target, headers, body)
+
+    def send(self, answer: Answer, *, with_body: bool = True) -> None:
+        """Send an answer that is no stream."""
+        head = head_of(answer)
+        self._write(head + answer.body if with_body and answer.stream is None else head)
+
+    def chunk(self, data: bytes) -> bool:
+        """Send a piece of a stream; False if the client is gone."""
+        if not data:  # an empty piece would be the end
+            return True
+        if self.cut_off.is_set():
+            return False
+        try:
+            self._write(b"%x\r\n%s\r\n" % (len(data), data))
+        except OSError:
+            return False
+        return True
+
+    def gone(self) -> bool:
+        """Whether the other side has closed, as far as can be seen without waiting."""
+        if self.cut_off.is_set():
+            return True
+        try:
+            return self._client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def end_stream(self) -> None:
+        """No more pieces."""
+        self._write(b"0\r\n\r\n")
+
+    def reset(self) -> None:
+        """Close at once; the client sees its connection reset."""
+        self.cut_off.set()
+        with contextlib.suppress(OSError):
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        # The thread that waits in recv wakes, and closes the socket: that sends the reset.
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_RD)
+        if (wake := self.on_cut) is not None:
+            wake()
+
+    def close(self) -> None:
+        """Let the socket go."""
+        self.cut_off.set()
+        with contextlib.suppress(OSError):
+            self._client.close()
+
+    def _write(self, data: bytes) -> None:
+        if self.cut_off.is_set():
+            raise ConnectionResetError("the front has cut this connection")
+        self.sent += len(data)
+        self._client.sendall(data)
+
+    def _read(self) -> bool:
+        data = self._client.recv(65536)
+        self._buffer += data
+        return bool(data) and not self.cut_off.is_set()
+
+    def _until(self, mark: bytes) -> bytes | None:
+        while mark not in self._buffer:
+            if len(self._buffer) > _HEAD_LIMIT or not self._read():
+                return None
+        head, _, self._buffer = self._buffer.partition(mark)
+        return head
+
+    def _exactly(self, size: int) -> bytes | None:
+        while len(self._buffer) < size:
+            if not self._read():
+                return None
+        body, self._buffer = self._buffer[:size], self._buffer[size:]
+        return body
+
+    def _chunks(self) -> bytes | None:
+        body = b""
+        while (line := self._until(b"\r\n")) is not None:
+            size = int(line.split(b";")[0], 16)
+            piece = self._exactly(size + 2)
+            if piece is None:
+                return None
+            if size == 0:
+                return body
+            body += piece[:-2]
+        return None
+
+
+def _length(headers: dict[str, str]) -> int:
+    return int(headers.get("content-length") or 0)
+
+
+def head_of(answer: Answer) -> bytes:
+    """The status line and the headers of an answer."""
+    lines = [
+        f"HTTP/1.1 {answer.code} {_REASONS.get(answer.code, 'Unknown')}",
+        f"Content-Type: {answer.content_type}",
+    ]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    lines.append(
+        f"Content-Length: {len(answer.body)}"
+        if answer.stream is None
+        else "Transfer-Encoding: chunked"
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -1,0 +1,106 @@
+"""ResourceQuota: what a namespace may use, and the refusal of what would be more."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from tests.doubles.kubernetes.objects.admission.defaults import containers_of
+from tests.doubles.kubernetes.objects.errors import Refused, forbidden
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, QUOTAS, Resource
+from tests.doubles.kubernetes.objects.quantity import parse
+from tests.doubles.kubernetes.objects.store import Store
+
+Body = dict[str, Any]
+_ENDED = ("Succeeded", "Failed")
+
+
+def usage(resource: Resource, body: Body) -> dict[str, Decimal]:
+    """What one object uses of each resource that a quota can name; an ended pod uses nothing."""
+    used = {f"count/{resource.title}": Decimal(1)}
+    if resource is JOBS:
+        return used
+    if resource is PODS:
+        if body.get("status", {}).get("phase") in _ENDED:
+            return used
+        used["pods"] = Decimal(1)
+        for container in containers_of(body["spec"]):
+            for kind in ("requests", "limits"):
+                for name, amount in container.get("resources", {}).get(kind, {}).items():
+                    for key in (
+                        f"{kind}.{name}",
+                        *([name] if kind == "requests" and "/" not in name else []),
+                    ):
+                        used[key] = used.get(key, Decimal(0)) + parse(amount)
+    return used
+
+
+def admit(store: Store, resource: Resource, body: Body) -> None:
+    """Refuse an object that would exceed a quota of its namespace.
+
+    Raises:
+        Refused: 403, in the server's words.
+    """
+    namespace = body["metadata"]["namespace"]
+    wanted = usage(resource, body)
+    for quota in sorted(
+        store.bodies(QUOTAS, namespace), key=lambda quota: str(quota["metadata"]["name"])
+    ):
+        hard = {
+            name: amount for name, amount in quota["spec"].get("hard", {}).items() if name in wanted
+        }
+        if not hard:
+            continue
+        used = used_of(store, namespace, list(hard))
+        over = [name for name in sorted(hard) if used[name] + wanted[name] > parse(hard[name])]
+        if over:
+            raise _exceeded(resource, body["metadata"]["name"], quota, over, wanted, used)
+
+
+def used_of(store: Store, namespace: str, names: list[str]) -> dict[str, Decimal]:
+    """How much of each named resource the namespace uses."""
+    used = {name: Decimal(0) for name in names}
+    for resource in (PODS, JOBS):
+        for body in store.bodies(resource, namespace):
+            for name, amount in usage(resource, body).items():
+                if name in used:
+                    used[name] += amount
+    return used
+
+
+def update(store: Store, namespace: str) -> None:
+    """Write down what the quotas of a namespace have left."""
+    for quota in list(store.bodies(QUOTAS, namespace)):
+        hard = quota["spec"].get("hard", {})
+        used = used_of(store, namespace, list(hard))
+        quota["status"] = {
+            "hard": dict(hard),
+            "used": {name: _text(amount) for name, amount in used.items()},
+        }
+        store.save(QUOTAS, quota)
+
+
+def _exceeded(
+    resource: Resource,
+    name: str,
+    quota: Body,
+    over: list[str],
+    wanted: dict[str, Decimal],
+    used: dict[str, Decimal],
+) -> Refused:
+    hard = quota["spec"]["hard"]
+    told = [
+        ",".join(f"{key}={_text(amounts[key])}" for key in over)
+        for amounts in (wanted, used, {key: parse(hard[key]) for key in over})
+    ]
+    why = (
+        f"exceeded quota: {quota['metadata']['name']}, requested: {told[0]}, used: {told[1]},"
+        f" limited: {told[2]}"
+    )
+    return forbidden(resource, name, why)
+
+
+def _text(amount: Decimal) -> str:
+    if amount == amount.to_integral_value():
+        return str(int(amount))
+    return f"{int(amount * 1000)}m"
