@@ -17,7 +17,7 @@ from rich.text import Text
 
 import gpuqueue
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.demo.promises import Verdict, Evidence, check
+from gpuqueue.cli.demo.promises import Evidence, Verdict, check
 from gpuqueue.cli.demo.story import Story
 from gpuqueue.cli.demo.view import View
 from gpuqueue.cli.view.timeline import page

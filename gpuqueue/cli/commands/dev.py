@@ -104,7 +104,7 @@ def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> st
         "",
         "  export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in export.items()),
         "",
-        f"  Redis       {'embedded; its data ends with this command' if stack.embedded else 'yours'}",
+        f"  Redis       {'embedded; its data ends with it' if stack.embedded else 'yours'}",
         f"  Dispatcher  {stack.dispatcher_name}",
         f"  Flower      {stack.flower_url or stack.flower_missing or 'disabled'}",
         f"  GPUs        {'; '.join(gpus)}",
