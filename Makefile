@@ -1,16 +1,32 @@
 # Everything happens in .venv: `make demo` and `make test` need only Python 3.11, make and a package index.
+#
+# What a run uses:
+#   PYTHON=python3.12   the interpreter of a new environment; VENV=.venv-3.12 keeps it beside .venv
+#   REDIS=7.0           the Redis server of tests and benchmarks: 6.2, 7.0, 7.4, 8.2 or valkey
+#                       (tests/support/redis_servers.py); without it, the one that the demo uses
+#   CELERY=5.6          the Celery series, in .venv-celery-5.6 with the pins of constraints-celery-5.6.txt
 
 VENV := .venv
+PINS := constraints.txt
+ifneq ($(filter-out 5.7,$(CELERY)),)
+VENV := .venv-celery-$(CELERY)
+PINS := $(VENV)/constraints.txt
+endif
 PY := $(VENV)/bin/python
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 TOOLS := $(VENV)/.installed-tools
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml $(PINS)
 AT_LEAST_311 := -c 'import sys; raise SystemExit(sys.version_info < (3, 11))'
+
+ifneq ($(REDIS),)
+SERVER := $(VENV)/servers/$(REDIS)/redis-server
+export PATH := $(abspath $(dir $(SERVER))):$(PATH)
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-cluster lint bench clean
+.PHONY: help venv demo test test-slow test-cluster lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -20,10 +36,10 @@ venv: $(DEV) $(TOOLS) ## make .venv with everything for development
 demo: $(DEMO) ## run the demo (installs only what it needs)
 	$(VENV)/bin/gpuqueue demo
 
-test: $(DEV) $(TOOLS) ## run the quick tests
+test: $(DEV) $(TOOLS) $(SERVER) ## run the quick tests
 	$(VENV)/bin/pytest -m "not slow" tests
 
-test-slow: $(DEV) $(TOOLS) ## run the slow tests
+test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests
 	$(VENV)/bin/pytest -m slow tests
 
 test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
@@ -35,11 +51,18 @@ lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(DEV) ## run the benchmarks
+docs: $(DEV) ## build the documentation site into site/, without the network
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+bench: $(DEV) $(SERVER) ## run the benchmarks
 	$(PY) -m benchmarks
 
+wheel: $(DEV) ## build the wheel and the source archive into dist/
+	rm -rf build dist
+	$(PY) -m build --no-isolation
+
 clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PYTHON=... chooses the interpreter. It is asked for its version: a command of that name may be a shim for none.
@@ -60,14 +83,21 @@ $(PY):
 # A stamp is written only after pip has succeeded, so an interrupted install is done again. The interpreter is an
 # order-only prerequisite: its own date says nothing.
 $(DEV): $(INPUTS) | $(PY)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --disable-pip-version-check -c $(PINS) -e '.[dev]'
 	@touch $(DEMO) $@
 
 $(DEMO): $(INPUTS) | $(PY)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	$(PY) -m pip install --disable-pip-version-check -c $(PINS) -e '.[demo]'
 	@touch $@
 
 # Helm, kubectl and promtool, for the tests of deploy/ and charts/: see tests/deploy/tools.py.
-$(TOOLS): constraints.txt tests/deploy/tools.py | $(DEV)
+$(TOOLS): constraints.txt tests/deploy/tools.py tests/support/fetch.py | $(DEV)
 	$(PY) -m tests.deploy.tools
 	@touch $@
+
+# The pins of another Celery series replace those of constraints.txt.
+$(VENV)/constraints.txt: constraints-celery-$(CELERY).txt constraints.txt | $(PY)
+	awk -F == 'FNR == NR { pinned[$$1] } FNR == NR || !($$1 in pinned)' $^ > $@
+
+$(VENV)/servers/%/redis-server: tests/support/redis_servers.py tests/support/fetch.py constraints.txt | $(DEV)
+	$(PY) -m tests.support.redis_servers $* $(@D)

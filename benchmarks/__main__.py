@@ -12,7 +12,6 @@ import os
 import sys
 import time
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in chosen.names if name not in NAMES]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(NAMES)}")
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
     facts = machine()
     console.print(
-        f"{facts['cores']} cores, Python {facts['python']}, Redis {facts['redis_server']},"
+        f"{facts['cores']} cores, Python {facts['python']}, Redis server {facts['redis_server']},"
         f" {facts['date']}"
     )
     results: dict[str, Any] = {}

@@ -34,7 +34,10 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "redis_server": info["redis_version"],
+        # Valkey's redis_version is that of the Redis it is compatible with.
+        "redis_server": f"valkey {info['valkey_version']}"
+        if "valkey_version" in info
+        else info["redis_version"],
         "packages": {name: version(name) for name in PACKAGES},
         "load_at_start": [round(each, 2) for each in os.getloadavg()],
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

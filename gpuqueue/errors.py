@@ -1,7 +1,6 @@
-"""Every error this project raises, or stores as the result of a job.
+"""Every error that gpuqueue raises, or stores as the result of a job.
 
-Errors that travel through a result backend are rebuilt there as ``type(*args)``: each takes its
-message alone.
+A result backend rebuilds errors as ``type(*args)``, so each error takes its message alone.
 """
 
 from __future__ import annotations
@@ -10,34 +9,30 @@ from typing import Self
 
 
 class GpuQueueError(Exception):
-    """The root of every error of gpuqueue."""
+    """The base class of all errors of gpuqueue."""
 
 
 class InvalidJob(GpuQueueError, ValueError):
-    """The job asks for something that cannot be: the text names the field, the value and the fix."""
+    """The job has an invalid field: the message states field, value, problem and fix."""
 
     @classmethod
     def field(cls, field: str, value: object, problem: str, fix: str) -> Self:
-        """Build the message every refusal has: ``field=value problem; fix``."""
+        """Build the message of every refusal: ``field=value problem; fix``."""
         return cls(f"{field}={value!r} {problem}; {fix}")
 
 
 class MalformedMessage(InvalidJob):
-    """The message is no Celery task message that can be kept: its body is not JSON of the
-    documented shape.
-    """
+    """The message is not a Celery task message with a JSON body of the documented shape."""
 
     @classmethod
     def body(cls, body: object, problem: str, fix: str) -> Self:
-        """Build the message of one whose body is wrong; of that, it shows the beginning."""
+        """Build the message for an invalid body, with its first 80 characters."""
         shown = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
         return cls.field("body", f"{shown[:80]}...", problem, fix)
 
 
 class UntrustedMessage(MalformedMessage):
-    """The message is not signed by anybody whom the application, or the dispatcher's store of
-    certificates, trusts.
-    """
+    """The message has no signature that the application, or the dispatcher, trusts."""
 
 
 class ApplicationNotFound(GpuQueueError, ImportError):
@@ -45,96 +40,92 @@ class ApplicationNotFound(GpuQueueError, ImportError):
 
 
 class TaskNotFound(GpuQueueError, LookupError):
-    """The application has no task of the name that the message carries."""
+    """The application has no task with the name in the message."""
 
 
 class ArgumentsMismatch(InvalidJob, TypeError):
-    """The arguments of the message do not fit the signature of the task."""
+    """The arguments in the message do not fit the signature of the task."""
 
 
 class ExecutorDied(GpuQueueError):
-    """The executor ended without a word: killed, out of memory, or crashed below Python."""
+    """The executor ended without a result: killed, out of memory, or crashed below Python."""
 
 
 class HostOutOfMemory(ExecutorDied):
-    """The container used more memory of its host than its limit, and was killed."""
+    """The container exceeded its limit of host memory and was killed."""
 
 
 class Evicted(ExecutorDied):
-    """The pod was evicted from its node, as often as attempts are allowed."""
+    """The pod was evicted from its node on the last allowed attempt."""
 
 
 class Preempted(ExecutorDied):
-    """The pod had to make room for one of higher priority, as often as attempts are allowed."""
+    """The pod was preempted by one of higher priority on the last allowed attempt."""
 
 
 class NodeLost(ExecutorDied):
-    """The pod's node was lost, as often as attempts are allowed."""
+    """The node of the pod was lost on the last allowed attempt."""
 
 
 class PodDeleted(ExecutorDied):
-    """Somebody deleted the pod of the running job."""
+    """The pod of the running job was deleted by someone other than gpuqueue."""
 
 
 class ContainerFailed(GpuQueueError):
-    """The container of a container job ended with another exit code than 0."""
+    """The container of a container job ended with an exit code other than 0."""
 
 
 class LaunchFailed(GpuQueueError):
-    """The executor could not be started, or ended before it took its job, as often as attempts are
-    allowed.
-    """
+    """The executor did not start, or not claim its job, on the last allowed attempt."""
 
 
 class ImageUnusable(LaunchFailed):
-    """The image cannot be pulled, or its name is none."""
+    """The image cannot be pulled, or its name is invalid."""
 
 
 class Unschedulable(LaunchFailed):
-    """No node could take the pod in time."""
+    """No node could take the pod in time (GPU_UNSCHEDULABLE_TIMEOUT)."""
 
 
 class QuotaExceeded(LaunchFailed):
-    """The quota of the namespace did not admit the Job or its pod in time."""
+    """The quota of the namespace did not admit the Job or its pod in time (GPU_QUOTA_TIMEOUT)."""
 
 
 class StartTimeout(LaunchFailed):
-    """The executor was started but did not take its job in time (GPUQUEUE_START_TIMEOUT)."""
+    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT)."""
 
 
 class SettingsError(GpuQueueError):
-    """A setting is missing or wrong: the text names it, its value and the fix."""
+    """A setting is missing or invalid: the message states setting, value, problem and fix."""
 
 
 class LayoutMismatch(GpuQueueError):
-    """Redis holds the state of another layout: the text names the setting, the layout found and the
-    fix.
-    """
+    """Redis holds state of another layout: the message states setting, layout and fix."""
 
 
 class ServerUnreachable(GpuQueueError):
-    """Redis cannot be reached: the text names the address and the fix."""
+    """Redis cannot be reached: the message states address and fix."""
 
 
 class ServerRefuses(ServerUnreachable):
-    """Redis does not take the user, the password, or what that user wants to do."""
+    """Redis rejects the user, the password or a command of that user."""
 
 
 class ServerNotTrusted(ServerUnreachable):
-    """Redis cannot prove by its certificate that it is the server which the address names."""
+    """Redis has no valid TLS certificate for its address."""
 
 
 class StateUnavailable(GpuQueueError):
-    """The queue's state cannot be written now; the message stays with the broker and comes again."""
+    """The queue state cannot be written now; the broker keeps and redelivers the message."""
 
 
 class StaleAttempt(GpuQueueError):
-    """The attempt is no longer the current one of its job, and may write nothing."""
+    """The attempt is no longer the current one of its job and must not write."""
 
 
 class NoRedisServer(GpuQueueError):
-    """No redis-server, valkey-server or packaged server is on this machine."""
+    """This machine has no redis-server, valkey-server or packaged server."""
 
 
 class EmbeddedRedisFailed(GpuQueueError):
-    """The embedded Redis did not start; the text holds the end of its log."""
+    """The embedded Redis did not start; the message contains the end of its log."""

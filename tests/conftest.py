@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-_HERE = Path(__file__).parent / "integration"
-sys.path[:0] = [str(_HERE), str(_HERE / "apps")]
-
-if TYPE_CHECKING:
-    from stacks import Stack
+from tests.support.stack import Stack
 
 _LOGS: pytest.StashKey[tuple[list[Stack], dict[int, dict[str, int]]]] = pytest.StashKey()
 #: Characters of a node's log that are shown.
@@ -67,8 +62,6 @@ def stack_factory(
     """Make stacks of one's own: ``stack_factory(env={...})``, then ``.dispatcher()``,
     ``.cpu_worker()``, ``.redis``.
     """
-    from stacks import Stack
-
     made: list[Stack] = []
 
     def make(env: dict[str, str] | None = None, app: str = "shop", **cluster: Any) -> Stack:

@@ -1,4 +1,4 @@
-"""GPU classes: which GPUs there are, and which of them a job fits.
+"""GPU classes: which GPUs exist, and which of them fit a job.
 
-Never here: I/O, clocks, Redis, Kubernetes. Settings read the files; this package reads their text.
+Never here: I/O, clocks, Redis, Kubernetes. Settings read the files; this package parses their text.
 """

@@ -1,6 +1,4 @@
-"""What a class says of its pods in Kubernetes: image, nodes, tolerations, host resources. Checked
-as it is read from a file.
-"""
+"""The Kubernetes fields of a class: image, nodes, tolerations, host resources. Pure."""
 
 from __future__ import annotations
 
@@ -21,24 +19,26 @@ _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _TOLERATION = ("key", "operator", "value", "effect", "tolerationSeconds")
 
 
-def placement(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields of a class's table that are for Kubernetes, checked.
+def kubernetes_fields(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the Kubernetes fields of a class's table, checked.
 
-    Raises :class:`SettingsError` naming file (``where``), field, value and fix.
+    ``where`` is file and table. Raises :class:`SettingsError` with file, field, value, problem and
+    fix.
     """
-    found = {name: table[name] for name in _FIELDS if name in table}
-    if type(found.get("cpu")) in (int, float):  # so it is written in TOML
-        found["cpu"] = str(found["cpu"])
-    for name, value in found.items():
-        is_right, problem = _FIELDS[name]
-        if not is_right(value):
+    values = {name: table[name] for name in _FIELDS if name in table}
+    if type(values.get("cpu")) in (int, float):  # TOML allows a bare number of cores
+        values["cpu"] = str(values["cpu"])
+    for name, value in values.items():
+        is_valid, problem = _FIELDS[name]
+        if not is_valid(value):
             raise SettingsError(f"{where}.{name}={value!r} {problem}")
-    return found
+    return values
 
 
 def toleration_problem(value: object) -> str | None:
-    """Say what is wrong with a toleration, if anything: the scheduler's API would refuse every pod
-    that had it.
+    """Return the problem of a toleration, None if it is valid.
+
+    The API server would refuse every pod with an invalid one.
     """
     if not isinstance(value, Mapping) or not value:
         return "is not a table"
@@ -51,19 +51,19 @@ def toleration_problem(value: object) -> str | None:
     if effect not in _EFFECTS:
         return f"has the unknown effect {effect!r}"
     if "key" in value and not is_label_key(value["key"]):
-        return f"has the malformed key {value['key']!r}"
+        return f"has the invalid key {value['key']!r}"
     if operator == "Equal" and ("key" not in value or not _is_value(value.get("value", ""))):
-        return "compares without a key and a value"
+        return "has the operator Equal without a key and a value"
     if operator == "Exists" and "value" in value:
-        return "asks whether a key exists, and gives a value"
+        return "has the operator Exists with a value"
     seconds = value.get("tolerationSeconds", 0)
     if type(seconds) is not int or ("tolerationSeconds" in value and effect != "NoExecute"):
-        return "has tolerationSeconds, which is a whole number for the effect NoExecute"
+        return "has tolerationSeconds, which must be a whole number with the effect NoExecute"
     return None
 
 
 def is_node_selector(value: object) -> bool:
-    """Whether this maps labels of nodes to their values."""
+    """Whether this maps label keys to label values."""
     return isinstance(value, Mapping) and all(
         is_label_key(key) and _is_value(text) for key, text in value.items()
     )
@@ -82,18 +82,18 @@ def _are_tolerations(value: object) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "image": (_is_image, "is not an image reference; write e.g. 'registry.example/train:1'"),
+    "image": (_is_image, "is not an image reference; use e.g. 'registry.example/train:1'"),
     "node_selector": (
         is_node_selector,
-        'does not map labels to values; write e.g. { "nvidia.com/gpu.product" = "Tesla-T4" }',
+        'does not map labels to values; use e.g. { "nvidia.com/gpu.product" = "Tesla-T4" }',
     ),
     "tolerations": (
         _are_tolerations,
         (
-            'is not a list of tolerations; write e.g. [{ key = "team", operator = "Exists", effect'
-            ' = "NoSchedule" }]'
+            'is not a list of tolerations; use e.g. [{ key = "team", operator = "Exists",'
+            ' effect = "NoSchedule" }]'
         ),
     ),
-    "cpu": (is_cpu, f"is not a number of cores; {CPU_FIX}"),
-    "host_memory": (is_memory, f"is not an amount of memory; {MEMORY_FIX}"),
+    "cpu": (is_cpu, f"is not a CPU quantity; {CPU_FIX}"),
+    "host_memory": (is_memory, f"is not a memory quantity; {MEMORY_FIX}"),
 }

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuqueue.classes.gpu_class import GpuClass, choose, default_isolation, resolve
+from gpuqueue.classes.choose import choose, resolve
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.cancel import stamps_of
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.timer import Later
@@ -138,7 +139,7 @@ class Dispatcher:
         chosen = choose(
             fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind)
         )
-        return chosen, wanted or default_isolation(chosen)
+        return chosen, wanted or chosen.default_isolation
 
     def _refuse(self, packed: dict[str, Any], exc: InvalidJob, now: float) -> str:
         record = bare_job(

@@ -2,5 +2,5 @@
 remote control, events.
 
 Never here: slots, order, launching. What Celery leaves undocumented is used in this package alone,
-each with a contract test in tests/integration/test_celery_contract.py.
+each with a contract test in tests/contract/test_celery.py.
 """

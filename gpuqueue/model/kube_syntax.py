@@ -1,7 +1,6 @@
 """The syntax of Kubernetes: quantities (``250m``, ``1.5``, ``16Gi``), names, label keys and values.
-Pure.
 
-Quantities are read to be compared, never rewritten.
+Pure. Quantities are parsed for comparison and never rewritten.
 """
 
 from __future__ import annotations
@@ -19,42 +18,38 @@ _UNITS = {
     **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
     **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
 }
-#: What an error says of the right shape.
-CPU_FIX = "write cores as Kubernetes does, e.g. '500m' or '2'"
-MEMORY_FIX = "write at least one MiB as Kubernetes does, e.g. '512Mi' or '16Gi'"
+#: Fixes for error messages.
+CPU_FIX = "use e.g. '500m' or '2'"
+MEMORY_FIX = "use at least 1 MiB, e.g. '512Mi' or '16Gi'"
 _LEAST_MEMORY = 2**20
 _LEAST_CPU = Decimal("0.001")
 
 
 def amount(text: object) -> Decimal | None:
-    """Return how much a quantity is, in its base unit (cores, bytes); None for what is no quantity."""
+    """Return a quantity in its base unit (cores, bytes); None if the text is not a quantity."""
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     return Decimal(match[1]) * _UNITS[match[2] or ""] if match else None
 
 
 def is_cpu(text: object) -> bool:
-    """Whether this is a number of cores, in thousandths at the finest."""
+    """Whether this is a valid number of cores, in steps of 0.001."""
     found = amount(text)
     return found is not None and found >= _LEAST_CPU and found % _LEAST_CPU == 0
 
 
 def is_memory(text: object) -> bool:
-    """Whether this is an amount of memory: ``512m``, the usual slip, is half a byte and none."""
+    """Whether this is at least 1 MiB of memory. ``512m``, a common slip, is half a byte."""
     found = amount(text)
     return found is not None and found >= _LEAST_MEMORY
 
 
 def is_label_value(text: object) -> bool:
-    """Whether Kubernetes takes this for a label's value (an empty one, which it takes too, says
-    nothing).
-    """
+    """Whether this is a valid label value. Kubernetes also accepts an empty one; this does not."""
     return isinstance(text, str) and _LABEL_VALUE.fullmatch(text) is not None
 
 
 def is_label_key(text: object) -> bool:
-    """Whether Kubernetes takes this for the key of a label or an annotation: ``name`` or
-    ``dns.prefix/name``.
-    """
+    """Whether this is a valid key of a label or annotation: ``name`` or ``dns.prefix/name``."""
     if not isinstance(text, str):
         return False
     prefix, slash, name = text.rpartition("/")
@@ -62,10 +57,10 @@ def is_label_key(text: object) -> bool:
 
 
 def is_subdomain(text: object) -> bool:
-    """Whether this can name a Secret, a Job, or most other objects."""
+    """Whether this is a valid name of a Secret, a Job and most other objects."""
     return isinstance(text, str) and len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 
 def is_dns_label(text: object) -> bool:
-    """Whether this can name a namespace, a volume, or a container."""
+    """Whether this is a valid name of a namespace, a volume or a container."""
     return isinstance(text, str) and _DNS_LABEL.fullmatch(text) is not None

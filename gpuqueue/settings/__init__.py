@@ -1,5 +1,5 @@
-"""Settings from the environment, for dispatchers and the command line.
+"""Settings of dispatchers and the command line, read from the environment.
 
-Never here: Redis, Celery, the Kubernetes API. A wrong value raises an error that names the
-variable, the value and the fix.
+Never here: requests to Redis, Celery, the Kubernetes API. A wrong value raises a SettingsError with
+variable, value and fix.
 """

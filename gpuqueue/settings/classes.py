@@ -1,17 +1,18 @@
-"""The classes that settings describe: the T4, a MIG class, and those of the classes file."""
+"""The configured GPU classes: ``t4``, a MIG class, and the classes of the classes file."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gpuqueue.classes.gpu_class import T4_MEMORY, GpuClass, from_toml, mig_class
+from gpuqueue.classes.gpu_class import T4_MEMORY, GpuClass, mig_class
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.errors import SettingsError
 from gpuqueue.model.names import MIG_PROFILE
 from gpuqueue.settings.dispatcher import Settings
 
 
 def configured(settings: Settings) -> dict[str, GpuClass]:
-    """Return name → class. A class of the file replaces one of the same name from the environment."""
+    """Return name → class. A class of the file replaces one of the same name."""
     patience: dict[str, Any] = {
         "exclusive_patience": settings.exclusive_patience,
         "shared_patience": settings.shared_patience,
@@ -31,7 +32,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
     if settings.mig_total_slots:
         if not resource:
             raise SettingsError(
-                "GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to e.g."
+                "GPU_RESOURCE_NAME is not set, but MIG_TOTAL_SLOTS requires it; set it to e.g."
                 " nvidia.com/mig-1g.5gb"
             )
         mig = mig_class(resource, settings.mig_total_slots, **patience)
@@ -47,7 +48,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
         found |= from_toml(text, str(settings.classes_file), **patience)
     if not found:
         raise SettingsError(
-            "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and there is no other class; give one"
-            " class slots"
+            "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and no other class is configured;"
+            " configure at least one slot"
         )
     return found

@@ -1,8 +1,7 @@
-"""Settings of dispatchers and of the command line, from the environment. Each says its unit,
-default and reason.
+"""Settings of the dispatcher and the command line, read from the environment.
 
-The executor does not read these: it is told all it needs by the dispatcher (see executor.py), so
-that application images need no pydantic.
+Each field states its unit, default and reason. The executor reads none of these: the dispatcher
+passes its environment (see ``gpuqueue.executor``), so application images need no pydantic.
 """
 
 from __future__ import annotations
@@ -17,6 +16,10 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.model.redis_url import mask, tls_problems, unix
 
 S = TypeVar("S", bound=BaseSettings)
+#: How settings classes read the environment. A docstring below a field is its description.
+FROM_ENVIRONMENT = SettingsConfigDict(
+    extra="ignore", populate_by_name=True, env_ignore_empty=True, use_attribute_docstrings=True
+)
 
 
 def _env(*names: str) -> AliasChoices:
@@ -24,115 +27,118 @@ def _env(*names: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """What operators can set. Fields are named in code as here, and in the environment by their
-    alias.
-    """
+    """Settings for operators. Code uses the field name, the environment its alias."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = FROM_ENVIRONMENT
 
     broker_url: str | None = Field(None, validation_alias=_env("CELERY_BROKER_URL"))
-    """Celery's broker: Redis. The queue's own state lives there too unless GPUQUEUE_REDIS_URL says
-    otherwise.
+    """URL of the Celery broker, which must be Redis. The queue state lives there too, unless
+    GPUQUEUE_REDIS_URL is set.
     """
     result_backend: str | None = Field(None, validation_alias=_env("CELERY_RESULT_BACKEND"))
-    """Celery's result backend; the broker when unset. It must be the one that the applications use.
-    """
+    """URL of the Celery result backend. Unset: the broker. Applications must use the same one."""
     state_url: str | None = Field(None, validation_alias=_env("GPUQUEUE_REDIS_URL"))
-    """Where the queue's own state lives, when that is not the broker's Redis."""
+    """URL of the Redis that holds the queue state. Unset: the broker."""
     app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
-    """The application that executors load: what follows ``celery -A``."""
+    """The Celery application that executors load: the argument of ``celery -A``."""
     cert_store: str | None = Field(None, validation_alias=_env("GPUQUEUE_CERT_STORE"))
-    """PEM files with the certificates of those who may send jobs, as a folder or glob; unset:
-    applications alone verify.
+    """Directory or glob of PEM files: the certificates of the senders whose jobs dispatchers
+    accept. Unset: only the applications verify signatures.
     """
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias=_env("GPUQUEUE_LOG_LEVEL")
     )
-    """What executors log."""
+    """Log level of executors."""
     execution_mode: Literal["local", "k8s_job"] = Field(
         "local", validation_alias=_env("GPU_EXECUTION_MODE")
     )
+    """How an attempt runs: ``local`` as a process of this machine, ``k8s_job`` as a Kubernetes
+    Job.
+    """
 
     t4_shared_slots: int = Field(8, ge=0, le=10_000, validation_alias=_env("T4_SHARED_SLOTS"))
-    """Shared jobs at once on the class ``t4``. 8: the replicas of the time-slicing profile that we
-    deploy.
+    """Shared jobs that the class ``t4`` runs at once. 8: the replicas of our time-slicing
+    profile.
     """
     t4_exclusive_slots: int = Field(1, ge=0, le=10_000, validation_alias=_env("T4_EXCLUSIVE_SLOTS"))
+    """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU."""
     mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=_env("MIG_TOTAL_SLOTS"))
-    """Slices of the MIG class that GPU_RESOURCE_NAME names; 0: there is none."""
+    """Slices of the MIG class that GPU_RESOURCE_NAME names. 0: no MIG class."""
     resource_name: str | None = Field(None, validation_alias=_env("GPU_RESOURCE_NAME"))
-    """The resource a job requests: of the class ``t4`` (default nvidia.com/gpu), or of the MIG
-    class.
+    """The Kubernetes resource that a job requests. A MIG resource names the MIG class; any other
+    replaces ``nvidia.com/gpu`` of the class ``t4``. Unset: nvidia.com/gpu, and no MIG class.
     """
     classes_file: Path | None = Field(None, validation_alias=_env("GPUQUEUE_CLASSES_FILE"))
-    """More classes, as TOML: see docs/GPU_QUEUE.md."""
+    """TOML file with more classes. A class of the file replaces one of the same name."""
     exclusive_patience: int = Field(
         8, ge=1, le=1_000_000, validation_alias=_env("GPUQUEUE_EXCLUSIVE_PATIENCE")
     )
-    """K: later shared jobs that may overtake the first waiting exclusive job. 8: one full round of
-    shared slots.
+    """K: number of later shared jobs that may overtake the first waiting exclusive job. 8: one full
+    round of shared slots.
     """
     shared_patience: int = Field(
         1, ge=1, le=1_000_000, validation_alias=_env("GPUQUEUE_SHARED_PATIENCE")
     )
-    """M: exclusive jobs that may start in a row while shared ones wait. 1: they take turns."""
+    """M: number of exclusive jobs that may start in a row while shared jobs wait. 1: they take
+    turns.
+    """
 
     max_attempts: int = Field(3, ge=1, le=100, validation_alias=_env("GPUQUEUE_MAX_ATTEMPTS"))
     """Attempts at one delivery when the infrastructure is at fault."""
     grace_seconds: float = Field(10, ge=0, le=3600, validation_alias=_env("GPUQUEUE_GRACE_SECONDS"))
-    """Between SIGTERM and SIGKILL of a job that is stopped. 10: time to write a checkpoint, as
-    `docker stop` gives.
+    """Seconds between SIGTERM and SIGKILL when a job is stopped. 10: time to write a checkpoint,
+    and the default of `docker stop`.
     """
     start_timeout: float = Field(
         120, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_START_TIMEOUT")
     )
-    """Seconds from launch until the executor has claimed its job. 120: a cold disk importing a
-    large framework.
+    """Seconds from the start of the process or container until the executor must have claimed its
+    job. 120: importing a large framework from a cold disk.
     """
     lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=_env("GPUQUEUE_LEASE_SECONDS"))
-    """How long the watcher's leader may be silent before another takes over (measured fail-over at
-    3: 2.9 s).
+    """Seconds without a sign of the leader until another dispatcher takes over. 3: measured
+    fail-over of 2.9 s.
     """
     tick_seconds: float = Field(1, ge=0.05, le=60, validation_alias=_env("GPUQUEUE_TICK_SECONDS"))
-    """The longest sleep of the watcher's loop; whatever is due earlier, or an event, wakes it."""
+    """Longest sleep of the watcher loop, in seconds. An event or an earlier deadline wakes it."""
     relist_seconds: float = Field(
         2, ge=0.1, le=600, validation_alias=_env("GPUQUEUE_RELIST_SECONDS")
     )
-    """How often the watcher compares all holders with what really runs."""
+    """Seconds between two comparisons of all slot holders with the attempts that really run."""
     repair_seconds: float = Field(
         5, ge=0.5, le=600, validation_alias=_env("GPUQUEUE_REPAIR_SECONDS")
     )
-    """How old an unfinished step must be before another process takes it for abandoned and repeats
-    it.
-    """
+    """Seconds until an unfinished step counts as abandoned and another process repeats it."""
     tombstone_seconds: float = Field(
         86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")
     )
-    """How long an ended job is remembered, so that a redelivery of its message is known for one. It
-    must exceed the broker's visibility timeout (Celery's default: 3600)."""
+    """Seconds that the record of an ended job is kept, to recognize a redelivery of its message.
+    Must exceed the broker's visibility timeout (Celery default: 3600).
+    """
     visibility_seconds: int = Field(
         60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS")
     )
-    """How long a message may be in a dispatcher's hands (milliseconds, normally) before it is
-    delivered again.
+    """Seconds until the broker redelivers a message that a dispatcher has read but not accepted.
+    60: accepting takes milliseconds.
     """
     metrics_port: int = Field(9464, ge=0, le=65_535, validation_alias=_env("GPUQUEUE_METRICS_PORT"))
-    """Where a dispatcher serves /metrics, /healthz and /readyz; 0: nowhere. 9464: Prometheus' port
-    for exporters within applications. Where nobody has set it and it is taken, as by a second
-    dispatcher on a laptop, there is but a warning."""
+    """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use, as
+    with a second dispatcher on one machine, a warning is logged and nothing is served. 9464: the
+    Prometheus port for exporters within applications.
+    """
     metrics_host: str | None = Field(None, validation_alias=_env("GPUQUEUE_METRICS_HOST"))
-    """The address that they are served at. Unset: every one in mode k8s_job, this machine alone
-    (127.0.0.1) in mode local.
+    """Address that the metrics port binds to. Unset: all addresses in mode k8s_job, 127.0.0.1 in
+    mode local.
     """
     launch_threads: int = Field(8, ge=1, le=256, validation_alias=_env("GPUQUEUE_LAUNCH_THREADS"))
-    """Launches under way at once in one dispatcher."""
+    """Launches that one dispatcher runs in parallel."""
     devices: str | None = Field(None, validation_alias=_env("GPUQUEUE_DEVICES"))
-    """GPUs that local jobs may use: indexes or UUIDs with commas, ``none``, or unset for all that
+    """GPUs for local jobs: indexes or UUIDs separated by commas, or ``none``. Unset: every GPU that
     NVML finds.
     """
 
     @model_validator(mode="after")
-    def _redis_only(self) -> Settings:
+    def _redis_urls(self) -> Settings:
         schemes = ("redis://", "rediss://", "redis+socket://")  # what Celery's transport knows
         for alias, url in (
             ("CELERY_BROKER_URL", self.broker_url),
@@ -145,14 +151,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _tls_is_meant(self) -> Settings:
+    def _valid_tls(self) -> Settings:
         for problem in tls_problems(self.addresses):
             raise ValueError(problem)
         return self
 
     @property
     def addresses(self) -> dict[str, str | None]:
-        """The addresses of Redis, by the settings that say them."""
+        """The Redis URLs by setting name."""
         return {
             "CELERY_BROKER_URL": self.broker_url,
             "CELERY_RESULT_BACKEND": self.result_backend,
@@ -161,19 +167,19 @@ class Settings(BaseSettings):
 
     @property
     def metrics_address(self) -> str:
-        """The address for /metrics; empty: every one."""
+        """The address to bind for /metrics; empty: all addresses."""
         if self.metrics_host is not None:
             return self.metrics_host
         return "127.0.0.1" if self.execution_mode == "local" else ""
 
     @property
     def redis_setting(self) -> str:
-        """The name of the setting that :attr:`redis_url` comes from, for messages."""
+        """The name of the setting behind :attr:`redis_url`, for messages."""
         return "GPUQUEUE_REDIS_URL" if self.state_url else "CELERY_BROKER_URL"
 
     @property
     def redis_url(self) -> str:
-        """Where the queue's state lives. Raises :class:`SettingsError` when nothing says so."""
+        """The Redis URL of the queue state. Raises :class:`SettingsError` when none is set."""
         url = self.state_url or self.broker_url
         if not url:
             raise SettingsError(
@@ -184,15 +190,14 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the settings from the environment. Raises :class:`SettingsError` that names each wrong
-    one.
-    """
+    """Read the settings from the environment. Raises :class:`SettingsError` for wrong ones."""
     return read(Settings, **overrides)
 
 
 def read(kind: type[S], **overrides: Any) -> S:
-    """Read one kind of settings from the environment. Raises :class:`SettingsError` that names each
-    wrong one.
+    """Read one settings class from the environment.
+
+    Raises :class:`SettingsError` with every wrong value.
     """
     try:
         return kind(**overrides)
@@ -204,6 +209,6 @@ def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
     return (
-        f"{error['loc'][0]}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}; set it"
-        " to such a value or unset it"
+        f"{error['loc'][0]}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}; set"
+        " a valid value or unset it"
     )

@@ -1,15 +1,18 @@
-"""End to end on a real cluster: dispatchers are processes here, executors are pods there, one Redis
-is reached by both.
+"""End to end on a real cluster: dispatchers are processes here, executors are pods
+there, one Redis is reached by both.
 
 Nothing of it runs unless KUBECONFIG and CLUSTER_IMAGE are set: a developer's own cluster is never
 used by accident.
 
     KUBECONFIG               the cluster
     CLUSTER_IMAGE            an image with the executor and examples/cluster
-    (examples/cluster/Dockerfile) CLUSTER_RESOURCE         an extended resource that a node
-    advertises, once at least (default: nvidia.com/gpu) CLUSTER_NAMESPACE        where (default: a
-    new one that enforces Pod Security "restricted", deleted afterwards) CLUSTER_REDIS_URL        a
-    Redis as pods reach it, its database empty (default: a pod, reached by port-forward)
+                             (examples/cluster/Dockerfile)
+    CLUSTER_RESOURCE         an extended resource that a node advertises, at least once
+                             (default: nvidia.com/gpu)
+    CLUSTER_NAMESPACE        the namespace (default: a new one that enforces Pod Security
+                             "restricted", deleted afterwards)
+    CLUSTER_REDIS_URL        a Redis as pods reach it, its database empty
+                             (default: a pod, reached by port-forward)
     CLUSTER_REDIS_URL_HERE   the same as this machine reaches it (default: the same)
     CLUSTER_REDIS_IMAGE      the image of that pod (default: redis:7.4-alpine)
     CLUSTER_SERVICE_ACCOUNT  one that has the Role of a dispatcher (default: made, with its Role)
@@ -28,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.there import PATIENCE, There
+from tests.cluster.real_cluster import PATIENCE, RealCluster
 
 NEEDED = ("KUBECONFIG", "CLUSTER_IMAGE")
 
@@ -48,9 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[There]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
     """One namespace, one dispatcher and one of the application's own workers for all."""
-    made = There(tmp_path_factory.mktemp("cluster"))
+    made = RealCluster(tmp_path_factory.mktemp("cluster"))
     try:
         made.dispatcher("first")
         made.cpu_worker("cpu")
@@ -63,7 +66,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[There]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Show what the processes of this machine wrote last when a test fails."""
     report = yield
-    made = getattr(item, "funcargs", {}).get("there")
+    made = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and made is not None:
         for worker in made.workers:
             report.sections.append((f"log of {worker.name()}", worker.logs()[-4000:]))

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import redis
-from nodes import until
 
 from tests.cluster.answers import raw
 from tests.cluster.forward import Forward
+from tests.support.waiting import until
 
 IMAGE = "redis:7.4-alpine"
 PORT = 6379

@@ -7,7 +7,6 @@ import secrets
 
 import pytest
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
-from nodes import until
 
 from gpuqueue import gpu
 from gpuqueue.errors import (
@@ -20,14 +19,15 @@ from gpuqueue.errors import (
 from gpuqueue.model.names import holder_name
 from gpuqueue.store.logs import Logs
 from tests.cluster.answers import raw
-from tests.cluster.there import PATIENCE
+from tests.cluster.real_cluster import PATIENCE
+from tests.support.waiting import until
 
 SHARED, ALONE = "gpu.test.shared", "gpu.test.exclusive"
 
 
-def ended(there, result, reason):
+def ended(cluster, result, reason):
     """The record of a job that has ended so."""
-    record = there.in_state(result.id, "ended")
+    record = cluster.in_state(result.id, "ended")
     assert record["reason"] == reason
     return record
 
@@ -35,141 +35,145 @@ def ended(there, result, reason):
 # -- as on any Celery worker -----------------------------------------------------------------------
 
 
-def test_a_result_comes_back(there):
-    assert there.send("add", 2, 3).get(PATIENCE) == 5
+def test_a_result_comes_back(cluster):
+    assert cluster.send("add", 2, 3).get(PATIENCE) == 5
 
 
-def test_a_retry_is_another_job(there):
-    assert there.send("third_time_lucky").get(PATIENCE) == 2
+def test_a_retry_is_another_job(cluster):
+    assert cluster.send("third_time_lucky").get(PATIENCE) == 2
 
 
-def test_a_chain_goes_from_gpu_to_cpu_and_back(there):
+def test_a_chain_goes_from_gpu_to_cpu_and_back(cluster):
     steps = (
-        there.signature("add", 1, 1)
-        | there.signature("add", 2, queue="celery")
-        | there.signature("add", 3)
+        cluster.signature("add", 1, 1)
+        | cluster.signature("add", 2, queue="celery")
+        | cluster.signature("add", 3)
     )
     assert steps.apply_async().get(PATIENCE) == 7
 
 
-def test_shared_and_exclusive_never_meet(there):
-    before = [there.send("hold", 2) for _ in range(2)]
-    alone = there.send("hold", 1, queue=ALONE)
-    after = [there.send("hold", 1) for _ in range(2)]
+def test_shared_and_exclusive_never_meet(cluster):
+    before = [cluster.send("hold", 2) for _ in range(2)]
+    alone = cluster.send("hold", 1, queue=ALONE)
+    after = [cluster.send("hold", 1) for _ in range(2)]
     apart = alone.get(PATIENCE)
     for result in before + after:
         seen = result.get(PATIENCE)
         assert seen["ended"] <= apart["begun"] or seen["begun"] >= apart["ended"]
 
 
-def test_a_time_limit_ends_a_job(there):
+def test_a_time_limit_ends_a_job(cluster):
     with pytest.raises(TimeLimitExceeded):
-        there.send("hold", 300, time_limit=2).get(PATIENCE)
-    there.idle()
+        cluster.send("hold", 300, time_limit=2).get(PATIENCE)
+    cluster.idle()
 
 
-def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(there):
-    result = there.send("hold", 300)
-    pod = there.pod_of(result.id)
+def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(cluster):
+    result = cluster.send("hold", 300)
+    pod = cluster.pod_of(result.id)
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
     found = raw(
-        there.core.list_namespaced_pod, there.namespace, field_selector=f"metadata.name={pod}"
+        cluster.core.list_namespaced_pod, cluster.namespace, field_selector=f"metadata.name={pod}"
     )["items"]
     assert all(
         "terminated" in each["state"]
         for one in found
         for each in one["status"]["containerStatuses"]
     )
-    there.idle()
+    cluster.idle()
 
 
 # -- what goes wrong while it runs -----------------------------------------------------------------
 
 
-def test_a_crash_is_told_with_its_exit_code_and_the_end_of_its_log(there):
-    result = there.send("crash", 41)
+def test_a_crash_is_told_with_its_exit_code_and_the_end_of_its_log(cluster):
+    result = cluster.send("crash", 41)
     with pytest.raises(ExecutorDied, match=r"(?s)exit code 41.*about to crash"):
         result.get(PATIENCE)
-    assert ended(there, result, "ERROR")["exit_code"] == 41
+    assert ended(cluster, result, "ERROR")["exit_code"] == 41
 
 
-def test_a_job_over_its_memory_limit_fails_so_and_its_errback_is_called(there):
+def test_a_job_over_its_memory_limit_fails_so_and_its_errback_is_called(cluster):
     key = f"told:{secrets.token_hex(6)}"
-    errback = there.signature("note", key=key).set(immutable=True)
-    result = there.send("eat_memory", link_error=errback)
+    errback = cluster.signature("note", key=key).set(immutable=True)
+    result = cluster.send("eat_memory", link_error=errback)
     with pytest.raises(HostOutOfMemory, match="OOMKilled"):
         result.get(PATIENCE)
-    assert ended(there, result, "HOST_OOM")["exit_code"] == 137
-    assert there.client.blpop([key], timeout=PATIENCE)
+    assert ended(cluster, result, "HOST_OOM")["exit_code"] == 137
+    assert cluster.client.blpop([key], timeout=PATIENCE)
 
 
-def test_an_evicted_job_runs_again(there):
-    result = there.send("hold", 5)
-    pod = there.pod_of(result.id)
-    eviction = {"metadata": {"name": pod, "namespace": there.namespace}}
-    raw(there.core.create_namespaced_pod_eviction, pod, there.namespace, eviction)
+def test_an_evicted_job_runs_again(cluster):
+    result = cluster.send("hold", 5)
+    pod = cluster.pod_of(result.id)
+    eviction = {"metadata": {"name": pod, "namespace": cluster.namespace}}
+    raw(cluster.core.create_namespaced_pod_eviction, pod, cluster.namespace, eviction)
     assert result.get(PATIENCE)["pod"] != pod
-    assert ended(there, result, "SUCCEEDED")["attempt"] == 2
+    assert ended(cluster, result, "SUCCEEDED")["attempt"] == 2
 
 
-def test_a_job_deleted_by_hand_fails_so_and_frees_its_slot(there):
-    result = there.send("hold", 300)
-    job = there.job_of(result.id)
-    raw(there.batch.delete_namespaced_job, job, there.namespace, propagation_policy="Background")
+def test_a_job_deleted_by_hand_fails_so_and_frees_its_slot(cluster):
+    result = cluster.send("hold", 300)
+    job = cluster.job_of(result.id)
+    raw(
+        cluster.batch.delete_namespaced_job, job, cluster.namespace, propagation_policy="Background"
+    )
     with pytest.raises(PodDeleted):
         result.get(PATIENCE)
-    there.idle()
+    cluster.idle()
 
 
-def test_a_running_job_outlives_its_dispatcher(there):
-    result = there.send("hold", 5)
-    there.in_state(result.id, "running")
-    there.workers[0].kill()
-    there.workers[0].container.start()
+def test_a_running_job_outlives_its_dispatcher(cluster):
+    result = cluster.send("hold", 5)
+    cluster.in_state(result.id, "running")
+    cluster.workers[0].kill()
+    cluster.workers[0].container.start()
     assert result.get(PATIENCE)["pod"]
-    assert ended(there, result, "SUCCEEDED")["attempt"] == 1
-    there.idle()
+    assert ended(cluster, result, "SUCCEEDED")["attempt"] == 1
+    cluster.idle()
 
 
 # -- what is left of it, and what is no Celery task ------------------------------------------------
 
 
-def test_the_log_of_a_job_outlives_its_pod(there):
-    result = there.send("hold", 0)
+def test_the_log_of_a_job_outlives_its_pod(cluster):
+    result = cluster.send("hold", 0)
     result.get(PATIENCE)
-    record = ended(there, result, "SUCCEEDED")
+    record = ended(cluster, result, "SUCCEEDED")
     holder = holder_name(record["delivery"], record["attempt"])
     assert "holding" in until(
-        lambda: Logs(there.client).read("test", holder), PATIENCE, "its log is kept"
+        lambda: Logs(cluster.client).read("test", holder), PATIENCE, "its log is kept"
     )
 
 
-def test_a_container_job_answers_exit_code_message_and_log(there):
-    result = there.run("open('/dev/termination-log', 'w').write('{\"loss\": 1}'); print('trained')")
+def test_a_container_job_answers_exit_code_message_and_log(cluster):
+    result = cluster.run(
+        "open('/dev/termination-log', 'w').write('{\"loss\": 1}'); print('trained')"
+    )
     assert result.get(PATIENCE) == {"exit_code": 0, "message": {"loss": 1}, "log": "trained\n"}
 
 
-def test_a_container_that_fails_says_how(there):
+def test_a_container_that_fails_says_how(cluster):
     with pytest.raises(ContainerFailed, match=r"(?s)exit code 3.*no data"):
-        there.run("import sys; print('no data', file=sys.stderr); sys.exit(3)").get(PATIENCE)
+        cluster.run("import sys; print('no data', file=sys.stderr); sys.exit(3)").get(PATIENCE)
 
 
-def test_an_image_that_cannot_be_pulled_ends_the_job(there):
-    result = there.send(
+def test_an_image_that_cannot_be_pulled_ends_the_job(cluster):
+    result = cluster.send(
         "add", 1, 1, headers=gpu("test", image="127.0.0.1:1/none/at-all:1")["headers"]
     )
     with pytest.raises(ImageUnusable, match="at-all:1"):
         result.get(PATIENCE)
-    assert ended(there, result, "IMAGE")["attempt"] == 1
+    assert ended(cluster, result, "IMAGE")["attempt"] == 1
 
 
 # -- the cluster -----------------------------------------------------------------------------------
 
 
-def test_the_doctor_finds_nothing_wrong(there):
-    done = there.cli("doctor", "--json")
+def test_the_doctor_finds_nothing_wrong(cluster):
+    done = cluster.cli("doctor", "--json")
     checks = json.loads(done.stdout)["checks"]
     assert done.returncode == 0, [each for each in checks if each["level"] == "FAIL"]
     of_cluster = {each["name"] for each in checks if each["level"] == "OK"}

@@ -8,22 +8,22 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from celery.exceptions import TaskRevokedError
 from kubernetes import client
-from nodes import until
 
 from gpuqueue.errors import ExecutorDied, ImageUnusable, QuotaExceeded, Unschedulable
 from tests.cluster import rights
 from tests.cluster.answers import raw
-from tests.cluster.there import PATIENCE
+from tests.cluster.real_cluster import PATIENCE
+from tests.support.waiting import until
 
 
-def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(there):
-    own = there.owning(
+def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(cluster):
+    own = cluster.owning(
         "nowhere", 'exclusive_slots = 1\nnode_selector = { "gpuqueue.io/no" = "node" }'
     )
-    dispatcher = there.dispatcher("nowhere", own)
-    result = there.send("add", 1, 1, queue="gpu.nowhere")
+    dispatcher = cluster.dispatcher("nowhere", own)
+    result = cluster.send("add", 1, 1, queue="gpu.nowhere")
     until(
-        lambda: (there.record(result.id) or {}).get("wait") == "UNSCHEDULABLE",
+        lambda: (cluster.record(result.id) or {}).get("wait") == "UNSCHEDULABLE",
         PATIENCE,
         "what it waits for is noted",
     )
@@ -32,56 +32,58 @@ def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(there):
     dispatcher.stop()
 
 
-def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(there):
-    with quota(there, {f"requests.{there.resource}": "0"}):
-        result = there.send("add", 1, 1)
+def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(cluster):
+    with quota(cluster, {f"requests.{cluster.resource}": "0"}):
+        result = cluster.send("add", 1, 1)
         with pytest.raises(QuotaExceeded, match="exceeded quota"):
             result.get(PATIENCE)
-        there.idle()
-    assert there.send("add", 1, 1).get(PATIENCE) == 2
+        cluster.idle()
+    assert cluster.send("add", 1, 1).get(PATIENCE) == 2
 
 
-def test_a_dispatcher_needs_no_more_than_its_role(there):
+def test_a_dispatcher_needs_no_more_than_its_role(cluster):
     with ExitStack() as undo:
-        own = there.owning("limited", "exclusive_slots = 1")
+        own = cluster.owning("limited", "exclusive_slots = 1")
         kubeconfig = allowed(
-            lambda: rights.limited(there.core, there.namespace, there.name, there.directory, undo)
+            lambda: rights.limited(
+                cluster.core, cluster.namespace, cluster.name, cluster.directory, undo
+            )
         )
         with (
             client.ApiClient(rights.loaded(kubeconfig)) as asked,
             pytest.raises(client.ApiException, match="403"),
         ):
-            raw(client.CoreV1Api(asked).list_namespaced_secret, there.namespace)
-        dispatcher = there.dispatcher("limited", {**own, "KUBECONFIG": str(kubeconfig)})
+            raw(client.CoreV1Api(asked).list_namespaced_secret, cluster.namespace)
+        dispatcher = cluster.dispatcher("limited", {**own, "KUBECONFIG": str(kubeconfig)})
         undo.callback(dispatcher.stop)
-        assert there.send("add", 2, 3, queue="gpu.limited").get(PATIENCE) == 5
+        assert cluster.send("add", 2, 3, queue="gpu.limited").get(PATIENCE) == 5
         with pytest.raises(ExecutorDied, match=r"(?s)exit code 7.*about to crash"):
-            there.send("crash", 7, queue="gpu.limited").get(PATIENCE)
-        running = there.send("hold", 300, queue="gpu.limited")
-        there.in_state(running.id, "running")
+            cluster.send("crash", 7, queue="gpu.limited").get(PATIENCE)
+        running = cluster.send("hold", 300, queue="gpu.limited")
+        cluster.in_state(running.id, "running")
         running.revoke(terminate=True)
         with pytest.raises(TaskRevokedError):
             running.get(PATIENCE)
         with pytest.raises(ImageUnusable):
             unknown = {"gpu": {"image": "127.0.0.1:1/none/at-all:1"}}
-            there.send("add", 1, 1, queue="gpu.limited", headers=unknown).get(PATIENCE)
+            cluster.send("add", 1, 1, queue="gpu.limited", headers=unknown).get(PATIENCE)
 
 
 @contextmanager
-def quota(there, hard) -> Iterator[None]:
+def quota(cluster, hard) -> Iterator[None]:
     """A ResourceQuota, in force."""
-    body = {"metadata": {"name": there.name}, "spec": {"hard": hard}}
-    allowed(lambda: raw(there.core.create_namespaced_resource_quota, there.namespace, body))
+    body = {"metadata": {"name": cluster.name}, "spec": {"hard": hard}}
+    allowed(lambda: raw(cluster.core.create_namespaced_resource_quota, cluster.namespace, body))
     try:
-        read = there.core.read_namespaced_resource_quota
+        read = cluster.core.read_namespaced_resource_quota
         until(
-            lambda: raw(read, there.name, there.namespace).get("status", {}).get("hard"),
+            lambda: raw(read, cluster.name, cluster.namespace).get("status", {}).get("hard"),
             PATIENCE,
             "the quota is in force",
         )
         yield
     finally:
-        raw(there.core.delete_namespaced_resource_quota, there.name, there.namespace)
+        raw(cluster.core.delete_namespaced_resource_quota, cluster.name, cluster.namespace)
 
 
 def allowed(make):

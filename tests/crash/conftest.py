@@ -1,11 +1,11 @@
 import pytest
 
-from tests.crash.cluster import Cluster
+from tests.support.crash_stack import CrashStack
 
 
 @pytest.fixture
 def cluster(tmp_path, running_stacks, kind):
-    made = Cluster(tmp_path, kind)
+    made = CrashStack(tmp_path, kind)
     running_stacks.append(made)
     yield made
     running_stacks.remove(made)

@@ -11,13 +11,14 @@ import pytest
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
-from tests.crash.cluster import eventually
+from tests.support.crash_stack import PATIENCE
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def holding(cluster, count=1):
-    eventually(lambda: cluster.noted().count("holding") == count, f"{count} running jobs")
+    until(lambda: cluster.noted().count("holding") == count, PATIENCE, f"{count} running jobs")
 
 
 def is_running(pid):
@@ -31,28 +32,29 @@ def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
     running = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
     holding(cluster)
     waiting = [cluster.send("work", number) for number in range(3)]
-    eventually(lambda: all(each.state == "QUEUED" for each in waiting), "three in line")
+    until(lambda: all(each.state == "QUEUED" for each in waiting), PATIENCE, "three in line")
     first.kill()
     cluster.start("two")
-    eventually(lambda: cluster.reader.leader() == "two@test", "the new leader")
+    until(lambda: cluster.reader.leader() == "two@test", PATIENCE, "the new leader")
     assert running.state == "STARTED"
     gate.touch()
     assert running.get(timeout=30) == "held"
     assert [each.get(timeout=30) for each in waiting] == [0, 2, 4]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted().count("holding") == 1
 
 
 def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
     cluster.start("one")
     cluster.start("two")
-    leader = eventually(
+    leader = until(
         lambda: len(cluster.reader.dispatchers(0)) == 2 and cluster.reader.leader(),
+        PATIENCE,
         "a leader of two",
     )
     cluster.workers[["one@test", "two@test"].index(leader)].kill()
     died = time.monotonic()
-    eventually(lambda: cluster.reader.leader() not in (None, leader), "another leader")
+    until(lambda: cluster.reader.leader() not in (None, leader), PATIENCE, "another leader")
     assert time.monotonic() - died < 5
     result = cluster.send("work", 1)
     assert result.get(timeout=30) == 2
@@ -66,25 +68,27 @@ def test_two_dispatchers_run_each_job_once(cluster):
         for number in range(24)
     ]
     assert [each.get(timeout=60) for each in results] == [2 * number for number in range(24)]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(24))
 
 
 def test_the_same_message_delivered_three_times_is_one_job(cluster):
     result = cluster.send("work", 7)
-    raw = eventually(lambda: cluster.client.lindex("gpu.t4.shared", 0), "the message in the broker")
+    raw = until(
+        lambda: cluster.client.lindex("gpu.t4.shared", 0), PATIENCE, "the message in the broker"
+    )
     for number in range(2):
         copy = json.loads(raw)
         copy["properties"]["delivery_tag"] += f"-copy{number}"
         cluster.client.lpush("gpu.t4.shared", json.dumps(copy))
     cluster.start("one")
     assert result.get(timeout=30) == 14
-    eventually(lambda: not cluster.client.llen("gpu.t4.shared"), "an empty queue")
-    eventually(cluster.is_idle, "an idle queue")
+    until(lambda: not cluster.client.llen("gpu.t4.shared"), PATIENCE, "an empty queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     cluster.client.lpush("gpu.t4.shared", raw)  # and once more, long after it has ended
     probe = cluster.send("work", 8)
     assert probe.get(timeout=30) == 16
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == ["ran 7", "ran 8"]
 
 
@@ -94,15 +98,16 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
     running = cluster.send("hold", str(gate))
     holding(cluster)
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
-    eventually(lambda: len(cluster.records()) == 2, "two records")
+    until(lambda: len(cluster.records()) == 2, PATIENCE, "two records")
     cluster.redis.kill()
     gate.touch()  # the job ends while Redis is away
     cluster.redis.restart()
-    eventually(lambda: running.state == "SUCCESS", "the first result")
+    until(lambda: running.state == "SUCCESS", PATIENCE, "the first result")
     assert (
-        eventually(lambda: waiting.state == "SUCCESS" and waiting.result, "the second result") == 2
+        until(lambda: waiting.state == "SUCCESS" and waiting.result, PATIENCE, "the second result")
+        == 2
     )
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted() == ["holding", "ran 1"]
 
 
@@ -119,7 +124,7 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path)
     holding(cluster, 2)
     gate.touch()
     assert result.get(timeout=30) == "held"
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
 def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_path):
@@ -130,19 +135,20 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
     (before,) = cluster.records()
     cluster.client.flushall()
     early = cluster.send("work", 0)
-    record = eventually(
+    record = until(
         lambda: [each for each in cluster.records() if each["id"] == before["id"]],
+        PATIENCE,
         "the job adopted",
     )[0]
     assert (record["state"], record["instance"]) == ("running", before["instance"])
     assert cluster.reader.holders("t4")[0][:2] == (before["delivery"], 1)
     blocked = cluster.send("work", 1)
-    eventually(lambda: blocked.state == "QUEUED", "a job that waits for the adopted one")
+    until(lambda: blocked.state == "QUEUED", PATIENCE, "a job that waits for the adopted one")
     assert len(cluster.holders()) == 1
     assert cluster.noted() == ["holding"]
     gate.touch()
     assert [early.get(timeout=30), blocked.get(timeout=30)] == [0, 2]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
 def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(cluster, tmp_path):
@@ -154,14 +160,14 @@ def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(clu
     (record,) = cluster.records()
     pid = cluster.process_of(record).pid
     cluster.start("two")
-    eventually(lambda: result.state == "REVOKED", "REVOKED")
+    until(lambda: result.state == "REVOKED", PATIENCE, "REVOKED")
     assert not is_running(pid)
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
 def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
     cluster.start("one")
-    eventually(cluster.reader.leader, "a leader")
+    until(cluster.reader.leader, PATIENCE, "a leader")
     usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4"]))
     cluster.client.delete(leader_key(group_of("", ["t4"])))
     assert usurper.hold()
@@ -174,8 +180,9 @@ def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(cluster)
     results = [cluster.send("work", number) for number in range(30)]
     for number in range(1, 4):
         fresh = cluster.start(f"d{number}")
-        eventually(
+        until(
             lambda fresh=fresh: fresh.hostname() in cluster.reader.dispatchers(0),
+            PATIENCE,
             "the new dispatcher",
         )
         cluster.workers[number - 1].container.kill("SIGTERM")
@@ -183,5 +190,5 @@ def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(cluster)
     assert sum(result.get(timeout=60) for result in results) == 2 * (
         sum(range(30)) + 5 * 600 + 3 * 10
     )
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert len(cluster.noted()) == len(set(cluster.noted())) == 45

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.crash.cluster import eventually
+from tests.support.crash_stack import PATIENCE
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -67,7 +68,7 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kin
     cluster.send_again_what_the_transport_lost()
     cluster.start("heir")
     assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == [f"ran {number}" for number in range(5)]
     assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 5
 
@@ -79,8 +80,8 @@ def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
     result = cluster.send(
         "work", 1, link_error=cluster.sender.signature("crashshop.errback", queue="gpu.t4.shared")
     )
-    eventually(cluster.mark.exists, "the executor's death")
-    eventually(result.ready, "a result")
+    until(cluster.mark.exists, PATIENCE, "the executor's death")
+    until(result.ready, PATIENCE, "a result")
     assert result.state == state
     if state == "SUCCESS":
         assert result.get() == 2
@@ -88,8 +89,8 @@ def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
     else:
         assert type(result.result).__name__ == "ExecutorDied"
         assert "SIGKILL" in str(result.result)
-        eventually(lambda: "errback ExecutorDied" in cluster.noted(), "the errback")
-    eventually(cluster.is_idle, "an idle queue")
+        until(lambda: "errback ExecutorDied" in cluster.noted(), PATIENCE, "the errback")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted().count("errback ExecutorDied") == (state == "FAILURE")
 
 
@@ -98,14 +99,14 @@ def test_a_cancelled_job_is_revoked_when_the_finisher_dies_at_step(cluster, step
     gate = tmp_path / "gate"
     doomed = cluster.start("doomed", crash=FINISH[step])
     first = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
-    eventually(lambda: "holding" in cluster.noted(), "the first job")
+    until(lambda: "holding" in cluster.noted(), PATIENCE, "the first job")
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
-    eventually(lambda: waiting.state == "QUEUED", "the second job in line")
+    until(lambda: waiting.state == "QUEUED", PATIENCE, "the second job in line")
     waiting.revoke()
     assert cluster.died(doomed) == -signal.SIGKILL
     cluster.start("heir")
-    eventually(lambda: waiting.state == "REVOKED", "REVOKED")
+    until(lambda: waiting.state == "REVOKED", PATIENCE, "REVOKED")
     gate.touch()
     assert first.get(timeout=30) == "held"
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert "ran 1" not in cluster.noted()

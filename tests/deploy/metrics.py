@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from tests.unit.told import of_dispatcher, of_queue
+from tests.support.every_metric import of_dispatcher, of_queue
 
 #: What Prometheus and a ServiceMonitor add to every series.
 OF_TARGETS = frozenset({"namespace", "job", "instance", "pod", "gpuqueue_io_dispatcher"})

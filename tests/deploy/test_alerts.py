@@ -16,7 +16,7 @@ from tests.deploy import alerts
 from tests.deploy.metrics import misread, named_in
 from tests.deploy.rendering import CHART, Object, chart, overlay, values
 from tests.deploy.tools import call
-from tests.unit.pages import Page
+from tests.support.pages import Page
 
 GPU = Page("docs/GPU.md")
 CASES: dict[str, list[Object]] = yaml.safe_load(

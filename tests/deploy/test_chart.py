@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gpuqueue import __version__
-from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from tests.deploy.rendering import (
     CHART,
     SETS,
@@ -388,7 +388,7 @@ def test_the_pod_template_is_one_that_dispatchers_take(name: str, tmp_path: Any)
     ]
     file = tmp_path / "pod-template.yaml"
     file.write_text(text)
-    (container,) = load_overlay(file).spec["containers"]
+    (container,) = load_pod_template(file).spec["containers"]
     assert container["securityContext"] == {"readOnlyRootFilesystem": True}
     assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
@@ -420,7 +420,7 @@ def test_without_anything_for_pods_the_template_is_empty_and_taken(tmp_path: Any
     file.write_text(
         found.one("ConfigMap", "gpu-gpuqueue-pod-template")["data"]["pod-template.yaml"]
     )
-    assert load_overlay(file).spec == {}
+    assert load_pod_template(file).spec == {}
     assert [each["metadata"]["name"] for each in found.of("ServiceAccount")] == [
         "gpu-gpuqueue-job-launcher"
     ]

@@ -20,8 +20,8 @@ from gpuqueue.telemetry import OWN
 from tests.deploy.metrics import METRICS, misread, named_in
 from tests.deploy.rendering import CHART, Object, chart, chart_set, values
 from tests.deploy.tools import ROOT, call
-from tests.unit.pages import Page
-from tests.unit.told import Measuring, Watcher
+from tests.support.every_metric import Measuring, Watcher
+from tests.support.pages import Page
 
 BOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
 PANELS: list[Object] = BOARD["panels"]

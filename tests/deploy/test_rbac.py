@@ -84,8 +84,8 @@ def verbs() -> set[str]:
 def used() -> set[str]:
     """The requests that the launcher's modules make."""
     found = set()
-    for path in Path(launcher.__path__[0]).glob("*.py"):
-        if path.stem not in ("requests", "api", "access"):
+    for path in Path(launcher.__path__[0]).rglob("*.py"):
+        if path.parent.name != "api":
             for node in ast.walk(ast.parse(path.read_text())):
                 if (
                     isinstance(node, ast.Attribute)

@@ -17,11 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from endpoints import Endpoint, free_port
-from nodes import APPS, until
 from redis import Redis
 from redis.exceptions import AuthenticationError
-from stacks import load_application
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from tests.deploy.metrics import METRICS
@@ -30,6 +27,10 @@ from tests.deploy.test_settings import files
 from tests.deploy.tools import call
 from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.support.endpoints import Endpoint, free_port
+from tests.support.nodes import APPS
+from tests.support.stack import load_application
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

@@ -14,7 +14,7 @@ from flower.options import options as flower_options
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
-from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.model.job import Record
 from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
@@ -22,7 +22,7 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import EVERYTHING, Object, Objects, overlay, render, settings_of
 from tests.deploy.test_schemas import NEWEST, OLDEST, check
-from tests.unit.pages import defaults
+from tests.support.pages import defaults
 
 KNOWN = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
 
@@ -132,7 +132,9 @@ def job(gpu_class: GpuClass, cluster: ClusterSettings) -> Object:
     }
     assert cluster.pod_template is not None
     image = cluster.executor_image or gpu_class.image or "registry.example/shop:1"
-    common = ManifestContext("mlops-saas", "owner", overlay=load_overlay(cluster.pod_template))
+    common = ManifestContext(
+        "mlops-saas", "owner", pod_template=load_pod_template(cluster.pod_template)
+    )
     return attempt_manifest({**record, "image": image}, gpu_class, cluster, common)
 
 

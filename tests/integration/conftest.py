@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from stacks import Stack
+
+from tests.support.stack import Stack
 
 GPU = "gpu.t4.shared"
 

@@ -10,11 +10,10 @@ import pickle
 from typing import Any
 
 import pytest
-from nodes import until
-from stacks import PATIENCE
 
 from gpuqueue import ApplicationNotFound, InvalidJob, TaskNotFound, gpu
 from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"
@@ -73,15 +72,15 @@ def push(stack, key):
         ({"isolation": "alone"}, "gpu.isolation='alone' is unknown; use shared or exclusive"),
         (
             {"isolation": "exclusive"},
-            "gpu.isolation='exclusive' contradicts the queue gpu.t4.shared; say it once",
+            "gpu.isolation='exclusive' contradicts the queue gpu.t4.shared; set only one of them",
         ),
         ({"memory": "lots"}, "gpu.memory='lots' is not an amount of memory; write bytes"),
         (
             {"memory": "40GiB"},
-            "gpu.memory='40.0GiB' is more than class 't4' can ever give (14.5GiB); ask for less",
+            "gpu.memory='40.0GiB' exceeds the usable memory of class 't4' (14.5GiB); ask for less",
         ),
         ({"slices": 9}, "gpu.slices=9 is not a number of MIG slices; use 1 to 7"),
-        ({"slices": 3}, "gpu.slices=3 is more than class 't4' has (1); ask for fewer"),
+        ({"slices": 3}, "gpu.slices=3 exceeds the slices of class 't4' (1); ask for fewer"),
         ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use"),
         ({"image": ""}, "gpu.image='' is not an image reference; use e.g."),
     ],

@@ -1,6 +1,4 @@
-"""A dispatcher that cannot work says why on standard error and ends within seconds with a status
-that is not 0.
-"""
+"""A dispatcher with wrong settings prints an error and exits at once with a nonzero status."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -18,13 +17,13 @@ UNREACHABLE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="module")
-def url():
+def url() -> Iterator[str]:
     with EmbeddedRedis() as server:
         yield server.url
 
 
-def start(env, *arguments):
-    """Start a dispatcher that is expected to end; answers its status and its output."""
+def start(env: Mapping[str, str], *arguments: str) -> tuple[int, str]:
+    """Run a dispatcher that should exit at once; returns its exit status and its output."""
     ours = ("GPU", "T4_", "MIG_", "CELERY")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", *arguments]
@@ -58,7 +57,7 @@ def start(env, *arguments):
         ),
         (
             {"MIG_TOTAL_SLOTS": "7"},
-            "GPU_RESOURCE_NAME is not set, and MIG_TOTAL_SLOTS is; set it to",
+            "GPU_RESOURCE_NAME is not set, but MIG_TOTAL_SLOTS requires it; set it to",
         ),
         (
             {"GPU_EXECUTION_MODE": "slurm"},
@@ -75,11 +74,13 @@ def start(env, *arguments):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_a_wrong_setting_ends_the_dispatcher_with_what_to_do(url, env, words):
-    status, said = start({"CELERY_BROKER_URL": url, "GPUQUEUE_APP": "shop"} | env)
-    assert words in said
+def test_wrong_setting_ends_the_dispatcher_with_the_fix(
+    url: str, env: dict[str, str], words: str
+) -> None:
+    status, output = start({"CELERY_BROKER_URL": url, "GPUQUEUE_APP": "shop"} | env)
+    assert words in output
     assert status not in (0, None)
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ def test_a_wrong_setting_ends_the_dispatcher_with_what_to_do(url, env, words):
         ("gpu.t4.alone", "-Q: queue='gpu.t4.alone' has the unknown isolation 'alone'"),
     ],
 )
-def test_a_queue_that_is_not_ours_ends_the_dispatcher_with_what_to_do(url, queues, words):
-    status, said = start({"CELERY_BROKER_URL": url, "GPUQUEUE_APP": "shop"}, "-Q", queues)
-    assert words in said
+def test_unknown_queue_ends_the_dispatcher_with_the_fix(url: str, queues: str, words: str) -> None:
+    status, output = start({"CELERY_BROKER_URL": url, "GPUQUEUE_APP": "shop"}, "-Q", queues)
+    assert words in output
     assert status not in (0, None)
-    assert "Traceback" not in said
+    assert "Traceback" not in output

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import redis
-from devs import CLI, Dev, clean_env, end, start_dev, until
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.dev_command import CLI, Dev, clean_env, end, start_dev
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 

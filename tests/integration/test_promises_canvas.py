@@ -7,8 +7,9 @@ from __future__ import annotations
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
-from stacks import PATIENCE
 from stock import OutOfStock
+
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
 CPU, GPU = "celery", "gpu.t4.shared"

@@ -8,10 +8,9 @@ import signal
 import psutil
 import pytest
 from celery.exceptions import TaskRevokedError
-from nodes import until
-from stacks import PATIENCE
 
 from gpuqueue import ExecutorDied
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
-from stacks import PATIENCE
+
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"

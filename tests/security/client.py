@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nodes import APPS
+from tests.support.nodes import APPS
 
 #: Runs the code of each line, and answers what it left in ``answer``; it knows the application as
 #: ``ledger``, and a result's ``outcome``: what it is, or the name of its error.

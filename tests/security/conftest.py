@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.security.guarded import Guarded
+from tests.security.acl_redis import AclRedis
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def acl_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AclRedis]:
     """A Redis with the users of deploy/redis/users.acl."""
-    with Guarded(tmp_path_factory.mktemp("redis")) as server:
+    with AclRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server

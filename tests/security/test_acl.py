@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 import redis
-from nodes import APPS, until
 
 from gpuqueue.store import rights
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
-from tests.security import story
-from tests.security.estate import PATIENCE, Estate
-from tests.security.guarded import ROOT, USERS, USERS_FILE, Guarded, filled
+from tests.security import full_run
+from tests.security.acl_redis import ROOT, USERS, USERS_FILE, AclRedis, filled
+from tests.security.secured_stack import PATIENCE, SecuredStack
+from tests.support.nodes import APPS
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -134,32 +135,35 @@ HOSTILE = {
     ids=str,
 )
 def test_what_a_user_does_not_need_is_refused(
-    guarded: Guarded, user: str, words: tuple[str, ...]
+    acl_redis: AclRedis, user: str, words: tuple[str, ...]
 ) -> None:
-    client = guarded.as_user(user)
+    client = acl_redis.as_user(user)
     with client.client() as connection, pytest.raises(redis.exceptions.NoPermissionError):
         connection.execute_command(*words)
-    assert [each["username"] for each in guarded.denied()] == [f"gpuqueue-{user}"]
+    assert [each["username"] for each in acl_redis.denied()] == [f"gpuqueue-{user}"]
     client.close()
 
 
-def test_a_script_of_an_executor_can_do_no_more_than_the_executor(guarded: Guarded) -> None:
-    client = guarded.as_user("executor")
+def test_a_script_of_an_executor_can_do_no_more_than_the_executor(acl_redis: AclRedis) -> None:
+    client = acl_redis.as_user("executor")
     taking = client.register_script("return redis.call('RPOP', KEYS[1])")
-    guarded.admin.lpush("celery", "a message")
+    acl_redis.admin.lpush("celery", "a message")
     with pytest.raises(redis.ResponseError, match=r"permission|can't run this command"):
         taking(keys=["celery"])
-    assert guarded.admin.llen("celery") == 1
-    guarded.admin.delete("celery")
-    assert guarded.denied()
+    assert acl_redis.admin.llen("celery") == 1
+    acl_redis.admin.delete("celery")
+    assert acl_redis.denied()
     client.close()
 
 
-def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(guarded: Guarded) -> None:
-    for url in (f"redis://127.0.0.1:{guarded.port}/0", guarded.url("executor", password="guessed")):
+def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(acl_redis: AclRedis) -> None:
+    for url in (
+        f"redis://127.0.0.1:{acl_redis.port}/0",
+        acl_redis.url("executor", password="guessed"),
+    ):
         with connect(url, retries=0) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
-    guarded.denied()
+    acl_redis.denied()
 
 
 def test_the_file_as_it_is_has_no_password_that_anybody_could_use() -> None:
@@ -206,7 +210,7 @@ def test_the_file_is_made_as_its_head_says(tmp_path: Path) -> None:
 def test_without_the_words_for_introductions_all_works_and_only_these_are_refused(
     tmp_path: Path,
 ) -> None:
-    with Guarded(tmp_path) as server:
+    with AclRedis(tmp_path) as server:
         plain = filled(USERS_FILE.read_text(), server.passwords, quiet=False)
         (tmp_path / "users.acl").write_text(plain)
         server.admin.acl_load()
@@ -222,21 +226,21 @@ def test_without_the_words_for_introductions_all_works_and_only_these_are_refuse
 @pytest.fixture(scope="module")
 def told(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Guarded, dict[str, Any], list[dict[str, Any]]]]:
+) -> Iterator[tuple[AclRedis, dict[str, Any], list[dict[str, Any]]]]:
     """The story once: the server, what came of it, and what was refused."""
     folder = tmp_path_factory.mktemp("story")
     # The doctor looks at the application as well.
     settings = {"GPU_IMAGE_ALLOW": "*", "LEDGER_FOLDER": str(folder), "PYTHONPATH": str(APPS)}
-    with Guarded(folder / "redis") as server:
-        with Estate(
+    with AclRedis(folder / "redis") as server:
+        with SecuredStack(
             folder, {user: server.url(user) for user in USERS}, cluster=True, dispatcher=settings
-        ) as estate:
+        ) as stack:
             try:
-                seen = story.tell(server, estate)
+                seen = full_run.run(server, stack)
             except BaseException:
-                print(estate.logs(), server.denied())
+                print(stack.logs(), server.denied())
                 raise
-            seen["written"] = estate.logs() + server.log()
+            seen["written"] = stack.logs() + server.log()
         yield server, seen, server.denied()
 
 
@@ -319,12 +323,12 @@ def test_no_command_key_or_channel_is_granted_that_nobody_used(told: Any, user: 
 @pytest.mark.slow
 def test_in_another_database_all_works_with_the_changes_that_the_docs_name(tmp_path: Path) -> None:
     rules = USERS_FILE.read_text().replace("&/0.", "&/1.").replace(" +ping", " +select +ping")
-    with Guarded(tmp_path / "redis", rules) as server:
+    with AclRedis(tmp_path / "redis", rules) as server:
         urls = {user: server.url(user, db=1) for user in USERS}
-        with Estate(tmp_path / "estate", urls, cluster=True) as estate:
-            estate.dispatcher()
-            estate.worker()
-            client = estate.client()
+        with SecuredStack(tmp_path / "stack", urls, cluster=True) as stack:
+            stack.dispatcher()
+            stack.worker()
+            client = stack.client()
             assert (
                 client.do(
                     "answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(),"
@@ -337,14 +341,14 @@ def test_in_another_database_all_works_with_the_changes_that_the_docs_name(tmp_p
                 lambda: client.do("answer = later.state") == "QUEUED",
                 PATIENCE,
                 "it is kept",
-                estate.logs,
+                stack.logs,
             )
             client.do("later.revoke()")
             until(
                 lambda: client.do("answer = later.state") == "REVOKED",
                 PATIENCE,
                 "the revoke was heard",
-                estate.logs,
+                stack.logs,
             )
         assert [(each["username"], each["object"]) for each in server.denied()] == []
 
@@ -352,8 +356,8 @@ def test_in_another_database_all_works_with_the_changes_that_the_docs_name(tmp_p
 # -- wrong rights ----------------------------------------------------------------------------------
 
 
-def ended(estate: Estate) -> tuple[int | None, str]:
-    node = estate.dispatcher(ready=False)
+def ended(stack: SecuredStack) -> tuple[int | None, str]:
+    node = stack.dispatcher(ready=False)
     until(lambda: node.status == "exited", PATIENCE, "it ends", node.logs)
     return node.exit_code, node.logs()
 
@@ -379,13 +383,13 @@ def ended(estate: Estate) -> tuple[int | None, str]:
     ],
 )
 def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_and_what_to_do(
-    guarded: Guarded, tmp_path: Path, user: str, words: str
+    acl_redis: AclRedis, tmp_path: Path, user: str, words: str
 ) -> None:
-    url = guarded.url("client", password="guessed") if user == "nobody" else guarded.url(user)
-    with Estate(tmp_path, {"all": url}) as estate:
-        status, text = ended(estate)
-        doctor = estate.command("doctor")
-        shown = estate.command("status")
+    url = acl_redis.url("client", password="guessed") if user == "nobody" else acl_redis.url(user)
+    with SecuredStack(tmp_path, {"all": url}) as stack:
+        status, text = ended(stack)
+        doctor = stack.command("doctor")
+        shown = stack.command("status")
     assert (
         status == 78 and "gpuqueue: CELERY_BROKER_URL='redis://gpuqueue-" in text and words in text
     )
@@ -395,34 +399,36 @@ def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_a
     assert (
         shown.returncode == 2 and words.removeprefix("; ").partition(" in Redis")[0] in shown.stderr
     )
-    guarded.denied()
+    acl_redis.denied()
 
 
 def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewhere(
-    guarded: Guarded,
+    acl_redis: AclRedis,
 ) -> None:
-    good, wrong = guarded.url("dispatcher"), guarded.url("flower")
+    good, wrong = acl_redis.url("dispatcher"), acl_redis.url("flower")
     found = [
         str(each)
-        for each in rights.refused(good, guarded.url("executor"), wrong, "GPUQUEUE_REDIS_URL")
+        for each in rights.refused(good, acl_redis.url("executor"), wrong, "GPUQUEUE_REDIS_URL")
     ]
     assert [each.partition("=")[0] for each in found] == ["CELERY_BROKER_URL"]
     assert list(rights.refused(good, good, good, "GPUQUEUE_REDIS_URL")) == []
     assert list(rights.refused(good, "redis://127.0.0.1:1/0", None, "GPUQUEUE_REDIS_URL")) == []
-    guarded.denied()
+    acl_redis.denied()
 
 
 @pytest.mark.slow
 def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(
-    guarded: Guarded, tmp_path: Path
+    acl_redis: AclRedis, tmp_path: Path
 ) -> None:
-    urls = {user: guarded.url(user) for user in USERS} | {"executor": guarded.url("client")}
-    with Estate(tmp_path, urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}) as estate:
-        estate.dispatcher()
-        log = estate.log_of_a_failed_launch()
+    urls = {user: acl_redis.url(user) for user in USERS} | {"executor": acl_redis.url("client")}
+    with SecuredStack(
+        tmp_path, urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}
+    ) as stack:
+        stack.dispatcher()
+        log = stack.log_of_a_failed_launch()
     assert "CELERY_BROKER_URL='redis://gpuqueue-client:**@" in log
     assert "give its user gpuqueue-executor's rights in Redis (deploy/redis/users.acl)" in log
-    guarded.denied()
+    acl_redis.denied()
 
 
 # -- what the scripts run --------------------------------------------------------------------------

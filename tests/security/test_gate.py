@@ -11,8 +11,8 @@ from pathlib import Path
 import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.security.certificates import Authority
-from tests.security.gate import HOST, Gate
+from tests.support.certificates import Authority
+from tests.support.gate import HOST, Gate
 
 
 def port_of(server: EmbeddedRedis) -> int:
@@ -21,6 +21,9 @@ def port_of(server: EmbeddedRedis) -> int:
 
 def test_it_forwards_both_ways_from_an_address_of_its_own() -> None:
     with EmbeddedRedis() as server, Gate(port_of(server), source="127.0.0.9") as gate:
+        with redis.Redis.from_url(server.url) as local:
+            # Redis 7.0 in protected mode refuses every client but 127.0.0.1 and ::1.
+            local.config_set("protected-mode", "no")
         client = redis.Redis(HOST, gate.port, decode_responses=True)
         large = "x" * 1_000_000
         client.set("key", large)

@@ -15,23 +15,23 @@ from typing import Any
 
 import pytest
 import redis
-from nodes import until
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.reader import Reader
-from tests.security.certificates import Authority, Pair
 from tests.security.client import Client
-from tests.security.estate import PATIENCE, Estate
-from tests.security.signing import SIGNED, keys_of, other_body, other_content, push, signed
+from tests.security.secured_stack import PATIENCE, SecuredStack
+from tests.support.certificates import Authority, Pair
+from tests.support.signing import SIGNED, keys_of, other_body, other_content, push, signed
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
 
 @dataclass
 class Plant:
-    """An estate of an application that signs, whom it trusts, and whom it does not."""
+    """The stack of an application that signs, whom it trusts, and whom it does not."""
 
-    estate: Estate
+    stack: SecuredStack
     client: Client
     redis: redis.Redis
     me: Pair
@@ -62,17 +62,17 @@ def plant(
     settings = {"GPUQUEUE_CERT_STORE": str(known / "store" / "*.pem")} if store else {}
     with EmbeddedRedis(folder / "redis") as server:
         application = {"LEDGER_KEYS": str(keys)}
-        with Estate(
+        with SecuredStack(
             folder,
             {"all": server.url},
             cluster=cluster,
             dispatcher=settings,
             application=application,
-        ) as estate:
-            estate.dispatcher()
-            client = estate.client()
+        ) as stack:
+            stack.dispatcher()
+            client = stack.client()
             with redis.Redis.from_url(server.url, decode_responses=True) as connection:
-                yield Plant(estate, client, connection, me, stranger, old)
+                yield Plant(stack, client, connection, me, stranger, old)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(
     )
     # The next good job ends after whatever the refused one could have started.
     assert found.client.do("answer = ledger.gpu_double.delay(1).get(timeout=40)") == 2
-    assert not list(found.estate.folder.glob(f"{key}*"))
+    assert not list(found.stack.folder.glob(f"{key}*"))
 
 
 REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
@@ -198,7 +198,7 @@ def test_what_is_not_signed_well_is_refused_where_its_caller_looks_and_runs_noth
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", error), meta
     assert words in meta["result"]["exc_message"][0]
     assert found.client.do("answer = ledger.gpu_double.delay(1).get(timeout=40)") == 2
-    assert not list(found.estate.folder.glob(f"{key}*"))
+    assert not list(found.stack.folder.glob(f"{key}*"))
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_what_a_certificate_signed_that_has_expired_is_refused_by_the_dispatcher
     meta = verifying.ended(push(verifying.redis, signed(verifying.old, [["key"], {}, {}])))
     assert meta["result"]["exc_type"] == "UntrustedMessage"
     assert "Expired certificate" in meta["result"]["exc_message"][0]
-    assert "old.pem has expired: what it signed is refused" in verifying.estate.logs()
+    assert "old.pem has expired: what it signed is refused" in verifying.stack.logs()
 
 
 @pytest.mark.slow
@@ -216,19 +216,19 @@ def test_an_application_whose_own_certificate_has_expired_says_so(
     tmp_path: Path, pairs: tuple[Pair, Pair, Pair], verifying: Plant
 ) -> None:
     keys = keys_of(tmp_path / "expired", verifying.old)
-    server = verifying.estate.url("dispatcher").rpartition("/")[0] + "/1"
+    server = verifying.stack.url("dispatcher").rpartition("/")[0] + "/1"
     application = {"LEDGER_KEYS": str(keys)}
     with (
-        Estate(tmp_path, {"all": server}, application=application) as estate,
+        SecuredStack(tmp_path, {"all": server}, application=application) as stack,
         redis.Redis.from_url(server) as connection,
     ):
-        estate.dispatcher()
+        stack.dispatcher()
         key = f"celery-task-meta-{push(connection, signed(pairs[2], [['key'], {}, {}]))}"
         until(
             lambda: b"FAILURE" in (connection.get(key) or b""),
             PATIENCE,
             "it has failed",
-            estate.logs,
+            stack.logs,
         )
         meta = json.loads(connection.get(key) or "")
     assert meta["result"]["exc_type"] == "ApplicationNotFound"
@@ -241,7 +241,7 @@ def test_everything_of_celery_works_for_an_application_that_signs(
     at: Callable[[str], Plant], where: str
 ) -> None:
     found = at(where)
-    found.estate.worker()
+    found.stack.worker()
     key = uuid.uuid4().hex
     assert found.client.do(f"""
 fail = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("{key}"), ledger.new_errback.s("{key}")])
@@ -275,9 +275,9 @@ answer = [outcome(each) for each in results]
         "TaskRevokedError",
         "ExecutorDied",
     ]
-    assert sorted(what for what, *_ in found.estate.told(key, 2)) == ["new", "old"]
-    assert sorted(what for what, *_ in found.estate.told(f"{key}-died", 2)) == ["new", "old"]
-    found.estate.nodes["worker"].stop()
+    assert sorted(what for what, *_ in found.stack.told(key, 2)) == ["new", "old"]
+    assert sorted(what for what, *_ in found.stack.told(f"{key}-died", 2)) == ["new", "old"]
+    found.stack.nodes["worker"].stop()
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_states_and_revokes_work_for_an_application_that_signs(
     found.client.do(
         f"running = ledger.gpu_progress.apply_async(({key!r},), queue='gpu.t4.exclusive')"
     )
-    found.estate.told(key)
+    found.stack.told(key)
     assert found.client.do("""
 import time
 waiting = ledger.gpu_double.delay(1)
@@ -311,7 +311,7 @@ def test_a_forged_revoke_is_not_heard_where_the_dispatcher_verifies(verifying: P
     verifying.client.do(
         "running = ledger.gpu_progress.apply_async(('forged',), queue='gpu.t4.exclusive')"
     )
-    verifying.estate.told("forged")
+    verifying.stack.told("forged")
     job = verifying.client.do("answer = running.id")
     said = {
         "method": "revoke",
@@ -321,12 +321,12 @@ def test_a_forged_revoke_is_not_heard_where_the_dispatcher_verifies(verifying: P
     broadcast(verifying.redis, signed(verifying.stranger, said))
     broadcast(verifying.redis, "garbage")
     until(
-        lambda: verifying.estate.logs().count("Can't decode message body") >= 2,
+        lambda: verifying.stack.logs().count("Can't decode message body") >= 2,
         PATIENCE,
         "refused",
-        verifying.estate.logs,
+        verifying.stack.logs,
     )
-    verifying.estate.go("forged")
+    verifying.stack.go("forged")
     assert verifying.client.do("answer = outcome(running)") == "done"
 
 
@@ -349,7 +349,7 @@ def broadcast(client: redis.Redis, body: str) -> None:
 
 @pytest.mark.parametrize("body", ["garbage", "abc"])
 def test_a_broadcast_that_is_none_stops_no_dispatcher(unread: Plant, body: str) -> None:
-    node = unread.estate.nodes["dispatcher"]
+    node = unread.stack.nodes["dispatcher"]
     before = node.logs().count("Can't decode message body")
     broadcast(unread.redis, body)
     until(
@@ -367,16 +367,16 @@ def test_the_doctor_looks_at_signing(
     at: Callable[[str], Plant], where: str, tmp_path: Path
 ) -> None:
     found = at(where)
-    done = found.estate.command("doctor")
+    done = found.stack.command("doctor")
     assert "OK    application: ledger: " in done.stdout and "tasks, signed" in done.stdout, (
         done.stdout + done.stderr
     )
-    plain = found.estate.command("doctor", env={"LEDGER_KEYS": ""})
+    plain = found.stack.command("doctor", env={"LEDGER_KEYS": ""})
     refuses = "it does not sign, and GPUQUEUE_CERT_STORE takes only what is signed" in plain.stdout
     assert (refuses, plain.returncode) == ((True, 1) if where == "verifying" else (False, 0)), (
         plain.stdout
     )
-    wrong = found.estate.command("doctor", env={"LEDGER_RESULTS": "auth"})
+    wrong = found.stack.command("doctor", env={"LEDGER_RESULTS": "auth"})
     assert "set result_serializer='json' and result_accept_content=['json']" in wrong.stdout
     assert wrong.returncode == 1
 
@@ -412,4 +412,4 @@ bad = gpuqueue.run("shop:1", ["sh", "-c", "exit 3"], app=ledger.app).set(**gpuqu
 answer = outcome(bad.apply_async(link_error=[ledger.old_errback.s("container").set(queue="gpu.t4.shared")]))
 """)
         assert failed == "ContainerFailed"
-        assert found.estate.told("container")[0][0] == "old"
+        assert found.stack.told("container")[0][0] == "old"

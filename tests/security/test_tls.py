@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from nodes import until
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import ServerNotTrusted, ServerUnreachable
 from gpuqueue.store.client import check, connect
-from tests.security.certificates import Authority, Pair
-from tests.security.estate import PATIENCE, Estate, fetch
-from tests.security.gate import HOST, Gate
-from tests.security.guarded import USERS, Guarded
+from tests.security.acl_redis import USERS, AclRedis
+from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
+from tests.support.certificates import Authority, Pair
+from tests.support.gate import HOST, Gate
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -38,7 +38,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @contextmanager
-def gate(server: EmbeddedRedis | Guarded, pair: Pair, clients: Path | None = None) -> Iterator[int]:
+def gate(
+    server: EmbeddedRedis | AclRedis, pair: Pair, clients: Path | None = None
+) -> Iterator[int]:
     """A TLS port of a server; with ``clients`` it takes only whom that authority vouches for."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
@@ -47,7 +49,7 @@ def gate(server: EmbeddedRedis | Guarded, pair: Pair, clients: Path | None = Non
         context.load_verify_locations(clients)
     to = (
         server.port
-        if isinstance(server, Guarded)
+        if isinstance(server, AclRedis)
         else int(server.url.rpartition(":")[2].partition("/")[0])
     )
     with Gate(to, context=context) as made:
@@ -161,31 +163,34 @@ def test_a_port_without_tls_is_told_from_a_server_that_is_away(
 
 
 @pytest.fixture(scope="module")
-def guarded_by_tls(
+def acl_redis_over_tls(
     tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> Iterator[tuple[Guarded, int]]:
+) -> Iterator[tuple[AclRedis, int]]:
     """A Redis with users, behind a TLS port that wants a certificate of its clients as well."""
     pair = authority.issue("redis", [HOST])
-    with Guarded(tmp_path_factory.mktemp("redis")) as made, gate(made, pair, authority.pem) as port:
+    with (
+        AclRedis(tmp_path_factory.mktemp("redis")) as made,
+        gate(made, pair, authority.pem) as port,
+    ):
         yield made, port
 
 
 @pytest.mark.slow
 def test_jobs_run_end_to_end_over_tls_and_no_password_is_in_any_log(
-    guarded_by_tls: tuple[Guarded, int], authority: Authority, tmp_path: Path
+    acl_redis_over_tls: tuple[AclRedis, int], authority: Authority, tmp_path: Path
 ) -> None:
-    guarded, port = guarded_by_tls
+    acl_redis, port = acl_redis_over_tls
     me = authority.issue("client")
     query = f"ssl_cert_reqs=required&ssl_ca_certs={authority.pem}&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
     urls = {
-        user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{HOST}:{port}/0?{query}"
+        user: f"rediss://gpuqueue-{user}:{acl_redis.passwords[user]}@{HOST}:{port}/0?{query}"
         for user in USERS
     }
-    with Estate(tmp_path, urls, cluster=True) as estate:
-        estate.dispatcher()
-        estate.worker()
-        page = estate.flower()
-        client = estate.client()
+    with SecuredStack(tmp_path, urls, cluster=True) as stack:
+        stack.dispatcher()
+        stack.worker()
+        page = stack.flower()
+        client = stack.client()
         job, text = client.do("""
 def outcome(result):
     try:
@@ -196,7 +201,7 @@ first = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("o
 answer = first.id, outcome(first)
 """)
         assert text == "no"
-        assert estate.told("old") == [["old", job]]
+        assert stack.told("old") == [["old", job]]
         assert (
             client.do(
                 "answer = chain(ledger.add.s(1, 2), ledger.gpu_double.s(),"
@@ -211,7 +216,7 @@ answer = first.id, outcome(first)
             )
             == 6
         )
-        doctor = estate.command("doctor")
+        doctor = stack.command("doctor")
         assert "OK    tls: CELERY_BROKER_URL is verified" in doctor.stdout, (
             doctor.stdout + doctor.stderr
         )
@@ -220,42 +225,42 @@ answer = first.id, outcome(first)
             lambda: b"FAILURE" in fetch(page, f"/api/task/info/{job}"),
             PATIENCE,
             "Flower saw it",
-            estate.logs,
+            stack.logs,
         )
-        kept = estate.command("logs", job)
+        kept = stack.command("logs", job)
         written = (
-            estate.logs()
+            stack.logs()
             + client.log.read_text()
             + doctor.stdout
             + doctor.stderr
             + kept.stdout
-            + guarded.log()
+            + acl_redis.log()
         )
-        assert [user for user in USERS if guarded.passwords[user] in written] == []
+        assert [user for user in USERS if acl_redis.passwords[user] in written] == []
         assert "PRIVATE KEY" not in written
-    assert guarded.denied() == []
+    assert acl_redis.denied() == []
 
 
 @pytest.mark.slow
 def test_an_executor_that_cannot_trust_redis_says_so_and_the_job_fails_with_it(
-    guarded_by_tls: tuple[Guarded, int], authority: Authority, tmp_path: Path
+    acl_redis_over_tls: tuple[AclRedis, int], authority: Authority, tmp_path: Path
 ) -> None:
-    guarded, port = guarded_by_tls
+    acl_redis, port = acl_redis_over_tls
     me, stranger = authority.issue("client"), Authority(tmp_path / "stranger", "stranger")
     query = f"ssl_cert_reqs=required&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
     address = f"{HOST}:{port}/0?{query}&ssl_ca_certs="
     urls = {
-        user: f"rediss://gpuqueue-{user}:{guarded.passwords[user]}@{address}{authority.pem}"
+        user: f"rediss://gpuqueue-{user}:{acl_redis.passwords[user]}@{address}{authority.pem}"
         for user in USERS
     }
     urls["executor"] = (
-        f"rediss://gpuqueue-executor:{guarded.passwords['executor']}@{address}{stranger.pem}"
+        f"rediss://gpuqueue-executor:{acl_redis.passwords['executor']}@{address}{stranger.pem}"
     )
-    with Estate(
-        tmp_path / "estate", urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}
-    ) as estate:
-        estate.dispatcher()
-        log = estate.log_of_a_failed_launch()
+    with SecuredStack(
+        tmp_path / "stack", urls, cluster=True, dispatcher={"GPUQUEUE_MAX_ATTEMPTS": "1"}
+    ) as stack:
+        stack.dispatcher()
+        log = stack.log_of_a_failed_launch()
         assert "CELERY_BROKER_URL='rediss://gpuqueue-executor:**@" in log
         assert "name its authority's certificate in ssl_ca_certs of CELERY_BROKER_URL" in log
 
@@ -266,13 +271,13 @@ def test_who_cannot_trust_redis_ends_with_what_to_do(
 ) -> None:
     with gate(server, authority.issue("other", ["redis.example"])) as port:
         url = f"rediss://me:secret@{HOST}:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority.pem}"
-        with Estate(tmp_path, {"all": url}) as estate:
+        with SecuredStack(tmp_path, {"all": url}) as stack:
             if verb == "dispatcher":
-                node = estate.dispatcher(ready=False)
+                node = stack.dispatcher(ready=False)
                 until(lambda: node.status == "exited", PATIENCE, "it ends", node.logs)
                 status, text = node.exit_code, node.logs()
             else:
-                done = estate.command(verb)
+                done = stack.command(verb)
                 status, text = done.returncode, done.stdout + done.stderr
     assert status == {"dispatcher": 78, "status": 2, "doctor": 1}[verb]
     assert "name in CELERY_BROKER_URL a host that its certificate is for" in text

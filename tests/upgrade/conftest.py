@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from stacks import Stack
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
+from tests.support.stack import Stack
 from tests.upgrade.previous import PREVIOUS, has_history, unpack
 from tests.upgrade.stream import Versions
 

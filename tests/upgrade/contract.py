@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuqueue.dispatcher.assemble import executor_environment
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, _told
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, common_environment
 from gpuqueue.launchers.kubernetes.manifest.names import (
     annotations_of,
     instance_of,
@@ -38,7 +38,7 @@ def contract() -> dict[str, Any]:
     pods = [
         each["name"]
         for each in executor_variables(
-            _RECORD, "ns/job", _told(ManifestContext("ns", "owner", "shop")), "s"
+            _RECORD, "ns/job", common_environment(ManifestContext("ns", "owner", "shop")), "s"
         )
     ]
     return {

@@ -1,5 +1,5 @@
-"""Record what a version leaves in Redis: ``python -m tests.upgrade.record COMMIT FILE``, from the
-root of the repository.
+"""Record what a version leaves in Redis: from the root of the repository,
+``PYTHONPATH=tests/support/apps python -m tests.upgrade.record COMMIT FILE``.
 
 Dispatchers and executors of that commit run for it, and are killed at the steps that the crash
 tests know, so that a job is left in every state. Nothing is written by hand.
@@ -14,27 +14,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(_TESTS / "integration"), str(_TESTS / "integration" / "apps")]
-
-from nodes import APPS, WorkerNode, until  # noqa: E402
-from stacks import Stack  # noqa: E402
-
-from tests.crash.cluster import CLOCKS  # noqa: E402
-from tests.upgrade.previous import unpack  # noqa: E402
-from tests.upgrade.state import Kept, dump  # noqa: E402
+from tests.support.crash_stack import CLOCKS, INJECTION
+from tests.support.nodes import APPS, WorkerNode
+from tests.support.stack import Stack
+from tests.support.waiting import until
+from tests.upgrade.previous import unpack
+from tests.upgrade.state import Kept, dump
 
 SHARED, EXCLUSIVE = "gpu.t4.shared", "gpu.t4.exclusive"
 #: Five shared jobs hold a slot when all is recorded: every other has to wait.
 SLOTS = "5"
-_INJECT = _TESTS / "crash" / "inject"
 
 
 class Recorder(Stack):
     """A Redis, and dispatchers of one commit."""
 
     def __init__(self, directory: Path, code: Path) -> None:
-        path = ":".join(map(str, (code, _INJECT, APPS)))
+        path = ":".join(map(str, (code, INJECTION, APPS)))
         super().__init__(directory, CLOCKS | {"PYTHONPATH": path, "T4_SHARED_SLOTS": SLOTS})
         self.jobs: dict[str, str] = {}
 
@@ -141,7 +137,7 @@ def record(stack: Recorder) -> Kept:
         executor.kill()
     paths = {
         str(stack.directory.parent): "DIRECTORY",
-        str(_TESTS.parent): "ROOT",
+        str(Path(__file__).parents[2]): "ROOT",
         sys.base_prefix: "PYTHON",
     }
     return {"jobs": stack.jobs, **dump(stack.client, paths)}

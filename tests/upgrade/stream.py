@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from celery.result import AsyncResult
-from endpoints import Endpoint, free_port
-from launching import ClusterLaunching
-from nodes import WorkerNode
 
 import gpuqueue
-from tests.crash.cluster import Cluster, eventually
+from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.endpoints import Endpoint, free_port
+from tests.support.launching import ClusterLaunching
+from tests.support.nodes import WorkerNode
+from tests.support.waiting import until
 
 NEW = Path(gpuqueue.__file__).parent.parent
 SHARED, EXCLUSIVE = "gpu.t4.shared", "gpu.t4.exclusive"
@@ -27,7 +28,7 @@ SHARED, EXCLUSIVE = "gpu.t4.shared", "gpu.t4.exclusive"
 SOON = 8.0
 
 
-class Versions(Cluster):
+class Versions(CrashStack):
     """A stack of ``crashshop`` whose dispatchers, and the image of its executors, may have the
     gpuqueue of another version.
 
@@ -59,11 +60,12 @@ class Versions(Cluster):
     def ready(self, node: WorkerNode) -> None:
         """Wait until it is ready: by its own word, or, of the version that gives none, by its log."""
         if node.container.environment["PYTHONPATH"] == self._path(NEW):
-            eventually(lambda: probe(node, "/readyz")[0] == 200, f"{node.name()} is ready")
+            until(lambda: probe(node, "/readyz")[0] == 200, PATIENCE, f"{node.name()} is ready")
         else:
             node.ready()
-            eventually(
+            until(
                 lambda: node.hostname() in self.reader.dispatchers(0),
+                PATIENCE,
                 f"{node.name()} has announced itself",
             )
 
@@ -96,7 +98,7 @@ class Stream:
     waits for them all.
     """
 
-    def __init__(self, cluster: Cluster, pause: float = 0.3) -> None:
+    def __init__(self, cluster: CrashStack, pause: float = 0.3) -> None:
         self._cluster = cluster
         self._pause = pause
         self._stop = threading.Event()
@@ -147,7 +149,7 @@ class Stream:
                 if number % 7 == 6
                 else [f"ran {number}"]
             )
-        eventually(self._cluster.is_idle, "an idle queue")
+        until(self._cluster.is_idle, PATIENCE, "an idle queue")
         noted = collections.Counter(
             note for note in self._cluster.noted() if note.startswith(("ran", "try"))
         )

@@ -20,8 +20,8 @@ import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.keys import VERSION
-from tests.upgrade.carried import walk
 from tests.upgrade.contract import contract
+from tests.upgrade.later_fields import walk
 
 HERE = Path(__file__).parent
 CONTRACTS = sorted(HERE.glob("contract-*.json"))
@@ -96,5 +96,5 @@ def test_the_scripts_of_the_previous_version_keep_the_fields_of_a_later_one(
     server: EmbeddedRedis, client: redis.Redis, previous: Path
 ) -> None:
     assert {
-        step: lost for step, lost in run("carried.py", previous, server.url).items() if lost
+        step: lost for step, lost in run("later_fields.py", previous, server.url).items() if lost
     } == {}

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 import redis
-from nodes import APPS, until
-from stacks import Stack
 
 import gpuqueue
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.store import layout
 from gpuqueue.store.keys import LAYOUT, UNMARKED, VERSION
-from tests.crash.cluster import CLOCKS
+from tests.support.crash_stack import CLOCKS
+from tests.support.nodes import APPS
+from tests.support.stack import Stack
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 WHERE = ("redis://me:secret@h:1/0", "GPUQUEUE_REDIS_URL")

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from nodes import WorkerNode
 
 from gpuqueue.celery import LEAVE_WITHIN
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.crash.cluster import eventually
+from tests.support.crash_stack import PATIENCE
+from tests.support.nodes import WorkerNode
+from tests.support.waiting import until
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -41,8 +42,8 @@ def end_of(node: WorkerNode, within: float) -> int:
 def test_an_idle_one_leaves_in_a_moment_and_is_not_ready_meanwhile(cluster: Versions) -> None:
     node = begin(cluster)
     term(node)
-    assert eventually(
-        lambda: (found := probe(node, "/readyz"))[0] != 200 and found, "it is not ready"
+    assert until(
+        lambda: (found := probe(node, "/readyz"))[0] != 200 and found, PATIENCE, "it is not ready"
     )[0] in (503, 0)
     assert end_of(node, SOON) == 0
     assert cluster.reader.leader() is None  # it has resigned
@@ -53,13 +54,13 @@ def test_an_idle_one_leaves_in_a_moment_and_is_not_ready_meanwhile(cluster: Vers
 def test_a_second_signal_changes_nothing(cluster: Versions) -> None:
     node = begin(cluster)
     results = [cluster.send("work", number) for number in range(20)]
-    eventually(lambda: cluster.noted(), "some have run")
+    until(lambda: cluster.noted(), PATIENCE, "some have run")
     term(node)
     term(node)
     assert end_of(node, SOON) == 0
     begin(cluster, "two")
     assert [result.get(timeout=60) for result in results] == [2 * number for number in range(20)]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(20))
 
 
@@ -69,12 +70,12 @@ def test_launches_under_way_are_ended_or_left_to_another_where_the_api_server_ha
     node = begin(pods)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
-    eventually(lambda: rule.seen >= 4, "launches under way")
+    until(lambda: rule.seen >= 4, PATIENCE, "launches under way")
     assert leave(node, API_TIMEOUT + SOON) > 1.0
     pods.cluster.faults.clear()
     begin(pods, "two")
     assert [result.get(timeout=60) for result in results] == [2 * number for number in range(6)]
-    eventually(pods.is_idle, "an idle queue")
+    until(pods.is_idle, PATIENCE, "an idle queue")
     assert sorted(pods.noted()) == [f"ran {number}" for number in range(6)]
 
 
@@ -83,7 +84,11 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     node = begin(pods, **one_by_one)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
-    eventually(lambda: rule.seen and len(pods.holders()) == 6, "six admitted, one launch under way")
+    until(
+        lambda: rule.seen and len(pods.holders()) == 6,
+        PATIENCE,
+        "six admitted, one launch under way",
+    )
     term(node)
     assert end_of(node, LEAVE_WITHIN + SOON) == os.EX_TEMPFAIL
     assert (
@@ -93,7 +98,7 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     pods.cluster.faults.clear()
     begin(pods, "two", T4_SHARED_SLOTS="6")
     assert [result.get(timeout=60) for result in results] == [2 * number for number in range(6)]
-    eventually(pods.is_idle, "an idle queue")
+    until(pods.is_idle, PATIENCE, "an idle queue")
     assert sorted(pods.noted()) == [f"ran {number}" for number in range(6)]
 
 
@@ -104,9 +109,9 @@ def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(
     gate = tmp_path / "gate"
     node = begin(cluster)
     running = cluster.send("hold", str(gate))
-    eventually(lambda: "holding" in cluster.noted(), "a running job")
+    until(lambda: "holding" in cluster.noted(), PATIENCE, "a running job")
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
-    eventually(lambda: waiting.state == "QUEUED", "one in line")
+    until(lambda: waiting.state == "QUEUED", PATIENCE, "one in line")
     redis = cluster.redis.container.server.pid
     os.kill(redis, signal.SIGSTOP)
     try:
@@ -118,7 +123,7 @@ def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(
     begin(cluster, "two")
     gate.touch()
     assert [running.get(timeout=30), waiting.get(timeout=30)] == ["held", 2]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted() == ["holding", "ran 1"]
 
 
@@ -132,7 +137,9 @@ def test_a_message_in_hand_goes_back_at_once_where_the_state_has_a_redis_of_its_
         os.kill(state.pid, signal.SIGSTOP)
         try:
             result = cluster.send("work", 1)
-            eventually(lambda: cluster.client.hlen("gpuqueue.unacked") == 1, "a message in hand")
+            until(
+                lambda: cluster.client.hlen("gpuqueue.unacked") == 1, PATIENCE, "a message in hand"
+            )
             term(node)
             assert end_of(node, LEAVE_WITHIN + SOON) in (0, os.EX_TEMPFAIL)
             assert (cluster.client.hlen("gpuqueue.unacked"), cluster.client.llen(SHARED)) == (0, 1)

@@ -7,9 +7,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from nodes import WorkerNode
 
-from tests.crash.cluster import eventually
+from tests.support.crash_stack import PATIENCE
+from tests.support.nodes import WorkerNode
+from tests.support.waiting import until
 from tests.upgrade.stream import SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -24,7 +25,7 @@ def replicas(cluster: Versions, *names: str, **env: str) -> list[WorkerNode]:
 
 
 def leading(cluster: Versions, nodes: list[WorkerNode]) -> WorkerNode:
-    leader = eventually(cluster.reader.leader, "a leader")
+    leader = until(cluster.reader.leader, PATIENCE, "a leader")
     return next(node for node in nodes if node.hostname() == leader)
 
 
@@ -40,11 +41,11 @@ def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Ver
             time.monotonic() - begun < 2.0
         )  # it has resigned: nobody waits for its lease to run out
         leave(left[0])  # all but one
-        eventually(lambda: len(stream.sent) > 15, "jobs that one alone takes")
+        until(lambda: len(stream.sent) > 15, PATIENCE, "jobs that one alone takes")
         leave(left[1])  # none: messages wait in the broker, jobs in line, and what runs goes on
-        eventually(lambda: cluster.client.llen(SHARED), "messages that nobody takes")
+        until(lambda: cluster.client.llen(SHARED), PATIENCE, "messages that nobody takes")
         replicas(cluster, "d", "e")
-        eventually(lambda: not cluster.client.llen(SHARED), "they are taken")
+        until(lambda: not cluster.client.llen(SHARED), PATIENCE, "they are taken")
     stream.check()
 
 
@@ -52,13 +53,13 @@ def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Ver
 def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
     nodes = replicas(cluster, "a", "b")
     with Stream(cluster) as stream:
-        eventually(lambda: len(stream.sent) > 5, "some jobs")
+        until(lambda: len(stream.sent) > 5, PATIENCE, "some jobs")
         leader = leading(cluster, nodes)
         leader.kill()
         fresh = replicas(cluster, "c")
         (other,) = [node for node in nodes if node is not leader]
         leave(other)
-        eventually(lambda: len(stream.sent) > 20, "some more jobs")
+        until(lambda: len(stream.sent) > 20, PATIENCE, "some more jobs")
     # What Celery's transport had in hand at that very moment is nobody's to keep: that is said in
     # the docs.
     leave(fresh[0])
@@ -76,7 +77,7 @@ def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_h
     }  # nothing comes back in time by running out of that
     (first,) = replicas(cluster, "first", **hour)
     sent = [cluster.send("work", number, countdown=3600) for number in range(400)]
-    eventually(lambda: 20 < len(cluster.records()) < 390, "it is in the middle of them")
+    until(lambda: 20 < len(cluster.records()) < 390, PATIENCE, "it is in the middle of them")
     leave(first)
     in_hand = cluster.client.hlen("gpuqueue.unacked")
     assert in_hand == 0
@@ -84,7 +85,7 @@ def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_h
     assert len(taken) + left == len(sent)
     assert left > 0
     replicas(cluster, "second", **hour)
-    eventually(lambda: len(cluster.records()) == len(sent), "the other takes the rest")
+    until(lambda: len(cluster.records()) == len(sent), PATIENCE, "the other takes the rest")
 
 
 @pytest.mark.local_only("who runs the jobs makes no difference")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.store.keys import LAYOUT, class_key
-from tests.crash.cluster import eventually
+from tests.support.crash_stack import PATIENCE
+from tests.support.waiting import until
 from tests.upgrade.stream import EXCLUSIVE, NEW, SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -30,10 +31,10 @@ def test_every_job_runs_once_while_dispatchers_are_replaced_by_another_version(
         cluster.ready(node)
     # Every state that lasts: running, in line behind it, and not yet due.
     running = [cluster.send("hold", str(gate)) for _ in range(2)]
-    eventually(lambda: cluster.noted().count("holding") == 2, "two running jobs")
+    until(lambda: cluster.noted().count("holding") == 2, PATIENCE, "two running jobs")
     behind = cluster.send("work", 10_000, queue=EXCLUSIVE)
     later = cluster.send("work", 10_001, countdown=6)
-    eventually(lambda: behind.state == later.state == "QUEUED", "one in line and one delayed")
+    until(lambda: behind.state == later.state == "QUEUED", PATIENCE, "one in line and one delayed")
     instances = {
         record["id"]: record["instance"]
         for record in cluster.records()
@@ -47,7 +48,7 @@ def test_every_job_runs_once_while_dispatchers_are_replaced_by_another_version(
             cluster.ready(fresh)
             assert after is not NEW or probe(fresh, "/healthz")[0] == 200
             leave(node)
-        eventually(lambda: (cluster.reader.leader() or "").startswith("new"), "a new leader")
+        until(lambda: (cluster.reader.leader() or "").startswith("new"), PATIENCE, "a new leader")
         now = {
             record["id"]: record["instance"]
             for record in cluster.records()
@@ -55,7 +56,7 @@ def test_every_job_runs_once_while_dispatchers_are_replaced_by_another_version(
         }
         assert now == instances  # those that ran were left alone
         gate.touch()
-        eventually(lambda: len(stream.sent) > 25, "some more jobs")
+        until(lambda: len(stream.sent) > 25, PATIENCE, "some more jobs")
     assert [result.get(timeout=60) for result in running] == ["held", "held"]
     assert [behind.get(timeout=60), later.get(timeout=60)] == [20_000, 20_002]
     stream.sent |= {10_000: behind, 10_001: later}
@@ -85,19 +86,21 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
     stopped = cluster.send("hold", str(tmp_path / "never"))
     overdue = cluster.send("hold", str(tmp_path / "never"), time_limit=1, link_error=errback)
     killed = cluster.send("hold", str(tmp_path / "never"), link_error=errback)
-    eventually(lambda: cluster.noted().count("holding") == 3, "three running jobs")
+    until(lambda: cluster.noted().count("holding") == 3, PATIENCE, "three running jobs")
     stopped.revoke(terminate=True)
     (record,) = [each for each in cluster.records() if each["id"] == killed.id]
     os.kill(cluster.process_of(record).pid, 9)
-    eventually(lambda: stopped.state == "REVOKED", "REVOKED")
+    until(lambda: stopped.state == "REVOKED", PATIENCE, "REVOKED")
     for result, error in ((overdue, "TimeLimitExceeded"), (killed, "ExecutorDied")):
-        eventually(result.ready, error)
+        until(result.ready, PATIENCE, error)
         assert type(result.result).__name__ == error
     for error in ("ValueError", "TimeLimitExceeded", "ExecutorDied"):
-        eventually(
-            lambda error=error: f"errback {error}" in cluster.noted(), f"the errback of {error}"
+        until(
+            lambda error=error: f"errback {error}" in cluster.noted(),
+            PATIENCE,
+            f"the errback of {error}",
         )  # type: ignore[misc]
-    eventually(cluster.is_idle, "an idle queue")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
     # An older version counts nothing of what it does itself; jobs are accepted by dispatchers, and
     # end by their executors.
     counts = cluster.client.hgetall(class_key("t4", "counts"))

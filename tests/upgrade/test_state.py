@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from celery.result import AsyncResult
-from nodes import until
-from stacks import Stack
 
 from gpuqueue.model.states import JobState
 from gpuqueue.store.keys import LAYOUT, class_key
-from tests.crash.cluster import CLOCKS
+from tests.support.crash_stack import CLOCKS
+from tests.support.stack import Stack
+from tests.support.waiting import until
 from tests.upgrade.record import SLOTS
 from tests.upgrade.state import load
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.checks.queue import Check, Level
-from gpuqueue.launchers.kubernetes.api.cluster_answers import Node
+from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.model.kube_syntax import amount
 
 #: The most nodes that one line names.

@@ -38,7 +38,7 @@ class Pulse(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Beat from now on, in the loop's own timer."""
-        patient: Patient = c.controller.gpuqueue.dispatcher.health
+        patient: Patient = c.controller.gpuqueue.health
         patient.beat()
         self._timer = c.timer.call_repeatedly(BEAT, patient.beat)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue.classes.gpu_class import GpuClass, default_isolation
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.launchers.base import Notes, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
@@ -15,7 +15,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import default_owner
-from gpuqueue.launchers.kubernetes.manifest.template_file import load_overlay
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.model.job import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
@@ -46,7 +46,7 @@ def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestC
         tombstone_seconds=settings.tombstone_seconds,
         grace_seconds=settings.grace_seconds,
         start_timeout=settings.start_timeout,
-        overlay=load_overlay(cluster.pod_template) if cluster.pod_template else None,
+        pod_template=load_pod_template(cluster.pod_template) if cluster.pod_template else None,
     )
 
 
@@ -89,7 +89,7 @@ def sample(
         "id": "gpuqueue-check",
         "task": "gpuqueue.check",
         "gpu_class": gpu_class.name,
-        "isolation": default_isolation(gpu_class),
+        "isolation": gpu_class.default_isolation,
         "attempt": 1,
         "token": "check",
     }

@@ -20,7 +20,7 @@ from gpuqueue.launchers.base import (
     Notes,
     OnEnd,
 )
-from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaExceeded
+from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.finishes import Finishes
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
@@ -139,7 +139,7 @@ class KubernetesLauncher:
             )
 
     def _refused(self, exc: ApiError) -> CannotLaunch | LaunchLater:
-        if isinstance(exc, QuotaExceeded):
+        if isinstance(exc, QuotaRejected):
             limit = self._settings.quota_timeout
             return LaunchLater(
                 str(exc), after=None, limit=limit, wait=WaitReason.QUOTA, reason=EndReason.QUOTA

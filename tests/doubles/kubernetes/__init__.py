@@ -1,8 +1,8 @@
 """A double of a Kubernetes cluster: an API server over real HTTP, and nodes that run containers as
 processes of this machine.
 
-It says what a real Kubernetes 1.36 said (``tests/kubernetes/recordings``;
-``tests/kubernetes/test_double.py`` compares them)::
+It says what a real Kubernetes 1.36 said (``tests/contract/recordings``;
+``tests/contract/test_recordings.py`` compares them)::
 
     with Cluster(tmp_path, pace=0.05) as cluster:
         cluster.images["shop:1"] = Image(env={"PYTHONPATH": "…"}, cwd="…")

@@ -1,6 +1,4 @@
-"""What the code asks of the API server: the rights that a dispatcher needs, and those that only the
-doctor has a use for.
-"""
+"""RBAC rights: those that a dispatcher needs, and those that only ``gpuqueue doctor`` uses."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import NamedTuple
 
 
 class Right(NamedTuple):
-    """One verb on one resource, as RBAC writes it."""
+    """One verb on one resource, in the terms of RBAC."""
 
     verb: str
     resource: str
@@ -17,12 +15,12 @@ class Right(NamedTuple):
     namespaced: bool = True
 
     def __str__(self) -> str:
-        """As ``kubectl auth can-i`` is asked: ``get pods/log``."""
+        """Return the arguments of ``kubectl auth can-i``: ``get pods/log``."""
         name = f"{self.resource}.{self.group}" if self.group else self.resource
         return f"{self.verb} {name}" + (f"/{self.subresource}" if self.subresource else "")
 
 
-#: Every request of ``requests.py`` that launching and following makes; a test compares them.
+#: One right per request that launching and following make; a test compares them.
 DISPATCHER = (
     Right("create", "jobs", "batch"),
     Right("get", "jobs", "batch"),
@@ -33,7 +31,7 @@ DISPATCHER = (
     Right("get", "pods", subresource="log"),
     Right("list", "events"),
 )
-#: Looked at by ``gpuqueue doctor`` where they are allowed; nothing else needs them.
+#: ``gpuqueue doctor`` reads these if it is allowed to; nothing else needs them.
 DOCTOR = (
     Right("get", "namespaces"),
     Right("get", "secrets"),

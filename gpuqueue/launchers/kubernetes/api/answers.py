@@ -1,4 +1,4 @@
-"""What the API answers besides single objects: pages of lists, lines of watches, refusals, and
+"""Responses of the API other than single objects: pages of lists, lines of watches, errors, and
 events. Pure.
 """
 
@@ -13,7 +13,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Decoded, Job, Meta, Pod, s
 
 
 class ObjectReference(Decoded, frozen=True):
-    """What an event is about."""
+    """The object of an event."""
 
     kind: str = ""
     name: str = ""
@@ -22,14 +22,14 @@ class ObjectReference(Decoded, frozen=True):
 
 
 class EventSeries(Decoded, frozen=True):
-    """How often an event came again, as newer reporters count."""
+    """How often an event was repeated, in the format of newer reporters."""
 
     count: int | None = None
     last_observed_time: str | None = None
 
 
 class Event(Decoded, frozen=True):
-    """A core Event: something that a component says of an object."""
+    """A core Event: the report of a component about an object."""
 
     metadata: Meta = Meta()
     involved_object: ObjectReference = ObjectReference()
@@ -43,14 +43,14 @@ class Event(Decoded, frozen=True):
 
     @property
     def last_seen(self) -> float | None:
-        """When it was last reported, in Unix seconds, whichever of its fields tells."""
+        """Time of the last report in Unix seconds, from the first field that has one."""
         repeated = self.series.last_observed_time if self.series else None
-        told = (repeated, self.last_timestamp, self.event_time, self.metadata.creation_timestamp)
-        return next((at for at in map(seconds, told) if at is not None), None)
+        times = (repeated, self.last_timestamp, self.event_time, self.metadata.creation_timestamp)
+        return next((at for at in map(seconds, times) if at is not None), None)
 
 
 class StatusCause(Decoded, frozen=True):
-    """One thing that is wrong with a request."""
+    """One problem of a request."""
 
     reason: str | None = None
     message: str | None = None
@@ -58,7 +58,7 @@ class StatusCause(Decoded, frozen=True):
 
 
 class StatusDetails(Decoded, frozen=True):
-    """What a refusal says besides."""
+    """Details of an error."""
 
     name: str | None = None
     kind: str | None = None
@@ -67,7 +67,7 @@ class StatusDetails(Decoded, frozen=True):
 
 
 class StatusBody(Decoded, frozen=True):
-    """The body of a refusal, and the object of a watch's ERROR event."""
+    """The body of an error response, and the object of an ERROR event in a watch."""
 
     code: int | None = None
     reason: str | None = None
@@ -76,8 +76,9 @@ class StatusBody(Decoded, frozen=True):
 
 
 class ListMeta(Decoded, frozen=True):
-    """``metadata`` of a list: from where to watch, and the token of the next page ("": this was the
-    last).
+    """``metadata`` of a list: the version to watch from, and the token of the next page.
+
+    An empty token marks the last page.
     """
 
     resource_version: str = ""
@@ -98,8 +99,9 @@ class Listed(Decoded, Generic[T], frozen=True):
 
 
 class Watched(Decoded, Generic[T], frozen=True):
-    """A line of a watch. ``type`` is ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has only a
-    resourceVersion.
+    """A line of a watch. ``type`` is ADDED, MODIFIED, DELETED or BOOKMARK.
+
+    The object of a BOOKMARK has only a resourceVersion.
     """
 
     type: str
@@ -113,7 +115,7 @@ PodEvent = Watched[Pod]
 JobEvent = Watched[Job]
 EventEvent = Watched[Event]
 
-#: Decoders are made once: making one costs more than using it.
+#: Decoders are created once, since creating one costs more than using it.
 POD_EVENTS: Final = json.Decoder(PodEvent)
 JOB_EVENTS: Final = json.Decoder(JobEvent)
 EVENT_EVENTS: Final = json.Decoder(EventEvent)
@@ -121,17 +123,15 @@ _ERRORS: Final = json.Decoder(Watched[StatusBody])
 
 
 def read_line(line: bytes | str, events: json.Decoder[Watched[T]]) -> Watched[T] | StatusBody:
-    """Decode one line of a watch: the event, or what the server's ERROR event says (e.g. code 410:
-    list again).
+    """Decode one line of a watch: an event, or the Status of an ERROR event (code 410: list again).
 
-    ``events`` is one of the decoders above. Raises ``msgspec.DecodeError`` where the line is
-    neither.
+    ``events`` is one of the decoders above. Raises ``msgspec.DecodeError`` for any other line.
     """
     try:
         event = events.decode(line)
         if event.type != "ERROR":
             return event
-    except ValidationError:  # in a Status, ``status`` is a word
+    except ValidationError:  # ``status`` of a Status is a string
         if (refused := _ERRORS.decode(line)).type == "ERROR":
             return refused.object
         raise

@@ -1,18 +1,19 @@
-"""How long to wait before asking the API again."""
+"""Delays between tries of API requests."""
 
 from __future__ import annotations
 
 import random
 
-#: Seconds before the second try: a dropped connection is mended at once, in practice.
+#: Seconds before the second try. In practice, a dropped connection can be reopened at once.
 FIRST = 0.2
-#: The longest wait, in seconds: an API server that comes back is noticed within it.
+#: Longest delay in seconds, and so the longest time until a recovered API server is noticed.
 CAP = 10.0
 
 
 class Backoff:
-    """Waits that double from ``first`` to ``cap`` seconds. Jitter: dispatchers that lost one server
-    must not return as one.
+    """Delays that double from ``first`` to ``cap`` seconds.
+
+    Random jitter keeps dispatchers that lost one server from reconnecting all at once.
     """
 
     def __init__(self, first: float = FIRST, cap: float = CAP) -> None:
@@ -21,10 +22,10 @@ class Backoff:
         self._next = first
 
     def next(self, at_least: float | None = None) -> float:
-        """Return the next wait in seconds; never less than the server asked for (``at_least``)."""
+        """Return the next delay in seconds, at least the Retry-After (``at_least``)."""
         wait, self._next = self._next * random.uniform(0.5, 1.0), min(self._next * 2, self._cap)
         return max(wait, at_least or 0.0)
 
     def reset(self) -> None:
-        """Begin anew: it worked."""
+        """Restart with the first delay, after a success."""
         self._next = self._first

@@ -1,10 +1,10 @@
-# The client is typed by halves.
+# Only half of the client is typed.
 # mypy: disallow-untyped-calls=False
 """The adapter to the API server, and the only importer of the ``kubernetes`` client.
 
-The client does what is laborious and dangerous to do oneself: it reads kubeconfigs and service
+The client does what is laborious and risky to write again: it reads kubeconfigs and service
 accounts, renews tokens, runs credential plugins, and sets up TLS and proxies. It decodes nothing:
-its typed models cost 30 times and more.
+its typed models cost over 30 times the time and memory of ours.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.api.transport import Transport
 from gpuqueue.settings.kubernetes import ClusterSettings
 
-#: Connections kept open: the threads that launch (8), finish and watch, with room for larger
-#: settings. Those beyond are closed after use.
+#: Connections kept open: enough for the threads that launch (8), finish and watch, and for larger
+#: settings. Further connections are closed after use.
 CONNECTIONS = 64
 
 
 class Api(Requests):
-    """The cluster that the environment names: KUBECONFIG, else the pod's service account, else the
+    """The cluster of the environment: KUBECONFIG, else the service account of the pod, else the
     default kubeconfig.
 
     Attributes:
-        namespace: GPU_JOB_NAMESPACE, else that of the service account or of the kubeconfig's
+        namespace: GPU_JOB_NAMESPACE, else the namespace of the service account or of the kubeconfig
             context, else ``default``.
         server: the address of the API server.
-        identity: text that differs between clusters: the address, and a hash of the CA that vouches
-            for it.
+        identity: text that differs between clusters: the address, and a hash of its CA.
 
     Raises :class:`SettingsError` when no cluster is configured.
     """
@@ -45,8 +44,8 @@ class Api(Requests):
     def __init__(self, settings: ClusterSettings) -> None:
         self._configuration = client.Configuration()
         self._configuration.connection_pool_maxsize = CONNECTIONS
-        # What is between forgets a quiet connection: the kernel finds out, also while a log is
-        # followed for hours.
+        # Load balancers drop idle connections silently. TCP keep-alive detects it, also while a log
+        # is followed for hours.
         self._configuration.keep_alive = True
         namespace = _configure(self._configuration)
         self._client = client.ApiClient(self._configuration)
@@ -60,20 +59,19 @@ class Api(Requests):
         )
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         self._client.rest_client.close()
 
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": "gpuqueue"}
-        with self._renewing:  # one thread renews an expired token; the others wait for it
+        with self._renewing:  # one thread renews an expired token while the others wait
             self._client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
-        return {
-            name: value.strip() for name, value in headers.items() if value
-        }  # a file of a token may end with a line
+        # A token file may end with a newline.
+        return {name: value.strip() for name, value in headers.items() if value}
 
 
 def _configure(configuration: Any) -> str:
-    """Fill in the client's configuration; answers the namespace that goes with it, or ""."""
+    """Fill in the configuration of the client; return its namespace, or ""."""
     if files := os.environ.get("KUBECONFIG"):
         return _from_kubeconfig(configuration, files, f"KUBECONFIG={files!r}")
     tried = ["KUBECONFIG is not set"]
@@ -81,7 +79,7 @@ def _configure(configuration: Any) -> str:
         config.load_incluster_config(configuration)
         return _namespace_of_pod()
     except (config.ConfigException, OSError) as exc:
-        tried.append(f"this is no pod with a service account ({exc})")
+        tried.append(f"not in a pod with a service account ({exc})")
     default = Path("~/.kube/config").expanduser()
     if default.exists():
         return _from_kubeconfig(configuration, str(default), str(default))
@@ -105,25 +103,23 @@ def _from_kubeconfig(configuration: Any, files: str, source: str) -> str:
         _check_plugin(
             merger.config["users"].get_with_name(context.get("user"), safe=True), configuration
         )
-    except (
-        Exception
-    ) as exc:  # a kubeconfig may be wrong in any way: YAML, types, files that it names
+    except Exception as exc:  # a kubeconfig may be wrong in any way: YAML, types, missing files
         raise SettingsError(
-            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or name another in"
-            " KUBECONFIG"
+            f"{source} cannot be used: {' '.join(str(exc).split())}; correct it, or set KUBECONFIG"
+            " to another file"
         ) from exc
     return str(context.get("namespace") or "")
 
 
 def _check_plugin(user: Any, configuration: Any) -> None:
-    # The client only logs that a credential plugin failed, and goes on as nobody.
+    # The client only logs the failure of a credential plugin, and continues without credentials.
     if (
         user is not None
         and "exec" in user["user"]
         and not (configuration.api_key or configuration.cert_file)
     ):
         raise config.ConfigException(
-            f"its plugin {user['user']['exec']['command']!r} gave no credentials (see the log)"
+            f"its plugin {user['user']['exec']['command']!r} returned no credentials (see the log)"
         )
 
 

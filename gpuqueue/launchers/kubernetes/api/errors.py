@@ -1,7 +1,6 @@
-"""What can go wrong with the Kubernetes API: one family, each error saying whether trying again may
-help.
+"""Errors of the Kubernetes API. Each one knows whether a retry may succeed.
 
-The texts are one line: what was asked, and the server's own words.
+A message is one line: the request, and the message of the server.
 """
 
 from __future__ import annotations
@@ -15,26 +14,24 @@ import msgspec
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.api.answers import StatusBody
 
-#: No server is obeyed beyond this, in seconds: a wrong date in a Retry-After must not stop the
-#: queue.
+#: Longest Retry-After that is obeyed, in seconds: a wrong date must not stop the queue.
 MAX_RETRY_AFTER = 60.0
-#: Characters shown of an answer that is no Status object.
+#: Characters shown of a response that is not a Status object.
 _SHOWN = 300
-#: Refusals of a request as such, among 4xx: the same request is refused again. Those that are not
-#: here pass.
+#: The 4xx statuses after which the same request may succeed later.
 _PASSING = frozenset({401, 408, 409, 410, 429})
 
 
 class ApiError(GpuQueueError):
-    """The API refused a request, or did not answer.
+    """The API rejected a request, or did not respond.
 
     Attributes:
-        asked: the verb and the resource.
-        status: the HTTP status; 0 when there was no answer.
-        reason: the API's word for it (``Forbidden``, ``AlreadyExists``…), or "".
-        message: the server's own words.
-        retry_after: seconds that the server asks to wait, MAX_RETRY_AFTER at most; None when it
-            does not say.
+        asked: the request: verb and resource.
+        status: the HTTP status; 0 without a response.
+        reason: the reason in the Status object (``Forbidden``, ``AlreadyExists``…), or "".
+        message: the message of the server.
+        retry_after: the Retry-After of the server in seconds, at most MAX_RETRY_AFTER; None if the
+            server sets none.
     """
 
     def __init__(
@@ -56,31 +53,31 @@ class ApiError(GpuQueueError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed later: no answer, an overload, a conflict, a token
-        that is being renewed.
+        """Whether the same request may succeed later.
+
+        True for no response, an overload, a conflict, and a token that is being renewed.
         """
         return self.status in _PASSING or not 400 <= self.status < 500
 
 
 class Unreachable(ApiError):
-    """No answer, or none that a Kubernetes API gives. The request may have been carried out all the
-    same.
+    """The response is missing or does not come from a Kubernetes API.
+
+    The server may still have carried out the request.
     """
 
 
 class Forbidden(ApiError):
-    """RBAC, Pod Security or an admission plugin refuses it."""
+    """RBAC, Pod Security or an admission plugin rejects the request."""
 
     @property
     def passing(self) -> bool:
-        """An API server that has just started does not know all roles yet, and says so after
-        ``RBAC:``.
-        """
+        """True for a message with ``RBAC:``: a server that just started does not know all roles."""
         return "RBAC: " in self.message
 
 
-class QuotaExceeded(ApiError):
-    """A ResourceQuota of the namespace does not admit it at present: it passes when others end."""
+class QuotaRejected(ApiError):
+    """A ResourceQuota rejects the object now; a retry may succeed after other pods end."""
 
     passing = True
 
@@ -90,22 +87,23 @@ class NotFound(ApiError):
 
 
 class AlreadyExists(ApiError):
-    """An object of that name exists."""
+    """An object with that name already exists."""
 
     passing = False
 
 
 class Invalid(ApiError):
-    """The API cannot take such an object: its words name the field."""
+    """The object is invalid: the message names the field."""
 
 
 class Expired(ApiError):
-    """The version or the page that was asked for is no longer kept: list again."""
+    """The requested version or page is no longer available: list again."""
 
 
 class StreamSilent(ApiError):
-    """A watch has said nothing for too long, not even a bookmark: whatever is between has forgotten
-    it.
+    """A watch received nothing for too long, not even a bookmark.
+
+    Something between client and server may have dropped the connection.
     """
 
 
@@ -125,9 +123,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Read an answer that is no success. ``headers`` are looked up in any case of letters by
-    urllib3.
-    """
+    """Return the error of a response without success. ``headers`` ignore case (urllib3)."""
     retry_after = _retry_after(headers)
     try:
         status = _refusal.decode(body)
@@ -135,11 +131,11 @@ def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: byte
         status = _Refusal()
     if status.kind == "Status":
         return from_status(asked, status, http_status, retry_after)
-    text = body[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN].strip() or "no words with it"
+    text = body[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN].strip() or "no message"
     if http_status in (404, 410):
-        # Nobody but the API may say that a Job is gone: a load balancer knows nothing of it.
+        # Only the API itself can tell that a Job is gone. A load balancer cannot.
         return Unreachable(
-            f"{http_status}, and not as a Kubernetes API says it: {text}",
+            f"HTTP {http_status} without a Status object, not from a Kubernetes API: {text}",
             asked=asked,
             retry_after=retry_after,
         )
@@ -150,13 +146,13 @@ def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: byte
 def from_status(
     asked: str, status: StatusBody, http_status: int = 0, retry_after: float | None = None
 ) -> ApiError:
-    """Read a Status object, as the body of an answer or as an ERROR event of a watch."""
-    code, text = status.code or http_status, status.message or "no words with it"
+    """Return the error of a Status object, from a response or an ERROR event of a watch."""
+    code, text = status.code or http_status, status.message or "no message"
     kind = _BY_STATUS.get(code, ApiError)
     if status.reason == "AlreadyExists":
         kind = AlreadyExists
     elif kind is Forbidden and "exceeded quota" in text:
-        kind = QuotaExceeded
+        kind = QuotaRejected
     if retry_after is None and status.details and status.details.retry_after_seconds:
         retry_after = min(float(status.details.retry_after_seconds), MAX_RETRY_AFTER)
     return kind(text, asked=asked, status=code, reason=status.reason or "", retry_after=retry_after)
@@ -172,7 +168,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         until = _unix(value)
         if until is None:
             return None
-        # By the server's clock, where it tells: ours may differ.
+        # By the clock of the server, if it sends its time: ours may differ.
         now = _unix(headers.get("Date", ""))
         seconds = until - (time.time() if now is None else now)
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None

@@ -1,8 +1,8 @@
-"""Kubernetes objects as the API sends them, cut down to the fields that are read here. Pure.
+"""Kubernetes objects, reduced to the fields that gpuqueue reads. Pure.
 
-The client's typed models cost 30 times and more of the time and memory. Fields that are not named
-are skipped, absent and null ones have defaults: what a newer server adds or leaves out breaks
-nothing. Times stay text until somebody asks (:func:`seconds`).
+The typed models of the client cost over 30 times the time and memory. Unknown fields are skipped,
+and absent or null ones have defaults, so fields that a newer server adds or omits break nothing.
+Times stay text until a caller converts them (:func:`seconds`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Final
 
 from msgspec import Struct, field
 
-#: The container that runs the attempt, in every pod of ours.
+#: Name of the container that runs the attempt, in every pod of gpuqueue.
 CONTAINER: Final = "executor"
 
 
 def seconds(text: str | None) -> float | None:
-    """Read a time of the API (RFC 3339, with or without a fraction) as Unix seconds.
+    """Convert a time of the API (RFC 3339, with or without a fraction) to Unix seconds.
 
-    None where there is none: absent, null, unreadable, or the zero time that stands for "never"
-    (years 1 and 1970).
+    Returns None if it is absent, null, invalid, or the zero time that means "never" (years 1 and
+    1970).
     """
     if not text:
         return None
@@ -32,7 +32,7 @@ def seconds(text: str | None) -> float | None:
 
 
 class Decoded(Struct, frozen=True, gc=False, rename="camel"):
-    """gc=False: what is decoded from JSON is a tree, so that no cycle can ever hold it."""
+    """Base of decoded objects. gc=False: objects from JSON are trees and never form cycles."""
 
 
 class Meta(Decoded, frozen=True):
@@ -44,22 +44,20 @@ class Meta(Decoded, frozen=True):
     resource_version: str = ""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    """When the grace ends, not when deletion was asked: see :attr:`deletion_asked`."""
+    """End of the grace period. The time of the request is :attr:`deletion_asked`."""
     deletion_grace_period_seconds: float | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 
     @property
     def deletion_asked(self) -> float | None:
-        """When somebody asked for the deletion, in Unix seconds; None: nobody has (or at an unknown
-        time).
-        """
+        """Time of the deletion request in Unix seconds; None: not requested, or unknown."""
         ends = seconds(self.deletion_timestamp)
         return ends if ends is None else ends - (self.deletion_grace_period_seconds or 0)
 
 
 class Condition(Decoded, frozen=True):
-    """One of a Pod's or a Job's ``status.conditions``."""
+    """An item of ``status.conditions`` of a Pod or a Job."""
 
     type: str = ""
     status: str = ""
@@ -72,7 +70,7 @@ class _Conditions(Decoded, frozen=True):
     conditions: tuple[Condition, ...] | None = None
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of a type, whatever its status."""
+        """Return the condition of a type, with any status."""
         for condition in self.conditions or ():
             if condition.type == kind:
                 return condition
@@ -80,20 +78,20 @@ class _Conditions(Decoded, frozen=True):
 
 
 class Waiting(Decoded, frozen=True):
-    """The state of a container that does not run yet."""
+    """The state of a container before it runs."""
 
     reason: str | None = None
     message: str | None = None
 
 
 class Running(Decoded, frozen=True):
-    """The state of a container that runs, as far as its kubelet has told."""
+    """The state of a running container, by the last report of its kubelet."""
 
     started_at: str | None = None
 
 
 class Terminated(Decoded, frozen=True):
-    """The state of a container that has ended."""
+    """The state of an ended container."""
 
     exit_code: int = 0
     reason: str | None = None
@@ -103,7 +101,7 @@ class Terminated(Decoded, frozen=True):
 
 
 class ContainerState(Decoded, frozen=True):
-    """One of the three, or none: then the container waits."""
+    """At most one of the three is set. Without any, the container waits."""
 
     waiting: Waiting | None = None
     running: Running | None = None
@@ -111,7 +109,7 @@ class ContainerState(Decoded, frozen=True):
 
 
 class ContainerStatus(Decoded, frozen=True):
-    """One of ``status.containerStatuses`` or ``initContainerStatuses``."""
+    """An item of ``status.containerStatuses`` or ``initContainerStatuses``."""
 
     name: str = ""
     state: ContainerState | None = None
@@ -120,7 +118,7 @@ class ContainerStatus(Decoded, frozen=True):
 
     @property
     def waiting(self) -> Waiting | None:
-        """Set iff it has not started; a state that says nothing is that of a container that waits."""
+        """Set only before the start. An empty state means a waiting container."""
         state = self.state
         if state is None or (state.running is None and state.terminated is None):
             return (state and state.waiting) or _WAITING
@@ -128,12 +126,12 @@ class ContainerStatus(Decoded, frozen=True):
 
     @property
     def running(self) -> Running | None:
-        """Set iff it runs, as far as its kubelet has told."""
+        """Set only while it runs, by the last report of its kubelet."""
         return self.state.running if self.state else None
 
     @property
     def terminated(self) -> Terminated | None:
-        """Set iff it has ended."""
+        """Set only after its end."""
         return self.state.terminated if self.state else None
 
 
@@ -165,7 +163,7 @@ class Pod(Decoded, frozen=True):
 
 
 class JobStatus(_Conditions, frozen=True):
-    """``status`` of a Job; the counts are of its pods."""
+    """``status`` of a Job, with counts of its pods."""
 
     active: int | None = None
     failed: int | None = None

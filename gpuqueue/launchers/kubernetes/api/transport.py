@@ -1,7 +1,7 @@
-"""Requests to the API server over HTTP: raw bytes in and out, timeouts of our own, every failure an
+"""HTTP requests to the API server: raw bytes in and out, with timeouts. Each failure is an
 :class:`ApiError`.
 
-Nothing is tried again here: whoever asks knows whether it may.
+Never here: retries. The caller knows whether a request can be repeated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gpuqueue.launchers.kubernetes.api.errors import StreamSilent, Unreachable, 
 from gpuqueue.telemetry import KUBERNETES_REQUESTS, KUBERNETES_SECONDS
 
 logger = logging.getLogger(__name__)
-#: Seconds to connect (TCP and TLS). 5: one lost SYN and its repetitions, after 1 s and 3 s.
+#: Seconds to connect (TCP and TLS). 5: covers a lost SYN, repeated after 1 s and 3 s.
 CONNECT = 5.0
-#: Bytes of one read from a stream: a burst of some dozen pod events.
+#: Bytes per read of a stream: a burst of a few dozen pod events.
 _CHUNK = 1 << 18
-#: Distinct warnings of the server that are remembered, so that each is logged once.
+#: Number of distinct server warnings to remember, so that each is logged once.
 _WARNINGS = 256
 _WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 
@@ -35,10 +35,10 @@ class Transport:
     """One API server. Thread-safe.
 
     Args:
-        pool: connections, with TLS and proxy as configured.
-        server: its address, without a slash at the end.
-        authorize: gives the headers that say who we are, anew for each request: tokens are renewed.
-        timeout: seconds until an answer begins, and between any two parts of it.
+        pool: connections, with TLS and proxy set up.
+        server: its address, without a trailing slash.
+        authorize: returns the credential headers. Called for each request: tokens are renewed.
+        timeout: seconds until a response begins, and between any two parts of it.
     """
 
     def __init__(
@@ -62,8 +62,9 @@ class Transport:
         query: Mapping[str, str | int] | None = None,
         body: Any = None,
     ) -> bytes:
-        """Send one request; answers the body. ``body`` is anything msgspec encodes. Raises
-        :class:`ApiError`.
+        """Send one request and return the response body.
+
+        ``body`` is anything that msgspec can encode. Raises :class:`ApiError`.
         """
         response = self._request(asked, method, path, query or {}, body, self._timeout)
         return self._read(asked, response)
@@ -71,10 +72,10 @@ class Transport:
     def open(
         self, asked: str, path: str, query: Mapping[str, str | int], silence: float | None
     ) -> Stream:
-        """Begin to read a stream, which is given up after ``silence`` seconds without a byte.
-        Raises :class:`ApiError`.
+        """Open a stream that fails after ``silence`` seconds without data.
 
-        None: it is never given up, and may begin when it likes, as a quiet log does.
+        With None it never fails, and may begin at any time, as the log of a quiet job does. Raises
+        :class:`ApiError`.
         """
         response = self._request(
             asked, "GET", path, query, None, None if silence is None else self._timeout
@@ -93,7 +94,7 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         try:
             headers = {"Accept": "application/json", **self._authorize()}
-        except Exception as exc:  # whatever a plugin that gives credentials may raise
+        except Exception as exc:  # a credential plugin may raise anything
             raise Unreachable(f"the credentials cannot be renewed: {exc}", asked=asked) from exc
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -113,9 +114,9 @@ class Transport:
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             KUBERNETES_REQUESTS.labels(kind, "unreachable").inc()
             raise self._unreachable(asked, exc) from exc
-        except ValueError:  # its text holds the token
+        except ValueError:  # its text contains the token
             raise Unreachable(
-                "not asked: the token holds what no header may", asked=asked
+                "request not sent: the token has characters that a header cannot have", asked=asked
             ) from None
         KUBERNETES_REQUESTS.labels(kind, response.status).inc()
         KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
@@ -138,14 +139,13 @@ class Transport:
         for text in _WARNING.findall(header) or [header]:
             if text not in self._warned and len(self._warned) < _WARNINGS:
                 self._warned.add(text)
-                logger.warning(
-                    "the Kubernetes API warns: %s", text, extra={"action": "api_warning"}
-                )
+                logger.warning("Kubernetes API warning: %s", text, extra={"action": "api_warning"})
 
 
 class Stream:
-    """An answer that goes on: iterate over its parts as they come. It may be closed from any
-    thread; that ends the iteration.
+    """A streamed response: iterate over its parts as they arrive.
+
+    Any thread can close it, which ends the iteration.
     """
 
     def __init__(self, asked: str, response: urllib3.BaseHTTPResponse) -> None:
@@ -155,8 +155,9 @@ class Stream:
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield parts until the server closes, breaks off, or :meth:`close` is called. Raises
-        :class:`StreamSilent`.
+        """Yield parts until the server closes, the connection breaks, or :meth:`close` is called.
+
+        Raises :class:`StreamSilent`.
         """
         try:
             while part := self._response.read1(_CHUNK):
@@ -165,11 +166,13 @@ class Stream:
                 yield part
         except urllib3.exceptions.ReadTimeoutError:
             if not self._closed:
-                raise StreamSilent("nothing came, not even a bookmark", asked=self._asked) from None
+                raise StreamSilent(
+                    "received nothing, not even a bookmark", asked=self._asked
+                ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             if not self._closed:
                 logger.debug(
-                    "%s: broken off: %s",
+                    "%s: stream broken: %s",
                     self._asked,
                     _words(exc),
                     extra={"action": "stream_broken"},
@@ -178,14 +181,14 @@ class Stream:
             self._finish()
 
     def close(self) -> None:
-        """End it now, though another thread be blocked in a read."""
+        """End the stream now, even while another thread blocks in a read."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 try:
                     self._response.shutdown()
                 except (ValueError, RuntimeError, OSError):
-                    pass  # it has ended by itself
+                    pass  # already ended
 
     def _finish(self) -> None:
         with self._lock:
@@ -207,23 +210,21 @@ class Stream:
 def _set_timeout(response: urllib3.BaseHTTPResponse, seconds: float | None) -> None:
     connection = response.connection
     sock = getattr(connection, "sock", None)
-    if sock is None:  # a connection that is closed after this answer has let go of its socket
+    if sock is None:  # urllib3 has detached the socket of a connection without keep-alive
         sock = getattr(getattr(response, "_sock_shutdown", None), "__self__", None)
     if sock is not None:
         sock.settimeout(seconds)
 
 
 def kind_of(asked: str) -> str:
-    """Return the verb and the resource of what is asked, without names: ``create job``, ``watch
-    pods``.
-    """
+    """Return verb and resource of a request, without names: ``create job``, ``watch pods``."""
     return " ".join(asked.split(maxsplit=2)[:2])
 
 
 def _words(exc: Exception) -> str:
-    """Say what went wrong without the object addresses that urllib3 puts into its texts."""
+    """Describe an exception without the object addresses in the texts of urllib3."""
     if isinstance(exc, urllib3.exceptions.ReadTimeoutError):
-        return "it was silent for too long"
+        return "read timed out"
     if isinstance(exc, urllib3.exceptions.NewConnectionError):
         return str(exc).partition(": ")[2] or str(exc)
     if isinstance(exc, urllib3.exceptions.ConnectTimeoutError):

@@ -1,4 +1,4 @@
-"""A watch on pods: the lines of one stream, read as events."""
+"""A watch on pods: the lines of one stream, decoded as events."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from gpuqueue.launchers.kubernetes.api.transport import Stream
 
 
 class Watch:
-    """Iterate over it once. It may be closed from any thread; that ends the iteration."""
+    """Iterate over it once. Any thread can close it, which ends the iteration."""
 
     def __init__(self, asked: str, stream: Stream) -> None:
         self._asked = asked
         self._stream = stream
 
     def __iter__(self) -> Iterator[PodEvent]:
-        """Yield what the server tells. Raises the ApiError that it reports (Expired, most often)."""
+        """Yield events. Raises the ApiError that the server reports, mostly Expired."""
         for line in _lines(self._stream):
             try:
                 event = read_line(line, POD_EVENTS)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 raise Unreachable(
-                    f"the stream holds what no Kubernetes API sends: {exc}", asked=self._asked
+                    f"the stream contains data that no Kubernetes API sends: {exc}",
+                    asked=self._asked,
                 ) from exc
             if isinstance(event, StatusBody):
                 raise from_status(self._asked, event)
             yield event
 
     def close(self) -> None:
-        """End it now, though another thread be blocked in a read."""
+        """End the watch now, even while another thread blocks in a read."""
         self._stream.close()
 
     def __enter__(self) -> Watch:
@@ -49,9 +50,7 @@ class Watch:
 
 
 def _lines(stream: Stream) -> Iterator[bytes]:
-    """Cut a stream at its line ends: its parts end anywhere. What has no end is half a line, and
-    not told.
-    """
+    """Split a stream into lines. Its parts can end anywhere; an unfinished last line is dropped."""
     begun: list[bytes] = []
     for part in stream:
         first, *others = part.split(b"\n")

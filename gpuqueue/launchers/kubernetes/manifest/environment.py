@@ -1,7 +1,6 @@
-"""What containers are told by their environment: by value, by the pod's own fields, and from the
-Secret. Pure.
+"""Environment variables of containers: literal values, fields of the pod, keys of the Secret. Pure.
 
-No credential is ever given by value: whoever may read a pod's spec would have it.
+Never here: credentials as literal values, since everyone who can read the pod spec would see them.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from typing import Any
 
 from gpuqueue.model.job import Record
 
-#: Keys of the Secret → whether an executor cannot do without.
+#: Keys of the Secret → whether executors require them.
 SECRET_KEYS = {
     "CELERY_BROKER_URL": True,
     "CELERY_RESULT_BACKEND": False,
     "GPUQUEUE_REDIS_URL": False,
 }
-#: Fields of the pod that only the cluster knows.
+#: Variables with fields of the pod, which only the cluster knows.
 _OWN_FIELDS = {
     "GPUQUEUE_POD": "metadata.name",
     "GPUQUEUE_POD_UID": "metadata.uid",
@@ -36,22 +35,24 @@ _TOLD = (
     "task",
     "time_limit",
 )
-#: Which GPUs a container sees. The device plugin sets it, and set by hand it opens every GPU of the
-#: node.
+#: The GPUs of a container. Only the device plugin may set it: another value can expose all GPUs of
+#: the node.
 VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
 
 Variable = dict[str, Any]
 
 
 def is_ours(name: str) -> bool:
-    """Whether a variable is for nobody else to set."""
+    """Whether only gpuqueue or the device plugin may set a variable."""
     return name.startswith("GPUQUEUE_") or name in SECRET_KEYS or name == VISIBLE_GPUS
 
 
 def executor_variables(
     record: Record, instance: str, common: Mapping[str, str], secret: str
 ) -> list[Variable]:
-    """Return the environment of an executor: ``common`` to all, of this attempt, of its pod, and
+    """Return the environment of an executor.
+
+    It has the variables ``common`` to all executors, those of the attempt and its pod, and those
     from the Secret.
     """
     said: Mapping[str, Any] = record
@@ -70,14 +71,12 @@ def executor_variables(
 
 
 def variables(told: Mapping[str, str]) -> list[Variable]:
-    """Return variables that arrive exactly as they are given."""
+    """Return variables whose values reach the container unchanged."""
     return [{"name": name, "value": literal(text)} for name, text in told.items()]
 
 
 def literal(text: str) -> str:
-    """Return what Kubernetes reads as this very text: it expands ``$(NAME)`` in values, commands
-    and arguments.
-    """
+    """Escape a text: Kubernetes expands ``$(NAME)`` in values, commands and arguments."""
     return text.replace("$", "$$")
 
 

@@ -1,7 +1,7 @@
-"""Which image a job gets, and whether it may name it. Pure.
+"""Which image an attempt uses, and which images a job may name. Pure.
 
-A job's own image comes first, then its class's, then GPU_EXECUTOR_IMAGE. Those that are configured
-may always be named; any other only where GPU_IMAGE_ALLOW lets it in.
+First match wins: the image of the job, of its class, GPU_EXECUTOR_IMAGE. A job may name the
+configured images and those that GPU_IMAGE_ALLOW matches.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from gpuqueue.settings.kubernetes import ClusterSettings
 
 
 def check_image(image: str, settings: ClusterSettings, gpu_class: GpuClass) -> None:
-    """Refuse an image that a job may not name. Raises :class:`InvalidJob` naming field, value and
-    fix.
-    """
+    """Check that a job may name an image. Raises :class:`InvalidJob` if not."""
     configured = [each for each in (gpu_class.image, settings.executor_image) if each]
     if image in configured or any(pattern.matches(image) for pattern in settings.image_patterns):
         return
-    # For `docker.io/library/x`, `x/y` and `registry.example/team/x` alike the folder is what an
-    # operator would let in.
+    # For `docker.io/library/x`, `x/y` and `registry.example/team/x` alike, an operator would allow
+    # the folder.
     folder = image.rpartition("@")[0] or image
     folder = f"{folder.rpartition('/')[0]}/*" if "/" in folder else f"{folder.partition(':')[0]}:*"
     allowed = (
@@ -28,16 +26,14 @@ def check_image(image: str, settings: ClusterSettings, gpu_class: GpuClass) -> N
     raise InvalidJob.field(
         "gpu.image",
         image,
-        f"may not be named by a job (allowed: {allowed})",
-        "name one of those, or set GPU_IMAGE_ALLOW of the dispatchers to patterns that match it,"
+        f"is not an allowed image (allowed: {allowed})",
+        "use one of those, or set GPU_IMAGE_ALLOW of the dispatchers to a pattern that matches it,"
         f" e.g. {folder}",
     )
 
 
 def image_of(job_image: str | None, gpu_class: GpuClass, settings: ClusterSettings) -> str:
-    """Return the image that a job gets. Raises :class:`InvalidJob` where it may not, or where
-    nobody names one.
-    """
+    """Return the image of a job. Raises :class:`InvalidJob` if it is not allowed or not set."""
     if job_image:
         check_image(job_image, settings, gpu_class)
         return job_image
@@ -46,7 +42,7 @@ def image_of(job_image: str | None, gpu_class: GpuClass, settings: ClusterSettin
         raise InvalidJob.field(
             "gpu.image",
             None,
-            f"is not said, and class {gpu_class.name!r} has none",
+            f"is not set, and class {gpu_class.name!r} has none",
             "set GPU_EXECUTOR_IMAGE of the dispatchers, or image of the class",
         )
     return image

@@ -1,13 +1,11 @@
-"""The Kubernetes Job of an attempt, of a finish, and of a container job. Pure: the same arguments
-give the same object.
+"""The Kubernetes Jobs of attempts, container jobs and finishers.
 
-One Job runs one pod once: Celery owns retries, and a further attempt is a Job of its own. Every pod
-is fit for Pod Security "restricted".
+Pure: the same arguments give the same object. One Job runs one pod once, since Celery owns retries
+and each attempt has its own Job. Every pod satisfies Pod Security "restricted".
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +30,15 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     job_name,
     labels,
 )
-from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay, apply
+from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
+    deadline,
+    gpu_resources,
+    host_resources,
+    scheduling,
+    tolerations,
+    whole_seconds,
+)
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.job import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -40,84 +46,89 @@ from gpuqueue.store.keys import VERSION
 
 Manifest = dict[str, Any]
 
-#: What the taint of GPU nodes asks for, as the GPU Operator's users set it.
-_GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-#: The largest number of seconds that Kubernetes takes for a pod's deadline.
-_LONGEST_DEADLINE = 2**31 - 1
-
 
 @dataclass(frozen=True, slots=True)
 class ManifestContext:
-    """What all Jobs of one dispatcher share, beside the cluster's settings. Times are seconds."""
+    """What all Jobs of a dispatcher share beside the cluster settings. Times in seconds."""
 
     namespace: str
     owner: str
     app: str | None = None
-    """GPUQUEUE_APP; None: the image sets it."""
+    """GPUQUEUE_APP. None: the image sets it."""
     log_level: str = "INFO"
     tombstone_seconds: float = 86_400
     grace_seconds: float = 10
     start_timeout: float = 120
-    overlay: Overlay | None = None
+    pod_template: PodTemplate | None = None
 
 
 def attempt_manifest(
     record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
 ) -> Manifest:
-    """Return the Job of an attempt: the executor in the job's image, with one share of the class's
-    GPU.
+    """Return the Job of an attempt: the executor, with one share of a GPU of the class.
 
-    Raises :class:`InvalidJob` when there is no image for it or none that it may have,
-    :class:`SettingsError` when the pod template contradicts the class.
+    Raises :class:`InvalidJob` if the image is missing or not allowed, :class:`SettingsError` if the
+    pod template contradicts the class.
     """
     name = job_name(common.owner, record)
     container = {
         "image": image_of(record.get("image"), gpu_class, settings),
         "command": settings.executor_words,
         "env": executor_variables(
-            record, instance_of(common.namespace, name), _told(common), settings.secret_name
+            record,
+            instance_of(common.namespace, name),
+            common_environment(common),
+            settings.secret_name,
         ),
-        "resources": _gpu_resources(gpu_class, settings),
+        "resources": gpu_resources(gpu_class, settings),
     }
-    pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
+    pod = _gpu_pod(record, gpu_class, settings, common)
     return _job(name, ATTEMPT_ROLE, record, container, pod, settings, common)
 
 
 def container_manifest(
     record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
 ) -> Manifest:
-    """Return the Job of a container job: its own image, command and environment, and nothing that
-    is the application's.
+    """Return the Job of a container job: image, command and environment as the job sets them.
 
-    It gets neither the Secret nor its token: the annotation alone holds that, for re-adopting.
-    Raises as :func:`attempt_manifest`.
+    It gets nothing of the application, neither the Secret nor its token. Only the annotation holds
+    the token, for adoption. Raises as :func:`attempt_manifest` does.
     """
-    asked: object = record.get("container")
-    if not isinstance(asked, Mapping):  # adopted: an annotation holds no more than that it is one
+    container_spec: object = record.get("container")
+    if not isinstance(container_spec, Mapping):  # adopted: the annotation holds only True
         raise InvalidJob.field(
-            "container", asked, "is not known any more, since Redis lost it", "send the job again"
+            "container", container_spec, "is unknown, since Redis lost it", "send the job again"
         )
-    env = asked.get("env") or {}
+    env = container_spec.get("env") or {}
     if VISIBLE_GPUS in env:
         raise InvalidJob.field(
-            f"env.{VISIBLE_GPUS}", env[VISIBLE_GPUS], "opens other jobs' GPUs", "leave it out"
+            f"env.{VISIBLE_GPUS}",
+            env[VISIBLE_GPUS],
+            "would expose the GPUs of other jobs",
+            "leave it out",
         )
     words = {
-        name: [literal(word) for word in asked[name]]
+        name: [literal(word) for word in container_spec[name]]
         for name in ("command", "args")
-        if asked.get(name)
+        if container_spec.get(name)
     }
     container = {
         "image": image_of(record.get("image"), gpu_class, settings),
         **words,
-        **({"workingDir": asked["working_dir"]} if asked.get("working_dir") else {}),
+        **(
+            {"workingDir": container_spec["working_dir"]}
+            if container_spec.get("working_dir")
+            else {}
+        ),
         "env": variables({**env, "GPUQUEUE_JOB_ID": record["id"]}),
-        "resources": _gpu_resources(gpu_class, settings),
+        "resources": gpu_resources(gpu_class, settings),
     }
-    pod = {**_deadline(record, settings, common), **_placement(record, gpu_class, settings)}
-    bare = replace(common, overlay=common.overlay and common.overlay.for_foreign_image())
+    pod = _gpu_pod(record, gpu_class, settings, common)
+    public = replace(
+        common, pod_template=common.pod_template and common.pod_template.for_foreign_image()
+    )
     return _job(
-        job_name(common.owner, record), CONTAINER_ROLE, record, container, pod, settings, bare
+        job_name(common.owner, record), CONTAINER_ROLE, record, container, pod, settings, public
     )
 
 
@@ -129,28 +140,27 @@ def finisher_manifest(
     settings: ClusterSettings,
     common: ManifestContext,
 ) -> Manifest:
-    """Return the Job that finishes a job in its application's code, without a GPU, within
-    ``timeout`` seconds of its creation.
+    """Return the Job that finishes a job in the code of its application, without a GPU.
 
-    It may run on any node, also on those of GPUs, where its image lies already. Raises as
-    :func:`attempt_manifest`.
+    Kubernetes ends it ``timeout`` seconds after its creation. It can run on any node, including GPU
+    nodes, which have its image already. Raises as :func:`attempt_manifest` does.
     """
     name = finisher_name(common.owner, record, finisher)
-    told = {**_told(common), "GPUQUEUE_FINISHER": finisher, VISIBLE_GPUS: "void"}
+    variables_ = {**common_environment(common), "GPUQUEUE_FINISHER": finisher, VISIBLE_GPUS: "void"}
     container = {
-        # The image of a container job is not the application's: it is nobody to give the Secret to.
+        # The image of a container job is foreign and must not get the Secret.
         "image": image_of(
             None if record["task"] == CONTAINER_TASK else record.get("image"), gpu_class, settings
         ),
         "command": settings.executor_words,
         "env": executor_variables(
-            record, instance_of(common.namespace, name), told, settings.secret_name
+            record, instance_of(common.namespace, name), variables_, settings.secret_name
         ),
-        "resources": _host_resources(None, None, settings),
+        "resources": host_resources(None, None, settings),
     }
-    pod = {"tolerations": _tolerations(gpu_class)}
+    pod = {"tolerations": tolerations(gpu_class)}
     made = _job(name, FINISHER_ROLE, record, container, pod, settings, common)
-    made["spec"]["activeDeadlineSeconds"] = _whole(timeout)
+    made["spec"]["activeDeadlineSeconds"] = whole_seconds(timeout)
     return made
 
 
@@ -163,12 +173,12 @@ def _job(
     settings: ClusterSettings,
     common: ManifestContext,
 ) -> Manifest:
-    tags, notes = labels(common.owner, role, record), annotations_of(common.owner, record)
+    tags, annotations = labels(common.owner, role, record), annotations_of(common.owner, record)
     template = {
-        "metadata": {"labels": tags, "annotations": notes},
+        "metadata": {"labels": tags, "annotations": annotations},
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": _whole(common.grace_seconds),
+            "terminationGracePeriodSeconds": whole_seconds(common.grace_seconds),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": {
@@ -202,18 +212,29 @@ def _job(
             "name": name,
             "namespace": common.namespace,
             "labels": dict(tags),
-            "annotations": dict(notes),
+            "annotations": dict(annotations),
         },
         "spec": {
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": settings.job_ttl_seconds,
-            "template": apply(common.overlay, template) if common.overlay else template,
+            "template": apply_template(common.pod_template, template)
+            if common.pod_template
+            else template,
         },
     }
 
 
-def _told(common: ManifestContext) -> dict[str, str]:
+def _gpu_pod(
+    record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
+) -> dict[str, Any]:
+    # The deadline counts from the arrival of the pod on its node.
+    overhead = settings.image_pull_timeout + common.start_timeout + common.grace_seconds
+    return {**deadline(record, overhead), **scheduling(record, gpu_class, settings)}
+
+
+def common_environment(common: ManifestContext) -> dict[str, str]:
+    """Return the variables that all executors of a dispatcher share."""
     return {
         **({"GPUQUEUE_APP": common.app} if common.app else {}),
         "GPUQUEUE_LAYOUT": str(VERSION),
@@ -221,72 +242,3 @@ def _told(common: ManifestContext) -> dict[str, str]:
         "GPUQUEUE_TOMBSTONE_SECONDS": str(common.tombstone_seconds),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _gpu_resources(gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    host = _host_resources(gpu_class.cpu, gpu_class.host_memory, settings)
-    # Always one: a sliced GPU refuses requests for more, and a slot is one share.
-    return {
-        "requests": host["requests"],
-        "limits": {gpu_class.resource: "1", **host.get("limits", {})},
-    }
-
-
-def _host_resources(
-    cpu: str | None, memory: str | None, settings: ClusterSettings
-) -> dict[str, Any]:
-    # No limit of CPU: it would slow a job down while cores are idle.
-    limit = memory or settings.memory_limit
-    return {
-        "requests": {
-            "cpu": cpu or settings.cpu_request,
-            "memory": memory or settings.memory_request,
-        },
-        **({"limits": {"memory": limit}} if limit else {}),
-    }
-
-
-def _deadline(record: Record, settings: ClusterSettings, common: ManifestContext) -> dict[str, int]:
-    """Return the backstop that Kubernetes keeps when no watcher lives: it counts from the pod's
-    arrival on its node.
-    """
-    limit = record.get("time_limit")
-    if not limit:
-        return {}
-    allowed = limit + settings.image_pull_timeout + common.start_timeout + common.grace_seconds
-    return {"activeDeadlineSeconds": min(_LONGEST_DEADLINE, _whole(allowed))}
-
-
-def _placement(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    nodes = {**settings.node_selector, **gpu_class.node_selector}
-    avoid = [
-        {"key": "metadata.name", "operator": "NotIn", "values": [node]}  # takes one value
-        for node in record.get("avoid") or ()
-    ]
-    # Preferred only: the node at fault may be the only one there is.
-    away = {"weight": 100, "preference": {"matchFields": avoid}}
-    return {
-        **({"nodeSelector": nodes} if nodes else {}),
-        "tolerations": _tolerations(gpu_class),
-        **(
-            {
-                "affinity": {
-                    "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [away]}
-                }
-            }
-            if avoid
-            else {}
-        ),
-    }
-
-
-def _tolerations(gpu_class: GpuClass) -> list[dict[str, Any]]:
-    return [
-        dict(_GPU_TOLERATION),
-        *(dict(each) for each in gpu_class.tolerations if dict(each) != _GPU_TOLERATION),
-    ]
-
-
-def _whole(seconds: float) -> int:
-    """Return seconds as Kubernetes takes them: whole, and at least one."""
-    return max(1, math.ceil(seconds))

@@ -1,8 +1,7 @@
-"""Names that Kubernetes sees: of Jobs, labels, annotations, owners, instances. Each has one maker
-and one reader here.
+"""Names in Kubernetes: of Jobs, labels, annotations, owners, instances. Built and parsed only here.
 
-A Celery task id may be any text; what Kubernetes takes is a DNS label or a label's value. So what
-reads well is a slug of it, what tells two apart is a hash, and what is true is the annotation.
+A Celery task ID can be any text, but Kubernetes accepts only DNS labels and label values. So names
+carry a readable slug and a unique hash of the ID, and the annotation holds the ID itself.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from gpuqueue.model.job import Record
 from gpuqueue.model.kube_syntax import is_label_value
 
-#: The prefix of every label and annotation that is ours.
+#: Prefix of all labels and annotations of gpuqueue.
 PREFIX = "gpuqueue.io/"
 NAME = "app.kubernetes.io/name"
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -29,23 +28,23 @@ ATTEMPT = PREFIX + "attempt"
 CLASS = PREFIX + "class"
 ISOLATION = PREFIX + "isolation"
 TENANT = PREFIX + "tenant"
-#: The annotation that holds what re-adopting an attempt needs.
+#: The annotation with the record fields for adopting an attempt.
 RECORD = PREFIX + "record"
 
 ATTEMPT_ROLE = "attempt"
-#: An attempt at a container job: network policies tell it from what may speak with Redis.
+#: An attempt at a container job: network policies deny it access to Redis.
 CONTAINER_ROLE = "container"
 FINISHER_ROLE = "finisher"
-#: A Job's name leaves room for the six characters that its pod's name adds to it.
+#: Longest name of a Job: the name of its pod adds six characters.
 LONGEST_NAME = 57
 
 _HASH_LENGTH = 20  # of base32: 100 bits
 _SLUG_LENGTH = 20
 _LABEL_SLUG_LENGTH = 40
-_NO_NAME = re.compile(r"[^a-z0-9]+")
-_MADE_VALID = re.compile(rf"(^|\.)[a-z2-7]{{{_HASH_LENGTH}}}\Z")
-#: What the annotation keeps of a record beside owner and container, and of what type it is; the
-#: first six are never absent.
+_NOT_IN_SLUG = re.compile(r"[^a-z0-9]+")
+_SLUG_AND_HASH = re.compile(rf"(^|\.)[a-z2-7]{{{_HASH_LENGTH}}}\Z")
+#: Record fields in the annotation → their types. Owner and container come in addition; the first
+#: six are never absent.
 _KEPT: dict[str, type | tuple[type, ...]] = {
     "delivery": str,
     "id": str,
@@ -65,7 +64,7 @@ _NEEDED = tuple(_KEPT)[:6]
 
 
 class Instance(NamedTuple):
-    """What runs an attempt: a Job, and its pod once that is known."""
+    """What runs an attempt: a Job, and its pod if known."""
 
     namespace: str
     job: str
@@ -76,7 +75,7 @@ class Instance(NamedTuple):
 
 
 def job_name(owner: str, record: Record) -> str:
-    """Name an attempt's Job: the same for the same attempt, another for any other."""
+    """Return the name of an attempt's Job, which is unique and always the same."""
     slug = _slug(record["id"], _SLUG_LENGTH)
     return "-".join(
         filter(None, ("gpu", slug, _hash(owner, *_identity(record)), str(record["attempt"])))
@@ -84,17 +83,17 @@ def job_name(owner: str, record: Record) -> str:
 
 
 def finisher_name(owner: str, record: Record, finisher: str) -> str:
-    """Name the Job of one finish of a job: ``finisher`` is the claim that it finishes by."""
+    """Return the name of a finisher Job. ``finisher`` is the claim of the finish."""
     return f"gpu-finish-{_hash(owner, *_identity(record), finisher)}"
 
 
 def instance_of(namespace: str, job: str, pod_uid: str = "") -> str:
-    """Name what runs an attempt: ``<namespace>/<job>``, and ``/<pod uid>`` once its pod is known."""
+    """Return an instance: ``<namespace>/<job>``, with ``/<pod uid>`` if the pod is known."""
     return "/".join(filter(None, (namespace, job, pod_uid)))
 
 
 def parse_instance(instance: str) -> Instance | None:
-    """Read an instance; None for one that is no Job's (a process of the local launcher)."""
+    """Parse an instance; None if it is a process of the local launcher."""
     parts = instance.split("/")
     return Instance(*parts) if 2 <= len(parts) <= 3 and all(parts) else None
 
@@ -103,10 +102,8 @@ def parse_instance(instance: str) -> Instance | None:
 
 
 def labels(owner: str, role: str, record: Record) -> dict[str, str]:
-    """Return the labels of a Job and its pods: for selecting and for people; the truth is the
-    annotation.
-    """
-    made = {
+    """Return the labels of a Job and its pods, for selectors and for people."""
+    values = {
         NAME: "gpu-executor",
         MANAGED_BY: "gpuqueue",
         OWNER: owner,
@@ -117,22 +114,21 @@ def labels(owner: str, role: str, record: Record) -> dict[str, str]:
         ISOLATION: record["isolation"],
     }
     if record.get("tenant"):
-        made[TENANT] = label_value(record["tenant"])
-    return made
+        values[TENANT] = label_value(record["tenant"])
+    return values
 
 
 def selector(owner: str, role: str | None = None) -> str:
-    """Select everything of one owner; of one role where that is given."""
+    """Return the label selector of an owner, or of one of its roles."""
     return f"{MANAGED_BY}=gpuqueue,{OWNER}={owner}" + (f",{ROLE}={role}" if role else "")
 
 
 def label_value(text: str) -> str:
-    """Return a label's value for any text: itself where Kubernetes takes it, else a slug and a
-    hash.
+    """Return a label value for any text: the text if it is valid, else a slug and a hash.
 
-    Two texts never give one value: a text that looks like a made one is made anew.
+    Two texts never give the same value: a text that looks like slug and hash gets a new hash.
     """
-    if is_label_value(text) and not _MADE_VALID.search(text):
+    if is_label_value(text) and not _SLUG_AND_HASH.search(text):
         return text
     return ".".join(filter(None, (_slug(text, _LABEL_SLUG_LENGTH), _hash(text))))
 
@@ -141,24 +137,23 @@ def label_value(text: str) -> str:
 
 
 def annotations_of(owner: str, record: Record) -> dict[str, str]:
-    """Return the annotation that :func:`record_of` reads."""
+    """Return the annotation that :func:`record_of` parses."""
     said: Mapping[str, Any] = record
     kept = {name: said[name] for name in _KEPT if name in said}
     kept["owner"] = owner
     if said.get("container") is not None:
         kept["container"] = True
-    # ASCII: the API server would put another character in the place of half a surrogate pair.
+    # ASCII: the API server would replace half a surrogate pair by another character.
     return {RECORD: json.dumps(kept, separators=(",", ":"), sort_keys=True)}
 
 
-def record_of(found: Mapping[str, str]) -> Record | None:
-    """Read an attempt from its annotations; None for what has none, or one that somebody has
-    changed beyond reading.
+def record_of(annotations: Mapping[str, str]) -> Record | None:
+    """Parse the record of an attempt from its annotations; None if missing or invalid.
 
-    ``container`` is True there for a container job: what it runs is in the pod itself.
+    For a container job, ``container`` is True; its command is in the pod spec only.
     """
     try:
-        kept = json.loads(found.get(RECORD, ""))
+        kept = json.loads(annotations.get(RECORD, ""))
     except ValueError:
         return None
     if not isinstance(kept, dict) or any(name not in kept for name in _NEEDED):
@@ -173,21 +168,19 @@ def record_of(found: Mapping[str, str]) -> Record | None:
 
 
 def default_owner(namespace: str, cluster: str, redis_url: str) -> str:
-    """Name whose Jobs these are: of one queue (its Redis), in one namespace of one cluster.
+    """Return the default owner: one queue (its Redis) in one namespace of one cluster.
 
     Args:
-        namespace: where the Jobs are.
-        cluster: what tells this cluster from others that call their Redis by the same name.
-        redis_url: where the queue's state lives.
+        namespace: the namespace of the Jobs.
+        cluster: the identity of the cluster; other clusters may use the same name for their Redis.
+        redis_url: the Redis that holds the queue state.
     """
     digest = hashlib.sha256(json.dumps([cluster, identity_of(redis_url)]).encode()).hexdigest()[:10]
     return f"{namespace[:52].rstrip('-')}-{digest}"
 
 
 def identity_of(url: str) -> str:
-    """Return which Redis a URL means, whoever asks and however safely: ``host:port/db``, or
-    ``path/db`` of a socket.
-    """
+    """Return the Redis of a URL without user, password and TLS: ``host:port/db`` or ``path/db``."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     db = (query.get("db") or query.get("virtual_host") or [""])[0].strip("/")
@@ -209,7 +202,7 @@ def _identity(record: Record) -> tuple[str | int, ...]:
 
 
 def _slug(text: str, length: int) -> str:
-    return _NO_NAME.sub("-", text.lower()).strip("-")[:length].rstrip("-")
+    return _NOT_IN_SLUG.sub("-", text.lower()).strip("-")[:length].rstrip("-")
 
 
 def _hash(*parts: str | int) -> str:

@@ -1,12 +1,12 @@
-"""The operator's pod template, laid over every pod: a strategic merge, as Kubernetes' own. Pure.
+"""The pod template of the operator, merged into every pod like a strategic merge patch. Pure.
 
-Maps are merged, and the template's values win. Lists whose items have a name are merged by it
-(containers, volumes, variables, mounts …), tolerations, sources of variables and preferences of
-nodes are appended, any other list is replaced. Two things differ: a template may not ask for other
-nodes than a class does, and init containers get the security context of ours where they say
-nothing, since Pod Security "restricted" looks at them as well.
+Maps are merged, and values of the template win. Lists with named items (containers, volumes,
+variables, mounts …) are merged by name; tolerations, sources of variables and preferred nodes are
+appended; any other list is replaced. Two rules differ: a template must not contradict the node
+selector of a class, and init containers without a security context get the one of the executor,
+since Pod Security "restricted" applies to them too.
 
-What a template may say is checked when it is read: see overlay_rules.py.
+The package ``template_rules`` checks a template when its file is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER
 
-#: List → the field by which its items are the same.
+#: List → the field that identifies its items.
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -29,23 +29,22 @@ MERGE_KEYS = {
     "hostAliases": "ip",
 }
 _APPENDED = ("tolerations", "envFrom", "preferredDuringSchedulingIgnoredDuringExecution")
-#: Volumes that carry what belongs to the application or its identity.
+#: Kinds of volumes that hold secrets or the identity of the application.
 _PRIVATE_VOLUMES = ("secret", "projected", "csi")
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
-    """A checked template: what pods get beside what we say. ``spec`` is a pod's."""
+class PodTemplate:
+    """A checked template: additions to every pod. ``spec`` is a partial pod spec."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
 
-    def for_foreign_image(self) -> Overlay:
-        """Return it without what is the application's: its variables, its service account, and its
-        secrets as files.
+    def for_foreign_image(self) -> PodTemplate:
+        """Return the template without the variables, service account and secret volumes.
 
-        A container job may be anybody's program.
+        They belong to the application, while a container job can run any program.
         """
         private = {
             volume["name"]
@@ -65,23 +64,23 @@ class Overlay:
         spec = {name: value for name, value in self.spec.items() if name != "serviceAccountName"}
         if containers:
             spec["containers"] = containers
-        return Overlay(self.labels, self.annotations, spec)
+        return PodTemplate(self.labels, self.annotations, spec)
 
 
-def apply(overlay: Overlay, template: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pod template (``metadata`` and ``spec``) with the overlay laid over it; neither is
-    changed.
+def apply_template(pod_template: PodTemplate, pod: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pod (``metadata`` and ``spec``) with the template merged into it.
 
-    Raises :class:`SettingsError` where both ask for a label of nodes, with different values.
+    Neither argument is changed. Raises :class:`SettingsError` if both select nodes by the same
+    label with different values.
     """
-    metadata, spec = template["metadata"], template["spec"]
-    merged = _merge(spec, overlay.spec)
+    metadata, spec = pod["metadata"], pod["spec"]
+    merged = _merge(spec, pod_template.spec)
     for label, value in spec.get("nodeSelector", {}).items():
         theirs = merged["nodeSelector"][label]
         if theirs != value:
             raise SettingsError(
                 f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={theirs!r} contradicts {value!r}"
-                " of the class's node_selector or GPU_NODE_SELECTOR_VALUE; say it in one place"
+                " in node_selector of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
             )
     if "initContainers" in merged:
         secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)[
@@ -92,7 +91,7 @@ def apply(overlay: Overlay, template: Mapping[str, Any]) -> dict[str, Any]:
         ]
     return {
         "metadata": _merge(
-            metadata, {"labels": overlay.labels, "annotations": overlay.annotations}
+            metadata, {"labels": pod_template.labels, "annotations": pod_template.annotations}
         ),
         "spec": merged,
     }

@@ -1,5 +1,6 @@
-"""Read the operator's pod template (GPUQUEUE_POD_TEMPLATE), YAML or JSON. The only module that
-imports ``yaml``.
+"""Read the pod template of the operator (GPUQUEUE_POD_TEMPLATE), as YAML or JSON.
+
+The only module that imports ``yaml``.
 """
 
 from __future__ import annotations
@@ -7,18 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # its types are a package of their own
+import yaml  # type: ignore[import-untyped]  # its types are a separate package
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.launchers.kubernetes.manifest.pod_template import Overlay
-from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import read_overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
+from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import parse_pod_template
 
 _TEXT, _DATE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"
 
 
-def load_overlay(path: Path) -> Overlay:
-    """Read and check a template. Raises :class:`SettingsError` that names file, path in it, value
-    and fix.
+def load_pod_template(path: Path) -> PodTemplate:
+    """Read and check a template.
+
+    Raises :class:`SettingsError` with file, path in the document, value, problem and fix.
     """
     try:
         document = _load(path.read_text())
@@ -29,9 +31,9 @@ def load_overlay(path: Path) -> Overlay:
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         problem = " ".join(str(exc).split())
         raise SettingsError(
-            f"GPUQUEUE_POD_TEMPLATE={str(path)!r} is not one document of YAML or JSON: {problem}"
+            f"GPUQUEUE_POD_TEMPLATE={str(path)!r} is not a single YAML or JSON document: {problem}"
         ) from None
-    return read_overlay(document, str(path))
+    return parse_pod_template(document, str(path))
 
 
 def _load(text: str) -> Any:
@@ -45,10 +47,8 @@ def _load(text: str) -> Any:
 
 
 def _as_kubernetes_reads(node: Any, seen: set[int]) -> None:
-    """Leave dates the texts that they are, and refuse a key that is there twice, of which one would
-    be lost.
-    """
-    if node is None or id(node) in seen:  # an alias leads back
+    """Keep dates as text, and reject duplicate keys, of which one would be lost."""
+    if node is None or id(node) in seen:  # an alias can form a cycle
         return
     seen.add(id(node))
     if node.tag == _DATE:
@@ -61,7 +61,7 @@ def _as_kubernetes_reads(node: Any, seen: set[int]) -> None:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in keys:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    None, None, f"duplicate key {key.value!r}", key.start_mark
                 )
             keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
             _as_kubernetes_reads(value, seen)

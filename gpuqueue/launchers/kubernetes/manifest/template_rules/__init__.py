@@ -1,8 +1,7 @@
-"""What an operator's pod template may say, checked when it is read. Pure: the file is read by the
-launcher's template_file.py.
+"""Rules for the pod template of the operator, checked when its file is read. Pure.
 
-A template may add what a pod needs beside the executor. It may not say what makes an attempt one
-(its container, its name and labels, that it runs once), what other settings say, what would hand
-out more of a GPU, or what Pod Security "restricted" forbids. A service account's token is never
-mounted by itself; one with an audience and a lifetime of its own can be, by a projected volume.
+A template can add what a pod needs in addition to the executor.
+Never here: what makes a pod an attempt (its container, name and labels, that it runs once), what
+other settings configure, more of a GPU, and what Pod Security "restricted" forbids. No service
+account token is mounted by default; a projected volume can mount one with an audience and lifetime.
 """

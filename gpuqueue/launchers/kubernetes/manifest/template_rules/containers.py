@@ -1,6 +1,4 @@
-"""What a template may say of containers: of the executor's little, of init containers all that is
-safe.
-"""
+"""Rules for containers: few fields of the executor, and every safe field of init containers."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from gpuqueue.launchers.kubernetes.api.objects import CONTAINER
 from gpuqueue.launchers.kubernetes.manifest.environment import is_ours
 from gpuqueue.launchers.kubernetes.manifest.pod_template import MERGE_KEYS
 from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import (
+    NOT_ALLOWED,
     NOTHING,
     Fixed,
     Known,
@@ -38,7 +37,7 @@ _EXECUTOR_FIXED: Fixed = {
     "args": (NOTHING, "set GPU_EXECUTOR_COMMAND"),
     "terminationMessagePolicy": (
         "FallbackToLogsOnError",
-        "leave it out: a job's error quotes the end of its log",
+        "leave it out: errors of jobs quote the end of the log",
     ),
 }
 _SECURITY: Known = {
@@ -58,16 +57,14 @@ _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 
 
 def executor(at: str, container: Mapping[str, Any]) -> Problems:
-    """Check what is said of a container of the pod: there is one, the executor."""
+    """Check a container of the pod. Only one is allowed: the executor."""
     name = container.get("name")
     if name != CONTAINER:
-        fix = (
-            f"name it {CONTAINER!r}, or make yours one of initContainers with restartPolicy: Always"
-        )
+        fix = f"name it {CONTAINER!r}, or move it to initContainers with restartPolicy: Always"
         yield Problem(
             f"{at}.name",
             name,
-            "is a container beside the executor, which would keep the pod from ending",
+            "is a second container, which would keep the pod from ending",
             fix,
         )
         return
@@ -79,33 +76,33 @@ def executor(at: str, container: Mapping[str, Any]) -> Problems:
             yield Problem(
                 f"{where}.name",
                 mount.get("name"),
-                "names no volume",
-                "give the name of one of volumes",
+                "is not a volume name",
+                "use a name from volumes",
             )
     for where, variable in maps(f"{at}.env", container.get("env")):
         if is_ours(str(variable.get("name"))):
             fix = "leave it out: the dispatcher, its Secret or the device plugin sets it"
-            yield Problem(f"{where}.name", variable["name"], "is not for a template to say", fix)
+            yield Problem(f"{where}.name", variable["name"], NOT_ALLOWED, fix)
     yield from _any_container(at, container)
 
 
 def init_container(at: str, container: Mapping[str, Any]) -> Problems:
-    """Check an init container: one that ends before the executor starts, or a sidecar."""
+    """Check an init container. It ends before the executor starts, or is a sidecar."""
     name, image = container.get("name"), container.get("image")
     if name == CONTAINER or not is_dns_label(name):
-        fix = f"use lower-case letters, digits and '-', and not {CONTAINER!r}"
-        yield Problem(f"{at}.name", name, "cannot name an init container", fix)
+        fix = f"use lower-case letters, digits and '-', but not {CONTAINER!r}"
+        yield Problem(f"{at}.name", name, "is not a valid name of an init container", fix)
     if not isinstance(image, str) or image.split() != [image]:
         yield Problem(
-            f"{at}.image", image, "is not an image reference", "write e.g. registry.example/proxy:1"
+            f"{at}.image", image, "is not an image reference", "use e.g. registry.example/proxy:1"
         )
     if container.get("restartPolicy", "Always") != "Always":
-        fix = (
-            "write Always for a sidecar, or leave it out for one that ends before the executor"
-            " starts"
-        )
+        fix = "use Always for a sidecar, or leave it out if it ends before the executor starts"
         yield Problem(
-            f"{at}.restartPolicy", container["restartPolicy"], "is not for an init container", fix
+            f"{at}.restartPolicy",
+            container["restartPolicy"],
+            "is not allowed for an init container",
+            fix,
         )
     yield from _any_container(at, container)
 
@@ -116,17 +113,15 @@ def security(at: str, context: object, known: Known) -> Problems:
         return
     yield from fields(at, context, known, _SECURITY_FIXED)
     if context.get("runAsUser") == 0:
-        yield Problem(
-            f"{at}.runAsUser", 0, "is root", "give another number, or set GPU_RUN_AS_USER"
-        )
+        yield Problem(f"{at}.runAsUser", 0, "is root", "use another number, or set GPU_RUN_AS_USER")
     for name in ("seccompProfile", "appArmorProfile"):
         profile = context.get(name)
         if isinstance(profile, dict) and profile.get("type") not in ("RuntimeDefault", "Localhost"):
             yield Problem(
                 f"{at}.{name}.type",
                 profile.get("type"),
-                "does not confine",
-                "write RuntimeDefault or Localhost",
+                "is unconfined",
+                "use RuntimeDefault or Localhost",
             )
     capabilities = context.get("capabilities")
     if isinstance(capabilities, dict):
@@ -135,12 +130,12 @@ def security(at: str, context: object, known: Known) -> Problems:
             yield Problem(
                 f"{at}.capabilities.drop",
                 dropped,
-                "does not drop all",
+                "does not drop ALL",
                 "leave it out: all are dropped",
             )
         if added not in ([], ["NET_BIND_SERVICE"]):
             yield Problem(
-                f"{at}.capabilities.add", added, "is more than NET_BIND_SERVICE", RESTRICTED
+                f"{at}.capabilities.add", added, "adds more than NET_BIND_SERVICE", RESTRICTED
             )
 
 
@@ -148,7 +143,7 @@ def _any_container(at: str, container: Mapping[str, Any]) -> Problems:
     yield from items(f"{at}.env", container.get("env"), MERGE_KEYS["env"])
     for where, variable in maps(f"{at}.env", container.get("env")):
         if "valueFrom" not in variable and not isinstance(variable.get("value", ""), str):
-            yield Problem(f"{where}.value", variable["value"], "is not a text", "quote it")
+            yield Problem(f"{where}.value", variable["value"], "is not a string", "quote it")
     yield from security(f"{at}.securityContext", container.get("securityContext"), _SECURITY)
     resources = container.get("resources")
     if isinstance(resources, dict):
@@ -160,8 +155,8 @@ def _any_container(at: str, container: Mapping[str, Any]) -> Problems:
 def _amounts(at: str, amounts: object) -> Problems:
     for name, value in amounts.items() if isinstance(amounts, dict) else ():
         if name not in _RESOURCES:
-            fix = f"it may say {', '.join(_RESOURCES)}; the GPU is its class's"
-            yield Problem(f"{at}.{name}", value, "is not for a template to say", fix)
+            fix = f"allowed: {', '.join(_RESOURCES)}; the class sets the GPU"
+            yield Problem(f"{at}.{name}", value, NOT_ALLOWED, fix)
         elif amount(value) is None:
             yield Problem(
                 f"{at}.{name}", value, "is not a quantity", "quote it, e.g. '500m' or '2Gi'"

@@ -1,4 +1,4 @@
-"""Read a whole template: its shape, its labels and annotations, and the pod beside its containers."""
+"""Rules for a whole template: structure, labels, annotations, and the pod except containers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from gpuqueue.classes.kubernetes_fields import is_node_selector, toleration_problem
 from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.kubernetes.manifest.names import MANAGED_BY, NAME, PREFIX
-from gpuqueue.launchers.kubernetes.manifest.pod_template import MERGE_KEYS, Overlay
+from gpuqueue.launchers.kubernetes.manifest.pod_template import MERGE_KEYS, PodTemplate
 from gpuqueue.launchers.kubernetes.manifest.template_rules.containers import (
     RESTRICTED,
     executor,
@@ -16,6 +16,7 @@ from gpuqueue.launchers.kubernetes.manifest.template_rules.containers import (
     security,
 )
 from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import (
+    NOT_ALLOWED,
     NOTHING,
     Fixed,
     Known,
@@ -48,23 +49,23 @@ _POD: Known = {
     "serviceAccountName": str,
 }
 _POD_FIXED: Fixed = {
-    "restartPolicy": ("Never", "leave it out: an attempt's pod runs once, and Celery owns retries"),
+    "restartPolicy": ("Never", "leave it out: a pod runs once, and Celery owns retries"),
     "automountServiceAccountToken": (
         False,
-        "mount a token by a projected volume (serviceAccountToken)",
+        "mount a token with a projected volume (serviceAccountToken)",
     ),
     "enableServiceLinks": (
         False,
-        "leave it out: other Services' addresses are not a job's environment",
+        "leave it out: jobs do not need the addresses of Services",
     ),
     "shareProcessNamespace": (
         False,
-        "leave it out: the executor is the first process of its container",
+        "leave it out: the executor must be the first process of its container",
     ),
     "hostNetwork": (False, RESTRICTED),
     "hostPID": (False, RESTRICTED),
     "hostIPC": (False, RESTRICTED),
-    "activeDeadlineSeconds": (NOTHING, "leave it out: a job's time_limit sets it"),
+    "activeDeadlineSeconds": (NOTHING, "leave it out: the time_limit of the job sets it"),
     "terminationGracePeriodSeconds": (NOTHING, "set GPUQUEUE_GRACE_SECONDS"),
     "nodeName": (NOTHING, "use nodeSelector or affinity: the scheduler counts the GPUs"),
 }
@@ -89,37 +90,36 @@ _VOLUMES = (
     "secret",
 )
 _JOB_LABELS = ("job-name", "controller-uid")
-_SHAPE = (
-    "write {metadata: {labels, annotations}, spec: {...}}, or that as template of kind PodTemplate,"
-    " apiVersion v1"
+_STRUCTURE = (
+    "use {metadata: {labels, annotations}, spec: {...}}, or the same as template of kind"
+    " PodTemplate, apiVersion v1"
 )
 
 
-def read_overlay(document: object, source: str) -> Overlay:
-    """Check a template and return it as an overlay.
+def parse_pod_template(document: object, source: str) -> PodTemplate:
+    """Check and return a template.
 
     Args:
-        document: ``{metadata: {labels, annotations}, spec: {...}}``, or that as ``template`` of a
-            PodTemplate.
+        document: ``{metadata: {labels, annotations}, spec: {...}}``, or the same as ``template`` of
+            a PodTemplate.
         source: the file, for messages.
 
-    Raises :class:`SettingsError` that names the file, and path, value and fix of everything that is
-    wrong.
+    Raises :class:`SettingsError` with the file, and path, value and fix of every problem.
     """
     file = f"GPUQUEUE_POD_TEMPLATE={source!r}"
     found = without_nulls(document)
     if not isinstance(found, dict):
-        raise SettingsError(f"{file} is no pod template but {shown(found)}; {_SHAPE}")
+        raise SettingsError(f"{file} is not a pod template but {shown(found)}; {_STRUCTURE}")
     at, template = "", found
     if "kind" in found or "apiVersion" in found:
         kind = f"{found.get('apiVersion')} {found.get('kind')}"
         at, template = "template", found.get("template", {})
         if kind != "v1 PodTemplate" or not isinstance(template, dict):
-            raise SettingsError(f"{file} is no pod template but a {kind}; {_SHAPE}")
+            raise SettingsError(f"{file} is not a pod template but a {kind}; {_STRUCTURE}")
     if problems := list(_template(at, template)):
         raise SettingsError(f"{file}: {'; '.join(map(str, problems))}")
     metadata = template.get("metadata", {})
-    return Overlay(
+    return PodTemplate(
         metadata.get("labels", {}), metadata.get("annotations", {}), template.get("spec", {})
     )
 
@@ -148,19 +148,19 @@ def _tags(at: str, tags: object, is_value: Callable[[object], bool]) -> Problems
     for key, value in tags.items() if isinstance(tags, dict) else ():
         path = f"{at}.{key}"
         if not is_label_key(key):
-            yield Problem(path, value, "has a malformed key", "write name or dns.prefix/name")
+            yield Problem(path, value, "has an invalid key", "use name or dns.prefix/name")
         elif key.startswith((PREFIX, "batch.kubernetes.io/")) or key in (
             NAME,
             MANAGED_BY,
             *_JOB_LABELS,
         ):
-            yield Problem(path, value, "is not for a template to say", "use a key of your own")
+            yield Problem(path, value, NOT_ALLOWED, "use another key")
         elif not is_value(value):
             yield Problem(
                 path,
                 value,
-                "cannot be its value",
-                "quote it; a label's has up to 63 letters, digits, '.', '_', '-'",
+                "is not a valid value",
+                "quote it; a label value has up to 63 letters, digits, '.', '_', '-'",
             )
 
 
@@ -177,7 +177,7 @@ def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
     tolerations, selector = spec.get("tolerations"), spec.get("nodeSelector")
     for number, each in enumerate(tolerations if isinstance(tolerations, list) else ()):
         if problem := toleration_problem(each):
-            fix = "write e.g. {key: team, operator: Exists, effect: NoSchedule}"
+            fix = "use e.g. {key: team, operator: Exists, effect: NoSchedule}"
             yield Problem(f"{at}.tolerations[{number}]", each, problem, fix)
     if isinstance(selector, dict) and not is_node_selector(selector):
         yield Problem(
@@ -191,10 +191,10 @@ def _volume(at: str, volume: Mapping[str, Any]) -> Problems:
         yield Problem(
             f"{at}.name",
             volume.get("name"),
-            "cannot name a volume",
+            "is not a valid volume name",
             "use lower-case letters, digits and '-'",
         )
     kinds = [name for name in volume if name != "name"]
     if len(kinds) != 1 or kinds[0] not in _VOLUMES:
-        fix = f'give one of {", ".join(_VOLUMES)}: Pod Security "restricted" forbids others'
-        yield Problem(at, volume, "is not a volume that a pod may have", fix)
+        fix = f'use one of {", ".join(_VOLUMES)}: Pod Security "restricted" forbids others'
+        yield Problem(at, volume, "is not an allowed volume", fix)

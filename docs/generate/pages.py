@@ -1,0 +1,20 @@
+"""The reference pages: file name → function that makes its text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from docs.generate import classes, commands, errors, metrics, reasons, settings, states
+
+FOLDER = Path(__file__).parent.parent / "reference"
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings.make,
+    "kubernetes-settings.md": settings.make_kubernetes,
+    "classes-file.md": classes.make,
+    "states.md": states.make,
+    "reasons.md": reasons.make,
+    "errors.md": errors.make,
+    "metrics.md": metrics.make,
+    "cli.md": commands.make,
+}

@@ -1,0 +1,125 @@
+"""Which classes fit a job, and which of them it gets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.errors import InvalidJob
+from gpuqueue.model.job import GpuRequest
+from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName
+
+#: Bytes of a share that driver and context use: a CUDA context alone takes 200-500 MiB.
+DRIVER_RESERVE = 512 * 1024**2
+
+
+def resolve(
+    classes: Mapping[str, GpuClass], queue: QueueName, request: GpuRequest
+) -> tuple[list[GpuClass], str]:
+    """Return the classes that could run a job, cheapest first, and its isolation.
+
+    A queue that names a class gives that class alone. Raises :class:`InvalidJob` when no class
+    could ever run the job.
+    """
+    _check_class(classes, queue)
+    if queue.isolation and request.isolation and queue.isolation != request.isolation:
+        raise InvalidJob.field(
+            "gpu.isolation",
+            request.isolation,
+            f"contradicts the queue {queue}",
+            "set only one of them",
+        )
+    wanted = queue.isolation or request.isolation
+    problems: list[InvalidJob] = []
+    fitting: list[GpuClass] = []
+    for candidate in sorted(_candidates(classes, queue), key=_cost):
+        problem = _problem(candidate, wanted or candidate.default_isolation, request)
+        if problem:
+            problems.append(problem)
+        else:
+            fitting.append(candidate)
+    if not fitting:
+        raise problems[-1]
+    return fitting, wanted or fitting[0].default_isolation
+
+
+def choose(
+    fitting: list[GpuClass], isolation: str | None, free: Callable[[str, str], int]
+) -> GpuClass:
+    """Return the cheapest class with a free slot, else the class with the fewest waiting per slot.
+
+    ``free(class name, isolation)`` returns the free slots, or minus the number of waiting jobs if
+    none is free.
+    """
+    isolations = {each.name: isolation or each.default_isolation for each in fitting}
+    load = {name: free(name, kind) for name, kind in isolations.items()}
+    for each in fitting:
+        if load[each.name] > 0:
+            return each
+    return min(
+        fitting, key=lambda each: -load[each.name] / max(1, each.slots(isolations[each.name]))
+    )
+
+
+def _candidates(classes: Mapping[str, GpuClass], queue: QueueName) -> list[GpuClass]:
+    if queue.gpu_class not in CHOOSING:
+        return [classes[queue.gpu_class]]
+    candidates = [
+        each
+        for each in classes.values()
+        if queue.gpu_class == "auto" or MIG_PROFILE.match(each.name)
+    ]
+    if not candidates:
+        raise InvalidJob.field(
+            "queue",
+            str(queue),
+            "has no class to choose from",
+            "set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME",
+        )
+    return candidates
+
+
+def _check_class(classes: Mapping[str, GpuClass], queue: QueueName) -> None:
+    if queue.gpu_class not in CHOOSING and queue.gpu_class not in classes:
+        known = ", ".join(sorted(name for each in classes.values() for name in each.queues))
+        raise InvalidJob.field(
+            "queue",
+            str(queue),
+            f"names the unknown class {queue.gpu_class!r}",
+            f"this dispatcher has: {known}",
+        )
+
+
+def _cost(each: GpuClass) -> tuple[float, int, str]:
+    # Memory before slices: smallest-fit by slices alone never picks 4g.20gb where 3g.20gb exists.
+    return (each.memory if each.memory is not None else float("inf"), each.slices, each.name)
+
+
+def _problem(each: GpuClass, isolation: str, request: GpuRequest) -> InvalidJob | None:
+    if not each.slots(isolation):
+        return InvalidJob.field(
+            "gpu.isolation",
+            isolation,
+            f"has no slots on class {each.name!r}",
+            f"route to {' or '.join(each.queues)}",
+        )
+    if (
+        request.memory is not None
+        and each.memory is not None
+        and request.memory > each.memory - DRIVER_RESERVE
+    ):
+        usable = f"{(each.memory - DRIVER_RESERVE) / 2**30:.1f}GiB"
+        return InvalidJob.field(
+            "gpu.memory",
+            f"{request.memory / 2**30:.1f}GiB",
+            f"exceeds the usable memory of class {each.name!r} ({usable})",
+            "ask for less, or add a larger class",
+        )
+    if request.slices is not None and request.slices > each.slices:
+        return InvalidJob.field(
+            "gpu.slices",
+            request.slices,
+            f"exceeds the slices of class {each.name!r} ({each.slices})",
+            "ask for fewer, or add a larger profile",
+        )
+    return None

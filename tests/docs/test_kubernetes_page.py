@@ -1,0 +1,437 @@
+"""docs/KUBERNETES.md says what the code does: its YAML, its tables of settings, clocks, ends,
+images and arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+import yaml
+from celery import Celery
+from kubernetes import client
+
+from gpuqueue import __version__, errors
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.errors import InvalidJob
+from gpuqueue.glue.results.completion import exception_of
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.manifest.images import check_image
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.names import record_of
+from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
+from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
+from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
+from gpuqueue.model.job import Record
+from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
+from tests.support.pages import Page, defaults, shown
+from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
+
+PAGE = Page("docs/KUBERNETES.md")
+
+
+# -- the first day ---------------------------------------------------------------------------------
+
+
+def objects() -> dict[str, dict[str, Any]]:
+    """Kind → object of the page's ``gpuqueue.yaml``."""
+    (text,) = PAGE.blocks("yaml", "## First day")
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
+def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+    kind: str,
+) -> None:
+    found = objects()[kind]
+    model = getattr(client, f"V1{kind}")
+    assert client.ApiClient().sanitize_for_serialization(model.from_dict(found)) == found
+
+
+def test_the_objects_of_the_first_day_belong_together() -> None:
+    found = objects()
+    names = {(each["metadata"]["name"], each["metadata"]["namespace"]) for each in found.values()}
+    assert names == {("gpuqueue-dispatcher", "gpu-jobs")}
+    assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+    pod = found["Deployment"]["spec"]["template"]
+    assert pod["spec"]["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
+    assert pod["metadata"]["labels"] == found["Deployment"]["spec"]["selector"]["matchLabels"]
+    commands = "\n".join(PAGE.blocks("sh", "## First day"))
+    assert "create namespace gpu-jobs" in commands
+    (container,) = pod["spec"]["containers"]
+    (secret,) = (each["secretRef"]["name"] for each in container["envFrom"])
+    assert secret == ClusterSettings().secret_name
+    assert f"secret generic {secret} --from-literal=CELERY_BROKER_URL=" in commands
+    assert f"-t {container['image']} ." in commands
+    assert f"docker push {container['image']}" in commands
+
+
+def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+    allowed = []
+    for rule in objects()["Role"]["rules"]:
+        (group,), (resource,) = rule["apiGroups"], rule["resources"]
+        name, _, subresource = resource.partition("/")
+        allowed += [Right(verb, name, group, subresource) for verb in rule["verbs"]]
+    assert sorted(allowed) == sorted(DISPATCHER)
+
+
+def test_the_rights_that_the_doctor_likes_to_have_are_named() -> None:
+    assert all(f"`{right}`" in PAGE.section("## First day").replace("\n", " ") for right in DOCTOR)
+
+
+def test_the_settings_of_the_first_day_are_ones_that_a_dispatcher_takes() -> None:
+    (container,) = objects()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert Settings(**told).execution_mode == "k8s_job"
+    assert ClusterSettings(**told).executor_image in "\n".join(PAGE.blocks("sh", "## First day"))
+    assert told.keys() <= {
+        *defaults(Settings.model_fields),
+        *defaults(ClusterSettings.model_fields),
+    }
+
+
+def test_a_dispatcher_of_the_first_day_is_fit_for_pod_security_restricted() -> None:
+    pod = objects()["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_images_of_the_docs_are_of_this_version() -> None:
+    for page in (PAGE, Page("workers/gpu-runner/README.md"), Page("workers/dispatcher/README.md")):
+        tags = re.findall(r"(?:gpu-runner|gpuqueue-dispatcher):([\w.]+)", page.text)
+        assert set(tags) == {__version__}, page.path
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", PAGE.tables("## Images")[0], ids=lambda row: row[0])
+def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
+    pattern, let_in, kept_out = (re.findall(r"`([^`]+)`", cell) for cell in row)
+    cluster = ClusterSettings(
+        GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1"
+    )
+    for image in [*let_in, "registry.example/own:1"]:
+        check_image(image, cluster, GpuClass("t4"))
+    for image in kept_out or ([] if pattern else ["python:3.11"]):
+        with pytest.raises(InvalidJob):
+            check_image(image, cluster, GpuClass("t4"))
+
+
+# -- manifests -------------------------------------------------------------------------------------
+
+
+def job() -> dict[str, Any]:
+    (text,) = PAGE.blocks("yaml", "## The Job of an attempt")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def test_the_job_of_the_docs_is_the_one_that_is_made() -> None:
+    shown_job = job()
+    record = record_of(shown_job["metadata"]["annotations"])
+    assert record is not None
+    (container,) = shown_job["spec"]["template"]["spec"]["containers"]
+    common = ManifestContext(shown_job["metadata"]["namespace"], record["owner"])
+    cluster = ClusterSettings(GPU_EXECUTOR_IMAGE=container["image"])
+    assert (
+        attempt_manifest(record, GpuClass("t4", shared_slots=8, exclusive_slots=1), cluster, common)
+        == shown_job
+    )
+
+
+def test_the_job_of_the_docs_has_no_field_that_kubernetes_does_not_know() -> None:
+    assert client.ApiClient().sanitize_for_serialization(client.V1Job.from_dict(job())) == job()
+
+
+def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
+    (text,) = PAGE.blocks("yaml", "## The pod template")
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    pod = job()["spec"]["template"]
+    made = apply_template(load_pod_template(file), pod)
+    assert made["metadata"]["labels"] == pod["metadata"]["labels"] | {"team": "vision"}
+    (container,) = made["spec"]["containers"]
+    assert container["image"] == "registry.example/shop:1"
+    assert {"name": "HOME", "value": "/cache"} in container["env"]
+    known = {volume["name"] for volume in made["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == known
+    assert (
+        client.ApiClient().sanitize_for_serialization(client.V1PodTemplateSpec.from_dict(made))
+        == made
+    )
+
+
+# -- settings and clocks ---------------------------------------------------------------------------
+
+
+def test_the_table_of_settings_has_each_with_its_default_in_order() -> None:
+    wanted = defaults(ClusterSettings.model_fields)
+    assert [(row[0], row[1]) for row in PAGE.table("## Settings")] == list(wanted.items())
+
+
+CLOCKS = {row[0]: row for row in PAGE.tables("## Clocks")[0]}
+#: What takes too long → a pod of which that is true, how the attempt ends then (None: it does not).
+PODS: dict[str, tuple[Pod, EndReason | None]] = {
+    "no node takes the pod": (
+        a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
+        EndReason.UNSCHEDULABLE,
+    ),
+    "the image is pulled, volumes are mounted": (
+        a_pod(waiting("ContainerCreating")),
+        EndReason.IMAGE,
+    ),
+    "an init container runs": (a_pod(inits=[running("fetch")]), EndReason.INFRA),
+    "the image cannot be pulled": (a_pod(waiting("ImagePullBackOff")), EndReason.IMAGE),
+    "the container cannot be made, e.g. a Secret is missing": (
+        a_pod(waiting("CreateContainerConfigError", 'secret "x" not found')),
+        EndReason.BAD_SPEC,
+    ),
+    "the pod was told to end": (a_pod(running(), phase="Running", deletion=DELETION), None),
+}
+
+
+def test_the_clocks_of_the_docs_have_their_defaults() -> None:
+    known = defaults(ClusterSettings.model_fields) | defaults(Settings.model_fields)
+    named = {}
+    for row in CLOCKS.values():
+        for name in re.findall(r"`(GPU\w+)`", row[3]):
+            named[name] = row[2]
+            assert re.findall(r"\d+|none", row[2])[0] == known[name], row
+    clocks = {
+        name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
+    }
+    assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
+
+
+def test_the_reasons_of_the_clocks_exist() -> None:
+    for row in CLOCKS.values():
+        for word in re.findall(r"`([A-Z_]+)`", row[4]):
+            assert word == "UNCONFIRMED" or word in EndReason.__members__, row
+
+
+@pytest.mark.parametrize(
+    ("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS
+)
+def test_a_clock_of_the_docs_is_the_one_that_runs(
+    what: str, pod: Pod, verdict: EndReason | None
+) -> None:
+    seen, row = observe(pod), CLOCKS[what]
+    assert seen.verdict == verdict
+    assert (verdict or "UNCONFIRMED") in row[4]
+    # With limits that are told apart, the one that counts is the named setting's.
+    names = [
+        name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
+    ]
+    distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
+    clocks = Clocks(
+        create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
+    )
+    grace = 1000 if verdict is None else 0
+    (name,) = re.findall(r"`(\w+)`", row[3])
+    assert clocks.limit(seen) == 100 + names.index(name) + grace
+    assert ("*" in row[1]) == (seen.since is None)
+
+
+@pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
+def test_what_can_never_work_is_given_no_time(reason: str) -> None:
+    seen, row = (
+        observe(a_pod(waiting(reason))),
+        CLOCKS["its name is none, or it is not there and may not be pulled"],
+    )
+    assert (seen.at_once, seen.verdict, row[2], row[4]) == (
+        True,
+        EndReason.IMAGE,
+        "at once",
+        "`IMAGE`",
+    )
+
+
+def test_the_deadline_of_the_docs_is_the_sum_that_it_is_said_to_be() -> None:
+    row = CLOCKS["the same, and no dispatcher is there to see it"]
+    assert row[2] == "its time limit, and the limits of pull, start and grace"
+    cluster, settings = ClusterSettings(), Settings()
+    allowed = 3600 + cluster.image_pull_timeout + settings.start_timeout + settings.grace_seconds
+    assert job()["spec"]["template"]["spec"]["activeDeadlineSeconds"] == allowed
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+NODE = "node-a"
+DRIVER = (
+    "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch:"
+    " unknown"
+)
+MISSING = 'unable to start container process: exec: "train": executable file not found in $PATH'
+
+
+def failed(reason: str, message: str = "Pod was rejected: because") -> Pod:
+    return a_pod(phase="Failed", reason=reason, message=message)
+
+
+def by(target: str) -> Pod:
+    return a_pod(ended(143), phase="Failed", conditions=[disrupted(target)])
+
+
+#: What the pod says, as the docs have it → pods of which it is true.
+ENDS: dict[str, list[Pod]] = {
+    "exit code 0 without a report": [a_pod(ended(0, "Completed"), phase="Succeeded")],
+    "DisruptionTarget `PreemptionByScheduler`": [by("PreemptionByScheduler")],
+    "DisruptionTarget `DeletionByTaintManager`": [by("DeletionByTaintManager")],
+    "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
+    "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
+    "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
+    "`Evicted` for its own limit of disk": [
+        failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')
+    ],
+    "`Evicted` for its node's need": [failed("Evicted", "The node was low on resource: memory.")],
+    "`NodeLost`": [a_pod(running(), phase="Failed", reason="NodeLost")],
+    "`NodeShutdown`, `Terminated`: the node shuts down": [
+        failed("NodeShutdown"),
+        failed("Terminated"),
+    ],
+    "`Preempting`: a critical pod needs the room": [failed("Preempting")],
+    "`DeadlineExceeded`": [
+        failed("DeadlineExceeded"),
+        a_pod(ended(0), phase="Failed", reason="DeadlineExceeded"),
+    ],
+    "refused by its node: more than one share was asked for": [
+        failed(
+            "UnexpectedAdmissionError", "maximum request size for shared resources is 1; found 2"
+        )
+    ],
+    "refused by its node: `UnexpectedAdmissionError`, `NodeAffinity`, `OutOf…`": [
+        failed("UnexpectedAdmissionError"),
+        failed("NodeAffinity"),
+        failed("OutOfcpu"),
+    ],
+    "`OOMKilled`": [a_pod(ended(137, "OOMKilled"))],
+    "`StartError`, `ContainerCannotRun`: the image or its command": [
+        a_pod(ended(128, "StartError", MISSING)),
+        a_pod(ended(127, "ContainerCannotRun", MISSING)),
+    ],
+    "`StartError`, `ContainerCannotRun`: driver, runtime or disk of the node": [
+        a_pod(ended(128, "StartError", DRIVER)),
+        a_pod(ended(128, "ContainerCannotRun", "mkdir: no space left on device")),
+    ],
+    "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
+    "deleted, and none of the above: by hand, as a rule": [a_pod(ended(143), deletion=DELETION)],
+    "an init container failed": [
+        a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])
+    ],
+    "exit code 75 of an executor: Redis could not be reached": [a_pod(ended(75))],
+    "exit code 76 of an executor: its attempt was another's by then": [a_pod(ended(76))],
+    "exit code 77 of an executor: the GPU itself failed": [a_pod(ended(77))],
+    "exit code 78 of an executor: its settings are wrong, or Redis refuses it": [a_pod(ended(78))],
+    "any other exit code": [a_pod(ended(1)), a_pod(ended(139)), a_pod(ended(137))],
+}
+BY_POD, BEFORE_A_POD = PAGE.tables("## Ends")
+
+
+def test_the_table_of_ends_is_of_pods_that_are_looked_at_here() -> None:
+    first, *rows = BY_POD
+    assert first[1:] == ["the task's own", "the task's own", ""]
+    assert [row[0] for row in rows] == list(ENDS)
+
+
+@pytest.mark.parametrize("row", BY_POD[1:], ids=lambda row: row[0])
+def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
+    said, reason, result, again = (
+        row[0],
+        row[1].strip("`"),
+        set(re.findall(r"`(\w+)`", row[2])),
+        row[3],
+    )
+    for pod in ENDS[said]:
+        end = observe(pod).end
+        assert end is not None, said
+        assert end.reason == reason
+        assert again == (
+            "no" if not end.again else "yes, elsewhere" if end.avoid == NODE else "yes"
+        )
+        assert result <= results(end.reason)
+
+
+@pytest.mark.parametrize("row", BEFORE_A_POD, ids=lambda row: row[0])
+def test_what_ends_before_there_is_a_pod_has_the_error_that_the_docs_say(row: list[str]) -> None:
+    reason, result = EndReason(row[1].strip("`")), set(re.findall(r"`(\w+)`", row[2]))
+    assert result <= results(reason)
+    assert (
+        row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]
+    )  # a refusal for good ends the job
+    assert (reason in NEVER_AGAIN) == (row[3] == "no" and reason != EndReason.INFRA)
+
+
+def results(reason: EndReason) -> set[str]:
+    """The types of error that a job may end with: before its executor has taken it, and after."""
+    record: Record = {
+        "id": "x",
+        "task": "shop.train",
+        "attempt": 3,
+        "reason": reason,
+        "error": "",
+        "time_limit": 1.0,
+    }
+    taken: Record = {**record, "started": 1.0}
+    return {type(exception_of(each)).__name__ for each in (record, taken)}
+
+
+def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
+    for row in [*BY_POD[1:], *BEFORE_A_POD]:
+        for name in re.findall(r"`(\w+)`", row[2]):
+            assert name == "TimeLimitExceeded" or issubclass(
+                getattr(errors, name), errors.GpuQueueError
+            )
+
+
+# -- container jobs --------------------------------------------------------------------------------
+
+
+def test_the_arguments_of_a_container_job_are_those_of_the_table() -> None:
+    assert [row[0] for row in PAGE.table("## Container jobs")] == list(ARGUMENTS)
+    assert f"{LARGEST // 1024} KiB" in PAGE.section("## Container jobs")
+
+
+def test_the_container_job_of_the_docs_is_one() -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class App:
+        send_task: Callable[..., None] = staticmethod(
+            lambda name, **options: calls.append((name, options))
+        )
+
+    by_name, by_signature = PAGE.blocks("python", "## Container jobs")
+    exec(by_name.replace("from shop import app", ""), {"app": App})
+    ((name, options),) = calls
+    assert name == "gpuqueue.run"
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        seen: dict[str, Any] = {"app": app}
+        exec(by_signature.replace("from shop import app", "").rpartition("result = ")[0], seen)
+        assert (seen["job"].task, dict(seen["job"].kwargs)) == (name, options["kwargs"])
+    image, container = parse_container((), options["kwargs"])
+    assert image == "registry.example/render:2"
+    assert container == {"command": ["render", "--frames", "100"], "env": {"SCENE": "7"}}
+
+
+def test_a_default_is_shown_as_people_write_it() -> None:
+    assert [shown(each) for each in (None, "", 60.0, 0.5, "python3 -m x", 16_384)] == [
+        *("not set", "not set", "60", "0.5", "python3 -m x", "16384")
+    ]

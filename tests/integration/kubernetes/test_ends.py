@@ -1,0 +1,291 @@
+"""Every way a Job can go wrong ends typed and in time, and its slot is free afterwards."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from gpuqueue import gpu
+from gpuqueue.errors import (
+    ContainerFailed,
+    ExecutorDied,
+    HostOutOfMemory,
+    ImageUnusable,
+    InvalidJob,
+    LaunchFailed,
+    PodDeleted,
+    QuotaExceeded,
+    Unschedulable,
+)
+from tests.doubles.kubernetes.objects.kinds import QUOTAS
+from tests.doubles.kubernetes.objects.registry import Deletion
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
+
+
+def ended(stack, result, reason):
+    """The record of a job that has ended so, its slot free."""
+    record = stack.in_state(result.id, "ended")
+    assert record["reason"] == reason
+    until(lambda: result.id not in stack.holders(), PATIENCE, "its slot is free")
+    return stack.record(result.id)
+
+
+# -- while it runs ---------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(shop, quick, key):
+    errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
+    result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
+    assert [quick.told(key) for _ in range(3)][:2] == ["before_start", "__call__"]
+    quick.cluster.faults.oom_kill(quick.pod_name(result.id))
+    with pytest.raises(
+        HostOutOfMemory, match=r"(?s)exit code 137.*OOMKilled.*node node-a"
+    ) as caught:
+        result.get(PATIENCE)
+    assert "out of host memory" in str(caught.value)
+    assert quick.told(key) == "on_failure HostOutOfMemory"
+    assert sorted(quick.told(f"{key}-errback")[0] for _ in range(2)) == ["new", "old"]
+    record = ended(quick, result, "HOST_OOM")
+    assert (record["exit_code"], record["container_reason"], record["node"]) == (
+        137,
+        "OOMKilled",
+        "node-a",
+    )
+    assert record["container_started"] <= record["container_finished"]
+
+
+def test_the_text_of_a_crash_says_the_exit_code_and_the_node(shop, quick, key):
+    result = shop.leave.apply_async(("os._exit",), queue=GPU)
+    with pytest.raises(ExecutorDied, match=r"exit code 4.*node node-a"):
+        result.get(PATIENCE)
+    assert ended(quick, result, "ERROR")["exit_code"] == 4
+
+
+def test_an_evicted_job_runs_again_in_a_new_pod(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    first = quick.told(key)["pid"]
+    quick.cluster.faults.evict(quick.pod_name(result.id))
+    second = quick.told(key)["pid"]
+    assert first != second
+    quick.go(key)
+    assert result.get(PATIENCE) == key
+    assert ended(quick, result, "SUCCEEDED")["attempt"] == 2
+
+
+def test_a_job_evicted_while_its_application_is_imported_runs_again(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    record = quick.in_state(result.id, "running")
+    quick.cluster.faults.evict(
+        quick.cluster.pod_of(record["instance"].split("/")[1])["metadata"]["name"]
+    )
+    until(
+        lambda: quick.record(result.id)["attempt"] == 2,
+        PATIENCE,
+        "a new attempt",
+        lambda: str(quick.record(result.id)),
+    )
+    quick.go(key, 2)
+    assert result.get(PATIENCE) == key
+
+
+def test_a_job_whose_pod_somebody_deletes_fails_so(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    quick.cluster.faults.delete_pod(quick.pod_name(result.id))
+    with pytest.raises(PodDeleted, match="deleted"):
+        result.get(PATIENCE)
+    ended(quick, result, "POD_DELETED")
+
+
+def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    pid = quick.told(key)["pid"]
+    job = quick.record(result.id)["instance"].split("/")[1]
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        result.get(PATIENCE)
+    assert quick.cluster.job(job) is None
+    assert not any(pid in quick.cluster.pids(pod) for pod in quick.cluster.pods())
+    ended(quick, result, "CANCELLED")
+
+
+def test_the_log_of_a_job_outlives_its_pod(shop, quick, key):
+    result = shop.tell_of.apply_async((key, "done"), queue=GPU)
+    assert result.get(PATIENCE) == "done"
+    record = ended(quick, result, "SUCCEEDED")
+    assert "succeeded" in until(lambda: quick.log_of(record), PATIENCE, "the log is kept")
+
+
+# -- before it runs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [("NOT-A/Valid::Name", "InvalidImageName"), ("nowhere.example/absent:1", "absent:1")],
+    ids=["no name at all", "one that cannot be pulled"],
+)
+def test_an_image_that_cannot_be_had_ends_the_job(shop, quick, image, words):
+    result = shop.add.apply_async((1, 1), **gpu("t4", image=image))
+    with pytest.raises(ImageUnusable, match=words):
+        result.get(PATIENCE)
+    assert ended(quick, result, "IMAGE")["attempt"] == 1
+    until(
+        lambda: (
+            not quick.cluster.jobs()
+            or all(quick.record(result.id)["id"] not in str(job) for job in quick.cluster.jobs())
+        ),
+        PATIENCE,
+        "its Job is deleted",
+    )
+
+
+def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images):
+    stack = stack_of_few_images
+    with pytest.raises(InvalidJob, match=r"gpu\.image='other:1' may not be named.*GPU_IMAGE_ALLOW"):
+        stack.shop.add.apply_async((1, 1), **gpu("t4", image="other:1")).get(PATIENCE)
+
+
+def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(stack_elsewhere):
+    stack = stack_elsewhere
+    result = stack.shop.add.apply_async((1, 1), queue=GPU)
+    waits = until(
+        lambda: (stack.record(result.id) or {}).get("wait"), PATIENCE, "what it waits for is noted"
+    )
+    assert waits == "UNSCHEDULABLE"
+    with pytest.raises(Unschedulable, match="0/1 nodes are available"):
+        result.get(PATIENCE)
+    ended(stack, result, "UNSCHEDULABLE")
+
+
+@pytest.fixture(scope="module")
+def small_stacks(tmp_path_factory, running_stacks):
+    from tests.support.cluster_stack import ClusterStack
+
+    made = []
+
+    def make(env, **cluster):
+        stack = ClusterStack(tmp_path_factory.mktemp("small"), env, **cluster)
+        made.append(stack)
+        running_stacks.append(stack)
+        stack.dispatcher()
+        return stack
+
+    yield make
+    for stack in made:
+        running_stacks.remove(stack)
+        stack.close()
+
+
+@pytest.fixture
+def stack_of_few_images(small_stacks):
+    return small_stacks({"GPU_IMAGE_ALLOW": "trusted.example/*"})
+
+
+@pytest.fixture
+def stack_elsewhere(small_stacks):
+    return small_stacks({"GPU_NODE_SELECTOR_KEY": "zone", "GPU_NODE_SELECTOR_VALUE": "nowhere"})
+
+
+def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(shop, quick):
+    with quota(quick, {"requests.nvidia.com/gpu": "0"}):
+        result = shop.add.apply_async((1, 1), queue=GPU)
+        with pytest.raises(QuotaExceeded, match="exceeded quota"):
+            result.get(PATIENCE)
+        ended(quick, result, "QUOTA")
+
+
+def test_a_quota_that_refuses_the_job_is_waited_for(shop, quick):
+    with quota(quick, {"count/jobs.batch": "0"}):
+        result = shop.add.apply_async((1, 1), queue=GPU)
+        until(
+            lambda: (quick.record(result.id) or {}).get("wait") == "QUOTA",
+            PATIENCE,
+            "it waits for the quota",
+        )
+    assert result.get(PATIENCE) == 2
+
+
+def quota(stack, hard):
+    @contextmanager
+    def limited():
+        name = "limit"
+        stack.cluster.create(QUOTAS, {"metadata": {"name": name}, "spec": {"hard": hard}})
+        try:
+            yield
+        finally:
+            stack.cluster.registry.delete(QUOTAS, stack.cluster.namespace, name, Deletion())
+
+    return limited()
+
+
+# -- container jobs --------------------------------------------------------------------------------
+
+
+def run(stack, *command, **more):
+    return stack.app.send_task(
+        "gpuqueue.run",
+        kwargs={"image": "shop:1", "command": list(command), **more.pop("call", {})},
+        **{"queue": GPU} | more,
+    )
+
+
+def test_a_container_job_answers_exit_code_message_and_log(quick):
+    program = (
+        "import os; open('/dev/termination-log', 'w').write('{\"loss\": 0.5}'); print('trained',"
+        " os.environ['N'])"
+    )
+    result = run(quick, "python3", "-c", program, call={"env": {"N": 3}})
+    assert result.get(PATIENCE) == {"exit_code": 0, "message": {"loss": 0.5}, "log": "trained 3\n"}
+    record = ended(quick, result, "SUCCEEDED")
+    assert record["started"] and record["exit_code"] == 0
+
+
+def test_a_container_job_hands_its_answer_on(shop, quick, key):
+    chained = (
+        quick.app.signature(
+            "gpuqueue.run",
+            kwargs={"image": "shop:1", "command": ["python3", "-c", "print('y')"]},
+            queue=GPU,
+        )
+        | shop.echo.s().set(queue="celery")
+    ).apply_async()
+    assert chained.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "y\n"}
+
+
+def test_a_container_that_fails_says_how(quick, shop, key):
+    result = run(
+        quick, "python3", "-c", "import sys; print('no data', file=sys.stderr); sys.exit(3)"
+    )
+    with pytest.raises(ContainerFailed, match=r"(?s)exit code 3.*no data"):
+        result.get(PATIENCE)
+    ended(quick, result, "ERROR")
+
+
+def test_a_container_whose_program_is_missing_cannot_be_launched(quick):
+    result = run(quick, "/no/such/program")
+    with pytest.raises(LaunchFailed, match="no such file"):
+        result.get(PATIENCE)
+    assert ended(quick, result, "BAD_SPEC")["attempt"] == 1
+
+
+def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick):
+    result = run(quick, "python3", "-c", "import time; time.sleep(60)")
+    until(lambda: result.state == "STARTED", PATIENCE, "it is STARTED", lambda: result.state)
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    ended(quick, result, "CANCELLED")
+
+
+def test_a_container_job_that_is_malformed_is_refused(quick):
+    with pytest.raises(
+        InvalidJob, match=r"gpuqueue\.run command=.* is one text; give a list of words"
+    ):
+        quick.app.send_task(
+            "gpuqueue.run", kwargs={"image": "x:1", "command": "nvidia-smi"}, queue=GPU
+        ).get(PATIENCE)

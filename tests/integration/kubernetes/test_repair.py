@@ -1,0 +1,257 @@
+"""What goes on, and what is repaired, when the API server, a watch, a node, a dispatcher or Redis
+goes away.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from gpuqueue.errors import LaunchFailed
+from tests.doubles.kubernetes import Node
+from tests.doubles.kubernetes.objects.kinds import JOBS
+from tests.doubles.kubernetes.objects.registry import Deletion
+from tests.support.cluster_stack import ClusterStack
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
+
+
+@pytest.fixture
+def stacks(tmp_path, running_stacks):
+    """Makes stacks of a test's own."""
+    made = []
+
+    def make(env=None, **cluster):
+        stack = ClusterStack(tmp_path / f"own{len(made)}", env, **cluster)
+        made.append(stack)
+        running_stacks.append(stack)
+        return stack
+
+    yield make
+    for stack in made:
+        running_stacks.remove(stack)
+        stack.close()
+
+
+# -- launches that the API does not take -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "more"), [(429, {"retry_after": 1}), (500, {}), (503, {})])
+def test_a_launch_that_the_server_cannot_take_now_is_tried_again(shop, quick, status, more):
+    quick.cluster.faults.fail(status, method="POST", path="/jobs", times=2, **more)
+    result = shop.add.apply_async((1, 1), queue=GPU)
+    assert result.get(PATIENCE) == 2
+    assert quick.in_state(result.id, "ended")["attempt"] == 1
+
+
+def test_a_launch_whose_answer_is_lost_makes_one_job(shop, quick, key):
+    quick.cluster.faults.cut(after=True, method="POST", path="/jobs", times=1)
+    result = shop.tell_of.apply_async((key, "ran"), queue=GPU)
+    assert result.get(PATIENCE) == "ran"
+    assert quick.told_so_far(key) == ["ran"]
+
+
+def test_a_job_is_cancelled_while_its_launch_is_tried_again(shop, quick, key):
+    quick.cluster.faults.fail(503, method="POST", path="/jobs", times=1000)
+    try:
+        result = shop.tell_of.apply_async((key, "ran"), queue=GPU)
+        until(
+            lambda: (quick.record(result.id) or {}).get("wait") == "LAUNCH_REFUSED",
+            PATIENCE,
+            "it is tried again",
+        )
+        result.revoke()
+        until(lambda: result.state == "REVOKED", PATIENCE, "it is revoked")
+    finally:
+        quick.cluster.faults.clear()
+    quick.idle()
+    assert quick.told_so_far(key) == []
+
+
+def test_a_launch_that_is_never_taken_ends_in_the_servers_words(stacks):
+    stack = stacks({"GPU_LAUNCH_TIMEOUT": "1", "GPUQUEUE_MAX_ATTEMPTS": "1"})
+    stack.dispatcher()
+    stack.cluster.faults.fail(500, method="POST", path="/jobs", times=1000)
+    result = stack.shop.add.apply_async((1, 1), queue=GPU)
+    stack.in_state(result.id, "finishing")
+    stack.cluster.faults.clear()
+    with pytest.raises(LaunchFailed, match="500 InternalError"):
+        result.get(PATIENCE)
+    stack.idle()
+
+
+def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(stacks):
+    stack = stacks()
+    stack.dispatcher()
+    stack.cluster.faults.fail(403, method="POST", path="/jobs", times=1)
+    with pytest.raises(LaunchFailed, match="403"):
+        stack.shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE)
+    stack.idle()
+
+
+def test_a_dispatcher_that_may_not_create_jobs_does_not_start(stacks):
+    stack = stacks()
+    token = stack.cluster.user(
+        "reader", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+    )
+    env = {"KUBECONFIG": str(stack.cluster.kubeconfig_for(token))}
+    node = stack.dispatcher(env=env, ready=False)
+    until(lambda: node.container.exit_code is not None, PATIENCE, "it ends")
+    assert node.container.exit_code == 78
+    assert 'cannot create resource "jobs"' in node.logs()
+
+
+# -- watches ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["dropped", "silent", "expired", "compacted"])
+def test_an_end_is_seen_though_the_watch_is(shop, quick, key, fault):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    faults = quick.cluster.faults
+    if fault == "dropped":
+        faults.drop_watches()
+    elif fault == "silent":
+        faults.silence_watches()
+    elif fault == "expired":
+        faults.expire_watches(1)
+        faults.drop_watches()
+    else:
+        faults.compact()
+        faults.drop_watches()
+    try:
+        quick.go(key)
+        assert result.get(PATIENCE) == key
+        quick.idle()
+    finally:
+        if fault == "silent":
+            faults.silence_watches(on=False)
+
+
+def test_jobs_end_and_start_again_when_the_api_server_comes_back(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=ALONE)
+    quick.told(key)
+    quick.cluster.faults.front_down()
+    quick.go(key)
+    assert result.get(PATIENCE) == key, "an executor needs no API server"
+    waiting = shop.add.apply_async((1, 1), queue=ALONE)
+    until(lambda: quick.record(waiting.id), PATIENCE, "it is accepted")
+    assert quick.holders() == [result.id], "its slot stays taken while nobody can see its pod"
+    quick.cluster.faults.front_up()
+    assert waiting.get(PATIENCE) == 2
+
+
+# -- nodes -----------------------------------------------------------------------------------------
+
+
+def test_a_silent_kubelet_is_no_failed_job(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    quick.cluster.faults.kubelet_down("node-a")
+    quick.go(key)
+    assert result.get(PATIENCE) == key
+    assert result.id in quick.holders()
+    quick.cluster.faults.kubelet_up("node-a")
+    quick.idle()
+
+
+def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(stacks, key):
+    stack = stacks()
+    stack.dispatcher()
+    result = stack.shop.hold.apply_async((key,), queue=ALONE)
+    stack.told(key)
+    stack.cluster.faults.node_lost("node-a")
+    until(
+        lambda: (stack.record(result.id) or {}).get("wait") == "UNCONFIRMED",
+        PATIENCE,
+        "its end is not confirmed",
+    )
+    assert stack.holders() == [result.id]
+    waiting = stack.shop.add.apply_async((1, 1), queue=GPU)
+    stack.in_state(waiting.id, "waiting")
+    stack.cluster.faults.node_back("node-a")
+    stack.told(key)
+    record = stack.record(result.id)
+    assert record["attempt"] == 2 and record["avoid"] == ["node-a"]
+    stack.go(key)
+    assert (result.get(PATIENCE), waiting.get(PATIENCE)) == (key, 2)
+
+
+# -- by hand ---------------------------------------------------------------------------------------
+
+
+def test_a_job_deleted_by_hand_frees_its_slot(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    name = quick.record(result.id)["instance"].split("/")[1]
+    quick.cluster.registry.delete(JOBS, quick.cluster.namespace, name, Deletion("Background"))
+    until(lambda: result.state == "FAILURE", PATIENCE, "it fails")
+    quick.idle()
+
+
+def test_a_job_without_a_holder_is_deleted(shop, quick, key):
+    result = shop.hold.apply_async((key,), queue=GPU)
+    pid = quick.told(key)["pid"]
+    record = quick.record(result.id)
+    # Its job goes on without it: as if another attempt had been made meanwhile.
+    quick.client.hset(
+        "gpuqueue:1:{t4}:jobs", result.id, json.dumps({**record, "attempt": 2, "token": "x"})
+    )
+    quick.client.zrem("gpuqueue:1:{t4}:holders_shared", f"{result.id}#1")
+    until(
+        lambda: not any(pid in quick.cluster.pids(pod) for pod in quick.cluster.pods()),
+        PATIENCE,
+        "its pod is stopped",
+    )
+
+
+# -- Redis, dispatchers ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(stacks, key):
+    one = stacks()
+    one.dispatcher("one")
+    other = stacks()
+    other.cluster.secret("other", {"CELERY_BROKER_URL": one.url})
+    env = {
+        "CELERY_BROKER_URL": one.url,
+        "GPU_SECRET_NAME": "other",
+        "T4_SHARED_SLOTS": "0",
+        "T4_EXCLUSIVE_SLOTS": "0",
+    }
+    env |= {"MIG_TOTAL_SLOTS": "2", "GPU_RESOURCE_NAME": "nvidia.com/mig-1g.5gb"}
+    other.cluster.add_node(Node("mig", resources={"nvidia.com/mig-1g.5gb": "2"}))
+    other.dispatcher("two", env=env, ready=False)
+    until(lambda: "two@test" in one.reader.dispatchers(0), PATIENCE, "the other's dispatcher")
+    here = one.shop.hold.apply_async((key,), queue=GPU)
+    there = one.shop.hold.apply_async((f"{key}-mig",), queue="gpu.mig-1g.5gb")
+    one.told(key)
+    one.told(f"{key}-mig")
+    assert (len(one.cluster.pods()), len(other.cluster.pods())) == (1, 1)
+    until(lambda: len(one.reader.leaders()) == 2, PATIENCE, "each has its own leader")
+    time.sleep(
+        3
+    )  # several rounds of repair, with nothing to wait for: that nothing happens is what is tested
+    assert (len(one.cluster.pods()), len(other.cluster.pods())) == (1, 1)
+    one.go(key)
+    one.go(f"{key}-mig")
+    assert (here.get(PATIENCE), there.get(PATIENCE)) == (key, f"{key}-mig")
+
+
+@pytest.mark.slow
+def test_waiting_for_a_pod_and_its_leader_dies(stacks, key):
+    stack = stacks()
+    first = stack.dispatcher("one")
+    stack.cluster.faults.late_pods(3)
+    result = stack.shop.tell_of.apply_async((key, "ran"), queue=GPU)
+    stack.in_state(result.id, "launching")
+    first.kill()
+    stack.dispatcher("two")
+    assert result.get(PATIENCE) == "ran"
+    assert stack.told_so_far(key) == ["ran"]
+    stack.idle()

@@ -1,0 +1,82 @@
+"""The workflows, the forms and the hooks: their schemas, and that what they call exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from yamllint import linter
+from yamllint.config import YamlLintConfig
+
+import gpuqueue
+from tests.support.redis_servers import SERVERS
+
+ROOT = Path(gpuqueue.__file__).parents[1]
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
+HOOKS = ROOT / ".pre-commit-config.yaml"
+SCHEMAS = {
+    "vendor.github-workflows": WORKFLOWS,
+    "custom.github-workflows-require-timeout": [
+        path for path in WORKFLOWS if path.name != "release.yml"
+    ],
+    "vendor.github-issue-forms": [path for path in FORMS if path.name != "config.yml"],
+    "vendor.github-issue-config": [GITHUB / "ISSUE_TEMPLATE" / "config.yml"],
+}
+#: The style of manifests; `on:` is a key of workflows, and lists of one line are usual there.
+STYLE = YamlLintConfig((ROOT / ".yamllint.yaml").read_text())
+
+
+def steps(path: Path) -> Iterator[dict[str, Any]]:
+    for job in yaml.safe_load(path.read_text())["jobs"].values():
+        yield from job.get("steps", [])
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *FORMS, HOOKS], ids=relative)
+def test_a_file_of_the_project_is_in_style(path: Path) -> None:
+    assert list(linter.run(path.read_text(), STYLE)) == []
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_file_has_the_schema_that_its_reader_expects(schema: str) -> None:
+    assert SCHEMAS[schema]
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
+    done = subprocess.run(
+        [*check, *map(str, SCHEMAS[schema])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=relative)
+def test_actions_are_pinned_by_major_version(path: Path) -> None:
+    used = [step["uses"] for step in steps(path) if "uses" in step]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@(v|release/v)\d+", action) for action in used), used
+
+
+def test_every_server_is_tested() -> None:
+    workflow = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["redis"] == list(SERVERS)
+
+
+def test_hooks_run_what_is_installed_and_fetch_no_code() -> None:
+    (local,) = yaml.safe_load(HOOKS.read_text())["repos"]
+    assert local["repo"] == "local"
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
+    commands = {hook["entry"].split()[0] for hook in local["hooks"]}
+    assert commands == {".venv/bin/ruff", ".venv/bin/lint-imports"}
+    assert all((Path(sys.executable).parent / Path(command).name).exists() for command in commands)

@@ -1,0 +1,99 @@
+"""A stack of the application ``crashshop``, whose dispatchers and executors can be told at which
+step to die.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+from tests.support.nodes import APPS
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+#: The folder of a ``sitecustomize`` that kills its process at the step named by CRASH_AT.
+INJECTION = Path(__file__).parent / "crash_injection"
+#: Everything that may happen after a crash has happened within this many seconds here.
+PATIENCE = 45.0
+#: Short clocks: what a crash costs is then seconds, and the tests stay quick.
+CLOCKS = {
+    "GPUQUEUE_REPAIR_SECONDS": "1",
+    "GPUQUEUE_RELIST_SECONDS": "0.5",
+    "GPUQUEUE_TICK_SECONDS": "0.2",
+    "GPUQUEUE_LEASE_SECONDS": "1",
+    "GPUQUEUE_VISIBILITY_SECONDS": "2",
+    "GPUQUEUE_GRACE_SECONDS": "1",
+}
+
+
+class CrashStack(Stack):
+    """One Redis, and dispatchers of ``crashshop``, which leaves a line in ``notes`` whenever its
+    code runs.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.notes = directory / "notes"
+        self.mark = directory / "crashed"
+        directory.mkdir(exist_ok=True)
+        self.notes.touch()
+        paths = os.pathsep.join(map(str, (INJECTION, APPS)))
+        super().__init__(
+            directory,
+            CLOCKS | {"CRASHSHOP_NOTES": str(self.notes), "PYTHONPATH": paths},
+            app="crashshop",
+            kind=kind,
+        )
+        self.sent = {}
+        self.sender = Celery("crashshop", broker=self.url, backend=self.url)
+
+    def start(self, name="one", crash=None):
+        """Start a dispatcher; ``crash`` names the step at which it, or an executor of its, dies."""
+        env = {"CRASH_AT": crash, "CRASH_MARK": str(self.mark)} if crash else {}
+        queues = ("-Q", "gpu.t4.shared,gpu.t4.exclusive")
+        return self.dispatcher(name, env=env, arguments=queues, ready=False)
+
+    def send(self, task, *args, queue="gpu.t4.shared", **options):
+        result = self.sender.send_task(f"crashshop.{task}", args, queue=queue, **options)
+        self.sent[result.id] = (task, args, {"queue": queue, **options})
+        return result
+
+    def send_again_what_the_transport_lost(self):
+        """Kombu takes a message off its list before it notes that it has it: a kill between the two
+        loses it, as for any worker.
+
+        To be called while no dispatcher lives.
+        """
+        known = {record["id"] for record in self.records()}
+        lists = [
+            self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")
+        ]
+        somewhere = "".join([*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
+        for job_id, (task, args, options) in list(self.sent.items()):
+            if job_id not in known and job_id not in somewhere:
+                self.send(task, *args, task_id=job_id, **options)
+
+    def noted(self):
+        return self.notes.read_text().split("\n")[:-1]
+
+    def records(self):
+        return list(self.reader.all_records("t4"))
+
+    def is_idle(self):
+        """No slot held, nobody in line, nothing half-done, every job ended and its message gone."""
+        todo = self.reader.todo("t4", time.time() + 3600)
+        return (
+            not self.holders()
+            and not (todo.accepted or todo.finishing or todo.launching or todo.stopping)
+            and {record["state"] for record in self.records()} <= {"ended"}
+            and not self.client.hlen("gpuqueue:1:{t4}:messages")
+        )
+
+    def died(self, worker):
+        """The exit status of a dispatcher, once it has one."""
+        until(lambda: worker.container.exit_code is not None, PATIENCE, "the dispatcher's death")
+        return worker.container.exit_code
+
+    def close(self):
+        self.sender.close()
+        super().close()

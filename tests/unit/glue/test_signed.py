@@ -1,0 +1,221 @@
+"""Signed bodies without any process: who reads what, what is refused, and what a job made of one
+says.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from gpuqueue.dispatcher.finish import needs_application
+from gpuqueue.errors import InvalidJob, MalformedMessage, SettingsError, UntrustedMessage
+from gpuqueue.glue.messages.bodies import ApplicationBodies, ClosedBody, DispatcherBodies
+from gpuqueue.glue.messages.message import context, payload
+from gpuqueue.glue.messages.parse import parse
+from gpuqueue.glue.messages.signed import SIGNED, Store, json_within, open_envelope
+from gpuqueue.model.container import CONTAINER_TASK
+from tests.support.certificates import Authority, Pair
+from tests.support.signing import other_body, other_content, signed
+
+JSON = "application/json"
+CALL = [[1, 2], {"z": 3}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+ERRBACK = [{"task": "shop.tell", "args": [], "kwargs": {}, "options": {}}]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def me(authority: Authority) -> Pair:
+    return authority.issue("me")
+
+
+@pytest.fixture(scope="module")
+def store(me: Pair) -> Store:
+    return Store(str(me.certificate))
+
+
+def message(body: str, content_type: str = SIGNED, **headers: Any) -> dict[str, Any]:
+    """A message as the queue keeps it."""
+    return {
+        "headers": {"id": "one", "task": "shop.add"} | headers,
+        "body": body,
+        "content_type": content_type,
+        "content_encoding": "utf-8",
+        "properties": {},
+        "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
+    }
+
+
+def app(accept: list[str]) -> Celery:
+    made = Celery("shop", set_as_current=False)
+    made.conf.accept_content = accept
+    return made
+
+
+def test_an_envelope_holds_the_json_that_was_signed_and_by_whom(me: Pair) -> None:
+    text = signed(me, CALL)
+    assert open_envelope(text).signer.startswith("authority ")
+    assert json.loads(json_within(text)) == CALL
+
+
+@pytest.mark.parametrize("text", ["", "abc", "e30=", json.dumps(CALL), "ä"])
+def test_what_is_no_envelope_is_told(text: str) -> None:
+    with pytest.raises(
+        MalformedMessage, match=r"is no signed body.*; send what Celery's serializer 'auth' makes"
+    ):
+        open_envelope(text)
+
+
+# -- an application's ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "accept", [["json"], ["application/json"], ["json", "pickle"], ["pickle", "yaml"]]
+)
+def test_an_application_that_does_not_sign_takes_json_and_nothing_else_whatever_it_accepts_from_others(
+    accept: list[str], me: Pair
+) -> None:
+    bodies = ApplicationBodies(app(accept))
+    assert payload(message(json.dumps(CALL), JSON), bodies) == tuple(CALL)
+    others = {
+        SIGNED: signed(me, CALL),
+        "application/x-python-serialize": pickle.dumps(CALL, 0).decode(),
+        "application/text": "abc",
+    }
+    for content_type, body in others.items():
+        with pytest.raises(MalformedMessage, match="send JSON") as raised:
+            payload(message(body, content_type), bodies)
+        assert not isinstance(raised.value, UntrustedMessage)
+
+
+def test_an_application_that_wants_signatures_and_cannot_verify_them_is_told_what_it_forgot(
+    me: Pair,
+) -> None:
+    for body, content_type in ((signed(me, CALL), SIGNED), (json.dumps(CALL), JSON)):
+        with pytest.raises(UntrustedMessage, match=r"have it call app\.setup_security\(\)"):
+            payload(message(body, content_type), ApplicationBodies(app(["auth"])))
+
+
+@pytest.mark.parametrize("body", ['"abc"', "[1, 2]", "[[1], 2, {}]", "[[1], {}, 3]", "{", "7"])
+def test_a_body_of_another_shape_is_malformed(body: str) -> None:
+    with pytest.raises(MalformedMessage):
+        payload(message(body, JSON), ApplicationBodies(app(["json"])))
+
+
+# -- a dispatcher's --------------------------------------------------------------------------------
+
+
+def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -> None:
+    packed = message(signed(me, CALL))
+    with pytest.raises(ClosedBody):
+        DispatcherBodies().text(packed)
+    job = parse(packed, "t4", "shared", 0.0)
+    assert (job.signed, job.needs_app) == (True, True)
+    assert context(packed, {"id": "one", "task": "shop.add"}, DispatcherBodies()).args == []
+
+
+@pytest.mark.parametrize(
+    ("embed", "needs"),
+    [
+        ({}, False),
+        ({"errbacks": ERRBACK}, True),
+        ({"chain": ERRBACK}, True),
+        ({"chord": ERRBACK[0]}, True),
+    ],
+)
+def test_a_dispatcher_with_a_store_knows_whether_a_signed_job_calls_anybody(
+    me: Pair, store: Store, embed: dict[str, Any], needs: bool
+) -> None:
+    job = parse(message(signed(me, [[], {}, embed])), "t4", "shared", 0.0, DispatcherBodies(store))
+    assert (job.signed, job.needs_app) == (True, needs)
+
+
+def test_a_dispatcher_with_a_store_takes_what_one_of_it_has_signed_and_nothing_else(
+    authority: Authority, me: Pair, store: Store
+) -> None:
+    bodies, good = DispatcherBodies(store), signed(me, CALL)
+    assert payload(message(good), bodies) == tuple(CALL)
+    refused = {
+        "Unknown certificate": message(signed(authority.issue("another"), CALL)),
+        "the signature is not of this body": message(other_body(good, [[9], {}, {}])),
+        "is not signed; sign it, or unset GPUQUEUE_CERT_STORE": message(json.dumps(CALL), JSON),
+    }
+    for words, packed in refused.items():
+        with pytest.raises(UntrustedMessage, match=words):
+            parse(packed, "t4", "shared", 0.0, bodies)
+        assert context(packed, {"id": "one", "task": "shop.add"}, bodies).args == []
+    with pytest.raises(MalformedMessage, match="is signed, and not JSON"):
+        parse(
+            message(other_content(good, "application/x-python-serialize")),
+            "t4",
+            "shared",
+            0.0,
+            bodies,
+        )
+
+
+def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Store) -> None:
+    """Not merely malformed: nobody whom such a body names is called back."""
+    for read in (DispatcherBodies(store).read, DispatcherBodies(store).text):
+        with pytest.raises(UntrustedMessage, match="is not signed"):
+            read(message(json.dumps(CALL), JSON))
+
+
+def test_arguments_of_a_container_job_are_read_where_they_are_verified(
+    me: Pair, store: Store
+) -> None:
+    packed = message(
+        signed(me, [[], {"image": "tool:1", "command": ["run"]}, {}]), task=CONTAINER_TASK
+    )
+    job = parse(packed, "t4", "shared", 0.0, DispatcherBodies(store))
+    assert (job.image, job.container) == ("tool:1", {"command": ["run"]})
+    with pytest.raises(
+        InvalidJob,
+        match="has signed arguments, which nobody here can verify; set GPUQUEUE_CERT_STORE",
+    ):
+        parse(packed, "t4", "shared", 0.0)
+
+
+def test_what_comes_after_a_signed_container_job_is_sent_by_the_application() -> None:
+    plain: Any = {"task": CONTAINER_TASK, "reason": "SUCCEEDED", "needs_app": True}
+    assert not needs_application(plain)
+    assert needs_application(plain | {"signed": True})
+    assert not needs_application({**plain, "signed": True, "needs_app": False})
+
+
+def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"GPUQUEUE_CERT_STORE='.*' matches no file; name PEM files, e\.g\."
+    ):
+        Store(str(tmp_path / "*.pem"))
+    (tmp_path / "notes.txt").write_text("not a certificate")
+    with pytest.raises(
+        SettingsError,
+        match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is no certificate with an RSA key: ",
+    ):
+        Store(str(tmp_path))
+
+
+def test_a_certificate_that_has_expired_is_told_of_and_stops_nobody_else(
+    tmp_path: Path, me: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = Authority(tmp_path).issue("old", ends=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1))
+    (tmp_path / "store").mkdir()
+    for pair in (me, old):
+        (tmp_path / "store" / pair.certificate.name).write_bytes(pair.certificate.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        store = Store(str(tmp_path / "store"))
+    assert "old.pem has expired: what it signed is refused" in caplog.text
+    assert json.loads(store.verified(signed(me, CALL))) == CALL
+    with pytest.raises(UntrustedMessage, match="Expired certificate"):
+        store.verified(signed(old, CALL))

@@ -1,0 +1,523 @@
+"""The table of pods: one list and one watch, kept true through every outage."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpuqueue.launchers.kubernetes.api.backoff import Backoff
+from gpuqueue.launchers.kubernetes.api.client import Api
+from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.follow import pods as pods_module
+from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
+from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
+from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.settings.kubernetes import ClusterSettings
+from tests.support.pod_objects import lines
+from tests.support.scripted_api import (
+    Answer,
+    Asked,
+    Scripted,
+    after,
+    api_of,
+    bookmark,
+    end,
+    expired,
+    hang,
+    line,
+    listed,
+    once,
+    pod,
+    refused,
+    reset,
+    stream,
+)
+from tests.support.waiting import until
+
+
+@dataclass
+class World:
+    """A server whose lists and watches are scripted (the last of each for ever), and the pods that
+    follow it.
+    """
+
+    api: Api
+    server: Scripted
+    settings: ClusterSettings
+    lists: list[Answer]
+    watches: list[Answer]
+    told: list[tuple[Kind, str, str]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server.respond = self._respond
+        self.pods = Pods(self.api, "gpuqueue.io/owner=us", self.on_event, self.settings)
+
+    def _respond(self, asked: Asked) -> Answer:
+        answers = self.watches if asked.watches else self.lists
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def on_event(self, entry: Entry, kind: Kind) -> None:
+        self.entries.append(entry)
+        self.told.append((kind, entry.pod.metadata.name, entry.pod.metadata.resource_version))
+
+    def asked(self, watches: bool) -> list[Asked]:
+        return [asked for asked in list(self.server.asked) if asked.watches is watches]
+
+    def names(self) -> set[str]:
+        return {entry.pod.metadata.name for entry in self.pods.snapshot()}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Make worlds: ``world(lists=[…], watches=[…])``, followed at once."""
+    made: list[World] = []
+
+    def make(
+        lists: list[Answer],
+        watches: list[Answer] | None = None,
+        start: bool = True,
+        **settings: Any,
+    ) -> World:
+        server = Scripted(lambda asked: hang)
+        api = api_of(server, monkeypatch, tmp_path, **settings)
+        found = World(
+            api, server, ClusterSettings(**settings), lists, watches or [stream(then=hang)]
+        )
+        made.append(found)
+        if start:
+            found.pods.start()
+        return found
+
+    yield make
+    for each in made:
+        each.pods.stop()
+        each.server.close()
+
+
+# -- the ordinary way ------------------------------------------------------------------------------
+
+
+def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
+    changes = [
+        line("MODIFIED", pod("a", 11, "Running")),
+        line("ADDED", pod("c", 12)),
+        line("DELETED", pod("b", 13)),
+    ]
+    here = world([listed(pod("a", 3), pod("b", 4), version=10)], [stream(*changes, then=hang)])
+    until(lambda: len(here.told) == 5)
+    assert here.told == [
+        ("changed", "a", "3"),
+        ("changed", "b", "4"),
+        ("changed", "a", "11"),
+        ("changed", "c", "12"),
+        ("deleted", "b", "13"),
+    ]
+    assert here.names() == {"a", "c"}
+    (list_,), (watch,) = here.asked(False), here.asked(True)
+    assert list_.query["labelSelector"] == watch.query["labelSelector"] == "gpuqueue.io/owner=us"
+    assert watch.query["resourceVersion"] == "10"
+    assert watch.query["timeoutSeconds"] == "300"
+
+
+def test_pods_are_found_by_their_job_and_by_whether_a_clock_may_run(world: Any) -> None:
+    first = [
+        pod("a", 3, job="j1"),
+        pod("b", 4, "Running", job="j1"),
+        pod("c", 5, "Failed", job="j2"),
+    ]
+    here = world([listed(*first, version=10)])
+    assert here.pods.wait_synced(5)
+    assert {entry.pod.metadata.name for entry in here.pods.by_job("j1")} == {"a", "b"}
+    assert [entry.seen.phase for entry in here.pods.by_job("j2")] == [Phase.ENDED]
+    assert here.pods.by_job("j3") == []
+    assert [entry.pod.metadata.name for entry in here.pods.pending()] == ["a"]
+
+
+def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
+    here = world(
+        [listed(pod("a", 3, "Running", job="j1"))],
+        [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
+    )
+    until(lambda: len(here.told) == 2)
+    assert here.entries[-1].seen.phase is Phase.ENDED
+    assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
+
+
+def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
+    pods = [pod("a", 3, job="j1"), pod("b", 4, job="j1")]
+    here = world(
+        [listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)]
+    )
+    until(lambda: len(here.told) == 3)
+    assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
+
+
+def test_what_is_terminating_is_pending(world: Any) -> None:
+    here = world([listed(pod("a", 3, "Running", deletionTimestamp="2026-11-23T16:13:29Z"))])
+    assert here.pods.wait_synced(5)
+    assert [entry.seen.phase for entry in here.pods.pending()] == [Phase.TERMINATING]
+
+
+def test_a_pod_is_known_since_it_was_first_told(world: Any) -> None:
+    here = world([listed(pod("a", 3))], [stream(line("MODIFIED", pod("a", 4)), then=hang)])
+    until(lambda: len(here.told) == 2)
+    first, second = here.entries
+    assert first.first_seen == second.first_seen <= time.monotonic()
+
+
+def test_before_the_first_list_nothing_is_in_step(world: Any) -> None:
+    answered = threading.Event()
+    here = world([once(answered, listed(pod("a")))])
+    assert not here.pods.synced
+    assert here.pods.since_sync() == math.inf
+    assert not here.pods.wait_synced(0.05)
+    answered.set()
+    assert here.pods.wait_synced(5)
+    assert here.told, "what is in step has been told"
+    until(lambda: here.pods.since_sync() == 0)
+
+
+# -- streams that end ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken off"])
+def test_the_next_watch_goes_on_where_the_last_ended(world: Any, end: Answer | None) -> None:
+    parts = [line("ADDED", pod("a", 11)), bookmark(15)]
+    here = world(
+        [listed(version=10)],
+        [
+            stream(*parts, then=end),
+            stream(line("ADDED", pod("b", 20)), then=end),
+            stream(then=hang),
+        ],
+    )
+    until(lambda: len(here.asked(True)) == 3)
+    assert [asked.query["resourceVersion"] for asked in here.asked(True)] == ["10", "15", "20"]
+    assert len(here.asked(False)) == 1
+
+
+def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world([listed(version=10)], [stream()])
+    until(lambda: "as soon as it had begun" in caplog.text)
+    began, count = time.monotonic(), len(here.asked(True))
+    until(lambda: len(here.asked(True)) >= count + 2)
+    assert time.monotonic() - began > 0.1
+    assert len(here.asked(False)) == 1, "nothing was missed"
+
+
+def test_a_watch_that_stood_for_a_while_may_end_without_having_told_anything(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pods_module, "GOOD", 0.1)
+    here = world([listed(version=10)], [stream(then=after(0.15, end)), stream(then=hang)])
+    until(lambda: len(here.asked(True)) == 2)
+    assert caplog.records == []
+
+
+def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
+    """Pods that went meanwhile are told as deleted, by what was last known of them; the others only
+    if they changed.
+    """
+    lists = [
+        listed(pod("a", 3, "Running"), pod("b", 4), pod("c", 5)),
+        listed(pod("b", 14), pod("c", 5), version=20),
+    ]
+    here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
+    until(lambda: len(here.told) == 5)
+    assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
+    assert here.entries[-1].seen.end is not None
+    assert here.names() == {"b", "c"}
+    until(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
+
+
+def test_a_watch_that_always_expires_is_not_listed_in_a_loop(world: Any) -> None:
+    here = world([listed(version=10)], [stream(expired())])
+    until(lambda: len(here.asked(False)) == 3)
+    began = time.monotonic()
+    until(lambda: len(here.asked(False)) == 4)
+    assert time.monotonic() - began > 0.2
+
+
+def test_a_silent_stream_is_left_for_a_list(world: Any) -> None:
+    lists = [listed(pod("a", 3)), listed(pod("b", 4), version=20)]
+    here = world(lists, [stream(then=hang), stream(then=hang)], watch_silence_seconds=1)
+    until(lambda: here.names() == {"b"})
+    assert here.told == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
+
+
+def test_an_error_within_the_stream_is_left_for_a_list(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = line(
+        "ERROR",
+        {
+            "kind": "Status",
+            "status": "Failure",
+            "code": 500,
+            "reason": "InternalError",
+            "message": "etcd",
+        },
+    )
+    here = world([listed(pod("a", 3)), listed(version=20)], [stream(broken), stream(then=hang)])
+    until(lambda: here.told == [("changed", "a", "3"), ("deleted", "a", "3")])
+    assert "watch pods in gpus: 500 InternalError: etcd" in caplog.text
+
+
+def test_the_safety_net_lists_again_in_time(world: Any) -> None:
+    """Of what the watch has told already, nothing is told twice."""
+    lists = [listed(pod("a", 3), version=10), listed(pod("a", 11), pod("b", 4), version=12)]
+    closes = stream(line("MODIFIED", pod("a", 11)), then=after(1.1, end))
+    here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
+    until(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
+    assert here.told[2] == ("changed", "b", "4")
+    assert here.asked(True)[0].query["timeoutSeconds"] == "1", (
+        "the server ends the watch when the list is due"
+    )
+
+
+# -- outages ---------------------------------------------------------------------------------------
+
+
+def test_a_server_that_comes_back_is_listed_and_followed(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods_module, "AWAY", 0.3)
+    down = threading.Event()
+    away = refused(503, "Away")
+    here = world([listed(pod("a", 3)), away], [stream(then=once(down, reset)), away])
+    assert here.pods.wait_synced(5)
+    down.set()
+    until(lambda: not here.pods.synced)
+    assert 0.3 < here.pods.since_sync() < 10
+    assert here.names() == {"a"}, "that the API is away says nothing of the pods"
+    here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
+    until(lambda: here.pods.synced)
+    assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
+
+
+def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    away = refused(503, "Away")
+    broken = line(
+        "ERROR",
+        {
+            "kind": "Status",
+            "status": "Failure",
+            "code": 500,
+            "reason": "InternalError",
+            "message": "etcd",
+        },
+    )
+    here = world(
+        [away, away, away, listed(pod("a")), listed(pod("b"))],
+        [stream(bookmark(5), broken), stream(then=hang)],
+    )
+    until(lambda: here.names() == {"b"})
+    waits = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
+    assert waits[2] >= 0.4
+    assert waits[3] <= 0.2
+
+
+def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
+    here = world([refused(429, "TooManyRequests", headers={"Retry-After": "1"}), listed(pod("a"))])
+    until(lambda: len(here.asked(False)) == 1)
+    began = time.monotonic()
+    until(lambda: here.pods.synced)
+    assert time.monotonic() - began > 0.8
+
+
+def test_an_event_that_is_not_handled_stops_nothing(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world([listed(pod("a"), pod("b"))], start=False)
+    seen: list[str] = []
+
+    def fail(entry: Entry, kind: Kind) -> None:
+        seen.append(entry.pod.metadata.name)
+        raise ValueError("no")
+
+    here.pods = Pods(here.api, "a=b", fail, here.settings)
+    here.pods.start()
+    assert here.pods.wait_synced(5)
+    assert seen == ["a", "b"]
+    assert "pod a: changed was not handled" in caplog.text
+
+
+def test_a_fault_of_our_own_does_not_end_the_thread(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world([listed(pod("a"))], start=False)
+    faults = [RuntimeError("a bug")]
+    put = PodTable.put
+
+    def faulty(table: PodTable, item: Pod, now: float) -> Entry:
+        if faults:
+            raise faults.pop()
+        return put(table, item, now)
+
+    monkeypatch.setattr(PodTable, "put", faulty)
+    here.pods.start()
+    until(lambda: here.told == [("changed", "a", "1")])
+    assert "a bug" in caplog.text
+
+
+# -- start and stop --------------------------------------------------------------------------------
+
+
+def test_it_stops_at_once_while_the_stream_is_silent(world: Any) -> None:
+    here = world([listed(pod("a"))])
+    until(lambda: here.pods.since_sync() == 0)
+    began = time.monotonic()
+    here.pods.stop()
+    assert time.monotonic() - began < 0.3
+    assert not here.pods.synced
+    assert not here.pods.wait_synced(0)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]
+    here.pods.stop()
+
+
+WAITS = [
+    ("for the list", [hang], [hang], 1),
+    ("for the watch to begin", [listed()], [hang], 2),
+    (
+        "for the server to come back",
+        [refused(503, "Away", headers={"Retry-After": "60"})],
+        [hang],
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("lists", "watches", "requests"), [each[1:] for each in WAITS], ids=[each[0] for each in WAITS]
+)
+def test_it_stops_in_time_whatever_it_waits_for(
+    world: Any, lists: list[Answer], watches: list[Answer], requests: int
+) -> None:
+    here = world(lists, watches)
+    until(lambda: len(here.server.asked) == requests)
+    began = time.monotonic()
+    here.pods.stop()
+    assert time.monotonic() - began < 1
+
+
+def test_it_may_be_stopped_from_its_own_callback(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world([listed(pod("a"), pod("b"))], start=False)
+    told: list[str] = []
+
+    def once(entry: Entry, kind: Kind) -> None:
+        told.append(entry.pod.metadata.name)
+        here.pods.stop()
+
+    here.pods = Pods(here.api, "a=b", once, here.settings)
+    here.pods.start()
+    until(
+        lambda: (
+            told
+            and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]
+        )
+    )
+    assert told == ["a"]
+    assert caplog.records == []
+
+
+def test_started_again_it_tells_of_every_pod_again_and_of_those_that_went(world: Any) -> None:
+    here = world([listed(pod("a", 3), pod("b", 4)), listed(pod("b", 4), version=20)])
+    assert here.pods.wait_synced(5)
+    here.pods.start()
+    here.pods.stop()
+    del here.told[:]
+    here.pods.start()
+    assert here.pods.wait_synced(5)
+    assert here.told == [("changed", "b", "4"), ("deleted", "a", "3")]
+
+
+def test_a_list_that_is_late_after_a_stop_changes_nothing(world: Any) -> None:
+    late = threading.Event()
+    here = world([once(late, listed(pod("old"))), listed(pod("new"), version=20)])
+    until(lambda: len(here.asked(False)) == 1)
+    here.pods.stop()
+    here.pods.start()
+    assert here.pods.wait_synced(5)
+    late.set()
+    until(
+        lambda: (
+            len([thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]) == 1
+        )
+    )
+    assert here.names() == {"new"}
+    assert [name for _, name, _ in here.told] == ["new"]
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+def test_of_a_pod_only_what_is_read_is_kept() -> None:
+    labels = {"batch.kubernetes.io/job-name": "j", "gpuqueue.io/role": "finisher"}
+    annotations = {"gpuqueue.io/record": "{}"}
+    more = {
+        "labels": labels | {"app.kubernetes.io/part-of": "shop"},
+        "annotations": annotations | {"cni.example": "x" * 5000},
+    }
+    kept = PodTable().put(msgspec.convert(pod("a", **more), Pod), 0.0).pod.metadata
+    assert (kept.labels, kept.annotations) == (labels, annotations)
+
+
+def test_a_running_pod_costs_less_than_four_kilobytes() -> None:
+    """A recorded one, with a record as long as ours are."""
+    sent = [json.loads(text)["object"] for text in lines("success")]
+    running = next(item for item in sent if item["status"]["phase"] == "Running")
+    table, decoder, number = PodTable(), msgspec.json.Decoder(Pod), 1000
+    running["metadata"]["annotations"] = {
+        "gpuqueue.io/record": "x" * 400,
+        "cni.example/network-status": "x" * 2000,
+    }
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for index in range(number):
+            running["metadata"] |= {"name": f"gpu-job-{index}", "uid": f"{index:036}"}
+            running["metadata"]["labels"]["batch.kubernetes.io/job-name"] = f"gpu-job-{index:030}"
+            table.put(decoder.decode(msgspec.json.encode(running)), 0.0)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(table.snapshot()) == number
+    assert (now - before) / number < 4096
+
+
+def test_what_runs_is_not_looked_through_for_what_waits() -> None:
+    table = PodTable()
+    for index in range(1000):
+        table.put(msgspec.convert(pod(f"r{index}", 1, "Running"), Pod), 0.0)
+    assert table.pending() == []
+    table.put(msgspec.convert(pod("w", 1), Pod), 0.0)
+    assert [entry.pod.metadata.name for entry in table.pending()] == ["w"]
+    table.put(msgspec.convert(pod("w", 2, "Running"), Pod), 0.0)
+    assert table.pending() == []
+
+
+def test_waits_double_up_to_the_cap_and_never_undercut_the_server() -> None:
+    backoff = Backoff(0.2, 10)
+    waits = [backoff.next() for _ in range(12)]
+    for wait, most in zip(
+        waits, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10, 10], strict=True
+    ):
+        assert most / 2 <= wait <= most
+    assert backoff.next(30) == 30
+    backoff.reset()
+    assert backoff.next() <= 0.2

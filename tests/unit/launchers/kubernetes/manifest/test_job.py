@@ -1,0 +1,656 @@
+"""The Jobs that are made: whole objects, since what is missing matters as much as what is there."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuqueue.classes.gpu_class import GpuClass, mig_class
+from gpuqueue.errors import InvalidJob, SettingsError
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables, literal
+from gpuqueue.launchers.kubernetes.manifest.job import (
+    ManifestContext,
+    attempt_manifest,
+    container_manifest,
+    finisher_manifest,
+)
+from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
+from gpuqueue.model.job import Record
+from gpuqueue.settings.kubernetes import ClusterSettings
+
+T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
+A100 = GpuClass(
+    "a100",
+    exclusive_slots=2,
+    image="registry.example/a100:1",
+    node_selector={"nvidia.com/gpu.product": "A100"},
+    tolerations=[{"key": "team", "operator": "Exists"}],
+    cpu="4",
+    host_memory="64Gi",
+)
+SETTINGS = ClusterSettings(executor_image="registry.example/shop:1")
+#: Everything that can be set is.
+FULL = ClusterSettings(
+    executor_image="registry.example/shop:1",
+    image_allow="registry.example/*",
+    image_pull_policy="Always",
+    executor_command="/opt/venv/bin/python -m gpuqueue.executor",
+    secret_name="shop-celery",
+    job_ttl_seconds=60,
+    node_selector_key="pool",
+    node_selector_value="gpu",
+    cpu_request="500m",
+    memory_request="2Gi",
+    memory_limit="4Gi",
+    run_as_user=10001,
+    image_pull_timeout=300,
+)
+COMMON = ManifestContext("gpu-jobs", "prod", app="shop.celery:app")
+RECORD: Record = {
+    "delivery": "a~1",
+    "id": "a",
+    "task": "shop.train",
+    "gpu_class": "t4",
+    "isolation": "shared",
+    "attempt": 2,
+    "token": "secret-token",
+    "retries": 1,
+}
+NAME = job_name("prod", RECORD)
+KEPT = (
+    '{"attempt":2,"delivery":"a~1","gpu_class":"t4","id":"a","isolation":"shared","owner":"prod","retries":1,'
+    '"task":"shop.train","token":"secret-token"}'
+)
+LABELS = {
+    "app.kubernetes.io/name": "gpu-executor",
+    "app.kubernetes.io/managed-by": "gpuqueue",
+    "gpuqueue.io/owner": "prod",
+    "gpuqueue.io/role": "attempt",
+    "gpuqueue.io/job": "a",
+    "gpuqueue.io/attempt": "2",
+    "gpuqueue.io/class": "t4",
+    "gpuqueue.io/isolation": "shared",
+}
+METADATA = {"labels": LABELS, "annotations": {"gpuqueue.io/record": KEPT}}
+FROM_THE_CLUSTER = [
+    {"name": "GPUQUEUE_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    {"name": "GPUQUEUE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    {"name": "GPUQUEUE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+]
+FROM_THE_SECRET = [
+    {
+        "name": name,
+        "valueFrom": {"secretKeyRef": {"name": "gpuqueue", "key": name, "optional": optional}},
+    }
+    for name, optional in (
+        ("CELERY_BROKER_URL", False),
+        ("CELERY_RESULT_BACKEND", True),
+        ("GPUQUEUE_REDIS_URL", True),
+    )
+]
+POD: dict[str, Any] = {
+    "restartPolicy": "Never",
+    "terminationGracePeriodSeconds": 10,
+    "automountServiceAccountToken": False,
+    "enableServiceLinks": False,
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "containers": [
+        {
+            "name": "executor",
+            "image": "registry.example/shop:1",
+            "command": ["python3", "-m", "gpuqueue.executor"],
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "resources": {
+                "requests": {"cpu": "250m", "memory": "1Gi"},
+                "limits": {"nvidia.com/gpu": "1"},
+            },
+            "env": [
+                {"name": "GPUQUEUE_APP", "value": "shop.celery:app"},
+                {"name": "GPUQUEUE_LAYOUT", "value": "1"},
+                {"name": "GPUQUEUE_LOG_LEVEL", "value": "INFO"},
+                {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "86400"},
+                {"name": "PYTHONUNBUFFERED", "value": "1"},
+                {"name": "GPUQUEUE_JOB_ID", "value": "a"},
+                {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
+                {"name": "GPUQUEUE_GPU_CLASS", "value": "t4"},
+                {"name": "GPUQUEUE_ISOLATION", "value": "shared"},
+                {"name": "GPUQUEUE_ATTEMPT", "value": "2"},
+                {"name": "GPUQUEUE_TOKEN", "value": "secret-token"},
+                {"name": "GPUQUEUE_RETRIES", "value": "1"},
+                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
+                {"name": "GPUQUEUE_INSTANCE", "value": f"gpu-jobs/{NAME}"},
+                *FROM_THE_CLUSTER,
+                *FROM_THE_SECRET,
+            ],
+        }
+    ],
+}
+JOB: dict[str, Any] = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": NAME, "namespace": "gpu-jobs", **METADATA},
+    "spec": {
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "ttlSecondsAfterFinished": 600,
+        "template": {"metadata": METADATA, "spec": POD},
+    },
+}
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return pod
+
+
+def container_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod_of(manifest)["containers"]
+    return container  # type: ignore[no-any-return]
+
+
+def env_of(manifest: dict[str, Any]) -> dict[str, str]:
+    return {
+        each["name"]: each["value"] for each in container_of(manifest)["env"] if "value" in each
+    }
+
+
+def record(**more: Any) -> Record:
+    made: Any = {**RECORD, **more}
+    return made  # type: ignore[no-any-return]
+
+
+# -- attempts --------------------------------------------------------------------------------------
+
+
+def test_the_job_of_an_attempt_with_nothing_set() -> None:
+    assert attempt_manifest(RECORD, T4, SETTINGS, COMMON) == JOB
+
+
+def test_the_job_of_an_attempt_with_everything_set() -> None:
+    full = record(
+        gpu_class="a100",
+        isolation="exclusive",
+        nesting=3,
+        tenant="vision",
+        name="train",
+        time_limit=3600.5,
+        image="registry.example/mine:7",
+        avoid=["node-7", "node-9"],
+        priority=3,
+        state="granted",
+    )
+    common = replace(
+        COMMON,
+        app=None,
+        log_level="DEBUG",
+        tombstone_seconds=7200,
+        grace_seconds=29.5,
+        start_timeout=60,
+    )
+    name = job_name("prod", full)
+    kept = (
+        '{"attempt":2,"delivery":"a~1","gpu_class":"a100","id":"a","image":"registry.example/mine:7","isolation":"exclusive",'
+        '"name":"train","nesting":3,"owner":"prod","retries":1,"task":"shop.train","tenant":"vision","time_limit":3600.5,'
+        '"token":"secret-token"}'
+    )
+    labels = {
+        **LABELS,
+        "gpuqueue.io/class": "a100",
+        "gpuqueue.io/isolation": "exclusive",
+        "gpuqueue.io/tenant": "vision",
+    }
+    metadata = {"labels": labels, "annotations": {"gpuqueue.io/record": kept}}
+    assert attempt_manifest(full, A100, FULL, common) == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": "gpu-jobs", **metadata},
+        "spec": {
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "ttlSecondsAfterFinished": 60,
+            "template": {
+                "metadata": metadata,
+                "spec": {
+                    "restartPolicy": "Never",
+                    "activeDeadlineSeconds": 3990,  # 3600.5 + 300 + 60 + 29.5
+                    "terminationGracePeriodSeconds": 30,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 10001,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "nodeSelector": {"pool": "gpu", "nvidia.com/gpu.product": "A100"},
+                    "tolerations": [
+                        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+                        {"key": "team", "operator": "Exists"},
+                    ],
+                    "affinity": {
+                        "nodeAffinity": {
+                            "preferredDuringSchedulingIgnoredDuringExecution": [
+                                {
+                                    "weight": 100,
+                                    "preference": {
+                                        "matchFields": [
+                                            {
+                                                "key": "metadata.name",
+                                                "operator": "NotIn",
+                                                "values": ["node-7"],
+                                            },
+                                            {
+                                                "key": "metadata.name",
+                                                "operator": "NotIn",
+                                                "values": ["node-9"],
+                                            },
+                                        ]
+                                    },
+                                }
+                            ]
+                        }
+                    },
+                    "containers": [
+                        {
+                            "name": "executor",
+                            "image": "registry.example/mine:7",
+                            "imagePullPolicy": "Always",
+                            "command": ["/opt/venv/bin/python", "-m", "gpuqueue.executor"],
+                            "terminationMessagePolicy": "FallbackToLogsOnError",
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
+                            "resources": {
+                                "requests": {"cpu": "4", "memory": "64Gi"},
+                                "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"},
+                            },
+                            "env": [
+                                {"name": "GPUQUEUE_LAYOUT", "value": "1"},
+                                {"name": "GPUQUEUE_LOG_LEVEL", "value": "DEBUG"},
+                                {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "7200"},
+                                {"name": "PYTHONUNBUFFERED", "value": "1"},
+                                {"name": "GPUQUEUE_JOB_ID", "value": "a"},
+                                {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
+                                {"name": "GPUQUEUE_GPU_CLASS", "value": "a100"},
+                                {"name": "GPUQUEUE_ISOLATION", "value": "exclusive"},
+                                {"name": "GPUQUEUE_ATTEMPT", "value": "2"},
+                                {"name": "GPUQUEUE_TOKEN", "value": "secret-token"},
+                                {"name": "GPUQUEUE_RETRIES", "value": "1"},
+                                {"name": "GPUQUEUE_NESTING", "value": "3"},
+                                {"name": "GPUQUEUE_TENANT", "value": "vision"},
+                                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
+                                {"name": "GPUQUEUE_TIME_LIMIT", "value": "3600.5"},
+                                {"name": "GPUQUEUE_INSTANCE", "value": f"gpu-jobs/{name}"},
+                                *FROM_THE_CLUSTER,
+                                *json.loads(
+                                    json.dumps(FROM_THE_SECRET).replace(
+                                        '"gpuqueue"', '"shop-celery"'
+                                    )
+                                ),
+                            ],
+                        }
+                    ],
+                },
+            },
+        },
+    }
+
+
+RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
+    "one GPU, by the resource of its class": (
+        GpuClass("t4", "nvidia.com/gpu.shared", shared_slots=8),
+        SETTINGS,
+        {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/gpu.shared": "1"}},
+    ),
+    "one slice of a MIG profile": (
+        mig_class("nvidia.com/mig-1g.5gb", 7),
+        SETTINGS,
+        {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/mig-1g.5gb": "1"}},
+    ),
+    "what the settings say of the host": (
+        T4,
+        FULL,
+        {
+            "requests": {"cpu": "500m", "memory": "2Gi"},
+            "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"},
+        },
+    ),
+    "what the class says of the host, first": (
+        A100,
+        FULL,
+        {
+            "requests": {"cpu": "4", "memory": "64Gi"},
+            "limits": {"nvidia.com/gpu": "1", "memory": "64Gi"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("gpu_class", "settings", "resources"), RESOURCES.values(), ids=RESOURCES)
+def test_an_attempt_asks_for(
+    gpu_class: GpuClass, settings: ClusterSettings, resources: dict[str, Any]
+) -> None:
+    assert (
+        container_of(attempt_manifest(RECORD, gpu_class, settings, COMMON))["resources"]
+        == resources
+    )
+
+
+DEADLINES = {
+    "time for the pull, the start and the grace": (60.0, 10.0, 1090),
+    "a part of a second, rounded up": (0.25, 0.0, 1021),
+    "no more than Kubernetes takes": (1e12, 10.0, 2**31 - 1),
+}
+
+
+@pytest.mark.parametrize(("limit", "grace", "seconds"), DEADLINES.values(), ids=DEADLINES)
+def test_the_backstop_of_a_time_limit_leaves(limit: float, grace: float, seconds: int) -> None:
+    made = attempt_manifest(
+        record(time_limit=limit), T4, SETTINGS, replace(COMMON, grace_seconds=grace)
+    )
+    assert pod_of(made)["activeDeadlineSeconds"] == seconds
+
+
+def test_no_grace_is_one_second_since_kubernetes_would_kill_without_a_word() -> None:
+    made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, grace_seconds=0))
+    assert pod_of(made)["terminationGracePeriodSeconds"] == 1
+
+
+def test_a_class_s_label_of_nodes_beats_that_of_the_settings() -> None:
+    other = replace(A100, node_selector={"pool": "a100"})
+    assert pod_of(attempt_manifest(RECORD, other, FULL, COMMON))["nodeSelector"] == {"pool": "a100"}
+
+
+def test_the_toleration_of_gpus_is_there_once() -> None:
+    same = replace(
+        T4, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    )
+    assert attempt_manifest(RECORD, same, SETTINGS, COMMON) == JOB
+
+
+def test_an_image_that_the_job_may_no_longer_name_makes_no_manifest() -> None:
+    with pytest.raises(InvalidJob, match=r"gpu\.image='evil.example/x' is not an allowed image"):
+        attempt_manifest(record(image="evil.example/x"), T4, SETTINGS, COMMON)
+
+
+def test_the_same_attempt_is_the_same_object_and_changes_nothing_that_it_is_made_of() -> None:
+    before = copy.deepcopy((RECORD, A100, FULL, COMMON))
+    made = attempt_manifest(RECORD, A100, FULL, COMMON)
+    assert made == attempt_manifest(RECORD, A100, FULL, COMMON)
+    made["metadata"]["labels"]["mine"] = made["spec"]["template"]["spec"]["tolerations"][1][
+        "mine"
+    ] = "x"
+    container_of(made)["securityContext"]["capabilities"]["drop"].append("x")
+    assert before == (RECORD, A100, FULL, COMMON)
+    assert attempt_manifest(RECORD, A100, FULL, COMMON)["spec"]["template"]["metadata"] == METADATA
+
+
+def test_no_credential_is_in_a_manifest() -> None:
+    # What an executor is told of Redis comes by reference alone, so there is no place where a URL
+    # could stand.
+    by_value = {
+        each["name"]
+        for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
+        if "value" in each
+    }
+    assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
+
+
+# -- what travels in the environment ---------------------------------------------------------------
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """Kubernetes' expansion of ``$(NAME)``, from its documented rules: ``$$`` is a dollar, the
+    unknown stays.
+    """
+    done, rest = "", text
+    while rest:
+        if rest.startswith("$$"):
+            done, rest = done + "$", rest[2:]
+        elif rest.startswith("$(") and ")" in rest:
+            name, _, rest = rest[2:].partition(")")
+            done += variables.get(name, f"$({name})")
+        else:
+            done, rest = done + rest[0], rest[1:]
+    return done
+
+
+@given(st.text("$()aA", max_size=12) | st.text())
+def test_any_text_arrives_as_it_is(text: str) -> None:
+    assert expanded(literal(text), {"a": "x", "A": "y", "": "z"}) == text
+
+
+def test_a_task_id_that_reads_like_a_variable_is_none() -> None:
+    made = attempt_manifest(
+        record(id="$(GPUQUEUE_TOKEN)", delivery="$(GPUQUEUE_TOKEN)~1"), T4, SETTINGS, COMMON
+    )
+    assert env_of(made)["GPUQUEUE_JOB_ID"] == "$$(GPUQUEUE_TOKEN)"
+    assert env_of(made)["GPUQUEUE_DELIVERY"] == "$$(GPUQUEUE_TOKEN)~1"
+
+
+def test_no_variable_is_told_twice() -> None:
+    names = [
+        each["name"]
+        for each in executor_variables(record(time_limit=1.0), "n/j", {"GPUQUEUE_APP": "x"}, "s")
+    ]
+    assert len(names) == len(set(names))
+
+
+# -- finishers -------------------------------------------------------------------------------------
+
+
+def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
+    name = finisher_name("prod", RECORD, "f1")
+    expected = copy.deepcopy(JOB)
+    expected["metadata"]["name"] = name
+    for metadata in (expected["metadata"], expected["spec"]["template"]["metadata"]):
+        metadata["labels"] = {**LABELS, "gpuqueue.io/role": "finisher"}
+    expected["spec"]["activeDeadlineSeconds"] = 121
+    container = container_of(expected)
+    container["resources"] = {"requests": {"cpu": "250m", "memory": "1Gi"}}
+    container["env"][5:5] = [
+        {"name": "GPUQUEUE_FINISHER", "value": "f1"},
+        {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
+    ]
+    container["env"][15]["value"] = f"gpu-jobs/{name}"
+    assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
+
+
+def test_finisher_takes_image_and_tolerations_of_the_class_only() -> None:
+    made = finisher_manifest(record(time_limit=60.0, avoid=["n"]), "f1", 120, A100, FULL, COMMON)
+    pod = pod_of(made)
+    assert pod.keys().isdisjoint({"nodeSelector", "affinity", "activeDeadlineSeconds"})
+    assert pod["tolerations"][1:] == [{"key": "team", "operator": "Exists"}]
+    assert container_of(made)["image"] == "registry.example/a100:1"
+    assert container_of(made)["resources"] == {
+        "requests": {"cpu": "500m", "memory": "2Gi"},
+        "limits": {"memory": "4Gi"},
+    }
+
+
+def test_a_finish_runs_in_the_job_s_own_image() -> None:
+    made = finisher_manifest(record(image="registry.example/mine:7"), "f1", 120, A100, FULL, COMMON)
+    assert container_of(made)["image"] == "registry.example/mine:7"
+
+
+def test_the_finish_of_a_container_job_never_gives_the_secret_to_its_image() -> None:
+    foreign = record(task="gpuqueue.run", image="registry.example/theirs:1", container={})
+    assert (
+        container_of(finisher_manifest(foreign, "f1", 120, T4, FULL, COMMON))["image"]
+        == "registry.example/shop:1"
+    )
+
+
+# -- container jobs --------------------------------------------------------------------------------
+
+CONTAINER = record(
+    task="gpuqueue.run",
+    image="registry.example/theirs:1",
+    container={
+        "command": ["sh", "-c"],
+        "args": ["echo $$ $(HOSTNAME)"],
+        "env": {"STEPS": "10", "PRICE": "$(X)"},
+        "working_dir": "/data",
+    },
+)
+
+
+def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
+    name = job_name("prod", CONTAINER)
+    kept = (
+        '{"attempt":2,"container":true,"delivery":"a~1","gpu_class":"t4","id":"a","image":"registry.example/theirs:1",'
+        '"isolation":"shared","owner":"prod","retries":1,"task":"gpuqueue.run","token":"secret-token"}'
+    )
+    labelled = {
+        **LABELS,
+        "gpuqueue.io/role": "container",
+    }  # no network policy lets it speak with Redis
+    metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
+    expected = copy.deepcopy(JOB)
+    expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
+    expected["spec"]["template"]["metadata"] = metadata
+    container_of(expected).update(
+        image="registry.example/theirs:1",
+        command=["sh", "-c"],
+        args=["echo $$$$ $$(HOSTNAME)"],
+        workingDir="/data",
+        env=[
+            {"name": "STEPS", "value": "10"},
+            {"name": "PRICE", "value": "$$(X)"},
+            {"name": "GPUQUEUE_JOB_ID", "value": "a"},
+        ],
+    )
+    allowing = SETTINGS.model_copy(update={"image_allow": "registry.example/*"})
+    assert container_manifest(CONTAINER, T4, allowing, COMMON) == expected
+
+
+def test_a_container_with_nothing_said_runs_what_its_image_runs() -> None:
+    made = container_of(
+        container_manifest(
+            record(image="registry.example/theirs:1", container={}), T4, FULL, COMMON
+        )
+    )
+    assert made.keys().isdisjoint({"command", "args", "workingDir"})
+    assert made["env"] == [{"name": "GPUQUEUE_JOB_ID", "value": "a"}]
+
+
+def test_a_container_runs_on_the_nodes_of_its_class_and_within_its_time_limit() -> None:
+    made = container_manifest(
+        record(image="registry.example/x:1", container={}, time_limit=60.0), A100, FULL, COMMON
+    )
+    attempt = attempt_manifest(record(time_limit=60.0), A100, FULL, COMMON)
+    same = ("nodeSelector", "tolerations", "activeDeadlineSeconds", "securityContext")
+    assert [pod_of(made)[name] for name in same] == [pod_of(attempt)[name] for name in same]
+    assert container_of(made)["resources"] == container_of(attempt)["resources"]
+
+
+def test_a_container_may_not_open_the_gpus_of_others() -> None:
+    opening = record(
+        image="registry.example/x:1", container={"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}
+    )
+    with pytest.raises(
+        InvalidJob,
+        match=(
+            r"env\.NVIDIA_VISIBLE_DEVICES='all' would expose the GPUs of other jobs; leave it out"
+        ),
+    ):
+        container_manifest(opening, T4, FULL, COMMON)
+
+
+def test_a_container_job_that_was_adopted_cannot_be_launched_again() -> None:
+    adopted = record(image="registry.example/x:1", container=True)
+    with pytest.raises(
+        InvalidJob,
+        match="container=True is unknown, since Redis lost it; send the job again",
+    ):
+        container_manifest(adopted, T4, FULL, COMMON)
+
+
+# -- under the operator's template -----------------------------------------------------------------
+
+TEMPLATE = PodTemplate(
+    {"team": "ml"},
+    {"note": "x"},
+    {
+        "priorityClassName": "gpu",
+        "serviceAccountName": "trainer",
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "key", "secret": {"secretName": "k"}},
+        ],
+        "containers": [
+            {
+                "name": "executor",
+                "env": [{"name": "MINE", "value": "1"}],
+                "envFrom": [{"secretRef": {"name": "app"}}],
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "/data"},
+                    {"name": "key", "mountPath": "/key"},
+                ],
+            }
+        ],
+    },
+)
+
+
+def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
+    made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE))
+    expected = copy.deepcopy(JOB)
+    expected["spec"]["template"]["metadata"] = {
+        "labels": {**LABELS, "team": "ml"},
+        "annotations": {"gpuqueue.io/record": KEPT, "note": "x"},
+    }
+    said = copy.deepcopy(dict(TEMPLATE.spec))
+    (container,) = said.pop("containers")
+    pod_of(expected).update(said)
+    container_of(expected)["env"] += container["env"]
+    container_of(expected).update(
+        envFrom=container["envFrom"], volumeMounts=container["volumeMounts"]
+    )
+    assert made == expected
+
+
+def test_a_finisher_gets_the_template_as_well() -> None:
+    made = finisher_manifest(
+        RECORD, "f1", 120, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE)
+    )
+    assert pod_of(made)["serviceAccountName"] == "trainer"
+    assert container_of(made)["envFrom"] == [{"secretRef": {"name": "app"}}]
+
+
+def test_a_container_job_gets_the_template_without_the_application_s_secrets() -> None:
+    bare = container_manifest(CONTAINER, T4, FULL, COMMON)
+    made = container_manifest(CONTAINER, T4, FULL, replace(COMMON, pod_template=TEMPLATE))
+    expected = copy.deepcopy(bare)
+    expected["spec"]["template"]["metadata"]["labels"]["team"] = "ml"
+    expected["spec"]["template"]["metadata"]["annotations"]["note"] = "x"
+    pod_of(expected).update(priorityClassName="gpu", volumes=TEMPLATE.spec["volumes"])
+    container_of(expected)["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    assert made == expected
+
+
+def test_a_template_that_contradicts_the_nodes_of_a_class_makes_no_manifest() -> None:
+    other = replace(COMMON, pod_template=PodTemplate(spec={"nodeSelector": {"pool": "cpu"}}))
+    with pytest.raises(SettingsError) as caught:
+        attempt_manifest(RECORD, T4, FULL, other)
+    assert (
+        str(caught.value)
+        == "GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.pool='cpu' contradicts 'gpu' in node_selector"
+        " of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
+    )

@@ -1,0 +1,757 @@
+"""The operator's pod template: how it lies over a pod, and what it may not say."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.errors import SettingsError
+from gpuqueue.launchers.kubernetes.manifest.environment import is_ours
+from gpuqueue.launchers.kubernetes.manifest.job import (
+    ManifestContext,
+    attempt_manifest,
+    finisher_manifest,
+)
+from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
+from gpuqueue.launchers.kubernetes.manifest.template_rules.pod import parse_pod_template
+from gpuqueue.launchers.kubernetes.manifest.template_rules.shape import without_nulls
+from gpuqueue.model.job import Record
+from gpuqueue.settings.kubernetes import ClusterSettings
+
+SECURED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+OURS: dict[str, Any] = {
+    "metadata": {
+        "labels": {"gpuqueue.io/owner": "prod"},
+        "annotations": {"gpuqueue.io/record": "{}"},
+    },
+    "spec": {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000},
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "affinity": {
+            "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}]}
+        },
+        "containers": [
+            {
+                "name": "executor",
+                "image": "x:1",
+                "securityContext": SECURED,
+                "resources": {
+                    "requests": {"cpu": "1", "memory": "1Gi"},
+                    "limits": {"nvidia.com/gpu": "1"},
+                },
+                "env": [{"name": "A", "value": "ours"}],
+            }
+        ],
+    },
+}
+
+
+def over(spec: dict[str, Any]) -> dict[str, Any]:
+    """Our pod with this laid over it; what is looked at is the spec."""
+    merged: dict[str, Any] = apply_template(PodTemplate(spec=spec), OURS)["spec"]
+    return merged
+
+
+def executor(**said: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "executor", **said}]}
+
+
+#: what a template says of the pod → what is there of it then
+MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a field of its own is added": ({"priorityClassName": "gpu"}, {"priorityClassName": "gpu"}),
+    "a map is merged, deep down": (
+        {"securityContext": {"runAsUser": 7, "fsGroup": 8}},
+        {"securityContext": {"runAsNonRoot": True, "runAsUser": 7, "fsGroup": 8}},
+    ),
+    "labels of nodes add up": (
+        {"nodeSelector": {"disk": "ssd", "pool": "gpu"}},
+        {"nodeSelector": {"pool": "gpu", "disk": "ssd"}},
+    ),
+    "tolerations add up, each once": (
+        {"tolerations": [{"operator": "Exists"}, {"key": "nvidia.com/gpu", "operator": "Exists"}]},
+        {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}, {"operator": "Exists"}]},
+    ),
+    "preferences of nodes add up, so that the node at fault is still avoided": (
+        {
+            "affinity": {
+                "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}
+            }
+        },
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 100},
+                        {"weight": 1},
+                    ]
+                }
+            }
+        },
+    ),
+    "demands on nodes come beside them": (
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}
+                }
+            }
+        },
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}],
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]},
+                }
+            }
+        },
+    ),
+    "volumes and pull secrets come beside": (
+        {"volumes": [{"name": "data", "emptyDir": {}}], "imagePullSecrets": [{"name": "registry"}]},
+        {"volumes": [{"name": "data", "emptyDir": {}}], "imagePullSecrets": [{"name": "registry"}]},
+    ),
+    "a sidecar gets the security context of ours": (
+        {"initContainers": [{"name": "proxy", "image": "p:1", "restartPolicy": "Always"}]},
+        {
+            "initContainers": [
+                {
+                    "name": "proxy",
+                    "image": "p:1",
+                    "restartPolicy": "Always",
+                    "securityContext": SECURED,
+                }
+            ]
+        },
+    ),
+    "a sidecar's own security context is laid over it": (
+        {
+            "initContainers": [
+                {"name": "proxy", "image": "p:1", "securityContext": {"runAsUser": 7}}
+            ]
+        },
+        {
+            "initContainers": [
+                {"name": "proxy", "image": "p:1", "securityContext": {**SECURED, "runAsUser": 7}}
+            ]
+        },
+    ),
+}
+EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "variables come after ours": (
+        {"env": [{"name": "B", "value": "$(A)"}]},
+        {"env": [{"name": "A", "value": "ours"}, {"name": "B", "value": "$(A)"}]},
+    ),
+    "a variable of the same name is merged": (
+        {"env": [{"name": "A", "value": "x"}]},
+        {"env": [{"name": "A", "value": "x"}]},
+    ),
+    "sources of variables and mounts are added": (
+        {
+            "envFrom": [{"secretRef": {"name": "s"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        },
+        {
+            "envFrom": [{"secretRef": {"name": "s"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        },
+    ),
+    "resources beside the GPU": (
+        {"resources": {"requests": {"memory": "8Gi"}, "limits": {"cpu": "4"}}},
+        {
+            "resources": {
+                "requests": {"cpu": "1", "memory": "8Gi"},
+                "limits": {"nvidia.com/gpu": "1", "cpu": "4"},
+            }
+        },
+    ),
+    "a read-only root": (
+        {"securityContext": {"readOnlyRootFilesystem": True}},
+        {"securityContext": {**SECURED, "readOnlyRootFilesystem": True}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "found"), MERGED.values(), ids=MERGED)
+def test_of_a_pod(said: dict[str, Any], found: dict[str, Any]) -> None:
+    assert over(said) == {**OURS["spec"], **found}
+
+
+@pytest.mark.parametrize(("said", "found"), EXECUTOR_MERGED.values(), ids=EXECUTOR_MERGED)
+def test_of_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
+    assert over(executor(**said)) == {
+        **OURS["spec"],
+        "containers": [{**OURS["spec"]["containers"][0], **found}],
+    }
+
+
+def test_labels_and_annotations_come_beside_ours() -> None:
+    assert apply_template(PodTemplate({"team": "ml"}, {"note": "x"}), OURS) == {
+        "metadata": {
+            "labels": {"gpuqueue.io/owner": "prod", "team": "ml"},
+            "annotations": {"gpuqueue.io/record": "{}", "note": "x"},
+        },
+        "spec": OURS["spec"],
+    }
+
+
+def test_an_empty_template_changes_nothing() -> None:
+    assert apply_template(PodTemplate(), OURS) == OURS
+
+
+def test_two_lists_of_one_name_are_merged_item_by_item_and_in_order() -> None:
+    volumes = {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}]}
+    ours = {**OURS, "spec": {**OURS["spec"], **volumes}}
+    said = {
+        "volumes": [{"name": "c", "emptyDir": {}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]
+    }
+    assert apply_template(PodTemplate(spec=said), ours)["spec"]["volumes"] == [
+        {"name": "a", "emptyDir": {"medium": "Memory"}},
+        {"name": "b", "emptyDir": {}},
+        {"name": "c", "emptyDir": {}},
+    ]
+
+
+def test_laying_over_changes_neither_side() -> None:
+    said = PodTemplate(
+        {"a": "b"},
+        {},
+        {**executor(env=[{"name": "B", "value": "x"}]), "tolerations": [{"operator": "Exists"}]},
+    )
+    before = copy.deepcopy((said, OURS))
+    apply_template(said, OURS)
+    assert before == (said, OURS)
+
+
+def test_other_nodes_than_the_class_s_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"spec\.nodeSelector\.pool='cpu' contradicts 'gpu'"):
+        over({"nodeSelector": {"pool": "cpu"}})
+
+
+# -- for an image of somebody else -----------------------------------------------------------------
+
+
+def test_an_image_of_somebody_else_gets_nothing_that_is_the_application_s() -> None:
+    volumes = [
+        {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "key", "secret": {"secretName": "k"}},
+        {"name": "token", "projected": {"sources": []}},
+        {"name": "vault", "csi": {"driver": "secrets-store.csi.k8s.io"}},
+    ]
+    mounts = [{"name": each["name"], "mountPath": f"/{each['name']}"} for each in volumes]
+    said = {
+        "serviceAccountName": "trainer",
+        "volumes": volumes,
+        **executor(
+            env=[{"name": "A", "value": "x"}],
+            envFrom=[{}],
+            volumeMounts=mounts,
+            resources={"limits": {"cpu": "4"}},
+        ),
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    given = PodTemplate({"team": "ml"}, {"note": "x"}, said)
+    before = copy.deepcopy(given)
+    assert given.for_foreign_image() == PodTemplate(
+        {"team": "ml"},
+        {"note": "x"},
+        {
+            "volumes": volumes,
+            **executor(volumeMounts=mounts[:2], resources={"limits": {"cpu": "4"}}),
+            "imagePullSecrets": [{"name": "registry"}],
+        },
+    )
+    assert given == before
+
+
+def test_a_template_without_the_executor_stays_so_for_an_image_of_somebody_else() -> None:
+    assert PodTemplate(spec={"priorityClassName": "gpu"}).for_foreign_image() == PodTemplate(
+        spec={"priorityClassName": "gpu"}
+    )
+
+
+# -- what a template may say -----------------------------------------------------------------------
+
+FULL: dict[str, Any] = {
+    "metadata": {
+        "labels": {"team": "ml", "empty": ""},
+        "annotations": {"example.com/note": "any text: at all"},
+    },
+    "spec": {
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {
+                "name": "token",
+                "projected": {
+                    "sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]
+                },
+            },
+        ],
+        "containers": [
+            {
+                "name": "executor",
+                "env": [
+                    {"name": "A", "value": "x"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                ],
+                "envFrom": [{"configMapRef": {"name": "c"}}],
+                "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+                "resources": {
+                    "requests": {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "10Gi"},
+                    "limits": {"cpu": "4"},
+                },
+                "imagePullPolicy": "IfNotPresent",
+                "securityContext": {
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                    "privileged": False,
+                },
+            }
+        ],
+        "initContainers": [
+            {
+                "name": "proxy",
+                "image": "registry.example/proxy:1",
+                "restartPolicy": "Always",
+                "command": ["x"],
+            },
+            {
+                "name": "fetch",
+                "image": "registry.example/fetch:1",
+                "resources": {"limits": {"memory": "1Gi"}},
+            },
+        ],
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"key": "team", "operator": "Exists", "effect": "NoSchedule"}],
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["data"]}],
+        "nodeSelector": {"disk": "ssd"},
+        "affinity": {"podAffinity": {}},
+        "securityContext": {
+            "fsGroup": 1000,
+            "runAsGroup": 1000,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "Localhost"},
+        },
+        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
+        "dnsPolicy": "ClusterFirst",
+        "priorityClassName": "gpu",
+        "runtimeClassName": "nvidia",
+        "schedulerName": "packing",
+        "serviceAccountName": "trainer",
+        "shareProcessNamespace": False,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "hostNetwork": False,
+    },
+}
+
+
+def test_a_template_may_say_all_that_a_pod_needs_beside_the_executor() -> None:
+    assert parse_pod_template(FULL, "pod.yaml") == PodTemplate(
+        FULL["metadata"]["labels"], FULL["metadata"]["annotations"], FULL["spec"]
+    )
+
+
+def test_a_template_may_be_an_object_of_kubernetes() -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "metadata": {"name": "gpu"},
+        "template": FULL,
+    }
+    assert parse_pod_template(document, "pod.yaml") == parse_pod_template(FULL, "pod.yaml")
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"spec": None}, {"metadata": {"labels": None}, "spec": {"volumes": None}}]
+)
+def test_a_key_without_a_value_says_nothing(document: dict[str, Any]) -> None:
+    assert parse_pod_template(document, "pod.yaml") == PodTemplate(
+        spec=without_nulls(document.get("spec") or {})
+    )
+
+
+NO_TEMPLATES = {
+    "nothing": (
+        None,
+        "is not a pod template but None; use {metadata: {labels, annotations}, spec: {...}}",
+    ),
+    "a list": ([FULL], "is not a pod template but [{'metadata'"),
+    "a Pod": (
+        {"apiVersion": "v1", "kind": "Pod", "spec": {}},
+        "is not a pod template but a v1 Pod; use",
+    ),
+    "a template of another version": (
+        {"apiVersion": "v2", "kind": "PodTemplate", "template": {}},
+        "is not a pod template but a v2 PodTemplate; use",
+    ),
+    "a PodTemplate with a text": (
+        {"apiVersion": "v1", "kind": "PodTemplate", "template": "x"},
+        "is not a pod template but a v1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "text"), NO_TEMPLATES.values(), ids=NO_TEMPLATES)
+def test_no_template_is(document: Any, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_pod_template(document, "pod.yaml")
+    assert str(caught.value).startswith(f"GPUQUEUE_POD_TEMPLATE='pod.yaml' {text}")
+
+
+def pod(**said: Any) -> dict[str, Any]:
+    return {"spec": said}
+
+
+def of_executor(**said: Any) -> dict[str, Any]:
+    return pod(**executor(**said))
+
+
+def sidecar(**said: Any) -> dict[str, Any]:
+    return pod(initContainers=[{"name": "proxy", "image": "p:1", **said}])
+
+
+NOT_ALLOWED = "is not allowed in a pod template"
+RESTRICTED = 'leave it out: Pod Security "restricted" forbids it'
+TOLERATION = "use e.g. {key: team, operator: Exists, effect: NoSchedule}"
+AMOUNTS = "cpu, memory, ephemeral-storage; the class sets the GPU"
+AT, INIT = "spec.containers[0]", "spec.initContainers[0]"
+#: what is refused → the template, and the whole message after the file's name
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a field beside metadata and spec": (
+        {"status": {}},
+        f"status={{}} {NOT_ALLOWED}; allowed: metadata, spec",
+    ),
+    "a name for the pods": (
+        {"metadata": {"name": "x"}},
+        f"metadata.name='x' {NOT_ALLOWED}; allowed: annotations, labels",
+    ),
+    "a spec that is a list": (
+        {"spec": []},
+        "spec=[] is not a map; see the reference of pods of Kubernetes for its type",
+    ),
+    "a label of ours": (
+        {"metadata": {"labels": {"gpuqueue.io/owner": "x"}}},
+        f"metadata.labels.gpuqueue.io/owner='x' {NOT_ALLOWED}; use another key",
+    ),
+    "an annotation of ours": (
+        {"metadata": {"annotations": {"gpuqueue.io/record": "{}"}}},
+        f"metadata.annotations.gpuqueue.io/record='{{}}' {NOT_ALLOWED}; use another key",
+    ),
+    "who manages it": (
+        {"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}},
+        f"metadata.labels.app.kubernetes.io/managed-by='helm' {NOT_ALLOWED}; use another key",
+    ),
+    "the Job that it is of": (
+        {"metadata": {"labels": {"batch.kubernetes.io/job-name": "x"}}},
+        f"metadata.labels.batch.kubernetes.io/job-name='x' {NOT_ALLOWED}; use another key",
+    ),
+    "a label that is a number": (
+        {"metadata": {"labels": {"version": 1}}},
+        (
+            "metadata.labels.version=1 is not a valid value; quote it; a label value has up to 63"
+            " letters, digits, '.', '_', '-'"
+        ),
+    ),
+    "a label with a malformed key": (
+        {"metadata": {"labels": {"a b": "x"}}},
+        "metadata.labels.a b='x' has an invalid key; use name or dns.prefix/name",
+    ),
+    "a container beside the executor": (
+        pod(containers=[{"name": "proxy", "image": "p:1"}]),
+        (
+            "spec.containers[0].name='proxy' is a second container, which would keep"
+            " the pod from ending; name it 'executor', or move it to initContainers with"
+            " restartPolicy: Always"
+        ),
+    ),
+    "two executors": (
+        pod(containers=[{"name": "executor"}, {"name": "executor"}]),
+        "spec.containers[1].name='executor' is a duplicate; remove one of the two",
+    ),
+    "a pod that runs again": (
+        pod(restartPolicy="OnFailure"),
+        (
+            f"spec.restartPolicy='OnFailure' {NOT_ALLOWED}; leave it out: a pod runs once, and"
+            " Celery owns retries"
+        ),
+    ),
+    "a service account's token": (
+        pod(automountServiceAccountToken=True),
+        (
+            f"spec.automountServiceAccountToken=True {NOT_ALLOWED}; mount a token with a"
+            " projected volume (serviceAccountToken)"
+        ),
+    ),
+    "a deadline": (
+        pod(activeDeadlineSeconds=60),
+        f"spec.activeDeadlineSeconds=60 {NOT_ALLOWED}; leave it out: the time_limit of the job"
+        " sets it",
+    ),
+    "a grace": (
+        pod(terminationGracePeriodSeconds=60),
+        f"spec.terminationGracePeriodSeconds=60 {NOT_ALLOWED}; set GPUQUEUE_GRACE_SECONDS",
+    ),
+    "a node by name": (
+        pod(nodeName="n1"),
+        (
+            f"spec.nodeName='n1' {NOT_ALLOWED}; use nodeSelector or affinity: the scheduler"
+            " counts the"
+            " GPUs"
+        ),
+    ),
+    "the node's network": (
+        pod(hostNetwork=True),
+        f"spec.hostNetwork=True {NOT_ALLOWED}; {RESTRICTED}",
+    ),
+    "the node's processes": (pod(hostPID=True), f"spec.hostPID=True {NOT_ALLOWED}; {RESTRICTED}"),
+    "the node's memory": (pod(hostIPC=True), f"spec.hostIPC=True {NOT_ALLOWED}; {RESTRICTED}"),
+    "processes in common": (
+        pod(shareProcessNamespace=True),
+        (
+            f"spec.shareProcessNamespace=True {NOT_ALLOWED}; leave it out: the executor must be"
+            " the first process of its container"
+        ),
+    ),
+    "a number for a name": (
+        pod(priorityClassName=7),
+        "spec.priorityClassName=7 is not a string; see the reference of pods of Kubernetes for"
+        " its type",
+    ),
+    "a volume on the node": (
+        pod(volumes=[{"name": "d", "hostPath": {"path": "/"}}]),
+        (
+            "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not an allowed volume;"
+            " use one of configMap, csi, downwardAPI, emptyDir, ephemeral,"
+            ' persistentVolumeClaim, projected, secret: Pod Security "restricted" forbids others'
+        ),
+    ),
+    "a volume without a name": (
+        pod(volumes=[{"emptyDir": {}}]),
+        (
+            "spec.volumes[0]={'emptyDir': {}} has no name; set its name; "
+            "spec.volumes[0].name=None is not a valid volume name; use lower-case letters,"
+            " digits and '-'"
+        ),
+    ),
+    "a malformed toleration": (
+        pod(tolerations=[{"key": "a"}, {"key": "a", "operator": "In"}, "all"]),
+        (
+            "spec.tolerations[1]={'key': 'a', 'operator': 'In'} has the unknown operator 'In';"
+            f" {TOLERATION}; spec.tolerations[2]='all' is not a table; {TOLERATION}"
+        ),
+    ),
+    "true for a label of nodes": (
+        pod(nodeSelector={"gpu": True}),
+        "spec.nodeSelector={'gpu': True} does not map labels to values; quote its values",
+    ),
+    "an image for the executor": (
+        of_executor(image="x:1"),
+        f"{AT}.image='x:1' {NOT_ALLOWED}; set GPU_EXECUTOR_IMAGE, or image of a class",
+    ),
+    "a command for the executor": (
+        of_executor(command=["x"]),
+        f"{AT}.command=['x'] {NOT_ALLOWED}; set GPU_EXECUTOR_COMMAND",
+    ),
+    "arguments for the executor": (
+        of_executor(args=["x"]),
+        f"{AT}.args=['x'] {NOT_ALLOWED}; set GPU_EXECUTOR_COMMAND",
+    ),
+    "another policy of messages": (
+        of_executor(terminationMessagePolicy="File"),
+        (
+            f"{AT}.terminationMessagePolicy='File' {NOT_ALLOWED}; leave it out: errors of jobs"
+            " quote the end of the log"
+        ),
+    ),
+    "a probe of the executor": (
+        of_executor(livenessProbe={}),
+        (
+            f"{AT}.livenessProbe={{}} {NOT_ALLOWED}; allowed: env, envFrom, imagePullPolicy, name,"
+            " resources, securityContext, volumeMounts"
+        ),
+    ),
+    "a variable of ours": (
+        of_executor(env=[{"name": "GPUQUEUE_TOKEN", "value": "x"}]),
+        (
+            f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_ALLOWED}; leave it out: the dispatcher, its"
+            " Secret or the device plugin sets it"
+        ),
+    ),
+    "a number for a variable": (
+        of_executor(env=[{"name": "A", "value": "1"}, {"name": "PORT", "value": 80}]),
+        f"{AT}.env[1].value=80 is not a string; quote it",
+    ),
+    "one variable twice": (
+        of_executor(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
+        f"{AT}.env[1].name='A' is a duplicate; remove one of the two",
+    ),
+    "a mount of no volume": (
+        of_executor(volumeMounts=[{"mountPath": "/x"}]),
+        f"{AT}.volumeMounts[0].name=None is not a volume name; use a name from volumes",
+    ),
+    "a GPU": (
+        of_executor(resources={"limits": {"nvidia.com/gpu": "2"}}),
+        f"{AT}.resources.limits.nvidia.com/gpu='2' {NOT_ALLOWED}; allowed: {AMOUNTS}",
+    ),
+    "a claim on devices": (
+        of_executor(resources={"claims": [{"name": "x"}]}),
+        f"{AT}.resources.claims=[{{'name': 'x'}}] {NOT_ALLOWED}; allowed: limits, requests",
+    ),
+    "an amount without a quantity": (
+        of_executor(resources={"requests": {"cpu": 2, "memory": "8GiB"}}),
+        (
+            f"{AT}.resources.requests.cpu=2 is not a quantity; quote it, e.g. '500m' or '2Gi';"
+            f" {AT}.resources.requests.memory='8GiB' is not a quantity; quote it, e.g. '500m' or"
+            " '2Gi'"
+        ),
+    ),
+    "privileges": (
+        of_executor(securityContext={"privileged": True}),
+        f"{AT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
+    ),
+    "more privileges later": (
+        of_executor(securityContext={"allowPrivilegeEscalation": True}),
+        f"{AT}.securityContext.allowPrivilegeEscalation=True {NOT_ALLOWED}; {RESTRICTED}",
+    ),
+    "root": (
+        pod(securityContext={"runAsUser": 0}),
+        "spec.securityContext.runAsUser=0 is root; use another number, or set GPU_RUN_AS_USER",
+    ),
+    "maybe root": (
+        pod(securityContext={"runAsNonRoot": False}),
+        f"spec.securityContext.runAsNonRoot=False {NOT_ALLOWED}; {RESTRICTED}",
+    ),
+    "no filter of system calls": (
+        pod(securityContext={"seccompProfile": {"type": "Unconfined"}}),
+        (
+            "spec.securityContext.seccompProfile.type='Unconfined' is unconfined; use"
+            " RuntimeDefault or Localhost"
+        ),
+    ),
+    "a capability": (
+        of_executor(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}),
+        (
+            f"{AT}.securityContext.capabilities.add=['SYS_ADMIN'] adds more than NET_BIND_SERVICE;"
+            f" {RESTRICTED}"
+        ),
+    ),
+    "capabilities kept": (
+        of_executor(securityContext={"capabilities": {"drop": ["CHOWN"]}}),
+        (
+            f"{AT}.securityContext.capabilities.drop=['CHOWN'] does not drop ALL; leave it out: all"
+            " are dropped"
+        ),
+    ),
+    "an init container called as ours": (
+        sidecar(name="executor"),
+        (
+            f"{INIT}.name='executor' is not a valid name of an init container; use lower-case"
+            " letters, digits and '-', but not 'executor'"
+        ),
+    ),
+    "an init container without an image": (
+        sidecar(image=None),
+        f"{INIT}.image=None is not an image reference; use e.g. registry.example/proxy:1",
+    ),
+    "an init container that runs again": (
+        sidecar(restartPolicy="OnFailure"),
+        (
+            f"{INIT}.restartPolicy='OnFailure' is not allowed for an init container; use Always"
+            " for a sidecar, or leave it out if it ends before the executor starts"
+        ),
+    ),
+    "a GPU for a sidecar": (
+        sidecar(resources={"limits": {"nvidia.com/gpu": "1"}}),
+        f"{INIT}.resources.limits.nvidia.com/gpu='1' {NOT_ALLOWED}; allowed: {AMOUNTS}",
+    ),
+    "privileges for a sidecar": (
+        sidecar(securityContext={"privileged": True}),
+        f"{INIT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "text"), REFUSED.values(), ids=REFUSED)
+def test_a_template_is_refused_with(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_pod_template(document, "pod.yaml")
+    assert str(caught.value) == f"GPUQUEUE_POD_TEMPLATE='pod.yaml': {text}"
+
+
+def test_the_path_in_an_object_of_kubernetes_begins_at_its_template() -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "template": {"metadata": {"name": "x"}, "spec": {"hostPID": True}},
+    }
+    with pytest.raises(
+        SettingsError,
+        match=r"'pod\.yaml': template\.metadata\.name='x' .*; template\.spec\.hostPID=True ",
+    ):
+        parse_pod_template(document, "pod.yaml")
+
+
+def test_a_field_that_nobody_knows_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_pod_template(pod(priorityClass="gpu"), "pod.yaml")
+    assert (
+        f"spec.priorityClass='gpu' {NOT_ALLOWED}; allowed: affinity, containers, dnsConfig"
+        in str(caught.value)
+    )
+    assert "priorityClassName" in str(caught.value)
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_pod_template(pod(restartPolicy="x" * 1000), "pod.yaml")
+    assert f"spec.restartPolicy='{'x' * 76}... {NOT_ALLOWED}" in str(caught.value)
+
+
+def test_every_variable_that_an_executor_gets_of_us_is_refused_but_one() -> None:
+    record: Record = {
+        "delivery": "a",
+        "id": "a",
+        "task": "t",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "attempt": 1,
+        "token": "t",
+        "time_limit": 1.0,
+        "tenant": "x",
+        "retries": 1,
+        "nesting": 1,
+    }
+    common, settings = ManifestContext("n", "o", app="shop"), ClusterSettings(executor_image="x:1")
+    made = finisher_manifest(record, "f", 1, GpuClass("t4"), settings, common)
+    told = {each["name"] for each in made["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert {name for name in told if not is_ours(name)} == {
+        "PYTHONUNBUFFERED"
+    }  # harmless, and somebody's taste
+
+
+def test_a_pod_under_a_full_template_is_as_safe_as_without() -> None:
+    record: Record = {
+        "delivery": "a",
+        "id": "a",
+        "task": "t",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "attempt": 1,
+        "token": "t",
+    }
+    common = ManifestContext("n", "o", pod_template=parse_pod_template(FULL, "pod.yaml"))
+    made = attempt_manifest(record, GpuClass("t4"), ClusterSettings(executor_image="x:1"), common)
+    spec = made["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]

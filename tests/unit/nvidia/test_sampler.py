@@ -1,0 +1,331 @@
+"""Figures of the GPU while a job runs: taken from a made-up NVML and a made-up torch, by the real
+thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpuqueue.nvidia import sampler as gpu_sampler
+from gpuqueue.nvidia.sampler import GROWN, QUIET, Sample, Sampler, has_gpu, is_news, own_memory
+from tests.support.waiting import until
+
+GIB = 2**30
+QUICK = (0.0, 0.001, 0.001)
+PATIENCE = 10.0
+
+
+class NVMLError(Exception):
+    """As pynvml's."""
+
+
+class Nvml(ModuleType):
+    """pynvml on a machine of the test's own: UUID → bytes taken; a list of slices in place of a
+    card with MIG on.
+    """
+
+    NVMLError = NVMLError
+    NVML_DEVICE_MIG_ENABLE = 1
+
+    def __init__(self, *cards: dict[str, int] | list[dict[str, int]], lost: bool = False) -> None:
+        super().__init__("pynvml")
+        self.cards, self.lost, self.looks = cards, lost, 0
+
+    def nvmlInit(self) -> None:
+        if not self.cards:
+            raise NVMLError("driver not loaded")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:
+        return self.cards[index]
+
+    def nvmlDeviceGetMigMode(self, card: Any) -> tuple[int, int]:
+        return (1, 1) if isinstance(card, list) else (0, 0)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, card: Any) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: Any, index: int) -> Any:
+        if index % 2 or index // 2 >= len(card):
+            raise NVMLError("not found")  # instances have gaps between them
+        return card[index // 2]
+
+    def nvmlDeviceGetUUID(self, card: dict[str, int]) -> bytes:
+        return next(iter(card)).encode()
+
+    def nvmlDeviceGetMemoryInfo(self, card: Any) -> SimpleNamespace:
+        self.looks += 1
+        if self.lost:
+            raise NVMLError("GPU is lost")
+        assert not isinstance(card, list), "a card with MIG on answers for its slices together"
+        return SimpleNamespace(used=next(iter(card.values())))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
+    """Put a made-up machine in place of pynvml; no sampler outlives the test."""
+
+    def make(*cards: Any, **how: Any) -> Nvml:
+        nvml = Nvml(*cards, **how)
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        return nvml
+
+    yield make
+    for thread in threading.enumerate():
+        if thread.name == "gpuqueue-gpu":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def first_told(visible: str | None) -> Sample:
+    """What a sampler tells first."""
+    told: queue.Queue[Sample] = queue.Queue()
+    with Sampler(told.put, visible, QUICK):
+        return told.get(timeout=PATIENCE)
+
+
+def sampled_in_vain(visible: str | None = None) -> list[Sample]:
+    """What a sampler tells whose thread ends by itself, or never starts."""
+    told: list[Sample] = []
+    with Sampler(told.append, visible, QUICK) as sampler:
+        if sampler._thread.ident is not None:
+            sampler._thread.join(PATIENCE)
+            assert not sampler._thread.is_alive()
+        assert sampler.seen() == {}
+    return told
+
+
+def torch_with(monkeypatch: pytest.MonkeyPatch, *most: int, begun: bool = True) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: begun,
+        device_count=lambda: len(most),
+        max_memory_allocated=lambda index: most[index],
+    )
+    monkeypatch.setitem(sys.modules, "torch.cuda", cuda)
+
+
+# -- which GPU -------------------------------------------------------------------------------------
+
+CARDS = (
+    {"GPU-aaaa-1": 3 * GIB},
+    {"GPU-bbbb-2": 5 * GIB},
+    [{"MIG-cccc-3": GIB}, {"MIG-dddd-4": 2 * GIB}],
+)
+SEEN: dict[str, tuple[str | None, str, int]] = {
+    "every GPU of a container, which has one": (
+        None,
+        "GPU-aaaa-1,GPU-bbbb-2,MIG-cccc-3,MIG-dddd-4",
+        11 * GIB,
+    ),
+    "the one that a dispatcher dealt": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
+    "one by its index": ("0", "GPU-aaaa-1", 3 * GIB),
+    "one by the beginning of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
+    "a MIG slice, with its own memory": ("MIG-dddd-4", "MIG-dddd-4", 2 * GIB),
+    "two": ("1,0", "GPU-bbbb-2,GPU-aaaa-1", 8 * GIB),
+}
+
+
+@pytest.mark.parametrize(("visible", "gpu", "peak"), SEEN.values(), ids=SEEN)
+def test_what_is_sampled_is(
+    machine: Callable[..., Nvml], visible: str | None, gpu: str, peak: int
+) -> None:
+    machine(*CARDS)
+    assert first_told(visible) == {"gpu": gpu, "gpu_memory_peak": peak}
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-somebody-else"])
+def test_a_process_that_sees_no_gpu_has_no_figures(
+    machine: Callable[..., Nvml], visible: str
+) -> None:
+    nvml = machine(*CARDS)
+    assert sampled_in_vain(visible) == []
+    assert nvml.looks == 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "pod", "given"), [("GPU-1", {}, True), ("", {"GPUQUEUE_POD_UID": "u"}, False)]
+)
+def test_a_process_is_given_what_it_sees(visible: str, pod: dict[str, str], given: bool) -> None:
+    assert has_gpu({"CUDA_VISIBLE_DEVICES": visible, **pod}) is given
+
+
+def test_a_process_that_nobody_restricts_was_given_a_gpu_if_it_is_a_pod() -> None:
+    assert (has_gpu({}), has_gpu({"GPUQUEUE_POD_UID": "u"})) == (False, True)
+
+
+# -- nothing to sample -----------------------------------------------------------------------------
+
+
+def test_without_pynvml_there_are_no_figures_and_no_noise(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    assert sampled_in_vain() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_a_driver_there_are_no_figures_and_no_noise(
+    machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine()
+    assert sampled_in_vain() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gpu_that_is_lost_ends_the_sampling_only(
+    machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine({"GPU-1": 1}, lost=True)
+    assert sampled_in_vain() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) -> None:
+    nvml = machine({"GPU-1": 1})
+    with Sampler(lambda seen: None, None, (PATIENCE, 0, 0)) as sampler:
+        pass
+    sampler._thread.join(PATIENCE)
+    assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
+
+
+def test_a_job_waits_for_no_look(
+    machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml, looked, answer = machine({"GPU-1": 7}), threading.Event(), threading.Event()
+
+    def hangs(card: Any) -> SimpleNamespace:
+        looked.set()
+        answer.wait(PATIENCE)
+        return SimpleNamespace(used=1)
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", hangs)
+    with Sampler(lambda seen: None, None, QUICK) as sampler:
+        assert looked.wait(PATIENCE)
+        assert sampler.seen() == {}
+    assert sampler._thread.is_alive()  # and the job has ended
+    answer.set()
+
+
+# -- the figures -----------------------------------------------------------------------------------
+
+
+def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
+    card = {"GPU-1": 4 * GIB}
+    nvml = machine(card)
+    with Sampler(lambda seen: None, None, QUICK) as sampler:
+
+        def looked_again() -> None:
+            before = nvml.looks
+            until(lambda: nvml.looks >= before + 2)
+
+        looked_again()
+        card["GPU-1"] = 6 * GIB
+        looked_again()
+        card["GPU-1"] = GIB
+        looked_again()
+        assert sampler.seen() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
+
+
+def test_torchs_own_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with Sampler(lambda seen: None, None, QUICK) as sampler:
+        torch_with(monkeypatch, 2 * GIB, GIB)
+        assert sampler.seen() == {"gpu_memory_own": 3 * GIB}
+
+
+def test_torch_is_not_asked_before_it_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_with(monkeypatch, GIB, begun=False)
+    assert own_memory() == {}
+    monkeypatch.setitem(sys.modules, "torch.cuda", ModuleType("torch.cuda"))  # half imported
+    assert own_memory() == {}
+    monkeypatch.delitem(sys.modules, "torch.cuda")
+    assert own_memory() == {}
+    assert "torch" not in sys.modules
+
+
+def test_figures_that_cannot_be_told_are_told_again(machine: Callable[..., Nvml]) -> None:
+    machine({"GPU-1": 1})
+    told: queue.Queue[Sample] = queue.Queue()
+
+    def tell(seen: Sample) -> None:
+        told.put(seen)
+        if told.qsize() == 1:
+            raise ConnectionError("Redis is away")
+
+    with Sampler(tell, None, QUICK):
+        until(lambda: told.qsize() >= 2)
+    assert [told.get(), told.get()] == [{"gpu": "GPU-1", "gpu_memory_peak": 1}] * 2
+
+
+NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
+    "the first figures are": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
+    "nothing is not": ({}, {}, QUIET, False),
+    "the same again is not": (
+        {"gpu": "GPU-1", "gpu_memory_peak": 100},
+        {"gpu": "GPU-1", "gpu_memory_peak": 100},
+        QUIET,
+        False,
+    ),
+    "a little more is not": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": int(1000 * GROWN)},
+        QUIET,
+        False,
+    ),
+    "much more is": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": int(1000 * GROWN) + 1},
+        QUIET,
+        True,
+    ),
+    "much more so soon is not yet": (
+        {"gpu_memory_peak": 1000},
+        {"gpu_memory_peak": 5000},
+        QUIET - 0.1,
+        False,
+    ),
+    "torch's first figure is": (
+        {"gpu_memory_peak": 9},
+        {"gpu_memory_peak": 9, "gpu_memory_own": 1},
+        QUIET,
+        True,
+    ),
+    "torch's figure that has grown is": (
+        {"gpu_memory_own": 10},
+        {"gpu_memory_own": 20},
+        QUIET,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("told", "seen", "seconds", "news"), NEWS.values(), ids=NEWS)
+def test_as_news_to_be_told(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
+    assert is_news(told, seen, seconds) is news
+
+
+def test_looks_are_seldom_in_a_long_job(
+    machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: queue.Queue[float] = queue.Queue()
+    now = iter([0.0, 0.0, 1.0, 0.0, gpu_sampler.EARLY])
+    monkeypatch.setattr(gpu_sampler, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    machine({"GPU-1": 1})
+    sampler = Sampler(lambda seen: None, None, (0.0, 1.0, 5.0))
+    monkeypatch.setattr(
+        sampler,
+        "_over",
+        SimpleNamespace(is_set=lambda: waits.qsize() == 3, wait=waits.put, set=lambda: None),
+    )
+    with sampler:
+        sampler._thread.join(PATIENCE)
+    assert [waits.get_nowait() for _ in range(3)] == [0.0, 1.0, 5.0]

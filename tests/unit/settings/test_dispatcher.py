@@ -1,0 +1,157 @@
+"""Settings from the environment, and the classes that they configure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gpuqueue.classes.gpu_class import T4_MEMORY
+from gpuqueue.errors import SettingsError
+from gpuqueue.settings.classes import configured
+from gpuqueue.settings.dispatcher import Settings, load
+
+#: variable → (value, field, value of the field)
+NAMES: dict[str, tuple[str, str, object]] = {
+    "CELERY_BROKER_URL": ("redis://r/1", "broker_url", "redis://r/1"),
+    "CELERY_RESULT_BACKEND": ("redis://r/2", "result_backend", "redis://r/2"),
+    "GPUQUEUE_REDIS_URL": ("redis://s/0", "state_url", "redis://s/0"),
+    "GPUQUEUE_APP": ("shop.celery:app", "app", "shop.celery:app"),
+    "GPU_EXECUTION_MODE": ("k8s_job", "execution_mode", "k8s_job"),
+    "T4_SHARED_SLOTS": ("4", "t4_shared_slots", 4),
+    "T4_EXCLUSIVE_SLOTS": ("2", "t4_exclusive_slots", 2),
+    "MIG_TOTAL_SLOTS": ("7", "mig_total_slots", 7),
+    "GPU_RESOURCE_NAME": ("nvidia.com/gpu.shared", "resource_name", "nvidia.com/gpu.shared"),
+    "GPUQUEUE_EXCLUSIVE_PATIENCE": ("3", "exclusive_patience", 3),
+    "GPUQUEUE_SHARED_PATIENCE": ("2", "shared_patience", 2),
+    "GPUQUEUE_MAX_ATTEMPTS": ("5", "max_attempts", 5),
+    "GPUQUEUE_TOMBSTONE_SECONDS": ("7200", "tombstone_seconds", 7200.0),
+    "GPUQUEUE_DEVICES": ("none", "devices", "none"),
+}
+WRONG: dict[str, tuple[dict[str, str], str]] = {
+    "text for a number": (
+        {"T4_SHARED_SLOTS": "many"},
+        "T4_SHARED_SLOTS='many': input should be a valid integer",
+    ),
+    "a negative number of slots": (
+        {"T4_EXCLUSIVE_SLOTS": "-1"},
+        "T4_EXCLUSIVE_SLOTS='-1': input should be greater than or equal to 0",
+    ),
+    "a patience of 0": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
+    "an unknown mode": (
+        {"GPU_EXECUTION_MODE": "slurm"},
+        "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'",
+    ),
+    "a broker other than Redis": (
+        {"CELERY_BROKER_URL": "amqp://r"},
+        "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://",
+    ),
+    "a state store other than Redis": (
+        {"GPUQUEUE_REDIS_URL": "http://r"},
+        "GPUQUEUE_REDIS_URL='http://r' is not Redis",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("GPU_", "GPUQUEUE_", "CELERY_", "T4_", "MIG_")):
+            monkeypatch.delenv(name)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_environment_variable_sets_its_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, field, expected = NAMES[name]
+    assert getattr(load(), field) != expected, "the default would prove nothing"
+    monkeypatch.setenv(name, value)
+    assert getattr(load(), field) == expected
+
+
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T4_SHARED_SLOTS", "")
+    assert load().t4_shared_slots == 8
+
+
+@pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
+def test_error_states_variable_value_and_fix(
+    environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, environ)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert text in str(caught.value)
+
+
+def test_error_lists_every_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"T4_SHARED_SLOTS": "x", "MIG_TOTAL_SLOTS": "y"})
+    with pytest.raises(SettingsError, match=r"T4_SHARED_SLOTS='x'.*; MIG_TOTAL_SLOTS='y'"):
+        load()
+
+
+def test_state_lives_with_the_broker_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        SettingsError, match="CELERY_BROKER_URL is not set; set it to the applications' broker"
+    ):
+        load().redis_url
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis+socket:///run/redis.sock")
+    assert load().redis_url == "unix:///run/redis.sock"
+    monkeypatch.setenv("GPUQUEUE_REDIS_URL", "redis://s/0")
+    assert load().redis_url == "redis://s/0"
+
+
+def test_slots_in_the_environment_configure_the_t4() -> None:
+    found = configured(
+        Settings(T4_SHARED_SLOTS=3, T4_EXCLUSIVE_SLOTS=1, GPUQUEUE_EXCLUSIVE_PATIENCE=2)
+    )
+    assert list(found) == ["t4"]
+    made = found["t4"]
+    assert (made.resource, made.shared_slots, made.exclusive_slots) == ("nvidia.com/gpu", 3, 1)
+    assert (made.memory, made.exclusive_patience) == (T4_MEMORY, 2)
+
+
+def test_mig_resource_makes_a_mig_class_beside_the_t4() -> None:
+    found = configured(Settings(MIG_TOTAL_SLOTS=7, GPU_RESOURCE_NAME="nvidia.com/mig-1g.5gb"))
+    assert {name: each.resource for name, each in found.items()} == {
+        "t4": "nvidia.com/gpu",
+        "mig-1g.5gb": "nvidia.com/mig-1g.5gb",
+    }
+
+
+def test_mig_slots_without_a_resource_are_refused() -> None:
+    with pytest.raises(
+        SettingsError,
+        match="GPU_RESOURCE_NAME is not set, but MIG_TOTAL_SLOTS requires it; set it to",
+    ):
+        configured(Settings(MIG_TOTAL_SLOTS=7))
+
+
+def test_configuration_without_slots_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match="no other class is configured; configure at least one slot"
+    ):
+        configured(Settings(T4_SHARED_SLOTS=0, T4_EXCLUSIVE_SLOTS=0))
+
+
+def test_class_in_the_file_replaces_one_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "classes.toml"
+    file.write_text("[classes.t4]\nshared_slots = 2\n[classes.a100]\nexclusive_slots = 1\n")
+    found = configured(Settings(GPUQUEUE_CLASSES_FILE=file, GPUQUEUE_SHARED_PATIENCE=4))
+    assert {name: (each.shared_slots, each.shared_patience) for name, each in found.items()} == {
+        "t4": (2, 4),
+        "a100": (0, 4),
+    }
+
+
+def test_missing_classes_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"
+    ):
+        configured(Settings(GPUQUEUE_CLASSES_FILE=tmp_path / "none.toml"))

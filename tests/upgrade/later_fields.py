@@ -1,0 +1,91 @@
+"""Take a record with fields of a later version through the scripts of the gpuqueue on PYTHONPATH;
+print what each step lost.
+
+``python later_fields.py URL``: the Redis is emptied. Needs nothing of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.client import connect
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader
+
+#: What a later version may add: text, a number, a list that is not empty.
+LATER: dict[str, Any] = {"later": "text", "later_number": 3, "later_list": ["a", "b"]}
+
+
+def walk(url: str) -> dict[str, list[str]]:
+    """Return step → what the record lacks, or has otherwise, after it."""
+    client = connect(url)
+    client.flushdb()
+    now = time.time()
+    line, reader = Line(client, by="d@h", clock=lambda: now), Reader(client)
+    attempts = Attempts(client, clock=lambda: now)
+    t4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
+    record: Any = {
+        "delivery": "j",
+        "id": "j",
+        "task": "shop.train",
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "created": now,
+    }
+    seen: dict[str, list[str]] = {}
+
+    def step(name: str, state: str) -> Any:
+        found: Any = reader.record("t4", "j")
+        assert found["state"] == state, (name, found)
+        seen[name] = sorted(field for field, value in LATER.items() if found.get(field) != value)
+        return found
+
+    line.open("t4")
+    line.accept("t4", {**record, "eta": now + 5, "expires": now + 9999, **LATER}, '{"headers": {}}')
+    step("accept", "accepted")
+    line.enqueue(t4, "j")
+    step("enqueue", "delayed")
+    now += 6
+    line.tick("t4")
+    step("tick", "waiting")
+    for number in (1, 2):
+        (granted,) = line.admit(t4)
+        step(f"admit {number}", "launching")
+        assert line.relaunch("t4", "j", number, 0.0)
+        line.launched(granted, "host:n:1", 60.0)
+        line.observed([("t4", "j", number, "PULLING_IMAGE", "slow", "pod", "node", None)])
+        step(f"launched {number}", "launching")
+        mine = Attempt("t4", "j", number, granted["token"])
+        attempts.claim(mine, "host:n:1", "worker")
+        attempts.limit(mine, 60.0)
+        attempts.sampled(mine, {"gpu": "GPU-1", "gpu_memory_peak": 5})
+        step(f"claim {number}", "running")
+        if number == 1:
+            line.release(t4, "j", 1, End(EndReason.INFRA, "gone", "node"), "host:n:1")
+            step("release, to be tried again", "delayed")
+            now += 60
+            line.tick("t4")
+    attempts.report(mine, EndReason.SUCCEEDED)
+    step("report", "reporting")
+    line.release(t4, "j", 2, End(EndReason.ERROR, "died"), "host:n:1")
+    step("release", "finishing")
+    line.finish_claim("t4", "j", "finisher", 15.0)
+    step("finish_claim", "finishing")
+    client.flushdb()
+    line.adopt("t4", {**record, "attempt": 1, "token": "t", "instance": "host:n:1", **LATER})
+    step("adopt", "running")
+    assert line.cancel("t4", "j") == "stopping"
+    step("cancel", "running")
+    client.close()
+    return seen
+
+
+if __name__ == "__main__":
+    print(json.dumps(walk(sys.argv[1])))
