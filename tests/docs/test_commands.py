@@ -234,7 +234,7 @@ def test_the_commands_that_look_and_act_run_and_answer(reader: Reader) -> None:
             "gpuqueue logs"
         ):  # a local job's are in its dispatcher's log, a delayed one has none
             done = reader.run(shlex.split(command.replace("ID", job)))
-            assert (done.returncode, "no attempt was made yet" in done.stderr) == (1, True)
+            assert (done.returncode, "no attempt has started yet" in done.stderr) == (1, True)
         elif command.startswith("gpuqueue"):
             done = reader.run(shlex.split(command.replace("ID", job)))
             assert done.returncode == 0, (command, done.stdout, done.stderr)

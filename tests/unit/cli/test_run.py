@@ -58,7 +58,7 @@ def test_what_is_no_failure_of_the_job_is_not_told_as_one(
     record: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        GpuQueueError, match=r"(?s)job j is out of sight: .*; `gpuqueue why j` says where it stands"
+        GpuQueueError, match=r"(?s)the state of job j is unknown: .*; see `gpuqueue why j`"
     ):
         failed(monkeypatch, record)
 
