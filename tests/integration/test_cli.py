@@ -152,7 +152,8 @@ def test_run_is_refused_where_processes_are_started(idle: Dev) -> None:
     done = idle.run("run", "--class", "t4", "shop:1", "--", "true")
     assert done.returncode == 2
     assert (
-        "'gpuqueue.run' runs a container image, but this dispatcher starts local processes" in done.stderr
+        "'gpuqueue.run' runs a container image, but this dispatcher starts local processes"
+        in done.stderr
     )
     unknown = idle.run("run", "--class", "a100", "shop:1", "--", "true")
     assert unknown.returncode == 2
