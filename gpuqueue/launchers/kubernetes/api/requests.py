@@ -24,7 +24,7 @@ from gpuqueue.launchers.kubernetes.api.cluster_objects import (
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, NotFound
 from gpuqueue.launchers.kubernetes.api.object_reader import ObjectReader
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Job, Pod
-from gpuqueue.launchers.kubernetes.api.watch import Watch
+from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 
 
 class Requests(ObjectReader):
@@ -90,7 +90,7 @@ class Requests(ObjectReader):
 
     def watch_pods(
         self, selector: str, resource_version: str, timeout_seconds: float, silence: float
-    ) -> Watch:
+    ) -> PodWatch:
         """Watch pods from a version on, until the server closes after ``timeout_seconds``.
 
         Yields events of type ADDED, MODIFIED, DELETED (``object`` is the last state) or BOOKMARK
@@ -106,7 +106,7 @@ class Requests(ObjectReader):
             "timeoutSeconds": max(1, int(timeout_seconds)),
         }
         asked = f"watch pods in {self.namespace}"
-        return Watch(asked, self._transport.open(asked, f"{self._core}/pods", query, silence))
+        return PodWatch(asked, self._transport.open(asked, f"{self._core}/pods", query, silence))
 
     def pod_log(self, pod: str, tail_lines: int, limit_bytes: int) -> str:
         """Return the last lines of a pod log, up to ``limit_bytes``. The API cuts off the end."""

@@ -12,7 +12,7 @@ from gpuqueue.launchers.kubernetes.api.errors import Unreachable, from_status
 from gpuqueue.launchers.kubernetes.api.transport import Stream
 
 
-class Watch:
+class PodWatch:
     """Iterate over it once. Any thread can close it, which ends the iteration."""
 
     def __init__(self, asked: str, stream: Stream) -> None:
@@ -37,7 +37,7 @@ class Watch:
         """End the watch now, even while another thread blocks in a read."""
         self._stream.close()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> PodWatch:
         return self
 
     def __exit__(
