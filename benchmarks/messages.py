@@ -99,13 +99,19 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
             scripts.call(
                 "accept",
                 gpu_class.name,
-                each,
-                record.replace(made.id, each),
                 message.replace(made.id, each),
-                now,
+                record=json.loads(record.replace(made.id, each)),
+                now=now,
             )
             scripts.call(
-                "enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH
+                "enqueue",
+                gpu_class.name,
+                delivery=each,
+                spec=spec,
+                now=now,
+                nonce=secrets.token_hex(16),
+                by="bench",
+                most=BATCH,
             )
         pipe.execute()
     return deliveries

@@ -61,7 +61,7 @@ def make() -> str:
         "`gpuqueue why ID` shows the reason why a job waits or ended.\n"
         "`gpuqueue status` shows it for waiting jobs.\n"
         "Logs, metrics and errors use the same words.\n"
-        'The column "where" says which mode can give the reason: `local`, `k8s_job`, or both.\n'
+        'The column "where" names the modes that can give the reason: both, or `k8s_job` alone.\n'
         '"Not yet" marks a reason that no code gives today.',
         "## Why a job waits\n\n" + table(("reason", "meaning", "where"), _waits()),
         "## Why a job ended\n\n"

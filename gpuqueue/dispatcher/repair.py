@@ -12,7 +12,7 @@ from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Reconciler:
             attempt.holder,
             extra={"action": "repair_adopted"},
         )
-        lease.wake(self._dispatcher.client, attempt.gpu_class)
+        wakeups.wake(self._dispatcher.client, attempt.gpu_class)
         return True
 
     def _without_holder(self, each: LiveAttempt) -> None:

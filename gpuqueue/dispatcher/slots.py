@@ -30,7 +30,7 @@ from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED, QUEUED
-from gpuqueue.store import lease
+from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import BATCH, REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
@@ -102,7 +102,7 @@ class Dispatcher:
                 now,
             )
         record = job.record()
-        if stamps and lease.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
+        if stamps and revocations.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         outcome = self.line.accept(gpu_class.name, record, json.dumps(packed))
         if outcome == "finishing":
@@ -121,7 +121,7 @@ class Dispatcher:
             self._tell_state(record, QUEUED, packed, since=now)
         self.enqueue(gpu_class, job.delivery)
         if job.eta or job.expires:
-            lease.wake(self.client, gpu_class.name)
+            wakeups.wake(self.client, gpu_class.name)
         return outcome
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
@@ -298,7 +298,7 @@ class Dispatcher:
                 end.error,
                 extra={"action": "try_again"},
             )
-            lease.wake(self.client, name)
+            wakeups.wake(self.client, name)
         return released.freed
 
     # -- states ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gpuqueue.dispatcher.slots import REFUSED, Dispatcher
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.reader import Todo
@@ -90,7 +90,7 @@ class Watcher:
         self._stop.set()
         try:
             for name in self.dispatcher.classes:
-                lease.wake(self.dispatcher.client, name)
+                wakeups.wake(self.dispatcher.client, name)
             self._thread.join(self.clocks.tick + 5)
             self.lease.leave()
         except RedisError as exc:
@@ -190,7 +190,7 @@ class Watcher:
         if not self.leads:
             self._stop.wait(min(seconds, self.clocks.tick))  # the leader alone is woken
         elif seconds > 0:
-            lease.wait(self.waiting, self.dispatcher.classes, seconds)
+            wakeups.wait(self.waiting, self.dispatcher.classes, seconds)
 
     # -- stopping ----------------------------------------------------------------------------------
 

@@ -44,20 +44,20 @@ class ExecutorAttempt:
 
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", instance, worker, self._clock())
+        answer = self._call("claim", instance=instance, worker=worker, now=self._clock())
         if answer[0] != "ok":
             raise self._stale(answer[1])
         return json.loads(answer[1]), json.loads(answer[2])
 
     def limit(self, seconds: float) -> bool:
         """Set the hard limit, in seconds from the start, if the task itself declares one."""
-        return bool(self._call("limit", seconds))
+        return bool(self._call("limit", seconds=seconds))
 
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.
         """
-        return bool(self._call("sampled", json.dumps(seen) if seen else ""))
+        return bool(self._call("sampled", sample=seen or None))
 
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
@@ -65,7 +65,10 @@ class ExecutorAttempt:
         Raises :class:`StaleAttempt` if this attempt may no longer write anything.
         """
         answer = self._call(
-            "report", outcome, self._clock() + REPORT_TIMEOUT, json.dumps(seen) if seen else ""
+            "report",
+            outcome=outcome,
+            deadline=self._clock() + REPORT_TIMEOUT,
+            sample=seen or None,
         )
         if answer != "ok":
             raise self._stale(answer)
@@ -73,15 +76,19 @@ class ExecutorAttempt:
     def reported(self, keep: float) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
         now = self._clock()
-        return bool(self._call("reported", now, keep, now + EXIT_TIMEOUT))
+        return bool(self._call("reported", now=now, keep=keep, deadline=now + EXIT_TIMEOUT))
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
 
-    def _call(self, verb: str, *arguments: str | float) -> Any:
-        each = self.attempt
+    def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(
-            verb, each.gpu_class, each.delivery, each.number, self.token, *arguments
+            verb,
+            self.attempt.gpu_class,
+            delivery=self.attempt.delivery,
+            attempt=self.attempt.number,
+            token=self.token,
+            **context,
         )
 
 
@@ -112,16 +119,20 @@ class ExecutorFinish:
         """Renew the claim for this process; return record and message, or None if the finish is no
         longer wanted.
         """
-        answer = self._call("finish_claim", self._clock(), self._lease, self._keep)
+        answer = self._call("finish_claim", now=self._clock(), lease=self._lease, keep=self._keep)
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
     def finished(self, reason: str) -> bool:
         """Confirm that everything is written."""
-        return bool(self._call("finished", reason, self._clock(), self._keep))
+        return bool(self._call("finished", reason=reason, now=self._clock(), keep=self._keep))
 
-    def _call(self, verb: str, *arguments: str | float) -> Any:
+    def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(
-            verb, self._attempt.gpu_class, self._attempt.delivery, self._finisher, *arguments
+            verb,
+            self._attempt.gpu_class,
+            delivery=self._attempt.delivery,
+            finisher=self._finisher,
+            **context,
         )

@@ -46,6 +46,10 @@ NAMES: dict[str, str] = {
 }
 
 
+#: The same for the verbs in ``lua/lease``.
+LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
+
+
 def class_prefix(gpu_class: str) -> str:
     """Return the prefix of all keys of a class, with its hash tag."""
     return f"{PREFIX}{{{gpu_class}}}:"

@@ -106,7 +106,7 @@ class Reader:
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
         """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
         answer = self._scripts.call(
-            "why", gpu_class.name, delivery, json.dumps(gpu_class.spec()), most
+            "why", gpu_class.name, delivery=delivery, spec=gpu_class.spec(), most=most
         )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
 

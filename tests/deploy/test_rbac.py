@@ -151,7 +151,7 @@ def test_nothing_has_rights_in_the_whole_cluster(source: str, name: str) -> None
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_the_rights_are_bound_to_the_account_of_dispatchers_where_the_jobs_are(
+def test_the_role_is_bound_to_the_dispatchers_in_the_namespace_of_jobs(
     source: str, name: str
 ) -> None:
     found = render(source, name)

@@ -134,7 +134,7 @@ def test_a_running_job_is_cancelled_and_its_slot_is_free(idle: Dev, gate: Path) 
     assert again["outcome"] == "ended"
 
 
-def test_why_tells_how_a_job_ended_and_knows_no_stranger(idle: Dev) -> None:
+def test_why_explains_how_a_job_ended_and_rejects_an_unknown_id(idle: Dev) -> None:
     failed = idle.send("fail", queue="gpu.t4.shared")
     idle.reaches(failed, "ended")
     assert "reason: ERROR" in idle.run("why", failed).stdout

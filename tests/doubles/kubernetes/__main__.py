@@ -23,6 +23,36 @@ from tests.doubles.kubernetes.objects.node import Node
 
 def main() -> None:
     """Run a cluster."""
+    options = _parser().parse_args()
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="cluster-"))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    gc.set_threshold(50_000, 20, 100)  # thousands of objects stay: collections would find nothing
+    cluster = Cluster(
+        directory,
+        pace=options.pace,
+        latency=options.latency,
+        port=options.port,
+        namespace=options.namespace,
+        processes=not options.scripted,
+        events=not options.no_events,
+        nodes=_nodes(options.nodes, options.gpus),
+        images={name: Image() for name in options.image},
+    )
+    with cluster:
+        path = cluster.kubeconfig
+        if options.kubeconfig is not None:
+            options.kubeconfig.write_bytes(path.read_bytes())
+            path = options.kubeconfig
+        sys.stdout.write(f"{path}\n{cluster.control_url}\n")
+        sys.stdout.flush()
+        stop.wait()
+    if options.directory is None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.doubles.kubernetes", description=__doc__)
     parser.add_argument(
         "--port", type=int, default=0, help="port of the API server; 0 takes a free one"
@@ -51,33 +81,7 @@ def main() -> None:
         metavar="NAME",
         help="image that exists; may be repeated",
     )
-    options = parser.parse_args()
-    directory = options.directory or Path(tempfile.mkdtemp(prefix="cluster-"))
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    gc.set_threshold(50_000, 20, 100)  # thousands of objects stay: collections would find nothing
-    cluster = Cluster(
-        directory,
-        pace=options.pace,
-        latency=options.latency,
-        port=options.port,
-        namespace=options.namespace,
-        processes=not options.scripted,
-        events=not options.no_events,
-        nodes=_nodes(options.nodes, options.gpus),
-        images={name: Image() for name in options.image},
-    )
-    with cluster:
-        path = cluster.kubeconfig
-        if options.kubeconfig is not None:
-            options.kubeconfig.write_bytes(path.read_bytes())
-            path = options.kubeconfig
-        sys.stdout.write(f"{path}\n{cluster.control_url}\n")
-        sys.stdout.flush()
-        stop.wait()
-    if options.directory is None:
-        shutil.rmtree(directory, ignore_errors=True)
+    return parser
 
 
 def _nodes(count: int, gpus: int) -> list[Node]:

@@ -23,7 +23,7 @@ from tests.doubles.kubernetes.objects.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: Paths of the double that no API server has start with this.
+#: The prefix of the paths that only the double has.
 CONTROL_PREFIX = "/_double/"
 
 

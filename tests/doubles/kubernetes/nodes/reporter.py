@@ -71,8 +71,15 @@ class Reporter:
         """Write an event about a pod."""
 
         def write() -> None:
-            self._events.pod(
-                pod, reason, message, host=self._node, container=container, warning=warning
+            self._events.record(
+                PODS,
+                pod,
+                reason,
+                message,
+                component="kubelet",
+                warning=warning,
+                container=container,
+                host=self._node,
             )
 
         if self.online:

@@ -1,7 +1,7 @@
 """The refusals of the API server: one exception, and a function for each kind of refusal.
 
-Messages are those of the recordings. Where no recording exists they are those of the server's
-source.
+Messages are those of the recordings. Refusals without a recording have the messages of the same
+server.
 """
 
 from __future__ import annotations
