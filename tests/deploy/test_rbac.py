@@ -46,7 +46,7 @@ class Overheard(Transport):
         self, asked: str, method: str, path: str, query: Any = None, body: Any = None
     ) -> bytes:
         self.rights.add(right(method, path, query or {}))
-        raise Unreachable("no server", asked=asked)
+        raise Unreachable("no server", request=asked)
 
     def open(self, asked: str, path: str, query: Any, silence: float | None) -> Any:
         return self.send(asked, "GET", path, query)
