@@ -1,7 +1,7 @@
-"""``python -m benchmarks [names...] [--quick] [--output FILE]``. Ends with 0 also when an aim is
-missed; the table says so.
+"""``python -m benchmarks [names...] [--quick] [--output FILE]``. The exit status is 0 even if an
+aim is missed; the table shows it.
 
-Ends with 1 when something could not be measured; the rest is measured and written all the same.
+The exit status is 1 if a benchmark fails; all others still run, and their results are written.
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ OUTPUT = Path(__file__).with_name("results") / "latest.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; answers the exit status."""
+    """Run the selected benchmarks; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Each figure beside its peer, in the same run."
+        prog="python -m benchmarks",
+        description="Measure each figure beside its peer, in the same run.",
     )
     parser.add_argument(
         "names",
         nargs="*",
         metavar="name",
-        help=f"which ones; all if none is named: {', '.join(NAMES)}",
+        help=f"benchmarks to run (default: all): {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="small sizes, under a minute: to see that it works, not to quote",
+        help="small sizes, under a minute: a functional check, not for publication",
     )
     parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="where the JSON goes (default: %(default)s)"
+        "--output",
+        type=Path,
+        default=OUTPUT,
+        help="file for the JSON results (default: %(default)s)",
     )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in NAMES]
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         from_ = time.monotonic()
         try:
             figures: list[Figure] = module.run(Size(chosen.quick))
-        except Exception as exc:  # the others' figures are no worse for it
+        except Exception as exc:  # the other figures remain valid
             traceback.print_exc()
             failed.append(name)
             results[name] = {
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{seconds:.0f} s; aims missed: {missed}; written to {chosen.output}", soft_wrap=True
     )
     if failed:
-        console.print(f"[red]could not be measured: {', '.join(failed)}[/]")
+        console.print(f"[red]failed: {', '.join(failed)}[/]")
     return 1 if failed else 0
 
 

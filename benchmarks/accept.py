@@ -1,11 +1,11 @@
-"""How fast a dispatcher takes messages in.
+"""How fast a dispatcher accepts messages.
 
-Measured: messages a second that one dispatcher process keeps, acknowledges and puts in line: N
+Measured: messages per second that one dispatcher process keeps, acknowledges and puts in line. N
 messages appear in its queue at one instant (RENAME of a prepared list), and the clock stops when N
 more jobs wait. An exclusive job runs, so nothing starts. Peer: a plain Celery worker that runs N
-tasks that do nothing, with threads and with prefork (2 each); its clock stops when the backend has
-N results. All three are alive during the whole run, and take turns. Aim: none; a GPU job runs for
-seconds or hours.
+empty tasks, with threads and with prefork (2 each); its clock stops when the backend has N results.
+All three run during the whole benchmark and take turns. Aim: none; a GPU job runs for seconds or
+hours.
 """
 
 from __future__ import annotations

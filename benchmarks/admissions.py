@@ -1,11 +1,12 @@
-"""What the scripts cost, called one after the other by one client.
+"""What the scripts cost when one client calls them one after the other.
 
-Measured: whole jobs a second (accept, enqueue, launched, claim, report, reported, release: 7 round
-trips); one ``admit`` that makes one holder; one ``release`` that frees a slot and hands back the
-next job in the same round trip. Of the last two also the time that the script takes inside Redis
-(INFO commandstats). Peer: the least that any keeper of slots does in Redis: a script that adds a
-holder if there is room, and a ZREM. Floor: PING.
-Aim: none of its own; the hand-over has one (see handover).
+Measured: whole jobs per second (accept, enqueue, launched, claim, report, reported, release: 7
+round trips); one ``admit`` that creates one holder; one ``release`` that frees a slot and returns
+the next job in the same round trip. For the last two, also the time of the script inside Redis
+(INFO commandstats). Peer: the minimum of any slot manager in Redis: a script that adds a holder if
+there is room, and a ZREM. Floor: PING.
+
+Aim: none here; the handover has one (see handover).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from benchmarks.harness import Figure, Sample, Size, alternate, cost, rate
 from benchmarks.messages import Template, fill, record_of, template
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 
@@ -52,9 +54,7 @@ def run(size: Size) -> list[Figure]:
 
         def hand_over() -> None:
             gone = held.pop()
-            released = line.release(
-                GpuClass("handed", shared_slots=1), gone["delivery"], gone["attempt"]
-            )
+            released = line.release(GpuClass("handed", shared_slots=1), Attempt.of(gone))
             held.extend(released.granted)
             assert len(held) == 1
 
@@ -105,7 +105,7 @@ class _Cycles:
     def __init__(self, client: Redis, line: Line, made: Template) -> None:
         self._line, self._made = line, made
         line.open(T4.name)
-        self._attempts = Attempts(client)
+        self._client = client
 
     def step(self) -> None:
         """One job from its message to its freed slot."""
@@ -113,11 +113,10 @@ class _Cycles:
         record = record_of(packed, T4.name)
         self._line.accept(T4.name, record, json.dumps(packed))
         (granted,) = self._line.enqueue(T4, record["delivery"])
-        self._line.launched(granted, "bench:1:1", 60)
-        attempt = Attempt(T4.name, granted["delivery"], granted["attempt"], granted["token"])
-        self._attempts.claim(attempt, "bench:1:1", "bench")
-        self._attempts.report(attempt, "SUCCEEDED")
-        assert self._attempts.reported(attempt, 60)
-        assert self._line.release(
-            T4, granted["delivery"], granted["attempt"], instance="bench:1:1"
-        ).freed
+        attempt = Attempt.of(granted)
+        self._line.launched(attempt, "bench:1:1", 60)
+        executor = ExecutorAttempt(self._client, attempt, granted["token"])
+        executor.claim("bench:1:1", "bench")
+        executor.report("SUCCEEDED")
+        assert executor.reported(60)
+        assert self._line.release(T4, attempt, instance="bench:1:1").freed

@@ -1,4 +1,4 @@
-"""The application of the benchmarks: plain Celery, as its workers and executors load it."""
+"""The application of the benchmarks: plain Celery, for its workers and executors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def noop(*args: object) -> None:
 
 @app.task(name="bench.hold")  # type: ignore[untyped-decorator]
 def hold() -> None:
-    """Hold a slot until told to end."""
+    """Hold a slot until a signal ends it."""
     while True:
         time.sleep(1)
 
@@ -40,8 +40,8 @@ def _slots() -> redis.Redis:
 def poll_and_run(
     slot: str, name: str, seconds: float, command: list[str], env: dict[str, str], interval: float
 ) -> None:
-    """The usual way without a queue for GPUs: hold a worker, look for a free slot each
-    ``interval``, run, free it.
+    """The usual method without a GPU queue: occupy a worker, poll for a free slot every
+    ``interval`` seconds, run, free the slot.
     """
     while not _slots().set(slot, name, nx=True):
         time.sleep(interval)
@@ -65,7 +65,7 @@ def _jobs() -> Any:
 
 @app.task(name="bench.make_job")  # type: ignore[untyped-decorator]
 def make_job(namespace: str, manifest: dict[str, Any]) -> None:
-    """The usual way onto a cluster without a queue for GPUs: the task makes the Job itself, with
-    the official client.
+    """The usual method on a cluster without a GPU queue: the task creates the Job with the official
+    client.
     """
     _jobs().create_namespaced_job(namespace, manifest)

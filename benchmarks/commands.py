@@ -1,12 +1,12 @@
-"""How many Redis commands one real job takes, and whose they are.
+"""How many Redis commands one real job needs, and what each is for.
 
-Measured: with MONITOR, all commands of N jobs that do nothing, run one after the other by one
-dispatcher process and real executors; told apart by the connection they came on (dispatcher,
-executor) and by what they are about (gpuqueue's state, the result backend, broker and events,
-setting a connection up). A script is one command; what it runs in Redis costs no round trip and
-stands apart. Not counted, since no job is their cause: waiting for messages (BRPOP), heartbeats,
-and the watcher's looks. Peer: the same task on a plain Celery worker (threads), counted in the same
-way, in turns. Aim: none; each executor is a new process, and pays for its own connections.
+Measured: with MONITOR, all commands of N empty jobs that one dispatcher process and real executors
+run one after the other. The benchmark separates commands by connection (dispatcher, executor) and
+by purpose (state of gpuqueue, result backend, broker and events, connection setup). A script counts
+as one command; commands inside a script cost no round trip and are listed separately. Excluded,
+because no job causes them: waiting for messages (BRPOP), heartbeats, and cycles of the watcher.
+Peer: the same task on a plain Celery worker (threads), counted the same way, in turns. Aim: none;
+each executor is a new process and opens new connections.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ def _count(
     found: Counter[tuple[str, str]] = Counter()
     about = ""
     for each in monitor.commands:
-        if each.port:  # what a script runs follows it, and is about the same
+        if each.port:  # commands inside a script follow it and have the same purpose
             about = each.about
-        # Whoever is none of the long-lived processes is an executor.
+        # Every process other than the long-lived ones is an executor.
         found[(ports.owner.get(each.port, "executor") if each.port else "script", about)] += 1
     return {key: float(value) for key, value in found.items()}, took
 

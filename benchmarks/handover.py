@@ -1,14 +1,15 @@
-"""The gap between one job's end and the next one's beginning on the same slot.
+"""The gap between the end of one job and the start of the next on the same slot.
 
-Measured: pairs of jobs (see pairs.py) by our Dispatcher and LocalLauncher with the smallest
-executor there can be, which writes the time at its first and last line. The gap is last line → next
-first line, less the floor: what the same command takes from a bare ``subprocess.Popen`` to its
-first line, just before in the same round. Percentiles are over all pairs of all rounds; the spread
-is over the rounds. Round trips: what MONITOR shows from a job's last line until the launcher is
-called for the next, one pair at a time; MULTI to EXEC is one (redis-py sends them together), and
-what scripts do inside Redis is none. Peers, with the same command and run times: a Celery task that
-holds a worker thread and polls a semaphore in Redis each second, and a loop that starts what can
-start every 0.5 s. The floor is taken off theirs as well. Aims: p50 ≤ 10 ms; at most 2 round trips.
+Measured: pairs of jobs (see pairs.py) with the real dispatcher and LocalLauncher, and the smallest
+possible executor, which records the time at its first and last line. The gap is the time from the
+last line to the next first line, minus the floor: the time from a bare ``subprocess.Popen`` of the
+same command to its first line, measured just before in the same round. Percentiles cover all pairs
+of all rounds; the spread covers the rounds. Round trips: the commands in MONITOR from a job's last
+line until the call of the launcher for the next job, one pair at a time. MULTI to EXEC counts as
+one (redis-py sends them together), and commands inside scripts do not count. Peers, with the same
+command and run times: a Celery task that occupies a worker thread and polls a semaphore in Redis
+every second, and a loop that starts jobs every 0.5 s. The floor is subtracted from the peers as
+well. Aims: p50 ≤ 10 ms; at most 2 round trips.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.glue.results.states import States
 from gpuqueue.launchers.local.launcher import LocalLauncher
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 
@@ -36,7 +37,7 @@ POLL, TICK = 1.0, 0.5
 
 
 class _Noting(LocalLauncher):
-    """Notes when it is called for which job, in nanoseconds since 1970."""
+    """Records the time of each call and its job, in nanoseconds since 1970."""
 
     called: dict[str, int]
 
@@ -46,8 +47,8 @@ class _Noting(LocalLauncher):
 
 
 class Ours:
-    """A dispatcher without Celery's consumer and without a watcher, which no hand-over needs; a
-    class a slot.
+    """A dispatcher without the Celery consumer and the watcher, which a handover does not need; one
+    class per slot.
     """
 
     def __init__(self, stage: Stage, stamps: Stamps, slots: int) -> None:
@@ -71,7 +72,7 @@ class Ours:
         self._stamps = stamps
 
     def gaps(self, work: list[Pair]) -> list[float]:
-        """Run pairs; answers the gaps as they are, in milliseconds."""
+        """Run pairs; return the unadjusted gaps in milliseconds."""
         for pair in work:
             self._accept(pair.slot, pair.first, pair.seconds)
         for pair in work:
@@ -164,7 +165,7 @@ def _sample(label: str, turns: list[list[float]], share: float) -> Sample:
 
 
 def _round_trips(stage: Stage, stamps: Stamps, ours: Ours, times: int) -> Sample:
-    """One pair at a time, so that whatever Redis is sent between the two belongs to that hand-over."""
+    """Run one pair at a time, so that all commands between the two belong to this handover."""
     counts, verbs = [], ""
     with Monitor(stage.url()) as monitor:
         done = [pairs(1, f"trips-{turn}")[0] for turn in range(times)]

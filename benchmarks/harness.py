@@ -1,4 +1,4 @@
-"""What every benchmark shares: samples, figures, alternating runs. Pure but for the clock."""
+"""Common to all benchmarks: samples, figures, alternating runs. Pure except for the clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much to measure. ``of(full, quick)`` picks one of two sizes."""
+    """The amount to measure. ``of(full, quick)`` selects one of two sizes."""
 
     quick: bool = False
 
@@ -22,8 +22,8 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one side gave: a value for each repeat, and their median (or ``value``, when it was
-    taken over all together).
+    """The result of one side: a value per repeat, and their median (or ``value``, if it covers all
+    repeats together).
     """
 
     label: str
@@ -32,7 +32,7 @@ class Sample:
 
     @property
     def middle(self) -> float:
-        """The one number to look at."""
+        """The representative value."""
         return statistics.median(self.values) if self.value is None else self.value
 
     def shape(self) -> dict[str, Any]:
@@ -49,8 +49,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report. ``aim`` says what is wanted, ``met`` whether this run has it; None:
-    there is no aim.
+    """One line of the report. ``aim`` is the target, and ``met`` whether this run reached it; None
+    if there is no aim.
     """
 
     name: str
@@ -86,8 +86,8 @@ class Figure:
 
 
 def ratio(ours: Sample, peer: Sample) -> float | None:
-    """Ours ÷ peer: the median over the pairs of neighbouring repeats, where there are pairs; None
-    if the peer is 0.
+    """Ours ÷ peer: the median over pairs of adjacent repeats, if there are pairs; None if the peer
+    is 0.
     """
     paired = len(ours.values) == len(peer.values) and ours.value is None and peer.value is None
     if paired and all(peer.values):
@@ -100,8 +100,8 @@ def ratio(ours: Sample, peer: Sample) -> float | None:
 def alternate(
     repeats: int, *measures: Callable[[], float], warm: bool = True
 ) -> list[tuple[float, ...]]:
-    """Run A, B, C, A, B, C… and answer each one's values: what disturbs the machine meanwhile
-    disturbs all of them.
+    """Run A, B, C, A, B, C… and return the values of each, so that other load on the machine
+    affects all of them.
     """
     if warm:
         for measure in measures:
@@ -111,7 +111,7 @@ def alternate(
 
 
 def rate(times: int, step: Callable[[], object]) -> float:
-    """Return how often a second ``step`` runs."""
+    """Return how many times per second ``step`` runs."""
     begun = time.perf_counter()
     for _ in range(times):
         step()
@@ -119,7 +119,7 @@ def rate(times: int, step: Callable[[], object]) -> float:
 
 
 def cost(times: int, step: Callable[[], object]) -> float:
-    """Return what one ``step`` takes, in microseconds: the median, so that one hiccup says nothing."""
+    """Return the median time of one ``step`` in microseconds, which ignores outliers."""
     return statistics.median(timed(step) for _ in range(times)) * 1e6
 
 
@@ -139,7 +139,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def until(
     condition: Callable[[], object], what: str, seconds: float = 60.0, pause: float = 0.005
 ) -> None:
-    """Wait for a condition; TimeoutError when it does not come."""
+    """Wait for a condition; raise TimeoutError if it does not become true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,9 +1,9 @@
-"""The stage of the Kubernetes benchmarks: the cluster's double as a process of its own, and a
+"""The stage of the Kubernetes benchmarks: the double of the API server in a separate process, and a
 dispatcher in this one.
 
-Containers are timers of the double: what is measured is ours and the API's, not Python's start.
-What an executor would tell Redis is told right after its Job was created. The dispatcher has no
-Celery consumer; its watcher, launcher and follower are the real ones.
+Containers are timers of the double: the figures cover gpuqueue and the API, not the start of
+Python. The benchmark writes what an executor would report to Redis right after its Job is created.
+The dispatcher has no Celery consumer; its watcher, launcher and follower are the real ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.dispatcher.watch import Clocks, Watcher
 from gpuqueue.glue.results.states import States
@@ -32,9 +32,10 @@ from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.settings.kubernetes import ClusterSettings
-from gpuqueue.store.attempts import Attempt, Attempts
-from gpuqueue.store.client import connect
+from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.client import Redis, connect
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -43,15 +44,15 @@ from tests.doubles.kubernetes.nodes.scripted import SECONDS
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
 SETTINGS = ClusterSettings(executor_image=IMAGE, image_allow="*")
-#: Seconds that the double takes longer for each request: a round trip to an API server that stores
-#: what it is sent.
+#: Seconds that the double adds to each request, for a round trip to an API server that stores the
+#: object.
 LATENCY = 0.005
-#: Jobs that are preloaded at once.
+#: Jobs per batch of preloading.
 _AT_ONCE = 500
 
 
 class Double:
-    """A cluster in a process of its own."""
+    """A cluster in a separate process."""
 
     def __init__(
         self,
@@ -105,12 +106,12 @@ class Double:
             del os.environ["KUBECONFIG"]
 
     def requests(self) -> Any:
-        """What was asked of it so far, as its control tells."""
+        """Return the requests so far from its control API."""
         with urllib.request.urlopen(f"{self._control.rstrip('/')}/requests") as answer:
             return json.load(answer)["result"]
 
     def preload(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Have it store Jobs, each with a pod that runs for ever."""
+        """Store Jobs, each with a pod that runs forever."""
         left = iter(jobs)
         while some := list(islice(left, _AT_ONCE)):
             body = json.dumps({"jobs": some}).encode()
@@ -126,8 +127,8 @@ class Double:
 
 
 class Real:
-    """The cluster that KUBECONFIG names, in its context's namespace. BENCH_IMAGE has ``sleep``;
-    classes are of nvidia.com/gpu.
+    """The cluster of KUBECONFIG, in the namespace of its context. BENCH_IMAGE must contain
+    ``sleep``; classes use nvidia.com/gpu.
     """
 
     def __init__(self) -> None:
@@ -138,23 +139,23 @@ class Real:
         return kind(SETTINGS)
 
     def close(self) -> None:
-        """It goes on."""
+        """Do nothing: the cluster continues to exist."""
 
 
 def cluster(directory: Path, **options: Any) -> Double | Real:
-    """Return the cluster to measure on: the double, or with BENCH_KUBERNETES=1 that of KUBECONFIG."""
+    """Return the cluster to measure: the double, or with BENCH_KUBERNETES=1 that of KUBECONFIG."""
     return Real() if os.environ.get("BENCH_KUBERNETES") == "1" else Double(directory, **options)
 
 
 class TimedApi(Api):
-    """Notes when each Job is asked for, and has its container run as long as is wanted: a timer, or
-    asleep.
+    """Records when each Job is requested, and lets its container run for a given time: a timer or
+    ``sleep``.
     """
 
     posted: dict[str, float]
     names: dict[str, str]
     seconds: dict[str, float]
-    attempts: Attempts
+    redis: Redis
     asleep: bool
 
     def create_job(self, manifest: Mapping[str, Any], dry_run: bool = False) -> Job:
@@ -163,26 +164,22 @@ class TimedApi(Api):
         job_id = record["id"]
         template, lasts = made["spec"]["template"], str(self.seconds.get(job_id, 0.0))
         template["metadata"]["annotations"][SECONDS] = lasts
-        if self.asleep:  # the image is not the executor's, and there is no Secret for it
+        if self.asleep:  # the image is not an executor image, and there is no Secret for it
             template["spec"]["containers"][0] |= {"command": ["sleep", lasts], "env": []}
         self.names[job_id] = made["metadata"]["name"]
         self.posted.setdefault(job_id, time.monotonic())
         job = super().create_job(made, dry_run)
         if not record.get("container"):
-            attempt = Attempt(
-                record["gpu_class"], record["delivery"], record["attempt"], record["token"]
-            )
-            self.attempts.claim(
-                attempt, instance_of(self.namespace, made["metadata"]["name"]), "bench"
-            )
-            self.attempts.report(attempt, "SUCCEEDED")
-            self.attempts.reported(attempt, 3600)
+            executor = ExecutorAttempt(self.redis, Attempt.of(record), record["token"])
+            executor.claim(instance_of(self.namespace, made["metadata"]["name"]), "bench")
+            executor.report("SUCCEEDED")
+            executor.reported(3600)
         return job
 
 
 class Dispatching:
-    """A dispatcher whose classes are given, with its watcher, on one cluster. ``owner`` is whose
-    its Jobs are.
+    """A dispatcher with given classes and its watcher, on one cluster. ``owner`` is the owner of
+    its Jobs.
     """
 
     owner = f"bench-{uuid.uuid4().hex[:8]}"
@@ -190,7 +187,7 @@ class Dispatching:
     def __init__(self, stage: Stage, where: Double | Real, classes: Mapping[str, GpuClass]) -> None:
         self.api: TimedApi = where.api(TimedApi)
         self.api.posted, self.api.names, self.api.seconds = {}, {}, {}
-        self.api.attempts, self.api.asleep = Attempts(stage.client), isinstance(where, Real)
+        self.api.redis, self.api.asleep = stage.client, isinstance(where, Real)
         self._app = stage.app
         client = stage.client
         line, reader, logs, states = (
@@ -202,10 +199,10 @@ class Dispatching:
         self.reader = reader
         finisher = Finisher(line, reader, logs, stage.app, "bench")
         self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
-        notes = KeptNotes(line, reader, Attempts(client), logs, states, stage.app)
+        observations = KeptObservations(client, line, reader, logs, states, stage.app)
         common = ManifestContext(self.api.namespace, self.owner)
         self.launcher = KubernetesLauncher(
-            self.api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+            self.api, SETTINGS, common, classes, self.dispatcher.on_end, observations
         )
         line.owner = self.owner
         self.dispatcher.launcher = self.launcher
@@ -217,7 +214,7 @@ class Dispatching:
         self.watcher.start()
 
     def submit(self, queue: str, job_id: str, seconds: float) -> None:
-        """Have a job accepted, as a consumer would."""
+        """Accept a job as a consumer would."""
         self.api.seconds[job_id] = seconds
         headers = {"id": job_id, "task": "bench.train", "lang": "py", "ignore_result": True}
         packed = {
@@ -241,6 +238,6 @@ class Dispatching:
 
 
 def token_of(api: Api) -> str:
-    """What an Authorization header of it says."""
+    """Return the value of its Authorization header."""
     headers = {name.lower(): value for name, value in api._headers().items()}
     return str(headers["authorization"])

@@ -1,5 +1,5 @@
-"""Who else can see how a Job fares: a bare socket that reads a watch, and somebody who asks for
-each Job now and then.
+"""Other observers of a Job: a bare socket that reads a watch, and a client that polls each Job at
+intervals.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 
 
 class Eye:
-    """Reads a watch with nothing but a socket, and notes when a line first tells something of a
-    Job: the floor of any watcher.
+    """Reads a watch with a bare socket, and records the first line about each Job: the floor of any
+    watcher.
 
-    It ends with the double.
+    It ends together with the double.
     """
 
     def __init__(self, api: Api, path: str, mark: bytes) -> None:
@@ -45,8 +45,8 @@ class Eye:
 
 
 class Poller:
-    """Asks for each Job every so many seconds from its POST on, and notes when it first sees that
-    it is complete.
+    """Polls each Job at a fixed interval from its POST on, and records when the response first
+    shows that it is complete.
     """
 
     def __init__(self, api: Api, jobs: TimedApi, every: float) -> None:
@@ -77,6 +77,6 @@ class Poller:
                     heapq.heappush(due, (at + self._every, job_id))
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         self._stopped.set()
         self._thread.join()

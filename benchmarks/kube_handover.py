@@ -1,16 +1,16 @@
-"""How long a slot is empty between two jobs of a cluster.
+"""How long a slot of a cluster is empty between two jobs.
 
-Measured: from the moment at which the line of a watch that says that a container has terminated can
-be read by anybody (a bare socket reads the same watch), until the next Job of that slot is POSTed.
-What the server takes to say it is in none of the figures; below zero, ours was before the socket's
-thread. A class is a slot; jobs run for 0.3 to 1.3 s, by a fixed seed. The double keeps the delays
-that were recorded (pace 1), with 5 ms for each request. Peers, on the same Jobs at the same time,
-each as if it would POST at once: whoever waits for the Job's Complete condition (a bare socket
-reads the watch of Jobs); whoever asks for each Job each 1 s, or each 10 s, from its POST on. Aim:
-p50 ≤ 10 ms, p99 ≤ 50 ms.
+Measured: from the moment when the watch line about the terminated container is readable (a bare
+socket reads the same watch), until the POST of the next Job of that slot. The time until the server
+sends this line is not part of any figure; a value below zero means that the dispatcher was faster
+than the thread of the socket. Each class has one slot; jobs run for 0.3 to 1.3 s, by a fixed seed.
+The double uses recorded delays (pace 1), with 5 ms for each request. Peers, on the same Jobs at the
+same time, each with an immediate POST: a client that waits for the Complete condition of the Job (a
+bare socket reads the watch of Jobs); a client that polls each Job every 1 s or every 10 s, from its
+POST on. Aim: p50 ≤ 10 ms, p99 ≤ 50 ms.
 
-With BENCH_KUBERNETES=1 on the cluster of KUBECONFIG, with GPUs for 8 pods, in an image
-(BENCH_IMAGE) that has ``sleep``.
+With BENCH_KUBERNETES=1, it uses the cluster of KUBECONFIG, which needs GPUs for 8 pods and an image
+(BENCH_IMAGE) with ``sleep``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 
 P50, P99 = 10.0, 50.0
 SHORTEST, LONGEST = 0.3, 1.3
-#: Seconds between two looks of the peers that ask.
+#: Polling intervals of the peers, in seconds.
 POLLS = (1, 10)
 
 

@@ -1,16 +1,16 @@
-"""How soon a caller's job is a Job of the cluster.
+"""How soon the job of a caller is a Job of the cluster.
 
-Measured: from ``apply_async`` until the watch of Jobs tells of the Job, read by a bare socket, one
-job at a time; a dispatcher as a process of its own (``celery -A gpuqueue worker``), with slots to
-spare. The floor is taken off: the POST of the same Job by this process, until the same watch tells
-of it. Percentiles are over all jobs of all rounds; the spread is over the rounds. Peer: a plain
-Celery worker (threads) whose task makes the same Job with the official client; the floor is taken
-off, too. Then a burst: jobs sent one after the other without waiting, each from its own
-``apply_async`` on; nothing is taken off.
+Measured: from ``apply_async`` until the watch of Jobs reports the Job to a bare socket, one job at
+a time; a separate dispatcher process (``celery -A gpuqueue worker``) with free slots. The floor is
+subtracted: the POST of the same Job by this process, until the same watch reports it. Percentiles
+cover all jobs of all rounds; the spread covers the rounds. Peer: a plain Celery worker (threads)
+whose task creates the same Job with the official client, with the floor subtracted. Then a burst:
+jobs sent one after the other without waiting, each measured from its ``apply_async``; nothing is
+subtracted.
 
-Against the double, with 5 ms for each request; against the cluster of KUBECONFIG with
-BENCH_KUBERNETES=1. There, the Jobs' image is BENCH_IMAGE, which need not be there: nothing waits
-for a pod, and the Jobs are deleted in the end.
+It uses the double, with 5 ms for each request, or with BENCH_KUBERNETES=1 the cluster of
+KUBECONFIG. There, BENCH_IMAGE is the image of the Jobs, which need not exist: no step waits for a
+pod, and the Jobs are deleted at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.manifest.job import Manifest, ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import selector
 
-#: Slots of the one class: more than jobs are sent, since none ends.
+#: Slots of the class: more than the number of jobs, because no job ends.
 SLOTS = 2000
 QUEUE, WORKER = "gpu.t4.shared", "bench-jobs"
 
@@ -88,18 +88,18 @@ def run(size: Size) -> list[Figure]:
 
 
 class _Sides:
-    """Who makes a Job, each told by its id; and the milliseconds that each turn of each side took."""
+    """The sides that create a Job, by its id, and the milliseconds of each turn of each side."""
 
     def __init__(self, stage: Stage, api: Api, owner: str, eye: Eye) -> None:
         self._stage, self._api, self._owner, self._eye = stage, api, owner, eye
         self.kept: list[list[float]] = []
 
     def ours(self) -> str:
-        """A job, sent as callers do."""
+        """Send a job as callers do."""
         return str(self._stage.app.send_task("bench.noop", queue=QUEUE, ignore_result=True).id)
 
     def peer(self) -> str:
-        """A task that makes the Job."""
+        """Send a task that creates the Job."""
         manifest = self._manifest()
         self._stage.app.send_task(
             "bench.make_job", (self._api.namespace, manifest[1]), queue=WORKER, ignore_result=True
@@ -107,7 +107,7 @@ class _Sides:
         return manifest[0]
 
     def bare(self) -> str:
-        """The POST, and nothing before it."""
+        """Send only the POST."""
         job_id, manifest = self._manifest()
         self._api.create_job(manifest)
         return job_id
@@ -122,12 +122,12 @@ class _Sides:
             "isolation": "shared",
         }
         record |= {"attempt": 1, "token": name}
-        # Another owner's: the dispatcher does not follow it.
+        # Another owner: the dispatcher does not follow it.
         common = ManifestContext(self._api.namespace, f"{self._owner}-peer")
         return name, attempt_manifest(record, GpuClass("t4", shared_slots=SLOTS), SETTINGS, common)
 
     def several(self, send: Callable[[], str], count: int) -> Callable[[], float]:
-        """Some of one side, one at a time; what it answers is the place of their milliseconds in
+        """Run some of one side, one at a time; return the position of their milliseconds in
         ``kept``.
         """
 
@@ -143,7 +143,7 @@ class _Sides:
         return 1000 * (self._told(job_id) - begun)
 
     def burst(self, count: int) -> list[float]:
-        """Many of ours at once."""
+        """Send many jobs at once."""
         begun = {}
         for _ in range(count):
             at = time.monotonic()

@@ -1,15 +1,15 @@
-"""What a job asks of the API server, over a real workload.
+"""How many requests a job sends to the API server, over a real workload.
 
-Measured: the requests that the double counted, divided by the jobs, in a replay of the first jobs
-of the T4 trace on one class (8 shared, 1 exclusive slots), from when the leader follows until the
-last log is read. Their bytes as well, both ways, with headers and what the watch sent. Time runs
-faster, so that the replay holds what belongs to jobs; what a leader asks whatever runs (a watch
-begun anew, lists for safety) is added in a figure of its own, by its settings and the trace's own
-length. Peer: whoever creates a Job and asks for its state every 10 s until it has ended, at the
-trace's own speed: the durations of the same jobs divided by 10, rounded up; its bytes by those that
-one such request, and one creation, took in this run. Aim: at most 2.1 requests a job.
+Measured: the requests that the double counted, divided by the number of jobs, in a replay of the
+first jobs of the T4 trace on one class (8 shared, 1 exclusive slots), from the start of the
+leader's watch until the last log is read. Also the bytes in both directions, including headers and
+watch events. Time runs faster, so that the replay contains only requests of jobs; the periodic
+requests of a leader (new watches, safety lists) are added in a separate figure, from its settings
+and the length of the trace. Peer: a client that creates a Job and polls its state every 10 s until
+it has ended, at the speed of the trace: the durations of the same jobs divided by 10, rounded up;
+its bytes from one such request and one creation in this run. Aim: at most 2.1 requests per job.
 
-``BENCH_TRACES`` names the folder of ``t4_openb.csv``; without it, it is left out.
+``BENCH_TRACES`` names the directory of ``t4_openb.csv``; without it, the benchmark is skipped.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 
 AIM = 2.1
-#: Seconds between two looks of the peer.
+#: Polling interval of the peer, in seconds.
 POLL = 10.0
-#: Trace seconds in one second here.
+#: Seconds of the trace per second of the replay.
 SPEED = 4000.0
-#: The longest run of one job, and the longest time between two arrivals, in seconds here.
+#: The longest run of one job and the longest time between two arrivals, in seconds of the replay.
 LONGEST, NEXT = 2.0, 0.05
 
 
 class _Asked(NamedTuple):
-    """Requests, and their bytes both ways."""
+    """Requests, and their bytes in both directions."""
 
     count: int
     size: int
@@ -74,7 +74,7 @@ def run(size: Size) -> list[Figure]:
     polls = sum(math.ceil(float(row["duration_s"]) / POLL) for row in rows) / len(rows)
     polled = post.size / post.count + polls * get.size / get.count
     hours = (float(rows[-1]["arrival_s"]) - float(rows[0]["arrival_s"])) / 3600
-    # Watches that end, and both lists, the pods' and the Jobs'.
+    # Watches that end, and the lists of pods and Jobs.
     standing = (
         hours * (3600 / SETTINGS.watch_seconds + 2 * 3600 / SETTINGS.pod_relist_seconds) / len(rows)
     )
@@ -100,7 +100,7 @@ def _one(label: str, value: float) -> Sample:
 
 
 def _replay(ours: Dispatching, rows: list[dict[str, str]]) -> None:
-    """Have the jobs of a trace arrive and run, until all have ended."""
+    """Run the jobs of a trace until all have ended."""
     began, first = time.monotonic(), float(rows[0]["arrival_s"])
     for number, row in enumerate(rows):
         due = began + min((float(row["arrival_s"]) - first) / SPEED, number * NEXT)
@@ -118,7 +118,7 @@ def _ended(ours: Dispatching) -> int:
 
 
 def _asked(double: Double, what: str = "") -> _Asked:
-    """Return what was asked so far: all, or one verb on one resource."""
+    """Return the requests so far: all, or one verb on one resource."""
     counted = [
         each for each in double.requests() if what in ("", f"{each['verb']} {each['resource']}")
     ]

@@ -1,14 +1,14 @@
 """What 10,000 jobs in flight cost a dispatcher: its memory, and the time until a new leader knows
-what runs.
+the state of the cluster.
 
-Measured: from the moment a watcher leads until it has listed all pods and Jobs, told them to the
-launcher and compared them with the holders in Redis (one run of the reconciler). In turns with the
-bare lists, which are the floor and are taken off: both lists, decoded, one after the other, by the
-same client. Then the notes that the leader's next look keeps in Redis. The double is a process of
-its own, and every new leader a launcher of its own. Memory: what this process (its resident set)
-has grown by for each pod when the first leader has looked, with what Python has not given back of
-the answers of the API. Peer: the client's typed models of the same pods, decoded and kept (of a
-tenth of them). Aim: at most 2 s beyond the lists.
+Measured: from the moment a watcher leads until it has listed all pods and Jobs, passed them to the
+launcher and compared them with the holders in Redis (one run of repair). In turns with the floor,
+which is subtracted: both lists, decoded, one after the other, with the same client. Then the
+observations that the leader's next cycle keeps in Redis. The double runs in a separate process, and
+every new leader has a new launcher. Memory: the growth of this process (its resident set) per pod
+after the first cycle of the leader, including the parts of API responses that Python has not
+released. Peer: the typed models of the client for the same pods, decoded and kept (for a tenth of
+them). Aim: at most 2 s beyond the lists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.kube import SETTINGS, Double
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Reconciler
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.glue.results.states import States
@@ -37,8 +37,9 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import selector
-from gpuqueue.model.job import Record
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 
@@ -47,7 +48,7 @@ AIM = 2.0
 
 
 class _Leader:
-    """A dispatcher that has just come up, and does not lead yet."""
+    """A dispatcher that has just started and does not lead yet."""
 
     def __init__(self, stage: Stage, api: Api, gpu_class: GpuClass) -> None:
         redis, classes = stage.client, {gpu_class.name: gpu_class}
@@ -60,26 +61,26 @@ class _Leader:
         self.dispatcher = Dispatcher(
             redis, self._line, stage.reader, classes, states, self.finisher, 5
         )
-        notes = KeptNotes(self._line, stage.reader, Attempts(redis), logs, states, stage.app)
+        observations = KeptObservations(redis, self._line, stage.reader, logs, states, stage.app)
         common = ManifestContext(api.namespace, "bench")
         self.launcher = KubernetesLauncher(
-            api, SETTINGS, common, classes, self.dispatcher.on_end, notes
+            api, SETTINGS, common, classes, self.dispatcher.on_end, observations
         )
         self.dispatcher.launcher = self.launcher
         self.finisher.use(self.launcher)
         self._reconciler = Reconciler(self.dispatcher, self.launcher, 5, 2)
 
     def take_over(self) -> None:
-        """Lead, until all that runs has been compared with Redis."""
+        """Lead until the cluster state has been compared with Redis."""
         self.launcher.lead(True)
         while True:
             try:
                 return self._reconciler.run(self._line.clock())
-            except LauncherUnavailable:  # the first list is not there yet
+            except LauncherUnavailable:  # the first list is not complete yet
                 time.sleep(0.01)
 
     def note(self) -> None:
-        """Keep what was seen."""
+        """Keep the observations."""
         self.launcher.check(self._line.clock())
 
     def close(self) -> None:
@@ -147,8 +148,8 @@ def run(size: Size) -> list[Figure]:
 
 
 def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
-    """Jobs that were launched and claimed."""
-    line, attempts = Line(redis, by="bench", owner="bench"), Attempts(redis)
+    """Create launched and claimed jobs."""
+    line = Line(redis, by="bench", owner="bench")
     line.open(gpu_class.name)
     records: list[Record] = []
     for number in range(count):
@@ -164,20 +165,18 @@ def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
         records += line.enqueue(gpu_class, name)
     assert len(records) == count, f"{len(records)} of {count} were admitted"
     for record in records:
-        attempts.claim(
-            Attempt("t4", record["delivery"], record["attempt"], record["token"]), "", "bench"
-        )
+        ExecutorAttempt(redis, Attempt.of(record), record["token"]).claim("", "bench")
     return records
 
 
 def _rss() -> float:
-    """Bytes of this process, without what is garbage."""
+    """Return the bytes of this process after garbage collection."""
     gc.collect()
     return float(psutil.Process().memory_info().rss)
 
 
 def _typed(api: Api, count: int) -> float:
-    """Bytes that the client's model of a pod takes."""
+    """Return the bytes of the client's model of a pod."""
     path = f"/api/v1/namespaces/{api.namespace}/pods"
     body = json.loads(
         api._transport.send(

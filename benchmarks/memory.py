@@ -1,9 +1,9 @@
-"""What a waiting job costs Redis in memory.
+"""How much Redis memory a waiting job costs.
 
-Measured: the growth of ``used_memory`` over N jobs put in line, for each job, less the bytes of its
-Celery message as it is stored; then the same with the state QUEUED that a dispatcher writes into
-the result backend for ``AsyncResult``. Peer: N plain Celery messages in their broker's list, less
-the bytes of each. Aim: at most 2 KB a job beyond its message, the QUEUED state included.
+Measured: the growth of ``used_memory`` per job over N jobs in line, minus the stored bytes of its
+Celery message; then the same with the state QUEUED that a dispatcher writes into the result backend
+for ``AsyncResult``. Peer: N plain Celery messages in the list of their broker, minus the bytes of
+each. Aim: at most 2 KB per job beyond its message, including the QUEUED state.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def _aimed(name: str, ours: Sample, peer: Sample) -> Figure:
 
 
 def _used(client: Redis) -> int:
-    time.sleep(0.2)  # Redis looks after its buffers ten times a second
+    time.sleep(0.2)  # Redis trims its buffers ten times a second
     info = client.info("memory")
     assert isinstance(info, dict)
-    # Buffers of connections and of the append-only file are no job's.
+    # Buffers of connections and of the append-only file do not belong to a job.
     return (
         int(info["used_memory"])
         - int(info.get("mem_aof_buffer", 0))

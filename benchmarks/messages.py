@@ -1,4 +1,4 @@
-"""Real Celery messages in any number, and lines filled with them quickly."""
+"""Real Celery messages in any number, and a fast way to fill lines with them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from kombu import Message
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import parse
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import SHARED
+from gpuqueue.model.record import Record
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.scripts import Scripts
 
-#: Records and messages of one pipeline: enough to fill its packets, few enough that nobody waits
-#: for it.
+#: Records and messages per pipeline: enough to fill packets, few enough to keep other clients
+#: responsive.
 CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One message that Celery itself has made; others are copies with ids of their own."""
+    """One message that Celery has created; the others are copies with different ids."""
 
     id: str
     tag: str
@@ -37,14 +37,14 @@ class Template:
     packed: dict[str, Any]
 
     def wires(self, count: int) -> list[str]:
-        """Return messages as they lie in the broker's list."""
+        """Return messages in the format of the broker's list."""
         return [
             self.wire.replace(self.id, str(uuid.uuid4())).replace(self.tag, str(uuid.uuid4()))
             for _ in range(count)
         ]
 
     def copy(self, **headers: Any) -> dict[str, Any]:
-        """Return another message, packed as the dispatcher gets it."""
+        """Return another message, packed as for the dispatcher."""
         packed: dict[str, Any] = json.loads(
             json.dumps(self.packed).replace(self.id, str(uuid.uuid4()))
         )
@@ -59,10 +59,10 @@ def template(
     task: str = "bench.noop",
     args: tuple[Any, ...] = (1, "two"),
 ) -> Template:
-    """Have Celery send one message to a queue that nobody consumes, and take it away again."""
+    """Send one message with Celery to a queue without consumers, and remove it again."""
     sent = app.send_task(task, args, queue=queue)
     wire = client.rpop(queue)
-    assert isinstance(wire, str), "somebody else consumes the queue"
+    assert isinstance(wire, str), "another process consumes the queue"
     raw = json.loads(wire)
     message = Message(
         body=base64.b64decode(raw["body"]),
@@ -81,10 +81,10 @@ def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -
 
 
 def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:
-    """Put jobs in line by the dispatcher's own two scripts, many in a round trip; answers their
+    """Put jobs in line with the two scripts of the dispatcher, many per round trip; return their
     deliveries.
 
-    Something else must keep the class busy: what would be admitted is not launched.
+    Another job must keep the class busy, because admitted jobs are not launched.
     """
     record, message = json.dumps(record_of(made.packed, gpu_class.name)), json.dumps(made.packed)
     deliveries = [str(uuid.uuid4()) for _ in range(count)]
@@ -99,13 +99,19 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
             scripts.call(
                 "accept",
                 gpu_class.name,
-                each,
-                record.replace(made.id, each),
                 message.replace(made.id, each),
-                now,
+                record=json.loads(record.replace(made.id, each)),
+                now=now,
             )
             scripts.call(
-                "enqueue", gpu_class.name, each, spec, now, secrets.token_hex(16), "bench", BATCH
+                "enqueue",
+                gpu_class.name,
+                delivery=each,
+                spec=spec,
+                now=now,
+                nonce=secrets.token_hex(16),
+                by="bench",
+                most=BATCH,
             )
         pipe.execute()
     return deliveries

@@ -1,5 +1,5 @@
-"""Redis' MONITOR, read while something happens: which process sent which command, when, and about
-what.
+"""Reads MONITOR of Redis while a benchmark runs: the process, the time and the purpose of each
+command.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONNECTING = (
     "MONITOR",
     "READONLY",
 )
-#: Scripts that the way of one job calls; the others are the watcher's.
+#: Scripts that each job calls; the watcher calls the others.
 _VERBS = (
     *(
         "accept",
@@ -56,8 +56,8 @@ def _shas() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. ``port`` is its client's; 0: a script sent it, inside Redis. ``at`` is Unix
-    seconds, by Redis' clock.
+    """One command. ``port`` is the port of its client, or 0 if a script ran it inside Redis. ``at``
+    is Unix seconds by the clock of Redis.
     """
 
     at: float
@@ -66,13 +66,13 @@ class Command:
 
     @property
     def verb(self) -> str:
-        """Its name."""
+        """The name of the command."""
         return self.text.partition(" ")[0].upper()
 
     @property
     def about(self) -> str:
-        """Whose business: ``state`` (gpuqueue's), ``backend``, ``connection``, ``broker`` (events
-        too), ``rest`` (no job's).
+        """The purpose: ``state`` (of gpuqueue), ``backend``, ``connection``, ``broker`` (with
+        events), ``rest`` (not part of a job).
         """
         if self.verb in _CONNECTING:
             return "connection"
@@ -109,7 +109,7 @@ def round_trips(commands: list[Command]) -> list[str]:
 
 
 class Monitor:
-    """A context: reads until its end, then ``commands`` has them all."""
+    """A context manager that reads until its end; then ``commands`` contains all of them."""
 
     def __init__(self, url: str) -> None:
         self._client: redis.Redis = connect(url)
@@ -144,8 +144,8 @@ class Monitor:
 
 
 class Ports:
-    """The local ports that processes were ever seen to use, looked at every few milliseconds:
-    connections come and go.
+    """All local ports that processes have used, sampled every few milliseconds because connections
+    are short-lived.
     """
 
     def __init__(self, processes: dict[str, psutil.Process]) -> None:

@@ -1,9 +1,9 @@
-"""The workload of the hand-over: pairs of jobs that want the same slot, one running, one waiting;
+"""The workload of the handover: pairs of jobs that need the same slot, one running, one waiting;
 and its peers.
 
-Every side runs the same command with the same run times. The first of a pair takes the slot and
-runs for a random time; the second is there before that ends. What counts is the time from the first
-one's end to the second one's beginning.
+Every side runs the same command with the same run times. The first job of a pair takes the slot and
+runs for a random time; the second one arrives before that time ends. The measured value is the time
+from the end of the first job to the start of the second.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gpuqueue.store.client import connect
 from gpuqueue.store.keys import NAMES
 from gpuqueue.store.scripts import source
 
-#: -I and -S: an interpreter that starts as fast as one can; all sides use it.
+#: -I and -S: the fastest start of an interpreter; all sides use it.
 COMMAND = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tiny.py"))]
-#: The first of a pair runs for 0.3 to 1.3 s: its end falls anywhere between two polls.
+#: The first job of a pair runs for 0.3 to 1.3 s: it ends at any point between two polls.
 SHORTEST, LONGEST = 0.3, 1.3
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two jobs by name, and how long the first runs, in seconds."""
+    """Two jobs by name, and the run time of the first in seconds."""
 
     slot: int
     first: str
@@ -39,7 +39,7 @@ class Pair:
 
 
 def pairs(count: int, seed: str) -> list[Pair]:
-    """Make pairs, the same ones for the same seed."""
+    """Make pairs; the same seed gives the same pairs."""
     dice = random.Random(seed)
     return [
         Pair(slot, f"{seed}-{slot}-a", f"{seed}-{slot}-b", dice.uniform(SHORTEST, LONGEST))
@@ -48,7 +48,7 @@ def pairs(count: int, seed: str) -> list[Pair]:
 
 
 class Stamps:
-    """The file in which each job notes its beginning and its end."""
+    """The file in which each job records its start and its end."""
 
     def __init__(self, stage: Stage) -> None:
         self.file = stage.directory / "stamps"
@@ -64,7 +64,7 @@ class Stamps:
         }
 
     def read(self) -> dict[str, tuple[int, int]]:
-        """Return name → (beginning, end), in nanoseconds since 1970."""
+        """Return name → (start, end), in nanoseconds since 1970."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         return {
             name: (int(begun), int(ended))
@@ -72,8 +72,8 @@ class Stamps:
         }
 
     def gaps(self, work: list[Pair]) -> list[float]:
-        """Wait for all, and answer the milliseconds from each first one's end to the second one's
-        beginning.
+        """Wait for all, and return the milliseconds from the end of each first job to the start of
+        the second.
         """
         until(
             lambda: {pair.second for pair in work} <= self.read().keys(),
@@ -86,8 +86,8 @@ class Stamps:
 
 
 def bare_starts(stamps: Stamps, count: int) -> list[float]:
-    """Return the milliseconds from calling Popen to the command's first line: the floor, which is
-    nobody's to save.
+    """Return the milliseconds from calling Popen to the command's first line: the floor, which no
+    queue can avoid.
     """
     found = []
     for _ in range(count):
@@ -102,7 +102,7 @@ def bare_starts(stamps: Stamps, count: int) -> list[float]:
 def polling_worker(
     stage: Stage, stamps: Stamps, work: list[Pair], queue: str, interval: float
 ) -> list[float]:
-    """Peer: each job holds a thread of a plain Celery worker, which looks for a free slot every
+    """Peer: each job occupies a thread of a plain Celery worker, which polls for a free slot every
     ``interval`` seconds.
     """
     for pair in work:
@@ -121,8 +121,8 @@ def _poll(
 
 
 def tick_loop(stamps: Stamps, work: list[Pair], tick: float) -> list[float]:
-    """Peer: a loop that starts what can start every ``tick`` seconds. It sees at once, and for
-    nothing, that a job ended.
+    """Peer: a loop that starts jobs every ``tick`` seconds. It detects the end of a job immediately
+    and at no cost.
     """
     free = dict.fromkeys((pair.slot for pair in work), True)
     line = [(pair.slot, pair.first, pair.seconds) for pair in work] + [

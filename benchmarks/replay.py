@@ -1,17 +1,18 @@
-"""How long jobs wait when a real workload is replayed, and whether the promise holds all the while.
+"""How long jobs wait in the replay of a real workload, and whether the promise holds throughout.
 
 Measured: the first jobs of a trace of short GPU jobs (columns arrival_s, duration_s), one in five
-made exclusive by a fixed seed, on one GPU of 8 shared slots or 1 exclusive, through the real
-scripts on a real Redis with a clock of our own: no time is slept. Arrivals are stretched or
-compressed so that the work offered (exclusive seconds + shared seconds ÷ 8) is 60 % of the time.
-Peers, by the same events: strict order (a job that cannot start holds up all behind it), greed
-(whatever can start starts, so an exclusive job waits for an idle GPU by luck), and gpuqueue with K
-= 32 in place of 8. Once as recorded, and once with shared jobs charged 1.11 × N where N share the
-GPU as they start, which is what saturating jobs cost each other. Aim: no exclusive job is overtaken
-by more than 8 later shared jobs while it is first, and no mix ever.
+made exclusive by a fixed seed, on one GPU with 8 shared slots or 1 exclusive slot, with the real
+scripts on a real Redis and a simulated clock: the replay does not sleep. Arrivals are stretched or
+compressed so that the offered work (exclusive seconds + shared seconds ÷ 8) is 60 % of the time.
+Peers, with the same events: strict order (a job that cannot start blocks all behind it), greedy
+(any job that can start does, so an exclusive job starts only if the GPU happens to be idle), and
+gpuqueue with K = 32 instead of 8. Once as recorded, and once with the durations of shared jobs
+multiplied by 1.11 × N if N jobs share the GPU at their start, a model of jobs that slow each other
+down. Aim: no more than 8 later shared jobs overtake an exclusive job while it is first in line, and
+shared and exclusive jobs never run together.
 
-The trace is no part of the project: BENCH_TRACES names the folder that holds ``genai_short.csv``.
-Without it nothing is measured.
+The trace is not part of the project: BENCH_TRACES names the directory of ``genai_short.csv``.
+Without it, nothing is measured.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ from typing import Protocol
 from benchmarks.harness import Figure, Sample, Size, percentile
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, SHARED
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 
 SLOTS, LOAD, CHARGE = 8, 0.6, 1.11
-#: K: the default, and a larger one beside it.
+#: K: the default, and a larger value for comparison.
 PATIENCE, LARGER = 8, 32
 
 
 @dataclass(slots=True)
 class Replayed:
-    """One job of the trace; ``number`` is its place of arrival, times are in seconds."""
+    """One job of the trace; ``number`` is its position of arrival, times are in seconds."""
 
     number: int
     arrival: float
@@ -49,7 +51,7 @@ class Replayed:
 
 
 class Queue(Protocol):
-    """Whoever decides: told of arrivals and ends, answers which jobs start now."""
+    """A scheduler: gets arrivals and ends, and returns the jobs that start now."""
 
     def arrive(self, job: Replayed, now: float) -> list[int]: ...
 
@@ -57,7 +59,7 @@ class Queue(Protocol):
 
 
 class Ours:
-    """The scripts of gpuqueue, at a time of our own."""
+    """The scripts of gpuqueue, with a simulated clock."""
 
     def __init__(self, stage: Stage, name: str, patience: int = PATIENCE) -> None:
         self._now = 0.0
@@ -65,7 +67,7 @@ class Ours:
             name, shared_slots=SLOTS, exclusive_slots=1, exclusive_patience=patience
         )
         self._line = Line(stage.client, by="replay", clock=lambda: self._now)
-        self._attempts = Attempts(stage.client, clock=lambda: self._now)
+        self._client = stage.client
         self._line.open(name)
 
     def arrive(self, job: Replayed, now: float) -> list[int]:
@@ -83,22 +85,24 @@ class Ours:
     def end(self, job: Replayed, now: float) -> list[int]:
         self._now = now
         return self._start(
-            self._line.release(self._class, str(job.number), 1, instance="replay:1:1").granted
+            self._line.release(
+                self._class, Attempt(self._class.name, str(job.number), 1), instance="replay:1:1"
+            ).granted
         )
 
     def _start(self, granted: list[Record]) -> list[int]:
         for record in granted:
-            attempt = Attempt(
-                self._class.name, record["delivery"], record["attempt"], record["token"]
+            executor = ExecutorAttempt(
+                self._client, Attempt.of(record), record["token"], clock=lambda: self._now
             )
-            self._attempts.claim(attempt, "replay:1:1", "replay")
-            self._attempts.report(attempt, "SUCCEEDED")  # its slot is held until the release
-            self._attempts.reported(attempt, 60)
+            executor.claim("replay:1:1", "replay")
+            executor.report("SUCCEEDED")  # it keeps its slot until the release
+            executor.reported(60)
         return [int(record["delivery"]) for record in granted]
 
 
 class Peer:
-    """Strict order, or greed, over the same slots and the same exclusivity."""
+    """Strict or greedy order, over the same slots and the same exclusivity."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
@@ -130,8 +134,8 @@ class Peer:
 
 
 def replay(jobs: list[Replayed], queue: Queue, *, charged: bool) -> tuple[list[Replayed], int, int]:
-    """Play the events; answers the jobs with their starts, the most later shared jobs ahead of a
-    first exclusive, and mixes.
+    """Play the events; return the jobs with their starts, the maximum number of later shared jobs
+    ahead of a first exclusive job, and the number of mixes.
     """
     done = [Replayed(job.number, job.arrival, job.duration, job.isolation) for job in jobs]
     events = [(job.arrival, 1, job.number) for job in done]
@@ -171,7 +175,7 @@ def replay(jobs: list[Replayed], queue: Queue, *, charged: bool) -> tuple[list[R
 
 
 def load(path: Path, count: int) -> list[Replayed]:
-    """Read the first jobs of a trace, and bring the work offered to :data:`LOAD`."""
+    """Read the first jobs of a trace, and scale the offered work to :data:`LOAD`."""
     chance = random.Random(1)
     with path.open() as file:
         rows = [row for row, _ in zip(csv.DictReader(file), range(count), strict=False)]

@@ -1,4 +1,4 @@
-"""What comes out: the facts of the machine, one JSON file, one table."""
+"""The output: facts about the machine, one JSON file, one table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("gpuqueue", "celery", "kombu", "redis", "billiard", "msgspec", "psut
 
 
 def machine() -> dict[str, Any]:
-    """Return the facts that a figure depends on; nothing that names the machine."""
+    """Return the facts that affect figures; none of them identifies the machine."""
     with EmbeddedRedis() as server:
         client = connect(server.url)
         info: Any = client.info("server")
@@ -45,7 +45,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Write the results, whole or not at all."""
+    """Write the results atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
@@ -90,12 +90,12 @@ def _shown(sample: Sample, unit: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return three significant digits, without an exponent."""
+    """Return a number with three significant digits and no exponent."""
     if value and abs(value) < 100:
         return f"{value:.3g}"
     return f"{value:,.0f}"
 
 
 def show(console: Console, name: str, figures: list[Figure], seconds: float) -> None:
-    """Print one benchmark as soon as it is done."""
+    """Print one benchmark when it is complete."""
     console.print(table(f"{name} ({seconds:.0f} s)", figures))

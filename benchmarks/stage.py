@@ -1,5 +1,5 @@
-"""The stage of a benchmark: one Redis of its own, and dispatchers and plain Celery workers as
-processes beside it.
+"""The stage of a benchmark: one separate Redis, and dispatchers and plain Celery workers as
+processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUIET = ("--without-mingle", "--without-gossip", "-l", "warning")
 
 
 class Stage:
-    """A context; everything in it ends with it."""
+    """A context manager that ends all its processes."""
 
     def __init__(self, **settings: str) -> None:
         self._settings = settings
@@ -67,8 +67,8 @@ class Stage:
         self._made.cleanup()
 
     def _end_executors(self) -> None:
-        """A job outlives its dispatcher, but not its benchmark. Known by the address of this Redis,
-        which is nobody else's.
+        """End executors too: a job outlives its dispatcher. They are identified by the address of
+        this Redis, which no other process uses.
         """
         for process in psutil.process_iter():
             try:
@@ -82,11 +82,11 @@ class Stage:
         return f"{self.redis.url.rpartition('/')[0]}/{db}"
 
     def celery(self, broker: int = 0, backend: int = 0) -> Celery:
-        """Make a client application, as a caller has it."""
+        """Make a client application like that of a caller."""
         return Celery("bench", broker=self.url(broker), backend=self.url(backend))
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return what processes get: this machine's environment without settings that are not ours."""
+        """Return the environment of processes: that of this process without foreign settings."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         usual = {
             "CELERY_BROKER_URL": self.url(),
@@ -103,14 +103,14 @@ class Stage:
         }
 
     def dispatcher(self, *queues: str) -> psutil.Process:
-        """Start a dispatcher, and wait until it consumes."""
+        """Start a dispatcher and wait until it consumes."""
         names = ",".join(queues or ("gpu.t4.shared", "gpu.t4.exclusive"))
         return self._worker("dispatcher", "gpuqueue", names, (), {})
 
     def worker(
         self, queue: str, pool: str, concurrency: int, *, backend: int = 0, **env: str
     ) -> psutil.Process:
-        """Start a plain Celery worker of :mod:`benchmarks.app`, and wait until it consumes."""
+        """Start a plain Celery worker of :mod:`benchmarks.app` and wait until it consumes."""
         options = ("-P", pool, "-c", str(concurrency))
         return self._worker(
             queue,

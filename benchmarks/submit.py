@@ -1,9 +1,11 @@
-"""What a caller pays for submitting to a GPU queue.
+"""What submitting to a GPU queue costs a caller.
 
-Measured: calls of ``apply_async`` a second in one process, with a Redis broker and result backend,
-to ``gpu.t4.shared`` and with ``**gpu("t4", ...)``. Nobody consumes; the lists are emptied between
-the turns. Peer: the same task's ``apply_async`` to a CPU queue.
-Floor: one bare LPUSH of the same message by redis-py.
+Measured: calls of ``apply_async`` per second in one process, with a Redis broker and result
+backend, to ``gpu.t4.shared`` and with ``**gpu("t4", ...)``. The queues have no consumers; the lists
+are emptied between turns. Peer: ``apply_async`` of the same task to a CPU queue.
+
+Floor: one bare LPUSH of the same message with redis-py.
+
 Aim: at least 0.95 of plain Celery.
 """
 

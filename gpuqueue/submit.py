@@ -1,7 +1,7 @@
-"""Submit jobs: ``gpu(...)`` makes options for ``apply_async`` and ``.set()``, ``run(...)`` the
+"""Submit jobs: ``gpu(...)`` returns options for ``apply_async`` and ``.set()``, ``run(...)`` the
 signature of a container job.
 
-Both check their arguments at the call.
+Both check their arguments at the call. Never here: a connection.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
-from gpuqueue.model.job import HEADER, GpuRequest, check_class_name
-from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName
+from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName, check_class_name
+from gpuqueue.model.request import HEADER, GpuRequest
 
 
 def gpu(
@@ -25,46 +25,45 @@ def gpu(
     image: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Return options that route a task to a GPU.
+    """Return options that route a task to a GPU queue.
 
     ``train.apply_async((x,), **gpu("t4", isolation="exclusive", time_limit=3600))``
 
     Args:
-        gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto``/``mig`` to have one chosen by what
-            the job needs.
-        isolation: ``shared`` (beside others on a time-sliced GPU) or ``exclusive`` (alone); the
-            class's default if None.
-        memory: GPU memory it needs, in bytes or as text (``9GiB``).
-        slices: MIG compute slices it needs, 1 to 7.
-        tenant: whose job it is, for fair sharing.
-        image: container image of its executor (Kubernetes).
+        gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto`` or ``mig`` to let the dispatcher
+            choose a class that fits.
+        isolation: ``shared`` (with other jobs on a time-sliced GPU) or ``exclusive`` (alone); None:
+            the default of the class.
+        memory: GPU memory that the job needs, in bytes or as text (``9GiB``).
+        slices: MIG compute slices that the job needs, 1 to 7.
+        tenant: the owner of the job, for fair sharing.
+        image: container image of the executor (Kubernetes).
         options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``,
             ``priority``, ``headers``, …
 
     Raises:
-        InvalidJob: a value that cannot be; the text names the field, the value and the fix.
+        InvalidJob: a value is invalid; the message states field, value, problem and fix.
     """
     check_class_name(gpu_class)
     if "queue" in options:
         raise InvalidJob.field(
-            "queue", options["queue"], "contradicts gpu(...)", "gpu() names the queue: leave it out"
+            "queue", options["queue"], "contradicts gpu(...)", "leave it out: gpu() sets the queue"
         )
-    said = {
+    fields = {
         "isolation": isolation,
         "memory": memory,
         "slices": slices,
         "tenant": tenant,
         "image": image,
     }
-    request = GpuRequest.parse({key: value for key, value in said.items() if value is not None})
+    request = GpuRequest.parse({key: value for key, value in fields.items() if value is not None})
     for key in ("time_limit", "soft_time_limit"):
         limit = options.get(key)
         if limit is not None and (
             not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0
         ):
             raise InvalidJob.field(key, limit, "is not a number of seconds", "use a number above 0")
-    # A MIG class and a chosen one have queues without an isolation; what the job says travels in
-    # the header.
+    # The queues of MIG profiles, ``auto`` and ``mig`` have no isolation: it travels in the header.
     plain = gpu_class in CHOOSING or MIG_PROFILE.match(gpu_class) is not None
     queue = QueueName(gpu_class, None if plain else request.isolation)
     headers = {**(options.pop("headers", None) or {}), HEADER: request.header()}
@@ -80,29 +79,29 @@ def run(
     *,
     app: Any = None,
 ) -> Any:
-    """Return the signature of a container job, to be sent, set, or chained as any other.
+    """Return the signature of a container job. You can send, set and chain it like any other.
 
     ``gpuqueue.run("cuda:12", ["nvidia-smi"]).apply_async(**gpu("t4"))``
 
     Args:
-        image: what to run; dispatchers must allow it (GPU_IMAGE_ALLOW).
-        command: words in place of the image's ENTRYPOINT.
-        args: words in place of its CMD.
-        env: variables; numbers are written as text.
+        image: the image to run; dispatchers must allow it (GPU_IMAGE_ALLOW).
+        command: words that replace the ENTRYPOINT of the image.
+        args: words that replace its CMD.
+        env: environment variables; numbers are converted to text.
         working_dir: an absolute path.
-        app: the Celery application that sends it; the current one if None.
+        app: the Celery application that sends it; None: the current one.
 
-    Its result is ``{"exit_code": 0, "message": …, "log": …}``; any other exit code raises
+    The result is ``{"exit_code": 0, "message": …, "log": …}``; any other exit code raises
     ContainerFailed.
 
     Raises:
-        InvalidJob: a value that cannot be; the text names the field, the value and the fix.
+        InvalidJob: a value is invalid; the message states field, value, problem and fix.
     """
-    from celery import signature  # not needed by whoever only wants gpu(...)
+    from celery import signature  # gpu(...) alone does not need Celery
 
-    said = {"command": command, "args": args, "env": env, "working_dir": working_dir}
+    fields = {"command": command, "args": args, "env": env, "working_dir": working_dir}
     _, container = parse_container(
-        [image], {name: value for name, value in said.items() if value is not None}
+        [image], {name: value for name, value in fields.items() if value is not None}
     )
-    # Immutable: in a chain the result of the job before it is no argument of a container.
+    # Immutable: in a chain, the result of the previous task is not an argument of the container.
     return signature(CONTAINER_TASK, kwargs={"image": image, **container}, immutable=True, app=app)

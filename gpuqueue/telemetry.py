@@ -1,33 +1,32 @@
-"""What this process counts for /metrics as it happens: launches, and requests to the API server.
+"""Counters of this process for /metrics: launches, and requests to the API server.
 
-Lost with the process, as Prometheus expects. What the whole queue counts is kept in Redis instead:
-see counts.py.
+They are lost with the process, as Prometheus expects. The counters of the whole queue are in Redis:
+see ``store/counts.py``.
 """
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge for each counter, that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # would add an unused gauge per counter
 LAUNCHES = Counter(
     "gpuqueue_launches",
-    "Launches by this dispatcher, by what became of them: launched, later (tried again), failed.",
+    "Launches by this dispatcher, by outcome: launched, later (retried), failed.",
     ("gpu_class", "outcome"),
     registry=None,
 )
 KUBERNETES_REQUESTS = Counter(
     "gpuqueue_kubernetes_requests",
-    "Requests of this dispatcher to the API server, by the HTTP status of the answer, or"
-    " unreachable.",
+    "Requests of this dispatcher to the API server, by HTTP status, or unreachable.",
     ("request", "code"),
     registry=None,
 )
 KUBERNETES_SECONDS = Histogram(
     "gpuqueue_kubernetes_request_seconds",
-    "Seconds until the API server's answer began.",
+    "Seconds until the response of the API server began.",
     ("request",),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
 )
-#: All of them, for a registry.
+#: All metrics, for a registry.
 OWN = (LAUNCHES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS)

@@ -53,7 +53,7 @@ def make() -> str:
 
 def _meaning(text: str) -> str:
     """Return a description in the words of TOML, which has no None."""
-    return text.replace("None: ", "Unset: ")
+    return text.replace("; None: ", "; unset: ").replace("None: ", "Unset: ")
 
 
 def _type(field: Field[object]) -> str:

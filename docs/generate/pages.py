@@ -1,11 +1,11 @@
-"""The reference pages: file name → function that makes its text."""
+"""The files of ``docs/reference``: name → function that makes the text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generate import classes, commands, errors, metrics, reasons, settings, states
+from docs.generate import classes, commands, diagram, errors, metrics, reasons, settings, states
 
 FOLDER = Path(__file__).parent.parent / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -13,6 +13,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "kubernetes-settings.md": settings.make_kubernetes,
     "classes-file.md": classes.make,
     "states.md": states.make,
+    "states.svg": diagram.make,
     "reasons.md": reasons.make,
     "errors.md": errors.make,
     "metrics.md": metrics.make,

@@ -15,8 +15,8 @@ from docs.generate.source import prose
 from gpuqueue.cli.view.words import ENDS, WAITS
 from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason, WaitReason
+from gpuqueue.model.record import Record
 
 _PACKAGE = Path(gpuqueue.__file__).parent
 #: Code that runs only with Kubernetes.
@@ -61,7 +61,7 @@ def make() -> str:
         "`gpuqueue why ID` shows the reason why a job waits or ended.\n"
         "`gpuqueue status` shows it for waiting jobs.\n"
         "Logs, metrics and errors use the same words.\n"
-        'The column "where" says which mode can give the reason: `local`, `k8s_job`, or both.\n'
+        'The column "where" names the modes that can give the reason: both, or `k8s_job` alone.\n'
         '"Not yet" marks a reason that no code gives today.',
         "## Why a job waits\n\n" + table(("reason", "meaning", "where"), _waits()),
         "## Why a job ended\n\n"

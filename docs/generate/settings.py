@@ -87,7 +87,8 @@ def _values(field: FieldInfo) -> str:
         for key in ("gt", "ge", "le")
         if hasattr(each, key)
     }
-    name = {int: "whole number", float: "number", Path: "path", str: "text"}[kind]
+    names: dict[object, str] = {int: "whole number", float: "number", Path: "path", str: "text"}
+    name = names[kind]
     least, most = bounds.get("ge", bounds.get("gt")), bounds.get("le")
     if least is None:
         return name

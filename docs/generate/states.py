@@ -15,6 +15,7 @@ def make() -> str:
         "The queue keeps one of these states for each job.\n"
         "[The way of a job](../explanation/job.md) shows them in order, with what Celery and Flower"
         " show at the same time.",
+        "![The states of a job and the moves between them](states.svg)",
         table(
             ("state", "meaning", "next"),
             [

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.job import GpuRequest
 from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName
+from gpuqueue.model.request import GpuRequest
 
 #: Bytes of a share that driver and context use: a CUDA context alone takes 200-500 MiB.
 DRIVER_RESERVE = 512 * 1024**2

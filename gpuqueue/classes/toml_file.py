@@ -10,8 +10,8 @@ from typing import Any
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.classes.kubernetes_fields import kubernetes_fields
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.model.job import parse_memory
 from gpuqueue.model.names import CHOOSING, CLASS_NAME
+from gpuqueue.model.request import parse_memory
 
 #: Fields with a whole number → the smallest one.
 _NUMBERS = {

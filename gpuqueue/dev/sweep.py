@@ -14,7 +14,7 @@ import time
 
 import psutil
 
-from gpuqueue.launchers.local.exits import environment
+from gpuqueue.launchers.local.process import environment
 
 #: Seconds between SIGTERM and SIGKILL: time for an executor to leave its task.
 GRACE = 3.0

@@ -14,7 +14,7 @@ from gpuqueue.dispatcher.health import Health
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.metrics.serve import Endpoint, open_endpoint
-from gpuqueue.dispatcher.observations import KeptNotes
+from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.slots import Dispatcher
 from gpuqueue.dispatcher.watch import Clocks, Watcher
 from gpuqueue.errors import SettingsError
@@ -28,7 +28,6 @@ from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout, rights
-from gpuqueue.store.attempts import Attempts
 from gpuqueue.store.client import check, connect, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.lease import Lease, group_of
@@ -37,9 +36,6 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 
-#: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with
-#: it: a container that came back under a new name, or a machine that did not.
-HOST_SILENT = 60.0
 #: Seconds for each of Redis' answers to a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
 
@@ -79,7 +75,7 @@ class Node:
         certificates = Store(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
-        finisher = Finisher(line, reader, logs, app, name, bodies)
+        finisher = Finisher(line, reader, logs, app, name, bodies, settings.finish_seconds)
         repair, threads = settings.repair_seconds, settings.launch_threads
         self.dispatcher = Dispatcher(
             client, line, reader, classes, states, finisher, repair, threads, bodies
@@ -91,7 +87,7 @@ class Node:
             self.launcher = _kubernetes(
                 self.dispatcher,
                 settings,
-                KeptNotes(line, reader, Attempts(client), logs, states, app),
+                KeptObservations(client, line, reader, logs, states, app),
             )
         line.owner = self.launcher.owner
         self.dispatcher.launcher = self.launcher
@@ -156,18 +152,22 @@ def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
         executor_environment(settings),
         settings.start_timeout,
         dealt,
-        lambda host: reader.host_heard(host, clock() - HOST_SILENT),
+        # A silent host is gone with its jobs: its container came back under a new name, or its
+        # machine is off.
+        lambda host: reader.host_heard(host, clock() - settings.host_silent_seconds),
     )
 
 
-def _kubernetes(dispatcher: Dispatcher, settings: Settings, notes: KeptNotes) -> Launcher:
+def _kubernetes(
+    dispatcher: Dispatcher, settings: Settings, observations: KeptObservations
+) -> Launcher:
     try:
         from gpuqueue.launchers.kubernetes.assemble import assemble
     except ImportError as exc:
         raise SettingsError(
             f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
         ) from exc
-    return assemble(settings, dispatcher.classes, dispatcher.on_end, notes)
+    return assemble(settings, dispatcher.classes, dispatcher.on_end, observations)
 
 
 def executor_environment(settings: Settings) -> dict[str, str]:

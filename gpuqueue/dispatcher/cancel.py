@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.store import lease
+from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
@@ -39,14 +39,14 @@ class Canceller:
                 if record:
                     self.finisher.submit(name, record["delivery"])
             if answer == "stopping":
-                lease.wake(self.client, name)
+                wakeups.wake(self.client, name)
         return outcome
 
     def cancel_by_stamps(
         self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
     ) -> list[str]:
         """Cancel the jobs that carry any of these stamps; later ones are cancelled when they come."""
-        lease.revoke_stamps(self.client, stamps, self.line.clock())
+        revocations.revoke_stamps(self.client, stamps, self.line.clock())
         found = []
         for name in self.classes:
             for record in list(self.reader.all_records(name)):

@@ -23,13 +23,14 @@ from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, Untr
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.parse import UNSIGNED, bare_job, job_id, parse, request_of
 from gpuqueue.glue.results.states import States
-from gpuqueue.launchers.base import CannotLaunch, Held, Launcher, LaunchLater
+from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
+from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED, QUEUED
-from gpuqueue.store import lease
+from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import BATCH, REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
@@ -101,7 +102,7 @@ class Dispatcher:
                 now,
             )
         record = job.record()
-        if stamps and lease.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
+        if stamps and revocations.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         outcome = self.line.accept(gpu_class.name, record, json.dumps(packed))
         if outcome == "finishing":
@@ -120,7 +121,7 @@ class Dispatcher:
             self._tell_state(record, QUEUED, packed, since=now)
         self.enqueue(gpu_class, job.delivery)
         if job.eta or job.expires:
-            lease.wake(self.client, gpu_class.name)
+            wakeups.wake(self.client, gpu_class.name)
         return outcome
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
@@ -177,7 +178,8 @@ class Dispatcher:
             )
 
     def _launch(self, record: Record, repeated: bool) -> None:
-        delivery, attempt = record["delivery"], record["attempt"]
+        attempt = Attempt.of(record)
+        delivery = attempt.delivery
         try:
             if not repeated:
                 self._tell_state(record, DISPATCHED, None, since=record["admitted"])
@@ -193,12 +195,14 @@ class Dispatcher:
                     "%s not launched: %s", delivery, exc, extra={"action": "launch_failed"}
                 )
                 reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-                held = Held(record["gpu_class"], delivery, attempt, "")
-                self._release(held, End(reason, str(exc)), final=isinstance(exc, CannotLaunch))
+                final = isinstance(exc, CannotLaunch)
+                self._release(RunningAttempt(attempt, ""), End(reason, str(exc)), final=final)
                 return
             LAUNCHES.labels(record["gpu_class"], "launched").inc()
-            self.line.launched(record, instance, self.launcher.claim_within)
-            logger.info("%s launched, attempt %s", delivery, attempt, extra={"action": "launched"})
+            self.line.launched(attempt, instance, self.launcher.claim_within)
+            logger.info(
+                "%s launched, attempt %s", delivery, attempt.number, extra={"action": "launched"}
+            )
         except Exception:
             # Most likely Redis went away. Whether the process runs or not, the watcher finds out,
             # and repeats the launch.
@@ -210,30 +214,30 @@ class Dispatcher:
         """Try a launch again after a pause, as long as somebody wants it and its time is not over;
         the slot stays taken.
         """
-        name, delivery, attempt = record["gpu_class"], record["delivery"], record["attempt"]
+        attempt = Attempt.of(record)
         waited = self.line.clock() - record["admitted"]
         if waited >= why.limit and self.launcher.abandon(record):
             logger.warning(
                 "%s not launched within %.0f s: %s",
-                delivery,
+                attempt.delivery,
                 why.limit,
                 why,
                 extra={"action": "launch_failed"},
             )
-            self._release(Held(name, delivery, attempt, ""), End(why.reason, str(why)))
+            self._release(RunningAttempt(attempt, ""), End(why.reason, str(why)))
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
         logger.warning(
             "%s not launched, again in %.1f s: %s",
-            delivery,
+            attempt.delivery,
             pause,
             why,
             extra={"action": "launch_later"},
         )
-        self.line.observed([(name, delivery, attempt, why.wait, str(why), "", "", None)])
+        self.line.observed([Observation(attempt, why.wait, str(why))])
 
         def again() -> None:
-            found = self.line.relaunch(name, delivery, attempt, 0.0)
+            found = self.line.relaunch(attempt, 0.0)
             if found:  # else it is cancelled, launched by a repair, or another's by now
                 self.relaunch(found)
 
@@ -245,51 +249,56 @@ class Dispatcher:
 
     # -- end ---------------------------------------------------------------------------------------
 
-    def on_end(self, held: Held, end: End) -> bool:
+    def on_end(self, running: RunningAttempt, end: End) -> bool:
         """An attempt's process is gone: free its slot, launch what may start, finish the job if its
         executor did not.
 
         Answers whether this freed the slot.
         """
         try:
-            return self._release(held, end)
+            return self._release(running, end)
         except RedisError:
             logger.exception(
                 "%s: end not written; the watcher repairs it",
-                held.delivery,
+                running.attempt.delivery,
                 extra={"action": "end_unsure"},
             )
             return False
 
-    def _release(self, held: Held, end: End, *, final: bool = False) -> bool:
-        name, delivery, attempt = held.gpu_class, held.delivery, held.attempt
+    def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:
+        attempt = running.attempt
+        name, delivery = attempt.gpu_class, attempt.delivery
         gpu_class = self.classes.get(name) or GpuClass(
             name
         )  # a class no longer configured: free it all the same
-        released = self.line.release(gpu_class, delivery, attempt, end, held.instance, final)
+        released = self.line.release(gpu_class, attempt, end, running.instance, final)
         self.launch(gpu_class, released.granted)
         if released.state == "finishing" and end.reason == EndReason.SUCCEEDED:  # a container job's
             logger.info(
                 "%s attempt %s: its container has ended well",
                 delivery,
-                attempt,
+                attempt.number,
                 extra={"action": "container_ended"},
             )
             self.finisher.submit(name, delivery)
         elif released.state == "finishing":
             logger.warning(
-                "%s attempt %s: %s", delivery, attempt, end.error, extra={"action": "executor_lost"}
+                "%s attempt %s: %s",
+                delivery,
+                attempt.number,
+                end.error,
+                extra={"action": "executor_lost"},
             )
             self.finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:
             logger.warning(
                 "%s attempt %s: %s; tried again",
                 delivery,
-                attempt,
+                attempt.number,
                 end.error,
                 extra={"action": "try_again"},
             )
-            lease.wake(self.client, name)
+            wakeups.wake(self.client, name)
         return released.freed
 
     # -- states ------------------------------------------------------------------------------------

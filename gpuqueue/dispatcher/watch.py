@@ -18,8 +18,8 @@ from gpuqueue.dispatcher.repair import Reconciler
 from gpuqueue.dispatcher.slots import REFUSED, Dispatcher
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
-from gpuqueue.model.names import parse_holder
-from gpuqueue.store import lease
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.reader import Todo
@@ -70,7 +70,7 @@ class Watcher:
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._sent: dict[str, dict[str, str]] = {}
+        self._sent: dict[str, dict[Attempt, str]] = {}
         self.reconciler = Reconciler(
             self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist
         )
@@ -90,7 +90,7 @@ class Watcher:
         self._stop.set()
         try:
             for name in self.dispatcher.classes:
-                lease.wake(self.dispatcher.client, name)
+                wakeups.wake(self.dispatcher.client, name)
             self._thread.join(self.clocks.tick + 5)
             self.lease.leave()
         except RedisError as exc:
@@ -190,20 +190,20 @@ class Watcher:
         if not self.leads:
             self._stop.wait(min(seconds, self.clocks.tick))  # the leader alone is woken
         elif seconds > 0:
-            lease.wait(self.waiting, self.dispatcher.classes, seconds)
+            wakeups.wait(self.waiting, self.dispatcher.classes, seconds)
 
     # -- stopping ----------------------------------------------------------------------------------
 
     def _stop_attempts(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
         before = self._sent.get(gpu_class.name, {})
         sent = self._sent[gpu_class.name] = {
-            holder: before[holder] for holder, _ in todo.stopping if holder in before
+            attempt: before[attempt] for attempt, _ in todo.stopping if attempt in before
         }
-        for holder, since in todo.stopping:
-            delivery, attempt = parse_holder(holder)
+        for attempt, since in todo.stopping:
+            delivery, number = attempt.delivery, attempt.number
             record = self.dispatcher.reader.record(gpu_class.name, delivery)
             instance = (
-                record.get("instance") if record and record.get("attempt") == attempt else None
+                record.get("instance") if record and record.get("attempt") == number else None
             )
             if record is None or instance is None or record.get("owner", "") != self.launcher.owner:
                 # its process is not known yet: a claim is refused, and reconcile frees the slot; or
@@ -212,9 +212,9 @@ class Watcher:
             # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
             overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if sent.get(holder) != signal:
+            if sent.get(attempt) != signal:
                 logger.info(
-                    "%s attempt %s: %s", delivery, attempt, signal, extra={"action": "stopping"}
+                    "%s attempt %s: %s", delivery, number, signal, extra={"action": "stopping"}
                 )
                 try:
                     self.launcher.stop(instance, signal)
@@ -225,7 +225,7 @@ class Watcher:
                         "%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"}
                     )
                     return
-                sent[holder] = signal
+                sent[attempt] = signal
 
     # -- repair ------------------------------------------------------------------------------------
 

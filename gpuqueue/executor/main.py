@@ -41,6 +41,7 @@ from gpuqueue.executor import application
 from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_DEVICE,
@@ -50,9 +51,8 @@ from gpuqueue.model.ends import (
     EXIT_STALE,
     EXIT_TERMINATED,
 )
-from gpuqueue.model.names import worker_name
 from gpuqueue.model.redis_url import tls_problems
-from gpuqueue.store.attempts import Attempt, Attempts, Finishes
+from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
@@ -79,10 +79,9 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             environ["GPUQUEUE_GPU_CLASS"],
             environ["GPUQUEUE_DELIVERY"],
             int(environ.get("GPUQUEUE_ATTEMPT", 0)),
-            (
-                "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"]
-            ),  # a finisher shows its own claim instead
         )
+        # A finisher proves itself by its claim instead.
+        token = "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"]
     except KeyError as exc:
         raise SettingsError(
             f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it"
@@ -98,18 +97,13 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     try:
         look(client, state_url, setting)
         if finisher := environ.get("GPUQUEUE_FINISHER"):
-            return _finish(
-                environ,
-                Finishes(client),
-                Logs(client),
-                attempt,
-                finisher,
-                f"{attempt.gpu_class}@{host}",
-            )
-        attempts = Attempts(client)
-        worker = worker_name(attempt.gpu_class, attempt.delivery, attempt.number, host)
-        record, stored = attempts.claim(attempt, _instance(environ, host), worker)
-        Run(environ, attempts, attempt, record, stored, worker).run()
+            keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+            finish = ExecutorFinish(client, attempt, finisher, keep)
+            return _finish(environ, finish, Logs(client), f"{attempt.gpu_class}@{host}")
+        executor = ExecutorAttempt(client, attempt, token)
+        worker = attempt.worker(host)
+        record, stored = executor.claim(_instance(environ, host), worker)
+        Run(environ, executor, record, stored, worker).run()
         application.leave()
     except StaleAttempt as exc:
         logger.warning("%s", exc)
@@ -144,26 +138,18 @@ def _instance(environ: Mapping[str, str], host: str) -> str:
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
-def _finish(
-    environ: Mapping[str, str],
-    finishes: Finishes,
-    logs: Logs,
-    attempt: Attempt,
-    finisher: str,
-    worker: str,
-) -> int:
+def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, worker: str) -> int:
     """Write the outcome of a job whose executor could not, with the application's errbacks and
     hooks.
     """
-    keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
-    claimed = finishes.claim(attempt, finisher, keep)
+    claimed = finish.claim()
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
     app = application.load(
         environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
     )
-    log = logs.for_result(attempt.gpu_class, record)
+    log = logs.for_result(record)
     reason = complete(
         app,
         record,
@@ -172,7 +158,7 @@ def _finish(
         hostname=record.get("worker") or worker,
         log=log,
     )
-    finishes.finished(attempt, finisher, reason, keep)
+    finish.finished(reason)
     return EXIT_OK
 
 

@@ -28,11 +28,11 @@ from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sample, Sampler, has_gpu
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import RedisError
 
 logger = get_logger("gpuqueue.executor")
@@ -48,15 +48,13 @@ class Run:
     def __init__(
         self,
         environ: Mapping[str, str],
-        attempts: Attempts,
-        attempt: Attempt,
+        executor: ExecutorAttempt,
         record: Record,
         stored: dict[str, Any],
         worker: str,
     ) -> None:
         self._environ = environ
-        self._attempts = attempts
-        self._attempt = attempt
+        self._executor = executor
         self._record = record
         self._stored = stored
         self._worker = worker
@@ -128,7 +126,7 @@ class Run:
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
-                self._attempts.reported(self._attempt, self._keep)
+                self._executor.reported(self._keep)
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):
@@ -199,20 +197,22 @@ class Run:
 
     def _give_up(self, exc: Exception) -> NoReturn:
         """The GPU itself failed: write nothing, so that another attempt may end the job."""
-        logger.error("the GPU failed under attempt %s: %r", self._attempt.number, exc, exc_info=exc)
+        logger.error(
+            "the GPU failed under attempt %s: %r", self._executor.attempt.number, exc, exc_info=exc
+        )
         told = f"{type(exc).__name__}: {exc}".partition("\n")[0][:TOLD]
         try:
-            self._sampled({**self._sampler.seen(), "gpu_error": told})
+            self._sampled({**self._sampler.latest(), "gpu_error": told})
         except RedisError as error:
             logger.warning("not told how: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
 
     def _sampled(self, seen: Sample) -> None:
-        self._attempts.sampled(self._attempt, seen)
+        self._executor.sampled(seen)
 
     def _claim(self, outcome: EndReason) -> None:
         try:
-            self._attempts.report(self._attempt, outcome, self._sampler.seen())
+            self._executor.report(outcome, self._sampler.latest())
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)
@@ -230,7 +230,7 @@ class Run:
             for limit, own in zip(said, (task.time_limit, task.soft_time_limit), strict=True)
         )
         if hard and hard != self._record.get("time_limit"):
-            self._attempts.limit(self._attempt, float(hard))
+            self._executor.limit(float(hard))
         return soft
 
 

@@ -1,6 +1,5 @@
-"""Launchers start attempts and see them end: ``local`` as processes of this machine; ``kubernetes``
-comes beside it.
+"""Launchers start attempts and report their ends: ``local`` as processes, ``kubernetes`` as Jobs.
 
-Never here: Redis, Celery, decisions about slots. A launcher may be asked for the same attempt
-twice; the executor's claim makes sure that one of the two runs.
+Never here: Redis, Celery, decisions about slots. A launcher can be called twice for the same
+attempt; the claim of the executor ensures that only one of the two runs.
 """

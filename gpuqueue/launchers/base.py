@@ -1,20 +1,20 @@
-"""What every launcher offers, and the words it uses."""
+"""The contract of every launcher, and the errors and callbacks that it uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError
+from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.record import Record
 
 
 class CannotLaunch(GpuQueueError):
-    """The launcher refuses the attempt for good: what the job asks for cannot be had here."""
+    """The launcher refuses the attempt for good: it can never give what the job asks for."""
 
     def __init__(self, text: str, reason: EndReason = EndReason.BAD_SPEC) -> None:
         super().__init__(text)
@@ -22,10 +22,13 @@ class CannotLaunch(GpuQueueError):
 
 
 class LaunchLater(GpuQueueError):
-    """The attempt cannot be launched now; trying again may help.
+    """The launcher cannot launch the attempt now, but a later try may succeed.
 
-    ``after``: seconds until then, None: as the caller likes. ``limit``: seconds from admission
-    after which it is given up, for ``reason``. ``wait`` is what ``why`` shows meanwhile.
+    Args:
+        after: seconds until the next try; None leaves it to the caller.
+        limit: seconds from admission until the attempt is given up.
+        wait: the reason that ``why`` shows meanwhile.
+        reason: the reason of the end if the attempt is given up.
     """
 
     def __init__(
@@ -39,74 +42,41 @@ class LaunchLater(GpuQueueError):
 
 
 class LauncherUnavailable(GpuQueueError):
-    """What runs cannot be known at present: nobody may conclude anything from not seeing it."""
+    """The launcher cannot tell at present which attempts run. Their absence proves nothing."""
 
 
 class LauncherClosed(GpuQueueError):
-    """This process is leaving; what it waited for goes on without it."""
+    """This process is shutting down; the finish that it waited for continues."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One attempt and what runs it. ``instance`` is empty where nothing was ever seen of it."""
-
-    gpu_class: str
-    delivery: str
-    attempt: int
-    instance: str
+#: Called with each end. Returns whether this call freed the slot; an end may be reported twice.
+OnEnd = Callable[[RunningAttempt, End], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
-    """An attempt that really runs, as its environment (or annotations) tell: enough to adopt it
-    when Redis has lost it.
-    """
+class Observations(Protocol):
+    """Where a launcher records its observations, for later dispatchers and for ``why``."""
 
-    instance: str
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What keeps an attempt from running, or from ending. ``claim_within``: seconds its executor
-    has from now on.
-    """
-
-    held: Held
-    wait: WaitReason | None = None
-    detail: str = ""
-    pod: str = ""
-    node: str = ""
-    claim_within: float | None = None
-
-
-#: Told of an end; answers whether that freed the slot. It may have been told before.
-OnEnd = Callable[[Held, End], bool]
-
-
-class Notes(Protocol):
-    """Where a launcher writes what it saw; kept for whoever comes after it."""
-
-    def observed(self, seen: list[Observed]) -> None:
-        """Note what attempts wait for."""
+    def observed(self, observations: list[Observation]) -> None:
+        """Record what attempts wait for."""
         ...
 
-    def doom(self, held: Held, reason: EndReason, error: str) -> bool:
-        """Note why an attempt is given up, before it is ended; False: it runs by now, or is not
-        current.
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+        """Record why an attempt is given up, before it is stopped.
+
+        Returns False if the attempt runs by now or is no longer the current one.
         """
         ...
 
-    def begun(self, held: Held, record: Record, worker: str) -> None:
-        """A job without an executor of ours runs: what an executor would tell is told for it."""
+    def begun(self, live: LiveAttempt, worker: str) -> None:
+        """Record the start of a container job, which has no executor to report it."""
         ...
 
-    def wants_log(self, held: Held) -> bool:
-        """Whether the job is known, and nothing of the attempt's log is kept yet."""
+    def wants_log(self, attempt: Attempt) -> bool:
+        """Return whether the job is known and no log of the attempt is stored yet."""
         ...
 
-    def keep_log(self, held: Held, text: str) -> None:
-        """Keep the end of an attempt's log beyond its pod."""
+    def keep_log(self, attempt: Attempt, text: str) -> None:
+        """Store the end of an attempt's log, which must outlive its pod."""
         ...
 
 
@@ -114,84 +84,83 @@ class Launcher(Protocol):
     """Starts and stops attempts."""
 
     owner: str
-    """Whose attempts these are: those of another owner (another cluster) are never touched. Empty:
-    this kind of launcher tells by the instance."""
+    """The cluster and queue that these attempts belong to. A dispatcher never touches attempts of
+    another owner. Empty if the instance itself names its owner."""
     claim_within: float
-    """Seconds from the launch until an executor must have claimed its attempt, all its waits
-    included.
-    """
+    """Seconds from the launch, all waits included, within which an executor must claim its
+    attempt."""
     finishers: int
-    """Finishes in the application's code that may be under way at once."""
+    """How many finishes may run the application's code at the same time."""
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
-        """Refuse what can never be launched here, when it is accepted. Raises :class:`InvalidJob`."""
+        """Refuse, at acceptance, a job that can never be launched here. Raises
+        :class:`InvalidJob`.
+        """
         ...
 
     def start(self, record: Record) -> str:
-        """Start an attempt; answers its instance. May be repeated.
+        """Start an attempt and return its instance. May be repeated.
 
-        Raises :class:`CannotLaunch`, :class:`LaunchLater`, or OSError for an attempt that failed.
+        Raises :class:`CannotLaunch`, :class:`LaunchLater`, or OSError for a failed attempt.
         """
         ...
 
     def stop(self, instance: str, signal: str) -> bool:
-        """Send a signal (``TERM``, ``KILL``…) to an attempt; False when it is gone. ``KILL`` takes
-        its whole group.
+        """Send a signal (``TERM``, ``KILL``…) to an attempt; return False if it is gone. ``KILL``
+        goes to its whole process group.
 
         Raises :class:`LauncherUnavailable`: try again.
         """
         ...
 
     def abandon(self, record: Record) -> bool:
-        """See to it that an attempt whose launch nobody confirmed does not start any more; True
-        when surely nothing runs.
+        """Prevent the start of an attempt with an unconfirmed launch. Return True if certainly
+        nothing runs.
 
-        Raises :class:`LauncherUnavailable`: nothing is sure.
+        Raises :class:`LauncherUnavailable`: nothing is certain.
         """
         ...
 
     def end_of(self, instance: str) -> End | None:
-        """Say how an instance ended; None while it runs, or where this launcher cannot see it
-        (another machine's).
+        """Return how an instance ended. None while it runs, or if this launcher cannot know (the
+        instance belongs to another machine).
 
         Raises :class:`LauncherUnavailable`.
         """
         ...
 
-    def list(self) -> list[Live]:
-        """Return every attempt that really runs, or is about to. Raises
-        :class:`LauncherUnavailable`.
-        """
+    def list(self) -> list[LiveAttempt]:
+        """Return every attempt that runs or is about to. Raises :class:`LauncherUnavailable`."""
         ...
 
-    def watch(self, held: Held) -> None:
-        """See to it that the end of an orphan (its dispatcher is gone) is told too; the others' is
-        told by theirs.
+    def watch(self, running: RunningAttempt) -> None:
+        """Report the end of an orphan too: an attempt whose dispatcher is gone. Other dispatchers
+        report the ends of their own attempts.
         """
         ...
 
     def lead(self, leads: bool) -> None:
-        """This process leads now, or no longer: the one that leads watches for all."""
+        """Start or stop watching for all dispatchers: this process now leads, or no longer does."""
         ...
 
     def check(self, now: float) -> None:
-        """Note what attempts wait for, and give up those whose clock ran out. Called about once a
-        second by the leader.
+        """Record what attempts wait for, and give up those that exceed a limit. The leader calls it
+        about once a second.
         """
         ...
 
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
     ) -> Any:
-        """Run the executor once to finish a job in its application's code, without a GPU.
+        """Run the executor once, without a GPU, to finish a job in its application's code.
 
-        Answers how it ended (for the log) when it did, when it is no longer ``wanted``, or past the
-        timeout (seconds).
+        Returns a status for the log when the executor ends, when the finish is no longer
+        ``wanted``, or after ``timeout`` seconds.
 
-        Raises :class:`LauncherClosed` when this process leaves meanwhile; the finish goes on.
+        Raises :class:`LauncherClosed` if this process shuts down meanwhile; the finish continues.
         """
         ...
 
     def close(self) -> None:
-        """Stop watching. What runs goes on."""
+        """Stop watching. Running attempts continue."""
         ...

@@ -1,4 +1,4 @@
-"""Container jobs: the task ``gpuqueue.run`` that any Celery client may send to run an image without
+"""Container jobs: any Celery client can send the task ``gpuqueue.run`` to run an image without
 Python. Pure.
 """
 
@@ -13,45 +13,45 @@ from gpuqueue.errors import InvalidJob
 
 #: The name of the built-in task.
 CONTAINER_TASK = "gpuqueue.run"
-#: Its arguments, in the order that positional ones have.
+#: Its arguments, in positional order.
 ARGUMENTS = ("image", "command", "args", "env", "working_dir")
-#: Bytes that command, arguments and environment may take as JSON together: they travel in the pod's
-#: own object.
+#: Largest size of command, arguments and environment together as JSON, in bytes: they are part of
+#: the pod object.
 LARGEST = 64 * 1024
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
-_OURS = "GPUQUEUE_"
+_PREFIX = "GPUQUEUE_"
 
 
 def parse_container(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Read the call ``gpuqueue.run(image, command, args, env, working_dir)``.
+    """Parse the call ``gpuqueue.run(image, command, args, env, working_dir)``.
 
-    Answers the image and what is said of the container, without what is empty: ``command`` and
-    ``args`` are lists of text, ``env`` is name → text. Raises :class:`InvalidJob` that names the
-    first wrong field.
+    Returns the image, and the other arguments without empty ones: ``command`` and ``args`` are
+    lists of strings, ``env`` maps names to strings. Raises :class:`InvalidJob` with the first
+    invalid field.
     """
     if len(args) > len(ARGUMENTS):
         raise _wrong(
             "args",
             list(args),
             f"are more than {len(ARGUMENTS)} arguments",
-            f"give {', '.join(ARGUMENTS)}",
+            f"pass {', '.join(ARGUMENTS)}",
         )
-    said = dict(zip(ARGUMENTS, args, strict=False))
+    call = dict(zip(ARGUMENTS, args, strict=False))
     for name, value in kwargs.items():
         if name not in ARGUMENTS:
             raise _wrong(name, value, "is unknown", f"known: {', '.join(ARGUMENTS)}")
-        if name in said:
-            raise _wrong(name, value, "is given twice", "give it by position or by name")
-        said[name] = value
-    image, folder = said.get("image"), said.get("working_dir")
+        if name in call:
+            raise _wrong(name, value, "is given twice", "pass it by position or by name")
+        call[name] = value
+    image, folder = call.get("image"), call.get("working_dir")
     if not isinstance(image, str) or not image or image.split() != [image]:
         raise _wrong("image", image, "is not an image reference", "use e.g. registry/name:tag")
     if folder is not None and (not isinstance(folder, str) or not folder.startswith("/")):
         raise _wrong("working_dir", folder, "is not an absolute path", "use e.g. /data")
     container = {
-        "command": _words("command", said.get("command")),
-        "args": _words("args", said.get("args")),
-        "env": _environment(said.get("env")),
+        "command": _words("command", call.get("command")),
+        "args": _words("args", call.get("args")),
+        "env": _environment(call.get("env")),
         "working_dir": folder,
     }
     kept = {name: value for name, value in container.items() if value}
@@ -61,7 +61,7 @@ def parse_container(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str
             "command, args and env",
             f"{size} bytes",
             f"are more than {LARGEST} bytes",
-            "pass large data by a volume or URL",
+            "pass large data in a volume or by URL",
         )
     return image, kept
 
@@ -77,13 +77,13 @@ def _words(field: str, value: object) -> list[str]:
         raise _wrong(
             field,
             value,
-            "is one text",
-            f'give a list of words: ["sh", "-c", {json.dumps(value)}] has a shell read it',
+            "is a string",
+            f'use a list of words, or for a shell: ["sh", "-c", {json.dumps(value)}]',
         )
     if not isinstance(value, (list, tuple)) or not all(
         isinstance(word, str) and "\0" not in word for word in value
     ):
-        raise _wrong(field, value, "is not a list of texts", 'use e.g. ["nvidia-smi", "-L"]')
+        raise _wrong(field, value, "is not a list of strings", 'use e.g. ["nvidia-smi", "-L"]')
     return list(value)
 
 
@@ -94,21 +94,21 @@ def _environment(value: object) -> dict[str, str]:
         raise _wrong("env", value, "is not an object", 'use e.g. {"STEPS": "100"}')
     made = {}
     for name, text in value.items():
-        if not isinstance(name, str) or not _ENV_NAME.match(name) or name.startswith(_OURS):
+        if not isinstance(name, str) or not _ENV_NAME.match(name) or name.startswith(_PREFIX):
             raise _wrong(
                 "env",
                 name,
-                "cannot name a variable",
-                f"use letters, digits and '_', and not {_OURS}…",
+                "is not a valid variable name",
+                f"use letters, digits and '_', but not {_PREFIX}…",
             )
         if name == "NVIDIA_VISIBLE_DEVICES":
             raise _wrong(
                 "env",
                 name,
-                "would open every GPU of the node",
+                "would expose every GPU of the node",
                 "leave it out: the device plugin sets it",
             )
         if isinstance(text, bool) or not isinstance(text, (str, int, float)) or "\0" in str(text):
-            raise _wrong(f"env.{name}", text, "is not a text or number", "give it as text")
+            raise _wrong(f"env.{name}", text, "is not a string or number", "pass a string")
         made[name] = str(text)
     return made

@@ -1,6 +1,4 @@
-"""Names that travel: queues, deliveries, holders, worker names. Each has one maker and one reader
-here.
-"""
+"""Names that travel: classes, queues, deliveries. Each has one maker and one parser here. Pure."""
 
 from __future__ import annotations
 
@@ -52,6 +50,15 @@ def parse_queue(queue: str) -> QueueName:
     return QueueName(gpu_class, isolation)
 
 
+def check_class_name(value: object) -> str:
+    """Return a class's name as given, or raise :class:`InvalidJob`."""
+    if not isinstance(value, str) or not CLASS_NAME.match(value):
+        raise InvalidJob.field(
+            "gpu_class", value, "cannot name a class", "use e.g. 't4', 'mig-1g.5gb', 'auto'"
+        )
+    return value
+
+
 def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
     """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after
     ``task.replace``; ``x~1~0`` for an id that itself ends like a retry.
@@ -67,19 +74,3 @@ def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
 def job_id_of(delivery: str) -> str:
     """Return the Celery task id that a delivery belongs to."""
     return _DELIVERY.sub("", delivery)
-
-
-def holder_name(delivery: str, attempt: int) -> str:
-    """Name the holder of a slot: a delivery and the number of its attempt, from 1."""
-    return f"{delivery}#{attempt}"
-
-
-def parse_holder(holder: str) -> tuple[str, int]:
-    """Read a holder's name back into (delivery, attempt)."""
-    delivery, _, attempt = holder.rpartition("#")
-    return delivery, int(attempt)
-
-
-def worker_name(gpu_class: str, delivery: str, attempt: int, host: str) -> str:
-    """Name the one-shot worker of an attempt, as Flower shows it."""
-    return f"{gpu_class}-{delivery}-{attempt}@{host}"

@@ -18,7 +18,7 @@ class JobState(StrEnum):
     ACCEPTED = "accepted"
     """Written to Redis; not in line yet."""
     DELAYED = "delayed"
-    """Waits for its eta, or for the pause before its next attempt."""
+    """Before its eta, or in the pause before its next attempt."""
     WAITING = "waiting"
     """In line for a slot."""
     LAUNCHING = "launching"
@@ -28,15 +28,14 @@ class JobState(StrEnum):
     REPORTING = "reporting"
     """The executor has claimed the finish and is writing the result."""
     FINISHING = "finishing"
-    """Somebody else must write the result: cancelled, expired, refused, or the executor died
-    silently.
+    """Another process than the executor must write the result: the job was cancelled, expired or
+    refused, or its executor died without a report.
     """
     ENDED = "ended"
     """The result is written. A tombstone stays until no redelivery can come."""
 
 
-#: Every legal move. The scripts make no other, and the diagram in docs/GPU_QUEUE.md shows these (a
-#: test compares them).
+#: Every legal move. The scripts make no other; docs/reference/states.md is generated from these.
 MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.ACCEPTED: frozenset({JobState.DELAYED, JobState.WAITING, JobState.FINISHING}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.FINISHING}),

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, by NVML. None is fine too."""
+"""The GPUs of this machine, and which class uses which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuqueue.nvidia import nvml
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU, or one MIG slice. ``memory`` in bytes."""
+    """One GPU or MIG slice. ``memory`` is in bytes."""
 
     index: str
     uuid: str
@@ -24,7 +24,7 @@ class Device:
 
 
 def find() -> list[Device]:
-    """Return the GPUs (MIG slices where MIG is on) that NVML shows; none where there is no driver."""
+    """Return the GPUs, or their MIG slices, that NVML lists. Without a driver, there are none."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -46,10 +46,9 @@ def _device(index: str, handle: object) -> Device:
 def allowed(
     found: Sequence[Device], setting: str | None, visible: str | None = None
 ) -> list[Device]:
-    """Return the GPUs that jobs may use: those of GPUQUEUE_DEVICES, else of CUDA_VISIBLE_DEVICES,
-    else all.
+    """Return the GPUs that jobs may use: GPUQUEUE_DEVICES, else CUDA_VISIBLE_DEVICES, else all.
 
-    Raises :class:`SettingsError` for a GPU that is not there.
+    Raises :class:`SettingsError` for a GPU that does not exist.
     """
     name, text = (
         ("GPUQUEUE_DEVICES", setting) if setting is not None else ("CUDA_VISIBLE_DEVICES", visible)
@@ -60,39 +59,38 @@ def allowed(
     for each in nvml.listed(text):
         match = [device for device in found if nvml.is_named(each, device.index, device.uuid)]
         if not match:
-            there = ", ".join(f"{device.index} ({device.uuid})" for device in found) or "none"
+            known = ", ".join(f"{device.index} ({device.uuid})" for device in found) or "none"
             raise SettingsError(
-                f"{name}={text!r} names {each!r}, which is not there; GPUs found: {there}"
+                f"{name}={text!r} names the unknown GPU {each!r}; this machine has: {known}"
             )
         chosen.append(match[0])
     return chosen
 
 
 def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, list[str]]:
-    """Return class → UUIDs of its GPUs. A class without ``devices`` gets all that no other class
-    names.
+    """Return class → UUIDs of its GPUs. A class without ``devices`` gets all unassigned GPUs.
 
-    Raises :class:`SettingsError` when two classes would get the same GPU, or when exclusive jobs
-    could not be alone.
+    Raises :class:`SettingsError` if two classes would get the same GPU, or a class has more
+    exclusive slots than GPUs.
     """
     classes = list(classes)
     if not found:
         return {}
     named = [index for each in classes for index in each.devices or ()]
     if len(named) != len(set(named)):
-        raise SettingsError("devices of two classes overlap; name each GPU in one class only")
+        raise SettingsError("devices of two classes overlap; list each GPU in one class only")
     for index in named:
         if index >= len(found):
             raise SettingsError(
-                f"devices={index} is not there; this machine has {len(found)} GPUs, counted from 0"
+                f"devices={index} is an unknown GPU; this machine has {len(found)}, counted from 0"
             )
     rest = [index for index in range(len(found)) if index not in named]
     open_classes = [each for each in classes if each.devices is None]
     if len(open_classes) > 1:
         names = ", ".join(each.name for each in open_classes)
         raise SettingsError(
-            f"classes {names} would share this machine's GPUs; "
-            "give each `devices` in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
+            f"classes {names} would use the same GPUs; "
+            "set `devices` of each in GPUQUEUE_CLASSES_FILE, or set GPUQUEUE_DEVICES=none"
         )
     dealt = {
         each.name: [found[index].uuid for index in (rest if each.devices is None else each.devices)]
@@ -102,12 +100,12 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
         if each.exclusive_slots > len(dealt[each.name]) > 0:
             raise SettingsError(
                 f"class {each.name} has {each.exclusive_slots} exclusive slots and"
-                f" {len(dealt[each.name])} GPUs here; an exclusive job is alone on its GPU: lower"
+                f" {len(dealt[each.name])} GPUs; an exclusive job needs a GPU for itself: lower"
                 " its exclusive slots"
             )
     return dealt
 
 
 def visible_now() -> str | None:
-    """Return the CUDA_VISIBLE_DEVICES that this process was given."""
+    """Return CUDA_VISIBLE_DEVICES of this process."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

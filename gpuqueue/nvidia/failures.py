@@ -1,10 +1,9 @@
-"""What a failure on a GPU looks like: an exception, or a text, → out of GPU memory, the GPU's own
-failure, or neither. Pure.
+"""Classify a failure on a GPU: out of GPU memory, a failure of the GPU itself, or neither. Pure.
 
-No GPU library is imported: its exceptions are known by the names of their types and by what they
-say, the way the last line of a traceback shows both. What matches nothing is the job's own error;
-so are CUDA's 700 (illegal address), 710 (assert), 719 (launch failure), 209 and 222 (built for
-another GPU). A plain MemoryError is the host's memory, and says nothing here.
+Never here: an import of a GPU library. The last line of a traceback, type and message, is matched
+instead. A failure without a match is an error of the job, and so are the CUDA errors 700 (illegal
+address), 710 (assert), 719 (launch failure), 209 and 222 (built for another GPU). A plain
+MemoryError concerns host memory and matches nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ from typing import NamedTuple
 
 from gpuqueue.model.reasons import EndReason
 
-#: Characters of a message that are looked at, half from each end: a failed kernel may be quoted in
-#: full.
-LOOKED_AT = 65_536
+#: Characters of a message to search, half from each end: it may quote a whole kernel.
+MOST_SEARCHED = 65_536
 
 
 class Sign(NamedTuple):
-    """One way in which a failure shows. ``absent``: it says that there is no GPU, which fails
-    nobody who was given none.
-    """
+    """A message of a failure. ``absent``: it reports a missing GPU, expected if none was given."""
 
     pattern: str
     reason: EndReason
@@ -32,7 +28,7 @@ class Sign(NamedTuple):
 
 
 class Code(NamedTuple):
-    """An error of the CUDA runtime (driver_types.h) and driver (cuda.h): both number these alike."""
+    """An error of the CUDA runtime (driver_types.h) and driver (cuda.h), which share its number."""
 
     runtime: str
     driver: str
@@ -43,9 +39,8 @@ class Code(NamedTuple):
 #: Sources: driver_types.h and cuda.h of CUDA 12.9.
 CODES = {
     2: Code("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", EndReason.GPU_OOM),
-    35: Code(
-        "cudaErrorInsufficientDriver", "", EndReason.INFRA, absent=True
-    ),  # also what it says without any driver
+    # Also the error without any driver.
+    35: Code("cudaErrorInsufficientDriver", "", EndReason.INFRA, absent=True),
     46: Code("cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", EndReason.INFRA),
     100: Code("cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", EndReason.INFRA, absent=True),
     214: Code("cudaErrorECCUncorrectable", "CUDA_ERROR_ECC_UNCORRECTABLE", EndReason.INFRA),
@@ -56,15 +51,16 @@ CODES = {
     ),
     805: Code("cudaErrorMpsConnectionFailed", "CUDA_ERROR_MPS_CONNECTION_FAILED", EndReason.INFRA),
 }
-#: Numbers of the driver's Xid messages that tell of broken hardware or a broken driver (NVIDIA's
-#: catalogue of Xid errors).
+#: Xid numbers of the driver that mean broken hardware or a broken driver (Xid catalog of NVIDIA).
 XIDS = frozenset({48, 63, 64, 74, 79, 94, 95, 119, 120})
 
 OOM, INFRA = EndReason.GPU_OOM, EndReason.INFRA
 SIGNS = (
-    # -- the GPU's own failure ---------------------------------------------------------------------
+    # -- failures of the GPU -----------------------------------------------------------------------
     Sign(
-        r"\buncorrectable ECC error encountered\b", INFRA, "CUDA 214, as cudaGetErrorString says it"
+        r"\buncorrectable ECC error encountered\b",
+        INFRA,
+        "CUDA 214, the text of cudaGetErrorString",
     ),
     Sign(r"\buncorrectable NVLink error detected\b", INFRA, "CUDA 220"),
     Sign(
@@ -81,22 +77,22 @@ SIGNS = (
     Sign(
         r"\bThe NVIDIA driver on your system is too old\b",
         INFRA,
-        "CUDA 35, in torch's words",
+        "CUDA 35, in torch",
         absent=True,
     ),
     Sign(
         r"\bCUDA[^\n]{0,300}: system not yet initialized\b",
         INFRA,
-        "CUDA 802; the words alone are anybody's",
+        "CUDA 802; other programs use the same words",
     ),
     Sign(r"\bsystem has unsupported display driver / cuda driver combination\b", INFRA, "CUDA 803"),
     Sign(r"\bMPS client failed to connect to the MPS control daemon\b", INFRA, "CUDA 805"),
     Sign(r"\bno CUDA-capable device is detected\b", INFRA, "CUDA 100", absent=True),
-    Sign(r"\bNo CUDA GPUs are available\b", INFRA, "CUDA 100, in torch's words", absent=True),
+    Sign(r"\bNo CUDA GPUs are available\b", INFRA, "CUDA 100, in torch", absent=True),
     Sign(
         r"\bFound no NVIDIA driver on your system\b",
         INFRA,
-        "torch, where libcuda is missing",
+        "torch without libcuda",
         absent=True,
     ),
     Sign(r"\bNVML(?:_ERROR_GPU_IS_LOST|Error_GpuIsLost)\b", INFRA, "nvml.h 15, pynvml"),
@@ -114,7 +110,7 @@ SIGNS = (
     ),
     Sign(r"\bFailed to initialize NVML: Driver/library version mismatch\b", INFRA, "nvidia-smi"),
     Sign(r"\bdevice handle for GPU[^\n]{0,80}: GPU is lost\b", INFRA, "nvidia-smi"),
-    Sign(r"\b(?:GPU|NVRM)\b[^\n]{0,80}\bfallen off the bus\b", INFRA, "the driver's log"),
+    Sign(r"\b(?:GPU|NVRM)\b[^\n]{0,80}\bfallen off the bus\b", INFRA, "log of the driver"),
     # -- out of GPU memory -------------------------------------------------------------------------
     Sign(r"\b(?:CUDA|HIP|XPU) out of memory\b", OOM, "torch"),
     Sign(
@@ -126,19 +122,19 @@ SIGNS = (
     Sign(
         r"\bcu(?:da)?(?:Mem|Array|Malloc)\w* failed: out of memory\b",
         OOM,
-        "pycuda, mxnet: the call that failed",
+        "pycuda, mxnet: the failed call",
     ),
     Sign(
         r"\bCU(?:BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED\b",
         OOM,
-        "CUDA's libraries: a cudaMalloc() that failed",
+        "CUDA libraries: a failed cudaMalloc()",
     ),
     Sign(
         r"\b(?:RESOURCE_EXHAUSTED|ResourceExhaustedError|Resource exhausted):"
         r" [\s\S]{0,2000}?\b(?:Out of memory while trying to"
         r" allocate|Failed to allocate request for|Allocator \(GPU_\d+_bfc\) ran out of memory)\b",
         OOM,
-        "XLA on a GPU, below jax and tensorflow; 'Out of memory allocating' is its CPU client's",
+        "XLA on a GPU, used by jax and tensorflow; 'Out of memory allocating' is its CPU client",
     ),
     Sign(
         r"\bOOM when allocating tensor\b[^\n]{0,300}\bdevice:GPU:\d",
@@ -148,13 +144,13 @@ SIGNS = (
     Sign(
         r"\bGPU:\d[^\n]{0,200}: Dst tensor is not initialized\b",
         OOM,
-        "tensorflow, where a copy to the GPU had no room",
+        "tensorflow: no room for a copy to the GPU",
     ),
 )
 _NAMES = {name: code for code in CODES.values() for name in (code.runtime, code.driver) if name}
 _NAME = rf"\b(?:{'|'.join(_NAMES)})\b"
-#: Where a number is one of CUDA's: "cuda runtime error (46)", "CUDA failure 2", "Cuda Error in
-#: allocate: 2", "cudaError_t 214".
+#: Messages with the number of a CUDA error: "cuda runtime error (46)", "CUDA failure 2",
+#: "Cuda Error in allocate: 2", "cudaError_t 214".
 _NUMBERS = (
     (
         r"(?i)\bcuda(?: runtime| driver)? ?(?:error(?:_t)?|failure|failed with error)(?: in \w+|"
@@ -166,38 +162,36 @@ _XID = r"\bNVRM: Xid \(PCI:[0-9A-Fa-f:.]+\): (\d{1,4})\b"
 
 
 def classify(failure: BaseException | str, *, has_gpu: bool = True) -> EndReason | None:
-    """Return GPU_OOM, INFRA where the GPU itself failed, or None for a failure of the job's own.
+    """Return GPU_OOM, INFRA for a failure of the GPU itself, or None for an error of the job.
 
-    Of an exception the first in its chain that tells decides: the one raised, then what it came
-    from, as a traceback shows it. ``has_gpu=False``: the process was given no GPU, and that there
-    is none is nobody's failure.
+    The first match in the chain of an exception decides: the raised one, then its causes, as in a
+    traceback. ``has_gpu=False``: the process has no GPU, so the absence of one is no failure.
     """
     texts = [failure] if isinstance(failure, str) else (_shown(each) for each in _chain(failure))
     return next((reason for text in texts if (reason := _read(text, has_gpu))), None)
 
 
 def _read(text: str, has_gpu: bool) -> EndReason | None:
-    if len(text) > LOOKED_AT:
-        text = text[: LOOKED_AT // 2] + "\n" + text[-LOOKED_AT // 2 :]
-    # Compiled here, where something has failed: at import it would cost every executor some
-    # milliseconds.
-    said: list[Sign | Code] = [sign for sign in SIGNS if re.search(sign.pattern, text)]
-    said += [_NAMES[name] for name in re.findall(_NAME, text)]
-    said += [
+    if len(text) > MOST_SEARCHED:
+        text = text[: MOST_SEARCHED // 2] + "\n" + text[-MOST_SEARCHED // 2 :]
+    # Compiled only after a failure: at import, it would cost every executor some milliseconds.
+    matches: list[Sign | Code] = [sign for sign in SIGNS if re.search(sign.pattern, text)]
+    matches += [_NAMES[name] for name in re.findall(_NAME, text)]
+    matches += [
         code
         for pattern in _NUMBERS
         for number in re.findall(pattern, text)
         if (code := CODES.get(int(number)))
     ]
-    reasons = {each.reason for each in said if has_gpu or not each.absent}
+    reasons = {each.reason for each in matches if has_gpu or not each.absent}
     if any(int(number) in XIDS for number in re.findall(_XID, text)):
         reasons.add(INFRA)
-    # A GPU that fails may also fail to allocate; what is out of memory does not break the GPU.
+    # A failing GPU may also fail to allocate, but a lack of memory does not break a GPU.
     return INFRA if INFRA in reasons else OOM if OOM in reasons else None
 
 
 def _chain(raised: BaseException) -> Iterator[BaseException]:
-    """Walk through an exception, its causes or contexts, and the members of groups; each once."""
+    """Yield an exception, its causes or contexts, and the members of groups, each once."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [raised]
     while todo:
@@ -212,10 +206,10 @@ def _chain(raised: BaseException) -> Iterator[BaseException]:
 
 
 def _shown(exc: BaseException) -> str:
-    """Return what a traceback's last line says of it, with the names of its base types too."""
+    """Return the last line of its traceback, with the names of its base types."""
     try:
         text = str(exc)
-    except Exception:  # an exception's own __str__ may do anything
+    except Exception:  # __str__ of an exception may raise anything
         text = ""
     kinds = (
         f"{kind.__module__}.{kind.__qualname__}"

@@ -1,5 +1,6 @@
-"""What NVML shows of a machine's GPUs, by the ``pynvml`` that the caller has. None is imported
-here: executors may have none.
+"""GPUs and MIG slices in NVML, read with the ``pynvml`` of the caller.
+
+Never here: an import of ``pynvml``, which executors may lack.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from typing import Any
 
 
 def handles(nvml: Any) -> list[tuple[str, Any]]:
-    """Return (index, handle) of every GPU, and of its slices in its place where MIG is on. Raises
-    ``nvml.NVMLError``.
+    """Return (index, handle) of every GPU or, if its MIG mode is on, of its slices.
+
+    Raises ``nvml.NVMLError``.
     """
     found: list[tuple[str, Any]] = []
     for number in range(nvml.nvmlDeviceGetCount()):
@@ -32,7 +34,7 @@ def _slices(nvml: Any, handle: Any) -> list[Any]:
         try:
             found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, order))
         except nvml.NVMLError:
-            continue  # nothing there, or another container's
+            continue  # no slice, or one of another container
     return found
 
 
@@ -42,20 +44,16 @@ def uuid_of(nvml: Any, handle: Any) -> str:
 
 
 def text(value: str | bytes) -> str:
-    """Return what old versions of pynvml answer as bytes."""
+    """Return text that old versions of pynvml return as bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 
 def listed(visible: str) -> list[str]:
-    """Return the GPUs that a list as CUDA_VISIBLE_DEVICES names; nothing for ``none``, ``-1`` and
-    an empty one.
-    """
+    """Split a list like CUDA_VISIBLE_DEVICES. ``none``, ``-1`` and "" name no GPU."""
     names = [each.strip() for each in visible.split(",") if each.strip()]
     return [] if names in (["none"], ["-1"]) else names
 
 
 def is_named(name: str, index: str, uuid: str) -> bool:
-    """Whether an entry of such a list means this GPU: its index, its UUID, or the beginning of
-    that.
-    """
+    """Whether an entry of such a list means this GPU: by index, UUID, or start of the UUID."""
     return name == index or (len(name) > 4 and uuid.startswith(name))

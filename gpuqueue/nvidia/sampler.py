@@ -1,11 +1,10 @@
-"""Watches the job's GPU while it runs, from a thread of the executor: which one it is, and how much
-of its memory was taken.
+"""Samples the GPU of a running job in a thread of the executor: which GPU, and its memory use.
 
-All of it is optional: without pynvml, without a driver and without a GPU there are no figures, and
-nobody hears of it. The job waits neither for the first figure nor for the last one.
+All of it is optional: without pynvml, driver or GPU there are no samples and no messages. The job
+never waits for a sample.
 
-NVML's memory is the device's: on a time-sliced GPU the neighbours' too, while a MIG slice has its
-own. What this process itself took is known only where torch did the taking.
+NVML reports the memory of the device: on a time-sliced GPU this includes other jobs, on a MIG slice
+it does not. The memory of this process alone is known only from torch.
 """
 
 from __future__ import annotations
@@ -21,53 +20,52 @@ from typing import Any, TypedDict
 
 from gpuqueue.nvidia import nvml
 
-#: Seconds before the first look: no job comes to its GPU sooner, and one that ends sooner pays for
-#: none of this.
+#: Seconds before the first sample: no job uses its GPU earlier, and a shorter job costs nothing.
 FIRST = 0.2
-#: Seconds between looks for the first ``EARLY`` seconds, while a model is loaded and a batch size
-#: shows, and afterwards.
+#: Seconds between samples: OFTEN for the first ``EARLY`` seconds, while a model is loaded and the
+#: batch size takes effect, then SELDOM.
 OFTEN, SELDOM = 1.0, 5.0
 EARLY = 30.0
-#: Figures are told again when one has grown by this factor, and no sooner than ``QUIET`` seconds
-#: after the last time.
+#: Samples are reported again if one has grown by this factor, at the earliest after ``QUIET``
+#: seconds.
 GROWN = 1.05
 QUIET = 10.0
 
 
 class Sample(TypedDict, total=False):
-    """What was seen of the GPU; absent: not known. Memory is in bytes, the most at any look."""
+    """The GPU of the job. Absent fields are unknown. Memory is the peak so far, in bytes."""
 
     gpu: str
-    """UUID of the GPU or MIG slice; several with commas."""
+    """UUIDs of the GPUs or MIG slices, separated by commas."""
     gpu_memory_peak: int
-    """Of the whole device (or slice), whoever took it, the driver's own reserve included."""
+    """Memory use of the device or slice by all processes, including the driver reserve."""
     gpu_memory_own: int
-    """Of this process, as torch's allocator counts it."""
+    """Memory use of this process, as counted by the allocator of torch."""
     gpu_error: str
-    """How the GPU failed under the attempt."""
+    """The GPU failure that ended the attempt."""
 
 
 class Sampler:
-    """A context in which the GPU is watched.
+    """A context manager that samples the GPU.
 
     Args:
-        tell: is given the figures, from the thread, when they are first known and when they have
-            grown; what it raises is dropped, and the figures are told again.
-        visible: CUDA_VISIBLE_DEVICES of this process; None: every GPU that NVML shows is the job's.
-        pauses: seconds until the first look, and between looks early and later.
+        report: called from the thread with the first sample, and when one has grown. An exception
+            is dropped, and the sample is reported again.
+        visible: CUDA_VISIBLE_DEVICES of this process. None: the job has every GPU that NVML lists.
+        pauses: seconds until the first sample, between early samples, and between later ones.
     """
 
     def __init__(
         self,
-        tell: Callable[[Sample], object],
+        report: Callable[[Sample], object],
         visible: str | None,
         pauses: tuple[float, float, float] = (FIRST, OFTEN, SELDOM),
     ) -> None:
-        self._tell = tell
+        self._report = report
         self._visible = visible
         self._pauses = pauses
-        self._seen, self._told = Sample(), Sample()
-        self._told_at = 0.0
+        self._sample, self._reported = Sample(), Sample()
+        self._reported_at = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-gpu", daemon=True)
 
@@ -77,66 +75,59 @@ class Sampler:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._over.set()  # nobody waits for the thread: NVML may hang with its GPU
+        self._over.set()  # without a join: NVML may hang with its GPU
 
-    def seen(self) -> Sample:
-        """Return what is known by now. torch is asked once more; NVML is not."""
-        return _most(self._seen, own_memory())
+    def latest(self) -> Sample:
+        """Return the sample so far, with a last figure of torch, but not of NVML."""
+        return _most(self._sample, own_memory())
 
     def _run(self) -> None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals()
-        )  # those are for the job's own thread
+        # Signals must reach the thread of the job.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         first, often, seldom = self._pauses
         if self._over.wait(first):
             return
-        with contextlib.suppress(
-            Exception
-        ):  # no pynvml, no driver, a GPU that is lost: no (more) figures
-            pynvml = importlib.import_module(
-                "pynvml"
-            )  # not an import statement: an executor does without
+        # Without pynvml or driver there are no samples; after the loss of a GPU, no more samples.
+        with contextlib.suppress(Exception):
+            pynvml = importlib.import_module("pynvml")  # optional, so not an import statement
             pynvml.nvmlInit()
-            started, cards = time.monotonic(), _cards(pynvml, self._visible)
-            while cards and not self._over.is_set():
-                self._look(pynvml, cards)
+            started, gpus = time.monotonic(), _gpus(pynvml, self._visible)
+            while gpus and not self._over.is_set():
+                self._take(pynvml, gpus)
                 self._over.wait(often if time.monotonic() - started < EARLY else seldom)
 
-    def _look(self, pynvml: Any, cards: Mapping[str, Any]) -> None:
-        used = sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in cards.values())
-        seen = self._seen = _most(
-            self._seen, Sample(gpu=",".join(cards), gpu_memory_peak=used), own_memory()
+    def _take(self, pynvml: Any, gpus: Mapping[str, Any]) -> None:
+        used = sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in gpus.values())
+        sample = self._sample = _most(
+            self._sample, Sample(gpu=",".join(gpus), gpu_memory_peak=used), own_memory()
         )
         now = time.monotonic()
-        if is_news(self._told, seen, now - self._told_at):
+        if is_news(self._reported, sample, now - self._reported_at):
             with contextlib.suppress(Exception):
-                self._tell(seen)
-                self._told, self._told_at = seen, now
+                self._report(sample)
+                self._reported, self._reported_at = sample, now
 
 
 def has_gpu(environ: Mapping[str, str]) -> bool:
-    """Whether a process with this environment was given a GPU: dealt by a dispatcher, or requested
-    by its pod.
-    """
+    """Whether a process with this environment has a GPU: from a dispatcher, or from its pod."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     return "GPUQUEUE_POD_UID" in environ if visible is None else bool(nvml.listed(visible))
 
 
-def is_news(told: Sample, seen: Sample, seconds: float) -> bool:
-    """Whether figures are worth telling ``seconds`` after others were told (of nothing told yet, at
-    once).
-    """
-    if not told:
-        return bool(seen)
+def is_news(reported: Sample, sample: Sample, seconds: float) -> bool:
+    """Whether to report a sample ``seconds`` after the last report. The first is due at once."""
+    if not reported:
+        return bool(sample)
     if seconds < QUIET:
         return False
-    peak = seen.get("gpu_memory_peak", 0) > told.get("gpu_memory_peak", 0) * GROWN
-    return peak or seen.get("gpu_memory_own", 0) > told.get("gpu_memory_own", 0) * GROWN
+    peak = sample.get("gpu_memory_peak", 0) > reported.get("gpu_memory_peak", 0) * GROWN
+    return peak or sample.get("gpu_memory_own", 0) > reported.get("gpu_memory_own", 0) * GROWN
 
 
 def own_memory() -> Sample:
-    """Return the most that this process's tensors took, if it has begun to use a GPU by torch.
-    torch is not imported.
+    """Return the peak of the tensors of this process, if it uses a GPU with torch.
+
+    torch is not imported here.
     """
     cuda = sys.modules.get("torch.cuda")
     try:
@@ -160,8 +151,8 @@ def _most(*samples: Sample) -> Sample:
     return merged
 
 
-def _cards(pynvml: Any, visible: str | None) -> dict[str, Any]:
-    """Return UUID → handle of the GPUs that this process sees."""
+def _gpus(pynvml: Any, visible: str | None) -> dict[str, Any]:
+    """Return UUID → handle of the GPUs of this process."""
     found = [
         (index, nvml.uuid_of(pynvml, handle), handle) for index, handle in nvml.handles(pynvml)
     ]

@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     model_config = FROM_ENVIRONMENT
 
     broker_url: str | None = Field(None, validation_alias=_env("CELERY_BROKER_URL"))
-    """URL of the Celery broker, which must be Redis. The queue state lives there too, unless
+    """URL of the Celery broker, which must be Redis: ``redis://``, ``rediss://`` with
+    ``ssl_cert_reqs``, or ``redis+socket://``. Required. The queue state lives there too, unless
     GPUQUEUE_REDIS_URL is set.
     """
     result_backend: str | None = Field(None, validation_alias=_env("CELERY_RESULT_BACKEND"))
@@ -40,7 +41,9 @@ class Settings(BaseSettings):
     state_url: str | None = Field(None, validation_alias=_env("GPUQUEUE_REDIS_URL"))
     """URL of the Redis that holds the queue state. Unset: the broker."""
     app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
-    """The Celery application that executors load: the argument of ``celery -A``."""
+    """The Celery application that executors load: the argument of ``celery -A``. Required in local
+    mode; on Kubernetes, the image can set it instead.
+    """
     cert_store: str | None = Field(None, validation_alias=_env("GPUQUEUE_CERT_STORE"))
     """Directory or glob of PEM files: the certificates of the senders whose jobs dispatchers
     accept. Unset: only the applications verify signatures.
@@ -61,7 +64,9 @@ class Settings(BaseSettings):
     profile.
     """
     t4_exclusive_slots: int = Field(1, ge=0, le=10_000, validation_alias=_env("T4_EXCLUSIVE_SLOTS"))
-    """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU."""
+    """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU. With 0 exclusive and 0 shared
+    slots, there is no class ``t4``.
+    """
     mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=_env("MIG_TOTAL_SLOTS"))
     """Slices of the MIG class that GPU_RESOURCE_NAME names. 0: no MIG class."""
     resource_name: str | None = Field(None, validation_alias=_env("GPU_RESOURCE_NAME"))
@@ -109,6 +114,22 @@ class Settings(BaseSettings):
         5, ge=0.5, le=600, validation_alias=_env("GPUQUEUE_REPAIR_SECONDS")
     )
     """Seconds until an unfinished step counts as abandoned and another process repeats it."""
+    finish_seconds: float = Field(
+        15, ge=1, le=600, validation_alias=_env("GPUQUEUE_FINISH_SECONDS")
+    )
+    """Seconds that a dispatcher may take to finish a job, until another one may repeat that. 15: a
+    finish takes milliseconds, and Redis may be slow.
+    """
+    leave_seconds: float = Field(30, ge=1, le=600, validation_alias=_env("GPUQUEUE_LEAVE_SECONDS"))
+    """Seconds from SIGTERM until a dispatcher has ended, whatever it waits for. Must stay below the
+    grace period of its pod. 30: launches under way take 10 s where the API server does not answer.
+    """
+    host_silent_seconds: float = Field(
+        60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_HOST_SILENT_SECONDS")
+    )
+    """Seconds without a sign of any dispatcher of a host until its local jobs count as lost. 60: a
+    dispatcher that is restarted there finds its jobs again.
+    """
     tombstone_seconds: float = Field(
         86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")
     )

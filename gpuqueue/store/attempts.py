@@ -7,124 +7,132 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.model.job import Record
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.record import Record
 from gpuqueue.store.scripts import Scripts
 
-#: Seconds an executor may take to write what it has claimed. 900: above its patience with a backend
-#: that is away (10 min).
+#: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
+#: backend that is down (10 min).
 REPORT_TIMEOUT = 900.0
-#: Seconds after which a process that has reported and does not end is stopped: a thread that its
-#: task left behind.
+#: Seconds until a process that has reported and does not end is stopped: its task left a thread
+#: behind.
 EXIT_TIMEOUT = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Which attempt a process is: told to it by its environment."""
+class ExecutorAttempt:
+    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own."""
 
-    gpu_class: str
-    delivery: str
-    number: int
-    token: str
-
-
-class Attempts:
-    """The verbs of an executor."""
-
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        attempt: Attempt,
+        token: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._scripts = Scripts(client)
+        self.token = token
         self._clock = clock
+        self.attempt = attempt
 
-    def claim(self, attempt: Attempt, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
-        """Take the attempt for this process. Raises :class:`StaleAttempt` when it is another's, or
-        no longer wanted.
+    def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
+        """Claim the attempt for this process; return its record and message.
+
+        Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", attempt, instance, worker, self._clock())
+        answer = self._call("claim", instance=instance, worker=worker, now=self._clock())
         if answer[0] != "ok":
-            raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer[1]}")
+            raise self._stale(answer[1])
         return json.loads(answer[1]), json.loads(answer[2])
 
-    def limit(self, attempt: Attempt, seconds: float) -> bool:
-        """Set the hard limit, in seconds from the start, when the task itself declares one."""
-        return bool(self._call("limit", attempt, seconds))
+    def limit(self, seconds: float) -> bool:
+        """Set the hard limit, in seconds from the start, if the task itself declares one."""
+        return bool(self._call("limit", seconds=seconds))
 
-    def sampled(self, attempt: Attempt, seen: Mapping[str, Any]) -> bool:
-        """Keep what was seen of the GPU (gpu_sampler.py has the fields); False: the attempt is not
-        current.
+    def sampled(self, seen: Mapping[str, Any]) -> bool:
+        """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
+        not current.
         """
-        return bool(self._call("sampled", attempt, json.dumps(seen) if seen else ""))
+        return bool(self._call("sampled", sample=seen or None))
 
-    def report(self, attempt: Attempt, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
-        """Claim the finish, and tell what was seen of the GPU.
+    def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
+        """Claim the finish, and keep the last sample of the GPU.
 
-        Raises :class:`StaleAttempt` when this attempt may write nothing any more.
+        Raises :class:`StaleAttempt` if this attempt may no longer write anything.
         """
         answer = self._call(
             "report",
-            attempt,
-            outcome,
-            self._clock() + REPORT_TIMEOUT,
-            json.dumps(seen) if seen else "",
+            outcome=outcome,
+            deadline=self._clock() + REPORT_TIMEOUT,
+            sample=seen or None,
         )
         if answer != "ok":
-            raise StaleAttempt(f"{attempt.delivery} attempt {attempt.number}: {answer}")
+            raise self._stale(answer)
 
-    def reported(self, attempt: Attempt, keep: float) -> bool:
-        """Confirm that everything is written; the tombstone stays for ``keep`` seconds."""
+    def reported(self, keep: float) -> bool:
+        """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
         now = self._clock()
-        return bool(self._call("reported", attempt, now, keep, now + EXIT_TIMEOUT))
+        return bool(self._call("reported", now=now, keep=keep, deadline=now + EXIT_TIMEOUT))
 
-    def _call(self, verb: str, attempt: Attempt, *arguments: str | float) -> Any:
+    def _stale(self, why: str) -> StaleAttempt:
+        return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
+
+    def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(
-            verb, attempt.gpu_class, attempt.delivery, attempt.number, attempt.token, *arguments
+            verb,
+            self.attempt.gpu_class,
+            delivery=self.attempt.delivery,
+            attempt=self.attempt.number,
+            token=self.token,
+            **context,
         )
 
 
-class Finishes:
-    """The verbs of an executor that finishes a job for one that could not."""
+class ExecutorFinish:
+    """The verbs of an executor that finishes a job in place of the one that failed to.
+
+    ``finisher`` is the claim of the dispatcher that started it; ``keep`` is how long the tombstone
+    stays, in seconds.
+    """
 
     def __init__(
-        self, client: redis.Redis, clock: Callable[[], float] = time.time, lease: float = 180.0
+        self,
+        client: redis.Redis,
+        attempt: Attempt,
+        finisher: str,
+        keep: float,
+        clock: Callable[[], float] = time.time,
+        lease: float = 180.0,
     ) -> None:
         self._scripts = Scripts(client)
+        self._attempt = attempt
+        self._finisher = finisher
+        self._keep = keep
         self._clock = clock
         self._lease = lease
 
-    def claim(
-        self, attempt: Attempt, finisher: str, keep: float
-    ) -> tuple[Record, dict[str, Any] | None] | None:
-        """Take the finish that a dispatcher claimed for this process; None when it is no longer
-        wanted.
+    def claim(self) -> tuple[Record, dict[str, Any] | None] | None:
+        """Renew the claim for this process; return record and message, or None if the finish is no
+        longer wanted.
         """
-        answer = self._scripts.call(
-            "finish_claim",
-            attempt.gpu_class,
-            attempt.delivery,
-            finisher,
-            self._clock(),
-            self._lease,
-            keep,
-        )
+        answer = self._call("finish_claim", now=self._clock(), lease=self._lease, keep=self._keep)
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
-    def finished(self, attempt: Attempt, finisher: str, reason: str, keep: float) -> bool:
+    def finished(self, reason: str) -> bool:
         """Confirm that everything is written."""
-        return bool(
-            self._scripts.call(
-                "finished",
-                attempt.gpu_class,
-                attempt.delivery,
-                finisher,
-                reason,
-                self._clock(),
-                keep,
-            )
+        return bool(self._call("finished", reason=reason, now=self._clock(), keep=self._keep))
+
+    def _call(self, verb: str, **context: object) -> Any:
+        return self._scripts.call(
+            verb,
+            self._attempt.gpu_class,
+            delivery=self._attempt.delivery,
+            finisher=self._finisher,
+            **context,
         )

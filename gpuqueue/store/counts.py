@@ -71,5 +71,5 @@ def _text(bound: float) -> str:
 
 
 def lua() -> str:
-    """Return the line that tells the scripts the bounds."""
+    """Return the line that gives lib/counts.lua its bounds."""
     return "local BOUNDS = {" + ", ".join(map(str, BOUNDS)) + "}\n"

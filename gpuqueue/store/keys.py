@@ -10,7 +10,7 @@ from __future__ import annotations
 #: The layout: raised when what lies under the keys is no longer what other versions take it for.
 #: Executors of application images are older or newer than their dispatcher, so nearly every change
 #: has to do without: a new key or field that may be missing keeps the layout.
-#: tests/upgrade/test_contract.py holds the rule, docs/UPGRADES.md says it.
+#: tests/upgrade/test_contract.py holds the rule, docs/operate/upgrades.md says it.
 VERSION = 1
 PREFIX = f"gpuqueue:{VERSION}:"
 #: The layout of what lies in Redis. The one key without a version.
@@ -44,6 +44,10 @@ NAMES: dict[str, str] = {
     "revoked": "hash: task id → signal, revoked before any dispatcher had it",
     "revoked_until": "zset: task id by the time its entry in revoked is forgotten",
 }
+
+
+#: The same for the verbs in ``lua/lease``.
+LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
 
 
 def class_prefix(gpu_class: str) -> str:

@@ -4,7 +4,7 @@ own.
 The mark says the layout. Its key carries no version, so every version finds it. A dispatcher sets
 it where there is none and looks at it in every turn: an upgrade may change it under a dispatcher
 that runs. What may change within a layout, and what whoever raises
-:data:`gpuqueue.store.keys.VERSION` has to do: docs/UPGRADES.md.
+:data:`gpuqueue.store.keys.VERSION` has to do: docs/operate/upgrades.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _compare(found: str | None, url: str, setting: str) -> None:
     older = found.isdecimal() and int(found) < VERSION
     fix = (
         f"have the version that wrote it end its jobs, then set the key {LAYOUT} to {VERSION}"
-        " (docs/UPGRADES.md)"
+        " (docs/operate/upgrades.md)"
         if older
         else "run the version that wrote it, or name another Redis database"
     )

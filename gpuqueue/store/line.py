@@ -14,27 +14,28 @@ from typing import Any
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
-from gpuqueue.model.names import holder_name
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.store.scripts import Scripts
 
-#: Jobs that one decision starts at most, so that a script stays short; whoever gets this many asks
-#: again.
+#: How many jobs one decision starts at most, so that a script stays short. A caller that gets this
+#: many asks again.
 BATCH = 64
-#: How long a revocation of an unknown task is remembered, in seconds (Celery's workers keep theirs
-#: 3 hours).
+#: The same of what one tick moves, for each kind.
+TICK_BATCH = 256
+#: Seconds for which the revocation of an unknown task is remembered (Celery's workers: 3 hours).
 REVOKED_FOR = 3 * 3600.0
-
-
-#: What is known of an attempt that ended in nobody's sight.
+#: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a release did."""
+    """The result of a release: whether it freed the slot, the state of the job after it, and the
+    attempts to launch now.
+    """
 
     freed: bool
     state: str
@@ -42,8 +43,15 @@ class Released:
 
 
 class Line:
-    """The verbs on the line of a class. ``by`` names this dispatcher in what it admits, ``owner``
-    whose cluster runs it.
+    """The verbs on the line of a class.
+
+    Args:
+        client: of the Redis that has the state.
+        by: this dispatcher, written into each attempt that it admits.
+        owner: the cluster that runs the attempts; empty for the local launcher.
+        keep: seconds that a tombstone is kept.
+        max_attempts: how many attempts a job gets.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -62,136 +70,134 @@ class Line:
         self.keep = keep
         self.max_attempts = max_attempts
         self.clock = clock
-        #: GPUs handed out to each class by the local launcher; none for classes not named here.
+        #: Class → number of GPUs that the local launcher assigns; 0 for a class that is not here.
         self.devices: dict[str, int] = {}
 
-    def spec(self, gpu_class: GpuClass) -> str:
-        """Return what the scripts are told of a class."""
+    def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
+        """Return the class as the scripts need it."""
         owner = {"owner": self.owner} if self.owner else {}
-        return json.dumps(gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner)
+        return gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
-        """Keep a delivery. Answers ``accepted``, ``known`` or ``finishing``."""
+        """Store a delivery. Returns ``accepted``, ``known`` or ``finishing``."""
         answer: str = self._scripts.call(
-            "accept", gpu_class, record["delivery"], json.dumps(record), message, self.clock()
+            "accept", gpu_class, message, record=record, now=self.clock()
         )
         return answer
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> list[Record]:
-        """Put an accepted delivery in line; answers the attempts to launch now."""
+        """Put an accepted delivery in line. Returns the attempts to launch now."""
         return _records(
             self._scripts.call(
-                "enqueue", gpu_class.name, delivery, self.spec(gpu_class), *self._admission()
+                "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)
             )
         )
 
     def admit(self, gpu_class: GpuClass) -> list[Record]:
-        """Make holders of all that can start; answers the attempts to launch now."""
-        return _records(
-            self._scripts.call("admit", gpu_class.name, self.spec(gpu_class), *self._admission())
-        )
+        """Give a slot to every job that can start. Returns the attempts to launch now."""
+        return _records(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
 
-    def launched(self, record: Record, instance: str, claim_within: float) -> bool:
-        """Note that the attempt's process (or Job) exists; it has ``claim_within`` seconds to be
-        claimed.
+    def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
+        """Record that the attempt's process or Job exists. Its executor must claim it within
+        ``claim_within`` seconds.
         """
         now = self.clock()
-        arguments = (record["delivery"], record["attempt"], instance, now, now + claim_within)
-        return bool(self._scripts.call("launched", record["gpu_class"], *arguments))
-
-    def relaunch(
-        self, gpu_class: str, delivery: str, attempt: int, older_than: float
-    ) -> Record | None:
-        """Take up a launch that nobody has confirmed for ``older_than`` seconds."""
-        now = self.clock()
-        answer = self._scripts.call(
-            "relaunch", gpu_class, holder_name(delivery, attempt), delivery, now - older_than, now
+        return bool(
+            self._on(attempt, "launched", instance=instance, now=now, deadline=now + claim_within)
         )
+
+    def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
+        """Take over a launch that is unconfirmed for ``older_than`` seconds. Returns its record, or
+        None if there is no such launch.
+        """
+        now = self.clock()
+        answer = self._on(attempt, "relaunch", before=now - older_than, now=now)
         return json.loads(answer) if answer else None
 
     def release(
         self,
         gpu_class: GpuClass,
-        delivery: str,
-        attempt: int,
+        attempt: Attempt,
         end: End = UNSEEN,
         instance: str = "",
         final: bool = False,
     ) -> Released:
-        """Free the slot of an attempt known to have ended; answers the attempts to launch in its
-        place.
+        """Free the slot of an attempt that has ended. Returns the attempts to launch in its place.
 
-        ``end`` counts only if the executor did not report; its evidence is kept all the same. An
-        attempt that was never claimed is tried again while attempts are left, unless what it asks
-        for cannot be had (``NEVER_AGAIN``), or ``final``. ``instance`` is empty when no process was
-        ever seen; an attempt that has one is not freed by that.
+        ``end`` decides only if the executor did not report; its evidence is stored in any case. An
+        attempt that was never claimed is repeated while attempts are left, unless its request
+        cannot be met (``NEVER_AGAIN``), or ``final``. ``instance`` is empty if no process was
+        observed: that frees no attempt that has an instance.
         """
-        now = self.clock()
         ended = {
             "reason": end.reason,
             "error": end.error,
             "avoid": end.avoid,
             "evidence": dict(end.evidence),
+            "tried": "never" if final else tried_again(end.reason),
         }
-        ended["tried"] = "never" if final else tried_again(end.reason)
-        answer = self._scripts.call(
-            *(
-                "release",
-                gpu_class.name,
-                delivery,
-                attempt,
-                instance,
-                json.dumps(ended),
-                self.max_attempts,
-            ),
-            *(self.spec(gpu_class), *self._admission(now)),
+        answer = self._on(
+            attempt,
+            "release",
+            instance=instance or None,
+            ended=ended,
+            max_attempts=self.max_attempts,
+            **self._admission(gpu_class),
         )
         return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
 
-    def observed(
-        self, seen: Sequence[tuple[str, str, int, str, str, str, str, float | None]]
-    ) -> list[bool]:
-        """Note what attempts wait for, all in one round trip; answers for each whether it is
+    def observed(self, observations: Sequence[Observation]) -> list[bool]:
+        """Record what attempts wait for, all in one round trip. Returns for each whether it is
         current.
-
-        Each is (class, delivery, attempt, wait reason or '', detail, pod, node, seconds from now to
-        be claimed or None).
         """
         now = self.clock()
-        calls: list[tuple[str, tuple[str | float, ...]]] = [
-            (each[0], (*each[1:7], now + each[7] if each[7] is not None else "")) for each in seen
+        calls = [
+            (
+                each.attempt.gpu_class,
+                {
+                    **_named(each.attempt),
+                    "wait": each.wait,
+                    "detail": each.detail or None,
+                    "pod": each.pod or None,
+                    "node": each.node or None,
+                    "deadline": None if each.claim_within is None else now + each.claim_within,
+                },
+            )
+            for each in observations
         ]
         return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
 
-    def doom(
-        self, gpu_class: str, delivery: str, attempt: int, reason: EndReason, error: str
-    ) -> bool:
-        """Note why an attempt that does not start is given up, before it is ended. False: it runs,
-        or is not current.
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+        """Record why an attempt that does not start is given up, before it is stopped. Returns
+        False if it runs or is not current.
         """
         return bool(
-            self._scripts.call(
-                "doom", gpu_class, delivery, attempt, reason, error, tried_again(reason)
-            )
+            self._on(attempt, "give_up", reason=reason, error=error, tried=tried_again(reason))
         )
 
     def cancel(
         self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> str:
-        """Cancel a job; see cancel.lua for the answers."""
+        """Cancel a job. See cancel.lua for the answers."""
         now = self.clock()
         answer: str = self._scripts.call(
-            "cancel", gpu_class, job_id, int(terminate), signal, now, now + REVOKED_FOR
+            "cancel",
+            gpu_class,
+            id=job_id,
+            terminate=terminate,
+            signal=signal,
+            now=now,
+            forget_at=now + REVOKED_FOR,
         )
         return answer
 
     def cancel_everywhere(
         self, classes: Iterable[str], job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> tuple[str, dict[str, str]]:
-        """Cancel a job in every class, since only the store knows where it is (and where it may
-        still come).
+        """Cancel a job in every class: only the store knows its class, and a retry may arrive in
+        another.
 
-        Answers what became of it, and class → answer; see cancel.lua for the words.
+        Returns the answer of the class that has it, and class → answer; see cancel.lua.
         """
         answers = {
             name: self.cancel(name, job_id, terminate=terminate, signal=signal) for name in classes
@@ -202,49 +208,75 @@ class Line:
         )
 
     def tick(self, gpu_class: str) -> tuple[int, float | None]:
-        """Move what is due. Answers how much moved, and when the next is due (None: nothing waits
-        for a time).
+        """Move what is due. Returns how much was moved, and when the next is due (None: nothing
+        waits for a time).
         """
-        moved, due = self._scripts.call("tick", gpu_class, self.clock(), 256)
+        moved, due = self._scripts.call("tick", gpu_class, now=self.clock(), most=TICK_BATCH)
         return moved, float(due) if due else None
 
     def finish_claim(
         self, gpu_class: str, delivery: str, finisher: str, lease: float
     ) -> tuple[str, Record | None, dict[str, Any] | None]:
-        """Claim the finishing of a job for ``lease`` seconds. Answers (``ok``, record, message) or
+        """Claim the finish of a job for ``lease`` seconds. Returns (``ok``, record, message) or
         (why not, None, None).
         """
         answer = self._scripts.call(
-            "finish_claim", gpu_class, delivery, finisher, self.clock(), lease, self.keep
+            "finish_claim",
+            gpu_class,
+            delivery=delivery,
+            finisher=finisher,
+            now=self.clock(),
+            lease=lease,
+            keep=self.keep,
         )
         if answer[0] != "ok":
             return answer[0], None, None
         return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
     def finished(self, gpu_class: str, delivery: str, finisher: str, reason: str) -> bool:
-        """Confirm a finish; ``reason`` is the end reason that was written."""
+        """Confirm a finish. ``reason`` is the end reason that was written."""
         return bool(
             self._scripts.call(
-                "finished", gpu_class, delivery, finisher, reason, self.clock(), self.keep
+                "finished",
+                gpu_class,
+                delivery=delivery,
+                finisher=finisher,
+                reason=reason,
+                now=self.clock(),
+                keep=self.keep,
             )
         )
 
     def open(self, gpu_class: str) -> bool:
-        """Let jobs of a class start: every live attempt is a holder. Answers whether it was closed."""
-        return bool(self._scripts.call("open", gpu_class, self.clock()))
+        """Let jobs of a class start, since every live attempt is a holder. Returns whether the
+        class was closed.
+        """
+        return bool(self._scripts.call("open", gpu_class, now=repr(self.clock())))
 
     def adopt(self, gpu_class: str, record: Record) -> bool:
-        """Make a live attempt a holder that Redis does not know."""
-        return bool(self._scripts.call("adopt", gpu_class, json.dumps(record), self.clock()))
+        """Make a live attempt a holder again after Redis has lost it."""
+        return bool(self._scripts.call("adopt", gpu_class, record=record, now=self.clock()))
 
-    def _admission(self, now: float | None = None) -> tuple[float, str, str, int]:
-        # The nonce makes tokens that nobody can guess: Lua in Redis has no randomness of its own.
-        return (self.clock() if now is None else now, secrets.token_hex(16), self.by, BATCH)
+    def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:
+        return self._scripts.call(verb, attempt.gpu_class, **_named(attempt), **context)
+
+    def _admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+        return {
+            "spec": self.spec(gpu_class),
+            "now": self.clock(),
+            "nonce": secrets.token_hex(16),
+            "by": self.by,
+            "most": BATCH,
+        }
 
 
 def tried_again(reason: EndReason) -> str:
-    """Return in the scripts' words when a new attempt follows one that ended so."""
+    """Return when an attempt follows one with this end, in the scripts' words."""
     return "always" if reason in TRY_AGAIN else "never" if reason in NEVER_AGAIN else "unstarted"
+
+
+def _named(attempt: Attempt) -> dict[str, Any]:
+    return {"delivery": attempt.delivery, "attempt": attempt.number}
 
 
 def _records(answers: Iterable[str]) -> list[Record]:

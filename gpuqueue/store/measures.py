@@ -36,7 +36,7 @@ class Measures:
 
     def of(self, gpu_class: str) -> Measured:
         """Measure one class, in one look."""
-        answer = self._scripts.call("measured", gpu_class, self._clock())
+        answer = self._scripts.call("measured", gpu_class, now=self._clock())
         (
             shared,
             exclusive,

@@ -10,8 +10,9 @@ from typing import Any
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
-from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED, parse_holder
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.model.record import Record
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
 from gpuqueue.store.scripts import Scripts
 
@@ -44,12 +45,11 @@ class ClassView:
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """What a watcher has to look after in a class: names with the time since when."""
+    """What a watcher must look after in a class, each with the time since when."""
 
-    stopping: list[tuple[str, float]]
+    stopping: list[tuple[Attempt, float]]
     finishing: list[tuple[str, float]]
     accepted: list[tuple[str, float]]
-    launching: list[tuple[str, float]]
     opened: bool
     """Whether jobs may start: see open.lua."""
 
@@ -106,7 +106,7 @@ class Reader:
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
         """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
         answer = self._scripts.call(
-            "why", gpu_class.name, delivery, json.dumps(gpu_class.spec()), most
+            "why", gpu_class.name, delivery=delivery, spec=gpu_class.spec(), most=most
         )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
 
@@ -130,21 +130,27 @@ class Reader:
         pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
         pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
         pipe.zrange(class_key(gpu_class, "accepted"), 0, 255, withscores=True)
-        pipe.zrange(class_key(gpu_class, "launching"), 0, 255, withscores=True)
         pipe.hexists(class_key(gpu_class, "gate"), "opened")
         *parts, opened = pipe.execute()
-        stopping, finishing, accepted, launching = (
+        stopping, finishing, accepted = (
             [(name, float(score)) for name, score in part] for part in parts
         )
-        return Todo(stopping, finishing, accepted, launching, bool(opened))
+        return Todo(
+            [(Attempt.parse(gpu_class, holder), since) for holder, since in stopping],
+            finishing,
+            accepted,
+            bool(opened),
+        )
 
-    def holders(self, gpu_class: str) -> list[tuple[str, int, float]]:
-        """Return (delivery, attempt, since) of every holder."""
+    def holders(self, gpu_class: str) -> list[tuple[Attempt, float]]:
+        """Return every attempt that holds a slot, and since when."""
         pipe = self._client.pipeline(transaction=False)
         for isolation in ISOLATIONS:
             pipe.zrange(class_key(gpu_class, f"holders_{isolation}"), 0, -1, withscores=True)
         return [
-            (*parse_holder(name), float(since)) for part in pipe.execute() for name, since in part
+            (Attempt.parse(gpu_class, holder), float(since))
+            for part in pipe.execute()
+            for holder, since in part
         ]
 
     def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
@@ -161,7 +167,7 @@ class Reader:
         pipe.hgetall(class_key(name, "gate"))
         hs, ws, ts, he, we, te, delayed, finishing, gate = pipe.execute()
         holders = {
-            kind: [parse_holder(each)[0] for each in part]
+            kind: [Attempt.parse(name, each).delivery for each in part]
             for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
         }
         return ClassView(

@@ -1,62 +1,97 @@
-"""Load the Lua scripts: one file a verb, with the library parts that its ``--!`` line names."""
+"""Load and call the Lua scripts: one file per verb, with the library parts on its ``--!`` line.
+
+A script sees its keys by name (``K.jobs``) and one JSON object, ``context``; the header of its file
+documents the fields. A large text that the script only stores comes as ``ARGV[2]`` instead: inside
+the context it would be encoded twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import redis
 
-from gpuqueue.store.counts import lua
-from gpuqueue.store.keys import NAMES, class_keys
+from gpuqueue.store import counts
+from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_keys
 
-_PRELUDE = (
-    "local K = {"
-    + ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(NAMES, 1))
-    + "}\n"
-    + lua()
-)
+#: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
+_KEYS = {"": tuple(NAMES), "lease": tuple(LEASE_NAMES)}
+#: Library parts that begin with generated lines.
+_GENERATED = {"counts": counts.lua}
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @cache
 def source(verb: str) -> str:
-    """Return the whole text of a verb: the names of the keys, its library parts, its own lines."""
+    """Return the whole text of a verb."""
+    return "".join(text for _, text in sections(verb))
+
+
+def sections(verb: str) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a verb's text with their files: keys and context, its library parts, its
+    own lines. The file of a generated part is empty.
+    """
     root = files("gpuqueue.store") / "lua"
-    text = (root / f"{verb}.lua").read_text()
-    parts = [
-        line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")
-    ]
-    libraries = [(root / "lib" / f"{part}.lua").read_text() for names in parts for part in names]
-    return _PRELUDE + "\n".join([*libraries, text])
+    own = (root / f"{verb}.lua").read_text()
+    yield "", _prelude(verb.rpartition("/")[0])
+    for line in own.splitlines():
+        for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
+            yield "", _GENERATED.get(part, str)()
+            yield f"lib/{part}.lua", (root / "lib" / f"{part}.lua").read_text()
+    yield f"{verb}.lua", own
+
+
+def _prelude(folder: str) -> str:
+    keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(_KEYS[folder], 1))
+    return f"local K = {{{keys}}}\nlocal context = cjson.decode(ARGV[1])\n"
 
 
 class Scripts:
-    """Calls verbs on the keys of a class."""
+    """Calls verbs. Each call is atomic and may be repeated, so the client retries it when a
+    connection is lost.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._loaded: dict[str, Any] = {}
 
-    def call(self, verb: str, gpu_class: str, *arguments: str | float) -> Any:
-        """Run one verb atomically; safe to repeat, so the client retries it over a lost connection."""
-        script = self._loaded.get(verb)
-        if script is None:
-            script = self._loaded[verb] = self._client.register_script(source(verb))
-        return script(keys=class_keys(gpu_class), args=_plain(arguments))
+    def call(self, verb: str, gpu_class: str, body: str | None = None, /, **context: object) -> Any:
+        """Call one verb on the keys of a class. Fields of the context that are None are left out.
 
-    def pipelined(self, verb: str, calls: Sequence[tuple[str, Sequence[str | float]]]) -> list[Any]:
-        """Run one verb for several (class, arguments) in one round trip; each is atomic, all
-        together are not.
+        Args:
+            verb: the name of its file.
+            gpu_class: whose keys it gets.
+            body: a text that the script only stores; most have none.
+            context: what its header documents.
+        """
+        return self._script(verb)(keys=class_keys(gpu_class), args=_arguments(context, body))
+
+    def call_on(self, keys: Sequence[str], verb: str, /, **context: object) -> Any:
+        """Call one verb on keys that belong to no class."""
+        return self._script(verb)(keys=keys, args=_arguments(context))
+
+    def pipelined(self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]) -> list[Any]:
+        """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
+        them together are not.
         """
         pipe = self._client.pipeline(transaction=False)
         script = self._client.register_script(source(verb))
-        for gpu_class, arguments in calls:
-            script(keys=class_keys(gpu_class), args=_plain(arguments), client=pipe)
+        for gpu_class, context in calls:
+            script(keys=class_keys(gpu_class), args=_arguments(context), client=pipe)
         return pipe.execute() if calls else []
 
+    def _script(self, verb: str) -> Any:
+        script = self._loaded.get(verb)
+        if script is None:
+            script = self._loaded[verb] = self._client.register_script(source(verb))
+        return script
 
-def _plain(arguments: Sequence[str | float]) -> list[str]:
-    # repr keeps a time exact; "1e+22" never occurs among what is passed here.
-    return [argument if isinstance(argument, str) else repr(argument) for argument in arguments]
+
+def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:
+    # JSON writes a float by its repr, so a time arrives exactly.
+    known = _encode({name: value for name, value in context.items() if value is not None})
+    return [known] if body is None else [known, body]

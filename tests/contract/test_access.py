@@ -1,6 +1,4 @@
-"""The list of rights is exactly what the requests need: with all of it every request passes, with
-one less its own do not.
-"""
+"""The list of rights is exact: each request succeeds with all rights, and fails without its own."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import JOBS
 
 ALL = (*DISPATCHER, *DOCTOR)
-#: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no
-#: right.
+#: The rights of every authenticated user (system:basic-user). /version needs no right.
 BASIC = {
     "apiGroups": ["authorization.k8s.io"],
     "resources": ["selfsubjectaccessreviews"],
@@ -29,7 +26,7 @@ SELECTOR = "app.kubernetes.io/managed-by=gpuqueue"
 
 
 def job(name: str) -> dict[str, object]:
-    """Return a Job whose container has ended as soon as it began."""
+    """Return a Job whose container ends at once."""
     container = {"name": "executor", "image": "shop:1", "command": ["run"]}
     meta = {"annotations": {"double.gpuqueue.io/seconds": "0"}}
     return {
@@ -45,7 +42,7 @@ def job(name: str) -> dict[str, object]:
     }
 
 
-#: Each request, and the right that it needs ("": none of ours).
+#: Request → the right that it needs ("": none of our list).
 CALLS: dict[str, tuple[str, Callable[[Api, str], object]]] = {
     "create_job": (
         "create jobs.batch",
@@ -76,7 +73,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pod(cluster: Cluster) -> str:
-    """Return the name of a pod that has ended, so that following its log ends too."""
+    """Return the name of an ended pod, so that following its log ends too."""
     cluster.create(JOBS, job("one"))
     found = cluster.until(
         lambda: (one := cluster.pod_of("one")) and one["status"].get("phase") == "Succeeded" and one
@@ -98,7 +95,7 @@ def rules(rights: Iterable[Right]) -> list[dict[str, list[str]]]:
 def refused(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str, name: str, rights: Iterable[Right]
 ) -> set[str]:
-    """Return the requests that somebody with these rights is forbidden."""
+    """Return the requests that are forbidden with these rights."""
     rights = list(rights)
     inside, outside = (
         [each for each in rights if each.namespaced],
@@ -117,7 +114,7 @@ def refused(
     return found
 
 
-def test_every_request_is_tried_here() -> None:
+def test_table_covers_every_request() -> None:
     assert set(CALLS) == {
         name
         for name, _ in inspect.getmembers(Requests, inspect.isfunction)
@@ -125,13 +122,13 @@ def test_every_request_is_tried_here() -> None:
     }
 
 
-def test_with_all_rights_every_request_passes(
+def test_every_request_succeeds_with_all_rights(
     cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(cluster, monkeypatch, pod, "all", ALL) == set()
 
 
-def test_a_dispatchers_rights_leave_out_only_what_the_doctor_asks(
+def test_rights_of_dispatcher_exclude_only_requests_of_doctor(
     cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(cluster, monkeypatch, pod, "plain", DISPATCHER) == {
@@ -142,7 +139,7 @@ def test_a_dispatchers_rights_leave_out_only_what_the_doctor_asks(
 
 
 @pytest.mark.parametrize("right", ALL, ids=str)
-def test_with_one_right_less_its_requests_are_forbidden(
+def test_request_without_its_right_is_forbidden(
     right: Right, cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needing = {name for name, (needed, _) in CALLS.items() if needed == str(right)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api import requests
+from gpuqueue.launchers.kubernetes.api import object_reader
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import (
     AlreadyExists,
@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
@@ -98,8 +98,8 @@ def test_what_a_job_may_not_be_is_refused(api: Api, cluster: Cluster) -> None:
 def test_lists_select_by_label_and_come_whole_in_pages(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "PAGE", 3)
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "PAGE", 3)
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(8):
         api.create_job(job(f"job-{number}"))
     cluster.until(lambda: len(cluster.pods()) == 8)
@@ -117,7 +117,7 @@ def test_lists_select_by_label_and_come_whole_in_pages(
 def test_a_list_outlives_the_history_it_pages_through(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_LIMITS", (3, 3, 0))
+    monkeypatch.setattr(object_reader, "_LIMITS", (3, 3, 0))
     for number in range(5):
         api.create_job(job(f"job-{number}"))
     send = api._transport.send
@@ -132,7 +132,7 @@ def test_a_list_outlives_the_history_it_pages_through(
     assert 410 in cluster.requests["list", "jobs"].codes
 
 
-def test_the_events_of_a_job_say_why_it_has_no_pod(api: Api, cluster: Cluster) -> None:
+def test_the_events_of_a_job_explain_why_it_has_no_pod(api: Api, cluster: Cluster) -> None:
     cluster.create(QUOTAS, {"metadata": {"name": "pods"}, "spec": {"hard": {"pods": "0"}}})
     api.create_job(job("one"))
     api.create_job(job("two"))
@@ -147,6 +147,8 @@ def test_a_log_is_fetched_from_its_end_and_followed_to_it(api: Api, cluster: Clu
     api.create_job(job("logs", seconds=None, command=["sh", "-c", script]))
     pod = cluster.until(lambda: cluster.pod_of("logs"))["metadata"]["name"]
     cluster.until(lambda: "the end" in cluster.log(pod))
+    # The API server serves no log while the status says that the container is being created.
+    cluster.until(lambda: (cluster.pod(pod) or {})["status"]["phase"] != "Pending")
     assert tail(api, pod, 30) == "line 298\nline 299\nthe end\n"
     assert "".join(api.follow_log(pod, 2)) == "line 299\nthe end\n"
     assert tail(api, "no-such-pod", 30) == ""
@@ -262,7 +264,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__.strip("_") for fault in FAULTS])
-def test_whatever_befalls_the_watch_every_end_is_told(
+def test_every_end_is_reported_through_every_fault_of_the_watch(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     """Of pods that end, are deleted, and are made while it happens."""
@@ -270,13 +272,15 @@ def test_whatever_befalls_the_watch_every_end_is_told(
     settings = ClusterSettings(api_timeout=0.5, watch_silence_seconds=1)
     api, ended = Api(settings), set[str]()
     pods = Pods(
-        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.seen.end else None, settings
+        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.status.end else None, settings
     )
     for name in ("ends", "deleted", "stays"):
         api.create_job(job(name))
     pods.start()
     try:
-        until(lambda: sum(entry.seen.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10)
+        until(
+            lambda: sum(entry.status.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10
+        )
         fault(cluster)
         cluster.faults.oom_kill(cluster.pod_of("ends")["metadata"]["name"])
         cluster.faults.force_delete(cluster.pod_of("deleted")["metadata"]["name"])
@@ -316,7 +320,7 @@ def test_many_jobs_cost_one_list_and_one_watch(api: Api, cluster: Cluster) -> No
         assert pods.wait_synced(5)
         for number in range(20):
             api.create_job(job(f"job-{number}", seconds="0"))
-        until(lambda: sum(entry.seen.end is not None for entry in pods.snapshot()) == 20, 10)
+        until(lambda: sum(entry.status.end is not None for entry in pods.snapshot()) == 20, 10)
     finally:
         pods.stop()
     assert cluster.requests["list", "pods"].count == 1

@@ -1,4 +1,4 @@
-"""What the chart makes of values, and which it refuses, with clear words."""
+"""The objects that the chart creates from values, and the values that it rejects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.deploy.tools import call
 
 
 def having(**changes: Any) -> Object:
-    """The least values, with some changed: ``having(flower__enabled=True)``."""
+    """Return the minimal values with changes: ``having(flower__enabled=True)``."""
     given = copy.deepcopy(values("minimal"))
     for path, value in changes.items():
         *folders, name = path.split("__")
@@ -42,50 +42,50 @@ def dispatcher(**said: Any) -> list[Object]:
 
 KEDA: Object = {"kind": "keda", "keda": {"address": "redis.example:6379"}}
 BY_PROMETHEUS: Object = {"kind": "keda", "keda": {"trigger": "prometheus"}}
-#: What is refused → the values, and what is said of them.
+#: Problem → the values, and the message about them.
 REFUSED: dict[str, tuple[Object, str]] = {
     "no redis": (
         having(redis={}),
-        "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL",
+        "redis has no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL",
     ),
     "two addresses of redis": (
         having(redis__url="redis://r"),
-        "redis has several addresses (redis.existingSecret, redis.url); keep one of them",
+        "redis has several addresses (redis.existingSecret, redis.url); keep one",
     ),
     "a built-in redis without a password": (
         having(redis={"builtin": {"enabled": True}}),
-        "redis.builtin.password is no password for it; set it to 16 or more letters",
+        "redis.builtin.password is invalid; set it to 16 or more letters",
     ),
     "a password that is no part of an address": (
         having(redis={"builtin": {"enabled": True, "password": "0123456789/@:0123456789"}}),
-        "redis.builtin.password is no password for it",
+        "redis.builtin.password is invalid",
     ),
     "no image for jobs": (
         having(jobs__image=""),
         (
-            "dispatchers[0] (t4): no image for its jobs; set jobs.image, or image of each class in"
-            " classes"
+            "dispatchers[0] (t4) has no image for its jobs; set jobs.image, or image of each class"
+            " in classes"
         ),
     ),
     "the tag latest": (
         having(image__tag="latest"),
-        "image.tag=latest does not say what runs; name a version",
+        "image.tag=latest does not identify a version; name one",
     ),
     "jobs of an image without a tag": (
         having(jobs__image="registry.example:5000/shop"),
         (
-            "jobs.image=registry.example:5000/shop does not say what runs; give it a tag that is"
-            " not latest, or a digest"
+            "jobs.image=registry.example:5000/shop does not identify a version; use a digest, or a"
+            " tag other than latest"
         ),
     ),
     "jobs of latest": (
         having(jobs__image="shop:latest"),
-        "jobs.image=shop:latest does not say what runs",
+        "jobs.image=shop:latest does not identify a version",
     ),
-    "no dispatchers": (having(dispatchers=[]), "dispatchers is empty; name one, with its slots"),
+    "no dispatchers": (having(dispatchers=[]), "dispatchers is empty; add one, with its slots"),
     "two dispatchers of one name": (
         having(dispatchers=dispatcher() + dispatcher()),
-        "dispatchers[1] (x) has the name of another; give each its own",
+        "dispatchers[1] (x) has the name of another dispatcher; use unique names",
     ),
     "a dispatcher without slots": (
         having(dispatchers=[{"name": "x"}]),
@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(dispatchers=dispatcher(mig={"totalSlots": 7}, resourceName="nvidia.com/gpu")),
         (
             "dispatchers[0] (x): mig.totalSlots=7 needs a MIG resource, and"
-            ' resourceName="nvidia.com/gpu" is none;'
+            ' resourceName="nvidia.com/gpu" is not one;'
         ),
     ),
     "a MIG resource without slices": (
@@ -117,47 +117,47 @@ REFUSED: dict[str, tuple[Object, str]] = {
             dispatcherDefaults__resources__requests=None,
         ),
         (
-            "dispatchers[0] (x): autoscaling.kind=hpa measures use of the CPU that is requested;"
-            " set resources.requests.cpu"
+            "dispatchers[0] (x): autoscaling.kind=hpa measures the use of the requested CPU; set"
+            " resources.requests.cpu"
         ),
     ),
-    "scaling by a redis that is nowhere": (
+    "scaling by a redis without an address": (
         having(dispatchers=dispatcher(queues=["gpu.t4"], autoscaling={"kind": "keda"})),
         "dispatchers[0] (x): autoscaling.keda.address is not set; set it to the broker's host:port",
     ),
-    "scaling by queues that are not said": (
+    "scaling without queues": (
         having(dispatchers=dispatcher(autoscaling=KEDA)),
-        "dispatchers[0] (x): autoscaling by the length of queues needs them; set queues",
+        "dispatchers[0] (x): autoscaling by queue length needs queues; set queues",
     ),
-    "scaling by a Prometheus that is nowhere": (
+    "scaling by a Prometheus without an address": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to Prometheus'"
-            " address"
+            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address"
+            " of Prometheus"
         ),
     ),
-    "scaling by series that nobody labels": (
+    "scaling by series without labels": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.query is empty, and the chart's own needs the"
+            "dispatchers[0] (x): autoscaling.keda.query is empty, and the default query needs the"
             " labels of a ServiceMonitor;"
         ),
     ),
     "alerts without series": (
         having(monitoring__rules__enabled=True),
         (
-            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their"
-            " series by the labels"
+            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select"
+            " their series by its labels"
         ),
     ),
-    "a dashboard that nobody finds": (
+    "a dashboard without labels": (
         having(monitoring={"dashboard": {"enabled": True, "labels": None}}),
         (
-            "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g."
-            " grafana_dashboard"
+            "monitoring.dashboard.labels is empty, and the sidecar of Grafana selects dashboards by"
+            " label; set e.g. grafana_dashboard"
         ),
     ),
-    "a threshold that there is not": (
+    "an unknown threshold": (
         having(monitoring__rules__thresholds={"oldestWait": 1}),
         "at '/monitoring/rules/thresholds': additional properties 'oldestWait' not allowed",
     ),
@@ -169,20 +169,20 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(dispatchers=dispatcher(autoscaling={"kind": "hpa", "minReplicas": 0})),
         "at '/dispatchers/0/autoscaling/minReplicas': minimum: got 0, want 1",
     ),
-    "flower open to everybody": (
+    "flower without authentication": (
         having(flower__enabled=True),
         (
-            "flower.enabled without authentication: whoever reaches it could revoke jobs; set"
+            "flower.enabled without authentication: any client could revoke jobs; set"
             " flower.auth.existingSecret"
         ),
     ),
     "flower with two ways in": (
         having(flower={"enabled": True, "auth": {"existingSecret": "a", "basic": "me:12345678"}}),
-        "flower.auth has both existingSecret and basic; keep one of them",
+        "flower.auth has both existingSecret and basic; keep one",
     ),
     "flower with a short password": (
         having(flower={"enabled": True, "auth": {"basic": "me:1"}}),
-        "flower.auth.basic is not user:password with 8 characters of password or more; write it so",
+        "flower.auth.basic is not user:password; use a password of 8 or more characters",
     ),
     "an ingress to nowhere": (
         having(flower__ingress__enabled=True),
@@ -192,24 +192,27 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(
             flower={"enabled": True, "auth": {"existingSecret": "a"}, "ingress": {"enabled": True}}
         ),
-        "flower.ingress.host is not set; name the host under which people open Flower",
+        "flower.ingress.host is not set; set it to the public host name of Flower",
     ),
     "an empty quota": (
         having(quota__enabled=True),
         "quota.hard is empty; set e.g. requests.nvidia.com/gpu",
     ),
-    "nobody's service account": (
+    "no service account": (
         having(serviceAccount__create=False),
-        "serviceAccount.create=false needs serviceAccount.name; name the one that is there",
+        (
+            "serviceAccount.create=false needs serviceAccount.name; set it to an existing service"
+            " account"
+        ),
     ),
     "a second container beside the executor": (
         having(jobs__podTemplate={"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}}),
         (
-            "jobs.podTemplate.spec.containers may hold the container named executor alone; make"
-            " others initContainers"
+            "jobs.podTemplate.spec.containers can contain only the container executor; use"
+            " initContainers for others"
         ),
     ),
-    "a value that there is not": (
+    "an unknown value": (
         having(replicaCount=2),
         "additional properties 'replicaCount' not allowed",
     ),
@@ -269,7 +272,7 @@ def test_the_chart_refuses(case: str) -> None:
     assert said in str(refused.value)
 
 
-def test_all_that_is_wrong_is_told_at_once_and_no_password_with_it() -> None:
+def test_all_wrong_values_are_reported_at_once_without_a_password() -> None:
     given = having(
         jobs__image="",
         redis={"url": "redis://r", "builtin": {"enabled": True, "password": "too-short"}},
@@ -305,9 +308,7 @@ def test_a_dispatcher_without_queues_serves_all_of_its_classes() -> None:
     assert not [word for word in container["args"] if word.startswith("--queues")]
 
 
-def test_what_one_dispatcher_does_not_say_is_as_the_defaults_say_and_nothing_is_too_small_to_be_said() -> (
-    None
-):
+def test_a_dispatcher_takes_the_defaults_unless_it_sets_a_value_even_0() -> None:
     given = having(
         dispatcherDefaults={"replicas": 5, "t4": {"sharedSlots": 4, "exclusiveSlots": 2}}
     )
@@ -354,7 +355,7 @@ def test_keda_looks_at_the_list_of_every_priority_of_every_queue() -> None:
 
 
 def names_on_redis(queue: str) -> list[str]:
-    """The lists that Celery's transport has for a queue."""
+    """Return the Redis lists of a queue in the transport of Celery."""
     from kombu.transport.redis import Channel
 
     channel = Channel.__new__(Channel)
@@ -426,7 +427,7 @@ def test_without_anything_for_pods_the_template_is_empty_and_taken(tmp_path: Any
     ]
 
 
-def test_the_authority_of_redis_is_where_everybody_who_speaks_with_it_finds_it() -> None:
+def test_every_client_of_redis_has_its_certificate_authority() -> None:
     found = chart_set("everything")
     for name, pod in found.pods():
         (container,) = pod["spec"]["containers"]
@@ -471,7 +472,7 @@ def test_a_secret_from_values_is_in_both_namespaces() -> None:
     )
 
 
-def test_the_built_in_redis_is_fit_for_a_queue_and_said_to_be_for_trials() -> None:
+def test_the_built_in_redis_evicts_nothing_and_is_labelled_for_trials() -> None:
     found = chart_set("trial")
     redis = found.one("StatefulSet", "gpu-gpuqueue-redis")
     (container,) = redis["spec"]["template"]["spec"]["containers"]
@@ -485,7 +486,7 @@ def test_the_built_in_redis_is_fit_for_a_queue_and_said_to_be_for_trials() -> No
     assert "FOR TRIALS" not in notes(values("production"))
 
 
-def test_the_built_in_redis_keeps_what_it_has_in_a_volume_of_the_size_that_is_said() -> None:
+def test_the_built_in_redis_stores_data_in_a_volume_of_the_given_size() -> None:
     given = copy.deepcopy(values("trial"))
     given["redis"]["builtin"] |= {"storage": "5Gi", "storageClass": "fast"}
     (claim,) = chart(given).one("StatefulSet", "gpu-gpuqueue-redis")["spec"]["volumeClaimTemplates"]
@@ -542,11 +543,11 @@ def test_the_notes_are_a_checklist_that_names_what_is_there(name: str) -> None:
             assert f"deployment/{each['metadata']['name']}" in text
 
 
-def test_the_notes_say_which_alerts_there_are() -> None:
+def test_the_notes_list_the_alerts() -> None:
     given = having(monitoring__serviceMonitor__enabled=True)
-    assert "monitoring.rules.enabled=true makes alerts" in notes(given)
+    assert "To create alerts, set monitoring.rules.enabled=true" in notes(given)
     given["monitoring"]["rules"] = {"enabled": True, "thresholds": {"oldestWaitSeconds": 900}}
-    assert "a job that waits 900 s is one" in notes(given)
+    assert "a job that waits 900 s raises one" in notes(given)
 
 
 def test_the_version_is_one_everywhere() -> None:

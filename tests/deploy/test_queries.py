@@ -1,6 +1,4 @@
-"""What Grafana, KEDA and the docs ask Prometheus for: expressions that it takes, of metrics that
-there are.
-"""
+"""The queries of Grafana, KEDA and the docs: Prometheus accepts them, and their metrics exist."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from tests.support.pages import Page
 
 BOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
 PANELS: list[Object] = BOARD["panels"]
-#: What Grafana puts in the place of its variables.
+#: Values that Grafana substitutes for its variables.
 CHOSEN = {"$namespace": "mlops-saas", "$job": "gpu-dispatchers", "$__rate_interval": "2m"}
 TOLD = 'namespace="mlops-saas",job="gpu-dispatchers"'
 
@@ -38,7 +36,7 @@ def asked(panel: Object) -> list[str]:
 
 
 def parsed(expressions: list[str], folder: Path) -> None:
-    """Have Prometheus' own parser read them."""
+    """Parse the queries with Prometheus."""
     recorded = [
         {"record": f"asked:{number}", "expr": each} for number, each in enumerate(expressions)
     ]
@@ -52,8 +50,8 @@ def parsed(expressions: list[str], folder: Path) -> None:
 # -- what they are asked of ------------------------------------------------------------------------
 
 
-def test_what_is_told_is_as_prometheus_wants_it() -> None:
-    """Names, types, units and helps, by Prometheus' own check."""
+def test_metrics_pass_the_checks_of_prometheus() -> None:
+    """Prometheus checks names, types, units and help texts."""
     registry = CollectorRegistry()
     for each in (
         *OWN,
@@ -82,7 +80,7 @@ def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[each["title"] for each in PANELS])
-def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(
+def test_a_panel_queries_existing_metrics_of_the_chosen_release(
     panel: Object,
 ) -> None:
     assert panel["targets"] and panel["description"]
@@ -92,7 +90,7 @@ def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(
         assert each.count(TOLD) == len(re.findall("gpuqueue_[a-z_]+{", each))
 
 
-def test_what_every_dispatcher_says_alike_is_never_summed() -> None:
+def test_metrics_that_every_dispatcher_repeats_are_never_summed() -> None:
     alone = (
         "launches_total",
         "kubernetes_requests_total",
@@ -130,7 +128,7 @@ def test_variables_are_all_used_and_asked_for_by_metrics_that_there_are() -> Non
         assert named_in(each["query"].replace(",", "{")) <= set(METRICS)
 
 
-def test_the_config_map_holds_the_dashboard_as_it_is_and_the_label_that_grafana_looks_for() -> None:
+def test_the_config_map_has_the_dashboard_and_the_label_for_grafana() -> None:
     found = chart_set("everything").one("ConfigMap", "gpu-gpuqueue-dashboard")
     (text,) = found["data"].values()
     assert json.loads(text) == BOARD
@@ -154,7 +152,7 @@ def scaled(**said: Any) -> Object:
     return found
 
 
-def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_once(
+def test_scaling_counts_each_message_of_the_dispatchers_queues_once(
     tmp_path: Path,
 ) -> None:
     query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive", "gpu.mig-1g.5gb.me"])["query"]
@@ -188,7 +186,7 @@ def untaken(target: str, queue: str, count: int) -> Object:
 
 
 def evaluated(query: str, series: list[Object], folder: Path) -> str:
-    """Complaints of promtool where the query does not give one number, 49."""
+    """Return the complaints of promtool if the query does not return one number, 49."""
     asked = {"expr": query, "eval_time": "2m", "exp_samples": [{"labels": "{}", "value": 49}]}
     test = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
     (folder / "tests.yaml").write_text(yaml.safe_dump({"tests": [test]}))
@@ -196,7 +194,7 @@ def evaluated(query: str, series: list[Object], folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_where_prometheus_knows_nothing_nobody_is_taken_away() -> None:
+def test_missing_metrics_never_scale_dispatchers_down() -> None:
     assert scaled()["ignoreNullValues"] == "false"
 
 
@@ -213,7 +211,12 @@ def test_a_query_of_the_operators_own_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["docs/GPU.md", "docs/METRICS.md", "docs/KUBERNETES.md", "charts/gpuqueue/README.md"]
+    "path",
+    [
+        "docs/GPU.md",
+        *sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("docs/operate/*.md")),
+        "charts/gpuqueue/README.md",
+    ],
 )
 def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
     bare = {re.sub("_(bucket|sum|count)$", "", name) for name in METRICS}
@@ -223,7 +226,7 @@ def test_metrics_that_the_docs_name_are_ones(path: str) -> None:
 
 
 def test_the_queries_of_the_docs_are_ones_of_prometheus(tmp_path: Path) -> None:
-    (block,) = Page("docs/METRICS.md").blocks("promql")
+    (block,) = Page("docs/operate/metrics.md").blocks("promql")
     queries = [each for each in re.split(r"^#.*$", block, flags=re.MULTILINE) if each.strip()]
     assert len(queries) == block.count("#")
     parsed(queries, tmp_path)

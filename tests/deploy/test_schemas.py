@@ -1,4 +1,4 @@
-"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest
+"""Every manifest is valid in Kubernetes: strictly, by the schemas of the oldest and the newest
 supported version.
 """
 
@@ -19,7 +19,7 @@ OLDEST, NEWEST = "1.31", "1.36"
 TEMPLATES = sorted(OVERLAYS.parent.glob("base/**/*.template.yaml"))
 
 
-#: It reads its files anew for every object; they take most of the time.
+#: The validator reloads its files for every object, which takes most of the time.
 utils.schema_contents = cache(utils.schema_contents)
 
 
@@ -44,7 +44,7 @@ def test_every_object_of_others_has_the_shape_that_they_read(source: str, name: 
         jsonschema.validate(each, SCHEMAS[each["apiVersion"], each["kind"]])
 
 
-def test_every_shape_is_one_of_something_and_sees_a_field_that_there_is_not() -> None:
+def test_every_custom_schema_is_used_and_rejects_an_unknown_field() -> None:
     found = [
         each for each in render("chart", "everything") if each["apiVersion"].startswith(CUSTOM)
     ]

@@ -1,5 +1,5 @@
-"""What dispatchers are told is what the code reads: names that exist, classes that work, queues
-that are theirs.
+"""The settings of dispatchers in the manifests are valid: known names, working classes, and queues
+of these classes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import CHOOSING, parse_queue
+from gpuqueue.model.record import Record
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -34,7 +34,7 @@ def dispatchers(found: Objects) -> Iterator[tuple[str, Object]]:
 
 
 def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
-    """Lay the pod's ConfigMaps down as files; answers where the paths of the pod are."""
+    """Write the ConfigMaps of the pod to files; return the paths in the pod → the files."""
     (container,) = pod["spec"]["containers"]
     maps = {
         each["name"]: each["configMap"]["name"]
@@ -52,7 +52,7 @@ def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
 
 
 def read(found: Objects, pod: Object, folder: Path) -> tuple[Settings, ClusterSettings]:
-    """The settings as a dispatcher of this pod reads them."""
+    """Return the settings as a dispatcher of this pod reads them."""
     laid = files(found, pod, folder)
     told: dict[str, Any] = {
         name: laid.get(text, text) for name, text in settings_of(found, pod).items()
@@ -92,7 +92,7 @@ def test_the_settings_of_a_dispatcher_are_right_and_its_classes_its_own(
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_a_dispatcher_serves_queues_of_its_own_classes(
+def test_a_dispatcher_serves_the_queues_of_its_classes(
     source: str, name: str, tmp_path: Path
 ) -> None:
     found = render(source, name)

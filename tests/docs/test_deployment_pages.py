@@ -1,5 +1,5 @@
-"""What operators are told to type is typed here: run as far as it can be without a cluster, else
-read by the program itself.
+"""The commands of the pages for operators: run as far as possible without a cluster, otherwise
+parsed by the program itself.
 """
 
 from __future__ import annotations
@@ -33,20 +33,44 @@ from tests.deploy.test_schemas import NEWEST, check
 from tests.deploy.tools import ROOT, call
 from tests.support.pages import Page
 
-PAGES = GPU, SECURITY = Page("docs/GPU.md"), Page("docs/SECURITY.md")
-#: Nobody listens there.
+GPU = Page("docs/GPU.md")
+DEPLOY = Page("docs/operate/deploy.md")
+NODES = Page("docs/operate/gpu-nodes.md")
+CLUSTER_SECURITY = Page("docs/operate/security-cluster.md")
+#: Pages whose every command is checked here.
+PAGES = (
+    GPU,
+    DEPLOY,
+    NODES,
+    CLUSTER_SECURITY,
+    *(
+        Page(f"docs/operate/{name}.md")
+        for name in (
+            "alerts",
+            "maintenance",
+            "security",
+            "security-redis",
+            "signed-messages",
+            "troubleshooting",
+        )
+    ),
+)
+#: Pages whose commands for the cluster are checked here, and the others by
+#: test_commands.py.
+PARTLY = (Page("README.md"), Page("docs/operate/metrics.md"))
+#: An address without a server.
 NOWHERE = "--server=http://127.0.0.1:1"
 
 
 def commands(page: Page) -> list[str]:
-    """Every line of the page's shell blocks, and whatever in its text has the form of a command."""
+    """Each line of the page's shell blocks, and each code span of the form of a command."""
     text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in page.blocks("sh") for line in block.splitlines()]
     return typed + in_words(text)
 
 
 def in_words(text: str) -> list[str]:
-    """What in a text has the form of a command."""
+    """Return the commands in a text."""
     return [
         each
         for each in re.findall(r"`([^`]+)`", text)
@@ -55,22 +79,22 @@ def in_words(text: str) -> list[str]:
 
 
 ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
-#: What the README says of deploying; its other commands are run by tests/docs/test_commands.py.
 ALL += [
-    (each, "README.md")
-    for each in commands(Page("README.md"))
+    (each, page.path)
+    for page in PARTLY
+    for each in commands(page)
     if each.startswith(("kubectl ", "helm "))
 ]
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[command for command, _ in ALL])
-def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_path: Path) -> None:
+def test_a_command_of_the_docs_works(command: str, page: str, tmp_path: Path) -> None:
     program, *words = shlex.split(command)
     {"kubectl": kubectl, "helm": helm, "gpuqueue": gpuqueue}[program](words, tmp_path)
 
 
 @pytest.mark.parametrize("alert", sorted({each["alert"] for each in rules()}))
-def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> None:
+def test_a_command_of_an_alert_works(alert: str, tmp_path: Path) -> None:
     for rule in rules():
         for command in (
             in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ()
@@ -80,7 +104,7 @@ def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> 
 
 
 def gpuqueue(words: list[str], folder: Path) -> None:
-    """Our own command line reads it; a verb alone names a command."""
+    """Parse a command of gpuqueue; a word alone names a command."""
     with cli.make_context("gpuqueue", words) as context:
         found = cli.get_command(context, words[0])
         assert found is not None, words
@@ -110,7 +134,7 @@ def kubectl(words: list[str], folder: Path) -> None:
 
 
 def label(words: list[str], folder: Path) -> None:
-    """Label a node that is a file."""
+    """Label a node from a file."""
     node = folder / "node.json"
     node.write_text(json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "NODE"}}))
     (pair,) = [word for word in words if "=" in word and (words[words.index(word) - 1] != "-l")]
@@ -121,7 +145,7 @@ def label(words: list[str], folder: Path) -> None:
 
 
 def seen(path: str, folder: Path) -> str:
-    """What a path shows of a node as step 3 or step 4 leaves it."""
+    """Return the output of a path for a node after step 3 or step 4."""
     allocatable = {"cpu": "8", "nvidia.com/gpu": "8", "nvidia.com/mig-1g.5gb": "7"}
     node = {
         "apiVersion": "v1",
@@ -143,7 +167,7 @@ def seen(path: str, folder: Path) -> str:
 
 
 def understood(words: list[str]) -> None:
-    """kubectl reads all its words before it looks for the cluster, and misses nothing but that."""
+    """kubectl parses all words before it connects, and fails only because there is no server."""
     at = words.index("--") if "--" in words else len(words)
     done = call("kubectl", *words[:at], NOWHERE, *words[at:])
     assert done.returncode != 0
@@ -155,8 +179,8 @@ def understood(words: list[str]) -> None:
 
 
 def named(words: list[str]) -> None:
-    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the
-    names that it gives.
+    """Named objects exist: our deployments and namespaces, and the daemon sets of the operator by
+    their names.
     """
     deployments = {each["metadata"]["name"] for each in overlay("production").of("Deployment")}
     theirs = {"nvidia-device-plugin-daemonset", "nvidia-mig-manager"}
@@ -183,7 +207,7 @@ def helm(words: list[str], folder: Path) -> None:
         source = application("gpu-operator")["spec"]["source"]
         assert words[:3] == ["install", source["helm"]["releaseName"], f"nvidia/{source['chart']}"]
         assert words[words.index("--version") + 1] == source["targetRevision"]
-        done = call("helm", *words)  # read whole, then the repository is missing
+        done = call("helm", *words)  # parsed completely; then the repository is missing
         assert "repo nvidia not found" in done.stderr, done.stderr
 
 
@@ -193,7 +217,7 @@ def succeed(program: str, *words: str) -> str:
     return done.stdout
 
 
-def test_commands_stand_in_blocks_of_known_languages() -> None:
+def test_pages_for_operators_have_blocks_of_known_languages() -> None:
     for page in PAGES:
         opened = re.findall(r"^```(\w*)$", page.text, re.MULTILINE)[::2]
         assert set(opened) <= {"sh", "python", "toml", "yaml"}, page.path
@@ -202,15 +226,15 @@ def test_commands_stand_in_blocks_of_known_languages() -> None:
 # -- the path --------------------------------------------------------------------------------------
 
 
-def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
+def test_the_steps_from_nodes_to_a_job_are_numbered_in_order() -> None:
     steps = re.findall(
-        r"^\*\*(\d)\. ", GPU.section("## From bare nodes to the first job"), re.MULTILINE
+        r"^\*\*(\d)\. ", DEPLOY.section("## From bare nodes to the first job"), re.MULTILINE
     )
     assert steps == [str(number) for number in range(1, 10)]
 
 
-def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
-    made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", GPU.text))
+def test_the_deployment_creates_the_secrets_that_pods_read() -> None:
+    made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", DEPLOY.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     wanted = {
         each["metadata"]["name"]: next(iter(each["stringData"]))
@@ -223,8 +247,8 @@ def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
     )
 
 
-def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
-    (block,) = GPU.blocks("python")
+def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
+    (block,) = DEPLOY.blocks("python")
     sent: list[dict[str, Any]] = []
 
     class Train:
@@ -250,7 +274,7 @@ def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
 # -- tables and blocks -----------------------------------------------------------------------------
 
 
-def test_the_profiles_of_mig_are_ones_and_fit() -> None:
+def test_the_mig_profiles_are_valid_and_fit_on_a_gpu() -> None:
     rows = GPU.tables("## MIG")[0]
     assert len(rows) > 5
     for gpu, cell in rows:
@@ -263,14 +287,15 @@ def test_the_profiles_of_mig_are_ones_and_fit() -> None:
         )
 
 
-def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
+def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
     config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
         "config"
     ]
     layouts = yaml.safe_load(config["data"]["config.yaml"])["mig-configs"]
     (sentence,) = re.findall(r"\*\*Layouts\*\*.*?\n- ", GPU.section("## MIG"), re.DOTALL)
     assert set(re.findall(r"`((?:all|a100)-[\w.-]+)`", sentence)) == set(layouts)
-    assert set(re.findall(r"mig\.config=(\S+)", GPU.text)) <= set(layouts)
+    named = [each for page in PAGES for each in re.findall(r"mig\.config=(\S+)", page.text)]
+    assert named and set(named) <= set(layouts)
     classes = from_toml(GPU.blocks("toml", "## MIG")[0], "classes.toml")
     (mixed,) = layouts["a100-40gb-mixed"]
     assert {each.name: each.exclusive_slots for each in classes.values()} == {
@@ -280,16 +305,16 @@ def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
     assert all(each.slices == int(each.name[4]) for each in classes.values())
 
 
-@pytest.mark.parametrize("number", range(len(GPU.blocks("toml"))))
-def test_the_classes_files_of_the_docs_are_ones(number: int) -> None:
-    assert len(from_toml(GPU.blocks("toml")[number], "classes.toml")) > 1
+@pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
+def test_the_classes_files_of_the_docs_are_valid(text: str) -> None:
+    assert len(from_toml(text, "classes.toml")) > 1
 
 
-def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
-    mps, device_class = (yaml.safe_load(block) for block in GPU.blocks("yaml"))
+def test_the_profile_for_mps_and_the_device_class_are_valid() -> None:
+    mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
     check(device_class, NEWEST)
-    assert device_class["spec"]["extendedResourceName"] in GPU.text.replace(
-        GPU.blocks("yaml")[1], ""
+    assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
+        NODES.blocks("yaml")[1], ""
     )
     sliced = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["devicePlugin"][
         "config"
@@ -299,8 +324,8 @@ def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
     }
 
 
-def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
-    labels = [row[0].strip("`") for row in GPU.tables("## Labels of nodes")[0]]
+def test_node_labels_match_the_manifests() -> None:
+    labels = [row[0].strip("`") for row in NODES.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
     text = "\n".join(
         path.read_text()
@@ -314,7 +339,8 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
     ):
         assert needed in labels and needed in text
     for used in re.findall(
-        r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)", GPU.text
+        r"nvidia\.com/(?:mig\.config|gpu\.[a-z]+|device-plugin)[\w.]*(?= |=|,|`)",
+        "\n".join(page.text for page in PAGES),
     ):
         assert used.rstrip(".") in labels or used in ("nvidia.com/gpu.shared",), used
 
@@ -322,18 +348,18 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
 # -- security --------------------------------------------------------------------------------------
 
 
-def test_the_rights_that_are_told_are_those_that_are_given() -> None:
+def test_the_table_of_rights_matches_the_role() -> None:
     told = {
         (row[0].strip("`"), verb.strip())
-        for row in SECURITY.tables("## Rights")[0]
+        for row in CLUSTER_SECURITY.tables("## Rights")[0]
         for verb in row[1].split(",")
     }
     (role,) = overlay("production").of("Role")
     assert told == {(resource, verb) for _, resource, verb in granted(role)}
 
 
-def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
-    (block,) = SECURITY.blocks("yaml")
+def test_the_chart_accepts_the_egress_rule_of_the_docs() -> None:
+    (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
     assert rule == yaml.safe_load(block)["network"]["executors"]["egress"][0]
@@ -341,8 +367,8 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
         check(each, NEWEST)
 
 
-def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
-    pods = {row[0] for row in SECURITY.tables("## Network")[0]}
+def test_the_network_table_matches_the_network_policies() -> None:
+    pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
         "executors",
@@ -356,7 +382,7 @@ def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> Non
 # -- the chart's own page --------------------------------------------------------------------------
 
 
-def test_the_values_of_the_charts_page_are_taken() -> None:
+def test_the_chart_accepts_the_values_of_its_page() -> None:
     page = Page("charts/gpuqueue/README.md")
     trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
     assert len(chart(trial).of("StatefulSet")) == 1
@@ -365,9 +391,13 @@ def test_the_values_of_the_charts_page_are_taken() -> None:
     assert parse(succeed("helm", "template", *shlex.split(least)[2:]))
 
 
-def test_values_that_are_named_are_ones_of_the_chart() -> None:
+def test_values_in_the_docs_exist_in_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
-    names = {path for page in PAGES for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)}
+    names = {
+        path
+        for page in (*PAGES, *PARTLY)
+        for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)
+    }
     assert names
     for name in names:
         found: Any = yaml.safe_load((CHART / "values.yaml").read_text())

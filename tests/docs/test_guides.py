@@ -18,7 +18,7 @@ from gpuqueue.model.states import DISPATCHED, QUEUED, JobState
 from gpuqueue.nvidia.devices import Device, deal
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.submit import gpu
-from tests.support.pages import ROOT, Page
+from tests.support.pages import PAGES, ROOT, Page
 
 CLASSES = Page("docs/howto/gpu-classes.md")
 EXCLUSIVITY = Page("docs/explanation/exclusivity.md")
@@ -133,6 +133,18 @@ def test_every_figure_of_the_replay_was_measured() -> None:
     (rows,) = EXCLUSIVITY.tables("## Choosing K")
     figures = measured(run)
     assert all(is_measured(cell.removesuffix(" s"), figures) for row in rows for cell in row[1:])
+
+
+#: Pages with defaults and aims, not measurements.
+UNMEASURED = ("docs/reference/", "benchmarks/")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(UNMEASURED)])
+def test_every_fast_figure_of_a_page_was_measured(page: str) -> None:
+    runs = sorted(each.name for each in (ROOT / "benchmarks" / "results").glob("20*.json"))
+    figures = measured(*runs)
+    for shown in re.findall(r"(?<![\d.])(\d[\d,.]*) ?(?:ms|µs|KB|/s)\b", Page(page).text):
+        assert is_measured(shown, figures), shown
 
 
 def test_a_figure_that_no_run_has_is_found() -> None:

@@ -1,6 +1,4 @@
-"""docs/KUBERNETES.md says what the code does: its YAML, its tables of settings, clocks, ends,
-images and arguments.
-"""
+"""The pages about Kubernetes match the code: YAML, settings, timeouts, ends and images."""
 
 from __future__ import annotations
 
@@ -22,35 +20,41 @@ from gpuqueue.glue.results.completion import exception_of
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, Right
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.manifest.images import check_image
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
 from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.launchers.kubernetes.status.observe import observe
+from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import Page, defaults, shown
 from tests.support.pod_objects import DELETION, a_pod, condition, disrupted, ended, running, waiting
 
-PAGE = Page("docs/KUBERNETES.md")
+FIRST_DAY = Page("docs/howto/run-jobs-on-kubernetes.md")
+IMAGES = Page("docs/howto/choose-images.md")
+JOB = Page("docs/operate/kubernetes-job.md")
+TEMPLATE = Page("docs/howto/pod-template.md")
+TIMEOUTS = Page("docs/operate/kubernetes-timeouts.md")
+ENDS_PAGE = Page("docs/operate/kubernetes-ends.md")
+CONTAINERS = Page("docs/howto/container-jobs.md")
 
 
 # -- the first day ---------------------------------------------------------------------------------
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    """Kind → object of the page's ``gpuqueue.yaml``."""
-    (text,) = PAGE.blocks("yaml", "## First day")
+    """Return kind → object of the ``gpuqueue.yaml`` on the page."""
+    (text,) = FIRST_DAY.blocks("yaml")
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "Deployment"])
-def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_know(
+def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     kind: str,
 ) -> None:
     found = objects()[kind]
@@ -58,7 +62,7 @@ def test_the_objects_of_the_first_day_have_no_field_that_kubernetes_does_not_kno
     assert client.ApiClient().sanitize_for_serialization(model.from_dict(found)) == found
 
 
-def test_the_objects_of_the_first_day_belong_together() -> None:
+def test_the_objects_of_the_first_day_refer_to_one_another() -> None:
     found = objects()
     names = {(each["metadata"]["name"], each["metadata"]["namespace"]) for each in found.values()}
     assert names == {("gpuqueue-dispatcher", "gpu-jobs")}
@@ -66,7 +70,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     pod = found["Deployment"]["spec"]["template"]
     assert pod["spec"]["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
     assert pod["metadata"]["labels"] == found["Deployment"]["spec"]["selector"]["matchLabels"]
-    commands = "\n".join(PAGE.blocks("sh", "## First day"))
+    commands = "\n".join(FIRST_DAY.blocks("sh"))
     assert "create namespace gpu-jobs" in commands
     (container,) = pod["spec"]["containers"]
     (secret,) = (each["secretRef"]["name"] for each in container["envFrom"])
@@ -76,7 +80,7 @@ def test_the_objects_of_the_first_day_belong_together() -> None:
     assert f"docker push {container['image']}" in commands
 
 
-def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more() -> None:
+def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None:
     allowed = []
     for rule in objects()["Role"]["rules"]:
         (group,), (resource,) = rule["apiGroups"], rule["resources"]
@@ -85,15 +89,15 @@ def test_the_role_of_the_first_day_allows_what_a_dispatcher_asks_for_and_no_more
     assert sorted(allowed) == sorted(DISPATCHER)
 
 
-def test_the_rights_that_the_doctor_likes_to_have_are_named() -> None:
-    assert all(f"`{right}`" in PAGE.section("## First day").replace("\n", " ") for right in DOCTOR)
+def test_the_optional_rights_of_the_doctor_are_listed() -> None:
+    assert all(f"`{right}`" in FIRST_DAY.text.replace("\n", " ") for right in DOCTOR)
 
 
-def test_the_settings_of_the_first_day_are_ones_that_a_dispatcher_takes() -> None:
+def test_dispatchers_accept_the_settings_of_the_first_day() -> None:
     (container,) = objects()["Deployment"]["spec"]["template"]["spec"]["containers"]
     told = {each["name"]: each["value"] for each in container["env"]}
     assert Settings(**told).execution_mode == "k8s_job"
-    assert ClusterSettings(**told).executor_image in "\n".join(PAGE.blocks("sh", "## First day"))
+    assert ClusterSettings(**told).executor_image in "\n".join(FIRST_DAY.blocks("sh"))
     assert told.keys() <= {
         *defaults(Settings.model_fields),
         *defaults(ClusterSettings.model_fields),
@@ -115,7 +119,12 @@ def test_a_dispatcher_of_the_first_day_is_fit_for_pod_security_restricted() -> N
 
 
 def test_the_images_of_the_docs_are_of_this_version() -> None:
-    for page in (PAGE, Page("workers/gpu-runner/README.md"), Page("workers/dispatcher/README.md")):
+    for page in (
+        FIRST_DAY,
+        Page("docs/howto/build-an-executor-image.md"),
+        Page("workers/gpu-runner/README.md"),
+        Page("workers/dispatcher/README.md"),
+    ):
         tags = re.findall(r"(?:gpu-runner|gpuqueue-dispatcher):([\w.]+)", page.text)
         assert set(tags) == {__version__}, page.path
 
@@ -123,8 +132,8 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
 # -- images ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", PAGE.tables("## Images")[0], ids=lambda row: row[0])
-def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
+@pytest.mark.parametrize("row", IMAGES.tables("## Allow other images")[0], ids=lambda row: row[0])
+def test_image_patterns_allow_and_reject_the_listed_images(row: list[str]) -> None:
     pattern, let_in, kept_out = (re.findall(r"`([^`]+)`", cell) for cell in row)
     cluster = ClusterSettings(
         GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1"
@@ -140,12 +149,12 @@ def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
 
 
 def job() -> dict[str, Any]:
-    (text,) = PAGE.blocks("yaml", "## The Job of an attempt")
+    (text,) = JOB.blocks("yaml")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
 
 
-def test_the_job_of_the_docs_is_the_one_that_is_made() -> None:
+def test_the_job_of_the_docs_is_the_generated_manifest() -> None:
     shown_job = job()
     record = record_of(shown_job["metadata"]["annotations"])
     assert record is not None
@@ -162,8 +171,8 @@ def test_the_job_of_the_docs_has_no_field_that_kubernetes_does_not_know() -> Non
     assert client.ApiClient().sanitize_for_serialization(client.V1Job.from_dict(job())) == job()
 
 
-def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
-    (text,) = PAGE.blocks("yaml", "## The pod template")
+def test_the_pod_template_of_the_docs_is_valid(tmp_path: Path) -> None:
+    (text,) = TEMPLATE.blocks("yaml")
     file = tmp_path / "template.yaml"
     file.write_text(text)
     pod = job()["spec"]["template"]
@@ -180,36 +189,42 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     )
 
 
-# -- settings and clocks ---------------------------------------------------------------------------
+def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) -> None:
+    page = Page("docs/howto/use-a-private-registry.md")
+    (text,), (command,) = page.blocks("yaml"), page.blocks("sh")
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    made = apply_template(load_pod_template(file), job()["spec"]["template"])
+    (secret,) = made["spec"]["imagePullSecrets"]
+    assert f"create secret docker-registry {secret['name']} " in command
+    assert f"imagePullSecrets: [{secret['name']}]" in page.text.replace(text, "")
 
 
-def test_the_table_of_settings_has_each_with_its_default_in_order() -> None:
-    wanted = defaults(ClusterSettings.model_fields)
-    assert [(row[0], row[1]) for row in PAGE.table("## Settings")] == list(wanted.items())
+# -- timeouts --------------------------------------------------------------------------------------
 
 
-CLOCKS = {row[0]: row for row in PAGE.tables("## Clocks")[0]}
-#: What takes too long → a pod of which that is true, how the attempt ends then (None: it does not).
+CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}
+#: Timeout → a pod in that state, and the reason with which it ends (None: it does not end).
 PODS: dict[str, tuple[Pod, EndReason | None]] = {
-    "no node takes the pod": (
+    "no node accepts the pod": (
         a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
         EndReason.UNSCHEDULABLE,
     ),
-    "the image is pulled, volumes are mounted": (
+    "pulling the image, mounting volumes": (
         a_pod(waiting("ContainerCreating")),
         EndReason.IMAGE,
     ),
     "an init container runs": (a_pod(inits=[running("fetch")]), EndReason.INFRA),
-    "the image cannot be pulled": (a_pod(waiting("ImagePullBackOff")), EndReason.IMAGE),
-    "the container cannot be made, e.g. a Secret is missing": (
+    "pulling the image keeps failing": (a_pod(waiting("ImagePullBackOff")), EndReason.IMAGE),
+    "the container cannot be created, e.g. a Secret is missing": (
         a_pod(waiting("CreateContainerConfigError", 'secret "x" not found')),
         EndReason.BAD_SPEC,
     ),
-    "the pod was told to end": (a_pod(running(), phase="Running", deletion=DELETION), None),
+    "a deleted pod has not ended": (a_pod(running(), phase="Running", deletion=DELETION), None),
 }
 
 
-def test_the_clocks_of_the_docs_have_their_defaults() -> None:
+def test_the_timeouts_of_the_docs_have_their_defaults() -> None:
     known = defaults(ClusterSettings.model_fields) | defaults(Settings.model_fields)
     named = {}
     for row in CLOCKS.values():
@@ -222,7 +237,7 @@ def test_the_clocks_of_the_docs_have_their_defaults() -> None:
     assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
 
 
-def test_the_reasons_of_the_clocks_exist() -> None:
+def test_the_reasons_of_the_timeouts_exist() -> None:
     for row in CLOCKS.values():
         for word in re.findall(r"`([A-Z_]+)`", row[4]):
             assert word == "UNCONFIRMED" or word in EndReason.__members__, row
@@ -231,18 +246,16 @@ def test_the_reasons_of_the_clocks_exist() -> None:
 @pytest.mark.parametrize(
     ("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS
 )
-def test_a_clock_of_the_docs_is_the_one_that_runs(
-    what: str, pod: Pod, verdict: EndReason | None
-) -> None:
-    seen, row = observe(pod), CLOCKS[what]
+def test_a_pod_has_the_timeout_of_the_docs(what: str, pod: Pod, verdict: EndReason | None) -> None:
+    seen, row = read_status(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
-    # With limits that are told apart, the one that counts is the named setting's.
+    # With a different value for each limit, the limit that applies belongs to the named setting.
     names = [
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
     distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
-    clocks = Clocks(
+    clocks = PodClocks(
         create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
     )
     grace = 1000 if verdict is None else 0
@@ -252,21 +265,21 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
-def test_what_can_never_work_is_given_no_time(reason: str) -> None:
+def test_an_impossible_image_fails_immediately(reason: str) -> None:
     seen, row = (
-        observe(a_pod(waiting(reason))),
-        CLOCKS["its name is none, or it is not there and may not be pulled"],
+        read_status(a_pod(waiting(reason))),
+        CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
     )
     assert (seen.at_once, seen.verdict, row[2], row[4]) == (
         True,
         EndReason.IMAGE,
-        "at once",
+        "immediate",
         "`IMAGE`",
     )
 
 
-def test_the_deadline_of_the_docs_is_the_sum_that_it_is_said_to_be() -> None:
-    row = CLOCKS["the same, and no dispatcher is there to see it"]
+def test_the_deadline_of_the_docs_is_the_sum_of_its_limits() -> None:
+    row = CLOCKS["the task runs, and no dispatcher is up"]
     assert row[2] == "its time limit, and the limits of pull, start and grace"
     cluster, settings = ClusterSettings(), Settings()
     allowed = 3600 + cluster.image_pull_timeout + settings.start_timeout + settings.grace_seconds
@@ -291,7 +304,7 @@ def by(target: str) -> Pod:
     return a_pod(ended(143), phase="Failed", conditions=[disrupted(target)])
 
 
-#: What the pod says, as the docs have it → pods of which it is true.
+#: Pod status in the docs → pods with that status.
 ENDS: dict[str, list[Pod]] = {
     "exit code 0 without a report": [a_pod(ended(0, "Completed"), phase="Succeeded")],
     "DisruptionTarget `PreemptionByScheduler`": [by("PreemptionByScheduler")],
@@ -299,26 +312,28 @@ ENDS: dict[str, list[Pod]] = {
     "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
     "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
     "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
-    "`Evicted` for its own limit of disk": [
+    "`Evicted` because the pod exceeded its disk limit": [
         failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')
     ],
-    "`Evicted` for its node's need": [failed("Evicted", "The node was low on resource: memory.")],
+    "`Evicted` because the node is short of resources": [
+        failed("Evicted", "The node was low on resource: memory.")
+    ],
     "`NodeLost`": [a_pod(running(), phase="Failed", reason="NodeLost")],
     "`NodeShutdown`, `Terminated`: the node shuts down": [
         failed("NodeShutdown"),
         failed("Terminated"),
     ],
-    "`Preempting`: a critical pod needs the room": [failed("Preempting")],
+    "`Preempting`: a critical pod needs the node": [failed("Preempting")],
     "`DeadlineExceeded`": [
         failed("DeadlineExceeded"),
         a_pod(ended(0), phase="Failed", reason="DeadlineExceeded"),
     ],
-    "refused by its node: more than one share was asked for": [
+    "rejected by its node: it requests more than one share": [
         failed(
             "UnexpectedAdmissionError", "maximum request size for shared resources is 1; found 2"
         )
     ],
-    "refused by its node: `UnexpectedAdmissionError`, `NodeAffinity`, `OutOf…`": [
+    "rejected by its node: `UnexpectedAdmissionError`, `NodeAffinity`, `OutOf…`": [
         failed("UnexpectedAdmissionError"),
         failed("NodeAffinity"),
         failed("OutOfcpu"),
@@ -333,27 +348,28 @@ ENDS: dict[str, list[Pod]] = {
         a_pod(ended(128, "ContainerCannotRun", "mkdir: no space left on device")),
     ],
     "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
-    "deleted, and none of the above: by hand, as a rule": [a_pod(ended(143), deletion=DELETION)],
+    "deleted for no reason above: usually by hand": [a_pod(ended(143), deletion=DELETION)],
     "an init container failed": [
         a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])
     ],
-    "exit code 75 of an executor: Redis could not be reached": [a_pod(ended(75))],
-    "exit code 76 of an executor: its attempt was another's by then": [a_pod(ended(76))],
-    "exit code 77 of an executor: the GPU itself failed": [a_pod(ended(77))],
-    "exit code 78 of an executor: its settings are wrong, or Redis refuses it": [a_pod(ended(78))],
+    "executor exit code 75: Redis is unreachable": [a_pod(ended(75))],
+    "executor exit code 76: a newer attempt has replaced it": [a_pod(ended(76))],
+    "executor exit code 77: the GPU failed": [a_pod(ended(77))],
+    "executor exit code 78: its settings are wrong, or Redis rejects it": [a_pod(ended(78))],
     "any other exit code": [a_pod(ended(1)), a_pod(ended(139)), a_pod(ended(137))],
 }
-BY_POD, BEFORE_A_POD = PAGE.tables("## Ends")
+(BY_POD,) = ENDS_PAGE.tables("## Ends of a pod")
+(BEFORE_A_POD,) = ENDS_PAGE.tables("## Ends without a pod status")
 
 
-def test_the_table_of_ends_is_of_pods_that_are_looked_at_here() -> None:
+def test_every_row_of_the_table_of_ends_has_pods_here() -> None:
     first, *rows = BY_POD
-    assert first[1:] == ["the task's own", "the task's own", ""]
+    assert first[1:] == ["from the task", "from the task", ""]
     assert [row[0] for row in rows] == list(ENDS)
 
 
 @pytest.mark.parametrize("row", BY_POD[1:], ids=lambda row: row[0])
-def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
+def test_a_pod_ends_as_in_the_docs(row: list[str]) -> None:
     said, reason, result, again = (
         row[0],
         row[1].strip("`"),
@@ -361,7 +377,7 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
         row[3],
     )
     for pod in ENDS[said]:
-        end = observe(pod).end
+        end = read_status(pod).end
         assert end is not None, said
         assert end.reason == reason
         assert again == (
@@ -371,17 +387,17 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("row", BEFORE_A_POD, ids=lambda row: row[0])
-def test_what_ends_before_there_is_a_pod_has_the_error_that_the_docs_say(row: list[str]) -> None:
+def test_an_end_without_a_pod_has_the_error_of_the_docs(row: list[str]) -> None:
     reason, result = EndReason(row[1].strip("`")), set(re.findall(r"`(\w+)`", row[2]))
     assert result <= results(reason)
     assert (
         row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]
-    )  # a refusal for good ends the job
+    )  # a permanent rejection ends the job
     assert (reason in NEVER_AGAIN) == (row[3] == "no" and reason != EndReason.INFRA)
 
 
 def results(reason: EndReason) -> set[str]:
-    """The types of error that a job may end with: before its executor has taken it, and after."""
+    """Return the error types of a job before and after its executor has claimed it."""
     record: Record = {
         "id": "x",
         "task": "shop.train",
@@ -394,7 +410,7 @@ def results(reason: EndReason) -> set[str]:
     return {type(exception_of(each)).__name__ for each in (record, taken)}
 
 
-def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
+def test_every_error_in_the_docs_belongs_to_gpuqueue_or_celery() -> None:
     for row in [*BY_POD[1:], *BEFORE_A_POD]:
         for name in re.findall(r"`(\w+)`", row[2]):
             assert name == "TimeLimitExceeded" or issubclass(
@@ -405,12 +421,12 @@ def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
 # -- container jobs --------------------------------------------------------------------------------
 
 
-def test_the_arguments_of_a_container_job_are_those_of_the_table() -> None:
-    assert [row[0] for row in PAGE.table("## Container jobs")] == list(ARGUMENTS)
-    assert f"{LARGEST // 1024} KiB" in PAGE.section("## Container jobs")
+def test_the_table_lists_the_arguments_of_a_container_job() -> None:
+    assert [row[0] for row in CONTAINERS.table("## Arguments")] == list(ARGUMENTS)
+    assert f"{LARGEST // 1024} KiB" in CONTAINERS.section("## Arguments")
 
 
-def test_the_container_job_of_the_docs_is_one() -> None:
+def test_the_container_job_of_the_docs_is_valid() -> None:
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class App:
@@ -418,7 +434,7 @@ def test_the_container_job_of_the_docs_is_one() -> None:
             lambda name, **options: calls.append((name, options))
         )
 
-    by_name, by_signature = PAGE.blocks("python", "## Container jobs")
+    by_name, by_signature = CONTAINERS.blocks("python")
     exec(by_name.replace("from shop import app", ""), {"app": App})
     ((name, options),) = calls
     assert name == "gpuqueue.run"
@@ -431,7 +447,7 @@ def test_the_container_job_of_the_docs_is_one() -> None:
     assert container == {"command": ["render", "--frames", "100"], "env": {"SCENE": "7"}}
 
 
-def test_a_default_is_shown_as_people_write_it() -> None:
+def test_defaults_are_shown_in_plain_notation() -> None:
     assert [shown(each) for each in (None, "", 60.0, 0.5, "python3 -m x", 16_384)] == [
         *("not set", "not set", "60", "0.5", "python3 -m x", "16384")
     ]

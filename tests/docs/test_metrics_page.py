@@ -13,7 +13,7 @@ from tests.support.every_metric import of_dispatcher, of_queue, sample_names
 from tests.support.pages import Page
 
 REFERENCE = Page("docs/reference/metrics.md")
-QUERIES = Page("docs/METRICS.md")
+QUERIES = Page("docs/operate/metrics.md")
 
 
 def rows(families: dict[str, Metric]) -> dict[str, tuple[str, set[str]]]:
@@ -52,7 +52,7 @@ def test_queries_name_metrics_that_exist() -> None:
     assert named and named <= sample_names()
 
 
-def test_refusals_are_ends_of_a_class_of_their_own_and_no_line() -> None:
+def test_refusals_count_in_a_separate_class_without_a_line() -> None:
     found = of_queue()
     assert {sample.labels["gpu_class"] for sample in found["gpuqueue_jobs_ended"].samples} == {
         "t4",
@@ -63,7 +63,7 @@ def test_refusals_are_ends_of_a_class_of_their_own_and_no_line() -> None:
     }
 
 
-def test_a_scrape_tells_of_no_metric_before_it_is_asked() -> None:
+def test_registering_a_collector_reads_no_metric() -> None:
     class Silent:
         def of(self, name: str) -> Measured:
             raise AssertionError("registering asks Redis for nothing")

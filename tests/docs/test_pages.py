@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 import gpuqueue
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import PAGES, ROOT, Page, anchor, defaults
@@ -64,6 +65,14 @@ def test_a_paragraph_has_one_sentence_a_line(page: str) -> None:
             assert not re.search(
                 r"(?<!e\.g|i\.e)[.!?] (?=[A-Z])", re.sub(r"\*\*.*?\*\*", "", line)
             ), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_data_of_a_page_is_read_by_its_reader(page: str) -> None:
+    for block in Page(page).blocks("toml"):
+        assert from_toml(block, page)
+    for block in Page(page).blocks("yaml"):
+        assert all(isinstance(each, dict) for each in yaml.safe_load_all(block))
 
 
 def test_the_navigation_has_every_page_once() -> None:

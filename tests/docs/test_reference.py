@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import fields
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_the_table_of_states_has_every_move_and_no_other() -> None:
     assert [row[0] for row in found] == [str(state) for state in JobState]
     moves = {row[0]: set(filter(None, row[2].split(", "))) for row in found}
     assert moves == {str(state): {str(each) for each in after} for state, after in MOVES.items()}
+
+
+def test_the_drawing_of_states_has_every_move_and_no_other() -> None:
+    drawing = ET.parse(FOLDER / "states.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert {each.text for each in drawing.iter(f"{space}text")} == {str(each) for each in JobState}
+    arrows = [each.text for each in drawing.iter(f"{space}title")]
+    assert sorted(arrows) == sorted(
+        f"{before} → {after}" for before, afters in MOVES.items() for after in afters
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
-"""Doubles of other systems, for tests and benchmarks. The product never imports them, and no wheel
-holds them.
+"""Doubles of other systems, for tests and benchmarks.
+
+Never here: an import of the product. The product never imports a double, and no wheel has one.
 """

@@ -22,7 +22,7 @@ from celery import Celery
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.model.ends import EXIT_CONFIG, EXIT_STALE
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
@@ -85,7 +85,7 @@ EVERYBODY = {
     "resources": ["selfsubjectaccessreviews"],
     "verbs": ["create"],
 }
-PAGE = Page("docs/KUBERNETES.md")
+PAGE = Page("docs/howto/run-jobs-on-kubernetes.md")
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_three_lines_make_an_image_of_ones_own_one_of_executors(home: Path) -> N
     """The recipe for images of one's own, its RUN carried out in an environment that has pip and
     nothing else.
     """
-    readme = Page("workers/gpu-runner/README.md")
+    readme = Page("docs/howto/build-an-executor-image.md")
     (wheel,) = [
         line
         for block in readme.blocks("sh")
@@ -321,7 +321,7 @@ def test_the_first_day_of_the_docs_is_lived(
     """The docs' Role, Secret and Deployment, both images, a cluster's double: a job, a container
     job, a cancel, the doctor.
     """
-    (text,) = PAGE.blocks("yaml", "## First day")
+    (text,) = PAGE.blocks("yaml")
     objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
     namespace, (container,) = (
         "gpu-jobs",

@@ -80,3 +80,17 @@ def test_hooks_run_what_is_installed_and_fetch_no_code() -> None:
     commands = {hook["entry"].split()[0] for hook in local["hooks"]}
     assert commands == {".venv/bin/ruff", ".venv/bin/lint-imports"}
     assert all((Path(sys.executable).parent / Path(command).name).exists() for command in commands)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "SECURITY.md", ROOT / "RELEASE.md", GITHUB / "pull_request_template.md"],
+    ids=relative,
+)
+def test_every_file_that_a_page_of_the_project_names_exists(path: Path) -> None:
+    text = path.read_text()
+    linked = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert linked
+    assert all((path.parent / name).exists() for name in linked), linked
+    named = re.findall(r"`((?:[\w-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|txt))`", text)
+    assert all((ROOT / name).exists() for name in named), named

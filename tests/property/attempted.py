@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from gpuqueue.errors import StaleAttempt
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
-from gpuqueue.store.attempts import REPORT_TIMEOUT, Attempt
-from tests.property.entrance import CLASS, KEEP, MAX_ATTEMPTS, START_TIMEOUT, Entrance, Process
+from gpuqueue.store.attempts import REPORT_TIMEOUT
+from tests.property.entrance import (
+    CLASS,
+    KEEP,
+    MAX_ATTEMPTS,
+    START_TIMEOUT,
+    Entrance,
+    Process,
+    Told,
+)
 from tests.property.model import HOLDING, ModelJob
 
 
@@ -30,19 +39,17 @@ class Attempted(Entrance):
     def launched(self, process: Process) -> bool:
         job = self.model.jobs.get(process.delivery)
         wanted = bool(job and job.state == JobState.LAUNCHING and job.attempt == process.attempt)
-        record: Record = {
-            "delivery": process.delivery,
-            "attempt": process.attempt,
-            "gpu_class": CLASS,
-        }
-        assert self.line.launched(record, process.instance, START_TIMEOUT) == wanted
+        attempt = Attempt(CLASS, process.delivery, process.attempt)
+        assert self.line.launched(attempt, process.instance, START_TIMEOUT) == wanted
         if job and wanted:
             job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
         return wanted
 
-    def claim(self, process: Process, told: Attempt) -> bool:
+    def claim(self, process: Process, told: Told) -> bool:
         job = self.model.jobs.get(process.delivery)
-        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        current = bool(
+            job and told.attempt.number == job.attempt and job.token and told.token == job.token
+        )
         mine = bool(
             job
             and job.claimed
@@ -59,7 +66,7 @@ class Attempted(Entrance):
             and job.has_message
         )
         try:
-            record, _ = self.attempts.claim(told, process.instance, "w")
+            record, _ = self.executor(told).claim(process.instance, "w")
         except StaleAttempt:
             assert not expected
             return False
@@ -71,15 +78,17 @@ class Attempted(Entrance):
             job.deadline = self.now + job.time_limit if job.time_limit else None
         return True
 
-    def report(self, process: Process, told: Attempt, outcome: str) -> bool:
+    def report(self, process: Process, told: Told, outcome: str) -> bool:
         job = self.model.jobs.get(process.delivery)
-        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        current = bool(
+            job and told.attempt.number == job.attempt and job.token and told.token == job.token
+        )
         running = bool(
             job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out
         )
         again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
         try:
-            self.attempts.report(told, outcome)
+            self.executor(told).report(outcome)
         except StaleAttempt:
             assert not (current and (running or again))
             return False
@@ -91,11 +100,13 @@ class Attempted(Entrance):
             job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT
         return True
 
-    def reported(self, process: Process, told: Attempt) -> bool:
+    def reported(self, process: Process, told: Told) -> bool:
         job = self.model.jobs.get(process.delivery)
-        current = bool(job and told.number == job.attempt and job.token and told.token == job.token)
+        current = bool(
+            job and told.attempt.number == job.attempt and job.token and told.token == job.token
+        )
         expected = bool(current and job and job.state == JobState.REPORTING)
-        assert self.attempts.reported(told, KEEP) == expected
+        assert self.executor(told).reported(KEEP) == expected
         if job and expected:
             self.end(job)
         return expected
@@ -106,8 +117,7 @@ class Attempted(Entrance):
         beside = bool(current and job and job.instance and job.instance != instance)
         answer = self.line.release(
             self.gpu_class,
-            delivery,
-            attempt,
+            Attempt(CLASS, delivery, attempt),
             End(EndReason(reason), "gone"),
             instance,
         )

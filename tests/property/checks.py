@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED, holder_name, parse_holder
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.states import JobState
 from gpuqueue.store.counts import parse
 from gpuqueue.store.keys import NAMES, class_keys
@@ -37,7 +38,7 @@ def check(world: World) -> None:
     everybody = holders[SHARED] | holders[EXCLUSIVE]
     for delivery, record in records.items():
         if record["state"] in HOLDING:
-            assert holder_name(delivery, record["attempt"]) in everybody, (
+            assert Attempt(CLASS, delivery, record["attempt"]).holder in everybody, (
                 "who runs, or may, holds a slot"
             )
     for name in ("launching", "deadlines", "stopping", "devices"):
@@ -51,7 +52,9 @@ def check_slots(world: World, holders: dict[str, set[str]]) -> None:
     model = world.model
     for isolation in ISOLATIONS:
         expected = {
-            holder_name(*holder) for holder, kind in model.holders.items() if kind == isolation
+            Attempt(CLASS, *holder).holder
+            for holder, kind in model.holders.items()
+            if kind == isolation
         }
         assert holders[isolation] == expected
         world.limits[isolation] = max(
@@ -109,5 +112,6 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
         assert world.ends[delivery] == 1, "a job ends once"
         assert records[delivery]["reason"] == jobs[delivery].reason
     for holder in keys["launching"]:
-        delivery, attempt = parse_holder(holder)
-        assert jobs[delivery].state == JobState.LAUNCHING and jobs[delivery].attempt == attempt
+        attempt = Attempt.parse(CLASS, holder)
+        job = jobs[attempt.delivery]
+        assert (job.state, job.attempt) == (JobState.LAUNCHING, attempt.number)

@@ -6,7 +6,6 @@ This knows only what a watcher knows: what Redis says, and which processes run.
 
 from __future__ import annotations
 
-from gpuqueue.model.names import holder_name
 from gpuqueue.model.states import JobState
 from tests.property.checks import check, look
 from tests.property.entrance import CLASS, KEEP
@@ -69,22 +68,22 @@ def _turn(world: World, turn: int) -> None:
     for job in list(world.model.jobs.values()):
         if job.state == JobState.WAITING and not world.model.rules.slots(job.isolation):
             world.cancel(job.id, True)  # nothing else can end it while its class has no slots
-    live = {holder_name(process.delivery, process.attempt): process for process in world.processes}
-    for delivery, attempt, _ in world.reader.holders(CLASS):
-        process = live.get(holder_name(delivery, attempt))
-        record = world.reader.record(CLASS, delivery) or {}
-        known = record.get("instance", "") if record.get("attempt") == attempt else ""
+    live = {process.told.attempt: process for process in world.processes}
+    for attempt, _ in world.reader.holders(CLASS):
+        process = live.get(attempt)
+        record = world.reader.record(CLASS, attempt.delivery) or {}
+        known = record.get("instance", "") if record.get("attempt") == attempt.number else ""
         if (
             process is None
             and not known
             and record.get("state") == "launching"
             and not record.get("cancel")
         ):
-            found = world.line.relaunch(CLASS, delivery, attempt, 5)
+            found = world.line.relaunch(attempt, 5)
             if found:
                 world.launched(world.spawn(found))
         elif process is None or (known and all(each.instance != known for each in world.processes)):
-            world.release(delivery, attempt, known, "INFRA", True)
+            world.release(attempt.delivery, attempt.number, known, "INFRA", True)
     for process in list(world.processes):
         if world.claim(process, process.told) and world.report(process, process.told, "SUCCEEDED"):
             world.reported(process, process.told)

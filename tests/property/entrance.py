@@ -8,10 +8,11 @@ from typing import Any
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.property.model import Bounds, Model, ModelJob, Rules
@@ -20,6 +21,14 @@ CLASS = "t4"
 MAX_ATTEMPTS = 2
 KEEP = 1_000_000.0
 START_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a process is told by its environment."""
+
+    attempt: Attempt
+    token: str
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,8 @@ class Process:
     isolation: str
 
     @property
-    def told(self) -> Attempt:
-        return Attempt(CLASS, self.delivery, self.attempt, self.token)
+    def told(self) -> Told:
+        return Told(Attempt(CLASS, self.delivery, self.attempt), self.token)
 
 
 class Entrance:
@@ -48,7 +57,6 @@ class Entrance:
             client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now
         )
         self.line.open(CLASS)
-        self.attempts = Attempts(client, clock=lambda: self.now)
         self.reader = Reader(client)
         self.line.devices = {CLASS: rules.devices}
         self.processes: list[Process] = []
@@ -60,6 +68,9 @@ class Entrance:
         self.mixed = False
         self.redealt = False
         self._instances = 0
+
+    def executor(self, told: Told) -> ExecutorAttempt:
+        return ExecutorAttempt(self.client, told.attempt, told.token, clock=lambda: self.now)
 
     @property
     def gpu_class(self) -> GpuClass:

@@ -10,12 +10,12 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.states import JobState
-from gpuqueue.store.attempts import Attempt
 from tests.property.checks import check
 from tests.property.drain import drain
-from tests.property.entrance import CLASS, Process
+from tests.property.entrance import CLASS, Process, Told
 from tests.property.model import ModelJob, Rules
 from tests.property.world import World
 
@@ -211,7 +211,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(number=index)
     def relaunch(self, number: int) -> None:
         job = self.some_job(number, JobState.LAUNCHING)
-        found = self.world.line.relaunch(CLASS, job.delivery, job.attempt, 5)
+        found = self.world.line.relaunch(Attempt(CLASS, job.delivery, job.attempt), 5)
         if found:
             assert (
                 job.state == JobState.LAUNCHING
@@ -268,10 +268,14 @@ class Schedule(RuleBasedStateMachine):
     def adopt(self, number: int) -> None:
         self.world.adopt(self.some_process(number))
 
-    def told(self, process: Process, wrong: str) -> Attempt:
+    def told(self, process: Process, wrong: str) -> Told:
         if wrong == "token":
-            return replace(process.told, token="0" * 40)
-        return replace(process.told, number=process.attempt + 1) if wrong else process.told
+            return Told(process.told.attempt, "0" * 40)
+        return (
+            Told(Attempt(CLASS, process.delivery, process.attempt + 1), process.token)
+            if wrong
+            else process.told
+        )
 
     @invariant()
     def invariants_hold(self) -> None:

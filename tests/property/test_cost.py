@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 
 pytestmark = pytest.mark.integration
@@ -20,7 +21,7 @@ COMMANDS = 66
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:
-    line, attempts = Line(client), Attempts(client)
+    line = Line(client)
 
     def run(name: str) -> None:
         line.accept(
@@ -35,12 +36,13 @@ def way_of(client: redis.Redis) -> Callable[[str], None]:
             "{}",
         )
         [granted] = line.enqueue(T4, name)
-        line.launched(granted, "h:n:1", 60)
-        attempt = Attempt("t4", name, 1, granted["token"])
-        attempts.claim(attempt, "h:n:1", "w")
-        attempts.report(attempt, "SUCCEEDED")
-        attempts.reported(attempt, 1000)
-        line.release(GpuClass("t4"), name, 1, instance="h:n:1")
+        attempt = Attempt("t4", name, 1)
+        line.launched(attempt, "h:n:1", 60)
+        executor = ExecutorAttempt(client, attempt, granted["token"])
+        executor.claim("h:n:1", "w")
+        executor.report("SUCCEEDED")
+        executor.reported(1000)
+        line.release(GpuClass("t4"), attempt, instance="h:n:1")
 
     return run
 

@@ -12,10 +12,11 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import StaleAttempt
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, Attempt, Attempts
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, ExecutorAttempt
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
 
@@ -34,7 +35,6 @@ class Queue:
         self.client.flushdb()
         self.line = Line(self.client, max_attempts=2, keep=1000, clock=lambda: self.now)
         self.line.open("t4")
-        self.attempts = Attempts(self.client, clock=lambda: self.now)
         self.reader = Reader(self.client)
 
     def submit(self, name: str, isolation: str = "shared", **more: Any) -> list[Record]:
@@ -50,28 +50,30 @@ class Queue:
             return []
         return self.line.enqueue(T4, name)
 
-    def run(self, name: str, isolation: str = "shared", **more: Any) -> Attempt:
+    def run(self, name: str, isolation: str = "shared", **more: Any) -> ExecutorAttempt:
         [granted] = self.submit(name, isolation, **more)
-        self.attempts.claim(self.told(granted), "h:n:1", "w")
-        return self.told(granted)
+        executor = self.executor(granted)
+        executor.claim("h:n:1", "w")
+        return executor
 
-    @staticmethod
-    def told(granted: Record) -> Attempt:
-        return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
+    def executor(self, granted: Record) -> ExecutorAttempt:
+        attempt, token = Attempt.of(granted), granted["token"]
+        return ExecutorAttempt(self.client, attempt, token, clock=lambda: self.now)
 
     def ends(
-        self, attempt: Attempt, reason: EndReason = EndReason.INFRA, instance: str = "h:n:1"
+        self,
+        executor: ExecutorAttempt,
+        reason: EndReason = EndReason.INFRA,
+        instance: str = "h:n:1",
     ) -> Any:
-        return self.line.release(
-            T4, attempt.delivery, attempt.number, End(reason, "gone"), instance
-        )
+        return self.line.release(T4, executor.attempt, End(reason, "gone"), instance)
 
     def state(self, name: str) -> str:
         record = self.reader.record("t4", name)
         return record["state"] if record else "unknown"
 
     def holds(self) -> list[str]:
-        return [delivery for delivery, _, _ in self.reader.holders("t4")]
+        return [attempt.delivery for attempt, _ in self.reader.holders("t4")]
 
 
 @pytest.fixture
@@ -79,27 +81,27 @@ def queue(schedule_redis: redis.Redis) -> Queue:
     return Queue(schedule_redis)
 
 
-def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_jobs_slot(
+def test_a_failed_launch_beside_a_repaired_one_frees_no_slot(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a")
-    assert queue.ends(attempt, instance="", reason=EndReason.INFRA).freed is False
+    executor = queue.run("a")
+    assert queue.ends(executor, instance="", reason=EndReason.INFRA).freed is False
     assert (queue.holds(), queue.state("a")) == (["a"], "running")
 
 
-def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_tried_again(
+def test_a_process_after_its_start_timeout_is_refused_and_its_job_retried(
     queue: Queue,
 ) -> None:
     [granted] = queue.submit("a")
-    queue.line.launched(granted, "h:n:1", 5)
+    queue.line.launched(Attempt.of(granted), "h:n:1", 5)
     queue.now += 6
     queue.line.tick("t4")
     with pytest.raises(StaleAttempt, match="out of time"):
-        queue.attempts.claim(queue.told(granted), "h:n:1", "w")
-    assert queue.ends(queue.told(granted), reason=EndReason.ERROR).state == "delayed"
+        queue.executor(granted).claim("h:n:1", "w")
+    assert queue.ends(queue.executor(granted), reason=EndReason.ERROR).state == "delayed"
 
 
-def test_an_older_delivery_that_is_adopted_later_does_not_pass_for_the_newest(queue: Queue) -> None:
+def test_an_older_delivery_adopted_later_is_not_the_newest(queue: Queue) -> None:
     found: Any = {"id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
     for retries in (2, 1):
         delivery = f"a~{retries}"
@@ -125,7 +127,7 @@ def test_two_leaders_adopt_one_process_and_both_may_keep_it(queue: Queue) -> Non
     assert queue.holds() == ["a"]
 
 
-def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
+def test_an_adopted_job_without_its_message_ends_instead_of_retrying(
     queue: Queue,
 ) -> None:
     found: Any = {
@@ -138,26 +140,26 @@ def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
     }
     queue.line.adopt("t4", found | {"instance": "h:n:1"})
     with pytest.raises(StaleAttempt, match="message lost"):
-        queue.attempts.claim(Attempt("t4", "a", 1, "x"), "h:n:1", "w")
-    assert queue.ends(Attempt("t4", "a", 1, "x")).state == "finishing"
+        queue.executor(found).claim("h:n:1", "w")
+    assert queue.ends(queue.executor(found)).state == "finishing"
 
 
-def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(
+def test_a_retry_on_its_way_while_its_job_is_cancelled_is_cancelled_too(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a")
+    executor = queue.run("a")
     assert queue.line.cancel("t4", "a") == "stopping"
-    queue.ends(attempt, reason=EndReason.ERROR)
+    queue.ends(executor, reason=EndReason.ERROR)
     assert queue.submit("a~1") == []
     assert queue.state("a~1") == "finishing"
 
 
-def test_a_running_job_that_is_revoked_without_terminate_runs_on_and_its_retry_does_not(
+def test_a_job_revoked_without_terminate_runs_on_but_its_retry_does_not(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a")
+    executor = queue.run("a")
     assert queue.line.cancel("t4", "a", terminate=False) == "running"
-    queue.attempts.report(attempt, "RETRIED")
+    executor.report("RETRIED")
     queue.submit("a~1")
     assert (queue.state("a"), queue.state("a~1")) == ("reporting", "finishing")
 
@@ -169,9 +171,9 @@ def test_the_mark_of_a_revoked_task_is_forgotten_in_time(queue: Queue) -> None:
     assert [each["delivery"] for each in queue.submit("later")] == ["later"]
 
 
-def test_the_pause_before_a_second_attempt_does_not_hide_that_the_job_expires(queue: Queue) -> None:
+def test_a_job_can_expire_in_the_pause_before_its_second_attempt(queue: Queue) -> None:
     [granted] = queue.submit("a", expires=queue.now + 10)
-    queue.ends(queue.told(granted), instance="")
+    queue.ends(queue.executor(granted), instance="")
     queue.line.enqueue(T4, "a")
     for name in ("b", "c"):
         queue.run(name)
@@ -188,84 +190,84 @@ def test_the_pause_before_a_second_attempt_does_not_hide_that_the_job_expires(qu
 )
 def test_what_cannot_be_had_is_not_tried_again(queue: Queue, reason: EndReason) -> None:
     [granted] = queue.submit("a")
-    assert queue.ends(queue.told(granted), instance="", reason=reason).state == "finishing"
+    assert queue.ends(queue.executor(granted), instance="", reason=reason).state == "finishing"
 
 
-def test_a_process_that_hangs_while_it_reports_is_stopped_and_its_slot_freed(queue: Queue) -> None:
-    attempt = queue.run("a")
-    queue.attempts.report(attempt, "SUCCEEDED")
+def test_a_process_that_hangs_in_its_report_is_stopped_and_frees_its_slot(queue: Queue) -> None:
+    executor = queue.run("a")
+    executor.report("SUCCEEDED")
     queue.now += REPORT_TIMEOUT
     queue.line.tick("t4")
-    assert [name for name, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
-    assert queue.ends(attempt).state == "finishing"
+    assert [each.holder for each, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
+    assert queue.ends(executor).state == "finishing"
     assert queue.reader.todo("t4", queue.now).stopping == []
 
 
 def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -> None:
-    attempt = queue.run("a")
-    queue.attempts.report(attempt, "SUCCEEDED")
-    assert queue.attempts.reported(attempt, 1000)
+    executor = queue.run("a")
+    executor.report("SUCCEEDED")
+    assert executor.reported(1000)
     queue.now += EXIT_TIMEOUT
     queue.line.tick("t4")
-    assert [name for name, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
+    assert [each.holder for each, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
     record = queue.reader.record("t4", "a")
     assert record and record["instance"] == "h:n:1", "the watcher must know whom to stop"
-    assert queue.ends(attempt).freed and queue.state("a") == "ended"
+    assert queue.ends(executor).freed and queue.state("a") == "ended"
 
 
-def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_while_reporting(
+def test_nothing_is_written_for_an_ignored_task_whose_report_died(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a")
-    queue.attempts.report(attempt, "IGNORED")
-    queue.ends(attempt, reason=EndReason.ERROR)
+    executor = queue.run("a")
+    executor.report("IGNORED")
+    queue.ends(executor, reason=EndReason.ERROR)
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
     record = queue.reader.record("t4", "a")
     assert record and (record["state"], record["reason"]) == ("ended", "IGNORED")
 
 
-def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(
+def test_a_process_evicted_after_it_sent_its_retry_is_not_retried(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a")
+    executor = queue.run("a")
     queue.submit("a~1")
-    assert queue.ends(attempt, reason=EndReason.EVICTED).state == "finishing"
+    assert queue.ends(executor, reason=EndReason.EVICTED).state == "finishing"
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
 
 
 def test_a_cancel_takes_also_an_older_delivery_that_is_tried_again(queue: Queue) -> None:
-    attempt = queue.run("a")
-    assert queue.ends(attempt, reason=EndReason.EVICTED).state == "delayed"
+    executor = queue.run("a")
+    assert queue.ends(executor, reason=EndReason.EVICTED).state == "delayed"
     queue.submit("a~1")  # sent before the eviction, come after it
     assert queue.line.cancel("t4", "a") == "stopping"
     assert (queue.state("a"), queue.state("a~1")) == ("finishing", "launching")
 
 
 @pytest.mark.parametrize("successor", ["a~1", "a~0.1"])
-def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(
+def test_a_process_that_died_after_its_successor_leaves_the_result_to_it(
     queue: Queue, successor: str
 ) -> None:
-    attempt = queue.run("a")
+    executor = queue.run("a")
     queue.submit(successor)
-    queue.ends(attempt, reason=EndReason.ERROR)
+    queue.ends(executor, reason=EndReason.ERROR)
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
 
 
-def test_a_replaced_task_that_had_been_retried_leaves_the_result_to_its_successor(
+def test_a_retried_and_replaced_task_leaves_the_result_to_its_successor(
     queue: Queue,
 ) -> None:
-    attempt = queue.run("a~2")
+    executor = queue.run("a~2")
     queue.submit("a~0.1")
-    queue.ends(attempt, reason=EndReason.ERROR)
+    queue.ends(executor, reason=EndReason.ERROR)
     assert queue.line.finish_claim("t4", "a~2", "f", 60)[0] == "superseded"
 
 
 def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Queue) -> None:
     first = [queue.run("s0"), queue.run("s1")]
     queue.submit("e0", "exclusive")
-    for turn, attempt in enumerate(first):
+    for turn, executor in enumerate(first):
         queue.submit(f"later{turn}")
-        queue.ends(attempt)
+        queue.ends(executor)
     queue.submit("shut out")
     assert queue.line.cancel("t4", "e0") == "cancelled"
     assert queue.submit("e1", "exclusive") == [], "two shared jobs run"
@@ -273,20 +275,22 @@ def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Que
     assert why and why.reason == "NO_FREE_SLOT", "nobody has overtaken e1 yet"
 
 
-def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_overtook(
+def test_a_later_shared_job_of_better_priority_counts_as_overtaking(
     queue: Queue,
 ) -> None:
     running = [queue.run("s0"), queue.run("s1")]
     queue.submit("e0", "exclusive", priority=3)
     for turn in range(3):
         queue.submit(f"urgent{turn}", priority=0)
-    started = [record["delivery"] for attempt in running for record in queue.ends(attempt).granted]
+    started = [
+        record["delivery"] for executor in running for record in queue.ends(executor).granted
+    ]
     assert started == ["urgent0", "urgent1"]
     why = queue.reader.why(T4, "urgent2")
     assert why and why.reason == "DRAINING_FOR_EXCLUSIVE", "exclusive_patience is 2"
 
 
-def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_cancelled(
+def test_jobs_of_an_isolation_without_slots_block_nothing_and_can_cancel(
     queue: Queue,
 ) -> None:
     queue.run("s0")
@@ -303,26 +307,26 @@ def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_canc
 
 
 def test_a_slot_of_a_class_that_lost_all_its_slots_is_freed_all_the_same(queue: Queue) -> None:
-    attempt = queue.run("a")
-    assert queue.line.release(GpuClass("t4"), "a", attempt.number, instance="h:n:1").freed
+    executor = queue.run("a")
+    assert queue.line.release(GpuClass("t4"), executor.attempt, instance="h:n:1").freed
     assert queue.holds() == []
 
 
 def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue: Queue) -> None:
     [granted] = queue.submit("a")
     assert queue.line.cancel("t4", "a") == "stopping"
-    assert queue.ends(queue.told(granted), instance="").state == "finishing"
+    assert queue.ends(queue.executor(granted), instance="").state == "finishing"
     assert queue.holds() == [] and queue.reader.todo("t4", queue.now).stopping == []
 
 
-def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(
+def test_releasing_an_unknown_job_admits_the_next_and_breaks_nothing(
     queue: Queue,
 ) -> None:
-    answer = queue.line.release(T4, "nobody", 1)
+    answer = queue.line.release(T4, Attempt("t4", "nobody", 1))
     assert (answer.freed, answer.state, answer.granted) == (False, "", [])
 
 
-def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
+def test_after_a_loss_of_redis_no_job_starts_beside_an_unknown_one(
     queue: Queue,
 ) -> None:
     queue.run("a", "shared")
@@ -342,20 +346,21 @@ def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
     assert queue.line.open("t4")
     assert queue.line.admit(T4) == []
     assert [
-        record["id"] for record in queue.line.release(T4, "a", 1, instance="h:n:1").granted
+        record["id"]
+        for record in queue.line.release(T4, Attempt("t4", "a", 1), instance="h:n:1").granted
     ] == ["b"]
     assert not queue.line.open("t4")
 
 
-def test_an_attempt_that_is_stopped_for_starting_late_ends_so_whatever_its_pod_makes_of_it(
+def test_an_attempt_stopped_for_a_late_start_keeps_that_reason(
     queue: Queue,
 ) -> None:
     for number in (1, 2):  # as often as attempts are allowed
         granted = queue.submit("a")[0] if number == 1 else queue.line.admit(T4)[0]
-        queue.line.launched(granted, "ns/job", 5)
+        queue.line.launched(Attempt.of(granted), "ns/job", 5)
         queue.now += 6
         queue.line.tick("t4")
-        state = queue.ends(queue.told(granted), EndReason.POD_DELETED, "ns/job/uid").state
+        state = queue.ends(queue.executor(granted), EndReason.POD_DELETED, "ns/job/uid").state
         assert state == ("delayed", "finishing")[number - 1]
         queue.now += 6
         queue.line.tick("t4")

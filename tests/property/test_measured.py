@@ -9,11 +9,12 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.counts import BOUNDS, Durations
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measured, Measures
@@ -33,7 +34,6 @@ class Queue:
 
     def __post_init__(self) -> None:
         self.line = Line(self.client, clock=lambda: self.now)
-        self.attempts = Attempts(self.client, clock=lambda: self.now)
         self.line.open("t4")
 
     def measure(self) -> Measured:
@@ -52,11 +52,12 @@ class Queue:
         return self.line.enqueue(T4, name)
 
     def run(self, record: Record, reason: str = "SUCCEEDED") -> None:
-        attempt = Attempt("t4", record["delivery"], record["attempt"], record["token"])
-        self.attempts.claim(attempt, "h:1", "w")
-        self.attempts.report(attempt, reason)
-        self.attempts.reported(attempt, 1000)
-        self.line.release(T4, record["delivery"], record["attempt"], instance="h:1")
+        attempt = Attempt.of(record)
+        executor = ExecutorAttempt(self.client, attempt, record["token"], clock=lambda: self.now)
+        executor.claim("h:1", "w")
+        executor.report(reason)
+        executor.reported(1000)
+        self.line.release(T4, attempt, instance="h:1")
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_each_end_is_counted_once_by_its_reason(queue: Queue) -> None:
     for name, reason in (("a", "SUCCEEDED"), ("b", "ERROR"), ("c", "SUCCEEDED")):
         (record,) = queue.submit(name)
         queue.run(record, reason)
-        queue.line.release(T4, name, 1, instance="h:1")  # repeated
+        queue.line.release(T4, Attempt("t4", name, 1), instance="h:1")  # repeated
     queue.submit("d", expires=queue.now + 1, eta=queue.now + 50)
     queue.now += 2
     queue.line.tick("t4")
@@ -148,9 +149,9 @@ def test_each_end_is_counted_once_by_its_reason(queue: Queue) -> None:
     assert queue.measure().finishing == 0
 
 
-def test_an_attempt_that_is_made_again_is_counted_and_waits_anew(queue: Queue) -> None:
+def test_a_repeated_attempt_is_counted_and_its_wait_starts_again(queue: Queue) -> None:
     queue.submit("a")
-    queue.line.release(T4, "a", 1, INFRA)
+    queue.line.release(T4, Attempt("t4", "a", 1), INFRA)
     assert queue.measure().counts.repeated == {(SHARED, "INFRA"): 1}
     assert queue.measure().delayed == 1
     queue.now += 60

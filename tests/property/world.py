@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import ISOLATIONS, delivery_name
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process

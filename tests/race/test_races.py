@@ -15,10 +15,11 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import StaleAttempt
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
@@ -45,8 +46,8 @@ def start_one(line: Line, name: str = "a", isolation: str = "shared") -> Record:
     return granted
 
 
-def told(granted: Record) -> Attempt:
-    return Attempt("t4", granted["delivery"], granted["attempt"], granted["token"])
+def executor_of(client: redis.Redis, granted: Record) -> ExecutorAttempt:
+    return ExecutorAttempt(client, Attempt.of(granted), granted["token"])
 
 
 def test_a_hundred_threads_enqueue_and_five_jobs_start(client: redis.Redis, race: Race) -> None:
@@ -90,7 +91,7 @@ def test_several_processes_enqueue_and_five_jobs_start(
         each.stdin.flush()
     granted = [pair for each in contenders for pair in json.loads(each.communicate(timeout=30)[0])]
     assert len(granted) == len({token for _, token in granted}) == 5
-    assert {delivery for delivery, _, _ in Reader(client).holders("t4")} == {
+    assert {attempt.delivery for attempt, _ in Reader(client).holders("t4")} == {
         delivery for delivery, _ in granted
     }
 
@@ -107,11 +108,11 @@ def test_many_ask_what_may_start_and_each_job_starts_once(client: redis.Redis, r
 
 
 def test_fifty_processes_claim_one_attempt_and_one_gets_it(client: redis.Redis, race: Race) -> None:
-    attempt, attempts = told(start_one(Line(client))), Attempts(client)
+    executor = executor_of(client, start_one(Line(client)))
 
     def claim(number: int) -> str:
         try:
-            attempts.claim(attempt, f"h:n:{number}", "w")
+            executor.claim(f"h:n:{number}", "w")
         except StaleAttempt as exc:
             return str(exc)
         return f"h:n:{number}"
@@ -125,9 +126,9 @@ def test_fifty_processes_claim_one_attempt_and_one_gets_it(client: redis.Redis, 
 
 
 def test_the_winner_may_claim_again_from_many_connections(client: redis.Redis, race: Race) -> None:
-    attempt, attempts = told(start_one(Line(client))), Attempts(client)
-    tokens = race(20, lambda _: attempts.claim(attempt, "h:n:1", "w")[0]["token"])
-    assert set(tokens) == {attempt.token}
+    executor = executor_of(client, start_one(Line(client)))
+    tokens = race(20, lambda _: executor.claim("h:n:1", "w")[0]["token"])
+    assert set(tokens) == {executor.token}
 
 
 def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(
@@ -137,9 +138,7 @@ def test_a_release_repeated_by_fifty_frees_once_and_starts_one_next(
     one = start_one(line, "first", "exclusive")
     for name in accept_many(line, 10, "exclusive"):
         line.enqueue(T4, name)
-    released = race(
-        50, lambda _: line.release(T4, "first", one["attempt"], End(EndReason.BAD_SPEC, ""))
-    )
+    released = race(50, lambda _: line.release(T4, Attempt.of(one), End(EndReason.BAD_SPEC, "")))
     assert sum(each.freed for each in released) == 1
     assert [record["delivery"] for each in released for record in each.granted] == ["exclusive0"]
     assert {each.state for each in released} == {"finishing"}
@@ -164,19 +163,22 @@ def test_one_delivery_brought_by_twenty_is_accepted_once(client: redis.Redis, ra
 
 
 def test_a_cancel_and_a_report_at_once_agree_on_one_end(client: redis.Redis, race: Race) -> None:
-    line, attempts = Line(client), Attempts(client)
+    line = Line(client)
     for turn in range(20):
         granted = start_one(line, f"a{turn}")
-        attempts.claim(told(granted), "h:n:1", "w")
+        executor = executor_of(client, granted)
+        executor.claim("h:n:1", "w")
 
-        def contender(number: int, granted: Record = granted) -> str:
+        def contender(
+            number: int, job_id: str = granted["id"], executor: ExecutorAttempt = executor
+        ) -> str:
             if number:
-                return line.cancel("t4", granted["id"])
+                return line.cancel("t4", job_id)
             try:
-                attempts.report(told(granted), "SUCCEEDED")
+                executor.report("SUCCEEDED")
             except StaleAttempt:
                 return "dropped"
             return "reported"
 
         assert race(2, contender) in (["reported", "finishing"], ["dropped", "stopping"])
-        line.release(T4, granted["delivery"], granted["attempt"], instance="h:n:1")
+        line.release(T4, executor.attempt, instance="h:n:1")

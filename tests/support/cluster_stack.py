@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gpuqueue.model.names import holder_name
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.logs import Logs
 from tests.support.launching import KUBERNETES
 from tests.support.stack import Stack
@@ -18,6 +18,7 @@ QUICK = {
     "GPUQUEUE_LEASE_SECONDS": "1",
     "GPUQUEUE_VISIBILITY_SECONDS": "2",
     "GPUQUEUE_GRACE_SECONDS": "1",
+    "GPUQUEUE_FINISH_SECONDS": "2",
     "GPU_UNSCHEDULABLE_TIMEOUT": "2",
     "GPU_IMAGE_PULL_TIMEOUT": "4",
     "GPU_IMAGE_ERROR_GRACE": "1",
@@ -45,9 +46,7 @@ class ClusterStack(Stack):
 
     def log_of(self, record: Any) -> str | None:
         """What is kept of a job's log."""
-        return Logs(self.client).read(
-            record["gpu_class"], holder_name(record["delivery"], record["attempt"])
-        )
+        return Logs(self.client).read(Attempt.of(record))
 
     def pod_name(self, job_id: str) -> str:
         """Its name."""

@@ -16,7 +16,7 @@ import psutil
 import redis
 from celery import Celery
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
 from tests.support.waiting import until

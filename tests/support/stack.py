@@ -16,7 +16,7 @@ import psutil
 import redis
 from celery import Celery
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes import Cluster
 from tests.support.launching import (
@@ -173,7 +173,7 @@ class Stack:
 
     def holders(self) -> list[str]:
         """Deliveries that hold a slot."""
-        return [delivery for delivery, _, _ in self.reader.holders("t4")]
+        return [attempt.delivery for attempt, _ in self.reader.holders("t4")]
 
     def idle(self) -> None:
         """Wait until nobody holds a slot."""

@@ -1,6 +1,4 @@
-"""``gpuqueue.run(...)``: an ordinary Celery signature, refused where it is written when it cannot
-be.
-"""
+"""``gpuqueue.run(...)`` returns an ordinary Celery signature, and refuses invalid arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from gpuqueue.model.container import CONTAINER_TASK, parse_container
 APP = Celery("signatures", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-def test_it_says_what_is_given_and_what_the_dispatcher_reads() -> None:
+def test_signature_has_the_arguments_that_the_dispatcher_parses() -> None:
     made = gpuqueue.run("a:1", ["x"], args=["y"], env={"N": 3}, working_dir="/data", app=APP)
     assert made.task == CONTAINER_TASK
     said = {"command": ["x"], "args": ["y"], "env": {"N": "3"}, "working_dir": "/data"}
@@ -25,11 +23,11 @@ def test_it_says_what_is_given_and_what_the_dispatcher_reads() -> None:
     assert parse_container(made.args, made.kwargs) == ("a:1", said)
 
 
-def test_what_is_left_out_is_not_sent() -> None:
+def test_omitted_arguments_are_not_sent() -> None:
     assert gpuqueue.run("a:1", app=APP).kwargs == {"image": "a:1"}
 
 
-def test_it_is_set_and_chained_as_any_other_and_takes_no_result_of_the_one_before() -> None:
+def test_signature_can_be_set_and_chained_and_is_immutable() -> None:
     first = gpuqueue.run("a:1", app=APP).set(**gpuqueue.gpu("t4", isolation="shared"))
     assert first.options["queue"] == "gpu.t4.shared"
     linked = chain(first, gpuqueue.run("b:1", app=APP).set(queue="gpu.t4"))
@@ -37,14 +35,14 @@ def test_it_is_set_and_chained_as_any_other_and_takes_no_result_of_the_one_befor
     assert all(task.immutable for task in linked.tasks)
 
 
-def test_it_is_json_and_comes_back_from_it() -> None:
+def test_signature_round_trips_as_json() -> None:
     made = gpuqueue.run("a:1", ("x", "y"), env={"N": 0.5}, app=APP).set(**gpuqueue.gpu("t4"))
     again = signature(json.loads(json.dumps(made)), app=APP)
     assert json.dumps(again) == json.dumps(made)
     assert again.immutable
 
 
-def test_without_an_app_the_current_one_sends_it() -> None:
+def test_current_app_sends_a_signature_without_an_app() -> None:
     made = gpuqueue.run("a:1").set(**gpuqueue.gpu("t4"))
     before = current_app._get_current_object()
     with (
@@ -66,10 +64,10 @@ def test_without_an_app_the_current_one_sends_it() -> None:
     assert message.payload[:2] == [[], {"image": "a:1"}]
 
 
-def test_what_cannot_be_is_refused_where_it_is_written() -> None:
+def test_invalid_call_raises_at_once() -> None:
     with pytest.raises(
         gpuqueue.InvalidJob,
-        match=r"gpuqueue\.run command='nvidia-smi -L' is one text; give a list of words",
+        match=r"gpuqueue\.run command='nvidia-smi -L' is a string; use a list of words",
     ):
         gpuqueue.run("a:1", "nvidia-smi -L")
     with pytest.raises(
@@ -78,7 +76,7 @@ def test_what_cannot_be_is_refused_where_it_is_written() -> None:
         gpuqueue.run("a:1", working_dir="data")
 
 
-def test_errors_that_results_raise_are_public() -> None:
+def test_errors_in_results_are_public() -> None:
     names = (
         "ContainerFailed HostOutOfMemory Evicted Preempted NodeLost PodDeleted ImageUnusable"
         " Unschedulable QuotaExceeded"
@@ -89,7 +87,7 @@ def test_errors_that_results_raise_are_public() -> None:
     )
 
 
-def test_importing_the_package_loads_neither_celery_nor_a_client() -> None:
+def test_importing_the_package_loads_no_heavy_package() -> None:
     heavy = ("celery", "redis", "kubernetes", "msgspec", "pydantic", "click")
     code = f"import sys, gpuqueue; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)

@@ -20,8 +20,10 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     labels,
 )
 from gpuqueue.model import ends, names
-from gpuqueue.model.job import HEADER, REQUEST_FIELDS, Record
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
+from gpuqueue.model.request import HEADER, REQUEST_FIELDS
 from gpuqueue.model.states import JobState
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import keys
@@ -61,8 +63,8 @@ def contract() -> dict[str, Any]:
         "ends": {str(reason): reason.name for reason in EndReason},
         "names": {
             "delivery": names.delivery_name("j", 2, 1),
-            "holder": names.holder_name("j~2", 3),
-            "worker": names.worker_name("t4", "j", 1, "host"),
+            "holder": Attempt("t4", "j~2", 3).holder,
+            "worker": Attempt("t4", "j", 1).worker("host"),
             "job": job_name("owner", _RECORD),
             "instance": instance_of("ns", "job", "uid"),
         },

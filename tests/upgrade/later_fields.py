@@ -12,9 +12,10 @@ import time
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.reasons import EndReason
-from gpuqueue.store.attempts import Attempt, Attempts
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
@@ -28,8 +29,11 @@ def walk(url: str) -> dict[str, list[str]]:
     client = connect(url)
     client.flushdb()
     now = time.time()
-    line, reader = Line(client, by="d@h", clock=lambda: now), Reader(client)
-    attempts = Attempts(client, clock=lambda: now)
+
+    def clock() -> float:
+        return now
+
+    line, reader = Line(client, by="d@h", clock=clock), Reader(client)
     t4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
     record: Any = {
         "delivery": "j",
@@ -58,23 +62,24 @@ def walk(url: str) -> dict[str, list[str]]:
     for number in (1, 2):
         (granted,) = line.admit(t4)
         step(f"admit {number}", "launching")
-        assert line.relaunch("t4", "j", number, 0.0)
-        line.launched(granted, "host:n:1", 60.0)
-        line.observed([("t4", "j", number, "PULLING_IMAGE", "slow", "pod", "node", None)])
+        attempt = Attempt("t4", "j", number)
+        assert line.relaunch(attempt, 0.0)
+        line.launched(attempt, "host:n:1", 60.0)
+        line.observed([Observation(attempt, WaitReason.PULLING_IMAGE, "slow", "pod", "node")])
         step(f"launched {number}", "launching")
-        mine = Attempt("t4", "j", number, granted["token"])
-        attempts.claim(mine, "host:n:1", "worker")
-        attempts.limit(mine, 60.0)
-        attempts.sampled(mine, {"gpu": "GPU-1", "gpu_memory_peak": 5})
+        executor = ExecutorAttempt(client, attempt, granted["token"], clock=clock)
+        executor.claim("host:n:1", "worker")
+        executor.limit(60.0)
+        executor.sampled({"gpu": "GPU-1", "gpu_memory_peak": 5})
         step(f"claim {number}", "running")
         if number == 1:
-            line.release(t4, "j", 1, End(EndReason.INFRA, "gone", "node"), "host:n:1")
+            line.release(t4, attempt, End(EndReason.INFRA, "gone", "node"), "host:n:1")
             step("release, to be tried again", "delayed")
             now += 60
             line.tick("t4")
-    attempts.report(mine, EndReason.SUCCEEDED)
+    executor.report(EndReason.SUCCEEDED)
     step("report", "reporting")
-    line.release(t4, "j", 2, End(EndReason.ERROR, "died"), "host:n:1")
+    line.release(t4, attempt, End(EndReason.ERROR, "died"), "host:n:1")
     step("release", "finishing")
     line.finish_claim("t4", "j", "finisher", 15.0)
     step("finish_claim", "finishing")

@@ -12,6 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: The last commit before layouts were marked. What it calls itself is 0.1.0.
 PREVIOUS = "34541e3"
+#: The last commit whose scripts of this folder run on that code: later ones import by a newer
+#: layout of the package.
+SCRIPTS_AT = "6c5680c"
+#: Script of this folder → its name in that commit.
+SCRIPTS = {"contract.py": "contract.py", "later_fields.py": "carried.py"}
 
 
 def has_history(commit: str = PREVIOUS) -> bool:
@@ -26,10 +31,14 @@ def has_history(commit: str = PREVIOUS) -> bool:
 
 
 def unpack(directory: Path, commit: str = PREVIOUS) -> Path:
-    """Lay a commit's package into a directory, which then is what PYTHONPATH has to begin with."""
+    """Put a commit's package, and the scripts that run on it, into a directory for PYTHONPATH."""
     packed = subprocess.run(
         ["git", "archive", commit, "gpuqueue"], cwd=ROOT, capture_output=True, check=True
     ).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(directory, filter="data")
+    for name, former in SCRIPTS.items():
+        script = f"{SCRIPTS_AT}:tests/upgrade/{former}"
+        shown = subprocess.run(["git", "show", script], cwd=ROOT, capture_output=True, check=True)
+        (directory / name).write_bytes(shown.stdout)
     return directory

@@ -78,7 +78,9 @@ def record(stack: Recorder) -> Kept:
     stack.idle()
     first.kill("SIGTERM")
     # Four that run. Their dispatcher dies; one executor dies as it has claimed its end, one ends.
-    running = stack.start("running", "gpuqueue.store.attempts:Attempts.report:after", leads=True)
+    running = stack.start(
+        "running", "gpuqueue.store.attempts:ExecutorAttempt.report:after", leads=True
+    )
     for name in ("running", "running, to be stopped", "reporting", "ended, not released"):
         stack.send(name, "hold", name)
         stack.until(name, "running")
@@ -91,7 +93,7 @@ def record(stack: Recorder) -> Kept:
     stack.until("ended, not released", "ended")
     # One whose executor dies before it claims: it is due again after a pause. It has bypassed the
     # exclusive one.
-    pausing = stack.start("pausing", "gpuqueue.store.attempts:Attempts.claim:before")
+    pausing = stack.start("pausing", "gpuqueue.store.attempts:ExecutorAttempt.claim:before")
     stack.send("delayed by a pause", "tell_of", "paused", 1)
     stack.until("delayed by a pause", "delayed")
     pausing.kill()

@@ -3,7 +3,7 @@ carries what it does not know.
 
 Dispatchers, executors (which carry scripts of their own, in application images) and command lines
 of several versions work on one state at once. Where a change cannot keep to this,
-``gpuqueue.store.keys.VERSION`` is raised: see docs/UPGRADES.md.
+``gpuqueue.store.keys.VERSION`` is raised: see docs/operate/upgrades.md.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def broken(known: Any, found: Any, where: str = "") -> list[str]:
 
 
 def run(script: str, code: Path, *arguments: str) -> Any:
-    """Run a script of this folder by the code of another version."""
+    """Run a script of :func:`tests.upgrade.previous.unpack` on the code beside it."""
     env = {**os.environ, "PYTHONPATH": str(code)}
     done = subprocess.run(
-        [sys.executable, HERE / script, *arguments],
+        [sys.executable, code / script, *arguments],
         env=env,
         capture_output=True,
         text=True,
@@ -92,7 +92,7 @@ def test_every_script_keeps_the_fields_of_a_later_version(
 
 
 @pytest.mark.integration
-def test_the_scripts_of_the_previous_version_keep_the_fields_of_a_later_one(
+def test_scripts_of_the_previous_version_keep_fields_of_a_later_one(
     server: EmbeddedRedis, client: redis.Redis, previous: Path
 ) -> None:
     assert {

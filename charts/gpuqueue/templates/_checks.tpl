@@ -1,8 +1,8 @@
-{{/* What values may not say together: all of it is told at once, each with its path, its value and the fix. */}}
+{{/* Combinations of values that are invalid. All problems are reported at once, each with its path, its value and the fix. */}}
 {{- define "gpuqueue.checks" -}}
 {{- $problems := concat (include "gpuqueue.checks.redis" . | fromJsonArray) (include "gpuqueue.checks.images" . | fromJsonArray) (include "gpuqueue.checks.dispatchers" . | fromJsonArray) (include "gpuqueue.checks.rest" . | fromJsonArray) }}
 {{- if $problems }}
-{{- fail (printf "\n\ngpuqueue: these values cannot be used:\n- %s\n" (join "\n- " $problems)) }}
+{{- fail (printf "\n\ngpuqueue: these values are invalid:\n- %s\n" (join "\n- " $problems)) }}
 {{- end }}
 {{- end }}
 
@@ -14,12 +14,12 @@
 {{- if $redis.url }}{{ $sources = append $sources "redis.url" }}{{ end }}
 {{- if $redis.builtin.enabled }}{{ $sources = append $sources "redis.builtin.enabled" }}{{ end }}
 {{- if not $sources }}
-{{- $problems = append $problems "redis says no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL (for trials: redis.url or redis.builtin.enabled)" }}
+{{- $problems = append $problems "redis has no address; set redis.existingSecret to a Secret with CELERY_BROKER_URL (for trials: redis.url or redis.builtin.enabled)" }}
 {{- else if gt (len $sources) 1 }}
-{{- $problems = append $problems (printf "redis has several addresses (%s); keep one of them" (join ", " $sources)) }}
+{{- $problems = append $problems (printf "redis has several addresses (%s); keep one" (join ", " $sources)) }}
 {{- end }}
 {{- if and $redis.builtin.enabled (not (regexMatch "^[A-Za-z0-9_-]{16,}$" $redis.builtin.password)) }}
-{{- $problems = append $problems "redis.builtin.password is no password for it; set it to 16 or more letters, digits, '-' and '_'" }}
+{{- $problems = append $problems "redis.builtin.password is invalid; set it to 16 or more letters, digits, '-' and '_'" }}
 {{- end }}
 {{- $problems | toJson }}
 {{- end }}
@@ -27,11 +27,11 @@
 {{- define "gpuqueue.checks.images" -}}
 {{- $problems := list }}
 {{- if eq .Values.image.tag "latest" }}
-{{- $problems = append $problems "image.tag=latest does not say what runs; name a version, or leave it empty for the chart's own" }}
+{{- $problems = append $problems "image.tag=latest does not identify a version; name one, or leave it empty for the version of the chart" }}
 {{- end }}
 {{- range $path, $image := dict "jobs.image" .Values.jobs.image "redis.builtin.image" .Values.redis.builtin.image }}
 {{- if and $image (not (contains "@" $image)) (or (hasSuffix ":latest" $image) (not (contains ":" (last (splitList "/" $image))))) }}
-{{- $problems = append $problems (printf "%s=%s does not say what runs; give it a tag that is not latest, or a digest" $path $image) }}
+{{- $problems = append $problems (printf "%s=%s does not identify a version; use a digest, or a tag other than latest" $path $image) }}
 {{- end }}
 {{- end }}
 {{- $problems | toJson }}
@@ -41,7 +41,7 @@
 {{- $problems := list }}
 {{- $names := list }}
 {{- if not .Values.dispatchers }}
-{{- $problems = append $problems "dispatchers is empty; name one, with its slots" }}
+{{- $problems = append $problems "dispatchers is empty; add one, with its slots" }}
 {{- end }}
 {{- range $index, $each := .Values.dispatchers }}
 {{- $dispatcher := include "gpuqueue.dispatcher" (list $ $each) | fromJson }}
@@ -50,40 +50,40 @@
 {{- $resource := $dispatcher.resourceName }}
 {{- $isMig := regexMatch "/mig-[1-7]g\\.[0-9]+gb((\\.(me|gfx|me\\.all))|-me)?$" $resource }}
 {{- if has $each.name $names }}
-{{- $problems = append $problems (printf "%s has the name of another; give each its own" $at) }}
+{{- $problems = append $problems (printf "%s has the name of another dispatcher; use unique names" $at) }}
 {{- end }}
 {{- $names = append $names $each.name }}
 {{- if not (or $dispatcher.t4.sharedSlots $dispatcher.t4.exclusiveSlots $mig $dispatcher.classes) }}
 {{- $problems = append $problems (printf "%s has no slots; set t4.sharedSlots, t4.exclusiveSlots or mig.totalSlots, or classes" $at) }}
 {{- end }}
 {{- if and $mig (not $isMig) }}
-{{- $problems = append $problems (printf "%s: mig.totalSlots=%v needs a MIG resource, and resourceName=%q is none; set it to e.g. nvidia.com/mig-1g.5gb" $at $mig $resource) }}
+{{- $problems = append $problems (printf "%s: mig.totalSlots=%v needs a MIG resource, and resourceName=%q is not one; set it to e.g. nvidia.com/mig-1g.5gb" $at $mig $resource) }}
 {{- end }}
 {{- if and $isMig (not $mig) }}
 {{- $problems = append $problems (printf "%s: resourceName=%s is a MIG resource without slots; set mig.totalSlots" $at $resource) }}
 {{- end }}
 {{- if not (or $.Values.jobs.image $dispatcher.classes) }}
-{{- $problems = append $problems (printf "%s: no image for its jobs; set jobs.image, or image of each class in classes" $at) }}
+{{- $problems = append $problems (printf "%s has no image for its jobs; set jobs.image, or image of each class in classes" $at) }}
 {{- end }}
 {{- $scaling := $dispatcher.autoscaling }}
 {{- if and (ne $scaling.kind "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
 {{- $problems = append $problems (printf "%s: autoscaling.minReplicas=%v is more than maxReplicas=%v; swap them" $at $scaling.minReplicas $scaling.maxReplicas) }}
 {{- end }}
 {{- if and (eq $scaling.kind "hpa") (not (dig "requests" "cpu" "" $dispatcher.resources)) }}
-{{- $problems = append $problems (printf "%s: autoscaling.kind=hpa measures use of the CPU that is requested; set resources.requests.cpu" $at) }}
+{{- $problems = append $problems (printf "%s: autoscaling.kind=hpa measures the use of the requested CPU; set resources.requests.cpu" $at) }}
 {{- end }}
 {{- if eq $scaling.kind "keda" }}
 {{- if and (eq $scaling.keda.trigger "redis") (not $scaling.keda.address) }}
 {{- $problems = append $problems (printf "%s: autoscaling.keda.address is not set; set it to the broker's host:port" $at) }}
 {{- end }}
 {{- if and (eq $scaling.keda.trigger "redis") (not $dispatcher.queues) }}
-{{- $problems = append $problems (printf "%s: autoscaling by the length of queues needs them; set queues" $at) }}
+{{- $problems = append $problems (printf "%s: autoscaling by queue length needs queues; set queues" $at) }}
 {{- end }}
 {{- if and (eq $scaling.keda.trigger "prometheus") (not $scaling.keda.serverAddress) }}
-{{- $problems = append $problems (printf "%s: autoscaling.keda.serverAddress is not set; set it to Prometheus' address, e.g. http://prometheus.monitoring:9090" $at) }}
+{{- $problems = append $problems (printf "%s: autoscaling.keda.serverAddress is not set; set it to the address of Prometheus, e.g. http://prometheus.monitoring:9090" $at) }}
 {{- end }}
 {{- if and (eq $scaling.keda.trigger "prometheus") (not (or $scaling.keda.query $.Values.monitoring.serviceMonitor.enabled)) }}
-{{- $problems = append $problems (printf "%s: autoscaling.keda.query is empty, and the chart's own needs the labels of a ServiceMonitor; set monitoring.serviceMonitor.enabled, or a query" $at) }}
+{{- $problems = append $problems (printf "%s: autoscaling.keda.query is empty, and the default query needs the labels of a ServiceMonitor; set monitoring.serviceMonitor.enabled, or a query" $at) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -95,33 +95,33 @@
 {{- $flower := .Values.flower }}
 {{- if $flower.enabled }}
 {{- if not (or $flower.auth.existingSecret $flower.auth.basic) }}
-{{- $problems = append $problems "flower.enabled without authentication: whoever reaches it could revoke jobs; set flower.auth.existingSecret (for trials: flower.auth.basic)" }}
+{{- $problems = append $problems "flower.enabled without authentication: any client could revoke jobs; set flower.auth.existingSecret (for trials: flower.auth.basic)" }}
 {{- else if and $flower.auth.existingSecret $flower.auth.basic }}
-{{- $problems = append $problems "flower.auth has both existingSecret and basic; keep one of them" }}
+{{- $problems = append $problems "flower.auth has both existingSecret and basic; keep one" }}
 {{- else if and $flower.auth.basic (not (regexMatch "^[^:,]+:[^,]{8,}$" $flower.auth.basic)) }}
-{{- $problems = append $problems "flower.auth.basic is not user:password with 8 characters of password or more; write it so" }}
+{{- $problems = append $problems "flower.auth.basic is not user:password; use a password of 8 or more characters" }}
 {{- end }}
 {{- if and $flower.ingress.enabled (not $flower.ingress.host) }}
-{{- $problems = append $problems "flower.ingress.host is not set; name the host under which people open Flower" }}
+{{- $problems = append $problems "flower.ingress.host is not set; set it to the public host name of Flower" }}
 {{- end }}
 {{- else if $flower.ingress.enabled }}
 {{- $problems = append $problems "flower.ingress.enabled without Flower; set flower.enabled as well" }}
 {{- end }}
 {{- if and .Values.monitoring.rules.enabled (not .Values.monitoring.serviceMonitor.enabled) }}
-{{- $problems = append $problems "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts find their series by the labels that it gives; set both" }}
+{{- $problems = append $problems "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select their series by its labels; set both" }}
 {{- end }}
 {{- if and .Values.monitoring.dashboard.enabled (not .Values.monitoring.dashboard.labels) }}
-{{- $problems = append $problems "monitoring.dashboard.labels is empty, and by them Grafana's sidecar finds it; set e.g. grafana_dashboard: \"1\"" }}
+{{- $problems = append $problems "monitoring.dashboard.labels is empty, and the sidecar of Grafana selects dashboards by label; set e.g. grafana_dashboard: \"1\"" }}
 {{- end }}
 {{- if and .Values.quota.enabled (not .Values.quota.hard) }}
 {{- $problems = append $problems "quota.hard is empty; set e.g. requests.nvidia.com/gpu: \"8\"" }}
 {{- end }}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
-{{- $problems = append $problems "serviceAccount.create=false needs serviceAccount.name; name the one that is there" }}
+{{- $problems = append $problems "serviceAccount.create=false needs serviceAccount.name; set it to an existing service account" }}
 {{- end }}
 {{- $containers := dig "spec" "containers" list .Values.jobs.podTemplate }}
 {{- if or (gt (len $containers) 1) (and $containers (ne (dig "name" "" (first $containers)) "executor")) }}
-{{- $problems = append $problems "jobs.podTemplate.spec.containers may hold the container named executor alone; make others initContainers" }}
+{{- $problems = append $problems "jobs.podTemplate.spec.containers can contain only the container executor; use initContainers for others" }}
 {{- end }}
 {{- $problems | toJson }}
 {{- end }}

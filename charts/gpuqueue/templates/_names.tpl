@@ -1,4 +1,4 @@
-{{/* Names and labels: all of them are made here. */}}
+{{/* All names and labels. */}}
 
 {{- define "gpuqueue.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -10,7 +10,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* (list . "flower"): the name of one part. A Deployment's has 63 characters at most, with those that its pods add. */}}
+{{/* (list . "flower"): the name of one part. The name of a Deployment has at most 63 characters, suffixes of its pods included. */}}
 {{- define "gpuqueue.part" -}}
 {{- printf "%s-%s" (include "gpuqueue.fullname" (first .)) (last .) -}}
 {{- end }}
@@ -23,12 +23,12 @@
 {{- .Values.jobs.namespace | default .Release.Namespace -}}
 {{- end }}
 
-{{/* The Secret with Redis' address, as dispatchers and Flower read it. */}}
+{{/* The Secret with the Redis address for dispatchers and Flower. */}}
 {{- define "gpuqueue.redisSecret" -}}
 {{- .Values.redis.existingSecret | default (include "gpuqueue.part" (list . "redis")) -}}
 {{- end }}
 
-{{/* The same for executors, in the Jobs' namespace. */}}
+{{/* The same for executors, in the namespace of the Jobs. */}}
 {{- define "gpuqueue.executorSecret" -}}
 {{- .Values.redis.executorSecret | default (include "gpuqueue.redisSecret" .) -}}
 {{- end }}
@@ -53,14 +53,14 @@ redis://:{{ .Values.redis.builtin.password }}@{{ include "gpuqueue.part" (list .
 {{- end -}}
 {{- end }}
 
-{{/* (list . "flower"): what selects the pods of one component. */}}
+{{/* (list . "flower"): the selector labels of one component. */}}
 {{- define "gpuqueue.selector" -}}
 app.kubernetes.io/name: {{ (first .).Chart.Name }}
 app.kubernetes.io/instance: {{ (first .).Release.Name }}
 app.kubernetes.io/component: {{ last . }}
 {{- end }}
 
-{{/* The labels of one component's objects. Executors have managed-by: gpuqueue, which nothing here may have. */}}
+{{/* The labels of the objects of one component. Only executors may have managed-by: gpuqueue. */}}
 {{- define "gpuqueue.labels" -}}
 {{ include "gpuqueue.selector" . }}
 app.kubernetes.io/version: {{ (first .).Chart.AppVersion | quote }}
@@ -68,7 +68,7 @@ app.kubernetes.io/managed-by: {{ (first .).Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" (first .).Chart.Name (first .).Chart.Version }}
 {{- end }}
 
-{{/* The labels of the pods of Jobs: of this queue alone where its owner is said. */}}
+{{/* The labels of the pods of Jobs: only those of this queue, if jobs.owner is set. */}}
 {{- define "gpuqueue.jobSelector" -}}
 app.kubernetes.io/managed-by: gpuqueue
 {{- with .Values.jobs.owner }}
@@ -76,7 +76,7 @@ gpuqueue.io/owner: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{/* What selects those of them that may speak with Redis: attempts and finishers, and not container jobs. */}}
+{{/* The selector for pods of Jobs that may connect to Redis: attempts and finishers, but not container jobs. */}}
 {{- define "gpuqueue.executorSelector" -}}
 matchLabels: {{- include "gpuqueue.jobSelector" . | nindent 2 }}
 matchExpressions:

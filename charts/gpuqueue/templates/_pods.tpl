@@ -1,4 +1,4 @@
-{{/* What the pods of several components share. */}}
+{{/* Parts that the pods of several components share. */}}
 
 {{- define "gpuqueue.podSecurity" -}}
 runAsNonRoot: true
@@ -14,7 +14,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Redis' addresses, each by its key: nothing else that the Secret may hold becomes a variable. */}}
+{{/* The Redis addresses, each by its key: other keys of the Secret do not become variables. */}}
 {{- define "gpuqueue.redisEnv" -}}
 {{- range $key, $optional := dict "CELERY_BROKER_URL" false "CELERY_RESULT_BACKEND" true "GPUQUEUE_REDIS_URL" true }}
 - name: {{ $key }}

@@ -13,7 +13,7 @@ from gpuqueue.cli.view.state import State, open_state
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.reasons import WaitReason
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.line import REVOKED_FOR, Line
 
 #: Exit statuses.
@@ -52,7 +52,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
     outcomes = [cancel_one(state, job_id) for job_id in job_ids]
     if any(each["outcome"] in ("cancelled", "stopping") for each in outcomes):
         for name in state.reader.classes():
-            lease.wake(state.client, name)
+            wakeups.wake(state.client, name)
     alive = bool(state.dispatchers())
     if wait_seconds:
         _wait(state, outcomes, wait_seconds)

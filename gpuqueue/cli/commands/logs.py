@@ -12,8 +12,8 @@ from gpuqueue.cli.logs.seam import Seam, lines_of
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, open_state
 from gpuqueue.errors import GpuQueueError
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.store.client import Unavailable
 

@@ -21,7 +21,7 @@ from gpuqueue.dev.signals import stoppable, uninterrupted
 from gpuqueue.errors import GpuQueueError, InvalidJob
 from gpuqueue.model.names import CHOOSING
 from gpuqueue.model.states import JobState
-from gpuqueue.store import lease
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import RedisError
 from gpuqueue.submit import gpu
 from gpuqueue.submit import run as container
@@ -177,7 +177,7 @@ def _cancel(state: State, job_id: str) -> int:
             classes = state.reader.classes()
             outcome = cancel_one(state, job_id)
             for name in classes:
-                lease.wake(state.client, name)
+                wakeups.wake(state.client, name)
         except RedisError as exc:
             raise GpuQueueError(
                 f"the cancellation of {job_id} is not confirmed: {exc}; repeat"

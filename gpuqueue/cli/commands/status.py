@@ -12,8 +12,8 @@ from rich.table import Table
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.record import Record
 
 
 @click.command()

@@ -11,8 +11,8 @@ from rich.markup import escape
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT
 
 _ENDING = ("finishing", "ended")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 
 #: The least accuracy of a trained network. Guessing gets one digit in ten right.
 LEAST_ACCURACY = 0.85

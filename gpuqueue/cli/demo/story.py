@@ -10,7 +10,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.demo.promises import Evidence
 from gpuqueue.cli.demo.view import Look, View, look
 from gpuqueue.dev.stack import Stack
-from gpuqueue.launchers.local.exits import environment
+from gpuqueue.launchers.local.process import environment
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
-from gpuqueue.model.job import Record
-from gpuqueue.model.names import holder_name
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.record import Record
 from gpuqueue.store.logs import Logs
 
 if TYPE_CHECKING:
@@ -102,14 +102,13 @@ def unreadable(exc: GpuQueueError) -> GpuQueueError:
 
 def kept(state: State, record: Record, attempt: int) -> str:
     """Return the log of an attempt that Redis kept, "" if there is none."""
-    return (
-        Logs(state.client).read(record["gpu_class"], holder_name(record["delivery"], attempt)) or ""
-    )
+    which = Attempt(record["gpu_class"], record["delivery"], attempt)
+    return Logs(state.client).read(which) or ""
 
 
 def holder(record: Record) -> str:
     """Return the holder name of the newest attempt."""
-    return holder_name(record["delivery"], record.get("attempt", 0))
+    return Attempt(record["gpu_class"], record["delivery"], record.get("attempt", 0)).holder
 
 
 def is_process(record: Record) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
 from gpuqueue.model.names import CHOOSING
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store import layout
 from gpuqueue.store.client import Redis, check, connect

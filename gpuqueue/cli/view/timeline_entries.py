@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 
 
 @dataclass(frozen=True, slots=True)

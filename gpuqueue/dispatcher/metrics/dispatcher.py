@@ -34,16 +34,16 @@ class DispatcherCollector(Collector):
         )
         yield GaugeMetricFamily(
             "gpuqueue_watcher_leads",
-            "Whether the watcher of this dispatcher leads its group.",
+            "Whether its watcher leads the dispatchers of the same classes in the same cluster.",
             value=self._watcher.leads,
         )
         yield GaugeMetricFamily(
             "gpuqueue_watcher_blind",
-            "Whether it leads and cannot see what runs.",
+            "Whether it leads with an unknown cluster state, so that repair is paused.",
             value=self._watcher.blind,
         )
         yield GaugeMetricFamily(
             "gpuqueue_watcher_last_turn_timestamp_seconds",
-            "When its last turn succeeded.",
+            "Unix time of the watcher's last successful cycle; 0 before the first.",
             value=self._watcher.turned,
         )

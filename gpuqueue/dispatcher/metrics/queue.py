@@ -54,7 +54,9 @@ class QueueCollector(Collector):
             )
             measured = {}
         yield GaugeMetricFamily(
-            "gpuqueue_state_up", "Whether Redis told the state of the queue.", value=bool(measured)
+            "gpuqueue_state_up",
+            "Whether Redis returned the state of the queue. At 0, its other metrics are absent.",
+            value=bool(measured),
         )
         if not measured:
             # most likely the broker is the same Redis, and Prometheus does not wait for long
@@ -84,7 +86,7 @@ class QueueCollector(Collector):
         )
         longest = GaugeMetricFamily(
             "gpuqueue_oldest_wait_seconds",
-            "How long the one has waited that has waited longest; 0: nobody waits.",
+            "Age in seconds of the oldest waiting job; 0 if no job waits.",
             labels=_PLACE,
         )
         running = GaugeMetricFamily(
@@ -93,7 +95,7 @@ class QueueCollector(Collector):
             labels=_PLACE,
         )
         slots = GaugeMetricFamily(
-            "gpuqueue_slots", "Slots, as this dispatcher is configured.", labels=_PLACE
+            "gpuqueue_slots", "Slots in the configuration of this dispatcher.", labels=_PLACE
         )
         delayed = GaugeMetricFamily(
             "gpuqueue_delayed_jobs",
@@ -102,7 +104,7 @@ class QueueCollector(Collector):
         )
         finishing = GaugeMetricFamily(
             "gpuqueue_finishing_jobs",
-            "Jobs whose result others than their executor write.",
+            "Jobs whose result another process than their executor writes.",
             labels=("gpu_class",),
         )
         for name, each in measured.items():
@@ -118,21 +120,25 @@ class QueueCollector(Collector):
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     accepted = CounterMetricFamily(
-        "gpuqueue_jobs_accepted", "Jobs that came into the queue.", labels=_PLACE
+        "gpuqueue_jobs_accepted", "Jobs that entered the queue.", labels=_PLACE
     )
     ended = CounterMetricFamily(
         "gpuqueue_jobs_ended", "Jobs that ended, by reason.", labels=(*_PLACE, "reason")
     )
     repeated = CounterMetricFamily(
         "gpuqueue_attempts_repeated",
-        "Attempts that failed with another one due, by reason.",
+        "Failed attempts that a new attempt follows, by reason.",
         labels=(*_PLACE, "reason"),
     )
     wait = HistogramMetricFamily(
-        "gpuqueue_wait_seconds", "Seconds from coming into line to a slot.", labels=_PLACE
+        "gpuqueue_wait_seconds",
+        "Seconds from entering the line to a slot, without eta and the pause before a new attempt.",
+        labels=_PLACE,
     )
     held = HistogramMetricFamily(
-        "gpuqueue_slot_held_seconds", "Seconds that an attempt held its slot.", labels=_PLACE
+        "gpuqueue_slot_held_seconds",
+        "Seconds that an attempt held its slot: start, run and end.",
+        labels=_PLACE,
     )
     for name, each in measured.items():
         for isolation, number in each.counts.accepted.items():

@@ -13,8 +13,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from gpuqueue.errors import InvalidJob, MalformedMessage
 from gpuqueue.glue.messages.bodies import PROTOCOL, ClosedBody, DispatcherBodies, is_signed
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
-from gpuqueue.model.job import HEADER, GpuRequest, Job, check_class_name
-from gpuqueue.model.names import QueueName, parse_queue
+from gpuqueue.model.job import Job
+from gpuqueue.model.names import QueueName, check_class_name, parse_queue
+from gpuqueue.model.request import HEADER, GpuRequest
 
 
 class _Embed(msgspec.Struct):

@@ -2,8 +2,8 @@
 whose they are.
 
 The signature covers the bytes of the body and nothing else: no header, not even the task's name.
-See docs/SECURITY.md. Verifying needs the package ``cryptography``, which opening an envelope does
-not.
+See docs/operate/signed-messages.md. Verifying needs the package ``cryptography``; opening an
+envelope does not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from celery.exceptions import SecurityError
 from celery.utils.serialization import b64decode
 from kombu.serialization import registry
 
@@ -122,7 +123,10 @@ class Store:
         """
         envelope, body = open_envelope(text), json_within(text)
         try:
-            self._store[envelope.signer].verify(body, envelope.signature, self._digest)
+            certificate = self._store[envelope.signer]
+            if certificate.has_expired():  # Celery 5.6 does not look when it verifies
+                raise SecurityError(f"Expired certificate: {envelope.signer!r}")
+            certificate.verify(body, envelope.signature, self._digest)
         # Celery's SecurityError, and what its own handling of cryptography's errors makes of them
         except Exception as exc:
             raise untrusted(f"signed by {envelope.signer!r}", exc) from exc

@@ -23,8 +23,8 @@ from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.events import Events
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 
 logger = get_logger(__name__)
 #: Ends whose error has a type of its own; the others' depends on how far the attempt had got.

@@ -11,7 +11,7 @@ from celery import Celery
 from celery.app.task import Context
 from celery.backends.base import BaseKeyValueStoreBackend
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 logger = logging.getLogger(__name__)
 #: Records refreshed in one round trip.

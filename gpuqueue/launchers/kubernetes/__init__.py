@@ -1,7 +1,7 @@
-"""The launcher that makes a Kubernetes Job of each attempt, and follows its pod.
+"""The Kubernetes launcher: runs each attempt as a Job, and follows its pod.
 
-Never here: Redis, Celery, decisions about slots, and what a Job or a status means: manifests are
-built by ``manifest.py`` and read by ``observe.py``, both pure. ``api.py`` alone imports the client
-``kubernetes``, ``template_file.py`` alone ``yaml``. Nothing here concludes from a broken watch or a
-failed request that an attempt has ended.
+Never here: Redis, Celery, decisions about slots. ``manifest`` builds Jobs and ``status`` reads
+pods, both pure. Only ``api.client`` imports the client ``kubernetes``, and only
+``manifest.template_file`` imports ``yaml``. A broken watch or a failed request never counts as the
+end of an attempt.
 """

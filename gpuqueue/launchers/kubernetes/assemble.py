@@ -1,4 +1,4 @@
-"""Put the Kubernetes launcher together from settings, and see that the cluster takes its Jobs."""
+"""Assemble the Kubernetes launcher from settings, and check that the cluster accepts its Jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.launchers.base import Notes, OnEnd
+from gpuqueue.launchers.base import Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
@@ -16,7 +16,7 @@ from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import default_owner
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
 
@@ -24,16 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 def assemble(
-    settings: Settings, classes: Mapping[str, GpuClass], on_end: OnEnd, notes: Notes
+    settings: Settings,
+    classes: Mapping[str, GpuClass],
+    on_end: OnEnd,
+    observations: Observations,
 ) -> KubernetesLauncher:
-    """Make the launcher. Raises :class:`SettingsError` for what is wrong, also by the words of the
-    API server.
-    """
+    """Make the launcher. Raises :class:`SettingsError`, also for errors of the API server."""
     cluster = load_cluster()
     api = Api(cluster)
     common = context(settings, cluster, api)
     check(api, classes, cluster, common)
-    return KubernetesLauncher(api, cluster, common, classes, on_end, notes)
+    return KubernetesLauncher(api, cluster, common, classes, on_end, observations)
 
 
 def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestContext:
@@ -56,11 +57,9 @@ def check(
     cluster: ClusterSettings,
     common: ManifestContext,
 ) -> None:
-    """Have the API server look at a Job of each class without making it: what it would refuse, it
-    refuses now.
+    """Send a Job of each class as a dry run, so that the API server reports errors at the start.
 
-    Raises :class:`SettingsError`. A server that cannot be reached is waited for later; it is no
-    reason not to start.
+    Raises :class:`SettingsError`. An unreachable server only logs a warning: launches wait for it.
     """
     for gpu_class in classes.values():
         try:
@@ -70,7 +69,7 @@ def check(
         except ApiError as exc:
             if not exc.passing:
                 raise SettingsError(
-                    f"the cluster would not take a Job of class {gpu_class.name!r}: {exc}"
+                    f"the cluster rejects a Job of class {gpu_class.name!r}: {exc}"
                 ) from exc
             logger.warning(
                 "a Job of class %s was not checked: %s",
@@ -83,7 +82,7 @@ def check(
 def sample(
     gpu_class: GpuClass, cluster: ClusterSettings, common: ManifestContext
 ) -> dict[str, Any]:
-    """Return a Job as this class's are, of no job."""
+    """Return a Job of this class for no real job."""
     record: Record = {
         "delivery": "gpuqueue-check",
         "id": "gpuqueue-check",

@@ -1,6 +1,6 @@
-"""The Kubernetes launcher: a Job per attempt; its pod tells how the attempt goes on and ends.
+"""The Kubernetes launcher: one Job per attempt, whose pod shows its progress and end.
 
-Every dispatcher launches; the one that leads follows the pods, and tells of ends.
+Every dispatcher launches; only the leader follows the pods and reports ends.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
 from gpuqueue.launchers.base import (
     CannotLaunch,
-    Held,
     LauncherUnavailable,
     LaunchLater,
-    Live,
-    Notes,
+    Observations,
     OnEnd,
 )
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.finishes import Finishes
+from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
 from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
 from gpuqueue.launchers.kubernetes.manifest.job import (
@@ -39,26 +37,27 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     record_of,
     selector,
 )
+from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
-from gpuqueue.model.job import Record
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 
 class KubernetesLauncher:
-    """Starts attempts as Jobs, and follows their pods while it leads.
+    """Starts attempts as Jobs, and follows their pods while this process leads.
 
     Args:
         api: the cluster and namespace.
         settings: clocks, images, resources.
         common: what all Jobs share.
-        classes: name → class, of this dispatcher.
-        on_end: told of every end, from the thread that follows the pods.
-        notes: where it is kept what was seen.
+        classes: the classes of this dispatcher, by name.
+        on_end: called with each end, from the thread that follows the pods.
+        observations: where observations are recorded.
     """
 
-    #: They wait for pods, and use no core of this machine.
+    #: They only wait for pods, and use no CPU of this machine.
     finishers = 16
 
     def __init__(
@@ -68,10 +67,10 @@ class KubernetesLauncher:
         common: ManifestContext,
         classes: Mapping[str, GpuClass],
         on_end: OnEnd,
-        notes: Notes,
+        observations: Observations,
     ) -> None:
         self.owner = common.owner
-        # The last resort: each wait has a clock of its own, and together they are shorter.
+        # The last resort: each wait has a shorter clock.
         waits = (
             settings.launch_timeout,
             settings.unschedulable_timeout,
@@ -84,8 +83,10 @@ class KubernetesLauncher:
         self._common = common
         self._classes = classes
         self._closed = threading.Event()
-        self._follower = Follower(api, self._selector(), settings, common, on_end, notes)
-        self._finishes = Finishes(api, self._follower.pods, classes, settings, common, self._closed)
+        self._follower = Follower(api, self._selector(), settings, common, on_end, observations)
+        self._finisher_jobs = FinisherJobs(
+            api, self._follower.pods, classes, settings, common, self._closed
+        )
 
     def _selector(self) -> str:
         classes = ",".join(sorted(label_value(name) for name in self._classes))
@@ -94,7 +95,7 @@ class KubernetesLauncher:
     # -- launch ------------------------------------------------------------------------------------
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
-        """Refuse an image that the job may not have, and a job for which there is none."""
+        """Refuse a job whose image is not allowed or not set."""
         image = record.get("image")
         if image is not None:
             check_image(image, self._settings, gpu_class)
@@ -113,7 +114,7 @@ class KubernetesLauncher:
             manifest = build(record, gpu_class, self._settings, self._common)
             name: str = manifest["metadata"]["name"]
             self._api.create_job(manifest)
-        except InvalidJob as exc:  # what a job may name has changed since it was accepted
+        except InvalidJob as exc:  # the settings changed since the job was accepted
             raise CannotLaunch(str(exc)) from exc
         except AlreadyExists:
             self._check_ours(name, record)
@@ -122,19 +123,17 @@ class KubernetesLauncher:
         return instance_of(self._common.namespace, name)
 
     def _check_ours(self, name: str, record: Record) -> None:
-        """Raise unless the Job of that name is the one that was to be created: a launch may be
-        repeated.
-        """
+        """Raise unless the existing Job is the one of this attempt: a launch may be repeated."""
         try:
             job = self._api.get_job(name)
         except ApiError as exc:
             raise self._refused(exc) from exc
         if job is None or job.metadata.deletion_timestamp is not None:
-            raise self._later(f"Job {name} is just being deleted", None)
+            raise self._later(f"Job {name} is being deleted", None)
         found = record_of(job.metadata.annotations or {})
         if found is None or (found["token"], found.get("owner")) != (record["token"], self.owner):
             raise CannotLaunch(
-                f"a Job {name} exists in namespace {self._common.namespace} and is not ours;"
+                f"a Job {name} of another attempt exists in namespace {self._common.namespace};"
                 " delete it"
             )
 
@@ -159,50 +158,48 @@ class KubernetesLauncher:
     # -- stop --------------------------------------------------------------------------------------
 
     def stop(self, instance: str, signal: str) -> bool:
-        """Delete the Job, and with it the pod: SIGTERM, and SIGKILL when its grace is over,
-        whatever ``signal`` says.
-        """
+        """Delete the Job and its pod, for any ``signal``: SIGTERM, then SIGKILL after the grace."""
         parsed = parse_instance(instance)
         return parsed is not None and self._delete(parsed.job)
 
     def abandon(self, record: Record) -> bool:
-        """Delete the Job that an unconfirmed launch may have made; True when there is none."""
+        """Delete the Job of an unconfirmed launch; return True if there was none."""
         return "token" not in record or not self._delete(job_name(self.owner, record))
 
     def _delete(self, name: str) -> bool:
         try:
-            was_there = self._api.delete_job(name)
+            existed = self._api.delete_job(name)
         except ApiError as exc:
             raise LauncherUnavailable(str(exc)) from exc
         self._follower.deleted(name)
-        return was_there
+        return existed
 
-    # -- see: see follower.py ----------------------------------------------------------------------
+    # -- follow: see ``Follower`` ------------------------------------------------------------------
 
     def lead(self, leads: bool) -> None:
-        """Follow the pods, or leave that to another."""
+        """Start to follow the pods, or leave that to another dispatcher."""
         self._follower.lead(leads)
 
     def end_of(self, instance: str) -> End | None:
-        """Say how an instance ended, by its pod, or by its Job where no pod is seen."""
+        """Return how an instance ended, from its pod, or from its Job if it has no pod."""
         return self._follower.end_of(instance)
 
-    def list(self) -> builtins.list[Live]:
+    def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
         return self._follower.list()
 
-    def watch(self, held: Held) -> None:
-        """The pods of all are followed, whoever launched them."""
+    def watch(self, running: RunningAttempt) -> None:
+        """Do nothing: the leader follows the pods of every dispatcher."""
 
     def check(self, now: float) -> None:
-        """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
+        """Record what attempts wait for, and give up those whose clock ran out."""
         self._follower.check(now)
 
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
     ) -> str:
-        """Run the executor once more, as a Job without a GPU; see finishes.py."""
-        return self._finishes.finish(record, finisher, timeout, wanted)
+        """Run the executor again, as a Job without a GPU: see ``FinisherJobs``."""
+        return self._finisher_jobs.finish(record, finisher, timeout, wanted)
 
     def close(self) -> None:
         """Stop following. Jobs go on, and another dispatcher follows them."""

@@ -1,4 +1,4 @@
-"""See processes end, by event: one thread over all their pidfds (Linux), or a short poll elsewhere."""
+"""Detect the exit of processes: one thread waits on all pidfds (Linux), or polls elsewhere."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 
 logger = logging.getLogger(__name__)
-#: Seconds between looks where the system has no pidfds.
+#: Seconds between polls on systems without pidfds.
 POLL = 0.05
 
 
 class Exits:
-    """Calls back with the exit status of each watched process; None for one that is no child of
-    ours.
-    """
+    """Calls back with the exit status of each watched process; None if it is not our child."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -36,7 +33,7 @@ class Exits:
         self._thread.start()
 
     def watch(self, pid: int, callback: Callable[[int | None], None]) -> None:
-        """Call ``callback(status)`` once the process has ended, from the watching thread."""
+        """Call ``callback(status)`` from the watching thread after the exit of a process."""
         opened = getattr(os, "pidfd_open", None)
         if opened is None:
             with self._lock:
@@ -52,7 +49,7 @@ class Exits:
         os.write(self._wake_write, b".")
 
     def close(self) -> None:
-        """End the thread; the processes go on."""
+        """End the thread. The processes continue."""
         self._closed = True
         os.write(self._wake_write, b".")
         self._thread.join(5)
@@ -68,15 +65,15 @@ class Exits:
                 with self._lock:
                     self._selector.unregister(key.fileobj)
                 os.close(key.fd)
-                self._tell(pid, callback)
+                self._report(pid, callback)
             for pid in [pid for pid in list(self._polled) if not _runs(pid)]:
-                self._tell(pid, self._polled.pop(pid))
+                self._report(pid, self._polled.pop(pid))
 
-    def _tell(self, pid: int, callback: Callable[[int | None], None]) -> None:
+    def _report(self, pid: int, callback: Callable[[int | None], None]) -> None:
         code = _end_group(pid)
         if _group_is_gone(pid):
             _call(callback, code, pid)
-        else:  # a process that the kernel cannot kill yet must not hold up the others' ends
+        else:  # a process that the kernel cannot kill yet must not delay other ends
             threading.Thread(
                 target=_call_when_gone,
                 args=(callback, code, pid),
@@ -108,12 +105,11 @@ def _runs(pid: int) -> bool:
 
 
 def _end_group(pid: int) -> int | None:
-    """Kill what an ended process left in its group (as in a container, nothing outlives the first
-    process), then reap it.
+    """Kill the rest of the group of an ended process, then reap it and return its exit status.
 
-    The group goes first: until a child is reaped nobody else can have its id. Of a process that is
-    not ours to reap the id is safe when no process has it: the system does not give away an id that
-    still names a group.
+    As in a container, nothing outlives the first process. The group is killed first, since the pid
+    of a child cannot be reused before it is reaped. The pid of another's child is safe if no
+    process has it: the system does not reuse a pid that still names a group.
     """
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -135,13 +131,4 @@ def _group_is_gone(pid: int) -> bool:
         os.killpg(pid, 0)
     except (ProcessLookupError, PermissionError):
         return True
-    return bool(psutil.pid_exists(pid))  # the id is another's by now
-
-
-def environment(pid: int) -> dict[str, Any]:
-    """Return a process's environment; empty when it is gone, a zombie, or not ours to read."""
-    try:
-        process = psutil.Process(pid)
-        return {} if process.status() == psutil.STATUS_ZOMBIE else process.environ()
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-        return {}
+    return bool(psutil.pid_exists(pid))  # another process has the pid by now

@@ -1,11 +1,14 @@
--- accept: keep a delivery, unless it is known already (a redelivery, or the tombstone of an ended job).
--- ARGV: delivery, record (JSON), message (JSON), now (s)
--- Answer: 'accepted' | 'known' | 'finishing' (it was revoked before it came, or the record says why it is refused)
+-- accept: store a delivery, unless it is known (a redelivery, or the tombstone of an ended job).
+-- ARGV[2]: the whole Celery message (JSON), stored as it is
+-- Context:
+--   record: the record to store; with `reason` set, the job is refused for that reason
+--   now: Unix seconds
+-- Answer: 'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived)
 --! counts records
-local delivery, now = ARGV[1], tonumber(ARGV[4])
+local job, now = context.record, context.now
+local delivery = job.delivery
 if redis.call('HEXISTS', K.jobs, delivery) == 1 then return 'known' end
-local job = cjson.decode(ARGV[2])
-redis.call('HSET', K.messages, delivery, ARGV[3])
+redis.call('HSET', K.messages, delivery, ARGV[2])
 note_newest(job)
 if job.reason then
   hand_to_finish(job, job.reason, now)

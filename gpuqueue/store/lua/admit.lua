@@ -1,5 +1,10 @@
--- admit: start whatever can start.
--- ARGV: spec (JSON), now (s), nonce, by (dispatcher), most
+-- admit: start every job that can start.
+-- Context:
+--   spec: the class, as GpuClass.spec returns it, with `owner`: the cluster that runs its attempts
+--   now: Unix seconds
+--   nonce: random text for tokens, since Lua in Redis has no secure randomness
+--   by: the dispatcher that launches the granted attempts
+--   most: how many attempts may be granted
 -- Answer: list of granted records (JSON)
 --! counts records line attempts admission
-return admit(cjson.decode(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5]))
+return admit(context)

@@ -1,8 +1,10 @@
--- adopt: a live attempt that Redis does not know (its data was lost) becomes a holder again.
--- ARGV: record (JSON: delivery, attempt, token, instance, ...), now (s)
--- Answer: 1 if it is a holder now (also when somebody else has adopted it), 0 if the job goes on without it
+-- adopt: make a live attempt a holder again after Redis has lost its data.
+-- Context:
+--   record: of the attempt: delivery, attempt, token, instance, ...
+--   now: Unix seconds
+-- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
 --! records
-local job, now = cjson.decode(ARGV[1]), tonumber(ARGV[2])
+local job, now = context.record, context.now
 local known = load(job.delivery)
 if known then
   local same = known.attempt == job.attempt and known.token == job.token

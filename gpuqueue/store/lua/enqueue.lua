@@ -1,8 +1,9 @@
--- enqueue: put an accepted job in line, and start whatever can start.
--- ARGV: delivery, spec (JSON), now (s), nonce, by (dispatcher), most
+-- enqueue: put an accepted job in line, and start every job that can start.
+-- Context:
+--   delivery: of the accepted job
+--   spec, now, nonce, by, most: see admit
 -- Answer: list of granted records (JSON)
 --! counts records line attempts admission
-local now = tonumber(ARGV[3])
-local job = load(ARGV[1])
-if job and job.state == 'accepted' then enter_line(job, now) end
-return admit(cjson.decode(ARGV[2]), now, ARGV[4], ARGV[5], tonumber(ARGV[6]))
+local job = load(context.delivery)
+if job and job.state == 'accepted' then enter_line(job, context.now) end
+return admit(context)

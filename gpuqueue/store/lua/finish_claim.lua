@@ -1,20 +1,29 @@
--- finish_claim: one finisher at a time writes the result of a job whose executor could not; a lease guards its work.
--- ARGV: delivery, finisher, now (s), lease (s), keep (s)
--- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: nothing to write) | {'not finishing'}
+-- finish_claim: a finisher takes a job whose executor could not write the result. Its lease keeps
+-- other finishers away.
+-- Context:
+--   delivery: of the job
+--   finisher: the name of the claim
+--   now: Unix seconds
+--   lease: seconds
+--   keep: seconds that the tombstone is kept
+-- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
+--         due) | {'not finishing'}
 --! counts records tombstones
-local job, now = load(ARGV[1]), tonumber(ARGV[3])
+local delivery, finisher, now = context.delivery, context.finisher, context.now
+local job = load(delivery)
 if not job or job.state ~= 'finishing' then return { 'not finishing' } end
-local free_from = tonumber(redis.call('ZSCORE', K.finishing, ARGV[1])) or 0
-if job.finisher and job.finisher ~= ARGV[2] and free_from > now then return { 'busy' } end
--- The task had sent its retry (or, by task.replace, its successor) before its process died: that delivery goes on, and
--- there is no result to write.
+local free_from = tonumber(redis.call('ZSCORE', K.finishing, delivery)) or 0
+if job.finisher and job.finisher ~= finisher and free_from > now then return { 'busy' } end
+-- The task sent its retry (or, by task.replace, its successor) before its process died. That
+-- delivery continues the job, so no result is due for this one.
 local retried = has_successor(job)
-if job.outcome == 'RETRIED' or job.outcome == 'IGNORED' or (retried and job.reason ~= 'CANCELLED') then
-  entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', now, tonumber(ARGV[5]))
+local silent = job.outcome == 'RETRIED' or job.outcome == 'IGNORED'
+if silent or (retried and job.reason ~= 'CANCELLED') then
+  entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', now, context.keep)
   return { 'superseded' }
 end
-job.finisher = ARGV[2]
+job.finisher = finisher
 job.finish_tries = (job.finish_tries or 0) + 1
-redis.call('ZADD', K.finishing, now + tonumber(ARGV[4]), ARGV[1])
+redis.call('ZADD', K.finishing, now + context.lease, delivery)
 save(job)
-return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, ARGV[1]) or '' }
+return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, delivery) or '' }

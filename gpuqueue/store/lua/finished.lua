@@ -1,8 +1,13 @@
 -- finished: the finisher has written everything.
--- ARGV: delivery, finisher, reason, now (s), keep (s)
+-- Context:
+--   delivery: of the job
+--   finisher: the name of the claim
+--   reason: the end reason that was written
+--   now: Unix seconds
+--   keep: seconds that the tombstone is kept
 -- Answer: 1 if this ended the job, else 0
 --! counts records tombstones
-local job = load(ARGV[1])
-if not job or job.state ~= 'finishing' or job.finisher ~= ARGV[2] then return 0 end
-entomb(job, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
+local job = load(context.delivery)
+if not job or job.state ~= 'finishing' or job.finisher ~= context.finisher then return 0 end
+entomb(job, context.reason, context.now, context.keep)
 return 1

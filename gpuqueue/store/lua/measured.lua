@@ -1,19 +1,19 @@
--- measured: how a class stands, for /metrics. Reads only.
--- ARGV: now (s)
--- Answer: {waiting shared, exclusive, seconds the longest of them has waited (text) shared, exclusive, holders shared,
---          exclusive, delayed, finishing, {counts: field, number, field, number, ...}}
+-- measured: measure a class for /metrics. Reads only.
+-- Context:
+--   now: Unix seconds
+-- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
+--          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts}
 --! counts records line
-local now = tonumber(ARGV[1])
 local PRIORITIES = 10
 
--- Within a priority the first in line has waited longest.
+-- Within a priority, the first in line has waited longest.
 local function longest(key)
   local most, rank = 0, '-inf'
   for _ = 1, PRIORITIES do
     local first = redis.call('ZRANGEBYSCORE', key, rank, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if not first[1] then break end
     local job = load(first[1])
-    if job then most = math.max(most, now - in_line_since(job)) end
+    if job then most = math.max(most, context.now - in_line_since(job)) end
     rank = string.format('%.0f', (math.floor(tonumber(first[2]) / ARRIVALS) + 1) * ARRIVALS)
   end
   return string.format('%.3f', most)

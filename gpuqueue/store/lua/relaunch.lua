@@ -1,13 +1,18 @@
--- relaunch: take up a launch that nobody confirmed since `before`, and that somebody still wants.
--- ARGV: holder, delivery, before (s), now (s)
--- Answer: the record (JSON), or nil when there is nothing to take up
+-- relaunch: take over a launch that is unconfirmed since `before` and still wanted.
+-- Context:
+--   delivery, attempt: of the attempt
+--   before: Unix seconds
+--   now: Unix seconds
+-- Answer: the record (JSON), or nil if there is no such launch
 --! records
-local since = tonumber(redis.call('ZSCORE', K.launching, ARGV[1]))
-if not since or since > tonumber(ARGV[3]) then return nil end
-local job = load(ARGV[2])
-if not job or job.state ~= 'launching' or holder_of(job) ~= ARGV[1] or job.cancel or job.doomed then
-  if not job or not (job.cancel or job.doomed) then redis.call('ZREM', K.launching, ARGV[1]) end
+local holder = holder_name(context.delivery, context.attempt)
+local since = tonumber(redis.call('ZSCORE', K.launching, holder))
+if not since or since > context.before then return nil end
+local job = load(context.delivery)
+local wanted = job and not job.cancel and not job.doomed
+if not wanted or job.state ~= 'launching' or job.attempt ~= context.attempt then
+  if not job or wanted then redis.call('ZREM', K.launching, holder) end
   return nil
 end
-redis.call('ZADD', K.launching, ARGV[4], ARGV[1])
+redis.call('ZADD', K.launching, context.now, holder)
 return cjson.encode(job)

@@ -1,16 +1,24 @@
--- report: the executor claims the finish of its attempt, before it writes any result, callback or chord part.
--- ARGV: delivery, attempt, token, outcome (an end reason), deadline (s) for writing it, what was seen of the GPU (as in sampled)
+-- report: the executor claims the finish of its attempt, before it writes any result, callback or
+-- part of a chord.
+-- Context:
+--   delivery, attempt, token: of the attempt
+--   outcome: an end reason
+--   deadline: Unix seconds by which everything must be written
+--   sample?: the GPU, as in sampled
 -- Answer: 'ok' | why not
 --! records
-local job = load(ARGV[1])
+local job, outcome = load(context.delivery), context.outcome
 if not job then return 'unknown job' end
-if job.attempt ~= tonumber(ARGV[2]) or job.token ~= ARGV[3] then return 'stale token' end
-if job.state == 'reporting' then return job.outcome == ARGV[4] and 'ok' or 'reported ' .. job.outcome end
+if job.attempt ~= context.attempt or job.token ~= context.token then return 'stale token' end
+if job.state == 'reporting' then
+  return job.outcome == outcome and 'ok' or 'reported ' .. job.outcome
+end
 if job.state ~= 'running' then return 'state ' .. job.state end
 if job.cancel then return 'cancelled' end
 if job.timed_out then return 'out of time' end
-job.state, job.outcome = 'reporting', ARGV[4]
-note_sample(job, ARGV[6])
-redis.call('ZADD', K.deadlines, ARGV[5], holder_of(job)) -- a hook of the task may hang
+job.state, job.outcome = 'reporting', outcome
+note_sample(job, context.sample)
+-- A deadline, since a hook of the task may hang.
+redis.call('ZADD', K.deadlines, context.deadline, holder_of(job))
 save(job)
 return 'ok'

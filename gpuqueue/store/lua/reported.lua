@@ -1,10 +1,15 @@
--- reported: the executor has written everything. The slot stays its holder's until the process is gone, which is stopped at
--- the deadline: a thread that the task left behind may keep it from ending.
--- ARGV: delivery, attempt, token, now (s), keep (s), deadline (s)
+-- reported: the executor has written everything. The slot stays taken until its process has ended.
+-- It is stopped at the deadline, since a thread that the task left behind may keep it alive.
+-- Context:
+--   delivery, attempt, token: of the attempt
+--   now: Unix seconds
+--   keep: seconds that the tombstone is kept
+--   deadline: Unix seconds
 -- Answer: 1 if this ended the job, else 0
 --! counts records tombstones
-local job = load(ARGV[1])
-if not job or job.state ~= 'reporting' or job.attempt ~= tonumber(ARGV[2]) or job.token ~= ARGV[3] then return 0 end
-redis.call('ZADD', K.deadlines, ARGV[6], holder_of(job))
-entomb(job, job.outcome, tonumber(ARGV[4]), tonumber(ARGV[5]))
+local job = load(context.delivery)
+if not job or job.state ~= 'reporting' then return 0 end
+if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+redis.call('ZADD', K.deadlines, context.deadline, holder_of(job))
+entomb(job, job.outcome, context.now, context.keep)
 return 1

@@ -1,10 +1,12 @@
--- sampled: the executor tells what it saw of the GPU.
--- ARGV: delivery, attempt, token, what it saw (JSON: gpu, gpu_memory_peak and gpu_memory_own in bytes, gpu_error; '': nothing)
+-- sampled: the executor reports what it observed of the GPU.
+-- Context:
+--   delivery, attempt, token: of the attempt
+--   sample?: gpu, gpu_memory_peak and gpu_memory_own (bytes), gpu_error; absent: no sample
 -- Answer: 1 if the attempt is current, else 0
 --! records
-local job = load(ARGV[1])
-if not job or job.attempt ~= tonumber(ARGV[2]) or job.token ~= ARGV[3] then return 0 end
+local job = load(context.delivery)
+if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
-note_sample(job, ARGV[4])
+note_sample(job, context.sample)
 save(job)
 return 1

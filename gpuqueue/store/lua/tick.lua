@@ -1,13 +1,15 @@
--- tick: move everything whose time has come: delayed jobs into line, expired ones out of it, attempts past their
--- deadline to be stopped, old tombstones and marks away. At most `most` of each, so that one call stays short.
--- ARGV: now (s), most
--- Answer: {moved, next due (s as text, '' for none)}
+-- tick: move everything that is due: delayed jobs into line, expired jobs out of it, attempts past
+-- their deadline to be stopped; forget old tombstones and revocations.
+-- Context:
+--   now: Unix seconds
+--   most: how many of each kind to move, so that one call stays short
+-- Answer: {moved, next due (Unix seconds as text, '' for none)}
 --! records line
-local now, most, moved = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+local now, moved = context.now, 0
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
 local function due(key)
-  local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+  local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, context.most)
   moved = moved + #found
   return found
 end
@@ -43,7 +45,9 @@ end
 for _, delivery in ipairs(due(K.ended)) do
   redis.call('ZREM', K.ended, delivery)
   local job = load(delivery)
-  if job and redis.call('HGET', K.latest, job.id) == delivery then redis.call('HDEL', K.latest, job.id) end
+  if job and redis.call('HGET', K.latest, job.id) == delivery then
+    redis.call('HDEL', K.latest, job.id)
+  end
   redis.call('HDEL', K.jobs, delivery)
 end
 for _, id in ipairs(due(K.revoked_until)) do

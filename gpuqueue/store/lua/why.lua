@@ -1,8 +1,12 @@
--- why: why a job has not started, its place in line and who is ahead. Reads only.
--- ARGV: delivery, spec (JSON), most (how many of those ahead to name)
+-- why: explain why a job has not started: reason, place in line, jobs ahead. Reads only.
+-- Context:
+--   delivery: of the job
+--   spec: the class, as GpuClass.spec returns it
+--   most: how many of the jobs ahead to name
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
 --! counts records line attempts admission
-local job = load(ARGV[1])
+local delivery = context.delivery
+local job = load(delivery)
 if not job then return nil end
 local reason, place = '', 0
 local answer = {}
@@ -13,11 +17,11 @@ elseif job.state == 'launching' then
 elseif job.state == 'running' or job.state == 'reporting' then
   reason = job.wait or ''
 elseif job.state == 'waiting' then
-  local spec = cjson.decode(ARGV[2])
-  reason = blocked(look(spec), spec, job.isolation) or 'BEHIND_OTHERS'
-  place = redis.call('ZRANK', K['waiting_' .. job.isolation], ARGV[1]) + 1
+  local key = K['waiting_' .. job.isolation]
+  reason = blocked(look(context.spec), context.spec, job.isolation) or 'BEHIND_OTHERS'
+  place = redis.call('ZRANK', key, delivery) + 1
   if place > 1 then
-    answer = redis.call('ZRANGE', K['waiting_' .. job.isolation], math.max(0, place - 1 - tonumber(ARGV[3])), place - 2)
+    answer = redis.call('ZRANGE', key, math.max(0, place - 1 - context.most), place - 2)
   end
 end
 table.insert(answer, 1, cjson.encode(job))

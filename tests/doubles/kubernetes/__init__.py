@@ -1,8 +1,8 @@
 """A double of a Kubernetes cluster: an API server over real HTTP, and nodes that run containers as
 processes of this machine.
 
-It says what a real Kubernetes 1.36 said (``tests/contract/recordings``;
-``tests/contract/test_recordings.py`` compares them)::
+It behaves as a real Kubernetes 1.36 did: ``tests/contract/test_recordings.py`` compares it with
+``tests/contract/recordings``::
 
     with Cluster(tmp_path, pace=0.05) as cluster:
         cluster.images["shop:1"] = Image(env={"PYTHONPATH": "…"}, cwd="…")
@@ -13,32 +13,32 @@ It says what a real Kubernetes 1.36 said (``tests/contract/recordings``;
 
 **The cluster.** ``Cluster(directory, pace=0.05, manifest_pace=1.0, latency=0, nodes=None,
 images=None, namespace="default", port=0, bookmarks=60, processes=True, events=True)``. ``pace``
-multiplies the delays of controllers, scheduler and kubelets, such as the 1.1 s from a container's
-end to the pod's terminal phase, or the back-off of pulls. Seconds that a manifest states (grace,
-deadlines, time to live) and that a fault is given are real ones, unless ``manifest_pace`` says
-otherwise.
+multiplies the delays of controllers, scheduler and kubelets, such as the 1.1 s from the end of a
+container to the terminal phase of its pod, or the back-off of pulls. ``manifest_pace`` multiplies
+the seconds that a manifest states (grace, deadlines, time to live). Faults take real seconds.
 
-- ``kubeconfig`` (a path), ``url``, ``token``, ``control_url``; ``user(name, rules, namespaces,
-  cluster_rules)`` gives a token that may do only that, ``kubeconfig_for(token)`` a kubeconfig with
-  it.
+- ``kubeconfig`` (a path), ``url``, ``token``, ``control_url``. ``user(name, rules, namespaces,
+  cluster_rules)`` returns the token of a user with these rights alone, ``kubeconfig_for(token)`` a
+  kubeconfig with it.
 - ``pods()``, ``jobs()``, ``pod(name)``, ``job(name)``, ``pod_of(job)``, ``events_of(name)``: copies
-  of objects; ``pids(pod)``, ``log(pod)``; ``until(predicate, seconds)`` waits.
+  of objects. ``pids(pod)``, ``log(pod)``: processes and output. ``until(predicate, seconds)``
+  waits.
 - ``create(resource, body)``, ``secret(name, data)``, ``config_map(name, data)``,
   ``add_namespace(name, labels)``, ``add_node(Node(…))``.
-- ``images``: name → :class:`Image`; what is not there cannot be pulled.
+- ``images``: name → :class:`Image`. The cluster cannot pull other images.
 - ``requests``: ``requests["create", "jobs"].count``, ``.bytes_in``, ``.bytes_out``, ``.codes``;
   ``requests.latest``; ``requests.clear()``.
-- ``preload(jobs)``: Jobs with pods that run already, for benchmarks.
+- ``preload(jobs)``: stores Jobs with pods that run already, for benchmarks.
 
-**Containers.** The first process gets a clean environment: ``PATH`` (this interpreter's folder
-first), ``HOME``, ``HOSTNAME``, the image's, then the manifest's. When it ends, everything it
-started is killed. There is no mount namespace: the path of the termination message is replaced in
-command, arguments and environment by that of a file of the container's own. With
-``processes=False``, or with the annotation ``double.gpuqueue.io/seconds``, a container is only a
-timer (:mod:`tests.doubles.kubernetes.nodes.scripted`).
+**Containers.** The first process gets a clean environment: ``PATH`` (the folder of this interpreter
+first), ``HOME``, ``HOSTNAME``, the variables of the image, then those of the manifest. When it
+ends, the double kills all its descendants. There is no mount namespace: command, arguments and
+environment name a file of the container in place of the termination message path. With
+``processes=False``, or with the annotation ``double.gpuqueue.io/seconds``, a container is a timer
+(:mod:`tests.doubles.kubernetes.nodes.scripted`).
 
-**Faults**, as methods of ``cluster.faults`` (:class:`tests.doubles.kubernetes.faults.Faults`) or
-over HTTP (``POST <control_url>/<name>`` with a JSON object of arguments):
+**Faults** are methods of ``cluster.faults`` (:mod:`tests.doubles.kubernetes.faults`), also over
+HTTP (``POST <control_url>/<name>`` with the arguments as a JSON object):
 
 - requests: ``fail(status, method=, path=, times=, retry_after=)``, ``hang(…)``, ``cut(after=, …)``,
   ``latency(seconds)``, ``clear()``; ``front_down()``, ``front_up()``;
@@ -51,17 +51,17 @@ over HTTP (``POST <control_url>/<name>`` with a JSON object of arguments):
 - pods: ``oom_kill(pod)``, ``kill(pod)``, ``evict(pod)``, ``evict_for_pressure(pod)``,
   ``preempt(pod)``, ``delete_pod(pod, grace)``, ``force_delete(pod)``.
 
-**What it has not.** Volumes are not mounted (that their Secrets and ConfigMaps are there is
-checked), memory limits and probes are not enforced, containers are not restarted (``restartPolicy``
-is taken as ``Never``), objects are changed by merge patches only, and admission knows quotas,
-priorities, service accounts and Pod Security "restricted".
+**Limits.** It mounts no volumes, but checks that their Secrets and ConfigMaps exist. It enforces no
+memory limits and no probes, and restarts no containers (``restartPolicy`` counts as ``Never``).
+Objects change by merge patches only. Admission knows quotas, priorities, service accounts and Pod
+Security "restricted".
 
-A separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
+As a separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
 """
 
 from tests.doubles.kubernetes.cluster import Cluster
-from tests.doubles.kubernetes.controllers.node_controller import Node
 from tests.doubles.kubernetes.nodes.images import Image
+from tests.doubles.kubernetes.objects.node import Node
 from tests.doubles.kubernetes.views import NeverHappened
 
 __all__ = ["Cluster", "Image", "NeverHappened", "Node"]

@@ -1,8 +1,8 @@
 """``python -m tests.doubles.kubernetes --port 0 --kubeconfig FILE``: a cluster until SIGTERM or
 SIGINT.
 
-The first line of its output is the path of the kubeconfig, the second the address of its control
-(see :mod:`tests.doubles.kubernetes.control`).
+The first line of the output is the path of the kubeconfig, the second the control URL (see
+:mod:`tests.doubles.kubernetes.control`).
 """
 
 from __future__ import annotations
@@ -17,48 +17,18 @@ import threading
 from pathlib import Path
 
 from tests.doubles.kubernetes.cluster import Cluster
-from tests.doubles.kubernetes.controllers.node_controller import Node
 from tests.doubles.kubernetes.nodes.images import Image
+from tests.doubles.kubernetes.objects.node import Node
 
 
 def main() -> None:
     """Run a cluster."""
-    parser = argparse.ArgumentParser(prog="python -m tests.doubles.kubernetes", description=__doc__)
-    parser.add_argument(
-        "--port", type=int, default=0, help="of the API server; any that is free unless it is given"
-    )
-    parser.add_argument(
-        "--kubeconfig", type=Path, help="where to write it; in the directory unless it is given"
-    )
-    parser.add_argument(
-        "--directory",
-        type=Path,
-        help="for logs and containers; a new one, removed in the end, unless given",
-    )
-    parser.add_argument("--namespace", default="default", help="one that exists")
-    parser.add_argument(
-        "--pace", type=float, default=1.0, help="what a real cluster's delays are multiplied with"
-    )
-    parser.add_argument(
-        "--latency", type=float, default=0.0, help="seconds that every request takes longer"
-    )
-    parser.add_argument("--nodes", type=int, default=1, help="how many there are")
-    parser.add_argument("--gpus", type=int, default=8, help="of each node")
-    parser.add_argument("--no-events", action="store_true", help="write none")
-    parser.add_argument("--scripted", action="store_true", help="containers are only timers")
-    parser.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an image that there is; may be repeated",
-    )
-    options = parser.parse_args()
+    options = _parser().parse_args()
     directory = options.directory or Path(tempfile.mkdtemp(prefix="cluster-"))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    gc.set_threshold(50_000, 20, 100)  # thousands of objects stay, and are looked through in vain
+    gc.set_threshold(50_000, 20, 100)  # thousands of objects stay: collections would find nothing
     cluster = Cluster(
         directory,
         pace=options.pace,
@@ -82,8 +52,40 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.doubles.kubernetes", description=__doc__)
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the API server; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="path of the kubeconfig; in the directory if unset"
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="directory of logs and containers; if unset, a temporary one",
+    )
+    parser.add_argument("--namespace", default="default", help="default namespace")
+    parser.add_argument(
+        "--pace", type=float, default=1.0, help="factor for the delays of a real cluster"
+    )
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every request")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes")
+    parser.add_argument("--gpus", type=int, default=8, help="number of GPUs of each node")
+    parser.add_argument("--no-events", action="store_true", help="write no events")
+    parser.add_argument("--scripted", action="store_true", help="run containers as timers")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="image that exists; may be repeated",
+    )
+    return parser
+
+
 def _nodes(count: int, gpus: int) -> list[Node]:
-    """``node-a``, ``node-b``, … with room for as many pods as they have GPUs, and for some more."""
+    """Return ``node-a``, ``node-b``, … with room for one pod per GPU and some more."""
     names = (
         f"node-{chr(ord('a') + number)}" if number < 26 else f"node-{number}"
         for number in range(count)

@@ -1,4 +1,4 @@
-"""The double put together: an API server, its controllers, and nodes that run containers."""
+"""The assembly of the double: an API server, controllers, and nodes that run containers."""
 
 from __future__ import annotations
 
@@ -9,57 +9,50 @@ from types import TracebackType
 from typing import Any
 
 from tests.doubles.kubernetes.api.access import Access, Rule, User
-from tests.doubles.kubernetes.api.fault_injection import Trouble
-from tests.doubles.kubernetes.api.server import Api
+from tests.doubles.kubernetes.api.fault_injection import FaultInjection
+from tests.doubles.kubernetes.api.request_log import RequestLog
+from tests.doubles.kubernetes.api.server import CONTROL_PREFIX, ApiServer
+from tests.doubles.kubernetes.api.watches import OpenWatches
 from tests.doubles.kubernetes.control import Control
 from tests.doubles.kubernetes.controllers.collector import Collector
 from tests.doubles.kubernetes.controllers.job_controller import JobController
-from tests.doubles.kubernetes.controllers.node_controller import Node, NodeController
+from tests.doubles.kubernetes.controllers.node_controller import NodeController
 from tests.doubles.kubernetes.controllers.scheduler import Scheduler
 from tests.doubles.kubernetes.engine.loop import Engine
 from tests.doubles.kubernetes.faults import Faults
+from tests.doubles.kubernetes.http.connection import Connection
 from tests.doubles.kubernetes.http.front import Front
-from tests.doubles.kubernetes.http.messages import RequestLog
+from tests.doubles.kubernetes.http.messages import Request, Response
+from tests.doubles.kubernetes.nodes.fleet import Fleet
 from tests.doubles.kubernetes.nodes.images import Image
-from tests.doubles.kubernetes.nodes.kubelet import Kubelet
-from tests.doubles.kubernetes.nodes.pod_logs import PodLogs
-from tests.doubles.kubernetes.nodes.runtime import ProcessRuntime, Runtime
-from tests.doubles.kubernetes.nodes.scripted import SECONDS, ScriptedRuntime
-from tests.doubles.kubernetes.objects import fit
+from tests.doubles.kubernetes.nodes.logs import PodLogs
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.event_log import EventLog
-from tests.doubles.kubernetes.objects.kinds import (
-    CONFIG_MAPS,
-    NAMESPACES,
-    NODES,
-    PODS,
-    SECRETS,
-    Resource,
-)
-from tests.doubles.kubernetes.objects.quantity import parse
+from tests.doubles.kubernetes.objects.kinds import CONFIG_MAPS, NAMESPACES, SECRETS, Resource
+from tests.doubles.kubernetes.objects.node import Node
 from tests.doubles.kubernetes.objects.registry import Registry
-from tests.doubles.kubernetes.objects.store import Body, Change, Store
+from tests.doubles.kubernetes.objects.store import Store
 from tests.doubles.kubernetes.objects.wire import decode, encode
 from tests.doubles.kubernetes.preload import preload
 from tests.doubles.kubernetes.views import Views
 
 
 class Cluster(Views):
-    """A Kubernetes cluster on this machine; see the package's docstring for its use.
+    """A Kubernetes cluster on this machine; see the docstring of the package for its use.
 
     Args:
-        directory: for logs, containers' folders and kubeconfigs.
-        pace: what the delays of controllers, scheduler and kubelets are multiplied with; 1 is a
-            real cluster's.
-        manifest_pace: the same for seconds that manifests state (grace, deadlines, time to live).
-        latency: seconds that every request takes longer.
-        nodes: the nodes; one with eight GPUs unless told.
-        images: the images by name; more can be put into :attr:`images` at any time.
-        namespace: one that exists from the start, beside ``default``.
-        port: of the API server, 0 for any that is free.
+        directory: the directory of logs, containers and kubeconfigs.
+        pace: the factor for delays of controllers, scheduler and kubelets; 1 is a real cluster.
+        manifest_pace: the factor for delays of manifests (grace, deadlines, time to live).
+        latency: seconds added to every request.
+        nodes: the nodes; by default one with eight GPUs.
+        images: the images by name; :attr:`images` takes more at any time.
+        namespace: the default namespace; it exists from the start.
+        port: the port of the API server, 0 for a free one.
         bookmarks: seconds between the bookmarks of a watch.
-        processes: False: containers are only timers (see
+        processes: False: containers are timers (see
             :mod:`tests.doubles.kubernetes.nodes.scripted`).
-        events: False: no events are written.
+        events: False: controllers and kubelets write no events.
     """
 
     def __init__(
@@ -78,53 +71,63 @@ class Cluster(Views):
         events: bool = True,
     ) -> None:
         self.directory = Path(directory)
-        self.folder = self.directory / "pods"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = self.directory / "pods"
+        folder.mkdir(parents=True, exist_ok=True)
         self.images: dict[str, Image] = dict(images or {})
-        self.namespace = namespace
-        self.manifest_pace = manifest_pace
         self.requests = RequestLog()
-        self.store = Store()
-        self.registry = Registry(self.store)
-        self.engine = Engine(self.store.lock, pace)
-        self.events = EventLog(self.store, enabled=events)
         self.access = Access()
-        self.trouble = Trouble(latency)
-        self.kubelets: dict[str, Kubelet] = {}
-        self.rejection: tuple[str, str] | None = None
-        """Reason and message with which nodes reject new pods; see :meth:`Faults.reject_pods`."""
-        self.scripted = ScriptedRuntime(self.engine)
-        self._processes = ProcessRuntime() if processes else None
+        store = Store()
+        self.registry = Registry(store)
+        self.engine = Engine(store.lock, pace, manifest_pace)
+        event_log = EventLog(store, enabled=events)
         self._closed = False
-        with self.store.lock:
-            self.jobs_controller = JobController(
-                self.registry, self.events, self.engine, manifest_pace
+        # The order of subscriptions is the order in which these parts get a change.
+        with store.lock:
+            job_controller = JobController(self.registry, event_log, self.engine)
+            Collector(self.registry, self.engine)
+            scheduler = Scheduler(self.registry, event_log, self.engine)
+            node_controller = NodeController(self.registry, event_log, self.engine)
+            fleet = Fleet(
+                self.registry,
+                event_log,
+                self.engine,
+                folder,
+                self.images,
+                scheduler.used,
+                processes=processes,
             )
-            self.collector = Collector(self.registry, self.engine, manifest_pace)
-            self.scheduler = Scheduler(self.registry, self.events, self.engine)
-            self.node_controller = NodeController(self.registry, self.events, self.engine)
-            self.store.subscribe(PODS, self._pod_changed)
-            self.watch_changes()
+            super().__init__(store, fleet, folder, namespace)
         for space in dict.fromkeys(("default", "kube-system", namespace)):
             self.add_namespace(space)
         for node in nodes if nodes is not None else [Node()]:
             self.add_node(node)
-        self.faults = Faults(self)
-        control = Control(self)
-        logs = PodLogs(self.folder, self._container_ended)
-        failures = self.engine.failures
-        self.api = Api(
-            self.registry,
-            self.access,
-            logs,
-            self.trouble,
-            self.requests,
-            bookmarks,
-            control.answer,
-            failures,
+        injection, watches = FaultInjection(latency), OpenWatches()
+        api = ApiServer(
+            registry=self.registry,
+            access=self.access,
+            logs=PodLogs(folder, fleet.container_ended),
+            faults=injection,
+            requests=self.requests,
+            bookmarks=bookmarks,
+            control=self._handle_control,
+            failures=self.engine.failures,
+            watches=watches,
         )
-        self.front = Front(self.api.handle, port)
-        self._control = Front(lambda request, _: control.answer(request))
+        self.front = Front(api.handle, port)
+        self.faults = Faults(
+            store=store,
+            registry=self.registry,
+            engine=self.engine,
+            fleet=fleet,
+            front=self.front,
+            injection=injection,
+            watches=watches,
+            job_controller=job_controller,
+            scheduler=scheduler,
+            node_controller=node_controller,
+        )
+        self._control = Control(self, self.faults, self.requests, self.images, self.preload)
+        self._control_front = Front(self._handle_control)
         self.token = self.access.admit(
             User("kubernetes-admin", groups=("kubeadm:cluster-admins", "system:authenticated"))
         )
@@ -141,47 +144,44 @@ class Cluster(Views):
     ) -> None:
         self.close()
         if error is None and self.engine.failures:
-            raise RuntimeError(
-                "the cluster's double failed; see the log"
-            ) from self.engine.failures[0]
+            raise RuntimeError("the double failed; see the log") from self.engine.failures[0]
 
     @property
     def url(self) -> str:
-        """Where the API server listens."""
+        """The URL of the API server."""
         return f"http://127.0.0.1:{self.front.port}"
 
     @property
     def control_url(self) -> str:
-        """Where faults can be asked for over HTTP, also while the front is down."""
-        return f"http://127.0.0.1:{self._control.port}/_double"
+        """The control URL. It works also while the API server is down."""
+        return f"http://127.0.0.1:{self._control_front.port}{CONTROL_PREFIX.rstrip('/')}"
 
     def close(self) -> None:
-        """Stop everything; every process that was started is killed."""
+        """Stop the cluster and kill all processes that it has started."""
         if self._closed:
             return
         self._closed = True
         self.front.down()
-        self._control.down()
+        self._control_front.down()
         self.engine.close()
-        if self._processes is not None:
-            self._processes.close()
+        self.fleet.close()
 
     def create(
         self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
     ) -> Body:
-        """Create an object without HTTP; a copy of it.
+        """Create an object without HTTP; returns a copy of it.
 
         Raises:
-            Refused: as the API server would.
+            Refused: the API server would refuse the object.
         """
         space = (namespace or self.namespace) if resource.namespaced else ""
         with self.store.lock:
-            made, _ = self.registry.create(resource, space, body)
-            copy: Body = decode(encode(made))
+            created, _ = self.registry.create(resource, space, body)
+            copy: Body = decode(encode(created))
         return copy
 
     def secret(self, name: str, data: Mapping[str, str], namespace: str | None = None) -> Body:
-        """Create a Secret with this plain data."""
+        """Create a Secret with plain data."""
         coded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
         return self.create(SECRETS, {"metadata": {"name": name}, "data": coded}, namespace)
 
@@ -194,17 +194,12 @@ class Cluster(Views):
         return self.create(NAMESPACES, {"metadata": {"name": name, "labels": dict(labels or {})}})
 
     def add_node(self, node: Node) -> None:
-        """Let a node join."""
-        address = f"10.88.0.{len(self.kubelets) + 1}"
-        with self.store.lock:
-            self.kubelets[node.name] = Kubelet(node, address, self)
-            self.store.add(NODES, node.body(address))
+        """Add a node."""
+        self.fleet.join(node)
 
     def preload(self, jobs: Iterable[Mapping[str, Any]], namespace: str | None = None) -> list[str]:
-        """Store Jobs, each with a pod that runs already as a timer (as its annotations say); the
-        names of the pods.
-        """
-        return preload(self, jobs, namespace or self.namespace)
+        """Store Jobs, each with a pod that runs already as a timer; returns the pods' names."""
+        return preload(self.registry, self.fleet, jobs, namespace or self.namespace)
 
     def user(
         self,
@@ -213,19 +208,19 @@ class Cluster(Views):
         namespaces: Sequence[str] | None = None,
         cluster_rules: Sequence[Rule] = (),
     ) -> str:
-        """Let somebody in who may do only this; their token (see :meth:`kubeconfig_for`).
+        """Add a user with these rights alone; returns their token (see :meth:`kubeconfig_for`).
 
         Args:
-            name: as refusals give it, such as ``system:serviceaccount:ml:dispatcher``.
-            rules: of a Role: ``{"apiGroups": ["batch"], "resources": ["jobs"], "verbs":
+            name: the name in refusals, such as ``system:serviceaccount:ml:dispatcher``.
+            rules: the rules of a Role: ``{"apiGroups": ["batch"], "resources": ["jobs"], "verbs":
                 ["create"]}``.
-            namespaces: where these hold, everywhere if None.
-            cluster_rules: of a ClusterRole that holds everywhere.
+            namespaces: the namespaces where these hold, all if None.
+            cluster_rules: the rules of a ClusterRole with a ClusterRoleBinding.
         """
         return self.access.admit(User(name, rules, namespaces, cluster_rules))
 
     def kubeconfig_for(self, token: str, namespace: str | None = None) -> Path:
-        """Write a kubeconfig for a token; its path."""
+        """Write a kubeconfig with a token; returns its path."""
         context = {"cluster": "double", "user": "user", "namespace": namespace or self.namespace}
         body = {
             "apiVersion": "v1",
@@ -239,48 +234,5 @@ class Cluster(Views):
         path.write_bytes(encode(body))
         return path
 
-    def runtime_for(self, pod: Body) -> Runtime:
-        """What runs a pod's containers: timers if nothing is to run, or if its annotations script
-        it.
-        """
-        scripted = SECONDS in (pod["metadata"].get("annotations") or {})
-        return self.scripted if scripted or self._processes is None else self._processes
-
-    def refusal(self, node: str, pod: Body) -> tuple[str, str] | None:
-        """Why a node does not take a pod that was bound to it, None if it does."""
-        if self.rejection is not None:
-            return self.rejection
-        body = self.store.get(NODES, "", node)
-        if body is None:
-            return None
-        if not fit.matches(pod["spec"], body):
-            return (
-                "NodeAffinity",
-                f"Pod was rejected: Predicate NodeAffinity failed: {fit.AFFINITY}",
-            )
-        used = self.scheduler.used(node)
-        for name, amount in fit.requests(pod).items():
-            capacity = parse(body["status"]["allocatable"].get(name, "0"))
-            if used.get(name, 0) > capacity:  # the pod itself is counted already
-                told = f"requested: {amount}, used: {used[name] - amount}, capacity: {capacity}"
-                return (
-                    f"OutOf{name}",
-                    f"Pod was rejected: Node didn't have enough resource: {name}, {told}",
-                )
-        return None
-
-    def _pod_changed(self, change: Change) -> None:
-        kubelet = self.kubelets.get(change.fields["spec.nodeName"])
-        if kubelet is not None:
-            metadata = change.body["metadata"]
-            kubelet.changed(metadata["namespace"], metadata["name"], metadata["uid"])
-
-    def _container_ended(self, uid: str, name: str) -> bool:
-        with self.store.lock:
-            for worker in self.workers():
-                if worker.uid == uid:
-                    return any(
-                        item.name == name and item.exit is not None
-                        for item in worker.state.containers
-                    )
-        return True
+    def _handle_control(self, request: Request, connection: Connection | None = None) -> Response:
+        return self._control.handle(request)

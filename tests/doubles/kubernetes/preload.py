@@ -1,75 +1,71 @@
-"""Jobs that run already, for benchmarks: without the time that making their pods one by one would
-take.
-"""
+"""Jobs that run already, for benchmarks: without the time to create their pods one by one."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from tests.doubles.kubernetes.nodes.worker import Worker
-from tests.doubles.kubernetes.objects.deletion import TRACKING
+from tests.doubles.kubernetes.controllers.job_objects import pod_metadata
+from tests.doubles.kubernetes.nodes.fleet import Fleet
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.kinds import JOBS
-from tests.doubles.kubernetes.objects.store import Body
-from tests.doubles.kubernetes.objects.wire import generated, stamp
-
-if TYPE_CHECKING:
-    from tests.doubles.kubernetes.cluster import Cluster
+from tests.doubles.kubernetes.objects.registry import Registry
+from tests.doubles.kubernetes.objects.wire import stamp
 
 
-def preload(cluster: Cluster, jobs: Iterable[Mapping[str, Any]], namespace: str) -> list[str]:
-    """Store Jobs, each with a pod that runs, spread over the nodes; the names of the pods."""
+def preload(
+    registry: Registry, fleet: Fleet, jobs: Iterable[Mapping[str, Any]], namespace: str
+) -> list[str]:
+    """Store Jobs, each with a pod that runs as a timer, spread over the nodes.
+
+    Returns:
+        The names of the pods.
+    """
     names = []
-    kubelets = list(cluster.kubelets.values())
-    collects = gc.isenabled()
-    gc.disable()  # nothing of it is garbage, and looking for some takes longer than all the rest
-    for index, manifest in enumerate(jobs):
-        kubelet = kubelets[index % len(kubelets)]
-        with cluster.store.lock:
-            job, _ = cluster.registry.create(JOBS, namespace, manifest)
-            pod = _pod_of(cluster, job, kubelet.name)
-            worker = kubelet.workers[pod["metadata"]["uid"]] = Worker(kubelet, pod)
-            worker.adopt(cluster.scripted)
-            status = {
-                "active": 1,
-                "ready": 1,
-                "terminating": 0,
-                "startTime": stamp(),
-                "uncountedTerminatedPods": {},
-            }
-            job["status"] = status
-            cluster.store.save(JOBS, job)
-            names.append(pod["metadata"]["name"])
-    gc.freeze()
-    if collects:
-        gc.enable()
+    kubelets = list(fleet.kubelets.values())
+    with _no_collection():
+        for index, manifest in enumerate(jobs):
+            kubelet = kubelets[index % len(kubelets)]
+            with registry.store.lock:
+                job, _ = registry.create(JOBS, namespace, manifest)
+                pod = _bound_pod(registry, job, kubelet.host.name)
+                kubelet.adopt(pod, fleet.scripted)
+                job["status"] = {
+                    "active": 1,
+                    "ready": 1,
+                    "terminating": 0,
+                    "startTime": stamp(),
+                    "uncountedTerminatedPods": {},
+                }
+                registry.store.save(JOBS, job)
+                names.append(pod["metadata"]["name"])
     return names
 
 
-def _pod_of(cluster: Cluster, job: Body, node: str) -> Body:
-    template, metadata = job["spec"]["template"], job["metadata"]
-    owner = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-    }
-    about: Body = {
-        "name": generated(f"{metadata['name']}-"),
-        "labels": template["metadata"]["labels"],
-        "annotations": template["metadata"].get("annotations") or {},
-        "finalizers": [TRACKING],
-        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
-    }
-    pod = cluster.registry.create_pod(
-        metadata["namespace"], about, {**template["spec"], "nodeName": node}
-    )
-    scheduled = {
-        "type": "PodScheduled",
-        "status": "True",
-        "lastProbeTime": None,
-        "lastTransitionTime": stamp(),
-    }
-    pod["status"]["conditions"] = [scheduled]
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collection of Python: it would take long and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def _bound_pod(registry: Registry, job: Body, node: str) -> Body:
+    spec = {**job["spec"]["template"]["spec"], "nodeName": node}
+    pod = registry.create_pod(job["metadata"]["namespace"], pod_metadata(job), spec)
+    pod["status"]["conditions"] = [
+        {
+            "type": "PodScheduled",
+            "status": "True",
+            "lastProbeTime": None,
+            "lastTransitionTime": stamp(),
+        }
+    ]
     return pod

@@ -1,60 +1,63 @@
-"""What a test sees of a cluster without asking its API server: copies of objects, processes,
-output; and waiting for them.
+"""What a test sees of a cluster without a request to its API server: copies of objects, processes
+and output. Also the wait for a change.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tests.doubles.kubernetes.nodes.kubelet import Kubelet
-from tests.doubles.kubernetes.nodes.worker import Worker
+from tests.doubles.kubernetes.nodes.fleet import Fleet
+from tests.doubles.kubernetes.objects.admission.defaults import JOB_NAME
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.kinds import EVENTS, JOBS, PODS, STORED, Resource
-from tests.doubles.kubernetes.objects.store import Body, Record, Store, whole
+from tests.doubles.kubernetes.objects.store import Store, whole
 from tests.doubles.kubernetes.objects.wire import decode
 
 T = TypeVar("T")
 
-#: Seconds that :meth:`Views.until` waits at most.
+#: The longest wait of :meth:`Views.until` in seconds.
 PATIENCE = 20.0
-#: It looks again after every change in the cluster, and every so many seconds at what is outside of
-#: it.
-LOOK = 0.1
+#: Seconds between two checks of :meth:`Views.until` while no object changes.
+CHECK = 0.1
 
 
 class NeverHappened(AssertionError):
-    """What was waited for did not come; the message has what the pods looked like instead."""
+    """The condition did not become true in time. The message has the states of the pods."""
 
 
 class Views:
-    """The reading half of a :class:`tests.doubles.kubernetes.Cluster`. Objects are copies; pods are
-    named by name or uid too.
+    """The reading half of a :class:`tests.doubles.kubernetes.Cluster`. Objects are copies.
+
+    Args:
+        store: the objects.
+        fleet: the nodes.
+        folder: the parent of the pods' folders.
+        namespace: the default namespace.
     """
 
-    store: Store
-    folder: Path
-    namespace: str
-    kubelets: Mapping[str, Kubelet]
-
-    def watch_changes(self) -> None:
-        """Be woken by changes."""
-        self._changed = threading.Condition(self.store.lock)
+    def __init__(self, store: Store, fleet: Fleet, folder: Path, namespace: str) -> None:
+        self.store = store
+        self.fleet = fleet
+        self.folder = folder
+        self.namespace = namespace
+        self._changed = threading.Condition(store.lock)
         for resource in STORED:
-            self.store.subscribe(resource, lambda change: self._changed.notify_all())
+            store.subscribe(resource, lambda change: self._changed.notify_all())
 
     def pods(self, namespace: str | None = None) -> list[Body]:
-        """All pods, of one namespace if it is named, the oldest first."""
+        """Return all pods, or those of one namespace, oldest first."""
         return self._all(PODS, namespace)
 
     def jobs(self, namespace: str | None = None) -> list[Body]:
-        """All Jobs, the oldest first."""
+        """Return all Jobs, or those of one namespace, oldest first."""
         return self._all(JOBS, namespace)
 
     def events_of(self, name: str, namespace: str | None = None) -> list[Body]:
-        """The events about an object of this name."""
+        """Return the events about the objects of a name."""
         return [
             event
             for event in self._all(EVENTS, namespace)
@@ -62,40 +65,40 @@ class Views:
         ]
 
     def job(self, name: str, namespace: str | None = None) -> Body | None:
-        """One Job, None if it is not there."""
+        """Return a Job, None if it does not exist."""
         return self._one(JOBS, name, namespace)
 
     def pod(self, name: str, namespace: str | None = None) -> Body | None:
-        """One pod, None if it is not there."""
+        """Return a pod, None if it does not exist."""
         return self._one(PODS, name, namespace)
 
     def pod_of(self, job: str, namespace: str | None = None) -> Body | None:
-        """The latest pod of a Job, None if it has none."""
-        label = "batch.kubernetes.io/job-name"
-        found = [
+        """Return the newest pod of a Job, None if it has no pod."""
+        pods = [
             pod
             for pod in self.pods(namespace or self.namespace)
-            if (pod["metadata"].get("labels") or {}).get(label) == job
+            if (pod["metadata"].get("labels") or {}).get(JOB_NAME) == job
         ]
-        return found[-1] if found else None
+        return pods[-1] if pods else None
 
     def pids(self, pod: Body | str) -> list[int]:
-        """The processes of a pod, the first one of its container first; also of a pod whose object
-        is gone.
+        """Return the processes of a pod, the first process of its container first.
+
+        The pod is an object, a name or a uid. Its object may be gone.
         """
         with self.store.lock:
-            workers = [worker for worker in self.workers() if _is(worker.pod, pod)]
-        return [pid for worker in workers for pid in worker.pids()]
+            workers = [worker for worker in self.fleet.workers() if _is(worker.pod, pod)]
+        return [pid for worker in workers for pid in worker.state.pids()]
 
     def log(self, pod: Body | str, container: str = "") -> str:
-        """What a container has written so far, the first one unless it is named; empty if there is
-        none.
+        """Return the output of a container so far; empty if there is none.
+
+        The pod is an object, a name or a uid. The container is the first one unless named.
         """
         with self.store.lock:
-            known = [worker.pod for worker in self.workers()] + list(self.store.bodies(PODS))
-            body = next(
-                (item for item in known if _is(item, pod)), pod if isinstance(pod, dict) else None
-            )
+            known = [worker.pod for worker in self.fleet.workers()] + list(self.store.bodies(PODS))
+            given = pod if isinstance(pod, dict) else None
+            body = next((item for item in known if _is(item, pod)), given)
             if body is None:
                 return ""
             name = container or body["spec"]["containers"][0]["name"]
@@ -103,14 +106,14 @@ class Views:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def until(self, predicate: Callable[[], T], seconds: float = PATIENCE) -> T:
-        """Wait until something is true.
+        """Wait until a predicate is true, and return its value.
 
         Args:
-            predicate: what it is; the value that is true is returned.
-            seconds: how long at most.
+            predicate: the predicate.
+            seconds: the longest wait.
 
         Raises:
-            NeverHappened: it did not come.
+            NeverHappened: it did not become true in time.
         """
         end = time.monotonic() + seconds
         while True:
@@ -123,11 +126,7 @@ class Views:
                 raise NeverHappened(f"not within {seconds} s; pods: {self._summary()}")
             with self._changed:
                 if self.store.version == version:
-                    self._changed.wait(min(left, LOOK))
-
-    def workers(self) -> list[Worker]:
-        """The kubelets' work, under the store's lock."""
-        return [worker for kubelet in self.kubelets.values() for worker in kubelet.workers.values()]
+                    self._changed.wait(min(left, CHECK))
 
     def _all(self, resource: Resource, namespace: str | None) -> list[Body]:
         with self.store.lock:
@@ -136,18 +135,17 @@ class Views:
 
     def _one(self, resource: Resource, name: str, namespace: str | None) -> Body | None:
         with self.store.lock:
-            record: Record | None = self.store.record(resource, namespace or self.namespace, name)
+            record = self.store.record(resource, namespace or self.namespace, name)
             return None if record is None else _copy(resource, record.data)
 
     def _summary(self) -> str:
-        told = []
+        lines = []
         for pod in self.pods():
             states = [status["state"] for status in pod["status"].get("containerStatuses", ())]
             deleted = " deleted" if "deletionTimestamp" in pod["metadata"] else ""
-            told.append(
-                f"{pod['metadata']['name']}: {pod['status'].get('phase')}{deleted} {states}"
-            )
-        return "; ".join(told) or "none"
+            phase = pod["status"].get("phase")
+            lines.append(f"{pod['metadata']['name']}: {phase}{deleted} {states}")
+        return "; ".join(lines) or "none"
 
 
 def _copy(resource: Resource, data: bytes) -> Body:

@@ -261,6 +261,11 @@ def old_errback(task_id, key):
 
 
 @app.task
+def lone_errback(task_id):
+    tell(task_id, ["old", task_id])
+
+
+@app.task
 def new_errback(request, exc, traceback, key):
     tell(key, ["new", request.id, type(exc).__name__, str(exc), bool(traceback)])
 

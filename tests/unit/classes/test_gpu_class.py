@@ -10,8 +10,8 @@ from gpuqueue.classes.choose import DRIVER_RESERVE, choose, resolve
 from gpuqueue.classes.gpu_class import GpuClass, mig_class
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.model.job import GpuRequest
 from gpuqueue.model.names import parse_queue
+from gpuqueue.model.request import GpuRequest
 
 GB = 10**9
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1, memory=16 * GB)

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux'")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the death signal")
 
 OWNER = """\
 import signal, sys, threading
@@ -49,7 +49,7 @@ def client(server: EmbeddedRedis) -> redis.Redis:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie that nobody has reaped."""
+    """Whether the process exists and is more than a zombie that waits to be reaped."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -88,7 +88,7 @@ def test_the_settings_are_those_a_queue_needs(server: EmbeddedRedis) -> None:
     assert Path(directory).samefile(server.directory)
 
 
-def test_data_comes_back_after_a_crash_in_the_same_place_and_on_the_same_port(
+def test_data_comes_back_after_a_crash_on_the_same_port(
     server: EmbeddedRedis,
 ) -> None:
     url, pid = server.url, server.pid
@@ -121,7 +121,7 @@ def test_a_directory_given_stays_and_another_server_can_continue_with_it(tmp_pat
         assert connection.get("key") == "value"
 
 
-def test_a_directory_of_our_own_goes_with_the_server() -> None:
+def test_a_temporary_directory_goes_with_the_server() -> None:
     with EmbeddedRedis() as server:
         directory = server.directory
         assert directory is not None and (directory / "redis.log").exists()
@@ -228,7 +228,7 @@ with EmbeddedRedis() as server:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_given_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_given_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -266,7 +266,7 @@ def test_two_servers_never_share_a_directory(
         assert connection.ping()
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_start_has_the_cause(tmp_path: Path) -> None:
     data = tmp_path / "appendonly.aof"
     data.write_text("this is no append-only file\n")
     (tmp_path / "appendonlydir").write_text(

@@ -1,4 +1,4 @@
-"""A container job's call: what is kept of it, and what is refused by name."""
+"""The call of a container job: its parsed arguments, and its errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuqueue.errors import InvalidJob
 from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
 
 
-def test_what_is_said_is_kept_and_what_is_empty_is_not() -> None:
+def test_empty_arguments_are_dropped() -> None:
     said = {
         "command": ["nvidia-smi", "-L"],
         "args": [],
@@ -28,7 +28,7 @@ def test_what_is_said_is_kept_and_what_is_empty_is_not() -> None:
     }
 
 
-def test_arguments_may_be_given_by_position() -> None:
+def test_arguments_can_be_positional() -> None:
     assert parse_container(["a:1", ["x"], ["y"], {"N": "1"}, "/d"], {}) == (
         "a:1",
         {"command": ["x"], "args": ["y"], "env": {"N": "1"}, "working_dir": "/d"},
@@ -45,18 +45,18 @@ def test_arguments_may_be_given_by_position() -> None:
         (
             ["a:1", "nvidia-smi -L"],
             {},
-            "gpuqueue.run command='nvidia-smi -L' is one text; give a list of words",
+            "gpuqueue.run command='nvidia-smi -L' is a string; use a list of words",
         ),
-        (["a:1", [1]], {}, "gpuqueue.run command=[1] is not a list of texts"),
+        (["a:1", [1]], {}, "gpuqueue.run command=[1] is not a list of strings"),
         (["a:1"], {"env": ["N=1"]}, "gpuqueue.run env=['N=1'] is not an object"),
-        (["a:1"], {"env": {"a b": "1"}}, "gpuqueue.run env='a b' cannot name a variable"),
+        (["a:1"], {"env": {"a b": "1"}}, "gpuqueue.run env='a b' is not a valid variable name"),
         (
             ["a:1"],
             {"env": {"GPUQUEUE_TOKEN": "1"}},
-            "gpuqueue.run env='GPUQUEUE_TOKEN' cannot name a variable",
+            "gpuqueue.run env='GPUQUEUE_TOKEN' is not a valid variable name",
         ),
-        (["a:1"], {"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}, "would open every GPU of the node"),
-        (["a:1"], {"env": {"N": True}}, "gpuqueue.run env.N=True is not a text or number"),
+        (["a:1"], {"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}, "would expose every GPU of the node"),
+        (["a:1"], {"env": {"N": True}}, "gpuqueue.run env.N=True is not a string or number"),
         (
             ["a:1"],
             {"working_dir": "data"},
@@ -66,7 +66,7 @@ def test_arguments_may_be_given_by_position() -> None:
         (["a:1", [], [], {}, "/d", "more"], {}, "are more than 5 arguments"),
     ],
 )
-def test_a_wrong_call_is_refused_by_field_value_and_fix(
+def test_invalid_call_is_refused_with_field_value_and_fix(
     args: list[Any], kwargs: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidJob) as caught:
@@ -81,7 +81,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=6), st.dictionaries(st.sampled_from([*ARGUMENTS, "other"]), JSON))
-def test_any_json_is_taken_or_refused_as_an_invalid_job(
+def test_any_json_is_accepted_or_refused_as_invalid_job(
     args: list[Any], kwargs: dict[str, Any]
 ) -> None:
     try:

@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuqueue.errors import InvalidJob
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import (
     QueueName,
     delivery_name,
-    holder_name,
     job_id_of,
-    parse_holder,
     parse_queue,
-    worker_name,
 )
 
 QUEUES = {
@@ -87,9 +85,10 @@ def test_two_deliveries_never_share_a_name(
 
 
 @given(job_id=ids, attempt=st.integers(1, 10_000))
-def test_a_holder_leads_back_to_delivery_and_attempt(job_id: str, attempt: int) -> None:
-    assert parse_holder(holder_name(job_id, attempt)) == (job_id, attempt)
+def test_a_holder_leads_back_to_its_attempt(job_id: str, attempt: int) -> None:
+    one = Attempt("t4", job_id, attempt)
+    assert Attempt.parse("t4", one.holder) == one
 
 
 def test_the_worker_of_an_attempt_names_class_delivery_attempt_and_host() -> None:
-    assert worker_name("t4", "a~1", 2, "node7") == "t4-a~1-2@node7"
+    assert Attempt("t4", "a~1", 2).worker("node7") == "t4-a~1-2@node7"

@@ -1,4 +1,4 @@
-"""The GPUs of a machine, as a made-up NVML shows them, and how they are dealt to classes."""
+"""The GPUs of a machine with a fake NVML, and their assignment to classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOUND = [Device(str(index), f"GPU-{index}aaaa", "Tesla T4", 16) for index in ran
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """Like the one of pynvml."""
 
 
 @dataclass
@@ -30,9 +30,7 @@ class Card:
 
 
 class FakeNvml:
-    """The calls of pynvml that ``find`` makes, on cards of the test's own. Answers bytes, as old
-    versions do.
-    """
+    """The calls of pynvml in ``find``, on given cards. Returns bytes, as old versions do."""
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -85,17 +83,17 @@ def see(
     return find(), nvml
 
 
-def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert see(monkeypatch, None)[0] == []
 
 
-def test_cards_without_mig_are_whole_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_without_mig_are_whole_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     found, nvml = see(monkeypatch, [Card("GPU-a"), Card("GPU-b", mig=False)])
     assert found == [Device("0", "GPU-a", "NVIDIA", 5), Device("1", "GPU-b", "NVIDIA", 5)]
     assert nvml.shut_down == 1
 
 
-def test_a_card_with_mig_on_is_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_with_mig_enabled_is_listed_as_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = [Card("GPU-a"), Card("GPU-b", mig=True, slices=[Card("MIG-1"), Card("MIG-2")])]
     assert [(each.index, each.uuid) for each in see(monkeypatch, cards)[0]] == [
         ("0", "GPU-a"),
@@ -105,44 +103,44 @@ def test_a_card_with_mig_on_is_its_slices(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 ALLOWED: dict[str, tuple[str | None, str | None, list[str]]] = {
-    "all, when nobody says anything": (None, None, ["0", "1", "2"]),
-    "those of the setting": ("2,0", None, ["2", "0"]),
-    "those of CUDA_VISIBLE_DEVICES": (None, "1", ["1"]),
-    "the setting before CUDA_VISIBLE_DEVICES": ("0", "1", ["0"]),
-    "one by its UUID": ("GPU-1aaaa", None, ["1"]),
-    "one by the beginning of its UUID": ("GPU-2", None, ["2"]),
+    "all without a setting": (None, None, ["0", "1", "2"]),
+    "the GPUs of the setting": ("2,0", None, ["2", "0"]),
+    "the GPUs of CUDA_VISIBLE_DEVICES": (None, "1", ["1"]),
+    "the setting wins over CUDA_VISIBLE_DEVICES": ("0", "1", ["0"]),
+    "a GPU by its UUID": ("GPU-1aaaa", None, ["1"]),
+    "a GPU by the start of its UUID": ("GPU-2", None, ["2"]),
     "none": ("none", None, []),
-    "none, as CUDA says it": (None, "-1", []),
-    "none, by an empty variable": (None, "", []),
+    "none in the syntax of CUDA": (None, "-1", []),
+    "none with an empty variable": (None, "", []),
 }
 
 
 @pytest.mark.parametrize(("setting", "visible", "indexes"), ALLOWED.values(), ids=ALLOWED)
-def test_allowed_are(setting: str | None, visible: str | None, indexes: list[str]) -> None:
+def test_allowed_gpus(setting: str | None, visible: str | None, indexes: list[str]) -> None:
     assert [each.index for each in allowed(FOUND, setting, visible)] == indexes
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"), [("GPUQUEUE_DEVICES", ("7",)), ("CUDA_VISIBLE_DEVICES", (None, "7"))]
 )
-def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
+def test_error_names_an_unknown_gpu_and_the_known_ones(
     name: str, arguments: tuple[str | None, ...]
 ) -> None:
     with pytest.raises(
         SettingsError,
-        match=rf"^{name}='7' names '7', which is not there; GPUs found: 0 \(GPU-0aaaa\), 1",
+        match=rf"^{name}='7' names the unknown GPU '7'; this machine has: 0 \(GPU-0aaaa\), 1",
     ):
         allowed(FOUND, *arguments)
 
 
-def test_a_class_that_names_no_devices_gets_those_that_no_other_names() -> None:
+def test_class_without_devices_gets_the_unassigned_gpus() -> None:
     dealt = deal(
         [GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=1, devices=(1,))], FOUND
     )
     assert dealt == {"a": ["GPU-0aaaa", "GPU-2aaaa"], "b": ["GPU-1aaaa"]}
 
 
-def test_without_gpus_nothing_is_dealt_whatever_the_classes_name() -> None:
+def test_no_gpus_are_assigned_on_a_machine_without_gpus() -> None:
     assert (
         deal([GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=9, devices=(1,))], [])
         == {}
@@ -150,30 +148,30 @@ def test_without_gpus_nothing_is_dealt_whatever_the_classes_name() -> None:
 
 
 MISDEALT: dict[str, tuple[list[GpuClass], str]] = {
-    "two classes name one GPU": (
+    "two classes list one GPU": (
         [
             GpuClass("a", shared_slots=1, devices=(0,)),
             GpuClass("b", shared_slots=1, devices=(0, 1)),
         ],
         "devices of two classes overlap",
     ),
-    "a class names a GPU too many": (
+    "a class lists an unknown GPU": (
         [GpuClass("a", shared_slots=1, devices=(3,))],
-        "devices=3 is not there; this machine has 3 GPUs",
+        "devices=3 is an unknown GPU; this machine has 3, counted from 0",
     ),
-    "two classes name none": (
+    "two classes list none": (
         [GpuClass("a", shared_slots=1), GpuClass("b", shared_slots=1)],
-        "classes a, b would share this machine's GPUs",
+        "classes a, b would use the same GPUs",
     ),
-    "exclusive jobs could not be alone": (
+    "exclusive jobs would share a GPU": (
         [GpuClass("a", exclusive_slots=2, devices=(0,))],
-        "class a has 2 exclusive slots and 1 GPUs here; an exclusive job is alone on its GPU",
+        "class a has 2 exclusive slots and 1 GPUs; an exclusive job needs a GPU for itself",
     ),
 }
 
 
 @pytest.mark.parametrize(("classes", "text"), MISDEALT.values(), ids=MISDEALT)
-def test_refused_is_that(classes: list[GpuClass], text: str) -> None:
+def test_invalid_assignment_is_refused(classes: list[GpuClass], text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         deal(classes, FOUND)
     assert text in str(caught.value)

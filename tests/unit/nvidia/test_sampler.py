@@ -1,6 +1,4 @@
-"""Figures of the GPU while a job runs: taken from a made-up NVML and a made-up torch, by the real
-thread.
-"""
+"""Samples of the GPU of a running job, with a fake NVML, a fake torch and the real thread."""
 
 from __future__ import annotations
 
@@ -23,13 +21,11 @@ PATIENCE = 10.0
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """Like the one of pynvml."""
 
 
 class Nvml(ModuleType):
-    """pynvml on a machine of the test's own: UUID → bytes taken; a list of slices in place of a
-    card with MIG on.
-    """
+    """A fake pynvml: UUID → bytes in use, or a list of slices for a GPU in MIG mode."""
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -66,13 +62,13 @@ class Nvml(ModuleType):
         self.looks += 1
         if self.lost:
             raise NVMLError("GPU is lost")
-        assert not isinstance(card, list), "a card with MIG on answers for its slices together"
+        assert not isinstance(card, list), "a GPU in MIG mode reports its slices together"
         return SimpleNamespace(used=next(iter(card.values())))
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
-    """Put a made-up machine in place of pynvml; no sampler outlives the test."""
+    """Replace pynvml by a fake machine; no sampler outlives the test."""
 
     def make(*cards: Any, **how: Any) -> Nvml:
         nvml = Nvml(*cards, **how)
@@ -87,20 +83,20 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
 
 
 def first_told(visible: str | None) -> Sample:
-    """What a sampler tells first."""
+    """Return the first sample that is reported."""
     told: queue.Queue[Sample] = queue.Queue()
     with Sampler(told.put, visible, QUICK):
         return told.get(timeout=PATIENCE)
 
 
 def sampled_in_vain(visible: str | None = None) -> list[Sample]:
-    """What a sampler tells whose thread ends by itself, or never starts."""
+    """Return the reports of a sampler whose thread ends by itself or never starts."""
     told: list[Sample] = []
     with Sampler(told.append, visible, QUICK) as sampler:
         if sampler._thread.ident is not None:
             sampler._thread.join(PATIENCE)
             assert not sampler._thread.is_alive()
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     return told
 
 
@@ -121,31 +117,29 @@ CARDS = (
     [{"MIG-cccc-3": GIB}, {"MIG-dddd-4": 2 * GIB}],
 )
 SEEN: dict[str, tuple[str | None, str, int]] = {
-    "every GPU of a container, which has one": (
+    "all GPUs of a container with one": (
         None,
         "GPU-aaaa-1,GPU-bbbb-2,MIG-cccc-3,MIG-dddd-4",
         11 * GIB,
     ),
-    "the one that a dispatcher dealt": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
-    "one by its index": ("0", "GPU-aaaa-1", 3 * GIB),
-    "one by the beginning of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
+    "the GPU from the dispatcher": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
+    "a GPU by its index": ("0", "GPU-aaaa-1", 3 * GIB),
+    "a GPU by the start of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
     "a MIG slice, with its own memory": ("MIG-dddd-4", "MIG-dddd-4", 2 * GIB),
     "two": ("1,0", "GPU-bbbb-2,GPU-aaaa-1", 8 * GIB),
 }
 
 
 @pytest.mark.parametrize(("visible", "gpu", "peak"), SEEN.values(), ids=SEEN)
-def test_what_is_sampled_is(
+def test_sample_of_visible_gpus(
     machine: Callable[..., Nvml], visible: str | None, gpu: str, peak: int
 ) -> None:
     machine(*CARDS)
     assert first_told(visible) == {"gpu": gpu, "gpu_memory_peak": peak}
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-somebody-else"])
-def test_a_process_that_sees_no_gpu_has_no_figures(
-    machine: Callable[..., Nvml], visible: str
-) -> None:
+@pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-another-process"])
+def test_process_without_a_gpu_has_no_sample(machine: Callable[..., Nvml], visible: str) -> None:
     nvml = machine(*CARDS)
     assert sampled_in_vain(visible) == []
     assert nvml.looks == 0
@@ -154,26 +148,28 @@ def test_a_process_that_sees_no_gpu_has_no_figures(
 @pytest.mark.parametrize(
     ("visible", "pod", "given"), [("GPU-1", {}, True), ("", {"GPUQUEUE_POD_UID": "u"}, False)]
 )
-def test_a_process_is_given_what_it_sees(visible: str, pod: dict[str, str], given: bool) -> None:
+def test_visible_devices_decide_whether_a_process_has_a_gpu(
+    visible: str, pod: dict[str, str], given: bool
+) -> None:
     assert has_gpu({"CUDA_VISIBLE_DEVICES": visible, **pod}) is given
 
 
-def test_a_process_that_nobody_restricts_was_given_a_gpu_if_it_is_a_pod() -> None:
+def test_unrestricted_process_has_a_gpu_only_in_a_pod() -> None:
     assert (has_gpu({}), has_gpu({"GPUQUEUE_POD_UID": "u"})) == (False, True)
 
 
 # -- nothing to sample -----------------------------------------------------------------------------
 
 
-def test_without_pynvml_there_are_no_figures_and_no_noise(
+def test_no_sample_and_no_message_without_pynvml(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if not installed
     assert sampled_in_vain() == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_a_driver_there_are_no_figures_and_no_noise(
+def test_no_sample_and_no_message_without_a_driver(
     machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
 ) -> None:
     machine()
@@ -181,7 +177,7 @@ def test_without_a_driver_there_are_no_figures_and_no_noise(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gpu_that_is_lost_ends_the_sampling_only(
+def test_lost_gpu_ends_only_the_sampling(
     machine: Callable[..., Nvml], capfd: pytest.CaptureFixture[str]
 ) -> None:
     machine({"GPU-1": 1}, lost=True)
@@ -189,7 +185,7 @@ def test_a_gpu_that_is_lost_ends_the_sampling_only(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) -> None:
+def test_short_job_is_not_sampled(machine: Callable[..., Nvml]) -> None:
     nvml = machine({"GPU-1": 1})
     with Sampler(lambda seen: None, None, (PATIENCE, 0, 0)) as sampler:
         pass
@@ -197,7 +193,7 @@ def test_a_job_that_ends_at_once_is_not_sampled(machine: Callable[..., Nvml]) ->
     assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
 
 
-def test_a_job_waits_for_no_look(
+def test_job_does_not_wait_for_a_sample(
     machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml, looked, answer = machine({"GPU-1": 7}), threading.Event(), threading.Event()
@@ -210,15 +206,15 @@ def test_a_job_waits_for_no_look(
     monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", hangs)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         assert looked.wait(PATIENCE)
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     assert sampler._thread.is_alive()  # and the job has ended
     answer.set()
 
 
-# -- the figures -----------------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------------------
 
 
-def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
+def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> None:
     card = {"GPU-1": 4 * GIB}
     nvml = machine(card)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
@@ -232,17 +228,17 @@ def test_the_peak_is_the_most_at_any_look(machine: Callable[..., Nvml]) -> None:
         looked_again()
         card["GPU-1"] = GIB
         looked_again()
-        assert sampler.seen() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
+        assert sampler.latest() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
 
 
-def test_torchs_own_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         torch_with(monkeypatch, 2 * GIB, GIB)
-        assert sampler.seen() == {"gpu_memory_own": 3 * GIB}
+        assert sampler.latest() == {"gpu_memory_own": 3 * GIB}
 
 
-def test_torch_is_not_asked_before_it_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_not_called_before_it_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch_with(monkeypatch, GIB, begun=False)
     assert own_memory() == {}
     monkeypatch.setitem(sys.modules, "torch.cuda", ModuleType("torch.cuda"))  # half imported
@@ -252,7 +248,7 @@ def test_torch_is_not_asked_before_it_has_a_gpu(monkeypatch: pytest.MonkeyPatch)
     assert "torch" not in sys.modules
 
 
-def test_figures_that_cannot_be_told_are_told_again(machine: Callable[..., Nvml]) -> None:
+def test_failed_report_is_repeated(machine: Callable[..., Nvml]) -> None:
     machine({"GPU-1": 1})
     told: queue.Queue[Sample] = queue.Queue()
 
@@ -267,9 +263,9 @@ def test_figures_that_cannot_be_told_are_told_again(machine: Callable[..., Nvml]
 
 
 NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
-    "the first figures are": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
-    "nothing is not": ({}, {}, QUIET, False),
-    "the same again is not": (
+    "the first sample is news": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
+    "an empty sample is not": ({}, {}, QUIET, False),
+    "an equal sample is not": (
         {"gpu": "GPU-1", "gpu_memory_peak": 100},
         {"gpu": "GPU-1", "gpu_memory_peak": 100},
         QUIET,
@@ -281,25 +277,25 @@ NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
         QUIET,
         False,
     ),
-    "much more is": (
+    "much more is news": (
         {"gpu_memory_peak": 1000},
         {"gpu_memory_peak": int(1000 * GROWN) + 1},
         QUIET,
         True,
     ),
-    "much more so soon is not yet": (
+    "much more is not news so soon": (
         {"gpu_memory_peak": 1000},
         {"gpu_memory_peak": 5000},
         QUIET - 0.1,
         False,
     ),
-    "torch's first figure is": (
+    "the first figure of torch is news": (
         {"gpu_memory_peak": 9},
         {"gpu_memory_peak": 9, "gpu_memory_own": 1},
         QUIET,
         True,
     ),
-    "torch's figure that has grown is": (
+    "a grown figure of torch is news": (
         {"gpu_memory_own": 10},
         {"gpu_memory_own": 20},
         QUIET,
@@ -309,11 +305,11 @@ NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
 
 
 @pytest.mark.parametrize(("told", "seen", "seconds", "news"), NEWS.values(), ids=NEWS)
-def test_as_news_to_be_told(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
+def test_whether_a_sample_is_news(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
     assert is_news(told, seen, seconds) is news
 
 
-def test_looks_are_seldom_in_a_long_job(
+def test_long_job_is_sampled_seldom(
     machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: queue.Queue[float] = queue.Queue()

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from gpuqueue.model import states
 from gpuqueue.model.states import JobState
 from gpuqueue.store import keys
-from gpuqueue.store.keys import NAMES, class_key, class_keys
+from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_key, class_keys
 from gpuqueue.store.scripts import source
 
-SCRIPTS = files("gpuqueue.store") / "lua"
-VERBS = sorted(
-    each.name.removesuffix(".lua") for each in SCRIPTS.iterdir() if each.name.endswith(".lua")
-)
-LIBRARY = sorted(each.name for each in (SCRIPTS / "lib").iterdir() if each.name.endswith(".lua"))
-EVERY = {verb: (SCRIPTS / f"{verb}.lua").read_text() for verb in VERBS} | {
-    f"lib/{name}": (SCRIPTS / "lib" / name).read_text() for name in LIBRARY
+SCRIPTS = Path(str(files("gpuqueue.store") / "lua"))
+EVERY = {
+    path.relative_to(SCRIPTS).with_suffix("").as_posix(): path.read_text()
+    for path in sorted(SCRIPTS.rglob("*.lua"))
 }
+VERBS = [name for name in EVERY if not name.startswith("lib/")]
+HEADER = re.compile(
+    r"-- (?P<verb>\w+): .*?\n(?:-- ARGV\[2\]: .*?\n)?-- Context:\n(?P<context>.*?)-- Answer: .*?\n"
+    r"(?=[^-]|--!)",
+    re.DOTALL,
+)
+FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
+#: What the library takes of the context that a verb hands to it as a whole.
+HANDED = {"admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"]))}
 
 
 def code(text: str) -> str:
@@ -28,16 +35,33 @@ def code(text: str) -> str:
     return "\n".join(line.partition("--")[0] for line in text.splitlines())
 
 
+def documented(verb: str) -> set[str]:
+    """Return the fields that a verb's header documents; those that may be absent end in ``?``."""
+    header = HEADER.match(EVERY[verb])
+    assert header, f"{verb}: no header with what it does, Context and Answer"
+    assert header["verb"] == verb.rpartition("/")[2]
+    return {name for names in FIELDS.findall(header["context"]) for name in names.split(", ")}
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_script_says_what_it_does_takes_and_answers(verb: str) -> None:
+def test_a_header_documents_the_fields_that_its_script_reads(verb: str) -> None:
+    body = code(EVERY[verb])
+    read = set(re.findall(r"\bcontext\.(\w+)", body))
+    for call, fields in HANDED.items():
+        read |= fields if call in body else set()
+    assert {name.rstrip("?") for name in documented(verb)} == read
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_second_argument_is_documented_and_there_is_no_third(verb: str) -> None:
     text = EVERY[verb]
-    assert text.startswith(f"-- {verb}: ")
-    assert "\n-- Answer: " in text
-    described = re.search(r"^-- ARGV: (.*?)^-- Answer:", text, re.MULTILINE | re.DOTALL)
-    assert described
-    plain = re.sub(r"\([^()]*\)", "", re.sub(r"\n--\s+", " ", described.group(1)))
-    used = max(int(number) for number in re.findall(r"ARGV\[(\d+)\]", text))
-    assert len([part for part in plain.split(",") if part.strip()]) == used
+    numbers = set(re.findall(r"ARGV\[(\d+)\]", code(text)))
+    assert numbers == ({"2"} if "\n-- ARGV[2]: " in text else set())
+
+
+def test_a_library_part_reads_no_context() -> None:
+    library = {name: text for name, text in EVERY.items() if name not in VERBS}
+    assert [name for name, text in library.items() if "context." in code(text)] == []
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -48,7 +72,7 @@ def test_every_key_comes_from_KEYS(name: str) -> None:
     for command, key in calls:
         assert key.startswith(("K.", "K[")) or key == "key", f"{command} on {key}"
     named = set(re.findall(r"\bK\.(\w+)", body))
-    assert named <= set(NAMES)
+    assert named <= set(LEASE_NAMES if name.startswith("lease/") else NAMES)
     assert "KEYS" not in body and "gpuqueue:" not in body
 
 
@@ -70,10 +94,11 @@ def test_every_key_is_used_by_some_script() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_script_gets_its_keys_by_name_and_its_library_first(verb: str) -> None:
-    text = source(verb)
-    assert text.startswith("local K = {jobs = KEYS[1], messages = KEYS[2], ")
+    text, names = source(verb), LEASE_NAMES if verb.startswith("lease/") else NAMES
+    keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(names, 1))
+    assert text.startswith(f"local K = {{{keys}}}\n")
     assert text.endswith(EVERY[verb])
-    assert text.count(f"= KEYS[{len(NAMES)}]") == 1 and f"KEYS[{len(NAMES) + 1}]" not in text
+    assert f"KEYS[{len(names) + 1}]" not in text
 
 
 def test_the_keys_of_a_class_share_one_hash_tag_and_stand_in_order() -> None:
@@ -83,7 +108,7 @@ def test_the_keys_of_a_class_share_one_hash_tag_and_stand_in_order() -> None:
     assert len(set(found) | set(class_keys("t4"))) == 2 * len(NAMES)
 
 
-def test_a_key_nobody_knows_is_refused() -> None:
+def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(KeyError):
         class_key("t4", "holder")
 

@@ -1,9 +1,9 @@
-{{/* (list . each): a dispatcher, with the defaults for what it does not say. */}}
+{{/* (list . each): a dispatcher, with defaults for missing values. */}}
 {{- define "gpuqueue.dispatcher" -}}
 {{- mergeOverwrite (deepCopy (first .).Values.dispatcherDefaults) (deepCopy (last .)) | toJson -}}
 {{- end }}
 
-{{/* The settings of all dispatchers: name to text. */}}
+{{/* The settings of all dispatchers, name to text. */}}
 {{- define "gpuqueue.settings" -}}
 {{- $jobs := .Values.jobs }}
 {{- $said := dict
@@ -26,7 +26,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The classes of one dispatcher, and its own settings. Every slot is said, so that no default makes a class of another's. */}}
+{{/* The classes and settings of one dispatcher. All slots are set explicitly, so that no default adds a class. */}}
 {{- define "gpuqueue.classSettings" -}}
 {{- $said := dict
   "T4_SHARED_SLOTS" .t4.sharedSlots
@@ -40,7 +40,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The pod template: what the values ask for, and the operator's own laid over it. */}}
+{{/* The pod template: the one from the values, merged with jobs.podTemplate. */}}
 {{- define "gpuqueue.podTemplate" -}}
 {{- $jobs := .Values.jobs }}
 {{- $theirs := deepCopy $jobs.podTemplate }}

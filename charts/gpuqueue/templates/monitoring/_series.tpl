@@ -1,9 +1,9 @@
-{{/* What tells the series of this release's dispatchers from others': the labels that a ServiceMonitor gives. */}}
+{{/* The labels that select the series of this release: the ServiceMonitor adds them. */}}
 {{- define "gpuqueue.series" -}}
 namespace="{{ .Release.Namespace }}",job="{{ include "gpuqueue.part" (list . "dispatchers") }}"
 {{- end }}
 
-{{/* (list . "t4"): the alert for a dispatcher that nobody hears of. */}}
+{{/* (list . "t4"): the alert for a dispatcher without metrics. */}}
 {{- define "gpuqueue.absence" -}}
 alert: GpuqueueDispatcherAbsent
 expr: absent(up{ {{- include "gpuqueue.series" (first .) }},gpuqueue_io_dispatcher="{{ last . }}"} == 1)
@@ -12,11 +12,12 @@ labels: {severity: critical, dispatcher: {{ last . | quote }}}
 annotations:
   summary: No dispatcher {{ last . }} answers Prometheus
   description: >-
-    What is sent to its queues stays in the broker; jobs that run go on. See whether its pods run (`kubectl get pods -l
-    gpuqueue.io/dispatcher={{ last . }}`), why they do not, and whether Prometheus may reach their port.
+    Messages for its queues stay in the broker; running jobs continue. Check whether its pods run
+    (`kubectl get pods -l gpuqueue.io/dispatcher={{ last . }}`), and whether Prometheus can reach
+    their port.
 {{- end }}
 
-{{/* (list . dispatcher): the messages of its queues that nobody has taken yet. All dispatchers say the same: largest, not sum. */}}
+{{/* (list . dispatcher): the untaken messages of its queues. All dispatchers report the same values: maximum, not sum. */}}
 {{- define "gpuqueue.untaken" -}}
 {{- $dispatcher := last . }}
 {{- $which := printf "gpuqueue_io_dispatcher=%q" $dispatcher.name }}

@@ -1,4 +1,4 @@
-{{/* Where dispatchers, executors and Flower alike go. An empty list of peers is anybody. */}}
+{{/* Egress that dispatchers, executors and Flower share. An empty list of peers allows all peers. */}}
 
 {{- define "gpuqueue.egress.dns" -}}
 - ports:

@@ -1,8 +1,7 @@
-"""The clocks of attempts that do not run yet, or do not end: what they wait for is noted, and what
-waits too long given up.
+"""The clocks of pods that do not run yet, or do not end. Records waits, gives up overdue attempts.
 
-To give up is: keep the reason, delete the Job, wait for the pod. The slot is free when the pod says
-that it has ended.
+To give up an attempt: record the reason, delete the Job, wait for the pod. The slot is free once
+the pod has ended.
 """
 
 from __future__ import annotations
@@ -13,55 +12,55 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gpuqueue.launchers.base import Notes, Observed
+from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.attempts import Known
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, overdue
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, overdue
+from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)
-#: Attempts noted in one round trip.
-AT_ONCE = 500
+#: Observations recorded in one round trip.
+BATCH = 500
+
+#: What an observation records: phase, wait and detail.
+_State = tuple[Phase, WaitReason | None, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Since:
-    """Which clock runs, and since when by ``time.monotonic``: for states that the API gives no time
-    for.
-    """
+class _Start:
+    """A clock and its start by ``time.monotonic``, for states without a time in the API."""
 
     clock: str
     at: float
 
 
-class Clocks:
-    """Looks after pods between their creation and their run, and between their deletion and their
-    end.
+class PodClocks:
+    """Checks pods between creation and run, and between deletion and end.
 
     Args:
-        api: where Jobs are deleted.
-        notes: where it is kept what attempts wait for.
+        api: deletes Jobs.
+        observations: records what attempts wait for.
         settings: the limits.
-        start_timeout: seconds from the container's start until its executor must have claimed the
-            attempt.
-        grace: seconds that a pod has to end by itself.
-        known: the attempt of a pod.
+        start_timeout: seconds from the start of the container until the executor must have claimed
+            the attempt.
+        grace: seconds that a pod gets to end by itself.
+        attempt_of: returns the attempt of a pod.
     """
 
     def __init__(
         self,
         api: Requests,
-        notes: Notes,
+        observations: Observations,
         settings: ClusterSettings,
         start_timeout: float,
         grace: float,
-        known: Callable[[Entry], Known | None],
+        attempt_of: Callable[[Entry], LiveAttempt | None],
     ) -> None:
         self._api = api
-        self._notes = notes
+        self._observations = observations
         self._limits = {
             "unschedulable": settings.unschedulable_timeout,
             "image_pull": settings.image_pull_timeout,
@@ -70,104 +69,89 @@ class Clocks:
             "terminating": settings.terminating_timeout + grace,
         }
         self._start_timeout = start_timeout
-        self._known = known
+        self._attempt_of = attempt_of
         self._lock = threading.Lock()
         self._changed: dict[str, Entry] = {}
-        self._noted: dict[str, tuple[Phase, WaitReason | None, str]] = {}
-        self._since: dict[str, _Since] = {}
+        self._recorded: dict[str, _State] = {}
+        self._starts: dict[str, _Start] = {}
         self._given_up: set[str] = set()
 
     def changed(self, entry: Entry) -> None:
-        """A pod has a new state; it is noted with the others at the next check, if it lasts that
-        long.
-        """
+        """Take the new state of a pod. The next check records it, unless it changes before."""
         with self._lock:
             self._changed[entry.pod.metadata.uid] = entry
 
     def gone(self, uid: str) -> None:
-        """A pod has ended: nothing of it is of interest here any more."""
+        """Forget a pod that has ended."""
         with self._lock:
             self._changed.pop(uid, None)
-            self._noted.pop(uid, None)
-            self._since.pop(uid, None)
+            self._recorded.pop(uid, None)
+            self._starts.pop(uid, None)
             self._given_up.discard(uid)
 
     def check(self, pending: Iterable[Entry], now: float) -> None:
-        """Note what is new, and give up whose clock has run out. ``now`` in Unix seconds."""
+        """Record new states, and give up attempts whose clock ran out. ``now`` in Unix seconds."""
         with self._lock:
             changed, self._changed = self._changed, {}
         try:
-            self._note(changed.values())
+            self._record(changed.values())
         except Exception:
             with self._lock:
                 self._changed = changed | self._changed
             raise
         for entry in pending:
-            if self._overdue(entry, now) and not self._out_of_time(entry):
-                return  # the server is away: the others would wait for it as well
+            if self._overdue(entry, now) and not self._time_out(entry):
+                return  # the server is unreachable: the other deletions would fail too
 
-    def limit(self, seen: Seen) -> float:
-        """How long a state may last, in seconds."""
-        return 0.0 if seen.at_once else self._limits[seen.clock or "terminating"]
+    def limit(self, status: PodStatusSummary) -> float:
+        """Return how long a state may last, in seconds."""
+        return 0.0 if status.at_once else self._limits[status.clock or "terminating"]
 
-    def _note(self, entries: Iterable[Entry]) -> None:
-        said: list[tuple[str, tuple[Phase, WaitReason | None, str], Observed]] = []
+    def _record(self, entries: Iterable[Entry]) -> None:
+        batch: list[tuple[str, _State, Observation]] = []
         for entry in entries:
-            known, seen, uid = self._known(entry), entry.seen, entry.pod.metadata.uid
-            state = (seen.phase, seen.wait, seen.detail)
-            if known is None or self._noted.get(uid) == state:
+            live, status, uid = self._attempt_of(entry), entry.status, entry.pod.metadata.uid
+            state = (status.phase, status.wait, status.detail)
+            if live is None or self._recorded.get(uid) == state:
                 continue
-            claim_within = self._start_timeout if seen.phase == Phase.RUNNING else None
-            observed = Observed(
-                known.held, seen.wait, seen.detail, entry.pod.metadata.name, seen.node, claim_within
+            observation = Observation(
+                live.running.attempt,
+                status.wait,
+                status.detail,
+                entry.pod.metadata.name,
+                status.node,
+                self._start_timeout if status.phase == Phase.RUNNING else None,
             )
-            said.append((uid, state, observed))
-        for begin in range(0, len(said), AT_ONCE):
-            some = said[begin : begin + AT_ONCE]
-            self._notes.observed([observed for _, _, observed in some])
-            self._noted.update({uid: state for uid, state, _ in some})
+            batch.append((uid, state, observation))
+        for begin in range(0, len(batch), BATCH):
+            part = batch[begin : begin + BATCH]
+            self._observations.observed([observation for _, _, observation in part])
+            self._recorded.update({uid: state for uid, state, _ in part})
 
     def _overdue(self, entry: Entry, now: float) -> bool:
-        seen, uid = entry.seen, entry.pod.metadata.uid
-        if seen.clock is None:
+        status, uid = entry.status, entry.pod.metadata.uid
+        if status.clock is None:
             return False
-        if seen.since is not None:
-            return now - seen.since >= self.limit(seen)
-        since = self._since.get(uid)
-        if since is None or since.clock != seen.clock:
-            since = self._since[uid] = _Since(seen.clock, time.monotonic())
-        return time.monotonic() - since.at >= self.limit(seen)
+        if status.since is not None:
+            return now - status.since >= self.limit(status)
+        start = self._starts.get(uid)
+        if start is None or start.clock != status.clock:
+            start = self._starts[uid] = _Start(status.clock, time.monotonic())
+        return time.monotonic() - start.at >= self.limit(status)
 
-    def _out_of_time(self, entry: Entry) -> bool:
-        """Give up an attempt; False when the API does not let us at present."""
-        known, seen, uid = self._known(entry), entry.seen, entry.pod.metadata.uid
-        if known is None or uid in self._given_up:
+    def _time_out(self, entry: Entry) -> bool:
+        """Act on a clock that ran out; return False if the API rejects the deletion for now."""
+        live, status, uid = self._attempt_of(entry), entry.status, entry.pod.metadata.uid
+        if live is None or uid in self._given_up:
             return True
-        name = known.held.delivery
-        if seen.verdict is None:
-            # Whatever its node does not confirm may still compute on the GPU.
-            detail = (
-                f"told to end, and node {seen.node or 'unknown'} has not said for"
-                f" {self.limit(seen):.0f} s that it has"
-            )
-            logger.warning(
-                "%s: %s; its slot stays taken", name, detail, extra={"action": "unconfirmed"}
-            )
-            self._notes.observed(
-                [
-                    Observed(
-                        known.held,
-                        WaitReason.UNCONFIRMED,
-                        detail,
-                        entry.pod.metadata.name,
-                        seen.node,
-                    )
-                ]
-            )
+        attempt = live.running.attempt
+        if status.verdict is None:
+            self._unconfirmed(entry, live)
             self._given_up.add(uid)
             return True
-        end = overdue(seen, self.limit(seen))
-        if self._notes.doom(known.held, end.reason, end.error):
+        end = overdue(status, self.limit(status))
+        name = attempt.delivery
+        if self._observations.give_up(attempt, end.reason, end.error):
             logger.warning("%s: given up: %s", name, end.error, extra={"action": "given_up"})
             try:
                 self._api.delete_job(entry.job)
@@ -181,3 +165,21 @@ class Clocks:
                 return False
         self._given_up.add(uid)
         return True
+
+    def _unconfirmed(self, entry: Entry, live: LiveAttempt) -> None:
+        # Until its node confirms the end, the pod may still compute on the GPU.
+        attempt, status = live.running.attempt, entry.status
+        detail = (
+            f"deletion requested, but node {status.node or 'unknown'} has not confirmed the end for"
+            f" {self.limit(status):.0f} s"
+        )
+        logger.warning(
+            "%s: %s; its slot stays taken",
+            attempt.delivery,
+            detail,
+            extra={"action": "unconfirmed"},
+        )
+        observation = Observation(
+            attempt, WaitReason.UNCONFIRMED, detail, entry.pod.metadata.name, status.node
+        )
+        self._observations.observed([observation])

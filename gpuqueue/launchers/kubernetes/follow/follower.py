@@ -1,45 +1,42 @@
-"""Follow the pods of all attempts: say what runs and how it ended, tell of ends, keep logs. By the
-dispatcher that leads.
-"""
+"""Follow the pods of all attempts, as the leader: report what runs and how it ended, store logs."""
 
 from __future__ import annotations
 
 import builtins
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-from gpuqueue.launchers.base import LauncherUnavailable, Live, Notes, OnEnd
+from gpuqueue.launchers.base import LauncherUnavailable, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow import logs
-from gpuqueue.launchers.kubernetes.follow.attempts import Known, of_job, of_pod
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
+from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
-from gpuqueue.launchers.kubernetes.follow.podless import Podless
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
-from gpuqueue.launchers.kubernetes.status.observe import Phase, observe
-from gpuqueue.model.ends import EXECUTORS_OWN, End, explain
-from gpuqueue.model.names import worker_name
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.launchers.kubernetes.status.ends import container_end
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
+from gpuqueue.model.attempt import LiveAttempt
+from gpuqueue.model.ends import End, explain
 from gpuqueue.settings.kubernetes import ClusterSettings
 
-#: Logs fetched at once.
+#: Logs fetched in parallel.
 LOG_THREADS = 4
 
 
 class Follower:
-    """What a launcher sees while it leads.
+    """The pods of all attempts, while this process leads.
 
     Args:
         api: the cluster and namespace.
-        selector: of the attempts' labels.
-        settings: clocks, and how much of a log is kept.
+        selector: label selector of the attempts.
+        settings: clocks, and the size of stored logs.
         common: what all Jobs share.
-        on_end: told of every end, from the thread that follows the pods.
-        notes: where it is kept what was seen.
+        on_end: called with each end, from the thread that follows the pods.
+        observations: where observations are recorded.
     """
 
     def __init__(
@@ -49,108 +46,101 @@ class Follower:
         settings: ClusterSettings,
         common: ManifestContext,
         on_end: OnEnd,
-        notes: Notes,
+        observations: Observations,
     ) -> None:
         self._api = api
         self._selector = selector
         self._settings = settings
         self._on_end = on_end
-        self._notes = notes
+        self._observations = observations
         self.pods = Pods(api, selector, self._on_pod, settings)
-        self._clocks = Clocks(
-            api, notes, settings, common.start_timeout, common.grace_seconds, self._known
+        self._clocks = PodClocks(
+            api,
+            observations,
+            settings,
+            common.start_timeout,
+            common.grace_seconds,
+            self._attempt_of,
         )
-        self._podless = Podless(api, notes, settings)
+        self._jobs_without_pod = JobsWithoutPod(api, observations, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
-        self._attempts: dict[str, Known | None] = {}
+        self._attempts: dict[str, LiveAttempt | None] = {}
         self._begun_pods: set[str] = set()
-        self._told: set[str] = set()
-        self._jobs: list[Known] = []
-        self._jobs_at = float("-inf")
+        self._ended_pods: set[str] = set()
+        self._listed: list[LiveAttempt] = []
+        self._listed_at = float("-inf")
 
     def lead(self, leads: bool) -> None:
-        """Follow the pods, or leave that to another."""
+        """Start to follow the pods, or leave that to another dispatcher."""
         if leads:
-            self._told.clear()
-            self._jobs_at = float("-inf")
+            self._ended_pods.clear()
+            self._listed_at = float("-inf")
             self.pods.start()
         else:
             self.pods.stop()
 
     def end_of(self, instance: str) -> End | None:
-        """Say how an instance ended, by its pod, or by its Job where no pod is seen."""
-        self._need_sight()
+        """Return how an instance ended, from its pod, or from its Job if it has no pod."""
+        self._require_sync()
         parsed = parse_instance(instance)
         if parsed is None:
             return None
         entries = self.pods.by_job(parsed.job)
         for entry in entries:
-            if entry.seen.end is None:
+            if entry.status.end is None:
                 return None
         if entries:
-            known = self._known(entries[0])
-            return self._read(entries[0], known) if known else entries[0].seen.end
-        return self._podless.end_of(parsed.job)
+            live = self._attempt_of(entries[0])
+            return _end_of(entries[0], live) if live else entries[0].status.end
+        return self._jobs_without_pod.end_of(parsed.job)
 
-    def list(self) -> builtins.list[Live]:
+    def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
-        self._need_sight()
+        self._require_sync()
         found = {}
         for entry in self.pods.snapshot():
-            known = self._known(entry) if entry.seen.end is None else None
-            if known is not None:
-                found[known.held.delivery, known.held.attempt] = Live(
-                    known.held.instance, known.record
-                )
-        for known in self._without_pods():
-            found.setdefault(
-                (known.held.delivery, known.held.attempt), Live(known.held.instance, known.record)
-            )
+            live = self._attempt_of(entry) if entry.status.end is None else None
+            if live is not None:
+                found[live.running.attempt] = live
+        for live in self._without_pods():
+            found.setdefault(live.running.attempt, live)
         return list(found.values())
 
     def deleted(self, name: str) -> None:
-        """A Job is gone: it need not be looked at for want of a pod."""
-        self._jobs = [
-            known for known in self._jobs if known.held.instance.rpartition("/")[2] != name
-        ]
+        """Forget a deleted Job without a pod."""
+        self._listed = [live for live in self._listed if _job_of(live) != name]
 
     def check(self, now: float) -> None:
-        """Note what attempts wait for, and give up those whose clock ran out; see clocks.py."""
+        """Record what attempts wait for, and give up those whose clock ran out: see ``clocks``."""
         if self.pods.synced:
             self._clocks.check(self.pods.pending(), now)
 
-    def _need_sight(self) -> None:
-        # The first list is told before the first look, as a rule within milliseconds.
+    def _require_sync(self) -> None:
+        # After a start, the first list mostly takes milliseconds.
         if not self.pods.wait_synced(1.0):
-            raise LauncherUnavailable(
-                f"the pods are not known: no list for {self.pods.since_sync():.0f} s"
-            )
+            raise LauncherUnavailable(f"pods unknown: no list for {self.pods.since_sync():.0f} s")
 
-    def _without_pods(self) -> builtins.list[Known]:
+    def _without_pods(self) -> builtins.list[LiveAttempt]:
         now = time.monotonic()
-        if now - self._jobs_at >= self._settings.pod_relist_seconds:
+        if now - self._listed_at >= self._settings.pod_relist_seconds:
             try:
                 jobs, _ = self._api.list_jobs(self._selector)
             except ApiError as exc:
                 raise LauncherUnavailable(str(exc)) from exc
-            self._jobs_at = now
-            # Most have their pod: what their annotations say need not be read.
-            podless = [job for job in jobs if not self.pods.by_job(job.metadata.name)]
+            self._listed_at = now
+            # Most Jobs have a pod, so parse only the annotations of the others.
+            without_pod = [job for job in jobs if not self.pods.by_job(job.metadata.name)]
             unended = [
                 job
-                for job in podless
+                for job in without_pod
                 if not any(each.status == "True" for each in job.status.conditions or ())
             ]
-            self._jobs = [known for job in unended if (known := of_job(job, self._api.namespace))]
-        # Once its pod is there, the Job tells nothing more.
-        self._jobs = [
-            known
-            for known in self._jobs
-            if not self.pods.by_job(known.held.instance.rpartition("/")[2])
-        ]
-        return self._jobs
+            self._listed = [live for job in unended if (live := of_job(job, self._api.namespace))]
+        # Once a Job has a pod, only the pod counts.
+        self._listed = [live for live in self._listed if not self.pods.by_job(_job_of(live))]
+        return self._listed
 
-    def _known(self, entry: Entry) -> Known | None:
+    def _attempt_of(self, entry: Entry) -> LiveAttempt | None:
         uid = entry.pod.metadata.uid
         if uid not in self._attempts:
             self._attempts[uid] = of_pod(entry, self._api.namespace)
@@ -159,24 +149,24 @@ class Follower:
     # -- events ------------------------------------------------------------------------------------
 
     def _on_pod(self, entry: Entry, kind: str) -> None:
-        uid, known = entry.pod.metadata.uid, self._known(entry)
+        uid, live = entry.pod.metadata.uid, self._attempt_of(entry)
         if (
             kind == "deleted"
             and entry.pod.metadata.deletion_timestamp is None
-            and not observe(entry.pod).end
+            and not read_status(entry.pod).end
         ):
-            # Somebody changed its labels, and it runs on; or it was gone in no time. The next look
-            # at its Job tells.
+            # Its labels were changed, and it still runs; or it was deleted at once. The next read
+            # of its Job decides.
             self._forget(uid)
             return
-        if known is not None:
-            self._podless.seen(entry.job)
-            if entry.seen.end is not None:
+        if live is not None:
+            self._jobs_without_pod.pod_appeared(entry.job)
+            if entry.status.end is not None:
                 self._clocks.gone(uid)
-                self._ended(entry, known)
+                self._ended(entry, live)
             else:
-                if known.is_container and entry.seen.phase == Phase.RUNNING:
-                    self._begun(entry, known)
+                if live.is_container and entry.status.phase == Phase.RUNNING:
+                    self._begun(entry, live)
                 self._clocks.changed(entry)
         if kind == "deleted":
             self._forget(uid)
@@ -184,74 +174,52 @@ class Follower:
     def _forget(self, uid: str) -> None:
         self._attempts.pop(uid, None)
         self._begun_pods.discard(uid)
-        self._told.discard(uid)
+        self._ended_pods.discard(uid)
 
-    def _ended(self, entry: Entry, known: Known) -> None:
+    def _ended(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
-        if uid in self._told:
+        if uid in self._ended_pods:
             return
-        self._told.add(uid)
-        end = self._read(entry, known)
-        if known.is_container:  # its log is part of its result
-            self._logs.submit(self._container_ended, entry, known, end)
+        self._ended_pods.add(uid)
+        end = _end_of(entry, live)
+        if live.is_container:  # its log is part of its result
+            self._logs.submit(self._container_ended, entry, live, end)
             return
-        self._on_end(known.held, end)
-        self._logs.submit(self._keep_log, entry, known)
+        self._on_end(live.running, end)
+        self._logs.submit(self._keep_log, entry, live)
 
-    def _begun(self, entry: Entry, known: Known) -> None:
+    def _begun(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
         if uid in self._begun_pods:
             return
-        worker = worker_name(
-            known.held.gpu_class, known.held.delivery, known.held.attempt, entry.pod.metadata.name
-        )
-        self._notes.begun(known.held, known.record, worker)
+        self._observations.begun(live, live.running.attempt.worker(entry.pod.metadata.name))
         self._begun_pods.add(uid)
 
-    def _container_ended(self, entry: Entry, known: Known, end: End) -> None:
+    def _container_ended(self, entry: Entry, live: LiveAttempt, end: End) -> None:
         try:
             if "container_started" in end.evidence:
-                self._begun(entry, known)  # it may have ended before anybody saw it run
-            self._keep_log(entry, known)
+                self._begun(entry, live)  # it may have ended before the watch reported its start
+            self._keep_log(entry, live)
         finally:
-            self._on_end(known.held, end)
+            self._on_end(live.running, end)
 
-    def _keep_log(self, entry: Entry, known: Known) -> None:
-        if not entry.seen.node or not self._notes.wants_log(known.held):
+    def _keep_log(self, entry: Entry, live: LiveAttempt) -> None:
+        if not entry.status.node or not self._observations.wants_log(live.running.attempt):
             return
         text = logs.tail(self._api, entry.pod.metadata.name, self._settings.log_tail_bytes)
         if text:
-            self._notes.keep_log(known.held, text)
-
-    @staticmethod
-    def _read(entry: Entry, known: Known) -> End:
-        end = entry.seen.end or explain(None)
-        if not known.is_container:
-            return end
-        message = next(
-            (
-                each.terminated.message
-                for each in entry.pod.status.container_statuses or ()
-                if each.terminated
-            ),
-            None,
-        )
-        evidence = {**end.evidence, "message": message or ""}
-        code = end.evidence.get("exit_code")
-        if code == 0 and end.reason == EndReason.ERROR:
-            return End(EndReason.SUCCEEDED, "", "", evidence)
-        if (
-            code in EXECUTORS_OWN and end.reason == EndReason.INFRA
-        ):  # its program's own word, and not an executor's
-            return End(
-                EndReason.ERROR,
-                f"its container ended with exit code {code} (node {entry.seen.node})",
-                "",
-                evidence,
-            )
-        return replace(end, evidence=evidence)
+            self._observations.keep_log(live.running.attempt, text)
 
     def close(self) -> None:
         """Stop following. Jobs go on, and another dispatcher follows them."""
         self.pods.stop()
         self._logs.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_of(entry: Entry, live: LiveAttempt) -> End:
+    end = entry.status.end or explain(None)
+    return container_end(entry.pod, end) if live.is_container else end
+
+
+def _job_of(live: LiveAttempt) -> str:
+    return live.running.instance.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The end of a pod's log, bounded: what a job that failed is asked about first."""
+"""The end of a pod log, within a size limit."""
 
 from __future__ import annotations
 
@@ -8,36 +8,35 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 
 logger = logging.getLogger(__name__)
-#: Lines that are asked for at first: a screen or several, with a long traceback.
+#: Lines of the first request: a few screens, enough for a long traceback.
 LINES = 400
-#: The bytes that an answer may have beyond what is kept: the API cuts what the lines select at its
-#: end, and the end is wanted.
-GENEROUS = 1 << 20
+#: Bytes that a response may have beyond the limit. The API cuts off the end of the selected lines,
+#: and the end is what is needed.
+MARGIN = 1 << 20
 
 
 def tail(api: Requests, pod: str, limit_bytes: int) -> str:
-    """Return the last lines of a pod's log, ``limit_bytes`` of UTF-8 at most; "" when there is none
-    to be had.
+    """Return the last lines of a pod log, at most ``limit_bytes`` of UTF-8.
 
-    None: its container never started, the pod or its node is gone. A log that cannot be had must
+    "" if there is no log: its container never started, or pod or node are gone. A missing log must
     not keep a job from ending.
     """
     lines = LINES
     while limit_bytes:
         try:
-            text = api.pod_log(pod, lines, limit_bytes + GENEROUS)
+            text = api.pod_log(pod, lines, limit_bytes + MARGIN)
         except ApiError as exc:
             logger.info("no log of pod %s: %s", pod, exc, extra={"action": "no_log"})
             break
         data = text.encode()
-        if len(data) < limit_bytes + GENEROUS or lines == 1:
+        if len(data) < limit_bytes + MARGIN or lines == 1:
             return keep_end(data, limit_bytes)
-        lines = max(1, lines // 20)  # the end was cut off; of fewer lines it is not
+        lines = max(1, lines // 20)  # the end was cut off; request fewer lines
     return ""
 
 
 def keep_end(data: bytes, limit_bytes: int) -> str:
-    """Keep the end of a text, whole lines if it ends with any. Whatever is no UTF-8 is replaced."""
+    """Return the end of a text, in whole lines if possible. Invalid UTF-8 is replaced."""
     if len(data) > limit_bytes:
         start = len(data) - limit_bytes
         line_end = data.find(b"\n", start - 1, len(data) - 1)
@@ -45,5 +44,5 @@ def keep_end(data: bytes, limit_bytes: int) -> str:
     return data.decode(errors="replace")
 
 
-#: What a character of UTF-8 that was cut in two goes on with.
+#: The bytes after the first byte of a UTF-8 character.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))

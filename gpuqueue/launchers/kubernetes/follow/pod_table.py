@@ -1,4 +1,4 @@
-"""The pods of our attempts as last told, found by Job and by whether a clock may run for them."""
+"""The latest state of the pods of all attempts, by uid, by Job, and those whose clock may run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from msgspec.structs import replace
 
 from gpuqueue.launchers.kubernetes.api.objects import Condition, Pod
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, ROLE
-from gpuqueue.launchers.kubernetes.status.observe import Phase, Seen, observe
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, read_status
 
-#: The label by which Kubernetes names the Job of a pod.
+#: The label with the Job of a pod, which Kubernetes sets.
 JOB_NAME = "batch.kubernetes.io/job-name"
 _LABELS = frozenset({JOB_NAME, ROLE})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A pod as last told, what :func:`observe` makes of it, and since when we know it
-    (``time.monotonic``).
-    """
+    """The latest state of a pod. ``first_seen`` is the time of its first event (monotonic)."""
 
     pod: Pod
-    seen: Seen
+    status: PodStatusSummary
     first_seen: float
 
     @property
@@ -44,24 +42,24 @@ class PodTable:
         self._pending: set[str] = set()
 
     def put(self, pod: Pod, now: float) -> Entry:
-        """Take up a pod's new state."""
+        """Store the new state of a pod."""
         uid = pod.metadata.uid
         with self._lock:
-            entry = self._entries[uid] = self._entry(pod, observe(pod), now)
+            entry = self._entries[uid] = self._entry(pod, read_status(pod), now)
             others = self._by_job.get(entry.job, ())
             if uid not in others:
                 self._by_job[entry.job] = (*others, uid)
-            if entry.seen.phase in (Phase.RUNNING, Phase.ENDED):
+            if entry.status.phase in (Phase.RUNNING, Phase.ENDED):
                 self._pending.discard(uid)
             else:
                 self._pending.add(uid)
         return entry
 
     def remove(self, pod: Pod, now: float) -> Entry:
-        """Strike out a pod that exists no more; answers what its last state, ``pod``, means now."""
+        """Remove a deleted pod; return the entry of its last state, ``pod``."""
         uid = pod.metadata.uid
         with self._lock:
-            entry = self._entry(pod, observe(pod, deleted=True), now)
+            entry = self._entry(pod, read_status(pod, deleted=True), now)
             self._entries.pop(uid, None)
             self._pending.discard(uid)
             others = tuple(other for other in self._by_job.pop(entry.job, ()) if other != uid)
@@ -69,18 +67,18 @@ class PodTable:
                 self._by_job[entry.job] = others
         return entry
 
-    def _entry(self, pod: Pod, seen: Seen, now: float) -> Entry:
+    def _entry(self, pod: Pod, status: PodStatusSummary, now: float) -> Entry:
         known = self._entries.get(pod.metadata.uid)
-        return Entry(_trimmed(pod), seen, known.first_seen if known else now)
+        return Entry(_trimmed(pod), status, known.first_seen if known else now)
 
     def version(self, uid: str) -> str:
-        """The version of a pod that was last told, or ""."""
+        """Return the latest version of a pod, or ""."""
         with self._lock:
             entry = self._entries.get(uid)
         return entry.pod.metadata.resource_version if entry else ""
 
     def beyond(self, uids: Iterable[str]) -> list[Pod]:
-        """Return the pods that are in the table and not among these."""
+        """Return the pods in the table that are not among these uids."""
         with self._lock:
             return [self._entries[uid].pod for uid in self._entries.keys() - set(uids)]
 
@@ -90,22 +88,18 @@ class PodTable:
             return list(self._entries.values())
 
     def by_job(self, name: str) -> list[Entry]:
-        """Return the pods of a Job: none before it has one, seldom several."""
+        """Return the pods of a Job: mostly one, none before its creation."""
         with self._lock:
             return [self._entries[uid] for uid in self._by_job.get(name, ())]
 
     def pending(self) -> list[Entry]:
-        """Return the pods that neither run nor have ended. Costs by their number, not by that of
-        all.
-        """
+        """Return the pods that neither run nor have ended, without a scan of all pods."""
         with self._lock:
             return [self._entries[uid] for uid in self._pending]
 
 
 def _trimmed(pod: Pod) -> Pod:
-    """Keep of a pod what is read, and what repeats once: of 10,000 that run, this is most of the
-    memory.
-    """
+    """Drop unused fields of a pod and share repeated text: with 10,000 pods, most of the memory."""
     meta, status = pod.metadata, pod.status
     labels = {name: value for name, value in (meta.labels or {}).items() if name in _LABELS}
     annotations = {

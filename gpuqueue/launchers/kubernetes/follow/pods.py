@@ -1,9 +1,7 @@
-"""The pods of our attempts, kept in step with the API by one list and one watch, however many there
-are.
+"""The pods of all attempts, synced with the API by one list and one watch.
 
-Never here: what an event means for a job. Whoever is told must bear being told the same thing
-twice. That a pod is not in the table does not say that it does not exist: it may have been created
-a moment ago.
+Never here: what an event means for a job. An event can be reported twice. A pod that is missing
+from the table may still exist, if it was just created.
 """
 
 from __future__ import annotations
@@ -19,33 +17,31 @@ from gpuqueue.launchers.kubernetes.api.backoff import Backoff
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Expired
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.api.watch import Watch
+from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 logger = logging.getLogger(__name__)
-#: Seconds without the API after which the table no longer counts as true: several tries to connect
-#: have failed by then.
-AWAY = 10.0
-#: A watch that has stood this long, in seconds, or told something, was a good one: what ends it is
-#: no reason to wait.
-GOOD = 5.0
-#: How long :meth:`Pods.stop` waits for its thread, in seconds: only a request that is being opened
-#: can take longer.
-PATIENCE = 0.5
+#: Seconds without the API until the table counts as out of date: several tries to connect have
+#: failed by then.
+MOST_BEHIND = 10.0
+#: Seconds after which a watch counts as healthy even without an event: its end causes no backoff.
+HEALTHY_AFTER = 5.0
+#: Seconds that :meth:`Pods.stop` waits for its thread. Only a request that is being opened takes
+#: longer.
+STOP_WITHIN = 0.5
 
 Kind = Literal["changed", "deleted"]
 
 
 class Pods:
-    """A table of pods, fed by a thread between :meth:`start` and :meth:`stop`, which may be
-    repeated.
+    """A table of pods, updated by a thread between :meth:`start` and :meth:`stop`.
 
     Args:
         api: the cluster and namespace.
-        selector: of labels; which pods.
-        on_event: called with each change, from the thread, one at a time. Every pod is told once
-            after each start.
+        selector: label selector of the pods.
+        on_event: called with each change, from the thread, one at a time. After each start, every
+            pod is reported once.
         settings: GPU_WATCH_SECONDS, GPU_WATCH_SILENCE_SECONDS, GPU_POD_RELIST_SECONDS.
     """
 
@@ -70,15 +66,13 @@ class Pods:
         self.pending = self._table.pending
 
     def start(self) -> None:
-        """Start to follow the pods. Every pod there is will be told, and every one that has gone
-        since the last stop.
-        """
+        """Start the thread. It reports every pod, and those removed since the last stop."""
         with self._lock:
             if self._run is None:
                 self._run = _Run(self._follow)
 
     def stop(self) -> None:
-        """Stop at once, though the thread be waiting for the API. The table stays as it is."""
+        """Stop at once, even while the thread waits for the API. The table keeps its content."""
         with self._lock:
             run, self._run = self._run, None
             self._lock.notify_all()
@@ -86,9 +80,7 @@ class Pods:
             run.stop()
 
     def since_sync(self) -> float:
-        """Seconds since the table was last known to be true: 0 while the watch stands, inf before
-        the first list.
-        """
+        """Return seconds since the last sync: 0 during a watch, inf before the first list."""
         run = self._run
         if run is None:
             return math.inf
@@ -96,12 +88,13 @@ class Pods:
 
     @property
     def synced(self) -> bool:
-        """Whether the table is whole, and no more than AWAY seconds behind."""
-        return self.since_sync() <= AWAY
+        """Whether the table is complete, and at most MOST_BEHIND seconds behind."""
+        return self.since_sync() <= MOST_BEHIND
 
     def wait_synced(self, timeout: float) -> bool:
-        """Wait until the first list is in the table and has been told; False after ``timeout``
-        seconds, or when stopped.
+        """Wait until the first list is stored and reported.
+
+        Returns False after ``timeout`` seconds, or if stopped.
         """
         with self._lock:
             self._lock.wait_for(
@@ -114,23 +107,21 @@ class Pods:
     def _follow(self, run: _Run) -> None:
         backoff = Backoff()
         while not run.stopped.is_set():
-            run.good, error, after = False, "", None
+            run.healthy, error, after = False, "", None
             try:
-                # 1. The whole table: at first, after whatever may have been missed, and now and
-                #    then for safety.
+                # 1. A full list: at first, after a gap in the events, and on a schedule.
                 if not run.version or self._clock() >= run.relist_at:
                     self._relist(run)
-                # 2. What changes, until the server closes the stream. The next goes on where it
-                #    ended.
+                # 2. A watch, until the server closes the stream. The next one continues there.
                 self._watch(run)
-                error = "" if run.good else "the watch ended as soon as it had begun"
+                error = "" if run.healthy else "the watch ended as soon as it began"
             except ApiError as exc:
                 run.version, after = "", exc.retry_after
-                error = "" if run.good and isinstance(exc, Expired) else str(exc)
+                error = "" if run.healthy and isinstance(exc, Expired) else str(exc)
             except Exception as exc:
-                logger.exception("pods: not followed", extra={"action": "pods_failed"})
+                logger.exception("pods: watch failed", extra={"action": "pods_failed"})
                 run.version, error = "", repr(exc)
-            if run.good:
+            if run.healthy:
                 backoff.reset()
             if error and not run.stopped.is_set():
                 wait = backoff.next(after)
@@ -143,13 +134,13 @@ class Pods:
         pods, version = self._api.list_pods(self._selector)
         for pod in pods:
             if (
-                not run.told
+                not run.reported
                 or self._table.version(pod.metadata.uid) != pod.metadata.resource_version
             ):
                 self._change(run, self._table.put, pod, "changed")
         for pod in self._table.beyond(pod.metadata.uid for pod in pods):
             self._change(run, self._table.remove, pod, "deleted")
-        run.version, run.told = version, True
+        run.version, run.reported = version, True
         run.synced_at = self._clock()
         run.relist_at = run.synced_at + self._settings.pod_relist_seconds
         with self._lock:
@@ -164,14 +155,14 @@ class Pods:
             run.hold(watch)
             try:
                 for event in watch:
-                    run.version, run.good = event.object.metadata.resource_version, True
+                    run.version, run.healthy = event.object.metadata.resource_version, True
                     if event.type == "DELETED":
                         self._change(run, self._table.remove, event.object, "deleted")
                     elif event.type != "BOOKMARK":
                         self._change(run, self._table.put, event.object, "changed")
             finally:
                 run.watch, run.synced_at = None, self._clock()
-                run.good = run.good or run.synced_at - began >= GOOD
+                run.healthy = run.healthy or run.synced_at - began >= HEALTHY_AFTER
 
     def _change(
         self, run: _Run, change: Callable[[Pod, float], Entry], pod: Pod, kind: Kind
@@ -184,7 +175,7 @@ class Pods:
             self._on_event(entry, kind)
         except Exception:
             logger.exception(
-                "pod %s: %s was not handled",
+                "pod %s: the event %s was not handled",
                 entry.pod.metadata.name,
                 kind,
                 extra={"action": "pod_event_lost"},
@@ -192,17 +183,15 @@ class Pods:
 
 
 class _Run:
-    """What happens between a start and a stop, so that a thread that is late in ending can do
-    nothing to its successor.
-    """
+    """The state between a start and a stop: a late thread cannot affect the next one."""
 
     def __init__(self, follow: Callable[[_Run], None]) -> None:
         self.lock = threading.Lock()
         self.stopped = threading.Event()
-        self.watch: Watch | None = None
+        self.watch: PodWatch | None = None
         self.version = ""  # to watch from; "": list first
-        self.told = False  # whether every pod has been told
-        self.good = False  # whether the API has been there since the last failure
+        self.reported = False  # whether every pod was reported
+        self.healthy = False  # whether the API has worked since the last failure
         self.synced_at = -math.inf
         self.relist_at = -math.inf
         self._thread = threading.Thread(
@@ -210,7 +199,7 @@ class _Run:
         )
         self._thread.start()
 
-    def hold(self, watch: Watch) -> None:
+    def hold(self, watch: PodWatch) -> None:
         with self.lock:
             self.watch = watch
             if self.stopped.is_set():
@@ -222,4 +211,4 @@ class _Run:
             if self.watch is not None:
                 self.watch.close()
         if threading.current_thread() is not self._thread:
-            self._thread.join(PATIENCE)
+            self._thread.join(STOP_WITHIN)

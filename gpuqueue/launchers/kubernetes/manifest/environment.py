@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 #: Keys of the Secret → whether executors require them.
 SECRET_KEYS = {

@@ -40,7 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
 )
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from gpuqueue.model.job import Record
 from gpuqueue.model.kube_syntax import is_label_value
+from gpuqueue.model.record import Record
 
 #: Prefix of all labels and annotations of gpuqueue.
 PREFIX = "gpuqueue.io/"

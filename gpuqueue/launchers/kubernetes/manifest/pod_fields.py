@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 #: Tolerates the taint that users of the GPU Operator set on GPU nodes.

@@ -1,15 +1,15 @@
-"""How the end of a pod reads: status → reason, words, and the node at fault. Pure.
+"""Read the end of a pod: status → reason, message, and the node at fault. Pure.
 
-Whether a pod has ended is not decided here (see observe.py). Of the many things that a dead pod's
-status says, the first in the order of ``_READINGS`` is taken for the cause: who stopped the pod,
-before what its process made of being stopped.
+Never here: whether a pod has ended (see ``read_status``). The status of an ended pod can state
+several causes. The first match in the order of ``_READINGS`` wins: what stopped the pod comes
+before how its process reacted.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
@@ -17,12 +17,12 @@ from gpuqueue.launchers.kubernetes.status.last_state import (
     LOST_TRACK,
     MOST_TEXT,
     NOT_STARTED,
-    Remains,
+    LastState,
 )
 from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, End, explain
 from gpuqueue.model.reasons import EndReason
 
-#: The DisruptionTarget condition's reason → end, words, whether the node is at fault.
+#: Reason of the DisruptionTarget condition → end, message, whether the node is at fault.
 _DISRUPTIONS: Final = {
     "PreemptionByScheduler": (EndReason.PREEMPTED, "preempted by a pod of higher priority", False),
     "DeletionByTaintManager": (
@@ -34,7 +34,7 @@ _DISRUPTIONS: Final = {
     "EvictionByEvictionAPI": (EndReason.EVICTED, "evicted", False),
     "TerminationByKubelet": (EndReason.EVICTED, "evicted by its node", True),
 }
-#: The pod's own ``status.reason``, likewise.
+#: The same for ``status.reason`` of the pod.
 _POD_REASONS: Final = {
     "Evicted": (EndReason.EVICTED, "evicted by its node", True),
     "NodeLost": (EndReason.NODE_LOST, "its node was lost", True),
@@ -43,21 +43,21 @@ _POD_REASONS: Final = {
     "Preempting": (EndReason.PREEMPTED, "its node made room for a critical pod", False),
     "DeadlineExceeded": (EndReason.TIME_LIMIT, "it ran longer than its time limit", False),
 }
-#: A node does not take a pod, or after its kubelet's restart no longer: beside these there is
-#: OutOf<resource>.
+#: Reasons of a node that rejects a pod, at first or after a restart of its kubelet. OutOf<resource>
+#: is another one.
 _REFUSALS: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity"})
-#: An eviction for the pod's own limits, not for its node's need: it would come again on any node.
+#: Evictions for a limit of the pod itself, which any node would repeat.
 _OWN_LIMIT: Final = re.compile(
     r"exceeds the (total )?limit|exceeded its local ephemeral storage limit"
 )
-#: A device plugin's answer to a request for two shares of a time-sliced GPU.
+#: Error of the device plugin for a request of two shares of a time-sliced GPU.
 _TOO_MANY: Final = "maximum request size"
-#: A container is not started for the sake of its own image or command …
-_JOBS_DOING: Final = re.compile(
+#: Start errors caused by the image or command of the container …
+_JOB_FAULT: Final = re.compile(
     r'container (process|init)[^"]*exec: "|requirement error|unsatisfied condition', re.IGNORECASE
 )
-#: … or for the container runtime's, the driver's or the machine's.
-_NODES_DOING: Final = re.compile(
+#: … or by container runtime, driver or machine.
+_NODE_FAULT: Final = re.compile(
     r"nvidia-container-|nvidia-ctk|\bnvml\b|driver/library version mismatch|\bCDI\b|no space left"
     r" on device|too many open files"
     r"|cannot allocate memory|resource temporarily unavailable|device or resource busy|input/output"
@@ -72,61 +72,77 @@ _NODES_DOING: Final = re.compile(
 class _Cause:
     reason: EndReason
     what: str
-    words: str = ""
-    """Somebody's own: the scheduler's, the kubelet's, the runtime's."""
+    quote: str = ""
+    """Message of the scheduler, the kubelet or the runtime."""
     blames_node: bool = False
 
 
 def end_of(pod: Pod, *, deleted: bool = False) -> End:
-    """Read the end of a pod that has ended. ``deleted``: the API has sent DELETED for it."""
-    dead = Remains.of(pod, deleted=deleted)
-    cause = next(cause for read in _READINGS if (cause := read(dead)) is not None)
+    """Return the end of a pod that has ended. ``deleted``: the API has sent DELETED for it."""
+    last = LastState.of(pod, deleted=deleted)
+    cause = next(cause for read in _READINGS if (cause := read(last)) is not None)
     return End(
-        cause.reason, _text(cause, dead), dead.node if cause.blames_node else "", dead.evidence()
+        cause.reason, _text(cause, last), last.node if cause.blames_node else "", last.evidence()
     )
 
 
-def nodes_doing(message: str) -> bool:
-    """Whether a container was not made or started for its node's sake, by the words of the kubelet
-    or the runtime.
+def container_end(pod: Pod, end: End) -> End:
+    """Return the end of a container job, whose exit code comes from its program, not an executor.
+
+    ``end``: the end of its pod, read as that of an executor.
     """
-    return not _JOBS_DOING.search(message) and _NODES_DOING.search(message) is not None
+    containers = pod.status.container_statuses or ()
+    message = next((each.terminated.message for each in containers if each.terminated), None)
+    evidence = {**end.evidence, "message": message or ""}
+    code = end.evidence.get("exit_code")
+    if code == EXIT_OK and end.reason == EndReason.ERROR:
+        return End(EndReason.SUCCEEDED, "", "", evidence)
+    if code in EXECUTORS_OWN and end.reason == EndReason.INFRA:
+        text = f"its container ended with exit code {code} (node {pod.spec.node_name or ''})"
+        return End(EndReason.ERROR, text, "", evidence)
+    return replace(end, evidence=evidence)
 
 
-def _text(cause: _Cause, dead: Remains) -> str:
+def is_node_fault(message: str) -> bool:
+    """Whether the message of kubelet or runtime means that the node caused a start error."""
+    return not _JOB_FAULT.search(message) and _NODE_FAULT.search(message) is not None
+
+
+def _text(cause: _Cause, last: LastState) -> str:
     text = cause.what
-    if words := " ".join(cause.words.split()):
-        text += ": " + (words if len(words) <= MOST_TEXT else words[: MOST_TEXT - 1] + "…")
-    if facts := [fact for fact in dead.facts() if fact not in cause.what]:
+    if quote := " ".join(cause.quote.split()):
+        text += ": " + (quote if len(quote) <= MOST_TEXT else quote[: MOST_TEXT - 1] + "…")
+    if facts := [fact for fact in last.facts() if fact not in cause.what]:
         text += f" ({', '.join(facts)})"
-    if dead.last_words:  # a log is only taken of a container that failed
-        text += f"; {'its termination message' if dead.code == EXIT_OK else 'the end of its log'}:\n{dead.last_words}"
+    if last.last_output:  # only a failed container falls back to its log
+        source = "its termination message" if last.code == EXIT_OK else "the end of its log"
+        text += f"; {source}:\n{last.last_output}"
     return text
 
 
-# -- readings: each answers a cause, or None: it has nothing to say --------------------------------
+# -- readings: each returns a cause, or None -------------------------------------------------------
 
 
-def _by_success(dead: Remains) -> _Cause | None:
-    if dead.code != EXIT_OK or dead.pod.status.reason == "DeadlineExceeded":
-        return None  # told to stop for its time, a program may well answer 0
+def _by_success(last: LastState) -> _Cause | None:
+    if last.code != EXIT_OK or last.pod.status.reason == "DeadlineExceeded":
+        return None  # a program that is stopped for its deadline may exit with 0
     return _Cause(explain(EXIT_OK).reason, explain(EXIT_OK).error)
 
 
-def _by_disruption(dead: Remains) -> _Cause | None:
-    target = dead.pod.status.condition("DisruptionTarget")
+def _by_disruption(last: LastState) -> _Cause | None:
+    target = last.pod.status.condition("DisruptionTarget")
     if target is None or target.status != "True":
         return None
-    if target.reason == "TerminationByKubelet" and dead.pod.status.reason in _POD_REASONS:
-        return None  # which says more
+    if target.reason == "TerminationByKubelet" and last.pod.status.reason in _POD_REASONS:
+        return None  # the reason of the pod is more specific
     reason, what, blames = _DISRUPTIONS.get(
         target.reason or "", (EndReason.EVICTED, f"disrupted ({target.reason})", False)
     )
     return _Cause(reason, what, target.message or "", blames)
 
 
-def _by_pod_reason(dead: Remains) -> _Cause | None:
-    status = dead.pod.status
+def _by_pod_reason(last: LastState) -> _Cause | None:
+    status = last.pod.status
     message = status.message or ""
     if not status.reason:
         return None
@@ -138,67 +154,62 @@ def _by_pod_reason(dead: Remains) -> _Cause | None:
     if _TOO_MANY in message:
         return _Cause(
             EndReason.BAD_SPEC,
-            f"it asks for more than one share of a GPU ({status.reason})",
+            f"it requests more than one share of a GPU ({status.reason})",
             message,
         )
     refused = status.reason in _REFUSALS or status.reason.startswith("OutOf")
-    if refused or (
-        dead.never_started and dead.ended is None
-    ):  # the others are refusals that are new
+    # An unknown reason of a pod that never started is a rejection too.
+    if refused or (last.never_started and last.ended is None):
         return _Cause(
-            EndReason.INFRA, f"its node did not take its pod ({status.reason})", message, True
+            EndReason.INFRA, f"its node rejected its pod ({status.reason})", message, True
         )
     return None
 
 
-def _by_container_reason(dead: Remains) -> _Cause | None:
-    if dead.ended is None:
+def _by_container_reason(last: LastState) -> _Cause | None:
+    if last.ended is None:
         return None
-    reason, message = dead.ended.reason, dead.ended.message or ""
+    reason, message = last.ended.reason, last.ended.message or ""
     if reason == "OOMKilled":
         return _Cause(
-            EndReason.HOST_OOM, f"out of host memory: {dead.who} went over its memory limit"
+            EndReason.HOST_OOM, f"out of host memory: {last.who} exceeded its memory limit"
         )
-    if reason in NOT_STARTED and nodes_doing(message):
-        return _Cause(EndReason.INFRA, f"its node could not start {dead.who}", message, True)
+    if reason in NOT_STARTED and is_node_fault(message):
+        return _Cause(EndReason.INFRA, f"its node could not start {last.who}", message, True)
     if reason in NOT_STARTED:
-        return _Cause(EndReason.BAD_SPEC, f"{dead.who} cannot be started", message)
-    if (
-        reason == LOST_TRACK and not dead.deleted
-    ):  # of a deleted pod it says only that nobody looked in time
-        return _Cause(EndReason.INFRA, f"its node lost track of {dead.who}", message, True)
+        return _Cause(EndReason.BAD_SPEC, f"{last.who} cannot be started", message)
+    if reason == LOST_TRACK and not last.deleted:  # for a deleted pod, this is normal
+        return _Cause(EndReason.INFRA, f"its node lost track of {last.who}", message, True)
     return None
 
 
-def _by_deletion(dead: Remains) -> _Cause | None:
-    if (
-        not dead.deleted or dead.code in EXECUTORS_OWN
-    ):  # which says more than a deletion that came along
+def _by_deletion(last: LastState) -> _Cause | None:
+    if not last.deleted or last.code in EXECUTORS_OWN:  # the exit code is more specific
         return None
     return _Cause(
         EndReason.POD_DELETED,
-        "its pod was deleted" + (", and nobody saw its container end" if dead.runs else ""),
+        "its pod was deleted" + (", and the end of its container is unknown" if last.runs else ""),
     )
 
 
-def _by_exit_code(dead: Remains) -> _Cause | None:
-    if dead.init and dead.ended:
-        return _Cause(EndReason.INFRA, f"{dead.who} failed with exit code {dead.ended.exit_code}")
-    if dead.code is None:
+def _by_exit_code(last: LastState) -> _Cause | None:
+    if last.init and last.ended:
+        return _Cause(EndReason.INFRA, f"{last.who} failed with exit code {last.ended.exit_code}")
+    if last.code is None:
         return None
-    said = explain(dead.code)
-    return _Cause(said.reason, said.error, blames_node=dead.code == EXIT_DEVICE)
+    end = explain(last.code)
+    return _Cause(end.reason, end.error, blames_node=last.code == EXIT_DEVICE)
 
 
-def _by_nothing(dead: Remains) -> _Cause:
+def _by_nothing(last: LastState) -> _Cause:
     return _Cause(
         EndReason.INFRA,
-        "its pod failed, and its status does not say why",
-        dead.pod.status.message or "",
+        "its pod failed, and its status does not state why",
+        last.pod.status.message or "",
     )
 
 
-_READINGS: Final[tuple[Callable[[Remains], _Cause | None], ...]] = (
+_READINGS: Final[tuple[Callable[[LastState], _Cause | None], ...]] = (
     _by_success,
     _by_disruption,
     _by_pod_reason,

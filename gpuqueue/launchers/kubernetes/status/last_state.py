@@ -1,6 +1,4 @@
-"""What is left of a pod that has ended: which container tells, its exit code, its times, its last
-words. Pure.
-"""
+"""The last state of an ended pod: deciding container, exit code, times, last output. Pure."""
 
 from __future__ import annotations
 
@@ -16,32 +14,32 @@ from gpuqueue.launchers.kubernetes.api.objects import (
 )
 from gpuqueue.model.ends import EXIT_OK
 
-#: Characters kept of a log, from its end, and of a server's words, from their start.
+#: Characters kept from the end of a log, and from the start of a server message.
 MOST_TEXT: Final = 2048
-#: Reasons of a container that ended before it ran. Its message is the runtime's, not a log.
+#: Reasons of a container that ended before it ran. The message comes from the runtime, not a log.
 NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
-#: The reason of a container whose end the kubelet missed: exit code and message are the kubelet's
-#: own.
+#: Reason of a container whose end the kubelet missed, and so made up exit code and message.
 LOST_TRACK: Final = "ContainerStatusUnknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
-    """A pod that has ended. ``deleted``: somebody deleted it; ``init``: the container that tells is
-    an init container.
+class LastState:
+    """The last state of a pod that has ended.
+
+    ``deleted``: its deletion was requested. ``init``: the deciding container is an init container.
     """
 
     pod: Pod
     deleted: bool
     container: ContainerStatus | None
-    """The executor, or the init container for whose failure it never started; None: the pod has no
-    status of any.
+    """The deciding container: the executor, or an init container whose failure kept the executor
+    from starting. None: the pod has no container status.
     """
     init: bool
 
     @classmethod
-    def of(cls, pod: Pod, *, deleted: bool = False) -> Remains:
-        """Find the container that tells. ``deleted``: the API has sent DELETED for the pod."""
+    def of(cls, pod: Pod, *, deleted: bool = False) -> LastState:
+        """Find the deciding container. ``deleted``: the API has sent DELETED for the pod."""
         deleted = deleted or bool(pod.metadata.deletion_timestamp)
         containers = pod.status.container_statuses or ()
         named = [each for each in containers if each.name == CONTAINER] or containers
@@ -60,7 +58,7 @@ class Remains:
 
     @property
     def who(self) -> str:
-        """The container that tells, in words."""
+        """The deciding container, for messages."""
         return (
             f"its init container {self.container.name}"
             if self.init and self.container
@@ -69,24 +67,24 @@ class Remains:
 
     @property
     def ended(self) -> Terminated | None:
-        """How that container ended; None: nobody saw it end, or it never started."""
+        """How the deciding container ended; None: unknown, or it never started."""
         return self.container.terminated if self.container else None
 
     @property
     def runs(self) -> bool:
-        """Whether the last that was heard of the executor is that it runs."""
+        """Whether the last report of the executor is that it runs."""
         return not self.init and self.container is not None and self.container.running is not None
 
     @property
     def code(self) -> int | None:
-        """The executor's exit code; None where nobody saw it."""
+        """Exit code of the executor; None: unknown."""
         if self.init or self.ended is None:
             return EXIT_OK if self.pod.status.phase == "Succeeded" else None
         return None if self.ended.reason == LOST_TRACK else self.ended.exit_code
 
     @property
     def started(self) -> float | None:
-        """When the executor started, in Unix seconds."""
+        """Start of the executor in Unix seconds."""
         if self.init or self.container is None:
             return None
         states = (self.container.running, self.ended, self._before)
@@ -97,8 +95,9 @@ class Remains:
 
     @property
     def never_started(self) -> bool:
-        """Whether the executor is known not to have run. A lost container may have, unless its pod
-        was being deleted.
+        """Whether the executor certainly did not run.
+
+        A lost container may have run, unless its pod was being deleted.
         """
         if self.runs or self.started is not None or self._before:
             return False
@@ -109,9 +108,10 @@ class Remains:
         )
 
     @property
-    def last_words(self) -> str:
-        """The termination message or, if the container failed without one, the end of its log: at
-        most MOST_TEXT characters.
+    def last_output(self) -> str:
+        """The termination message or, if the container failed without one, the end of its log.
+
+        At most MOST_TEXT characters.
         """
         if (
             self.ended is None
@@ -123,7 +123,7 @@ class Remains:
         return text if len(text) <= MOST_TEXT else "…" + text[1 - MOST_TEXT :]
 
     def facts(self) -> list[str]:
-        """What an error adds in brackets."""
+        """Return the facts that an error message adds in parentheses."""
         return [
             *([f"exit code {self.code}"] if self.code is not None else []),
             *([self.ended.reason] if self.ended and self.ended.reason else []),
@@ -132,7 +132,7 @@ class Remains:
         ]
 
     def evidence(self) -> dict[str, Any]:
-        """What :class:`gpuqueue.model.ends.End` keeps: only what is known."""
+        """Return the evidence for :class:`gpuqueue.model.ends.End`, without unknown fields."""
         scheduled = self.pod.status.condition("PodScheduled")
         ended = None if self.init else self.ended
         known = {
@@ -150,7 +150,7 @@ class Remains:
 
     @property
     def _before(self) -> Terminated | None:
-        """How the container ended the time before, or the time that the kubelet missed."""
+        """How the container ended on its previous run, or on the run that the kubelet missed."""
         return (
             self.container.last_state.terminated
             if self.container and self.container.last_state

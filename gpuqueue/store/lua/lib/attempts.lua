@@ -1,13 +1,14 @@
--- Attempts: which instance runs one, and what a record forgets between two of them.
+-- Attempts: the instance that runs one, and the fields that a record loses between two of them.
 
--- Nodes that a job keeps away from, at most.
+-- How many nodes a job keeps away from.
 local AVOIDED = 5
--- What is said of one attempt alone.
-local OF_ATTEMPT = { 'token', 'instance', 'worker', 'device', 'launched', 'started', 'timed_out', 'wait', 'detail', 'doomed',
-  'doom_error', 'doom_tried', 'pod', 'node', 'exit_code', 'container_reason', 'scheduled', 'container_started',
-  'container_finished', 'message', 'gpu', 'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
+-- Fields that belong to one attempt alone.
+local OF_ATTEMPT = { 'token', 'instance', 'worker', 'device', 'launched', 'started', 'timed_out',
+  'wait', 'detail', 'doomed', 'doom_error', 'doom_tried', 'pod', 'node', 'exit_code',
+  'container_reason', 'scheduled', 'container_started', 'container_finished', 'message', 'gpu',
+  'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
 
--- A Job's instance is the beginning of its pod's ('ns/job', 'ns/job/uid'); processes have one each.
+-- A Job's instance is a prefix of its pod's ('ns/job', 'ns/job/uid'). Each process has its own.
 local function same_instance(one, other)
   if #one > #other then one, other = other, one end
   return one == other or string.sub(other, 1, #one + 1) == one .. '/'

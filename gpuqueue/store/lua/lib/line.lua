@@ -1,6 +1,6 @@
--- The line of waiting jobs: priority first (0 before 9), then arrival. Needs records.
+-- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs records.
 
-local DOMAIN = '*:' -- of the fields of K.gate: the whole class is one domain
+local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
 
 local function arrival_of(rank)
@@ -10,11 +10,12 @@ end
 local function take_place(job)
   local arrival = redis.call('HINCRBY', K.gate, 'seq', 1)
   job.state = 'waiting'
-  -- While no exclusive job waited, nobody was overtaken.
+  -- No exclusive job waited until now, so none was overtaken.
   if job.isolation == 'exclusive' and redis.call('ZCARD', K.waiting_exclusive) == 0 then
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0)
   end
-  redis.call('ZADD', K['waiting_' .. job.isolation], (job.priority or 0) * ARRIVALS + arrival, job.delivery)
+  local rank = (job.priority or 0) * ARRIVALS + arrival
+  redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
 local function enter_line(job, now)

@@ -1,10 +1,11 @@
 -- Tombstones of ended jobs. Needs counts, records.
 
--- What is remembered of an ended job: enough to know a redelivery, to free its slot and to tell its story.
-local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt', 'instance', 'worker',
-  'device', 'created', 'admitted', 'started', 'released', 'reason', 'error', 'retries', 'owner', 'image', 'node', 'pod', 'avoid',
-  'exit_code', 'container_reason', 'scheduled', 'container_started', 'container_finished',
-  'gpu', 'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
+-- Fields that a tombstone keeps: to recognize a redelivery, to free the slot, to explain the end.
+local KEPT = { 'delivery', 'id', 'task', 'name', 'gpu_class', 'isolation', 'tenant', 'attempt',
+  'instance', 'worker', 'device', 'created', 'admitted', 'started', 'released', 'reason', 'error',
+  'retries', 'owner', 'image', 'node', 'pod', 'avoid', 'exit_code', 'container_reason', 'scheduled',
+  'container_started', 'container_finished', 'gpu', 'gpu_memory_peak', 'gpu_memory_own',
+  'gpu_error' }
 
 local function entomb(job, reason, now, keep)
   job.reason = reason

@@ -1,4 +1,4 @@
-"""Who is asking, and what they may do: tokens, and the rules of roles."""
+"""Authentication by tokens, authorization by the rules of roles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.doubles.kubernetes.objects.errors import Refused, forbidden, unauthorized
+from tests.doubles.kubernetes.api.request_info import RequestInfo
+from tests.doubles.kubernetes.objects.errors import forbidden, unauthorized
 from tests.doubles.kubernetes.objects.kinds import Resource
 
 Rule = Mapping[str, Sequence[str]]
@@ -15,12 +16,12 @@ Rule = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody with a token.
+    """A user and their rights.
 
-    ``rules`` are those of a Role: ``apiGroups``, ``resources`` (``pods/log`` for a subresource),
-    ``verbs`` and perhaps ``resourceNames``; they hold in ``namespaces`` (all, if None).
-    ``cluster_rules`` are those of a ClusterRole that a ClusterRoleBinding gives. Neither: all is
-    allowed.
+    ``rules`` are the rules of a Role: ``apiGroups``, ``resources`` (``pods/log`` for a
+    subresource), ``verbs`` and optionally ``resourceNames``. They hold in ``namespaces``, or in all
+    if that is None. ``cluster_rules`` are the rules of a ClusterRole with a ClusterRoleBinding. A
+    user whose ``rules`` are None may do everything.
     """
 
     name: str
@@ -37,15 +38,15 @@ class User:
         resource: Resource | tuple[str, str],
         namespace: str,
         name: str = "",
-        sub: str = "",
+        subresource: str = "",
     ) -> bool:
-        """Whether one action is allowed; ``resource`` may be (group, plural)."""
+        """Whether the rules allow an action; ``resource`` may be (group, plural)."""
         if self.rules is None:
             return True
         group, plural = (
             resource if isinstance(resource, tuple) else (resource.group, resource.plural)
         )
-        wanted = f"{plural}/{sub}" if sub else plural
+        wanted = f"{plural}/{subresource}" if subresource else plural
         rules = list(self.cluster_rules)
         if self.namespaces is None or (namespace and namespace in self.namespaces):
             rules += self.rules
@@ -63,24 +64,24 @@ def _allows(rule: Rule, verb: str, group: str, resource: str, name: str) -> bool
 
 
 class Access:
-    """The tokens that are known."""
+    """The tokens of users, and the rights of service accounts."""
 
     def __init__(self) -> None:
         self._users: dict[str, User] = {}
         self._granted: dict[str, tuple[Sequence[Rule], Sequence[str] | None]] = {}
 
     def admit(self, user: User, token: str = "") -> str:
-        """Let somebody in; their token."""
+        """Add a user; returns their token."""
         token = token or secrets.token_urlsafe(24)
         self._users[token] = user
         return token
 
     def grant(self, name: str, rules: Sequence[Rule], namespaces: Sequence[str] | None) -> None:
-        """Say what a service account may do, whose tokens are made later."""
+        """Set the rights of a service account, for tokens that it gets later."""
         self._granted[name] = (rules, namespaces)
 
     def granted(self, name: str, uid: str) -> User:
-        """A service account, with what it was granted: nothing, unless :meth:`grant` said so."""
+        """Return a service account with the rights from :meth:`grant`; without them it has none."""
         rules, namespaces = self._granted.get(name, ((), None))
         return User(
             name,
@@ -91,14 +92,14 @@ class Access:
         )
 
     def revoke(self, token: str) -> None:
-        """The token is worth nothing any more."""
+        """Make a token invalid."""
         self._users.pop(token, None)
 
-    def who(self, header: str | None) -> User:
-        """Who sends this ``Authorization``; nobody in particular without one.
+    def authenticate(self, header: str | None) -> User:
+        """Return the user of an ``Authorization`` header, the anonymous user without one.
 
         Raises:
-            Refused: 401.
+            Refused: 401, the token is unknown.
         """
         if header is None:
             return User("system:anonymous", (), groups=("system:unauthenticated",))
@@ -109,35 +110,29 @@ class Access:
         return user
 
 
-def check(user: User, verb: str, resource: Resource, namespace: str, name: str, sub: str) -> None:
-    """Refuse what is not allowed.
+def authorize(user: User, info: RequestInfo) -> None:
+    """Check that a user may do what a request is about.
 
     Raises:
-        Refused: 403, in the server's words.
+        Refused: 403, the user lacks the right.
     """
-    if not user.may(verb, resource, namespace, name, sub):
-        raise denied(user, verb, resource, namespace, name, sub)
-
-
-def denied(
-    user: User, verb: str, resource: Resource, namespace: str, name: str, sub: str
-) -> Refused:
-    """The refusal of an action."""
-    wanted = f"{resource.plural}/{sub}" if sub else resource.plural
+    resource, namespace = info.resource, info.space or info.namespace
+    if user.may(info.verb, resource, namespace, info.name, info.subresource):
+        return
     where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     why = (
-        f'User "{user.name}" cannot {verb} resource "{wanted}" in API group "{resource.group}"'
-        f" {where}"
+        f'User "{user.name}" cannot {info.verb} resource "{info.resource_name}" in API group'
+        f' "{resource.group}" {where}'
     )
-    return forbidden(resource, name, why)
+    raise forbidden(resource, info.name, why)
 
 
 def access_review(user: User, body: dict[str, Any]) -> dict[str, Any]:
-    """Answer a SelfSubjectAccessReview."""
+    """Return the response to a SelfSubjectAccessReview."""
     spec = body.get("spec") or {}
     asked = spec.get("resourceAttributes")
     if asked is None:
-        allowed = True  # what is no resource (/version, /healthz) is open to everybody who is known
+        allowed = True  # every user may read paths that are no resource (/version, /healthz)
     else:
         allowed = user.may(
             asked.get("verb", ""),
@@ -150,7 +145,7 @@ def access_review(user: User, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def self_review(user: User, body: dict[str, Any]) -> dict[str, Any]:
-    """Answer a SelfSubjectReview: who the token's owner is."""
+    """Return the response to a SelfSubjectReview: the user of the token."""
     info: dict[str, Any] = {"username": user.name, "groups": list(user.groups)}
     if user.uid:
         info["uid"] = user.uid

@@ -1,30 +1,30 @@
-"""What clients ask before anything else: the version, and which groups and resources there are."""
+"""Discovery: the version of the server, its API groups and resources, and its health."""
 
 from __future__ import annotations
 
-from tests.doubles.kubernetes.http.messages import Answer, Request
-from tests.doubles.kubernetes.objects.kinds import BY_PATH, REVIEWS, SUBRESOURCES, Resource
+from tests.doubles.kubernetes.http.messages import Request, Response
+from tests.doubles.kubernetes.objects.kinds import BY_PATH, REVIEWS, SUBRESOURCES, VERSION, Resource
 from tests.doubles.kubernetes.objects.wire import encode
 
-VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}
+_VERSION = {"major": "1", "minor": "36", "gitVersion": VERSION, "platform": "linux/amd64"}
 
 _ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "watch"]
 
 
-def answer(request: Request) -> Answer | None:
-    """The answer to such a question, None if it is another."""
+def respond(request: Request) -> Response | None:
+    """Return the response to a discovery request, None for other requests."""
     if request.method not in ("GET", "HEAD"):
         return None
     path = request.path.rstrip("/")
     if path == "/version":
-        return Answer(200, encode(VERSION))
+        return Response(200, encode(_VERSION))
     if path in ("/healthz", "/livez", "/readyz"):
-        return Answer(200, b"ok", content_type="text/plain")
+        return Response(200, b"ok", content_type="text/plain")
     if path == "/api":
-        return Answer(200, encode({"kind": "APIVersions", "versions": ["v1"]}))
+        return Response(200, encode({"kind": "APIVersions", "versions": ["v1"]}))
     if path == "/apis":
         groups = sorted({group for group, _ in BY_PATH if group})
-        return Answer(
+        return Response(
             200,
             encode(
                 {
@@ -36,12 +36,12 @@ def answer(request: Request) -> Answer | None:
         )
     steps = path.strip("/").split("/")
     if steps == ["api", "v1"]:
-        return Answer(200, encode(_resources("")))
+        return Response(200, encode(_resources("")))
     known = steps[0] == "apis" and len(steps) > 1 and any(group == steps[1] for group, _ in BY_PATH)
     if known and len(steps) == 2:
-        return Answer(200, encode({"kind": "APIGroup", "apiVersion": "v1", **_group(steps[1])}))
+        return Response(200, encode({"kind": "APIGroup", "apiVersion": "v1", **_group(steps[1])}))
     if known and len(steps) == 3 and steps[2] == "v1":
-        return Answer(200, encode(_resources(steps[1])))
+        return Response(200, encode(_resources(steps[1])))
     return None
 
 
@@ -51,19 +51,19 @@ def _group(name: str) -> dict[str, object]:
 
 
 def _resources(group: str) -> dict[str, object]:
-    found: list[dict[str, object]] = []
+    resources: list[dict[str, object]] = []
     for resource in (item for (owner, _), item in BY_PATH.items() if owner == group):
-        found.append(
+        resources.append(
             _described(resource, resource.plural, ["create"] if resource in REVIEWS else _ALL)
         )
-        found += [
+        resources += [
             _described(resource, f"{resource.plural}/{sub}", ["get"])
             for sub in SUBRESOURCES.get(resource, ())
         ]
     return {
         "kind": "APIResourceList",
         "groupVersion": f"{group}/v1".lstrip("/"),
-        "resources": found,
+        "resources": resources,
     }
 
 

@@ -1,5 +1,5 @@
-"""What befalls requests: refusals, silence, cut connections, watches that are dropped, silent or
-told 410.
+"""Injected faults of requests: refusals, hanging requests, cut connections, and watches that are
+silent or get 410.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import threading
 from dataclasses import dataclass, field
 
 from tests.doubles.kubernetes.http.connection import Connection, Cut
-from tests.doubles.kubernetes.http.messages import Answer, Request
+from tests.doubles.kubernetes.http.messages import Request, Response
 from tests.doubles.kubernetes.objects.errors import Refused
 from tests.doubles.kubernetes.objects.wire import encode
 
-#: What the server says in plain text when too many ask.
+#: The server responds to too many requests with plain text.
 _TOO_MANY = b"Too many requests, please try again later.\n"
-_WORDS = {
+_MESSAGES = {
     500: ("InternalError", "Internal error occurred: etcdserver: request timed out"),
     502: ("", "Bad Gateway"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
@@ -25,26 +25,25 @@ _WORDS = {
     ),
 }
 
-#: Seconds between two looks whether a client that is left hanging has given up.
-LOOK = 0.05
+#: Seconds between two checks whether the client of a hanging request has given up.
+CHECK = 0.05
 
-#: What a rule does with a request.
-ANSWER, HANG, CUT_BEFORE, CUT_AFTER = "answer", "hang", "cut before", "cut after"
+RESPOND, HANG, CUT_BEFORE, CUT_AFTER = "respond", "hang", "cut before", "cut after"
 
 
 @dataclass(slots=True)
-class Rule:
-    """What befalls the requests that match. ``seen`` counts them.
+class InjectedFault:
+    """The fault of the requests that match. ``count`` is their number so far.
 
     Args:
-        action: ``answer`` (with ``status``), ``hang`` (until the client gives up), ``cut before``
-            or ``cut after`` the request is carried out.
-        method: a regular expression that the whole method matches.
-        path: a regular expression found in the path and query.
-        times: how many requests, None for all.
-        status: the HTTP status.
-        retry_after: seconds of a ``Retry-After`` header.
-        body: instead of the server's usual words.
+        action: ``respond`` (with ``status``), ``hang`` (until the client gives up), or cut the
+            connection, ``cut before`` or ``cut after`` the server carries the request out.
+        method: a regular expression that matches the whole method.
+        path: a regular expression that matches anywhere in path and query.
+        times: the number of requests, None for all.
+        status: the HTTP status code.
+        retry_after: the seconds of a ``Retry-After`` header.
+        body: the body in place of the server's usual message.
     """
 
     action: str
@@ -54,11 +53,11 @@ class Rule:
     status: int = 0
     retry_after: int | None = None
     body: bytes | None = None
-    seen: int = field(default=0, init=False)
+    count: int = field(default=0, init=False)
 
     def matches(self, request: Request) -> bool:
-        """Whether it is for this request."""
-        left = self.times is None or self.seen < self.times
+        """Whether this request gets the fault."""
+        left = self.times is None or self.count < self.times
         return (
             left
             and re.fullmatch(self.method, request.method) is not None
@@ -66,91 +65,92 @@ class Rule:
         )
 
 
-class Trouble:
-    """The rules that are in force. ``latency``: seconds that every request takes longer."""
+class FaultInjection:
+    """The faults in force. ``latency`` is in seconds, for every request."""
 
     def __init__(self, latency: float) -> None:
         self.latency = latency
-        self._rules: list[Rule] = []
+        self._faults: list[InjectedFault] = []
         self._lock = threading.Lock()
         self._expiring = 0
         self._silent = False
 
-    def add(self, rule: Rule) -> Rule:
-        """Put a rule in force; the first that matches a request is for it."""
+    def add(self, fault: InjectedFault) -> InjectedFault:
+        """Put a fault in force. A request gets the first fault that matches it."""
         with self._lock:
-            self._rules.append(rule)
-        return rule
+            self._faults.append(fault)
+        return fault
 
     def clear(self) -> None:
-        """No rules, no silence, no 410."""
+        """Remove all faults of requests and of new watches."""
         with self._lock:
-            self._rules.clear()
+            self._faults.clear()
             self._expiring, self._silent = 0, False
 
     def expire_next(self, times: int) -> None:
-        """Tell 410 to the next watches that start."""
+        """Respond with 410 to the next watches."""
         with self._lock:
             self._expiring += times
 
     def silence(self, on: bool) -> None:
-        """Whether watches that start now are never sent anything."""
+        """Set whether new watches send nothing."""
         self._silent = on
 
-    def before(self, request: Request, connection: Connection) -> Answer | None:
-        """Before a request is carried out: an answer instead of the server's, or None.
+    def before(self, request: Request, connection: Connection) -> Response | None:
+        """Return a response in place of the server's, None for no fault.
 
         Raises:
-            Cut: the connection is to be reset.
+            Cut: the server resets the connection.
         """
         if self.latency:
             connection.cut_off.wait(self.latency)
-        rule = self._rule(request, after=False)
-        if rule is None:
+        fault = self._fault_of(request, after=False)
+        if fault is None:
             return None
-        if rule.action == CUT_BEFORE:
+        if fault.action == CUT_BEFORE:
             raise Cut
-        if rule.action == HANG:
+        if fault.action == HANG:
             while not connection.gone():
-                connection.cut_off.wait(LOOK)
+                connection.cut_off.wait(CHECK)
             raise Cut
-        return _refusal(rule)
+        return _response(fault)
 
     def after(self, request: Request) -> None:
-        """After it was carried out.
+        """Lose the response to a request that the server has carried out, if a fault matches.
 
         Raises:
-            Cut: its answer is to be lost.
+            Cut: the server resets the connection.
         """
-        if self._rule(request, after=True) is not None:
+        if self._fault_of(request, after=True) is not None:
             raise Cut
 
-    def expires(self) -> bool:
-        """Whether a watch that starts now is to be told 410."""
+    def expires_watch(self) -> bool:
+        """Whether a watch that starts now gets 410."""
         with self._lock:
             if self._expiring:
                 self._expiring -= 1
                 return True
             return False
 
-    def silences(self) -> bool:
-        """Whether a watch that starts now is to be silent."""
+    def silences_watch(self) -> bool:
+        """Whether a watch that starts now sends nothing."""
         return self._silent
 
-    def _rule(self, request: Request, *, after: bool) -> Rule | None:
+    def _fault_of(self, request: Request, *, after: bool) -> InjectedFault | None:
         with self._lock:
-            for rule in self._rules:
-                if (rule.action == CUT_AFTER) is after and rule.matches(request):
-                    rule.seen += 1
-                    return rule
+            for fault in self._faults:
+                if (fault.action == CUT_AFTER) is after and fault.matches(request):
+                    fault.count += 1
+                    return fault
             return None
 
 
-def _refusal(rule: Rule) -> Answer:
-    headers = {} if rule.retry_after is None else {"Retry-After": str(rule.retry_after)}
-    if rule.body is not None:
-        return Answer(rule.status, rule.body, headers, content_type="text/plain; charset=utf-8")
-    if rule.status == 429:
-        return Answer(429, _TOO_MANY, headers, content_type="text/plain; charset=utf-8")
-    reason, message = _WORDS.get(rule.status, ("", f"status {rule.status}"))
-    return Answer(rule.status, encode(Refused(rule.status, reason, message).status()), headers)
+def _response(fault: InjectedFault) -> Response:
+    status, body = fault.status, fault.body
+    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    if body is None and status == 429:
+        body = _TOO_MANY
+    if body is not None:
+        return Response(status, body, headers, content_type="text/plain; charset=utf-8")
+    reason, message = _MESSAGES.get(status, ("", f"status {status}"))
+    return Response(status, encode(Refused(status, reason, message).status()), headers)

@@ -1,28 +1,21 @@
-"""From a request to an answer: what befalls it, who asks, whether they may, and what is said."""
+"""The API server: from a request to its response."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.doubles.kubernetes.api import access, discovery, reads
-from tests.doubles.kubernetes.api.access import Access, User
-from tests.doubles.kubernetes.api.answers import refusal
-from tests.doubles.kubernetes.api.fault_injection import Trouble
-from tests.doubles.kubernetes.api.watches import Watch, error_line, open_watch
+from tests.doubles.kubernetes.api import discovery, reads
+from tests.doubles.kubernetes.api.access import Access, User, authorize
+from tests.doubles.kubernetes.api.fault_injection import FaultInjection
+from tests.doubles.kubernetes.api.request_info import RequestInfo, read_url
+from tests.doubles.kubernetes.api.request_log import LoggedRequest, RequestLog
+from tests.doubles.kubernetes.api.responses import refusal
+from tests.doubles.kubernetes.api.watches import OpenWatches, error_line, open_watch
 from tests.doubles.kubernetes.api.writes import Writes
 from tests.doubles.kubernetes.http.connection import Connection, Cut, head_of
-from tests.doubles.kubernetes.http.messages import (
-    Answer,
-    Ask,
-    Request,
-    RequestLog,
-    Seen,
-    Send,
-    ask_of,
-)
+from tests.doubles.kubernetes.http.messages import Request, Response, Send, Stream
 from tests.doubles.kubernetes.objects import errors
 from tests.doubles.kubernetes.objects.errors import Refused
 from tests.doubles.kubernetes.objects.kinds import REVIEWS
@@ -30,157 +23,149 @@ from tests.doubles.kubernetes.objects.registry import Registry
 
 log = logging.getLogger(__name__)
 
+#: The prefix of the paths that only the double has.
+CONTROL_PREFIX = "/_double/"
+
 
 @dataclass(slots=True)
-class Api:
-    """The API server; ``handle`` answers one request, in the thread of its connection.
+class ApiServer:
+    """The API server. The thread of a connection calls :meth:`handle` with each request.
 
-    ``bookmarks`` are the seconds between those of a watch, ``control`` answers what is about the
-    double itself, and ``failures`` gets what should not happen in the double.
+    ``bookmarks`` is the time in seconds between bookmarks of a watch. ``control`` handles requests
+    about the double itself. ``failures`` collects bugs of the double.
     """
 
     registry: Registry
     access: Access
     logs: reads.Logs
-    trouble: Trouble
+    faults: FaultInjection
     requests: RequestLog
     bookmarks: float
-    control: Callable[[Request], Answer]
+    control: Callable[[Request], Response]
     failures: list[BaseException]
-    watches: set[Watch] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    watches: OpenWatches = field(default_factory=OpenWatches)
 
-    def handle(self, request: Request, connection: Connection) -> Answer:
-        """Answer a request, and count it.
+    def handle(self, request: Request, connection: Connection) -> Response:
+        """Return the response to a request, and count the request.
 
         Raises:
-            Cut: the connection is to be reset.
+            Cut: the server resets the connection.
         """
-        if request.path.startswith("/_double/"):
+        if request.path.startswith(CONTROL_PREFIX):
             return self.control(request)
-        key, user, answer = (request.method.lower(), request.path), "", None
+        key, user = (request.method.lower(), request.path), ""
         try:
-            ask = _asked(request)
-            if isinstance(ask, Ask):
-                key = (
-                    ask.verb,
-                    f"{ask.resource.plural}/{ask.sub}" if ask.sub else ask.resource.plural,
-                )
-            answer = self.trouble.before(request, connection)
-            if answer is None:
-                who = self.access.who(request.headers.get("authorization"))
-                user = who.name
-                answer = self._carry_out(ask, request, who, connection, key)
-                self.trouble.after(request)
+            info = _read(request)
+            if isinstance(info, RequestInfo):
+                key = info.verb, info.resource_name
+            response = self.faults.before(request, connection)
+            if response is None:
+                caller = self.access.authenticate(request.headers.get("authorization"))
+                user = caller.name
+                response = self._carry_out(info, request, caller, connection)
+                self.faults.after(request)
         except Refused as refused:
-            answer = refusal(refused)
+            response = refusal(refused)
         except Cut:
-            self.requests.add(
-                key, Seen(request.method, request.target, user, 0), connection.received, 0
-            )
+            logged = LoggedRequest(request.method, request.target, user, 0)
+            self.requests.add(key, logged, connection.received, 0)
             raise
         except Exception as error:
-            log.error(
-                "the cluster's double failed at %s %s",
-                request.method,
-                request.target,
-                exc_info=error,
-            )
+            log.error("the double failed at %s %s", request.method, request.target, exc_info=error)
             self.failures.append(error)
-            answer = refusal(Refused(500, "InternalError", f"Internal error occurred: {error}"))
-        size = len(head_of(answer)) + len(answer.body)
-        self.requests.add(
-            key, Seen(request.method, request.target, user, answer.code), connection.received, size
-        )
-        return answer
+            response = refusal(Refused(500, "InternalError", f"Internal error occurred: {error}"))
+        size = len(head_of(response)) + len(response.body)
+        logged = LoggedRequest(request.method, request.target, user, response.code)
+        self.requests.add(key, logged, connection.received, size)
+        return response
 
     def _carry_out(
         self,
-        ask: Ask | Refused | None,
+        info: RequestInfo | Refused | None,
         request: Request,
-        who: User,
+        user: User,
         connection: Connection,
-        key: tuple[str, str],
-    ) -> Answer:
-        if isinstance(ask, Refused):
-            raise ask
-        if ask is None:
-            answer = discovery.answer(request)
-            if answer is None:
+    ) -> Response:
+        if isinstance(info, Refused):
+            raise info
+        if info is None:
+            response = discovery.respond(request)
+            if response is None:
                 raise errors.no_such_path()
-            return answer
-        if ask.resource in REVIEWS:
-            return Writes(self.registry, self.access).review(ask, request, who)
-        access.check(who, ask.verb, ask.resource, ask.space or ask.namespace, ask.name, ask.sub)
-        return self._resource(ask, request, connection, key)
+            return response
+        if info.resource in REVIEWS:
+            return Writes(self.registry, self.access).review(info, request, user)
+        authorize(user, info)
+        return self._resource(info, request, connection)
 
-    def _resource(
-        self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]
-    ) -> Answer:
+    def _resource(self, info: RequestInfo, request: Request, connection: Connection) -> Response:
         store, writes = self.registry.store, Writes(self.registry, self.access)
-        match ask.verb:
+        match info.verb:
             case "watch":
-                return self._watch(ask, request, connection, key)
+                return self._watch(info, request, connection)
             case "list":
-                return reads.list_all(store, ask, request)
-            case "get" if ask.sub == "log":
-                return reads.log(store, self.logs, ask, request, connection.gone)
-            case "get" if ask.sub in ("", "status"):
-                return reads.get(store, ask, request)
+                return reads.list_all(store, info, request)
+            case "get" if info.subresource == "log":
+                return reads.log(store, self.logs, info, request, connection.gone)
+            case "get" if info.subresource in ("", "status"):
+                return reads.get(store, info, request)
+            case "create" if info.subresource:
+                return writes.create_subresource(info, request)
             case "create":
-                return writes.create_below(ask, request) if ask.sub else writes.create(ask, request)
-            case "patch" if not ask.sub:
-                return writes.patch(ask, request)
-            case "delete" if not ask.sub:
-                return writes.delete(ask, request)
+                return writes.create(info, request)
+            case "patch" if not info.subresource:
+                return writes.patch(info, request)
+            case "delete" if not info.subresource:
+                return writes.delete(info, request)
             case "deletecollection":
-                return writes.delete_all(ask, request)
+                return writes.delete_all(info, request)
         raise errors.not_allowed()
 
-    def _watch(
-        self, ask: Ask, request: Request, connection: Connection, key: tuple[str, str]
-    ) -> Answer:
+    def _watch(self, info: RequestInfo, request: Request, connection: Connection) -> Response:
+        store = self.registry.store
         try:
-            if self.trouble.expires():
-                raise errors.expired(
-                    request.query.get("resourceVersion", ""), self.registry.store.version
-                )
-            watch = open_watch(
-                self.registry.store, ask.resource, ask.namespace, request, self.bookmarks
-            )
+            if self.faults.expires_watch():
+                raise errors.expired(request.query.get("resourceVersion", ""), store.version)
+            watch = open_watch(store, info.resource, info.namespace, request, self.bookmarks)
         except Refused as refused:
             if refused.code in (400, 504):
                 raise
-            line = error_line(refused)  # it was answered 200 when this is found out
-            return Answer(200, stream=lambda send: (send(line), None)[1])
-        if self.trouble.silences():
+            return Response(200, stream=_refuse(refused))
+        if self.faults.silences_watch():
             watch.silent.set()
-        with self.lock:
-            self.watches.add(watch)
+        self.watches.add(watch)
         connection.on_cut = lambda: watch.end(cut=True)
-        if connection.cut_off.is_set():  # before it could be told
+        if connection.cut_off.is_set():  # the cut came before `on_cut` was set
             watch.end(cut=True)
 
         def stream(send: Send) -> None:
             def counted(data: bytes) -> bool:
-                self.requests.streamed(key, len(data))
+                self.requests.streamed((info.verb, info.resource_name), len(data))
                 return send(data)
 
             try:
                 watch.stream(counted, connection.gone)
             finally:
                 connection.on_cut = None
-                with self.lock:
-                    self.watches.discard(watch)
+                self.watches.discard(watch)
 
-        return Answer(200, stream=stream)
+        return Response(200, stream=stream)
 
 
-def _asked(request: Request) -> Ask | Refused | None:
-    """What a request is about; None if no resource."""
-    if discovery.answer(request) is not None:
+def _refuse(refused: Refused) -> Stream:
+    """Return the stream of a watch that the server refuses after it has sent the status 200."""
+
+    def stream(send: Send) -> None:
+        send(error_line(refused))
+
+    return stream
+
+
+def _read(request: Request) -> RequestInfo | Refused | None:
+    """Return what a request is about, its refusal, or None for discovery."""
+    if discovery.respond(request) is not None:
         return None
     try:
-        return ask_of(request)
+        return read_url(request)
     except Refused as refused:
         return refused

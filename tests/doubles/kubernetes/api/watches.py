@@ -1,4 +1,4 @@
-"""Watches: the changes of a kind of object, as they happen, to each client that follows them."""
+"""Watches: each one streams the changes of a kind of object to a client."""
 
 from __future__ import annotations
 
@@ -6,101 +6,61 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from tests.doubles.kubernetes.api.selection import Selection
 from tests.doubles.kubernetes.http.connection import Cut
 from tests.doubles.kubernetes.http.messages import Request, Send
-from tests.doubles.kubernetes.objects import errors, selectors
+from tests.doubles.kubernetes.objects import errors
 from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, Resource
 from tests.doubles.kubernetes.objects.store import (
-    ADDED,
-    DELETED,
-    MODIFIED,
     Change,
     Store,
-    partial_of,
-    whole,
 )
 from tests.doubles.kubernetes.objects.wire import encode
 
-#: Seconds a watch lasts that names no end.
+#: Seconds until the end of a watch without ``timeoutSeconds``.
 DEFAULT_SECONDS = 3600.0
-#: Seconds between two looks whether a client that is sent nothing is still there.
-LOOK = 5.0
+#: Seconds between two checks whether the client of an idle watch is still connected.
+CHECK = 5.0
 
 _END, _CUT = object(), object()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which changes a client asked for."""
-
-    resource: Resource
-    namespace: str
-    labels: selectors.Match | None
-    fields: selectors.Match | None
-    partial: bool
-
-    def kind(self, change: Change) -> str | None:
-        """What a change is to this client, None if nothing: an object that leaves the selection is
-        DELETED.
-        """
-        if self.namespace and change.fields["metadata.namespace"] != self.namespace:
-            return None
-        now = change.kind != DELETED and self.matches(change.labels, change.fields)
-        before = change.before is not None and self.matches(*change.before)
-        if now:
-            return MODIFIED if before else ADDED
-        return DELETED if before else None
-
-    def matches(self, labels: selectors.Values, fields: selectors.Values) -> bool:
-        """Whether an object is selected."""
-        return (self.labels is None or self.labels(labels)) and (
-            self.fields is None or self.fields(fields)
-        )
-
-
 class Watch:
-    """One client's watch. Made under the store's lock, so that no change falls between the list and
-    the watch.
+    """The watch of one client. The caller holds the store's lock from the list to :meth:`begin`, so
+    that the watch misses no change.
     """
 
     def __init__(
-        self, wanted: Wanted, store: Store, bookmarks: float | None, seconds: float
+        self, selection: Selection, store: Store, bookmarks: float | None, seconds: float
     ) -> None:
-        self._wanted = wanted
+        self._selection = selection
         self._store = store
         self._bookmarks = bookmarks
         self._ends = time.monotonic() + seconds
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.silent = threading.Event()
-        """Set: nothing is sent any more, not even the end, and the connection stays open."""
+        """Set: the watch sends nothing any more, not even its end. The connection stays open."""
 
     def begin(self, changes: list[Change] | None) -> None:
-        """Follow from now on, after ``changes``, or after all that is there (None)."""
+        """Start with these changes, or with all present objects (None), then follow new changes."""
         if changes is None:
             if present := self._present():
                 self._queue.put(present)
         else:
             for change in changes:
-                self.hook(change)
-        self._store.subscribe(self._wanted.resource, self.hook)
-
-    def hook(self, change: Change) -> None:
-        """Take a change."""
-        kind = self._wanted.kind(change)
-        if kind is not None:
-            self._queue.put(change.line(kind, partial=self._wanted.partial))
+                self._take_change(change)
+        self._store.subscribe(self._selection.resource, self._take_change)
 
     def end(self, *, cut: bool = False) -> None:
-        """End in order, as the server does every few minutes; or ``cut`` the connection."""
+        """End in order, as the server does every few minutes, or ``cut`` the connection."""
         self._queue.put(_CUT if cut else _END)
 
     def stream(self, send: Send, gone: Callable[[], bool]) -> None:
         """Send until the watch ends or the client is gone.
 
         Raises:
-            Cut: the connection is to be reset.
+            Cut: the server resets the connection.
         """
         due = time.monotonic() + self._bookmarks if self._bookmarks else float("inf")
         try:
@@ -124,12 +84,17 @@ class Watch:
                     return
         finally:
             with self._store.lock:
-                self._store.unsubscribe(self._wanted.resource, self.hook)
+                self._store.unsubscribe(self._selection.resource, self._take_change)
+
+    def _take_change(self, change: Change) -> None:
+        kind = self._selection.change_type(change)
+        if kind is not None:
+            self._queue.put(change.line(kind, partial=self._selection.partial))
 
     def _take(self, seconds: float) -> tuple[list[bytes], object]:
         lines: list[bytes] = []
         try:
-            item = self._queue.get(timeout=max(0.0, min(seconds, LOOK)))
+            item = self._queue.get(timeout=max(0.0, min(seconds, CHECK)))
             while isinstance(item, bytes):
                 lines.append(item)
                 item = self._queue.get_nowait()
@@ -148,24 +113,17 @@ class Watch:
         return lines
 
     def _present(self) -> bytes:
-        wanted = self._wanted
-        lines = []
-        for _, record in self._store.records(wanted.resource, wanted.namespace):
-            if wanted.matches(record.labels, record.fields):
-                if wanted.partial:
-                    body = partial_of(record.data, listed=False)
-                else:
-                    body = whole(wanted.resource, record.data)
-                lines.append(b'{"type":"ADDED","object":' + body + b"}\n")
-        return b"".join(lines)
+        return b"".join(
+            b'{"type":"ADDED","object":' + self._selection.encode(record) + b"}\n"
+            for record in self._selection.records(self._store)
+        )
 
     def _bookmark(self) -> bytes:
-        resource = self._wanted.resource
+        resource = self._selection.resource
         body = {"kind": resource.kind, "apiVersion": resource.api_version}
-        if self._wanted.partial:
+        if self._selection.partial:
             body = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
-        # Go writes the empty object that a bookmark carries with its required fields, and a list
-        # that is null.
+        # Go encodes the empty object of a bookmark with its required fields; a list is null.
         empty: dict[str, object] = (
             {"spec": {"containers": None}, "status": {}} if resource is PODS else {}
         )
@@ -174,24 +132,32 @@ class Watch:
         version = {"metadata": {"resourceVersion": str(self._store.version)}}
         return (
             b'{"type":"BOOKMARK","object":'
-            + encode({**body, **version, **({} if self._wanted.partial else empty)})
+            + encode({**body, **version, **({} if self._selection.partial else empty)})
             + b"}\n"
         )
 
 
-def wanted_of(resource: Resource, namespace: str, request: Request) -> Wanted:
-    """Read what a list or a watch asks for.
+class OpenWatches:
+    """The watches that are open now."""
 
-    Raises:
-        Refused: 400, a selector cannot be read.
-    """
-    return Wanted(
-        resource,
-        namespace,
-        selectors.labels(request.query.get("labelSelector", "")),
-        selectors.fields(resource, request.query.get("fieldSelector", "")),
-        "as=PartialObjectMetadata" in request.headers.get("accept", ""),
-    )
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+        self._lock = threading.Lock()
+
+    def add(self, watch: Watch) -> None:
+        """Add a watch that starts."""
+        with self._lock:
+            self._watches.add(watch)
+
+    def discard(self, watch: Watch) -> None:
+        """Forget a watch that has ended."""
+        with self._lock:
+            self._watches.discard(watch)
+
+    def all(self) -> list[Watch]:
+        """Return the watches that are open now."""
+        with self._lock:
+            return list(self._watches)
 
 
 def open_watch(
@@ -200,16 +166,16 @@ def open_watch(
     """Start a watch.
 
     Args:
-        store: where the changes come from.
-        resource: whose.
-        namespace: of which namespace, empty for all.
+        store: the source of the changes.
+        resource: the kind of the objects.
+        namespace: the namespace, empty for all.
         request: selectors, ``resourceVersion``, ``timeoutSeconds``, ``allowWatchBookmarks``.
-        bookmarks: seconds between bookmarks, for those who allow them.
+        bookmarks: seconds between bookmarks, if the client allows them.
 
     Raises:
-        Refused: 400; 410 and 500 are to be told in the stream (see :func:`error_line`).
+        Refused: 400 or 504; 410 and 500 belong into the stream (see :func:`error_line`).
     """
-    wanted = wanted_of(resource, namespace, request)
+    selection = Selection.of(resource, namespace, request)
     if request.flag("sendInitialEvents"):
         raise errors.no_initial_events()
     version = request.query.get("resourceVersion", "")
@@ -229,12 +195,12 @@ def open_watch(
                 raise errors.expired(version, store.oldest_of(resource))
             changes = list(found)
         watch = Watch(
-            wanted, store, bookmarks if request.flag("allowWatchBookmarks") else None, seconds
+            selection, store, bookmarks if request.flag("allowWatchBookmarks") else None, seconds
         )
         watch.begin(changes)
         return watch
 
 
 def error_line(refused: errors.Refused) -> bytes:
-    """A refusal inside a watch: it was answered 200 already."""
+    """Return a refusal as a line of a watch, whose status code was 200 already."""
     return b'{"type":"ERROR","object":' + encode(refused.status()) + b"}\n"

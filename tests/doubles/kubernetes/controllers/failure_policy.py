@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-Body = dict[str, Any]
+from tests.doubles.kubernetes.objects.bodies import Body
 
 
 def match(job: Body, pod: Body) -> tuple[str, str]:
-    """The action for a failed pod (``Count`` if no rule says otherwise), and the server's sentence
-    for ``FailJob``.
+    """Return the action for a failed pod (``Count`` if no rule matches), and the message of the
+    condition for ``FailJob``.
     """
     rules = (job["spec"].get("podFailurePolicy") or {}).get("rules") or ()
     where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"

@@ -1,64 +1,56 @@
-"""The counts and the conditions of a Job, worked out from its pods."""
+"""The counts and conditions of a Job, computed from its pods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.doubles.kubernetes.objects.store import Body
+from tests.doubles.kubernetes.objects.bodies import Body, condition_of, has_ended, is_terminating
 from tests.doubles.kubernetes.objects.wire import stamp
 
-_ENDED = ("Succeeded", "Failed")
 
-
-def owner_of(pod: Body) -> str | None:
-    """The uid of the Job that controls a pod."""
-    for reference in pod["metadata"].get("ownerReferences", ()):
-        if reference.get("controller") and reference["kind"] == "Job":
-            return str(reference["uid"])
-    return None
+def controller_of(pod: Body) -> Body | None:
+    """Return the reference to the Job that controls a pod, None if no Job does."""
+    references: list[Body] = pod["metadata"].get("ownerReferences", [])
+    return next(
+        (item for item in references if item.get("controller") and item["kind"] == "Job"), None
+    )
 
 
 def active(pods: Sequence[Body]) -> list[Body]:
-    """The pods that have not ended and are not being deleted."""
-    return [
-        pod
-        for pod in pods
-        if pod["status"].get("phase") not in _ENDED and "deletionTimestamp" not in pod["metadata"]
-    ]
+    """Return the pods that have not ended and are not terminating."""
+    return [pod for pod in pods if not has_ended(pod) and not is_terminating(pod)]
 
 
 def counts(pods: Sequence[Body]) -> Body:
-    """The counts of a status; ``active`` is not told when it is 0."""
-    live = active(pods)
-    ready = [pod for pod in live if _is_ready(pod)]
-    leaving = [
-        pod
-        for pod in pods
-        if pod["status"].get("phase") not in _ENDED and "deletionTimestamp" in pod["metadata"]
-    ]
-    return {"active": len(live) or None, "ready": len(ready), "terminating": len(leaving)}
+    """Return the counts of a status. The server omits ``active`` if it is 0."""
+    running = active(pods)
+    ready = [pod for pod in running if _is_ready(pod)]
+    terminating = [pod for pod in pods if not has_ended(pod) and is_terminating(pod)]
+    return {
+        "active": len(running) or None,
+        "ready": len(ready),
+        "terminating": len(terminating),
+    }
 
 
-def failed(pod: Body, *, patient: bool) -> bool:
-    """Whether a pod counts as failed; unless the Job is ``patient``, a pod that is being deleted
-    does.
-    """
-    phase, deleted = pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"]
+def has_failed(pod: Body, *, patient: bool) -> bool:
+    """Whether a pod counts as failed. A terminating pod does, unless the Job is ``patient``."""
+    phase = pod["status"].get("phase")
     if phase == "Failed":
         return True
-    return deleted and (phase == "Pending" if patient else phase != "Succeeded")
+    return is_terminating(pod) and (phase == "Pending" if patient else phase != "Succeeded")
 
 
-def condition(job: Body, *kinds: str) -> Body | None:
-    """The first condition of these types that is true, None if none is."""
+def true_condition(job: Body, *kinds: str) -> Body | None:
+    """Return the first true condition of these types, None if there is none."""
     for item in job["status"].get("conditions", ()):
         if item["type"] in kinds and item["status"] == "True":
             return dict(item)
     return None
 
 
-def made(kind: str, reason: str, message: str, *, status: str = "True") -> Body:
-    """A new condition."""
+def new_condition(kind: str, reason: str, message: str, *, status: str = "True") -> Body:
+    """Return a condition that holds from now on."""
     now = stamp()
     return {
         "type": kind,
@@ -71,7 +63,5 @@ def made(kind: str, reason: str, message: str, *, status: str = "True") -> Body:
 
 
 def _is_ready(pod: Body) -> bool:
-    return any(
-        item["type"] == "Ready" and item["status"] == "True"
-        for item in pod["status"].get("conditions", ())
-    )
+    condition = condition_of(pod, "Ready")
+    return condition is not None and condition["status"] == "True"

@@ -1,7 +1,10 @@
-"""The scheduler: binds pods to nodes, says why it cannot, and preempts pods of a lower priority."""
+"""The scheduler: it binds pods to nodes, reports why it cannot, and preempts pods of a lower
+priority.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
 from decimal import Decimal
 
@@ -9,22 +12,29 @@ from tests.doubles.kubernetes.engine import delays
 from tests.doubles.kubernetes.engine.loop import SCHEDULER as PART
 from tests.doubles.kubernetes.engine.loop import Engine, Timer
 from tests.doubles.kubernetes.objects import fit
+from tests.doubles.kubernetes.objects.bodies import (
+    Body,
+    condition_of,
+    has_ended,
+    is_terminating,
+    key_of,
+    put_condition,
+)
 from tests.doubles.kubernetes.objects.deletion import Deletion, disrupt
 from tests.doubles.kubernetes.objects.event_log import EventLog
 from tests.doubles.kubernetes.objects.kinds import NODES, PODS
 from tests.doubles.kubernetes.objects.registry import Registry
-from tests.doubles.kubernetes.objects.store import DELETED, Body, Change, key_of
+from tests.doubles.kubernetes.objects.store import DELETED, Change
 from tests.doubles.kubernetes.objects.wire import stamp
 
 _COMPONENT, _INSTANCE = "default-scheduler", "default-scheduler-double"
-_ENDED = ("Succeeded", "Failed")
 _NOT_HELPFUL = "Preemption is not helpful for scheduling"
 _NO_VICTIMS = "No preemption victims found for incoming pod"
 _PREEMPTING = "default-scheduler: preempting to accommodate a higher priority pod"
 
 
 class Scheduler:
-    """Everything runs in the engine's thread."""
+    """Runs in the engine's thread."""
 
     def __init__(self, registry: Registry, events: EventLog, engine: Engine) -> None:
         self._registry = registry
@@ -33,30 +43,30 @@ class Scheduler:
         self._engine = engine
         self._waiting: dict[str, Body] = {}
         self._on: dict[str, dict[str, fit.Amounts]] = {}
-        """Node → uid → what each pod takes of it."""
+        """Node → uid of a pod → its requests."""
         self._used: dict[str, fit.Amounts] = {}
         self._timer: Timer | None = None
         self._store.subscribe(PODS, self._pod_changed)
-        self._store.subscribe(NODES, lambda change: self._look(delays.RESCHEDULE))
+        self._store.subscribe(NODES, lambda change: self._schedule_round(delays.RESCHEDULE))
 
     def used(self, node: str) -> fit.Amounts:
-        """What is taken of a node."""
+        """Return the sum of the requests of a node's pods."""
         return dict(self._used.get(node, {}))
 
     def _pod_changed(self, change: Change) -> None:
         pod, uid = change.body, change.body["metadata"]["uid"]
         node = pod["spec"].get("nodeName", "")
-        gone = change.kind == DELETED or pod["status"].get("phase") in _ENDED
+        gone = change.kind == DELETED or has_ended(pod)
         if node and not gone and uid not in self._on.get(node, {}):
             self._take(node, uid, fit.requests(pod))
         elif node and gone and uid in self._on.get(node, {}):
             self._give_back(node, uid)
             if self._waiting:
-                self._look(delays.SCHEDULE)
-        if not node and not gone and "deletionTimestamp" not in pod["metadata"]:
+                self._schedule_round(delays.SCHEDULE)
+        if not node and not gone and not is_terminating(pod):
             if uid not in self._waiting:
                 self._waiting[uid] = pod
-                self._look(delays.SCHEDULE)
+                self._schedule_round(delays.SCHEDULE)
         else:
             self._waiting.pop(uid, None)
 
@@ -70,7 +80,7 @@ class Scheduler:
         for name, amount in self._on[node].pop(uid).items():
             self._used[node][name] -= amount
 
-    def _look(self, seconds: float) -> None:
+    def _schedule_round(self, seconds: float) -> None:
         due = time.monotonic() + seconds * self._engine.pace
         if self._timer is not None and self._timer.waits:
             if self._timer.due <= due:
@@ -79,7 +89,7 @@ class Scheduler:
         self._timer = self._engine.after(PART, seconds, self._round)
 
     def _round(self) -> None:
-        """Look at all pods that wait, the important ones first."""
+        """Schedule all pods that wait, by priority."""
         self._timer = None
         nodes = list(self._store.bodies(NODES))
         for pod in sorted(self._waiting.values(), key=lambda pod: -pod["spec"].get("priority", 0)):
@@ -93,7 +103,7 @@ class Scheduler:
         good: list[Body] = []
         for node in nodes:
             name = node["metadata"]["name"]
-            reasons = fit.hindrances(pod, node, wanted, self._used.get(name, {}))
+            reasons = fit.obstacles(pod, node, wanted, self._used.get(name, {}))
             if reasons:
                 refusals[name] = reasons
             else:
@@ -108,7 +118,7 @@ class Scheduler:
         used = self._used.get(name, {})
         busy = sum((used.get(key, Decimal(0)) for key in wanted if "/" in key), Decimal(0))
         return (
-            fit.liking(pod["spec"], node),
+            fit.preference(pod["spec"], node),
             -busy,
             "".join(chr(0x10FFFF - ord(letter)) for letter in name),
         )
@@ -120,10 +130,9 @@ class Scheduler:
         self._take(name, uid, wanted)
         pod["spec"]["nodeName"] = name
         pod["status"].pop("nominatedNodeName", None)
-        _condition(pod, {"type": "PodScheduled", "status": "True"})
-        namespace, called = key_of(pod)
-        told = f"Successfully assigned {namespace}/{called} to {name}"
-        self._tell(pod, "Scheduled", told, "Binding")
+        _put_condition(pod, {"type": "PodScheduled", "status": "True"})
+        message = f"Successfully assigned {'/'.join(key_of(pod))} to {name}"
+        self._record(pod, "Scheduled", message, "Binding")
         self._store.save(PODS, pod)
 
     def _wait(self, pod: Body, message: str, node: str = "") -> None:
@@ -133,19 +142,12 @@ class Scheduler:
             "reason": "Unschedulable",
             "message": message,
         }
-        known: Body = next(
-            (
-                item
-                for item in pod["status"].get("conditions", ())
-                if item["type"] == "PodScheduled"
-            ),
-            {},
-        )
+        known = condition_of(pod, "PodScheduled")
         if node:
             pod["status"]["nominatedNodeName"] = node
-        if known.get("message") != message:
-            _condition(pod, condition)
-            self._tell(pod, "FailedScheduling", message, "Scheduling", warning=True)
+        if known is None or known.get("message") != message:
+            _put_condition(pod, condition)
+            self._record(pod, "FailedScheduling", message, "Scheduling", warning=True)
         self._store.save(PODS, pod)
 
     def _explained(
@@ -157,44 +159,36 @@ class Scheduler:
         for node in nodes:
             reasons = refusals[node["metadata"]["name"]]
             fixed = not all(reason.startswith(("Insufficient", "Too many")) for reason in reasons)
-            helps.append(_NOT_HELPFUL if fixed or fit.never(node, wanted) else _NO_VICTIMS)
-        reasons = [reason for told in refusals.values() for reason in told]
+            helps.append(_NOT_HELPFUL if fixed or fit.exceeds(node, wanted) else _NO_VICTIMS)
         return (
-            f"{fit.told(len(nodes), reasons)} no new claims to deallocate, preemption:"
-            f" {fit.told(len(nodes), helps)}"
+            f"{_summary(nodes, refusals)} no new claims to deallocate, preemption:"
+            f" {fit.summary(len(nodes), helps)}"
         )
 
     def _preempt(
         self, pod: Body, nodes: list[Body], wanted: fit.Amounts, refusals: dict[str, list[str]]
     ) -> bool:
-        """Make room by deleting pods of a lower priority; True if that is under way."""
+        """Delete pods of a lower priority to make room; True if that is under way."""
         nominated = pod["status"].get("nominatedNodeName")
-        if nominated and any(
-            "deletionTimestamp" in item["metadata"] for item in self._pods_of(nominated)
-        ):
-            return True  # the victims are still on their way out
+        if nominated and any(is_terminating(item) for item in self._pods_of(nominated)):
+            return True  # the victims are still terminating
         for node in nodes:
             victims = None if fit.misfit(pod, node) else self._victims(pod, node, wanted)
             if victims:
                 name = node["metadata"]["name"]
-                # The event first, then the victims, then their deletion, as the scheduler does it.
-                self._wait(
-                    pod,
-                    fit.told(len(nodes), [reason for told in refusals.values() for reason in told]),
-                    name,
-                )
+                # As the scheduler does: first the event, then the victims with their events.
+                self._wait(pod, _summary(nodes, refusals), name)
+                message = f"Preempted by pod {pod['metadata']['uid']} on node {name}"
                 for victim in victims:
-                    self.preempt(
-                        victim, f"Preempted by pod {pod['metadata']['uid']} on node {name}"
-                    )
+                    self.preempt(victim, message)
                 return True
         return False
 
-    def preempt(self, victim: Body, told: str) -> None:
+    def preempt(self, victim: Body, message: str) -> None:
         """Delete a pod to make room."""
         disrupt(victim, "PreemptionByScheduler", _PREEMPTING)
         self._store.save(PODS, victim)
-        self._tell(victim, "Preempted", told, "Preempting")
+        self._record(victim, "Preempted", message, "Preempting")
         self._registry.delete(PODS, *key_of(victim), Deletion(uid=victim["metadata"]["uid"]))
 
     def _victims(self, pod: Body, node: Body, wanted: fit.Amounts) -> list[Body] | None:
@@ -218,10 +212,10 @@ class Scheduler:
         uids = self._on.get(node, {})
         return [pod for pod in self._store.bodies(PODS) if pod["metadata"]["uid"] in uids]
 
-    def _tell(
+    def _record(
         self, pod: Body, reason: str, message: str, action: str, *, warning: bool = False
     ) -> None:
-        self._events.tell(
+        self._events.record(
             PODS,
             pod,
             reason,
@@ -233,9 +227,9 @@ class Scheduler:
         )
 
 
-def _condition(pod: Body, condition: Body) -> None:
-    others = [
-        item for item in pod["status"].get("conditions", []) if item["type"] != condition["type"]
-    ]
-    dated = {**condition, "lastProbeTime": None, "lastTransitionTime": stamp()}
-    pod["status"]["conditions"] = [*others, dated]
+def _put_condition(pod: Body, condition: Body) -> None:
+    put_condition(pod, {**condition, "lastProbeTime": None, "lastTransitionTime": stamp()})
+
+
+def _summary(nodes: list[Body], refusals: dict[str, list[str]]) -> str:
+    return fit.summary(len(nodes), itertools.chain.from_iterable(refusals.values()))

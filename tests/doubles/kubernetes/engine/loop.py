@@ -1,7 +1,8 @@
-"""One thread that does what controllers, scheduler and kubelets do, each thing at its time.
+"""One thread that runs the calls of controllers, scheduler and kubelets, each at its time.
 
-Delays are those of a real cluster times ``pace``. A part (``jobs``, ``scheduler``, ``gc``,
-``nodes``, ``kubelet``) can be stalled: what it had to do is kept until it goes on.
+A delay of a real cluster is multiplied with ``pace``, a delay of a manifest with ``manifest_pace``.
+A part (``jobs``, ``scheduler``, ``gc``, ``nodes``, ``kubelet``) can be stalled: its calls wait
+until it resumes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ log = logging.getLogger(__name__)
 
 JOBS, SCHEDULER, COLLECTOR, NODE_CONTROLLER, KUBELET = "jobs", "scheduler", "gc", "nodes", "kubelet"
 
-#: Threads that start processes: a fork takes milliseconds, and must not hold up the clock of
-#: everything else.
+#: Threads that start processes: a fork takes milliseconds, and must not delay the other calls.
 STARTERS = 2
 
 
 class Timer:
-    """Something to be done later."""
+    """A call at a later time."""
 
     __slots__ = ("call", "due", "part")
 
@@ -36,25 +36,29 @@ class Timer:
         self.call = call
 
     def cancel(self) -> None:
-        """Do not do it."""
+        """Drop the call."""
         self.call = None
 
     @property
     def waits(self) -> bool:
-        """Whether it is still to be done."""
+        """Whether the call is still to come."""
         return self.call is not None
 
 
 class Engine:
-    """Runs calls at their time, one after another, under the store's lock.
+    """Runs calls at their time, one after another, under a lock.
 
     Args:
-        lock: held while a call runs.
-        pace: what delays are multiplied with.
+        lock: the engine holds it while a call runs.
+        pace: the factor for delays of a real cluster.
+        manifest_pace: the factor for delays of a manifest (grace, deadlines, time to live).
     """
 
-    def __init__(self, lock: AbstractContextManager[Any], pace: float) -> None:
+    def __init__(
+        self, lock: AbstractContextManager[Any], pace: float, manifest_pace: float = 1.0
+    ) -> None:
         self.pace = pace
+        self.manifest_pace = manifest_pace
         self.failures: list[BaseException] = []
         self._lock = lock
         self._heap: list[tuple[float, int, Timer]] = []
@@ -67,11 +71,15 @@ class Engine:
         self._thread.start()
 
     def after(self, part: str, seconds: float, call: Callable[[], None]) -> Timer:
-        """Do something after a delay that a real cluster has: it is scaled."""
+        """Run a call after a delay of a real cluster, scaled by ``pace``."""
         return self.after_exactly(part, seconds * self.pace, call)
 
+    def after_stated(self, part: str, seconds: float, call: Callable[[], None]) -> Timer:
+        """Run a call after a delay that a manifest states, scaled by ``manifest_pace``."""
+        return self.after_exactly(part, seconds * self.manifest_pace, call)
+
     def after_exactly(self, part: str, seconds: float, call: Callable[[], None]) -> Timer:
-        """Do something after a delay that is not scaled."""
+        """Run a call after real seconds."""
         timer = Timer(part, time.monotonic() + seconds, call)
         with self._ready:
             heapq.heappush(self._heap, (timer.due, next(self._order), timer))
@@ -80,7 +88,7 @@ class Engine:
         return timer
 
     def outside(self, part: str, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do slow work in another thread, without the lock, and go on with its result."""
+        """Do slow work in another thread without the lock, then pass its result to ``then``."""
 
         def run() -> None:
             try:
@@ -96,19 +104,19 @@ class Engine:
             pass
 
     def stall(self, part: str) -> None:
-        """Let a part do nothing until :meth:`resume`."""
+        """Hold the calls of a part until :meth:`resume`."""
         with self._ready:
             self._stalled.setdefault(part, [])
 
     def resume(self, part: str) -> None:
-        """Let it do what it has missed, in the order in which that was due."""
+        """Run the calls that a stalled part has missed, in the order of their times."""
         with self._ready:
             for timer in self._stalled.pop(part, []):
                 heapq.heappush(self._heap, (timer.due, next(self._order), timer))
             self._ready.notify()
 
     def close(self) -> None:
-        """Stop; what is still to be done is not."""
+        """Stop and drop all calls."""
         with self._ready:
             self._closed = True
             self._heap.clear()

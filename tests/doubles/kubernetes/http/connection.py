@@ -1,4 +1,4 @@
-"""One client's connection: HTTP/1.1 over a socket that can also be reset, or left open in silence."""
+"""The connection of one client: HTTP/1.1 over a socket that can also be reset or left silent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 
-from tests.doubles.kubernetes.http.messages import Answer, Request
+from tests.doubles.kubernetes.http.messages import Request, Response
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _HEAD_LIMIT = 64 * 1024
@@ -17,25 +17,23 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Cut(Exception):
-    """The connection is to be reset without an answer."""
+    """The server resets the connection without a response."""
 
 
 class Connection:
-    """One client's connection. ``sent`` counts the bytes of the current answer."""
+    """The connection of one client. ``received`` has the size of the current request."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self._buffer = b""
         self.cut_off = threading.Event()
-        """Set once the connection is closed by us or the front is down: what waits for it gives up.
-        """
+        """Set once the server has closed the connection: threads that wait for it give up."""
         self.on_cut: Callable[[], None] | None = None
         """Wakes a stream that waits for something to send."""
         self.received = 0
-        self.sent = 0
 
     def request(self) -> Request | None:
-        """The next request, or None when the client has gone."""
+        """Return the next request, None when the client has closed the connection."""
         head = self._until(b"\r\n\r\n")
         if head is None:
             return None
@@ -55,17 +53,16 @@ class Connection:
         if body is None:
             return None
         self.received = len(head) + 4 + len(body)
-        self.sent = 0
         return Request(method, target, headers, body)
 
-    def send(self, answer: Answer, *, with_body: bool = True) -> None:
-        """Send an answer that is no stream."""
-        head = head_of(answer)
-        self._write(head + answer.body if with_body and answer.stream is None else head)
+    def send(self, response: Response, *, with_body: bool = True) -> None:
+        """Send a response, or only the head of a stream."""
+        head = head_of(response)
+        self._write(head + response.body if with_body and response.stream is None else head)
 
     def chunk(self, data: bytes) -> bool:
-        """Send a piece of a stream; False if the client is gone."""
-        if not data:  # an empty piece would be the end
+        """Send a chunk of a stream; False if the client is gone."""
+        if not data:  # an empty chunk would end the stream
             return True
         if self.cut_off.is_set():
             return False
@@ -76,7 +73,7 @@ class Connection:
         return True
 
     def gone(self) -> bool:
-        """Whether the other side has closed, as far as can be seen without waiting."""
+        """Whether the client has closed the connection. Does not wait."""
         if self.cut_off.is_set():
             return True
         try:
@@ -87,7 +84,7 @@ class Connection:
             return True
 
     def end_stream(self) -> None:
-        """No more pieces."""
+        """Send the last chunk."""
         self._write(b"0\r\n\r\n")
 
     def reset(self) -> None:
@@ -95,22 +92,21 @@ class Connection:
         self.cut_off.set()
         with contextlib.suppress(OSError):
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        # The thread that waits in recv wakes, and closes the socket: that sends the reset.
+        # This wakes the thread in recv, which closes the socket: that sends the reset.
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_RD)
         if (wake := self.on_cut) is not None:
             wake()
 
     def close(self) -> None:
-        """Let the socket go."""
+        """Close the socket."""
         self.cut_off.set()
         with contextlib.suppress(OSError):
             self._client.close()
 
     def _write(self, data: bytes) -> None:
         if self.cut_off.is_set():
-            raise ConnectionResetError("the front has cut this connection")
-        self.sent += len(data)
+            raise ConnectionResetError("the server has cut this connection")
         self._client.sendall(data)
 
     def _read(self) -> bool:
@@ -136,12 +132,12 @@ class Connection:
         body = b""
         while (line := self._until(b"\r\n")) is not None:
             size = int(line.split(b";")[0], 16)
-            piece = self._exactly(size + 2)
-            if piece is None:
+            chunk = self._exactly(size + 2)
+            if chunk is None:
                 return None
             if size == 0:
                 return body
-            body += piece[:-2]
+            body += chunk[:-2]
         return None
 
 
@@ -149,16 +145,16 @@ def _length(headers: dict[str, str]) -> int:
     return int(headers.get("content-length") or 0)
 
 
-def head_of(answer: Answer) -> bytes:
-    """The status line and the headers of an answer."""
+def head_of(response: Response) -> bytes:
+    """Return the status line and the headers of a response."""
     lines = [
-        f"HTTP/1.1 {answer.code} {_REASONS.get(answer.code, 'Unknown')}",
-        f"Content-Type: {answer.content_type}",
+        f"HTTP/1.1 {response.code} {_REASONS.get(response.code, 'Unknown')}",
+        f"Content-Type: {response.content_type}",
     ]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
     lines.append(
-        f"Content-Length: {len(answer.body)}"
-        if answer.stream is None
+        f"Content-Length: {len(response.body)}"
+        if response.stream is None
         else "Transfer-Encoding: chunked"
     )
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

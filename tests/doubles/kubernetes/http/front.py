@@ -1,9 +1,8 @@
-"""HTTP on 127.0.0.1: a port, a thread for each connection, and a front that can go down with every
-connection cut.
+"""A listening port of 127.0.0.1, with a thread for each connection.
 
-It is written on sockets because a double must be able to do what servers avoid: reset a connection
-before or after a request was carried out, leave one open in silence, and close its port while
-requests are under way.
+It uses sockets and no HTTP library, because a double must do what servers avoid: reset a
+connection before or after it carried out the request, leave a connection open in silence, and close
+its port during requests.
 """
 
 from __future__ import annotations
@@ -14,21 +13,20 @@ import threading
 from collections.abc import Callable
 
 from tests.doubles.kubernetes.http.connection import Connection, Cut
-from tests.doubles.kubernetes.http.messages import Answer, Request
+from tests.doubles.kubernetes.http.messages import Request, Response
 
 _BACKLOG = 128
 
 
 class Front:
-    """A listening port; each connection has a thread, in which ``handle`` is called with every
-    request.
+    """A port that listens. The thread of each connection calls ``handle`` with every request.
 
     Args:
-        handle: answers a request, or raises :class:`Cut`.
-        port: 0 takes any that is free; it stays the same over :meth:`down` and :meth:`up`.
+        handle: returns the response to a request, or raises :class:`Cut`.
+        port: the port; 0 takes a free one. :meth:`down` and :meth:`up` keep it.
     """
 
-    def __init__(self, handle: Callable[[Request, Connection], Answer], port: int = 0) -> None:
+    def __init__(self, handle: Callable[[Request, Connection], Response], port: int = 0) -> None:
         self._handle = handle
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
@@ -38,11 +36,11 @@ class Front:
 
     @property
     def is_up(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         return self._listener is not None
 
     def up(self) -> None:
-        """Listen."""
+        """Open the port."""
         with self._lock:
             if self._listener is not None:
                 return
@@ -65,13 +63,6 @@ class Front:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept
             listener.close()
-        for connection in connections:
-            connection.reset()
-
-    def cut(self) -> None:
-        """Reset every connection, and go on listening."""
-        with self._lock:
-            connections = list(self._connections)
         for connection in connections:
             connection.reset()
 
@@ -101,7 +92,7 @@ class Front:
                     break
         except Cut:
             connection.reset()
-        except OSError:  # the client went away, or we cut it off
+        except OSError:  # the client went away, or the server cut it off
             pass
         finally:
             with self._lock:
@@ -109,8 +100,8 @@ class Front:
             connection.close()
 
     def _answer(self, connection: Connection, request: Request) -> None:
-        answer = self._handle(request, connection)
-        connection.send(answer, with_body=request.method != "HEAD")
-        if answer.stream is not None:
-            answer.stream(connection.chunk)
+        response = self._handle(request, connection)
+        connection.send(response, with_body=request.method != "HEAD")
+        if response.stream is not None:
+            response.stream(connection.chunk)
             connection.end_stream()

@@ -1,17 +1,18 @@
-"""A container as its kubelet sees it, and what it says of it in the pod's status."""
+"""The state of a container as its kubelet knows it, and its entry in the pod's status."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.doubles.kubernetes.engine.loop import Timer
 from tests.doubles.kubernetes.nodes.runtime import Exit, Handle
-from tests.doubles.kubernetes.objects.store import Body
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.wire import new_digest, stamp
 
-#: What FallbackToLogsOnError takes of the log at most.
+#: The limits of the end of the log that FallbackToLogsOnError takes.
 TAIL_BYTES, TAIL_LINES = 2048, 80
 _LOST = "The container could not be located when the pod was terminated"
 _NEVER = "1970-01-01T00:00:00Z"
@@ -21,8 +22,8 @@ _NEVER = "1970-01-01T00:00:00Z"
 class Container:
     """One container of a pod on a node.
 
-    ``shown`` is the waiting reason and message that the status gives, ``failure`` those of the last
-    attempt to start it, which the status gives from the next attempt on.
+    ``shown`` is the waiting reason and message in the status. ``failure`` is that of the last
+    attempt to start the container; the status has it from the next attempt on.
     """
 
     spec: Body
@@ -34,7 +35,7 @@ class Container:
     pulls: int = 0
     pull_after: float = 0.0
     begun: bool = False
-    """It is being created: its process is there or is on its way."""
+    """The container was created: its process runs or is about to."""
     handle: Handle | None = None
     started: float | None = None
     finished: float | None = None
@@ -45,26 +46,21 @@ class Container:
 
     @property
     def name(self) -> str:
-        """Its name in the pod."""
+        """The name in the pod."""
         return str(self.spec["name"])
 
     @property
     def sidecar(self) -> bool:
-        """Whether it is an initial container that runs beside the others."""
+        """Whether it is an init container that runs beside the main containers."""
         return self.initial and self.spec.get("restartPolicy") == "Always"
 
     @property
-    def runs(self) -> bool:
-        """Whether it has a process, as far as the kubelet has noticed."""
-        return self.handle is not None and self.exit is None
-
-    @property
     def log(self) -> Path:
-        """Its output."""
+        """The file with the output."""
         return self.folder / "log"
 
     def state(self) -> dict[str, Any]:
-        """``state`` in the status."""
+        """Return ``state`` of the status."""
         if self.exit is not None:
             return {"terminated": self._terminated(self.exit)}
         if self.started is not None:
@@ -73,7 +69,7 @@ class Container:
         return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
 
     def status(self) -> dict[str, Any]:
-        """Its entry in the pod's status."""
+        """Return the entry in the pod's status."""
         resources = self.spec.get("resources") or {}
         status: dict[str, Any] = {
             "name": self.name,
@@ -96,13 +92,27 @@ class Container:
 
     @property
     def ready(self) -> bool:
-        """Whether it counts as ready: an initial one when it is done, the others while they run."""
+        """Whether it is ready: an init container after its success, the others while they run."""
         if self.initial and not self.sidecar:
             return self.exit is not None and self.exit.code == 0
         return self.started is not None and self.exit is None
 
+    def terminate(self) -> bool:
+        """Send SIGTERM if the container runs; False if it does not, or got one already."""
+        if self.handle is None or self.exit is not None or self.stopped:
+            return False
+        self.stopped = True
+        self.handle.signal(signal.SIGTERM)
+        return True
+
+    def kill(self, *, oom: bool) -> None:
+        """Send SIGKILL if the container runs."""
+        if self.handle is not None and self.exit is None:
+            self.handle.oom = self.handle.oom or oom
+            self.handle.signal(signal.SIGKILL)
+
     def ended(self, how: Exit) -> None:
-        """It has ended: the message may have to be taken from its log."""
+        """Note the end; takes the message from the log if the manifest asks for it."""
         message = how.message
         if (
             not message
@@ -114,24 +124,24 @@ class Container:
 
     @property
     def lost(self) -> bool:
-        """Whether it was never found when the pod was ended."""
+        """Whether the kubelet did not find it when the pod ended."""
         return self.exit is not None and self.exit.reason == "ContainerStatusUnknown"
 
     def lose(self) -> None:
-        """It was never there when the pod was terminated."""
+        """Note that the container did not exist when the pod ended."""
         self.exit = Exit(137, _LOST, "ContainerStatusUnknown")
         self.started = self.finished = None
 
     def _terminated(self, how: Exit) -> dict[str, Any]:
         reason = how.reason or ("Completed" if how.code == 0 else "Error")
-        told: dict[str, Any] = {"exitCode": how.code, "reason": reason}
+        state: dict[str, Any] = {"exitCode": how.code, "reason": reason}
         if how.message:
-            told["message"] = how.message
+            state["message"] = how.message
         if self.lost:
-            return {**told, "startedAt": None, "finishedAt": None}
+            return {**state, "startedAt": None, "finishedAt": None}
         started = _NEVER if self.started is None else stamp(self.started)
         return {
-            **told,
+            **state,
             "startedAt": started,
             "finishedAt": stamp(self.finished),
             "containerID": self.id,
@@ -139,7 +149,7 @@ class Container:
 
 
 def tail(path: Path) -> str:
-    """The end of a log, as far as it goes into a termination message."""
+    """Return the end of a log, within the limits of a termination message."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

@@ -1,6 +1,4 @@
-"""The command and the environment of a container: values from Secrets, ConfigMaps and the pod
-itself, and ``$(VAR)``.
-"""
+"""The environment of a container: values from Secrets, ConfigMaps and the pod, and ``$(VAR)``."""
 
 from __future__ import annotations
 
@@ -10,24 +8,21 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.kinds import CONFIG_MAPS, SECRETS, Resource
 from tests.doubles.kubernetes.objects.quantity import parse
-from tests.doubles.kubernetes.objects.store import Body, Store
+from tests.doubles.kubernetes.objects.store import Store
 
 _REFERENCE = re.compile(r"\$(\$|\((?P<name>[^)]*)\))")
 _SUBSCRIPT = re.compile(r"metadata\.(annotations|labels)\['(.*)'\]")
 
 
 class ConfigError(Exception):
-    """A container that cannot be made now: what it refers to is missing
-    (``CreateContainerConfigError``).
-    """
+    """A container that refers to a missing object or key (``CreateContainerConfigError``)."""
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:
-    """Replace ``$(NAME)`` by what is known; ``$$`` is a dollar, and an unknown name stays as it is
-    written.
-    """
+    """Replace ``$(NAME)`` by its value; ``$$`` is a dollar, and an unknown name stays."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] == "$":
@@ -38,12 +33,12 @@ def expand(text: str, known: Mapping[str, str]) -> str:
 
 
 class Environment:
-    """Works out what containers of one namespace get.
+    """Computes the environment of the containers of a pod.
 
     Args:
         store: has the Secrets and ConfigMaps.
-        pod: whose containers; its status is read for what changes (``status.podIP``).
-        status: gives the pod's address and node.
+        pod: the pod.
+        status: fields of the pod that its stored object may lack yet (``status.podIP``).
     """
 
     def __init__(self, store: Store, pod: Body, status: Mapping[str, str]) -> None:
@@ -53,7 +48,7 @@ class Environment:
         self._namespace = pod["metadata"]["namespace"]
 
     def of(self, container: Body) -> dict[str, str]:
-        """The variables that the manifest gives a container.
+        """Return the variables that the manifest sets for a container.
 
         Raises:
             ConfigError: a Secret, a ConfigMap or a key is missing.
@@ -116,7 +111,9 @@ class Environment:
 
 
 def missing_volume(store: Store, pod: Body) -> str:
-    """What is said of the first volume whose Secret or ConfigMap is not there; empty if all are."""
+    """Return the message about the first volume whose Secret or ConfigMap is missing; empty if all
+    exist.
+    """
     for volume in pod["spec"].get("volumes") or ():
         for field, key, resource in (
             ("secret", "secretName", SECRETS),
@@ -132,7 +129,7 @@ def missing_volume(store: Store, pod: Body) -> str:
 
 
 def _amount(container: Body, ref: Body) -> str:
-    """A resource of the container in whole units of the divisor, rounded up; 0 if it states none."""
+    """Return a resource of the container in units of the divisor, rounded up; 0 if it is unset."""
     kind, _, name = ref["resource"].partition(".")
     stated = (container.get("resources") or {}).get(kind, {}).get(name, "0")
     return str(math.ceil(parse(stated) / (parse(ref.get("divisor") or "1") or 1)))

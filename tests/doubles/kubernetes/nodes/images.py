@@ -1,4 +1,4 @@
-"""The images that the cluster's registry has, and the names that are none."""
+"""The images of the cluster's registry, and the errors about names and pulls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a container of an image gets; there is no file system of its own.
+    """An image. It has no file system: containers see the files of this machine.
 
     Args:
-        env: environment that the image sets.
-        cwd: its working directory, empty for a fresh one for each container.
-        pull_seconds: how long a pull takes, in real seconds. 0: it is on every node already.
-        entrypoint: what runs if the container names no command.
-        cmd: its arguments, if the container names none.
+        env: the environment variables that the image sets.
+        cwd: the working directory; empty for a new one for each container.
+        pull_seconds: the time of a pull in real seconds. 0: every node has the image already.
+        entrypoint: the command of a container without ``command``.
+        cmd: the arguments of a container without ``args``.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
@@ -33,11 +33,11 @@ class Image:
 
 
 def name_error(name: str) -> str:
-    """What the kubelet says of a name that cannot be an image's, empty if it can be."""
+    """Return the kubelet's message about an invalid image name; empty for a valid one."""
     if _NAME.fullmatch(name):
         return ""
     why = "invalid reference format"
-    # A wrong name with capitals is called out for the part that has them.
+    # The message names the part with capital letters.
     last = name.rpartition("/")[2].partition(":")[0]
     if last != last.lower():
         why += f": repository name ({last}) must be lowercase"
@@ -45,7 +45,7 @@ def name_error(name: str) -> str:
 
 
 def pull_error(name: str) -> str:
-    """What the container runtime says when no registry has the image."""
+    """Return the container runtime's message about an image that no registry has."""
     registry, slash, rest = name.partition("/")
     if not slash or not ({".", ":"} & set(registry) or registry == "localhost"):
         registry, rest = "docker.io", name if slash else f"library/{name}"

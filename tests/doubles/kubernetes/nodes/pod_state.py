@@ -1,12 +1,13 @@
-"""The status that a kubelet gives of a pod, worked out from its containers."""
+"""What a kubelet knows of a pod, and the status that follows from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.doubles.kubernetes.nodes.container import Container
-from tests.doubles.kubernetes.objects.store import Body
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.wire import stamp
 
 _COMPLETE = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
@@ -14,33 +15,56 @@ _COMPLETE = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}
 
 @dataclass(slots=True)
 class PodState:
-    """What a kubelet knows of a pod.
+    """The state of a pod on its node.
 
-    ``ended`` is the terminal phase once it is told, ``why`` its reason and message where the
-    kubelet has its own, ``sandbox`` whether the pod has one, ``addressed`` whether its address has
-    been seen.
+    ``final_phase`` is the terminal phase once the kubelet reports it. ``why`` has its reason and
+    message where the kubelet ended the pod. ``sandbox`` is whether the pod has a sandbox, and
+    ``addressed`` whether the kubelet has seen its address.
     """
 
     initial: Sequence[Container]
     main: Sequence[Container]
-    ended: str = ""
+    final_phase: str = ""
     why: tuple[str, str] = ("", "")
     admitted: bool = False
     sandbox: bool = False
     addressed: bool = False
     started: str = field(default_factory=stamp)
 
+    @classmethod
+    def of(cls, spec: Body, folder: Path) -> PodState:
+        """Return the state of a new pod whose containers have their folders in ``folder``."""
+        initial = [
+            Container(item, folder / item["name"], True)
+            for item in spec.get("initContainers") or ()
+        ]
+        main = [Container(item, folder / item["name"], False) for item in spec["containers"]]
+        if initial:
+            for container in main:
+                container.shown = ("PodInitializing", "")
+        return cls(initial, main)
+
     @property
     def containers(self) -> list[Container]:
-        """All containers, the initial ones first."""
+        """All containers, init containers first."""
         return [*self.initial, *self.main]
 
     @property
+    def busy(self) -> bool:
+        """Whether a container runs or is about to."""
+        return any(container.begun and container.exit is None for container in self.containers)
+
+    @property
     def over(self) -> bool:
-        """Whether no container that counts runs or will run: sidecars do not count."""
+        """Whether no container except sidecars runs or will run."""
         firsts = (container for container in self.initial if not container.sidecar)
         if any(container.exit is not None and container.exit.code != 0 for container in firsts):
             return True
+        return self.main_ended
+
+    @property
+    def main_ended(self) -> bool:
+        """Whether all main containers have ended."""
         return all(container.exit is not None for container in self.main)
 
     @property
@@ -49,14 +73,18 @@ class PodState:
         exits = [container.exit for container in self.containers if not container.sidecar]
         return "Succeeded" if all(how is not None and how.code == 0 for how in exits) else "Failed"
 
+    def pids(self) -> list[int]:
+        """Return the processes of all containers."""
+        handles = (container.handle for container in self.containers)
+        return [pid for handle in handles if handle is not None for pid in handle.pids()]
+
     def status(self, generation: int, host: str, address: str) -> Body:
-        """The status, without the conditions that others set."""
-        phase = self.ended or (
-            "Running" if any(item.started is not None for item in self.main) else "Pending"
-        )
+        """Return the status without the conditions that other components own."""
+        running = any(item.started is not None for item in self.main)
+        phase = self.final_phase or ("Running" if running else "Pending")
         status: Body = {"phase": phase, "startTime": self.started, "observedGeneration": generation}
         reason, message = self.why
-        if self.ended and reason:
+        if self.final_phase and reason:
             status |= {"reason": reason, "message": message}
         if not self.admitted:
             return status
@@ -70,17 +98,17 @@ class PodState:
         return status
 
     def _conditions(self, generation: int) -> list[Body]:
-        # A pod whose containers were never found keeps the conditions that it had.
-        complete = (
-            _COMPLETE[self.outcome]
-            if self.over and not any(item.lost for item in self.main)
-            else None
-        )
+        # A pod whose containers were lost keeps the conditions that it had.
+        lost = any(item.lost for item in self.main)
+        complete = _COMPLETE[self.outcome] if self.over and not lost else None
         initialized: Body = {"status": "True"}
         waiting = [container.name for container in self.initial if not container.ready]
         if waiting:
-            told = f"containers with incomplete status: [{' '.join(waiting)}]"
-            initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": told}
+            initialized = {
+                "status": "False",
+                "reason": "ContainersNotInitialized",
+                "message": f"containers with incomplete status: [{' '.join(waiting)}]",
+            }
         elif complete == "PodCompleted":
             initialized["reason"] = complete
         unready = [container.name for container in self.main if not container.ready]
@@ -92,30 +120,13 @@ class PodState:
                 "reason": "ContainersNotReady",
                 "message": f"containers with unready status: [{' '.join(unready)}]",
             }
-        sandbox: Body = {"status": "True" if self.sandbox else "False"}
-        parts = {
-            "PodReadyToStartContainers": sandbox,
+        conditions = {
+            "PodReadyToStartContainers": {"status": "True" if self.sandbox else "False"},
             "Initialized": initialized,
             "Ready": ready,
             "ContainersReady": ready,
         }
         return [
             {"type": kind, **condition, "observedGeneration": generation}
-            for kind, condition in parts.items()
+            for kind, condition in conditions.items()
         ]
-
-
-def dated(conditions: Sequence[Body], before: Sequence[Body]) -> list[Body]:
-    """Conditions with the time since when they are so."""
-    known = {item["type"]: (item["status"], item["lastTransitionTime"]) for item in before}
-    told = []
-    for condition in conditions:
-        status, since = known.get(condition["type"], (None, ""))
-        told.append(
-            {
-                **condition,
-                "lastProbeTime": None,
-                "lastTransitionTime": since if status == condition["status"] else stamp(),
-            }
-        )
-    return told

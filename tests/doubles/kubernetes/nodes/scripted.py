@@ -1,10 +1,10 @@
-"""A runtime that only acts: a container runs for as long as its pod's annotations say, and costs a
-timer.
+"""The runtime that runs no process: a container is a timer, set by the annotations of its pod.
 
-- ``double.gpuqueue.io/seconds``: how long it runs, in real seconds; for ever without it.
-- ``double.gpuqueue.io/exit``: its exit status then, 0 without it.
-- ``double.gpuqueue.io/message``: its termination message.
-- ``double.gpuqueue.io/ignores-sigterm``: ``true``: only SIGKILL ends it.
+- ``double.gpuqueue.io/seconds``: the time until the container ends, in real seconds; endless if
+  unset.
+- ``double.gpuqueue.io/exit``: the exit code, default 0.
+- ``double.gpuqueue.io/message``: the termination message.
+- ``double.gpuqueue.io/ignores-sigterm``: if ``true``, only SIGKILL ends the container.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ IGNORES_SIGTERM = "double.gpuqueue.io/ignores-sigterm"
 
 
 class ScriptedHandle:
-    """A container that is only a timer."""
+    """A container that is a timer."""
 
     def __init__(self, engine: Engine, task: Task, on_exit: OnExit) -> None:
         self._on_exit: OnExit | None = on_exit
         self._message = task.annotations.get(MESSAGE, "")
-        self._deaf = task.annotations.get(IGNORES_SIGTERM) == "true"
+        self._ignores_sigterm = task.annotations.get(IGNORES_SIGTERM) == "true"
         self.oom = False
         seconds = task.annotations.get(SECONDS)
         code = int(task.annotations.get(EXIT, "0"))
@@ -39,12 +39,12 @@ class ScriptedHandle:
         )
 
     def signal(self, number: int) -> None:
-        """See :class:`tests.doubles.kubernetes.nodes.runtime.Handle`."""
-        if number == signal.SIGKILL or not self._deaf:
+        """End the container, unless it ignores this signal."""
+        if number == signal.SIGKILL or not self._ignores_sigterm:
             self._end(128 + number)
 
     def pids(self) -> list[int]:
-        """None: there is no process."""
+        """Return no process."""
         return []
 
     def _end(self, code: int) -> None:
@@ -64,8 +64,8 @@ class ScriptedRuntime:
         self._engine = engine
 
     def start(self, task: Task, on_exit: OnExit) -> Handle:
-        """See :class:`tests.doubles.kubernetes.nodes.runtime.Runtime`."""
+        """Start a timer."""
         return ScriptedHandle(self._engine, task, on_exit)
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Kill nothing: there is no process."""

@@ -1,4 +1,4 @@
-"""How objects are deleted: graces, finalizers, propagation, evictions."""
+"""The deletion of objects: grace periods, finalizers, propagation, evictions."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from time import time
 
+from tests.doubles.kubernetes.objects.bodies import (
+    Body,
+    condition_of,
+    has_ended,
+    is_terminating,
+    put_condition,
+)
 from tests.doubles.kubernetes.objects.errors import bad_request, conflict, not_found
 from tests.doubles.kubernetes.objects.kinds import JOBS, NAMESPACES, PODS, Resource
-from tests.doubles.kubernetes.objects.store import Body, Store
+from tests.doubles.kubernetes.objects.store import Store
 from tests.doubles.kubernetes.objects.wire import stamp
 
-#: Finalizers: of a deletion in the foreground, of one that leaves the pods behind, and of the Job
+#: Finalizers: of a foreground deletion, of a deletion that orphans the pods, and of the Job
 #: controller on its pods.
 FOREGROUND, ORPHAN, TRACKING = "foregroundDeletion", "orphan", "batch.kubernetes.io/job-tracking"
 
-#: Told whoever deletes a Job without saying what is to become of its pods.
+#: The warning about the deletion of a Job without a propagation policy.
 PRESERVED = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to"
     " remove them or set propagationPolicy=Orphan to suppress this warning"
 )
-_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """How an object is to be deleted; ``grace`` in seconds, None for what the object says."""
+    """The options of a deletion. ``grace`` is in seconds; None keeps the object's grace period."""
 
     policy: str | None = None
     grace: int | None = None
@@ -34,10 +40,10 @@ class Deletion:
 
     @classmethod
     def read(cls, query: Mapping[str, str], body: Body) -> Deletion:
-        """From a request: its body goes before its query.
+        """Return the options of a request. Its body takes precedence over its query.
 
         Raises:
-            Refused: 400, it cannot be understood.
+            Refused: 400, an option is invalid.
         """
         grace = body.get("gracePeriodSeconds", query.get("gracePeriodSeconds"))
         policy = body.get("propagationPolicy") or query.get("propagationPolicy")
@@ -55,10 +61,10 @@ class Deletion:
 def delete(
     store: Store, resource: Resource, namespace: str, name: str, how: Deletion
 ) -> tuple[Body, bool]:
-    """Delete an object; its last version, and whether it is gone already.
+    """Delete an object; returns its last version, and whether the store has removed it.
 
     Raises:
-        Refused: 404, or 409 if it is not the one that is meant.
+        Refused: 404, or 409 if the object has another uid.
     """
     with store.lock:
         body = store.get(resource, namespace, name)
@@ -73,34 +79,31 @@ def delete(
             )
         if how.dry_run:
             return body, False
-        return body, (_delete_pod if resource is PODS else _delete_plainly)(
+        return body, (_delete_pod if resource is PODS else _delete_other)(
             store, resource, body, how
         )
 
 
 def evict(store: Store, namespace: str, name: str, how: Deletion) -> None:
-    """Evict a pod through the eviction API.
+    """Evict a pod as the eviction API does.
 
     Raises:
-        Refused: 404 or 409.
+        Refused: 404, or 409 if the pod has another uid.
     """
     with store.lock:
         pod = store.get(PODS, namespace, name)
         if pod is None:
             raise not_found(PODS, name)
-        if pod["status"].get("phase") not in _ENDED and not how.dry_run:
+        if not has_ended(pod) and not how.dry_run:
             disrupt(pod, "EvictionByEvictionAPI", "Eviction API: evicting")
             store.save(PODS, pod)
         delete(store, PODS, namespace, name, how)
 
 
 def disrupt(pod: Body, reason: str, message: str) -> None:
-    """Mark a pod as a target of a disruption."""
-    conditions: list[Body] = pod["status"].get("conditions", [])
-    since = next(
-        (item["lastTransitionTime"] for item in conditions if item["type"] == "DisruptionTarget"),
-        stamp(),
-    )
+    """Mark a pod as the target of a disruption."""
+    known = condition_of(pod, "DisruptionTarget")
+    since = stamp() if known is None else known["lastTransitionTime"]
     condition: Body = {
         "type": "DisruptionTarget",
         "status": "True",
@@ -108,10 +111,7 @@ def disrupt(pod: Body, reason: str, message: str) -> None:
         "message": message,
     }
     condition |= {"lastProbeTime": None, "lastTransitionTime": since}
-    pod["status"]["conditions"] = [
-        *(item for item in conditions if item["type"] != "DisruptionTarget"),
-        condition,
-    ]
+    put_condition(pod, condition)
 
 
 def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> bool:
@@ -121,9 +121,9 @@ def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> b
         if how.grace is None
         else max(how.grace, 0)
     )
-    if not pod["spec"].get("nodeName") or pod["status"].get("phase") in _ENDED:
-        grace = 0  # no kubelet has anything to end
-    if "deletionTimestamp" not in metadata:
+    if not pod["spec"].get("nodeName") or has_ended(pod):
+        grace = 0  # no kubelet has containers to end
+    if not is_terminating(pod):
         metadata["generation"] = metadata.get("generation", 1) + 1
     elif grace >= metadata.get("deletionGracePeriodSeconds", 0):
         return False
@@ -132,12 +132,12 @@ def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> b
     if grace or metadata.get("finalizers"):
         store.save(resource, pod)
         return False
-    store.touch(resource, pod)  # the server tells of the mark first, then of the end
+    store.touch(resource, pod)  # watches get the deletion timestamp first, then the removal
     store.remove(resource, pod)
     return True
 
 
-def _delete_plainly(store: Store, resource: Resource, body: Body, how: Deletion) -> bool:
+def _delete_other(store: Store, resource: Resource, body: Body, how: Deletion) -> bool:
     metadata = body["metadata"]
     finalizers = [
         name for name in metadata.get("finalizers", []) if name not in (FOREGROUND, ORPHAN)
@@ -153,7 +153,7 @@ def _delete_plainly(store: Store, resource: Resource, body: Body, how: Deletion)
     if not finalizers:
         store.remove(resource, body)
         return True
-    if "deletionTimestamp" not in metadata:
+    if not is_terminating(body):
         metadata |= {"deletionTimestamp": stamp(), "deletionGracePeriodSeconds": 0}
         if "generation" in metadata:
             metadata["generation"] += 1

@@ -1,8 +1,7 @@
-"""What the API server says when it refuses a request: one exception, and a function for each kind
-of refusal.
+"""The refusals of the API server: one exception, and a function for each kind of refusal.
 
-The words are those of the recordings, and of the same server's messages where a refusal was not
-recorded.
+Messages are those of the recordings. Refusals without a recording have the messages of the same
+server.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from tests.doubles.kubernetes.objects.kinds import Resource
 
 
 class Refused(Exception):
-    """A request that is answered with a ``Status`` object.
+    """A request that the server refuses with a ``Status`` object.
 
     Args:
-        code: the HTTP status.
+        code: the HTTP status code.
         reason: the machine-readable reason, such as ``NotFound``; empty if the server gives none.
-        message: the sentence.
-        details: group, kind, name, causes, as far as the server gives them.
-        headers: HTTP headers of the answer.
+        message: the message.
+        details: group, kind, name and causes, as far as the server gives them.
+        headers: HTTP headers of the response.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
     def status(self) -> dict[str, Any]:
-        """The body."""
+        """Return the body of the response."""
         body: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
@@ -56,7 +55,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why one field is refused; ``reason`` as in ``FieldValueInvalid``."""
+    """Why the server refuses one field; ``reason`` as in ``FieldValueInvalid``."""
 
     field: str
     reason: str
@@ -64,17 +63,17 @@ class Cause:
 
 
 def bad_value(field: str, value: str, why: str) -> Cause:
-    """A value that cannot be; ``value`` as the server quotes it."""
+    """Return the cause for an invalid value; ``value`` as the server quotes it."""
     return Cause(field, "FieldValueInvalid", f"Invalid value: {value}: {why}")
 
 
 def required(field: str, why: str = "") -> Cause:
-    """A value that is missing."""
+    """Return the cause for a missing value."""
     return Cause(field, "FieldValueRequired", "Required value" + (f": {why}" if why else ""))
 
 
 def unsupported(field: str, value: object, supported: Sequence[str]) -> Cause:
-    """A value that is none of the few."""
+    """Return the cause for a value outside an enumeration."""
     names = ", ".join(f'"{name}"' for name in supported)
     return Cause(
         field, "FieldValueNotSupported", f'Unsupported value: "{value}": supported values: {names}'
@@ -82,12 +81,12 @@ def unsupported(field: str, value: object, supported: Sequence[str]) -> Cause:
 
 
 def duplicate(field: str, value: str) -> Cause:
-    """A value that may occur once."""
+    """Return the cause for a value that occurs twice."""
     return Cause(field, "FieldValueDuplicate", f'Duplicate value: "{value}"')
 
 
 def forbidden_field(field: str, why: str) -> Cause:
-    """A field that may not be set here."""
+    """Return the cause for a field that must not be set."""
     return Cause(field, "FieldValueForbidden", f"Forbidden: {why}")
 
 
@@ -102,32 +101,32 @@ def _named(resource: Resource, name: str, *, kind: bool = False) -> dict[str, An
 
 
 def not_found(resource: Resource, name: str) -> Refused:
-    """404: no such object."""
+    """Return 404: the object does not exist."""
     return Refused(404, "NotFound", f'{resource.title} "{name}" not found', _named(resource, name))
 
 
 def no_such_path() -> Refused:
-    """404: nothing is served there."""
+    """Return 404: the server has no such path."""
     return Refused(404, "NotFound", "the server could not find the requested resource", {})
 
 
 def already_exists(resource: Resource, name: str) -> Refused:
-    """409: the name is taken."""
+    """Return 409: the name is in use."""
     return Refused(
         409, "AlreadyExists", f'{resource.title} "{name}" already exists', _named(resource, name)
     )
 
 
 def conflict(resource: Resource, name: str, why: str) -> Refused:
-    """409: another object, or another version of it, than the request says."""
+    """Return 409: the stored object or its version is not the one of the request."""
     message = f'Operation cannot be fulfilled on {resource.title} "{name}": {why}'
     return Refused(409, "Conflict", message, _named(resource, name))
 
 
 def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Refused:
-    """422: fields are wrong."""
-    told = [f"{cause.field}: {cause.message}" for cause in causes]
-    text = told[0] if len(told) == 1 else "[" + ", ".join(told) + "]"
+    """Return 422: fields are invalid."""
+    lines = [f"{cause.field}: {cause.message}" for cause in causes]
+    text = lines[0] if len(lines) == 1 else "[" + ", ".join(lines) + "]"
     details = _named(resource, name, kind=True)
     details["causes"] = [
         {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes
@@ -136,23 +135,23 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Refused:
 
 
 def bad_request(message: str) -> Refused:
-    """400: the request cannot be understood."""
+    """Return 400: the request cannot be parsed."""
     return Refused(400, "BadRequest", message)
 
 
 def forbidden(resource: Resource, name: str, why: str) -> Refused:
-    """403: an object or a name that may not be."""
+    """Return 403: the user lacks a right, or admission rejects the object."""
     subject = f'{resource.title} "{name}"' if name else resource.title
     return Refused(403, "Forbidden", f"{subject} is forbidden: {why}", _named(resource, name))
 
 
 def unauthorized() -> Refused:
-    """401: no such token."""
+    """Return 401: the token is unknown."""
     return Refused(401, "Unauthorized", "Unauthorized")
 
 
 def not_allowed() -> Refused:
-    """405: the resource has not this verb."""
+    """Return 405: the resource does not support this verb."""
     return Refused(
         405,
         "MethodNotAllowed",
@@ -162,19 +161,19 @@ def not_allowed() -> Refused:
 
 
 def expired(wanted: str, oldest: int) -> Refused:
-    """410 (in a watch): the history does not reach back so far."""
+    """Return 410 (in a watch): the history no longer has this version."""
     return Refused(410, "Expired", f"too old resource version: {wanted} ({oldest})")
 
 
 def too_large(wanted: str, current: int) -> Refused:
-    """504: a version that is still to come, perhaps of another life of the server."""
+    """Return 504: the version is newer than the newest of the server."""
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     message = f"Timeout: Too large resource version: {wanted}, current: {current}"
     return Refused(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
 
 
 def continue_expired() -> Refused:
-    """410: a page of a list that is too old to go on with."""
+    """Return 410: the history no longer has the version of a list's pages."""
     return Refused(
         410,
         "Expired",
@@ -184,7 +183,7 @@ def continue_expired() -> Refused:
 
 
 def no_initial_events() -> Refused:
-    """500 (in a watch): sendInitialEvents is not to be had, as recorded."""
+    """Return 500 (in a watch): the recorded server does not support sendInitialEvents."""
     return Refused(
         500,
         "InternalError",

@@ -1,26 +1,26 @@
-"""Events: what controllers, scheduler and kubelets tell of what they do."""
+"""Events: what controllers, scheduler and kubelets report about objects."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections import deque
-from typing import Any
 
-from tests.doubles.kubernetes.objects.kinds import EVENTS, PODS, Resource
-from tests.doubles.kubernetes.objects.store import Body, Store
+from tests.doubles.kubernetes.objects.bodies import Body
+from tests.doubles.kubernetes.objects.kinds import EVENTS, Resource
+from tests.doubles.kubernetes.objects.store import Store
 from tests.doubles.kubernetes.objects.wire import micro_stamp, stamp
 
-#: Events kept; older ones go, as they do after an hour.
+#: Events kept. A real cluster removes them after an hour.
 KEPT = 20_000
 
 
 class EventLog:
-    """Writes events; what is told again only raises a count.
+    """Writes events; a repeated event raises the count of the first one.
 
     Args:
-        store: where they are kept.
-        enabled: False writes none (a benchmark may do without).
+        store: the store of the Event objects.
+        enabled: False writes none, for benchmarks.
     """
 
     def __init__(self, store: Store, *, enabled: bool = True) -> None:
@@ -30,7 +30,7 @@ class EventLog:
         self._known: dict[tuple[str, ...], Body] = {}
         self._order: deque[tuple[tuple[str, ...] | None, Body]] = deque()
 
-    def tell(
+    def record(
         self,
         resource: Resource,
         body: Body,
@@ -43,97 +43,92 @@ class EventLog:
         host: str = "",
         action: str = "",
     ) -> None:
-        """Tell something about an object.
+        """Write an event about an object.
 
         Args:
-            resource: what the object is.
+            resource: the kind of the object.
             body: the object.
             reason: one word.
             message: a sentence.
-            component: who tells it.
-            warning: it is a Warning, not Normal.
-            container: the container of the pod that it is about.
-            host: the node of the kubelet that tells it.
-            action: what the scheduler was doing; such events are not counted.
+            component: the component that reports the event.
+            warning: the type is Warning, not Normal.
+            container: the container of a pod.
+            host: the node of the kubelet that reports the event.
+            action: the action of the scheduler; such events are not counted.
         """
         if not self._enabled:
             return
-        metadata = body["metadata"]
-        key = (component, metadata["uid"], reason, message, container)
-        known = None if action else self._known.get(key)
+        uid = body["metadata"]["uid"]
+        key = None if action else (component, uid, reason, message, container)
+        known = None if key is None else self._known.get(key)
         if known is not None:
             known["count"] += 1
             known["lastTimestamp"] = stamp()
             self._store.save(EVENTS, known)
             return
-        involved = {
-            "kind": resource.kind,
-            "apiVersion": resource.api_version,
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-        }
-        involved["resourceVersion"] = metadata["resourceVersion"]
-        if resource.namespaced:
-            involved["namespace"] = metadata["namespace"]
-        if container:
-            involved["fieldPath"] = f"spec.containers{{{container}}}"
-        event: dict[str, Any] = {
-            "metadata": {
-                "name": f"{metadata['name']}.{next(self._numbers):x}",
-                "namespace": metadata.get("namespace", "default"),
-            },
-            "involvedObject": involved,
+        event: Body = {
+            "metadata": self._metadata(body),
+            "involvedObject": _reference(resource, body, container),
             "reason": reason,
             "message": message,
             "type": "Warning" if warning else "Normal",
             "reportingComponent": component,
             "reportingInstance": host,
+            **(_action(action) if action else _first(component, host)),
         }
-        if action:
-            event |= {
-                "action": action,
-                "eventTime": micro_stamp(),
-                "firstTimestamp": None,
-                "lastTimestamp": None,
-                "source": {},
-            }
-        else:
-            now = stamp()
-            source = {"component": component, "host": host} if host else {"component": component}
-            event |= {
-                "count": 1,
-                "eventTime": None,
-                "firstTimestamp": now,
-                "lastTimestamp": now,
-                "source": source,
-            }
+        self._add(key, event)
+
+    def _metadata(self, body: Body) -> Body:
+        about = body["metadata"]
+        name = f"{about['name']}.{next(self._numbers):x}"
+        return {"name": name, "namespace": about.get("namespace", "default")}
+
+    def _add(self, key: tuple[str, ...] | None, event: Body) -> None:
+        if key is not None:
             self._known[key] = event
         self._store.add(EVENTS, event)
-        self._order.append((None if action else key, event))
+        self._order.append((key, event))
         if len(self._order) > KEPT:
             old, gone = self._order.popleft()
             if old is not None:
                 self._known.pop(old, None)
             self._store.remove(EVENTS, gone)
 
-    def pod(
-        self,
-        pod: Body,
-        reason: str,
-        message: str,
-        *,
-        host: str,
-        container: str = "",
-        warning: bool = False,
-    ) -> None:
-        """What a kubelet tells of a pod."""
-        self.tell(
-            PODS,
-            pod,
-            reason,
-            message,
-            component="kubelet",
-            host=host,
-            container=container,
-            warning=warning,
-        )
+
+def _reference(resource: Resource, body: Body, container: str) -> Body:
+    metadata = body["metadata"]
+    reference = {
+        "kind": resource.kind,
+        "apiVersion": resource.api_version,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "resourceVersion": metadata["resourceVersion"],
+    }
+    if resource.namespaced:
+        reference["namespace"] = metadata["namespace"]
+    if container:
+        reference["fieldPath"] = f"spec.containers{{{container}}}"
+    return reference
+
+
+def _action(action: str) -> Body:
+    """Return the fields of an event of the scheduler, which uses the newer API of events."""
+    return {
+        "action": action,
+        "eventTime": micro_stamp(),
+        "firstTimestamp": None,
+        "lastTimestamp": None,
+        "source": {},
+    }
+
+
+def _first(component: str, host: str) -> Body:
+    """Return the fields of the first event of a series."""
+    now = stamp()
+    return {
+        "count": 1,
+        "eventTime": None,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "source": {"component": component, **({"host": host} if host else {})},
+    }

@@ -1,16 +1,15 @@
-"""Whether a pod can run on a node, and what is in the way in the scheduler's words."""
+"""Whether a pod fits on a node, and the obstacles in the words of the scheduler."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any
 
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.quantity import parse
 from tests.doubles.kubernetes.objects.selectors import requirement
 
-Body = dict[str, Any]
 Amounts = dict[str, Decimal]
 
 AFFINITY = "node(s) didn't match Pod's node affinity/selector"
@@ -18,7 +17,7 @@ UNSCHEDULABLE = "node(s) were unschedulable"
 
 
 def requests(pod: Body) -> Amounts:
-    """What a pod takes of a node: the sum of its containers, or the largest of its initial ones."""
+    """Return the requests of a pod: the sum of its containers, or its largest init container."""
     total: Amounts = {"pods": Decimal(1)}
     for container in pod["spec"]["containers"]:
         for name, amount in (container.get("resources", {}).get("requests") or {}).items():
@@ -29,14 +28,14 @@ def requests(pod: Body) -> Amounts:
     return total
 
 
-def hindrances(pod: Body, node: Body, wanted: Amounts, used: Mapping[str, Decimal]) -> list[str]:
-    """What is in the way; empty if the pod fits."""
+def obstacles(pod: Body, node: Body, wanted: Amounts, used: Mapping[str, Decimal]) -> list[str]:
+    """Return why the pod does not fit; empty if it fits."""
     fixed = misfit(pod, node)
     return [fixed] if fixed else shortages(node, wanted, used)
 
 
 def misfit(pod: Body, node: Body) -> str:
-    """What no preemption can change: labels and taints; empty if nothing."""
+    """Return the obstacle that preemption cannot remove (labels, taints); empty if none."""
     spec = pod["spec"]
     if node["spec"].get("unschedulable"):
         return UNSCHEDULABLE
@@ -47,7 +46,7 @@ def misfit(pod: Body, node: Body) -> str:
 
 
 def shortages(node: Body, wanted: Amounts, used: Mapping[str, Decimal]) -> list[str]:
-    """Resources of which the node has not enough left."""
+    """Return the resources of which the node has too little left."""
     has = node["status"]["allocatable"]
     short = []
     for name, amount in wanted.items():
@@ -56,14 +55,14 @@ def shortages(node: Body, wanted: Amounts, used: Mapping[str, Decimal]) -> list[
     return short
 
 
-def never(node: Body, wanted: Amounts) -> bool:
-    """Whether the pod wants more than the whole node has."""
+def exceeds(node: Body, wanted: Amounts) -> bool:
+    """Whether the pod requests more than the empty node has."""
     has = node["status"]["allocatable"]
     return any(amount > parse(has.get(name, "0")) for name, amount in wanted.items())
 
 
 def matches(spec: Body, node: Body) -> bool:
-    """Whether a node has the labels (and the name) that a pod requires."""
+    """Whether a node has the labels and the name that a pod requires."""
     labels = node["metadata"].get("labels") or {}
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
         return False
@@ -75,20 +74,20 @@ def matches(spec: Body, node: Body) -> bool:
     )
 
 
-def liking(spec: Body, node: Body) -> int:
-    """The weights of the preferences that a node meets."""
+def preference(spec: Body, node: Body) -> int:
+    """Return the sum of the weights of the preferences that a node meets."""
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    wishes = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
-    return sum(wish["weight"] for wish in wishes if _term(wish.get("preference") or {}, node))
+    terms = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    return sum(term["weight"] for term in terms if _term(term.get("preference") or {}, node))
 
 
 def tolerated(spec: Body, taint: Body) -> bool:
-    """Whether a pod puts up with a taint."""
+    """Whether a pod tolerates a taint."""
     return any(tolerates(toleration, taint) for toleration in spec.get("tolerations") or ())
 
 
 def tolerates(toleration: Body, taint: Body) -> bool:
-    """Whether one toleration is for a taint."""
+    """Whether one toleration matches a taint."""
     if toleration.get("effect") not in (None, "", taint["effect"]):
         return False
     if toleration.get("key") not in (None, "", taint["key"]):
@@ -99,7 +98,7 @@ def tolerates(toleration: Body, taint: Body) -> bool:
 
 
 def _term(term: Body, node: Body) -> bool:
-    """An empty term matches nothing."""
+    """Whether a node matches a term. An empty term matches no node."""
     labels, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
     has = node["metadata"].get("labels") or {}
     name = {"metadata.name": node["metadata"]["name"]}
@@ -110,7 +109,7 @@ def _term(term: Body, node: Body) -> bool:
     )
 
 
-def told(nodes: int, reasons: Iterable[str]) -> str:
-    """``0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) …``"""
+def summary(nodes: int, reasons: Iterable[str]) -> str:
+    """Return ``0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) …``"""
     counts = ", ".join(sorted(f"{count} {reason}" for reason, count in Counter(reasons).items()))
     return f"0/{nodes} nodes are available: {counts}."

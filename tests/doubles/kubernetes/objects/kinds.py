@@ -1,13 +1,16 @@
-"""The resources that the double serves, and where they live in the URL space."""
+"""The resources that the API server serves, and their place in the URL space."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The version of the API server and of the kubelets.
+VERSION = "v1.36.2"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resource:
-    """A kind of object: ``plural`` as in URLs, ``group`` empty for the core group."""
+    """A kind of object. ``plural`` is the name in URLs; ``group`` is empty for the core group."""
 
     group: str
     version: str
@@ -17,17 +20,17 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """What objects of this kind say in ``apiVersion``."""
+        """The ``apiVersion`` of objects of this kind."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def title(self) -> str:
-        """The plural as the server's messages write it: ``jobs.batch``."""
+        """The plural in messages of the server: ``jobs.batch``."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
     def kind_title(self) -> str:
-        """The kind as the server's messages write it: ``Job.batch``."""
+        """The kind in messages of the server: ``Job.batch``."""
         return f"{self.kind}.{self.group}" if self.group else self.kind
 
 
@@ -57,7 +60,7 @@ STORED = (
     PRIORITY_CLASSES,
 )
 
-#: Answered when they are created, and kept nowhere.
+#: The server responds to their creation and stores none.
 REVIEWS = (
     Resource(
         "authorization.k8s.io",
@@ -71,10 +74,10 @@ REVIEWS = (
     ),
 )
 
-#: (group, plural) → the resource
+#: (group, plural) → resource
 BY_PATH = {(resource.group, resource.plural): resource for resource in (*STORED, *REVIEWS)}
 
-#: resource → the subresources that are served
+#: resource → subresources
 SUBRESOURCES = {
     PODS: ("log", "eviction", "status"),
     SERVICE_ACCOUNTS: ("token",),

@@ -26,10 +26,10 @@ _SUFFIXES = {
 
 
 def parse(text: object) -> Decimal:
-    """The number that a quantity stands for.
+    """Return the number that a quantity stands for.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no quantity.
     """
     found = _SHAPE.match(str(text))
     if found is None:
@@ -48,9 +48,7 @@ def parse(text: object) -> Decimal:
 
 
 def canonical(text: object) -> str:
-    """A quantity as the server writes it back: ``0.5`` becomes ``500m``; what is written with a
-    binary suffix stays.
-    """
+    """Return a quantity as the server stores it: ``0.5`` becomes ``500m``, ``2Gi`` stays."""
     number = parse(text)
     if str(text).endswith("i"):
         return str(text)

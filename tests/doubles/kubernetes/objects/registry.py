@@ -1,17 +1,20 @@
-"""Creating, changing and deleting objects as the API server does it, for clients and for
-controllers alike.
-"""
+"""Creation, change and deletion of objects, for clients and controllers alike."""
 
 from __future__ import annotations
 
-import base64
 import copy
 from collections.abc import Mapping
 from typing import Any
 
 from tests.doubles.kubernetes.objects import deletion
 from tests.doubles.kubernetes.objects.admission import quota, security
-from tests.doubles.kubernetes.objects.admission.defaults import complete_job, complete_pod
+from tests.doubles.kubernetes.objects.admission.defaults import (
+    complete_job,
+    complete_namespace,
+    complete_pod,
+    complete_secret,
+    encode_secret,
+)
 from tests.doubles.kubernetes.objects.admission.schema import decode_as, strict_error
 from tests.doubles.kubernetes.objects.admission.validation import (
     check_job,
@@ -19,6 +22,7 @@ from tests.doubles.kubernetes.objects.admission.validation import (
     check_pod,
     check_unchanged,
 )
+from tests.doubles.kubernetes.objects.bodies import Body, is_terminating, key_of, merge_patch
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.errors import (
     already_exists,
@@ -36,11 +40,11 @@ from tests.doubles.kubernetes.objects.kinds import (
     SERVICE_ACCOUNTS,
     Resource,
 )
-from tests.doubles.kubernetes.objects.store import Body, Store, key_of
+from tests.doubles.kubernetes.objects.store import Store
 from tests.doubles.kubernetes.objects.wire import decode, encode, generated, new_uid, stamp
 
-#: What only the server writes.
-_ITS_OWN = (
+#: Fields of the metadata that only the server writes.
+_SERVER_FIELDS = (
     "resourceVersion",
     "uid",
     "creationTimestamp",
@@ -51,7 +55,7 @@ _ITS_OWN = (
 
 
 class Registry:
-    """The store, with what the server does before and after it."""
+    """Decodes, completes and checks objects before the store accepts them."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -65,14 +69,14 @@ class Registry:
         unknown: str = "Warn",
         dry_run: bool = False,
     ) -> tuple[Body, list[str]]:
-        """Store a new object; it and the warnings that go with it.
+        """Store a new object; returns it and the warnings of the response.
 
         Args:
-            resource: its kind.
-            namespace: where, empty if the kind has none.
-            sent: as it was sent; it is not changed.
-            unknown: what to do with unknown fields: ``Ignore``, ``Warn`` or ``Strict``.
-            dry_run: only say what would be stored.
+            resource: the kind.
+            namespace: the namespace, empty for a cluster-scoped kind.
+            sent: the object as the client sent it; it is not changed.
+            unknown: the handling of unknown fields: ``Ignore``, ``Warn`` or ``Strict``.
+            dry_run: store nothing.
 
         Raises:
             Refused: 400, 403, 404, 409 or 422.
@@ -83,7 +87,7 @@ class Registry:
         return self._create(resource, namespace, body, warnings, dry_run=dry_run)
 
     def create_pod(self, namespace: str, metadata: Body, spec: Body) -> Body:
-        """Store a pod of a template that was checked when its Job was created.
+        """Store a pod of a Job. Its template was checked when the Job was created.
 
         Raises:
             Refused: 403, 404 or 422.
@@ -103,7 +107,7 @@ class Registry:
     ) -> tuple[Body, list[str]]:
         metadata = body["metadata"] = body.get("metadata") or {}
         _place(resource, namespace, metadata)
-        for name in _ITS_OWN:
+        for name in _SERVER_FIELDS:
             metadata.pop(name, None)
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = generated(metadata["generateName"])
@@ -129,7 +133,7 @@ class Registry:
         return deletion.delete(self.store, resource, namespace, name, how)
 
     def patch(self, resource: Resource, namespace: str, name: str, change: Any) -> Body:
-        """Merge a change into an object; its new version.
+        """Merge a change into an object; returns its new version.
 
         Raises:
             Refused: 400, 404 or 422.
@@ -147,14 +151,14 @@ class Registry:
             body = self.store.get(resource, namespace, name)
             if body is None:
                 raise not_found(resource, name)
-            merged = _merge(copy.deepcopy(body), change)
+            merged = merge_patch(copy.deepcopy(body), change)
             causes = check_unchanged(body["spec"], merged["spec"]) if resource is JOBS else []
             if causes := causes + check_meta(merged["metadata"]):
                 raise invalid(resource, name, causes)
             if merged.get("spec") != body.get("spec") and "generation" in body["metadata"]:
                 merged["metadata"]["generation"] += 1
             if resource is SECRETS:
-                _encode_secret(merged)
+                encode_secret(merged)
             body.clear()
             body.update(merged)
             self.store.save(resource, body)
@@ -166,7 +170,7 @@ class Registry:
         space = self.store.get(NAMESPACES, "", namespace)
         if space is None:
             raise not_found(NAMESPACES, namespace)
-        if "deletionTimestamp" in space["metadata"]:
+        if is_terminating(space):
             why = (
                 f"unable to create new content in namespace {namespace} because it is being"
                 " terminated"
@@ -176,7 +180,7 @@ class Registry:
     def _complete(
         self, resource: Resource, namespace: str, body: Body, *, checked: bool
     ) -> list[str]:
-        """Defaults, checks, and what is told beside the answer."""
+        """Add the defaults of an object and check it; returns the warnings."""
         metadata, name = body["metadata"], body["metadata"].get("name", "")
         warnings: list[str] = []
         if resource is JOBS:
@@ -192,7 +196,10 @@ class Registry:
             if not causes:
                 self._admit_pod(namespace, body)
         else:
-            _complete_other(resource, body)
+            if resource is SECRETS:
+                complete_secret(body)
+            elif resource is NAMESPACES:
+                complete_namespace(body)
             causes = check_meta(metadata)
         if causes:
             raise invalid(resource, name, causes)
@@ -233,35 +240,3 @@ def _place(resource: Resource, namespace: str, metadata: Body) -> None:
         raise bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
-
-
-def _complete_other(resource: Resource, body: Body) -> None:
-    if resource is SECRETS:
-        body.setdefault("type", "Opaque")
-        _encode_secret(body)
-    elif resource is NAMESPACES:
-        body.setdefault("spec", {"finalizers": ["kubernetes"]})
-        body["status"] = {"phase": "Active"}
-        body["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = body[
-            "metadata"
-        ].get("name", "")
-
-
-def _encode_secret(secret: Body) -> None:
-    plain = secret.pop("stringData", None) or {}
-    if plain:
-        coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
-        secret["data"] = {**(secret.get("data") or {}), **coded}
-
-
-def _merge(target: Any, change: Any) -> Any:
-    """RFC 7386: null takes away, objects merge, everything else replaces."""
-    if not isinstance(change, dict):
-        return change
-    result = target if isinstance(target, dict) else {}
-    for key, value in change.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = _merge(result.get(key), value)
-    return result

@@ -1,4 +1,4 @@
-"""Label and field selectors, read from a query once and asked many times."""
+"""Label and field selectors: parsed once from a query, then matched against many objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.doubles.kubernetes.objects.kinds import EVENTS, NODES, PODS, SECRETS,
 Values = Mapping[str, str]
 Match = Callable[[Values], bool]
 
-#: resource → fields to select by, beside ``metadata.name`` and ``metadata.namespace``
+#: resource → selectable fields beside ``metadata.name`` and ``metadata.namespace``
 _FIELDS: dict[Resource, tuple[str, ...]] = {
     PODS: (
         "spec.nodeName",
@@ -47,10 +47,10 @@ _TERM = re.compile(
 
 
 def labels(text: str) -> Match | None:
-    """Read a label selector; None selects everything.
+    """Parse a label selector; None selects everything.
 
     Raises:
-        Refused: 400, it is none.
+        Refused: 400, the text is no label selector.
     """
     if not text.strip():
         return None
@@ -86,10 +86,10 @@ def _term(found: re.Match[str]) -> Match:
 
 
 def fields(resource: Resource, text: str) -> Match | None:
-    """Read a field selector; None selects everything.
+    """Parse a field selector; None selects everything.
 
     Raises:
-        Refused: 400, the resource cannot be selected by such a field.
+        Refused: 400, the field is not selectable, or the text is no field selector.
     """
     if not text.strip():
         return None
@@ -119,7 +119,7 @@ def _field(key: str, value: str, *, same: bool) -> Match:
 
 
 def field_values(resource: Resource, body: Mapping[str, Any]) -> dict[str, str]:
-    """What an object answers to field selectors."""
+    """Return the selectable fields of an object."""
     metadata = body["metadata"]
     values = {
         "metadata.name": metadata["name"],
@@ -129,7 +129,7 @@ def field_values(resource: Resource, body: Mapping[str, Any]) -> dict[str, str]:
         at: Any = body
         for step in steps:
             at = at.get(step) if type(at) is dict else None
-        if type(at) is dict:  # an event's source is selected by its component
+        if type(at) is dict:  # the field `source` of an event means its component
             at = at.get("component")
         values[path] = (
             str(at).lower() if at is True or at is False else "" if at is None else str(at)
@@ -138,7 +138,7 @@ def field_values(resource: Resource, body: Mapping[str, Any]) -> dict[str, str]:
 
 
 def requirement(values: Values, need: Mapping[str, Any]) -> bool:
-    """Whether one ``matchExpressions`` entry of a node selector holds."""
+    """Whether labels satisfy one ``matchExpressions`` entry of a node selector."""
     key, operator, wanted = need["key"], need["operator"], need.get("values") or []
     has = values.get(key)
     match operator:

@@ -1,8 +1,8 @@
-"""The objects of the cluster, their versions and their history; who watches is told of every
-change.
+"""The objects of the cluster with their versions and history; subscribers get every change.
 
-One lock guards everything. Objects are changed in place under it, and every accepted change is
-frozen as bytes at once: readers and watchers get the bytes, so nobody sees an object half changed.
+One lock guards all of it. Parts of the cluster change objects in place under the lock. The store
+encodes each accepted version at once, and readers and watches get these bytes: no client sees a
+half-made change.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
+from tests.doubles.kubernetes.objects.bodies import Body, Key, is_terminating, key_of
 from tests.doubles.kubernetes.objects.kinds import STORED, Resource
 from tests.doubles.kubernetes.objects.selectors import field_values
 from tests.doubles.kubernetes.objects.wire import decode, encode, new_uid, stamp
 
-Body = dict[str, Any]
-Key = tuple[str, str]
+#: The labels and the selectable fields of an object.
+Selectable = tuple[dict[str, str], dict[str, str]]
 Hook = Callable[["Change"], None]
 
 ADDED, MODIFIED, DELETED = "ADDED", "MODIFIED", "DELETED"
 
-#: Changes kept for each resource: a watch that starts further back is answered 410.
+#: Changes kept for each resource: a watch that starts before them gets 410.
 HISTORY = 4096
 
 
 class Record:
-    """An object, and the bytes of its last accepted version (without ``kind`` and ``apiVersion``)."""
+    """An object, and the bytes of its newest version (without ``kind`` and ``apiVersion``)."""
 
     __slots__ = ("body", "data", "fields", "labels")
 
@@ -39,8 +39,8 @@ class Record:
 
 
 class Change:
-    """One version of an object. ``before`` is what it answered to selectors until then, None if it
-    was not there.
+    """A new version of an object. ``before`` is what selectors matched in the version before it,
+    None for a new object.
     """
 
     __slots__ = (
@@ -56,7 +56,12 @@ class Change:
     )
 
     def __init__(
-        self, kind: str, resource: Resource, version: int, record: Record, before: Any
+        self,
+        kind: str,
+        resource: Resource,
+        version: int,
+        record: Record,
+        before: Selectable | None,
     ) -> None:
         self.kind = kind
         self.resource = resource
@@ -64,15 +69,15 @@ class Change:
         self.body = record.body
         self.data = record.data
         self.labels, self.fields = record.labels, record.fields
-        self.before: tuple[dict[str, str], dict[str, str]] | None = before
+        self.before = before
         self._lines: dict[tuple[str, bool], bytes] = {}
 
     def line(self, kind: str, *, partial: bool) -> bytes:
-        """The change as a line of a watch; ``kind`` is what it is to one watcher."""
+        """Return the change as a line of a watch; ``kind`` is the type for that watch."""
         line = self._lines.get((kind, partial))
         if line is None:
             body = (
-                partial_of(self.data, listed=False) if partial else whole(self.resource, self.data)
+                metadata_of(self.data, listed=False) if partial else whole(self.resource, self.data)
             )
             line = self._lines[kind, partial] = (
                 b'{"type":"' + kind.encode() + b'","object":' + body + b"}\n"
@@ -81,7 +86,7 @@ class Change:
 
 
 def whole(resource: Resource, data: bytes) -> bytes:
-    """An object's bytes with the kind that items of a list go without."""
+    """Return the bytes of an object with ``kind`` and ``apiVersion``, which items of lists lack."""
     return b'{"kind":"%s","apiVersion":"%s",%s' % (
         resource.kind.encode(),
         resource.api_version.encode(),
@@ -89,21 +94,21 @@ def whole(resource: Resource, data: bytes) -> bytes:
     )
 
 
-def partial_of(data: bytes, *, listed: bool) -> bytes:
-    """Only the metadata of an object; an item of a list goes without its kind."""
+def metadata_of(data: bytes, *, listed: bool) -> bytes:
+    """Return the metadata of an object alone; without ``kind`` for an item of a list."""
     metadata = encode(decode(data)["metadata"])
     head = b"" if listed else b'"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",'
     return b"{" + head + b'"metadata":' + metadata + b"}"
 
 
 class Store:
-    """All objects. What changes or reads bodies holds ``lock``."""
+    """All objects. Code that changes or reads bodies holds ``lock``."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.version = 1
         self.oldest = 1
-        """Changes before this version are forgotten everywhere."""
+        """The history of every resource starts here or later."""
         self._tables: dict[Resource, dict[Key, Record]] = {resource: {} for resource in STORED}
         self._history: dict[Resource, deque[Change]] = {
             resource: deque(maxlen=HISTORY) for resource in STORED
@@ -116,27 +121,27 @@ class Store:
             self._hooks[resource].append(hook)
 
     def unsubscribe(self, resource: Resource, hook: Hook) -> None:
-        """No more."""
+        """Stop calling ``hook``."""
         with self.lock:
             self._hooks[resource].remove(hook)
 
     def get(self, resource: Resource, namespace: str, name: str) -> Body | None:
-        """An object to read or to change in place, if it is there."""
+        """Return an object, to read or to change in place; None if it does not exist."""
         record = self._tables[resource].get((namespace, name))
         return None if record is None else record.body
 
     def record(self, resource: Resource, namespace: str, name: str) -> Record | None:
-        """An object with its bytes."""
+        """Return an object with its bytes, None if it does not exist."""
         return self._tables[resource].get((namespace, name))
 
     def bodies(self, resource: Resource, namespace: str = "") -> Iterator[Body]:
-        """All objects of a kind, of one namespace if it is named."""
+        """Yield all objects of a kind, or those of one namespace."""
         for (space, _), record in self._tables[resource].items():
             if not namespace or space == namespace:
                 yield record.body
 
     def unsorted(self, resource: Resource, namespace: str = "") -> list[Record]:
-        """All objects of a kind with their bytes, the oldest first."""
+        """Return all objects of a kind with their bytes, oldest first."""
         return [
             record
             for (space, _), record in self._tables[resource].items()
@@ -144,7 +149,7 @@ class Store:
         ]
 
     def records(self, resource: Resource, namespace: str = "") -> list[tuple[Key, Record]]:
-        """All objects of a kind with their bytes, in the order in which lists give them."""
+        """Return all objects of a kind with their bytes, in the order of lists."""
         return sorted(
             item
             for item in self._tables[resource].items()
@@ -152,12 +157,12 @@ class Store:
         )
 
     def count(self, resource: Resource) -> int:
-        """How many there are."""
+        """Return the number of objects of a kind."""
         return len(self._tables[resource])
 
     def add(self, resource: Resource, body: Body) -> Body:
-        """Store a new object: it gets uid, creation time and version. The caller has looked that
-        the name is free.
+        """Store a new object with uid, creation time and version. The caller has checked that the
+        name is free.
         """
         metadata = body["metadata"]
         metadata.setdefault("uid", new_uid())
@@ -170,43 +175,36 @@ class Store:
         return body
 
     def save(self, resource: Resource, body: Body) -> bool:
-        """Accept what was changed in place; False if nothing was. A deleted object's last finalizer
-        takes it away.
+        """Accept a change made in place; False if there is none. Removes an object that is being
+        deleted and has lost its last finalizer.
         """
         record = self._tables[resource].get(key_of(body))
         if record is None or record.body is not body or encode(body) == record.data:
             return False
         metadata = body["metadata"]
-        if (
-            "deletionTimestamp" in metadata
-            and not metadata.get("finalizers")
-            and not _graceful(metadata)
-        ):
+        if is_terminating(body) and not metadata.get("finalizers") and not _graceful(metadata):
             if finalizers := decode(record.data)["metadata"].get("finalizers"):
-                metadata["finalizers"] = (
-                    finalizers  # the last version of an object still has its last finalizer
-                )
+                # The last version of an object still has its last finalizer.
+                metadata["finalizers"] = finalizers
             self.remove(resource, body)
         else:
             self._accept(MODIFIED, resource, record, (record.labels, record.fields))
         return True
 
     def touch(self, resource: Resource, body: Body) -> None:
-        """Accept a version as it is, also one that :meth:`save` would take as the end of the
-        object.
-        """
+        """Accept a new version as it is, even where :meth:`save` would remove the object."""
         record = self._tables[resource][key_of(body)]
         self._accept(MODIFIED, resource, record, (record.labels, record.fields))
 
     def remove(self, resource: Resource, body: Body) -> None:
-        """Take an object away; its last version is told with a version of its own."""
+        """Remove an object. The removal is a version too."""
         record = self._tables[resource].pop(key_of(body), None)
         if record is not None:
             self._accept(DELETED, resource, record, (record.labels, record.fields))
 
     def compact(self) -> None:
-        """Forget the history: a watch from before now is answered 410. As in a busy cluster,
-        something has changed meanwhile.
+        """Forget the history: a watch from an older version gets 410. The version grows, as if an
+        object had changed meanwhile.
         """
         with self.lock:
             self.version += 1
@@ -215,7 +213,7 @@ class Store:
                 changes.clear()
 
     def since(self, resource: Resource, version: int) -> Iterable[Change] | None:
-        """The changes after a version, or None if they are not all known any more."""
+        """Return the changes after a version, None if the history does not have all of them."""
         changes = self._history[resource]
         full = len(changes) == changes.maxlen
         if version < self.oldest or (full and version < changes[0].version - 1):
@@ -223,11 +221,13 @@ class Store:
         return [change for change in changes if change.version > version]
 
     def oldest_of(self, resource: Resource) -> int:
-        """From which version a watch can start."""
+        """Return the oldest version from which a watch of a kind can start."""
         changes = self._history[resource]
         return changes[0].version if len(changes) == changes.maxlen else self.oldest
 
-    def _accept(self, kind: str, resource: Resource, record: Record, before: Any) -> None:
+    def _accept(
+        self, kind: str, resource: Resource, record: Record, before: Selectable | None
+    ) -> None:
         self.version += 1
         record.body["metadata"]["resourceVersion"] = str(self.version)
         record.data = encode(record.body)
@@ -237,11 +237,6 @@ class Store:
         self._history[resource].append(change)
         for hook in tuple(self._hooks[resource]):
             hook(change)
-
-
-def key_of(body: Body) -> Key:
-    """Where an object is kept."""
-    return body["metadata"].get("namespace", ""), body["metadata"]["name"]
 
 
 def _graceful(metadata: Body) -> bool:

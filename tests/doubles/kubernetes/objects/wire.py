@@ -14,19 +14,19 @@ import msgspec
 encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder()
 
-#: What generated names end with: no vowels, and nothing that reads like another.
+#: Letters of the suffix of generated names: no vowels, and no look-alikes.
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _SUFFIX = 5
 _NAME_LIMIT = 63
-#: Names need not be secret, and thousands are drawn.
-_drawn = random.Random()
+#: Names need not be secret, and this is much faster than the system's random source.
+_random = random.Random()
 
 
 def decode(data: bytes) -> Any:
-    """Read JSON.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not JSON.
     """
     try:
         return _decoder.decode(data)
@@ -35,7 +35,7 @@ def decode(data: bytes) -> Any:
 
 
 def stamp(at: float | None = None) -> str:
-    """A time in seconds, ``2026-11-23T16:12:15Z``; now unless Unix seconds are given."""
+    """Return a time in seconds, ``2026-11-23T16:12:15Z``: now, or the given Unix seconds."""
     return _stamp(int(time.time() if at is None else at))
 
 
@@ -45,26 +45,26 @@ def _stamp(second: int) -> str:
 
 
 def micro_stamp() -> str:
-    """Now, in microseconds."""
+    """Return the current time in microseconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def new_uid() -> str:
-    """The uid of a new object."""
-    return str(uuid.UUID(int=_drawn.getrandbits(128), version=4))
+    """Return the uid of a new object."""
+    return str(uuid.UUID(int=_random.getrandbits(128), version=4))
 
 
 def new_digest() -> str:
-    """An identity of 64 hexadecimal digits, as containers and images have it."""
-    return f"{_drawn.getrandbits(256):064x}"
+    """Return 64 random hexadecimal digits, as the ids of containers and images have them."""
+    return f"{_random.getrandbits(256):064x}"
 
 
 def new_address() -> str:
-    """The address of a pod."""
-    return f"10.88.{_drawn.randrange(256)}.{_drawn.randrange(2, 255)}"
+    """Return the address of a new pod."""
+    return f"10.88.{_random.randrange(256)}.{_random.randrange(2, 255)}"
 
 
 def generated(prefix: str) -> str:
-    """A name made from ``generateName``."""
-    suffix = "".join(_drawn.choices(_ALPHABET, k=_SUFFIX))
+    """Return a name made from ``generateName``."""
+    suffix = "".join(_random.choices(_ALPHABET, k=_SUFFIX))
     return prefix[: _NAME_LIMIT - _SUFFIX] + suffix

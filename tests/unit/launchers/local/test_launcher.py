@@ -1,4 +1,4 @@
-"""The local launcher, with real processes of a few lines."""
+"""The local launcher, with real processes of a few lines each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.launchers.base import Held
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ RECORD: Record = {
     "time_limit": 9.5,
     "task": "shop.train",
 }
-#: Says through a FIFO that it is there, and sleeps until it is told to end.
+#: Writes to a FIFO that it is ready, and sleeps until a signal.
 SLEEPER = (
     "import os, sys, signal; os.write(os.open(sys.argv[1], os.O_WRONLY), b'ready'); signal.pause()"
 )
@@ -44,21 +44,21 @@ class Launcher(LocalLauncher):
     """Puts every end into a queue."""
 
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
-        self.ends: queue.Queue[tuple[Held, End]] = queue.Queue()
+        self.ends: queue.Queue[tuple[RunningAttempt, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
         super().__init__(
             self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
         )
 
-    def _keep(self, held: Held, end: End) -> bool:
-        self.ends.put((held, end))
+    def _keep(self, running: RunningAttempt, end: End) -> bool:
+        self.ends.put((running, end))
         return True
 
-    def ended(self) -> tuple[Held, End]:
+    def ended(self) -> tuple[RunningAttempt, End]:
         return self.ends.get(timeout=20)
 
     def code(self) -> int:
-        """The exit status of the next that ends."""
+        """Return the exit status of the next process that ends."""
         status: int = self.ended()[1].evidence["exit_code"]
         return status
 
@@ -77,12 +77,12 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
     yield make
     for each in made:
         for live in each.list():
-            each.stop(live.instance, "KILL")
+            each.stop(live.running.instance, "KILL")
         each.close()
 
 
-def said(fifo: Path) -> str:
-    """Wait until a process says something; it keeps its end open."""
+def first_output(fifo: Path) -> str:
+    """Wait for the first output of a process, which keeps its end of the FIFO open."""
     with fifo.open("rb", buffering=0) as pipe:
         return pipe.read(64).decode()
 
@@ -103,28 +103,30 @@ def fifo(tmp_path: Path) -> Path:
     ],
     ids=["an exit code", "a clean end", "a signal", "an abort"],
 )
-def test_the_end_tells(launcher: Callable[..., Launcher], program: str, code: int) -> None:
+def test_exit_status_gives_the_end(
+    launcher: Callable[..., Launcher], program: str, code: int
+) -> None:
     one = launcher(program)
     instance = one.start(RECORD)
-    held, end = one.ended()
-    assert held == Held("t4", "a~1", 2, instance)
+    running, end = one.ended()
+    assert running == RunningAttempt(Attempt("t4", "a~1", 2), instance)
     assert (end.reason, end.error) == (explain(code).reason, explain(code).error)
     assert end.evidence == {"exit_code": code}
 
 
 @pytest.mark.parametrize(("signal", "code"), [("TERM", -15), ("INT", -2), ("KILL", -9)])
-def test_an_attempt_is_stopped_by(
+def test_attempt_is_stopped_by_signal(
     launcher: Callable[..., Launcher], fifo: Path, signal: str, code: int
 ) -> None:
     one = launcher("import signal; signal.signal(2, signal.SIG_DFL);" + SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert said(fifo) == "ready"
+    assert first_output(fifo) == "ready"
     assert one.alive(instance) and one.stop(instance, signal)
     assert one.code() == code
     assert not one.alive(instance) and one.stop(instance, signal) is False
 
 
-def test_what_an_attempt_leaves_behind_ends_with_it(
+def test_child_processes_end_with_their_attempt(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     parent = (
@@ -137,8 +139,8 @@ def test_what_an_attempt_leaves_behind_ends_with_it(
     )
     one = launcher(parent, child, fifo)
     instance = one.start(RECORD)
-    left_behind = int(said(fifo))
-    assert one.stop(instance, "TERM"), "which goes to the first process alone"
+    left_behind = int(first_output(fifo))
+    assert one.stop(instance, "TERM"), "the signal goes to the first process alone"
     assert one.code() == -15
     assert (
         not psutil.pid_exists(left_behind)
@@ -146,13 +148,12 @@ def test_what_an_attempt_leaves_behind_ends_with_it(
     )
 
 
-def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
+def test_start_of_an_attempt_does_not_reap_another(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = launcher("import os; os._exit(7)")
-    monkeypatch.setattr(
-        one._exits, "watch", lambda pid, callback: None
-    )  # the watching thread is late
+    # As if the watching thread were late.
+    monkeypatch.setattr(one._exits, "watch", lambda pid, callback: None)
     pid = int(one.start(RECORD).rpartition(":")[2])
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     subprocess.run([sys.executable, "-S", "-c", ""], check=True)
@@ -160,7 +161,7 @@ def test_the_status_of_an_attempt_is_not_taken_by_the_start_of_another(
     assert still_there and still_there.si_status == 7
 
 
-def test_without_pidfds_ends_are_seen_by_looking(
+def test_exits_are_polled_without_pidfds(
     launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
@@ -169,22 +170,22 @@ def test_without_pidfds_ends_are_seen_by_looking(
     assert one.code() == 7
 
 
-def test_live_attempts_are_found_by_their_environment(
+def test_live_attempts_are_found_by_environment(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert said(fifo) == "ready"
+    assert first_output(fifo) == "ready"
     [found] = one.list()
-    assert found.instance == instance
+    assert found.running.instance == instance
     assert found.record == RECORD
     other = Launcher("pass")
     other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
-    assert other.list() == [], "another queue's attempts are not ours"
+    assert other.list() == [], "attempts of another queue do not count"
     other.close()
 
 
-def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
+def test_orphan_of_another_dispatcher_is_watched_to_its_end(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     first = (
@@ -192,57 +193,57 @@ def test_an_orphan_of_another_dispatcher_is_watched_to_its_end(
         f" LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable,"
         f" '-S', '-c', *sys.argv[1:]]);print(one.start({RECORD!r}), flush=True); os._exit(0)"
     )
-    # Not capture_output: the orphan has the pipe too, and its end would be waited for.
+    # Not capture_output: it would wait for the end of the orphan, which has the pipe too.
     with subprocess.Popen(
         [sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True
     ) as dispatcher:
         assert dispatcher.stdout
         instance = dispatcher.stdout.readline().strip()
-    assert said(fifo) == "ready"
+    assert first_output(fifo) == "ready"
     one = launcher("pass")
-    orphan = Held("t4", "a~1", 2, instance)
-    assert [each.instance for each in one.list()] == [instance]
+    orphan = RunningAttempt(Attempt("t4", "a~1", 2), instance)
+    assert [each.running.instance for each in one.list()] == [instance]
     for _ in range(2):
         one.watch(orphan)
     assert one.stop(instance, "TERM")
-    assert one.ended() == (orphan, explain(None)), "nobody but its parent sees how it ended"
-    assert one.ends.empty(), "it is told once, however often it was watched"
+    assert one.ended() == (orphan, explain(None)), "only its parent can read the exit status"
+    assert one.ends.empty(), "it is reported once, however often it was watched"
 
 
-def test_another_process_with_the_same_id_is_not_the_attempt(
+def test_other_process_with_the_same_pid_is_not_the_attempt(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher("pass")
     instance = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
     assert one.alive(instance) is False
-    assert one.stop(instance, "KILL") is False, "and it is not killed"
+    assert one.stop(instance, "KILL") is False, "it must not be killed"
 
 
-def test_an_attempt_of_another_machine_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
+def test_attempt_on_another_host_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
     one = launcher("pass")
     assert one.alive("elsewhere:0123456789abcdef:1") and one.stop(
         "elsewhere:0123456789abcdef:1", "KILL"
     )
 
 
-def test_an_attempt_gets_its_gpu_and_none_of_the_dispatchers_own_attempt(
+def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(
     launcher: Callable[..., Launcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUQUEUE_TENANT", "a job that runs a dispatcher")
     monkeypatch.setenv("GPUQUEUE_FINISHER", "x")
-    told = tmp_path / "told.json"
+    output = tmp_path / "environment.json"
     program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
-    one = launcher(program, told, devices={"t4": ["GPU-a", "GPU-b"]})
+    one = launcher(program, output, devices={"t4": ["GPU-a", "GPU-b"]})
     instance = one.start(RECORD | {"device": 1})
     assert one.code() == 0
-    environ = json.loads(told.read_text())
+    environ = json.loads(output.read_text())
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environ["GPUQUEUE_TOKEN"] == "secret" and environ["GPUQUEUE_JOB_ID"] == "a"
     assert instance == f"{environ['GPUQUEUE_INSTANCE']}:{instance.rpartition(':')[2]}"
     assert not {"GPUQUEUE_TENANT", "GPUQUEUE_FINISHER"} & set(environ)
 
 
-def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(
+def test_finisher_runs_without_a_gpu_and_returns_its_exit_code(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher(
@@ -252,27 +253,27 @@ def test_a_finisher_runs_without_a_gpu_and_tells_its_exit_code(
     assert one.finish(RECORD | {"device": 0}, "f", 20, lambda: True) == 5
 
 
-def test_a_finisher_that_takes_too_long_is_killed(launcher: Callable[..., Launcher]) -> None:
+def test_finisher_is_killed_after_its_timeout(launcher: Callable[..., Launcher]) -> None:
     one = launcher("import signal; signal.pause()")
     assert one.finish(RECORD, "f", 0.05, lambda: True) is None
-    assert one.list() == [], "and a finisher is no attempt"
+    assert one.list() == [], "a finisher is not an attempt"
 
 
-def test_a_closed_launcher_leaves_its_attempts_running(
+def test_closed_launcher_leaves_attempts_running(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     one = launcher(SLEEPER, fifo)
     instance = one.start(RECORD)
-    assert said(fifo) == "ready"
+    assert first_output(fifo) == "ready"
     one.close()
     assert launcher("pass").alive(instance)
 
 
-@pytest.mark.parametrize("heard", [True, False])
-def test_an_instance_of_another_host_lives_as_long_as_a_dispatcher_is_heard_there(
-    launcher: Callable[..., Launcher], heard: bool
+@pytest.mark.parametrize("lives", [True, False])
+def test_instance_on_another_host_lives_while_its_dispatcher_does(
+    launcher: Callable[..., Launcher], lives: bool
 ) -> None:
     asked: list[str] = []
-    one = launcher("", host_lives=lambda host: asked.append(host) or heard)
-    assert one.alive("elsewhere:0123:42") is heard
+    one = launcher("", host_lives=lambda host: asked.append(host) or lives)
+    assert one.alive("elsewhere:0123:42") is lives
     assert asked == ["elsewhere"]

@@ -1,13 +1,12 @@
-"""What the API server adds to a Job and to a pod before it stores them."""
+"""The defaults that the API server adds to objects before it stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import base64
+from collections.abc import Iterable
 
+from tests.doubles.kubernetes.objects.bodies import Body, containers_of
 from tests.doubles.kubernetes.objects.wire import generated
-
-Body = dict[str, Any]
 
 _TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -18,7 +17,7 @@ JOB_NAME, CONTROLLER_UID = "batch.kubernetes.io/job-name", "batch.kubernetes.io/
 
 
 def complete_job(job: Body, uid: str) -> None:
-    """Fill in a Job that is about to be stored under ``uid``."""
+    """Add the defaults of a Job that will get this ``uid``."""
     spec = job["spec"]
     template = spec.setdefault("template", {})
     spec.setdefault("backoffLimit", 6)
@@ -41,7 +40,7 @@ def complete_job(job: Body, uid: str) -> None:
 
 
 def complete_template(spec: Body) -> None:
-    """Fill in what a pod template gets as well as a pod."""
+    """Add the defaults that both pod templates and pods get."""
     spec.setdefault("dnsPolicy", "ClusterFirst")
     spec.setdefault("schedulerName", "default-scheduler")
     spec.setdefault("securityContext", {})
@@ -61,7 +60,7 @@ def complete_template(spec: Body) -> None:
 
 
 def complete_pod(pod: Body, priorities: Iterable[Body]) -> None:
-    """Fill in a pod that is about to be stored."""
+    """Add the defaults of a pod, its priority, its service account's token and its status."""
     spec = pod["spec"]
     complete_template(spec)
     spec.setdefault("restartPolicy", "Always")
@@ -86,10 +85,27 @@ def complete_pod(pod: Body, priorities: Iterable[Body]) -> None:
     pod["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
 
 
-def containers_of(spec: Body) -> Iterator[Body]:
-    """All containers of a pod, the initial ones first."""
-    yield from spec.get("initContainers") or ()
-    yield from spec.get("containers") or ()
+def complete_secret(secret: Body) -> None:
+    """Add the defaults of a Secret and encode its plain data."""
+    secret.setdefault("type", "Opaque")
+    encode_secret(secret)
+
+
+def encode_secret(secret: Body) -> None:
+    """Move ``stringData`` into ``data``."""
+    plain = secret.pop("stringData", None) or {}
+    if plain:
+        coded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
+        secret["data"] = {**(secret.get("data") or {}), **coded}
+
+
+def complete_namespace(namespace: Body) -> None:
+    """Add the defaults of a namespace and its status."""
+    metadata = namespace["metadata"]
+    namespace.setdefault("spec", {"finalizers": ["kubernetes"]})
+    namespace["status"] = {"phase": "Active"}
+    labels = metadata.setdefault("labels", {})
+    labels["kubernetes.io/metadata.name"] = metadata.get("name", "")
 
 
 def _tolerate(tolerations: list[Body]) -> None:
@@ -141,7 +157,7 @@ def _mount_token(spec: Body) -> None:
 
 
 def _quality(spec: Body) -> str:
-    """Of cpu and memory alone: a GPU says nothing of it."""
+    """Return the QoS class. Only cpu and memory count, GPUs do not."""
     requests = [container["resources"].get("requests", {}) for container in containers_of(spec)]
     limits = [container["resources"].get("limits", {}) for container in containers_of(spec)]
     if not any(name in have for have in requests + limits for name in ("cpu", "memory")):

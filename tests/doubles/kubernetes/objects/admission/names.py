@@ -1,4 +1,4 @@
-"""The shapes of names, labels and annotations, and the server's words for what breaks them."""
+"""The syntax of names, labels and annotations, and the server's messages about violations."""
 
 from __future__ import annotations
 
@@ -42,50 +42,50 @@ NOT_ENV = (
 
 
 def too_long(limit: int) -> str:
-    """What is said of a name that is too long."""
+    """Return the message about a name that is too long."""
     return f"must be no more than {limit} bytes"
 
 
 def subdomain(name: str) -> list[str]:
-    """What is wrong with an object's name."""
-    return _shape(name, _SUBDOMAIN, NOT_SUBDOMAIN, _NAME_LIMIT)
+    """Return the problems of an object's name."""
+    return _problems(name, _SUBDOMAIN, NOT_SUBDOMAIN, _NAME_LIMIT)
 
 
 def label_name(name: str) -> list[str]:
-    """What is wrong with a container's name."""
-    return _shape(name, _LABEL, NOT_LABEL, LABEL_LIMIT)
+    """Return the problems of a container's name."""
+    return _problems(name, _LABEL, NOT_LABEL, LABEL_LIMIT)
 
 
 def qualified(key: str) -> list[str]:
-    """What is wrong with the key of a label, an annotation or an extended resource."""
+    """Return the problems of the key of a label, an annotation or an extended resource."""
     prefix, slash, name = key.rpartition("/")
     wrong = [f"prefix part {text}" for text in (subdomain(prefix) if slash and prefix else [])]
     if slash and not prefix:
         wrong.append("prefix part must be non-empty")
     if not name:
         wrong.append("name part must be non-empty")
-    return wrong + _shape(name, _QUALIFIED, NOT_QUALIFIED, LABEL_LIMIT, "name part ")
+    return wrong + _problems(name, _QUALIFIED, NOT_QUALIFIED, LABEL_LIMIT, "name part ")
 
 
 def label_value(value: str) -> list[str]:
-    """What is wrong with the value of a label."""
-    return _shape(value, _VALUE, NOT_VALUE, LABEL_LIMIT)
+    """Return the problems of the value of a label."""
+    return _problems(value, _VALUE, NOT_VALUE, LABEL_LIMIT)
 
 
 def env_name(name: str) -> list[str]:
-    """What is wrong with the name of an environment variable."""
+    """Return the problems of the name of an environment variable."""
     return [] if _ENV.fullmatch(name) else [NOT_ENV]
 
 
 def check_labels(labels: Mapping[str, str], path: str) -> Iterator[Cause]:
-    """Labels, and node selectors, which are the same."""
+    """Check labels or a node selector."""
     for key, value in labels.items():
         yield from (bad_value(path, f'"{key}"', why) for why in qualified(key))
         yield from (bad_value(path, f'"{value}"', why) for why in label_value(value))
 
 
 def check_annotations(annotations: Mapping[str, str], path: str) -> Iterator[Cause]:
-    """Annotations: the keys, and the size of all together."""
+    """Check the keys of annotations and their total size."""
     for key in annotations:
         yield from (bad_value(path, f'"{key}"', why) for why in qualified(key.lower()))
     size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
@@ -96,14 +96,14 @@ def check_annotations(annotations: Mapping[str, str], path: str) -> Iterator[Cau
 
 
 def check_name(name: str, path: str) -> Iterator[Cause]:
-    """The name of an object."""
+    """Check the name of an object."""
     if not name:
         yield required(path, "name or generateName is required")
         return
     yield from (bad_value(path, f'"{name}"', why) for why in subdomain(name))
 
 
-def _shape(text: str, pattern: str, why: str, limit: int, before: str = "") -> list[str]:
+def _problems(text: str, pattern: str, why: str, limit: int, before: str = "") -> list[str]:
     wrong = [before + too_long(limit)] if len(text) > limit else []
     if not re.fullmatch(pattern, text):
         wrong.append(why)

@@ -1,4 +1,4 @@
-"""What the API server refuses in the spec of a pod, or of a pod template."""
+"""Validation of the spec of a pod or a pod template."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.doubles.kubernetes.objects.admission import names
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.errors import (
     Cause,
     bad_value,
@@ -16,17 +17,15 @@ from tests.doubles.kubernetes.objects.errors import (
 )
 from tests.doubles.kubernetes.objects.quantity import parse
 
-Body = dict[str, Any]
-
 _PULL = ("Always", "IfNotPresent", "Never")
 _MESSAGE = ("File", "FallbackToLogsOnError")
 _INT32 = 2**31 - 1
-#: Resources that may be split; everything with a domain in its name comes in whole pieces.
+#: Resources that accept fractions; resources with a domain in their name take integers only.
 _NATIVE = ("cpu", "memory", "ephemeral-storage")
 
 
 def check_pod_spec(spec: Body, path: str) -> Iterator[Cause]:
-    """What is wrong with a pod's spec, wherever it stands."""
+    """Yield the invalid fields of a pod spec at a path."""
     containers = spec.get("containers") or []
     if not containers:
         yield required(f"{path}.containers")

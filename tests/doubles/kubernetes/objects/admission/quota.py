@@ -1,27 +1,26 @@
-"""ResourceQuota: what a namespace may use, and the refusal of what would be more."""
+"""ResourceQuota: the usage of a namespace, and the refusal of objects that would exceed it."""
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
-from tests.doubles.kubernetes.objects.admission.defaults import containers_of
+from tests.doubles.kubernetes.objects.bodies import Body, containers_of, has_ended
 from tests.doubles.kubernetes.objects.errors import Refused, forbidden
 from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, QUOTAS, Resource
 from tests.doubles.kubernetes.objects.quantity import parse
 from tests.doubles.kubernetes.objects.store import Store
 
-Body = dict[str, Any]
-_ENDED = ("Succeeded", "Failed")
-
 
 def usage(resource: Resource, body: Body) -> dict[str, Decimal]:
-    """What one object uses of each resource that a quota can name; an ended pod uses nothing."""
+    """Return what one object uses of each resource that a quota can limit.
+
+    An ended pod counts as an object only.
+    """
     used = {f"count/{resource.title}": Decimal(1)}
     if resource is JOBS:
         return used
     if resource is PODS:
-        if body.get("status", {}).get("phase") in _ENDED:
+        if has_ended(body):
             return used
         used["pods"] = Decimal(1)
         for container in containers_of(body["spec"]):
@@ -36,10 +35,10 @@ def usage(resource: Resource, body: Body) -> dict[str, Decimal]:
 
 
 def admit(store: Store, resource: Resource, body: Body) -> None:
-    """Refuse an object that would exceed a quota of its namespace.
+    """Check that an object exceeds no quota of its namespace.
 
     Raises:
-        Refused: 403, in the server's words.
+        Refused: 403, a quota would be exceeded.
     """
     namespace = body["metadata"]["namespace"]
     wanted = usage(resource, body)
@@ -58,7 +57,7 @@ def admit(store: Store, resource: Resource, body: Body) -> None:
 
 
 def used_of(store: Store, namespace: str, names: list[str]) -> dict[str, Decimal]:
-    """How much of each named resource the namespace uses."""
+    """Return how much of each named resource the namespace uses."""
     used = {name: Decimal(0) for name in names}
     for resource in (PODS, JOBS):
         for body in store.bodies(resource, namespace):
@@ -69,7 +68,7 @@ def used_of(store: Store, namespace: str, names: list[str]) -> dict[str, Decimal
 
 
 def update(store: Store, namespace: str) -> None:
-    """Write down what the quotas of a namespace have left."""
+    """Write the usage of a namespace into the status of its quotas."""
     for quota in list(store.bodies(QUOTAS, namespace)):
         hard = quota["spec"].get("hard", {})
         used = used_of(store, namespace, list(hard))
@@ -89,13 +88,13 @@ def _exceeded(
     used: dict[str, Decimal],
 ) -> Refused:
     hard = quota["spec"]["hard"]
-    told = [
+    lists = [
         ",".join(f"{key}={_text(amounts[key])}" for key in over)
         for amounts in (wanted, used, {key: parse(hard[key]) for key in over})
     ]
     why = (
-        f"exceeded quota: {quota['metadata']['name']}, requested: {told[0]}, used: {told[1]},"
-        f" limited: {told[2]}"
+        f"exceeded quota: {quota['metadata']['name']}, requested: {lists[0]}, used: {lists[1]},"
+        f" limited: {lists[2]}"
     )
     return forbidden(resource, name, why)
 

@@ -1,6 +1,4 @@
-"""Decoding as the API server does it: types are checked, and fields that nobody knows are dropped
-and told.
-"""
+"""Decoding as the API server does it: it checks types, drops unknown fields and reports them."""
 
 from __future__ import annotations
 
@@ -38,8 +36,8 @@ _FIELDS = _read_types()
 
 
 def decode_as(kind: str, body: Any) -> tuple[Any, list[str]]:
-    """A copy of an object with only known fields, quantities written as the server writes them; and
-    the unknown fields' paths.
+    """Return a copy of an object with known fields alone and canonical quantities, and the paths of
+    its unknown fields.
 
     Raises:
         Refused: 400, a value has the wrong type.
@@ -49,11 +47,11 @@ def decode_as(kind: str, body: Any) -> tuple[Any, list[str]]:
 
 
 def strict_error(kind: str, version: str, unknown: list[str]) -> Refused:
-    """The refusal of unknown fields."""
-    told = ", ".join(f'unknown field "{path}"' for path in unknown)
+    """Return the refusal of unknown fields."""
+    fields = ", ".join(f'unknown field "{path}"' for path in unknown)
     return bad_request(
         f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error:'
-        f" {told}"
+        f" {fields}"
     )
 
 
@@ -112,9 +110,9 @@ class _Decoder:
     def _mismatch(self, value: Any, wanted: str, path: str) -> Refused:
         has = _JSON_NAMES.get(type(value), "null")
         owner, _, field = path.rpartition(".")
-        told = f"{owner}.{field}" if owner else field
+        shown = f"{owner}.{field}" if owner else field
         return self._cannot(
-            f"json: cannot unmarshal {has} into Go struct field {told} of type {wanted}"
+            f"json: cannot unmarshal {has} into Go struct field {shown} of type {wanted}"
         )
 
     def _cannot(self, why: str) -> Refused:

@@ -1,17 +1,15 @@
-"""Pod Security "restricted": the pod that breaks it is refused; a Job with such a template is only
-warned of.
+"""Pod Security "restricted": the server refuses a pod that violates it, and adds a warning to the
+response for a Job with such a template.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from tests.doubles.kubernetes.objects.admission.defaults import containers_of
+from tests.doubles.kubernetes.objects.bodies import Body, containers_of
 from tests.doubles.kubernetes.objects.errors import forbidden
 from tests.doubles.kubernetes.objects.kinds import PODS
 
-Body = dict[str, Any]
 _ENFORCE, _WARN = "pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/warn"
 _VOLUMES = {
     "configMap",
@@ -27,32 +25,34 @@ _VOLUMES = {
 
 
 def enforce(namespace: Body, pod: Body) -> None:
-    """Refuse a pod that a namespace does not allow.
+    """Check a pod against the level that its namespace enforces.
 
     Raises:
-        Refused: 403, in the server's words.
+        Refused: 403, the pod violates the level.
     """
     if _level(namespace, _ENFORCE) != "restricted":
         return
-    if broken := ", ".join(_broken(pod["spec"])):
+    if violations := ", ".join(_violations(pod["spec"])):
         raise forbidden(
-            PODS, pod["metadata"]["name"], f'violates PodSecurity "restricted:latest": {broken}'
+            PODS,
+            pod["metadata"]["name"],
+            f'violates PodSecurity "restricted:latest": {violations}',
         )
 
 
 def warn(namespace: Body, template: Body) -> list[str]:
-    """What is told whoever creates something whose pods would be refused."""
+    """Return the warnings for a pod template that violates the level of the namespace."""
     if "restricted" not in (_level(namespace, _ENFORCE), _level(namespace, _WARN)):
         return []
-    broken = ", ".join(_broken(template["spec"]))
-    return [f'would violate PodSecurity "restricted:latest": {broken}'] if broken else []
+    violations = ", ".join(_violations(template["spec"]))
+    return [f'would violate PodSecurity "restricted:latest": {violations}'] if violations else []
 
 
 def _level(namespace: Body, label: str) -> str:
     return str((namespace.get("metadata", {}).get("labels") or {}).get(label, ""))
 
 
-def _broken(spec: Body) -> Iterator[str]:
+def _violations(spec: Body) -> Iterator[str]:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"host namespaces ({field}=true)"
@@ -60,57 +60,61 @@ def _broken(spec: Body) -> Iterator[str]:
         spec,
         "privileged",
         "must not set securityContext.privileged=true",
-        lambda own: not own.get("privileged"),
+        lambda context: not context.get("privileged"),
     )
     yield from _each(
         spec,
         "allowPrivilegeEscalation != false",
         "must set securityContext.allowPrivilegeEscalation=false",
-        lambda own: own.get("allowPrivilegeEscalation") is False,
+        lambda context: context.get("allowPrivilegeEscalation") is False,
     )
     yield from _each(
         spec,
         "unrestricted capabilities",
         'must set securityContext.capabilities.drop=["ALL"]',
-        lambda own: (
-            "ALL" in (own.get("capabilities") or {}).get("drop", [])
-            and set((own.get("capabilities") or {}).get("add", [])) <= {"NET_BIND_SERVICE"}
+        lambda context: (
+            "ALL" in (context.get("capabilities") or {}).get("drop", [])
+            and set((context.get("capabilities") or {}).get("add", [])) <= {"NET_BIND_SERVICE"}
         ),
     )
-    barred = [
+    forbidden_volumes = [
         volume["name"]
         for volume in spec.get("volumes") or []
         if not (set(volume) - {"name"}) <= _VOLUMES
     ]
-    if barred:
-        kind = "volume" if len(barred) == 1 else "volumes"
-        yield f"restricted volume types ({kind} {_quoted(barred)} use restricted volume types)"
+    if forbidden_volumes:
+        kind = "volume" if len(forbidden_volumes) == 1 else "volumes"
+        names = _quoted(forbidden_volumes)
+        yield f"restricted volume types ({kind} {names} use restricted volume types)"
     shared = spec.get("securityContext") or {}
     if shared.get("runAsNonRoot") is not True:
-        told = "pod or {} must set securityContext.runAsNonRoot=true"
+        advice = "pod or {} must set securityContext.runAsNonRoot=true"
         yield from _each(
-            spec, "runAsNonRoot != true", told, lambda own: own.get("runAsNonRoot") is True
+            spec,
+            "runAsNonRoot != true",
+            advice,
+            lambda context: context.get("runAsNonRoot") is True,
         )
     if shared.get("runAsUser") == 0 or any(
         (item.get("securityContext") or {}).get("runAsUser") == 0 for item in containers_of(spec)
     ):
         yield "runAsUser=0 (pod must not set runAsUser=0)"
     if (shared.get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        told = (
+        advice = (
             'pod or {} must set securityContext.seccompProfile.type to "RuntimeDefault" or'
             ' "Localhost"'
         )
         yield from _each(
             spec,
             "seccompProfile",
-            told,
-            lambda own: (
-                (own.get("seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost")
+            advice,
+            lambda context: (
+                (context.get("seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost")
             ),
         )
 
 
-def _each(spec: Body, title: str, told: str, good: Callable[[Body], bool]) -> Iterator[str]:
+def _each(spec: Body, title: str, advice: str, good: Callable[[Body], bool]) -> Iterator[str]:
     bad = [
         container["name"]
         for container in containers_of(spec)
@@ -118,7 +122,7 @@ def _each(spec: Body, title: str, told: str, good: Callable[[Body], bool]) -> It
     ]
     if bad:
         subject = f"{'container' if len(bad) == 1 else 'containers'} {_quoted(bad)}"
-        yield f"{title} ({told.format(subject) if '{}' in told else f'{subject} {told}'})"
+        yield f"{title} ({advice.format(subject) if '{}' in advice else f'{subject} {advice}'})"
 
 
 def _quoted(names: Iterable[str]) -> str:

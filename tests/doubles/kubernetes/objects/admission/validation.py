@@ -1,43 +1,37 @@
-"""What the API server refuses in a Job and in a pod."""
+"""Validation of a Job, of a pod, and of the metadata of every object."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from tests.doubles.kubernetes.objects.admission import names
 from tests.doubles.kubernetes.objects.admission.pod_spec import check_pod_spec
+from tests.doubles.kubernetes.objects.bodies import Body
 from tests.doubles.kubernetes.objects.errors import Cause, bad_value, required, unsupported
-
-Body = dict[str, Any]
 
 _ACTIONS = ("Count", "FailIndex", "FailJob", "Ignore")
 
 
 def check_meta(metadata: Body) -> list[Cause]:
-    """What is wrong with the metadata of an object."""
-    return [
-        *names.check_name(metadata.get("name", ""), "metadata.name"),
-        *names.check_labels(metadata.get("labels") or {}, "metadata.labels"),
-        *names.check_annotations(metadata.get("annotations") or {}, "metadata.annotations"),
-    ]
+    """Return the invalid fields of an object's metadata."""
+    return list(_meta(metadata, "metadata"))
 
 
 def check_job(job: Body) -> list[Cause]:
-    """What is wrong with a Job as it was sent, before the defaults."""
+    """Return the invalid fields of a Job as the client sent it, before the defaults."""
     return [
-        *_meta(job["metadata"], "metadata"),
+        *check_meta(job["metadata"]),
         *_job_spec(job["spec"], job["metadata"].get("name", "")),
     ]
 
 
 def check_pod(pod: Body) -> list[Cause]:
-    """What is wrong with a pod."""
-    return [*_meta(pod["metadata"], "metadata"), *check_pod_spec(pod["spec"], "spec")]
+    """Return the invalid fields of a pod."""
+    return [*check_meta(pod["metadata"]), *check_pod_spec(pod["spec"], "spec")]
 
 
 def check_unchanged(old: Body, new: Body) -> list[Cause]:
-    """What may not change in the spec of a Job."""
+    """Return the immutable or invalid fields of a Job's new spec."""
     fixed = (
         "completions",
         "selector",
@@ -50,8 +44,8 @@ def check_unchanged(old: Body, new: Body) -> list[Cause]:
     wrong = [
         bad_value(f"spec.{field}", f'"{new.get(field)}"', "field is immutable") for field in changed
     ]
-    # While a Job is suspended and has not started, its template may be directed elsewhere; the rest
-    # of it is fixed.
+    # A suspended Job that has not started accepts new scheduling directives in its template. The
+    # double accepts any change there.
     if old.get("template") != new.get("template") and not old.get("suspend"):
         wrong.append(bad_value("spec.template", '""', "field is immutable"))
     return wrong + list(
@@ -122,9 +116,9 @@ def _failure_policy(spec: Body, restart: str | None) -> Iterator[Cause]:
             yield unsupported(f"{path}.action", rule.get("action", ""), _ACTIONS)
         codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
         if bool(codes) == bool(conditions):
-            told = "specifying one of OnExitCodes and OnPodConditions is required"
+            neither = "specifying one of OnExitCodes and OnPodConditions is required"
             both = "specifying both OnExitCodes and OnPodConditions is not supported"
-            yield bad_value(path, "{}", both if codes else told)
+            yield bad_value(path, "{}", both if codes else neither)
         if codes and codes.get("operator") not in ("In", "NotIn"):
             yield unsupported(
                 f"{path}.onExitCodes.operator", codes.get("operator", ""), ("In", "NotIn")

@@ -1,4 +1,4 @@
-"""What is decoded of the API's answers, on recorded ones."""
+"""Decoding of recorded API responses."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.support.pod_objects import RECORDINGS, bodies, lines
 TIMES: dict[str, tuple[str | None, float | None]] = {
     "whole seconds": ("2026-11-23T16:12:15Z", 1795450335.0),
     "a fraction": ("2026-11-23T16:12:15.250000Z", 1795450335.25),
-    "nine digits of it": ("2026-11-23T16:12:15.250000999Z", 1795450335.25),
-    "another zone": ("2026-11-23T17:12:15+01:00", 1795450335.0),
+    "nine decimal digits": ("2026-11-23T16:12:15.250000999Z", 1795450335.25),
+    "another time zone": ("2026-11-23T17:12:15+01:00", 1795450335.0),
     "none": (None, None),
     "empty": ("", None),
-    "Go's zero time": ("0001-01-01T00:00:00Z", None),
-    "the kubelet's zero time": ("1970-01-01T00:00:00Z", None),
-    "no time": ("yesterday", None),
-    "a time of no zone": ("2026-11-23T16:12:15", None),
+    "the zero time of Go": ("0001-01-01T00:00:00Z", None),
+    "the zero time of the kubelet": ("1970-01-01T00:00:00Z", None),
+    "an invalid time": ("yesterday", None),
+    "a time without a zone": ("2026-11-23T16:12:15", None),
 }
 
 
 @pytest.mark.parametrize(("text", "expected"), TIMES.values(), ids=TIMES)
-def test_a_time_is_read_as_unix_seconds(text: str | None, expected: float | None) -> None:
+def test_time_is_converted_to_unix_seconds(text: str | None, expected: float | None) -> None:
     assert seconds(text) == expected
 
 
@@ -54,14 +54,14 @@ def test_every_recorded_line_is_decoded(recording: str) -> None:
             assert metadata.resource_version == sent["object"]["metadata"]["resourceVersion"]
 
 
-def test_a_pod_is_decoded_with_all_that_is_read_of_it() -> None:
+def test_pod_is_decoded_with_every_used_field() -> None:
     *_, line = lines("cancel_background")
     event = read_line(line, POD_EVENTS)
     assert isinstance(event, Watched)
     pod, sent = event.object, json.loads(line)["object"]
     assert pod.metadata.labels == sent["metadata"]["labels"]
     assert pod.metadata.deletion_timestamp == "2026-11-23T16:13:29Z"
-    assert pod.metadata.deletion_asked == seconds("2026-11-23T16:13:29Z")
+    assert pod.metadata.deletion_requested == seconds("2026-11-23T16:13:29Z")
     assert (pod.spec.node_name, pod.status.phase) == ("node-a", "Failed")
     assert [c.type for c in pod.status.conditions or ()] == [
         c["type"] for c in sent["status"]["conditions"]
@@ -75,7 +75,7 @@ def test_a_pod_is_decoded_with_all_that_is_read_of_it() -> None:
     )
 
 
-def test_the_moment_a_deletion_was_asked_is_before_its_grace() -> None:
+def test_deletion_request_is_its_timestamp_minus_grace() -> None:
     asked = next(
         event.object.metadata
         for line in lines("cancel_background")
@@ -83,11 +83,11 @@ def test_the_moment_a_deletion_was_asked_is_before_its_grace() -> None:
         and event.object.metadata.deletion_timestamp
     )
     assert asked.deletion_grace_period_seconds == 30
-    assert asked.deletion_asked == seconds("2026-11-23T16:13:28Z")
-    assert Meta().deletion_asked is None
+    assert asked.deletion_requested == seconds("2026-11-23T16:13:28Z")
+    assert Meta().deletion_requested is None
 
 
-def test_a_watch_that_fell_behind_says_410() -> None:
+def test_watch_that_fell_behind_reports_410() -> None:
     (body,) = bodies("api_errors", "WATCH jobs from a compacted")
     for decoder in (POD_EVENTS, JOB_EVENTS, EVENT_EVENTS):
         refused = read_line(json.dumps(body), decoder)
@@ -97,8 +97,11 @@ def test_a_watch_that_fell_behind_says_410() -> None:
 
 
 @pytest.mark.parametrize("decoder", [POD_EVENTS, JOB_EVENTS, EVENT_EVENTS])
-def test_a_bookmark_has_only_a_version(decoder: msgspec.json.Decoder[Watched[Pod | Job]]) -> None:
-    line = b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},"spec":{"containers":null},"status":{}}}'
+def test_bookmark_has_only_a_version(decoder: msgspec.json.Decoder[Watched[Pod | Job]]) -> None:
+    line = (
+        b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},'
+        b'"spec":{"containers":null},"status":{}}}'
+    )
     event = read_line(line, decoder)
     assert isinstance(event, Watched)
     assert (event.type, event.object.metadata.resource_version) == ("BOOKMARK", "77")
@@ -107,13 +110,16 @@ def test_a_bookmark_has_only_a_version(decoder: msgspec.json.Decoder[Watched[Pod
 @pytest.mark.parametrize(
     "line", [b'{"type":"ADDED","object":{"kind":"Po', b"<html>", b'{"type":"ADDED","object":[]}']
 )
-def test_half_a_line_or_another_thing_is_an_error(line: bytes) -> None:
+def test_invalid_line_is_an_error(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         read_line(line, POD_EVENTS)
 
 
-def test_a_pod_of_nulls_is_a_pod() -> None:
-    status = '{"phase":null,"reason":null,"conditions":null,"containerStatuses":null,"initContainerStatuses":null}'
+def test_pod_with_null_fields_is_decoded() -> None:
+    status = (
+        '{"phase":null,"reason":null,"conditions":null,"containerStatuses":null,'
+        '"initContainerStatuses":null}'
+    )
     text = (
         '{"metadata":{"deletionTimestamp":null,"labels":null},"spec":{"nodeName":null},"status":'
         + status
@@ -122,14 +128,14 @@ def test_a_pod_of_nulls_is_a_pod() -> None:
     assert msgspec.json.decode(text, type=Pod) == Pod()
 
 
-def test_a_refusal_tells_its_causes() -> None:
+def test_status_has_causes() -> None:
     refused = msgspec.convert(bodies("api_errors", "POST jobs, bad name")[0], StatusBody)
     assert (refused.code, refused.reason) == (422, "Invalid")
     assert refused.details is not None
     assert {cause.field for cause in refused.details.causes or ()} >= {"metadata.name"}
 
 
-def test_a_refusal_tells_when_to_come_again() -> None:
+def test_status_has_retry_after() -> None:
     body = (
         b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}'
     )
@@ -138,7 +144,7 @@ def test_a_refusal_tells_when_to_come_again() -> None:
     assert refused.details.retry_after_seconds == 7
 
 
-def test_a_list_is_decoded_page_by_page() -> None:
+def test_list_page_is_decoded() -> None:
     pods = msgspec.convert(bodies("api_errors", "LIST pods of the job")[0], PodList)
     assert [pod.metadata.labels for pod in pods if pod.status.phase] != []
     assert pods.metadata.resource_version
@@ -150,7 +156,7 @@ def test_a_list_is_decoded_page_by_page() -> None:
     assert (list(jobs), jobs.metadata.continue_) == ([], "abc")
 
 
-def test_an_event_tells_why_no_pod_came() -> None:
+def test_event_has_the_reason_of_a_rejected_pod() -> None:
     event = read_line(next(lines("quota_refuses_pod", "events")), EVENT_EVENTS)
     assert isinstance(event, Watched)
     told = event.object
@@ -160,7 +166,7 @@ def test_an_event_tells_why_no_pod_came() -> None:
     assert told.last_seen == seconds("2026-11-23T16:15:29Z")
 
 
-def test_an_event_of_a_newer_reporter_tells_its_time_elsewhere() -> None:
+def test_event_of_a_newer_reporter_has_its_time_in_series() -> None:
     page = b"""{"items":[
         {"lastTimestamp":null,"eventTime":"2026-11-23T16:12:15.500000Z","metadata":{"creationTimestamp":"2026-11-23T16:12:16Z"}},
         {"lastTimestamp":null,"eventTime":"2026-11-23T16:12:15.500000Z","series":{"count":4,"lastObservedTime":"2026-11-23T16:12:20Z"}}
@@ -169,7 +175,7 @@ def test_an_event_of_a_newer_reporter_tells_its_time_elsewhere() -> None:
     assert (first.last_seen, second.last_seen) == (1795450335.5, 1795450340.0)
 
 
-def test_a_job_tells_its_conditions() -> None:
+def test_job_has_conditions() -> None:
     jobs = [read_line(line, JOB_EVENTS) for line in lines("deadline_exceeded", "jobs")]
     told = [
         event.object.status.condition("FailureTarget")
@@ -180,6 +186,6 @@ def test_a_job_tells_its_conditions() -> None:
     assert next(each.reason for each in told if each) == "DeadlineExceeded"
 
 
-def test_what_is_decoded_does_not_cost_the_garbage_collector() -> None:
+def test_decoded_objects_are_not_tracked_by_the_gc() -> None:
     event = read_line(next(lines("success")), POD_EVENTS)
     assert not gc.is_tracked(event)

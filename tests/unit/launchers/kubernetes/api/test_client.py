@@ -1,6 +1,4 @@
-"""The adapter to the API server, over real HTTP: what it asks, how it reads refusals, and how it
-bears a bad server.
-"""
+"""The API client over real HTTP: its requests, its errors, and how it handles bad servers."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ A_JOB = reply(201, {"metadata": {"name": "gpu-job", "uid": "1-2"}})
 
 
 class Asking:
-    """Servers with these answers, and the Api of each, closed after the test."""
+    """Start servers with these responses, each with its Api; they close after the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self._monkeypatch, self._folder = monkeypatch, folder
@@ -80,7 +78,7 @@ def recorded(recording: str, request: str) -> Answer:
     )
 
 
-# -- refusals --------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 REFUSALS = [
     (
@@ -142,7 +140,7 @@ REFUSALS = [
     REFUSALS,
     ids=[each[1] for each in REFUSALS],
 )
-def test_a_recorded_refusal_is_told_in_the_servers_words(
+def test_recorded_error_keeps_the_message_of_the_server(
     asking: Asking,
     recording: str,
     request_: str,
@@ -179,18 +177,18 @@ PASSING = [
 
 
 @pytest.mark.parametrize(("answer", "passing"), PASSING)
-def test_a_refusal_says_whether_trying_again_may_help(
+def test_error_knows_whether_a_retry_may_succeed(
     asking: Asking, answer: Answer, passing: bool
 ) -> None:
     api, server = asking(answer)
     with pytest.raises(ApiError) as raised:
         api.create_job(JOB)
     assert raised.value.passing is passing
-    assert len(server.asked) == 1, "nothing is tried again by itself"
+    assert len(server.asked) == 1, "the client never retries"
 
 
-def test_an_error_survives_as_its_text() -> None:
-    error = Forbidden("no\n  way", asked="create job x", status=403, reason="Forbidden")
+def test_error_can_be_rebuilt_from_its_text() -> None:
+    error = Forbidden("no\n  way", request="create job x", status=403, reason="Forbidden")
     assert str(type(error)(*error.args)) == str(error) == "create job x: 403 Forbidden: no way"
 
 
@@ -211,7 +209,7 @@ RETRY_AFTER = [
 
 
 @pytest.mark.parametrize(("headers", "seconds"), RETRY_AFTER)
-def test_the_server_says_when_to_come_again(
+def test_retry_after_header_is_read(
     asking: Asking, headers: dict[str, str], seconds: float | None
 ) -> None:
     api, _ = asking(refused(429, "TooManyRequests", headers=headers))
@@ -220,7 +218,7 @@ def test_the_server_says_when_to_come_again(
     assert raised.value.retry_after == seconds
 
 
-def test_a_date_to_come_again_is_read_by_our_clock_where_the_server_tells_no_time(
+def test_retry_after_date_uses_our_clock_without_a_date_header(
     asking: Asking,
 ) -> None:
     api, _ = asking(
@@ -235,7 +233,7 @@ def test_a_date_to_come_again_is_read_by_our_clock_where_the_server_tells_no_tim
     assert raised.value.retry_after == pytest.approx(29.5, abs=1)
 
 
-def test_the_body_of_a_refusal_may_say_when_to_come_again(asking: Asking) -> None:
+def test_retry_after_is_read_from_the_error_body(asking: Asking) -> None:
     api, _ = asking(refused(504, "Timeout", details={"retryAfterSeconds": 3}))
     with pytest.raises(ApiError) as raised:
         api.list_jobs("a=b")
@@ -245,7 +243,7 @@ def test_the_body_of_a_refusal_may_say_when_to_come_again(asking: Asking) -> Non
 # -- bad servers -----------------------------------------------------------------------------------
 
 
-def test_a_refused_connection_is_no_answer(asking: Asking) -> None:
+def test_refused_connection_is_unreachable(asking: Asking) -> None:
     api, server = asking(hang)
     server.close()
     with pytest.raises(
@@ -257,9 +255,7 @@ def test_a_refused_connection_is_no_answer(asking: Asking) -> None:
     assert "object at 0x" not in str(raised.value)
 
 
-def test_a_host_without_an_address_is_no_answer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unresolvable_host_is_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -269,7 +265,7 @@ def test_a_host_without_an_address_is_no_answer(
         api.server_version()
 
 
-def test_a_server_that_hangs_is_given_up_after_the_timeout(asking: Asking) -> None:
+def test_hanging_server_times_out(asking: Asking) -> None:
     api, _ = asking(hang, api_timeout=0.2)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="read timed out"):
@@ -302,7 +298,7 @@ BROKEN: list[tuple[str, Answer]] = [
 
 
 @pytest.mark.parametrize("answer", [each[1] for each in BROKEN], ids=[each[0] for each in BROKEN])
-def test_whatever_a_bad_server_does_is_no_answer(asking: Asking, answer: Answer) -> None:
+def test_invalid_response_is_unreachable(asking: Asking, answer: Answer) -> None:
     api, _ = asking(answer, api_timeout=0.3)
     with pytest.raises(Unreachable) as raised:
         api.get_job("gpu-job")
@@ -310,14 +306,14 @@ def test_whatever_a_bad_server_does_is_no_answer(asking: Asking, answer: Answer)
     assert "\n" not in str(raised.value)
 
 
-def test_the_next_request_after_a_broken_one_is_answered(asking: Asking) -> None:
+def test_request_after_a_broken_one_succeeds(asking: Asking) -> None:
     api, _ = asking(stream(b"{", then=reset), reply(200, {"gitVersion": "v1.36.2"}))
     with pytest.raises(Unreachable):
         api.server_version()
     assert api.server_version() == "v1.36.2"
 
 
-def test_many_threads_share_their_connections(asking: Asking) -> None:
+def test_threads_share_connections(asking: Asking) -> None:
     api, server = asking(reply(200, {"gitVersion": "v1.36.2"}))
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda _: api.server_version(), range(200)))
@@ -325,10 +321,10 @@ def test_many_threads_share_their_connections(asking: Asking) -> None:
     assert server.connections <= 16
 
 
-# -- what is asked ---------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
-def test_a_job_is_created_under_strict_validation(asking: Asking) -> None:
+def test_job_is_created_with_strict_validation(asking: Asking) -> None:
     api, server = asking(A_JOB)
     job = api.create_job(JOB)
     (asked,) = server.asked
@@ -343,15 +339,13 @@ def test_a_job_is_created_under_strict_validation(asking: Asking) -> None:
     assert job.metadata.uid == "1-2"
 
 
-def test_a_dry_run_is_one(asking: Asking) -> None:
+def test_dry_run_is_requested(asking: Asking) -> None:
     api, server = asking(A_JOB)
     api.create_job(JOB, dry_run=True)
     assert server.asked[0].query == {"fieldValidation": "Strict", "dryRun": "All"}
 
 
-def test_a_warning_of_the_server_is_logged_once(
-    asking: Asking, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_server_warning_is_logged_once(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:
     api, _ = asking(reply(201, {}, {"Warning": '299 - "spec.x is \\"old\\""'}))
     for _ in range(3):
         api.create_job(JOB)
@@ -360,7 +354,7 @@ def test_a_warning_of_the_server_is_logged_once(
     ]
 
 
-def test_a_job_is_deleted_with_its_pods(asking: Asking) -> None:
+def test_job_is_deleted_with_its_pods(asking: Asking) -> None:
     api, server = asking(reply(200, {"kind": "Status", "status": "Success"}))
     assert api.delete_job("gpu-job", uid="1-2")
     (asked,) = server.asked
@@ -369,12 +363,12 @@ def test_a_job_is_deleted_with_its_pods(asking: Asking) -> None:
     assert asked.body["preconditions"] == {"uid": "1-2"}
 
 
-def test_a_job_that_is_gone_need_not_be_deleted(asking: Asking) -> None:
+def test_deleting_a_missing_job_returns_false(asking: Asking) -> None:
     api, _ = asking(recorded("api_errors", "DELETE job, absent"))
     assert not api.delete_job("absent")
 
 
-def test_another_job_of_the_same_name_is_not_deleted(asking: Asking) -> None:
+def test_job_with_the_same_name_and_another_uid_is_not_deleted(asking: Asking) -> None:
     api, _ = asking(
         refused(
             409,
@@ -387,7 +381,7 @@ def test_another_job_of_the_same_name_is_not_deleted(asking: Asking) -> None:
         api.delete_job("gpu-job")
 
 
-def test_a_job_that_is_absent_is_none(asking: Asking) -> None:
+def test_missing_job_is_none(asking: Asking) -> None:
     api, _ = asking(recorded("api_errors", "GET job, absent"))
     assert api.get_job("absent") is None
 
@@ -405,7 +399,7 @@ def test_pods_are_listed_page_by_page(asking: Asking) -> None:
     assert second.query == {**first.query, "continue": "p2"}
 
 
-def test_a_list_whose_pages_expire_is_begun_again(asking: Asking) -> None:
+def test_list_restarts_after_an_expired_page(asking: Asking) -> None:
     gone = refused(410, "Expired", "The provided continue parameter is too old")
     api, server = asking(listed(pod("a"), more="p2"), gone, listed(pod("b"), version=9))
     pods, version = api.list_pods("a=b")
@@ -414,7 +408,7 @@ def test_a_list_whose_pages_expire_is_begun_again(asking: Asking) -> None:
     assert "continue" not in server.asked[2].query
 
 
-def test_a_list_whose_pages_always_expire_is_asked_for_whole(asking: Asking) -> None:
+def test_list_falls_back_to_a_single_page(asking: Asking) -> None:
     gone = refused(410, "Expired", "The provided continue parameter is too old")
     page = listed(pod("a"), more="p2")
     api, server = asking(page, gone, page, gone, listed(pod("a"), pod("b")))
@@ -422,12 +416,12 @@ def test_a_list_whose_pages_always_expire_is_asked_for_whole(asking: Asking) -> 
     assert "limit" not in server.asked[-1].query
 
 
-def test_an_empty_list_may_be_null(asking: Asking) -> None:
+def test_empty_list_can_be_null(asking: Asking) -> None:
     api, _ = asking(reply(200, {"metadata": {"resourceVersion": "3"}, "items": None}))
     assert api.list_jobs("a=b") == ([], "3")
 
 
-def test_the_events_of_a_job_tell_that_its_pod_is_refused(asking: Asking) -> None:
+def test_events_of_a_job_report_a_rejected_pod(asking: Asking) -> None:
     told = [
         json.loads(text)
         for text in (RECORDINGS / "quota_refuses_pod.jsonl").read_text().splitlines()
@@ -445,7 +439,7 @@ def test_the_events_of_a_job_tell_that_its_pod_is_refused(asking: Asking) -> Non
     assert found[-1].message == "again"
 
 
-def test_what_we_may_do_is_asked(asking: Asking) -> None:
+def test_access_review_is_requested(asking: Asking) -> None:
     api, server = asking(
         reply(201, {"status": {"allowed": False, "reason": "no role"}}),
         reply(201, {"status": {"allowed": True}}),
@@ -463,7 +457,7 @@ def test_what_we_may_do_is_asked(asking: Asking) -> None:
     assert second["namespace"] == ""
 
 
-def test_a_namespace_is_looked_up(asking: Asking) -> None:
+def test_namespace_is_read(asking: Asking) -> None:
     api, server = asking(
         reply(200, {"metadata": {"name": "x"}, "status": {"phase": "Terminating"}}),
         refused(404, "NotFound"),
@@ -478,7 +472,7 @@ def test_a_namespace_is_looked_up(asking: Asking) -> None:
     ]
 
 
-def test_nodes_tell_what_they_have(asking: Asking) -> None:
+def test_nodes_list_their_resources(asking: Asking) -> None:
     node = {
         "metadata": {"name": "node-a", "labels": {"gpu": "t4"}},
         "spec": {"unschedulable": True, "taints": [{"key": "gpu", "effect": "NoSchedule"}]},
@@ -500,7 +494,7 @@ def test_nodes_tell_what_they_have(asking: Asking) -> None:
     assert not second.ready
 
 
-def test_the_keys_of_a_secret_are_read_and_not_its_values(asking: Asking) -> None:
+def test_keys_of_a_secret_are_read_without_values(asking: Asking) -> None:
     secret = reply(
         200, {"metadata": {"name": "gpuqueue"}, "data": {"CELERY_BROKER_URL": "cmVkaXM="}}
     )

@@ -1,6 +1,4 @@
-"""Which cluster, as whom, over which TLS: kubeconfigs, service accounts, tokens that are renewed,
-credential plugins.
-"""
+"""Cluster, identity and TLS: kubeconfigs, service accounts, renewed tokens, credential plugins."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def _nothing_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate that signs itself, for 127.0.0.1."""
+    """Create a self-signed certificate for 127.0.0.1."""
 
     certificate: Path
     key: Path
@@ -62,7 +60,7 @@ class Authority:
 
 @pytest.fixture(scope="session")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Authority]:
-    """Two, that do not know each other."""
+    """Create two that do not trust each other."""
     openssl = shutil.which("openssl")
     if openssl is None:
         if os.environ.get("CI"):
@@ -87,9 +85,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Authority]:
 
 
 class Pod:
-    """This process as a pod would be: a service account's files, and the addresses in the
-    environment.
-    """
+    """Make this process look like a pod: service account files, addresses in the environment."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, port: int, authority: Authority
@@ -107,7 +103,7 @@ class Pod:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds by which the client's clock is ahead: it reads a token again after a minute."""
+    """Seconds by which the clock of the client is ahead: it rereads a token after a minute."""
     ahead = [0.0]
 
     class Later(dt.datetime):
@@ -122,13 +118,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     return ahead
 
 
-def test_a_pod_uses_its_service_account(
+def test_pod_uses_its_service_account(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     authorities: list[Authority],
     clock: list[float],
 ) -> None:
-    """And the token of this minute: kubelets replace it while the pod lives."""
+    """It uses the current token: kubelets replace it while the pod lives."""
     with serving(VERSION, tls=authorities[0].server()) as server:
         pod = Pod(tmp_path / "account", monkeypatch, server.port, authorities[0])
         api = Api(ClusterSettings())
@@ -143,7 +139,7 @@ def test_a_pod_uses_its_service_account(
         ]
 
 
-def test_a_token_that_is_just_being_replaced_passes(
+def test_token_during_its_replacement_is_a_passing_error(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     authorities: list[Authority],
@@ -163,7 +159,7 @@ def test_a_token_that_is_just_being_replaced_passes(
         assert api.server_version() == "v1.36.2"
 
 
-def test_two_clusters_of_one_address_differ_by_their_authority(
+def test_clusters_with_one_address_differ_by_their_ca(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
     identities = []
@@ -174,7 +170,7 @@ def test_two_clusters_of_one_address_differ_by_their_authority(
     assert all(identity.startswith("https://127.0.0.1:443 ") for identity in identities)
 
 
-def test_a_server_of_another_authority_is_not_spoken_to(
+def test_server_with_another_ca_is_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
     with serving(VERSION, tls=authorities[1].server()) as server:
@@ -184,7 +180,7 @@ def test_a_server_of_another_authority_is_not_spoken_to(
         assert server.asked == []
 
 
-def test_a_watch_over_tls_is_closed_while_it_waits(
+def test_watch_over_tls_can_be_closed_while_it_waits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
     with serving(stream(bookmark(6), then=hang), tls=authorities[0].server()) as server:
@@ -227,10 +223,10 @@ def kubeconfig(
     return file
 
 
-def test_a_certificate_may_say_who_we_are(
+def test_client_certificate_authenticates(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
-    """With paths from the kubeconfig's own folder, as minikube writes them."""
+    """Paths are relative to the directory of the kubeconfig, as minikube writes them."""
     ours, theirs = authorities
     for file in (ours.certificate, ours.key, theirs.certificate):
         shutil.copy(file, tmp_path)
@@ -241,7 +237,7 @@ def test_a_certificate_may_say_who_we_are(
         assert Api(ClusterSettings()).server_version() == "v1.36.2"
 
 
-def test_kubeconfig_comes_before_the_service_account_and_that_before_the_default_kubeconfig(
+def test_kubeconfig_wins_over_service_account_over_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
     kubeconfig(tmp_path / "home/.kube", "http://default.example", {"token": "t"})
@@ -258,7 +254,7 @@ def test_kubeconfig_comes_before_the_service_account_and_that_before_the_default
     ("setting", "context", "namespace"),
     [("set", "context", "set"), (None, "context", "context"), (None, None, "default")],
 )
-def test_the_namespace_is_the_setting_or_the_contexts_or_the_default(
+def test_namespace_comes_from_setting_then_context_then_default(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     setting: str | None,
@@ -275,7 +271,7 @@ def test_the_namespace_is_the_setting_or_the_contexts_or_the_default(
     assert Api(ClusterSettings(job_namespace=setting)).namespace == namespace
 
 
-def test_without_any_cluster_the_error_says_what_was_tried() -> None:
+def test_error_without_a_cluster_lists_what_was_tried() -> None:
     with pytest.raises(SettingsError) as raised:
         Api(ClusterSettings())
     for words in (
@@ -298,7 +294,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("words", "text"), BROKEN)
-def test_a_kubeconfig_that_cannot_be_used_is_named(
+def test_error_names_an_invalid_kubeconfig(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, text: str | None
 ) -> None:
     file = tmp_path / "config"
@@ -324,7 +320,7 @@ def plugin(script: str) -> dict[str, Any]:
     }
 
 
-def test_a_credential_plugin_is_asked_again_when_its_token_has_expired(
+def test_credential_plugin_runs_again_for_an_expired_token(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     count = tmp_path / "count"
@@ -351,17 +347,15 @@ print(json.dumps(told))
         ]
 
 
-def test_a_credential_plugin_that_fails_is_named(
+def test_error_names_a_failed_credential_plugin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The client would go on as nobody."""
+    """The client alone would continue without credentials."""
     with pytest.raises(SettingsError, match="returned no credentials"):
         api_of("http://here.example", monkeypatch, tmp_path, plugin("raise SystemExit(3)"))
 
 
-def test_a_token_may_stand_in_a_file_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_token_is_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("from-a-file\n")
     with serving(VERSION) as server:
@@ -372,7 +366,7 @@ def test_a_token_may_stand_in_a_file_of_its_own(
         assert server.asked[0].headers["authorization"] == "bearer from-a-file"
 
 
-def test_a_token_that_cannot_be_sent_is_told_and_not_shown(
+def test_error_for_an_invalid_token_does_not_show_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(VERSION) as server:
@@ -384,7 +378,7 @@ def test_a_token_that_cannot_be_sent_is_told_and_not_shown(
         assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
-def test_a_password_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_basic_auth_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serving(VERSION) as server:
         api_of(
             server, monkeypatch, tmp_path, {"username": "me", "password": "secret"}

@@ -1,4 +1,4 @@
-"""A watch on pods, over real HTTP: whatever a stream can do to its reader."""
+"""A watch on pods over real HTTP, with every kind of stream."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def told(
     silence: float = 5,
     **settings: Any,
 ) -> Iterator[tuple[str, str, str]]:
-    """What a watch that gets this answer yields: type, name and version."""
+    """Return type, name and version of each event of a watch with this response."""
     with (
         serving(answer) as server,
         api_of(server, monkeypatch, tmp_path, **settings).watch_pods(
@@ -55,7 +55,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return lambda answer, **how: list(told(answer, monkeypatch, tmp_path, **how))
 
 
-def test_a_watch_is_asked_for_from_a_version_on_with_bookmarks(
+def test_watch_starts_at_a_version_with_bookmarks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(stream()) as server:
@@ -72,7 +72,7 @@ def test_a_watch_is_asked_for_from_a_version_on_with_bookmarks(
     }
 
 
-def test_events_and_bookmarks_come_in_order(watched: Any) -> None:
+def test_events_and_bookmarks_arrive_in_order(watched: Any) -> None:
     parts = [
         line("ADDED", pod("a", 6)),
         line("MODIFIED", pod("a", 7)),
@@ -87,8 +87,8 @@ def test_events_and_bookmarks_come_in_order(watched: Any) -> None:
     ]
 
 
-def test_lines_may_be_cut_anywhere(watched: Any) -> None:
-    """Also within a character, and several in one part."""
+def test_lines_can_be_split_anywhere(watched: Any) -> None:
+    """Within a character too, and several lines in one part."""
     whole = (
         line("ADDED", pod("a", 6))
         + b'{"type":"MODIFIED","object":{"metadata":{"name":"\xc3\xa9t\xc3\xa9"}}}\n'
@@ -101,7 +101,7 @@ def test_lines_may_be_cut_anywhere(watched: Any) -> None:
     assert watched(stream(whole[:cut], whole[cut:])) == expected
 
 
-def test_the_recorded_watches_are_read_as_they_were_sent(watched: Any) -> None:
+def test_recorded_watches_are_decoded_as_sent(watched: Any) -> None:
     for file in sorted(RECORDINGS.glob("*.jsonl")):
         sent = list(lines(file.stem))
         found = watched(stream(*(text + b"\n" for text in sent)))
@@ -109,17 +109,17 @@ def test_the_recorded_watches_are_read_as_they_were_sent(watched: Any) -> None:
         assert all(name and version for _, name, version in found)
 
 
-def test_half_a_line_is_not_told(watched: Any) -> None:
+def test_unfinished_line_is_dropped(watched: Any) -> None:
     assert watched(stream(line("ADDED", pod("a", 6)), line("MODIFIED", pod("a", 7))[:-9])) == [
         ("ADDED", "a", "6")
     ]
 
 
-def test_a_stream_that_breaks_off_ends_like_one_that_is_closed(watched: Any) -> None:
+def test_broken_stream_ends_like_a_closed_one(watched: Any) -> None:
     assert watched(stream(line("ADDED", pod("a", 6)), then=reset)) == [("ADDED", "a", "6")]
 
 
-def test_an_empty_line_and_an_unknown_type_are_borne(watched: Any) -> None:
+def test_empty_line_and_unknown_type_are_tolerated(watched: Any) -> None:
     assert watched(stream(b"\n\r\n", line("PROGRESS", pod("a", 6)), bookmark(7)))[-1] == (
         "BOOKMARK",
         "",
@@ -130,15 +130,15 @@ def test_an_empty_line_and_an_unknown_type_are_borne(watched: Any) -> None:
 @pytest.mark.parametrize(
     "headers", [(), ("Connection: close",)], ids=["kept alive", "closed after the answer"]
 )
-def test_a_silent_stream_is_given_up(watched: Any, headers: tuple[str, ...]) -> None:
-    """After its own time, and not after that of other answers."""
+def test_silent_stream_times_out(watched: Any, headers: tuple[str, ...]) -> None:
+    """It has a longer timeout than other responses."""
     began = time.monotonic()
     with pytest.raises(StreamSilent):
         watched(stream(bookmark(6), then=hang, headers=headers), silence=0.6, api_timeout=0.2)
     assert 0.5 < time.monotonic() - began < 3
 
 
-def test_a_bookmark_breaks_the_silence(watched: Any) -> None:
+def test_bookmark_resets_the_silence_timeout(watched: Any) -> None:
     def slowly(connection: Any) -> None:
         for version in range(7, 12):
             time.sleep(0.15)
@@ -149,19 +149,19 @@ def test_a_bookmark_breaks_the_silence(watched: Any) -> None:
     assert len(watched(stream(bookmark(6), then=slowly), silence=0.5)) == 6
 
 
-def test_a_server_that_does_not_begin_the_stream_is_given_up_like_any(watched: Any) -> None:
+def test_stream_that_does_not_begin_times_out(watched: Any) -> None:
     with pytest.raises(Unreachable, match="read timed out"):
         watched(hang, silence=30, api_timeout=0.2)
 
 
-def test_a_watch_that_fell_behind_has_expired(watched: Any) -> None:
+def test_watch_that_fell_behind_raises_expired(watched: Any) -> None:
     with pytest.raises(Expired, match=r"410 Expired: too old resource version: 1 \(1046\)"):
         watched(stream(expired()))
     with pytest.raises(Expired):
         watched(refused(410, "Expired"))
 
 
-def test_an_error_within_the_stream_is_told_in_the_servers_words(watched: Any) -> None:
+def test_error_in_the_stream_keeps_the_server_message(watched: Any) -> None:
     (found,) = requests("api_errors", "WATCH jobs with sendInitialEvents")
     with pytest.raises(ApiError, match="RequestWatchProgress is disabled") as raised:
         watched(stream(json.dumps(found["body"]).encode() + b"\n"))
@@ -172,19 +172,19 @@ def test_an_error_within_the_stream_is_told_in_the_servers_words(watched: Any) -
 @pytest.mark.parametrize(
     "garbage", [b"<html>\n", b'{"type":"ADDED","object":[]}\n', b"\xff\xfe\n", b"{}\n"]
 )
-def test_garbage_in_the_stream_is_no_event(watched: Any, garbage: bytes) -> None:
+def test_invalid_data_in_the_stream_raises(watched: Any, garbage: bytes) -> None:
     with pytest.raises(Unreachable, match="no Kubernetes API sends"):
         watched(stream(bookmark(6), garbage))
 
 
-def test_the_namespace_may_not_be_ours_to_watch(watched: Any) -> None:
+def test_forbidden_watch_raises(watched: Any) -> None:
     (found,) = requests("forbidden", "LIST pods without RBAC")
     with pytest.raises(ApiError, match='cannot list resource "pods"') as raised:
         watched(reply(403, found["body"]))
     assert not raised.value.passing
 
 
-def test_it_is_closed_from_another_thread_while_it_waits(
+def test_another_thread_can_close_a_waiting_watch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(stream(bookmark(6), then=hang), listed()) as server:
@@ -204,10 +204,10 @@ def test_it_is_closed_from_another_thread_while_it_waits(
         assert ended.wait(1)
         assert time.monotonic() - began < 0.5
         watch.close()
-        assert api.list_pods("a=b")[0] == [], "the connection that was cut is not used again"
+        assert api.list_pods("a=b")[0] == [], "a broken connection must not be reused"
 
 
-def test_a_watch_that_was_closed_before_it_began_tells_nothing(
+def test_watch_closed_before_it_began_yields_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(stream(bookmark(6))) as server:
@@ -216,7 +216,7 @@ def test_a_watch_that_was_closed_before_it_began_tells_nothing(
         assert list(watch) == []
 
 
-def test_connections_of_ended_watches_are_used_again(
+def test_connections_of_ended_watches_are_reused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(stream(bookmark(6))) as server:

@@ -1,4 +1,4 @@
-"""The clocks of pods that do not run yet, or do not end: what is noted, and what is given up when."""
+"""Clocks of pods that do not run yet, or do not end: what is recorded, and what is given up."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpuqueue.launchers.base import Held, Observed
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import clocks as module
 from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
-from gpuqueue.launchers.kubernetes.follow.clocks import Clocks
+from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -31,52 +31,54 @@ SETTINGS = ClusterSettings(
 
 
 @dataclass
-class Notes:
-    """Keeps what it is told."""
+class Observations:
+    """Stores what it is called with."""
 
     runs: bool = False
-    noted: list[Observed] = field(default_factory=list)
-    doomed: list[tuple[str, EndReason, str]] = field(default_factory=list)
+    noted: list[Observation] = field(default_factory=list)
+    given_up: list[tuple[str, EndReason, str]] = field(default_factory=list)
     fails: bool = False
 
-    def observed(self, seen: list[Observed]) -> None:
+    def observed(self, observations: list[Observation]) -> None:
         if self.fails:
             raise ConnectionError("Redis is away")
-        self.noted += seen
+        self.noted += observations
 
-    def doom(self, held: Held, reason: EndReason, error: str) -> bool:
-        self.doomed.append((held.delivery, reason, error))
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+        self.given_up.append((attempt.delivery, reason, error))
         return not self.runs
 
 
 @dataclass
 class Api:
-    """Deletes, or refuses to."""
+    """Deletes Jobs, or fails to."""
 
-    away: bool = False
+    unreachable: bool = False
     deleted: list[str] = field(default_factory=list)
 
     def delete_job(self, name: str) -> bool:
-        if self.away:
-            raise ApiError("no answer", asked=f"delete job {name}")
+        if self.unreachable:
+            raise ApiError("no answer", request=f"delete job {name}")
         self.deleted.append(name)
         return True
 
 
 @dataclass
 class Bench:
-    """Clocks, with a hand on the time that they read."""
+    """PodClocks with a clock that tests set."""
 
     monkeypatch: pytest.MonkeyPatch
     api: Api = field(default_factory=Api)
-    notes: Notes = field(default_factory=Notes)
+    notes: Observations = field(default_factory=Observations)
     table: PodTable = field(default_factory=PodTable)
     elapsed: float = 0.0
 
     def __post_init__(self) -> None:
         self.monkeypatch.setattr(module.time, "monotonic", lambda: self.elapsed)
-        made: Any = Clocks(self.api, self.notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns"))  # type: ignore[arg-type]
-        self.clocks: Clocks = made
+        made: Any = PodClocks(
+            self.api, self.notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns")
+        )  # type: ignore[arg-type]
+        self.clocks: PodClocks = made
 
     def put(self, status: dict[str, Any], *, node: str = "", **meta: Any) -> Entry:
         record = {
@@ -104,7 +106,7 @@ class Bench:
         return entry
 
     def check(self, after: float) -> None:
-        """Look, so many seconds after the pod was created."""
+        """Check, so many seconds after the creation of the pod."""
         self.elapsed = after
         self.clocks.check(self.table.pending(), MIDNIGHT + after)
 
@@ -142,7 +144,7 @@ UNSCHEDULABLE = {
 }
 
 
-def test_what_a_pod_waits_for_is_noted_once(bench: Bench) -> None:
+def test_wait_of_a_pod_is_recorded_once(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.check(1)
     bench.put(UNSCHEDULABLE)
@@ -155,7 +157,7 @@ def test_what_a_pod_waits_for_is_noted_once(bench: Bench) -> None:
     )
 
 
-def test_what_could_not_be_noted_is_noted_at_the_next_look(bench: Bench) -> None:
+def test_failed_observation_is_recorded_at_the_next_check(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
     bench.notes.fails = True
     with pytest.raises(ConnectionError):
@@ -165,18 +167,18 @@ def test_what_could_not_be_noted_is_noted_at_the_next_look(bench: Bench) -> None
     assert len(bench.notes.noted) == 1
 
 
-def test_a_clock_counts_from_the_apis_own_time(bench: Bench) -> None:
-    """So that a watcher that has just begun goes on where the one before it was."""
+def test_clock_starts_at_the_time_of_the_api(bench: Bench) -> None:
+    """So a new leader continues where the last one stopped."""
     bench.put(UNSCHEDULABLE)
     bench.check(99)
     assert bench.api.deleted == []
     bench.check(100)
-    ((delivery, reason, error),) = bench.notes.doomed
+    ((delivery, reason, error),) = bench.notes.given_up
     assert (delivery, reason, bench.api.deleted) == ("a", EndReason.UNSCHEDULABLE, ["job-a"])
     assert "within 100 s" in error and "0/1 nodes are available" in error
 
 
-def test_an_image_that_fails_late_has_its_whole_grace(bench: Bench) -> None:
+def test_late_image_error_gets_the_whole_grace(bench: Bench) -> None:
     bench.put(waiting("ContainerCreating"), node="n")
     bench.check(150)
     bench.put(waiting("ErrImagePull", "connection refused"), node="n")
@@ -184,37 +186,35 @@ def test_an_image_that_fails_late_has_its_whole_grace(bench: Bench) -> None:
     bench.check(170)
     assert bench.api.deleted == []
     bench.check(171)
-    assert bench.notes.doomed[0][1] == EndReason.IMAGE and bench.api.deleted == ["job-a"]
+    assert bench.notes.given_up[0][1] == EndReason.IMAGE and bench.api.deleted == ["job-a"]
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
-def test_what_can_never_work_is_given_up_at_once(bench: Bench, reason: str) -> None:
+def test_hopeless_attempt_is_given_up_at_once(bench: Bench, reason: str) -> None:
     bench.put(waiting(reason), node="n")
     bench.check(0)
     assert bench.api.deleted == ["job-a"]
 
 
-def test_an_attempt_that_runs_by_now_is_left_alone(bench: Bench) -> None:
+def test_attempt_that_runs_by_now_is_not_given_up(bench: Bench) -> None:
     bench.notes.runs = True
     bench.put(UNSCHEDULABLE)
     bench.check(100)
     bench.check(101)
-    assert bench.api.deleted == [] and len(bench.notes.doomed) == 1
+    assert bench.api.deleted == [] and len(bench.notes.given_up) == 1
 
 
-def test_a_deletion_that_is_not_taken_is_asked_for_again(bench: Bench) -> None:
+def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
     bench.put(UNSCHEDULABLE)
-    bench.api.away = True
+    bench.api.unreachable = True
     bench.check(100)
-    bench.api.away = False
+    bench.api.unreachable = False
     bench.check(101)
     bench.check(102)
     assert bench.api.deleted == ["job-a"]
 
 
-def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_its_slot(
-    bench: Bench,
-) -> None:
+def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(bench: Bench) -> None:
     running = {
         "phase": "Running",
         "containerStatuses": [{"name": "executor", "state": {"running": {}}}],
@@ -226,10 +226,10 @@ def test_a_pod_whose_node_does_not_confirm_its_end_is_said_to_be_so_and_keeps_it
     bench.check(37)
     unconfirmed = [each for each in bench.notes.noted if each.wait == WaitReason.UNCONFIRMED]
     assert len(unconfirmed) == 1 and "node n" in unconfirmed[0].detail
-    assert bench.api.deleted == [] and bench.notes.doomed == []
+    assert bench.api.deleted == [] and bench.notes.given_up == []
 
 
-def test_a_container_that_runs_must_be_claimed_in_time(bench: Bench) -> None:
+def test_running_container_must_be_claimed_in_time(bench: Bench) -> None:
     bench.put(
         {"phase": "Running", "containerStatuses": [{"name": "executor", "state": {"running": {}}}]},
         node="n",

@@ -1,4 +1,4 @@
-"""The end of a pod's log: bounded, whole lines, whatever the container wrote."""
+"""The end of a pod log: limited, in whole lines, for any output of the container."""
 
 from __future__ import annotations
 
@@ -37,14 +37,12 @@ ENDS = [
 @pytest.mark.parametrize(
     ("data", "limit", "kept"), [each[1:] for each in ENDS], ids=[each[0] for each in ENDS]
 )
-def test_the_end_of_a_text_is_kept(data: bytes, limit: int, kept: str) -> None:
+def test_end_of_a_text_is_kept(data: bytes, limit: int, kept: str) -> None:
     assert keep_end(data, limit) == kept
 
 
 def kubelet(log: bytes) -> tuple[Scripted, list[Asked]]:
-    """A server with this log: limitBytes counts from the start of what tailLines selects, as a real
-    one does.
-    """
+    """Return a server with this log. As on a real one, limitBytes cuts off the end of tailLines."""
 
     def respond(asked: Asked) -> Answer:
         count, limit = int(asked.query["tailLines"]), int(asked.query["limitBytes"])
@@ -65,9 +63,7 @@ def fetched(
         server.close()
 
 
-def test_the_tail_is_the_end_of_the_log_in_one_request(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tail_of_a_log_takes_one_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = b"".join(b"line %d\n" % number for number in range(100_000))
     text, (asked,) = fetched(log, 60, monkeypatch, tmp_path)
     assert text == "".join(f"line {number}\n" for number in range(99_995, 100_000))
@@ -75,7 +71,9 @@ def test_the_tail_is_the_end_of_the_log_in_one_request(
     assert asked.query["container"] == "executor"
 
 
-def test_of_long_lines_fewer_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fewer_lines_are_requested_if_they_are_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     log = b"x" * 20_000 + b"\n"
     text, asked = fetched(log * 500 + b"the last words\n", 40, monkeypatch, tmp_path)
     assert text.endswith("the last words\n")
@@ -83,16 +81,16 @@ def test_of_long_lines_fewer_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [each.query["tailLines"] for each in asked] == ["400", "20"]
 
 
-def test_of_one_endless_line_the_most_that_is_served_is_kept(
+def test_endless_line_keeps_the_part_that_the_api_returns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(logs, "GENEROUS", 1000)
+    monkeypatch.setattr(logs, "MARGIN", 1000)
     text, asked = fetched(b"x" * 5000, 40, monkeypatch, tmp_path)
     assert text == "x" * 40
     assert len(asked) == 3
 
 
-def test_no_log_is_asked_for_where_none_is_kept(
+def test_no_log_is_requested_with_a_limit_of_0(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert fetched(b"words\n", 0, monkeypatch, tmp_path) == ("", [])
@@ -110,17 +108,17 @@ NONE = [
 
 
 @pytest.mark.parametrize("answer", [each[1] for each in NONE], ids=[each[0] for each in NONE])
-def test_a_log_that_cannot_be_had_is_empty(
+def test_unavailable_log_is_empty(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(answer) as server:
         assert tail(api_of(server, monkeypatch, tmp_path), "gpu-job-x", 100) == ""
 
 
-def test_a_log_is_followed_as_it_is_written(
+def test_log_is_followed_while_it_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also where characters are cut in two, and where the bytes are no text."""
+    """Also if a part ends within a character, and for invalid UTF-8."""
     text = "été €\n".encode()
     with serving(
         stream(*(text[at : at + 1] for at in range(len(text))), b"\xff\n", b"\xe2\x82")
@@ -134,7 +132,7 @@ def test_a_log_is_followed_as_it_is_written(
         }
 
 
-def test_who_follows_the_log_of_no_pod_is_told(
+def test_following_the_log_of_a_missing_pod_raises(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serving(refused(404, "NotFound", 'pods "x" not found')) as server:

@@ -1,4 +1,4 @@
-"""The table of pods: one list and one watch, kept true through every outage."""
+"""The table of pods: one list and one watch, in sync through every outage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import pods as pods_module
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
-from gpuqueue.launchers.kubernetes.status.observe import Phase
+from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pod_objects import lines
 from tests.support.scripted_api import (
@@ -47,9 +47,7 @@ from tests.support.waiting import until
 
 @dataclass
 class World:
-    """A server whose lists and watches are scripted (the last of each for ever), and the pods that
-    follow it.
-    """
+    """A server with scripted lists and watches (the last of each repeats), and its Pods."""
 
     api: Api
     server: Scripted
@@ -80,7 +78,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Make worlds: ``world(lists=[…], watches=[…])``, followed at once."""
+    """Make worlds: ``world(lists=[…], watches=[…])``. Their Pods start at once."""
     made: list[World] = []
 
     def make(
@@ -105,10 +103,10 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         each.server.close()
 
 
-# -- the ordinary way ------------------------------------------------------------------------------
+# -- normal operation ------------------------------------------------------------------------------
 
 
-def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
+def test_one_list_and_one_watch_report_every_pod(world: Any) -> None:
     changes = [
         line("MODIFIED", pod("a", 11, "Running")),
         line("ADDED", pod("c", 12)),
@@ -130,7 +128,7 @@ def test_one_list_and_one_watch_tell_of_every_pod(world: Any) -> None:
     assert watch.query["timeoutSeconds"] == "300"
 
 
-def test_pods_are_found_by_their_job_and_by_whether_a_clock_may_run(world: Any) -> None:
+def test_pods_are_found_by_job_and_by_pending_state(world: Any) -> None:
     first = [
         pod("a", 3, job="j1"),
         pod("b", 4, "Running", job="j1"),
@@ -139,22 +137,22 @@ def test_pods_are_found_by_their_job_and_by_whether_a_clock_may_run(world: Any) 
     here = world([listed(*first, version=10)])
     assert here.pods.wait_synced(5)
     assert {entry.pod.metadata.name for entry in here.pods.by_job("j1")} == {"a", "b"}
-    assert [entry.seen.phase for entry in here.pods.by_job("j2")] == [Phase.ENDED]
+    assert [entry.status.phase for entry in here.pods.by_job("j2")] == [Phase.ENDED]
     assert here.pods.by_job("j3") == []
     assert [entry.pod.metadata.name for entry in here.pods.pending()] == ["a"]
 
 
-def test_a_pod_that_is_deleted_has_ended_and_is_forgotten(world: Any) -> None:
+def test_deleted_pod_has_ended_and_is_removed(world: Any) -> None:
     here = world(
         [listed(pod("a", 3, "Running", job="j1"))],
         [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
     )
     until(lambda: len(here.told) == 2)
-    assert here.entries[-1].seen.phase is Phase.ENDED
+    assert here.entries[-1].status.phase is Phase.ENDED
     assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
 
 
-def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
+def test_second_pod_of_a_job_stays(world: Any) -> None:
     pods = [pod("a", 3, job="j1"), pod("b", 4, job="j1")]
     here = world(
         [listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)]
@@ -163,20 +161,20 @@ def test_of_two_pods_of_one_job_the_other_stays(world: Any) -> None:
     assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
 
 
-def test_what_is_terminating_is_pending(world: Any) -> None:
+def test_terminating_pod_is_pending(world: Any) -> None:
     here = world([listed(pod("a", 3, "Running", deletionTimestamp="2026-11-23T16:13:29Z"))])
     assert here.pods.wait_synced(5)
-    assert [entry.seen.phase for entry in here.pods.pending()] == [Phase.TERMINATING]
+    assert [entry.status.phase for entry in here.pods.pending()] == [Phase.TERMINATING]
 
 
-def test_a_pod_is_known_since_it_was_first_told(world: Any) -> None:
+def test_pod_keeps_the_time_of_its_first_event(world: Any) -> None:
     here = world([listed(pod("a", 3))], [stream(line("MODIFIED", pod("a", 4)), then=hang)])
     until(lambda: len(here.told) == 2)
     first, second = here.entries
     assert first.first_seen == second.first_seen <= time.monotonic()
 
 
-def test_before_the_first_list_nothing_is_in_step(world: Any) -> None:
+def test_table_is_not_synced_before_the_first_list(world: Any) -> None:
     answered = threading.Event()
     here = world([once(answered, listed(pod("a")))])
     assert not here.pods.synced
@@ -184,15 +182,15 @@ def test_before_the_first_list_nothing_is_in_step(world: Any) -> None:
     assert not here.pods.wait_synced(0.05)
     answered.set()
     assert here.pods.wait_synced(5)
-    assert here.told, "what is in step has been told"
+    assert here.told, "a synced table has reported every pod"
     until(lambda: here.pods.since_sync() == 0)
 
 
 # -- streams that end ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken off"])
-def test_the_next_watch_goes_on_where_the_last_ended(world: Any, end: Answer | None) -> None:
+@pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken"])
+def test_next_watch_continues_at_the_last_version(world: Any, end: Answer | None) -> None:
     parts = [line("ADDED", pod("a", 11)), bookmark(15)]
     here = world(
         [listed(version=10)],
@@ -207,30 +205,28 @@ def test_the_next_watch_goes_on_where_the_last_ended(world: Any, end: Answer | N
     assert len(here.asked(False)) == 1
 
 
-def test_a_server_that_closes_every_watch_at_once_is_not_asked_in_a_loop(
+def test_server_that_closes_every_watch_gets_backoff(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(version=10)], [stream()])
-    until(lambda: "as soon as it had begun" in caplog.text)
+    until(lambda: "as soon as it began" in caplog.text)
     began, count = time.monotonic(), len(here.asked(True))
     until(lambda: len(here.asked(True)) >= count + 2)
     assert time.monotonic() - began > 0.1
-    assert len(here.asked(False)) == 1, "nothing was missed"
+    assert len(here.asked(False)) == 1, "no event was missed"
 
 
-def test_a_watch_that_stood_for_a_while_may_end_without_having_told_anything(
+def test_long_watch_without_events_can_end(
     world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pods_module, "GOOD", 0.1)
+    monkeypatch.setattr(pods_module, "HEALTHY_AFTER", 0.1)
     here = world([listed(version=10)], [stream(then=after(0.15, end)), stream(then=hang)])
     until(lambda: len(here.asked(True)) == 2)
     assert caplog.records == []
 
 
-def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
-    """Pods that went meanwhile are told as deleted, by what was last known of them; the others only
-    if they changed.
-    """
+def test_expired_watch_lists_again_at_once(world: Any) -> None:
+    """Removed pods are reported as deleted with their last state, others only if they changed."""
     lists = [
         listed(pod("a", 3, "Running"), pod("b", 4), pod("c", 5)),
         listed(pod("b", 14), pod("c", 5), version=20),
@@ -238,12 +234,12 @@ def test_a_watch_that_expired_lists_again_at_once(world: Any) -> None:
     here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
     until(lambda: len(here.told) == 5)
     assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
-    assert here.entries[-1].seen.end is not None
+    assert here.entries[-1].status.end is not None
     assert here.names() == {"b", "c"}
     until(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
 
 
-def test_a_watch_that_always_expires_is_not_listed_in_a_loop(world: Any) -> None:
+def test_watch_that_always_expires_gets_backoff(world: Any) -> None:
     here = world([listed(version=10)], [stream(expired())])
     until(lambda: len(here.asked(False)) == 3)
     began = time.monotonic()
@@ -251,14 +247,14 @@ def test_a_watch_that_always_expires_is_not_listed_in_a_loop(world: Any) -> None
     assert time.monotonic() - began > 0.2
 
 
-def test_a_silent_stream_is_left_for_a_list(world: Any) -> None:
+def test_silent_stream_is_replaced_by_a_list(world: Any) -> None:
     lists = [listed(pod("a", 3)), listed(pod("b", 4), version=20)]
     here = world(lists, [stream(then=hang), stream(then=hang)], watch_silence_seconds=1)
     until(lambda: here.names() == {"b"})
     assert here.told == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
 
 
-def test_an_error_within_the_stream_is_left_for_a_list(
+def test_error_in_the_stream_is_followed_by_a_list(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = line(
@@ -276,25 +272,23 @@ def test_an_error_within_the_stream_is_left_for_a_list(
     assert "watch pods in gpus: 500 InternalError: etcd" in caplog.text
 
 
-def test_the_safety_net_lists_again_in_time(world: Any) -> None:
-    """Of what the watch has told already, nothing is told twice."""
+def test_full_list_is_repeated_on_schedule(world: Any) -> None:
+    """Nothing that the watch has reported is reported again."""
     lists = [listed(pod("a", 3), version=10), listed(pod("a", 11), pod("b", 4), version=12)]
     closes = stream(line("MODIFIED", pod("a", 11)), then=after(1.1, end))
     here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
     until(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
     assert here.told[2] == ("changed", "b", "4")
-    assert here.asked(True)[0].query["timeoutSeconds"] == "1", (
-        "the server ends the watch when the list is due"
-    )
+    assert here.asked(True)[0].query["timeoutSeconds"] == "1", "the watch ends when the list is due"
 
 
 # -- outages ---------------------------------------------------------------------------------------
 
 
-def test_a_server_that_comes_back_is_listed_and_followed(
+def test_recovered_server_is_listed_and_watched(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods_module, "AWAY", 0.3)
+    monkeypatch.setattr(pods_module, "MOST_BEHIND", 0.3)
     down = threading.Event()
     away = refused(503, "Away")
     here = world([listed(pod("a", 3)), away], [stream(then=once(down, reset)), away])
@@ -302,13 +296,13 @@ def test_a_server_that_comes_back_is_listed_and_followed(
     down.set()
     until(lambda: not here.pods.synced)
     assert 0.3 < here.pods.since_sync() < 10
-    assert here.names() == {"a"}, "that the API is away says nothing of the pods"
+    assert here.names() == {"a"}, "an outage of the API says nothing about pods"
     here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
     until(lambda: here.pods.synced)
     assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
 
 
-def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_backoff_resets_after_a_success(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     away = refused(503, "Away")
     broken = line(
         "ERROR",
@@ -330,7 +324,7 @@ def test_waits_are_short_again_once_it_worked(world: Any, caplog: pytest.LogCapt
     assert waits[3] <= 0.2
 
 
-def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
+def test_retry_after_of_the_server_is_obeyed(world: Any) -> None:
     here = world([refused(429, "TooManyRequests", headers={"Retry-After": "1"}), listed(pod("a"))])
     until(lambda: len(here.asked(False)) == 1)
     began = time.monotonic()
@@ -338,7 +332,7 @@ def test_the_server_is_not_asked_again_before_it_says(world: Any) -> None:
     assert time.monotonic() - began > 0.8
 
 
-def test_an_event_that_is_not_handled_stops_nothing(
+def test_failed_handler_does_not_stop_the_thread(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
@@ -352,10 +346,10 @@ def test_an_event_that_is_not_handled_stops_nothing(
     here.pods.start()
     assert here.pods.wait_synced(5)
     assert seen == ["a", "b"]
-    assert "pod a: changed was not handled" in caplog.text
+    assert "pod a: the event changed was not handled" in caplog.text
 
 
-def test_a_fault_of_our_own_does_not_end_the_thread(
+def test_internal_error_does_not_end_the_thread(
     world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(pod("a"))], start=False)
@@ -376,7 +370,7 @@ def test_a_fault_of_our_own_does_not_end_the_thread(
 # -- start and stop --------------------------------------------------------------------------------
 
 
-def test_it_stops_at_once_while_the_stream_is_silent(world: Any) -> None:
+def test_stop_returns_at_once_during_a_silent_stream(world: Any) -> None:
     here = world([listed(pod("a"))])
     until(lambda: here.pods.since_sync() == 0)
     began = time.monotonic()
@@ -403,7 +397,7 @@ WAITS = [
 @pytest.mark.parametrize(
     ("lists", "watches", "requests"), [each[1:] for each in WAITS], ids=[each[0] for each in WAITS]
 )
-def test_it_stops_in_time_whatever_it_waits_for(
+def test_stop_returns_in_time_in_every_state(
     world: Any, lists: list[Answer], watches: list[Answer], requests: int
 ) -> None:
     here = world(lists, watches)
@@ -413,9 +407,7 @@ def test_it_stops_in_time_whatever_it_waits_for(
     assert time.monotonic() - began < 1
 
 
-def test_it_may_be_stopped_from_its_own_callback(
-    world: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stop_can_be_called_from_the_callback(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
     told: list[str] = []
 
@@ -435,7 +427,7 @@ def test_it_may_be_stopped_from_its_own_callback(
     assert caplog.records == []
 
 
-def test_started_again_it_tells_of_every_pod_again_and_of_those_that_went(world: Any) -> None:
+def test_restart_reports_every_pod_and_removed_ones(world: Any) -> None:
     here = world([listed(pod("a", 3), pod("b", 4)), listed(pod("b", 4), version=20)])
     assert here.pods.wait_synced(5)
     here.pods.start()
@@ -446,7 +438,7 @@ def test_started_again_it_tells_of_every_pod_again_and_of_those_that_went(world:
     assert here.told == [("changed", "b", "4"), ("deleted", "a", "3")]
 
 
-def test_a_list_that_is_late_after_a_stop_changes_nothing(world: Any) -> None:
+def test_late_list_after_a_stop_changes_nothing(world: Any) -> None:
     late = threading.Event()
     here = world([once(late, listed(pod("old"))), listed(pod("new"), version=20)])
     until(lambda: len(here.asked(False)) == 1)
@@ -463,10 +455,10 @@ def test_a_list_that_is_late_after_a_stop_changes_nothing(world: Any) -> None:
     assert [name for _, name, _ in here.told] == ["new"]
 
 
-# -- what it costs ---------------------------------------------------------------------------------
+# -- cost ------------------------------------------------------------------------------------------
 
 
-def test_of_a_pod_only_what_is_read_is_kept() -> None:
+def test_table_keeps_only_used_fields() -> None:
     labels = {"batch.kubernetes.io/job-name": "j", "gpuqueue.io/role": "finisher"}
     annotations = {"gpuqueue.io/record": "{}"}
     more = {
@@ -477,8 +469,8 @@ def test_of_a_pod_only_what_is_read_is_kept() -> None:
     assert (kept.labels, kept.annotations) == (labels, annotations)
 
 
-def test_a_running_pod_costs_less_than_four_kilobytes() -> None:
-    """A recorded one, with a record as long as ours are."""
+def test_running_pod_takes_less_than_4_kilobytes() -> None:
+    """Return a recorded pod with a record of realistic length."""
     sent = [json.loads(text)["object"] for text in lines("success")]
     running = next(item for item in sent if item["status"]["phase"] == "Running")
     table, decoder, number = PodTable(), msgspec.json.Decoder(Pod), 1000
@@ -500,7 +492,7 @@ def test_a_running_pod_costs_less_than_four_kilobytes() -> None:
     assert (now - before) / number < 4096
 
 
-def test_what_runs_is_not_looked_through_for_what_waits() -> None:
+def test_pending_pods_are_found_without_scanning_running_ones() -> None:
     table = PodTable()
     for index in range(1000):
         table.put(msgspec.convert(pod(f"r{index}", 1, "Running"), Pod), 0.0)
@@ -511,7 +503,7 @@ def test_what_runs_is_not_looked_through_for_what_waits() -> None:
     assert table.pending() == []
 
 
-def test_waits_double_up_to_the_cap_and_never_undercut_the_server() -> None:
+def test_delays_double_up_to_the_cap_and_obey_retry_after() -> None:
     backoff = Backoff(0.2, 10)
     waits = [backoff.next() for _ in range(12)]
     for wait, most in zip(

@@ -1,4 +1,4 @@
-"""Which image a job gets, and which it may name."""
+"""Which image an attempt uses, and which images a job may name."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ SETTINGS = ClusterSettings(executor_image="registry.example/default:1")
 
 MATCHES = {
     "everything below a folder": ("registry.example/team/*", "registry.example/team/train:1"),
-    "also in folders of it": ("registry.example/team/*", "registry.example/team/a/b@sha256:00"),
+    "also in nested folders": ("registry.example/team/*", "registry.example/team/a/b@sha256:00"),
     "any tag": ("registry.example/team/train:*", "registry.example/team/train:1.2"),
-    "one image as it stands": ("registry.example/train:1", "registry.example/train:1"),
+    "one exact image": ("registry.example/train:1", "registry.example/train:1"),
     "a registry with a port": ("localhost:5000/*", "localhost:5000/train:1"),
     "a registry without a dot": ("localhost/*", "localhost/train"),
-    "Docker Hub's own by a short name": ("python:3.*", "python:3.11"),
-    "Docker Hub's own in full": ("python:3.*", "docker.io/library/python:3.11"),
-    "Docker Hub's own in half": ("python:3.*", "docker.io/python:3.11"),
-    "a pattern in full for a short name": ("docker.io/pytorch/*", "pytorch/pytorch:2"),
+    "an official image by short name": ("python:3.*", "python:3.11"),
+    "an official image by full name": ("python:3.*", "docker.io/library/python:3.11"),
+    "an official image without library/": ("python:3.*", "docker.io/python:3.11"),
+    "a full pattern for a short name": ("docker.io/pytorch/*", "pytorch/pytorch:2"),
     "any image": ("*", "evil.example/x:1"),
     "one of several letters": ("registry.example/v[12]/*", "registry.example/v2/x"),
 }
 NO_MATCH = {
-    "a registry whose name goes on": (
+    "a registry with a longer name": (
         "registry.example/team/*",
         "registry.example.evil/team/train:1",
     ),
-    "a registry in which the pattern is a folder": (
+    "a registry with the pattern as a folder": (
         "registry.example/team/*",
         "evil.example/registry.example/team/train:1",
     ),
-    "a folder whose name goes on": ("registry.example/team/*", "registry.example/teams/train:1"),
+    "a folder with a longer name": ("registry.example/team/*", "registry.example/teams/train:1"),
     "another port": ("registry.example/*", "registry.example:5000/x"),
-    "the folder itself": ("registry.example/team/*", "registry.example/team"),
+    "the folder alone": ("registry.example/team/*", "registry.example/team"),
     "another tag": ("registry.example/train:1", "registry.example/train:2"),
-    "a digest for a tag": ("registry.example/train:*", "registry.example/train@sha256:00"),
-    "a registry that reads like a tag": ("python:3*", "python:31/evil/x"),
-    "Docker Hub for a registry": ("registry.example/*", "team/train"),
-    "a user for an official image": ("python:*", "evil/python:3"),
+    "a digest instead of a tag": ("registry.example/train:*", "registry.example/train@sha256:00"),
+    "a registry that looks like a tag": ("python:3*", "python:31/evil/x"),
+    "Docker Hub instead of a registry": ("registry.example/*", "team/train"),
+    "a user instead of an official image": ("python:*", "evil/python:3"),
     "capitals": ("registry.example/*", "Registry.example/x"),
 }
 
 
 @pytest.mark.parametrize(("pattern", "image"), MATCHES.values(), ids=MATCHES)
-def test_a_pattern_lets_in(pattern: str, image: str) -> None:
+def test_pattern_matches_image(pattern: str, image: str) -> None:
     assert ImagePattern(pattern).matches(image)
 
 
 @pytest.mark.parametrize(("pattern", "image"), NO_MATCH.values(), ids=NO_MATCH)
-def test_a_pattern_keeps_out(pattern: str, image: str) -> None:
+def test_pattern_does_not_match_image(pattern: str, image: str) -> None:
     assert not ImagePattern(pattern).matches(image)
 
 
-def test_patterns_have_commas_between_them() -> None:
+def test_patterns_are_separated_by_commas() -> None:
     assert parse_patterns(" a/*, b:1 ,,") == (ImagePattern("a/*"), ImagePattern("b:1"))
     assert parse_patterns("") == ()
 
@@ -67,36 +67,36 @@ def test_patterns_have_commas_between_them() -> None:
 @pytest.mark.parametrize(
     "pattern", ["*.example/x", "*/x", "registry?/x", "[ab].example/*", "pyt*/pytorch"]
 )
-def test_a_registry_has_no_wildcards(pattern: str) -> None:
+def test_wildcard_in_a_registry_is_a_problem(pattern: str) -> None:
     assert ImagePattern(pattern).problem == "has a wildcard in its registry"
 
 
 @pytest.mark.parametrize(
     "pattern", ["*", "python:3.*", "py*", "registry.example/*", "docker.io/pyt*/pytorch"]
 )
-def test_elsewhere_it_may(pattern: str) -> None:
+def test_wildcard_outside_the_registry_is_allowed(pattern: str) -> None:
     assert ImagePattern(pattern).problem is None
 
 
-def test_a_job_gets_its_own_image_then_its_class_s_then_the_default() -> None:
+def test_image_comes_from_the_job_then_its_class_then_the_default() -> None:
     allowing = SETTINGS.model_copy(update={"image_allow": "registry.example/*"})
     assert image_of("registry.example/mine:2", OWN, allowing) == "registry.example/mine:2"
     assert image_of(None, OWN, allowing) == "registry.example/a100:1"
     assert image_of(None, PLAIN, allowing) == "registry.example/default:1"
 
 
-def test_a_job_may_always_name_what_is_configured() -> None:
+def test_job_can_always_name_a_configured_image() -> None:
     check_image("registry.example/default:1", SETTINGS, OWN)
     check_image("registry.example/a100:1", SETTINGS, OWN)
 
 
-def test_a_job_may_not_name_the_image_of_another_class() -> None:
+def test_job_cannot_name_the_image_of_another_class() -> None:
     with pytest.raises(InvalidJob, match="is not an allowed image"):
         check_image("registry.example/a100:1", SETTINGS, PLAIN)
 
 
 REFUSALS = {
-    "nothing but the configured": (
+    "only the configured image": (
         "",
         "evil.example/x:1",
         (
@@ -105,7 +105,7 @@ REFUSALS = {
             " dispatchers to a pattern that matches it, e.g. evil.example/*"
         ),
     ),
-    "what patterns let in": (
+    "patterns": (
         "registry.example/team/*,python:*",
         "team/train@sha256:00",
         (
@@ -127,7 +127,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("allow", "image", "text"), REFUSALS.values(), ids=REFUSALS)
-def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(
+def test_refusal_lists_allowed_images_and_how_to_allow_more(
     allow: str, image: str, text: str
 ) -> None:
     settings = SETTINGS.model_copy(update={"image_allow": allow})
@@ -138,7 +138,7 @@ def test_the_refusal_says_what_is_allowed_and_how_to_allow_more_than(
     check_image(image, SETTINGS.model_copy(update={"image_allow": example}), PLAIN)
 
 
-def test_a_job_for_which_nobody_names_an_image_is_refused() -> None:
+def test_job_without_any_image_is_refused() -> None:
     with pytest.raises(InvalidJob) as caught:
         image_of(None, PLAIN, ClusterSettings())
     assert (

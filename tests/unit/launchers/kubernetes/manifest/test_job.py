@@ -1,4 +1,4 @@
-"""The Jobs that are made: whole objects, since what is missing matters as much as what is there."""
+"""Manifests of Jobs, compared as whole objects, since absent fields matter too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 )
 from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
-from gpuqueue.model.job import Record
+from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
@@ -36,7 +36,7 @@ A100 = GpuClass(
     host_memory="64Gi",
 )
 SETTINGS = ClusterSettings(executor_image="registry.example/shop:1")
-#: Everything that can be set is.
+#: Every field is set.
 FULL = ClusterSettings(
     executor_image="registry.example/shop:1",
     image_allow="registry.example/*",
@@ -178,11 +178,11 @@ def record(**more: Any) -> Record:
 # -- attempts --------------------------------------------------------------------------------------
 
 
-def test_the_job_of_an_attempt_with_nothing_set() -> None:
+def test_job_of_an_attempt_with_default_settings() -> None:
     assert attempt_manifest(RECORD, T4, SETTINGS, COMMON) == JOB
 
 
-def test_the_job_of_an_attempt_with_everything_set() -> None:
+def test_job_of_an_attempt_with_every_setting() -> None:
     full = record(
         gpu_class="a100",
         isolation="exclusive",
@@ -323,7 +323,7 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
         SETTINGS,
         {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/mig-1g.5gb": "1"}},
     ),
-    "what the settings say of the host": (
+    "host resources of the settings": (
         T4,
         FULL,
         {
@@ -331,7 +331,7 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
             "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"},
         },
     ),
-    "what the class says of the host, first": (
+    "host resources of the class, which win": (
         A100,
         FULL,
         {
@@ -343,7 +343,7 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("gpu_class", "settings", "resources"), RESOURCES.values(), ids=RESOURCES)
-def test_an_attempt_asks_for(
+def test_resources_of_an_attempt(
     gpu_class: GpuClass, settings: ClusterSettings, resources: dict[str, Any]
 ) -> None:
     assert (
@@ -354,42 +354,44 @@ def test_an_attempt_asks_for(
 
 DEADLINES = {
     "time for the pull, the start and the grace": (60.0, 10.0, 1090),
-    "a part of a second, rounded up": (0.25, 0.0, 1021),
-    "no more than Kubernetes takes": (1e12, 10.0, 2**31 - 1),
+    "a fraction of a second, rounded up": (0.25, 0.0, 1021),
+    "at most the maximum of Kubernetes": (1e12, 10.0, 2**31 - 1),
 }
 
 
 @pytest.mark.parametrize(("limit", "grace", "seconds"), DEADLINES.values(), ids=DEADLINES)
-def test_the_backstop_of_a_time_limit_leaves(limit: float, grace: float, seconds: int) -> None:
+def test_deadline_adds_image_pull_start_and_grace_to_the_time_limit(
+    limit: float, grace: float, seconds: int
+) -> None:
     made = attempt_manifest(
         record(time_limit=limit), T4, SETTINGS, replace(COMMON, grace_seconds=grace)
     )
     assert pod_of(made)["activeDeadlineSeconds"] == seconds
 
 
-def test_no_grace_is_one_second_since_kubernetes_would_kill_without_a_word() -> None:
+def test_grace_of_0_becomes_1_second() -> None:
     made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, grace_seconds=0))
     assert pod_of(made)["terminationGracePeriodSeconds"] == 1
 
 
-def test_a_class_s_label_of_nodes_beats_that_of_the_settings() -> None:
+def test_node_selector_of_the_class_overrides_the_settings() -> None:
     other = replace(A100, node_selector={"pool": "a100"})
     assert pod_of(attempt_manifest(RECORD, other, FULL, COMMON))["nodeSelector"] == {"pool": "a100"}
 
 
-def test_the_toleration_of_gpus_is_there_once() -> None:
+def test_gpu_toleration_appears_once() -> None:
     same = replace(
         T4, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     )
     assert attempt_manifest(RECORD, same, SETTINGS, COMMON) == JOB
 
 
-def test_an_image_that_the_job_may_no_longer_name_makes_no_manifest() -> None:
+def test_image_that_is_no_longer_allowed_raises() -> None:
     with pytest.raises(InvalidJob, match=r"gpu\.image='evil.example/x' is not an allowed image"):
         attempt_manifest(record(image="evil.example/x"), T4, SETTINGS, COMMON)
 
 
-def test_the_same_attempt_is_the_same_object_and_changes_nothing_that_it_is_made_of() -> None:
+def test_manifest_is_deterministic_and_leaves_its_inputs_unchanged() -> None:
     before = copy.deepcopy((RECORD, A100, FULL, COMMON))
     made = attempt_manifest(RECORD, A100, FULL, COMMON)
     assert made == attempt_manifest(RECORD, A100, FULL, COMMON)
@@ -401,9 +403,8 @@ def test_the_same_attempt_is_the_same_object_and_changes_nothing_that_it_is_made
     assert attempt_manifest(RECORD, A100, FULL, COMMON)["spec"]["template"]["metadata"] == METADATA
 
 
-def test_no_credential_is_in_a_manifest() -> None:
-    # What an executor is told of Redis comes by reference alone, so there is no place where a URL
-    # could stand.
+def test_manifest_contains_no_credential() -> None:
+    # Executors get Redis URLs only by reference, so no URL can appear.
     by_value = {
         each["name"]
         for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
@@ -412,13 +413,11 @@ def test_no_credential_is_in_a_manifest() -> None:
     assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
 
 
-# -- what travels in the environment ---------------------------------------------------------------
+# -- the environment -------------------------------------------------------------------------------
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
-    """Kubernetes' expansion of ``$(NAME)``, from its documented rules: ``$$`` is a dollar, the
-    unknown stays.
-    """
+    """Expand ``$(NAME)`` by the documented rules: ``$$`` is a dollar, unknown names stay."""
     done, rest = "", text
     while rest:
         if rest.startswith("$$"):
@@ -432,11 +431,11 @@ def expanded(text: str, variables: dict[str, str]) -> str:
 
 
 @given(st.text("$()aA", max_size=12) | st.text())
-def test_any_text_arrives_as_it_is(text: str) -> None:
+def test_any_text_reaches_the_container_unchanged(text: str) -> None:
     assert expanded(literal(text), {"a": "x", "A": "y", "": "z"}) == text
 
 
-def test_a_task_id_that_reads_like_a_variable_is_none() -> None:
+def test_task_id_with_variable_syntax_is_not_expanded() -> None:
     made = attempt_manifest(
         record(id="$(GPUQUEUE_TOKEN)", delivery="$(GPUQUEUE_TOKEN)~1"), T4, SETTINGS, COMMON
     )
@@ -444,7 +443,7 @@ def test_a_task_id_that_reads_like_a_variable_is_none() -> None:
     assert env_of(made)["GPUQUEUE_DELIVERY"] == "$$(GPUQUEUE_TOKEN)~1"
 
 
-def test_no_variable_is_told_twice() -> None:
+def test_every_variable_appears_once() -> None:
     names = [
         each["name"]
         for each in executor_variables(record(time_limit=1.0), "n/j", {"GPUQUEUE_APP": "x"}, "s")
@@ -455,7 +454,7 @@ def test_no_variable_is_told_twice() -> None:
 # -- finishers -------------------------------------------------------------------------------------
 
 
-def test_the_job_of_a_finish_takes_no_gpu_and_any_node() -> None:
+def test_finisher_job_requests_no_gpu_and_runs_on_any_node() -> None:
     name = finisher_name("prod", RECORD, "f1")
     expected = copy.deepcopy(JOB)
     expected["metadata"]["name"] = name
@@ -484,12 +483,12 @@ def test_finisher_takes_image_and_tolerations_of_the_class_only() -> None:
     }
 
 
-def test_a_finish_runs_in_the_job_s_own_image() -> None:
+def test_finisher_uses_the_image_of_the_job() -> None:
     made = finisher_manifest(record(image="registry.example/mine:7"), "f1", 120, A100, FULL, COMMON)
     assert container_of(made)["image"] == "registry.example/mine:7"
 
 
-def test_the_finish_of_a_container_job_never_gives_the_secret_to_its_image() -> None:
+def test_finisher_of_a_container_job_does_not_use_its_image() -> None:
     foreign = record(task="gpuqueue.run", image="registry.example/theirs:1", container={})
     assert (
         container_of(finisher_manifest(foreign, "f1", 120, T4, FULL, COMMON))["image"]
@@ -511,7 +510,7 @@ CONTAINER = record(
 )
 
 
-def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
+def test_container_job_gets_nothing_of_the_application() -> None:
     name = job_name("prod", CONTAINER)
     kept = (
         '{"attempt":2,"container":true,"delivery":"a~1","gpu_class":"t4","id":"a","image":"registry.example/theirs:1",'
@@ -520,7 +519,7 @@ def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
     labelled = {
         **LABELS,
         "gpuqueue.io/role": "container",
-    }  # no network policy lets it speak with Redis
+    }  # network policies deny it Redis
     metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
     expected = copy.deepcopy(JOB)
     expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
@@ -540,7 +539,7 @@ def test_the_job_of_a_container_holds_nothing_of_the_application() -> None:
     assert container_manifest(CONTAINER, T4, allowing, COMMON) == expected
 
 
-def test_a_container_with_nothing_said_runs_what_its_image_runs() -> None:
+def test_container_without_a_command_runs_the_default_of_its_image() -> None:
     made = container_of(
         container_manifest(
             record(image="registry.example/theirs:1", container={}), T4, FULL, COMMON
@@ -550,7 +549,7 @@ def test_a_container_with_nothing_said_runs_what_its_image_runs() -> None:
     assert made["env"] == [{"name": "GPUQUEUE_JOB_ID", "value": "a"}]
 
 
-def test_a_container_runs_on_the_nodes_of_its_class_and_within_its_time_limit() -> None:
+def test_container_job_has_nodes_of_its_class_and_a_deadline() -> None:
     made = container_manifest(
         record(image="registry.example/x:1", container={}, time_limit=60.0), A100, FULL, COMMON
     )
@@ -560,7 +559,7 @@ def test_a_container_runs_on_the_nodes_of_its_class_and_within_its_time_limit() 
     assert container_of(made)["resources"] == container_of(attempt)["resources"]
 
 
-def test_a_container_may_not_open_the_gpus_of_others() -> None:
+def test_container_cannot_expose_the_gpus_of_other_jobs() -> None:
     opening = record(
         image="registry.example/x:1", container={"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}
     )
@@ -573,7 +572,7 @@ def test_a_container_may_not_open_the_gpus_of_others() -> None:
         container_manifest(opening, T4, FULL, COMMON)
 
 
-def test_a_container_job_that_was_adopted_cannot_be_launched_again() -> None:
+def test_adopted_container_job_cannot_be_launched_again() -> None:
     adopted = record(image="registry.example/x:1", container=True)
     with pytest.raises(
         InvalidJob,
@@ -582,7 +581,7 @@ def test_a_container_job_that_was_adopted_cannot_be_launched_again() -> None:
         container_manifest(adopted, T4, FULL, COMMON)
 
 
-# -- under the operator's template -----------------------------------------------------------------
+# -- with a pod template ---------------------------------------------------------------------------
 
 TEMPLATE = PodTemplate(
     {"team": "ml"},
@@ -609,7 +608,7 @@ TEMPLATE = PodTemplate(
 )
 
 
-def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
+def test_template_applies_to_the_pod_but_not_to_the_job() -> None:
     made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(JOB)
     expected["spec"]["template"]["metadata"] = {
@@ -626,7 +625,7 @@ def test_the_template_lies_over_pods_and_not_over_the_job_itself() -> None:
     assert made == expected
 
 
-def test_a_finisher_gets_the_template_as_well() -> None:
+def test_finisher_gets_the_template_too() -> None:
     made = finisher_manifest(
         RECORD, "f1", 120, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE)
     )
@@ -634,7 +633,7 @@ def test_a_finisher_gets_the_template_as_well() -> None:
     assert container_of(made)["envFrom"] == [{"secretRef": {"name": "app"}}]
 
 
-def test_a_container_job_gets_the_template_without_the_application_s_secrets() -> None:
+def test_container_job_gets_the_template_without_secrets() -> None:
     bare = container_manifest(CONTAINER, T4, FULL, COMMON)
     made = container_manifest(CONTAINER, T4, FULL, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(bare)
@@ -645,7 +644,7 @@ def test_a_container_job_gets_the_template_without_the_application_s_secrets() -
     assert made == expected
 
 
-def test_a_template_that_contradicts_the_nodes_of_a_class_makes_no_manifest() -> None:
+def test_template_that_contradicts_the_class_raises() -> None:
     other = replace(COMMON, pod_template=PodTemplate(spec={"nodeSelector": {"pool": "cpu"}}))
     with pytest.raises(SettingsError) as caught:
         attempt_manifest(RECORD, T4, FULL, other)

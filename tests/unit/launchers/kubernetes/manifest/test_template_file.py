@@ -1,4 +1,4 @@
-"""The file of the pod template: YAML and JSON, read as Kubernetes reads them."""
+"""The file of the pod template: YAML and JSON, parsed as Kubernetes does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ JSON = (
     ' "gpu"}}}'
 )
 WRONG = {
-    "no YAML": ("spec: [", "is not a single YAML or JSON document: while parsing a flow node"),
-    "bytes that are no text": (
+    "invalid YAML": ("spec: [", "is not a single YAML or JSON document: while parsing a flow node"),
+    "bytes that are not UTF-8": (
         b"\xff\xfe\x00",
         "is not a single YAML or JSON document: 'utf-8' codec can't decode",
     ),
@@ -36,19 +36,19 @@ WRONG = {
         "spec: {}\n---\nspec: {}",
         "is not a single YAML or JSON document: expected a single document",
     ),
-    "a key twice": (
+    "a duplicate key": (
         "spec:\n  volumes: []\n  volumes: []",
         "is not a single YAML or JSON document: duplicate key 'volumes' in",
     ),
-    "a program": (
+    "a Python object": (
         "spec: !!python/object/apply:os.system [x]",
         "could not determine a constructor for the tag",
     ),
-    "a wrong field": (
+    "a forbidden field": (
         "spec: {hostPID: true}",
         "spec.hostPID=True is not allowed in a pod template",
     ),
-    "nothing": ("", "is not a pod template but None"),
+    "an empty file": ("", "is not a pod template but None"),
 }
 
 
@@ -57,7 +57,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "pod.yaml"
 
 
-def test_a_file_of_yaml_with_dates_aliases_and_keys_without_values(file: Path) -> None:
+def test_yaml_file_with_dates_aliases_and_empty_keys(file: Path) -> None:
     file.write_text(YAML)
     volumes = [
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -66,13 +66,13 @@ def test_a_file_of_yaml_with_dates_aliases_and_keys_without_values(file: Path) -
     assert load_pod_template(file) == PodTemplate({}, {"since": "2024-05-01"}, {"volumes": volumes})
 
 
-def test_a_file_of_json(file: Path) -> None:
+def test_json_file(file: Path) -> None:
     file.write_text(JSON)
     assert load_pod_template(file) == PodTemplate(spec={"priorityClassName": "gpu"})
 
 
 @pytest.mark.parametrize(("content", "text"), WRONG.values(), ids=WRONG)
-def test_a_file_is_refused_and_named_with(content: str | bytes, text: str, file: Path) -> None:
+def test_error_names_the_invalid_file(content: str | bytes, text: str, file: Path) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingsError) as caught:
         load_pod_template(file)
@@ -80,7 +80,7 @@ def test_a_file_is_refused_and_named_with(content: str | bytes, text: str, file:
     assert text in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+def test_error_names_the_missing_file(file: Path) -> None:
     with pytest.raises(
         SettingsError,
         match=r"GPUQUEUE_POD_TEMPLATE='.*pod\.yaml' cannot be read: No such file or directory",

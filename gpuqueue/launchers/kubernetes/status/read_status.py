@@ -1,0 +1,214 @@
+"""Read the status of a pod for its attempt: phase, wait, deadline, and end. Pure.
+
+The rule for slots: an attempt has ended if its container has ended, or if the control plane has
+given up its pod (phase Succeeded or Failed, or DELETED). A requested deletion or a silent node does
+not end it, since the GPU may still be busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gpuqueue.launchers.kubernetes.api.objects import (
+    CONTAINER,
+    Condition,
+    ContainerStatus,
+    Pod,
+    Waiting,
+    seconds,
+)
+from gpuqueue.launchers.kubernetes.status.ends import end_of, is_node_fault
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason, WaitReason
+
+
+class Phase(StrEnum):
+    """The phase of an attempt's pod."""
+
+    UNSCHEDULED = "UNSCHEDULED"
+    PREPARING = "PREPARING"
+    """On its node, before the start of its container: image, volumes, configuration, init
+    containers.
+    """
+    RUNNING = "RUNNING"
+    TERMINATING = "TERMINATING"
+    """Deletion was requested. Its container may still run, or appear to."""
+    ENDED = "ENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class PodStatusSummary:
+    """What the status of a pod means. ``end`` is set if and only if the phase is ENDED."""
+
+    phase: Phase
+    wait: WaitReason | None = None
+    """Why the executor does not run yet."""
+    detail: str = ""
+    """The message of scheduler or kubelet, or ""."""
+    clock: str | None = None
+    """The clock that runs: unschedulable, image_pull, image_error, config_error or terminating."""
+    since: float | None = None
+    """Start of the clock in Unix seconds, by the time of the API, so a new leader continues it.
+
+    None: the status has no such time (image_error and config_error), so the clock starts when a
+    leader first reads it.
+    """
+    verdict: EndReason | None = None
+    """How the attempt ends when the clock runs out. None: it does not, and its slot stays taken."""
+    at_once: bool = False
+    """Whether the attempt can never start, so that it gets no grace."""
+    end: End | None = None
+    node: str = ""
+
+
+#: Waiting reasons of a container before its turn.
+_ON_THE_WAY: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+#: Waiting reasons that concern the image, besides all with "Image" in them. The others concern the
+#: configuration of the container.
+_IMAGE_ERRORS: Final = frozenset({"RegistryUnavailable", "SignatureValidationFailed"})
+#: Reasons that no later try can change.
+_HOPELESS: Final = frozenset({"InvalidImageName", "ErrImageNeverPull"})
+
+
+def read_status(pod: Pod, *, deleted: bool = False) -> PodStatusSummary:
+    """Read the status of a pod. ``deleted``: the API has sent DELETED for it. Never raises."""
+    node = pod.spec.node_name or ""
+    if deleted or _has_ended(pod):
+        return PodStatusSummary(Phase.ENDED, end=end_of(pod, deleted=deleted), node=node)
+    if pod.metadata.deletion_timestamp:
+        target = pod.status.condition("DisruptionTarget")
+        detail = (target.message or "") if target and target.status == "True" else ""
+        return PodStatusSummary(
+            Phase.TERMINATING,
+            None,
+            detail,
+            "terminating",
+            pod.metadata.deletion_requested,
+            node=node,
+        )
+    if _runs(pod):
+        return PodStatusSummary(Phase.RUNNING, node=node)
+    return _preparing(pod, node) if node else _unscheduled(pod)
+
+
+def overdue(summary: PodStatusSummary, limit: float) -> End:
+    """Return the end of an attempt whose clock ran out after ``limit`` seconds.
+
+    Raises ValueError for a clock without a verdict.
+    """
+    if summary.verdict is None or summary.clock is None:
+        raise ValueError(f"{summary.phase}: no clock ends it")
+    what = {
+        "unschedulable": f"no node took its pod within {limit:g} s",
+        "image_pull": (
+            f"its container was not ready to start within {limit:g} s (image, volumes, init"
+            " containers)"
+        ),
+        "image_error": "its image cannot be pulled",
+        "config_error": "its container cannot be created",
+    }[summary.clock]
+    text = (
+        what
+        + (f": {summary.detail}" if summary.detail else "")
+        + (f" (node {summary.node})" if summary.node else "")
+    )
+    evidence = {"node": summary.node} if summary.node else {}
+    return End(
+        summary.verdict, text, summary.node if summary.verdict is EndReason.INFRA else "", evidence
+    )
+
+
+def _has_ended(pod: Pod) -> bool:
+    # A kubelet reports these phases only after the end of all containers.
+    if pod.status.phase in ("Succeeded", "Failed"):
+        return True
+    executors = _executors(pod)
+    return bool(executors) and all(each.terminated for each in executors)
+
+
+def _runs(pod: Pod) -> bool:
+    executors = _executors(pod)
+    if not executors:
+        return pod.status.phase == "Running"
+    return any(each.running for each in executors)
+
+
+def _executors(pod: Pod) -> Sequence[ContainerStatus]:
+    """Return the status of the executor, or of all containers if none has its name."""
+    containers = pod.status.container_statuses or ()
+    return [each for each in containers if each.name == CONTAINER] or containers
+
+
+def _unscheduled(pod: Pod) -> PodStatusSummary:
+    condition = pod.status.condition("PodScheduled")
+    return PodStatusSummary(
+        Phase.UNSCHEDULED,
+        # Without the condition, the scheduler has not handled the pod yet.
+        WaitReason.UNSCHEDULABLE if condition else WaitReason.STARTING,
+        (condition.message or condition.reason or "") if condition else "",
+        "unschedulable",
+        _since(condition, pod),
+        EndReason.UNSCHEDULABLE,
+    )
+
+
+def _preparing(pod: Pod, node: str) -> PodStatusSummary:
+    """Read a pod on its node: the problem of a container, or else its progress."""
+    inits = pod.status.init_container_statuses or ()
+    for each in (*inits, *_executors(pod)):
+        if each.waiting and (each.waiting.reason or "") not in _ON_THE_WAY:
+            return _stuck(each.name, each.waiting, node)
+    since = _since(pod.status.condition("PodScheduled"), pod)
+    initialized = pod.status.condition("Initialized")
+    if inits and initialized and initialized.status == "True":  # any that still run are sidecars
+        since = _later(since, initialized.last_transition_time)
+    else:
+        for each in inits:
+            if each.running:
+                since = _later(since, each.running.started_at)
+                detail = f"its init container {each.name} is running"
+                return PodStatusSummary(
+                    Phase.PREPARING,
+                    WaitReason.STARTING,
+                    detail,
+                    "image_pull",
+                    since,
+                    EndReason.INFRA,
+                    node=node,
+                )
+    return PodStatusSummary(
+        Phase.PREPARING,
+        WaitReason.PULLING_IMAGE,
+        "",
+        "image_pull",
+        since,
+        EndReason.IMAGE,
+        node=node,
+    )
+
+
+def _stuck(container: str, waiting: Waiting, node: str) -> PodStatusSummary:
+    reason, message = waiting.reason or "", waiting.message or ""
+    if "Image" in reason or reason in _IMAGE_ERRORS:
+        wait, clock, verdict = WaitReason.PULLING_IMAGE, "image_error", EndReason.IMAGE
+    else:
+        wait, clock = WaitReason.STARTING, "config_error"
+        verdict = EndReason.INFRA if is_node_fault(message) else EndReason.BAD_SPEC
+    detail = ": ".join(
+        part for part in (container if container != CONTAINER else "", reason, message) if part
+    )
+    return PodStatusSummary(
+        Phase.PREPARING, wait, detail, clock, None, verdict, reason in _HOPELESS, node=node
+    )
+
+
+def _since(condition: Condition | None, pod: Pod) -> float | None:
+    since = seconds(condition.last_transition_time) if condition else None
+    return seconds(pod.metadata.creation_timestamp) if since is None else since
+
+
+def _later(since: float | None, text: str | None) -> float | None:
+    return max((at for at in (since, seconds(text)) if at is not None), default=None)

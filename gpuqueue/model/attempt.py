@@ -1,0 +1,85 @@
+"""An attempt at a delivery, what runs it, and what a launcher observes of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.reasons import WaitReason
+from gpuqueue.model.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a delivery. ``number`` counts from 1."""
+
+    gpu_class: str
+    delivery: str
+    number: int
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Return the latest attempt of a record. Raises KeyError if it has none."""
+        return cls(record["gpu_class"], record["delivery"], record["attempt"])
+
+    @classmethod
+    def parse(cls, gpu_class: str, holder: str) -> Self:
+        """Parse the name that :attr:`holder` makes."""
+        delivery, _, number = holder.rpartition("#")
+        return cls(gpu_class, delivery, int(number))
+
+    @property
+    def holder(self) -> str:
+        """The name under which Redis keeps its slot: unique within its class."""
+        return f"{self.delivery}#{self.number}"
+
+    def worker(self, host: str) -> str:
+        """Return the name of its one-shot Celery worker, as Flower shows it."""
+        return f"{self.gpu_class}-{self.delivery}-{self.number}@{host}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAttempt:
+    """An attempt and what runs it.
+
+    ``instance`` names a process, or a Job and its pod. It is empty if no instance was observed.
+    """
+
+    attempt: Attempt
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """An attempt that a launcher finds running, with the record that its environment or annotation
+    carries. The record suffices to adopt the attempt after a loss of Redis data.
+    """
+
+    running: RunningAttempt
+    record: Record
+
+    @classmethod
+    def of(cls, record: Record, instance: str) -> Self:
+        """Return the record's attempt, run by an instance."""
+        return cls(RunningAttempt(Attempt.of(record), instance), record)
+
+    @property
+    def is_container(self) -> bool:
+        """Whether it runs a container job, which no executor claims."""
+        return self.record.get("task") == CONTAINER_TASK
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an attempt waits for before it runs or ends.
+
+    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt.
+    """
+
+    attempt: Attempt
+    wait: WaitReason | None = None
+    detail: str = ""
+    pod: str = ""
+    node: str = ""
+    claim_within: float | None = None

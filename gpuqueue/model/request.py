@@ -1,0 +1,110 @@
+"""What a job asks for in its ``gpu`` header. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpuqueue.errors import InvalidJob
+from gpuqueue.model.names import ISOLATIONS
+
+#: The message header that carries a job's request.
+HEADER = "gpu"
+#: What the header may say.
+REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image")
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_MEMORY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*$", re.IGNORECASE)
+_TENANT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
+
+
+def parse_memory(value: object) -> int:
+    """Read an amount of memory: bytes as a number, or text such as ``9GiB``, ``16GB``, ``512Mi``.
+    Answers bytes.
+    """
+    fix = "write bytes, or a number with KiB, MiB, GiB, KB, MB or GB"
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = _MEMORY.match(value) if isinstance(value, str) else None
+    if not match or match.group(2).lower() not in _UNITS or not float(match.group(1)):
+        raise InvalidJob.field("gpu.memory", value, "is not an amount of memory", fix)
+    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """What a job says in its ``gpu`` header. ``memory`` in bytes; None: it does not say."""
+
+    isolation: str | None = None
+    memory: int | None = None
+    slices: int | None = None
+    tenant: str | None = None
+    image: str | None = None
+
+    @classmethod
+    def parse(cls, header: object) -> GpuRequest:
+        """Read the header. Raises :class:`InvalidJob` that names the first wrong field."""
+        if header is None:
+            return cls()
+        if not isinstance(header, Mapping):
+            raise InvalidJob.field(
+                "gpu",
+                header,
+                "is not an object",
+                'send e.g. {"isolation": "shared", "memory": "9GiB"}',
+            )
+        for key in header:
+            if key not in REQUEST_FIELDS:
+                raise InvalidJob.field(
+                    f"gpu.{key}",
+                    header[key],
+                    "is unknown",
+                    f"known fields: {', '.join(REQUEST_FIELDS)}",
+                )
+        isolation, memory, slices = (
+            header.get("isolation"),
+            header.get("memory"),
+            header.get("slices"),
+        )
+        tenant, image = header.get("tenant"), header.get("image")
+        if isolation is not None and isolation not in ISOLATIONS:
+            raise InvalidJob.field(
+                "gpu.isolation", isolation, "is unknown", f"use {' or '.join(ISOLATIONS)}"
+            )
+        if slices is not None and (
+            not isinstance(slices, int) or isinstance(slices, bool) or not 1 <= slices <= 7
+        ):
+            raise InvalidJob.field(
+                "gpu.slices", slices, "is not a number of MIG slices", "use 1 to 7"
+            )
+        if tenant is not None and (not isinstance(tenant, str) or not _TENANT.match(tenant)):
+            raise InvalidJob.field(
+                "gpu.tenant",
+                tenant,
+                "cannot name a tenant",
+                "use up to 63 letters, digits, '.', '_', '-'",
+            )
+        if image is not None and (
+            not isinstance(image, str) or not image or image.split() != [image]
+        ):
+            raise InvalidJob.field(
+                "gpu.image", image, "is not an image reference", "use e.g. registry/name:tag"
+            )
+        return cls(
+            isolation, parse_memory(memory) if memory is not None else None, slices, tenant, image
+        )
+
+    def header(self) -> dict[str, Any]:
+        """Return the header that says this, without what it leaves open."""
+        return {key: value for key in REQUEST_FIELDS if (value := getattr(self, key)) is not None}

@@ -1,0 +1,28 @@
+"""How leaders are woken before their next turn: one list per class, which they block on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import redis
+
+from gpuqueue.store.keys import wake_key
+
+
+def wake(client: redis.Redis, gpu_class: str) -> None:
+    """Wake the leader of a class. Only a few tokens are kept: more would add nothing."""
+    pipe = client.pipeline(transaction=False)
+    pipe.lpush(wake_key(gpu_class), "1")
+    pipe.ltrim(wake_key(gpu_class), 0, 7)
+    pipe.execute()
+
+
+def wait(client: redis.Redis, classes: Iterable[str], seconds: float) -> bool:
+    """Block until one of the classes is woken, for ``seconds`` at most (at least 0.01: to Redis, 0
+    means without a limit).
+
+    The client's timeout must be longer.
+    """
+    return (
+        client.blpop([wake_key(name) for name in classes], timeout=max(0.01, seconds)) is not None
+    )
