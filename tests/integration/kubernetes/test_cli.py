@@ -197,10 +197,7 @@ def test_run_is_cancelled_by_ctrl_c(quick: ClusterStack, how: Any) -> None:
     quick.in_state(job_id, "running")
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
-    assert (
-        process.returncode == 130
-        and f"{job_id} is stopping; its result will be REVOKED" in err
-    )
+    assert process.returncode == 130 and f"{job_id} is stopping; its result will be REVOKED" in err
     assert quick.in_state(job_id, "ended")["reason"] == "CANCELLED"
 
 
