@@ -24,9 +24,15 @@ SERVER := $(VENV)/servers/$(REDIS)/redis-server
 export PATH := $(abspath $(dir $(SERVER))):$(PATH)
 endif
 
+# Tests wait for processes most of the time: two workers for each core (tests/conftest.py), and tests
+# that share a fixture of their module on one of them (tests/support/selection.py).
+PYTEST := $(VENV)/bin/pytest -n auto --dist loadgroup
+# Hundreds of processes import the same modules: each would compile them.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-cluster lint docs bench wheel clean
+.PHONY: help venv demo test test-slow test-all test-cluster lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,20 +43,24 @@ demo: $(DEMO) ## run the demo (installs only what it needs)
 	$(VENV)/bin/gpuqueue demo
 
 test: $(DEV) $(TOOLS) $(SERVER) ## run the quick tests
-	$(VENV)/bin/pytest -m "not slow" tests
+	$(PYTEST) -m "not slow" tests
 
-test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests
-	$(VENV)/bin/pytest -m slow tests
+test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests, with one third of the whole-stack cases on the double
+	GPUQUEUE_TEST_THIRD=$(or $(GPUQUEUE_TEST_THIRD),commit) $(PYTEST) -m slow tests
+
+test-all: $(DEV) $(TOOLS) $(SERVER) ## run every test
+	GPUQUEUE_TEST_THIRD=all $(PYTEST) tests
 
 test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
 	$(VENV)/bin/pytest tests/cluster
 
-lint: $(DEV) ## check style, types and layers
+lint: $(DEV) ## check style, types, layers and Lua
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
+	$(PY) -m tests.lint.lua
 
 docs: $(DEV) ## build the documentation site into site/, without the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

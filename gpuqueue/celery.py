@@ -25,14 +25,11 @@ from gpuqueue.settings.dispatcher import load
 # filling its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
-#: Seconds from the signal to stop until a dispatcher is gone, whatever it waits for. 30: launches
-#: under way take 10 s where the API server does not answer; where Redis does not, Celery would wait
-#: for ever. Below the grace period of its pod (60).
-LEAVE_WITHIN = 30
-
 app = Celery("gpuqueue")
 try:
     app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
+    #: Seconds to leave: where Redis does not answer, Celery waits without limit.
+    LEAVE_SECONDS = load().leave_seconds
 except GpuQueueError as exc:
     # Celery would show a traceback of its own loader instead of what to do.
     sys.exit(f"gpuqueue: {exc}")
@@ -94,7 +91,7 @@ def _leave() -> None:
 @signals.worker_shutting_down.connect
 def _limit_leaving(**_: Any) -> None:
     if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):  # a second signal does not begin it anew
-        signal.setitimer(signal.ITIMER_REAL, LEAVE_WITHIN)
+        signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
 
 
 def _leave_at_once(*_: object) -> None:
@@ -104,7 +101,8 @@ def _leave_at_once(*_: object) -> None:
     # No logger: it may be what the main thread was in the middle of.
     os.write(
         2,
-        f"gpuqueue: not ended within {LEAVE_WITHIN} s; left as it is to other dispatchers\n".encode(),
+        f"gpuqueue: shutdown timed out after {LEAVE_SECONDS:g} s;"
+        " other dispatchers will take over\n".encode(),
     )
     os._exit(os.EX_TEMPFAIL)  # what was under way is another's now
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import celery
 import pytest
 
 from gpuqueue.dev.embedded_redis import find_server
+from tests.support import selection
 from tests.support.redis_servers import version
 from tests.support.stack import Stack
 
@@ -20,9 +22,9 @@ SHOWN = 6000
 
 
 def pytest_configure() -> None:
-    """Told to end, as by `timeout` or CI, pytest tears its fixtures down: no process is left
-    behind.
-    """
+    """On SIGTERM, as of `timeout` or CI, tear fixtures down: no process is left behind."""
+    # Hundreds of processes import the same modules: each would compile them.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def on_term(*_: object) -> None:
         raise KeyboardInterrupt("SIGTERM")
@@ -30,22 +32,28 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, on_term)
 
 
-def pytest_report_header() -> str:
-    """Say which Redis server and which Celery the run uses: make has REDIS= and CELERY=."""
-    return f"{version(find_server())}, Celery {celery.__version__}"
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, on the cluster, what only processes can do (a mark says why)."""
-
-    def fits(item: pytest.Item) -> bool:
-        callspec = getattr(item, "callspec", None)
-        on_cluster = callspec is not None and callspec.params.get("kind") == "kubernetes"
-        return not (on_cluster and item.get_closest_marker("local_only"))
-
-    left_out = [item for item in items if not fits(item)]
+    """Leave out what this run does not take; keep tests of one module fixture together."""
+    items[:], left_out = selection.select(items)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if fits(item)]
+    selection.group(items)
+
+
+def pytest_report_header() -> list[str]:
+    """Name the Redis server, the Celery and the third of the cases on the double."""
+    third = selection.chosen_third()
+    taken = "all" if third is None else f"third {third} (0 to 2)"
+    return [
+        # make has REDIS= and CELERY=.
+        f"{version(find_server())}, Celery {celery.__version__}",
+        f"whole-stack cases on the double of Kubernetes: {taken}; {selection.THIRD}",
+    ]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers for each core (`-n auto`): tests wait for processes more than they compute."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session")

@@ -36,9 +36,6 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 
-#: A host whose dispatchers have been silent for this long, in seconds, is gone, and its jobs with
-#: it: a container that came back under a new name, or a machine that did not.
-HOST_SILENT = 60.0
 #: Seconds for each of Redis' answers to a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
 
@@ -78,7 +75,7 @@ class Node:
         certificates = Store(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
-        finisher = Finisher(line, reader, logs, app, name, bodies)
+        finisher = Finisher(line, reader, logs, app, name, bodies, settings.finish_seconds)
         repair, threads = settings.repair_seconds, settings.launch_threads
         self.dispatcher = Dispatcher(
             client, line, reader, classes, states, finisher, repair, threads, bodies
@@ -155,7 +152,9 @@ def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
         executor_environment(settings),
         settings.start_timeout,
         dealt,
-        lambda host: reader.host_heard(host, clock() - HOST_SILENT),
+        # A silent host is gone with its jobs: its container came back under a new name, or its
+        # machine is off.
+        lambda host: reader.host_heard(host, clock() - settings.host_silent_seconds),
     )
 
 

@@ -30,8 +30,6 @@ from gpuqueue.store.reader import Reader
 logger = logging.getLogger(__name__)
 #: How long a finish in the application's code may take, in seconds: its import, and its own hooks.
 BY_APPLICATION = 120.0
-#: How long a finish here may take before somebody else may take it up.
-HERE = 15.0
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
@@ -43,6 +41,7 @@ class Finisher:
         app: the dispatcher's Celery application, used where the job's own is not needed.
         hostname: the worker that events name.
         bodies: what the dispatcher reads.
+        lease: seconds that a finish here may take until another dispatcher may repeat it.
     """
 
     def __init__(
@@ -53,8 +52,10 @@ class Finisher:
         app: Any,
         hostname: str,
         bodies: DispatcherBodies = UNSIGNED,
+        lease: float = 15.0,
     ) -> None:
         self._line = line
+        self._lease = lease
         self._reader = reader
         self._logs = logs
         self._app = app
@@ -110,7 +111,7 @@ class Finisher:
 
     def _first(self, gpu_class: str, delivery: str) -> bool:
         finisher = uuid.uuid4().hex
-        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
         if self.launcher is None or not needs_application(record):
@@ -126,7 +127,9 @@ class Finisher:
 
     def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
         assert self.launcher is not None
-        answer, *_ = self._line.finish_claim(gpu_class, delivery, finisher, BY_APPLICATION + HERE)
+        answer, *_ = self._line.finish_claim(
+            gpu_class, delivery, finisher, BY_APPLICATION + self._lease
+        )
         if answer != "ok":
             return True
 
@@ -140,7 +143,7 @@ class Finisher:
             status = self.launcher.finish(record, finisher, BY_APPLICATION, wanted)
         except LauncherClosed:
             return True
-        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, HERE)
+        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer == "ok" and again is not None:
             logger.warning(
                 "%s: the application could not finish it (exit %s)",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
@@ -12,11 +13,11 @@ from kubernetes import client
 from gpuqueue.errors import ExecutorDied, ImageUnusable, QuotaExceeded, Unschedulable
 from tests.cluster import rights
 from tests.cluster.answers import raw
-from tests.cluster.real_cluster import PATIENCE
+from tests.cluster.real_cluster import PATIENCE, RealCluster
 from tests.support.waiting import until
 
 
-def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(cluster):
+def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(cluster: RealCluster) -> None:
     own = cluster.owning(
         "nowhere", 'exclusive_slots = 1\nnode_selector = { "gpuqueue.io/no" = "node" }'
     )
@@ -32,7 +33,7 @@ def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(cluster):
     dispatcher.stop()
 
 
-def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(cluster):
+def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(cluster: RealCluster) -> None:
     with quota(cluster, {f"requests.{cluster.resource}": "0"}):
         result = cluster.send("add", 1, 1)
         with pytest.raises(QuotaExceeded, match="exceeded quota"):
@@ -41,7 +42,7 @@ def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(cluster):
     assert cluster.send("add", 1, 1).get(PATIENCE) == 2
 
 
-def test_a_dispatcher_needs_no_more_than_its_role(cluster):
+def test_a_dispatcher_needs_no_more_than_its_role(cluster: RealCluster) -> None:
     with ExitStack() as undo:
         own = cluster.owning("limited", "exclusive_slots = 1")
         kubeconfig = allowed(
@@ -70,7 +71,7 @@ def test_a_dispatcher_needs_no_more_than_its_role(cluster):
 
 
 @contextmanager
-def quota(cluster, hard) -> Iterator[None]:
+def quota(cluster: RealCluster, hard: dict[str, str]) -> Iterator[None]:
     """A ResourceQuota, in force."""
     body = {"metadata": {"name": cluster.name}, "spec": {"hard": hard}}
     allowed(lambda: raw(cluster.core.create_namespaced_resource_quota, cluster.namespace, body))
@@ -86,7 +87,7 @@ def quota(cluster, hard) -> Iterator[None]:
         raw(cluster.core.delete_namespaced_resource_quota, cluster.name, cluster.namespace)
 
 
-def allowed(make):
+def allowed(make: Callable[[], Any]) -> Any:
     """What was made; the test is left out where its user may not make such a thing."""
     try:
         return make()

@@ -132,7 +132,7 @@ def test_a_list_outlives_the_history_it_pages_through(
     assert 410 in cluster.requests["list", "jobs"].codes
 
 
-def test_the_events_of_a_job_say_why_it_has_no_pod(api: Api, cluster: Cluster) -> None:
+def test_the_events_of_a_job_explain_why_it_has_no_pod(api: Api, cluster: Cluster) -> None:
     cluster.create(QUOTAS, {"metadata": {"name": "pods"}, "spec": {"hard": {"pods": "0"}}})
     api.create_job(job("one"))
     api.create_job(job("two"))
@@ -264,7 +264,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__.strip("_") for fault in FAULTS])
-def test_whatever_befalls_the_watch_every_end_is_told(
+def test_every_end_is_reported_through_every_fault_of_the_watch(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     """Of pods that end, are deleted, and are made while it happens."""

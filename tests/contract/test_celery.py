@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from celery import Celery, states
+from celery import Celery, Task, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import Ignore, Reject, Retry
+from celery.result import AsyncResult
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
@@ -24,12 +27,12 @@ from gpuqueue.glue.worker.consumer import Consumer as OurConsumer
 
 
 @pytest.fixture
-def app():
+def app() -> Iterator[Celery]:
     made = Celery("contract", broker="memory://", backend="cache+memory://", set_as_current=False)
     made.conf.accept_content = ["json"]
 
     @made.task(name="contract.add", shared=False)
-    def add(x, y):
+    def add(x: int, y: int) -> Task:
         return x + y
 
     made.finalize()
@@ -39,11 +42,11 @@ def app():
 
 
 @pytest.fixture
-def add(app):
+def add(app: Celery) -> Task:
     return app.tasks["contract.add"]
 
 
-def message(**headers):
+def message(**headers: Any) -> Message:
     said = {
         "id": "j1",
         "task": "contract.add",
@@ -65,7 +68,7 @@ def message(**headers):
     )
 
 
-def request_dict(app, **headers):
+def request_dict(app: Celery, **headers: Any) -> tuple[Request, dict[str, Any]]:
     made = Request(message(**headers), app=app, hostname="w@h")
     return made, {
         **made.request_dict,
@@ -80,13 +83,13 @@ def request_dict(app, **headers):
 # -- the tracer ------------------------------------------------------------------------------------
 
 
-def test_build_tracer_takes_name_task_loader_hostname_and_app(app, add):
+def test_build_tracer_takes_name_task_loader_hostname_and_app(app: Celery, add: Task) -> None:
     taken = inspect.signature(build_tracer).parameters
     assert list(taken)[:4] == ["name", "task", "loader", "hostname"]
     assert "app" in taken
 
 
-def test_the_tracer_answers_result_info_runtime_and_text_and_stores_the_result(app, add):
+def test_the_tracer_returns_four_values_and_stores_the_result(app: Celery, add: Task) -> None:
     _, request = request_dict(app)
     answer = build_tracer(add.name, add, app.loader, "w@h", app=app)("j1", [1, 2], {}, request)
     assert trace_ok_t._fields == ("retval", "info", "runtime", "retstr")
@@ -105,8 +108,10 @@ def test_the_tracer_answers_result_info_runtime_and_text_and_stores_the_result(a
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_the_tracers_info_has_the_state_of_what_was_raised(app, add, raised, state, stored):
-    def run(*args):
+def test_the_tracers_info_has_the_state_of_what_was_raised(
+    app: Celery, add: Task, raised: Any, state: Any, stored: Any
+) -> None:
+    def run(*args: Any) -> AsyncResult:
         raise raised
 
     add.run = run
@@ -116,7 +121,9 @@ def test_the_tracers_info_has_the_state_of_what_was_raised(app, add, raised, sta
     assert app.AsyncResult("j1").state == stored
 
 
-def test_the_tracer_calls_the_instances_run_and_before_start_taken_when_it_is_built(app, add):
+def test_the_tracer_keeps_run_and_before_start_from_when_it_was_built(
+    app: Celery, add: Task
+) -> None:
     called = []
     add.run = lambda *args: called.append("run")
     type(add).before_start = lambda *args: called.append("the class's")
@@ -126,7 +133,7 @@ def test_the_tracer_calls_the_instances_run_and_before_start_taken_when_it_is_bu
     assert called == ["before_start", "run"]
 
 
-def test_an_error_state_is_handled_outside_of_a_worker(app, add):
+def test_an_error_state_is_handled_outside_of_a_worker(app: Celery, add: Task) -> None:
     heard = []
     add.on_failure = lambda exc, task_id, args, kwargs, einfo: heard.append(
         (type(exc), task_id, list(args))
@@ -143,7 +150,7 @@ def test_an_error_state_is_handled_outside_of_a_worker(app, add):
     assert app.AsyncResult("j1").state == states.FAILURE
 
 
-def test_the_header_of_a_task_checks_its_arguments(add):
+def test_the_header_of_a_task_checks_its_arguments(add: Task) -> None:
     assert add.typing
     add.__header__(1, 2)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
@@ -153,7 +160,7 @@ def test_the_header_of_a_task_checks_its_arguments(add):
 # -- requests --------------------------------------------------------------------------------------
 
 
-def test_a_request_is_made_from_a_message_alone(app):
+def test_a_request_is_made_from_a_message_alone(app: Celery) -> None:
     made, request = request_dict(app, shadow="shown")
     assert (made.id, made.args, made.kwargs, list(made.time_limits), made.ignore_result) == (
         "j1",
@@ -170,7 +177,7 @@ def test_a_request_is_made_from_a_message_alone(app):
     )
 
 
-def test_a_context_has_every_header_as_an_attribute_and_a_name_for_those_left_out():
+def test_a_context_has_every_header_and_defaults_for_missing_ones() -> None:
     context = Context({"id": "j1", "chord": {"task": "body"}, "gpu": {"memory": 1}})
     assert (context.id, context.gpu, context.chord, context.errbacks) == (
         "j1",
@@ -182,7 +189,7 @@ def test_a_context_has_every_header_as_an_attribute_and_a_name_for_those_left_ou
 
 
 @pytest.mark.parametrize("convert", [proto1_to_proto2, hybrid_to_proto2])
-def test_messages_of_protocol_1_are_converted_to_parts_and_headers(convert):
+def test_messages_of_protocol_1_are_converted_to_parts_and_headers(convert: Any) -> None:
     body = {
         "id": "j1",
         "task": "contract.add",
@@ -199,21 +206,21 @@ def test_messages_of_protocol_1_are_converted_to_parts_and_headers(convert):
 # -- the worker ------------------------------------------------------------------------------------
 
 
-def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names():
+def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names() -> None:
     from celery.worker import WorkController
 
     assert "worker_consumer" in inspect.getsource(WorkController.setup_defaults)
     assert issubclass(OurConsumer, Consumer)
 
 
-def test_the_consumer_fills_its_strategies_by_one_method_and_reads_them_by_item():
+def test_the_consumer_fills_strategies_in_one_method_and_reads_by_item() -> None:
     assert list(inspect.signature(Consumer.update_strategies).parameters) == ["self"]
     source = inspect.getsource(Consumer.create_task_handler)
     assert "strategies = self.strategies" in source
     assert "strategies[type_]" in source
 
 
-def test_the_consumer_recovers_from_its_connection_errors():
+def test_the_consumer_recovers_from_its_connection_errors() -> None:
     assert "self.connection_errors" in inspect.getsource(Consumer.start)
     assert list(inspect.signature(Consumer.on_connection_error_after_connected).parameters) == [
         "self",
@@ -221,7 +228,7 @@ def test_the_consumer_recovers_from_its_connection_errors():
     ]
 
 
-def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app):
+def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app: Celery) -> None:
     made = []
     task = type(
         "T",
@@ -231,18 +238,18 @@ def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app):
     assert task.start_strategy(app, "consumer", extra=1) == (task, app, "consumer", {"extra": 1})
 
 
-def strategy(task, app, consumer, **kwargs):
+def strategy(task: Any, app: Celery, consumer: Any, **kwargs: Any) -> tuple[Any, ...]:
     return task, app, consumer, kwargs
 
 
-def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed():
+def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed() -> None:
     task = SimpleNamespace(start_strategy=lambda app, consumer: "the strategy")
     consumer = Mock(app=SimpleNamespace(tasks={"gpuqueue.dispatch": task}))
     OurConsumer.update_strategies(consumer)
     assert consumer.strategies["shop.add"] == consumer.strategies[["a", "list"]] == "the strategy"
 
 
-def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app):
+def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app: Celery) -> None:
     heard = []
     node = app.control.mailbox.Node(
         "n1", handlers={"revoke": lambda state, **said: heard.append(said)}, state={}, channel=None
@@ -258,7 +265,7 @@ def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app):
 # -- the backend -----------------------------------------------------------------------------------
 
 
-def test_a_state_is_written_in_one_round_trip(app):
+def test_a_state_is_written_in_one_round_trip(app: Celery) -> None:
     backend = app.backend
     assert isinstance(backend, KeyValueStoreBackend)
     context = Context({"id": "j1", "args": [], "kwargs": {}, "delivery_info": {}})
@@ -272,7 +279,7 @@ def test_a_state_is_written_in_one_round_trip(app):
     )
 
 
-def test_a_revoked_member_is_told_to_its_chord(app):
+def test_a_revoked_member_is_reported_to_its_chord(app: Celery) -> None:
     app.backend.on_chord_part_return = Mock()
     context = Context({"id": "j1", "chord": {"task": "body"}, "group": "g1", "delivery_info": {}})
     app.backend.mark_as_revoked("j1", "revoked", request=context, store_result=True)
@@ -280,7 +287,7 @@ def test_a_revoked_member_is_told_to_its_chord(app):
     assert app.AsyncResult("j1").state == states.REVOKED
 
 
-def test_only_success_is_never_overwritten(app):
+def test_only_success_is_never_overwritten(app: Celery) -> None:
     context = Context({"id": "j1", "delivery_info": {}})
     app.backend.store_result("j1", 1, states.SUCCESS, request=context)
     app.backend.store_result("j1", ValueError("late"), states.FAILURE, request=context)

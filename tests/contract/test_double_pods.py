@@ -238,7 +238,7 @@ def _waits(cluster: Cluster, reason: str) -> bool:
         ("pass", 0, "Completed"),
     ],
 )
-def test_the_exit_status_is_told_as_a_shell_has_it(
+def test_the_exit_code_and_reason_of_a_container_are_reported(
     cluster: Cluster, cmd: str, code: int, reason: str
 ) -> None:
     cluster.create(JOBS, job(cmd=cmd))
@@ -246,7 +246,7 @@ def test_the_exit_status_is_told_as_a_shell_has_it(
     assert (end["exitCode"], end["reason"]) == (code, reason)
 
 
-def test_the_termination_message_may_be_named_in_command_arguments_and_environment(
+def test_command_arguments_and_environment_may_name_the_termination_log(
     cluster: Cluster,
 ) -> None:
     env = [{"name": "WHERE", "value": "/run/end"}]
@@ -265,7 +265,7 @@ def test_the_termination_message_may_be_named_in_command_arguments_and_environme
 @pytest.mark.parametrize(
     ("lines", "length"), [("'short'", 6), ("'\\n'.join('y' * 99 for _ in range(99))", 2048)]
 )
-def test_without_a_message_a_failure_is_told_by_the_end_of_its_log(
+def test_the_end_of_the_log_stands_in_for_a_missing_termination_message(
     cluster: Cluster, lines: str, length: int
 ) -> None:
     logs = {"terminationMessagePolicy": "FallbackToLogsOnError"}
@@ -294,7 +294,7 @@ def test_a_closed_cluster_leaves_no_process(tmp_path: Path) -> None:
     assert len(pids) == 3 and alive(pids) == []
 
 
-def test_a_container_that_is_over_its_memory_is_told_so(cluster: Cluster) -> None:
+def test_a_container_over_its_memory_limit_ends_as_oom_killed(cluster: Cluster) -> None:
     pod = run(cluster)
     cluster.faults.oom_kill(pod["metadata"]["name"])
     end = terminated(ended(cluster))
@@ -588,7 +588,7 @@ def test_a_lost_node_computes_on_until_it_is_back(cluster: Cluster) -> None:
     assert ended(cluster, "next")["status"]["phase"] == "Succeeded"
 
 
-def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(
+def test_changes_during_an_outage_are_reported_after_it(
     cluster: Cluster,
 ) -> None:
     pod = run(cluster, "import time; print('working', flush=True); time.sleep(0.3)")
@@ -644,7 +644,7 @@ def scripted(name: str, **annotations: str) -> Body:
     return body
 
 
-def test_a_scripted_container_ends_as_its_annotations_say(cluster: Cluster) -> None:
+def test_annotations_decide_how_a_scripted_container_ends(cluster: Cluster) -> None:
     cluster.create(JOBS, scripted("good", seconds="0.1", message="done"))
     cluster.create(JOBS, scripted("bad", seconds="0.1", exit="3"))
     assert terminated(ended(cluster, "good"))["message"] == "done"
@@ -707,7 +707,7 @@ def test_a_fault_of_a_pod_that_is_not_there_is_refused(cluster: Cluster) -> None
             getattr(cluster.faults, fault)("absent")
 
 
-def test_it_runs_as_a_process_until_it_is_told_to_end(tmp_path: Path) -> None:
+def test_the_double_runs_as_a_process_until_a_signal_ends_it(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     command = [
         sys.executable,

@@ -416,7 +416,7 @@ def test_a_value_of_a_wrong_type_is_refused_before_anything_else(
     )
 
 
-def test_an_unknown_field_is_dropped_and_told_unless_strictness_is_asked_for(
+def test_unknown_fields_are_dropped_with_a_warning_unless_strict(
     cluster: Cluster, client: Client
 ) -> None:
     status, answer, headers = client.ask("POST", JOBS_PATH, spoiled("containers/0/colour", "red"))
@@ -542,7 +542,7 @@ def test_rights_hold_for_verbs_resources_namespaces_and_subresources(cluster: Cl
     )
 
 
-def test_who_asks_what_it_may_is_told(cluster: Cluster) -> None:
+def test_reviews_of_access_and_identity_are_answered(cluster: Cluster) -> None:
     user = Client(cluster, cluster.user("somebody", RULES, ["default"]))
     reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     for verb, namespace, allowed in (
@@ -557,7 +557,7 @@ def test_who_asks_what_it_may_is_told(cluster: Cluster) -> None:
     assert answer["status"]["userInfo"]["username"] == "somebody"
 
 
-def test_whoever_shows_no_token_is_anonymous(cluster: Cluster) -> None:
+def test_a_request_without_a_token_is_anonymous(cluster: Cluster) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", cluster.front.port, timeout=10)
     connection.request("GET", PODS_PATH)
     answer = connection.getresponse()
@@ -571,7 +571,7 @@ def test_whoever_shows_no_token_is_anonymous(cluster: Cluster) -> None:
 # -- faults of requests ----------------------------------------------------------------------------
 
 
-def test_requests_fail_as_often_as_they_are_told_to(cluster: Cluster, client: Client) -> None:
+def test_requests_fail_as_often_as_configured(cluster: Cluster, client: Client) -> None:
     cluster.faults.fail(429, method="GET", path="/pods", times=2, retry_after=3)
     answers = [client.ask("GET", PODS_PATH) for _ in range(3)]
     assert [status for status, _, _ in answers] == [429, 429, 200]
@@ -613,7 +613,7 @@ def test_a_hanging_request_is_not_carried_out(cluster: Cluster, client: Client) 
     assert cluster.jobs() == []
 
 
-def test_watches_are_dropped_silent_and_told_410(cluster: Cluster, client: Client) -> None:
+def test_watches_can_be_dropped_silenced_or_expired(cluster: Cluster, client: Client) -> None:
     path = f"{JOBS_PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds=30"
     lines = client.lines(path)
     assert next(lines)["type"] == "BOOKMARK"
@@ -643,7 +643,7 @@ def test_a_silent_watch_stays_silent_and_new_ones_are_not(cluster: Cluster, clie
     lines.close()
 
 
-def test_the_front_goes_down_with_every_connection_and_comes_back_on_its_port(
+def test_the_front_closes_every_connection_and_returns_on_its_port(
     cluster: Cluster, client: Client
 ) -> None:
     lines = client.lines(f"{JOBS_PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds=30")

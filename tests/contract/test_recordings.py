@@ -70,7 +70,7 @@ def test_every_recording_is_played() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_double_says_what_the_server_said(scenario: Scenario, tmp_path: Path) -> None:
+def test_the_double_reproduces_the_recording(scenario: Scenario, tmp_path: Path) -> None:
     truth = recorded(scenario.name)
     namespace = namespace_of(truth)
     wanted = histories(truth)

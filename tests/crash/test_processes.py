@@ -2,8 +2,11 @@
 everything.
 """
 
+from __future__ import annotations
+
 import json
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,22 +15,24 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
-from tests.support.crash_stack import PATIENCE
+from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-def holding(cluster, count=1):
+def holding(cluster: CrashStack, count: int = 1) -> None:
     until(lambda: cluster.noted().count("holding") == count, PATIENCE, f"{count} running jobs")
 
 
-def is_running(pid):
+def is_running(pid: int) -> bool:
     # An orphan that nobody reaps stays a zombie where process 1 is no init.
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
+def test_running_and_waiting_jobs_outlive_their_dispatcher(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     first = cluster.start("one")
     running = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
@@ -45,7 +50,7 @@ def test_running_and_waiting_jobs_outlive_their_dispatcher(cluster, tmp_path):
     assert cluster.noted().count("holding") == 1
 
 
-def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
+def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster: CrashStack) -> None:
     cluster.start("one")
     cluster.start("two")
     leader = until(
@@ -61,7 +66,7 @@ def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster):
     assert result.get(timeout=30) == 2
 
 
-def test_two_dispatchers_run_each_job_once(cluster):
+def test_two_dispatchers_run_each_job_once(cluster: CrashStack) -> None:
     cluster.start("one")
     cluster.start("two")
     results = [
@@ -73,7 +78,7 @@ def test_two_dispatchers_run_each_job_once(cluster):
     assert sorted(cluster.noted()) == sorted(f"ran {number}" for number in range(24))
 
 
-def test_the_same_message_delivered_three_times_is_one_job(cluster):
+def test_the_same_message_delivered_three_times_is_one_job(cluster: CrashStack) -> None:
     result = cluster.send("work", 7)
     raw = until(
         lambda: cluster.client.lindex("gpu.t4.shared", 0), PATIENCE, "the message in the broker"
@@ -93,7 +98,9 @@ def test_the_same_message_delivered_three_times_is_one_job(cluster):
     assert sorted(cluster.noted()) == ["ran 7", "ran 8"]
 
 
-def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
+def test_nothing_is_lost_when_redis_is_killed_and_comes_back(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     cluster.start("one")
     running = cluster.send("hold", str(gate))
@@ -113,7 +120,9 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(cluster, tmp_path):
 
 
 @pytest.mark.local_only("a kubelet sees an end that no dispatcher is there to see")
-def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path):
+def test_an_orphan_killed_after_its_dispatcher_is_tried_again(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     first = cluster.start("one")
     result = cluster.send("hold", str(gate))
@@ -128,7 +137,9 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(cluster, tmp_path)
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
-def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_path):
+def test_running_jobs_are_adopted_when_redis_has_lost_everything(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     cluster.start("one")
     cluster.send("hold", str(gate), queue="gpu.t4.exclusive")
@@ -152,7 +163,9 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(cluster, tmp_pa
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
-def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(cluster, tmp_path):
+def test_a_job_cancelled_while_no_dispatcher_ran_is_stopped(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
     first = cluster.start("one")
     result = cluster.send("hold", str(tmp_path / "never"))
     holding(cluster)
@@ -166,7 +179,7 @@ def test_a_cancelled_running_job_is_stopped_though_every_dispatcher_was_away(clu
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
-def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
+def test_a_watcher_that_lost_its_lease_does_no_harm(cluster: CrashStack) -> None:
     cluster.start("one")
     until(cluster.reader.leader, PATIENCE, "a leader")
     usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4"]))
@@ -176,7 +189,9 @@ def test_a_watcher_that_lost_its_lease_does_no_harm(cluster):
     assert result.get(timeout=30) == 2
 
 
-def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(cluster):
+def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(
+    cluster: CrashStack,
+) -> None:
     cluster.start("d0")
     results = [cluster.send("work", number) for number in range(30)]
     for number in range(1, 4):

@@ -2,11 +2,14 @@
 no slot leaks.
 """
 
+from __future__ import annotations
+
 import signal
+from pathlib import Path
 
 import pytest
 
-from tests.support.crash_stack import PATIENCE
+from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -57,7 +60,9 @@ FINISH = {
 
 
 @pytest.mark.parametrize("step", [*DISPATCH, *WATCH])
-def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kind):
+def test_every_job_ends_once_when_the_dispatcher_dies_at_step(
+    cluster: CrashStack, step: str, kind: str
+) -> None:
     results = [cluster.send("work", number) for number in range(3)]
     results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
     results.append(cluster.send("work", 4, countdown=0.5))
@@ -74,7 +79,7 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(cluster, step, kin
 
 
 @pytest.mark.parametrize("step", EXECUTOR)
-def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
+def test_a_job_ends_once_when_its_executor_dies_at_step(cluster: CrashStack, step: str) -> None:
     crash, state = EXECUTOR[step]
     cluster.start("one", crash=crash)
     result = cluster.send(
@@ -95,7 +100,9 @@ def test_a_job_ends_once_when_its_executor_dies_at_step(cluster, step):
 
 
 @pytest.mark.parametrize("step", FINISH)
-def test_a_cancelled_job_is_revoked_when_the_finisher_dies_at_step(cluster, step, tmp_path):
+def test_a_cancelled_job_is_revoked_when_the_finisher_dies_at_step(
+    cluster: CrashStack, step: str, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     doomed = cluster.start("doomed", crash=FINISH[step])
     first = cluster.send("hold", str(gate), queue="gpu.t4.exclusive")

@@ -195,7 +195,7 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
 @pytest.mark.parametrize(
     "rule", rules(), ids=[f"{each['alert']}-{number}" for number, each in enumerate(rules())]
 )
-def test_an_alert_says_what_is_wrong_what_to_do_and_where_more_stands(rule: Object) -> None:
+def test_an_alert_has_summary_remedy_and_a_link_to_its_runbook(rule: Object) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert len(rule["annotations"]["description"]) > 80

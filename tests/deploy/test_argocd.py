@@ -77,7 +77,7 @@ def test_the_operator_brings_driver_toolkit_plugin_figures_and_mig() -> None:
     assert values["mig"]["strategy"] == "mixed"
 
 
-def test_the_profile_of_t4_gives_as_many_replicas_as_there_are_shared_slots() -> None:
+def test_the_time_slicing_profile_has_a_replica_for_each_shared_slot() -> None:
     config = helm("gpu-operator")["valuesObject"]["devicePlugin"]["config"]
     assert config["create"] is True and config["name"]
     assert config["default"] == "", "every GPU of the cluster would be shared"
@@ -118,7 +118,7 @@ def test_the_slices_of_production_are_those_of_a_layout() -> None:
     assert layout["mig-devices"] == {profile: int(told["MIG_TOTAL_SLOTS"])}
 
 
-def test_argocd_is_told_what_the_operator_needs() -> None:
+def test_the_argocd_application_has_what_the_gpu_operator_needs() -> None:
     spec = application("gpu-operator")["spec"]
     assert spec["destination"]["namespace"] == "gpu-operator"
     policy = spec["syncPolicy"]

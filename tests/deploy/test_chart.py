@@ -132,8 +132,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "scaling by a Prometheus without an address": (
         having(dispatchers=dispatcher(autoscaling=BY_PROMETHEUS)),
         (
-            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address of"
-            " Prometheus"
+            "dispatchers[0] (x): autoscaling.keda.serverAddress is not set; set it to the address"
+            " of Prometheus"
         ),
     ),
     "scaling by series without labels": (
@@ -146,8 +146,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "alerts without series": (
         having(monitoring__rules__enabled=True),
         (
-            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select their"
-            " series by its labels"
+            "monitoring.rules.enabled without monitoring.serviceMonitor.enabled: alerts select"
+            " their series by its labels"
         ),
     ),
     "a dashboard without labels": (
@@ -200,7 +200,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
     ),
     "no service account": (
         having(serviceAccount__create=False),
-        "serviceAccount.create=false needs serviceAccount.name; set it to an existing service account",
+        (
+            "serviceAccount.create=false needs serviceAccount.name; set it to an existing service"
+            " account"
+        ),
     ),
     "a second container beside the executor": (
         having(jobs__podTemplate={"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}}),
@@ -269,7 +272,7 @@ def test_the_chart_refuses(case: str) -> None:
     assert said in str(refused.value)
 
 
-def test_all_that_is_wrong_is_told_at_once_and_no_password_with_it() -> None:
+def test_all_wrong_values_are_reported_at_once_without_a_password() -> None:
     given = having(
         jobs__image="",
         redis={"url": "redis://r", "builtin": {"enabled": True, "password": "too-short"}},
@@ -305,9 +308,7 @@ def test_a_dispatcher_without_queues_serves_all_of_its_classes() -> None:
     assert not [word for word in container["args"] if word.startswith("--queues")]
 
 
-def test_what_one_dispatcher_does_not_say_is_as_the_defaults_say_and_nothing_is_too_small_to_be_said() -> (
-    None
-):
+def test_a_dispatcher_takes_the_defaults_unless_it_sets_a_value_even_0() -> None:
     given = having(
         dispatcherDefaults={"replicas": 5, "t4": {"sharedSlots": 4, "exclusiveSlots": 2}}
     )
@@ -426,7 +427,7 @@ def test_without_anything_for_pods_the_template_is_empty_and_taken(tmp_path: Any
     ]
 
 
-def test_the_authority_of_redis_is_where_everybody_who_speaks_with_it_finds_it() -> None:
+def test_every_client_of_redis_has_its_certificate_authority() -> None:
     found = chart_set("everything")
     for name, pod in found.pods():
         (container,) = pod["spec"]["containers"]
@@ -471,7 +472,7 @@ def test_a_secret_from_values_is_in_both_namespaces() -> None:
     )
 
 
-def test_the_built_in_redis_is_fit_for_a_queue_and_said_to_be_for_trials() -> None:
+def test_the_built_in_redis_evicts_nothing_and_is_labelled_for_trials() -> None:
     found = chart_set("trial")
     redis = found.one("StatefulSet", "gpu-gpuqueue-redis")
     (container,) = redis["spec"]["template"]["spec"]["containers"]
@@ -485,7 +486,7 @@ def test_the_built_in_redis_is_fit_for_a_queue_and_said_to_be_for_trials() -> No
     assert "FOR TRIALS" not in notes(values("production"))
 
 
-def test_the_built_in_redis_keeps_what_it_has_in_a_volume_of_the_size_that_is_said() -> None:
+def test_the_built_in_redis_stores_data_in_a_volume_of_the_given_size() -> None:
     given = copy.deepcopy(values("trial"))
     given["redis"]["builtin"] |= {"storage": "5Gi", "storageClass": "fast"}
     (claim,) = chart(given).one("StatefulSet", "gpu-gpuqueue-redis")["spec"]["volumeClaimTemplates"]
@@ -542,7 +543,7 @@ def test_the_notes_are_a_checklist_that_names_what_is_there(name: str) -> None:
             assert f"deployment/{each['metadata']['name']}" in text
 
 
-def test_the_notes_say_which_alerts_there_are() -> None:
+def test_the_notes_list_the_alerts() -> None:
     given = having(monitoring__serviceMonitor__enabled=True)
     assert "To create alerts, set monitoring.rules.enabled=true" in notes(given)
     given["monitoring"]["rules"] = {"enabled": True, "thresholds": {"oldestWaitSeconds": 900}}

@@ -155,7 +155,7 @@ def test_an_executor_that_asked_for_no_gpu_sees_none() -> None:
     assert not [each for each in dispatcher.instructions if "NVIDIA" in each.text]
 
 
-def test_the_images_are_built_as_their_first_lines_say(dockerfile: Dockerfile) -> None:
+def test_the_first_lines_of_a_dockerfile_give_its_build_command(dockerfile: Dockerfile) -> None:
     (said,) = re.findall(
         r"^#   docker build -f (\S+) -t (\S+):(\S+) \.$",
         (ROOT / dockerfile.path).read_text(),

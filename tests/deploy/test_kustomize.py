@@ -79,7 +79,7 @@ def test_everything_of_an_overlay_is_in_its_namespace(name: str) -> None:
     assert not overlay(name).of("Secret")
 
 
-def test_a_changed_setting_gives_the_config_map_another_name_so_that_dispatchers_are_replaced(
+def test_a_changed_setting_renames_the_config_map_and_restarts_pods(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "mlops-saas"

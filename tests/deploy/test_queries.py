@@ -52,7 +52,7 @@ def parsed(expressions: list[str], folder: Path) -> None:
 # -- what they are asked of ------------------------------------------------------------------------
 
 
-def test_what_is_told_is_as_prometheus_wants_it() -> None:
+def test_metrics_pass_the_checks_of_prometheus() -> None:
     """Names, types, units and helps, by Prometheus' own check."""
     registry = CollectorRegistry()
     for each in (
@@ -82,7 +82,7 @@ def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[each["title"] for each in PANELS])
-def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(
+def test_a_panel_queries_existing_metrics_of_the_chosen_release(
     panel: Object,
 ) -> None:
     assert panel["targets"] and panel["description"]
@@ -92,7 +92,7 @@ def test_a_panel_asks_for_metrics_that_there_are_of_the_release_that_is_chosen(
         assert each.count(TOLD) == len(re.findall("gpuqueue_[a-z_]+{", each))
 
 
-def test_what_every_dispatcher_says_alike_is_never_summed() -> None:
+def test_metrics_that_every_dispatcher_repeats_are_never_summed() -> None:
     alone = (
         "launches_total",
         "kubernetes_requests_total",
@@ -130,7 +130,7 @@ def test_variables_are_all_used_and_asked_for_by_metrics_that_there_are() -> Non
         assert named_in(each["query"].replace(",", "{")) <= set(METRICS)
 
 
-def test_the_config_map_holds_the_dashboard_as_it_is_and_the_label_that_grafana_looks_for() -> None:
+def test_the_config_map_has_the_dashboard_and_the_label_for_grafana() -> None:
     found = chart_set("everything").one("ConfigMap", "gpu-gpuqueue-dashboard")
     (text,) = found["data"].values()
     assert json.loads(text) == BOARD
@@ -154,7 +154,7 @@ def scaled(**said: Any) -> Object:
     return found
 
 
-def test_scaling_by_prometheus_counts_messages_of_the_dispatchers_own_queues_once(
+def test_scaling_counts_each_message_of_the_dispatchers_queues_once(
     tmp_path: Path,
 ) -> None:
     query = scaled(queues=["gpu.t4.shared", "gpu.t4.exclusive", "gpu.mig-1g.5gb.me"])["query"]
@@ -196,7 +196,7 @@ def evaluated(query: str, series: list[Object], folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_where_prometheus_knows_nothing_nobody_is_taken_away() -> None:
+def test_missing_metrics_never_scale_dispatchers_down() -> None:
     assert scaled()["ignoreNullValues"] == "false"
 
 

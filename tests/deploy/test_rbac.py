@@ -48,7 +48,7 @@ class Overheard(Transport):
         self, asked: str, method: str, path: str, query: Any = None, body: Any = None
     ) -> bytes:
         self.rights.add(right(method, path, query or {}))
-        raise Unreachable("nobody is here", asked=asked)
+        raise Unreachable("nobody is here", request=asked)
 
     def open(self, asked: str, path: str, query: Any, silence: float | None) -> Any:
         return self.send(asked, "GET", path, query)
@@ -151,7 +151,7 @@ def test_nothing_has_rights_in_the_whole_cluster(source: str, name: str) -> None
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_the_rights_are_bound_to_the_account_of_dispatchers_where_the_jobs_are(
+def test_the_role_is_bound_to_the_dispatchers_in_the_namespace_of_jobs(
     source: str, name: str
 ) -> None:
     found = render(source, name)

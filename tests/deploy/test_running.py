@@ -256,7 +256,7 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
 # -- redis -----------------------------------------------------------------------------------------
 
 
-def test_the_built_in_redis_starts_with_what_it_is_told(tmp_path: Path) -> None:
+def test_the_built_in_redis_starts_with_its_arguments(tmp_path: Path) -> None:
     (container,) = dict(render("chart", "trial").pods())["gpu-gpuqueue-redis"]["spec"]["containers"]
     words = [
         word.replace("$(REDISCLI_AUTH)", "not-a-real-password").replace("/data", str(tmp_path))

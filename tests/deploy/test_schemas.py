@@ -44,7 +44,7 @@ def test_every_object_of_others_has_the_shape_that_they_read(source: str, name: 
         jsonschema.validate(each, SCHEMAS[each["apiVersion"], each["kind"]])
 
 
-def test_every_shape_is_one_of_something_and_sees_a_field_that_there_is_not() -> None:
+def test_every_custom_schema_is_used_and_rejects_an_unknown_field() -> None:
     found = [
         each for each in render("chart", "everything") if each["apiVersion"].startswith(CUSTOM)
     ]

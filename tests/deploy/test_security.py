@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuqueue.celery import LEAVE_WITHIN
 from gpuqueue.launchers.kubernetes.manifest.names import (
     ATTEMPT_ROLE,
     CONTAINER_ROLE,
@@ -20,6 +19,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     labels,
 )
 from gpuqueue.model.record import Record
+from gpuqueue.settings.dispatcher import Settings
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)
@@ -44,9 +44,7 @@ def test_every_pod_is_fit_for_pod_security_restricted(source: str, name: str) ->
 
 
 @EVERY
-def test_every_pod_has_a_tmp_of_its_own_and_no_other_place_to_write_but_what_is_meant_for_it(
-    source: str, name: str
-) -> None:
+def test_every_pod_writes_only_to_its_tmp_and_its_data_volume(source: str, name: str) -> None:
     for workload, template in render(source, name).pods():
         (container,) = template["spec"]["containers"]
         writable = {
@@ -58,7 +56,7 @@ def test_every_pod_has_a_tmp_of_its_own_and_no_other_place_to_write_but_what_is_
 
 
 @EVERY
-def test_nobody_but_dispatchers_has_a_token(source: str, name: str) -> None:
+def test_only_dispatchers_have_a_token(source: str, name: str) -> None:
     found = render(source, name)
     assert all(each["automountServiceAccountToken"] is False for each in found.of("ServiceAccount"))
     for workload, template in found.pods():
@@ -70,7 +68,7 @@ def test_nobody_but_dispatchers_has_a_token(source: str, name: str) -> None:
 
 
 @EVERY
-def test_every_image_says_what_runs(source: str, name: str) -> None:
+def test_every_image_is_pinned_by_tag_or_digest(source: str, name: str) -> None:
     for workload, template in render(source, name).pods():
         (container,) = template["spec"]["containers"]
         reference = container["image"].rpartition("/")[2]
@@ -91,7 +89,7 @@ def test_every_container_asks_for_what_it_needs_and_is_probed(source: str, name:
 
 
 @EVERY
-def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(
+def test_probes_spare_a_busy_dispatcher_and_its_grace_period_suffices(
     source: str, name: str
 ) -> None:
     for _, template in render(source, name).pods():
@@ -105,11 +103,14 @@ def test_a_busy_dispatcher_is_not_killed_and_one_that_ends_has_the_time_for_it(
         ) * 2
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
         assert container["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
-        assert template["spec"]["terminationGracePeriodSeconds"] >= 2 * LEAVE_WITHIN
+        assert (
+            template["spec"]["terminationGracePeriodSeconds"]
+            >= 2 * Settings.model_fields["leave_seconds"].default
+        )
 
 
 @EVERY
-def test_dispatchers_of_a_deployment_are_replaced_one_by_one_and_not_drained_together(
+def test_dispatchers_are_replaced_one_by_one_and_never_drained_together(
     source: str, name: str
 ) -> None:
     found = render(source, name)
@@ -188,7 +189,7 @@ def test_no_credential_stands_outside_of_secrets(source: str, name: str) -> None
     assert bool(found.of("Secret")) == (name == "trial")
 
 
-def test_the_templates_of_secrets_hold_none_and_are_applied_by_nobody() -> None:
+def test_templates_of_secrets_hold_no_secret_and_are_never_applied() -> None:
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     for each in yaml.safe_load_all(template.read_text()):
         for text in each["stringData"].values():
@@ -245,7 +246,7 @@ def tags(template: Object) -> str:
 
 
 @EVERY
-def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allowed(
+def test_executors_accept_no_traffic_and_reach_dns_redis_and_allowed_hosts(
     source: str, name: str
 ) -> None:
     found = render(source, name)
@@ -257,9 +258,7 @@ def test_nobody_reaches_an_executor_and_it_reaches_names_redis_and_what_is_allow
 
 
 @EVERY
-def test_nobody_reaches_a_container_job_and_it_reaches_names_and_what_is_allowed_but_never_redis(
-    source: str, name: str
-) -> None:
+def test_container_jobs_reach_dns_and_allowed_hosts_but_never_redis(source: str, name: str) -> None:
     found = render(source, name)
     (policy,) = policies(found, CONTAINER)
     assert not policy.get("ingress")
@@ -276,7 +275,7 @@ def test_nobody_reaches_a_container_job_and_it_reaches_names_and_what_is_allowed
 
 
 @EVERY
-def test_nobody_but_dispatchers_reaches_the_api_server(source: str, name: str) -> None:
+def test_only_dispatchers_reach_the_api_server(source: str, name: str) -> None:
     found = render(source, name)
     for workload, template in found.pods():
         (policy,) = policies(found, template["metadata"]["labels"])
@@ -287,7 +286,7 @@ def test_nobody_but_dispatchers_reaches_the_api_server(source: str, name: str) -
 
 
 @EVERY
-def test_everything_that_listens_says_to_whom(source: str, name: str) -> None:
+def test_every_listening_port_is_open_to_named_peers_alone(source: str, name: str) -> None:
     found = render(source, name)
     for workload, template in found.pods():
         (policy,) = policies(found, template["metadata"]["labels"])
@@ -298,7 +297,7 @@ def test_everything_that_listens_says_to_whom(source: str, name: str) -> None:
         }
 
 
-def test_the_built_in_redis_is_reached_by_executors_and_speaks_to_nobody() -> None:
+def test_the_built_in_redis_accepts_executors_and_opens_no_connection() -> None:
     found = render("chart", "trial")
     (policy,) = policies(found, dict(found.pods())["gpu-gpuqueue-redis"]["metadata"]["labels"])
     assert policy["egress"] == []

@@ -92,7 +92,7 @@ def test_the_settings_of_a_dispatcher_are_right_and_its_classes_its_own(
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
-def test_a_dispatcher_serves_queues_of_its_own_classes(
+def test_a_dispatcher_serves_the_queues_of_its_classes(
     source: str, name: str, tmp_path: Path
 ) -> None:
     found = render(source, name)

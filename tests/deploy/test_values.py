@@ -93,7 +93,7 @@ def allowed(schema: Object, path: str = "") -> Iterator[str]:
         yield path
 
 
-def test_every_value_that_the_schema_allows_has_a_default_and_the_other_way_round() -> None:
+def test_the_schema_and_the_default_values_list_the_same_values() -> None:
     without_requests = {
         path for path in allowed(SCHEMA) if not path.endswith((".requests", ".limits"))
     } - {"global"}
@@ -103,7 +103,7 @@ def test_every_value_that_the_schema_allows_has_a_default_and_the_other_way_roun
     assert found == without_requests
 
 
-def test_no_map_takes_what_nobody_reads() -> None:
+def test_every_map_rejects_an_unknown_key() -> None:
     loose = [
         path
         for path, schema in schemas(SCHEMA)

@@ -189,7 +189,18 @@ def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
     )
 
 
-# -- settings and clocks ---------------------------------------------------------------------------
+def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) -> None:
+    page = Page("docs/howto/use-a-private-registry.md")
+    (text,), (command,) = page.blocks("yaml"), page.blocks("sh")
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    made = apply_template(load_pod_template(file), job()["spec"]["template"])
+    (secret,) = made["spec"]["imagePullSecrets"]
+    assert f"create secret docker-registry {secret['name']} " in command
+    assert f"imagePullSecrets: [{secret['name']}]" in page.text.replace(text, "")
+
+
+# -- timeouts --------------------------------------------------------------------------------------
 
 
 CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}

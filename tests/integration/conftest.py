@@ -19,7 +19,7 @@ GPU = "gpu.t4.shared"
 def stack(
     tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str
 ) -> Iterator[Stack]:
-    """Started once for each kind; tests keep out of each other's way by keys and ids of their own."""
+    """Started once for each kind; each test uses different keys and ids."""
     made = Stack(tmp_path_factory.mktemp("stack"), kind=kind)
     running_stacks.append(made)
     try:

@@ -7,12 +7,15 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from gpuqueue import ApplicationNotFound, InvalidJob, TaskNotFound, gpu
 from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
@@ -21,7 +24,7 @@ GOOD = json.dumps([[1, 2], {}, {}])
 
 
 @pytest.fixture
-def dispatcher_goes_on(stack, shop):
+def dispatcher_goes_on(stack: Stack, shop: ModuleType) -> Iterator[None]:
     """After the test a good job succeeds, in the dispatcher that was there before."""
     before = [worker.pid for worker in stack.workers]
     yield
@@ -32,7 +35,7 @@ def dispatcher_goes_on(stack, shop):
 
 
 @pytest.fixture
-def push(stack, key):
+def push(stack: Stack, key: str) -> Callable[..., Any]:
     """Put a message on the queue as the transport would, without Celery's client in between."""
 
     def send(
@@ -86,7 +89,7 @@ def push(stack, key):
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
+def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, words: str) -> None:
     result = shop.add.apply_async((1, 2), queue=GPU, headers={"gpu": header})
     with pytest.raises(InvalidJob) as caught:
         result.get(PATIENCE)
@@ -166,14 +169,18 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop, header, words):
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
 )
-def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(push, message, error, words):
+def test_a_message_that_cannot_run_is_refused_where_its_caller_looks(
+    push: Callable[..., Any], message: Any, error: Any, words: str
+) -> None:
     result = push(**message)
     with pytest.raises(error) as caught:
         result.get(PATIENCE)
     assert words in str(caught.value)
 
 
-def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):
+def test_a_refusal_calls_the_errbacks_that_can_be_read(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     options = {"queue": GPU, "headers": {"gpu": "all of it"}, "link_error": shop.new_errback.s(key)}
     result = shop.add.apply_async((1, 2), **options)
     assert stack.told(key)[:3] == ["new", result.id, "InvalidJob"]
@@ -189,16 +196,16 @@ def test_a_refusal_calls_the_errbacks_that_can_be_read(shop, stack, key):
         ({"time_limit": -1}, "time_limit=-1 is not a number of seconds"),
     ],
 )
-def test_gpu_refuses_at_once_what_cannot_be(options, words):
+def test_gpu_refuses_at_once_what_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         gpu(**options)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}], ids=str)
-def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(
-    stack, push, headers, dispatcher_goes_on
-):
+def test_a_message_without_a_caller_is_dropped_and_logged(
+    stack: Stack, push: Callable[..., Any], headers: dict[str, Any], dispatcher_goes_on: None
+) -> None:
     node = stack.workers[0]
     before = len(node.logs())
     push(**headers)
@@ -213,12 +220,16 @@ def test_a_message_nobody_can_be_told_of_is_thrown_away_and_logged(
 @pytest.mark.parametrize(
     "garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str
 )
-def test_garbage_on_the_queue_stops_nobody(stack, garbage, dispatcher_goes_on):
+def test_garbage_on_the_queue_stops_no_dispatcher(
+    stack: Stack, garbage: Any, dispatcher_goes_on: None
+) -> None:
     stack.client.lpush(GPU, garbage)
     until(lambda: not stack.client.llen(GPU), PATIENCE, "the garbage was taken")
 
 
-def test_an_application_that_cannot_be_imported_is_the_jobs_typed_error(stack_factory):
+def test_an_application_that_cannot_be_imported_is_the_jobs_typed_error(
+    stack_factory: Callable[..., Stack],
+) -> None:
     stack = stack_factory(app="no_such_shop.celery:app")
     stack.dispatcher()
     results = [stack.shop.add.apply_async((1, n), queue=GPU) for n in range(2)]

@@ -134,7 +134,7 @@ def test_a_running_job_is_cancelled_and_its_slot_is_free(idle: Dev, gate: Path) 
     assert again["outcome"] == "ended"
 
 
-def test_why_tells_how_a_job_ended_and_knows_no_stranger(idle: Dev) -> None:
+def test_why_explains_how_a_job_ended_and_rejects_an_unknown_id(idle: Dev) -> None:
     failed = idle.send("fail", queue="gpu.t4.shared")
     idle.reaches(failed, "ended")
     assert "reason: ERROR" in idle.run("why", failed).stdout
@@ -152,7 +152,8 @@ def test_run_is_refused_where_processes_are_started(idle: Dev) -> None:
     done = idle.run("run", "--class", "t4", "shop:1", "--", "true")
     assert done.returncode == 2
     assert (
-        "'gpuqueue.run' runs a container image, but this dispatcher starts local processes" in done.stderr
+        "'gpuqueue.run' runs a container image, but this dispatcher starts local processes"
+        in done.stderr
     )
     unknown = idle.run("run", "--class", "a100", "shop:1", "--", "true")
     assert unknown.returncode == 2

@@ -205,7 +205,7 @@ def test_most_at_once(spans: list[tuple[float, float]], most: int) -> None:
     assert most_at_once(spans) == most
 
 
-def test_without_a_checkout_it_says_what_to_do(
+def test_demo_without_a_checkout_prints_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -71,7 +71,7 @@ def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> No
         assert not executor.is_running()
 
 
-def test_dev_says_which_child_died(tmp_path: Path) -> None:
+def test_dev_names_the_child_that_died(tmp_path: Path) -> None:
     dev = start_dev(tmp_path / "dev", "--no-flower")
     processes = family(dev)
     (worker,) = [each for each in processes if "worker" in each.cmdline()]

@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def hands() -> Iterator[Hands]:
         made.client.close()
 
 
-def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands):
+def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(record)
     assert done.returncode == 0, done.stderr
@@ -108,7 +109,7 @@ def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands):
     )
 
 
-def test_the_state_and_the_results_may_live_elsewhere(hands):
+def test_the_state_and_the_results_may_live_elsewhere(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(
         record,
@@ -125,7 +126,7 @@ def test_the_state_and_the_results_may_live_elsewhere(hands):
         assert elsewhere.AsyncResult(record["id"]).get(PATIENCE)["hostname"]
 
 
-def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands):
+def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     done = hands.run(record, {"GPUQUEUE_POD": "gpu-where-1-x7k", "GPUQUEUE_POD_UID": "8a0b-77"})
     assert done.returncode == 0, done.stderr
@@ -137,7 +138,7 @@ def test_an_attempt_in_a_pod_is_the_pods_and_shows_its_name(hands):
     )
 
 
-def test_an_attempt_outside_a_pod_is_its_processs(hands):
+def test_an_attempt_outside_a_pod_is_its_processs(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     assert hands.run(record).returncode == 0
     start, _, pid = hands.kept(record)["instance"].rpartition(":")
@@ -154,7 +155,9 @@ def no_file() -> None:
 @pytest.mark.parametrize(
     "home", [None, "/nonexistent"], ids=["no home", "a home that is not there"]
 )
-def test_an_executor_wants_no_home_and_writes_no_file(hands, tmp_path, home):
+def test_an_executor_wants_no_home_and_writes_no_file(
+    hands: Hands, tmp_path: Path, home: str | None
+) -> None:
     record = hands.attempt("bare.where")
     env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | (
         {"HOME": home} if home else {}
@@ -165,9 +168,9 @@ def test_an_executor_wants_no_home_and_writes_no_file(hands, tmp_path, home):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_status_of_its_own(
-    hands,
-):
+def test_an_executor_with_a_failed_gpu_writes_nothing_and_exits_at_once(
+    hands: Hands,
+) -> None:
     record = hands.attempt(
         "shop.wear_out", "worn", 1
     )  # it leaves a thread that would keep the process for a minute
@@ -182,7 +185,7 @@ def test_an_executor_whose_gpu_fails_writes_nothing_and_leaves_at_once_with_a_st
     assert hands.app.AsyncResult(record["id"]).state == "STARTED"
 
 
-def test_figures_of_the_gpu_that_come_late_lower_none(hands):
+def test_figures_of_the_gpu_that_come_late_lower_none(hands: Hands) -> None:
     record = hands.attempt("bare.where")
     executor = ExecutorAttempt(hands.client, Attempt.of(record), record["token"])
     executor.claim(INSTANCE, "worker")
@@ -202,7 +205,7 @@ def test_figures_of_the_gpu_that_come_late_lower_none(hands):
     )
 
 
-def test_an_attempt_that_is_not_current_tells_nothing_of_a_gpu(hands):
+def test_a_stale_attempt_reports_no_gpu(hands: Hands) -> None:
     record, seen = hands.attempt("bare.where"), {"gpu": "GPU-1"}
     attempt = Attempt.of(record)
     executor = ExecutorAttempt(hands.client, attempt, record["token"])

@@ -9,6 +9,8 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -22,9 +24,17 @@ from tests.support.waiting import PATIENCE, until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
+class FlowerStack(Stack):
+    """A stack with Flower beside it, at the address ``page``."""
+
+    page: str
+
+
 @pytest.fixture(scope="module")
-def flower(tmp_path_factory, running_stacks):
-    made = Stack(tmp_path_factory.mktemp("flower"), {"T4_SHARED_SLOTS": "2"})
+def flower(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
+) -> Iterator[FlowerStack]:
+    made = FlowerStack(tmp_path_factory.mktemp("flower"), {"T4_SHARED_SLOTS": "2"})
     running_stacks.append(made)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,7 +69,7 @@ def flower(tmp_path_factory, running_stacks):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         if os.environ.get("CI"):
@@ -84,7 +94,7 @@ def browser(tmp_path_factory):
     made.quit()
 
 
-def get(flower, path):
+def get(flower: FlowerStack, path: str) -> Any:
     """What Flower's API answers; nothing while it is not up."""
     try:
         with urllib.request.urlopen(flower.page + path, timeout=PATIENCE) as answer:
@@ -93,7 +103,7 @@ def get(flower, path):
         return {}
 
 
-def shown(browser, flower, job_id):
+def shown(browser: webdriver.Chrome, flower: FlowerStack, job_id: str) -> dict[str, str]:
     """The row of a job in Flower's list: column → text."""
     browser.get(flower.page + "/tasks")
     rows = WebDriverWait(browser, PATIENCE).until(
@@ -116,7 +126,9 @@ def shown(browser, flower, job_id):
     return {}
 
 
-def until_shown(browser, flower, job_id, state):
+def until_shown(
+    browser: webdriver.Chrome, flower: FlowerStack, job_id: str, state: str
+) -> dict[str, str]:
     return until(
         lambda: (row := shown(browser, flower, job_id)).get("state") == state and row,
         PATIENCE,
@@ -124,16 +136,16 @@ def until_shown(browser, flower, job_id, state):
     )
 
 
-def press(browser, flower, job_id, button):
+def press(browser: webdriver.Chrome, flower: FlowerStack, job_id: str, button: str) -> None:
     browser.get(f"{flower.page}/task/{job_id}")
     WebDriverWait(browser, PATIENCE).until(lambda page: page.find_elements(By.ID, button))[
         0
     ].click()
 
 
-def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_ended(
-    flower, browser, key
-):
+def test_flower_shows_a_job_as_received_then_started_then_ended(
+    flower: FlowerStack, browser: webdriver.Chrome, key: str
+) -> None:
     running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     flower.in_state(running.id, "running")
     waiting = flower.shop.add.apply_async((2, 3), queue="gpu.t4.shared")
@@ -157,7 +169,9 @@ def test_a_job_shows_received_while_it_waits_started_while_it_runs_and_how_it_en
     assert 0 < told["runtime"] <= record["released"] - record["started"] + 1
 
 
-def test_the_terminate_button_stops_a_running_job(flower, browser, key):
+def test_the_terminate_button_stops_a_running_job(
+    flower: FlowerStack, browser: webdriver.Chrome, key: str
+) -> None:
     running = flower.shop.hold.apply_async((key,), queue="gpu.t4.shared")
     flower.in_state(running.id, "running")
     until_shown(browser, flower, running.id, "STARTED")
@@ -167,7 +181,9 @@ def test_the_terminate_button_stops_a_running_job(flower, browser, key):
     assert running.state == "REVOKED"
 
 
-def test_the_revoke_button_takes_a_waiting_job_out_of_line(flower, browser, key):
+def test_the_revoke_button_takes_a_waiting_job_out_of_line(
+    flower: FlowerStack, browser: webdriver.Chrome, key: str
+) -> None:
     running = flower.shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     flower.in_state(running.id, "running")
     waiting = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
@@ -180,7 +196,9 @@ def test_the_revoke_button_takes_a_waiting_job_out_of_line(flower, browser, key)
     assert running.get(timeout=PATIENCE) is not None
 
 
-def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(flower, browser):
+def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(
+    flower: FlowerStack, browser: webdriver.Chrome
+) -> None:
     done = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
     assert done.get(timeout=PATIENCE) == 2
     worker = flower.record(done.id)["worker"]
@@ -190,7 +208,7 @@ def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(flowe
         "Flower knows the attempt's worker",
     )
 
-    def workers():
+    def workers() -> str:
         browser.get(flower.page + "/workers")
         WebDriverWait(browser, PATIENCE).until(lambda page: "dispatcher@test" in page.page_source)
         return browser.page_source

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
 from tests.support.nodes import APPS, FAKE_GPUS
@@ -46,17 +49,17 @@ def stack(
 
 
 @pytest.fixture
-def shop(stack):
+def shop(stack: Stack) -> ModuleType:
     return stack.shop
 
 
 @pytest.fixture
-def seen(kind):
+def seen(kind: str) -> tuple[str, int]:
     """What NVML shows to an executor: UUIDs and memory taken."""
     return (FIRST, 3 * GIB) if kind == "local" else (f"{FIRST},{SECOND}", 6 * GIB)
 
 
-def figures(stack, result):
+def figures(stack: Stack, result: AsyncResult) -> tuple[Any, ...]:
     record = stack.record(result.id) or {}
     return record.get("gpu"), record.get("gpu_memory_peak"), record.get("gpu_memory_own")
 
@@ -64,9 +67,9 @@ def figures(stack, result):
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and_afterwards(
-    shop, stack, key, seen
-):
+def test_the_record_has_the_gpu_and_its_memory_during_and_after_the_job(
+    shop: ModuleType, stack: Stack, key: str, seen: tuple[str, int]
+) -> None:
     result = shop.train.apply_async((key, 2 * GIB), queue=GPU)
     until(
         lambda: figures(stack, result) == (*seen, 2 * GIB),
@@ -80,7 +83,9 @@ def test_the_record_says_which_gpu_a_job_has_and_what_it_takes_while_it_runs_and
     assert figures(stack, result) == (*seen, 2 * GIB)
 
 
-def test_what_torch_took_is_known_of_a_job_that_ends_before_anybody_looks(shop, stack, key):
+def test_the_memory_of_torch_is_known_for_a_job_shorter_than_one_sample(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     stack.go(key)
     result = shop.train.apply_async((key, GIB), queue=GPU)
     assert result.get(PATIENCE) == "return"
@@ -90,9 +95,9 @@ def test_what_torch_took_is_known_of_a_job_that_ends_before_anybody_looks(shop, 
 # -- out of memory ---------------------------------------------------------------------------------
 
 
-def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_its_own(
-    shop, stack, key, seen
-):
+def test_a_job_out_of_gpu_memory_keeps_its_exception_and_gets_its_reason(
+    shop: ModuleType, stack: Stack, key: str, seen: tuple[str, int]
+) -> None:
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
     result = shop.train.apply_async((key, 15 * GIB, "run out"), queue=GPU, link_error=errback)
     until(lambda: figures(stack, result)[0], PATIENCE, "the first figures")
@@ -110,9 +115,9 @@ def test_a_job_out_of_gpu_memory_fails_with_its_own_exception_and_a_reason_of_it
     assert "on_failure OutOfMemoryError" in stack.told_so_far(key)
 
 
-def test_a_soft_time_limit_that_strikes_while_memory_is_short_is_no_lack_of_memory(
-    shop, stack, key
-):
+def test_a_soft_time_limit_while_memory_is_short_is_not_out_of_memory(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.shrink.apply_async((key,), queue=GPU)
     with pytest.raises(SoftTimeLimitExceeded):
         result.get(PATIENCE)
@@ -122,7 +127,9 @@ def test_a_soft_time_limit_that_strikes_while_memory_is_short_is_no_lack_of_memo
 # -- the GPU's own failure -------------------------------------------------------------------------
 
 
-def test_a_job_whose_gpu_fails_once_is_tried_again(shop, stack, key):
+def test_a_job_whose_gpu_fails_once_is_tried_again(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.wear_out.apply_async((key, 1), queue=GPU)
     assert result.get(PATIENCE) == 2
     ended = stack.in_state(result.id, "ended")
@@ -130,7 +137,9 @@ def test_a_job_whose_gpu_fails_once_is_tried_again(shop, stack, key):
     assert [stack.told(key), stack.told(key)] == [[1, 0], [2, 0]]
 
 
-def test_a_job_whose_gpus_fail_as_often_as_attempts_are_allowed_fails(shop, stack, key):
+def test_a_job_whose_gpus_fail_as_often_as_attempts_are_allowed_fails(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
     result = shop.wear_out.apply_async((key, 9), queue=GPU, link_error=errback)
     with pytest.raises(
@@ -148,7 +157,9 @@ def test_a_job_whose_gpus_fail_as_often_as_attempts_are_allowed_fails(shop, stac
     assert stack.told_so_far(key) == []
 
 
-def test_a_retry_that_the_task_asks_for_when_its_gpu_fails_is_a_retry(shop, stack, key):
+def test_a_retry_that_the_task_asks_for_when_its_gpu_fails_is_a_retry(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.wear_out.apply_async((key, 1), {"retry": True}, queue=GPU)
     assert result.get(PATIENCE) == 1
     assert [stack.told(key), stack.told(key)] == [[1, 0], [1, 1]]

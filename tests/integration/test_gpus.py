@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -21,7 +22,7 @@ FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
 
 
 @pytest.fixture
-def machine(stack_factory):
+def machine(stack_factory: Callable[..., Stack]) -> Callable[..., Stack]:
     """A stack on a machine with two GPUs."""
 
     def start(**env: str) -> Stack:
@@ -46,26 +47,32 @@ def given(stack: Stack, key: str, queue: str, jobs: int) -> Counter[str]:
     return seen
 
 
-def test_shared_jobs_share_the_gpus_evenly_and_exclusive_jobs_have_one_each(machine, key):
+def test_shared_jobs_spread_over_gpus_and_exclusive_jobs_get_one_each(
+    machine: Callable[..., Stack], key: str
+) -> None:
     stack = machine()
     stack.dispatcher()
     assert given(stack, key, "gpu.t4.shared", 4) == {FIRST: 2, SECOND: 2}
     assert given(stack, key, "gpu.t4.exclusive", 2) == {FIRST: 1, SECOND: 1}
 
 
-def test_jobs_are_given_none_but_the_gpus_that_the_operator_allows(machine, key):
+def test_jobs_are_given_none_but_the_gpus_that_the_operator_allows(
+    machine: Callable[..., Stack], key: str
+) -> None:
     stack = machine(GPUQUEUE_DEVICES="1", T4_EXCLUSIVE_SLOTS="1")
     stack.dispatcher()
     assert given(stack, key, "gpu.t4.shared", 2) == {SECOND: 2}
 
 
-def test_jobs_see_no_gpu_where_the_operator_allows_none(machine, key):
+def test_jobs_see_no_gpu_where_the_operator_allows_none(
+    machine: Callable[..., Stack], key: str
+) -> None:
     stack = machine(GPUQUEUE_DEVICES="none")
     stack.dispatcher()
     assert given(stack, key, "gpu.t4.shared", 1) == {"": 1}
 
 
-def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine):
+def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine: Callable[..., Stack]) -> None:
     stack = machine(T4_EXCLUSIVE_SLOTS="3")
     dispatcher = stack.dispatcher(ready=False)
     dispatcher.container._popen.wait(PATIENCE)
@@ -76,7 +83,9 @@ def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine):
     )
 
 
-def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
+def test_a_gpu_is_given_again_when_its_job_was_killed(
+    machine: Callable[..., Stack], key: str
+) -> None:
     stack = machine(GPUQUEUE_DEVICES="0", T4_EXCLUSIVE_SLOTS="1")
     stack.dispatcher()
     lost = stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.exclusive")
@@ -85,7 +94,9 @@ def test_a_gpu_is_given_again_when_its_job_was_killed(machine, key):
     assert given(stack, key, "gpu.t4.exclusive", 1) == {FIRST: 1}
 
 
-def test_a_job_that_was_given_no_gpu_and_misses_it_fails_by_itself(machine, key):
+def test_a_job_that_was_given_no_gpu_and_misses_it_fails_by_itself(
+    machine: Callable[..., Stack], key: str
+) -> None:
     stack = machine(GPUQUEUE_DEVICES="none")
     stack.dispatcher()
     result = stack.shop.wear_out.apply_async(

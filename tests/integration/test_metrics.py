@@ -103,7 +103,7 @@ def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> No
 
 
 @pytest.mark.slow
-def test_every_dispatcher_says_the_same_of_the_queue_and_one_of_them_leads(stack: Stack) -> None:
+def test_every_dispatcher_serves_the_same_queue_metrics_and_one_leads(stack: Stack) -> None:
     _, one = serving(stack, "one")
     assert stack.shop.gpu_double.delay(2).get(timeout=PATIENCE) == 4
     _, other = serving(stack, "other")
@@ -131,7 +131,7 @@ def test_what_was_counted_outlives_the_dispatchers(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_messages_that_nobody_takes_are_told(stack: Stack) -> None:
+def test_untaken_messages_are_counted(stack: Stack) -> None:
     node, endpoint = serving(stack)
     stack.app.control.cancel_consumer(
         "gpu.t4.exclusive", destination=[node.hostname()], reply=True, timeout=PATIENCE
@@ -147,7 +147,7 @@ def test_messages_that_nobody_takes_are_told(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_without_redis_it_is_unready_and_says_so_and_lives_on(stack: Stack) -> None:
+def test_a_dispatcher_without_redis_is_unready_and_stays_alive(stack: Stack) -> None:
     node, endpoint = serving(stack)
     stack.redis.container.kill()
     status, why = until(
@@ -180,7 +180,7 @@ def test_a_scrape_ends_while_redis_hangs(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_is_told_to_stop_is_unready_until_it_has_ended(stack: Stack) -> None:
+def test_a_dispatcher_is_unready_from_sigterm_until_it_has_ended(stack: Stack) -> None:
     node, endpoint = serving(stack)
     stack.shop.hold.apply_async(("running",), queue=GPU)
     until(stack.holders, PATIENCE, "it runs")
@@ -206,7 +206,7 @@ def answer(endpoint: Endpoint) -> tuple[int, str]:
 
 
 @pytest.mark.local_only("a port of this machine")
-def test_a_port_that_is_taken_is_an_error_where_somebody_chose_it(stack: Stack) -> None:
+def test_a_port_in_use_is_an_error_if_it_was_chosen(stack: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         node = stack.dispatcher("unlucky", env={"GPUQUEUE_METRICS_PORT": port}, ready=False)
@@ -228,7 +228,7 @@ def test_an_address_that_is_not_ours_is_an_error(stack: Stack) -> None:
 
 
 @pytest.mark.local_only("of the cluster's API")
-def test_requests_to_the_cluster_are_told_by_kind_and_answer(
+def test_requests_to_the_api_server_are_counted_by_kind_and_code(
     stack_factory: Callable[..., Stack], tmp_path: Path
 ) -> None:
     stack: Any = Stack(tmp_path / "cluster", None, "shop", "kubernetes")

@@ -6,6 +6,9 @@ application.
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import celery
 import pytest
 from celery.exceptions import MaxRetriesExceededError
@@ -13,23 +16,24 @@ from kombu.exceptions import EncodeError
 from stock import OutOfStock
 
 from gpuqueue import gpu
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"
 
 
-def test_a_result_comes_back(shop, queue):
+def test_a_result_comes_back(shop: ModuleType, queue: str) -> None:
     assert shop.add.apply_async((2, 3), queue=queue).get(PATIENCE) == 5
 
 
-def test_a_route_of_the_application_alone_is_enough(stack, shop):
+def test_a_route_of_the_application_alone_is_enough(stack: Stack, shop: ModuleType) -> None:
     result = shop.gpu_double.delay(21)
     assert result.get(PATIENCE) == 42
     assert stack.record(result.id)["gpu_class"] == "t4"
 
 
-def test_the_options_of_gpu_are_those_of_apply_async(stack, shop):
+def test_the_options_of_gpu_are_those_of_apply_async(stack: Stack, shop: ModuleType) -> None:
     result = shop.describe.apply_async(
         **gpu("t4", isolation="exclusive", memory="9GiB", tenant="vision", time_limit=60)
     )
@@ -39,15 +43,15 @@ def test_the_options_of_gpu_are_those_of_apply_async(stack, shop):
     assert stack.record(result.id)["isolation"] == "exclusive"
 
 
-def test_a_signature_takes_the_options_of_gpu(shop):
+def test_a_signature_takes_the_options_of_gpu(shop: ModuleType) -> None:
     assert shop.add.s(1, 2).set(**gpu("t4", isolation="shared")).apply_async().get(PATIENCE) == 3
 
 
-def test_a_task_is_sent_by_name_by_a_client_that_has_not_its_code(stack):
+def test_a_task_is_sent_by_name_by_a_client_that_has_not_its_code(stack: Stack) -> None:
     assert stack.app.send_task("shop.gpu_double", (4,)).get(PATIENCE) == 8
 
 
-def test_the_caller_names_the_task_id(shop, queue, key):
+def test_the_caller_names_the_task_id(shop: ModuleType, queue: str, key: str) -> None:
     result = shop.echo.apply_async(("named",), queue=queue, task_id=f"order/{key}~1")
     assert (result.id, result.get(PATIENCE)) == (f"order/{key}~1", "named")
 
@@ -55,7 +59,7 @@ def test_the_caller_names_the_task_id(shop, queue, key):
 # -- failures --------------------------------------------------------------------------------------
 
 
-def test_an_exception_comes_back_with_its_type_and_traceback(shop, queue):
+def test_an_exception_comes_back_with_its_type_and_traceback(shop: ModuleType, queue: str) -> None:
     result = shop.fail.apply_async(queue=queue)
     with pytest.raises(ValueError, match="no ValueError"):
         result.get(PATIENCE)
@@ -63,20 +67,24 @@ def test_an_exception_comes_back_with_its_type_and_traceback(shop, queue):
     assert result.traceback.rstrip().endswith("ValueError: no ValueError")
 
 
-def test_an_exception_of_the_application_comes_back_as_its_own_type(shop, queue):
+def test_an_exception_of_the_application_comes_back_as_its_own_type(
+    shop: ModuleType, queue: str
+) -> None:
     with pytest.raises(OutOfStock) as caught:
         shop.fail.apply_async(("OutOfStock",), queue=queue).get(PATIENCE)
     assert (caught.value.fruit, caught.value.wanted) == ("pears", 3)
 
 
-def test_a_result_that_is_no_json_fails_as_in_plain_celery(shop, queue):
+def test_a_result_that_is_no_json_fails_as_in_plain_celery(shop: ModuleType, queue: str) -> None:
     result = shop.unserializable.apply_async(queue=queue)
     with pytest.raises(EncodeError):
         result.get(PATIENCE)
     assert result.state == "FAILURE"
 
 
-def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(stack, shop, queue):
+def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(
+    stack: Stack, shop: ModuleType, queue: str
+) -> None:
     result = shop.never_begins.apply_async(queue=queue)
     with pytest.raises(OutOfStock):
         result.get(PATIENCE)
@@ -88,7 +96,7 @@ def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(stack,
 
 
 @pytest.mark.parametrize("how", ["ignore", "reject"])
-def test_ignore_and_reject_leave_no_result(stack, shop, how):
+def test_ignore_and_reject_leave_no_result(stack: Stack, shop: ModuleType, how: str) -> None:
     result = shop.turn_away.apply_async((how,), queue=GPU)
     stack.in_state(result.id, "ended")
     assert result.state not in ("SUCCESS", "FAILURE", "REVOKED")
@@ -98,7 +106,9 @@ def test_ignore_and_reject_leave_no_result(stack, shop, how):
 # -- retries ---------------------------------------------------------------------------------------
 
 
-def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(shop, stack, queue, key):
+def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     asked = {"isolation": "shared", "tenant": "retail"}
     signature = shop.try_until.s(2, key).set(queue=queue, headers={"gpu": asked})
     signature.stamp(order="o-17")
@@ -109,7 +119,7 @@ def test_retries_are_counted_and_keep_the_gpu_header_and_the_stamps(shop, stack,
     assert [each["gpu"] for each in seen] == [asked] * 3
 
 
-def test_a_retry_shows_retry_while_it_waits(shop, stack, queue):
+def test_a_retry_shows_retry_while_it_waits(shop: ModuleType, stack: Stack, queue: str) -> None:
     result = shop.again_later.apply_async((2,), queue=queue)
     until(lambda: result.state == "RETRY", PATIENCE, "the task has asked for a retry")
     if queue != "celery":
@@ -122,26 +132,28 @@ def test_a_retry_shows_retry_while_it_waits(shop, stack, queue):
     assert result.get(PATIENCE) == "again"
 
 
-def test_autoretry_tries_as_often_as_it_says_and_then_raises_the_last_error(
-    shop, stack, queue, key
-):
+def test_autoretry_makes_max_retries_and_raises_the_last_error(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     with pytest.raises(OutOfStock) as caught:
         shop.sell_out.apply_async((key,), queue=queue).get(PATIENCE)
     assert caught.value.wanted == 2
     assert stack.told_so_far(key) == [0, 1, 2]
 
 
-def test_too_many_retries_raise_max_retries_exceeded(shop, queue):
+def test_too_many_retries_raise_max_retries_exceeded(shop: ModuleType, queue: str) -> None:
     with pytest.raises(MaxRetriesExceededError, match=r"Can't retry shop\.give_up"):
         shop.give_up.apply_async(queue=queue).get(PATIENCE)
 
 
-def test_too_many_retries_raise_the_error_that_retry_was_given(shop, queue):
+def test_too_many_retries_raise_the_error_that_retry_was_given(
+    shop: ModuleType, queue: str
+) -> None:
     with pytest.raises(OutOfStock, match="2 figs wanted"):
         shop.give_up.apply_async(("figs",), queue=queue).get(PATIENCE)
 
 
-def test_each_retry_is_a_delivery_of_its_own_and_all_end(stack, shop):
+def test_each_retry_is_a_separate_delivery_and_all_end(stack: Stack, shop: ModuleType) -> None:
     result = shop.try_until.apply_async((1,), queue=GPU)
     assert result.get(PATIENCE) == 1
     stack.in_state(result.id, "ended")
@@ -155,7 +167,9 @@ def test_each_retry_is_a_delivery_of_its_own_and_all_end(stack, shop):
 # -- states ----------------------------------------------------------------------------------------
 
 
-def test_a_state_of_the_task_itself_is_seen_while_it_runs(shop, stack, queue, key):
+def test_a_state_of_the_task_itself_is_seen_while_it_runs(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     result = shop.pack.apply_async((key,), queue=queue)
     assert stack.told(key) == "packing"
     assert (result.state, result.info) == ("PACKING", {"boxes": 2})
@@ -163,7 +177,9 @@ def test_a_state_of_the_task_itself_is_seen_while_it_runs(shop, stack, queue, ke
     assert result.get(PATIENCE) == "packed"
 
 
-def test_a_running_job_is_started_with_its_process(shop, stack, key):
+def test_a_running_job_is_started_with_its_process(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     pid = stack.told(key)["pid"]
     assert (result.state, result.info["pid"]) == ("STARTED", pid)
@@ -171,7 +187,7 @@ def test_a_running_job_is_started_with_its_process(shop, stack, key):
     assert result.get(PATIENCE) == key
 
 
-def test_a_waiting_job_is_queued(shop, stack, key):
+def test_a_waiting_job_is_queued(shop: ModuleType, stack: Stack, key: str) -> None:
     first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     stack.told(key)
     second = shop.add.apply_async((1, 1), queue="gpu.t4.exclusive")
@@ -199,7 +215,9 @@ def test_a_waiting_job_is_queued(shop, stack, key):
         "an option",
     ],
 )
-def test_a_result_that_is_ignored_leaves_nothing_behind(shop, stack, key, queue, by):
+def test_a_result_that_is_ignored_leaves_nothing_behind(
+    shop: ModuleType, stack: Stack, key: str, queue: str, by: str
+) -> None:
     if by == "its class":
         result = shop.quiet.apply_async((key,), queue=queue)
     elif by == "an option":
@@ -215,7 +233,7 @@ def test_a_result_that_is_ignored_leaves_nothing_behind(shop, stack, key, queue,
 # -- what a task sees ------------------------------------------------------------------------------
 
 
-def test_a_task_sees_the_same_request_as_in_plain_celery(shop):
+def test_a_task_sees_the_same_request_as_in_plain_celery(shop: ModuleType) -> None:
     sent = {
         "shadow": "shop.shown",
         "priority": 3,
@@ -240,25 +258,27 @@ def test_a_task_sees_the_same_request_as_in_plain_celery(shop):
     assert (on_gpu["shadow"], on_gpu["custom"], on_gpu["retries"]) == ("shop.shown", "yes", 0)
 
 
-def test_stamped_headers_are_seen_by_the_task(shop, queue):
+def test_stamped_headers_are_seen_by_the_task(shop: ModuleType, queue: str) -> None:
     signature = shop.describe.s().set(queue=queue)
     signature.stamp(order="o-17")
     assert signature.apply_async().get(PATIENCE)["stamps"] == {"order": "o-17"}
 
 
-def test_a_megabyte_goes_there_and_back(shop, queue):
+def test_a_megabyte_goes_there_and_back(shop: ModuleType, queue: str) -> None:
     big = "ü" * 500_000
     assert shop.echo.apply_async((big,), queue=queue).get(PATIENCE) == big
 
 
-def test_a_compressed_message_is_read(shop, queue):
+def test_a_compressed_message_is_read(shop: ModuleType, queue: str) -> None:
     assert (
         shop.echo.apply_async(("z" * 10_000,), queue=queue, compression="zlib").get(PATIENCE)
         == "z" * 10_000
     )
 
 
-def test_a_message_of_protocol_1_is_read(shop, stack, queue, key):
+def test_a_message_of_protocol_1_is_read(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     amqp = shop.app.amqp
     with shop.app.producer_pool.acquire() as producer:
         amqp.send_task_message(
@@ -280,12 +300,16 @@ def test_a_message_of_protocol_1_is_read(shop, stack, queue, key):
         ("fail", ["before_start", "__call__", "on_failure OutOfStock", "after_return FAILURE"]),
     ],
 )
-def test_the_hooks_of_a_task_class_are_called_in_order(shop, stack, queue, key, how, hooks):
+def test_the_hooks_of_a_task_class_are_called_in_order(
+    shop: ModuleType, stack: Stack, queue: str, key: str, how: str, hooks: list[Any]
+) -> None:
     shop.recorded.apply_async((key, how), queue=queue)
     assert [stack.told(key) for _ in hooks] == hooks
 
 
-def test_on_retry_is_called_once_between_two_tries(shop, stack, queue, key):
+def test_on_retry_is_called_once_between_two_tries(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     assert shop.recorded.apply_async((key, "retry"), queue=queue).get(PATIENCE) == "retry"
     heard = [stack.told(key) for _ in range(7)]
     # The second try may begin before the first has called on_retry: in plain Celery, too.

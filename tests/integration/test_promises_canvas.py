@@ -4,12 +4,17 @@ tasks are GPU jobs.
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import celery
 import pytest
 from celery import chain, chord, group
+from celery.canvas import Signature
 from celery.exceptions import ChordError
 from stock import OutOfStock
 
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
@@ -22,7 +27,7 @@ stored_argument = pytest.mark.skipif(
 )
 
 
-def on(queue, signature):
+def on(queue: str, signature: Signature) -> Signature:
     return signature.set(queue=queue)
 
 
@@ -30,18 +35,18 @@ def on(queue, signature):
 
 
 @pytest.mark.parametrize("linked", [CPU, GPU])
-def test_a_link_gets_the_result(shop, stack, key, linked):
+def test_a_link_gets_the_result(shop: ModuleType, stack: Stack, key: str, linked: str) -> None:
     shop.add.apply_async((1, 2), queue=GPU, link=on(linked, shop.pass_on.s(key)))
     assert stack.told(key) == 3
 
 
-def test_several_links_are_all_called(shop, stack, key):
+def test_several_links_are_all_called(shop: ModuleType, stack: Stack, key: str) -> None:
     links = [on(CPU, shop.pass_on.s(key)), on(GPU, shop.pass_on.s(key))]
     shop.add.apply_async((1, 2), queue=GPU, link=links)
     assert [stack.told(key), stack.told(key)] == [3, 3]
 
 
-def test_a_link_is_not_called_after_a_failure(shop, stack, key):
+def test_a_link_is_not_called_after_a_failure(shop: ModuleType, stack: Stack, key: str) -> None:
     result = shop.fail.apply_async(
         queue=GPU, link=shop.pass_on.s(key), link_error=shop.old_errback.s(key)
     )
@@ -50,27 +55,33 @@ def test_a_link_is_not_called_after_a_failure(shop, stack, key):
 
 
 @stored_argument
-def test_errbacks_of_both_signatures_are_called(shop, stack, key, queue):
+def test_errbacks_of_both_signatures_are_called(
+    shop: ModuleType, stack: Stack, key: str, queue: str
+) -> None:
     errbacks = [shop.old_errback.s(key), shop.new_errback.s(key)]
     result = shop.fail.apply_async(("OutOfStock",), queue=queue, link_error=errbacks)
     heard = sorted([stack.told(key), stack.told(key)])
     assert heard == [["new", result.id, "OutOfStock", "3 pears wanted", True], ["old", result.id]]
 
 
-def test_errbacks_without_stored_arguments_are_called(shop, stack, key, queue):
+def test_errbacks_without_stored_arguments_are_called(
+    shop: ModuleType, stack: Stack, key: str, queue: str
+) -> None:
     errbacks = [shop.lone_errback.s(), shop.new_errback.s(key)]
     result = shop.fail.apply_async(("OutOfStock",), queue=queue, link_error=errbacks)
     assert stack.told(result.id) == ["old", result.id]
     assert stack.told(key) == ["new", result.id, "OutOfStock", "3 pears wanted", True]
 
 
-def test_an_errback_without_stored_arguments_can_be_a_gpu_job(shop, stack):
+def test_an_errback_without_stored_arguments_can_be_a_gpu_job(
+    shop: ModuleType, stack: Stack
+) -> None:
     result = shop.fail.apply_async(queue=CPU, link_error=on(GPU, shop.lone_errback.s()))
     assert stack.told(result.id) == ["old", result.id]
 
 
 @stored_argument
-def test_an_errback_can_be_a_gpu_job_itself(shop, stack, key):
+def test_an_errback_can_be_a_gpu_job_itself(shop: ModuleType, stack: Stack, key: str) -> None:
     result = shop.fail.apply_async(queue=CPU, link_error=on(GPU, shop.old_errback.s(key)))
     assert stack.told(key) == ["old", result.id]
 
@@ -78,18 +89,18 @@ def test_an_errback_can_be_a_gpu_job_itself(shop, stack, key):
 # -- groups and chords -----------------------------------------------------------------------------
 
 
-def test_a_group_joins_in_order(shop):
+def test_a_group_joins_in_order(shop: ModuleType) -> None:
     header = [on(GPU, shop.add.s(n, n)) for n in range(3)] + [on(CPU, shop.add.s(3, 3))]
     assert group(header).apply_async().get(PATIENCE) == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(("header", "body"), ROUTES)
-def test_a_chord_crosses_from_cpu_to_gpu_and_back(shop, header, body):
+def test_a_chord_crosses_from_cpu_to_gpu_and_back(shop: ModuleType, header: str, body: str) -> None:
     members = [on(header, shop.add.s(n, n)) for n in range(3)]
     assert chord(members, on(body, shop.total.s())).apply_async().get(PATIENCE) == 6
 
 
-def test_a_chord_mixes_cpu_and_gpu_and_chains_in_its_header(shop):
+def test_a_chord_mixes_cpu_and_gpu_and_chains_in_its_header(shop: ModuleType) -> None:
     members = [
         chain(on(GPU, shop.add.s(1, 1)), on(CPU, shop.add.s(10))),
         chain(on(CPU, shop.add.s(2, 2)), on(GPU, shop.add.s(20))),
@@ -99,7 +110,7 @@ def test_a_chord_mixes_cpu_and_gpu_and_chains_in_its_header(shop):
     assert chord(members, on(GPU, shop.total.s())).apply_async().get(PATIENCE) == 12 + 24 + 6 + 8
 
 
-def test_a_chord_in_a_chain_in_a_chord(shop):
+def test_a_chord_in_a_chain_in_a_chord(shop: ModuleType) -> None:
     inner = chord([on(GPU, shop.add.s(1, 1)), on(CPU, shop.add.s(2, 2))], on(GPU, shop.total.s()))
     outer = chord(
         [chain(inner, on(GPU, shop.add.s(100))), on(GPU, shop.add.s(3, 3))], on(CPU, shop.total.s())
@@ -111,9 +122,9 @@ def test_a_chord_in_a_chain_in_a_chord(shop):
     "errback", [pytest.param("old_errback", marks=stored_argument), "lone_errback"]
 )
 @pytest.mark.parametrize("failing", [CPU, GPU])
-def test_a_failing_member_fails_the_chord_and_calls_the_errback_of_its_body(
-    shop, stack, key, failing, errback
-):
+def test_a_failing_member_fails_the_chord_and_calls_its_errback(
+    shop: ModuleType, stack: Stack, key: str, failing: Any, errback: str
+) -> None:
     arguments = (key,) if errback == "old_errback" else ()
     body = on(GPU, shop.total.s()).on_error(getattr(shop, errback).s(*arguments))
     result = chord([on(GPU, shop.add.s(1, 1)), on(failing, shop.fail.s())], body).apply_async()
@@ -124,7 +135,9 @@ def test_a_failing_member_fails_the_chord_and_calls_the_errback_of_its_body(
     assert stack.told(key if arguments else result.id) == ["old", result.id]
 
 
-def test_a_member_whose_executor_dies_fails_the_chord(shop, stack, key):
+def test_a_member_whose_executor_dies_fails_the_chord(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     body = on(CPU, shop.total.s()).on_error(shop.new_errback.s(key))
     result = chord(
         [on(GPU, shop.add.s(1, 1)), on(GPU, shop.leave.s("SIGKILL"))], body
@@ -134,7 +147,7 @@ def test_a_member_whose_executor_dies_fails_the_chord(shop, stack, key):
     assert stack.told(key)[:3] == ["new", result.id, "ChordError"]
 
 
-def test_a_revoked_member_fails_the_chord(shop, stack, key):
+def test_a_revoked_member_fails_the_chord(shop: ModuleType, stack: Stack, key: str) -> None:
     waits = on("gpu.t4.exclusive", shop.add.s(1, 1)).set(task_id=f"{key}-revoked")
     blocker = shop.hold.apply_async((key,), queue=GPU)
     stack.told(key)
@@ -151,14 +164,16 @@ def test_a_revoked_member_fails_the_chord(shop, stack, key):
 
 
 @pytest.mark.parametrize(("first", "second"), ROUTES)
-def test_a_chain_crosses_from_cpu_to_gpu_and_back(shop, first, second):
+def test_a_chain_crosses_from_cpu_to_gpu_and_back(
+    shop: ModuleType, first: str, second: str
+) -> None:
     assert (
         chain(on(first, shop.add.s(1, 2)), on(second, shop.add.s(10))).apply_async().get(PATIENCE)
         == 13
     )
 
 
-def test_a_chain_stops_where_it_fails(shop):
+def test_a_chain_stops_where_it_fails(shop: ModuleType) -> None:
     result = chain(
         on(GPU, shop.fail.s("OutOfStock")), on(CPU, shop.pass_on.si("never", "never"))
     ).apply_async()
@@ -171,15 +186,17 @@ def test_a_chain_stops_where_it_fails(shop):
 
 
 @pytest.mark.parametrize("other", [CPU, GPU])
-def test_a_task_is_replaced_by_one_on_either_queue(shop, other):
+def test_a_task_is_replaced_by_one_on_either_queue(shop: ModuleType, other: str) -> None:
     assert shop.become.apply_async((other, 5), queue=GPU).get(PATIENCE) == 5
 
 
 @pytest.mark.parametrize(("what", "expected"), [("chain", 5 + 1 + 10), ("chord", 6 + 7)])
-def test_a_task_is_replaced_by_a_canvas(shop, queue, what, expected):
+def test_a_task_is_replaced_by_a_canvas(
+    shop: ModuleType, queue: str, what: str, expected: Any
+) -> None:
     assert shop.become.apply_async((what, 5), queue=queue).get(PATIENCE) == expected
 
 
-def test_a_replaced_member_of_a_chord_still_counts(shop):
+def test_a_replaced_member_of_a_chord_still_counts(shop: ModuleType) -> None:
     members = [on(GPU, shop.become.s("chord", 1)), on(GPU, shop.become.s(GPU, 3))]
     assert chord(members, on(GPU, shop.total.s())).apply_async().get(PATIENCE) == 2 + 3 + 3

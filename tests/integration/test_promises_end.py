@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import psutil
 import pytest
 from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
@@ -17,7 +21,7 @@ GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
 
 
 @pytest.fixture
-def busy(shop, stack, key):
+def busy(shop: ModuleType, stack: Stack, key: str) -> Iterator[None]:
     """The exclusive slot is taken until the test ends."""
     blocker = shop.hold.apply_async((f"{key}-busy",), queue=ALONE)
     stack.told(f"{key}-busy")
@@ -30,7 +34,9 @@ def busy(shop, stack, key):
 # -- revoke ----------------------------------------------------------------------------------------
 
 
-def test_a_waiting_job_that_is_revoked_never_runs(shop, stack, key, busy):
+def test_a_waiting_job_that_is_revoked_never_runs(
+    shop: ModuleType, stack: Stack, key: str, busy: None
+) -> None:
     result = shop.tell_of.apply_async((key, "ran"), queue=ALONE)
     stack.in_state(result.id, "waiting")
     result.revoke()
@@ -40,7 +46,7 @@ def test_a_waiting_job_that_is_revoked_never_runs(shop, stack, key, busy):
     assert stack.told_so_far(key) == []
 
 
-def test_a_delayed_job_that_is_revoked_never_runs(shop, stack, key):
+def test_a_delayed_job_that_is_revoked_never_runs(shop: ModuleType, stack: Stack, key: str) -> None:
     result = shop.tell_of.apply_async((key, "ran"), queue=GPU, countdown=300)
     stack.in_state(result.id, "delayed")
     result.revoke()
@@ -49,7 +55,9 @@ def test_a_delayed_job_that_is_revoked_never_runs(shop, stack, key):
     assert stack.in_state(result.id, "ended")["reason"] == "CANCELLED"
 
 
-def test_a_running_job_is_revoked_only_when_its_process_is_gone(shop, stack, key):
+def test_a_running_job_is_revoked_only_when_its_process_is_gone(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.stubborn.apply_async((key,), queue=GPU)
     pid = stack.told(key)["pid"]
     result.revoke(terminate=True)
@@ -66,7 +74,9 @@ def test_a_running_job_is_revoked_only_when_its_process_is_gone(shop, stack, key
         result.get(PATIENCE)
 
 
-def test_a_job_that_ignores_its_end_is_killed_after_the_grace(shop, stack, key):
+def test_a_job_that_ignores_its_end_is_killed_after_the_grace(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.stubborn.apply_async((key,), queue=GPU)
     pid = stack.told(key)["pid"]
     result.revoke(terminate=True)
@@ -77,7 +87,9 @@ def test_a_job_that_ignores_its_end_is_killed_after_the_grace(shop, stack, key):
 
 
 @pytest.mark.local_only("Kubernetes sends SIGTERM, and SIGKILL after the grace")
-def test_the_signal_of_a_revoke_is_the_callers_to_choose(shop, stack, key):
+def test_the_signal_of_a_revoke_is_the_callers_to_choose(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.stubborn.apply_async((key,), queue=GPU)
     stack.told(key)
     result.revoke(terminate=True, signal="SIGKILL")
@@ -86,7 +98,9 @@ def test_the_signal_of_a_revoke_is_the_callers_to_choose(shop, stack, key):
     assert stack.told_so_far(key) == []
 
 
-def test_revoke_without_terminate_leaves_a_running_job_alone(shop, stack, key):
+def test_revoke_without_terminate_leaves_a_running_job_alone(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     stack.told(key)
     result.revoke()
@@ -95,7 +109,9 @@ def test_revoke_without_terminate_leaves_a_running_job_alone(shop, stack, key):
     assert result.get(PATIENCE) == key
 
 
-def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(stack_factory, key):
+def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(
+    stack_factory: Callable[..., Stack], key: str
+) -> None:
     stack = stack_factory()
     dispatcher = stack.dispatcher()
     control = stack.app.control
@@ -114,8 +130,10 @@ def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(stack
     assert stack.told_so_far(key) == ["ran"]
 
 
-def test_revoke_by_stamped_headers_reaches_waiting_running_and_later_jobs(shop, stack, key, busy):
-    def send(queue):
+def test_revoke_by_stamped_headers_reaches_waiting_running_and_later_jobs(
+    shop: ModuleType, stack: Stack, key: str, busy: None
+) -> None:
+    def send(queue: str) -> AsyncResult:
         signature = shop.hold.s(key).set(queue=queue)
         signature.stamp(order=key)
         return signature.apply_async()
@@ -131,7 +149,7 @@ def test_revoke_by_stamped_headers_reaches_waiting_running_and_later_jobs(shop, 
     assert stack.told_so_far(key) == []
 
 
-def test_a_running_job_is_terminated_by_its_stamp(shop, stack, key):
+def test_a_running_job_is_terminated_by_its_stamp(shop: ModuleType, stack: Stack, key: str) -> None:
     signature = shop.hold.s(key).set(queue=GPU)
     signature.stamp(order=key)
     result = signature.apply_async()
@@ -153,7 +171,9 @@ def test_a_running_job_is_terminated_by_its_stamp(shop, stack, key):
         ("SIGKILL", r"signal 9 \(SIGKILL\)"),
     ],
 )
-def test_a_task_that_leaves_without_a_word_fails_with_what_happened(shop, stack, key, how, words):
+def test_a_task_that_leaves_without_a_word_fails_with_what_happened(
+    shop: ModuleType, stack: Stack, key: str, how: str, words: str
+) -> None:
     result = shop.leave.apply_async((how,), queue=GPU, link_error=shop.new_errback.s(key))
     with pytest.raises(ExecutorDied, match=words):
         result.get(PATIENCE)
@@ -161,7 +181,9 @@ def test_a_task_that_leaves_without_a_word_fails_with_what_happened(shop, stack,
     assert stack.in_state(result.id, "ended")["reason"] == "ERROR"
 
 
-def test_an_executor_killed_from_outside_ends_its_job_exactly_once(shop, stack, key):
+def test_an_executor_killed_from_outside_ends_its_job_exactly_once(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
     result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
     pid = [stack.told(key) for _ in range(3)][-1]["pid"]

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import psutil
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
@@ -18,7 +20,9 @@ GPU = "gpu.t4.shared"
 
 
 @pytest.mark.parametrize("by", ["countdown", "eta"])
-def test_a_job_does_not_start_before_its_time_and_holds_nobody_up(shop, stack, key, by):
+def test_a_job_with_an_eta_starts_no_earlier_and_blocks_no_other_job(
+    shop: ModuleType, stack: Stack, key: str, by: str
+) -> None:
     stack.idle()
     due = time.time() + 1.5
     when = (
@@ -37,7 +41,9 @@ def test_a_job_does_not_start_before_its_time_and_holds_nobody_up(shop, stack, k
     )
 
 
-def test_a_job_that_expires_while_it_waits_is_revoked_and_never_runs(shop, stack, key):
+def test_a_job_that_expires_while_it_waits_is_revoked_and_never_runs(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     blocker = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     stack.told(key)
     late = shop.tell_of.apply_async((key, "too late"), queue="gpu.t4.exclusive", expires=0.5)
@@ -50,11 +56,13 @@ def test_a_job_that_expires_while_it_waits_is_revoked_and_never_runs(shop, stack
     assert (stack.told_so_far(key), stack.record(late.id)["reason"]) == ([], "EXPIRED")
 
 
-def test_a_job_that_starts_in_time_does_not_expire(shop):
+def test_a_job_that_starts_in_time_does_not_expire(shop: ModuleType) -> None:
     assert shop.add.apply_async((1, 1), queue=GPU, expires=60).get(PATIENCE) == 2
 
 
-def test_a_hard_limit_kills_the_task_and_says_so(shop, stack, queue, key):
+def test_a_hard_time_limit_kills_the_task_with_a_typed_error(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     result = shop.hold.apply_async(
         (key,), queue=queue, time_limit=1, link_error=shop.old_errback.s(f"{key}-errback")
     )
@@ -67,14 +75,18 @@ def test_a_hard_limit_kills_the_task_and_says_so(shop, stack, queue, key):
         assert stack.record(result.id)["reason"] == "TIME_LIMIT"
 
 
-def test_a_hard_limit_of_the_task_itself_holds_when_it_is_sent_by_name(stack, key):
+def test_a_hard_limit_of_the_task_itself_holds_when_it_is_sent_by_name(
+    stack: Stack, key: str
+) -> None:
     result = stack.app.send_task("shop.endless", (key,), queue=GPU)
     stack.told(key)
     with pytest.raises(TimeLimitExceeded, match="1"):
         result.get(PATIENCE)
 
 
-def test_a_hard_limit_calls_the_applications_hook_and_errback(shop, stack, key):
+def test_a_hard_limit_calls_the_applications_hook_and_errback(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     options = {"queue": GPU, "time_limit": 1, "link_error": shop.new_errback.s(f"{key}-errback")}
     result = shop.recorded.apply_async((key, "hold"), **options)
     heard = [stack.told(key) for _ in range(4)]
@@ -86,12 +98,16 @@ def test_a_hard_limit_calls_the_applications_hook_and_errback(shop, stack, key):
     assert stack.told(f"{key}-errback")[:3] == ["new", result.id, "TimeLimitExceeded"]
 
 
-def test_a_soft_limit_is_raised_in_the_task_which_may_tidy_up(shop, stack, queue, key):
+def test_a_soft_limit_is_raised_in_the_task_which_may_tidy_up(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
     result = shop.tidy_up.apply_async((key,), queue=queue, soft_time_limit=0.5, time_limit=30)
     assert result.get(PATIENCE) == "tidied"
 
 
-def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(shop, queue, key):
+def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(
+    shop: ModuleType, queue: str, key: str
+) -> None:
     result = shop.tidy_up.apply_async(
         (key, "raise"), queue=queue, soft_time_limit=0.5, time_limit=30
     )
@@ -102,7 +118,9 @@ def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(shop, queue, k
 # -- order -----------------------------------------------------------------------------------------
 
 
-def test_jobs_of_priority_0_start_before_those_of_9(shop, stack, key):
+def test_jobs_of_priority_0_start_before_those_of_9(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
     first = shop.hold.apply_async((key,), queue="gpu.t4.exclusive")
     stack.told(key)
     sent = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from celery import Celery
 
@@ -13,7 +15,7 @@ RECORD = {"id": "a", "task": "shop.train", "gpu_class": "t4", "isolation": "shar
 
 
 @pytest.fixture(scope="module")
-def app():
+def app() -> Iterator[Celery]:
     with EmbeddedRedis() as server:
         made = Celery("states", broker=server.url, backend=server.url)
         made.conf.result_expires = 400
@@ -21,7 +23,7 @@ def app():
         made.close()
 
 
-def test_a_state_is_told_where_async_result_looks(app):
+def test_async_result_reads_a_written_state(app: Celery) -> None:
     States(app).tell(RECORD | {"attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (
@@ -30,7 +32,7 @@ def test_a_state_is_told_where_async_result_looks(app):
     )
 
 
-def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app):
+def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) -> None:
     states, backend = States(app), app.backend
     states.tell(RECORD, "QUEUED", None)
     backend.client.set(backend.get_key_for_group("g", ".s"), 3)
@@ -42,7 +44,7 @@ def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app):
     assert states.refresh_seconds == 100
 
 
-def test_states_that_do_not_expire_are_not_refreshed(app):
+def test_states_that_do_not_expire_are_not_refreshed(app: Celery) -> None:
     other = Celery("other", broker=app.conf.broker_url, backend=app.conf.broker_url)
     other.conf.result_expires = None
     assert States(other).refresh_seconds is None

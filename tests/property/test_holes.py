@@ -81,7 +81,7 @@ def queue(schedule_redis: redis.Redis) -> Queue:
     return Queue(schedule_redis)
 
 
-def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_jobs_slot(
+def test_a_failed_launch_beside_a_repaired_one_frees_no_slot(
     queue: Queue,
 ) -> None:
     executor = queue.run("a")
@@ -89,7 +89,7 @@ def test_a_launch_that_fails_beside_a_repaired_one_does_not_free_the_running_job
     assert (queue.holds(), queue.state("a")) == (["a"], "running")
 
 
-def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_tried_again(
+def test_a_process_after_its_start_timeout_is_refused_and_its_job_retried(
     queue: Queue,
 ) -> None:
     [granted] = queue.submit("a")
@@ -101,7 +101,7 @@ def test_a_process_that_comes_after_its_start_timed_out_is_refused_and_the_job_t
     assert queue.ends(queue.executor(granted), reason=EndReason.ERROR).state == "delayed"
 
 
-def test_an_older_delivery_that_is_adopted_later_does_not_pass_for_the_newest(queue: Queue) -> None:
+def test_an_older_delivery_adopted_later_is_not_the_newest(queue: Queue) -> None:
     found: Any = {"id": "a", "attempt": 1, "token": "x", "isolation": "shared", "gpu_class": "t4"}
     for retries in (2, 1):
         delivery = f"a~{retries}"
@@ -127,7 +127,7 @@ def test_two_leaders_adopt_one_process_and_both_may_keep_it(queue: Queue) -> Non
     assert queue.holds() == ["a"]
 
 
-def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
+def test_an_adopted_job_without_its_message_ends_instead_of_retrying(
     queue: Queue,
 ) -> None:
     found: Any = {
@@ -144,7 +144,7 @@ def test_an_adopted_job_whose_message_is_lost_ends_instead_of_being_tried_again(
     assert queue.ends(queue.executor(found)).state == "finishing"
 
 
-def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when_it_comes(
+def test_a_retry_on_its_way_while_its_job_is_cancelled_is_cancelled_too(
     queue: Queue,
 ) -> None:
     executor = queue.run("a")
@@ -154,7 +154,7 @@ def test_a_retry_that_was_under_way_when_its_job_was_cancelled_is_cancelled_when
     assert queue.state("a~1") == "finishing"
 
 
-def test_a_running_job_that_is_revoked_without_terminate_runs_on_and_its_retry_does_not(
+def test_a_job_revoked_without_terminate_runs_on_but_its_retry_does_not(
     queue: Queue,
 ) -> None:
     executor = queue.run("a")
@@ -171,7 +171,7 @@ def test_the_mark_of_a_revoked_task_is_forgotten_in_time(queue: Queue) -> None:
     assert [each["delivery"] for each in queue.submit("later")] == ["later"]
 
 
-def test_the_pause_before_a_second_attempt_does_not_hide_that_the_job_expires(queue: Queue) -> None:
+def test_a_job_can_expire_in_the_pause_before_its_second_attempt(queue: Queue) -> None:
     [granted] = queue.submit("a", expires=queue.now + 10)
     queue.ends(queue.executor(granted), instance="")
     queue.line.enqueue(T4, "a")
@@ -193,7 +193,7 @@ def test_what_cannot_be_had_is_not_tried_again(queue: Queue, reason: EndReason) 
     assert queue.ends(queue.executor(granted), instance="", reason=reason).state == "finishing"
 
 
-def test_a_process_that_hangs_while_it_reports_is_stopped_and_its_slot_freed(queue: Queue) -> None:
+def test_a_process_that_hangs_in_its_report_is_stopped_and_frees_its_slot(queue: Queue) -> None:
     executor = queue.run("a")
     executor.report("SUCCEEDED")
     queue.now += REPORT_TIMEOUT
@@ -215,7 +215,7 @@ def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -
     assert queue.ends(executor).freed and queue.state("a") == "ended"
 
 
-def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_while_reporting(
+def test_nothing_is_written_for_an_ignored_task_whose_report_died(
     queue: Queue,
 ) -> None:
     executor = queue.run("a")
@@ -226,7 +226,7 @@ def test_nothing_is_written_for_a_task_that_was_ignored_when_its_process_died_wh
     assert record and (record["state"], record["reason"]) == ("ended", "IGNORED")
 
 
-def test_a_process_that_was_evicted_after_it_sent_its_retry_is_not_tried_again(
+def test_a_process_evicted_after_it_sent_its_retry_is_not_retried(
     queue: Queue,
 ) -> None:
     executor = queue.run("a")
@@ -244,7 +244,7 @@ def test_a_cancel_takes_also_an_older_delivery_that_is_tried_again(queue: Queue)
 
 
 @pytest.mark.parametrize("successor", ["a~1", "a~0.1"])
-def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it(
+def test_a_process_that_died_after_its_successor_leaves_the_result_to_it(
     queue: Queue, successor: str
 ) -> None:
     executor = queue.run("a")
@@ -253,7 +253,7 @@ def test_a_process_that_died_after_it_sent_its_successor_leaves_the_result_to_it
     assert queue.line.finish_claim("t4", "a", "f", 60)[0] == "superseded"
 
 
-def test_a_replaced_task_that_had_been_retried_leaves_the_result_to_its_successor(
+def test_a_retried_and_replaced_task_leaves_the_result_to_its_successor(
     queue: Queue,
 ) -> None:
     executor = queue.run("a~2")
@@ -275,7 +275,7 @@ def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Que
     assert why and why.reason == "NO_FREE_SLOT", "nobody has overtaken e1 yet"
 
 
-def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_overtook(
+def test_a_later_shared_job_of_better_priority_counts_as_overtaking(
     queue: Queue,
 ) -> None:
     running = [queue.run("s0"), queue.run("s1")]
@@ -290,7 +290,7 @@ def test_a_shared_job_of_better_priority_that_comes_later_counts_as_one_that_ove
     assert why and why.reason == "DRAINING_FOR_EXCLUSIVE", "exclusive_patience is 2"
 
 
-def test_jobs_of_an_isolation_that_lost_its_slots_hold_nobody_up_and_can_be_cancelled(
+def test_jobs_of_an_isolation_without_slots_block_nothing_and_can_cancel(
     queue: Queue,
 ) -> None:
     queue.run("s0")
@@ -319,14 +319,14 @@ def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue
     assert queue.holds() == [] and queue.reader.todo("t4", queue.now).stopping == []
 
 
-def test_a_release_of_a_job_that_nobody_knows_starts_what_may_start_and_breaks_nothing(
+def test_releasing_an_unknown_job_admits_the_next_and_breaks_nothing(
     queue: Queue,
 ) -> None:
     answer = queue.line.release(T4, Attempt("t4", "nobody", 1))
     assert (answer.freed, answer.state, answer.granted) == (False, "", [])
 
 
-def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
+def test_after_a_loss_of_redis_no_job_starts_beside_an_unknown_one(
     queue: Queue,
 ) -> None:
     queue.run("a", "shared")
@@ -352,7 +352,7 @@ def test_after_a_loss_of_redis_nobody_starts_beside_a_job_that_is_not_known_yet(
     assert not queue.line.open("t4")
 
 
-def test_an_attempt_that_is_stopped_for_starting_late_ends_so_whatever_its_pod_makes_of_it(
+def test_an_attempt_stopped_for_a_late_start_keeps_that_reason(
     queue: Queue,
 ) -> None:
     for number in (1, 2):  # as often as attempts are allowed

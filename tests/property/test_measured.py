@@ -149,7 +149,7 @@ def test_each_end_is_counted_once_by_its_reason(queue: Queue) -> None:
     assert queue.measure().finishing == 0
 
 
-def test_an_attempt_that_is_made_again_is_counted_and_waits_anew(queue: Queue) -> None:
+def test_a_repeated_attempt_is_counted_and_its_wait_starts_again(queue: Queue) -> None:
     queue.submit("a")
     queue.line.release(T4, Attempt("t4", "a", 1), INFRA)
     assert queue.measure().counts.repeated == {(SHARED, "INFRA"): 1}

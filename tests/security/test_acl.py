@@ -156,7 +156,7 @@ def test_a_script_of_an_executor_can_do_no_more_than_the_executor(acl_redis: Acl
     client.close()
 
 
-def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(acl_redis: AclRedis) -> None:
+def test_redis_rejects_a_missing_name_and_a_wrong_password(acl_redis: AclRedis) -> None:
     for url in (
         f"redis://127.0.0.1:{acl_redis.port}/0",
         acl_redis.url("executor", password="guessed"),
@@ -166,7 +166,7 @@ def test_nobody_gets_in_without_a_name_or_with_the_wrong_password(acl_redis: Acl
     acl_redis.denied()
 
 
-def test_the_file_as_it_is_has_no_password_that_anybody_could_use() -> None:
+def test_the_unedited_file_has_no_usable_password() -> None:
     lines = [
         line for line in USERS_FILE.read_text().splitlines() if line.startswith("user gpuqueue-")
     ]
@@ -207,7 +207,7 @@ def test_the_file_is_made_as_its_head_says(tmp_path: Path) -> None:
         )
 
 
-def test_without_the_words_for_introductions_all_works_and_only_these_are_refused(
+def test_without_rights_for_client_setinfo_only_that_is_refused(
     tmp_path: Path,
 ) -> None:
     with AclRedis(tmp_path) as server:
@@ -245,7 +245,7 @@ def told(
 
 
 @pytest.mark.slow
-def test_all_that_gpuqueue_does_works_with_these_users_and_nothing_is_refused(told: Any) -> None:
+def test_everything_works_with_these_users_and_nothing_is_refused(told: Any) -> None:
     _, seen, denied = told
     assert [(each["username"], each["object"]) for each in denied] == []
     assert seen["given back"] == [2, 4, 2]
@@ -299,7 +299,7 @@ def test_all_that_gpuqueue_does_works_with_these_users_and_nothing_is_refused(to
 
 
 @pytest.mark.slow
-def test_no_password_is_in_anybodys_log(told: Any) -> None:
+def test_no_log_contains_a_password(told: Any) -> None:
     server, seen, _ = told
     written = seen["written"] + "".join(text for _, text in seen["commands"].values())
     assert [user for user, password in server.passwords.items() if password in written] == []
@@ -307,7 +307,7 @@ def test_no_password_is_in_anybodys_log(told: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("user", USERS)
-def test_no_command_key_or_channel_is_granted_that_nobody_used(told: Any, user: str) -> None:
+def test_every_granted_command_key_and_channel_is_used(told: Any, user: str) -> None:
     server, *_ = told
     commands, keys, channels = server.granted(user)
     used = server.used(user)
@@ -382,7 +382,7 @@ def ended(stack: SecuredStack) -> tuple[int | None, str]:
         ("nobody", "; correct the user and the password in CELERY_BROKER_URL"),
     ],
 )
-def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_and_what_to_do(
+def test_a_dispatcher_without_its_rights_ends_and_names_setting_and_fix(
     acl_redis: AclRedis, tmp_path: Path, user: str, words: str
 ) -> None:
     url = acl_redis.url("client", password="guessed") if user == "nobody" else acl_redis.url(user)
@@ -402,7 +402,7 @@ def test_a_dispatcher_without_a_dispatchers_rights_ends_and_says_which_setting_a
     acl_redis.denied()
 
 
-def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewhere(
+def test_rights_are_checked_for_a_separate_broker_and_result_backend(
     acl_redis: AclRedis,
 ) -> None:
     good, wrong = acl_redis.url("dispatcher"), acl_redis.url("flower")
@@ -417,7 +417,7 @@ def test_rights_are_looked_at_for_broker_and_results_too_where_they_are_elsewher
 
 
 @pytest.mark.slow
-def test_an_executor_without_its_rights_says_so_and_its_job_fails_with_it(
+def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
     acl_redis: AclRedis, tmp_path: Path
 ) -> None:
     urls = {user: acl_redis.url(user) for user in USERS} | {"executor": acl_redis.url("client")}

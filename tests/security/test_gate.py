@@ -19,7 +19,7 @@ def port_of(server: EmbeddedRedis) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
 
 
-def test_it_forwards_both_ways_from_an_address_of_its_own() -> None:
+def test_the_gate_forwards_both_ways_from_its_source_address() -> None:
     with EmbeddedRedis() as server, Gate(port_of(server), source="127.0.0.9") as gate:
         with redis.Redis.from_url(server.url) as local:
             # Redis 7.0 in protected mode refuses every client but 127.0.0.1 and ::1.
@@ -32,7 +32,7 @@ def test_it_forwards_both_ways_from_an_address_of_its_own() -> None:
         client.close()
 
 
-def test_it_ends_tls_and_whoever_trusts_its_authority_gets_through(tmp_path: Path) -> None:
+def test_the_gate_ends_tls_for_clients_that_trust_its_authority(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("redis", [HOST])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -43,7 +43,7 @@ def test_it_ends_tls_and_whoever_trusts_its_authority_gets_through(tmp_path: Pat
             assert client.ping()
 
 
-def test_it_lets_go_of_whoever_is_connected_when_it_closes_and_of_a_server_that_is_gone() -> None:
+def test_the_gate_drops_connections_when_it_or_its_server_closes() -> None:
     with EmbeddedRedis() as server:
         with Gate(port_of(server)) as gate:
             line = socket.create_connection((HOST, gate.port))

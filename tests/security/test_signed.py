@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["unread", "verifying"])
 @pytest.mark.parametrize(("make", "content_type", "error", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_signed_well_is_refused_where_its_caller_looks_and_runs_nothing(
+def test_a_badly_signed_message_is_refused_in_its_result_and_runs_nothing(
     at: Callable[[str], Plant],
     where: str,
     make: Callable[[Plant, Any], str],
@@ -202,7 +202,7 @@ def test_what_is_not_signed_well_is_refused_where_its_caller_looks_and_runs_noth
 
 
 @pytest.mark.slow
-def test_what_a_certificate_signed_that_has_expired_is_refused_by_the_dispatcher(
+def test_the_dispatcher_refuses_signatures_of_an_expired_certificate(
     verifying: Plant,
 ) -> None:
     meta = verifying.ended(push(verifying.redis, signed(verifying.old, [["key"], {}, {}])))
@@ -212,7 +212,7 @@ def test_what_a_certificate_signed_that_has_expired_is_refused_by_the_dispatcher
 
 
 @pytest.mark.slow
-def test_an_application_whose_own_certificate_has_expired_says_so(
+def test_an_application_with_an_expired_certificate_reports_it(
     tmp_path: Path, pairs: tuple[Pair, Pair, Pair], verifying: Plant
 ) -> None:
     keys = keys_of(tmp_path / "expired", verifying.old)
@@ -386,7 +386,7 @@ def test_the_doctor_looks_at_signing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", [True, False], ids=["with a store", "without one"])
-def test_container_jobs_of_an_application_that_signs_need_a_dispatcher_that_verifies(
+def test_signed_container_jobs_need_a_dispatcher_that_verifies(
     tmp_path: Path, pairs: tuple[Pair, Pair, Pair], store: bool
 ) -> None:
     for found in plant(tmp_path, pairs, store=store, cluster=True):

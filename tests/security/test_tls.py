@@ -90,7 +90,7 @@ def test_a_server_of_the_right_authority_is_spoken_with(
 
 @pytest.mark.parametrize("speak", THREE)
 @pytest.mark.parametrize("whose", ["another authority's", "another host's"])
-def test_a_server_that_is_somebody_else_is_spoken_with_by_nobody(
+def test_wrong_certificate_is_rejected_by_every_client(
     server: EmbeddedRedis, authority: Authority, tmp_path: Path, speak: Any, whose: str
 ) -> None:
     stranger = Authority(tmp_path, "stranger").issue("redis", [HOST])
@@ -123,7 +123,7 @@ def said(server: EmbeddedRedis, pair: Pair, query: str) -> ServerUnreachable:
     return raised.value
 
 
-def test_the_error_says_what_is_wrong_with_the_certificate_and_what_to_do(
+def test_the_error_names_the_certificate_problem_and_its_fix(
     server: EmbeddedRedis, authority: Authority, tmp_path: Path
 ) -> None:
     ca = f"&ssl_ca_certs={authority.pem}"
@@ -138,7 +138,7 @@ def test_the_error_says_what_is_wrong_with_the_certificate_and_what_to_do(
     assert {type(each) for each in (stranger, other, nothing)} == {ServerNotTrusted}
 
 
-def test_an_expired_certificate_is_told_from_a_strange_one(
+def test_an_expired_certificate_is_distinguished_from_an_untrusted_one(
     server: EmbeddedRedis, authority: Authority
 ) -> None:
     old = authority.issue("old", [HOST], ends=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1))
@@ -147,7 +147,7 @@ def test_an_expired_certificate_is_told_from_a_strange_one(
     )
 
 
-def test_a_port_without_tls_is_told_from_a_server_that_is_away(
+def test_a_port_without_tls_is_distinguished_from_an_unreachable_server(
     server: EmbeddedRedis, authority: Authority
 ) -> None:
     port = server.url.rpartition(":")[2]
@@ -242,7 +242,7 @@ answer = first.id, outcome(first)
 
 
 @pytest.mark.slow
-def test_an_executor_that_cannot_trust_redis_says_so_and_the_job_fails_with_it(
+def test_the_job_of_an_executor_that_distrusts_redis_fails_with_that_error(
     acl_redis_over_tls: tuple[AclRedis, int], authority: Authority, tmp_path: Path
 ) -> None:
     acl_redis, port = acl_redis_over_tls

@@ -2,13 +2,18 @@
 step to die.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from celery import Celery
+from celery.result import AsyncResult
 
-from tests.support.nodes import APPS
+from gpuqueue.model.record import Record
+from tests.support.nodes import APPS, WorkerNode
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
@@ -24,6 +29,7 @@ CLOCKS = {
     "GPUQUEUE_LEASE_SECONDS": "1",
     "GPUQUEUE_VISIBILITY_SECONDS": "2",
     "GPUQUEUE_GRACE_SECONDS": "1",
+    "GPUQUEUE_FINISH_SECONDS": "2",
 }
 
 
@@ -47,18 +53,20 @@ class CrashStack(Stack):
         self.sent = {}
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 
-    def start(self, name="one", crash=None):
+    def start(self, name: str = "one", crash: str | None = None) -> WorkerNode:
         """Start a dispatcher; ``crash`` names the step at which it, or an executor of its, dies."""
         env = {"CRASH_AT": crash, "CRASH_MARK": str(self.mark)} if crash else {}
         queues = ("-Q", "gpu.t4.shared,gpu.t4.exclusive")
         return self.dispatcher(name, env=env, arguments=queues, ready=False)
 
-    def send(self, task, *args, queue="gpu.t4.shared", **options):
+    def send(
+        self, task: Any, *args: Any, queue: str = "gpu.t4.shared", **options: Any
+    ) -> AsyncResult:
         result = self.sender.send_task(f"crashshop.{task}", args, queue=queue, **options)
         self.sent[result.id] = (task, args, {"queue": queue, **options})
         return result
 
-    def send_again_what_the_transport_lost(self):
+    def send_again_what_the_transport_lost(self) -> None:
         """Kombu takes a message off its list before it notes that it has it: a kill between the two
         loses it, as for any worker.
 
@@ -73,13 +81,13 @@ class CrashStack(Stack):
             if job_id not in known and job_id not in somewhere:
                 self.send(task, *args, task_id=job_id, **options)
 
-    def noted(self):
+    def noted(self) -> list[str]:
         return self.notes.read_text().split("\n")[:-1]
 
-    def records(self):
+    def records(self) -> list[Record]:
         return list(self.reader.all_records("t4"))
 
-    def is_idle(self):
+    def is_idle(self) -> bool:
         """No slot held, nobody in line, nothing half-done, every job ended and its message gone."""
         todo = self.reader.todo("t4", time.time() + 3600)
         return (
@@ -89,11 +97,11 @@ class CrashStack(Stack):
             and not self.client.hlen("gpuqueue:1:{t4}:messages")
         )
 
-    def died(self, worker):
+    def died(self, worker: WorkerNode) -> int:
         """The exit status of a dispatcher, once it has one."""
         until(lambda: worker.container.exit_code is not None, PATIENCE, "the dispatcher's death")
         return worker.container.exit_code
 
-    def close(self):
+    def close(self) -> None:
         self.sender.close()
         super().close()

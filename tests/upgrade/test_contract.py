@@ -92,7 +92,7 @@ def test_every_script_keeps_the_fields_of_a_later_version(
 
 
 @pytest.mark.integration
-def test_the_scripts_of_the_previous_version_keep_the_fields_of_a_later_one(
+def test_scripts_of_the_previous_version_keep_fields_of_a_later_one(
     server: EmbeddedRedis, client: redis.Redis, previous: Path
 ) -> None:
     assert {

@@ -61,7 +61,7 @@ def test_what_dispatchers_left_before_there_was_a_mark_is_of_layout_1(
 
 
 @pytest.mark.parametrize("found", ["2", "10", "two"])
-def test_a_newer_layout_is_refused_in_words_that_name_setting_layout_and_fix(
+def test_the_error_of_a_newer_layout_names_setting_layout_and_fix(
     client: redis.Redis, found: str
 ) -> None:
     client.set(LAYOUT, found)
@@ -84,7 +84,8 @@ def test_an_older_layout_is_refused_and_never_overwritten(
     monkeypatch.setattr(layout, "VERSION", 2)
     with pytest.raises(
         LayoutMismatch,
-        match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2 \(docs/operate/upgrades.md\)",
+        match=rf"layout 1, older than layout 2.*set the key {LAYOUT} to 2"
+        r" \(docs/operate/upgrades.md\)",
     ):
         layout.claim(client, *WHERE)
     assert client.get(LAYOUT) == "1"
@@ -122,7 +123,7 @@ def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_dispatcher_ends_at_once_beside_a_newer_layout_and_touches_nothing(
+def test_a_dispatcher_ends_at_once_at_a_newer_layout_and_changes_nothing(
     server: EmbeddedRedis, client: redis.Redis
 ) -> None:
     client.set(LAYOUT, "2")
@@ -141,7 +142,7 @@ def test_a_dispatcher_ends_at_once_beside_a_newer_layout_and_touches_nothing(
     [("status",), ("why", "x"), ("cancel", "x"), ("classes",), ("logs", "x")],
     ids=" ".join,
 )
-def test_a_command_says_so_instead_of_showing_an_empty_queue(
+def test_a_command_reports_another_layout_instead_of_an_empty_queue(
     server: EmbeddedRedis, client: redis.Redis, command: tuple[str, ...]
 ) -> None:
     client.set(LAYOUT, "2")
@@ -153,7 +154,7 @@ def test_a_command_says_so_instead_of_showing_an_empty_queue(
     )
 
 
-def test_the_doctor_tells_of_the_layout(server: EmbeddedRedis, client: redis.Redis) -> None:
+def test_the_doctor_reports_the_layout(server: EmbeddedRedis, client: redis.Redis) -> None:
     assert "OK    layout: 1\n" in told(server.url, "gpuqueue.cli", "doctor", COLUMNS="300").stdout
     client.set(LAYOUT, "2")
     done = told(server.url, "gpuqueue.cli", "doctor", COLUMNS="300")
@@ -165,7 +166,7 @@ def test_the_doctor_tells_of_the_layout(server: EmbeddedRedis, client: redis.Red
     )
 
 
-def test_an_executor_of_another_layout_than_its_dispatchers_says_so_and_claims_nothing(
+def test_an_executor_of_another_layout_reports_it_and_claims_nothing(
     server: EmbeddedRedis,
 ) -> None:
     attempt = {
@@ -205,7 +206,7 @@ def next_layout(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @LOCAL_ONLY
-def test_the_next_layout_waits_until_the_jobs_of_this_one_have_ended_and_loses_none(
+def test_the_next_layout_waits_for_the_jobs_of_this_one_and_loses_none(
     stack_factory: Callable[..., Stack], next_layout: Path
 ) -> None:
     stack = stack_factory(CLOCKS)
@@ -259,7 +260,7 @@ def test_the_next_layout_waits_until_the_jobs_of_this_one_have_ended_and_loses_n
 
 
 @LOCAL_ONLY
-def test_a_dispatcher_that_runs_leaves_when_the_layout_changes_and_its_job_goes_on(
+def test_a_running_dispatcher_leaves_on_a_layout_change_and_jobs_go_on(
     stack_factory: Callable[..., Stack],
 ) -> None:
     stack = stack_factory(CLOCKS)

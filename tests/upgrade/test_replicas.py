@@ -69,7 +69,7 @@ def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
 
 
 @pytest.mark.local_only("nothing is launched here")
-def test_a_dispatcher_that_leaves_amid_hundreds_of_messages_gives_back_what_it_has_in_hand_at_once(
+def test_a_dispatcher_that_leaves_gives_its_messages_back_at_once(
     cluster: Versions,
 ) -> None:
     hour = {

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 
 
 @pytest.mark.parametrize("direction", ["upgrade", "roll back"])
-def test_every_job_runs_once_while_dispatchers_are_replaced_by_another_version(
+def test_every_job_runs_once_during_a_rolling_upgrade(
     versions: Callable[[str], Versions], kind: str, direction: str, previous: Path, tmp_path: Path
 ) -> None:
     before, after = (previous, NEW) if direction == "upgrade" else (NEW, previous)

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from celery import chord
 import gpuqueue
 from gpuqueue import gpu
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR
+from tests.support.cluster_stack import ClusterStack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -41,7 +44,7 @@ def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
 # -- logs ------------------------------------------------------------------------------------------
 
 
-def test_logs_are_read_from_the_pod_while_it_runs(quick, tmp_path):
+def test_logs_are_read_from_the_pod_while_it_runs(quick: ClusterStack, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     program = (
         f"import os, time; print('one', flush=True)\nwhile not os.path.exists({str(gate)!r}):"
@@ -59,7 +62,9 @@ def test_logs_are_read_from_the_pod_while_it_runs(quick, tmp_path):
     assert result.get(PATIENCE)["log"] == "one\n"
 
 
-def test_logs_are_read_from_redis_when_the_pod_has_ended(shop, quick, key):
+def test_logs_are_read_from_redis_when_the_pod_has_ended(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     quick.go(key)
@@ -71,7 +76,7 @@ def test_logs_are_read_from_redis_when_the_pod_has_ended(shop, quick, key):
     assert f"Task shop.hold[{result.id}] succeeded" in out
 
 
-def test_logs_follow_a_container_to_its_end(quick):
+def test_logs_follow_a_container_to_its_end(quick: ClusterStack) -> None:
     program = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
     call_ = gpuqueue.run("shop:1", ["python3", "-c", program], app=quick.app)
     result = call_.apply_async(**gpu("t4", isolation="shared"))
@@ -81,12 +86,14 @@ def test_logs_follow_a_container_to_its_end(quick):
     assert (status, out) == (0, "one\ntwo\n")
 
 
-def test_a_job_without_a_log_says_why(quick):
+def test_logs_rejects_an_unknown_job(quick: ClusterStack) -> None:
     status, out, err = call(quick, "logs", "nobody")
     assert (status, out) == (1, "") and "no job 'nobody' is known" in err
 
 
-def test_following_a_log_bears_an_api_server_that_goes_away(quick, tmp_path):
+def test_following_a_log_bears_an_api_server_that_goes_away(
+    quick: ClusterStack, tmp_path: Path
+) -> None:
     """Whatever is written meanwhile is shown once, in order."""
     gate = tmp_path / "gate"
     program = (
@@ -116,7 +123,7 @@ def test_following_a_log_bears_an_api_server_that_goes_away(quick, tmp_path):
 # -- run -------------------------------------------------------------------------------------------
 
 
-def test_run_prints_the_log_and_exits_with_the_containers_code(quick):
+def test_run_prints_the_log_and_exits_with_the_containers_code(quick: ClusterStack) -> None:
     program = (
         "import os, sys; print('steps', os.environ['STEPS']); sys.exit(int(os.environ['CODE']))"
     )
@@ -131,7 +138,7 @@ def test_run_prints_the_log_and_exits_with_the_containers_code(quick):
     assert (status, out) == (7, "steps 3\n") and "exit code 7" in err and "steps 3" not in err
 
 
-def test_run_says_how_a_job_failed_in_the_queues_words(quick):
+def test_run_prints_the_typed_error_of_a_failed_job(quick: ClusterStack) -> None:
     sleep = [
         "shop:1",
         "--",
@@ -146,12 +153,14 @@ def test_run_says_how_a_job_failed_in_the_queues_words(quick):
     ) and "TIME_LIMIT: it ran longer than its hard time limit" in err
 
 
-def test_run_refuses_a_class_that_no_dispatcher_has(quick):
+def test_run_refuses_a_class_that_no_dispatcher_has(quick: ClusterStack) -> None:
     status, out, err = call(quick, "run", "--class", "a100", "shop:1")
     assert (status, out) == (2, "") and "--class='a100' is unknown; dispatchers have: " in err
 
 
-def test_a_run_that_is_left_goes_on_and_one_that_another_cancels_says_so(quick):
+def test_a_detached_run_goes_on_and_a_cancelled_one_is_reported(
+    quick: ClusterStack,
+) -> None:
     sleep = ["shop:1", "--", "python3", "-c", "import time; time.sleep(60)"]
     status, out, _ = call(quick, "run", "--detach", "--class", "t4", *sleep)
     job_id = out.strip()
@@ -165,13 +174,13 @@ def test_a_run_that_is_left_goes_on_and_one_that_another_cancels_says_so(quick):
     assert waits.returncode == 130 and "cancelled" in err
 
 
-def test_a_misspelt_option_of_run_is_no_command(quick):
+def test_a_misspelt_option_of_run_is_no_command(quick: ClusterStack) -> None:
     status, _, err = call(quick, "run", "shop:1", "--tenat", "vision")
     assert status == 2 and "--tenat" in err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_run_is_cancelled_by_ctrl_c(quick, how):
+def test_run_is_cancelled_by_ctrl_c(quick: ClusterStack, how: Any) -> None:
     process = start(
         quick,
         "run",
@@ -195,12 +204,12 @@ def test_run_is_cancelled_by_ctrl_c(quick, how):
     assert quick.in_state(job_id, "ended")["reason"] == "CANCELLED"
 
 
-def test_a_wrong_run_is_refused_where_it_is_written(quick):
+def test_a_wrong_run_is_refused_where_it_is_written(quick: ClusterStack) -> None:
     status, _, err = call(quick, "run", "two words", "--", "x")
     assert status == 2 and "gpuqueue.run image='two words' is not an image reference" in err
 
 
-def test_container_jobs_are_the_header_of_a_chord(quick, shop):
+def test_container_jobs_are_the_header_of_a_chord(quick: ClusterStack, shop: ModuleType) -> None:
     parts = [
         gpuqueue.run("shop:1", ["python3", "-c", f"print({n})"], app=quick.app).set(**gpu("t4"))
         for n in (1, 2)
@@ -220,7 +229,7 @@ def doctor(stack: Any, **env: str) -> dict[str, list[dict[str, str]]]:
     return checks
 
 
-def test_the_doctor_finds_a_good_cluster_good(quick):
+def test_the_doctor_finds_a_good_cluster_good(quick: ClusterStack) -> None:
     checks = doctor(quick)
     names = ("cluster", "owner", "namespace", "rights", "secret", "jobs", "nodes")
     assert {each["level"] for name in names for each in checks[name]} == {"OK"}, checks
@@ -228,7 +237,7 @@ def test_the_doctor_finds_a_good_cluster_good(quick):
     assert "t4: 4 slots, 8 of nvidia.com/gpu on node-a" in checks["nodes"][0]["saw"]
 
 
-def test_the_doctor_names_what_is_missing(quick):
+def test_the_doctor_names_what_is_missing(quick: ClusterStack) -> None:
     checks = doctor(quick, GPU_SECRET_NAME="absent", T4_SHARED_SLOTS="9", GPU_CPU_REQUEST="1")
     assert (
         checks["secret"][0]["level"] == "FAIL"
@@ -260,7 +269,7 @@ REVIEW = {
 }
 
 
-def test_the_doctor_names_the_right_that_is_missing(quick):
+def test_the_doctor_names_the_right_that_is_missing(quick: ClusterStack) -> None:
     some = [right for right in DISPATCHER if right.verb != "delete"]
     token = quick.cluster.user("some", rules(some), cluster_rules=[REVIEW])
     checks = doctor(quick, KUBECONFIG=str(quick.cluster.kubeconfig_for(token)))
@@ -270,7 +279,9 @@ def test_the_doctor_names_the_right_that_is_missing(quick):
     assert {right.resource for right in DOCTOR} == {"namespaces", "secrets", "nodes"}
 
 
-def test_a_dispatcher_needs_no_more_than_its_rights(quick, shop, key):
+def test_a_dispatcher_needs_no_more_than_its_rights(
+    quick: ClusterStack, shop: ModuleType, key: str
+) -> None:
     """It launches, follows, cancels and keeps logs with these alone."""
     token = quick.cluster.user("dispatcher", rules(DISPATCHER), cluster_rules=[REVIEW])
     env = {
@@ -294,7 +305,9 @@ def test_a_dispatcher_needs_no_more_than_its_rights(quick, shop, key):
         node.stop()
 
 
-def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(shop, quick, key):
+def test_cancel_why_and_status_show_a_stop_that_the_node_never_confirms(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     quick.cluster.faults.kubelet_down("node-a")
@@ -330,7 +343,9 @@ def test_a_stop_that_its_node_does_not_confirm_is_told_by_cancel_why_and_status(
     quick.idle()
 
 
-def test_why_tells_what_was_seen_of_a_pod_that_has_ended(shop, quick, key):
+def test_why_shows_node_exit_code_and_pod_of_an_ended_job(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.add.apply_async((1, 2), queue=GPU)
     assert result.get(PATIENCE) == 3
     quick.in_state(result.id, "ended")

@@ -132,7 +132,7 @@ def test_the_pod_template_counts_for_nodes_and_a_wrong_one_is_named(
     assert found["jobs"][0].level is Level.OK
 
 
-def test_what_the_server_refuses_is_told_and_what_passes_is_only_a_warning(double: Cluster) -> None:
+def test_a_refused_job_is_an_error_and_a_transient_failure_a_warning(double: Cluster) -> None:
     double.faults.fail(422, method="POST", path="/jobs", times=1)
     assert checks()["jobs"][0].level is Level.FAIL
     double.faults.fail(503, method="POST", path="/jobs", times=1)

@@ -133,7 +133,7 @@ def test_the_suite_makes_a_namespace_that_is_restricted_and_takes_it_away(
 
 
 @pytest.mark.slow
-def test_a_resource_that_no_node_has_is_told_before_anything_is_made(
+def test_a_resource_of_no_node_is_reported_before_anything_is_made(
     cluster: Cluster, env: dict[str, str]
 ) -> None:
     done = suite("-k", "result_comes_back", **env, CLUSTER_RESOURCE="example.com/gpu")
@@ -151,7 +151,7 @@ def test_a_redis_that_others_use_is_left_alone(cluster: Cluster, env: dict[str, 
         assert asked.get("theirs") == b"1"
 
 
-def test_without_an_image_nothing_runs_whatever_kubeconfig_there_is() -> None:
+def test_without_an_image_nothing_runs_even_with_a_kubeconfig() -> None:
     done = suite(KUBECONFIG="/some/kubeconfig")
     assert done.returncode == 0
     assert re.search(r"SKIPPED \[\d+\] .*for a real cluster: CLUSTER_IMAGE not set", done.stdout)

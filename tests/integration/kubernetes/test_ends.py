@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
 
 from gpuqueue import gpu
 from gpuqueue.errors import (
@@ -19,15 +23,18 @@ from gpuqueue.errors import (
     QuotaExceeded,
     Unschedulable,
 )
+from gpuqueue.model.record import Record
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
+from tests.support.cluster_stack import ClusterStack
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
 
 
-def ended(stack, result, reason):
+def ended(stack: ClusterStack, result: AsyncResult, reason: str) -> Record:
     """The record of a job that has ended so, its slot free."""
     record = stack.in_state(result.id, "ended")
     assert record["reason"] == reason
@@ -38,7 +45,9 @@ def ended(stack, result, reason):
 # -- while it runs ---------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(shop, quick, key):
+def test_an_oom_killed_job_fails_with_errbacks_and_evidence(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
     result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
     assert [quick.told(key) for _ in range(3)][:2] == ["before_start", "__call__"]
@@ -59,14 +68,18 @@ def test_a_job_that_is_oom_killed_fails_so_with_its_errbacks_and_its_evidence(sh
     assert record["container_started"] <= record["container_finished"]
 
 
-def test_the_text_of_a_crash_says_the_exit_code_and_the_node(shop, quick, key):
+def test_the_error_of_a_crash_has_exit_code_and_node(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.leave.apply_async(("os._exit",), queue=GPU)
     with pytest.raises(ExecutorDied, match=r"exit code 4.*node node-a"):
         result.get(PATIENCE)
     assert ended(quick, result, "ERROR")["exit_code"] == 4
 
 
-def test_an_evicted_job_runs_again_in_a_new_pod(shop, quick, key):
+def test_an_evicted_job_runs_again_in_a_new_pod(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     first = quick.told(key)["pid"]
     quick.cluster.faults.evict(quick.pod_name(result.id))
@@ -77,7 +90,9 @@ def test_an_evicted_job_runs_again_in_a_new_pod(shop, quick, key):
     assert ended(quick, result, "SUCCEEDED")["attempt"] == 2
 
 
-def test_a_job_evicted_while_its_application_is_imported_runs_again(shop, quick, key):
+def test_a_job_evicted_while_its_application_is_imported_runs_again(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     record = quick.in_state(result.id, "running")
     quick.cluster.faults.evict(
@@ -93,7 +108,9 @@ def test_a_job_evicted_while_its_application_is_imported_runs_again(shop, quick,
     assert result.get(PATIENCE) == key
 
 
-def test_a_job_whose_pod_somebody_deletes_fails_so(shop, quick, key):
+def test_a_job_fails_when_its_pod_is_deleted_by_hand(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     quick.cluster.faults.delete_pod(quick.pod_name(result.id))
@@ -102,7 +119,9 @@ def test_a_job_whose_pod_somebody_deletes_fails_so(shop, quick, key):
     ended(quick, result, "POD_DELETED")
 
 
-def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(shop, quick, key):
+def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     pid = quick.told(key)["pid"]
     job = quick.record(result.id)["instance"].split("/")[1]
@@ -114,7 +133,7 @@ def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(shop, quick, key):
     ended(quick, result, "CANCELLED")
 
 
-def test_the_log_of_a_job_outlives_its_pod(shop, quick, key):
+def test_the_log_of_a_job_outlives_its_pod(shop: ModuleType, quick: ClusterStack, key: str) -> None:
     result = shop.tell_of.apply_async((key, "done"), queue=GPU)
     assert result.get(PATIENCE) == "done"
     record = ended(quick, result, "SUCCEEDED")
@@ -129,7 +148,9 @@ def test_the_log_of_a_job_outlives_its_pod(shop, quick, key):
     [("NOT-A/Valid::Name", "InvalidImageName"), ("nowhere.example/absent:1", "absent:1")],
     ids=["no name at all", "one that cannot be pulled"],
 )
-def test_an_image_that_cannot_be_had_ends_the_job(shop, quick, image, words):
+def test_an_image_that_cannot_be_had_ends_the_job(
+    shop: ModuleType, quick: ClusterStack, image: str, words: str
+) -> None:
     result = shop.add.apply_async((1, 1), **gpu("t4", image=image))
     with pytest.raises(ImageUnusable, match=words):
         result.get(PATIENCE)
@@ -144,13 +165,15 @@ def test_an_image_that_cannot_be_had_ends_the_job(shop, quick, image, words):
     )
 
 
-def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images):
+def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images: ClusterStack) -> None:
     stack = stack_of_few_images
     with pytest.raises(InvalidJob, match=r"gpu\.image='other:1' may not be named.*GPU_IMAGE_ALLOW"):
         stack.shop.add.apply_async((1, 1), **gpu("t4", image="other:1")).get(PATIENCE)
 
 
-def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(stack_elsewhere):
+def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(
+    stack_elsewhere: ClusterStack,
+) -> None:
     stack = stack_elsewhere
     result = stack.shop.add.apply_async((1, 1), queue=GPU)
     waits = until(
@@ -163,12 +186,14 @@ def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(stack_elsewh
 
 
 @pytest.fixture(scope="module")
-def small_stacks(tmp_path_factory, running_stacks):
+def small_stacks(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
+) -> Iterator[Callable[..., ClusterStack]]:
     from tests.support.cluster_stack import ClusterStack
 
     made = []
 
-    def make(env, **cluster):
+    def make(env: dict[str, str], **cluster: Any) -> ClusterStack:
         stack = ClusterStack(tmp_path_factory.mktemp("small"), env, **cluster)
         made.append(stack)
         running_stacks.append(stack)
@@ -182,16 +207,18 @@ def small_stacks(tmp_path_factory, running_stacks):
 
 
 @pytest.fixture
-def stack_of_few_images(small_stacks):
+def stack_of_few_images(small_stacks: Callable[..., ClusterStack]) -> ClusterStack:
     return small_stacks({"GPU_IMAGE_ALLOW": "trusted.example/*"})
 
 
 @pytest.fixture
-def stack_elsewhere(small_stacks):
+def stack_elsewhere(small_stacks: Callable[..., ClusterStack]) -> ClusterStack:
     return small_stacks({"GPU_NODE_SELECTOR_KEY": "zone", "GPU_NODE_SELECTOR_VALUE": "nowhere"})
 
 
-def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(shop, quick):
+def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(
+    shop: ModuleType, quick: ClusterStack
+) -> None:
     with quota(quick, {"requests.nvidia.com/gpu": "0"}):
         result = shop.add.apply_async((1, 1), queue=GPU)
         with pytest.raises(QuotaExceeded, match="exceeded quota"):
@@ -199,7 +226,7 @@ def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(shop, quick):
         ended(quick, result, "QUOTA")
 
 
-def test_a_quota_that_refuses_the_job_is_waited_for(shop, quick):
+def test_a_quota_that_refuses_the_job_is_waited_for(shop: ModuleType, quick: ClusterStack) -> None:
     with quota(quick, {"count/jobs.batch": "0"}):
         result = shop.add.apply_async((1, 1), queue=GPU)
         until(
@@ -210,9 +237,9 @@ def test_a_quota_that_refuses_the_job_is_waited_for(shop, quick):
     assert result.get(PATIENCE) == 2
 
 
-def quota(stack, hard):
+def quota(stack: ClusterStack, hard: dict[str, str]) -> AbstractContextManager[None]:
     @contextmanager
-    def limited():
+    def limited() -> Iterator[None]:
         name = "limit"
         stack.cluster.create(QUOTAS, {"metadata": {"name": name}, "spec": {"hard": hard}})
         try:
@@ -226,7 +253,7 @@ def quota(stack, hard):
 # -- container jobs --------------------------------------------------------------------------------
 
 
-def run(stack, *command, **more):
+def run(stack: ClusterStack, *command: Any, **more: Any) -> AsyncResult:
     return stack.app.send_task(
         "gpuqueue.run",
         kwargs={"image": "shop:1", "command": list(command), **more.pop("call", {})},
@@ -234,7 +261,7 @@ def run(stack, *command, **more):
     )
 
 
-def test_a_container_job_answers_exit_code_message_and_log(quick):
+def test_a_container_job_answers_exit_code_message_and_log(quick: ClusterStack) -> None:
     program = (
         "import os; open('/dev/termination-log', 'w').write('{\"loss\": 0.5}'); print('trained',"
         " os.environ['N'])"
@@ -245,7 +272,9 @@ def test_a_container_job_answers_exit_code_message_and_log(quick):
     assert record["started"] and record["exit_code"] == 0
 
 
-def test_a_container_job_hands_its_answer_on(shop, quick, key):
+def test_a_container_job_hands_its_answer_on(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     chained = (
         quick.app.signature(
             "gpuqueue.run",
@@ -257,7 +286,9 @@ def test_a_container_job_hands_its_answer_on(shop, quick, key):
     assert chained.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "y\n"}
 
 
-def test_a_container_that_fails_says_how(quick, shop, key):
+def test_the_error_of_a_container_job_has_exit_code_and_log(
+    quick: ClusterStack, shop: ModuleType, key: str
+) -> None:
     result = run(
         quick, "python3", "-c", "import sys; print('no data', file=sys.stderr); sys.exit(3)"
     )
@@ -266,14 +297,14 @@ def test_a_container_that_fails_says_how(quick, shop, key):
     ended(quick, result, "ERROR")
 
 
-def test_a_container_whose_program_is_missing_cannot_be_launched(quick):
+def test_a_container_whose_program_is_missing_cannot_be_launched(quick: ClusterStack) -> None:
     result = run(quick, "/no/such/program")
     with pytest.raises(LaunchFailed, match="no such file"):
         result.get(PATIENCE)
     assert ended(quick, result, "BAD_SPEC")["attempt"] == 1
 
 
-def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick):
+def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick: ClusterStack) -> None:
     result = run(quick, "python3", "-c", "import time; time.sleep(60)")
     until(lambda: result.state == "STARTED", PATIENCE, "it is STARTED", lambda: result.state)
     result.revoke(terminate=True)
@@ -282,7 +313,7 @@ def test_a_container_job_shows_started_while_it_runs_and_is_cancelled(quick):
     ended(quick, result, "CANCELLED")
 
 
-def test_a_container_job_that_is_malformed_is_refused(quick):
+def test_a_container_job_that_is_malformed_is_refused(quick: ClusterStack) -> None:
     with pytest.raises(
         InvalidJob, match=r"gpuqueue\.run command=.* is a string; use a list of words"
     ):

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,7 @@ from tests.doubles.kubernetes import Node
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import JOBS
 from tests.support.cluster_stack import ClusterStack
+from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -21,11 +26,11 @@ GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
 
 
 @pytest.fixture
-def stacks(tmp_path, running_stacks):
+def stacks(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., ClusterStack]]:
     """Makes stacks of a test's own."""
     made = []
 
-    def make(env=None, **cluster):
+    def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
         stack = ClusterStack(tmp_path / f"own{len(made)}", env, **cluster)
         made.append(stack)
         running_stacks.append(stack)
@@ -41,21 +46,27 @@ def stacks(tmp_path, running_stacks):
 
 
 @pytest.mark.parametrize(("status", "more"), [(429, {"retry_after": 1}), (500, {}), (503, {})])
-def test_a_launch_that_the_server_cannot_take_now_is_tried_again(shop, quick, status, more):
+def test_a_launch_that_the_server_cannot_take_now_is_tried_again(
+    shop: ModuleType, quick: ClusterStack, status: int, more: dict[str, Any]
+) -> None:
     quick.cluster.faults.fail(status, method="POST", path="/jobs", times=2, **more)
     result = shop.add.apply_async((1, 1), queue=GPU)
     assert result.get(PATIENCE) == 2
     assert quick.in_state(result.id, "ended")["attempt"] == 1
 
 
-def test_a_launch_whose_answer_is_lost_makes_one_job(shop, quick, key):
+def test_a_launch_whose_answer_is_lost_makes_one_job(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     quick.cluster.faults.cut(after=True, method="POST", path="/jobs", times=1)
     result = shop.tell_of.apply_async((key, "ran"), queue=GPU)
     assert result.get(PATIENCE) == "ran"
     assert quick.told_so_far(key) == ["ran"]
 
 
-def test_a_job_is_cancelled_while_its_launch_is_tried_again(shop, quick, key):
+def test_a_job_is_cancelled_while_its_launch_is_tried_again(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     quick.cluster.faults.fail(503, method="POST", path="/jobs", times=1000)
     try:
         result = shop.tell_of.apply_async((key, "ran"), queue=GPU)
@@ -72,7 +83,9 @@ def test_a_job_is_cancelled_while_its_launch_is_tried_again(shop, quick, key):
     assert quick.told_so_far(key) == []
 
 
-def test_a_launch_that_is_never_taken_ends_in_the_servers_words(stacks):
+def test_a_launch_that_is_never_taken_ends_in_the_servers_words(
+    stacks: Callable[..., ClusterStack],
+) -> None:
     stack = stacks({"GPU_LAUNCH_TIMEOUT": "1", "GPUQUEUE_MAX_ATTEMPTS": "1"})
     stack.dispatcher()
     stack.cluster.faults.fail(500, method="POST", path="/jobs", times=1000)
@@ -84,7 +97,9 @@ def test_a_launch_that_is_never_taken_ends_in_the_servers_words(stacks):
     stack.idle()
 
 
-def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(stacks):
+def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(
+    stacks: Callable[..., ClusterStack],
+) -> None:
     stack = stacks()
     stack.dispatcher()
     stack.cluster.faults.fail(403, method="POST", path="/jobs", times=1)
@@ -93,7 +108,9 @@ def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(stacks):
     stack.idle()
 
 
-def test_a_dispatcher_that_may_not_create_jobs_does_not_start(stacks):
+def test_a_dispatcher_that_may_not_create_jobs_does_not_start(
+    stacks: Callable[..., ClusterStack],
+) -> None:
     stack = stacks()
     token = stack.cluster.user(
         "reader", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
@@ -109,7 +126,9 @@ def test_a_dispatcher_that_may_not_create_jobs_does_not_start(stacks):
 
 
 @pytest.mark.parametrize("fault", ["dropped", "silent", "expired", "compacted"])
-def test_an_end_is_seen_though_the_watch_is(shop, quick, key, fault):
+def test_an_end_is_seen_though_the_watch_is(
+    shop: ModuleType, quick: ClusterStack, key: str, fault: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     faults = quick.cluster.faults
@@ -132,7 +151,9 @@ def test_an_end_is_seen_though_the_watch_is(shop, quick, key, fault):
             faults.silence_watches(on=False)
 
 
-def test_jobs_end_and_start_again_when_the_api_server_comes_back(shop, quick, key):
+def test_jobs_end_and_start_again_when_the_api_server_comes_back(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=ALONE)
     quick.told(key)
     quick.cluster.faults.front_down()
@@ -148,7 +169,7 @@ def test_jobs_end_and_start_again_when_the_api_server_comes_back(shop, quick, ke
 # -- nodes -----------------------------------------------------------------------------------------
 
 
-def test_a_silent_kubelet_is_no_failed_job(shop, quick, key):
+def test_a_silent_kubelet_is_no_failed_job(shop: ModuleType, quick: ClusterStack, key: str) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     quick.cluster.faults.kubelet_down("node-a")
@@ -159,7 +180,9 @@ def test_a_silent_kubelet_is_no_failed_job(shop, quick, key):
     quick.idle()
 
 
-def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(stacks, key):
+def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(
+    stacks: Callable[..., ClusterStack], key: str
+) -> None:
     stack = stacks()
     stack.dispatcher()
     result = stack.shop.hold.apply_async((key,), queue=ALONE)
@@ -184,7 +207,9 @@ def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(stacks, 
 # -- by hand ---------------------------------------------------------------------------------------
 
 
-def test_a_job_deleted_by_hand_frees_its_slot(shop, quick, key):
+def test_a_job_deleted_by_hand_frees_its_slot(
+    shop: ModuleType, quick: ClusterStack, key: str
+) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
     name = quick.record(result.id)["instance"].split("/")[1]
@@ -193,7 +218,7 @@ def test_a_job_deleted_by_hand_frees_its_slot(shop, quick, key):
     quick.idle()
 
 
-def test_a_job_without_a_holder_is_deleted(shop, quick, key):
+def test_a_job_without_a_holder_is_deleted(shop: ModuleType, quick: ClusterStack, key: str) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     pid = quick.told(key)["pid"]
     record = quick.record(result.id)
@@ -213,7 +238,9 @@ def test_a_job_without_a_holder_is_deleted(shop, quick, key):
 
 
 @pytest.mark.slow
-def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(stacks, key):
+def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(
+    stacks: Callable[..., ClusterStack], key: str
+) -> None:
     one = stacks()
     one.dispatcher("one")
     other = stacks()
@@ -244,7 +271,9 @@ def test_two_clusters_on_one_redis_leave_each_others_jobs_alone(stacks, key):
 
 
 @pytest.mark.slow
-def test_waiting_for_a_pod_and_its_leader_dies(stacks, key):
+def test_waiting_for_a_pod_and_its_leader_dies(
+    stacks: Callable[..., ClusterStack], key: str
+) -> None:
     stack = stacks()
     first = stack.dispatcher("one")
     stack.cluster.faults.late_pods(3)

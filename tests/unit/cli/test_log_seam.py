@@ -49,7 +49,7 @@ def test_every_break_of_a_log_is_mended() -> None:
 
 
 @pytest.mark.parametrize(("first", "shown"), [("a\nb\n", "a\nb\ny\nz\n"), ("a\nb", "a\nb\ny\nz\n")])
-def test_a_stream_that_begins_beyond_what_was_shown_is_shown_whole_and_known_for_it(
+def test_a_stream_that_starts_after_a_gap_is_shown_whole_and_flagged(
     first: str, shown: str
 ) -> None:
     assert joined([first], ["y\nz\n"]) == (shown, False)
@@ -62,7 +62,7 @@ def test_a_line_is_shown_as_soon_as_it_comes() -> None:
     assert [next(parts), next(parts)] == ["c", "\n"]
 
 
-def test_a_stream_goes_back_to_what_was_shown_and_no_further_than_is_remembered() -> None:
+def test_a_stream_is_joined_no_further_back_than_is_remembered() -> None:
     few = Seam(10)
     assert few.tail == 10  # all of a log that has no ten lines was shown
     list(few.join(["line\n" * 12]))

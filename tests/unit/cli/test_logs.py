@@ -137,7 +137,7 @@ def test_no_access_to_the_cluster_is_one_line_while_the_pod_lives(
     assert main(["logs", "j"]) == 1
 
 
-def test_following_says_each_wait_once_and_goes_on_with_the_next_attempt(
+def test_following_prints_each_wait_once_and_follows_the_next_attempt(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulling = {**LAUNCHING, "wait": "PULLING_IMAGE", "detail": "pulling shop:1"}
@@ -164,7 +164,7 @@ def test_following_says_each_wait_once_and_goes_on_with_the_next_attempt(
     assert err.splitlines() == [f"gpuqueue: j: {each}" for each in said]
 
 
-def test_attempts_between_two_looks_are_told_from_what_was_kept(
+def test_attempts_between_two_polls_are_shown_from_kept_logs(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.records = [RUNNING, RUNNING, {**ENDED, "attempt": 3}]
@@ -173,7 +173,7 @@ def test_attempts_between_two_looks_are_told_from_what_was_kept(
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
-def test_a_celery_retry_counts_its_attempts_anew_and_is_followed(
+def test_a_celery_retry_restarts_the_attempt_count_and_is_followed(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     retry = {**RUNNING, "delivery": "j.1", "instance": "gpus/gpu-j-r"}
@@ -216,7 +216,7 @@ def test_a_log_that_broke_off_goes_on_where_it_was(
     assert err == "gpuqueue: j: no answer; it is tried again\n"
 
 
-def test_a_gap_is_told_where_more_was_written_than_can_be_had(
+def test_a_gap_is_marked_where_part_of_the_log_is_lost(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.records = [RUNNING, RUNNING, RUNNING, ENDED]
@@ -249,7 +249,7 @@ def test_what_was_kept_may_begin_before_what_was_shown(
     assert (out, err) == ("two\nthree\nfour\nfive\n", "")
 
 
-def test_an_end_that_cannot_be_joined_is_told_and_not_shown_twice(
+def test_an_unjoinable_end_of_a_log_is_marked_and_not_repeated(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.records, world.kept = [RUNNING, RUNNING, ENDED], {"j#1": "eight\nnine\n"}
@@ -282,7 +282,7 @@ def test_no_such_job_is_no_log(world: World, capsys: pytest.CaptureFixture[str])
         assert "no job 'j' is known" in capsys.readouterr().err
 
 
-def test_a_job_that_wrote_nothing_is_said_to_have_no_log(
+def test_a_silent_job_is_reported_to_have_no_log(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.records = [RUNNING, ENDED]
@@ -308,7 +308,7 @@ def test_a_job_that_wrote_nothing_is_said_to_have_no_log(
         ({**ENDED, "reason": "CANCELLED"}, "has ended: CANCELLED"),
     ],
 )
-def test_a_cancel_that_waits_says_what_it_waits_for(
+def test_a_waiting_cancel_prints_what_it_waits_for(
     record: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cancel, "find", lambda state, job_id: record)

@@ -32,7 +32,7 @@ def failed(patch: pytest.MonkeyPatch, record: Any, log: str = "") -> int:
     return run._failed(None, "j", ERROR)  # type: ignore[arg-type]
 
 
-def test_the_log_goes_where_that_of_a_success_goes_and_is_not_said_twice(
+def test_the_log_of_a_failure_goes_to_standard_output_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failed(monkeypatch, RECORD, "step 28\nstep 29\n") == 7
@@ -44,7 +44,7 @@ def test_the_log_goes_where_that_of_a_success_goes_and_is_not_said_twice(
     )
 
 
-def test_without_a_log_the_error_is_told_whole(
+def test_without_a_log_the_whole_error_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failed(monkeypatch, {**RECORD, "exit_code": 0}) == 1
@@ -54,7 +54,7 @@ def test_without_a_log_the_error_is_told_whole(
 @pytest.mark.parametrize(
     "record", [None, {**RECORD, "state": "running"}, redis.ConnectionError("refused")]
 )
-def test_what_is_no_failure_of_the_job_is_not_told_as_one(
+def test_a_job_out_of_sight_is_not_reported_as_failed(
     record: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(

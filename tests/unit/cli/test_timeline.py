@@ -120,7 +120,7 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert "http" not in page("Title", "Subtitle", [entry("a", 0, 5)])
 
 
-def test_shared_and_exclusive_are_told_apart_by_pattern_and_word() -> None:
+def test_shared_and_exclusive_differ_by_pattern_and_word() -> None:
     found = bars(drawn([entry("a", 0, 9), entry("b", 10, 20, isolation="exclusive")]))
 
     assert found["a"].get("class") == "job shared"

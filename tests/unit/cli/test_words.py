@@ -31,15 +31,15 @@ from gpuqueue.model.states import JobState
         (-3, "0.0s"),
     ],
 )
-def test_a_length_of_time_is_told_in_two_units(seconds: float, words: str) -> None:
+def test_a_duration_is_printed_in_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_a_time_is_told_from_now() -> None:
+def test_a_time_is_printed_relative_to_now() -> None:
     assert (ago(None, 100), ago(40, 100), ago(120, 100)) == ("", "1m", "in 20s")
 
 
-def test_memory_is_told_in_gib() -> None:
+def test_memory_is_printed_in_gib() -> None:
     assert (memory(None), memory(15 * 2**30)) == ("", "15.0GiB")
 
 

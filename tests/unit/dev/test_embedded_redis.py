@@ -228,7 +228,7 @@ with EmbeddedRedis() as server:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_given_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_given_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -266,7 +266,7 @@ def test_two_servers_never_share_a_directory(
         assert connection.ping()
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_start_has_the_cause(tmp_path: Path) -> None:
     data = tmp_path / "appendonly.aof"
     data.write_text("this is no append-only file\n")
     (tmp_path / "appendonlydir").write_text(

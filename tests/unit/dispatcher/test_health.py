@@ -71,7 +71,7 @@ def test_one_whose_broker_is_away_is_unready_for_as_long_and_not_sick(worker: Wo
     assert worker.health.unready() == ""
 
 
-def test_one_whose_watcher_fails_says_why(worker: Worker) -> None:
+def test_a_failing_watcher_is_named_as_the_cause(worker: Worker) -> None:
     worker.watcher.trouble = "Redis: Connection refused"
     assert "Connection refused" in worker.health.unready()
     assert worker.health.sick() == ""

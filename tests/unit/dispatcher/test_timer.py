@@ -17,7 +17,7 @@ def test_calls_come_in_the_order_of_their_times() -> None:
     later.close()
 
 
-def test_one_that_fails_keeps_nobody_back() -> None:
+def test_a_failing_entry_delays_no_other() -> None:
     done = threading.Event()
     later = Later("test")
     later.call(0.0, lambda: 1 // 0)

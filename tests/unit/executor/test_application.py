@@ -41,7 +41,7 @@ def test_an_application_that_fails_to_import_is_not_found(app: str) -> None:
     ids=["as it is", "wrapped", "replaced"],
     indirect=True,
 )
-def test_being_told_to_stop_while_importing_is_no_fault_of_the_application(app: str) -> None:
+def test_a_stop_during_the_import_is_not_blamed_on_the_application(app: str) -> None:
     """An eviction just after the claim would otherwise end the job for good, as one whose
     application is missing.
     """

@@ -69,7 +69,7 @@ def test_an_envelope_holds_the_json_that_was_signed_and_by_whom(me: Pair) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "abc", "e30=", json.dumps(CALL), "ä"])
-def test_what_is_no_envelope_is_told(text: str) -> None:
+def test_a_body_that_is_no_envelope_is_recognized(text: str) -> None:
     with pytest.raises(
         MalformedMessage, match=r"is no signed body.*; send what Celery's serializer 'auth' makes"
     ):
@@ -82,9 +82,7 @@ def test_what_is_no_envelope_is_told(text: str) -> None:
 @pytest.mark.parametrize(
     "accept", [["json"], ["application/json"], ["json", "pickle"], ["pickle", "yaml"]]
 )
-def test_an_application_that_does_not_sign_takes_json_and_nothing_else_whatever_it_accepts_from_others(
-    accept: list[str], me: Pair
-) -> None:
+def test_an_application_that_does_not_sign_accepts_json_alone(accept: list[str], me: Pair) -> None:
     bodies = ApplicationBodies(app(accept))
     assert payload(message(json.dumps(CALL), JSON), bodies) == tuple(CALL)
     others = {
@@ -98,7 +96,7 @@ def test_an_application_that_does_not_sign_takes_json_and_nothing_else_whatever_
         assert not isinstance(raised.value, UntrustedMessage)
 
 
-def test_an_application_that_wants_signatures_and_cannot_verify_them_is_told_what_it_forgot(
+def test_an_application_that_cannot_verify_signatures_is_given_the_fix(
     me: Pair,
 ) -> None:
     for body, content_type in ((signed(me, CALL), SIGNED), (json.dumps(CALL), JSON)):
@@ -133,14 +131,14 @@ def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -
         ({"chord": ERRBACK[0]}, True),
     ],
 )
-def test_a_dispatcher_with_a_store_knows_whether_a_signed_job_calls_anybody(
+def test_a_dispatcher_with_a_store_reads_the_callbacks_of_a_signed_job(
     me: Pair, store: Store, embed: dict[str, Any], needs: bool
 ) -> None:
     job = parse(message(signed(me, [[], {}, embed])), "t4", "shared", 0.0, DispatcherBodies(store))
     assert (job.signed, job.needs_app) == (True, needs)
 
 
-def test_a_dispatcher_with_a_store_takes_what_one_of_it_has_signed_and_nothing_else(
+def test_a_dispatcher_with_a_store_accepts_only_its_signers(
     authority: Authority, me: Pair, store: Store
 ) -> None:
     bodies, good = DispatcherBodies(store), signed(me, CALL)
@@ -186,7 +184,7 @@ def test_arguments_of_a_container_job_are_read_where_they_are_verified(
         parse(packed, "t4", "shared", 0.0)
 
 
-def test_what_comes_after_a_signed_container_job_is_sent_by_the_application() -> None:
+def test_callbacks_of_a_signed_container_job_are_sent_by_the_application() -> None:
     plain: Any = {"task": CONTAINER_TASK, "reason": "SUCCEEDED", "needs_app": True}
     assert not needs_application(plain)
     assert needs_application(plain | {"signed": True})
@@ -206,7 +204,7 @@ def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None
         Store(str(tmp_path))
 
 
-def test_a_certificate_that_has_expired_is_told_of_and_stops_nobody_else(
+def test_an_expired_certificate_is_logged_and_others_stay_valid(
     tmp_path: Path, me: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = Authority(tmp_path).issue("old", ends=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1))

@@ -82,7 +82,7 @@ def test_the_error_names_field_value_and_fix_of_a_header_that(header: object, te
     assert text in str(caught.value)
 
 
-def test_a_header_says_again_what_it_said() -> None:
+def test_a_header_survives_a_round_trip() -> None:
     said: dict[str, Any] = {
         "isolation": "shared",
         "memory": 9 * 2**30,
@@ -100,7 +100,7 @@ def test_a_class_cannot_be_called(name: object) -> None:
         check_class_name(name)
 
 
-def test_a_record_keeps_what_is_said_and_leaves_out_what_is_empty() -> None:
+def test_a_record_keeps_given_fields_and_omits_empty_ones() -> None:
     job = Job("a", "shop.train", "t4", "shared", retries=2, priority=0, created=5.0)
     assert job.record() == {
         "delivery": "a~2",

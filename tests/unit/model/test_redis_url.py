@@ -61,7 +61,7 @@ def test_an_address_that_can_be_meant_so_is_taken(url: str) -> None:
     assert tls_problem(url) is None
 
 
-def test_the_words_of_celery_become_those_of_redis_and_nothing_else_changes() -> None:
+def test_celery_names_of_tls_options_become_those_of_redis() -> None:
     assert plain("rediss://r/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=/ca") == (
         "rediss://r/0?ssl_cert_reqs=required&ssl_ca_certs=/ca"
     )
@@ -70,7 +70,7 @@ def test_the_words_of_celery_become_those_of_redis_and_nothing_else_changes() ->
     )
 
 
-def test_what_trusts_anybody_is_known_for_it() -> None:
+def test_an_address_without_certificate_checks_is_recognized() -> None:
     assert not verifies("rediss://r/0?ssl_cert_reqs=CERT_NONE") and not verifies(
         "rediss://r/0?a=b&ssl_cert_reqs=none"
     )
@@ -93,7 +93,7 @@ def test_a_password_is_not_shown(url: str, shown: str) -> None:
     assert mask(url) == shown
 
 
-def test_an_address_that_is_no_redis_is_told_without_its_password(
+def test_a_wrong_address_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://me:secret@r")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuqueue.store.counts import BOUNDS, Counts, lua, parse
 
 
-def test_nothing_counted_is_nothing_told() -> None:
+def test_no_counts_make_no_samples() -> None:
     assert parse({}) == Counts()
 
 
@@ -51,7 +51,7 @@ def test_what_a_newer_version_counts_is_left_out() -> None:
     assert parse({"started:shared": "soon", "accepted:shared": "1"}).accepted == {"shared": 1}
 
 
-def test_the_scripts_are_told_the_same_bounds() -> None:
+def test_the_scripts_get_the_same_bounds() -> None:
     numbers = lua().partition("{")[2].partition("}")[0].split(", ")
     assert tuple(map(float, numbers)) == tuple(map(float, BOUNDS))
     assert list(BOUNDS) == sorted(BOUNDS)

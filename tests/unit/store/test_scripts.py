@@ -108,7 +108,7 @@ def test_the_keys_of_a_class_share_one_hash_tag_and_stand_in_order() -> None:
     assert len(set(found) | set(class_keys("t4"))) == 2 * len(NAMES)
 
 
-def test_a_key_nobody_knows_is_refused() -> None:
+def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(KeyError):
         class_key("t4", "holder")
 
