@@ -1,5 +1,5 @@
-"""What operators are told to type is typed here: run as far as it can be without a cluster, else
-read by the program itself.
+"""The commands of the pages for operators: run as far as possible without a cluster, otherwise
+parsed by the program itself.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def commands(page: Page) -> list[str]:
 
 
 def in_words(text: str) -> list[str]:
-    """What in a text has the form of a command."""
+    """Return the commands in a text."""
     return [
         each
         for each in re.findall(r"`([^`]+)`", text)
@@ -88,13 +88,13 @@ ALL += [
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[command for command, _ in ALL])
-def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_path: Path) -> None:
+def test_a_command_of_the_docs_works(command: str, page: str, tmp_path: Path) -> None:
     program, *words = shlex.split(command)
     {"kubectl": kubectl, "helm": helm, "gpuqueue": gpuqueue}[program](words, tmp_path)
 
 
 @pytest.mark.parametrize("alert", sorted({each["alert"] for each in rules()}))
-def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> None:
+def test_a_command_of_an_alert_works(alert: str, tmp_path: Path) -> None:
     for rule in rules():
         for command in (
             in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ()
@@ -104,7 +104,7 @@ def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> 
 
 
 def gpuqueue(words: list[str], folder: Path) -> None:
-    """Our own command line reads it; a verb alone names a command."""
+    """Parse a command of gpuqueue; a word alone names a command."""
     with cli.make_context("gpuqueue", words) as context:
         found = cli.get_command(context, words[0])
         assert found is not None, words
@@ -134,7 +134,7 @@ def kubectl(words: list[str], folder: Path) -> None:
 
 
 def label(words: list[str], folder: Path) -> None:
-    """Label a node that is a file."""
+    """Label a node from a file."""
     node = folder / "node.json"
     node.write_text(json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "NODE"}}))
     (pair,) = [word for word in words if "=" in word and (words[words.index(word) - 1] != "-l")]
@@ -145,7 +145,7 @@ def label(words: list[str], folder: Path) -> None:
 
 
 def seen(path: str, folder: Path) -> str:
-    """What a path shows of a node as step 3 or step 4 leaves it."""
+    """Return the output of a path for a node after step 3 or step 4."""
     allocatable = {"cpu": "8", "nvidia.com/gpu": "8", "nvidia.com/mig-1g.5gb": "7"}
     node = {
         "apiVersion": "v1",
@@ -167,7 +167,7 @@ def seen(path: str, folder: Path) -> str:
 
 
 def understood(words: list[str]) -> None:
-    """kubectl reads all its words before it looks for the cluster, and misses nothing but that."""
+    """kubectl parses all words before it connects, and fails only because there is no server."""
     at = words.index("--") if "--" in words else len(words)
     done = call("kubectl", *words[:at], NOWHERE, *words[at:])
     assert done.returncode != 0
@@ -179,8 +179,8 @@ def understood(words: list[str]) -> None:
 
 
 def named(words: list[str]) -> None:
-    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the
-    names that it gives.
+    """Named objects exist: our deployments and namespaces, and the daemon sets of the operator by
+    their names.
     """
     deployments = {each["metadata"]["name"] for each in overlay("production").of("Deployment")}
     theirs = {"nvidia-device-plugin-daemonset", "nvidia-mig-manager"}
@@ -207,7 +207,7 @@ def helm(words: list[str], folder: Path) -> None:
         source = application("gpu-operator")["spec"]["source"]
         assert words[:3] == ["install", source["helm"]["releaseName"], f"nvidia/{source['chart']}"]
         assert words[words.index("--version") + 1] == source["targetRevision"]
-        done = call("helm", *words)  # read whole, then the repository is missing
+        done = call("helm", *words)  # parsed completely; then the repository is missing
         assert "repo nvidia not found" in done.stderr, done.stderr
 
 
@@ -217,7 +217,7 @@ def succeed(program: str, *words: str) -> str:
     return done.stdout
 
 
-def test_commands_stand_in_blocks_of_known_languages() -> None:
+def test_pages_for_operators_have_blocks_of_known_languages() -> None:
     for page in PAGES:
         opened = re.findall(r"^```(\w*)$", page.text, re.MULTILINE)[::2]
         assert set(opened) <= {"sh", "python", "toml", "yaml"}, page.path
@@ -226,14 +226,14 @@ def test_commands_stand_in_blocks_of_known_languages() -> None:
 # -- the path --------------------------------------------------------------------------------------
 
 
-def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
+def test_the_steps_from_nodes_to_a_job_are_numbered_in_order() -> None:
     steps = re.findall(
         r"^\*\*(\d)\. ", DEPLOY.section("## From bare nodes to the first job"), re.MULTILINE
     )
     assert steps == [str(number) for number in range(1, 10)]
 
 
-def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
+def test_the_deployment_creates_the_secrets_that_pods_read() -> None:
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", DEPLOY.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     wanted = {
@@ -247,7 +247,7 @@ def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
     )
 
 
-def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
+def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
     (block,) = DEPLOY.blocks("python")
     sent: list[dict[str, Any]] = []
 
@@ -274,7 +274,7 @@ def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
 # -- tables and blocks -----------------------------------------------------------------------------
 
 
-def test_the_profiles_of_mig_are_ones_and_fit() -> None:
+def test_the_mig_profiles_are_valid_and_fit_on_a_gpu() -> None:
     rows = GPU.tables("## MIG")[0]
     assert len(rows) > 5
     for gpu, cell in rows:
@@ -287,7 +287,7 @@ def test_the_profiles_of_mig_are_ones_and_fit() -> None:
         )
 
 
-def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
+def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
     config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
         "config"
     ]
@@ -306,11 +306,11 @@ def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
 
 
 @pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
-def test_the_classes_files_of_the_docs_are_ones(text: str) -> None:
+def test_the_classes_files_of_the_docs_are_valid(text: str) -> None:
     assert len(from_toml(text, "classes.toml")) > 1
 
 
-def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
+def test_the_profile_for_mps_and_the_device_class_are_valid() -> None:
     mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
     check(device_class, NEWEST)
     assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
@@ -324,7 +324,7 @@ def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
     }
 
 
-def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
+def test_node_labels_match_the_manifests() -> None:
     labels = [row[0].strip("`") for row in NODES.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
     text = "\n".join(
@@ -348,7 +348,7 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
 # -- security --------------------------------------------------------------------------------------
 
 
-def test_the_rights_that_are_told_are_those_that_are_given() -> None:
+def test_the_table_of_rights_matches_the_role() -> None:
     told = {
         (row[0].strip("`"), verb.strip())
         for row in CLUSTER_SECURITY.tables("## Rights")[0]
@@ -358,7 +358,7 @@ def test_the_rights_that_are_told_are_those_that_are_given() -> None:
     assert told == {(resource, verb) for _, resource, verb in granted(role)}
 
 
-def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
+def test_the_chart_accepts_the_egress_rule_of_the_docs() -> None:
     (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
@@ -367,7 +367,7 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
         check(each, NEWEST)
 
 
-def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
+def test_the_network_table_matches_the_network_policies() -> None:
     pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
@@ -382,7 +382,7 @@ def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> Non
 # -- the chart's own page --------------------------------------------------------------------------
 
 
-def test_the_values_of_the_charts_page_are_taken() -> None:
+def test_the_chart_accepts_the_values_of_its_page() -> None:
     page = Page("charts/gpuqueue/README.md")
     trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
     assert len(chart(trial).of("StatefulSet")) == 1
@@ -391,7 +391,7 @@ def test_the_values_of_the_charts_page_are_taken() -> None:
     assert parse(succeed("helm", "template", *shlex.split(least)[2:]))
 
 
-def test_values_that_are_named_are_ones_of_the_chart() -> None:
+def test_values_in_the_docs_exist_in_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
     names = {
         path

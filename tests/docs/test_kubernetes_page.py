@@ -48,7 +48,7 @@ CONTAINERS = Page("docs/howto/container-jobs.md")
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    """Kind → object of the page's ``gpuqueue.yaml``."""
+    """Return kind → object of the ``gpuqueue.yaml`` on the page."""
     (text,) = FIRST_DAY.blocks("yaml")
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
 
@@ -62,7 +62,7 @@ def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     assert client.ApiClient().sanitize_for_serialization(model.from_dict(found)) == found
 
 
-def test_the_objects_of_the_first_day_belong_together() -> None:
+def test_the_objects_of_the_first_day_refer_to_one_another() -> None:
     found = objects()
     names = {(each["metadata"]["name"], each["metadata"]["namespace"]) for each in found.values()}
     assert names == {("gpuqueue-dispatcher", "gpu-jobs")}
@@ -89,11 +89,11 @@ def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None
     assert sorted(allowed) == sorted(DISPATCHER)
 
 
-def test_the_rights_that_the_doctor_likes_to_have_are_named() -> None:
+def test_the_optional_rights_of_the_doctor_are_listed() -> None:
     assert all(f"`{right}`" in FIRST_DAY.text.replace("\n", " ") for right in DOCTOR)
 
 
-def test_the_settings_of_the_first_day_are_ones_that_a_dispatcher_takes() -> None:
+def test_dispatchers_accept_the_settings_of_the_first_day() -> None:
     (container,) = objects()["Deployment"]["spec"]["template"]["spec"]["containers"]
     told = {each["name"]: each["value"] for each in container["env"]}
     assert Settings(**told).execution_mode == "k8s_job"
@@ -133,7 +133,7 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
 
 
 @pytest.mark.parametrize("row", IMAGES.tables("## Allow other images")[0], ids=lambda row: row[0])
-def test_patterns_let_in_and_keep_out_what_the_docs_say(row: list[str]) -> None:
+def test_image_patterns_allow_and_reject_the_listed_images(row: list[str]) -> None:
     pattern, let_in, kept_out = (re.findall(r"`([^`]+)`", cell) for cell in row)
     cluster = ClusterSettings(
         GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1"
@@ -154,7 +154,7 @@ def job() -> dict[str, Any]:
     return found
 
 
-def test_the_job_of_the_docs_is_the_one_that_is_made() -> None:
+def test_the_job_of_the_docs_is_the_generated_manifest() -> None:
     shown_job = job()
     record = record_of(shown_job["metadata"]["annotations"])
     assert record is not None
@@ -171,7 +171,7 @@ def test_the_job_of_the_docs_has_no_field_that_kubernetes_does_not_know() -> Non
     assert client.ApiClient().sanitize_for_serialization(client.V1Job.from_dict(job())) == job()
 
 
-def test_the_pod_template_of_the_docs_is_one(tmp_path: Path) -> None:
+def test_the_pod_template_of_the_docs_is_valid(tmp_path: Path) -> None:
     (text,) = TEMPLATE.blocks("yaml")
     file = tmp_path / "template.yaml"
     file.write_text(text)
@@ -204,7 +204,7 @@ def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) ->
 
 
 CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}
-#: What takes too long → a pod of which that is true, how the attempt ends then (None: it does not).
+#: Timeout → a pod in that state, and the reason with which it ends (None: it does not end).
 PODS: dict[str, tuple[Pod, EndReason | None]] = {
     "no node accepts the pod": (
         a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
@@ -224,7 +224,7 @@ PODS: dict[str, tuple[Pod, EndReason | None]] = {
 }
 
 
-def test_the_clocks_of_the_docs_have_their_defaults() -> None:
+def test_the_timeouts_of_the_docs_have_their_defaults() -> None:
     known = defaults(ClusterSettings.model_fields) | defaults(Settings.model_fields)
     named = {}
     for row in CLOCKS.values():
@@ -237,7 +237,7 @@ def test_the_clocks_of_the_docs_have_their_defaults() -> None:
     assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
 
 
-def test_the_reasons_of_the_clocks_exist() -> None:
+def test_the_reasons_of_the_timeouts_exist() -> None:
     for row in CLOCKS.values():
         for word in re.findall(r"`([A-Z_]+)`", row[4]):
             assert word == "UNCONFIRMED" or word in EndReason.__members__, row
@@ -246,13 +246,11 @@ def test_the_reasons_of_the_clocks_exist() -> None:
 @pytest.mark.parametrize(
     ("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS
 )
-def test_a_clock_of_the_docs_is_the_one_that_runs(
-    what: str, pod: Pod, verdict: EndReason | None
-) -> None:
+def test_a_pod_has_the_timeout_of_the_docs(what: str, pod: Pod, verdict: EndReason | None) -> None:
     seen, row = read_status(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
-    # With limits that are told apart, the one that counts is the named setting's.
+    # With a different value for each limit, the limit that applies belongs to the named setting.
     names = [
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
@@ -267,7 +265,7 @@ def test_a_clock_of_the_docs_is_the_one_that_runs(
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
-def test_what_can_never_work_is_given_no_time(reason: str) -> None:
+def test_an_impossible_image_fails_immediately(reason: str) -> None:
     seen, row = (
         read_status(a_pod(waiting(reason))),
         CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
@@ -280,7 +278,7 @@ def test_what_can_never_work_is_given_no_time(reason: str) -> None:
     )
 
 
-def test_the_deadline_of_the_docs_is_the_sum_that_it_is_said_to_be() -> None:
+def test_the_deadline_of_the_docs_is_the_sum_of_its_limits() -> None:
     row = CLOCKS["the task runs, and no dispatcher is up"]
     assert row[2] == "its time limit, and the limits of pull, start and grace"
     cluster, settings = ClusterSettings(), Settings()
@@ -306,7 +304,7 @@ def by(target: str) -> Pod:
     return a_pod(ended(143), phase="Failed", conditions=[disrupted(target)])
 
 
-#: What the pod says, as the docs have it → pods of which it is true.
+#: Pod status in the docs → pods with that status.
 ENDS: dict[str, list[Pod]] = {
     "exit code 0 without a report": [a_pod(ended(0, "Completed"), phase="Succeeded")],
     "DisruptionTarget `PreemptionByScheduler`": [by("PreemptionByScheduler")],
@@ -364,14 +362,14 @@ ENDS: dict[str, list[Pod]] = {
 (BEFORE_A_POD,) = ENDS_PAGE.tables("## Ends without a pod status")
 
 
-def test_the_table_of_ends_is_of_pods_that_are_looked_at_here() -> None:
+def test_every_row_of_the_table_of_ends_has_pods_here() -> None:
     first, *rows = BY_POD
     assert first[1:] == ["from the task", "from the task", ""]
     assert [row[0] for row in rows] == list(ENDS)
 
 
 @pytest.mark.parametrize("row", BY_POD[1:], ids=lambda row: row[0])
-def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
+def test_a_pod_ends_as_in_the_docs(row: list[str]) -> None:
     said, reason, result, again = (
         row[0],
         row[1].strip("`"),
@@ -389,17 +387,17 @@ def test_a_pod_ends_as_the_docs_say(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("row", BEFORE_A_POD, ids=lambda row: row[0])
-def test_what_ends_before_there_is_a_pod_has_the_error_that_the_docs_say(row: list[str]) -> None:
+def test_an_end_without_a_pod_has_the_error_of_the_docs(row: list[str]) -> None:
     reason, result = EndReason(row[1].strip("`")), set(re.findall(r"`(\w+)`", row[2]))
     assert result <= results(reason)
     assert (
         row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]
-    )  # a refusal for good ends the job
+    )  # a permanent rejection ends the job
     assert (reason in NEVER_AGAIN) == (row[3] == "no" and reason != EndReason.INFRA)
 
 
 def results(reason: EndReason) -> set[str]:
-    """The types of error that a job may end with: before its executor has taken it, and after."""
+    """Return the error types of a job before and after its executor has claimed it."""
     record: Record = {
         "id": "x",
         "task": "shop.train",
@@ -412,7 +410,7 @@ def results(reason: EndReason) -> set[str]:
     return {type(exception_of(each)).__name__ for each in (record, taken)}
 
 
-def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
+def test_every_error_in_the_docs_belongs_to_gpuqueue_or_celery() -> None:
     for row in [*BY_POD[1:], *BEFORE_A_POD]:
         for name in re.findall(r"`(\w+)`", row[2]):
             assert name == "TimeLimitExceeded" or issubclass(
@@ -423,12 +421,12 @@ def test_every_error_of_the_ends_is_one_of_ours_or_celerys() -> None:
 # -- container jobs --------------------------------------------------------------------------------
 
 
-def test_the_arguments_of_a_container_job_are_those_of_the_table() -> None:
+def test_the_table_lists_the_arguments_of_a_container_job() -> None:
     assert [row[0] for row in CONTAINERS.table("## Arguments")] == list(ARGUMENTS)
     assert f"{LARGEST // 1024} KiB" in CONTAINERS.section("## Arguments")
 
 
-def test_the_container_job_of_the_docs_is_one() -> None:
+def test_the_container_job_of_the_docs_is_valid() -> None:
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class App:
@@ -449,7 +447,7 @@ def test_the_container_job_of_the_docs_is_one() -> None:
     assert container == {"command": ["render", "--frames", "100"], "env": {"SCENE": "7"}}
 
 
-def test_a_default_is_shown_as_people_write_it() -> None:
+def test_defaults_are_shown_in_plain_notation() -> None:
     assert [shown(each) for each in (None, "", 60.0, 0.5, "python3 -m x", 16_384)] == [
         *("not set", "not set", "60", "0.5", "python3 -m x", "16384")
     ]
