@@ -25,7 +25,7 @@ from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
@@ -74,7 +74,7 @@ class DispatcherProcess:
     ) -> None:
         client = _checked_client(settings)
         classes = configured(settings)
-        reader, logs, states = Reader(client), Logs(client), States(app)
+        reader, logs, states = Reader(client), Logs(client), ResultStates(app)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
 
@@ -29,7 +29,7 @@ class JobStates:
 
     def __init__(
         self,
-        states: States,
+        states: ResultStates,
         reader: Reader,
         classes: Iterable[str],
         clock: Callable[[], float],

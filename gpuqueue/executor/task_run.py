@@ -1,4 +1,4 @@
-"""Run one message under Celery's own tracer, and claim its end before anything of it is written."""
+"""Run one message under Celery's tracer, and claim its end before any of it is written."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import RedisError
 
 logger = get_logger("gpuqueue.executor")
-#: How long the tombstone of a job stays, in seconds, unless the dispatcher says otherwise.
+#: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
 KEEP = 86_400.0
-#: Characters of a GPU's failure that the record keeps; the log has it all.
-TOLD = 300
+#: How many characters of a GPU failure the record keeps; the log has all.
+MOST_GPU_ERROR = 300
 
 
 class Run:
-    """One message, run once."""
+    """One run of one message."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Run:
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
 
     def run(self) -> None:
-        """Load the application and run the task; what cannot be loaded or called is the job's typed
-        failure.
+        """Load the application and run the task. If either is impossible, the job fails with a
+        typed error.
         """
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
@@ -75,13 +75,13 @@ class Run:
                 self._environ.get("CELERY_RESULT_BACKEND"),
             )
             app = application.stand_in(broker, backend, self._worker, self._loglevel)
-            self._trace(app, _raiser(app, self._record, exc), self._whatever_can_be_read(app))
+            self._trace(app, _raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]
         try:
             body = messages.payload(self._stored, ApplicationBodies(app))
         except MalformedMessage as exc:
-            # Nothing of the application's runs for it, and nobody whom it names is called back.
+            # No code of the application runs for it, and no callback that it names.
             logger.warning("refused: %s", exc)
             self._trace(app, _raiser(app, self._record, exc), NOTHING)
             return
@@ -95,8 +95,8 @@ class Run:
             task = _raiser(app, self._record, missing)
         self._trace(app, task, body)
 
-    def _whatever_can_be_read(self, app: Celery) -> messages.Payload:
-        """Return the body, if an application that cannot be had is not needed for it."""
+    def _readable_body(self, app: Celery) -> messages.Payload:
+        """Return the body if it is readable without the application, else an empty one."""
         try:
             return messages.payload(self._stored, ApplicationBodies(app))
         except MalformedMessage:
@@ -143,7 +143,7 @@ class Run:
                 events.send("task-rejected", request.id)
 
     def _guarded(self, task: Any, soft: float | None) -> Callable[..., Any]:
-        """Return the task's own code, with its end claimed before the tracer writes anything of it."""
+        """Return the code of the task, with its end claimed before the tracer writes any of it."""
         inner = task.__call__ if _has_own_call(task) else task.run
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -157,8 +157,8 @@ class Run:
         return run
 
     def _begun(self, before_start: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the task's own hook: what it raises is an outcome as well, and ``run`` is never
-        reached then.
+        """Return the ``before_start`` hook of the task. An exception of it is an outcome, too, and
+        ``run`` is not called then.
         """
 
         def hook(*args: Any, **kwargs: Any) -> None:
@@ -169,7 +169,7 @@ class Run:
 
     @contextmanager
     def _claiming(self) -> Iterator[None]:
-        """Claim whatever outcome an exception of the task is."""
+        """Claim the outcome of an exception of the task."""
         try:
             yield
         except Retry:
@@ -183,10 +183,10 @@ class Run:
         except SystemExit as exc:
             self._claim(EndReason.ERROR)
             raise ExecutorDied(
-                f"the task left by sys.exit with exit code {exc.code!r}, without a result"
+                f"the task called sys.exit with exit code {exc.code!r}, without a result"
             ) from exc
         except SoftTimeLimitExceeded:
-            self._claim(EndReason.ERROR)  # whatever it interrupted, the job's time is what ran out
+            self._claim(EndReason.ERROR)  # the time limit is the cause, not the interrupted code
             raise
         except Exception as exc:
             reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
@@ -196,15 +196,14 @@ class Run:
             raise
 
     def _give_up(self, exc: Exception) -> NoReturn:
-        """The GPU itself failed: write nothing, so that another attempt may end the job."""
-        logger.error(
-            "the GPU failed under attempt %s: %r", self._executor.attempt.number, exc, exc_info=exc
-        )
-        told = f"{type(exc).__name__}: {exc}".partition("\n")[0][:TOLD]
+        """The GPU failed: write no result, so that another attempt may end the job."""
+        number = self._executor.attempt.number
+        logger.error("the GPU failed during attempt %s: %r", number, exc, exc_info=exc)
+        first_line = f"{type(exc).__name__}: {exc}".partition("\n")[0]
         try:
-            self._sampled({**self._sampler.latest(), "gpu_error": told})
+            self._sampled({**self._sampler.latest(), "gpu_error": first_line[:MOST_GPU_ERROR]})
         except RedisError as error:
-            logger.warning("not told how: %s", error)
+            logger.warning("the GPU error is not recorded: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
 
     def _sampled(self, seen: Sample) -> None:
@@ -218,16 +217,17 @@ class Run:
             logger.warning("outcome %s dropped: %s", outcome, exc)
             raise Ignore() from None
         except RedisError as exc:
-            # The tracer must not take this for the task's own failure, and write what nobody has
-            # claimed.
+            # The tracer must not treat this as a failure of the task, and write an unclaimed
+            # result.
             logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 
-    def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:
+    def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
+        """Record the hard limit; return the soft one. A message overrides the task's limits."""
         hard, soft = (
             limit or own
-            for limit, own in zip(said, (task.time_limit, task.soft_time_limit), strict=True)
+            for limit, own in zip(limits, (task.time_limit, task.soft_time_limit), strict=True)
         )
         if hard and hard != self._record.get("time_limit"):
             self._executor.limit(float(hard))
@@ -238,16 +238,15 @@ def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
     def run(*args: Any, **kwargs: Any) -> NoReturn:
         raise exc
 
-    app.tasks.pop(record["task"], None)  # Celery would answer the application's own of that name
-    app.task(run, name=record["task"], base=Task, typing=False)
-    return app.tasks[
-        record["task"]
-    ]  # the task itself: what the decorator answers is a proxy until the app is finalized
+    name = record["task"]
+    app.tasks.pop(name, None)  # Celery would return the application's task of that name
+    app.task(run, name=name, base=Task, typing=False)
+    return app.tasks[name]  # not the decorator's result: it is a proxy until the app is finalized
 
 
 def _with_run(task: Any, run: Callable[..., Any]) -> Any:
-    """Give the task's instance another ``run``; with ``__call__`` of the base, the tracer calls it
-    directly.
+    """Replace ``run`` of a task instance; the tracer calls it directly unless the task's class has
+    another ``__call__``.
     """
     if _has_own_call(task):
         plain = type(
@@ -280,9 +279,7 @@ def _check_arguments(task: Any, args: Any, kwargs: Any) -> None:
 
 @contextmanager
 def _soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in the task when its soft limit runs out, as Celery's pool does
-    by a signal.
-    """
+    """Raise SoftTimeLimitExceeded in the task at its soft limit, by a signal like Celery's pool."""
 
     def expire(number: int, frame: FrameType | None) -> NoReturn:
         raise SoftTimeLimitExceeded(seconds)

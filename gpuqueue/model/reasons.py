@@ -1,4 +1,4 @@
-"""Why a job waits, and why it ended: the same words in ``why``, logs, metrics and errors."""
+"""Why a job waits and why it ended: one vocabulary for ``why``, logs, metrics and errors."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from enum import StrEnum
 
 
 class WaitReason(StrEnum):
-    """Why a job that has not started has not started."""
+    """Why a job has not started yet."""
 
     NO_FREE_SLOT = "NO_FREE_SLOT"
     EXCLUSIVE_RUNNING = "EXCLUSIVE_RUNNING"
     SHARED_RUNNING = "SHARED_RUNNING"
     DRAINING_FOR_EXCLUSIVE = "DRAINING_FOR_EXCLUSIVE"
     BEHIND_OTHERS = "BEHIND_OTHERS"
-    """Its isolation could start a job now, and others are ahead of it in line (or it is about to
-    start).
+    """A job of its isolation could start now, but others are ahead of it in line; or it is about to
+    start.
     """
     TURN_OF_SHARED = "TURN_OF_SHARED"
-    """Enough exclusive jobs in a row have started while shared ones waited (shared_patience)."""
+    """The allowed number of exclusive jobs in a row has started while shared jobs waited."""
     REPAIRING = "REPAIRING"
-    """No watcher has yet compared the slots with what really runs: at the very start, or after a
-    loss of Redis.
+    """No watcher has compared the slots with what runs yet: at the first start, or after a loss of
+    Redis data.
     """
     TENANT_LIMIT = "TENANT_LIMIT"
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"
     PULLING_IMAGE = "PULLING_IMAGE"
     STARTING = "STARTING"
-    """It has its slot; its executor is being started."""
+    """It has its slot, and its executor is starting."""
     LAUNCH_REFUSED = "LAUNCH_REFUSED"
-    """The cluster's API does not take its Job at present; it is tried again."""
+    """The API server refuses its Job at present; the dispatcher tries again."""
     QUOTA = "QUOTA"
-    """The namespace's quota does not admit it at present."""
+    """The quota of the namespace has no room for it at present."""
     UNCONFIRMED = "UNCONFIRMED"
-    """It was told to end, and its node does not say that it has: its slot stays taken."""
+    """It was asked to end, and its node does not confirm the end: its slot stays taken."""
 
 
 class EndReason(StrEnum):
@@ -42,7 +42,7 @@ class EndReason(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     ERROR = "ERROR"
     RETRIED = "RETRIED"
-    """The task asked Celery for a retry: its next delivery goes on."""
+    """The task asked Celery for a retry: its next delivery continues."""
     IGNORED = "IGNORED"
     """The task raised Ignore or Reject: Celery writes no result."""
     GPU_OOM = "GPU_OOM"
@@ -62,13 +62,13 @@ class EndReason(StrEnum):
     REJECTED = "REJECTED"
 
 
-#: The infrastructure's fault: a new attempt is made, up to the limit. Every other reason ends the
+#: The infrastructure failed: a new attempt follows, up to the limit. Every other reason ends the
 #: job.
 TRY_AGAIN = frozenset(
     {EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA}
 )
 
-#: What the job asks for cannot be had: not even an attempt that never started is made again.
+#: The request of the job cannot be met: no new attempt follows, even if none has started.
 NEVER_AGAIN = frozenset(
     {
         EndReason.IMAGE,
@@ -79,6 +79,5 @@ NEVER_AGAIN = frozenset(
     }
 )
 
-#: The application's code is in the image that cannot be had: nothing of it can run to finish the
-#: job.
+#: The unusable image contains the application: its code cannot run to finish the job.
 NO_APPLICATION = frozenset({EndReason.IMAGE})

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class Record(TypedDict, total=False):
-    """What the store keeps of a delivery. Times are Unix seconds; absent: not known, or not yet.
+    """What the store keeps of a delivery. Times are Unix seconds. An absent field is unknown.
 
     The scripts in ``gpuqueue/store/lua`` write it; ``lib/records.lua`` says what stays in a
     tombstone.

@@ -210,7 +210,7 @@ def test_a_message_without_a_caller_is_dropped_and_logged(
     before = len(node.logs())
     push(**headers)
     until(
-        lambda: "thrown away" in node.logs()[before:] or "unknown message" in node.logs()[before:],
+        lambda: "discarded" in node.logs()[before:] or "unknown message" in node.logs()[before:],
         PATIENCE,
         "the log says so",
         lambda: node.logs()[before:],
