@@ -36,7 +36,7 @@ def check_cluster_kubectl(words: list[str], page: str, folder: Path) -> None:
 
 
 def label(words: list[str], folder: Path) -> None:
-    """Label a node that is a file."""
+    """Label a node from a file."""
     node = folder / "node.json"
     node.write_text(json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "NODE"}}))
     (pair,) = [word for word in words if "=" in word and (words[words.index(word) - 1] != "-l")]
@@ -47,7 +47,7 @@ def label(words: list[str], folder: Path) -> None:
 
 
 def seen(path: str, folder: Path) -> str:
-    """What a path shows of a node as step 3 or step 4 leaves it."""
+    """Return the output of a path for a node after step 3 or step 4."""
     allocatable = {"cpu": "8", "nvidia.com/gpu": "8", "nvidia.com/mig-1g.5gb": "7"}
     node = {
         "apiVersion": "v1",
@@ -69,7 +69,7 @@ def seen(path: str, folder: Path) -> str:
 
 
 def understood(words: list[str]) -> None:
-    """kubectl reads all its words before it looks for the cluster, and misses nothing but that."""
+    """kubectl parses all words before it connects, and fails only because there is no server."""
     at = words.index("--") if "--" in words else len(words)
     done = call("kubectl", *words[:at], NOWHERE, *words[at:])
     assert done.returncode != 0
@@ -81,8 +81,8 @@ def understood(words: list[str]) -> None:
 
 
 def named(words: list[str]) -> None:
-    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the
-    names that it gives.
+    """Named objects exist: our deployments and namespaces, and the daemon sets of the operator by
+    their names.
     """
     deployments = {each["metadata"]["name"] for each in overlay("production").of("Deployment")}
     theirs = {"nvidia-device-plugin-daemonset", "nvidia-mig-manager"}
@@ -110,7 +110,7 @@ def check_helm(words: list[str], page: str, folder: Path) -> None:
         source = application("gpu-operator")["spec"]["source"]
         assert words[:3] == ["install", source["helm"]["releaseName"], f"nvidia/{source['chart']}"]
         assert words[words.index("--version") + 1] == source["targetRevision"]
-        done = call("helm", *words)  # read whole, then the repository is missing
+        done = call("helm", *words)  # parsed completely; then the repository is missing
         assert "repo nvidia not found" in done.stderr, done.stderr
 
 

@@ -50,14 +50,14 @@ def test_a_command_of_an_alert_works(alert: str, tmp_path: Path) -> None:
 # -- the path --------------------------------------------------------------------------------------
 
 
-def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
+def test_the_steps_from_nodes_to_a_job_are_numbered_in_order() -> None:
     steps = re.findall(
         r"^\*\*(\d)\. ", DEPLOY.section("## From bare nodes to the first job"), re.MULTILINE
     )
     assert steps == [str(number) for number in range(1, 10)]
 
 
-def test_the_page_creates_the_secrets_that_the_chart_reads() -> None:
+def test_the_deployment_creates_the_secrets_that_pods_read() -> None:
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", DEPLOY.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     wanted = {
@@ -71,7 +71,7 @@ def test_the_page_creates_the_secrets_that_the_chart_reads() -> None:
     )
 
 
-def test_the_calls_of_the_page_go_to_served_queues() -> None:
+def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
     (block,) = DEPLOY.blocks("python")
     sent: list[dict[str, Any]] = []
 
@@ -98,7 +98,7 @@ def test_the_calls_of_the_page_go_to_served_queues() -> None:
 # -- tables and blocks -----------------------------------------------------------------------------
 
 
-def test_the_mig_profiles_are_valid_and_fit() -> None:
+def test_the_mig_profiles_are_valid_and_fit_on_a_gpu() -> None:
     rows = GPU.tables("## MIG")[0]
     assert len(rows) > 5
     for gpu, cell in rows:
@@ -111,7 +111,7 @@ def test_the_mig_profiles_are_valid_and_fit() -> None:
         )
 
 
-def test_the_layouts_of_the_page_are_those_of_the_operator() -> None:
+def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
     config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
         "config"
     ]
@@ -130,11 +130,11 @@ def test_the_layouts_of_the_page_are_those_of_the_operator() -> None:
 
 
 @pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
-def test_the_classes_files_of_the_pages_have_two_classes(text: str) -> None:
+def test_the_classes_files_of_the_docs_are_valid(text: str) -> None:
     assert len(from_toml(text, "classes.toml")) > 1
 
 
-def test_the_yaml_of_the_page_configures_mps_and_a_device_class() -> None:
+def test_the_profile_for_mps_and_the_device_class_are_valid() -> None:
     mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
     check(device_class, NEWEST)
     assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
@@ -148,7 +148,7 @@ def test_the_yaml_of_the_page_configures_mps_and_a_device_class() -> None:
     }
 
 
-def test_labels_and_profiles_have_the_names_of_the_manifests() -> None:
+def test_node_labels_match_the_manifests() -> None:
     labels = [row[0].strip("`") for row in NODES.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
     text = "\n".join(
@@ -172,7 +172,7 @@ def test_labels_and_profiles_have_the_names_of_the_manifests() -> None:
 # -- security --------------------------------------------------------------------------------------
 
 
-def test_the_rights_of_the_page_are_those_of_the_role() -> None:
+def test_the_table_of_rights_matches_the_role() -> None:
     rights = {
         (row[0].strip("`"), verb.strip())
         for row in CLUSTER_SECURITY.tables("## Rights")[0]
@@ -182,7 +182,7 @@ def test_the_rights_of_the_page_are_those_of_the_role() -> None:
     assert rights == {(resource, verb) for _, resource, verb in granted(role)}
 
 
-def test_the_chart_takes_the_egress_rule_of_the_page() -> None:
+def test_the_chart_accepts_the_egress_rule_of_the_docs() -> None:
     (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
@@ -191,7 +191,7 @@ def test_the_chart_takes_the_egress_rule_of_the_page() -> None:
         check(each, NEWEST)
 
 
-def test_the_network_table_has_each_policy() -> None:
+def test_the_network_table_matches_the_network_policies() -> None:
     pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
@@ -206,7 +206,7 @@ def test_the_network_table_has_each_policy() -> None:
 # -- the chart's own page --------------------------------------------------------------------------
 
 
-def test_the_chart_takes_the_values_of_its_page() -> None:
+def test_the_chart_accepts_the_values_of_its_page() -> None:
     page = Page("charts/gpuqueue/README.md")
     trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
     assert len(chart(trial).of("StatefulSet")) == 1
@@ -215,11 +215,11 @@ def test_the_chart_takes_the_values_of_its_page() -> None:
     assert parse(succeed("helm", "template", *shlex.split(least)[2:]))
 
 
-def test_values_that_pages_name_exist_in_the_chart() -> None:
+def test_values_in_the_docs_exist_in_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
     names = {
         path
-        for page in (*PAGES, Page("README.md"), Page("docs/operate/metrics.md"))
+        for page in (*PAGES, Page("README.md"))
         for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)
     }
     assert names

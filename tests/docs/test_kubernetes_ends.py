@@ -17,7 +17,6 @@ from tests.support.pod_objects import DELETION, a_pod, disrupted, ended, running
 
 ENDS_PAGE = Page("docs/operate/kubernetes-ends.md")
 
-
 NODE = "node-a"
 DRIVER = (
     "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch:"
@@ -34,7 +33,7 @@ def by(target: str) -> Pod:
     return a_pod(ended(143), phase="Failed", conditions=[disrupted(target)])
 
 
-#: What the pod says, as the docs have it → pods of which it is true.
+#: Pod status in the docs → pods with that status.
 ENDS: dict[str, list[Pod]] = {
     "exit code 0 without a report": [a_pod(ended(0, "Completed"), phase="Succeeded")],
     "DisruptionTarget `PreemptionByScheduler`": [by("PreemptionByScheduler")],
@@ -92,14 +91,14 @@ ENDS: dict[str, list[Pod]] = {
 (BEFORE_A_POD,) = ENDS_PAGE.tables("## Ends without a pod status")
 
 
-def test_the_table_of_ends_has_the_pods_of_this_module() -> None:
+def test_every_row_of_the_table_of_ends_has_pods_here() -> None:
     first, *rows = BY_POD
     assert first[1:] == ["from the task", "from the task", ""]
     assert [row[0] for row in rows] == list(ENDS)
 
 
 @pytest.mark.parametrize("row", BY_POD[1:], ids=lambda row: row[0])
-def test_a_pod_ends_as_the_page_states(row: list[str]) -> None:
+def test_a_pod_ends_as_in_the_docs(row: list[str]) -> None:
     said, reason, result, again = (
         row[0],
         row[1].strip("`"),
@@ -117,17 +116,17 @@ def test_a_pod_ends_as_the_page_states(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("row", BEFORE_A_POD, ids=lambda row: row[0])
-def test_an_end_without_a_pod_has_the_error_of_the_page(row: list[str]) -> None:
+def test_an_end_without_a_pod_has_the_error_of_the_docs(row: list[str]) -> None:
     reason, result = EndReason(row[1].strip("`")), set(re.findall(r"`(\w+)`", row[2]))
     assert result <= results(reason)
     assert (
         row[3] == ("yes" if reason in TRY_AGAIN else "no") or "forbids" in row[0]
-    )  # a refusal for good ends the job
+    )  # a permanent rejection ends the job
     assert (reason in NEVER_AGAIN) == (row[3] == "no" and reason != EndReason.INFRA)
 
 
 def results(reason: EndReason) -> set[str]:
-    """The types of error that a job may end with: before its executor has taken it, and after."""
+    """Return the error types of a job before and after its executor has claimed it."""
     record: Record = {
         "id": "x",
         "task": "shop.train",
@@ -140,7 +139,7 @@ def results(reason: EndReason) -> set[str]:
     return {type(exception_of(each)).__name__ for each in (record, taken)}
 
 
-def test_every_error_of_an_end_exists() -> None:
+def test_every_error_in_the_docs_belongs_to_gpuqueue_or_celery() -> None:
     for row in [*BY_POD[1:], *BEFORE_A_POD]:
         for name in re.findall(r"`(\w+)`", row[2]):
             assert name == "TimeLimitExceeded" or issubclass(

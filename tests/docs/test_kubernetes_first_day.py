@@ -27,7 +27,7 @@ CONTAINERS = Page("docs/howto/container-jobs.md")
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    """Kind → object of the page's ``gpuqueue.yaml``."""
+    """Return kind → object of the ``gpuqueue.yaml`` on the page."""
     (text,) = FIRST_DAY.blocks("yaml")
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
 
@@ -41,7 +41,7 @@ def test_objects_of_the_first_day_have_only_fields_of_kubernetes(
     assert client.ApiClient().sanitize_for_serialization(model.from_dict(found)) == found
 
 
-def test_the_objects_of_the_first_day_belong_together() -> None:
+def test_the_objects_of_the_first_day_refer_to_one_another() -> None:
     found = objects()
     names = {(each["metadata"]["name"], each["metadata"]["namespace"]) for each in found.values()}
     assert names == {("gpuqueue-dispatcher", "gpu-jobs")}
@@ -68,11 +68,11 @@ def test_the_role_of_the_first_day_allows_exactly_what_dispatchers_ask() -> None
     assert sorted(allowed) == sorted(DISPATCHER)
 
 
-def test_the_optional_rights_of_the_doctor_are_named() -> None:
+def test_the_optional_rights_of_the_doctor_are_listed() -> None:
     assert all(f"`{right}`" in FIRST_DAY.text.replace("\n", " ") for right in DOCTOR)
 
 
-def test_the_settings_of_the_first_day_are_valid() -> None:
+def test_dispatchers_accept_the_settings_of_the_first_day() -> None:
     (container,) = objects()["Deployment"]["spec"]["template"]["spec"]["containers"]
     settings = {each["name"]: each["value"] for each in container["env"]}
     assert Settings(**settings).execution_mode == "k8s_job"
@@ -83,7 +83,7 @@ def test_the_settings_of_the_first_day_are_valid() -> None:
     }
 
 
-def test_the_first_dispatcher_fits_pod_security_restricted() -> None:
+def test_a_dispatcher_of_the_first_day_is_fit_for_pod_security_restricted() -> None:
     pod = objects()["Deployment"]["spec"]["template"]["spec"]
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
@@ -112,7 +112,7 @@ def test_the_images_of_the_docs_are_of_this_version() -> None:
 
 
 @pytest.mark.parametrize("row", IMAGES.tables("## Allow other images")[0], ids=lambda row: row[0])
-def test_image_patterns_allow_and_refuse_as_the_page_shows(row: list[str]) -> None:
+def test_image_patterns_allow_and_reject_the_listed_images(row: list[str]) -> None:
     pattern, let_in, kept_out = (re.findall(r"`([^`]+)`", cell) for cell in row)
     cluster = ClusterSettings(
         GPU_IMAGE_ALLOW=pattern[0] if pattern else "", GPU_EXECUTOR_IMAGE="registry.example/own:1"
@@ -127,12 +127,12 @@ def test_image_patterns_allow_and_refuse_as_the_page_shows(row: list[str]) -> No
 # -- container jobs --------------------------------------------------------------------------------
 
 
-def test_the_arguments_of_a_container_job_are_those_of_the_table() -> None:
+def test_the_table_lists_the_arguments_of_a_container_job() -> None:
     assert [row[0] for row in CONTAINERS.table("## Arguments")] == list(ARGUMENTS)
     assert f"{LARGEST // 1024} KiB" in CONTAINERS.section("## Arguments")
 
 
-def test_the_container_job_of_the_page_is_valid() -> None:
+def test_the_container_job_of_the_docs_is_valid() -> None:
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class App:
@@ -153,7 +153,7 @@ def test_the_container_job_of_the_page_is_valid() -> None:
     assert container == {"command": ["render", "--frames", "100"], "env": {"SCENE": "7"}}
 
 
-def test_a_default_is_shown_as_operators_write_it() -> None:
+def test_defaults_are_shown_in_plain_notation() -> None:
     assert [shown(each) for each in (None, "", 60.0, 0.5, "python3 -m x", 16_384)] == [
         *("not set", "not set", "60", "0.5", "python3 -m x", "16384")
     ]

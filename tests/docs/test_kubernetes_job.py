@@ -26,7 +26,7 @@ def job() -> dict[str, Any]:
     return found
 
 
-def test_the_job_of_the_page_is_the_one_that_dispatchers_make() -> None:
+def test_the_job_of_the_docs_is_the_generated_manifest() -> None:
     shown_job = job()
     record = record_of(shown_job["metadata"]["annotations"])
     assert record is not None
@@ -39,11 +39,11 @@ def test_the_job_of_the_page_is_the_one_that_dispatchers_make() -> None:
     )
 
 
-def test_the_job_of_the_page_has_only_fields_of_kubernetes() -> None:
+def test_the_job_of_the_docs_has_only_fields_of_kubernetes() -> None:
     assert client.ApiClient().sanitize_for_serialization(client.V1Job.from_dict(job())) == job()
 
 
-def test_the_pod_template_of_the_page_is_valid(tmp_path: Path) -> None:
+def test_the_pod_template_of_the_docs_is_valid(tmp_path: Path) -> None:
     (text,) = TEMPLATE.blocks("yaml")
     file = tmp_path / "template.yaml"
     file.write_text(text)

@@ -22,7 +22,7 @@ TIMEOUTS = Page("docs/operate/kubernetes-timeouts.md")
 
 
 CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}
-#: What takes too long → a pod of which that is true, how the attempt ends then (None: it does not).
+#: Timeout → a pod in that state, and the reason with which it ends (None: it does not end).
 PODS: dict[str, tuple[Pod, EndReason | None]] = {
     "no node accepts the pod": (
         a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
@@ -42,7 +42,7 @@ PODS: dict[str, tuple[Pod, EndReason | None]] = {
 }
 
 
-def test_the_clocks_of_the_page_have_their_defaults() -> None:
+def test_the_timeouts_of_the_docs_have_their_defaults() -> None:
     known = defaults(ClusterSettings.model_fields) | defaults(Settings.model_fields)
     named = {}
     for row in CLOCKS.values():
@@ -55,7 +55,7 @@ def test_the_clocks_of_the_page_have_their_defaults() -> None:
     assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
 
 
-def test_the_reasons_of_the_clocks_exist() -> None:
+def test_the_reasons_of_the_timeouts_exist() -> None:
     for row in CLOCKS.values():
         for word in re.findall(r"`([A-Z_]+)`", row[4]):
             assert word == "UNCONFIRMED" or word in EndReason.__members__, row
@@ -64,13 +64,11 @@ def test_the_reasons_of_the_clocks_exist() -> None:
 @pytest.mark.parametrize(
     ("what", "pod", "verdict"), [(what, *each) for what, each in PODS.items()], ids=PODS
 )
-def test_a_clock_of_the_page_is_the_one_that_runs(
-    what: str, pod: Pod, verdict: EndReason | None
-) -> None:
+def test_a_pod_has_the_timeout_of_the_docs(what: str, pod: Pod, verdict: EndReason | None) -> None:
     seen, row = read_status(pod), CLOCKS[what]
     assert seen.verdict == verdict
     assert (verdict or "UNCONFIRMED") in row[4]
-    # With distinct limits, the one that counts is the named setting's.
+    # With a different value for each limit, the limit that applies belongs to the named setting.
     names = [
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
@@ -85,7 +83,7 @@ def test_a_clock_of_the_page_is_the_one_that_runs(
 
 
 @pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
-def test_a_pod_that_can_never_start_ends_at_once(reason: str) -> None:
+def test_an_impossible_image_fails_immediately(reason: str) -> None:
     seen, row = (
         read_status(a_pod(waiting(reason))),
         CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
@@ -98,7 +96,7 @@ def test_a_pod_that_can_never_start_ends_at_once(reason: str) -> None:
     )
 
 
-def test_the_deadline_of_the_page_is_the_sum_of_its_limits() -> None:
+def test_the_deadline_of_the_docs_is_the_sum_of_its_limits() -> None:
     row = CLOCKS["the task runs, and no dispatcher is up"]
     assert row[2] == "its time limit, and the limits of pull, start and grace"
     cluster, settings = ClusterSettings(), Settings()

@@ -96,7 +96,7 @@ def sampled_in_vain(visible: str | None = None) -> list[Sample]:
         if sampler._thread.ident is not None:
             sampler._thread.join(PATIENCE)
             assert not sampler._thread.is_alive()
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     return told
 
 
@@ -206,7 +206,7 @@ def test_job_does_not_wait_for_a_sample(
     monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", hangs)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         assert looked.wait(PATIENCE)
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     assert sampler._thread.is_alive()  # and the job has ended
     answer.set()
 
@@ -228,14 +228,14 @@ def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> Non
         looked_again()
         card["GPU-1"] = GIB
         looked_again()
-        assert sampler.seen() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
+        assert sampler.latest() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
 
 
 def test_torch_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         torch_with(monkeypatch, 2 * GIB, GIB)
-        assert sampler.seen() == {"gpu_memory_own": 3 * GIB}
+        assert sampler.latest() == {"gpu_memory_own": 3 * GIB}
 
 
 def test_torch_is_not_called_before_it_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

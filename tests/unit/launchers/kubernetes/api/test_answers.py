@@ -61,7 +61,7 @@ def test_pod_is_decoded_with_every_used_field() -> None:
     pod, sent = event.object, json.loads(line)["object"]
     assert pod.metadata.labels == sent["metadata"]["labels"]
     assert pod.metadata.deletion_timestamp == "2026-11-23T16:13:29Z"
-    assert pod.metadata.deletion_asked == seconds("2026-11-23T16:13:29Z")
+    assert pod.metadata.deletion_requested == seconds("2026-11-23T16:13:29Z")
     assert (pod.spec.node_name, pod.status.phase) == ("node-a", "Failed")
     assert [c.type for c in pod.status.conditions or ()] == [
         c["type"] for c in sent["status"]["conditions"]
@@ -83,8 +83,8 @@ def test_deletion_request_is_its_timestamp_minus_grace() -> None:
         and event.object.metadata.deletion_timestamp
     )
     assert asked.deletion_grace_period_seconds == 30
-    assert asked.deletion_asked == seconds("2026-11-23T16:13:28Z")
-    assert Meta().deletion_asked is None
+    assert asked.deletion_requested == seconds("2026-11-23T16:13:28Z")
+    assert Meta().deletion_requested is None
 
 
 def test_watch_that_fell_behind_reports_410() -> None:

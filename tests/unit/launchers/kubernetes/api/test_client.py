@@ -188,7 +188,7 @@ def test_error_knows_whether_a_retry_may_succeed(
 
 
 def test_error_can_be_rebuilt_from_its_text() -> None:
-    error = Forbidden("no\n  way", asked="create job x", status=403, reason="Forbidden")
+    error = Forbidden("no\n  way", request="create job x", status=403, reason="Forbidden")
     assert str(type(error)(*error.args)) == str(error) == "create job x: 403 Forbidden: no way"
 
 
