@@ -16,10 +16,8 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.model.redis_url import mask, tls_problems, unix
 
 S = TypeVar("S", bound=BaseSettings)
-#: How settings classes read the environment. A docstring below a field is its description.
-FROM_ENVIRONMENT = SettingsConfigDict(
-    extra="ignore", populate_by_name=True, env_ignore_empty=True, use_attribute_docstrings=True
-)
+#: How settings classes read the environment. The reference pages take the docstrings of the fields.
+FROM_ENVIRONMENT = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
 
 def _env(*names: str) -> AliasChoices:
