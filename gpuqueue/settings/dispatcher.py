@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     15: a finish takes milliseconds, but Redis may be slow.
     """
     leave_seconds: float = Field(30, ge=1, le=600, validation_alias=_env("GPUQUEUE_LEAVE_SECONDS"))
-    """Seconds from SIGTERM until a dispatcher exits, even with unfinished work. Must be shorter than
+    """Seconds from SIGTERM until a dispatcher exits, even with open work. Must be shorter than
     the grace period of its pod. 30: pending launches take 10 s if the API server does not respond.
     """
     host_silent_seconds: float = Field(
