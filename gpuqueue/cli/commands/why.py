@@ -11,7 +11,7 @@ from rich.markup import escape
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT
 
@@ -72,8 +72,6 @@ def why(job_id: str, most: int, as_json: bool) -> int:
 
 def find(state: State, job_id: str) -> Record | None:
     """Find a job in all classes and among the refused jobs."""
-    from gpuqueue.dispatcher.slots import REFUSED
-
     return state.reader.find(job_id, [*state.reader.classes(), REFUSED])
 
 
