@@ -137,6 +137,7 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
     and go for two hours.
     """
     length, gone, new = 240, 90, 92
+    shared = 'gpu_class="t4",isolation="shared"'
     both = {
         'gpuqueue_state_up{}': "1+0x",
         'gpuqueue_slots{gpu_class="t4",isolation="shared"}': "8+0x",
@@ -147,9 +148,9 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
         'gpuqueue_oldest_wait_seconds{gpu_class="t4",isolation="shared"}': "900+0x",
         'gpuqueue_finishing_jobs{gpu_class="t4"}': "0+0x",
         'gpuqueue_untaken_messages{queue="gpu.t4.shared"}': "0+0x",
-        'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="SUCCEEDED"}': "1000+4x",
+        f'gpuqueue_jobs_ended_total{{{shared},reason="SUCCEEDED"}}': "1000+4x",
         'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "9+0x",
-        'gpuqueue_attempts_repeated_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "40+0x",
+        f'gpuqueue_attempts_repeated_total{{{shared},reason="EVICTED"}}': "40+0x",
         'gpuqueue_kubernetes_requests_total{request="create job",code="201"}': "0+4x",
         'gpuqueue_build_info{version="0.1.0"}': "1+0x",
         'gpuqueue_watcher_blind{}': "0+0x",

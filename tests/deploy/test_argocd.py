@@ -1,4 +1,4 @@
-"""The ArgoCD applications of production: versions, values and what ArgoCD has to be told for them."""
+"""The ArgoCD applications of production: versions, values and sync options."""
 
 from __future__ import annotations
 

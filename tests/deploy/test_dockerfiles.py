@@ -128,7 +128,7 @@ def test_pip_keeps_no_cache_and_takes_the_versions_that_are_tested(dockerfile: D
 
 
 def test_apt_leaves_no_lists_in_the_image(dockerfile: Dockerfile) -> None:
-    """The layers of the image are those of its last stage, and of the stages that it is based on."""
+    """The layers of the image are those of its last stage and of its base stages."""
     based = {stage.name: stage for stage in dockerfile.stages}
     stage: Stage | None = dockerfile.final
     while stage is not None:

@@ -244,8 +244,9 @@ def test_everything_of_celery_works_for_an_application_that_signs(
     found.stack.worker()
     key = uuid.uuid4().hex
     assert found.client.do(f"""
-fail = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("{key}"), ledger.new_errback.s("{key}")])
-die = ledger.gpu_die.apply_async(link_error=[ledger.old_errback.s("{key}-died"), ledger.new_errback.s("{key}-died")])
+old, new = ledger.old_errback.s, ledger.new_errback.s
+fail = ledger.gpu_fail.apply_async(("no",), link_error=[old("{key}"), new("{key}")])
+die = ledger.gpu_die.apply_async(link_error=[old("{key}-died"), new("{key}-died")])
 results = [
     fail,
     ledger.gpu_retry.delay(),
@@ -408,8 +409,10 @@ def container(text):
         record = Reader(found.redis).find(job, ["t4"])
         assert record is not None and record["reason"] == "SUCCEEDED"
         failed = found.client.do("""
-bad = gpuqueue.run("shop:1", ["sh", "-c", "exit 3"], app=ledger.app).set(**gpuqueue.gpu("t4", isolation="shared"))
-answer = outcome(bad.apply_async(link_error=[ledger.old_errback.s("container").set(queue="gpu.t4.shared")]))
+bad = gpuqueue.run("shop:1", ["sh", "-c", "exit 3"], app=ledger.app)
+bad.set(**gpuqueue.gpu("t4", isolation="shared"))
+errback = ledger.old_errback.s("container").set(queue="gpu.t4.shared")
+answer = outcome(bad.apply_async(link_error=[errback]))
 """)
         assert failed == "ContainerFailed"
         assert found.stack.told("container")[0][0] == "old"

@@ -28,12 +28,16 @@ SYSTEM = re.compile(r"apt-get|useradd|install -d ")
 READ_ONLY = """
 import errno, os, sys
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate", "tempfile.mkstemp", "tempfile.mkdtemp"}
+CHANGES = {
+    "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate",
+    "tempfile.mkstemp", "tempfile.mkdtemp",
+}
 def refuse(event, args):
     if event == "open":
         name, mode, flags = args
         written = isinstance(flags, int) and flags & WRITES
-        if written and not isinstance(name, int) and not os.fsdecode(name).startswith(("/dev/", "/proc/")):
+        device = isinstance(name, int) or os.fsdecode(name).startswith(("/dev/", "/proc/"))
+        if written and not device:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(name))
     elif event in CHANGES:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(args[0]))
@@ -106,7 +110,7 @@ class Image:
             )
 
     def command(self, words: tuple[str, ...]) -> list[str]:
-        """Words for this machine: its CMD if there are none, as its USER where we may become that."""
+        """The command for this machine: ``words`` or its CMD, as its USER if possible."""
         said = list(words or self.dockerfile.final.last("CMD").words)
         return as_user(self.dockerfile.final.last("USER").text) + said
 
