@@ -1,6 +1,4 @@
-"""A plain Celery application for trying a cluster: it counts, waits, fails, and takes memory until
-it is stopped.
-"""
+"""A plain Celery application for cluster tests: it counts, waits, fails, and exhausts memory."""
 
 import os
 import sys
@@ -18,7 +16,7 @@ def add(x, y):
 
 @app.task
 def hold(seconds):
-    """Answer on which pod it ran, and from when to when, in Unix seconds."""
+    """Return the pod, and the start and end in Unix seconds."""
     begun = time.time()
     print("holding", flush=True)
     time.sleep(seconds)
@@ -40,19 +38,17 @@ def crash(code):
 
 @app.task
 def eat_memory(most=4096):
-    """Take memory, 160 MB a second, until somebody stops it; a machine that lets it have all that
-    MiB is spared.
-    """
+    """Allocate 160 MB of memory a second until the process is killed, or up to ``most`` MiB."""
     eaten = []
     print("eating", flush=True)
     while len(eaten) * 8 < most:
         eaten.append(bytearray(8 << 20))
         time.sleep(0.05)
-    return f"had {most} MiB, and nobody minded"
+    return f"allocated {most} MiB without being killed"
 
 
 @app.task
 def note(*_, key):
-    """An errback: leave a word where the caller looks."""
+    """An errback: leave a mark that the caller can read."""
     app.backend.client.rpush(key, "called")
     app.backend.client.expire(key, 600)

@@ -1,7 +1,8 @@
-"""A plain Celery application. Broker and result backend come from CELERY_BROKER_URL and
-CELERY_RESULT_BACKEND.
+"""A plain Celery application. CELERY_BROKER_URL and CELERY_RESULT_BACKEND set its broker and result
+backend.
 
-Nothing here knows of gpuqueue: where a task runs is decided where it is submitted (see submit.py).
+This module does not depend on gpuqueue: the submitting code decides where a task runs (see
+submit.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ REPORT_EVERY = 0.25
 
 @app.task(bind=True)
 def train(self: Any, hidden: int, rate: float, epochs: int = 150) -> dict[str, Any]:
-    """Train one network and measure it on images that it has not seen."""
+    """Train one network and measure it on unseen images."""
     started = reported = time.monotonic()
     images, unseen, labels, truth = split(*digits())
     model = network(hidden, rate)
@@ -48,7 +49,7 @@ def train(self: Any, hidden: int, rate: float, epochs: int = 150) -> dict[str, A
 def cross_validate(
     self: Any, hidden: int, rate: float, epochs: int = 60, folds: int = 4
 ) -> dict[str, Any]:
-    """Train a network on each fold of the images; how steady is its accuracy?"""
+    """Train a network on each fold of the images, to measure the spread of its accuracy."""
     images, labels = digits()
     found: list[float] = []
     for inside, outside in StratifiedKFold(folds, shuffle=True, random_state=SEED).split(
@@ -72,7 +73,7 @@ def cross_validate(
 
 @app.task
 def read_cropped(hidden: int = 16, rate: float = 0.01) -> float:
-    """Read images of 7×7 with a network made for 8×8: a mistake that only shows once the job runs."""
+    """Read images of 7×7 with a network for 8×8: an error that appears only when the job runs."""
     images, unseen, labels, truth = split(*digits())
     model = network(hidden, rate)
     model.epoch(images, labels)
@@ -82,5 +83,5 @@ def read_cropped(hidden: int = 16, rate: float = 0.01) -> float:
 
 @app.task
 def pick_best(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the most accurate of trained networks; of equals the smallest."""
+    """Return the most accurate network; among equals, the smallest."""
     return max(results, key=lambda each: (each["accuracy"], -each["hidden"]))

@@ -1,5 +1,5 @@
-"""A one-layer network for the digits: with PyTorch where it is installed (on CUDA if there is one),
-else with scikit-learn.
+"""A one-layer network for the digits: PyTorch if installed (with CUDA if available), otherwise
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 
 SEED = 7
 CLASSES = np.arange(10)
-#: Images in one step of the optimiser.
+#: Images per step of the optimizer.
 BATCH = 64
 
 Images = np.ndarray[Any, np.dtype[np.float32]]
@@ -22,28 +22,28 @@ Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Network(Protocol):
-    """What the tasks need of a network."""
+    """The interface of a network for the tasks."""
 
     device: str
 
     def epoch(self, images: Images, labels: Labels) -> None:
-        """Train once through the images (n × 64, from 0 to 1)."""
+        """Train one epoch on the images (n × 64, from 0 to 1)."""
         ...
 
     def accuracy(self, images: Images, labels: Labels) -> float:
-        """Return the share of images that are read right."""
+        """Return the share of correctly read images."""
         ...
 
 
 def digits() -> tuple[Images, Labels]:
-    """Return the 1797 images (8×8, as rows of 64 numbers from 0 to 1) and what they show."""
+    """Return the 1797 images (8×8, as rows of 64 numbers from 0 to 1) and their labels."""
     data = load_digits()
     return (data.data / 16).astype(np.float32), data.target.astype(np.int64)
 
 
 def split(images: Images, labels: Labels) -> tuple[Images, Images, Labels, Labels]:
-    """Return training images, test images (a quarter), training labels, test labels; always the
-    same ones.
+    """Return training images, test images (a quarter), training labels, test labels; the split is
+    deterministic.
     """
     parts: tuple[Images, Images, Labels, Labels] = train_test_split(
         images, labels, test_size=0.25, random_state=SEED, stratify=labels
@@ -57,7 +57,7 @@ def network(hidden: int, rate: float) -> Network:
 
 
 class SklearnNetwork:
-    """On the CPU."""
+    """A network on the CPU."""
 
     device = "cpu"
 
@@ -76,15 +76,14 @@ class SklearnNetwork:
 
 
 class TorchNetwork:
-    """On the GPU that the job was given, or on the CPU."""
+    """A network on the assigned GPU, or on the CPU."""
 
     def __init__(self, hidden: int, rate: float) -> None:
         import torch
 
         torch.manual_seed(SEED)
-        torch.set_num_threads(
-            1
-        )  # a network this small only waits for more, and jobs side by side would fight for cores
+        # More threads would slow down this small network, and parallel jobs would fight for cores.
+        torch.set_num_threads(1)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._torch = torch
         layers = (
@@ -93,15 +92,15 @@ class TorchNetwork:
             torch.nn.Linear(hidden, len(CLASSES)),
         )
         self._model = torch.nn.Sequential(*layers).to(self.device)
-        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=rate)
+        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=rate)
 
     def epoch(self, images: Images, labels: Labels) -> None:
         """See :class:`Network`."""
         x, y = (self._torch.from_numpy(each).to(self.device) for each in (images, labels))
         for batch in self._torch.randperm(len(x)).to(self.device).split(BATCH):
-            self._optimiser.zero_grad()
+            self._optimizer.zero_grad()
             self._torch.nn.functional.cross_entropy(self._model(x[batch]), y[batch]).backward()
-            self._optimiser.step()
+            self._optimizer.step()
 
     def accuracy(self, images: Images, labels: Labels) -> float:
         """See :class:`Network`."""

@@ -1,6 +1,6 @@
-"""Send the jobs, as any application would: Celery's own calls, with ``gpu(...)`` to say where.
+"""Submit the jobs as any application would: with plain Celery calls, and ``gpu(...)`` for options.
 
-``python -m examples.digits.submit`` sends the grid alone and waits for the best network.
+``python -m examples.digits.submit`` submits only the grid and waits for the best network.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from examples.digits.app import cross_validate, pick_best, read_cropped, train
 from gpuqueue import gpu
 
 GRID = [(hidden, rate) for hidden in (16, 32, 64, 128) for rate in (0.001, 0.003, 0.01)]
-#: Seconds; far above what a job here takes, so that none can hang.
+#: Seconds; far longer than any of these jobs takes, so that none can hang.
 LIMIT = 120
-#: Of the grid: 0 goes before 9, so whoever needs a whole GPU need not wait for all of it.
+#: Priority of the grid: 0 precedes 9, so exclusive jobs need not wait for the whole grid.
 BACKGROUND = 5
 
 
 def send_grid() -> tuple[AsyncResult, dict[str, AsyncResult]]:
-    """Train every point of the grid beside others, then pick the best. Answers the pick, and label
-    → point.
+    """Train every point of the grid beside others, then pick the best. Return the pick, and label →
+    point.
     """
     beside = gpu("t4", isolation="shared", priority=BACKGROUND, time_limit=LIMIT)
     header = [train.s(hidden, rate).set(**beside) for hidden, rate in GRID]
@@ -30,7 +30,7 @@ def send_grid() -> tuple[AsyncResult, dict[str, AsyncResult]]:
 
 
 def send_whole_gpu() -> dict[str, AsyncResult]:
-    """Send two jobs that need the GPU for themselves. Answers label → job."""
+    """Send two jobs that need the GPU exclusively. Return label → job."""
     alone = gpu("t4", isolation="exclusive", time_limit=LIMIT)
     return {
         f"cross-validate {hidden}": cross_validate.apply_async((hidden, 0.003), **alone)
@@ -39,19 +39,19 @@ def send_whole_gpu() -> dict[str, AsyncResult]:
 
 
 def send_failing() -> AsyncResult:
-    """Send a job that fails for a real reason."""
+    """Send a job that fails with a real error."""
     return read_cropped.apply_async(
         **gpu("t4", isolation="shared", priority=BACKGROUND, time_limit=LIMIT)
     )
 
 
 def send_endless() -> AsyncResult:
-    """Send a training that takes hours, to be cancelled while it runs."""
+    """Send a training that takes hours, to cancel it while it runs."""
     return train.apply_async((128, 0.0001, 1_000_000), **gpu("t4", isolation="shared"))
 
 
 def send_unneeded() -> AsyncResult:
-    """Send a job that comes last in line, to be cancelled while it waits."""
+    """Send the last job in line, to cancel it while it waits."""
     return cross_validate.apply_async(
         (32, 0.003), **gpu("t4", isolation="exclusive", priority=9, time_limit=LIMIT)
     )
@@ -59,7 +59,7 @@ def send_unneeded() -> AsyncResult:
 
 if __name__ == "__main__":
     best, points = send_grid()
-    print(f"sent {len(points)} trainings; waiting for the best (Ctrl-C leaves them in line)")
+    print(f"sent {len(points)} trainings; waiting for the best (Ctrl-C leaves them in the queue)")
     answer = best.get(timeout=300)
     print(
         f"best: {answer['hidden']} neurons at rate {answer['rate']}: accuracy"

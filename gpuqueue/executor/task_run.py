@@ -202,7 +202,7 @@ class Run:
         )
         told = f"{type(exc).__name__}: {exc}".partition("\n")[0][:TOLD]
         try:
-            self._sampled({**self._sampler.seen(), "gpu_error": told})
+            self._sampled({**self._sampler.latest(), "gpu_error": told})
         except RedisError as error:
             logger.warning("not told how: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
@@ -212,7 +212,7 @@ class Run:
 
     def _claim(self, outcome: EndReason) -> None:
         try:
-            self._executor.report(outcome, self._sampler.seen())
+            self._executor.report(outcome, self._sampler.latest())
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)

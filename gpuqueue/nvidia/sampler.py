@@ -77,7 +77,7 @@ class Sampler:
     def __exit__(self, *exc: object) -> None:
         self._over.set()  # without a join: NVML may hang with its GPU
 
-    def seen(self) -> Sample:
+    def latest(self) -> Sample:
         """Return the sample so far, with a last figure of torch, but not of NVML."""
         return _most(self._sample, own_memory())
 

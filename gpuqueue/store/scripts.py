@@ -8,7 +8,7 @@ the context it would be encoded twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -27,23 +27,27 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @cache
 def source(verb: str) -> str:
-    """Return the whole text of a verb: keys and context, its library parts, its own lines."""
+    """Return the whole text of a verb."""
+    return "".join(text for _, text in sections(verb))
+
+
+def sections(verb: str) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a verb's text with their files: keys and context, its library parts, its
+    own lines. The file of a generated part is empty.
+    """
     root = files("gpuqueue.store") / "lua"
-    text = (root / f"{verb}.lua").read_text()
-    parts = [
-        line.removeprefix("--!").split() for line in text.splitlines() if line.startswith("--!")
-    ]
-    libraries = [
-        _GENERATED.get(part, str)() + (root / "lib" / f"{part}.lua").read_text()
-        for names in parts
-        for part in names
-    ]
-    return "\n".join([_prelude(verb.rpartition("/")[0]), *libraries, text])
+    own = (root / f"{verb}.lua").read_text()
+    yield "", _prelude(verb.rpartition("/")[0])
+    for line in own.splitlines():
+        for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
+            yield "", _GENERATED.get(part, str)()
+            yield f"lib/{part}.lua", (root / "lib" / f"{part}.lua").read_text()
+    yield f"{verb}.lua", own
 
 
 def _prelude(folder: str) -> str:
     keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(_KEYS[folder], 1))
-    return f"local K = {{{keys}}}\nlocal context = cjson.decode(ARGV[1])"
+    return f"local K = {{{keys}}}\nlocal context = cjson.decode(ARGV[1])\n"
 
 
 class Scripts:

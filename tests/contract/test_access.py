@@ -1,6 +1,4 @@
-"""The list of rights is exactly what the requests need: with all of it every request passes, with
-one less its own do not.
-"""
+"""The list of rights is exact: each request succeeds with all rights, and fails without its own."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from tests.doubles.kubernetes import Cluster, Image
 from tests.doubles.kubernetes.objects.kinds import JOBS
 
 ALL = (*DISPATCHER, *DOCTOR)
-#: What Kubernetes lets everybody do who is known to it (system:basic-user); /version needs no
-#: right.
+#: The rights of every authenticated user (system:basic-user). /version needs no right.
 BASIC = {
     "apiGroups": ["authorization.k8s.io"],
     "resources": ["selfsubjectaccessreviews"],
@@ -29,7 +26,7 @@ SELECTOR = "app.kubernetes.io/managed-by=gpuqueue"
 
 
 def job(name: str) -> dict[str, object]:
-    """Return a Job whose container has ended as soon as it began."""
+    """Return a Job whose container ends at once."""
     container = {"name": "executor", "image": "shop:1", "command": ["run"]}
     meta = {"annotations": {"double.gpuqueue.io/seconds": "0"}}
     return {
@@ -45,7 +42,7 @@ def job(name: str) -> dict[str, object]:
     }
 
 
-#: Each request, and the right that it needs ("": none of ours).
+#: Request → the right that it needs ("": none of our list).
 CALLS: dict[str, tuple[str, Callable[[Api, str], object]]] = {
     "create_job": (
         "create jobs.batch",
@@ -76,7 +73,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pod(cluster: Cluster) -> str:
-    """Return the name of a pod that has ended, so that following its log ends too."""
+    """Return the name of an ended pod, so that following its log ends too."""
     cluster.create(JOBS, job("one"))
     found = cluster.until(
         lambda: (one := cluster.pod_of("one")) and one["status"].get("phase") == "Succeeded" and one
@@ -98,7 +95,7 @@ def rules(rights: Iterable[Right]) -> list[dict[str, list[str]]]:
 def refused(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str, name: str, rights: Iterable[Right]
 ) -> set[str]:
-    """Return the requests that somebody with these rights is forbidden."""
+    """Return the requests that are forbidden with these rights."""
     rights = list(rights)
     inside, outside = (
         [each for each in rights if each.namespaced],

@@ -48,7 +48,7 @@ class Overheard(Transport):
         self, asked: str, method: str, path: str, query: Any = None, body: Any = None
     ) -> bytes:
         self.rights.add(right(method, path, query or {}))
-        raise Unreachable("nobody is here", asked=asked)
+        raise Unreachable("nobody is here", request=asked)
 
     def open(self, asked: str, path: str, query: Any, silence: float | None) -> Any:
         return self.send(asked, "GET", path, query)

@@ -70,7 +70,7 @@ def test_a_worker_without_an_application_is_refused_here(reader: Reader) -> None
     begun = time.monotonic()
     done = reader.run(["celery", "worker", "-Q", "gpu.t4.shared"], cwd=ROOT)
     assert done.returncode not in (0, None)
-    assert "gpuqueue: a worker with this celeryconfig.py is no dispatcher" in done.stderr
+    assert "gpuqueue: a worker with this celeryconfig.py is not a dispatcher" in done.stderr
     assert time.monotonic() - begun < PATIENCE / 2
 
 

@@ -24,8 +24,7 @@ INPUTS = ("gpuqueue", "pyproject.toml", "README.md", "LICENSE")
 DATA = {
     "gpuqueue/py.typed",
     "gpuqueue/cli/view/timeline.html",
-    *(f"gpuqueue/store/lua/{path.name}" for path in ROOT.glob("gpuqueue/store/lua/*.lua")),
-    *(f"gpuqueue/store/lua/lib/{path.name}" for path in ROOT.glob("gpuqueue/store/lua/lib/*.lua")),
+    *(str(path.relative_to(ROOT)) for path in ROOT.glob("gpuqueue/store/lua/**/*.lua")),
 }
 
 

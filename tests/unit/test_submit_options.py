@@ -1,4 +1,4 @@
-"""``gpu(...)`` makes options, and refuses what cannot be."""
+"""``gpu(...)`` returns options, and refuses invalid values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gpuqueue.errors import InvalidJob
 from gpuqueue.submit import gpu
 
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nothing: chosen by what it needs": ({}, {"queue": "gpu.auto", "headers": {"gpu": {}}}),
+    "nothing: the dispatcher chooses a class": ({}, {"queue": "gpu.auto", "headers": {"gpu": {}}}),
     "a class": ({"gpu_class": "t4"}, {"queue": "gpu.t4", "headers": {"gpu": {}}}),
-    "an isolation, which names the queue": (
+    "an isolation, which is part of the queue name": (
         {"gpu_class": "t4", "isolation": "exclusive"},
         {"queue": "gpu.t4.exclusive", "headers": {"gpu": {"isolation": "exclusive"}}},
     ),
-    "an isolation on auto, which travels in the header": (
+    "an isolation with auto, in the header": (
         {"isolation": "shared"},
         {"queue": "gpu.auto", "headers": {"gpu": {"isolation": "shared"}}},
     ),
@@ -28,21 +28,21 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "mig", "memory": "4GiB", "slices": 2},
         {"queue": "gpu.mig", "headers": {"gpu": {"memory": 4 * 2**30, "slices": 2}}},
     ),
-    "headers of the caller's own": (
+    "headers of the caller": (
         {"gpu_class": "t4", "headers": {"trace": "x"}, "priority": 3},
         {"queue": "gpu.t4", "headers": {"trace": "x", "gpu": {}}, "priority": 3},
     ),
 }
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a queue besides": (
+    "a queue in addition": (
         {"queue": "celery"},
         "queue='celery' contradicts gpu(...); leave it out: gpu() sets the queue",
     ),
-    "a time limit of nothing": (
+    "a time limit of 0": (
         {"time_limit": 0},
         "time_limit=0 is not a number of seconds; use a number above 0",
     ),
-    "a soft limit in words": (
+    "text for a soft limit": (
         {"soft_time_limit": "1h"},
         "soft_time_limit='1h' is not a number of seconds",
     ),

@@ -1,6 +1,4 @@
-"""``gpuqueue.run(...)``: an ordinary Celery signature, refused where it is written when it cannot
-be.
-"""
+"""``gpuqueue.run(...)`` returns an ordinary Celery signature, and refuses invalid arguments."""
 
 from __future__ import annotations
 

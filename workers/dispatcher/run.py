@@ -1,4 +1,4 @@
-"""A dispatcher of the T4's queues: what follows is handed to Celery's worker, where a later ``-Q``
+"""A dispatcher for the T4 queues: arguments are passed to the Celery worker, where a later ``-Q``
 replaces these queues.
 """
 

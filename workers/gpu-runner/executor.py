@@ -1,4 +1,4 @@
-"""An executor, by the path that job manifests name: the same as ``python -m gpuqueue.executor``."""
+"""An executor, for manifests that run a file: the same as ``python -m gpuqueue.executor``."""
 
 from gpuqueue.executor.main import run
 

@@ -115,8 +115,10 @@ def send_signal(pid: int, name: str) -> None:
 def is_orphan(pid: int) -> bool:
     """Whether the dispatcher that started a process is gone."""
     starter = environment(pid).get("GPUQUEUE_STARTER")
+    if not starter:
+        return False
     try:
-        return starter is not None and psutil.Process(pid).ppid() != int(starter)
+        return bool(psutil.Process(pid).ppid() != int(starter))
     except psutil.NoSuchProcess:
         return False
 

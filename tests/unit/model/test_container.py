@@ -1,4 +1,4 @@
-"""A container job's call: what is kept of it, and what is refused by name."""
+"""The call of a container job: its parsed arguments, and its errors."""
 
 from __future__ import annotations
 

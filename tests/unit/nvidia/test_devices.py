@@ -1,4 +1,4 @@
-"""The GPUs of a machine, as a made-up NVML shows them, and how they are dealt to classes."""
+"""The GPUs of a machine with a fake NVML, and their assignment to classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOUND = [Device(str(index), f"GPU-{index}aaaa", "Tesla T4", 16) for index in ran
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """Like the one of pynvml."""
 
 
 @dataclass
@@ -30,9 +30,7 @@ class Card:
 
 
 class FakeNvml:
-    """The calls of pynvml that ``find`` makes, on cards of the test's own. Answers bytes, as old
-    versions do.
-    """
+    """The calls of pynvml in ``find``, on given cards. Returns bytes, as old versions do."""
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -105,15 +103,15 @@ def test_gpu_with_mig_enabled_is_listed_as_slices(monkeypatch: pytest.MonkeyPatc
 
 
 ALLOWED: dict[str, tuple[str | None, str | None, list[str]]] = {
-    "all, when nobody says anything": (None, None, ["0", "1", "2"]),
-    "those of the setting": ("2,0", None, ["2", "0"]),
-    "those of CUDA_VISIBLE_DEVICES": (None, "1", ["1"]),
-    "the setting before CUDA_VISIBLE_DEVICES": ("0", "1", ["0"]),
-    "one by its UUID": ("GPU-1aaaa", None, ["1"]),
-    "one by the beginning of its UUID": ("GPU-2", None, ["2"]),
+    "all without a setting": (None, None, ["0", "1", "2"]),
+    "the GPUs of the setting": ("2,0", None, ["2", "0"]),
+    "the GPUs of CUDA_VISIBLE_DEVICES": (None, "1", ["1"]),
+    "the setting wins over CUDA_VISIBLE_DEVICES": ("0", "1", ["0"]),
+    "a GPU by its UUID": ("GPU-1aaaa", None, ["1"]),
+    "a GPU by the start of its UUID": ("GPU-2", None, ["2"]),
     "none": ("none", None, []),
-    "none, as CUDA says it": (None, "-1", []),
-    "none, by an empty variable": (None, "", []),
+    "none in the syntax of CUDA": (None, "-1", []),
+    "none with an empty variable": (None, "", []),
 }
 
 
@@ -150,22 +148,22 @@ def test_no_gpus_are_assigned_on_a_machine_without_gpus() -> None:
 
 
 MISDEALT: dict[str, tuple[list[GpuClass], str]] = {
-    "two classes name one GPU": (
+    "two classes list one GPU": (
         [
             GpuClass("a", shared_slots=1, devices=(0,)),
             GpuClass("b", shared_slots=1, devices=(0, 1)),
         ],
         "devices of two classes overlap",
     ),
-    "a class names a GPU too many": (
+    "a class lists an unknown GPU": (
         [GpuClass("a", shared_slots=1, devices=(3,))],
         "devices=3 is an unknown GPU; this machine has 3, counted from 0",
     ),
-    "two classes name none": (
+    "two classes list none": (
         [GpuClass("a", shared_slots=1), GpuClass("b", shared_slots=1)],
         "classes a, b would use the same GPUs",
     ),
-    "exclusive jobs could not be alone": (
+    "exclusive jobs would share a GPU": (
         [GpuClass("a", exclusive_slots=2, devices=(0,))],
         "class a has 2 exclusive slots and 1 GPUs; an exclusive job needs a GPU for itself",
     ),

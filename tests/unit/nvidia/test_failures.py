@@ -1,6 +1,4 @@
-"""What a GPU's failure looks like: messages as they were met in real life, and look-alikes that are
-none.
-"""
+"""Messages of real GPU failures, and messages that only look like them."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ OUT_OF_MEMORY = {
         "torch.AcceleratorError: CUDA error: out of memorySearch for `cudaErrorMemoryAllocation' in"
         " https://docs"
     ),
-    "torch of long ago": (
+    "an old torch": (
         "RuntimeError: cuda runtime error (2) : out of memory at"
         " /opt/conda/THC/generic/THCStorage.cu:66"
     ),
@@ -59,14 +57,14 @@ OUT_OF_MEMORY = {
         "cupy.cuda.memory.OutOfMemoryError: Out of memory allocating 25,600,000 bytes (allocated so"
         " far: 3,635,267,072)."
     ),
-    "cupy's runtime": (
+    "the runtime of cupy": (
         "cupy_backends.cuda.api.runtime.CUDARuntimeError: cudaErrorMemoryAllocation: out of memory"
     ),
     "numba": (
         "numba.cuda.cudadrv.driver.CudaAPIError: [2] Call to cuMemAlloc results in"
         " CUDA_ERROR_OUT_OF_MEMORY"
     ),
-    "numba of today": (
+    "a recent numba": (
         "CudaAPIError: [CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc results in"
         " CUDA_ERROR_OUT_OF_MEMORY"
     ),
@@ -79,27 +77,27 @@ OUT_OF_MEMORY = {
         "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to"
         " allocate 4770354232 bytes."
     ),
-    "jax's allocator": (
+    "the allocator of jax": (
         "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Failed to allocate request for 2.99GiB on"
         " device 0"
     ),
-    "jax's allocator of today": (
+    "the allocator of a recent jax": (
         "RESOURCE_EXHAUSTED: Allocator (GPU_0_bfc) ran out of memory trying to allocate 1.25TiB"
     ),
     "tensorflow": (
         "ResourceExhaustedError: {{function_node Conv2D}} OOM when allocating tensor"
         f" {TENSOR}:GPU:0 by GPU_0_bfc"
     ),
-    "tensorflow of long ago": (
+    "an old tensorflow": (
         "2 root error(s) found.\n  (0) Resource exhausted: OOM when allocating tensor"
         f" {TENSOR}:GPU:1"
     ),
-    "tensorflow over XLA": (
+    "tensorflow with XLA": (
         "ResourceExhaustedError: Graph execution error:\n\nDetected at node 'while' defined at"
         " (most recent call last):\n  File 'train.py', line 3\nOut of memory while trying to"
         " allocate 12884901888 bytes."
     ),
-    "tensorflow's copy": (
+    "a copy in tensorflow": (
         "InternalError: Failed copying input tensor from /device:CPU:0 to"
         " /job:localhost/task:0/device:GPU:0 in order to run _EagerConst: Dst tensor is not"
         " initialized."
@@ -117,7 +115,7 @@ BROKEN = {
     "ECC by number": "RuntimeError: CUDA error 214 at kernel.cu:12",
     "NVLink": "CUDA error: uncorrectable NVLink error detected during the execution",
     "busy": "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
-    "busy, of long ago": (
+    "busy, in an old version": (
         "RuntimeError: cuda runtime error (46) : all CUDA-capable devices are busy or unavailable"
         " at a.cu:66"
     ),
@@ -127,7 +125,7 @@ BROKEN = {
         "CUDAError: cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA"
         " runtime version"
     ),
-    "an old driver for torch": (
+    "an old driver, in torch": (
         "RuntimeError: The NVIDIA driver on your system is too old (found version 11040)."
     ),
     "no fabric manager": (
@@ -135,26 +133,26 @@ BROKEN = {
         " before calling NumCudaDevices() that might have already set an error? Error 802: system"
         " not yet initialized"
     ),
-    "no fabric manager, of long ago": (
+    "no fabric manager, in an old version": (
         "RuntimeError: cuda runtime error (802) : system not yet initialized at THCGeneral.cpp:50"
     ),
-    "driver and library apart": (
+    "driver and library of different versions": (
         "CUDA error: system has unsupported display driver / cuda driver combination"
     ),
     "no MPS": "cudaErrorMpsConnectionFailed",
-    "lost, by pynvml": "pynvml.NVMLError_GpuIsLost: GPU is lost",
-    "lost, by nvidia-smi": (
+    "lost, in pynvml": "pynvml.NVMLError_GpuIsLost: GPU is lost",
+    "lost, in nvidia-smi": (
         "Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.  Reboot the"
         " system"
     ),
-    "to be reset": "NVML_ERROR_RESET_REQUIRED",
+    "reset required": "NVML_ERROR_RESET_REQUIRED",
     "no driver": "pynvml.NVMLError_DriverNotLoaded: Driver Not Loaded",
-    "versions apart, by nvidia-smi": "Failed to initialize NVML: Driver/library version mismatch",
-    "versions apart, by pynvml": (
+    "version mismatch, in nvidia-smi": "Failed to initialize NVML: Driver/library version mismatch",
+    "version mismatch, in pynvml": (
         "NVMLError_LibRmVersionMismatch: RM has detected an NVML/RM version mismatch."
     ),
-    "off the bus": "NVRM: Xid (PCI:0000:02:00): 79, GPU has fallen off the bus.",
-    "an Xid that matters": (
+    "fallen off the bus": "NVRM: Xid (PCI:0000:02:00): 79, GPU has fallen off the bus.",
+    "an Xid of broken hardware": (
         "[ 12.5] NVRM: Xid (PCI:0000:3b:00): 48, pid=1234, An uncorrectable double bit error (DBE)"
     ),
 }
@@ -169,7 +167,7 @@ OWN = {
         " allocate memory: you tried to allocate 40000000000 bytes. Error code 12 (Cannot allocate"
         " memory)"
     ),
-    "the host's allocator": "MemoryError: std::bad_alloc",
+    "the allocator of the host": "MemoryError: std::bad_alloc",
     "fork": "OSError: [Errno 12] Cannot allocate memory",
     "a killed loader": "RuntimeError: DataLoader worker (pid 97) is killed by signal: Killed.",
     "jax on the host": (
@@ -188,7 +186,7 @@ OWN = {
     "grpc in one line": (
         "RESOURCE_EXHAUSTED: grpc: received message larger than max (18900690 vs. 4194304)"
     ),
-    "a quota elsewhere": (
+    "a quota of another service": (
         "google.api_core.exceptions.ResourceExhausted: 429 Quota exceeded for quota metric"
     ),
     "700": "RuntimeError: CUDA error: an illegal memory access was encountered",
@@ -201,15 +199,15 @@ OWN = {
     "804": (
         "cudaGetDeviceCount(). Error 804: forward compatibility was attempted on non supported HW"
     ),
-    "a number that only begins alike": "CUDA failure 21: something else; CUDA error 2147: else",
-    "a number beyond all": "CUDA error " + "9" * 5000,
-    "a name that only begins alike": (
+    "a number with the same prefix": "CUDA failure 21: something else; CUDA error 2147: else",
+    "an unknown number": "CUDA error " + "9" * 5000,
+    "a name with the same prefix": (
         "cudaErrorMemoryAllocationHint, NOT_CUDA_ERROR_OUT_OF_MEMORY_EITHER"
     ),
     "torch without CUDA": "AssertionError: Torch not compiled with CUDA enabled",
-    "a system of one's own": "RuntimeError: payment system not yet initialized",
-    "an Xid that is the program's": "NVRM: Xid (PCI:0000:02:00): 31, pid=7, MMU Fault",
-    "a number without the driver": "ValueError: 79 rows, 48 columns; Xid 79; error 2",
+    "an unrelated system": "RuntimeError: payment system not yet initialized",
+    "an Xid caused by the program": "NVRM: Xid (PCI:0000:02:00): 31, pid=7, MMU Fault",
+    "an Xid number without the driver": "ValueError: 79 rows, 48 columns; Xid 79; error 2",
     "a bus": "ValueError: the passenger has fallen off the bus",
     "a phone": "OSError: device 214 is busy or unavailable",
     "the word memory": "ValueError: out of memory slots in the game",
@@ -268,28 +266,28 @@ def test_failure_of_an_existing_gpu_counts_without_a_given_one() -> None:
 
 
 def an(name: str, *bases: type[Exception]) -> type[Exception]:
-    """A type of exception by its full name, as a library has it."""
+    """Return an exception type with the full name that it has in a library."""
     module, _, own = name.rpartition(".")
     return type(own, bases or (RuntimeError,), {"__module__": module})
 
 
 TYPES: dict[str, tuple[str, type[Exception], str, EndReason | None]] = {
-    "torch's, whatever it says": ("torch.OutOfMemoryError", RuntimeError, "no room", OOM),
-    "torch's of before": ("torch.cuda.OutOfMemoryError", RuntimeError, "", OOM),
-    "cupy's, which is a MemoryError": ("cupy.cuda.memory.OutOfMemoryError", MemoryError, "", OOM),
+    "the type of torch with any message": ("torch.OutOfMemoryError", RuntimeError, "no room", OOM),
+    "the former type of torch": ("torch.cuda.OutOfMemoryError", RuntimeError, "", OOM),
+    "the type of cupy, a MemoryError": ("cupy.cuda.memory.OutOfMemoryError", MemoryError, "", OOM),
     "pycuda's": (
         "pycuda._driver.MemoryError",
         Exception,
         "cuMemAllocPitch failed: out of memory",
         OOM,
     ),
-    "jax's with its status": (
+    "the type of jax with its status": (
         "jaxlib.xla_extension.XlaRuntimeError",
         RuntimeError,
         OUT_OF_MEMORY["jax"].partition(": ")[2],
         OOM,
     ),
-    "jax's with another status": (
+    "the type of jax with another status": (
         "jaxlib.xla_extension.XlaRuntimeError",
         RuntimeError,
         "INVALID_ARGUMENT: no such axis",
@@ -301,7 +299,7 @@ TYPES: dict[str, tuple[str, type[Exception], str, EndReason | None]] = {
         OUT_OF_MEMORY["tensorflow"].partition(": ")[2],
         OOM,
     ),
-    "tensorflow's on a full disk": (
+    "the type of tensorflow for a full disk": (
         "tensorflow.python.framework.errors_impl.ResourceExhaustedError",
         Exception,
         "checkpoint; No space left on device",
@@ -314,8 +312,13 @@ TYPES: dict[str, tuple[str, type[Exception], str, EndReason | None]] = {
         OOM,
     ),
     "pynvml's": ("pynvml.NVMLError_GpuIsLost", Exception, "GPU is lost", INFRA),
-    "one's own of the same name": ("shop.OutOfMemoryError", Exception, "no shelf is left", None),
-    "Python's own": ("builtins.MemoryError", MemoryError, "", None),
+    "an unrelated type of the same name": (
+        "shop.OutOfMemoryError",
+        Exception,
+        "no shelf is left",
+        None,
+    ),
+    "a built-in type": ("builtins.MemoryError", MemoryError, "", None),
 }
 
 
@@ -331,9 +334,7 @@ def test_derived_exception_type_is_found_too() -> None:
 
 
 def raised(outer: Exception, inner: Exception, how: str) -> Exception:
-    """The outer exception as it comes out of a task: caused by the inner one, raised while handling
-    it, or hiding it.
-    """
+    """Return the outer exception, with the inner one as cause, as context, or suppressed."""
     try:
         try:
             raise inner
@@ -367,7 +368,7 @@ def test_last_raised_exception_decides() -> None:
 
 
 def test_gpu_failure_wins_over_out_of_memory() -> None:
-    assert classify("\n".join([OUT_OF_MEMORY["torch"], BROKEN["off the bus"]])) == INFRA
+    assert classify("\n".join([OUT_OF_MEMORY["torch"], BROKEN["fallen off the bus"]])) == INFRA
 
 
 def test_members_of_an_exception_group_count() -> None:

@@ -1,6 +1,4 @@
-"""Figures of the GPU while a job runs: taken from a made-up NVML and a made-up torch, by the real
-thread.
-"""
+"""Samples of the GPU of a running job, with a fake NVML, a fake torch and the real thread."""
 
 from __future__ import annotations
 
@@ -23,13 +21,11 @@ PATIENCE = 10.0
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """Like the one of pynvml."""
 
 
 class Nvml(ModuleType):
-    """pynvml on a machine of the test's own: UUID → bytes taken; a list of slices in place of a
-    card with MIG on.
-    """
+    """A fake pynvml: UUID → bytes in use, or a list of slices for a GPU in MIG mode."""
 
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
@@ -66,13 +62,13 @@ class Nvml(ModuleType):
         self.looks += 1
         if self.lost:
             raise NVMLError("GPU is lost")
-        assert not isinstance(card, list), "a card with MIG on answers for its slices together"
+        assert not isinstance(card, list), "a GPU in MIG mode reports its slices together"
         return SimpleNamespace(used=next(iter(card.values())))
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
-    """Put a made-up machine in place of pynvml; no sampler outlives the test."""
+    """Replace pynvml by a fake machine; no sampler outlives the test."""
 
     def make(*cards: Any, **how: Any) -> Nvml:
         nvml = Nvml(*cards, **how)
@@ -87,20 +83,20 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
 
 
 def first_told(visible: str | None) -> Sample:
-    """What a sampler tells first."""
+    """Return the first sample that is reported."""
     told: queue.Queue[Sample] = queue.Queue()
     with Sampler(told.put, visible, QUICK):
         return told.get(timeout=PATIENCE)
 
 
 def sampled_in_vain(visible: str | None = None) -> list[Sample]:
-    """What a sampler tells whose thread ends by itself, or never starts."""
+    """Return the reports of a sampler whose thread ends by itself or never starts."""
     told: list[Sample] = []
     with Sampler(told.append, visible, QUICK) as sampler:
         if sampler._thread.ident is not None:
             sampler._thread.join(PATIENCE)
             assert not sampler._thread.is_alive()
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     return told
 
 
@@ -121,14 +117,14 @@ CARDS = (
     [{"MIG-cccc-3": GIB}, {"MIG-dddd-4": 2 * GIB}],
 )
 SEEN: dict[str, tuple[str | None, str, int]] = {
-    "every GPU of a container, which has one": (
+    "all GPUs of a container with one": (
         None,
         "GPU-aaaa-1,GPU-bbbb-2,MIG-cccc-3,MIG-dddd-4",
         11 * GIB,
     ),
-    "the one that a dispatcher dealt": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
-    "one by its index": ("0", "GPU-aaaa-1", 3 * GIB),
-    "one by the beginning of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
+    "the GPU from the dispatcher": ("GPU-bbbb-2", "GPU-bbbb-2", 5 * GIB),
+    "a GPU by its index": ("0", "GPU-aaaa-1", 3 * GIB),
+    "a GPU by the start of its UUID": ("GPU-b", "GPU-bbbb-2", 5 * GIB),
     "a MIG slice, with its own memory": ("MIG-dddd-4", "MIG-dddd-4", 2 * GIB),
     "two": ("1,0", "GPU-bbbb-2,GPU-aaaa-1", 8 * GIB),
 }
@@ -142,7 +138,7 @@ def test_sample_of_visible_gpus(
     assert first_told(visible) == {"gpu": gpu, "gpu_memory_peak": peak}
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-somebody-else"])
+@pytest.mark.parametrize("visible", ["", "-1", "none", "GPU-of-another-process"])
 def test_process_without_a_gpu_has_no_sample(machine: Callable[..., Nvml], visible: str) -> None:
     nvml = machine(*CARDS)
     assert sampled_in_vain(visible) == []
@@ -168,7 +164,7 @@ def test_unrestricted_process_has_a_gpu_only_in_a_pod() -> None:
 def test_no_sample_and_no_message_without_pynvml(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if not installed
     assert sampled_in_vain() == []
     assert capfd.readouterr() == ("", "")
 
@@ -210,12 +206,12 @@ def test_job_does_not_wait_for_a_sample(
     monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", hangs)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         assert looked.wait(PATIENCE)
-        assert sampler.seen() == {}
+        assert sampler.latest() == {}
     assert sampler._thread.is_alive()  # and the job has ended
     answer.set()
 
 
-# -- the figures -----------------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------------------
 
 
 def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> None:
@@ -232,14 +228,14 @@ def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> Non
         looked_again()
         card["GPU-1"] = GIB
         looked_again()
-        assert sampler.seen() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
+        assert sampler.latest() == {"gpu": "GPU-1", "gpu_memory_peak": 6 * GIB}
 
 
 def test_torch_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with Sampler(lambda seen: None, None, QUICK) as sampler:
         torch_with(monkeypatch, 2 * GIB, GIB)
-        assert sampler.seen() == {"gpu_memory_own": 3 * GIB}
+        assert sampler.latest() == {"gpu_memory_own": 3 * GIB}
 
 
 def test_torch_is_not_called_before_it_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +263,9 @@ def test_failed_report_is_repeated(machine: Callable[..., Nvml]) -> None:
 
 
 NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
-    "the first figures are": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
-    "nothing is not": ({}, {}, QUIET, False),
-    "the same again is not": (
+    "the first sample is news": ({}, {"gpu": "GPU-1", "gpu_memory_peak": 0}, 0, True),
+    "an empty sample is not": ({}, {}, QUIET, False),
+    "an equal sample is not": (
         {"gpu": "GPU-1", "gpu_memory_peak": 100},
         {"gpu": "GPU-1", "gpu_memory_peak": 100},
         QUIET,
@@ -281,25 +277,25 @@ NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
         QUIET,
         False,
     ),
-    "much more is": (
+    "much more is news": (
         {"gpu_memory_peak": 1000},
         {"gpu_memory_peak": int(1000 * GROWN) + 1},
         QUIET,
         True,
     ),
-    "much more so soon is not yet": (
+    "much more is not news so soon": (
         {"gpu_memory_peak": 1000},
         {"gpu_memory_peak": 5000},
         QUIET - 0.1,
         False,
     ),
-    "torch's first figure is": (
+    "the first figure of torch is news": (
         {"gpu_memory_peak": 9},
         {"gpu_memory_peak": 9, "gpu_memory_own": 1},
         QUIET,
         True,
     ),
-    "torch's figure that has grown is": (
+    "a grown figure of torch is news": (
         {"gpu_memory_own": 10},
         {"gpu_memory_own": 20},
         QUIET,

@@ -26,7 +26,7 @@ class ApiError(GpuQueueError):
     """The API rejected a request, or did not respond.
 
     Attributes:
-        asked: the request: verb and resource.
+        request: verb and resource.
         status: the HTTP status; 0 without a response.
         reason: the reason in the Status object (``Forbidden``, ``AlreadyExists``…), or "".
         message: the message of the server.
@@ -38,14 +38,16 @@ class ApiError(GpuQueueError):
         self,
         text: str,
         *,
-        asked: str = "",
+        request: str = "",
         status: int = 0,
         reason: str = "",
         retry_after: float | None = None,
     ) -> None:
         what = " ".join(word for word in (str(status or ""), reason) if word)
-        super().__init__(": ".join(part for part in (asked, what, " ".join(text.split())) if part))
-        self.asked = asked
+        super().__init__(
+            ": ".join(part for part in (request, what, " ".join(text.split())) if part)
+        )
+        self.request = request
         self.status = status
         self.reason = reason
         self.message = " ".join(text.split())
@@ -122,7 +124,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
+def refusal(request: str, http_status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
     """Return the error of a response without success. ``headers`` ignore case (urllib3)."""
     retry_after = _retry_after(headers)
     try:
@@ -130,21 +132,21 @@ def refusal(asked: str, http_status: int, headers: Mapping[str, str], body: byte
     except (msgspec.MsgspecError, UnicodeDecodeError):
         status = _Refusal()
     if status.kind == "Status":
-        return from_status(asked, status, http_status, retry_after)
+        return from_status(request, status, http_status, retry_after)
     text = body[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN].strip() or "no message"
     if http_status in (404, 410):
         # Only the API itself can tell that a Job is gone. A load balancer cannot.
         return Unreachable(
             f"HTTP {http_status} without a Status object, not from a Kubernetes API: {text}",
-            asked=asked,
+            request=request,
             retry_after=retry_after,
         )
     kind = _BY_STATUS.get(http_status, ApiError)
-    return kind(text, asked=asked, status=http_status, retry_after=retry_after)
+    return kind(text, request=request, status=http_status, retry_after=retry_after)
 
 
 def from_status(
-    asked: str, status: StatusBody, http_status: int = 0, retry_after: float | None = None
+    request: str, status: StatusBody, http_status: int = 0, retry_after: float | None = None
 ) -> ApiError:
     """Return the error of a Status object, from a response or an ERROR event of a watch."""
     code, text = status.code or http_status, status.message or "no message"
@@ -155,7 +157,9 @@ def from_status(
         kind = QuotaRejected
     if retry_after is None and status.details and status.details.retry_after_seconds:
         retry_after = min(float(status.details.retry_after_seconds), MAX_RETRY_AFTER)
-    return kind(text, asked=asked, status=code, reason=status.reason or "", retry_after=retry_after)
+    return kind(
+        text, request=request, status=code, reason=status.reason or "", retry_after=retry_after
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

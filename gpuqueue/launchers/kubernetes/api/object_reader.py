@@ -33,9 +33,9 @@ class ObjectReader:
         self._jobs = f"/apis/batch/v1/namespaces/{quote(namespace, safe='')}/jobs"
         self._core = f"/api/v1/namespaces/{quote(namespace, safe='')}"
 
-    def _get(self, asked: str, path: str) -> bytes | None:
+    def _get(self, request: str, path: str) -> bytes | None:
         try:
-            return self._transport.send(asked, "GET", path)
+            return self._transport.send(request, "GET", path)
         except NotFound:
             return None
 
@@ -46,11 +46,11 @@ class ObjectReader:
         decoder: msgspec.json.Decoder[Listed[T]],
         query: Mapping[str, str],
     ) -> tuple[list[T], str]:
-        asked = f"list {kind} in {self.namespace}"
+        request = f"list {kind} in {self.namespace}"
         for limit in _LIMITS:
             try:
                 return self._pages(
-                    asked, path, decoder, {**query, **({"limit": limit} if limit else {})}
+                    request, path, decoder, {**query, **({"limit": limit} if limit else {})}
                 )
             except Expired as exc:
                 expired = exc
@@ -58,24 +58,24 @@ class ObjectReader:
 
     def _pages(
         self,
-        asked: str,
+        request: str,
         path: str,
         decoder: msgspec.json.Decoder[Listed[T]],
         query: dict[str, str | int],
     ) -> tuple[list[T], str]:
         items: list[T] = []
         while True:
-            page = self._decode(asked, decoder, self._transport.send(asked, "GET", path, query))
+            page = self._decode(request, decoder, self._transport.send(request, "GET", path, query))
             items += page
             if not page.metadata.continue_:
                 return items, page.metadata.resource_version
             query["continue"] = page.metadata.continue_
 
-    def _decode(self, asked: str, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    def _decode(self, request: str, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         try:
             return decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise Unreachable(
                 f"{self._transport.server} does not answer like a Kubernetes API: {exc}",
-                asked=asked,
+                request=request,
             ) from exc

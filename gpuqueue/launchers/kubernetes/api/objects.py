@@ -44,13 +44,13 @@ class Meta(Decoded, frozen=True):
     resource_version: str = ""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    """End of the grace period. The time of the request is :attr:`deletion_asked`."""
+    """End of the grace period. The time of the request is :attr:`deletion_requested`."""
     deletion_grace_period_seconds: float | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 
     @property
-    def deletion_asked(self) -> float | None:
+    def deletion_requested(self) -> float | None:
         """Time of the deletion request in Unix seconds; None: not requested, or unknown."""
         ends = seconds(self.deletion_timestamp)
         return ends if ends is None else ends - (self.deletion_grace_period_seconds or 0)

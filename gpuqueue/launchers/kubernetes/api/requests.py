@@ -24,7 +24,7 @@ from gpuqueue.launchers.kubernetes.api.cluster_objects import (
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, NotFound
 from gpuqueue.launchers.kubernetes.api.object_reader import ObjectReader
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Job, Pod
-from gpuqueue.launchers.kubernetes.api.watch import Watch
+from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 
 
 class Requests(ObjectReader):
@@ -35,9 +35,9 @@ class Requests(ObjectReader):
     def create_job(self, manifest: Mapping[str, Any], dry_run: bool = False) -> Job:
         """Create a Job. The API rejects unknown fields. ``dry_run`` only validates it."""
         query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
-        asked = f"create job {manifest['metadata']['name']} in {self.namespace}"
+        request = f"create job {manifest['metadata']['name']} in {self.namespace}"
         return self._decode(
-            asked, _job, self._transport.send(asked, "POST", self._jobs, query, manifest)
+            request, _job, self._transport.send(request, "POST", self._jobs, query, manifest)
         )
 
     def get_job(self, name: str) -> Job | None:
@@ -59,10 +59,10 @@ class Requests(ObjectReader):
         }
         if uid:
             options["preconditions"] = {"uid": uid}
-        asked = f"delete job {name} in {self.namespace}"
+        request = f"delete job {name} in {self.namespace}"
         try:
             self._transport.send(
-                asked, "DELETE", f"{self._jobs}/{quote(name, safe='')}", None, options
+                request, "DELETE", f"{self._jobs}/{quote(name, safe='')}", None, options
             )
         except NotFound:
             return False
@@ -90,7 +90,7 @@ class Requests(ObjectReader):
 
     def watch_pods(
         self, selector: str, resource_version: str, timeout_seconds: float, silence: float
-    ) -> Watch:
+    ) -> PodWatch:
         """Watch pods from a version on, until the server closes after ``timeout_seconds``.
 
         Yields events of type ADDED, MODIFIED, DELETED (``object`` is the last state) or BOOKMARK
@@ -105,8 +105,10 @@ class Requests(ObjectReader):
             "resourceVersion": resource_version,
             "timeoutSeconds": max(1, int(timeout_seconds)),
         }
-        asked = f"watch pods in {self.namespace}"
-        return Watch(asked, self._transport.open(asked, f"{self._core}/pods", query, silence))
+        request = f"watch pods in {self.namespace}"
+        return PodWatch(
+            request, self._transport.open(request, f"{self._core}/pods", query, silence)
+        )
 
     def pod_log(self, pod: str, tail_lines: int, limit_bytes: int) -> str:
         """Return the last lines of a pod log, up to ``limit_bytes``. The API cuts off the end."""
@@ -115,8 +117,8 @@ class Requests(ObjectReader):
             "tailLines": tail_lines,
             "limitBytes": limit_bytes,
         }
-        asked = f"get log of pod {pod} in {self.namespace}"
-        return self._transport.send(asked, "GET", self._log(pod), query).decode(errors="replace")
+        request = f"get log of pod {pod} in {self.namespace}"
+        return self._transport.send(request, "GET", self._log(pod), query).decode(errors="replace")
 
     def follow_log(self, pod: str, tail_lines: int) -> Iterator[str]:
         """Yield a pod log from its last lines on, as it is written, until the container ends."""
@@ -161,10 +163,10 @@ class Requests(ObjectReader):
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        asked = f"ask whether {verb} {resource} is allowed"
+        request = f"ask whether {verb} {resource} is allowed"
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         status = self._decode(
-            asked, _review, self._transport.send(asked, "POST", path, None, review)
+            request, _review, self._transport.send(request, "POST", path, None, review)
         ).status
         return status.allowed, status.reason or status.evaluation_error
 
@@ -195,9 +197,9 @@ class Requests(ObjectReader):
 
     def server_version(self) -> str:
         """Return the version of the server, like ``v1.36.2``."""
-        asked = "get version of the server"
+        request = "get version of the server"
         return self._decode(
-            asked, _version, self._transport.send(asked, "GET", "/version")
+            request, _version, self._transport.send(request, "GET", "/version")
         ).git_version
 
     # -- helpers -----------------------------------------------------------------------------------

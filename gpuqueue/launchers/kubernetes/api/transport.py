@@ -56,7 +56,7 @@ class Transport:
 
     def send(
         self,
-        asked: str,
+        request: str,
         method: str,
         path: str,
         query: Mapping[str, str | int] | None = None,
@@ -66,11 +66,11 @@ class Transport:
 
         ``body`` is anything that msgspec can encode. Raises :class:`ApiError`.
         """
-        response = self._request(asked, method, path, query or {}, body, self._timeout)
-        return self._read(asked, response)
+        response = self._request(request, method, path, query or {}, body, self._timeout)
+        return self._read(request, response)
 
     def open(
-        self, asked: str, path: str, query: Mapping[str, str | int], silence: float | None
+        self, request: str, path: str, query: Mapping[str, str | int], silence: float | None
     ) -> Stream:
         """Open a stream that fails after ``silence`` seconds without data.
 
@@ -78,14 +78,14 @@ class Transport:
         :class:`ApiError`.
         """
         response = self._request(
-            asked, "GET", path, query, None, None if silence is None else self._timeout
+            request, "GET", path, query, None, None if silence is None else self._timeout
         )
         _set_timeout(response, silence)
-        return Stream(asked, response)
+        return Stream(request, response)
 
     def _request(
         self,
-        asked: str,
+        request: str,
         method: str,
         path: str,
         query: Mapping[str, str | int],
@@ -95,10 +95,10 @@ class Transport:
         try:
             headers = {"Accept": "application/json", **self._authorize()}
         except Exception as exc:  # a credential plugin may raise anything
-            raise Unreachable(f"the credentials cannot be renewed: {exc}", asked=asked) from exc
+            raise Unreachable(f"the credentials cannot be renewed: {exc}", request=request) from exc
         if body is not None:
             headers["Content-Type"] = "application/json"
-        kind, begun = kind_of(asked), time.monotonic()
+        kind, begun = kind_of(request), time.monotonic()
         url = f"{self.server}{path}{'?' + urllib.parse.urlencode(query) if query else ''}"
         try:
             response = self._pool.request(
@@ -113,27 +113,28 @@ class Transport:
             )
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             KUBERNETES_REQUESTS.labels(kind, "unreachable").inc()
-            raise self._unreachable(asked, exc) from exc
+            raise self._unreachable(request, exc) from exc
         except ValueError:  # its text contains the token
             raise Unreachable(
-                "request not sent: the token has characters that a header cannot have", asked=asked
+                "request not sent: the token has characters that a header cannot have",
+                request=request,
             ) from None
         KUBERNETES_REQUESTS.labels(kind, response.status).inc()
         KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
         for text in response.headers.getlist("Warning"):
             self._warn(text)
         if response.status >= 300:
-            raise refusal(asked, response.status, response.headers, self._read(asked, response))
+            raise refusal(request, response.status, response.headers, self._read(request, response))
         return response
 
-    def _read(self, asked: str, response: urllib3.BaseHTTPResponse) -> bytes:
+    def _read(self, request: str, response: urllib3.BaseHTTPResponse) -> bytes:
         try:
             return response.read()
         except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise self._unreachable(asked, exc) from exc
+            raise self._unreachable(request, exc) from exc
 
-    def _unreachable(self, asked: str, exc: Exception) -> Unreachable:
-        return Unreachable(f"no answer from {self.server}: {_words(exc)}", asked=asked)
+    def _unreachable(self, request: str, exc: Exception) -> Unreachable:
+        return Unreachable(f"no answer from {self.server}: {_words(exc)}", request=request)
 
     def _warn(self, header: str) -> None:
         for text in _WARNING.findall(header) or [header]:
@@ -148,8 +149,8 @@ class Stream:
     Any thread can close it, which ends the iteration.
     """
 
-    def __init__(self, asked: str, response: urllib3.BaseHTTPResponse) -> None:
-        self._asked = asked
+    def __init__(self, request: str, response: urllib3.BaseHTTPResponse) -> None:
+        self._request = request
         self._response = response
         self._lock = threading.Lock()
         self._closed = False
@@ -167,13 +168,13 @@ class Stream:
         except urllib3.exceptions.ReadTimeoutError:
             if not self._closed:
                 raise StreamSilent(
-                    "received nothing, not even a bookmark", asked=self._asked
+                    "received nothing, not even a bookmark", request=self._request
                 ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             if not self._closed:
                 logger.debug(
                     "%s: stream broken: %s",
-                    self._asked,
+                    self._request,
                     _words(exc),
                     extra={"action": "stream_broken"},
                 )
@@ -216,9 +217,9 @@ def _set_timeout(response: urllib3.BaseHTTPResponse, seconds: float | None) -> N
         sock.settimeout(seconds)
 
 
-def kind_of(asked: str) -> str:
+def kind_of(request: str) -> str:
     """Return verb and resource of a request, without names: ``create job``, ``watch pods``."""
-    return " ".join(asked.split(maxsplit=2)[:2])
+    return " ".join(request.split(maxsplit=2)[:2])
 
 
 def _words(exc: Exception) -> str:

@@ -12,11 +12,11 @@ from gpuqueue.launchers.kubernetes.api.errors import Unreachable, from_status
 from gpuqueue.launchers.kubernetes.api.transport import Stream
 
 
-class Watch:
+class PodWatch:
     """Iterate over it once. Any thread can close it, which ends the iteration."""
 
-    def __init__(self, asked: str, stream: Stream) -> None:
-        self._asked = asked
+    def __init__(self, request: str, stream: Stream) -> None:
+        self._request = request
         self._stream = stream
 
     def __iter__(self) -> Iterator[PodEvent]:
@@ -27,17 +27,17 @@ class Watch:
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 raise Unreachable(
                     f"the stream contains data that no Kubernetes API sends: {exc}",
-                    asked=self._asked,
+                    request=self._request,
                 ) from exc
             if isinstance(event, StatusBody):
-                raise from_status(self._asked, event)
+                raise from_status(self._request, event)
             yield event
 
     def close(self) -> None:
         """End the watch now, even while another thread blocks in a read."""
         self._stream.close()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> PodWatch:
         return self
 
     def __exit__(

@@ -17,7 +17,7 @@ from gpuqueue.launchers.kubernetes.api.backoff import Backoff
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Expired
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.api.watch import Watch
+from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -188,7 +188,7 @@ class _Run:
     def __init__(self, follow: Callable[[_Run], None]) -> None:
         self.lock = threading.Lock()
         self.stopped = threading.Event()
-        self.watch: Watch | None = None
+        self.watch: PodWatch | None = None
         self.version = ""  # to watch from; "": list first
         self.reported = False  # whether every pod was reported
         self.healthy = False  # whether the API has worked since the last failure
@@ -199,7 +199,7 @@ class _Run:
         )
         self._thread.start()
 
-    def hold(self, watch: Watch) -> None:
+    def hold(self, watch: PodWatch) -> None:
         with self.lock:
             self.watch = watch
             if self.stopped.is_set():

@@ -76,11 +76,11 @@ def apply_template(pod_template: PodTemplate, pod: Mapping[str, Any]) -> dict[st
     metadata, spec = pod["metadata"], pod["spec"]
     merged = _merge(spec, pod_template.spec)
     for label, value in spec.get("nodeSelector", {}).items():
-        theirs = merged["nodeSelector"][label]
-        if theirs != value:
+        selected = merged["nodeSelector"][label]
+        if selected != value:
             raise SettingsError(
-                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={theirs!r} contradicts {value!r}"
-                " in node_selector of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
+                f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={selected!r} contradicts"
+                f" {value!r} in node_selector of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
             )
     if "initContainers" in merged:
         secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)[
@@ -97,27 +97,27 @@ def apply_template(pod_template: PodTemplate, pod: Mapping[str, Any]) -> dict[st
     }
 
 
-def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(ours)
-    for name, value in theirs.items():
+def _merge(base: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in template.items():
         merged[name] = _merged(name, merged[name], value) if name in merged else value
     return merged
 
 
-def _merged(name: str, ours: Any, theirs: Any) -> Any:
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        return _merge(ours, theirs)
+def _merged(name: str, base: Any, template: Any) -> Any:
+    if isinstance(base, Mapping) and isinstance(template, Mapping):
+        return _merge(base, template)
     if name in _APPENDED:
-        return [*ours, *(each for each in theirs if each not in ours)]
+        return [*base, *(each for each in template if each not in base)]
     if name in MERGE_KEYS:
-        return _merge_lists(ours, theirs, MERGE_KEYS[name])
-    return theirs
+        return _merge_lists(base, template, MERGE_KEYS[name])
+    return template
 
 
 def _merge_lists(
-    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str
+    base: Sequence[Mapping[str, Any]], template: Sequence[Mapping[str, Any]], key: str
 ) -> list[dict[str, Any]]:
-    found = {each[key]: dict(each) for each in ours}
-    for each in theirs:
+    found = {each[key]: dict(each) for each in base}
+    for each in template:
         found[each[key]] = _merge(found.get(each[key], {}), each)
     return list(found.values())

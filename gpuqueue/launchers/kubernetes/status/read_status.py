@@ -82,7 +82,12 @@ def read_status(pod: Pod, *, deleted: bool = False) -> PodStatusSummary:
         target = pod.status.condition("DisruptionTarget")
         detail = (target.message or "") if target and target.status == "True" else ""
         return PodStatusSummary(
-            Phase.TERMINATING, None, detail, "terminating", pod.metadata.deletion_asked, node=node
+            Phase.TERMINATING,
+            None,
+            detail,
+            "terminating",
+            pod.metadata.deletion_requested,
+            node=node,
         )
     if _runs(pod):
         return PodStatusSummary(Phase.RUNNING, node=node)

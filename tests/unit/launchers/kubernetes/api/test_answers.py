@@ -1,4 +1,4 @@
-"""What is decoded of the API's answers, on recorded ones."""
+"""Decoding of recorded API responses."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.pod_objects import RECORDINGS, bodies, lines
 TIMES: dict[str, tuple[str | None, float | None]] = {
     "whole seconds": ("2026-11-23T16:12:15Z", 1795450335.0),
     "a fraction": ("2026-11-23T16:12:15.250000Z", 1795450335.25),
-    "nine digits of it": ("2026-11-23T16:12:15.250000999Z", 1795450335.25),
-    "another zone": ("2026-11-23T17:12:15+01:00", 1795450335.0),
+    "nine decimal digits": ("2026-11-23T16:12:15.250000999Z", 1795450335.25),
+    "another time zone": ("2026-11-23T17:12:15+01:00", 1795450335.0),
     "none": (None, None),
     "empty": ("", None),
-    "Go's zero time": ("0001-01-01T00:00:00Z", None),
-    "the kubelet's zero time": ("1970-01-01T00:00:00Z", None),
-    "no time": ("yesterday", None),
-    "a time of no zone": ("2026-11-23T16:12:15", None),
+    "the zero time of Go": ("0001-01-01T00:00:00Z", None),
+    "the zero time of the kubelet": ("1970-01-01T00:00:00Z", None),
+    "an invalid time": ("yesterday", None),
+    "a time without a zone": ("2026-11-23T16:12:15", None),
 }
 
 
@@ -61,7 +61,7 @@ def test_pod_is_decoded_with_every_used_field() -> None:
     pod, sent = event.object, json.loads(line)["object"]
     assert pod.metadata.labels == sent["metadata"]["labels"]
     assert pod.metadata.deletion_timestamp == "2026-11-23T16:13:29Z"
-    assert pod.metadata.deletion_asked == seconds("2026-11-23T16:13:29Z")
+    assert pod.metadata.deletion_requested == seconds("2026-11-23T16:13:29Z")
     assert (pod.spec.node_name, pod.status.phase) == ("node-a", "Failed")
     assert [c.type for c in pod.status.conditions or ()] == [
         c["type"] for c in sent["status"]["conditions"]
@@ -83,8 +83,8 @@ def test_deletion_request_is_its_timestamp_minus_grace() -> None:
         and event.object.metadata.deletion_timestamp
     )
     assert asked.deletion_grace_period_seconds == 30
-    assert asked.deletion_asked == seconds("2026-11-23T16:13:28Z")
-    assert Meta().deletion_asked is None
+    assert asked.deletion_requested == seconds("2026-11-23T16:13:28Z")
+    assert Meta().deletion_requested is None
 
 
 def test_watch_that_fell_behind_reports_410() -> None:
@@ -98,7 +98,10 @@ def test_watch_that_fell_behind_reports_410() -> None:
 
 @pytest.mark.parametrize("decoder", [POD_EVENTS, JOB_EVENTS, EVENT_EVENTS])
 def test_bookmark_has_only_a_version(decoder: msgspec.json.Decoder[Watched[Pod | Job]]) -> None:
-    line = b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},"spec":{"containers":null},"status":{}}}'
+    line = (
+        b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"77"},'
+        b'"spec":{"containers":null},"status":{}}}'
+    )
     event = read_line(line, decoder)
     assert isinstance(event, Watched)
     assert (event.type, event.object.metadata.resource_version) == ("BOOKMARK", "77")
@@ -113,7 +116,10 @@ def test_invalid_line_is_an_error(line: bytes) -> None:
 
 
 def test_pod_with_null_fields_is_decoded() -> None:
-    status = '{"phase":null,"reason":null,"conditions":null,"containerStatuses":null,"initContainerStatuses":null}'
+    status = (
+        '{"phase":null,"reason":null,"conditions":null,"containerStatuses":null,'
+        '"initContainerStatuses":null}'
+    )
     text = (
         '{"metadata":{"deletionTimestamp":null,"labels":null},"spec":{"nodeName":null},"status":'
         + status

@@ -1,6 +1,4 @@
-"""The adapter to the API server, over real HTTP: what it asks, how it reads refusals, and how it
-bears a bad server.
-"""
+"""The API client over real HTTP: its requests, its errors, and how it handles bad servers."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ A_JOB = reply(201, {"metadata": {"name": "gpu-job", "uid": "1-2"}})
 
 
 class Asking:
-    """Servers with these answers, and the Api of each, closed after the test."""
+    """Start servers with these responses, each with its Api; they close after the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self._monkeypatch, self._folder = monkeypatch, folder
@@ -80,7 +78,7 @@ def recorded(recording: str, request: str) -> Answer:
     )
 
 
-# -- refusals --------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 REFUSALS = [
     (
@@ -186,11 +184,11 @@ def test_error_knows_whether_a_retry_may_succeed(
     with pytest.raises(ApiError) as raised:
         api.create_job(JOB)
     assert raised.value.passing is passing
-    assert len(server.asked) == 1, "nothing is tried again by itself"
+    assert len(server.asked) == 1, "the client never retries"
 
 
 def test_error_can_be_rebuilt_from_its_text() -> None:
-    error = Forbidden("no\n  way", asked="create job x", status=403, reason="Forbidden")
+    error = Forbidden("no\n  way", request="create job x", status=403, reason="Forbidden")
     assert str(type(error)(*error.args)) == str(error) == "create job x: 403 Forbidden: no way"
 
 
@@ -323,7 +321,7 @@ def test_threads_share_connections(asking: Asking) -> None:
     assert server.connections <= 16
 
 
-# -- what is asked ---------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def test_job_is_created_with_strict_validation(asking: Asking) -> None:

@@ -1,6 +1,4 @@
-"""Which cluster, as whom, over which TLS: kubeconfigs, service accounts, tokens that are renewed,
-credential plugins.
-"""
+"""Cluster, identity and TLS: kubeconfigs, service accounts, renewed tokens, credential plugins."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def _nothing_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate that signs itself, for 127.0.0.1."""
+    """Create a self-signed certificate for 127.0.0.1."""
 
     certificate: Path
     key: Path
@@ -62,7 +60,7 @@ class Authority:
 
 @pytest.fixture(scope="session")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Authority]:
-    """Two, that do not know each other."""
+    """Create two that do not trust each other."""
     openssl = shutil.which("openssl")
     if openssl is None:
         if os.environ.get("CI"):
@@ -87,9 +85,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Authority]:
 
 
 class Pod:
-    """This process as a pod would be: a service account's files, and the addresses in the
-    environment.
-    """
+    """Make this process look like a pod: service account files, addresses in the environment."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, port: int, authority: Authority
@@ -107,7 +103,7 @@ class Pod:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds by which the client's clock is ahead: it reads a token again after a minute."""
+    """Seconds by which the clock of the client is ahead: it rereads a token after a minute."""
     ahead = [0.0]
 
     class Later(dt.datetime):
@@ -128,7 +124,7 @@ def test_pod_uses_its_service_account(
     authorities: list[Authority],
     clock: list[float],
 ) -> None:
-    """And the token of this minute: kubelets replace it while the pod lives."""
+    """It uses the current token: kubelets replace it while the pod lives."""
     with serving(VERSION, tls=authorities[0].server()) as server:
         pod = Pod(tmp_path / "account", monkeypatch, server.port, authorities[0])
         api = Api(ClusterSettings())
@@ -230,7 +226,7 @@ def kubeconfig(
 def test_client_certificate_authenticates(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: list[Authority]
 ) -> None:
-    """With paths from the kubeconfig's own folder, as minikube writes them."""
+    """Paths are relative to the directory of the kubeconfig, as minikube writes them."""
     ours, theirs = authorities
     for file in (ours.certificate, ours.key, theirs.certificate):
         shutil.copy(file, tmp_path)
@@ -354,7 +350,7 @@ print(json.dumps(told))
 def test_error_names_a_failed_credential_plugin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The client would go on as nobody."""
+    """The client alone would continue without credentials."""
     with pytest.raises(SettingsError, match="returned no credentials"):
         api_of("http://here.example", monkeypatch, tmp_path, plugin("raise SystemExit(3)"))
 

@@ -1,4 +1,4 @@
-"""A watch on pods, over real HTTP: whatever a stream can do to its reader."""
+"""A watch on pods over real HTTP, with every kind of stream."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def told(
     silence: float = 5,
     **settings: Any,
 ) -> Iterator[tuple[str, str, str]]:
-    """What a watch that gets this answer yields: type, name and version."""
+    """Return type, name and version of each event of a watch with this response."""
     with (
         serving(answer) as server,
         api_of(server, monkeypatch, tmp_path, **settings).watch_pods(
@@ -88,7 +88,7 @@ def test_events_and_bookmarks_arrive_in_order(watched: Any) -> None:
 
 
 def test_lines_can_be_split_anywhere(watched: Any) -> None:
-    """Also within a character, and several in one part."""
+    """Within a character too, and several lines in one part."""
     whole = (
         line("ADDED", pod("a", 6))
         + b'{"type":"MODIFIED","object":{"metadata":{"name":"\xc3\xa9t\xc3\xa9"}}}\n'
@@ -131,7 +131,7 @@ def test_empty_line_and_unknown_type_are_tolerated(watched: Any) -> None:
     "headers", [(), ("Connection: close",)], ids=["kept alive", "closed after the answer"]
 )
 def test_silent_stream_times_out(watched: Any, headers: tuple[str, ...]) -> None:
-    """After its own time, and not after that of other answers."""
+    """It has a longer timeout than other responses."""
     began = time.monotonic()
     with pytest.raises(StreamSilent):
         watched(stream(bookmark(6), then=hang, headers=headers), silence=0.6, api_timeout=0.2)
@@ -204,7 +204,7 @@ def test_another_thread_can_close_a_waiting_watch(
         assert ended.wait(1)
         assert time.monotonic() - began < 0.5
         watch.close()
-        assert api.list_pods("a=b")[0] == [], "the connection that was cut is not used again"
+        assert api.list_pods("a=b")[0] == [], "a broken connection must not be reused"
 
 
 def test_watch_closed_before_it_began_yields_nothing(

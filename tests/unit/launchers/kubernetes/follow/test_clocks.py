@@ -58,7 +58,7 @@ class Api:
 
     def delete_job(self, name: str) -> bool:
         if self.unreachable:
-            raise ApiError("no answer", asked=f"delete job {name}")
+            raise ApiError("no answer", request=f"delete job {name}")
         self.deleted.append(name)
         return True
 

@@ -1,4 +1,4 @@
-"""The end of a pod's log: bounded, whole lines, whatever the container wrote."""
+"""The end of a pod log: limited, in whole lines, for any output of the container."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_end_of_a_text_is_kept(data: bytes, limit: int, kept: str) -> None:
 
 
 def kubelet(log: bytes) -> tuple[Scripted, list[Asked]]:
-    """A server with this log: limitBytes counts from the start of what tailLines selects, as a real
-    one does.
-    """
+    """Return a server with this log. As on a real one, limitBytes cuts off the end of tailLines."""
 
     def respond(asked: Asked) -> Answer:
         count, limit = int(asked.query["tailLines"]), int(asked.query["limitBytes"])
@@ -120,7 +118,7 @@ def test_unavailable_log_is_empty(
 def test_log_is_followed_while_it_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also where characters are cut in two, and where the bytes are no text."""
+    """Also if a part ends within a character, and for invalid UTF-8."""
     text = "été €\n".encode()
     with serving(
         stream(*(text[at : at + 1] for at in range(len(text))), b"\xff\n", b"\xe2\x82")

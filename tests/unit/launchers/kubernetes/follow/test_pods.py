@@ -1,4 +1,4 @@
-"""The table of pods: one list and one watch, kept true through every outage."""
+"""The table of pods: one list and one watch, in sync through every outage."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ from tests.support.waiting import until
 
 @dataclass
 class World:
-    """A server whose lists and watches are scripted (the last of each for ever), and the pods that
-    follow it.
-    """
+    """A server with scripted lists and watches (the last of each repeats), and its Pods."""
 
     api: Api
     server: Scripted
@@ -80,7 +78,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Make worlds: ``world(lists=[…], watches=[…])``, followed at once."""
+    """Make worlds: ``world(lists=[…], watches=[…])``. Their Pods start at once."""
     made: list[World] = []
 
     def make(
@@ -105,7 +103,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         each.server.close()
 
 
-# -- the ordinary way ------------------------------------------------------------------------------
+# -- normal operation ------------------------------------------------------------------------------
 
 
 def test_one_list_and_one_watch_report_every_pod(world: Any) -> None:
@@ -184,14 +182,14 @@ def test_table_is_not_synced_before_the_first_list(world: Any) -> None:
     assert not here.pods.wait_synced(0.05)
     answered.set()
     assert here.pods.wait_synced(5)
-    assert here.told, "what is in step has been told"
+    assert here.told, "a synced table has reported every pod"
     until(lambda: here.pods.since_sync() == 0)
 
 
 # -- streams that end ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken off"])
+@pytest.mark.parametrize("end", [None, reset], ids=["closed", "broken"])
 def test_next_watch_continues_at_the_last_version(world: Any, end: Answer | None) -> None:
     parts = [line("ADDED", pod("a", 11)), bookmark(15)]
     here = world(
@@ -215,7 +213,7 @@ def test_server_that_closes_every_watch_gets_backoff(
     began, count = time.monotonic(), len(here.asked(True))
     until(lambda: len(here.asked(True)) >= count + 2)
     assert time.monotonic() - began > 0.1
-    assert len(here.asked(False)) == 1, "nothing was missed"
+    assert len(here.asked(False)) == 1, "no event was missed"
 
 
 def test_long_watch_without_events_can_end(
@@ -228,9 +226,7 @@ def test_long_watch_without_events_can_end(
 
 
 def test_expired_watch_lists_again_at_once(world: Any) -> None:
-    """Pods that went meanwhile are told as deleted, by what was last known of them; the others only
-    if they changed.
-    """
+    """Removed pods are reported as deleted with their last state, others only if they changed."""
     lists = [
         listed(pod("a", 3, "Running"), pod("b", 4), pod("c", 5)),
         listed(pod("b", 14), pod("c", 5), version=20),
@@ -277,15 +273,13 @@ def test_error_in_the_stream_is_followed_by_a_list(
 
 
 def test_full_list_is_repeated_on_schedule(world: Any) -> None:
-    """Of what the watch has told already, nothing is told twice."""
+    """Nothing that the watch has reported is reported again."""
     lists = [listed(pod("a", 3), version=10), listed(pod("a", 11), pod("b", 4), version=12)]
     closes = stream(line("MODIFIED", pod("a", 11)), then=after(1.1, end))
     here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
     until(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
     assert here.told[2] == ("changed", "b", "4")
-    assert here.asked(True)[0].query["timeoutSeconds"] == "1", (
-        "the server ends the watch when the list is due"
-    )
+    assert here.asked(True)[0].query["timeoutSeconds"] == "1", "the watch ends when the list is due"
 
 
 # -- outages ---------------------------------------------------------------------------------------
@@ -302,7 +296,7 @@ def test_recovered_server_is_listed_and_watched(
     down.set()
     until(lambda: not here.pods.synced)
     assert 0.3 < here.pods.since_sync() < 10
-    assert here.names() == {"a"}, "that the API is away says nothing of the pods"
+    assert here.names() == {"a"}, "an outage of the API says nothing about pods"
     here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
     until(lambda: here.pods.synced)
     assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
@@ -461,7 +455,7 @@ def test_late_list_after_a_stop_changes_nothing(world: Any) -> None:
     assert [name for _, name, _ in here.told] == ["new"]
 
 
-# -- what it costs ---------------------------------------------------------------------------------
+# -- cost ------------------------------------------------------------------------------------------
 
 
 def test_table_keeps_only_used_fields() -> None:
@@ -476,7 +470,7 @@ def test_table_keeps_only_used_fields() -> None:
 
 
 def test_running_pod_takes_less_than_4_kilobytes() -> None:
-    """A recorded one, with a record as long as ours are."""
+    """Return a recorded pod with a record of realistic length."""
     sent = [json.loads(text)["object"] for text in lines("success")]
     running = next(item for item in sent if item["status"]["phase"] == "Running")
     table, decoder, number = PodTable(), msgspec.json.Decoder(Pod), 1000

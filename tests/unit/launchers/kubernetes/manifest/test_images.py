@@ -1,4 +1,4 @@
-"""Which image a job gets, and which it may name."""
+"""Which image an attempt uses, and which images a job may name."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ SETTINGS = ClusterSettings(executor_image="registry.example/default:1")
 
 MATCHES = {
     "everything below a folder": ("registry.example/team/*", "registry.example/team/train:1"),
-    "also in folders of it": ("registry.example/team/*", "registry.example/team/a/b@sha256:00"),
+    "also in nested folders": ("registry.example/team/*", "registry.example/team/a/b@sha256:00"),
     "any tag": ("registry.example/team/train:*", "registry.example/team/train:1.2"),
-    "one image as it stands": ("registry.example/train:1", "registry.example/train:1"),
+    "one exact image": ("registry.example/train:1", "registry.example/train:1"),
     "a registry with a port": ("localhost:5000/*", "localhost:5000/train:1"),
     "a registry without a dot": ("localhost/*", "localhost/train"),
-    "Docker Hub's own by a short name": ("python:3.*", "python:3.11"),
-    "Docker Hub's own in full": ("python:3.*", "docker.io/library/python:3.11"),
-    "Docker Hub's own in half": ("python:3.*", "docker.io/python:3.11"),
-    "a pattern in full for a short name": ("docker.io/pytorch/*", "pytorch/pytorch:2"),
+    "an official image by short name": ("python:3.*", "python:3.11"),
+    "an official image by full name": ("python:3.*", "docker.io/library/python:3.11"),
+    "an official image without library/": ("python:3.*", "docker.io/python:3.11"),
+    "a full pattern for a short name": ("docker.io/pytorch/*", "pytorch/pytorch:2"),
     "any image": ("*", "evil.example/x:1"),
     "one of several letters": ("registry.example/v[12]/*", "registry.example/v2/x"),
 }
 NO_MATCH = {
-    "a registry whose name goes on": (
+    "a registry with a longer name": (
         "registry.example/team/*",
         "registry.example.evil/team/train:1",
     ),
-    "a registry in which the pattern is a folder": (
+    "a registry with the pattern as a folder": (
         "registry.example/team/*",
         "evil.example/registry.example/team/train:1",
     ),
-    "a folder whose name goes on": ("registry.example/team/*", "registry.example/teams/train:1"),
+    "a folder with a longer name": ("registry.example/team/*", "registry.example/teams/train:1"),
     "another port": ("registry.example/*", "registry.example:5000/x"),
-    "the folder itself": ("registry.example/team/*", "registry.example/team"),
+    "the folder alone": ("registry.example/team/*", "registry.example/team"),
     "another tag": ("registry.example/train:1", "registry.example/train:2"),
-    "a digest for a tag": ("registry.example/train:*", "registry.example/train@sha256:00"),
-    "a registry that reads like a tag": ("python:3*", "python:31/evil/x"),
-    "Docker Hub for a registry": ("registry.example/*", "team/train"),
-    "a user for an official image": ("python:*", "evil/python:3"),
+    "a digest instead of a tag": ("registry.example/train:*", "registry.example/train@sha256:00"),
+    "a registry that looks like a tag": ("python:3*", "python:31/evil/x"),
+    "Docker Hub instead of a registry": ("registry.example/*", "team/train"),
+    "a user instead of an official image": ("python:*", "evil/python:3"),
     "capitals": ("registry.example/*", "Registry.example/x"),
 }
 
@@ -96,7 +96,7 @@ def test_job_cannot_name_the_image_of_another_class() -> None:
 
 
 REFUSALS = {
-    "nothing but the configured": (
+    "only the configured image": (
         "",
         "evil.example/x:1",
         (
@@ -105,7 +105,7 @@ REFUSALS = {
             " dispatchers to a pattern that matches it, e.g. evil.example/*"
         ),
     ),
-    "what patterns let in": (
+    "patterns": (
         "registry.example/team/*,python:*",
         "team/train@sha256:00",
         (

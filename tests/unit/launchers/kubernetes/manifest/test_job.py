@@ -1,4 +1,4 @@
-"""The Jobs that are made: whole objects, since what is missing matters as much as what is there."""
+"""Manifests of Jobs, compared as whole objects, since absent fields matter too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ A100 = GpuClass(
     host_memory="64Gi",
 )
 SETTINGS = ClusterSettings(executor_image="registry.example/shop:1")
-#: Everything that can be set is.
+#: Every field is set.
 FULL = ClusterSettings(
     executor_image="registry.example/shop:1",
     image_allow="registry.example/*",
@@ -323,7 +323,7 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
         SETTINGS,
         {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/mig-1g.5gb": "1"}},
     ),
-    "what the settings say of the host": (
+    "host resources of the settings": (
         T4,
         FULL,
         {
@@ -331,7 +331,7 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
             "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"},
         },
     ),
-    "what the class says of the host, first": (
+    "host resources of the class, which win": (
         A100,
         FULL,
         {
@@ -354,8 +354,8 @@ def test_resources_of_an_attempt(
 
 DEADLINES = {
     "time for the pull, the start and the grace": (60.0, 10.0, 1090),
-    "a part of a second, rounded up": (0.25, 0.0, 1021),
-    "no more than Kubernetes takes": (1e12, 10.0, 2**31 - 1),
+    "a fraction of a second, rounded up": (0.25, 0.0, 1021),
+    "at most the maximum of Kubernetes": (1e12, 10.0, 2**31 - 1),
 }
 
 
@@ -404,8 +404,7 @@ def test_manifest_is_deterministic_and_leaves_its_inputs_unchanged() -> None:
 
 
 def test_manifest_contains_no_credential() -> None:
-    # What an executor is told of Redis comes by reference alone, so there is no place where a URL
-    # could stand.
+    # Executors get Redis URLs only by reference, so no URL can appear.
     by_value = {
         each["name"]
         for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
@@ -414,13 +413,11 @@ def test_manifest_contains_no_credential() -> None:
     assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
 
 
-# -- what travels in the environment ---------------------------------------------------------------
+# -- the environment -------------------------------------------------------------------------------
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
-    """Kubernetes' expansion of ``$(NAME)``, from its documented rules: ``$$`` is a dollar, the
-    unknown stays.
-    """
+    """Expand ``$(NAME)`` by the documented rules: ``$$`` is a dollar, unknown names stay."""
     done, rest = "", text
     while rest:
         if rest.startswith("$$"):
@@ -522,7 +519,7 @@ def test_container_job_gets_nothing_of_the_application() -> None:
     labelled = {
         **LABELS,
         "gpuqueue.io/role": "container",
-    }  # no network policy lets it speak with Redis
+    }  # network policies deny it Redis
     metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
     expected = copy.deepcopy(JOB)
     expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
@@ -584,7 +581,7 @@ def test_adopted_container_job_cannot_be_launched_again() -> None:
         container_manifest(adopted, T4, FULL, COMMON)
 
 
-# -- under the operator's template -----------------------------------------------------------------
+# -- with a pod template ---------------------------------------------------------------------------
 
 TEMPLATE = PodTemplate(
     {"team": "ml"},

@@ -1,4 +1,4 @@
-"""Names that Kubernetes sees: valid for any task id, never two the same, and back to the job."""
+"""Names in Kubernetes: valid for any task ID, unique, and convertible back to the job."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from gpuqueue.model.kube_syntax import is_dns_label, is_label_key, is_label_valu
 from gpuqueue.model.names import delivery_name
 from gpuqueue.model.record import Record
 
-# Kubernetes' own rules, written anew.
+# The rules of Kubernetes, written independently.
 DNS_LABEL = re.compile(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 LABEL_VALUE = re.compile(r"\A[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 
-# Any text that JSON can carry, halves of surrogate pairs included: a task id is the sender's.
+# Any text that JSON can carry, halves of surrogate pairs included: senders choose the task ID.
 anything = st.text(st.characters(), min_size=1, max_size=512)
 tokens = st.text("0123456789abcdef", min_size=1, max_size=32)
 
@@ -66,10 +66,13 @@ READABLE = {
         "0b6e7cba-4dd2-4c1b-9a2f-5c9f0e1d2a3b",
         r"gpu-0b6e7cba-4dd2-4c1b-9-[a-z2-7]{20}-1",
     ),
-    "words in capitals and dots": ("Shop.Train/42", r"gpu-shop-train-42-[a-z2-7]{20}-1"),
-    "a cut that would end in a hyphen": ("a" * 19 + "-" + "b", rf"gpu-{'a' * 19}-[a-z2-7]{{20}}-1"),
-    "nothing that could be read": ("作業/№", r"gpu-[a-z2-7]{20}-1"),
-    "white space and a line": (" \n ", r"gpu-[a-z2-7]{20}-1"),
+    "capital letters and dots": ("Shop.Train/42", r"gpu-shop-train-42-[a-z2-7]{20}-1"),
+    "a cut that would end with a hyphen": (
+        "a" * 19 + "-" + "b",
+        rf"gpu-{'a' * 19}-[a-z2-7]{{20}}-1",
+    ),
+    "no readable character": ("作業/№", r"gpu-[a-z2-7]{20}-1"),
+    "white space and a newline": (" \n ", r"gpu-[a-z2-7]{20}-1"),
 }
 
 
@@ -91,8 +94,8 @@ def test_job_name_is_valid_and_leaves_room_for_pod_names(
         assert len(name) <= LONGEST_NAME
 
 
-# Few letters, so that what differs is near: ids that look like other jobs' retries, classes that
-# begin alike.
+# Few letters, so that names are similar: IDs that look like retries of other jobs, classes with the
+# same prefix.
 near = st.tuples(
     st.text("a~1/-", min_size=1, max_size=4),
     st.integers(0, 2),
@@ -147,7 +150,7 @@ def test_any_text_becomes_a_valid_label_value(text: str) -> None:
 
 @given(st.from_regex(LABEL_VALUE, alphabet=st.characters(codec="ascii")))
 def test_valid_label_value_stays_unchanged(text: str) -> None:
-    made = re.search(r"(^|\.)[a-z2-7]{20}$", text)  # it looks like a made one
+    made = re.search(r"(^|\.)[a-z2-7]{20}$", text)  # it looks like slug and hash
     assert label_value(text) == text or made
 
 
@@ -198,12 +201,12 @@ VALID = {
         ["a", "a.b-c"],
         ["", "a..b", ".a", "A", "a_b", "a" * 254, "a\n", None],
     ),
-    "a label's value": (
+    "a label value": (
         is_label_value,
         ["a", "A_b.c-1"],
         ["", "_a", "a.", "ä", "x" * 64, "a\n", None, True],
     ),
-    "a label's key": (
+    "a label key": (
         is_label_key,
         ["a", "x.y/A_b", "nvidia.com/gpu"],
         ["", "/a", "x/", "X/a", "a/b/c", "a b", None],
@@ -243,13 +246,13 @@ def test_annotation_round_trips_for_any_job(
 
 SPOILED = {
     "nothing": {},
-    "no JSON": {RECORD: "{"},
-    "no object": {RECORD: "[]"},
+    "invalid JSON": {RECORD: "{"},
+    "not an object": {RECORD: "[]"},
     "a record without its token": {
         RECORD: json.dumps({key: value for key, value in record().items() if key != "token"})
     },
-    "a number of attempts in words": {RECORD: json.dumps({**record(), "attempt": "one"})},
-    "a time limit in words": {RECORD: json.dumps({**record(), "time_limit": "long"})},
+    "text for the attempt": {RECORD: json.dumps({**record(), "attempt": "one"})},
+    "text for the time limit": {RECORD: json.dumps({**record(), "time_limit": "long"})},
 }
 
 
@@ -274,7 +277,7 @@ def test_other_text_is_not_a_kubernetes_instance(instance: str) -> None:
 
 
 IDENTITIES = {
-    "the port and the database that are meant anyway": ("redis://r", "r:6379/0"),
+    "default port and database": ("redis://r", "r:6379/0"),
     "another port and database": ("redis://r:1/2", "r:1/2"),
     "a database as an option": ("redis://r?db=2", "r:6379/2"),
     "a password": ("redis://:secret@R/0", "r:6379/0"),
@@ -284,9 +287,9 @@ IDENTITIES = {
     ),
     "IPv6": ("redis://[::1]/1", "[::1]:6379/1"),
     "IPv6 and a port": ("redis://[::1]:7/1", "[::1]:7/1"),
-    "no host": ("redis:///3", "localhost:6379/3"),
+    "a missing host": ("redis:///3", "localhost:6379/3"),
     "a socket": ("unix:///run/redis.sock?db=2", "/run/redis.sock/2"),
-    "Celery's socket": (
+    "a socket for Celery": (
         "redis+socket://:secret@/run/redis.sock?virtual_host=2",
         "/run/redis.sock/2",
     ),

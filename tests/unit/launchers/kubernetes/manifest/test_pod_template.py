@@ -1,4 +1,4 @@
-"""The operator's pod template: how it lies over a pod, and what it may not say."""
+"""The pod template of the operator: how it is merged into a pod, and what it must not contain."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OURS: dict[str, Any] = {
 
 
 def over(spec: dict[str, Any]) -> dict[str, Any]:
-    """Our pod with this laid over it; what is looked at is the spec."""
+    """Return the spec of our pod with this template spec merged into it."""
     merged: dict[str, Any] = apply_template(PodTemplate(spec=spec), OURS)["spec"]
     return merged
 
@@ -61,22 +61,22 @@ def executor(**said: Any) -> dict[str, Any]:
     return {"containers": [{"name": "executor", **said}]}
 
 
-#: what a template says of the pod → what is there of it then
+#: template spec → changed fields of the pod spec
 MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "a field of its own is added": ({"priorityClassName": "gpu"}, {"priorityClassName": "gpu"}),
-    "a map is merged, deep down": (
+    "a new field is added": ({"priorityClassName": "gpu"}, {"priorityClassName": "gpu"}),
+    "a map is merged recursively": (
         {"securityContext": {"runAsUser": 7, "fsGroup": 8}},
         {"securityContext": {"runAsNonRoot": True, "runAsUser": 7, "fsGroup": 8}},
     ),
-    "labels of nodes add up": (
+    "node labels are combined": (
         {"nodeSelector": {"disk": "ssd", "pool": "gpu"}},
         {"nodeSelector": {"pool": "gpu", "disk": "ssd"}},
     ),
-    "tolerations add up, each once": (
+    "tolerations are combined, each once": (
         {"tolerations": [{"operator": "Exists"}, {"key": "nvidia.com/gpu", "operator": "Exists"}]},
         {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}, {"operator": "Exists"}]},
     ),
-    "preferences of nodes add up, so that the node at fault is still avoided": (
+    "preferred nodes are combined, so the faulty node is still avoided": (
         {
             "affinity": {
                 "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}
@@ -93,7 +93,7 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             }
         },
     ),
-    "demands on nodes come beside them": (
+    "required nodes are added to them": (
         {
             "affinity": {
                 "nodeAffinity": {
@@ -110,11 +110,11 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             }
         },
     ),
-    "volumes and pull secrets come beside": (
+    "volumes and pull secrets are added": (
         {"volumes": [{"name": "data", "emptyDir": {}}], "imagePullSecrets": [{"name": "registry"}]},
         {"volumes": [{"name": "data", "emptyDir": {}}], "imagePullSecrets": [{"name": "registry"}]},
     ),
-    "a sidecar gets the security context of ours": (
+    "a sidecar gets our security context": (
         {"initContainers": [{"name": "proxy", "image": "p:1", "restartPolicy": "Always"}]},
         {
             "initContainers": [
@@ -127,7 +127,7 @@ MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
-    "a sidecar's own security context is laid over it": (
+    "the security context of a sidecar is merged into ours": (
         {
             "initContainers": [
                 {"name": "proxy", "image": "p:1", "securityContext": {"runAsUser": 7}}
@@ -159,7 +159,7 @@ EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         },
     ),
-    "resources beside the GPU": (
+    "resources other than the GPU": (
         {"resources": {"requests": {"memory": "8Gi"}, "limits": {"cpu": "4"}}},
         {
             "resources": {
@@ -168,7 +168,7 @@ EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             }
         },
     ),
-    "a read-only root": (
+    "a read-only root filesystem": (
         {"securityContext": {"readOnlyRootFilesystem": True}},
         {"securityContext": {**SECURED, "readOnlyRootFilesystem": True}},
     ),
@@ -231,7 +231,7 @@ def test_template_that_contradicts_the_node_selector_is_refused() -> None:
         over({"nodeSelector": {"pool": "cpu"}})
 
 
-# -- for an image of somebody else -----------------------------------------------------------------
+# -- foreign images --------------------------------------------------------------------------------
 
 
 def test_foreign_image_gets_nothing_of_the_application() -> None:
@@ -274,7 +274,7 @@ def test_template_without_containers_is_unchanged_for_a_foreign_image() -> None:
     )
 
 
-# -- what a template may say -----------------------------------------------------------------------
+# -- allowed and forbidden fields ------------------------------------------------------------------
 
 FULL: dict[str, Any] = {
     "metadata": {
@@ -389,11 +389,11 @@ NO_TEMPLATES = {
         {"apiVersion": "v1", "kind": "Pod", "spec": {}},
         "is not a pod template but a v1 Pod; use",
     ),
-    "a template of another version": (
+    "a PodTemplate of another version": (
         {"apiVersion": "v2", "kind": "PodTemplate", "template": {}},
         "is not a pod template but a v2 PodTemplate; use",
     ),
-    "a PodTemplate with a text": (
+    "a PodTemplate with a string": (
         {"apiVersion": "v1", "kind": "PodTemplate", "template": "x"},
         "is not a pod template but a v1",
     ),
@@ -424,13 +424,13 @@ RESTRICTED = 'leave it out: Pod Security "restricted" forbids it'
 TOLERATION = "use e.g. {key: team, operator: Exists, effect: NoSchedule}"
 AMOUNTS = "cpu, memory, ephemeral-storage; the class sets the GPU"
 AT, INIT = "spec.containers[0]", "spec.initContainers[0]"
-#: what is refused → the template, and the whole message after the file's name
+#: problem → template, and the whole message after the file name
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a field beside metadata and spec": (
+    "a field other than metadata and spec": (
         {"status": {}},
         f"status={{}} {NOT_ALLOWED}; allowed: metadata, spec",
     ),
-    "a name for the pods": (
+    "a pod name": (
         {"metadata": {"name": "x"}},
         f"metadata.name='x' {NOT_ALLOWED}; allowed: annotations, labels",
     ),
@@ -438,34 +438,34 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"spec": []},
         "spec=[] is not a map; see the reference of pods of Kubernetes for its type",
     ),
-    "a label of ours": (
+    "a label of gpuqueue": (
         {"metadata": {"labels": {"gpuqueue.io/owner": "x"}}},
         f"metadata.labels.gpuqueue.io/owner='x' {NOT_ALLOWED}; use another key",
     ),
-    "an annotation of ours": (
+    "an annotation of gpuqueue": (
         {"metadata": {"annotations": {"gpuqueue.io/record": "{}"}}},
         f"metadata.annotations.gpuqueue.io/record='{{}}' {NOT_ALLOWED}; use another key",
     ),
-    "who manages it": (
+    "the managed-by label": (
         {"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}},
         f"metadata.labels.app.kubernetes.io/managed-by='helm' {NOT_ALLOWED}; use another key",
     ),
-    "the Job that it is of": (
+    "the job-name label": (
         {"metadata": {"labels": {"batch.kubernetes.io/job-name": "x"}}},
         f"metadata.labels.batch.kubernetes.io/job-name='x' {NOT_ALLOWED}; use another key",
     ),
-    "a label that is a number": (
+    "a number for a label": (
         {"metadata": {"labels": {"version": 1}}},
         (
             "metadata.labels.version=1 is not a valid value; quote it; a label value has up to 63"
             " letters, digits, '.', '_', '-'"
         ),
     ),
-    "a label with a malformed key": (
+    "a label with an invalid key": (
         {"metadata": {"labels": {"a b": "x"}}},
         "metadata.labels.a b='x' has an invalid key; use name or dns.prefix/name",
     ),
-    "a container beside the executor": (
+    "a second container": (
         pod(containers=[{"name": "proxy", "image": "p:1"}]),
         (
             "spec.containers[0].name='proxy' is a second container, which would keep"
@@ -477,14 +477,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         pod(containers=[{"name": "executor"}, {"name": "executor"}]),
         "spec.containers[1].name='executor' is a duplicate; remove one of the two",
     ),
-    "a pod that runs again": (
+    "a pod that restarts": (
         pod(restartPolicy="OnFailure"),
         (
             f"spec.restartPolicy='OnFailure' {NOT_ALLOWED}; leave it out: a pod runs once, and"
             " Celery owns retries"
         ),
     ),
-    "a service account's token": (
+    "a service account token": (
         pod(automountServiceAccountToken=True),
         (
             f"spec.automountServiceAccountToken=True {NOT_ALLOWED}; mount a token with a"
@@ -496,7 +496,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         f"spec.activeDeadlineSeconds=60 {NOT_ALLOWED}; leave it out: the time_limit of the job"
         " sets it",
     ),
-    "a grace": (
+    "a grace period": (
         pod(terminationGracePeriodSeconds=60),
         f"spec.terminationGracePeriodSeconds=60 {NOT_ALLOWED}; set GPUQUEUE_GRACE_SECONDS",
     ),
@@ -514,7 +514,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the node's processes": (pod(hostPID=True), f"spec.hostPID=True {NOT_ALLOWED}; {RESTRICTED}"),
     "the node's memory": (pod(hostIPC=True), f"spec.hostIPC=True {NOT_ALLOWED}; {RESTRICTED}"),
-    "processes in common": (
+    "a shared process namespace": (
         pod(shareProcessNamespace=True),
         (
             f"spec.shareProcessNamespace=True {NOT_ALLOWED}; leave it out: the executor must be"
@@ -526,7 +526,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "spec.priorityClassName=7 is not a string; see the reference of pods of Kubernetes for"
         " its type",
     ),
-    "a volume on the node": (
+    "a hostPath volume": (
         pod(volumes=[{"name": "d", "hostPath": {"path": "/"}}]),
         (
             "spec.volumes[0]={'name': 'd', 'hostPath': {'path': '/'}} is not an allowed volume;"
@@ -542,14 +542,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             " digits and '-'"
         ),
     ),
-    "a malformed toleration": (
+    "an invalid toleration": (
         pod(tolerations=[{"key": "a"}, {"key": "a", "operator": "In"}, "all"]),
         (
             "spec.tolerations[1]={'key': 'a', 'operator': 'In'} has the unknown operator 'In';"
             f" {TOLERATION}; spec.tolerations[2]='all' is not a table; {TOLERATION}"
         ),
     ),
-    "true for a label of nodes": (
+    "true for a node label": (
         pod(nodeSelector={"gpu": True}),
         "spec.nodeSelector={'gpu': True} does not map labels to values; quote its values",
     ),
@@ -565,7 +565,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         of_executor(args=["x"]),
         f"{AT}.args=['x'] {NOT_ALLOWED}; set GPU_EXECUTOR_COMMAND",
     ),
-    "another policy of messages": (
+    "another termination message policy": (
         of_executor(terminationMessagePolicy="File"),
         (
             f"{AT}.terminationMessagePolicy='File' {NOT_ALLOWED}; leave it out: errors of jobs"
@@ -579,7 +579,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             " resources, securityContext, volumeMounts"
         ),
     ),
-    "a variable of ours": (
+    "a variable of gpuqueue": (
         of_executor(env=[{"name": "GPUQUEUE_TOKEN", "value": "x"}]),
         (
             f"{AT}.env[0].name='GPUQUEUE_TOKEN' {NOT_ALLOWED}; leave it out: the dispatcher, its"
@@ -590,11 +590,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         of_executor(env=[{"name": "A", "value": "1"}, {"name": "PORT", "value": 80}]),
         f"{AT}.env[1].value=80 is not a string; quote it",
     ),
-    "one variable twice": (
+    "a duplicate variable": (
         of_executor(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
         f"{AT}.env[1].name='A' is a duplicate; remove one of the two",
     ),
-    "a mount of no volume": (
+    "a mount without a volume": (
         of_executor(volumeMounts=[{"mountPath": "/x"}]),
         f"{AT}.volumeMounts[0].name=None is not a volume name; use a name from volumes",
     ),
@@ -602,11 +602,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         of_executor(resources={"limits": {"nvidia.com/gpu": "2"}}),
         f"{AT}.resources.limits.nvidia.com/gpu='2' {NOT_ALLOWED}; allowed: {AMOUNTS}",
     ),
-    "a claim on devices": (
+    "a device claim": (
         of_executor(resources={"claims": [{"name": "x"}]}),
         f"{AT}.resources.claims=[{{'name': 'x'}}] {NOT_ALLOWED}; allowed: limits, requests",
     ),
-    "an amount without a quantity": (
+    "an invalid quantity": (
         of_executor(resources={"requests": {"cpu": 2, "memory": "8GiB"}}),
         (
             f"{AT}.resources.requests.cpu=2 is not a quantity; quote it, e.g. '500m' or '2Gi';"
@@ -618,7 +618,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         of_executor(securityContext={"privileged": True}),
         f"{AT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
-    "more privileges later": (
+    "privilege escalation": (
         of_executor(securityContext={"allowPrivilegeEscalation": True}),
         f"{AT}.securityContext.allowPrivilegeEscalation=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
@@ -626,11 +626,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         pod(securityContext={"runAsUser": 0}),
         "spec.securityContext.runAsUser=0 is root; use another number, or set GPU_RUN_AS_USER",
     ),
-    "maybe root": (
+    "a user that may be root": (
         pod(securityContext={"runAsNonRoot": False}),
         f"spec.securityContext.runAsNonRoot=False {NOT_ALLOWED}; {RESTRICTED}",
     ),
-    "no filter of system calls": (
+    "no seccomp filter": (
         pod(securityContext={"seccompProfile": {"type": "Unconfined"}}),
         (
             "spec.securityContext.seccompProfile.type='Unconfined' is unconfined; use"
@@ -651,7 +651,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             " are dropped"
         ),
     ),
-    "an init container called as ours": (
+    "an init container named executor": (
         sidecar(name="executor"),
         (
             f"{INIT}.name='executor' is not a valid name of an init container; use lower-case"
@@ -662,7 +662,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         sidecar(image=None),
         f"{INIT}.image=None is not an image reference; use e.g. registry.example/proxy:1",
     ),
-    "an init container that runs again": (
+    "an init container that restarts on failure": (
         sidecar(restartPolicy="OnFailure"),
         (
             f"{INIT}.restartPolicy='OnFailure' is not allowed for an init container; use Always"
@@ -673,7 +673,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         sidecar(resources={"limits": {"nvidia.com/gpu": "1"}}),
         f"{INIT}.resources.limits.nvidia.com/gpu='1' {NOT_ALLOWED}; allowed: {AMOUNTS}",
     ),
-    "privileges for a sidecar": (
+    "a privileged sidecar": (
         sidecar(securityContext={"privileged": True}),
         f"{INIT}.securityContext.privileged=True {NOT_ALLOWED}; {RESTRICTED}",
     ),
@@ -733,9 +733,8 @@ def test_template_cannot_set_variables_of_the_executor() -> None:
     common, settings = ManifestContext("n", "o", app="shop"), ClusterSettings(executor_image="x:1")
     made = finisher_manifest(record, "f", 1, GpuClass("t4"), settings, common)
     told = {each["name"] for each in made["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert {name for name in told if not is_ours(name)} == {
-        "PYTHONUNBUFFERED"
-    }  # harmless, and somebody's taste
+    # PYTHONUNBUFFERED is harmless, and users may prefer another value.
+    assert {name for name in told if not is_ours(name)} == {"PYTHONUNBUFFERED"}
 
 
 def test_pod_with_a_full_template_stays_restricted() -> None:

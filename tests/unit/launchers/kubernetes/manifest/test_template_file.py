@@ -1,4 +1,4 @@
-"""The file of the pod template: YAML and JSON, read as Kubernetes reads them."""
+"""The file of the pod template: YAML and JSON, parsed as Kubernetes does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ JSON = (
     ' "gpu"}}}'
 )
 WRONG = {
-    "no YAML": ("spec: [", "is not a single YAML or JSON document: while parsing a flow node"),
-    "bytes that are no text": (
+    "invalid YAML": ("spec: [", "is not a single YAML or JSON document: while parsing a flow node"),
+    "bytes that are not UTF-8": (
         b"\xff\xfe\x00",
         "is not a single YAML or JSON document: 'utf-8' codec can't decode",
     ),
@@ -36,19 +36,19 @@ WRONG = {
         "spec: {}\n---\nspec: {}",
         "is not a single YAML or JSON document: expected a single document",
     ),
-    "a key twice": (
+    "a duplicate key": (
         "spec:\n  volumes: []\n  volumes: []",
         "is not a single YAML or JSON document: duplicate key 'volumes' in",
     ),
-    "a program": (
+    "a Python object": (
         "spec: !!python/object/apply:os.system [x]",
         "could not determine a constructor for the tag",
     ),
-    "a wrong field": (
+    "a forbidden field": (
         "spec: {hostPID: true}",
         "spec.hostPID=True is not allowed in a pod template",
     ),
-    "nothing": ("", "is not a pod template but None"),
+    "an empty file": ("", "is not a pod template but None"),
 }
 
 

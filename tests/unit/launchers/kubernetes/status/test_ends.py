@@ -1,6 +1,4 @@
-"""How an end reads where nothing is recorded: every reason that Kubernetes knows, and what
-outweighs what.
-"""
+"""Ends without a recording: every reason that Kubernetes has, and which cause wins."""
 
 from __future__ import annotations
 
@@ -65,29 +63,34 @@ def refused(reason: str, message: str = "Pod was rejected: because") -> Pod:
     return a_pod(phase="Failed", reason=reason, message=message)
 
 
-#: Sentence → pod, reason, node to avoid, words of the text in their order.
+#: Sentence → pod, reason, node to avoid, parts of the message in order.
 ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
-    # -- the container's own end
-    "an exit code is told with its node": (
+    # -- end of the container
+    "an exit code is reported with its node": (
         a_pod(ended(3)),
         R.ERROR,
         "",
         ("exit code 3 without", "(Error, node node-a)"),
     ),
-    "a signal is told by its name": (
+    "a signal is reported by name": (
         a_pod(ended(139)),
         R.ERROR,
         "",
         ("SIGSEGV", "(exit code 139, Error, node node-a)"),
     ),
-    "a broken GPU is the node's fault": (
+    "a broken GPU is the fault of the node": (
         a_pod(ended(77)),
         R.INFRA,
         NODE,
         ("the GPU failed", "(Error, node node-a)"),
     ),
-    "no Redis is not the node's fault": (a_pod(ended(75)), R.INFRA, "", ("could not reach Redis",)),
-    "the host's memory is told from the GPU's": (
+    "a lost Redis is not the fault of the node": (
+        a_pod(ended(75)),
+        R.INFRA,
+        "",
+        ("could not reach Redis",),
+    ),
+    "host memory differs from GPU memory": (
         a_pod(ended(137, "OOMKilled")),
         R.HOST_OOM,
         "",
@@ -99,7 +102,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         (),
     ),
-    "a program that is not there is the job's fault": (
+    "a missing program is the fault of the job": (
         a_pod(ended(128, "StartError", NO_PROGRAM)),
         R.BAD_SPEC,
         "",
@@ -108,43 +111,43 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             "(exit code 128, StartError, its container never started",
         ),
     ),
-    "a container that cannot run is the job's fault": (
+    "a container that cannot run is the fault of the job": (
         a_pod(ended(127, "ContainerCannotRun", "no command specified")),
         R.BAD_SPEC,
         "",
         ("cannot be started: no command specified",),
     ),
-    "a driver out of step is the node's fault": (
+    "a driver mismatch is the fault of the node": (
         a_pod(ended(128, "StartError", DRIVER)),
         R.INFRA,
         NODE,
         ("its node could not start its container", "version mismatch", "never started"),
     ),
-    "a device that is not there is the node's fault": (
+    "a missing device is the fault of the node": (
         a_pod(ended(128, "StartError", NO_CDI)),
         R.INFRA,
         NODE,
         (),
     ),
-    "a missing runtime is the node's fault": (
+    "a missing runtime is the fault of the node": (
         a_pod(ended(128, "StartError", NO_RUNTIME)),
         R.INFRA,
         NODE,
         (),
     ),
-    "a full disk is the node's fault": (
+    "a full disk is the fault of the node": (
         a_pod(ended(128, "StartError", "mkdir /run/x: no space left on device")),
         R.INFRA,
         NODE,
         (),
     ),
-    "an image that wants a newer driver is the job's fault": (
+    "an image that needs a newer driver is the fault of the job": (
         a_pod(ended(128, "StartError", OLD_DRIVER)),
         R.BAD_SPEC,
         "",
         (),
     ),
-    "a container that the node lost is the node's fault": (
+    "a lost container is the fault of the node": (
         a_pod(
             ended(137, "ContainerStatusUnknown", "The container could not be located"),
             phase="Failed",
@@ -158,8 +161,8 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             ),
         ),
     ),
-    # -- the pod's own reason
-    "evicted for its node's need": (
+    # -- reason of the pod
+    "evicted for the resources of its node": (
         evicted(
             "The node was low on resource: memory.",
             disrupted("TerminationByKubelet", "low on memory"),
@@ -183,7 +186,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         (),
     ),
-    "evicted for a volume's limit": (
+    "evicted for the limit of a volume": (
         evicted('Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". '),
         R.ERROR,
         "",
@@ -241,13 +244,13 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         ("it ran longer than its time limit: Pod was active for too long (exit code 143",),
     ),
-    "a deadline is one also for a program that then says 0": (
+    "a deadline counts even if the program exits with 0": (
         a_pod(ended(0, "Completed"), phase="Failed", reason="DeadlineExceeded"),
         R.TIME_LIMIT,
         "",
         (),
     ),
-    "more than one share of a GPU is the job's fault": (
+    "more than one share of a GPU is the fault of the job": (
         refused("UnexpectedAdmissionError", TWO_SHARES),
         R.BAD_SPEC,
         "",
@@ -286,13 +289,13 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         )
         for reason in ("UnexpectedAdmissionError", "OutOfnvidia.com/gpu")
     },
-    "a reason that is not known, of a pod that ran": (
+    "an unknown reason of a pod that ran": (
         a_pod(running(), phase="Failed", reason="SomethingNew", message="in its own words"),
         R.INFRA,
         "",
         ("does not state why: in its own words (node node-a)",),
     ),
-    "a reason that is not known leaves the exit code to tell": (
+    "after an unknown reason, the exit code decides": (
         a_pod(ended(3), phase="Failed", reason="SomethingNew"),
         R.ERROR,
         "",
@@ -325,7 +328,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         ("(its container never started, node node-a)",),
     ),
-    "what was done in time was not disrupted": (
+    "a success before the disruption counts": (
         a_pod(
             ended(0, "Completed"),
             phase="Succeeded",
@@ -336,7 +339,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         ("exit code 0 without a result",),
     ),
-    "a disruption that was called off tells nothing": (
+    "a cancelled disruption has no effect": (
         a_pod(ended(1), conditions=[{**disrupted("PreemptionByScheduler"), "status": "False"}]),
         R.ERROR,
         "",
@@ -349,20 +352,20 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         ("its pod was deleted (exit code 143",),
     ),
-    "a broken GPU is told even if the pod was deleted then": (
+    "a broken GPU counts even if the pod was deleted later": (
         a_pod(ended(77), deletion=DELETION),
         R.INFRA,
         NODE,
         (),
     ),
-    "a deleted pod's lost container tells nothing of the node": (
+    "a lost container of a deleted pod does not blame the node": (
         a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed", deletion=DELETION),
         R.POD_DELETED,
         "",
         ("(ContainerStatusUnknown, its container never started, node node-a)",),
     ),
     # -- pods without an end of the executor
-    "a failed init container is tried again": (
+    "a failed init container is retried": (
         a_pod(
             waiting("PodInitializing"),
             phase="Failed",
@@ -376,7 +379,7 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
             "end of its log:\nno model",
         ),
     ),
-    "an init container may run out of memory": (
+    "an init container can run out of memory": (
         a_pod(
             waiting("PodInitializing"),
             phase="Failed",
@@ -386,25 +389,25 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
         "",
         ("its init container fetch exceeded its memory limit",),
     ),
-    "a sidecar that was stopped after the executor tells nothing": (
+    "a sidecar stopped after the executor has no effect": (
         a_pod(ended(1), phase="Failed", inits=[ended(137, name="sidecar")]),
         R.ERROR,
         "",
         ("exit code 1",),
     ),
-    "in a pod without an executor the container that failed tells": (
+    "in a pod without an executor, the failed container decides": (
         a_pod(ended(0, "Completed", name="a"), ended(4, name="b"), phase="Failed"),
         R.ERROR,
         "",
         ("exit code 4",),
     ),
-    "a pod that failed without a word": (
+    "a failed pod without any details": (
         a_pod(phase="Failed"),
         R.INFRA,
         "",
         ("its status does not state why (its container never started, node node-a)",),
     ),
-    "a pod that succeeded without a word of its container": (
+    "a succeeded pod without container status": (
         a_pod(phase="Succeeded"),
         R.ERROR,
         "",
@@ -430,9 +433,9 @@ def test_end_of_a_pod(pod: Pod, reason: EndReason, avoid: str, words: tuple[str,
         place = end.error.index(word, place) + len(word)
 
 
-#: Sentence → a pod for which DELETED has come, reason, words.
+#: Sentence → a pod after its DELETED event, reason, parts of the message.
 GONE: dict[str, tuple[Pod, EndReason, str]] = {
-    "before its node was chosen": (
+    "before scheduling": (
         a_pod(node=None),
         R.POD_DELETED,
         "its pod was deleted (its container never started)",
@@ -447,7 +450,7 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
         R.POD_DELETED,
         "its pod was deleted, and the end of its container is unknown (node node-a)",
     ),
-    "for its lost node": (
+    "after the loss of its node": (
         a_pod(
             running(),
             phase="Running",
@@ -457,7 +460,7 @@ GONE: dict[str, tuple[Pod, EndReason, str]] = {
         R.NODE_LOST,
         "its node was lost",
     ),
-    "after it had ended": (a_pod(ended(0, "Completed"), phase="Succeeded"), R.ERROR, "exit code 0"),
+    "after its end": (a_pod(ended(0, "Completed"), phase="Succeeded"), R.ERROR, "exit code 0"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a Pod's status means: every recording, from its first event to its end."""
+"""The status of every recorded pod, from its first event to its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSum
 from gpuqueue.model.reasons import EndReason, WaitReason
 from tests.support.pod_objects import RECORDINGS, pod_events
 
-# What is seen, row by row: phase, clock, verdict, wait.
+# One row per status: phase, clock, verdict, wait.
 NEW = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.STARTING)
 NO_NODE = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.UNSCHEDULABLE)
 PULLS = (Phase.PREPARING, "image_pull", EndReason.IMAGE, WaitReason.PULLING_IMAGE)
@@ -24,7 +24,7 @@ Row = tuple[Phase, str | None, EndReason | None, WaitReason | None]
 
 
 class Expected(NamedTuple):
-    """An end: its reason, the exit code, words of its text, and the node to avoid."""
+    """An end: reason, exit code, parts of the message, and the node to avoid."""
 
     reason: EndReason
     code: int | None
@@ -43,7 +43,7 @@ LOST = Expected(
     "node-b",
 )
 
-#: Recording → for each of its pods, what is seen of it, and its end.
+#: Recording → rows and end of each of its pods.
 RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     "success": [
         (
@@ -72,7 +72,7 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
             ),
         )
     ],
-    # Only the Job says that it was the deadline.
+    # Only the Job reports the deadline.
     "deadline_exceeded": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "image_pull_back_off": [
         (
@@ -127,7 +127,7 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
         ),
         ([NEW, NO_NODE, PULLS, RUNS, ENDS], CLEAN),
     ],
-    # A silent node is not a failed job: it runs on.
+    # A silent node is not a failed job, which may still run.
     "kubelet_down_then_back": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
     "node_lost_then_back": [([NEW, PULLS, RUNS, STOPS, ENDS], LOST)],
     "node_lost_pod_failure_policy": [
@@ -171,7 +171,7 @@ def test_recorded_pod_passes_its_phases_to_its_end(recording: str) -> None:
         assert [key for key, _ in groupby(map(row, seen))] == rows
         ends = [each.end for each in seen if each.end]
         assert bool(ends) == (expected is not None)
-        # The end is the same whenever one looks: at the first word of it, or at the last.
+        # The end is the same in the first status that has one and in the last.
         for end in ends if expected else []:
             assert expected is not None
             assert (end.reason, end.avoid, end.evidence.get("exit_code")) == (

@@ -1,6 +1,4 @@
-"""What holds for any pod at all, made at random of the pieces that Kubernetes makes them of (and of
-some that it does not).
-"""
+"""Properties of any pod, generated from the parts that Kubernetes uses, and from invalid ones."""
 
 from __future__ import annotations
 
@@ -84,7 +82,7 @@ def words(known: list[str]) -> st.SearchStrategy[str | None]:
 
 
 def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects in which any field may be absent."""
+    """Generate objects in which any field can be absent."""
     return st.fixed_dictionaries({}, optional=fields)
 
 
@@ -191,7 +189,7 @@ def test_any_end_has_a_bounded_message(pod: Pod, deleted: bool) -> None:
     assert end.reason not in (
         EndReason.SUCCEEDED,
         EndReason.GPU_OOM,
-    )  # only the executor can tell these
+    )  # only an executor exits with these
 
 
 @many

@@ -1,0 +1,133 @@
+"""Lints the Lua scripts with luacheck: ``python -m tests.lint.lua``.
+
+Checked is each verb as Redis gets it, with the library parts that it names: syntax, undefined and
+unused names, shadowed and unreachable code, width. A library part may have functions that a verb
+does not use; a function that no verb uses is an error.
+
+luacheck is written in Lua and has no package on the package index. It is taken out of the Debian
+package ``lua-check`` (no root, nothing is installed) and runs on the Lua 5.1 of the package
+``lupa``. On a machine without apt it is taken from Lua's own path, where ``luarocks install
+luacheck`` puts it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lupa import LuaError, lua51
+
+from gpuqueue.store.scripts import sections
+from tests.support import fetch
+
+SCRIPTS = Path(__file__).parents[2] / "gpuqueue" / "store" / "lua"
+DEBIAN_PACKAGE = "lua-check"
+#: The modules of the package, in the virtual environment.
+MODULES = Path(sys.prefix) / "share" / "luacheck"
+WIDTH = 100
+#: Names that Redis gives to a script, of those that the scripts may use.
+NAMES = ("redis", "cjson", "KEYS", "ARGV", "math", "string", "table")
+NAMES += ("ipairs", "pairs", "tonumber", "tostring")
+#: luacheck's codes of a name or value that is not used: 211 to 241, 311 to 331.
+UNUSED = ("2", "3")
+
+
+class Problem(NamedTuple):
+    """One warning. ``file`` is relative to the folder of the scripts."""
+
+    file: str
+    line: int
+    code: str
+    message: str
+
+
+def main() -> int:
+    """Print the problems; return the exit status."""
+    try:
+        luacheck = load()
+    except LookupError as exc:
+        print(exc, file=sys.stderr)
+        return 1 if os.environ.get("CI") == "true" else 0
+    found = problems(luacheck, verbs())
+    for each in found:
+        print(f"{SCRIPTS / each.file}:{each.line}: {each.message} ({each.code})")
+    return 1 if found else 0
+
+
+def verbs() -> list[str]:
+    """Return the names of all verbs."""
+    paths = (path.relative_to(SCRIPTS).with_suffix("") for path in sorted(SCRIPTS.rglob("*.lua")))
+    return [path.as_posix() for path in paths if path.parts[0] != "lib"]
+
+
+def load() -> Any:
+    """Return a Lua runtime and its luacheck. Raises LookupError if luacheck cannot be had."""
+    if not MODULES.exists():
+        _take_out()
+    runtime = lua51.LuaRuntime()
+    patterns = ";".join(f"{MODULES}/{each}" for each in ("?.lua", "?/init.lua"))
+    runtime.execute(f"package.path = '{patterns};' .. package.path")
+    try:
+        return runtime, runtime.eval("require('luacheck')")
+    except LuaError:
+        raise LookupError(
+            f"no luacheck: apt has no package {DEBIAN_PACKAGE} here; install it with `luarocks"
+            " install luacheck` for Lua 5.1. The scripts are not linted (with CI=true this fails)"
+        ) from None
+
+
+def _take_out() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for package in fetch.debian([DEBIAN_PACKAGE], Path(name)):
+            fetch.unpack_debian(package, Path(name) / "unpacked")
+            MODULES.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(Path(name) / "unpacked" / "usr" / "share" / "lua" / "5.1", MODULES)
+
+
+def problems(loaded: Any, names: list[str]) -> list[Problem]:
+    """Lint verbs; return what is wrong, each problem once."""
+    once: dict[Problem, None] = {}
+    unused: Counter[Problem] = Counter()
+    users: Counter[str] = Counter()
+    for verb in names:
+        parts = list(sections(verb))
+        users.update(file for file, _ in parts)
+        for problem in lint(loaded, parts):
+            if problem.file.startswith("lib/") and problem.code.startswith(UNUSED):
+                unused[problem] += 1
+            elif problem.file:
+                once[problem] = None
+    return sorted([*once, *(each for each, times in unused.items() if times == users[each.file])])
+
+
+def lint(loaded: Any, parts: list[tuple[str, str]]) -> Iterator[Problem]:
+    """Yield the problems of one text, given as (file, part of the text)."""
+    runtime, luacheck = loaded
+    options = runtime.table_from({"std": "none", "max_line_length": WIDTH})
+    options["read_globals"] = runtime.table_from(NAMES)
+    text = "".join(text for _, text in parts)
+    report = luacheck.check_strings(runtime.table_from([text]), options)[1]
+    if report.fatal:
+        raise SystemExit(f"luacheck: {report.fatal}")
+    for warning in report.values():
+        file, line = _place(parts, warning.line)
+        yield Problem(file, line, warning.code, luacheck.get_message(warning))
+
+
+def _place(parts: list[tuple[str, str]], line: int) -> tuple[str, int]:
+    for file, text in parts:
+        lines = text.count("\n")
+        if line <= lines:
+            return file, line
+        line -= lines
+    return parts[-1][0], line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
