@@ -631,7 +631,7 @@ def test_late_pods_and_a_stalled_scheduler_keep_a_job_waiting(cluster: Cluster) 
     ended(cluster)
 
 
-# -- timers instead of processes, and a process of its own -----------------------------------------
+# -- timers instead of processes, and the double as a process --------------------------------------
 
 
 def scripted(name: str, **annotations: str) -> Body:

@@ -203,7 +203,7 @@ def test_an_alert_has_summary_remedy_and_a_link_to_its_runbook(rule: Object) -> 
     page, _, section = rule["annotations"]["runbook_url"].partition("#")
     assert (page, section) == (ALERTS.path, rule["alert"].lower())
     used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
-    # Whatever is aggregated has the labels that it is aggregated by, and no others.
+    # An aggregate has the labels that it is aggregated by, and no others.
     kept = re.match(r"(?:max|sum|count) by \(([\w, ]+)\)", rule["expr"])
     if kept:
         assert used <= set(kept[1].replace(" ", "").split(",")), used
@@ -245,7 +245,7 @@ def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> Non
 
 
 def test_the_overlays_file_is_as_it_is_written() -> None:
-    assert alerts.FILE.read_text() == alerts.text(), "write it anew: python -m tests.deploy.alerts"
+    assert alerts.FILE.read_text() == alerts.text(), "write it again: python -m tests.deploy.alerts"
 
 
 def test_thresholds_and_labels_are_the_operators() -> None:
@@ -268,7 +268,7 @@ def test_thresholds_and_labels_are_the_operators() -> None:
     (group,) = made["spec"]["groups"]
     text = " ".join(each["expr"] for each in group["rules"])
     assert all(re.search(rf"> {value}(\s|$)", text) for value in chosen.values())
-    assert "<" not in re.sub(r"< max", "", text), "a threshold that nobody says"
+    assert "<" not in re.sub(r"< max", "", text), "a threshold that no value sets"
     assert {each["labels"]["team"] for each in group["rules"]} == {"gpu"}
     assert (
         group["rules"][0]["annotations"]["runbook_url"]

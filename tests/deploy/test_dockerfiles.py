@@ -140,8 +140,8 @@ def test_apt_leaves_no_lists_in_the_image(dockerfile: Dockerfile) -> None:
 
 
 def test_an_executor_that_asked_for_no_gpu_sees_none() -> None:
-    """CUDA bases say NVIDIA_VISIBLE_DEVICES=all, which is every GPU of the node for whoever the
-    device plugin gives none.
+    """CUDA base images set NVIDIA_VISIBLE_DEVICES=all: without a GPU of the device plugin, a
+    container sees every GPU of the node.
     """
     runner, dispatcher = (
         read("workers/gpu-runner/Dockerfile"),

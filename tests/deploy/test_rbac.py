@@ -34,7 +34,7 @@ ASKED: dict[str, Callable[[Requests], Any]] = {
     "pod_log": lambda api: api.pod_log("x", 1, 1),
     "follow_log": lambda api: list(api.follow_log("x", 1)),
 }
-#: What `gpuqueue doctor` asks beside that, by the hand of whoever runs it.
+#: What `gpuqueue doctor` asks beside that, as the operator that runs it.
 DOCTORS = {"can", "get_namespace", "list_nodes", "get_secret_keys", "server_version"}
 
 
@@ -48,7 +48,7 @@ class Overheard(Transport):
         self, asked: str, method: str, path: str, query: Any = None, body: Any = None
     ) -> bytes:
         self.rights.add(right(method, path, query or {}))
-        raise Unreachable("nobody is here", request=asked)
+        raise Unreachable("no server", request=asked)
 
     def open(self, asked: str, path: str, query: Any, silence: float | None) -> Any:
         return self.send(asked, "GET", path, query)

@@ -19,7 +19,7 @@ OLDEST, NEWEST = "1.31", "1.36"
 TEMPLATES = sorted(OVERLAYS.parent.glob("base/**/*.template.yaml"))
 
 
-#: It reads its files anew for every object; they take most of the time.
+#: It reads its files again for every object, which takes most of the time.
 utils.schema_contents = cache(utils.schema_contents)
 
 

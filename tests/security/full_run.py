@@ -95,7 +95,7 @@ answer = [outcome(each) for each in results]
 
 
 def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:
-    """Move a message where it would be if whoever took it had died long ago."""
+    """Move a message where it would be if its consumer had died long ago."""
     raw = admin.rpop(queue)
     assert isinstance(raw, str)
     message = json.loads(raw)

@@ -1,5 +1,5 @@
-"""Messages signed by Celery's serializer ``auth``: they go through GPU queues unchanged, and nobody
-else's code runs.
+"""Messages signed by Celery's serializer ``auth``: they pass GPU queues unchanged, and only trusted
+code runs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(
     assert (
         "content_type='application/json' is not signed; sign it" in meta["result"]["exc_message"][0]
     )
-    # The next good job ends after whatever the refused one could have started.
+    # The next good job ends after anything that the refused one could have started.
     assert found.client.do("answer = ledger.gpu_double.delay(1).get(timeout=40)") == 2
     assert not list(found.stack.folder.glob(f"{key}*"))
 
@@ -303,7 +303,7 @@ seen.append(outcome(waiting))
 running.revoke(terminate=True)
 answer = [*seen, outcome(running)]
 """) == ["t4", "PROGRESS", {"done": 1}, "TaskRevokedError", "TaskRevokedError"]
-    # A dispatcher has no key to sign an answer with, and gives none: whoever asks takes no other.
+    # A dispatcher has no key to sign an answer with, and gives none: the caller takes no other.
     assert found.client.do("answer = ledger.app.control.inspect(timeout=1).ping()") is None
 
 

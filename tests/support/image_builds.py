@@ -23,8 +23,8 @@ from tests.support.dockerfiles import ROOT, Dockerfile, Stage, context
 VENV = "/opt/venv"
 #: What changes the base's system, and is left out: this machine's stays as it is.
 SYSTEM = re.compile(r"apt-get|useradd|install -d ")
-#: Read by every Python of the image: whatever would be written to a file is refused, as on a
-#: read-only root file system.
+#: Read by every Python of the image: each write to a file is refused, as on a read-only root file
+#: system.
 READ_ONLY = """
 import errno, os, sys
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -211,7 +211,7 @@ def _install(stage: Stage, source: Path, image: Image, env: Mapping[str, str]) -
 
 
 def as_user(number: str) -> list[str]:
-    """Words that run what follows as a user; none where we are nobody who could."""
+    """A command prefix that runs a command as a user; empty if we cannot change user."""
     if os.geteuid() != 0:
         return []
     # An interpreter that lies in root's home must be read, and may be: reading is all that is left

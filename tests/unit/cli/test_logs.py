@@ -1,5 +1,5 @@
-"""Where `gpuqueue logs` finds a log, how it follows one, and what `cancel --wait` says of a stop
-that nobody confirms.
+"""Where `gpuqueue logs` finds a log, how it follows one, and what `cancel --wait` prints of an
+unconfirmed stop.
 """
 
 from __future__ import annotations
