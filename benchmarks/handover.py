@@ -22,15 +22,12 @@ from benchmarks.harness import Figure, Sample, Size, percentile
 from benchmarks.messages import Template, template
 from benchmarks.monitor import Monitor, round_trips
 from benchmarks.pairs import COMMAND, Pair, Stamps, bare_starts, pairs, polling_worker, tick_loop
+from benchmarks.parts import Parts
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.slots import Dispatcher
-from gpuqueue.glue.results.states import States
+from gpuqueue.launchers.base import Launcher, Observations, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.record import Record
-from gpuqueue.store.line import Line
-from gpuqueue.store.logs import Logs
 
 AIM_MS, AIM_TRIPS = 10.0, 2
 POLL, TICK = 1.0, 0.5
@@ -52,20 +49,18 @@ class Ours:
     """
 
     def __init__(self, stage: Stage, stamps: Stamps, slots: int) -> None:
-        line = Line(stage.client, by="bench")
         classes = {f"c{slot}": GpuClass(f"c{slot}", shared_slots=1) for slot in range(slots)}
-        for name in classes:
-            line.open(name)
-        finisher = Finisher(line, stage.reader, Logs(stage.client), stage.app, "bench")
-        self._dispatcher = Dispatcher(
-            stage.client, line, stage.reader, classes, States(stage.app), finisher, 5
-        )
         settings = {**stamps.env, "GPUQUEUE_REDIS_URL": stage.url()}
-        self.launcher = self._dispatcher.launcher = _Noting(
-            self._dispatcher.on_end, settings, 60, command=COMMAND
-        )
-        finisher.use(self.launcher)
-        self.launcher.called = {}
+        self.launcher: _Noting
+
+        def make(on_end: OnEnd, _: Observations) -> Launcher:
+            self.launcher = _Noting(on_end, settings, 60, command=COMMAND)
+            self.launcher.called = {}
+            return self.launcher
+
+        self._parts = Parts(stage, classes, make)
+        for name in classes:
+            self._parts.line.open(name)
         self._made: dict[int, Template] = {
             slot: template(stage.app, f"gpu.c{slot}.shared", stage.client) for slot in range(slots)
         }
@@ -84,13 +79,11 @@ class Ours:
         text = json.dumps(made.copy(task=f"run-{seconds}"))
         packed = json.loads(text)
         packed["headers"]["id"] = name
-        self._dispatcher.accept(packed)
+        self._parts.accept(packed)
 
     def close(self) -> None:
         """End its threads."""
-        self._dispatcher.close()
-        self._dispatcher.finisher.close()
-        self.launcher.close()
+        self._parts.close()
 
 
 def run(size: Size) -> list[Figure]:

@@ -20,13 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts import Parts
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptObservations
-from gpuqueue.dispatcher.slots import Dispatcher
-from gpuqueue.dispatcher.watch import Clocks, Watcher
-from gpuqueue.glue.results.states import States
+from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
+from gpuqueue.launchers.base import Launcher, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
@@ -37,9 +36,6 @@ from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis, connect
 from gpuqueue.store.lease import Lease
-from gpuqueue.store.line import Line
-from gpuqueue.store.logs import Logs
-from gpuqueue.store.reader import Reader
 from tests.doubles.kubernetes.nodes.scripted import SECONDS
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
@@ -189,27 +185,27 @@ class Dispatching:
         self.api.posted, self.api.names, self.api.seconds = {}, {}, {}
         self.api.redis, self.api.asleep = stage.client, isinstance(where, Real)
         self._app = stage.app
-        client = stage.client
-        line, reader, logs, states = (
-            Line(client, by="bench"),
-            Reader(client),
-            Logs(client),
-            States(stage.app),
-        )
-        self.reader = reader
-        finisher = Finisher(line, reader, logs, stage.app, "bench")
-        self.dispatcher = Dispatcher(client, line, reader, classes, states, finisher, 5)
-        observations = KeptObservations(client, line, reader, logs, states, stage.app)
+        self.reader = stage.reader
         common = ManifestContext(self.api.namespace, self.owner)
-        self.launcher = KubernetesLauncher(
-            self.api, SETTINGS, common, classes, self.dispatcher.on_end, observations
-        )
-        line.owner = self.owner
-        self.dispatcher.launcher = self.launcher
-        finisher.use(self.launcher)
-        lease = Lease(client, "bench", 3, "bench")
+
+        def make(on_end: OnEnd, observations: Observations) -> Launcher:
+            return KubernetesLauncher(self.api, SETTINGS, common, classes, on_end, observations)
+
+        self.parts = parts = Parts(stage, classes, make, self.owner)
         self.watcher = Watcher(
-            self.dispatcher, self.launcher, lease, connect(stage.url(), timeout=15), Clocks()
+            client=stage.client,
+            waiting=connect(stage.url(), timeout=15),
+            line=parts.line,
+            reader=stage.reader,
+            classes=classes,
+            lease=Lease(stage.client, "bench", 3, "bench"),
+            launcher=parts.launcher,
+            slots=parts.slots,
+            finisher=parts.finisher,
+            stopper=Stopper(stage.reader, parts.launcher, 10.0),
+            repair=parts.repair,
+            states=parts.states,
+            intervals=WatchIntervals(),
         )
         self.watcher.start()
 
@@ -225,14 +221,12 @@ class Dispatching:
             "delivery_info": {"exchange": queue, "routing_key": queue},
             "body": json.dumps([[], {}, {}]),
         }
-        self.dispatcher.accept(packed)
+        self.parts.accept(packed)
 
     def close(self) -> None:
         """End its threads, and delete its Jobs."""
         self.watcher.stop()
-        self.launcher.close()
-        self.dispatcher.close()
-        self.dispatcher.finisher.close()
+        self.parts.close()
         for name in self.api.names.values():
             self.api.delete_job(name)
 

@@ -25,14 +25,10 @@ from kubernetes import client
 
 from benchmarks.harness import Figure, Sample, Size, timed
 from benchmarks.kube import SETTINGS, Double
+from benchmarks.parts import Parts
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.observations import KeptObservations
-from gpuqueue.dispatcher.repair import Reconciler
-from gpuqueue.dispatcher.slots import Dispatcher
-from gpuqueue.glue.results.states import States
-from gpuqueue.launchers.base import LauncherUnavailable
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
@@ -41,7 +37,6 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
-from gpuqueue.store.logs import Logs
 
 IN_FLIGHT = 10_000
 AIM = 2.0
@@ -51,43 +46,30 @@ class _Leader:
     """A dispatcher that has just started and does not lead yet."""
 
     def __init__(self, stage: Stage, api: Api, gpu_class: GpuClass) -> None:
-        redis, classes = stage.client, {gpu_class.name: gpu_class}
-        self._line, logs, states = (
-            Line(redis, by="bench", owner="bench"),
-            Logs(redis),
-            States(stage.app),
-        )
-        self.finisher = Finisher(self._line, stage.reader, logs, stage.app, "bench")
-        self.dispatcher = Dispatcher(
-            redis, self._line, stage.reader, classes, states, self.finisher, 5
-        )
-        observations = KeptObservations(redis, self._line, stage.reader, logs, states, stage.app)
         common = ManifestContext(api.namespace, "bench")
-        self.launcher = KubernetesLauncher(
-            api, SETTINGS, common, classes, self.dispatcher.on_end, observations
-        )
-        self.dispatcher.launcher = self.launcher
-        self.finisher.use(self.launcher)
-        self._reconciler = Reconciler(self.dispatcher, self.launcher, 5, 2)
+        classes = {gpu_class.name: gpu_class}
+
+        def make(on_end: OnEnd, observations: Observations) -> Launcher:
+            return KubernetesLauncher(api, SETTINGS, common, classes, on_end, observations)
+
+        self._parts = Parts(stage, classes, make, "bench")
 
     def take_over(self) -> None:
         """Lead until the cluster state has been compared with Redis."""
-        self.launcher.lead(True)
+        self._parts.launcher.lead(True)
         while True:
             try:
-                return self._reconciler.run(self._line.clock())
+                return self._parts.repair.run(self._parts.line.clock())
             except LauncherUnavailable:  # the first list is not complete yet
                 time.sleep(0.01)
 
     def note(self) -> None:
         """Keep the observations."""
-        self.launcher.check(self._line.clock())
+        self._parts.launcher.check(self._parts.line.clock())
 
     def close(self) -> None:
         """End its threads."""
-        self.launcher.close()
-        self.dispatcher.close()
-        self.finisher.close()
+        self._parts.close()
 
 
 def run(size: Size) -> list[Figure]:

@@ -15,7 +15,7 @@ from kombu import Message
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.messages.message import pack
-from gpuqueue.glue.messages.parse import parse
+from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.model.names import SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.client import Redis
@@ -77,7 +77,7 @@ def template(
 
 def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -> Record:
     """Return the record that the dispatcher would keep."""
-    return parse(packed, gpu_class, isolation, time.time()).record()
+    return parse(packed, identify(packed)).job(gpu_class, isolation, time.time()).record()
 
 
 def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:

@@ -12,11 +12,11 @@ from celery import Celery, bootsteps, signals
 from celery.bin.base import CeleryOption
 from celery.worker import state
 
-from gpuqueue.dispatcher.assemble import Node
+from gpuqueue.dispatcher.assemble import DispatcherProcess
 from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
 from gpuqueue.glue.worker.consumer import DISPATCH
 from gpuqueue.glue.worker.control import Control
-from gpuqueue.glue.worker.heartbeat import Pulse
+from gpuqueue.glue.worker.heartbeat import Heartbeat
 from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
@@ -60,25 +60,27 @@ class GpuStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, gpu_watch: bool = True, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._watch = gpu_watch
-        self._node: Node | None = None
+        self._dispatcher: DispatcherProcess | None = None
 
     def start(self, worker: Any) -> None:
-        """Make the node and start it; what is wrong ends the worker with a sentence."""
+        """Make the dispatcher and start it. An error ends the worker with its message."""
         try:
             _check_queues(worker.app)
-            self._node = Node(worker.app, load(), worker.hostname, watch=self._watch, leave=_leave)
+            self._dispatcher = DispatcherProcess(
+                worker.app, load(), worker.hostname, watch=self._watch, leave=_leave
+            )
         except GpuQueueError as exc:
             click.echo(f"gpuqueue: {exc}", err=True)
             raise SystemExit(os.EX_CONFIG) from None
         signal.signal(signal.SIGALRM, _leave_at_once)
-        worker.gpuqueue = self._node
-        self._node.start()
+        worker.gpuqueue = self._dispatcher
+        self._dispatcher.start()
 
     def stop(self, worker: Any) -> None:
         """Sign off; running jobs go on."""
-        node, self._node = self._node, None
-        if node is not None:
-            node.stop()
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.stop()
 
     terminate = stop
 
@@ -129,7 +131,7 @@ def _check_queues(application: Celery) -> None:
 
 app.steps["worker"].add(GpuStep)
 app.steps["consumer"].add(Control)
-app.steps["consumer"].add(Pulse)
+app.steps["consumer"].add(Heartbeat)
 app.user_options["worker"].add(
     CeleryOption(
         ["--gpu-watch/--no-gpu-watch"],

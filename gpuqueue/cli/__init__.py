@@ -1,8 +1,7 @@
-"""The command line ``gpuqueue``. Each command is a module of its own, imported only when it is
-called.
+"""The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: anything that changes the state of jobs but a cancel. What commands show, they read
-through ``store.read``.
+Never here: changes to the state of jobs, except by `cancel`. Commands read through
+``store.reader``.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ import click
 from gpuqueue import __version__
 from gpuqueue.errors import GpuQueueError
 
-#: command → (module, function, what `--help` says of it). The text stands here so that help imports
-#: no command.
+#: command → (module, function, its line in `--help`). The line stands here so that help imports no
+#: command.
 COMMANDS = {
     "demo": (
         "gpuqueue.cli.commands.demo",
         "demo",
-        "Show the whole thing on this machine, GPU or none.",
+        "Run a live demo on this machine, with or without a GPU.",
     ),
     "dev": (
         "gpuqueue.cli.commands.dev",
         "dev",
-        "Run all that development needs: Redis, a dispatcher and Flower.",
+        "Run Redis, a dispatcher and Flower for development.",
     ),
     "status": (
         "gpuqueue.cli.commands.status",
         "status",
-        "Show classes, who holds their slots and who waits.",
+        "Show classes, running jobs and waiting jobs.",
     ),
-    "why": ("gpuqueue.cli.commands.why", "why", "Say why a job waits, or how it ended."),
+    "why": ("gpuqueue.cli.commands.why", "why", "Explain why a job waits, or how it ended."),
     "logs": (
         "gpuqueue.cli.commands.logs",
         "logs",
-        "Print the log of a job, also after its pod is gone.",
+        "Print the log of a job, even after its pod is gone.",
     ),
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
@@ -83,9 +82,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gpuqueue")
 def cli() -> None:
-    """GPU jobs by Celery: what runs, what waits and why. Settings come from the environment, as for
-    dispatchers.
-    """
+    """Inspect and control GPU jobs. Settings come from the environment, as for dispatchers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

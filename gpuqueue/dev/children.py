@@ -1,8 +1,8 @@
-"""Child processes of a foreground command: each ends when its owner does, however the owner ends.
+"""Child processes of a foreground command: each ends with its owner, even if the owner is killed.
 
-On Linux the kernel sends a child its death signal when the *thread* that started it ends, so that
-thread is one of ours that lives as long as the child (as in embedded.py). Elsewhere only an
-ordinary end of the owner stops it.
+On Linux the kernel sends the death signal when the *thread* that started the child ends, so a
+thread of this module lives as long as the child (as in embedded_redis.py). On other systems only
+an orderly end of the owner stops the child.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-#: How much of a child's log an error quotes, in bytes.
+#: Bytes of a child's log that an error quotes.
 LOG_TAIL = 3000
 
-# Runs in the new process, which then becomes the child; see embedded.py for why it is not a
+# Runs in the new process, which then becomes the child; embedded_redis.py says why it is not a
 # preexec_fn.
 _BECOME = """\
 import os, sys
@@ -34,16 +34,17 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Child:
-    """One child, started at once. Raises OSError when it cannot be.
+    """One child, started at once. Raises OSError if the start fails.
 
     Args:
-        name: what messages call it.
-        command: the program (its whole path) and its arguments.
+        name: its name in messages.
+        command: the program (absolute path) and its arguments.
         env: its whole environment.
-        log: a file that its output is appended to; None: our own output.
-        death_signal: what the kernel sends it when we die; None: it may outlive us.
-        leash: whether it gets a pipe as standard input that ends when we die, or ``stop`` is
-            called.
+        log: the file that its output is appended to; None for the owner's output.
+        death_signal: the signal from the kernel when the owner dies; None lets it outlive the
+            owner.
+        leash: whether its standard input is a pipe that closes when the owner dies or calls
+            ``stop``.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class Child:
         return self._process.returncode if self.ended.is_set() else None
 
     def stop(self, seconds: float, how: signal.Signals = signal.SIGTERM) -> bool:
-        """End it: ``how``, then SIGKILL after ``seconds``. Answers whether it ended by itself. May
-        be repeated.
+        """Send ``how``, then SIGKILL after ``seconds``. Return whether SIGKILL was unnecessary.
+
+        May be repeated.
         """
         if self._process.stdin:
             self._process.stdin.close()
@@ -104,7 +106,7 @@ class Child:
         return False
 
     def tail(self) -> str:
-        """Return the end of what it wrote to its log; nothing without one."""
+        """Return the end of its log; "" without one."""
         if self._log is None or not self._log.exists():
             return ""
         with self._log.open("rb") as log:
@@ -121,7 +123,7 @@ class Child:
         try:
             log = self._log.open("ab") if self._log else None
             try:
-                # A session of its own: Ctrl-C in the terminal is for the owner, which stops its
+                # In a new session: Ctrl-C in the terminal reaches only the owner, which stops its
                 # children in order.
                 process = subprocess.Popen(
                     command,

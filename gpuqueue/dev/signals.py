@@ -1,6 +1,4 @@
-"""Signals of a foreground command: one way to be stopped, and nothing left behind by an impatient
-second Ctrl-C.
-"""
+"""Signals of a foreground command: one way to stop it, safe against a second Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ from typing import NoReturn
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: SIGINT too, as a shell's `&` has it
-    ignored. Main thread only.
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt. Main thread only.
+
+    SIGINT is included because a shell's `&` ignores it.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -34,8 +33,9 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C, SIGTERM and SIGHUP: an impatient second one must not leave a child behind.
-    What is inside is bounded.
+    """Ignore SIGINT, SIGTERM and SIGHUP, so that a second Ctrl-C leaves no child behind.
+
+    The block must be bounded in time.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

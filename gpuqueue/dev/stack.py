@@ -1,6 +1,4 @@
-"""All that development needs, as child processes: Redis, one dispatcher, Flower. For ``gpuqueue
-dev`` and the demo.
-"""
+"""Redis, one dispatcher and Flower as child processes, for ``gpuqueue dev`` and the demo."""
 
 from __future__ import annotations
 
@@ -25,26 +23,25 @@ from gpuqueue.model.redis_url import unix
 from gpuqueue.store.client import RedisError, check, connect
 from gpuqueue.store.reader import Reader
 
-#: How long the dispatcher and Flower may take to be ready, each, in seconds: a cold disk, a busy
-#: laptop.
+#: Seconds until the dispatcher, and then Flower, must be ready, on a cold disk and a busy laptop.
 READY_SECONDS = 60.0
 LOCALHOST = "127.0.0.1"
 
 
 class ChildEnded(GpuQueueError):
-    """A process of ours has ended by itself: the text names it and quotes the end of its log."""
+    """A child process ended by itself: the text names it and quotes the end of its log."""
 
 
 class Stack:
-    """Redis (unless there is one), a dispatcher for one application, and Flower; a context manager.
+    """Redis, a dispatcher for one application, and Flower; a context manager.
 
     Args:
-        app: the application that executors load: what follows ``celery -A``.
-        broker_url: the applications' broker; None: an embedded Redis in a temporary directory.
-        flower_port: where Flower listens on 127.0.0.1; 0: a free port; None: no Flower.
-        extra_env: environment for the children, over ours.
-        log_level: of the dispatcher, as ``celery worker -l`` takes it.
-        log_file: where the children's output is appended; None: to our own.
+        app: the application that executors load: the argument of ``celery -A``.
+        broker_url: the broker; None starts an embedded Redis in a temporary directory.
+        flower_port: the port of Flower on 127.0.0.1; 0 chooses a free one; None starts no Flower.
+        extra_env: environment of the children, over this process's.
+        log_level: log level of the dispatcher, as for ``celery worker -l``.
+        log_file: the file for the children's output; None for this process's output.
     """
 
     def __init__(
@@ -59,9 +56,9 @@ class Stack:
     ) -> None:
         self.app = app
         self.flower_url: str | None = None
-        #: Why there is no Flower although one was asked for.
+        #: Why the requested Flower is missing.
         self.flower_missing: str | None = None
-        #: Executors that ``stop`` had to end, since their Redis went with it.
+        #: The number of executors that ``stop`` ended with their embedded Redis.
         self.stopped_jobs = 0
         self.env: dict[str, str] = {}
         self.dispatcher_name = f"dispatcher@{socket.gethostname()}"
@@ -88,12 +85,12 @@ class Stack:
 
     @property
     def embedded(self) -> bool:
-        """Whether Redis is our own, and ends with us."""
+        """Whether Redis is embedded, and ends with this stack."""
         return self._broker_url is None or self._redis is not None
 
     @property
     def broker_url(self) -> str:
-        """The broker. Raises :class:`GpuQueueError` before ``start`` when it is embedded."""
+        """The broker's URL. Raises :class:`GpuQueueError` before ``start`` if it is embedded."""
         url = self._redis.url if self._redis else self._broker_url
         if not url:
             raise GpuQueueError("there is no Redis yet: start the stack first")
@@ -101,14 +98,13 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        """Where the queue's state lives."""
+        """The URL of the queue's state."""
         return unix(self.env.get("GPUQUEUE_REDIS_URL") or self.broker_url)
 
     def start(self) -> None:
-        """Start all, and return once the dispatcher has announced itself in Redis and Flower
-        answers.
+        """Start everything; return once the dispatcher is announced in Redis and Flower answers.
 
-        Raises :class:`GpuQueueError`: Redis cannot be used, a port is taken, a child ended or is
+        Raises :class:`GpuQueueError` if Redis is unusable, a port is taken, or a child ended or is
         late. Then call ``stop``.
         """
         port = self._choose_port()
@@ -127,7 +123,7 @@ class Stack:
         client.close()
 
     def check(self) -> None:
-        """Raise :class:`ChildEnded` when a child has ended by itself."""
+        """Raise :class:`ChildEnded` if a child has ended by itself."""
         for child in (self._dispatcher, self._flower):
             if child and child.ended.is_set():
                 said = child.tail()
@@ -142,10 +138,10 @@ class Stack:
                 raise ChildEnded("the embedded Redis ended by itself") from exc
 
     def stop(self) -> None:
-        """Stop Flower, the dispatcher, the running jobs if their Redis is ours, and that Redis. May
-        be repeated.
+        """Stop Flower and the dispatcher, then an embedded Redis with its running jobs.
 
-        With an external Redis running jobs go on, and the next dispatcher takes them over.
+        With an external Redis running jobs continue, and the next dispatcher takes them over. May
+        be repeated.
         """
         with uninterrupted():
             if self._flower:
@@ -177,15 +173,15 @@ class Stack:
 
     def _start_children(self, port: int | None) -> None:
         celery = [sys.executable, "-m", "celery", "-A", "gpuqueue"]
-        # With our own Redis there is nothing to sign off from, and what a dispatcher or Flower does
-        # without it can take long.
+        # An embedded Redis ends with the owner: an orderly shutdown of these has no use, and could
+        # take long.
         death = signal.SIGKILL if self._redis else signal.SIGTERM
         if self._redis:
             sweeper = [sys.executable, "-m", "gpuqueue.dev.sweep", self.redis_url]
             self._sweeper = Child(
                 "sweeper", sweeper, self.env, log=self._log_file, death_signal=None, leash=True
             )
-        else:  # beside others on the same broker, a name of its own
+        else:  # other dispatchers may use the same broker: the name must be unique
             self.dispatcher_name = f"dispatcher-{os.getpid()}@{socket.gethostname()}"
         worker = [*celery, "worker", "-n", self.dispatcher_name, "-l", self._log_level]
         self._dispatcher = Child(
@@ -210,9 +206,7 @@ class Stack:
             self.flower_missing = "Flower is not installed; pip install 'gpuqueue[flower]'"
             return None
         with socket.socket() as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as Flower's own socket does
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Flower does
             try:
                 probe.bind((LOCALHOST, self._flower_port))
             except OSError as exc:
@@ -231,7 +225,7 @@ class Stack:
                 if ready():
                     return
             except RedisError:
-                # check() says what became of our own; an external one has the deadline to come back
+                # check() reports an embedded Redis that ended; an external one may come back.
                 pass
             if time.monotonic() > deadline:
                 raise GpuQueueError(

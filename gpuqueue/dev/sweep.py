@@ -1,8 +1,7 @@
-"""End the executors whose Redis is about to vanish: with an embedded Redis no dispatcher will ever
-look after them again.
+"""Ends the executors of an embedded Redis that is about to stop: no dispatcher would find them.
 
-``python -m gpuqueue.dev.sweep URL`` waits until its standard input ends, which it does also when
-the owner was killed.
+``python -m gpuqueue.dev.sweep URL`` waits for the end of its standard input, which also comes when
+the owner is killed.
 """
 
 from __future__ import annotations
@@ -18,17 +17,14 @@ import psutil
 from gpuqueue.launchers.local.process import environment
 from gpuqueue.model.executor_env import VARIABLES
 
-#: Between SIGTERM and SIGKILL, in seconds: time for an executor to leave its task.
+#: Seconds between SIGTERM and SIGKILL: time for an executor to leave its task.
 GRACE = 3.0
-#: An executor that a dying dispatcher was just starting shows its environment within this many
-#: seconds.
+#: Seconds until an executor that a dying dispatcher was just starting shows its environment.
 SETTLE = 0.3
 
 
 def executors(url: str) -> dict[int, bool]:
-    """Return the processes of executors of a Redis, and of what their tasks started: pid → whether
-    it is the executor.
-    """
+    """Return the executors of a Redis and their descendants: pid → whether it is an executor."""
     found = {}
     for pid in psutil.pids():
         env = environment(pid)
@@ -43,8 +39,9 @@ def executors(url: str) -> dict[int, bool]:
 
 
 def sweep(url: str, grace: float = GRACE) -> int:
-    """End all executors of a Redis: SIGTERM, then SIGKILL after ``grace`` seconds. Answers how many
-    there were.
+    """End all executors of a Redis: SIGTERM, then SIGKILL after ``grace`` seconds.
+
+    Returns how many there were.
     """
     seen: set[int] = set()
     deadline = time.monotonic() + grace
@@ -53,8 +50,7 @@ def sweep(url: str, grace: float = GRACE) -> int:
         found = executors(url)
         late = time.monotonic() > deadline
         for pid, leads in found.items():
-            # What a task started gets no SIGTERM from us: its executor is asked first, as a
-            # cancelled job's is.
+            # Descendants get no SIGTERM: their executor ends them, as for a cancelled job.
             if late or (leads and pid not in seen):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)

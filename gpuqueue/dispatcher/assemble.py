@@ -1,34 +1,41 @@
-"""Put one dispatcher together from settings: state, launcher, finisher, watcher."""
+"""Put one dispatcher process together from settings."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.cancel import Canceller
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
+from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.metrics.serve import Endpoint, open_endpoint
 from gpuqueue.dispatcher.observations import KeptObservations
-from gpuqueue.dispatcher.slots import Dispatcher
-from gpuqueue.dispatcher.watch import Clocks, Watcher
+from gpuqueue.dispatcher.repair import Repair
+from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
-from gpuqueue.glue.messages.signed import Store, register
+from gpuqueue.glue.messages.signed import CertificateStore, register
 from gpuqueue.glue.results.states import States
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
-from gpuqueue.launchers.base import Launcher
+from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.model.attempt import RunningAttempt
+from gpuqueue.model.ends import End
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout, rights
-from gpuqueue.store.client import check, connect, look
+from gpuqueue.store.client import Redis, check, connect, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
@@ -36,17 +43,24 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 
-#: Seconds for each of Redis' answers to a scrape: Prometheus gives up after 10.
+#: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
 
 
-class Node:
+class DispatcherProcess:
     """One dispatcher, ready to start.
 
-    ``leave`` is called when this dispatcher may not go on: the state is of another layout by now.
+    Args:
+        app: its Celery application.
+        settings: its settings.
+        name: its name.
+        watch: whether its watcher may lead.
+        leave: called if Redis has the state of another layout by now: the process must end.
 
-    Raises :class:`SettingsError` for what is missing or wrong, :class:`ServerUnreachable` when
-    Redis is not there, or refuses, :class:`LayoutMismatch` when its state is not ours to work on.
+    Raises:
+        SettingsError: a setting is missing or wrong.
+        ServerUnreachable: Redis cannot be reached, or refuses the user.
+        LayoutMismatch: Redis has the state of another layout.
     """
 
     def __init__(
@@ -58,53 +72,69 @@ class Node:
         watch: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> None:
-        where = (settings.redis_url, settings.redis_setting)
-        client = connect(settings.redis_url)
-        look(client, *where)
-        check(client, *where)
-        for wrong in rights.refused(
-            settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
-        ):
-            raise wrong
-        layout.claim(client, *where)
+        client = _checked_client(settings)
         classes = configured(settings)
-        line = Line(
-            client, by=name, keep=settings.tombstone_seconds, max_attempts=settings.max_attempts
-        )
         reader, logs, states = Reader(client), Logs(client), States(app)
-        certificates = Store(settings.cert_store) if settings.cert_store else None
+        certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
-        finisher = Finisher(line, reader, logs, app, name, bodies, settings.finish_seconds)
-        repair, threads = settings.repair_seconds, settings.launch_threads
-        self.dispatcher = Dispatcher(
-            client, line, reader, classes, states, finisher, repair, threads, bodies
+
+        def on_end(running: RunningAttempt, end: End) -> bool:
+            return slots.on_end(running, end)  # no attempt is launched before slots exist
+
+        keep, most, repair = (
+            settings.tombstone_seconds,
+            settings.max_attempts,
+            settings.repair_seconds,
         )
-        self.canceller = Canceller(client, line, reader, classes, finisher)
         if settings.execution_mode == "local":
-            self.launcher: Launcher = _local(self.dispatcher, settings)
+            self.launcher, dealt = _local(settings, classes, reader, on_end)
         else:
-            self.launcher = _kubernetes(
-                self.dispatcher,
-                settings,
-                KeptObservations(client, line, reader, logs, states, app),
-            )
-        line.owner = self.launcher.owner
-        self.dispatcher.launcher = self.launcher
-        finisher.use(self.launcher)
-        lease = Lease(client, name, settings.lease_seconds, group_of(self.launcher.owner, classes))
-        clocks = Clocks(
-            settings.tick_seconds, settings.relist_seconds, repair, settings.grace_seconds
+            observing = Line(client, by=name, keep=keep, max_attempts=most)
+            observations = KeptObservations(client, observing, reader, logs, states, app)
+            self.launcher, dealt = _kubernetes(settings, classes, on_end, observations), {}
+        owner = self.launcher.owner
+        line = Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=dealt)
+        job_states = JobStates(states, reader, classes, line.clock, repair)
+        self.finisher = Finisher(
+            line, reader, logs, app, name, self.launcher, bodies, settings.finish_seconds
         )
-        waiting = connect(settings.redis_url, timeout=settings.tick_seconds + 10)
+        self.slots = slots = Slots(
+            client, line, classes, self.launcher, job_states, self.finisher, settings.launch_threads
+        )
+        self.accept = Accept(
+            client, line, reader, classes, bodies, self.launcher, slots, job_states, self.finisher
+        )
+        self.canceller = Canceller(client, line, reader, classes, self.finisher)
         self.watcher = Watcher(
-            *(self.dispatcher, self.launcher, lease, waiting, clocks),
+            client=client,
+            waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
+            line=line,
+            reader=reader,
+            classes=classes,
+            lease=Lease(client, name, settings.lease_seconds, group_of(owner, classes)),
+            launcher=self.launcher,
+            slots=slots,
+            finisher=self.finisher,
+            stopper=Stopper(reader, self.launcher, settings.grace_seconds),
+            repair=Repair(
+                client,
+                line,
+                reader,
+                classes,
+                self.launcher,
+                slots,
+                repair,
+                settings.relist_seconds,
+            ),
+            states=job_states,
+            intervals=WatchIntervals(settings.tick_seconds, settings.relist_seconds, repair),
             may_lead=watch,
-            check_layout=lambda: layout.claim(client, *where),
+            check_layout=lambda: layout.claim(client, *_where(settings)),
             leave=leave,
         )
         self.health = Health(self.watcher, settings.tick_seconds)
-        self.lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
+        self.queue_lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
         self.endpoint = self._endpoint(settings, classes) if settings.metrics_port else None
 
     def _endpoint(self, settings: Settings, classes: Mapping[str, GpuClass]) -> Endpoint | None:
@@ -114,52 +144,74 @@ class Node:
             settings.metrics_port,
             "metrics_port" in settings.model_fields_set,
             [
-                QueueCollector(measures, classes, self.lengths),
+                QueueCollector(measures, classes, self.queue_lengths),
                 DispatcherCollector(self.watcher, __version__),
             ],
             {"/healthz": self.health.sick, "/readyz": self.health.unready},
         )
 
     def start(self) -> None:
-        """Start watching; accepting begins when Celery's consumer does."""
+        """Start the watcher and the endpoint. Celery's consumer starts to accept messages."""
         self.watcher.start()
         if self.endpoint is not None:
             self.endpoint.start()
 
     def stop(self) -> None:
-        """Sign off. What runs goes on, and what waits is safe in Redis."""
+        """Sign off. Running attempts continue, and waiting jobs stay in Redis."""
         self.watcher.stop()
         self.launcher.close()
-        self.dispatcher.close()
-        self.dispatcher.finisher.close()
+        self.slots.close()
+        self.finisher.close()
         if self.endpoint is not None:
             self.endpoint.close()
-        self.lengths.close()
+        self.queue_lengths.close()
 
 
-def _local(dispatcher: Dispatcher, settings: Settings) -> LocalLauncher:
+def _where(settings: Settings) -> tuple[str, str]:
+    """Return the address of the state, and the setting that names it."""
+    return settings.redis_url, settings.redis_setting
+
+
+def _checked_client(settings: Settings) -> Redis:
+    client, where = connect(settings.redis_url), _where(settings)
+    look(client, *where)
+    check(client, *where)
+    for refusal in rights.refused(
+        settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
+    ):
+        raise refusal
+    layout.claim(client, *where)
+    return client
+
+
+def _local(
+    settings: Settings, classes: Mapping[str, GpuClass], reader: Reader, on_end: OnEnd
+) -> tuple[Launcher, dict[str, int]]:
+    """Return the local launcher, and how many GPUs it deals to each class."""
     if not settings.app:
         raise SettingsError(
             "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose"
             " tasks run here"
         )
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-    dealt = devices.deal(dispatcher.classes.values(), found)
-    dispatcher.line.devices = {name: len(gpus) for name, gpus in dealt.items()}
-    reader, clock = dispatcher.reader, dispatcher.line.clock
-    return LocalLauncher(
-        dispatcher.on_end,
+    dealt = devices.deal(classes.values(), found)
+    launcher = LocalLauncher(
+        on_end,
         executor_environment(settings),
         settings.start_timeout,
         dealt,
-        # A silent host is gone with its jobs: its container came back under a new name, or its
+        # A silent host is gone with its jobs: its container restarted under a new name, or its
         # machine is off.
-        lambda host: reader.host_heard(host, clock() - settings.host_silent_seconds),
+        lambda host: reader.host_heard(host, time.time() - settings.host_silent_seconds),
     )
+    return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 
 
 def _kubernetes(
-    dispatcher: Dispatcher, settings: Settings, observations: KeptObservations
+    settings: Settings,
+    classes: Mapping[str, GpuClass],
+    on_end: OnEnd,
+    observations: KeptObservations,
 ) -> Launcher:
     try:
         from gpuqueue.launchers.kubernetes.assemble import assemble
@@ -167,12 +219,12 @@ def _kubernetes(
         raise SettingsError(
             f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
         ) from exc
-    return assemble(settings, dispatcher.classes, dispatcher.on_end, observations)
+    return assemble(settings, classes, on_end, observations)
 
 
 def executor_environment(settings: Settings) -> dict[str, str]:
-    """Return what every executor is told, whatever this process's own environment says."""
-    said = {
+    """Return the environment of every executor, independent of that of this process."""
+    variables = {
         "GPUQUEUE_APP": settings.app,
         "GPUQUEUE_REDIS_URL": settings.redis_url,
         "GPUQUEUE_LAYOUT": str(VERSION),
@@ -183,5 +235,5 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }
     if settings.devices == "none":
-        said["CUDA_VISIBLE_DEVICES"] = ""
-    return {name: value for name, value in said.items() if value is not None}
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return {name: value for name, value in variables.items() if value is not None}

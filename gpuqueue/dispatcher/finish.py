@@ -1,10 +1,9 @@
-"""Finish jobs that their executor could not: by the application's own code where that matters, else
-here.
+"""Finish jobs that their executor did not: in the application's code if it is needed, else here.
 
-Errbacks with the (request, exc, traceback) signature, ``on_failure`` and a chord body's errbacks
-need the application: the executor is started once more for them, without a GPU. What needs none of
-it (a revoked or expired job) and what is left when the application itself is what fails, is written
-by the dispatcher.
+Errbacks with the (request, exc, traceback) signature, ``on_failure`` and the errbacks of a chord
+body need the application: the executor starts once more for them, without a GPU. The dispatcher
+itself writes results that need no application (of a revoked or expired job), and the result of a
+job whose application cannot finish it.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
-#: How long a finish in the application's code may take, in seconds: its import, and its own hooks.
+#: How long a finish in the application's code may take, in seconds: import and hooks.
 BY_APPLICATION = 120.0
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
 class Finisher:
-    """Finishes jobs in threads of its own, each job once at a time.
+    """Finishes jobs in its threads, each job once at a time.
 
     Args:
         line, reader, logs: the state.
-        app: the dispatcher's Celery application, used where the job's own is not needed.
+        app: the dispatcher's Celery application, for jobs that do not need their own.
         hostname: the worker that events name.
-        bodies: what the dispatcher reads.
+        launcher: starts the finishes that need the application's code.
+        bodies: how the dispatcher reads bodies.
         lease: seconds that a finish here may take until another dispatcher may repeat it.
     """
 
@@ -51,33 +51,27 @@ class Finisher:
         logs: Logs,
         app: Any,
         hostname: str,
+        launcher: Launcher,
         bodies: DispatcherBodies = UNSIGNED,
         lease: float = 15.0,
     ) -> None:
         self._line = line
-        self._lease = lease
         self._reader = reader
         self._logs = logs
         self._app = app
         self._hostname = hostname
+        self._launcher = launcher
         self._bodies = bodies
+        self._lease = lease
         self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
-        self.launcher: Launcher | None = None
-        self._by_application = self._here
-
-    def use(self, launcher: Launcher) -> None:
-        """Let the launcher run finishes in the application's code; without one all are written
-        here.
-        """
-        self.launcher = launcher
         self._by_application = ThreadPoolExecutor(
             launcher.finishers, thread_name_prefix="gpuqueue-finish-app"
         )
 
     def submit(self, gpu_class: str, delivery: str) -> None:
-        """Finish a job soon. A job already under way here is left to that."""
+        """Finish a job soon, unless its finish is under way here."""
         with self._lock:
             if delivery in self._under_way:
                 return
@@ -96,7 +90,7 @@ class Finisher:
             try:
                 done = step(gpu_class, delivery)
             except Exception:
-                # The lease runs out, and the watcher has it tried again.
+                # The lease expires, and the watcher retries it.
                 logger.exception("%s: finish failed", delivery, extra={"action": "finish_failed"})
             finally:
                 if done:
@@ -105,7 +99,7 @@ class Finisher:
 
         try:
             pool.submit(run)
-        except RuntimeError:  # shutting down: another dispatcher takes it up
+        except RuntimeError:  # shutting down: another dispatcher takes it over
             with self._lock:
                 self._under_way.discard(delivery)
 
@@ -114,7 +108,7 @@ class Finisher:
         answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
-        if self.launcher is None or not needs_application(record):
+        if not needs_application(record):
             self._write(gpu_class, record, stored, finisher)
             return True
         self._put(
@@ -126,7 +120,6 @@ class Finisher:
         return False
 
     def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
-        assert self.launcher is not None
         answer, *_ = self._line.finish_claim(
             gpu_class, delivery, finisher, BY_APPLICATION + self._lease
         )
@@ -140,7 +133,7 @@ class Finisher:
             )
 
         try:
-            status = self.launcher.finish(record, finisher, BY_APPLICATION, wanted)
+            status = self._launcher.finish(record, finisher, BY_APPLICATION, wanted)
         except LauncherClosed:
             return True
         answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
@@ -168,18 +161,19 @@ class Finisher:
         logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
 
     def close(self) -> None:
-        """Finish what is under way here; what is under way in the application goes on by itself."""
+        """Complete the finishes under way here. Those in the application's code continue by
+        themselves.
+        """
         self._here.shutdown(wait=True, cancel_futures=True)
         self._by_application.shutdown(wait=True, cancel_futures=True)
 
 
 def needs_application(record: Record) -> bool:
-    """Whether finishing wants the application's code: errbacks, chords, or hooks of a task that had
-    been started.
+    """Return whether a finish needs the application's code: for errbacks, chords, or the hooks of a
+    started task.
     """
-    if (
-        record["task"] == CONTAINER_TASK
-    ):  # there is no task with hooks, and a result is passed on by name, or signed
+    if record["task"] == CONTAINER_TASK:
+        # It has no hooks. A dispatcher passes a result on by name, but cannot sign it.
         return bool(record.get("needs_app")) and (
             record.get("reason") != EndReason.SUCCEEDED or bool(record.get("signed"))
         )

@@ -18,7 +18,7 @@ STUCK = 180.0
 LATE = 30.0
 
 
-class Watching(Protocol):
+class WatchedLoop(Protocol):
     """A watcher, as far as its health goes. Times are of ``time.monotonic``; 0: not yet."""
 
     began: float
@@ -42,7 +42,7 @@ class Health:
     """
 
     def __init__(
-        self, watcher: Watching, tick: float, clock: Callable[[], float] = time.monotonic
+        self, watcher: WatchedLoop, tick: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._watcher = watcher
         self._tick = tick

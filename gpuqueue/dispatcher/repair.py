@@ -5,37 +5,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
-from gpuqueue.dispatcher.slots import Dispatcher
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
 from gpuqueue.store import wakeups
+from gpuqueue.store.client import Redis
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
 
 
-class Reconciler:
+@dataclass
+class Repair:
     """Compares the holders of slots with what runs. A difference must persist for a while before it
-    is acted on.
-
-    Args:
-        repair: seconds until an unfinished launch, or a process without a slot, counts as
-            abandoned.
-        relist: seconds between two runs; a dispatcher has half of it to report how its process
-            ended.
+    is acted on. For one thread.
     """
 
-    def __init__(
-        self, dispatcher: Dispatcher, launcher: Launcher, repair: float, relist: float
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._launcher = launcher
-        self._repair = repair
-        self._relist = relist
-        self._suspects: dict[str, float] = {}
+    client: Redis
+    line: Line
+    reader: Reader
+    classes: Mapping[str, GpuClass]
+    launcher: Launcher
+    slots: Slots
+    abandoned_after: float
+    """Seconds until an unfinished launch, or a process without a slot, counts as abandoned."""
+    relist: float
+    """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
+    _suspects: dict[str, float] = field(default_factory=dict)
 
     def run(self, now: float, adopt_at_once: Collection[str] = ()) -> None:
         """Compare once, and repair each difference that has persisted; in the classes of
@@ -44,30 +47,30 @@ class Reconciler:
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
-        live = {each.running.attempt: each for each in self._launcher.list()}
+        live = {each.running.attempt: each for each in self.launcher.list()}
         held: set[Attempt] = set()
-        for gpu_class in self._dispatcher.classes.values():
-            holders = self._dispatcher.reader.holders(gpu_class.name)
-            records = self._dispatcher.reader.records(
+        for gpu_class in self.classes.values():
+            holders = self.reader.holders(gpu_class.name)
+            records = self.reader.records(
                 gpu_class.name, (attempt.delivery for attempt, _ in holders)
             )
             known = {record["delivery"]: record for record in records}
             for attempt, since in holders:
                 held.add(attempt)
                 record = known.get(attempt.delivery)
-                if record is not None and record.get("owner", "") != self._launcher.owner:
+                if record is not None and record.get("owner", "") != self.launcher.owner:
                     continue  # another cluster's watcher looks after it
                 instance = self._instance(record, attempt, live.get(attempt))
                 if instance:
                     self._with_process(RunningAttempt(attempt, instance), suspects, now)
-                elif now - since >= self._repair:
+                elif now - since >= self.abandoned_after:
                     self._without_process(attempt, record)
         for attempt, each in live.items():
             if attempt in held:
                 continue
             adopted = attempt.gpu_class in adopt_at_once and self._adopt(each)
             instance = each.running.instance
-            if not adopted and self._for_long(suspects, instance, now, self._repair):
+            if not adopted and self._for_long(suspects, instance, now, self.abandoned_after):
                 self._without_holder(each)
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
@@ -84,19 +87,19 @@ class Reconciler:
     def _with_process(
         self, running: RunningAttempt, suspects: dict[str, float], now: float
     ) -> None:
-        end = self._launcher.end_of(running.instance)
+        end = self.launcher.end_of(running.instance)
         if end is None:
-            self._launcher.watch(running)
+            self.launcher.watch(running)
             return
         holder = running.attempt.holder
-        if self._for_long(suspects, holder, now, self._relist / 2):
+        if self._for_long(suspects, holder, now, self.relist / 2):
             logger.warning(
-                "%s: gone, and its end not told: %s",
+                "%s: gone without a reported end: %s",
                 holder,
                 end.error,
                 extra={"action": "repair_gone"},
             )
-            self._dispatcher.on_end(running, end)
+            self.slots.on_end(running, end)
 
     def _without_process(self, attempt: Attempt, record: Record | None) -> None:
         """Nothing runs, and the launch was never confirmed: launch it (again), or free the slot if
@@ -104,7 +107,7 @@ class Reconciler:
         """
         if record is not None and record.get("attempt") == attempt.number:
             if record["state"] == "launching" and not record.get("cancel"):
-                found = self._dispatcher.line.relaunch(attempt, self._repair)
+                found = self.line.relaunch(attempt, self.abandoned_after)
                 if found:
                     logger.warning(
                         "%s attempt %s: launched again",
@@ -112,9 +115,9 @@ class Reconciler:
                         attempt.number,
                         extra={"action": "repair_launch"},
                     )
-                    self._dispatcher.relaunch(found)
+                    self.slots.relaunch(found)
                 return
-            if not self._launcher.abandon(record):
+            if not self.launcher.abandon(record):
                 return  # it was launched after all: its end will be reported
         logger.warning(
             "%s attempt %s: slot without a process freed",
@@ -122,21 +125,19 @@ class Reconciler:
             attempt.number,
             extra={"action": "repair_freed"},
         )
-        self._dispatcher.on_end(RunningAttempt(attempt, ""), explain(None))
+        self.slots.on_end(RunningAttempt(attempt, ""), explain(None))
 
     def _adopt(self, each: LiveAttempt) -> bool:
         attempt = each.running.attempt
         adopted: Record = {**each.record, "instance": each.running.instance}
-        if attempt.gpu_class not in self._dispatcher.classes or not self._dispatcher.line.adopt(
-            attempt.gpu_class, adopted
-        ):
+        if attempt.gpu_class not in self.classes or not self.line.adopt(attempt.gpu_class, adopted):
             return False
         logger.warning(
-            "%s: runs, and Redis did not know it; adopted",
+            "%s: runs, and is unknown to Redis; adopted",
             attempt.holder,
             extra={"action": "repair_adopted"},
         )
-        wakeups.wake(self._dispatcher.client, attempt.gpu_class)
+        wakeups.wake(self.client, attempt.gpu_class)
         return True
 
     def _without_holder(self, each: LiveAttempt) -> None:
@@ -150,4 +151,4 @@ class Reconciler:
             each.running.attempt.holder,
             extra={"action": "repair_stopped"},
         )
-        self._launcher.stop(each.running.instance, "KILL")
+        self.launcher.stop(each.running.instance, "KILL")

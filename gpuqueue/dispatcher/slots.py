@@ -1,222 +1,141 @@
-"""The dispatcher's cycle: accept a message, admit what can start, launch it, and hand a freed slot
-on.
+"""Slots: grant them, launch the attempts that hold one, free them, and hand them on.
 
-Each step is one script, may be repeated, and is repaired by the watcher when its process dies right
-after it.
+Each step is one script and may be repeated. If this process dies after a step, the watcher repairs
+it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
-from gpuqueue.classes.choose import choose, resolve
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.cancel import stamps_of
 from gpuqueue.dispatcher.finish import Finisher
-from gpuqueue.dispatcher.timer import Later
-from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, UntrustedMessage
-from gpuqueue.glue.messages.bodies import DispatcherBodies
-from gpuqueue.glue.messages.parse import UNSIGNED, bare_job, job_id, parse, request_of
-from gpuqueue.glue.results.states import States
+from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.model.states import DISPATCHED, QUEUED
-from gpuqueue.store import revocations, wakeups
+from gpuqueue.model.states import DISPATCHED
+from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
-from gpuqueue.store.line import BATCH, REVOKED_FOR, Line
-from gpuqueue.store.reader import Reader
+from gpuqueue.store.line import BATCH, Line
 from gpuqueue.telemetry import LAUNCHES
 
 logger = logging.getLogger(__name__)
-#: Jobs that no class can ever run are kept under this name until their refusal is delivered.
-REFUSED = "refused"
-#: Seconds until a launch that the cluster did not take is tried again: it doubles as long as that
-#: goes on.
+#: Seconds until the next try of a launch that the cluster did not take. The pause doubles up to the
+#: second value.
 EARLIEST, LATEST = 0.5, 30.0
 
 
-@dataclass
-class Dispatcher:
-    """What one dispatcher does with jobs; safe to call from any thread."""
+class Slots:
+    """The slots of one dispatcher's classes. Thread-safe.
 
-    client: Redis
-    line: Line
-    reader: Reader
-    classes: Mapping[str, GpuClass]
-    states: States
-    finisher: Finisher
-    stale_after: float
-    """Seconds after which a repair may have overtaken a step of ours: then its state is not ours to
-    write.
+    Args:
+        client, line: the state.
+        classes: name → class.
+        launcher: starts the attempts.
+        states: where DISPATCHED is stored.
+        finisher: finishes the jobs whose executor did not.
+        threads: launches under way at the same time.
     """
-    threads: int = 8
-    bodies: DispatcherBodies = UNSIGNED
-    launcher: Launcher = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gpuqueue-launch")
-        self._later = Later("gpuqueue-launch-later")
+    def __init__(
+        self,
+        client: Redis,
+        line: Line,
+        classes: Mapping[str, GpuClass],
+        launcher: Launcher,
+        states: JobStates,
+        finisher: Finisher,
+        threads: int = 8,
+    ) -> None:
+        self._client = client
+        self._line = line
+        self._classes = classes
+        self._launcher = launcher
+        self._states = states
+        self._finisher = finisher
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
+        self._timer = Timer("gpuqueue-launch-later")
 
-    # -- accept ------------------------------------------------------------------------------------
-
-    def accept(self, packed: dict[str, Any]) -> str:
-        """Keep one delivery and start what can start. Answers ``accepted``, ``known``,
-        ``cancelled`` or ``refused``.
-
-        Raises :class:`MalformedMessage` for a message without an id, :class:`StateUnavailable` when
-        nothing was kept, or maybe not: then the message must come again.
-        """
-        try:
-            return self._accept(packed)
-        except RedisError as exc:
-            raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
-
-    def _accept(self, packed: dict[str, Any]) -> str:
-        job_id(packed)
-        now = self.line.clock()
-        try:
-            gpu_class, isolation = self._choose(packed)
-            job = parse(packed, gpu_class.name, isolation, now, self.bodies)
-            self.launcher.check_job(job.record(), gpu_class)
-            stamps = stamps_of(packed)
-        except InvalidJob as exc:
-            return self._refuse(packed, exc, now)
-        except (ValueError, TypeError, LookupError, AttributeError) as exc:
-            # Any client may send any JSON: what none of the checks foresaw is the message's fault,
-            # not the dispatcher's end.
-            logger.exception("message cannot be read", extra={"action": "message_unread"})
-            return self._refuse(
-                packed,
-                MalformedMessage(
-                    f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
-                ),
-                now,
-            )
-        record = job.record()
-        if stamps and revocations.stamps_revoked(self.client, stamps, now - REVOKED_FOR):
-            record["reason"] = EndReason.CANCELLED
-        outcome = self.line.accept(gpu_class.name, record, json.dumps(packed))
-        if outcome == "finishing":
-            self.finisher.submit(gpu_class.name, job.delivery)
-            return "cancelled"
-        if outcome == "known":
-            return outcome
-        logger.info(
-            "%s accepted for %s %s",
-            job.delivery,
-            gpu_class.name,
-            isolation,
-            extra={"action": "accepted"},
-        )
-        if not job.retries:  # a retry in line shows RETRY, as in plain Celery
-            self._tell_state(record, QUEUED, packed, since=now)
-        self.enqueue(gpu_class, job.delivery)
-        if job.eta or job.expires:
-            wakeups.wake(self.client, gpu_class.name)
-        return outcome
+    # -- grant -------------------------------------------------------------------------------------
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
-        """Put an accepted delivery in line, and launch what may start."""
-        self.launch(gpu_class, self.line.enqueue(gpu_class, delivery))
+        """Put an accepted delivery in line, and launch each attempt that may start."""
+        self._launch_all(gpu_class, self._line.enqueue(gpu_class, delivery))
 
-    def _choose(self, packed: dict[str, Any]) -> tuple[GpuClass, str]:
-        queue, request = request_of(packed)
-        fitting, isolation = resolve(self.classes, queue, request)
-        if len(fitting) == 1:
-            return fitting[0], isolation
-        known = self.reader.find(job_id(packed), [each.name for each in fitting])
-        if known:  # a redelivery or a retry stays where the job was
-            return self.classes[known["gpu_class"]], known["isolation"]
-        wanted = queue.isolation or request.isolation
-        chosen = choose(
-            fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind)
-        )
-        return chosen, wanted or chosen.default_isolation
-
-    def _refuse(self, packed: dict[str, Any], exc: InvalidJob, now: float) -> str:
-        record = bare_job(
-            packed, REFUSED, EXCLUSIVE, now, trusted=not isinstance(exc, UntrustedMessage)
-        ).record()
-        record["reason"], record["error"], record["error_type"] = (
-            EndReason.REJECTED,
-            str(exc),
-            type(exc).__name__,
-        )
-        outcome = self.line.accept(REFUSED, record, json.dumps(packed))
-        logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})
-        if outcome == "known":
-            return outcome
-        self.finisher.submit(REFUSED, record["delivery"])
-        return "refused"
+    def grant(self, gpu_class: GpuClass) -> None:
+        """Grant free slots to waiting jobs, and launch their attempts."""
+        self._launch_all(gpu_class, self._line.admit(gpu_class))
 
     # -- launch ------------------------------------------------------------------------------------
 
-    def launch(self, gpu_class: GpuClass, granted: list[Record]) -> None:
-        """Launch admitted attempts, each in a thread of the pool."""
+    def relaunch(self, record: Record) -> None:
+        """Launch an attempt again whose launch is unconfirmed."""
+        self._submit(record, repeated=True)
+
+    def _launch_all(self, gpu_class: GpuClass, granted: list[Record]) -> None:
         while granted:
             for record in granted:
                 self._submit(record)
-            granted = self.line.admit(gpu_class) if len(granted) == BATCH else []
+            granted = self._line.admit(gpu_class) if len(granted) == BATCH else []
 
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
             self._pool.submit(self._launch, record, repeated)
-        except (
-            RuntimeError
-        ):  # this dispatcher is leaving: another's watcher launches what it had admitted
+        except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
             logger.info(
                 "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
             )
 
     def _launch(self, record: Record, repeated: bool) -> None:
         attempt = Attempt.of(record)
-        delivery = attempt.delivery
         try:
             if not repeated:
-                self._tell_state(record, DISPATCHED, None, since=record["admitted"])
+                self._states.tell(record, DISPATCHED, None, since=record["admitted"])
             try:
-                instance = self.launcher.start(record)
+                instance = self._launcher.start(record)
             except LaunchLater as exc:
-                LAUNCHES.labels(record["gpu_class"], "later").inc()
+                LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
-                return
             except (CannotLaunch, OSError) as exc:
-                LAUNCHES.labels(record["gpu_class"], "failed").inc()
-                logger.warning(
-                    "%s not launched: %s", delivery, exc, extra={"action": "launch_failed"}
+                LAUNCHES.labels(attempt.gpu_class, "failed").inc()
+                self._launch_failed(attempt, exc)
+            else:
+                LAUNCHES.labels(attempt.gpu_class, "launched").inc()
+                self._line.launched(attempt, instance, self._launcher.claim_within)
+                logger.info(
+                    "%s launched, attempt %s",
+                    attempt.delivery,
+                    attempt.number,
+                    extra={"action": "launched"},
                 )
-                reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-                final = isinstance(exc, CannotLaunch)
-                self._release(RunningAttempt(attempt, ""), End(reason, str(exc)), final=final)
-                return
-            LAUNCHES.labels(record["gpu_class"], "launched").inc()
-            self.line.launched(attempt, instance, self.launcher.claim_within)
-            logger.info(
-                "%s launched, attempt %s", delivery, attempt.number, extra={"action": "launched"}
-            )
         except Exception:
-            # Most likely Redis went away. Whether the process runs or not, the watcher finds out,
-            # and repeats the launch.
+            # Most likely Redis is away. The watcher finds out whether the attempt runs, and repeats
+            # the launch if it does not.
             logger.exception(
-                "%s: launch not confirmed", delivery, extra={"action": "launch_unsure"}
+                "%s: launch not confirmed", attempt.delivery, extra={"action": "launch_unsure"}
             )
 
+    def _launch_failed(self, attempt: Attempt, exc: CannotLaunch | OSError) -> None:
+        logger.warning(
+            "%s not launched: %s", attempt.delivery, exc, extra={"action": "launch_failed"}
+        )
+        final = isinstance(exc, CannotLaunch)
+        reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
+        self._release(RunningAttempt(attempt, ""), End(reason, str(exc)), final=final)
+
     def _put_off(self, record: Record, why: LaunchLater) -> None:
-        """Try a launch again after a pause, as long as somebody wants it and its time is not over;
-        the slot stays taken.
+        """Retry a launch after a pause while the job is wanted and time is left. The attempt keeps
+        its slot.
         """
         attempt = Attempt.of(record)
-        waited = self.line.clock() - record["admitted"]
-        if waited >= why.limit and self.launcher.abandon(record):
+        waited = self._line.clock() - record["admitted"]
+        if waited >= why.limit and self._launcher.abandon(record):
             logger.warning(
                 "%s not launched within %.0f s: %s",
                 attempt.delivery,
@@ -234,26 +153,22 @@ class Dispatcher:
             why,
             extra={"action": "launch_later"},
         )
-        self.line.observed([Observation(attempt, why.wait, str(why))])
+        self._line.observed([Observation(attempt, why.wait, str(why))])
 
         def again() -> None:
-            found = self.line.relaunch(attempt, 0.0)
-            if found:  # else it is cancelled, launched by a repair, or another's by now
+            found = self._line.relaunch(attempt, 0.0)
+            if found:  # else it is cancelled, or another process has launched it
                 self.relaunch(found)
 
-        self._later.call(pause, again)
+        self._timer.call(pause, again)
 
-    def relaunch(self, record: Record) -> None:
-        """Launch an attempt whose launch nobody confirmed."""
-        self._submit(record, repeated=True)
-
-    # -- end ---------------------------------------------------------------------------------------
+    # -- free --------------------------------------------------------------------------------------
 
     def on_end(self, running: RunningAttempt, end: End) -> bool:
-        """An attempt's process is gone: free its slot, launch what may start, finish the job if its
-        executor did not.
+        """An attempt has ended: free its slot and hand it on. If its executor did not finish the
+        job, have it finished.
 
-        Answers whether this freed the slot.
+        Returns whether this call freed the slot.
         """
         try:
             return self._release(running, end)
@@ -267,70 +182,40 @@ class Dispatcher:
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:
         attempt = running.attempt
-        name, delivery = attempt.gpu_class, attempt.delivery
-        gpu_class = self.classes.get(name) or GpuClass(
-            name
-        )  # a class no longer configured: free it all the same
-        released = self.line.release(gpu_class, attempt, end, running.instance, final)
-        self.launch(gpu_class, released.granted)
-        if released.state == "finishing" and end.reason == EndReason.SUCCEEDED:  # a container job's
-            logger.info(
-                "%s attempt %s: its container has ended well",
-                delivery,
-                attempt.number,
-                extra={"action": "container_ended"},
-            )
-            self.finisher.submit(name, delivery)
-        elif released.state == "finishing":
-            logger.warning(
-                "%s attempt %s: %s",
-                delivery,
-                attempt.number,
-                end.error,
-                extra={"action": "executor_lost"},
-            )
-            self.finisher.submit(name, delivery)
+        name, delivery, number = attempt.gpu_class, attempt.delivery, attempt.number
+        # The slot of a class that is no longer configured must be freed too.
+        gpu_class = self._classes.get(name) or GpuClass(name)
+        released = self._line.release(gpu_class, attempt, end, running.instance, final)
+        self._launch_all(gpu_class, released.granted)
+        if released.state == "finishing":
+            if end.reason == EndReason.SUCCEEDED:  # a container job
+                logger.info(
+                    "%s attempt %s: its container has ended well",
+                    delivery,
+                    number,
+                    extra={"action": "container_ended"},
+                )
+            else:
+                logger.warning(
+                    "%s attempt %s: %s",
+                    delivery,
+                    number,
+                    end.error,
+                    extra={"action": "executor_lost"},
+                )
+            self._finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:
             logger.warning(
                 "%s attempt %s: %s; tried again",
                 delivery,
-                attempt.number,
+                number,
                 end.error,
                 extra={"action": "try_again"},
             )
-            wakeups.wake(self.client, name)
+            wakeups.wake(self._client, name)
         return released.freed
 
-    # -- states ------------------------------------------------------------------------------------
-
-    def _tell_state(
-        self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float
-    ) -> None:
-        # After a stall the job may have moved on in other hands, and an old state would hide its
-        # result.
-        if not record.get("ignore_result") and self.line.clock() - since < self.stale_after / 2:
-            self.states.tell(record, state, packed)
-
-    def refresh_states(self) -> None:
-        """Keep the stored states of live jobs from expiring, in a thread: there may be many."""
-
-        def live() -> Iterator[Record]:
-            for name in self.classes:
-                for record in self.reader.all_records(name):
-                    if record["state"] != "ended" and not record.get("ignore_result"):
-                        yield record
-
-        def refresh() -> None:
-            try:
-                self.states.refresh(live())
-            except Exception:
-                logger.exception(
-                    "states not refreshed; tried again later", extra={"action": "refresh_failed"}
-                )
-
-        self._pool.submit(refresh)
-
     def close(self) -> None:
-        """Finish the launches under way; those put off are the next watcher's."""
-        self._later.close()
+        """Complete the launches under way. The next watcher takes over the postponed ones."""
+        self._timer.close()
         self._pool.shutdown(wait=True, cancel_futures=False)

@@ -1,4 +1,4 @@
-"""Do something later, once: one thread over a heap of times."""
+"""Call a function once, later: one thread over a heap of times."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 
-class Later:
-    """Calls functions when their time has come, one after the other: each must be quick. What is
-    left at the end is dropped.
+class Timer:
+    """Calls functions when they are due, one after the other; each must be quick. ``close`` drops
+    the remaining ones.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,7 +47,7 @@ class Later:
             try:
                 function()
             except Exception:
-                logger.exception("what was put off failed", extra={"action": "later_failed"})
+                logger.exception("a postponed call failed", extra={"action": "later_failed"})
 
     def _next(self) -> Callable[[], None] | None:
         with self._condition:

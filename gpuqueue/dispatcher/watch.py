@@ -1,8 +1,8 @@
-"""The watcher: one elected loop that moves what is due, stops what must stop, and repairs what a
-crash left behind.
+"""The watcher: one elected loop that moves due jobs, stops attempts that must stop, and repairs the
+state after a crash.
 
-Never here: the ordinary hand-over of a slot; that is the dispatcher's, by event. All that the
-leader does is safe when another believes to lead at the same time.
+Never here: the usual hand-over of a slot; :mod:`gpuqueue.dispatcher.slots` does it on the end of an
+attempt. Every step of a leader is safe if another watcher believes that it leads, too.
 """
 
 from __future__ import annotations
@@ -10,88 +10,93 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.repair import Reconciler
-from gpuqueue.dispatcher.slots import REFUSED, Dispatcher
+from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.repair import Repair
+from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
-from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import REFUSED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.lease import Lease
-from gpuqueue.store.reader import Todo
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader, Todo
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Clocks:
-    """The watcher's clocks, in seconds; see settings.py for the reasons."""
+class WatchIntervals:
+    """The watcher's intervals in seconds; settings/dispatcher.py has the reasons."""
 
     tick: float = 1.0
     relist: float = 2.0
     repair: float = 5.0
-    grace: float = 10.0
 
 
 @dataclass
 class Watcher:
-    """Runs :meth:`cycle` in a thread until stopped.
+    """Runs :meth:`cycle` in a thread until stopped."""
 
-    ``waiting`` is a client whose timeout exceeds the tick. One that may not lead only says that its
-    dispatcher is there.
-    """
-
-    dispatcher: Dispatcher
-    launcher: Launcher
-    lease: Lease
+    client: Redis
     waiting: Redis
-    clocks: Clocks = field(default_factory=Clocks)
+    """A client whose timeout exceeds the tick."""
+    line: Line
+    reader: Reader
+    classes: Mapping[str, GpuClass]
+    lease: Lease
+    launcher: Launcher
+    slots: Slots
+    finisher: Finisher
+    stopper: Stopper
+    repair: Repair
+    states: JobStates
+    intervals: WatchIntervals
     may_lead: bool = True
-    leads: bool = False
-    blind: bool = False
-    """It leads, and what runs cannot be seen."""
-    turned: float = 0.0
-    """When its last good turn ended, in Unix seconds; 0: it had none yet."""
-    began: float = 0.0
-    """When its latest turn began, by ``time.monotonic``."""
-    succeeded: float = 0.0
-    """When its last good turn ended, by ``time.monotonic``; 0: it had none yet."""
-    trouble: str = ""
-    """Why its latest turn failed; empty: it did not."""
+    """False: it only announces its dispatcher."""
     check_layout: Callable[[], None] = lambda: None
-    """Raises :class:`LayoutMismatch` when the state is no longer ours to work on."""
+    """Raises :class:`LayoutMismatch` if the state has another layout by now."""
     leave: Callable[[], None] = lambda: None
-    """Ends this dispatcher then."""
+    """Shuts this dispatcher down in that case."""
+
+    leads: bool = field(default=False, init=False)
+    blind: bool = field(default=False, init=False)
+    """It leads, and the cluster state is unknown."""
+    turned: float = field(default=0.0, init=False)
+    """End of its last successful cycle in Unix seconds; 0: none yet."""
+    began: float = field(default=0.0, init=False)
+    """Start of its latest cycle by ``time.monotonic``."""
+    succeeded: float = field(default=0.0, init=False)
+    """End of its last successful cycle by ``time.monotonic``; 0: none yet."""
+    trouble: str = field(default="", init=False)
+    """Why its latest cycle failed; empty if it did not."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._sent: dict[str, dict[Attempt, str]] = {}
-        self.reconciler = Reconciler(
-            self.dispatcher, self.launcher, self.clocks.repair, self.clocks.relist
-        )
         self._relist_at = 0.0
-        self._refresh_at = 0.0
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def alive(self) -> bool:
-        """Whether the loop goes on, or was told to end."""
+        """Return whether the loop runs, or was stopped on purpose."""
         return self._thread.is_alive() or self._stop.is_set()
 
     def stop(self) -> None:
-        """End the loop and let another lead."""
+        """End the loop, and let another watcher lead."""
         self._stop.set()
         try:
-            for name in self.dispatcher.classes:
-                wakeups.wake(self.dispatcher.client, name)
-            self._thread.join(self.clocks.tick + 5)
+            for name in self.classes:
+                wakeups.wake(self.client, name)
+            self._thread.join(self.intervals.tick + 5)
             self.lease.leave()
         except RedisError as exc:
             logger.warning("not signed off: %s", exc, extra={"action": "leave_failed"})
@@ -101,11 +106,8 @@ class Watcher:
             self.began = time.monotonic()
             try:
                 sleep = self.cycle()
-                self.trouble, self.succeeded, self.turned = (
-                    "",
-                    time.monotonic(),
-                    self.dispatcher.line.clock(),
-                )
+                self.trouble = ""
+                self.succeeded, self.turned = time.monotonic(), self.line.clock()
                 self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
@@ -114,130 +116,89 @@ class Watcher:
             except RedisError as exc:
                 self.trouble = f"Redis: {exc}"
                 logger.warning("watcher: Redis: %s", exc, extra={"action": "watch_unavailable"})
-                self._stop.wait(self.clocks.tick)
+                self._stop.wait(self.intervals.tick)
             except Exception as exc:
                 self.trouble = f"{type(exc).__name__}: {exc}"
                 logger.exception("watcher: cycle failed", extra={"action": "watch_failed"})
-                self._stop.wait(self.clocks.tick)
+                self._stop.wait(self.intervals.tick)
 
     def cycle(self) -> float:
-        """One turn; answers how long to sleep at most, in seconds."""
-        # 1. Say that this dispatcher is there; lead, or leave it to the one that does.
-        classes = list(self.dispatcher.classes.values())
+        """Run one cycle; return how long to sleep at most, in seconds."""
+        # 1. Announce this dispatcher. Lead, unless another watcher does.
         self.check_layout()
-        self.lease.announce(classes)
+        self.lease.announce(list(self.classes.values()))
         self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:
-            return self.clocks.tick
-        now = self.dispatcher.line.clock()
-        soonest = now + self.clocks.tick
-        closed: set[str] = set()
-        for gpu_class in [*classes, GpuClass(REFUSED)]:
-            # 2. Move what is due: into line, out of it, past its deadline.
-            moved, due = self.dispatcher.line.tick(gpu_class.name)
-            # 3. Start whatever can start.
-            self.dispatcher.launch(gpu_class, self.dispatcher.line.admit(gpu_class))
-            # 4. Stop what must stop, take up what somebody left half-done.
-            todo = self.dispatcher.reader.todo(gpu_class.name, now)
-            closed |= set() if todo.opened else {gpu_class.name}
-            self._stop_attempts(gpu_class, todo, now)
-            self._take_up(gpu_class, todo, now)
+            return self.intervals.tick
+        now = self.line.clock()
+        soonest, closed = now + self.intervals.tick, set()
+        for gpu_class in [*self.classes.values(), GpuClass(REFUSED)]:
+            # 2. Move due jobs: into line, out of it, past a deadline.
+            moved, due = self.line.tick(gpu_class.name)
+            # 3. Grant free slots.
+            self.slots.grant(gpu_class)
+            # 4. Stop attempts that must stop; resume the steps that a crash interrupted.
+            todo = self.reader.todo(gpu_class.name, now)
+            self.stopper.stop(gpu_class.name, todo.stopping, now)
+            self._resume(gpu_class, todo, now)
+            if not todo.opened:
+                closed.add(gpu_class.name)
             soonest = min(soonest, now if moved else soonest, due or soonest)
-        # 5. Compare the holders with what really runs. A class that Redis knows nothing of (it is
-        # new, or all is lost) opens only then: a job must not start beside one that merely is not
-        # known.
+        # 5. Compare the holders of slots with what runs. This opens a class that Redis does not
+        #    know (a new class, or all data is lost): no job may start beside an unknown attempt.
         if closed or now >= self._relist_at:
-            self._relist_at = now + self.clocks.relist
-            try:
-                self.reconciler.run(now, adopt_at_once=closed)
-            except LauncherUnavailable as exc:
-                self._say_blind(exc)
-            else:
-                self.blind = False
-                for name in closed:
-                    self.dispatcher.line.open(name)
-                    soonest = now
-        # 6. Note what attempts wait for, and give up those whose clock ran out.
+            self._relist_at = now + self.intervals.relist
+            if self._repaired(now, closed) and closed:
+                soonest = now
+        # 6. Record what attempts wait for, and give up those that exceed a limit.
         self.launcher.check(now)
         # 7. Keep the states of long jobs from expiring.
-        refresh = self.dispatcher.states.refresh_seconds
-        if refresh and now >= self._refresh_at:
-            self._refresh_at = now + refresh
-            self.dispatcher.refresh_states()
-        # 8. Sleep until something is due, or somebody wakes us.
-        return soonest - self.dispatcher.line.clock()
+        self.states.refresh_if_due(now)
+        # 8. Sleep until the next job is due, or until woken.
+        return soonest - self.line.clock()
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self.leads:
             logger.info("this watcher leads", extra={"action": "leads"})
             self._relist_at = 0.0
-            self._sent.clear()
+            self.stopper.forget()
         if leads != self.leads:
             self.launcher.lead(leads)
             self.blind = False
         self.leads = leads
 
-    def _say_blind(self, why: Exception) -> None:
-        if not self.blind:  # once: this may go on for an hour
-            logger.warning(
-                "what runs cannot be seen, nothing is concluded: %s",
-                why,
-                extra={"action": "watch_blind"},
-            )
-        self.blind = True
-
-    def _wait(self, seconds: float) -> None:
-        if not self.leads:
-            self._stop.wait(min(seconds, self.clocks.tick))  # the leader alone is woken
-        elif seconds > 0:
-            wakeups.wait(self.waiting, self.dispatcher.classes, seconds)
-
-    # -- stopping ----------------------------------------------------------------------------------
-
-    def _stop_attempts(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
-        before = self._sent.get(gpu_class.name, {})
-        sent = self._sent[gpu_class.name] = {
-            attempt: before[attempt] for attempt, _ in todo.stopping if attempt in before
-        }
-        for attempt, since in todo.stopping:
-            delivery, number = attempt.delivery, attempt.number
-            record = self.dispatcher.reader.record(gpu_class.name, delivery)
-            instance = (
-                record.get("instance") if record and record.get("attempt") == number else None
-            )
-            if record is None or instance is None or record.get("owner", "") != self.launcher.owner:
-                # its process is not known yet: a claim is refused, and reconcile frees the slot; or
-                # it is another's
-                continue
-            # A hard limit kills at once, as Celery's does; a cancelled job may tidy up first.
-            overdue = record.get("timed_out") is not None or now - since > self.clocks.grace
-            signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if sent.get(attempt) != signal:
-                logger.info(
-                    "%s attempt %s: %s", delivery, number, signal, extra={"action": "stopping"}
-                )
-                try:
-                    self.launcher.stop(instance, signal)
-                except LauncherUnavailable as exc:
-                    # The others would wait for the same server, and the lease does not: all of them
-                    # in the next turn.
-                    logger.warning(
-                        "%s: not stopped yet: %s", delivery, exc, extra={"action": "stop_later"}
-                    )
-                    return
-                sent[attempt] = signal
-
-    # -- repair ------------------------------------------------------------------------------------
-
-    def _take_up(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
-        stale = now - self.clocks.repair
+    def _resume(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
         for delivery, since in todo.accepted:
-            if since <= stale:
+            if since <= now - self.intervals.repair:
                 logger.warning(
                     "%s was accepted and not in line; enqueued",
                     delivery,
                     extra={"action": "repair_accepted"},
                 )
-                self.dispatcher.enqueue(gpu_class, delivery)
+                self.slots.enqueue(gpu_class, delivery)
         for delivery, _ in todo.finishing:
-            self.dispatcher.finisher.submit(gpu_class.name, delivery)
+            self.finisher.submit(gpu_class.name, delivery)
+
+    def _repaired(self, now: float, closed: set[str]) -> bool:
+        """Repair, and open the closed classes; return False if the cluster state is unknown."""
+        try:
+            self.repair.run(now, adopt_at_once=closed)
+        except LauncherUnavailable as exc:
+            if not self.blind:  # log it once: it may last an hour
+                logger.warning(
+                    "cluster state unknown; repair paused: %s",
+                    exc,
+                    extra={"action": "watch_blind"},
+                )
+            self.blind = True
+            return False
+        self.blind = False
+        for name in closed:
+            self.line.open(name)
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        if not self.leads:
+            self._stop.wait(min(seconds, self.intervals.tick))  # only the leader is woken
+        elif seconds > 0:
+            wakeups.wait(self.waiting, self.classes, seconds)

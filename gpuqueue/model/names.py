@@ -11,6 +11,8 @@ SHARED = "shared"
 EXCLUSIVE = "exclusive"
 ISOLATIONS = (SHARED, EXCLUSIVE)
 QUEUE_PREFIX = "gpu."
+#: The class of refused messages, until their refusal is delivered: no queue leads to it.
+REFUSED = "refused"
 #: Queues that name no class: the class is chosen by what the job needs.
 CHOOSING = ("auto", "mig")
 CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?$")

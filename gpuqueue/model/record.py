@@ -4,10 +4,10 @@ All lists of record fields come from it: those of the scripts (store/scripts.py)
 environments (executor_env.py), of the annotation of a Job, and of what commands show.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: FIELDS reads the annotations at each import, also in
+# executors, and texts would have to be evaluated first.
 from enum import Enum, auto
-from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_origin
 
 
 class Use(Enum):
@@ -113,14 +113,12 @@ class Field(NamedTuple):
     uses: frozenset[Use]
 
 
-FIELDS: dict[str, Field] = {
-    name: Field(kind, frozenset(get_args(annotated)[1:]) & frozenset(Use))
-    for (name, annotated), kind in zip(
-        get_type_hints(Record, include_extras=True).items(),
-        get_type_hints(Record).values(),
-        strict=True,
-    )
-}
+def _field(annotation: Any) -> Field:
+    kind, *uses = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    return Field(kind, frozenset(uses))
+
+
+FIELDS = {name: _field(annotation) for name, annotation in Record.__annotations__.items()}
 
 
 def fields_with(use: Use) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Line:
         owner: the cluster that runs the attempts; empty for the local launcher.
         keep: seconds that a tombstone is kept.
         max_attempts: how many attempts a job gets.
+        devices: class → number of GPUs that the local launcher assigns; 0 for other classes.
         clock: returns Unix seconds.
     """
 
@@ -62,6 +63,7 @@ class Line:
         owner: str = "",
         keep: float = 86_400.0,
         max_attempts: int = 3,
+        devices: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._scripts = Scripts(client)
@@ -70,8 +72,7 @@ class Line:
         self.keep = keep
         self.max_attempts = max_attempts
         self.clock = clock
-        #: Class → number of GPUs that the local launcher assigns; 0 for a class that is not here.
-        self.devices: dict[str, int] = {}
+        self.devices = dict(devices or {})
 
     def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
         """Return the class as the scripts need it."""

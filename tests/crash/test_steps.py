@@ -33,7 +33,7 @@ WATCH = {
     "10 elected": "gpuqueue.store.lease:Lease.hold:after",
     "11 moved what is due": "gpuqueue.store.line:Line.tick:after",
     "12 admitted by the watcher": "gpuqueue.store.line:Line.admit:after",
-    "13 compared holders and processes": "gpuqueue.dispatcher.repair:Reconciler.run:after",
+    "13 compared holders and processes": "gpuqueue.dispatcher.repair:Repair.run:after",
 }
 EXECUTOR = {
     "14 before it claims": ("gpuqueue.store.attempts:ExecutorAttempt.claim:before", "SUCCESS"),

@@ -1,7 +1,7 @@
-"""The shapes of what Kubernetes does not know by itself, as far as we use them: strict, so that a
-slip in a field's name is seen.
+"""Schemas of custom resources, as far as the manifests use them. They are strict, so that a wrong
+field name fails.
 
-Made by hand from the CRDs of the Prometheus Operator (monitoring.coreos.com/v1) and KEDA
+Written by hand from the CRDs of the Prometheus Operator (monitoring.coreos.com/v1) and KEDA
 (keda.sh/v1alpha1).
 """
 
@@ -18,7 +18,7 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 
 
 def fields(required: dict[str, Schema], **optional: Schema) -> Schema:
-    """A map with these fields and no others."""
+    """Return a map with these fields and no others."""
     properties = {**required, **optional}
     return {
         "type": "object",
@@ -57,7 +57,7 @@ _ALERT = fields(
 _ALERT["properties"]["for"] = DURATION
 _ENDPOINT = fields({"port": TEXT, "path": TEXT, "interval": DURATION})
 _SECRET = fields({"parameter": {"enum": ["username", "password"]}, "name": TEXT, "key": TEXT})
-#: KEDA's triggers take texts alone, also for numbers.
+#: Triggers of KEDA accept only text, also for numbers.
 _NUMBER: Schema = {"type": "string", "pattern": "^[0-9.]+$"}
 _REDIS = fields(
     {
@@ -89,7 +89,7 @@ _PROMETHEUS = fields(
 )
 _SELECTOR = fields({"matchLabels": TEXTS})
 
-#: API version and kind → its shape.
+#: API version and kind → its schema.
 SCHEMAS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): kind(
         "monitoring.coreos.com/v1",

@@ -1,6 +1,4 @@
-"""The metrics of a dispatcher and their labels, as alerts, the dashboard, scaling and docs may name
-them.
-"""
+"""The metrics and labels that alerts, the dashboard, scaling and docs may use."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ import re
 
 from tests.support.every_metric import of_dispatcher, of_queue
 
-#: What Prometheus and a ServiceMonitor add to every series.
+#: Labels that Prometheus and a ServiceMonitor add to every series.
 OF_TARGETS = frozenset({"namespace", "job", "instance", "pod", "gpuqueue_io_dispatcher"})
-#: Every name that an expression may use → the labels of its series. ``up`` is Prometheus' own.
+#: Every name for expressions → the labels of its series. ``up`` comes from Prometheus.
 METRICS: dict[str, frozenset[str]] = {"up": frozenset()}
 for _family in [*of_queue().values(), *of_dispatcher().values()]:
     for _sample in _family.samples:
@@ -19,12 +17,12 @@ _NAME = re.compile(r"\b(?:up|gpuqueue_[a-z_]+)(?=[{\[ )]|$)")
 
 
 def named_in(expression: str) -> set[str]:
-    """The metrics that an expression asks for."""
+    """Return the metrics in an expression."""
     return set(_NAME.findall(expression))
 
 
 def misread(expression: str) -> set[str]:
-    """Metrics that there are not, and labels that none of those that it asks for has."""
+    """Return unknown metrics, and labels that no metric of the expression has."""
     named = named_in(expression)
     known = OF_TARGETS.union(*(METRICS.get(name, frozenset()) for name in named))
     grouped = {

@@ -1,4 +1,4 @@
-"""What the chart, the overlays and the ArgoCD applications give, as objects."""
+"""The objects that the chart, the overlays and the ArgoCD applications create."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ CHART = ROOT / "charts" / "gpuqueue"
 OVERLAYS = ROOT / "deploy" / "k8s" / "mlops-saas" / "overlays"
 APPLICATIONS = ROOT / "deploy" / "argocd" / "apps-prod"
 VALUES = Path(__file__).parent / "values"
-#: What Kubernetes does not know by itself.
+#: Custom resources.
 CUSTOM = ("argoproj.io/", "keda.sh/", "monitoring.coreos.com/")
 
 Object = dict[str, Any]
 
 
 class Refused(Exception):
-    """Helm or kubectl would not render; its words."""
+    """Helm or kubectl refused to render; the text is its message."""
 
 
 class Objects(list[Object]):
-    """Objects, found by kind and name."""
+    """Objects by kind and name."""
 
     def of(self, *kinds: str) -> list[Object]:
         return [each for each in self if each["kind"] in kinds]
 
     def one(self, kind: str, name: str, namespace: str | None = None) -> Object:
-        """The object of this name; of this namespace, where there are several."""
+        """Return the object of this name; also of this namespace if several have it."""
         (found,) = [
             each
             for each in self.of(kind)
@@ -44,20 +44,20 @@ class Objects(list[Object]):
         return found
 
     def pods(self) -> Iterator[tuple[str, Object]]:
-        """The name of each workload, and its pod's template."""
+        """Yield the name of each workload and its pod template."""
         for each in self.of("Deployment", "StatefulSet"):
             yield each["metadata"]["name"], each["spec"]["template"]
 
 
 def values(name: str) -> Object:
-    """A value set: a file of values/, or ``production``, which is the ArgoCD application's."""
+    """Return a value set: a file of values/, or ``production`` from the ArgoCD application."""
     if name == "production":
         found: Object = application("gpuqueue")["spec"]["source"]["helm"]["valuesObject"]
         return found
     return yaml.safe_load((VALUES / f"{name}.yaml").read_text()) or {}
 
 
-#: Every value set that has to render.
+#: Every value set, all of which must render.
 SETS = ("production", *sorted(path.stem for path in VALUES.glob("*.yaml")))
 
 
@@ -95,7 +95,7 @@ def chart_set(name: str) -> Objects:
 
 @cache
 def overlay_text(name: str) -> str:
-    """What an overlay gives, as text. Raises :class:`Refused`."""
+    """Return the output of an overlay as text. Raises :class:`Refused`."""
     done = call("kubectl", "kustomize", str(OVERLAYS / name))
     if done.returncode or done.stderr:
         raise Refused(done.stderr)
@@ -109,7 +109,7 @@ def overlay(name: str) -> Objects:
 
 
 def application(name: str) -> Object:
-    """An ArgoCD application of production."""
+    """Return an ArgoCD application of production."""
     found: Object = yaml.safe_load((APPLICATIONS / f"{name}.yaml").read_text())
     return found
 
@@ -120,7 +120,7 @@ def parse(text: str) -> Objects:
     )
 
 
-#: Everything that is rendered: where from, and how.
+#: Everything that is rendered: source and value set.
 EVERYTHING = [*(("chart", name) for name in SETS), ("overlay", "dev"), ("overlay", "production")]
 
 
@@ -130,8 +130,8 @@ def render(source: str, name: str) -> Objects:
 
 
 def settings_of(found: Objects, pod: Object) -> dict[str, str]:
-    """What the first container of a pod is told by ConfigMaps and values; later ones win, as in
-    Kubernetes.
+    """Return the environment of the first container of a pod from ConfigMaps and values; later ones
+    override earlier ones, as in Kubernetes.
     """
     (container,) = pod["spec"]["containers"]
     told: dict[str, str] = {}

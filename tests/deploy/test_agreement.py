@@ -1,5 +1,5 @@
-"""Chart and kustomize give the same objects for the same settings, whole, but for what only one of
-the two can have.
+"""Chart and kustomize create the same objects for the same settings, except for features that only
+one of them has.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import yaml
 
 from tests.deploy.rendering import Object, Objects, chart, overlay, values
 
-#: Labels that tell which chart, which release and which version made an object.
+#: Labels with the chart, release and version of an object.
 HELMS = ("helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/version")
 _HASH = re.compile(r"-[a-z0-9]{10}$")
 
 
 def compared(found: Objects, *, hashed: bool) -> dict[tuple[str, str, str], Object]:
-    """Kind, namespace and name → object. What is left out: the namespace itself, which Helm does
-    not make; Helm's labels; labels of ConfigMaps; checksums of settings, in whose place kustomize's
-    ConfigMaps have names with a hash."""
+    """Return kind, namespace and name → object. It omits the namespace, which Helm does not create;
+    labels of Helm; labels of ConfigMaps; and checksums of settings, because kustomize uses
+    ConfigMaps with a hash in their name instead.
+    """
     names = {each["metadata"]["name"] for each in found.of("ConfigMap")} if hashed else set()
     made = {}
     for each in found:

@@ -1,5 +1,5 @@
-"""The alerts: Prometheus takes them, each fires when it should and is silent when it should be, and
-the docs say what to do.
+"""The alerts: Prometheus accepts them, each fires and stays silent when it should, and the docs
+explain each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CASES: dict[str, list[Object]] = yaml.safe_load(
     (Path(__file__).parent / "alert_cases.yaml").read_text()
 )
 _OURS = 'namespace="mlops-saas",job="gpu-dispatchers"'
-#: Targets, as a ServiceMonitor labels them.
+#: Targets with the labels of a ServiceMonitor.
 TARGETS = {
     "<a>": (
         f'{_OURS},gpuqueue_io_dispatcher="t4",instance="10.0.0.1:9464",pod="gpu-dispatcher-t4-a"'
@@ -61,8 +61,8 @@ def pair(label: tuple[str, str]) -> str:
 
 
 def written(alert: str, case: Object) -> Object:
-    """A case as promtool reads it. What fires is in the series ``ALERTS``: exactly these alerts,
-    with exactly these labels.
+    """Return a case in the format of promtool. The series ``ALERTS`` contains firing alerts:
+    exactly these, with exactly these labels.
     """
     series = case["series"].items()
     for target, labels in TARGETS.items():
@@ -85,9 +85,7 @@ def written(alert: str, case: Object) -> Object:
 
 
 def play(folder: Path, tests: list[Object], alert: str = "") -> str:
-    """Let promtool play tests on the alerts of production, or on one of them; answers what it
-    complains of.
-    """
+    """Run tests with promtool on all alerts of production or on one; return its complaints."""
     played = [each for each in rules() if alert in ("", each["alert"])]
     (folder / "rules.yaml").write_text(
         yaml.safe_dump({"groups": [{"name": "gpuqueue", "rules": played}]})
@@ -113,7 +111,7 @@ def test_an_alert_fires_when_it_should_and_is_silent_when_it_should_be(
     assert play(tmp_path, [written(alert, case) for case in CASES[alert]], alert) == ""
 
 
-def test_the_play_sees_an_alert_that_is_silent_and_one_that_fires(tmp_path: Path) -> None:
+def test_promtool_reports_an_alert_that_wrongly_fires_or_stays_silent(tmp_path: Path) -> None:
     fires, silent, *_ = (written("GpuqueueNoLeader", case) for case in CASES["GpuqueueNoLeader"])
     (one,), (other, *_) = fires["promql_expr_test"], silent["promql_expr_test"]
     one["exp_samples"], other["exp_samples"] = other["exp_samples"], one["exp_samples"]
@@ -121,7 +119,7 @@ def test_the_play_sees_an_alert_that_is_silent_and_one_that_fires(tmp_path: Path
     assert "FAILED" in play(tmp_path, [silent])
 
 
-def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
+def test_every_alert_has_cases_that_fire_and_cases_that_do_not() -> None:
     assert set(CASES) == set(RULES)
     for alert, cases in CASES.items():
         assert any("fires" in case for case in cases), alert
@@ -129,14 +127,15 @@ def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
         assert all(case["says"] for case in cases)
 
 
-# -- a day that is in order ------------------------------------------------------------------------
+# -- a healthy cluster -----------------------------------------------------------------------------
 
 
-def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: Path) -> None:
-    """Two dispatchers tell the same of the queue, one is replaced, the lead goes over, jobs come
-    and go for two hours.
+def test_a_healthy_cluster_stays_silent_also_when_the_leader_changes(tmp_path: Path) -> None:
+    """Two dispatchers report the same values of the queue, one is replaced, the lead changes, and
+    jobs come and go for two hours.
     """
     length, gone, new = 240, 90, 92
+    shared = 'gpu_class="t4",isolation="shared"'
     both = {
         'gpuqueue_state_up{}': "1+0x",
         'gpuqueue_slots{gpu_class="t4",isolation="shared"}': "8+0x",
@@ -147,9 +146,9 @@ def test_a_cluster_that_is_well_is_silent_also_when_the_lead_changes(tmp_path: P
         'gpuqueue_oldest_wait_seconds{gpu_class="t4",isolation="shared"}': "900+0x",
         'gpuqueue_finishing_jobs{gpu_class="t4"}': "0+0x",
         'gpuqueue_untaken_messages{queue="gpu.t4.shared"}': "0+0x",
-        'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="SUCCEEDED"}': "1000+4x",
-        'gpuqueue_jobs_ended_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "9+0x",
-        'gpuqueue_attempts_repeated_total{gpu_class="t4",isolation="shared",reason="EVICTED"}': "40+0x",
+        f'gpuqueue_jobs_ended_total{{{shared},reason="SUCCEEDED"}}': "1000+4x",
+        f'gpuqueue_jobs_ended_total{{{shared},reason="EVICTED"}}': "9+0x",
+        f'gpuqueue_attempts_repeated_total{{{shared},reason="EVICTED"}}': "40+0x",
         'gpuqueue_kubernetes_requests_total{request="create job",code="201"}': "0+4x",
         'gpuqueue_build_info{version="0.1.0"}': "1+0x",
         'gpuqueue_watcher_blind{}': "0+0x",
@@ -202,7 +201,7 @@ def test_an_alert_has_summary_remedy_and_a_link_to_its_runbook(rule: Object) -> 
     page, _, section = rule["annotations"]["runbook_url"].partition("#")
     assert (page, section) == (ALERTS.path, rule["alert"].lower())
     used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
-    # Whatever is aggregated has the labels that it is aggregated by, and no others.
+    # An aggregation keeps only the labels that it groups by.
     kept = re.match(r"(?:max|sum|count) by \(([\w, ]+)\)", rule["expr"])
     if kept:
         assert used <= set(kept[1].replace(" ", "").split(",")), used
@@ -219,13 +218,13 @@ def test_the_docs_have_a_section_for_every_alert_and_for_no_other() -> None:
         assert f"`{RULES[each]['labels']['severity']}`" in text, each
 
 
-def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
+def test_alerts_query_existing_metrics_and_labels() -> None:
     for each in rules():
         assert misread(each["expr"]) == set(), each["alert"]
     assert len({name for each in rules() for name in named_in(each["expr"])}) > 12
 
 
-def test_every_metric_of_an_alert_is_asked_of_this_release_alone() -> None:
+def test_alerts_query_only_metrics_of_this_release() -> None:
     for each in rules():
         for metric, said in re.findall(r"\b(up|gpuqueue_\w+)\{([^}]*)", each["expr"]):
             if metric != "gpuqueue_io_dispatcher":
@@ -235,7 +234,7 @@ def test_every_metric_of_an_alert_is_asked_of_this_release_alone() -> None:
         ), each["alert"]
 
 
-def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> None:
+def test_the_alert_on_lost_jobs_covers_the_reasons_for_new_attempts() -> None:
     asked = re.findall(r'reason=~"([A-Z_|]+)"', RULES["GpuqueueJobsLost"]["expr"])
     assert asked and all(set(each.split("|")) == set(TRY_AGAIN) for each in asked)
 
@@ -243,11 +242,11 @@ def test_the_infrastructures_faults_are_those_that_the_code_tries_again() -> Non
 # -- how they are made -----------------------------------------------------------------------------
 
 
-def test_the_overlays_file_is_as_it_is_written() -> None:
-    assert alerts.FILE.read_text() == alerts.text(), "write it anew: python -m tests.deploy.alerts"
+def test_the_alerts_of_the_overlay_are_the_generated_ones() -> None:
+    assert alerts.FILE.read_text() == alerts.text(), "run: python -m tests.deploy.alerts"
 
 
-def test_thresholds_and_labels_are_the_operators() -> None:
+def test_thresholds_and_labels_come_from_values() -> None:
     given: Any = values("production")
     thresholds = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"][
         "thresholds"
@@ -267,7 +266,7 @@ def test_thresholds_and_labels_are_the_operators() -> None:
     (group,) = made["spec"]["groups"]
     text = " ".join(each["expr"] for each in group["rules"])
     assert all(re.search(rf"> {value}(\s|$)", text) for value in chosen.values())
-    assert "<" not in re.sub(r"< max", "", text), "a threshold that nobody says"
+    assert "<" not in re.sub(r"< max", "", text), "a threshold without a value"
     assert {each["labels"]["team"] for each in group["rules"]} == {"gpu"}
     assert (
         group["rules"][0]["annotations"]["runbook_url"]
@@ -275,7 +274,7 @@ def test_thresholds_and_labels_are_the_operators() -> None:
     )
 
 
-def test_a_dispatcher_that_is_switched_off_is_not_missed() -> None:
+def test_a_dispatcher_with_zero_replicas_raises_no_alert() -> None:
     given: Any = values("production")
     given["dispatchers"][1]["replicas"] = 0
     made = chart(given).one("PrometheusRule", "gpu-alerts")["spec"]["groups"][0]["rules"]

@@ -1,4 +1,4 @@
-"""The ArgoCD applications of production: versions, values and what ArgoCD has to be told for them."""
+"""The ArgoCD applications of production: versions, values and sync options."""
 
 from __future__ import annotations
 
@@ -142,8 +142,7 @@ def test_gpuqueue_is_of_this_version_by_its_own_chart() -> None:
     source = application("gpuqueue")["spec"]["source"]
     assert source["targetRevision"] == f"v{__version__}"
     assert (ROOT / source["path"] / "Chart.yaml").is_file()
-    # What it renders is compared with the overlay in test_agreement.py: release and namespace are
-    # those.
+    # test_agreement.py compares its objects with the overlay: release and namespace are the same.
     assert source["helm"]["releaseName"] == "gpu"
     assert application("gpuqueue")["spec"]["destination"]["namespace"] == "mlops-saas"
 

@@ -1,4 +1,4 @@
-"""What the chart makes of values, and which it refuses, with clear words."""
+"""The objects that the chart creates from values, and the values that it rejects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.deploy.tools import call
 
 
 def having(**changes: Any) -> Object:
-    """The least values, with some changed: ``having(flower__enabled=True)``."""
+    """Return the minimal values with changes: ``having(flower__enabled=True)``."""
     given = copy.deepcopy(values("minimal"))
     for path, value in changes.items():
         *folders, name = path.split("__")
@@ -42,7 +42,7 @@ def dispatcher(**said: Any) -> list[Object]:
 
 KEDA: Object = {"kind": "keda", "keda": {"address": "redis.example:6379"}}
 BY_PROMETHEUS: Object = {"kind": "keda", "keda": {"trigger": "prometheus"}}
-#: What is refused → the values, and what is said of them.
+#: Problem → the values, and the message about them.
 REFUSED: dict[str, tuple[Object, str]] = {
     "no redis": (
         having(redis={}),
@@ -355,7 +355,7 @@ def test_keda_looks_at_the_list_of_every_priority_of_every_queue() -> None:
 
 
 def names_on_redis(queue: str) -> list[str]:
-    """The lists that Celery's transport has for a queue."""
+    """Return the Redis lists of a queue in the transport of Celery."""
     from kombu.transport.redis import Channel
 
     channel = Channel.__new__(Channel)

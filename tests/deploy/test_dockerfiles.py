@@ -1,5 +1,6 @@
-"""The Dockerfiles of workers/: pinned, small, not root, without secrets.
-tests/integration/test_images.py carries them out.
+"""The Dockerfiles of workers/: pinned, small, non-root, without secrets.
+
+tests/integration/test_images.py runs them.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def test_the_checkout_beside_the_package_stays_at_home() -> None:
 
 def test_it_runs_as_a_user_with_a_number_that_is_not_root(dockerfile: Dockerfile) -> None:
     final = dockerfile.final
-    assert int(final.last("USER").text) >= 1000  # Kubernetes can check a number: runAsNonRoot
+    assert int(final.last("USER").text) >= 1000  # runAsNonRoot needs a numeric user
     user = final.instructions.index(final.last("USER"))
     assert not [each for each in final.instructions[user:] if each.verb in ("RUN", "COPY")]
 
@@ -119,8 +120,7 @@ def test_pip_keeps_no_cache_and_takes_the_versions_that_are_tested(dockerfile: D
     installs = [each for each in dockerfile.instructions if "pip install" in each.text]
     assert len(installs) == 1
     assert "--no-cache-dir -c constraints.txt" in installs[0].text
-    # What the package needs, it says itself: nothing is installed beside it but what a builder may
-    # leave out.
+    # The package declares its dependencies: nothing else is installed, except optional packages.
     (names,) = re.findall(r"-c constraints\.txt (.*)$", installs[0].text)
     assert re.fullmatch(r"('\.\[[a-z,]+\]'|\.)( \$\{\w+\})*", names), names
     for each in dockerfile.instructions:
@@ -128,7 +128,7 @@ def test_pip_keeps_no_cache_and_takes_the_versions_that_are_tested(dockerfile: D
 
 
 def test_apt_leaves_no_lists_in_the_image(dockerfile: Dockerfile) -> None:
-    """The layers of the image are those of its last stage, and of the stages that it is based on."""
+    """The layers of an image are those of its last stage and of the base stages."""
     based = {stage.name: stage for stage in dockerfile.stages}
     stage: Stage | None = dockerfile.final
     while stage is not None:
@@ -139,9 +139,9 @@ def test_apt_leaves_no_lists_in_the_image(dockerfile: Dockerfile) -> None:
         stage = based.get(stage.base)
 
 
-def test_an_executor_that_asked_for_no_gpu_sees_none() -> None:
-    """CUDA bases say NVIDIA_VISIBLE_DEVICES=all, which is every GPU of the node for whoever the
-    device plugin gives none.
+def test_an_executor_without_a_gpu_request_sees_no_gpu() -> None:
+    """CUDA bases set NVIDIA_VISIBLE_DEVICES=all, which exposes every GPU of the node to containers
+    to which the device plugin gives none.
     """
     runner, dispatcher = (
         read("workers/gpu-runner/Dockerfile"),

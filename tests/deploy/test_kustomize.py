@@ -1,4 +1,4 @@
-"""The overlays, by the names and the settings that operators know."""
+"""The overlays have the names and settings that operators expect."""
 
 from __future__ import annotations
 

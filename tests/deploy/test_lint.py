@@ -1,4 +1,4 @@
-"""Style of what people edit and of what is rendered, and Helm's own lint."""
+"""The style of files that people edit and of rendered manifests, and the lint of Helm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yamllint.config import YamlLintConfig
 from tests.deploy.rendering import CHART, EVERYTHING, SETS, chart_text, overlay_text, values
 from tests.deploy.tools import ROOT, call
 
-#: People's files are in one style; what programs write is looked at for mistakes alone.
+#: Files that people edit have one style; generated files are checked only for errors.
 STYLE = YamlLintConfig((ROOT / ".yamllint.yaml").read_text())
 MISTAKES = YamlLintConfig(
     "{rules: {key-duplicates: enable, trailing-spaces: enable, truthy: {check-keys: false},"

@@ -1,6 +1,4 @@
-"""What Grafana, KEDA and the docs ask Prometheus for: expressions that it takes, of metrics that
-there are.
-"""
+"""The queries of Grafana, KEDA and the docs: Prometheus accepts them, and their metrics exist."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from tests.support.pages import Page
 
 BOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
 PANELS: list[Object] = BOARD["panels"]
-#: What Grafana puts in the place of its variables.
+#: Values that Grafana substitutes for its variables.
 CHOSEN = {"$namespace": "mlops-saas", "$job": "gpu-dispatchers", "$__rate_interval": "2m"}
 TOLD = 'namespace="mlops-saas",job="gpu-dispatchers"'
 
@@ -38,7 +36,7 @@ def asked(panel: Object) -> list[str]:
 
 
 def parsed(expressions: list[str], folder: Path) -> None:
-    """Have Prometheus' own parser read them."""
+    """Parse the queries with Prometheus."""
     recorded = [
         {"record": f"asked:{number}", "expr": each} for number, each in enumerate(expressions)
     ]
@@ -53,7 +51,7 @@ def parsed(expressions: list[str], folder: Path) -> None:
 
 
 def test_metrics_pass_the_checks_of_prometheus() -> None:
-    """Names, types, units and helps, by Prometheus' own check."""
+    """Prometheus checks names, types, units and help texts."""
     registry = CollectorRegistry()
     for each in (
         *OWN,
@@ -188,7 +186,7 @@ def untaken(target: str, queue: str, count: int) -> Object:
 
 
 def evaluated(query: str, series: list[Object], folder: Path) -> str:
-    """Complaints of promtool where the query does not give one number, 49."""
+    """Return the complaints of promtool if the query does not return one number, 49."""
     asked = {"expr": query, "eval_time": "2m", "exp_samples": [{"labels": "{}", "value": 49}]}
     test = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
     (folder / "tests.yaml").write_text(yaml.safe_dump({"tests": [test]}))

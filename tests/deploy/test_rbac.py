@@ -1,6 +1,4 @@
-"""The rights of dispatchers are exactly the verbs that the code uses: not one more, and not one
-less.
-"""
+"""Dispatchers have exactly the rights that the code uses."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from gpuqueue.launchers.kubernetes.api.transport import Transport
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Objects, render
 
 Right = tuple[str, str, str]
-#: How each request is made, for an example.
+#: An example call of each request.
 ASKED: dict[str, Callable[[Requests], Any]] = {
     "create_job": lambda api: api.create_job({"metadata": {"name": "x"}}),
     "get_job": lambda api: api.get_job("x"),
@@ -34,12 +32,12 @@ ASKED: dict[str, Callable[[Requests], Any]] = {
     "pod_log": lambda api: api.pod_log("x", 1, 1),
     "follow_log": lambda api: list(api.follow_log("x", 1)),
 }
-#: What `gpuqueue doctor` asks beside that, by the hand of whoever runs it.
+#: Additional requests of `gpuqueue doctor`, with the rights of its user.
 DOCTORS = {"can", "get_namespace", "list_nodes", "get_secret_keys", "server_version"}
 
 
 class Overheard(Transport):
-    """A way to no server, which remembers what was asked."""
+    """A transport without a server, which records requests."""
 
     def __init__(self) -> None:
         self.rights: set[Right] = set()
@@ -48,14 +46,14 @@ class Overheard(Transport):
         self, asked: str, method: str, path: str, query: Any = None, body: Any = None
     ) -> bytes:
         self.rights.add(right(method, path, query or {}))
-        raise Unreachable("nobody is here", request=asked)
+        raise Unreachable("no server", request=asked)
 
     def open(self, asked: str, path: str, query: Any, silence: float | None) -> Any:
         return self.send(asked, "GET", path, query)
 
 
 def right(method: str, path: str, query: dict[str, Any]) -> Right:
-    """API group, resource and verb of a request, as the API server reads them."""
+    """Return API group, resource and verb of a request, as the API server does."""
     parts = path.strip("/").split("/")
     group = parts[1] if parts[0] == "apis" else ""
     _, _, resource, *rest = parts[3 if group else 2 :]
@@ -73,7 +71,7 @@ def right(method: str, path: str, query: dict[str, Any]) -> Right:
 
 
 def verbs() -> set[str]:
-    """The requests that there are."""
+    """Return the request methods."""
     return {
         name
         for name, _ in inspect.getmembers(Requests, inspect.isfunction)
@@ -82,7 +80,7 @@ def verbs() -> set[str]:
 
 
 def used() -> set[str]:
-    """The requests that the launcher's modules make."""
+    """Return the requests in the modules of the launcher."""
     found = set()
     for path in Path(launcher.__path__[0]).rglob("*.py"):
         if path.parent.name != "api":
@@ -168,7 +166,7 @@ def test_the_role_is_bound_to_the_dispatchers_in_the_namespace_of_jobs(
 
 
 def accounts(found: Objects) -> set[tuple[str, str]]:
-    """The accounts of pods that have a token."""
+    """Return the service accounts of pods with a token."""
 
     def each() -> Iterator[tuple[str, str]]:
         for workload in found.of("Deployment", "StatefulSet"):

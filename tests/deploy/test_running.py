@@ -1,5 +1,5 @@
-"""Dispatchers as the manifests have them, in the cluster's double: with their command, settings and
-rights, jobs run.
+"""Dispatchers run jobs on the double of Kubernetes with the commands, settings and rights of the
+manifests.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
-#: How long anything may take that takes a second or two on an idle machine.
+#: The limit for steps that take a second or two on an idle machine.
 PATIENCE = 40.0
 SLICED = Node(
     "sliced", {"nvidia.com/device-plugin.config": "tesla-t4"}, resources={"nvidia.com/gpu": "8"}
@@ -58,9 +58,7 @@ def shop(redis: EmbeddedRedis) -> Iterator[ModuleType]:
 
 
 class Dispatcher:
-    """The container of a dispatcher's pod, as a process: what it is told, and the account that it
-    has.
-    """
+    """The container of a dispatcher pod as a process, with its environment and service account."""
 
     def __init__(
         self, found: Objects, workload: str, cluster: Cluster, url: str, folder: Path
@@ -78,7 +76,7 @@ class Dispatcher:
         self.env = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
-            # In a pod both come with the service account.
+            # In a pod, both come from the service account.
             "KUBECONFIG": str(cluster.kubeconfig_for(token, namespace_of(found, workload))),
             "CELERY_BROKER_URL": url,
             **told,
@@ -89,7 +87,7 @@ class Dispatcher:
         )
         self.endpoint = Endpoint(
             free_port()
-        )  # that of the manifests may be another's on this machine
+        )  # the port of the manifests can be in use on this machine
         self.env["GPUQUEUE_METRICS_PORT"] = str(self.endpoint.port)
         self.probes = {
             kind: container[f"{kind}Probe"]["httpGet"]["path"]
@@ -104,7 +102,7 @@ class Dispatcher:
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
-        """Wait until its probes say that it has started and is ready, as a kubelet does."""
+        """Wait until its probes report that it has started and is ready, as a kubelet does."""
 
         def said() -> bool:
             return self.probe("startup") and self.probe("readiness")
@@ -125,14 +123,14 @@ class Dispatcher:
             return False
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
-        """Run ``gpuqueue doctor`` beside it, as by ``kubectl exec``."""
+        """Run ``gpuqueue doctor`` beside it, as ``kubectl exec`` does."""
         command = [sys.executable, "-m", "gpuqueue.cli", "doctor"]
         return subprocess.run(
             command, env=self.env, capture_output=True, text=True, timeout=PATIENCE
         )
 
     def end(self) -> int:
-        """End it as a kubelet does."""
+        """Stop it as a kubelet does."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(self.grace)
 
@@ -148,7 +146,7 @@ def namespace_of(found: Objects, workload: str) -> str:
 
 
 def a_cluster(found: Objects, folder: Path, url: str, nodes: list[Node]) -> Cluster:
-    """One that is as step 6 of docs/operate/deploy.md leaves it."""
+    """Return a cluster in the state after step 6 of docs/operate/deploy.md."""
     made = Cluster(folder / "cluster", pace=0.02, bookmarks=1.0, nodes=nodes)
     namespace = found.of("Role")[0]["metadata"]["namespace"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -300,7 +298,7 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
             env={
                 "PATH": os.environ["PATH"],
                 "CELERY_BROKER_URL": redis.url,
-                # The Secret's.
+                # From the Secret.
                 "FLOWER_BASIC_AUTH": "me:not-a-real-password",
                 **settings_of(found, dict(found.pods())["gpu-gpuqueue-flower"]),
             },

@@ -1,4 +1,4 @@
-"""Every manifest is one that Kubernetes takes: strictly, by the schemas of the oldest and newest
+"""Every manifest is valid in Kubernetes: strictly, by the schemas of the oldest and the newest
 supported version.
 """
 
@@ -19,7 +19,7 @@ OLDEST, NEWEST = "1.31", "1.36"
 TEMPLATES = sorted(OVERLAYS.parent.glob("base/**/*.template.yaml"))
 
 
-#: It reads its files anew for every object; they take most of the time.
+#: The validator reloads its files for every object, which takes most of the time.
 utils.schema_contents = cache(utils.schema_contents)
 
 

@@ -1,5 +1,5 @@
-"""Pods are fit for Pod Security "restricted", read-only, without tokens they do not need; and who
-may talk to whom.
+"""Pods comply with Pod Security "restricted", are read-only and have no unnecessary tokens; network
+policies allow only required connections.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def of(template: Object) -> Any:
 
 
 def selects(selector: Object, tags: Object) -> bool:
-    """As Kubernetes reads a selector, of the operators that are used here."""
+    """Evaluate a selector as Kubernetes does, for the operators in use here."""
     without = selector.get("matchExpressions", [])
     assert {each["operator"] for each in without} <= {"NotIn"}
     left_out = any(tags.get(each["key"]) in each["values"] for each in without)
@@ -210,7 +210,7 @@ RECORD: Record = {
     "attempt": 1,
     "token": "t",
 }
-#: Pods of Jobs, as dispatchers label them.
+#: Pods of Jobs with the labels of dispatchers.
 EXECUTOR, FINISHER, CONTAINER = (
     labels("vision", role, RECORD) for role in (ATTEMPT_ROLE, FINISHER_ROLE, CONTAINER_ROLE)
 )

@@ -1,5 +1,5 @@
-"""What dispatchers are told is what the code reads: names that exist, classes that work, queues
-that are theirs.
+"""The settings of dispatchers in the manifests are valid: known names, working classes, and queues
+of these classes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def dispatchers(found: Objects) -> Iterator[tuple[str, Object]]:
 
 
 def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
-    """Lay the pod's ConfigMaps down as files; answers where the paths of the pod are."""
+    """Write the ConfigMaps of the pod to files; return the paths in the pod → the files."""
     (container,) = pod["spec"]["containers"]
     maps = {
         each["name"]: each["configMap"]["name"]
@@ -52,7 +52,7 @@ def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
 
 
 def read(found: Objects, pod: Object, folder: Path) -> tuple[Settings, ClusterSettings]:
-    """The settings as a dispatcher of this pod reads them."""
+    """Return the settings as a dispatcher of this pod reads them."""
     laid = files(found, pod, folder)
     told: dict[str, Any] = {
         name: laid.get(text, text) for name, text in settings_of(found, pod).items()

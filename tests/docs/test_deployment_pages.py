@@ -1,10 +1,7 @@
-"""What operators are told to type is typed here: run as far as it can be without a cluster, else
-read by the program itself.
-"""
+"""The pages about production agree with the chart, the manifests and the alerts."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +11,6 @@ import pytest
 import yaml
 
 from gpuqueue.classes.toml_file import from_toml
-from gpuqueue.cli import cli
 from gpuqueue.model.names import MIG_PROFILE
 from tests.deploy.rendering import (
     APPLICATIONS,
@@ -30,210 +26,38 @@ from tests.deploy.rendering import (
 from tests.deploy.test_alerts import rules
 from tests.deploy.test_rbac import granted
 from tests.deploy.test_schemas import NEWEST, check
-from tests.deploy.tools import ROOT, call
+from tests.docs.cluster_checks import succeed
+from tests.docs.test_commands import check_command
+from tests.docs.typed import PRODUCTION, in_words
 from tests.support.pages import Page
 
 GPU = Page("docs/GPU.md")
 DEPLOY = Page("docs/operate/deploy.md")
 NODES = Page("docs/operate/gpu-nodes.md")
 CLUSTER_SECURITY = Page("docs/operate/security-cluster.md")
-#: Pages whose every command is checked here.
-PAGES = (
-    GPU,
-    DEPLOY,
-    NODES,
-    CLUSTER_SECURITY,
-    *(
-        Page(f"docs/operate/{name}.md")
-        for name in (
-            "alerts",
-            "maintenance",
-            "security",
-            "security-redis",
-            "signed-messages",
-            "troubleshooting",
-        )
-    ),
-)
-#: Pages whose commands for the cluster are checked here, and the others by
-#: test_commands.py.
-PARTLY = (Page("README.md"), Page("docs/operate/metrics.md"))
-#: An address without a server.
-NOWHERE = "--server=http://127.0.0.1:1"
-
-
-def commands(page: Page) -> list[str]:
-    """Each line of the page's shell blocks, and each code span of the form of a command."""
-    text = re.sub(r"^```.*?^```", "", page.text, flags=re.MULTILINE | re.DOTALL)
-    typed = [line for block in page.blocks("sh") for line in block.splitlines()]
-    return typed + in_words(text)
-
-
-def in_words(text: str) -> list[str]:
-    """What in a text has the form of a command."""
-    return [
-        each
-        for each in re.findall(r"`([^`]+)`", text)
-        if re.match(r"(kubectl|helm|gpuqueue) [a-z-]", each)
-    ]
-
-
-ALL = sorted({(command, page.path) for page in PAGES for command in commands(page)})
-ALL += [
-    (each, page.path)
-    for page in PARTLY
-    for each in commands(page)
-    if each.startswith(("kubectl ", "helm "))
-]
-
-
-@pytest.mark.parametrize(("command", "page"), ALL, ids=[command for command, _ in ALL])
-def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_path: Path) -> None:
-    program, *words = shlex.split(command)
-    {"kubectl": kubectl, "helm": helm, "gpuqueue": gpuqueue}[program](words, tmp_path)
+#: Pages about production.
+PAGES = [Page(path) for path in PRODUCTION]
 
 
 @pytest.mark.parametrize("alert", sorted({each["alert"] for each in rules()}))
-def test_a_command_of_an_alert_is_one_that_works(alert: str, tmp_path: Path) -> None:
+def test_a_command_of_an_alert_works(alert: str, tmp_path: Path) -> None:
     for rule in rules():
-        for command in (
-            in_words(rule["annotations"]["description"]) if rule["alert"] == alert else ()
-        ):
-            program, *words = shlex.split(command)
-            {"kubectl": kubectl, "gpuqueue": gpuqueue}[program](words, tmp_path)
-
-
-def gpuqueue(words: list[str], folder: Path) -> None:
-    """Our own command line reads it; a verb alone names a command."""
-    with cli.make_context("gpuqueue", words) as context:
-        found = cli.get_command(context, words[0])
-        assert found is not None, words
-        if len(words) > 1 or words[0] in ("status", "doctor"):
-            found.make_context(words[0], words[1:], parent=context)
-
-
-def kubectl(words: list[str], folder: Path) -> None:
-    verb = next(word for word in words[2 if words[0] == "-n" else 0 :])
-    if verb == "label" and "namespace" not in words:
-        label(words, folder)
-    elif verb == "create":
-        succeed("kubectl", *words, "--dry-run=client", "-o", "yaml")
-    elif verb == "apply" and "-k" in words:
-        assert parse(succeed("kubectl", "kustomize", words[words.index("-k") + 1]))
-    elif verb == "apply":
-        assert application(Path(words[words.index("-f") + 1]).stem)
-    else:
-        understood(words)
-    for path in [word.removeprefix("jsonpath=") for word in words if word.startswith("jsonpath=")]:
-        assert seen(path, folder) in ("8", "7")
-    if "--" in words:
-        program, *rest = words[words.index("--") + 1 :]
-        assert program == "gpuqueue"
-        gpuqueue(rest, folder)
-    named(words)
-
-
-def label(words: list[str], folder: Path) -> None:
-    """Label a node that is a file."""
-    node = folder / "node.json"
-    node.write_text(json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "NODE"}}))
-    (pair,) = [word for word in words if "=" in word and (words[words.index(word) - 1] != "-l")]
-    done = succeed("kubectl", "label", "--local", "-f", str(node), pair, "-o", "json")
-    key, _, value = pair.partition("=")
-    assert json.loads(done)["metadata"]["labels"] == {key: value}
-    understood(words)
-
-
-def seen(path: str, folder: Path) -> str:
-    """What a path shows of a node as step 3 or step 4 leaves it."""
-    allocatable = {"cpu": "8", "nvidia.com/gpu": "8", "nvidia.com/mig-1g.5gb": "7"}
-    node = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": "NODE"},
-        "status": {"allocatable": allocatable},
-    }
-    (folder / "node.json").write_text(json.dumps(node))
-    return succeed(
-        "kubectl",
-        "label",
-        "--local",
-        "-f",
-        str(folder / "node.json"),
-        "a=b",
-        "-o",
-        f"jsonpath={path}",
-    )
-
-
-def understood(words: list[str]) -> None:
-    """kubectl reads all its words before it looks for the cluster, and misses nothing but that."""
-    at = words.index("--") if "--" in words else len(words)
-    done = call("kubectl", *words[:at], NOWHERE, *words[at:])
-    assert done.returncode != 0
-    assert (
-        "127.0.0.1:1 was refused" in done.stderr
-        or "dial tcp 127.0.0.1:1: connect: connection refused" in done.stderr
-    ), done.stderr
-    assert "unknown" not in done.stderr
-
-
-def named(words: list[str]) -> None:
-    """What is named is there: our deployments and namespaces, and the operator's daemon sets by the
-    names that it gives.
-    """
-    deployments = {each["metadata"]["name"] for each in overlay("production").of("Deployment")}
-    theirs = {"nvidia-device-plugin-daemonset", "nvidia-mig-manager"}
-    for word in words:
-        kind, _, name = word.partition("/")
-        if (ROOT / word).exists():
-            continue
-        if kind in ("deploy", "deployment"):
-            assert name in deployments
-        elif kind == "daemonset":
-            assert name in theirs
-    if words[0] == "-n":
-        assert words[1] in ("mlops-saas", "gpu-operator", "argocd")
-
-
-def helm(words: list[str], folder: Path) -> None:
-    if words[:2] == ["repo", "add"]:
-        source = application("gpu-operator")["spec"]["source"]
-        assert words[2:] == ["nvidia", source["repoURL"]]
-    elif words[:2] == ["install", "gpu"]:
-        assert parse(succeed("helm", "template", *words[1:]))
-        assert "NOTES:" in succeed("helm", *words, "--dry-run=client")
-    else:
-        source = application("gpu-operator")["spec"]["source"]
-        assert words[:3] == ["install", source["helm"]["releaseName"], f"nvidia/{source['chart']}"]
-        assert words[words.index("--version") + 1] == source["targetRevision"]
-        done = call("helm", *words)  # read whole, then the repository is missing
-        assert "repo nvidia not found" in done.stderr, done.stderr
-
-
-def succeed(program: str, *words: str) -> str:
-    done = call(program, *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_commands_stand_in_blocks_of_known_languages() -> None:
-    for page in PAGES:
-        opened = re.findall(r"^```(\w*)$", page.text, re.MULTILINE)[::2]
-        assert set(opened) <= {"sh", "python", "toml", "yaml"}, page.path
+        if rule["alert"] == alert:
+            for command in in_words(rule["annotations"]["description"]):
+                check_command(command, GPU.path, tmp_path)
 
 
 # -- the path --------------------------------------------------------------------------------------
 
 
-def test_the_steps_lead_from_nodes_to_a_job_in_order() -> None:
+def test_the_steps_from_nodes_to_a_job_are_numbered_in_order() -> None:
     steps = re.findall(
         r"^\*\*(\d)\. ", DEPLOY.section("## From bare nodes to the first job"), re.MULTILINE
     )
     assert steps == [str(number) for number in range(1, 10)]
 
 
-def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
+def test_the_deployment_creates_the_secrets_that_pods_read() -> None:
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", DEPLOY.text))
     (template,) = OVERLAYS.parent.rglob("*.template.yaml")
     wanted = {
@@ -247,7 +71,7 @@ def test_the_secrets_that_are_made_are_those_that_are_read() -> None:
     )
 
 
-def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
+def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
     (block,) = DEPLOY.blocks("python")
     sent: list[dict[str, Any]] = []
 
@@ -274,7 +98,7 @@ def test_the_calls_of_the_docs_are_ones_that_are_taken() -> None:
 # -- tables and blocks -----------------------------------------------------------------------------
 
 
-def test_the_profiles_of_mig_are_ones_and_fit() -> None:
+def test_the_mig_profiles_are_valid_and_fit_on_a_gpu() -> None:
     rows = GPU.tables("## MIG")[0]
     assert len(rows) > 5
     for gpu, cell in rows:
@@ -287,7 +111,7 @@ def test_the_profiles_of_mig_are_ones_and_fit() -> None:
         )
 
 
-def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
+def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
     config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
         "config"
     ]
@@ -306,11 +130,11 @@ def test_the_layouts_that_are_named_are_those_of_the_operator() -> None:
 
 
 @pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
-def test_the_classes_files_of_the_docs_are_ones(text: str) -> None:
+def test_the_classes_files_of_the_docs_are_valid(text: str) -> None:
     assert len(from_toml(text, "classes.toml")) > 1
 
 
-def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
+def test_the_profile_for_mps_and_the_device_class_are_valid() -> None:
     mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
     check(device_class, NEWEST)
     assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
@@ -324,7 +148,7 @@ def test_the_yaml_of_the_docs_is_what_it_says_it_is() -> None:
     }
 
 
-def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
+def test_node_labels_match_the_manifests() -> None:
     labels = [row[0].strip("`") for row in NODES.tables("## Labels of nodes")[0]]
     assert len(labels) == len(set(labels))
     text = "\n".join(
@@ -348,17 +172,17 @@ def test_labels_and_profiles_are_called_as_in_the_manifests() -> None:
 # -- security --------------------------------------------------------------------------------------
 
 
-def test_the_rights_that_are_told_are_those_that_are_given() -> None:
-    told = {
+def test_the_table_of_rights_matches_the_role() -> None:
+    rights = {
         (row[0].strip("`"), verb.strip())
         for row in CLUSTER_SECURITY.tables("## Rights")[0]
         for verb in row[1].split(",")
     }
     (role,) = overlay("production").of("Role")
-    assert told == {(resource, verb) for _, resource, verb in granted(role)}
+    assert rights == {(resource, verb) for _, resource, verb in granted(role)}
 
 
-def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
+def test_the_chart_accepts_the_egress_rule_of_the_docs() -> None:
     (block,) = CLUSTER_SECURITY.blocks("yaml")
     found = chart({**values("minimal"), **yaml.safe_load(block)})
     rule = found.one("NetworkPolicy", "gpu-gpuqueue-executors")["spec"]["egress"][-1]
@@ -367,7 +191,7 @@ def test_the_rule_for_fetching_data_is_one_that_the_chart_takes() -> None:
         check(each, NEWEST)
 
 
-def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> None:
+def test_the_network_table_matches_the_network_policies() -> None:
     pods = {row[0] for row in CLUSTER_SECURITY.tables("## Network")[0]}
     assert pods == {
         "dispatchers",
@@ -382,7 +206,7 @@ def test_the_ways_of_the_network_that_are_told_are_those_that_are_given() -> Non
 # -- the chart's own page --------------------------------------------------------------------------
 
 
-def test_the_values_of_the_charts_page_are_taken() -> None:
+def test_the_chart_accepts_the_values_of_its_page() -> None:
     page = Page("charts/gpuqueue/README.md")
     trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
     assert len(chart(trial).of("StatefulSet")) == 1
@@ -391,11 +215,11 @@ def test_the_values_of_the_charts_page_are_taken() -> None:
     assert parse(succeed("helm", "template", *shlex.split(least)[2:]))
 
 
-def test_values_that_are_named_are_ones_of_the_chart() -> None:
+def test_values_in_the_docs_exist_in_the_chart() -> None:
     parts = "redis|jobs|network|flower|monitoring|image"
     names = {
         path
-        for page in (*PAGES, *PARTLY)
+        for page in (*PAGES, Page("README.md"))
         for path in re.findall(rf"`((?:{parts})\.[\w.]+)`", page.text)
     }
     assert names

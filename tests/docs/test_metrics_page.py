@@ -7,7 +7,7 @@ import re
 from prometheus_client import CollectorRegistry, Metric
 
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
-from gpuqueue.dispatcher.slots import REFUSED
+from gpuqueue.model.names import REFUSED
 from gpuqueue.store.measures import Measured
 from tests.support.every_metric import of_dispatcher, of_queue, sample_names
 from tests.support.pages import Page

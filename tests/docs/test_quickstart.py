@@ -56,13 +56,13 @@ def test_each_command_of_see_what_happens_answers(reader: Reader) -> None:
             "gpuqueue logs"
         ):  # a local job's are in its dispatcher's log, a delayed one has none
             done = reader.run(shlex.split(command.replace("ID", job)))
-            assert (done.returncode, "no attempt was made yet" in done.stderr) == (1, True)
+            assert (done.returncode, "no attempt has started yet" in done.stderr) == (1, True)
         elif command.startswith("gpuqueue"):
             done = reader.run(shlex.split(command.replace("ID", job)))
             assert done.returncode == 0, (command, done.stdout, done.stderr)
             assert done.stdout.strip(), command
             if "why" in command:
-                assert "delayed" in done.stdout or "waits for a time" in done.stdout
+                assert "delayed" in done.stdout or "waiting for its time" in done.stdout
     another = reader.send(countdown=300)
     (cancel,) = [
         line

@@ -58,7 +58,7 @@ def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> No
         try:
             assert end(dev, signal.SIGTERM) == 0
             assert executor.is_running()
-            assert "jobs that run go on" in dev.log.read_text()
+            assert "running jobs continue" in dev.log.read_text()
             cancelled = dev.run("cancel", job_id)
             assert "REVOKED will be written when one starts" in cancelled.stdout
             dev.send("fail", queue="gpu.t4.shared")

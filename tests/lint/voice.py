@@ -36,6 +36,7 @@ PRIVATE = (
 #: Path → the words that may stand there, and why.
 ALLOWED: dict[str, tuple[tuple[str, ...], str]] = {
     "tests/lint/voice.py": (PRIVATE, "the list itself"),
+    "CONTRIBUTING.md": (PRIVATE, "it tells the list"),
 }
 _WORDS = re.compile(
     "|".join(rf"(?<![\w']){re.escape(word)}(?!\w)" for word in PRIVATE).replace(r"\ ", r"\s+"),

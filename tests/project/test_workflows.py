@@ -68,6 +68,19 @@ def test_actions_are_pinned_by_major_version(path: Path) -> None:
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@(v|release/v)\d+", action) for action in used), used
 
 
+def test_what_the_workflows_run_exists() -> None:
+    commands = [step["run"] for path in WORKFLOWS for step in steps(path) if "run" in step]
+    lines = [line for command in commands for line in command.splitlines()]
+    parts = {line.split()[1] for line in lines if line.startswith(".ci/run ")}
+    targets = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert parts == {"lint", "test", "slow", "docs"}
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(re.search(rf"^ *(\w+\|)*{part}(\|\w+)*\)", script, re.M) for part in parts), script
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == {"test-all", "wheel"}
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
 def test_every_server_is_tested() -> None:
     workflow = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["redis"] == list(SERVERS)

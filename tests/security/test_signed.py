@@ -372,7 +372,10 @@ def test_the_doctor_looks_at_signing(
         done.stdout + done.stderr
     )
     plain = found.stack.command("doctor", env={"LEDGER_KEYS": ""})
-    refuses = "it does not sign, and GPUQUEUE_CERT_STORE takes only what is signed" in plain.stdout
+    refuses = (
+        "it does not sign messages, and GPUQUEUE_CERT_STORE accepts only signed ones"
+        in plain.stdout
+    )
     assert (refuses, plain.returncode) == ((True, 1) if where == "verifying" else (False, 0)), (
         plain.stdout
     )

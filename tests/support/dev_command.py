@@ -110,7 +110,9 @@ def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
             command, cwd=directory, env=env, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        until(lambda: b"Ctrl-C stops it all" in log.read_bytes() or process.poll() is not None, 60)
+        until(
+            lambda: b"Ctrl-C stops everything" in log.read_bytes() or process.poll() is not None, 60
+        )
         assert process.poll() is None, log.read_text()
     except BaseException:
         process.kill()

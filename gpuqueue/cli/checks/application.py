@@ -1,5 +1,4 @@
-"""Look at an application as executors will see it: in a process of its own, since importing it runs
-its code.
+"""Import an application in a separate process and report what executors will find in it.
 
 ``python -m gpuqueue.cli.checks.application APP`` prints what :class:`Application` holds, as JSON on
 its last line.
@@ -24,8 +23,9 @@ IMPORT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What matters of an application; ``error`` says why it cannot be imported. ``result_expires``
-    in seconds; None: never.
+    """The settings of an application that ``doctor`` checks.
+
+    ``error`` says why the import failed. ``result_expires`` is in seconds; None means never.
     """
 
     error: str | None = None
@@ -39,7 +39,7 @@ class Application:
 
 
 def begin(name: str, env: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
-    """Start to look at an application."""
+    """Start the process that imports the application."""
     command = [sys.executable, "-m", "gpuqueue.cli.checks.application", name]
     return subprocess.Popen(
         command,
@@ -52,7 +52,7 @@ def begin(name: str, env: Mapping[str, str] = os.environ) -> subprocess.Popen[st
 
 
 def finish(looking: subprocess.Popen[str], name: str) -> Application:
-    """Return what was seen, within 120 s."""
+    """Return its report, within 120 s."""
     try:
         out, _ = looking.communicate(timeout=IMPORT_SECONDS)
         return Application(**json.loads(out.splitlines()[-1]))
@@ -95,6 +95,6 @@ def _look(name: str) -> Application:
 
 
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):  # what the application prints is not our answer
+    with contextlib.redirect_stdout(sys.stderr):  # keep the application's own prints apart
         seen = _look(sys.argv[1])
     sys.stdout.write(json.dumps(asdict(seen)) + "\n")

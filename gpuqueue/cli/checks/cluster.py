@@ -1,6 +1,4 @@
-"""What ``gpuqueue doctor`` looks at in a Kubernetes cluster: access, rights, the Secret, nodes, and
-whether it takes our Jobs.
-"""
+"""The doctor's checks of a cluster: access, rights, the Secret, nodes, dry runs of Jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _NEEDED_KEY = "CELERY_BROKER_URL"
 
 
 def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Check]:
-    """Make all checks of the cluster that can be made."""
+    """Yield every check that the access allows."""
     try:
         chosen = load_cluster()
         api = Api(chosen)
@@ -72,7 +70,8 @@ def _version(server: str, version: str) -> Check:
         return Check("cluster", Level.FAIL, saw, f"use Kubernetes {LEAST[0]}.{LEAST[1]} or newer")
     newer = found > NEWEST
     fix = (
-        f"newer than any that was tested ({NEWEST[0]}.{NEWEST[1]}): try it before you rely on it"
+        f"newer than the newest tested version ({NEWEST[0]}.{NEWEST[1]}); test it before you"
+        " rely on it"
         if newer
         else ""
     )
@@ -86,7 +85,7 @@ def _namespace(api: Requests) -> Iterator[Check]:
         yield Check(
             "namespace",
             Level.OK,
-            f"{api.namespace}: not looked at, `get namespaces` is not allowed",
+            f"{api.namespace}: not checked, `get namespaces` is not allowed",
         )
         return
     except ApiError as exc:
@@ -125,8 +124,8 @@ def _secret(api: Requests, name: str) -> Iterator[Check]:
         yield Check(
             "secret",
             Level.WARN,
-            f"{name}: not looked at",
-            "run the doctor as somebody who may `get secrets`",
+            f"{name}: not checked",
+            "run the doctor as a user with the right `get secrets`",
         )
         return
     except ApiError as exc:
@@ -150,7 +149,7 @@ def _secret(api: Requests, name: str) -> Iterator[Check]:
 
 
 def _job(api: Requests, name: str, manifest: Manifest) -> Check:
-    """Whether the server would take a class's Job: what it would refuse, it refuses in a dry run."""
+    """Ask the server to dry-run a Job of the class."""
     image = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
     try:
         api.create_job(manifest, dry_run=True)
@@ -162,8 +161,8 @@ def _job(api: Requests, name: str, manifest: Manifest) -> Check:
             if isinstance(exc, Forbidden)
             else "correct what the server names"
         )
-        return Check("jobs", Level.FAIL, f"{name}: the server would not take its Jobs: {exc}", fix)
-    return Check("jobs", Level.OK, f"{name}: the server would take its Jobs (image {image})")
+        return Check("jobs", Level.FAIL, f"{name}: the server refuses its Jobs: {exc}", fix)
+    return Check("jobs", Level.OK, f"{name}: the server accepts its Jobs (image {image})")
 
 
 def _nodes(
@@ -172,8 +171,8 @@ def _nodes(
     try:
         nodes = api.list_nodes()
     except Forbidden:
-        fix = "run the doctor as somebody who may `list nodes`; dispatchers need not"
-        yield Check("nodes", Level.WARN, "not looked at", fix)
+        fix = "run the doctor as a user with the right `list nodes`; dispatchers do not need it"
+        yield Check("nodes", Level.WARN, "not checked", fix)
         return
     except ApiError as exc:
         yield Check("nodes", Level.WARN, str(exc), "run the doctor again")

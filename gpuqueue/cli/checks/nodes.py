@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster have what the classes' slots promise. Pure."""
+"""Compares the shares that nodes advertise with the slots of a class. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from gpuqueue.cli.checks.queue import Check, Level
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.model.kube_syntax import amount
 
-#: Nodes named in a line.
+#: The most nodes that one line names.
 _NAMED = 12
 
 
 def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Check:
-    """Whether the nodes that its pods may go to have as many shares as the class has slots.
-    ``pod``: the spec of one.
+    """Check that the nodes open to its pods have as many shares as the class has slots.
+
+    ``pod`` is the spec of one of its pods.
     """
     selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
     resource, wanted = gpu_class.resource, max(gpu_class.shared_slots, gpu_class.exclusive_slots)
@@ -37,21 +38,21 @@ def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) ->
             "nodes",
             Level.FAIL,
             saw,
-            "mend or uncordon one, or let the class tolerate its taint (tolerations)",
+            "repair or uncordon a node, or add a toleration for its taint to the class",
         )
     if not shares:
         return Check(
             "nodes",
             Level.FAIL,
             saw,
-            f"have {resource} advertised{where}: device plugin, time-slicing or MIG",
+            f"advertise {resource}{where}: install the device plugin, set up time-slicing or MIG",
         )
     if shares < wanted:
         return Check(
             "nodes",
             Level.WARN,
             saw,
-            f"give the class {shares} slots, or more replicas: the rest waits as UNSCHEDULABLE",
+            f"lower the class to {shares} slots, or add replicas; the rest waits as UNSCHEDULABLE",
         )
     return Check("nodes", Level.OK, saw)
 
@@ -66,9 +67,7 @@ def _shares(node: Node, resource: str) -> int:
 
 
 def _made_of(node: Node, resource: str) -> str:
-    """Say how many shares a node has: GPUs × replicas where its labels (of GPU feature discovery)
-    tell.
-    """
+    """Return a node's shares as text: GPUs × replicas where GPU feature discovery labelled them."""
     labels, shares = node.metadata.labels or {}, _shares(node, resource)
     count, replicas = labels.get(f"{resource}.count", ""), labels.get(f"{resource}.replicas", "")
     if (
@@ -82,7 +81,7 @@ def _made_of(node: Node, resource: str) -> str:
 
 
 def _out(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> str:
-    """Say why no pod of ours can go to a node now, "" if one can."""
+    """Return why a node takes no pod of the class now; "" if it does."""
     if not node.ready:
         return "not ready"
     if node.spec.unschedulable:
@@ -97,7 +96,7 @@ def _out(node: Node, tolerations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Name the first of many."""
+    """Join the first names and count the rest."""
     return ", ".join(names[:_NAMED]) + (
         f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     )

@@ -1,4 +1,4 @@
-"""What ``gpuqueue doctor`` looks at: each check answers OK, WARN or FAIL, what it saw, and the fix."""
+"""The doctor's checks of this machine, Redis, Celery, dispatchers, GPUs and the application."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ from gpuqueue.store.client import Redis, RedisError, connect, explained
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.rights import refused
 
-#: ZADD's and SET's options that the scripts use came with it.
+#: The first Redis with the options of ZADD and SET that the scripts use.
 LEAST_REDIS = (6, 2)
-#: Celery that this version is tested with.
+#: Versions of Celery that the tests cover.
 CELERY = ((5, 6), (6, 0))
-#: Clocks further apart than this make `eta`, `expires` and the watcher's deadlines visibly wrong,
-#: in seconds.
+#: Seconds of clock skew that make `eta`, `expires` and the watcher's deadlines visibly wrong.
 SKEW = 1.0
 _PACKAGES = ("celery", "kombu", "redis", "flower")
 
 
 class Level(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "OK"
     WARN = "WARN"
@@ -44,7 +43,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. ``fix`` is empty when there is nothing to do."""
+    """One check: what it found and how to fix it. ``fix`` is empty when nothing needs doing."""
 
     name: str
     level: Level
@@ -53,15 +52,13 @@ class Check:
 
     @classmethod
     def failed(cls, name: str, error: GpuQueueError, where: str = "") -> Check:
-        """Make the one of an error of ours, whose text ends with the fix; ``where`` is put before
-        its problem.
-        """
+        """Turn a gpuqueue error into a failed check: ``where`` precedes its problem."""
         problem, _, fix = str(error).rpartition("; ")
         return cls(name, Level.FAIL, where + (problem or fix), fix if problem else "")
 
 
 def versions() -> Iterator[Check]:
-    """Which Python and packages these are."""
+    """Check the versions of Python and the packages."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -82,7 +79,7 @@ def versions() -> Iterator[Check]:
 
 
 def redis(client: Redis) -> Iterator[Check]:
-    """Whether Redis is one that a queue can trust. The caller has seen it answer."""
+    """Check that Redis is new enough, persistent, and never evicts. It must answer already."""
     info: dict[str, Any] = client.info()
     version = str(info.get("redis_version", "0"))
     new = _numbers(version) >= LEAST_REDIS
@@ -97,7 +94,7 @@ def redis(client: Redis) -> Iterator[Check]:
     fix = (
         ""
         if safe
-        else "set `maxmemory-policy noeviction`: Redis may evict jobs and results otherwise"
+        else "set `maxmemory-policy noeviction`; otherwise Redis may evict jobs and results"
     )
     yield Check("maxmemory-policy", Level.OK if safe else Level.FAIL, str(policy), fix)
     if not info.get("aof_enabled"):
@@ -105,41 +102,35 @@ def redis(client: Redis) -> Iterator[Check]:
             "appendonly",
             Level.WARN,
             "off",
-            "set `appendonly yes`: a crash of Redis loses the newest jobs otherwise",
+            "set `appendonly yes`; otherwise a crash of Redis loses the newest jobs",
         )
     elif info.get("aof_last_write_status") != "ok" or info.get("aof_last_bgrewrite_status") != "ok":
         yield Check(
             "appendonly",
             Level.FAIL,
             "on, and its last write failed",
-            "free disk space where Redis keeps its file",
+            "free disk space on the volume of the append-only file",
         )
     else:
         yield Check("appendonly", Level.OK, "on")
 
 
 def tls(settings: Settings) -> Iterator[Check]:
-    """Whether Redis is spoken with over TLS, and has to prove who it is."""
+    """Check that each TLS address verifies the server's certificate."""
     for name, url in settings.addresses.items():
         if url and url.startswith("rediss://"):
             sure = verifies(url)
-            fix = (
-                ""
-                if sure
-                else (
-                    f"say ssl_cert_reqs=required in {name}: whoever is in between can pose as Redis"
-                )
-            )
+            fix = f"add ssl_cert_reqs=required to {name}; else any server can pose as Redis"
             yield Check(
                 "tls",
                 Level.OK if sure else Level.WARN,
-                f"{name} {'is verified' if sure else 'trusts anybody'}",
-                fix,
+                f"{name} {'is verified' if sure else 'accepts any certificate'}",
+                "" if sure else fix,
             )
 
 
 def rights(settings: Settings) -> Iterator[Check]:
-    """Whether the users of the addresses may do in Redis what dispatchers do."""
+    """Check that the Redis user of each address has the rights of a dispatcher."""
     wrong = list(
         refused(
             settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
@@ -148,11 +139,11 @@ def rights(settings: Settings) -> Iterator[Check]:
     for each in wrong:
         yield Check.failed("redis rights", each)
     if not wrong:
-        yield Check("redis rights", Level.OK, "a dispatcher's")
+        yield Check("redis rights", Level.OK, "all rights of a dispatcher")
 
 
 def layout(state: State) -> Iterator[Check]:
-    """Whether this version reads what lies in Redis."""
+    """Check that this version reads the layout of the state in Redis."""
     try:
         layouts.check(state.client, state.settings.redis_url, state.settings.redis_setting)
     except LayoutMismatch as exc:
@@ -162,7 +153,7 @@ def layout(state: State) -> Iterator[Check]:
 
 
 def clock(client: Redis) -> Iterator[Check]:
-    """How far this machine's clock is from Redis'."""
+    """Compare the clock of this machine with the clock of Redis."""
     before = time.time()
     seconds, microseconds = client.time()
     skew = seconds + microseconds / 1e6 - (before + time.time()) / 2
@@ -171,12 +162,12 @@ def clock(client: Redis) -> Iterator[Check]:
         "clock",
         Level.OK if good else Level.WARN,
         f"{skew:+.2f}s",
-        "" if good else "keep both machines' clocks by NTP",
+        "" if good else "synchronise both clocks by NTP",
     )
 
 
 def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[Check]:
-    """Whether the result backend answers. ``client`` is connected to ``broker_url``."""
+    """Check that the result backend answers. ``client`` is connected to ``broker_url``."""
     name = "result backend"
     if not url:
         yield Check(name, Level.FAIL, "none", "set CELERY_RESULT_BACKEND, or CELERY_BROKER_URL")
@@ -193,14 +184,15 @@ def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[
         yield Check(
             name,
             Level.WARN,
-            f"{mask(url)}: not Redis, not looked at",
-            "see that dispatchers and executors reach it",
+            f"{mask(url)}: not Redis, not checked",
+            "make sure that dispatchers and executors can reach it",
         )
 
 
 def results_kept(state: State, expires: dict[str, float | None]) -> Iterator[Check]:
-    """Whether results outlive the longest job: of a group, the first result must be there when the
-    last job ends.
+    """Check that results outlive the longest job.
+
+    A group needs the result of its first job until its last one has ended.
     """
     longest = 0.0
     for name in state.reader.classes():
@@ -221,7 +213,7 @@ def results_kept(state: State, expires: dict[str, float | None]) -> Iterator[Che
 
 
 def tombstones(settings: Settings, options: dict[str, Any]) -> Iterator[Check]:
-    """Whether an ended job is remembered for longer than its message can come back."""
+    """Check that an ended job is remembered for longer than its message can be redelivered."""
     visibility = float(options.get("visibility_timeout", 3600))
     long = settings.tombstone_seconds > visibility
     saw = (
@@ -233,7 +225,7 @@ def tombstones(settings: Settings, options: dict[str, Any]) -> Iterator[Check]:
 
 
 def dispatchers(state: State) -> Iterator[Check]:
-    """Whether somebody starts jobs, and somebody watches them."""
+    """Check that a dispatcher is alive and one of them leads."""
     alive, leader = state.dispatchers(), state.reader.leader()
     if not alive:
         yield Check(
@@ -247,7 +239,7 @@ def dispatchers(state: State) -> Iterator[Check]:
             "dispatchers",
             Level.WARN,
             f"{', '.join(alive)}; none leads",
-            "run the doctor again; if it stays, see their logs",
+            "run the doctor again; if this persists, read their logs",
         )
     else:
         yield Check("dispatchers", Level.OK, f"{', '.join(alive)}; {leader} leads")
@@ -257,13 +249,13 @@ def dispatchers(state: State) -> Iterator[Check]:
         yield Check(
             "queues",
             Level.WARN,
-            f"not taken by a dispatcher: {saw}",
-            "have a dispatcher consume these queues (-Q)",
+            f"no dispatcher has taken: {saw}",
+            "start a dispatcher that consumes these queues (-Q)",
         )
 
 
 def gpus(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
-    """Which GPUs this machine has for local jobs, and whether they fit the slots."""
+    """Check the GPUs of this machine for local jobs, and that they fit the slots."""
     if settings.execution_mode != "local":
         return
     try:
@@ -277,8 +269,8 @@ def gpus(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
         yield Check(
             "gpus",
             Level.WARN,
-            "none: local jobs run on the CPU",
-            "install the NVIDIA driver where dispatchers run locally",
+            "none; local jobs run on the CPU",
+            "install the NVIDIA driver on machines with local dispatchers",
         )
     else:
         saw = ", ".join(f"{each.index} {each.name} {each.memory / 2**30:.0f}GiB" for each in found)
@@ -290,13 +282,13 @@ def gpus(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
 
 
 def application(name: str | None, seen: Application | None, settings: Settings) -> Iterator[Check]:
-    """Whether executors can load the application and speak with it."""
+    """Check that executors can load the application and read its messages."""
     if name is None or seen is None:
         yield Check(
             "application",
             Level.WARN,
             "GPUQUEUE_APP is not set here",
-            "set it to what follows `celery -A` to have it checked",
+            "set it to the argument of `celery -A` to check the application",
         )
         return
     if seen.error:
@@ -309,7 +301,7 @@ def application(name: str | None, seen: Application | None, settings: Settings) 
     if not seen.tasks:
         level, fix = (
             Level.FAIL,
-            "import the tasks where the application is made, or list their modules in `include`",
+            "import the tasks where the application is created, or list their modules in `include`",
         )
     elif seen.task_serializer not in ("json", "auth"):
         level, fix = (
@@ -320,8 +312,8 @@ def application(name: str | None, seen: Application | None, settings: Settings) 
         level, fix = (
             Level.FAIL,
             (
-                "it does not sign, and GPUQUEUE_CERT_STORE takes only what is signed; sign, or"
-                " unset it"
+                "it does not sign messages, and GPUQUEUE_CERT_STORE accepts only signed ones; sign"
+                " them, or unset it"
             ),
         )
     elif seen.result_serializer != "json" or not {"json", "application/json"} & set(
@@ -330,22 +322,22 @@ def application(name: str | None, seen: Application | None, settings: Settings) 
         level, fix = (
             Level.FAIL,
             (
-                "set result_serializer='json' and result_accept_content=['json']: dispatchers write"
-                " results, too"
+                "set result_serializer='json' and result_accept_content=['json']; dispatchers write"
+                " results too"
             ),
         )
     elif seen.broker_url != settings.broker_url:
         level = Level.WARN
         fix = (
-            f"its own broker_url is {mask(seen.broker_url or 'unset')}; submit where"
-            " CELERY_BROKER_URL is set as for dispatchers"
+            f"its broker_url is {mask(seen.broker_url or 'unset')}; submit jobs where"
+            " CELERY_BROKER_URL is the same as for dispatchers"
         )
     how = ", signed" if seen.task_serializer == "auth" else ""
     yield Check("application", level, f"{name}: {len(seen.tasks)} tasks{how}", fix)
 
 
 def seconds(expires: object) -> float | None:
-    """Return Celery's result_expires in seconds; None: never."""
+    """Return Celery's result_expires in seconds; None means never."""
     if isinstance(expires, timedelta):
         return expires.total_seconds()
     return float(expires) if isinstance(expires, (int, float)) and expires else None

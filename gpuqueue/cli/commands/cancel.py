@@ -1,4 +1,4 @@
-"""``gpuqueue cancel ID...``: cancel jobs for good, wherever they are."""
+"""``gpuqueue cancel ID...``: cancel waiting or running jobs, durably."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gpuqueue.store.line import REVOKED_FOR, Line
 ALREADY_ENDED, STILL_THERE = 1, 3
 
 _WORDS = {
-    "cancelled": "taken out of line; its result will be REVOKED",
-    "stopping": "is being stopped; its result will be REVOKED",
+    "cancelled": "left the line; its result will be REVOKED",
+    "stopping": "is stopping; its result will be REVOKED",
     "finishing": "is ending already",
     "ended": "had already ended",
     "unknown": (
-        f"is not known here (yet): should it come within {REVOKED_FOR / 3600:.0f} hours, it will be"
+        f"is not known here yet; if it arrives within {REVOKED_FOR / 3600:.0f} hours, it will be"
         " REVOKED"
     ),
 }
@@ -38,7 +38,7 @@ _WORDS = {
     "wait_seconds",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="Wait until they have ended, at most this long (s).",
+    help="Wait at most this many seconds until they have ended.",
 )
 @render.json_option
 def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
@@ -48,7 +48,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
     """
     state = open_state()
     if not state.reader.classes():
-        raise GpuQueueError(f"nothing can be cancelled: {NO_DISPATCHER_EVER}")
+        raise GpuQueueError(f"cannot cancel: {NO_DISPATCHER_EVER}")
     outcomes = [cancel_one(state, job_id) for job_id in job_ids]
     if any(each["outcome"] in ("cancelled", "stopping") for each in outcomes):
         for name in state.reader.classes():
@@ -65,7 +65,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
             each["outcome"] in ("cancelled", "stopping", "finishing") for each in outcomes
         ):
             click.echo(
-                "no dispatcher is alive: this is kept, and REVOKED will be written when one starts"
+                "no dispatcher is alive; the request is kept, and the next one writes REVOKED"
             )
     if any(each["outcome"] == "ended" for each in outcomes):
         return ALREADY_ENDED
@@ -73,7 +73,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
 
 
 def cancel_one(state: State, job_id: str) -> dict[str, Any]:
-    """Cancel one job, wherever it is. May be repeated."""
+    """Cancel one job in whichever class it is. May be repeated."""
     line = Line(state.client, by="cli", clock=state.now)
     outcome, _ = line.cancel_everywhere(state.reader.classes(), job_id)
     record = find(state, job_id)
@@ -96,7 +96,7 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
             record = find(state, each["id"])
             unconfirmed = record if record and record.get("wait") == WaitReason.UNCONFIRMED else {}
             each["wait"], each["detail"] = unconfirmed.get("wait"), unconfirmed.get("detail")
-            # A slot is free, and its process gone, when the attempt has been released too.
+            # Its process is gone, and its slot free, once the attempt has been released too.
             if record is None or (
                 record["state"] == "ended" and ("admitted" not in record or "released" in record)
             ):
@@ -109,7 +109,7 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
 
 
 def say(each: dict[str, Any]) -> str:
-    """Say in a sentence what came of cancelling a job."""
+    """Return the outcome of a cancellation in one sentence."""
     words = _WORDS[each["outcome"]]
     if each["outcome"] == "ended" and each["reason"]:
         words += f": {each['reason']}"

@@ -1,4 +1,4 @@
-"""``gpuqueue classes``: the GPU classes, as dispatchers announce them."""
+"""``gpuqueue classes``: the GPU classes that dispatchers have announced."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""``gpuqueue demo``: real training jobs through a real queue on this machine, watched live, then
-checked.
-"""
+"""``gpuqueue demo``: runs real training jobs on this machine, shows them live, checks promises."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from rich.text import Text
 
 import gpuqueue
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.demo.promises import Check, Evidence, check
+from gpuqueue.cli.demo.promises import Evidence, Verdict, check
 from gpuqueue.cli.demo.story import Story
 from gpuqueue.cli.demo.view import View
 from gpuqueue.cli.view.timeline import page
@@ -42,14 +40,15 @@ CLASS = "t4"
     show_default=True,
 )
 @click.option(
-    "--slots", type=click.IntRange(2, 8), default=4, show_default=True, help="Shared jobs at once."
+    "--slots", type=click.IntRange(2, 8), default=4, show_default=True, help="Shared slots."
 )
 def demo(output: Path, slots: int) -> int:
-    """Train networks on handwritten digits as GPU jobs (on the CPU without a GPU), and check what
-    was promised.
+    """Train networks on handwritten digits as GPU jobs (on the CPU without a GPU), and check the
+    promises of the queue.
 
-    Ends with 0 if every promise held, else with 1. Writes timeline.html, results.json and the
-    dispatcher's log to --output.
+    Writes timeline.html, results.json and the dispatcher's log to --output.
+
+    Exit status: 0 if every promise held, else 1.
     """
     root, output, console = find_checkout(), output.absolute(), Console()
     output.mkdir(parents=True, exist_ok=True)
@@ -63,18 +62,17 @@ def demo(output: Path, slots: int) -> int:
         soft_wrap=True,
     )
     extra = {
-        # What the environment says of a real cluster is not meant here; empty is unset.
+        # Settings of a real cluster do not apply to the demo; empty means unset.
         **dict.fromkeys(("GPUQUEUE_CLASSES_FILE", "GPU_RESOURCE_NAME", "MIG_TOTAL_SLOTS"), ""),
         "GPU_EXECUTION_MODE": "local",
         "T4_SHARED_SLOTS": str(slots),
         "T4_EXCLUSIVE_SLOTS": "1",
-        # Two later shared jobs may overtake a waiting exclusive one, so that a short demo shows its
-        # turn coming.
+        # Low, so that a short demo shows the turn of the exclusive jobs.
         "GPUQUEUE_EXCLUSIVE_PATIENCE": "2",
-        # Jobs side by side share the cores: one thread each, or they would fight for them.
+        # One thread per job: jobs side by side share the cores.
         "OMP_NUM_THREADS": "1",
     }
-    # Executors import the application from where they are started.
+    # Executors import the application from their working directory.
     with (
         contextlib.chdir(root),
         stoppable(),
@@ -95,9 +93,9 @@ def demo(output: Path, slots: int) -> int:
 
 
 def find_checkout() -> Path:
-    """Return the folder that has ``examples``: beside the package, or around where we are.
+    """Return the directory with ``examples``: beside the package, or above the working directory.
 
-    Raises :class:`GpuQueueError` where there is none, as after a plain ``pip install``.
+    Raises :class:`GpuQueueError` if there is none, as after a plain ``pip install``.
     """
     here = Path.cwd()
     for folder in (Path(gpuqueue.__file__).parent.parent, here, *here.parents):
@@ -110,7 +108,7 @@ def find_checkout() -> Path:
 
 
 def _application(root: Path, env: Mapping[str, str]) -> Any:
-    """Import what submits the jobs, as an application of this broker."""
+    """Import the module that submits the jobs, configured for this broker."""
     os.environ.update({name: env[name] for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")})
     sys.path.insert(0, str(root))
     try:
@@ -128,7 +126,7 @@ def _outcome(label: str, seen: Evidence) -> str:
     return f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else ""
 
 
-def _write(output: Path, seen: Evidence, checks: list[Check], story: Story) -> None:
+def _write(output: Path, seen: Evidence, checks: list[Verdict], story: Story) -> None:
     now = story.begin + story.seconds
     entries = [
         Entry(label, record, " ".join(_outcome(label, seen).split()), now)
@@ -136,8 +134,7 @@ def _write(output: Path, seen: Evidence, checks: list[Check], story: Story) -> N
     ]
     where = f"{seen.slots} shared slots of one GPU class"
     subtitle = (
-        f"{len(entries)} jobs on {where} in {seen.seconds:.0f} s; times from the queue's own"
-        " records"
+        f"{len(entries)} jobs on {where} in {seen.seconds:.0f} s; times from the queue's records"
     )
     (output / "timeline.html").write_text(
         page("gpuqueue demo", subtitle, entries), encoding="utf-8"
@@ -159,7 +156,7 @@ def _write(output: Path, seen: Evidence, checks: list[Check], story: Story) -> N
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def _tell(console: Console, output: Path, seen: Evidence, checks: list[Check]) -> int:
+def _tell(console: Console, output: Path, seen: Evidence, checks: list[Verdict]) -> int:
     best = seen.answers.get(seen.best)
     if isinstance(best, Mapping):
         told = (

@@ -25,35 +25,31 @@ LOOK = 0.2
     "--app",
     envvar="GPUQUEUE_APP",
     required=True,
-    help="Your application: what follows `celery -A`.",
+    help="Your application: the argument of `celery -A`.",
 )
 @click.option(
     "--port",
     default=5555,
     show_default=True,
     type=click.IntRange(0, 65_535),
-    help="Flower's port; 0: any free one.",
+    help="Port of Flower; 0 chooses a free one.",
 )
-@click.option("--no-flower", is_flag=True, help="Without Flower.")
-@click.option(
-    "--redis-url", help="Use this Redis instead of CELERY_BROKER_URL, or of a private one."
-)
+@click.option("--no-flower", is_flag=True, help="Do not start Flower.")
+@click.option("--redis-url", help="Use this Redis instead of CELERY_BROKER_URL or an embedded one.")
 @click.option(
     "-l", "--loglevel", default="info", show_default=True, help="Log level of the dispatcher."
 )
 def dev(app: str, port: int, no_flower: bool, redis_url: str | None, loglevel: str) -> int:
-    """Run all that development needs until Ctrl-C: a Redis unless CELERY_BROKER_URL names one, a
-    dispatcher, Flower.
+    """Run Redis (unless CELERY_BROKER_URL names one), a dispatcher and Flower until Ctrl-C.
 
-    Exit status: 0 after Ctrl-C; 1 when a process of it ended by itself.
+    Exit status: 0 after Ctrl-C; 1 if one of these processes ended by itself.
     """
     if redis_url:
         os.environ["CELERY_BROKER_URL"] = redis_url
     settings = load(app=app)
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-    devices.deal(
-        configured(settings).values(), found
-    )  # what a dispatcher would refuse is told before anything starts
+    # Report settings that a dispatcher would refuse before anything starts.
+    devices.deal(configured(settings).values(), found)
     stack = Stack(
         app,
         broker_url=settings.broker_url,
@@ -83,15 +79,17 @@ def dev(app: str, port: int, no_flower: bool, redis_url: str | None, loglevel: s
         embedded = stack.embedded
         stack.stop()
         if not embedded:
-            click.echo("stopped; jobs that run go on, and the next dispatcher looks after them")
+            click.echo("stopped; running jobs continue, and the next dispatcher takes them over")
         elif stack.stopped_jobs:
-            click.echo(f"stopped, and with their Redis {stack.stopped_jobs} running jobs")
+            click.echo(
+                f"stopped, with {stack.stopped_jobs} running jobs that used the embedded Redis"
+            )
         else:
             click.echo("stopped")
 
 
 def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> str:
-    """Say what runs, and how to use it."""
+    """Describe what runs, and how to use it."""
     classes = configured(settings)
     queues = [queue for each in classes.values() for queue in each.queues]
     gpus = [f"{each.index}: {each.name}, {each.memory / 2**30:.0f}GiB" for each in found] or [
@@ -106,9 +104,9 @@ def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> st
         "",
         "  export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in export.items()),
         "",
-        f"  Redis       {'private, gone when this ends' if stack.embedded else 'yours'}",
+        f"  Redis       {'embedded; its data ends with it' if stack.embedded else 'yours'}",
         f"  Dispatcher  {stack.dispatcher_name}",
-        f"  Flower      {stack.flower_url or stack.flower_missing or 'not asked for'}",
+        f"  Flower      {stack.flower_url or stack.flower_missing or 'disabled'}",
         f"  GPUs        {'; '.join(gpus)}",
         f"  Queues      {', '.join([*queues, 'gpu.auto'])}",
         "",
@@ -116,7 +114,7 @@ def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> st
         f"  CPU tasks   celery -A {shlex.quote(stack.app)} worker -Q celery",
         "  Look        gpuqueue status | gpuqueue why ID | gpuqueue cancel ID | gpuqueue doctor",
         "",
-        "Ctrl-C stops it all.",
+        "Ctrl-C stops everything.",
         "",
     ]
     return "\n".join(lines)
@@ -127,7 +125,7 @@ def _warn(seen: application.Application) -> None:
         click.echo(f"warning: {seen.error}", err=True)
     elif not seen.tasks:
         click.echo(
-            "warning: the application has no tasks; import them where it is made, or list them in"
-            " `include`",
+            "warning: the application has no tasks; import them where it is created, or list their"
+            " modules in `include`",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""``gpuqueue doctor``: what would keep jobs from running, and what to do about it."""
+"""``gpuqueue doctor``: finds what would keep jobs from running, and how to fix it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 @click.option("-A", "--app", help="The application to check, instead of GPUQUEUE_APP.")
 @render.json_option
 def doctor(app: str | None, as_json: bool) -> int:
-    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application. Exit
-    status: 1 if anything is FAIL.
+    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application.
+
+    Exit status: 1 if a check is FAIL.
     """
     found = []
     for each in examine(app):
@@ -43,7 +44,7 @@ def doctor(app: str | None, as_json: bool) -> int:
 
 
 def examine(app: str | None) -> Iterator[Check]:
-    """Make all checks that can be made; those that need what is missing are left out."""
+    """Yield every possible check; checks that need something missing are left out."""
     yield from checks.versions()
     try:
         settings = load()
@@ -63,7 +64,7 @@ def examine(app: str | None) -> Iterator[Check]:
         rights = list(checks.rights(settings))
         yield from rights
         if any(each.level is Level.FAIL for each in rights):
-            state = rights[0]  # whoever may not ask, hears nothing
+            state = rights[0]  # without these rights no other check of Redis can run
         else:
             yield from checks.redis(state.client)
             yield from checks.layout(state)
@@ -89,7 +90,7 @@ def _connect(settings: Settings, url: str, setting: str) -> State | Check:
 
 
 def _broker(settings: Settings, url: str) -> Iterator[Check]:
-    """The broker, where the queue's own state lives elsewhere."""
+    """Check the broker, if the state of the queue has a different address."""
     broker = settings.broker_url
     if not broker:
         yield Check(
@@ -124,7 +125,7 @@ def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check
 
 
 def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:
-    from gpuqueue.celery import app  # the settings it reads at import are known to be good by now
+    from gpuqueue.celery import app  # its settings, read at import, are valid here
 
     yield from checks.backend(app.conf.result_backend, state.client, state.settings.redis_url)
     yield from checks.tombstones(state.settings, app.conf.broker_transport_options)

@@ -1,4 +1,4 @@
-"""``gpuqueue logs ID``: the log of a job, from its pod while that lives, from Redis after."""
+"""``gpuqueue logs ID``: the log of a job, from its pod while it exists, later from Redis."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.store.client import Unavailable
 
-#: Seconds between two looks at a job that is followed.
+#: Seconds between two polls of a followed job.
 LOOK_EVERY = 0.5
-#: Seconds after an end within which its log is kept, or its Celery retry known: one that went to
-#: another queue never is.
+#: Seconds after a job's end until its log is stored and its Celery retry is known. A retry on
+#: another queue never becomes known.
 SETTLED = 10.0
 NONE = 1
 
@@ -28,25 +28,25 @@ NONE = 1
 @click.command()
 @click.argument("job_id", metavar="ID")
 @click.option(
-    "-f", "--follow", is_flag=True, help="Go on until the job has ended, from attempt to attempt."
+    "-f", "--follow", is_flag=True, help="Follow the log, across attempts, until the job has ended."
 )
-@click.option("--attempt", type=click.IntRange(1), help="Which attempt; the newest by default.")
+@click.option("--attempt", type=click.IntRange(1), help="The attempt; the newest by default.")
 @click.option(
     "--tail",
     default=1000,
     show_default=True,
     type=click.IntRange(1, 100_000),
-    help="Lines from the end, at most.",
+    help="The most lines, from the end.",
 )
 @render.json_option
 def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
-    """Print the log of a job: of its pod while that lives, and what was kept of it after. ID: the
-    Celery task id.
+    """Print the log of a job, from its pod while it exists, later from Redis. ID: the Celery task
+    id.
 
-    Exit status: 0; 1 if there is none to be had.
+    Exit status: 0; 1 if there is no log.
     """
     if follow and (attempt is not None or as_json):
-        raise GpuQueueError("--follow goes neither with --attempt nor with --json; leave it out")
+        raise GpuQueueError("--follow cannot be combined with --attempt or --json; leave one out")
     state = open_state()
     record = find(state, job_id)
     if record is None:
@@ -65,35 +65,33 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: boo
 
 
 class _Following:
-    """One log that is followed. An attempt is known by its holder's name: a Celery retry counts its
-    attempts anew.
+    """One followed log. Its holder's name identifies an attempt: a Celery retry starts again at
+    attempt 1.
     """
 
     def __init__(self, state: State, job_id: str, tail: int) -> None:
         self._state, self._job_id, self._tail = state, job_id, tail
         self._said = ""
         self._shown: Record | None = None
-        self._open = False  # whether more may be known of the attempt that was shown last
+        self._open = False  # whether the last attempt shown may have more to print
         self._seam = Seam(tail)
         self._wrote = False
 
     def until_its_end(self) -> int:
-        """Print what is written until the job has ended; what it waits for goes to stderr, once for
-        each change.
-        """
+        """Print the log until the job has ended; waits go to stderr, once for each change."""
         while True:
             try:
                 status = self._turn()
             except Unavailable as exc:
-                self._say(f"Redis: {exc}; it is tried again")
+                self._say(f"Redis: {exc}; trying again")
                 time.sleep(LOOK_EVERY)
             else:
                 if status is not None:
                     return status
 
     def _turn(self) -> int | None:
-        """Look at the job once, and print what its pod writes; answers the exit status when no more
-        can come.
+        """Read the job once and print its pod's output. Return the exit status once no more can
+        come.
         """
         record = find(self._state, self._job_id)
         if record is None:
@@ -125,8 +123,8 @@ class _Following:
         return record.get("reason") != EndReason.RETRIED and (released or not new)
 
     def _stream(self, record: Record, new: bool) -> str | None:
-        """Print a pod's log as it is written, until its container ends; where nothing came, answer
-        what that waits for.
+        """Print a pod's log until its container ends. If nothing came, return what the job waits
+        for.
         """
         from gpuqueue.launchers.kubernetes.api.errors import ApiError
 
@@ -139,8 +137,7 @@ class _Following:
             ):
                 if self._seam.lost and not written:
                     self._say(
-                        "the log broke off and goes on; some of what was written meanwhile is not"
-                        " shown"
+                        "the log was interrupted; some lines written meanwhile are missing here"
                     )
                 click.echo(text, nl=False)
                 written = self._wrote = True
@@ -148,12 +145,12 @@ class _Following:
         except ApiError as exc:
             if not exc.passing:
                 raise pod_logs.unreadable(exc) from exc
-            return f"{exc}; it is tried again"
+            return f"{exc}; trying again"
         return None if written else _waits(record)
 
     def _print_missed(self, record: Record) -> None:
-        """Print the rest of the attempt that was shown, and what was kept of those that came and
-        went between two looks.
+        """Print the rest of the attempt shown last, and the stored logs of attempts that came and
+        went between two polls.
         """
         if self._shown is None:
             return
@@ -167,22 +164,19 @@ class _Following:
             self._shown = {**record, "attempt": attempt}
 
     def _print_rest(self, record: Record) -> None:
-        """Print what came after the last stream of an attempt that has ended, as far as it can be
-        told from what was shown.
-        """
+        """Print the lines of an ended attempt that follow the ones already shown."""
         try:
             text = pod_logs.read(self._state, record, record.get("attempt", 0), self._seam.tail)
         except GpuQueueError:
             text = ""
         self._open = False
-        text = "".join(
-            lines_of(text)[-self._seam.tail :]
-        )  # what was kept may begin long before what was shown
+        # The stored log may begin long before the lines already shown.
+        text = "".join(lines_of(text)[-self._seam.tail :])
         rest = "".join(self._seam.join([text]))
         if self._seam.lost:
             self._say(
-                f"the log broke off before its end; `gpuqueue logs {self._job_id}` shows what was"
-                " kept"
+                f"the log was interrupted before its end; `gpuqueue logs {self._job_id}` shows the"
+                " stored part"
             )
         elif rest:
             self._print(rest)
@@ -198,7 +192,7 @@ class _Following:
 
 
 def _waits(record: Record) -> str:
-    """Say what a job waits for; nothing of one that runs."""
+    """Return what a job waits for; "" for a running one."""
     if (
         record["state"] in BEFORE_SLOT
         or record["state"] == JobState.LAUNCHING
@@ -213,28 +207,25 @@ def _print(text: str) -> None:
 
 
 def _unknown(job_id: str) -> int:
-    click.echo(f"gpuqueue: no job {job_id!r} is known; `gpuqueue why {job_id}` says more", err=True)
+    click.echo(f"gpuqueue: no job {job_id!r} is known; see `gpuqueue why {job_id}`", err=True)
     return NONE
 
 
 def _none(record: Record, attempt: int | None) -> int:
-    """Say why there is no log."""
+    """Explain why there is no log."""
     name, newest = f"job {record['id']}", record.get("attempt", 0)
     if not newest:
-        text = f"{name} has no log: no attempt was made yet; `gpuqueue why {record['id']}` says why"
+        text = f"{name} has no log: no attempt has started yet; see `gpuqueue why {record['id']}`"
     elif attempt is not None and attempt > newest:
         text = f"{name} has no attempt {attempt}; its newest is {newest}"
     elif pod_logs.is_process(record):
         host = record["instance"].partition(":")[0]
-        text = (
-            f"{name} is a process on {host}: what it writes stands in the log of its dispatcher"
-            " there"
-        )
+        text = f"{name} is a process on {host}: its output is in the log of its dispatcher there"
     elif attempt is not None and attempt < newest:
-        text = f"{name}: nothing was kept of attempt {attempt}"
+        text = f"{name}: no log of attempt {attempt} was kept"
     elif record["state"] != JobState.ENDED:
-        text = f"{name} has written nothing yet; `gpuqueue why {record['id']}` says where it stands"
+        text = f"{name} has written nothing yet; see `gpuqueue why {record['id']}`"
     else:
-        text = f"{name} has no log: it wrote nothing, or nothing of it was kept"
+        text = f"{name} has no log: it wrote nothing, or its log was not kept"
     click.echo(f"gpuqueue: {text}", err=True)
     return NONE

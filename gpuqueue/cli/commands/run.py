@@ -1,4 +1,4 @@
-"""``gpuqueue run IMAGE -- COMMAND``: a container image as a job, waited for."""
+"""``gpuqueue run IMAGE -- COMMAND``: runs a container image as a job and waits for it."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ FAILED = 1
     "-e",
     multiple=True,
     metavar="NAME=TEXT",
-    help="A variable of the container; may be repeated.",
+    help="An environment variable of the container; may be repeated.",
 )
-@click.option("--working-dir", help="Where the command starts.")
+@click.option("--working-dir", help="Working directory of the command.")
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds after which it is killed.",
+    help="Seconds until the job is killed.",
 )
-@click.option("--tenant", help="Whose job it is.")
-@click.option("--detach", is_flag=True, help="Print the id and leave.")
+@click.option("--tenant", help="The tenant of the job.")
+@click.option("--detach", is_flag=True, help="Print the id and exit.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds to wait; it goes on afterwards.",
+    help="Seconds to wait; the job continues afterwards.",
 )
 def run(
     image: str,
@@ -73,13 +73,13 @@ def run(
     detach: bool,
     timeout: float | None,
 ) -> int:
-    """Run IMAGE as a job, with COMMAND in place of its ENTRYPOINT, wait for it, and print the end
-    of its log.
+    """Run IMAGE as a job, with COMMAND in place of its ENTRYPOINT; wait for it and print the end of
+    its log.
 
-    COMMAND stands behind '--' where a word of it begins with '-'. Ctrl-C cancels the job.
+    Put '--' before a COMMAND with words that begin with '-'. Ctrl-C cancels the job.
 
-    Exit status: the container's; 1 if it has none (the job failed otherwise, or --timeout is over);
-    130 if it was cancelled; 2 for what the queue refuses.
+    Exit status: the exit code of the container; 1 if there is none (the job failed otherwise, or
+    --timeout is over); 130 if the job was cancelled; 2 if the queue refused it.
     """
     state = open_state()
     limits: dict[str, Any] = {"time_limit": time_limit} if time_limit else {}
@@ -112,7 +112,8 @@ def run(
             return CANCELLED
         except TookTooLong:
             click.echo(
-                f"gpuqueue: not within {timeout:g} s; it goes on: gpuqueue logs -f {job_id}",
+                f"gpuqueue: not ended within {timeout:g} s; the job continues; follow it with"
+                f" `gpuqueue logs -f {job_id}`",
                 err=True,
             )
             return FAILED
@@ -120,12 +121,12 @@ def run(
             raise
         except OperationalError as exc:
             raise _out_of_sight(job_id, exc) from exc
-        except Exception as exc:  # whatever a job may fail with, or Celery's backend
+        except Exception as exc:  # any error of the job, or of Celery's backend
             return _failed(state, job_id, exc)
 
 
 def _check_taker(state: State, gpu_class: str) -> None:
-    """Refuse a class that no dispatcher has; warn where none is there to take the job."""
+    """Refuse a class that no dispatcher has; warn if no dispatcher is alive."""
     classes = state.reader.classes()
     if classes and gpu_class not in (*CHOOSING, *classes):
         raise GpuQueueError(
@@ -148,9 +149,7 @@ def _print(answer: Any) -> int:
 
 
 def _failed(state: State, job_id: str, exc: Exception) -> int:
-    """Print the log as for a job that succeeded, say why it failed, and answer the container's exit
-    code.
-    """
+    """Print the log and the reason of a failure; return the exit code of the container."""
     try:
         record = find(state, job_id)
         log = kept(state, record, record.get("attempt", 0)) if record else ""
@@ -160,7 +159,7 @@ def _failed(state: State, job_id: str, exc: Exception) -> int:
         raise _out_of_sight(job_id, exc) from exc
     click.echo(log, nl=False)
     reason, text = record.get("reason", ""), record.get("error") or str(exc)
-    if log:  # which the error quotes the end of
+    if log:  # the error quotes its end
         text = text.partition("; the end of its log:\n")[0]
     click.echo(f"gpuqueue: {reason}: {sentence(reason)}: {text}", err=True)
     return record.get("exit_code") or FAILED
@@ -168,7 +167,7 @@ def _failed(state: State, job_id: str, exc: Exception) -> int:
 
 def _out_of_sight(job_id: str, exc: Exception) -> GpuQueueError:
     return GpuQueueError(
-        f"job {job_id} is out of sight: {exc}; `gpuqueue why {job_id}` says where it stands"
+        f"the state of job {job_id} is unknown: {exc}; see `gpuqueue why {job_id}`"
     )
 
 
@@ -181,10 +180,11 @@ def _cancel(state: State, job_id: str) -> int:
                 wakeups.wake(state.client, name)
         except RedisError as exc:
             raise GpuQueueError(
-                f"{job_id} may not be cancelled: {exc}; repeat `gpuqueue cancel {job_id}`"
+                f"the cancellation of {job_id} is not confirmed: {exc}; repeat"
+                f" `gpuqueue cancel {job_id}`"
             ) from exc
     if classes:
         click.echo(f"gpuqueue: {say(outcome)}", err=True)
-    else:  # nothing says in which class to remember it
+    else:  # no class is known to remember it in
         click.echo(f"gpuqueue: {job_id} is not cancelled: {NO_DISPATCHER_EVER}", err=True)
     return CANCELLED

@@ -1,4 +1,4 @@
-"""``gpuqueue status``: who holds the slots, who waits and why."""
+"""``gpuqueue status``: the classes, their running jobs, and their waiting jobs with reasons."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from gpuqueue.model.record import Record
     default=20,
     show_default=True,
     type=click.IntRange(1, 10_000),
-    help="Waiting jobs to list of each isolation.",
+    help="The most waiting jobs to list for each isolation.",
 )
 @render.json_option
 def status(most: int, as_json: bool) -> None:
-    """Show classes, slots in use, who holds them, who waits and why, and which dispatchers are
-    alive.
-    """
+    """Show classes, slots in use, running and waiting jobs with reasons, and live dispatchers."""
     found = collect(open_state(), most)
     if as_json:
         render.emit(found)
@@ -53,8 +51,7 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
     built = gpu_class(spec)
     waiting = []
     for kind in ISOLATIONS:
-        # The reason is the isolation's, not the job's: one question to Redis answers it for all of
-        # them.
+        # All waiting jobs of one isolation share the reason: one question to Redis is enough.
         first = (
             state.reader.why(built, view.waiting[kind][0]["delivery"], 0)
             if view.waiting[kind]
@@ -83,7 +80,7 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
 
 def _holder(record: Record) -> dict[str, Any]:
     shown = job(record)
-    # What keeps it from running, or from ending, says more than its state.
+    # Its wait reason says more than its state.
     stands = shown.get("wait") or shown["state"]
     return {
         **shown,
@@ -106,7 +103,7 @@ def show(out: Console, found: dict[str, Any]) -> None:
             f" {escape(', '.join(f'{each} (leads)' if each == leader else each for each in alive))}"
         )
     for queue, total in found["unaccepted"].items():
-        out.print(f"{total} in {escape(queue)} not taken by any dispatcher yet")
+        out.print(f"{total} in {escape(queue)} not yet taken by a dispatcher")
     for each in found["classes"]:
         _show_class(out, each, found["now"])
 

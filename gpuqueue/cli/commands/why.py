@@ -11,7 +11,7 @@ from rich.markup import escape
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT
 
@@ -20,11 +20,11 @@ _FACTS = {
     "image": "image",
     "pod": "pod",
     "node": "node",
-    "avoid": "keeps away from",
+    "avoid": "avoids nodes",
     "exit_code": "exit code",
 }
-_FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "GPU memory, at most"}
-_FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
+_FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
+_FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
 
 
 @click.command()
@@ -34,12 +34,12 @@ _FACTS |= {"gpu_memory_own": "of that its own", "gpu_error": "GPU failure"}
     default=10,
     show_default=True,
     type=click.IntRange(0, 10_000),
-    help="Jobs just ahead to name.",
+    help="The most jobs ahead to name.",
 )
 @render.json_option
 def why(job_id: str, most: int, as_json: bool) -> int:
-    """Say why a job waits, who is ahead and who holds the slots; or how it ended. ID: the Celery
-    task id.
+    """Explain why a job waits, with the jobs ahead and the running jobs; or how it ended. ID: the
+    Celery task id.
     """
     state = open_state()
     record = find(state, job_id)
@@ -58,14 +58,12 @@ def why(job_id: str, most: int, as_json: bool) -> int:
 
 
 def find(state: State, job_id: str) -> Record | None:
-    """Find a job in every class, and among the refused."""
-    from gpuqueue.dispatcher.slots import REFUSED
-
+    """Find a job in all classes and among the refused jobs."""
     return state.reader.find(job_id, [*state.reader.classes(), REFUSED])
 
 
 def collect(state: State, record: Record, most: int) -> dict[str, Any]:
-    """Return all that is known of why a job is where it is; times are Unix seconds."""
+    """Return the state of a job and its reasons; times are Unix seconds."""
     name, spec = record["gpu_class"], state.reader.classes().get(record["gpu_class"])
     told = (
         state.reader.why(gpu_class(spec), record["delivery"], most)
@@ -109,8 +107,8 @@ def _unknown(state: State, job_id: str) -> str:
         queues = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
         return f"no job {job_id!r} is known; messages that no dispatcher has taken yet: {queues}"
     return (
-        f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or ended too"
-        " long ago"
+        f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or its record"
+        " has expired"
     )
 
 
@@ -121,7 +119,7 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     out.print(f"[bold]{escape(found['id'])}[/]  {escape(name)}  {escape(where)}")
     out.print(
         f"state: {STATES.get(found['state'], found['state'])}"
-        + (" (its stop is asked for)" if found["cancel_asked"] else "")
+        + (" (stop requested)" if found["cancel_asked"] else "")
     )
     if found["reason"]:
         out.print(
@@ -129,7 +127,7 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
             + (f": {found['explanation']}" if found["explanation"] else "")
         )
     if found.get("detail"):
-        out.print(f"said: {escape(found['detail'])}")
+        out.print(f"detail: {escape(found['detail'])}")
     if found["error"]:
         out.print(f"error: {escape(found['error'])}")
     if found["state"] in BEFORE_SLOT and not found["dispatchers"]:
@@ -148,8 +146,8 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
         if found.get(key):
             when = render.ago(found[key], now)
             out.print(f"{key}: {when if when.startswith('in ') else f'{when} ago'}")
-    _list(out, "ahead of it (nearest last):", found.get("ahead"), now)
-    _list(out, "holding the slots:", found.get("holders"), now)
+    _list(out, "ahead in line (nearest last):", found.get("ahead"), now)
+    _list(out, "running:", found.get("holders"), now)
 
 
 def _fact(key: str, value: Any) -> str:

@@ -1,6 +1,4 @@
-"""The story of the demo: its jobs are sent, looked at, cancelled at the right moment, and waited
-for with a bound.
-"""
+"""The demo's script: sends the jobs, cancels two at the right moment, waits for the rest."""
 
 from __future__ import annotations
 
@@ -16,16 +14,16 @@ from gpuqueue.launchers.local.process import environment
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 
-#: The whole demo, in seconds. 170: measured on two slow cores 45 to 60; 92 with two slots, 111 with
-#: PyTorch.
+#: Seconds that the whole demo may take. Measured on two slow cores: 45 to 60; with two slots 92;
+#: with PyTorch 111.
 LIMIT = 170.0
-#: Between two looks, in seconds: a person sees it as at once, and two cores hardly notice.
+#: Seconds between two polls.
 LOOK_EVERY = 0.3
 BEST, FAILING, ENDLESS, UNNEEDED = "pick the best", "read cropped", "train for hours", "not needed"
 
 
 class Story:
-    """The jobs of the demo, and what is done to them as they go."""
+    """The jobs of the demo, and the actions on them."""
 
     def __init__(self, submit: Any, reader: Reader, gpu_class: GpuClass, slots: int) -> None:
         self._submit = submit
@@ -43,11 +41,11 @@ class Story:
 
     @property
     def seconds(self) -> float:
-        """How long it has been going on."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def play(self, stack: Stack, view: View) -> None:
-        """Send the jobs, and look on until all have ended and left their slots, or time is up."""
+        """Send the jobs and poll until all have ended and freed their slots, or time is up."""
         self._open(view)
         while True:
             stack.check()
@@ -57,7 +55,7 @@ class Story:
             if self._over(seen):
                 return
             if lost := [label for label in self._grid if self.jobs[label].failed()]:
-                view.say(f"failed, so that the rest shows nothing: {', '.join(lost)}", time.time())
+                view.say(f"failed, so the rest proves nothing: {', '.join(lost)}", time.time())
                 return
             if self.seconds > LIMIT:
                 view.say(f"time is up after {LIMIT:.0f} s", time.time())
@@ -65,7 +63,7 @@ class Story:
             time.sleep(LOOK_EVERY)
 
     def evidence(self) -> Evidence:
-        """Collect what the checks need."""
+        """Collect the evidence for the checks."""
         seen = look(self._reader, self._class, self.jobs, time.time())
         states = {label: job.state for label, job in self.jobs.items()}
         todo = self._reader.view(self._class.name, {})
@@ -95,8 +93,8 @@ class Story:
         )
 
     def close(self) -> None:
-        """Let go of the results while their Redis is there: Celery says goodbye to it for each, and
-        would wait for it.
+        """Release the results while their Redis runs: Celery unsubscribes from each, and would wait
+        for it.
         """
         for job in self.jobs.values():
             job.backend.remove_pending_result(job)
@@ -115,7 +113,7 @@ class Story:
         )
 
     def _act(self, seen: Look, view: View) -> None:
-        """Do what the moment asks for; each once."""
+        """Send or cancel the next jobs once the time has come; each action once."""
         if not self._exclusive and any(
             seen.in_state(label, JobState.RUNNING) for label in self._grid
         ):
@@ -125,7 +123,7 @@ class Story:
             view.say(
                 "sent three jobs that want the GPU for themselves, ahead of the grid", seen.now
             )
-        # Only a cancellation of what is seen to wait, and to run, shows anything.
+        # A cancellation proves something only if the job was seen waiting, or running.
         if seen.in_state(UNNEEDED, JobState.WAITING) and self._cancel(UNNEEDED, view):
             self.jobs[UNNEEDED].revoke()
         self._stopped_at = seen.progress.get(ENDLESS, self._stopped_at)

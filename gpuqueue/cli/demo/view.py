@@ -1,6 +1,4 @@
-"""What the demo shows while it runs: a live table on a terminal, else a line whenever something
-changes.
-"""
+"""The live view of the demo: a table on a terminal, otherwise one line per change."""
 
 from __future__ import annotations
 
@@ -33,16 +31,13 @@ _ORDER = (
     JobState.DELAYED,
     JobState.ACCEPTED,
 )
-#: A job that no dispatcher has taken: its message is still in the broker, or is yet to be sent by
-#: its chord.
+#: A job that no dispatcher has taken: its message is in the broker, or its chord has not sent it.
 SENT = "not accepted yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All jobs at one moment, by label: records, why each waits (reason, place), and the progress
-    each reports.
-    """
+    """All jobs at one moment, by label: records, wait reasons with places, progress."""
 
     now: float
     records: Mapping[str, Record]
@@ -55,7 +50,7 @@ class Look:
 
 
 def look(reader: Reader, gpu_class: GpuClass, jobs: Mapping[str, Any], now: float) -> Look:
-    """Look at the jobs: label → AsyncResult."""
+    """Read the jobs (label → AsyncResult)."""
     found = {
         record["delivery"]: record
         for record in reader.records(gpu_class.name, [job.id for job in jobs.values()])
@@ -103,11 +98,11 @@ class View:
             self._live.stop()
 
     def say(self, text: str, now: float) -> None:
-        """Tell of something that the demo itself does."""
+        """Print an action of the demo."""
         self._console.print(Text(f"{now - self._begin:5.1f} s  {text}", style="bold"))
 
     def show(self, jobs: Mapping[str, Any], seen: Look) -> None:
-        """Show a look."""
+        """Show the jobs as read."""
         if self._live:
             self._live.update(_table(jobs, seen, self._begin), refresh=True)
             return
@@ -118,7 +113,7 @@ class View:
                 self._known[label] = what
                 changes.setdefault(what, []).append(label)
         for what, labels in changes.items():
-            # One line each, however narrow whatever reads this claims to be.
+            # One line each, however narrow the terminal.
             line = f"{seen.now - self._begin:5.1f} s  {what:<32} {', '.join(labels)}"
             self._console.print(Text(line), soft_wrap=True)
 

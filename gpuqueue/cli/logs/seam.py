@@ -1,25 +1,23 @@
-"""Join the streams of one log: each begins some lines back, and what was shown is not shown again.
-Pure.
-"""
+"""Joins the streams of one log. Each begins some lines back; no line is shown twice. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-#: Lines that are remembered, and that a stream goes back at most: what a job writes while a
-#: connection is made anew.
+#: The most lines that are remembered, and that a stream goes back: the output of a job during a
+#: reconnection.
 LINES = 1000
 
 
 class Seam:
-    """What was shown of a log, at its end.
+    """The end of a log as shown so far.
 
     Args:
-        tail: lines that its first stream began with.
+        tail: the number of lines that the first stream began with.
 
     Attributes:
-        lost: whether the newest stream began beyond what was shown: lines between are missing.
+        lost: whether lines are missing between the part shown and the newest stream.
     """
 
     def __init__(self, tail: int) -> None:
@@ -29,15 +27,11 @@ class Seam:
 
     @property
     def tail(self) -> int:
-        """Lines that the next stream is to begin with. It begins within what was shown, unless more
-        was written since.
-        """
+        """How many lines the next stream must go back to overlap the part shown."""
         return max(len(self._shown), self._least)
 
     def join(self, parts: Iterable[str]) -> Iterator[str]:
-        """Yield what was not shown before of a stream's parts, as soon as it is known, and remember
-        it as shown.
-        """
+        """Yield the new text of a stream's parts, as soon as it is known to be new."""
         self.lost = False
         begin = _Beginning(list(self._shown)) if self._shown else None
         for part in parts:
@@ -60,20 +54,19 @@ class Seam:
 
 
 class _Beginning:
-    """The first lines of a stream, until it is known where among the lines shown they stand."""
+    """The first lines of a stream, until their place among the lines shown is known."""
 
     def __init__(self, shown: Sequence[str]) -> None:
         self._shown = shown
-        self._places = list(
-            range(len(shown))
-        )  # where in `shown` the stream may begin; the first hides the most
+        # Where in `shown` the stream may begin. The first place hides the most.
+        self._places = list(range(len(shown)))
         self._lines: list[str] = []
         self._half = ""
         self.over = False
         self.lost = False
 
     def unseen(self, part: str) -> str:
-        """Take a part; answers what of all parts was not shown once that is known, else ""."""
+        """Take a part. Return the new text of all parts once that is known, else ""."""
         lines = lines_of(self._half + part)
         self._half = lines.pop() if lines and not lines[-1].endswith("\n") else ""
         for number, line in enumerate(lines, 1):
@@ -84,7 +77,7 @@ class _Beginning:
         return ""
 
     def unseen_at_end(self) -> str:
-        """The stream has ended, maybe without a line's end; answers what was not shown."""
+        """Return the new text of a stream that ended, possibly within a line."""
         text = self._take(self._half) if self._half else ""
         return "" if text is None or self.lost else text
 
@@ -102,9 +95,8 @@ class _Beginning:
         known = len(shown) - self._places[0]
         if known > len(self._lines):
             return None
-        half = self._lines[known - 1].removeprefix(
-            shown[-1]
-        )  # more of a line that was shown in part
+        # The rest of a line that was shown in part.
+        half = self._lines[known - 1].removeprefix(shown[-1])
         return half + "".join(self._lines[known:])
 
 
@@ -113,8 +105,6 @@ def _goes_on(shown: str, line: str) -> bool:
 
 
 def lines_of(text: str) -> list[str]:
-    """Cut a text after each line feed, and nowhere else: a bar of progress is one line, however
-    often it returns.
-    """
+    """Split a text after each line feed only: a progress bar with carriage returns is one line."""
     *whole, rest = text.split("\n")
     return [f"{line}\n" for line in whole] + ([rest] if rest else [])

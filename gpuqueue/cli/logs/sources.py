@@ -1,6 +1,4 @@
-"""Where the log of an attempt is: at its pod while that lives, in Redis after. The cluster is asked
-only where it has to be.
-"""
+"""Reads the log of an attempt: from its pod while it exists, later from Redis."""
 
 from __future__ import annotations
 
@@ -18,24 +16,23 @@ from gpuqueue.store.logs import Logs
 if TYPE_CHECKING:
     from gpuqueue.launchers.kubernetes.api.requests import Requests
 
-#: The most of a pod's log that is fetched, in bytes: the API cuts what is beyond at its end.
+#: The most bytes of a pod's log to fetch. The API cuts the rest at the end.
 _LARGEST = 1 << 24
 
 
 def read(state: State, record: Record, attempt: int, tail: int) -> str:
     """Return the log of an attempt, "" if there is none.
 
-    Raises :class:`GpuQueueError` where it is at a pod that cannot be asked.
+    Raises :class:`GpuQueueError` if its pod cannot be read.
     """
     text = kept(state, record, attempt)
-    if (
-        text or attempt != record.get("attempt", 0) or is_process(record)
-    ):  # the pod of the newest alone is known
+    # Only the pod of the newest attempt is known.
+    if text or attempt != record.get("attempt", 0) or is_process(record):
         return text
     try:
         return _of_pod(record, tail)
     except GpuQueueError:
-        if "released" in record:  # its pod has ended, and whoever may look would find as little
+        if "released" in record:  # its pod has ended and left no log
             return ""
         raise
 
@@ -46,18 +43,17 @@ def _of_pod(record: Record, tail: int) -> str:
     try:
         pod = _pod(record)
         return "" if pod is None else pod[0].pod_log(pod[1], tail, _LARGEST)
-    except (NotFound, Invalid):  # it is gone, or its container does not run yet
+    except (NotFound, Invalid):  # gone, or its container does not run yet
         return ""
     except ApiError as exc:
         raise unreadable(exc) from exc
 
 
 def follow(record: Record, tail: int) -> Iterator[str]:
-    """Yield the log of a pod as it is written, until its container ends; nothing where there is
-    none (yet).
+    """Yield the log of a pod until its container ends; nothing if there is no pod yet.
 
     Raises :class:`~gpuqueue.launchers.kubernetes.api.errors.ApiError`, or :class:`GpuQueueError`
-    where no cluster is known.
+    if no cluster is configured.
     """
     from gpuqueue.launchers.kubernetes.api.errors import Invalid, NotFound
 
@@ -71,7 +67,7 @@ def follow(record: Record, tail: int) -> Iterator[str]:
 
 
 def _pod(record: Record) -> tuple[Requests, str] | None:
-    """Return the API and the name of the pod of a record's attempt; None where it has none (yet)."""
+    """Return the API and the name of the attempt's pod; None if there is no pod yet."""
     instance = parse_instance(record.get("instance", ""))
     if instance is None:
         return None
@@ -97,24 +93,24 @@ def _api(namespace: str) -> Requests:
 
 
 def unreadable(exc: GpuQueueError) -> GpuQueueError:
-    """Say what it takes to read a pod's log."""
+    """Return an error that names the rights needed to read a pod's log."""
     return GpuQueueError(
-        f"the pod's log cannot be read: {exc}; it needs `list pods` and `get pods/log` in its"
+        f"the pod's log cannot be read: {exc}; allow `list pods` and `get pods/log` in its"
         " namespace"
     )
 
 
 def kept(state: State, record: Record, attempt: int) -> str:
-    """Return what was kept in Redis of an attempt's log, "" if nothing was."""
+    """Return the log of an attempt that Redis kept, "" if there is none."""
     which = Attempt(record["gpu_class"], record["delivery"], attempt)
     return Logs(state.client).read(which) or ""
 
 
 def holder(record: Record) -> str:
-    """Name the newest attempt of a delivery."""
+    """Return the holder name of the newest attempt."""
     return Attempt(record["gpu_class"], record["delivery"], record.get("attempt", 0)).holder
 
 
 def is_process(record: Record) -> bool:
-    """Whether its attempt is a process of a local dispatcher, and no pod."""
+    """Whether the attempt is a local process, not a pod."""
     return bool(record.get("instance")) and parse_instance(record["instance"]) is None

@@ -1,4 +1,4 @@
-"""How commands speak: tables and sentences for people, JSON for programs."""
+"""Output of commands: tables and sentences for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-#: Every read has it.
+#: Every reading command has it.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def console() -> Console:
-    """Return the console; a pipe gets lines wide enough for whole ids."""
+    """Return the console. A pipe gets lines wide enough for whole ids."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
@@ -29,7 +29,7 @@ def emit(value: Any) -> None:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
-    """Make a table of plain text; None is shown as nothing."""
+    """Build a table of plain text; None is shown as an empty cell."""
     made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for column in columns:
         made.add_column(column, overflow="fold")  # an id cut short cannot be copied
@@ -39,14 +39,14 @@ def table(
 
 
 def ago(then: float | None, now: float) -> str:
-    """Say how long ago a time was (``3m 20s``), or how far ahead (``in 20s``)."""
+    """Format how long ago a time was (``3m 20s``), or how far ahead it is (``in 20s``)."""
     if then is None:
         return ""
     return duration(now - then) if then <= now else f"in {duration(then - now)}"
 
 
 def duration(seconds: float) -> str:
-    """Say a length of time in its two largest units."""
+    """Format a duration in its two largest units."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f}s"
     left = int(seconds)
@@ -59,5 +59,5 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: int | None) -> str:
-    """Say an amount of memory, given in bytes."""
+    """Format an amount of memory in bytes as GiB."""
     return "" if size is None else f"{size / 2**30:.1f}GiB"

@@ -1,6 +1,4 @@
-"""The state that commands look at: one connection, one clock, and small views of what the store
-answers.
-"""
+"""What commands read: one connection, one clock, and small views of the store's answers."""
 
 from __future__ import annotations
 
@@ -16,10 +14,10 @@ from gpuqueue.store import layout
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.reader import ClassView, Reader
 
-#: A dispatcher is alive when it was heard of within this many seconds; it announces itself every
-#: second or so.
+#: Seconds since its last announcement within which a dispatcher counts as alive. It announces
+#: itself about every second.
 ALIVE = 15.0
-#: Seconds that a command waits for Redis: somebody sits in front of it.
+#: Seconds that a command waits for Redis: a person is watching.
 TIMEOUT = 5.0
 #: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps.
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
@@ -29,14 +27,14 @@ MOMENTS = tuple(name for name in fields_with(Use.SHOWN) if FIELDS[name].kind is 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a command needs to read."""
+    """What a command reads with."""
 
     client: Redis
     reader: Reader
     settings: Settings
 
     def now(self) -> float:
-        """Redis' clock, in Unix seconds: the same for every command, wherever it runs."""
+        """Return the time of Redis in Unix seconds, the same on every machine."""
         seconds, microseconds = self.client.time()
         return float(seconds) + microseconds / 1e6
 
@@ -45,9 +43,7 @@ class State:
         return self.reader.dispatchers(self.now() - ALIVE)
 
     def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
-        """Return queue → messages that lie in the broker and that no dispatcher has taken; only
-        queues that have some.
-        """
+        """Return queue → number of messages that no dispatcher has taken; no empty queues."""
         queues = [
             *(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))
         ]
@@ -68,8 +64,10 @@ class State:
 
 
 def open_state() -> State:
-    """Connect. Raises :class:`SettingsError`, :class:`LayoutMismatch`, or
-    :class:`ServerUnreachable` within a few seconds.
+    """Connect to Redis and check its layout.
+
+    Raises :class:`SettingsError`, :class:`LayoutMismatch`, or, within a few seconds,
+    :class:`ServerUnreachable`.
     """
     settings = load()
     client = connect(settings.redis_url, timeout=TIMEOUT, retries=1)
@@ -79,7 +77,7 @@ def open_state() -> State:
 
 
 def gpu_class(spec: dict[str, Any]) -> GpuClass:
-    """Rebuild a class from what a dispatcher announced; fields of a newer version are left out."""
+    """Rebuild a class from a dispatcher's announcement, without fields of a newer version."""
     known = {field.name for field in fields(GpuClass)}
     values = {key: value for key, value in spec.items() if key in known}
     if values.get("devices") is not None:
@@ -88,21 +86,19 @@ def gpu_class(spec: dict[str, Any]) -> GpuClass:
 
 
 def job(record: Record) -> dict[str, Any]:
-    """Return what is shown of a job. Times are Unix seconds; what is not known is left out."""
+    """Return the visible fields of a job. Times are Unix seconds; unknown fields are left out."""
     found: dict[str, Any] = dict(record)
     found["name"] = found.get("name") or found.get("task", "")
     return {key: found[key] for key in fields_with(Use.SHOWN) if key in found}
 
 
 def since(record: Record) -> float | None:
-    """Return when a job came where it stands: its slot, else the queue. Unix seconds."""
+    """Return when a job got its slot, or else joined the queue, in Unix seconds."""
     return record.get("started") or record.get("admitted") or record.get("created")
 
 
 def gate(view: ClassView) -> dict[str, Any]:
-    """Return the gate of a class: closed to shared jobs or not, and the two counts of bounded
-    bypass.
-    """
+    """Return whether the gate is closed to shared jobs, and both counts of bounded bypass."""
     bypassed, row = view.gate.get("bypassed", 0), view.gate.get("row", 0)
     closed = view.waiting_total["exclusive"] > 0 and bypassed >= view.spec["exclusive_patience"]
     return {"closed": closed, "bypassed": bypassed, "exclusive_in_a_row": row}

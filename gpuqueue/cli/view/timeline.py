@@ -1,6 +1,4 @@
-"""The timeline: one self-contained HTML page from the records of jobs. Pure: reads no clock and no
-Redis.
-"""
+"""The timeline: one self-contained HTML page from the records of jobs. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from gpuqueue.cli.view.timeline_entries import Entry, ended
 
 
 def page(title: str, subtitle: str, entries: Sequence[Entry]) -> str:
-    """Return the page. ``entries`` need not be in order; one at least."""
+    """Return the page. ``entries`` holds at least one job, in any order."""
     entries = sorted(entries, key=lambda each: each.record["created"])
     scale = Scale(entries)
     template = Template((files("gpuqueue.cli.view") / "timeline.html").read_text(encoding="utf-8"))
@@ -30,11 +28,14 @@ def page(title: str, subtitle: str, entries: Sequence[Entry]) -> str:
 def _row(entry: Entry) -> str:
     record = entry.record
     ran = f"{entry.held[1] - entry.held[0]:.1f} s" if entry.held else "–"
-    bad = "" if entry.succeeded else ' class="bad"'
-    return (
-        "<tr><th"
-        f' scope="row">{escape(entry.label)}</th><td>{escape(record["task"].rpartition(".")[2])}</td><td>{escape(record["isolation"])}</td><td'
-        f' class="number">{entry.left - record["created"]:.1f} s</td><td'
-        f' class="number">{ran}</td><td{bad}>{escape(ended(entry))}</td><td'
-        f' class="note">{escape(entry.outcome)}</td></tr>'
+    outcome = "" if entry.succeeded else ' class="bad"'
+    cells = (
+        f'<th scope="row">{escape(entry.label)}</th>',
+        f"<td>{escape(record['task'].rpartition('.')[2])}</td>",
+        f"<td>{escape(record['isolation'])}</td>",
+        f'<td class="number">{entry.left - record["created"]:.1f} s</td>',
+        f'<td class="number">{ran}</td>',
+        f"<td{outcome}>{escape(ended(entry))}</td>",
+        f'<td class="note">{escape(entry.outcome)}</td>',
     )
+    return f"<tr>{''.join(cells)}</tr>"

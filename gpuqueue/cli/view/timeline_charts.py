@@ -1,4 +1,4 @@
-"""The drawings of the timeline: SVG from entries. Pure: reads no clock and no Redis."""
+"""The charts of the timeline: SVG from entries. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gpuqueue.model.names import EXCLUSIVE
 #: Units of the drawing: its width, the column of labels, one lane, one waiting line.
 WIDTH, LEFT, LANE, THIN = 1000.0, 150.0, 34.0, 18.0
 AXIS = 24.0
-#: Ticks of the axis are one of these apart, in seconds: the first that makes at most 12.
+#: Seconds between two ticks of the axis: the first value that gives at most 12 ticks.
 TICKS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 86_400)
 #: Average width of a letter in the drawing's font, to shorten labels to their bar.
 LETTER = 6.0
 
 
 class Scale:
-    """Turns times into places."""
+    """Maps times to x coordinates."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.begin = min(each.record["created"] for each in entries)
@@ -32,7 +32,7 @@ class Scale:
         return round(LEFT + (time - self.begin) / self.seconds * (WIDTH - LEFT - 10), 1)
 
     def axis(self, height: float) -> str:
-        """Return the ticks, and their lines down to ``height``."""
+        """Return the ticks, with grid lines down to ``height``."""
         step = next((each for each in TICKS if self.seconds / each <= 12), TICKS[-1])
         drawn = []
         for second in range(0, int(self.seconds) + 1, step):
@@ -46,7 +46,7 @@ class Scale:
 
 
 def slots_chart(entries: Sequence[Entry], scale: Scale) -> str:
-    """Draw who held a slot, and when."""
+    """Draw which job held a slot, and when."""
     lanes = pack(entries)
     height = AXIS + LANE * max(1, len(lanes))
     drawn = [
@@ -59,7 +59,7 @@ def slots_chart(entries: Sequence[Entry], scale: Scale) -> str:
     holders = [each for lane in lanes for each in lane]
     for index, lane in enumerate(lanes):
         for each in lane:
-            # Over all lanes only while that hides nobody: a broken promise must be seen.
+            # Drawn over all lanes only if it hides no other job: broken promises must stay visible.
             alone = each.record["isolation"] == EXCLUSIVE and not any(
                 _meet(each, other) for other in holders if other is not each
             )
@@ -94,7 +94,7 @@ def _bar(entry: Entry, scale: Scale, y: float, height: float) -> str:
 
 
 def line_chart(entries: Sequence[Entry], scale: Scale) -> str:
-    """Draw who waited, and how long."""
+    """Draw which jobs waited, and how long."""
     height = AXIS + THIN * len(entries)
     drawn = [scale.axis(height)]
     for index, each in enumerate(entries):

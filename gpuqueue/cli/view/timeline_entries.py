@@ -1,4 +1,4 @@
-"""What the timeline shows: jobs with their times, and the lanes that they are laid out in. Pure."""
+"""The jobs of the timeline with their times, and the lanes they are laid out in. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpuqueue.model.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One job of the page: how it is called, its record, what came of it in a few words, and when
-    the record was read.
+    """One job of the page: its label, its record, its outcome in a few words, and when the record
+    was read (``seen``, Unix seconds).
     """
 
     label: str
@@ -27,12 +27,12 @@ class Entry:
 
     @property
     def left(self) -> float:
-        """When it left the line: for a slot, or for good."""
+        """When it left the line, for a slot or for good."""
         return self.record.get("admitted") or self.record.get("ended") or self.record["created"]
 
     @property
     def held(self) -> tuple[float, float] | None:
-        """From when to when it held a slot; None if it never did."""
+        """The time span in which it held a slot; None if it never did."""
         admitted = self.record.get("admitted")
         if admitted is None:
             return None
@@ -40,9 +40,7 @@ class Entry:
 
 
 def pack(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """Lay the holders out in as few lanes as their overlaps need: each goes to the first lane that
-    is free again.
-    """
+    """Lay the holders out in as few lanes as possible: each goes to the first free lane."""
     lanes: list[list[Entry]] = []
     ends: list[float] = []
     for begin, end, entry in sorted(
@@ -58,7 +56,7 @@ def pack(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def told(entry: Entry) -> str:
-    """Return a job's story in a sentence, as plain text."""
+    """Return a job's story in one sentence of plain text."""
     waited = f"waited {entry.left - entry.record['created']:.1f} s"
     ran = (
         f", held its slot {entry.held[1] - entry.held[0]:.1f} s"

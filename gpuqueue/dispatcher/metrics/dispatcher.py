@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Watching(Protocol):
+class Leadership(Protocol):
     """A watcher, as far as it is told of here. ``turned``: Unix seconds of the last turn that
     succeeded; 0: none yet.
     """
@@ -23,7 +23,7 @@ class Watching(Protocol):
 class DispatcherCollector(Collector):
     """Answers a scrape with what one dispatcher knows of itself."""
 
-    def __init__(self, watcher: Watching, version: str) -> None:
+    def __init__(self, watcher: Leadership, version: str) -> None:
         self._watcher = watcher
         self._version = version
 

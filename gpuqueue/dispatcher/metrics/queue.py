@@ -10,9 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.slots import REFUSED
 from gpuqueue.glue.worker.queue_lengths import BrokerUnavailable
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.counts import Durations
 from gpuqueue.store.measures import Measured, Measures

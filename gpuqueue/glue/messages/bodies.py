@@ -13,7 +13,7 @@ from kombu.exceptions import ContentDisallowed, SerializerNotInstalled
 from kombu.serialization import loads, prepare_accept_content
 
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
-from gpuqueue.glue.messages.signed import JSON, SIGNED, Store, json_within, untrusted
+from gpuqueue.glue.messages.signed import JSON, SIGNED, CertificateStore, json_within, untrusted
 
 #: What to do about a body that is not what dispatchers take.
 PROTOCOL = (
@@ -83,7 +83,7 @@ class DispatcherBodies:
     one of it.
     """
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: CertificateStore | None = None) -> None:
         self._store = store
 
     def read(self, stored: Mapping[str, Any]) -> Any:
@@ -119,7 +119,7 @@ def _decoded(text: str | bytes) -> Any:
         ) from exc
 
 
-def _plain(stored: Mapping[str, Any], store: Store | None) -> str:
+def _plain(stored: Mapping[str, Any], store: CertificateStore | None) -> str:
     if store is not None:
         raise _unsigned(stored, "sign it, or unset GPUQUEUE_CERT_STORE of the dispatchers")
     if stored["content_type"] != JSON or stored.get("base64"):

@@ -1,4 +1,6 @@
-"""From a packed message to a :class:`Job`: everything that is checked before a job is kept."""
+"""From a packed message to a :class:`Submission`, in one pass: everything that is checked before a
+job is kept.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from gpuqueue.errors import InvalidJob, MalformedMessage
 from gpuqueue.glue.messages.bodies import PROTOCOL, ClosedBody, DispatcherBodies, is_signed
+from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
-from gpuqueue.model.job import Job
-from gpuqueue.model.names import QueueName, check_class_name, parse_queue
+from gpuqueue.model.names import parse_queue
 from gpuqueue.model.request import HEADER, GpuRequest
 
 
@@ -31,116 +33,103 @@ _BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _E
 _CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
 
 
-#: What a dispatcher reads without a store of certificates.
+#: What a dispatcher without a certificate store reads.
 UNSIGNED = DispatcherBodies()
 
 
-def job_id(packed: Mapping[str, Any]) -> str:
-    """Return the task id. Raises :class:`MalformedMessage` for a message without one: nobody can be
-    told of it.
+def identify(packed: Mapping[str, Any]) -> Identity:
+    """Read who sent a message. Raises :class:`MalformedMessage` without a task id: the refusal of
+    such a message would reach no sender.
     """
-    value = packed["headers"].get("id")
-    if not isinstance(value, str) or not value or len(value) > 512 or not _can_travel(value):
-        raise MalformedMessage.field("id", value, "is not a task id", "send Celery's header 'id'")
-    return value
-
-
-def _can_travel(text: str) -> bool:
-    """Whether it fits into an environment variable and a key: no NUL, no half of a surrogate pair."""
-    return "\0" not in text and not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-
-
-def request_of(packed: Mapping[str, Any]) -> tuple[QueueName, GpuRequest]:
-    """Return which queue the message came on and what its ``gpu`` header asks for."""
-    queue = packed["delivery_info"].get("routing_key") or ""
-    return parse_queue(queue), GpuRequest.parse(packed["headers"].get(HEADER))
-
-
-def bare_job(
-    packed: Mapping[str, Any], gpu_class: str, isolation: str, now: float, *, trusted: bool = True
-) -> Job:
-    """Return a job of what can be trusted in any message: for one that is refused. Nobody is called
-    back if it is not ``trusted``."""
     headers = packed["headers"]
-    task = headers.get("task")
-    return Job(
-        id=job_id(packed),
-        task=task if isinstance(task, str) else "unknown",
-        name=headers.get("shadow") if isinstance(headers.get("shadow"), str) else "",
-        gpu_class=gpu_class,
-        isolation=isolation,
+    task_id = headers.get("id")
+    if (
+        not isinstance(task_id, str)
+        or not task_id
+        or len(task_id) > 512
+        or not _fits_environment(task_id)
+    ):
+        raise MalformedMessage.field("id", task_id, "is not a task id", "send Celery's header 'id'")
+    task, shadow = headers.get("task"), headers.get("shadow")
+    return Identity(
+        id=task_id,
+        task=task if isinstance(task, str) else "",
+        name=shadow if isinstance(shadow, str) else "",
         retries=_count(headers.get("retries")),
         nesting=_count(headers.get("replaced_task_nesting")),
-        created=now,
-        needs_app=trusted,
         ignore_result=headers.get("ignore_result") is True,
     )
 
 
 def parse(
-    packed: Mapping[str, Any],
-    gpu_class: str,
-    isolation: str,
-    now: float,
-    bodies: DispatcherBodies = UNSIGNED,
-) -> Job:
-    """Check a message and make the job of it. A signed body that ``bodies`` has no store for is
+    packed: Mapping[str, Any], identity: Identity, bodies: DispatcherBodies = UNSIGNED
+) -> Submission:
+    """Parse and check a message. A signed body for which ``bodies`` has no certificate store is
     passed on unread.
 
     Raises:
         MalformedMessage: body or headers are not those of a Celery task message in JSON.
-        UntrustedMessage: it is not signed by one of the store's certificates.
-        InvalidJob: a value in them cannot be.
+        UntrustedMessage: no certificate of the store verifies it.
+        InvalidJob: a value in them is not possible.
     """
     headers = packed["headers"]
-    if not isinstance(headers.get("task"), str) or not headers["task"]:
+    queue = parse_queue(packed["delivery_info"].get("routing_key") or "")
+    request = GpuRequest.parse(headers.get(HEADER))
+    if not identity.task:
         raise MalformedMessage.field(
             "task", headers.get("task"), "is not a task name", "send Celery's header 'task'"
         )
     body = _text(packed, bodies)
     embed, signed = _embed(body), is_signed(packed)
     hard, _ = _limits(headers.get("timelimit"))
-    said = headers.get(HEADER) or {}
-    image, container = said.get("image"), None
-    if headers["task"] == CONTAINER_TASK:
-        if body is None:
-            fix = (
-                "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of those who may"
-                " send it"
-            )
-            raise InvalidJob.field(
-                "task", CONTAINER_TASK, "has signed arguments, which nobody here can verify", fix
-            )
-        args, kwargs, _ = _CALL.decode(body)
-        image, container = parse_container(args, kwargs)
-    return Job(
-        id=job_id(packed),
-        task=headers["task"],
-        name=headers.get("shadow") or "",
-        gpu_class=check_class_name(gpu_class),
-        isolation=isolation,
-        retries=_count(headers.get("retries")),
-        nesting=_count(headers.get("replaced_task_nesting")),
+    image, container = request.image, None
+    if identity.task == CONTAINER_TASK:
+        image, container = _container(body)
+    return Submission(
+        identity=identity,
+        queue=queue,
+        request=request,
+        stamps=stamps_of(headers),
+        image=image,
+        container=container,
         priority=_priority(packed["properties"].get("priority")),
-        created=now,
         eta=_time("eta", headers.get("eta")),
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
-        tenant=said.get("tenant"),
-        image=image,
-        container=container,
         group=headers["group"] if isinstance(headers.get("group"), str) else None,
         needs_app=_needs_app(embed, signed),
         signed=signed,
-        ignore_result=headers.get("ignore_result") is True,
     )
 
 
+def stamps_of(headers: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the stamps in a message's headers: header → values."""
+    stamps = headers.get("stamps") or {}
+    wanted = {name: stamps.get(name) for name in headers.get("stamped_headers") or []}
+    return {
+        name: [str(each) for each in (value if isinstance(value, list) else [value])]
+        for name, value in wanted.items()
+        if value is not None
+    }
+
+
+def _container(body: str | bytes | None) -> tuple[str, dict[str, Any]]:
+    if body is None:
+        raise InvalidJob.field(
+            "task",
+            CONTAINER_TASK,
+            "has signed arguments, and this dispatcher has no certificate to verify them",
+            "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of its senders",
+        )
+    args, kwargs, _ = _CALL.decode(body)
+    return parse_container(args, kwargs)
+
+
 def _needs_app(embed: _Embed | None, signed: bool) -> bool:
-    if embed is None:  # whoever it calls back, only the application can read
+    if embed is None:  # only the application can read its callbacks
         return True
     calls = bool(embed.errbacks) or bytes(embed.chord) != b"null"
-    # What a dispatcher sends is not signed, and nobody would take it.
+    # A dispatcher sends unsigned messages, and applications that sign accept none.
     return calls or (
         signed and not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"}
     )
@@ -166,6 +155,13 @@ def _embed(body: str | bytes | None) -> _Embed | None:
         raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
 
 
+def _fits_environment(text: str) -> bool:
+    """Return whether an environment variable and a key can hold a text: no NUL, no half of a
+    surrogate pair.
+    """
+    return "\0" not in text and not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
 def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
@@ -177,7 +173,7 @@ def _priority(value: object) -> int:
         raise InvalidJob.field(
             "priority", value, "is not a whole number", "use 0 (first) to 9 (last)"
         )
-    return min(9, max(0, value))  # as Celery's Redis transport rounds it
+    return min(9, max(0, value))  # rounded as Celery's Redis transport does
 
 
 def _limits(value: object) -> tuple[float | None, float | None]:

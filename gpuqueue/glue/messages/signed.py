@@ -73,7 +73,7 @@ def json_within(text: str | bytes) -> bytes:
     return envelope.body
 
 
-class Store:
+class CertificateStore:
     """The certificates whose signatures count.
 
     Args:
@@ -145,7 +145,7 @@ def untrusted(what: str, exc: BaseException) -> UntrustedMessage:
     )
 
 
-def register(store: Store | None) -> None:
+def register(store: CertificateStore | None) -> None:
     """Let this process, a dispatcher, read what comes signed by remote control; verified where
     there is a store.
 

@@ -26,10 +26,10 @@ _GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class Accepting(Protocol):
-    """Whoever keeps messages: the dispatcher. Accepting a message twice is one job."""
+    """Accepts messages. Accepting a message twice makes one job."""
 
-    def accept(self, packed: dict[str, Any]) -> str:
-        """Keep a message; answers what became of it."""
+    def __call__(self, packed: dict[str, Any]) -> str:
+        """Accept a message; return the outcome."""
         ...
 
 
@@ -89,7 +89,7 @@ class Consumer(CeleryConsumer):
 
 def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
     """Make the handler of messages (Celery's ``Task.Strategy``)."""
-    accepting: Accepting = consumer.controller.gpuqueue.dispatcher
+    accept: Accepting = consumer.controller.gpuqueue.accept
     eventer = consumer.event_dispatcher
 
     def handle(
@@ -97,7 +97,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
     ) -> None:
         try:
             packed = pack(message, payload)
-            outcome = accepting.accept(packed)
+            outcome = accept(packed)
         except MalformedMessage as exc:
             # Without an id there is nobody to tell but the log.
             logger.error("message thrown away: %s", exc, extra={"action": "message_malformed"})

@@ -1,5 +1,5 @@
-"""The pulse of a worker's consumer: while it takes messages its loop beats, so that a loop that
-hangs is known for one.
+"""The heartbeat of a worker's consumer: its loop beats while it takes messages, so that a hanging
+loop is noticed.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from celery import bootsteps
 BEAT = 1.0
 
 
-class Patient(Protocol):
-    """Whoever is told of the pulse."""
+class Monitor(Protocol):
+    """Monitors the heartbeat."""
 
     def beat(self) -> None:
-        """The loop has come round, and messages are taken."""
+        """The loop runs, and takes messages."""
         ...
 
     def pause(self) -> None:
-        """No messages are taken: the broker is away, or the worker ends."""
+        """The loop takes no messages: the broker is down, or the worker shuts down."""
         ...
 
 
-class Pulse(bootsteps.StartStopStep):
-    """A consumer step: it stops with every lost connection, and starts when the consumer takes
-    messages (again).
+class Heartbeat(bootsteps.StartStopStep):
+    """A consumer step. It stops with each lost connection, and starts when the consumer takes
+    messages again.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    name = "gpuqueue pulse"
+    name = "gpuqueue heartbeat"
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         self._timer: Any = None
 
     def start(self, c: Any) -> None:
-        """Beat from now on, in the loop's own timer."""
-        patient: Patient = c.controller.gpuqueue.health
-        patient.beat()
-        self._timer = c.timer.call_repeatedly(BEAT, patient.beat)
+        """Start to beat, in the timer of the loop."""
+        monitor: Monitor = c.controller.gpuqueue.health
+        monitor.beat()
+        self._timer = c.timer.call_repeatedly(BEAT, monitor.beat)
 
     def stop(self, c: Any) -> None:
-        """Beat no more."""
+        """Stop to beat."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        node = c.controller.gpuqueue
-        if node is not None:
-            node.health.pause()
+        dispatcher = c.controller.gpuqueue
+        if dispatcher is not None:
+            dispatcher.health.pause()
 
     shutdown = stop

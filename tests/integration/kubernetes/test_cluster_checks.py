@@ -45,7 +45,7 @@ def node(
     [
         ([node("a"), node("b")], {}, Level.OK, "8 slots, 8 of nvidia.com/gpu on a (4), b (4)"),
         ([node("a", "9")], {}, Level.OK, "8 slots, 9 of"),
-        ([node("a")], {}, Level.WARN, "give the class 4 slots"),
+        ([node("a")], {}, Level.WARN, "lower the class to 4 slots"),
         ([node("a", "0"), node("b", None)], {}, Level.FAIL, "on no node"),
         ([node("a", "8", ready="False")], {}, Level.FAIL, "not counted: a (not ready)"),
         ([node("a"), node("b", unschedulable=True)], {}, Level.WARN, "not counted: b (cordoned)"),
@@ -57,7 +57,7 @@ def node(
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{"operator": "Exists"}]}, Level.OK, "on a"),
         ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoExecute"}]},
          Level.FAIL, "on no node"),
-        ([node("a", "8", ready="False")], {}, Level.FAIL, "; mend or uncordon one"),
+        ([node("a", "8", ready="False")], {}, Level.FAIL, "; repair or uncordon a node"),
         ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "4"})], {}, Level.OK, "on a (2 × 4)"),
         ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "9"})], {}, Level.OK, "on a (8)"),
         ([node(f"n{number}", "1") for number in range(14)], {}, Level.OK, "n11 (1) and 2 more"),

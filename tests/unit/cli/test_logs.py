@@ -105,7 +105,7 @@ def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(
     assert main(["logs", "j", "--attempt", "4"]) == 1
     out, err = capsys.readouterr()
     assert out == "of the first\n"
-    assert "nothing was kept of attempt 2" in err
+    assert "no log of attempt 2 was kept" in err
     assert "has no attempt 4; its newest is 3" in err
 
 
@@ -116,7 +116,7 @@ def test_a_process_has_its_log_with_its_dispatcher(
     world.records = [PROCESS]
     assert main(["logs", "j", *follow]) == 1
     assert (
-        "is a process on host-a: what it writes stands in the log of its dispatcher there"
+        "is a process on host-a: its output is in the log of its dispatcher there"
         in capsys.readouterr().err
     )
 
@@ -213,7 +213,7 @@ def test_a_log_that_broke_off_goes_on_where_it_was(
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
     assert out == "one\ntwo\nthree\n"
-    assert err == "gpuqueue: j: no answer; it is tried again\n"
+    assert err == "gpuqueue: j: no answer; trying again\n"
 
 
 def test_a_gap_is_marked_where_part_of_the_log_is_lost(
@@ -224,7 +224,7 @@ def test_a_gap_is_marked_where_part_of_the_log_is_lost(
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
     assert out == "one\nthree\n"
-    assert "some of what was written meanwhile is not shown" in err
+    assert "some lines written meanwhile are missing here" in err
 
 
 def test_what_came_after_the_last_stream_is_taken_from_what_was_kept(
@@ -257,7 +257,7 @@ def test_an_unjoinable_end_of_a_log_is_marked_and_not_repeated(
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
     assert out == "one\n"
-    assert "`gpuqueue logs j` shows what was kept" in err
+    assert "`gpuqueue logs j` shows the stored part" in err
 
 
 def test_following_outlives_a_redis_that_is_away(
@@ -272,7 +272,7 @@ def test_following_outlives_a_redis_that_is_away(
     world.pods = {"gpus/gpu-j-1": ["one\n"]}
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("one\n", "gpuqueue: j: Redis: refused; it is tried again\n")
+    assert (out, err) == ("one\n", "gpuqueue: j: Redis: refused; trying again\n")
 
 
 def test_no_such_job_is_no_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,13 +287,13 @@ def test_a_silent_job_is_reported_to_have_no_log(
 ) -> None:
     world.records = [RUNNING, ENDED]
     assert main(["logs", "-f", "j"]) == 1
-    assert "it wrote nothing, or nothing of it was kept" in capsys.readouterr().err
+    assert "it wrote nothing, or its log was not kept" in capsys.readouterr().err
     world.records = [LAUNCHING]
     assert main(["logs", "j"]) == 1
-    assert "has written nothing yet; `gpuqueue why j`" in capsys.readouterr().err
+    assert "has written nothing yet; see `gpuqueue why j`" in capsys.readouterr().err
     world.records = [{**WAITING, "state": "ended", "ended": 100.0, "reason": "EXPIRED"}]
     assert main(["logs", "-f", "j"]) == 1
-    assert "no attempt was made yet" in capsys.readouterr().err
+    assert "no attempt has started yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_job_out_of_sight_is_not_reported_as_failed(
     record: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        GpuQueueError, match=r"(?s)job j is out of sight: .*; `gpuqueue why j` says where it stands"
+        GpuQueueError, match=r"(?s)the state of job j is unknown: .*; see `gpuqueue why j`"
     ):
         failed(monkeypatch, record)
 

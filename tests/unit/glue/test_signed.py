@@ -18,8 +18,9 @@ from gpuqueue.dispatcher.finish import needs_application
 from gpuqueue.errors import InvalidJob, MalformedMessage, SettingsError, UntrustedMessage
 from gpuqueue.glue.messages.bodies import ApplicationBodies, ClosedBody, DispatcherBodies
 from gpuqueue.glue.messages.message import context, payload
-from gpuqueue.glue.messages.parse import parse
-from gpuqueue.glue.messages.signed import SIGNED, Store, json_within, open_envelope
+from gpuqueue.glue.messages.parse import UNSIGNED, identify, parse
+from gpuqueue.glue.messages.signed import SIGNED, CertificateStore, json_within, open_envelope
+from gpuqueue.glue.messages.submission import Submission
 from gpuqueue.model.container import CONTAINER_TASK
 from tests.support.certificates import Authority, Pair
 from tests.support.signing import other_body, other_content, signed
@@ -40,8 +41,8 @@ def me(authority: Authority) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def store(me: Pair) -> Store:
-    return Store(str(me.certificate))
+def store(me: Pair) -> CertificateStore:
+    return CertificateStore(str(me.certificate))
 
 
 def message(body: str, content_type: str = SIGNED, **headers: Any) -> dict[str, Any]:
@@ -54,6 +55,10 @@ def message(body: str, content_type: str = SIGNED, **headers: Any) -> dict[str, 
         "properties": {},
         "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
     }
+
+
+def read(packed: dict[str, Any], bodies: DispatcherBodies = UNSIGNED) -> Submission:
+    return parse(packed, identify(packed), bodies)
 
 
 def app(accept: list[str]) -> Celery:
@@ -117,7 +122,7 @@ def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -
     packed = message(signed(me, CALL))
     with pytest.raises(ClosedBody):
         DispatcherBodies().text(packed)
-    job = parse(packed, "t4", "shared", 0.0)
+    job = read(packed)
     assert (job.signed, job.needs_app) == (True, True)
     assert context(packed, {"id": "one", "task": "shop.add"}, DispatcherBodies()).args == []
 
@@ -132,14 +137,14 @@ def test_a_dispatcher_without_a_store_passes_a_signed_body_on_unread(me: Pair) -
     ],
 )
 def test_a_dispatcher_with_a_store_reads_the_callbacks_of_a_signed_job(
-    me: Pair, store: Store, embed: dict[str, Any], needs: bool
+    me: Pair, store: CertificateStore, embed: dict[str, Any], needs: bool
 ) -> None:
-    job = parse(message(signed(me, [[], {}, embed])), "t4", "shared", 0.0, DispatcherBodies(store))
+    job = read(message(signed(me, [[], {}, embed])), DispatcherBodies(store))
     assert (job.signed, job.needs_app) == (True, needs)
 
 
 def test_a_dispatcher_with_a_store_accepts_only_its_signers(
-    authority: Authority, me: Pair, store: Store
+    authority: Authority, me: Pair, store: CertificateStore
 ) -> None:
     bodies, good = DispatcherBodies(store), signed(me, CALL)
     assert payload(message(good), bodies) == tuple(CALL)
@@ -150,19 +155,15 @@ def test_a_dispatcher_with_a_store_accepts_only_its_signers(
     }
     for words, packed in refused.items():
         with pytest.raises(UntrustedMessage, match=words):
-            parse(packed, "t4", "shared", 0.0, bodies)
+            read(packed, bodies)
         assert context(packed, {"id": "one", "task": "shop.add"}, bodies).args == []
     with pytest.raises(MalformedMessage, match="is signed, and not JSON"):
-        parse(
-            message(other_content(good, "application/x-python-serialize")),
-            "t4",
-            "shared",
-            0.0,
-            bodies,
-        )
+        read(message(other_content(good, "application/x-python-serialize")), bodies)
 
 
-def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Store) -> None:
+def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(
+    store: CertificateStore,
+) -> None:
     """Not merely malformed: nobody whom such a body names is called back."""
     for read in (DispatcherBodies(store).read, DispatcherBodies(store).text):
         with pytest.raises(UntrustedMessage, match="is not signed"):
@@ -170,18 +171,19 @@ def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(store: Stor
 
 
 def test_arguments_of_a_container_job_are_read_where_they_are_verified(
-    me: Pair, store: Store
+    me: Pair, store: CertificateStore
 ) -> None:
     packed = message(
         signed(me, [[], {"image": "tool:1", "command": ["run"]}, {}]), task=CONTAINER_TASK
     )
-    job = parse(packed, "t4", "shared", 0.0, DispatcherBodies(store))
+    job = read(packed, DispatcherBodies(store))
     assert (job.image, job.container) == ("tool:1", {"command": ["run"]})
     with pytest.raises(
         InvalidJob,
-        match="has signed arguments, which nobody here can verify; set GPUQUEUE_CERT_STORE",
+        match="has signed arguments, and this dispatcher has no certificate to verify them; "
+        "set GPUQUEUE_CERT_STORE",
     ):
-        parse(packed, "t4", "shared", 0.0)
+        read(packed)
 
 
 def test_callbacks_of_a_signed_container_job_are_sent_by_the_application() -> None:
@@ -195,13 +197,13 @@ def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None
     with pytest.raises(
         SettingsError, match=r"GPUQUEUE_CERT_STORE='.*' matches no file; name PEM files, e\.g\."
     ):
-        Store(str(tmp_path / "*.pem"))
+        CertificateStore(str(tmp_path / "*.pem"))
     (tmp_path / "notes.txt").write_text("not a certificate")
     with pytest.raises(
         SettingsError,
         match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is no certificate with an RSA key: ",
     ):
-        Store(str(tmp_path))
+        CertificateStore(str(tmp_path))
 
 
 def test_an_expired_certificate_is_logged_and_others_stay_valid(
@@ -212,7 +214,7 @@ def test_an_expired_certificate_is_logged_and_others_stay_valid(
     for pair in (me, old):
         (tmp_path / "store" / pair.certificate.name).write_bytes(pair.certificate.read_bytes())
     with caplog.at_level(logging.WARNING):
-        store = Store(str(tmp_path / "store"))
+        store = CertificateStore(str(tmp_path / "store"))
     assert "old.pem has expired: what it signed is refused" in caplog.text
     assert json.loads(store.verified(signed(me, CALL))) == CALL
     with pytest.raises(UntrustedMessage, match="Expired certificate"):

@@ -126,7 +126,7 @@ class Pods:
             if error and not run.stopped.is_set():
                 wait = backoff.next(after)
                 logger.warning(
-                    "pods: %s; again in %.1f s", error, wait, extra={"action": "pods_unavailable"}
+                    "pods: %s; retry in %.1f s", error, wait, extra={"action": "pods_unavailable"}
                 )
                 run.stopped.wait(wait)
 

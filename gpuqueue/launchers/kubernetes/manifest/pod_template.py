@@ -80,7 +80,8 @@ def apply_template(pod_template: PodTemplate, pod: Mapping[str, Any]) -> dict[st
         if selected != value:
             raise SettingsError(
                 f"GPUQUEUE_POD_TEMPLATE: spec.nodeSelector.{label}={selected!r} contradicts"
-                f" {value!r} in node_selector of the class or GPU_NODE_SELECTOR_VALUE; set it in one place"
+                f" {value!r} in node_selector of the class or GPU_NODE_SELECTOR_VALUE; set it in"
+                " one place"
             )
     if "initContainers" in merged:
         secured = next(each for each in spec["containers"] if each["name"] == CONTAINER)[

@@ -1,0 +1,133 @@
+"""Accept one message: read it, choose a class, keep the job, put it in line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpuqueue.classes.choose import choose, resolve
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, UntrustedMessage
+from gpuqueue.glue.messages.bodies import DispatcherBodies
+from gpuqueue.glue.messages.parse import identify, parse
+from gpuqueue.glue.messages.submission import Identity, Submission
+from gpuqueue.launchers.base import Launcher
+from gpuqueue.model.job import Job
+from gpuqueue.model.names import EXCLUSIVE, REFUSED
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.states import QUEUED
+from gpuqueue.store import revocations, wakeups
+from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.reader import Reader
+
+logger = logging.getLogger(__name__)
+#: What malformed headers may raise beyond the checks. The message is at fault, and the dispatcher
+#: must not end.
+_UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Accept:
+    """Accepts messages. Thread-safe; accepting a message twice makes one job."""
+
+    client: Redis
+    line: Line
+    reader: Reader
+    classes: Mapping[str, GpuClass]
+    bodies: DispatcherBodies
+    launcher: Launcher
+    slots: Slots
+    states: JobStates
+    finisher: Finisher
+
+    def __call__(self, packed: dict[str, Any]) -> str:
+        """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
+
+        Raises :class:`MalformedMessage` without a task id, :class:`StateUnavailable` if the job is
+        not, or perhaps not, kept: then the broker must deliver the message again.
+        """
+        identity = identify(packed)
+        try:
+            return self._accept(packed, identity)
+        except RedisError as exc:
+            raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
+
+    def _accept(self, packed: dict[str, Any], identity: Identity) -> str:
+        now = self.line.clock()
+        try:
+            # 1. Read.
+            submission = parse(packed, identity, self.bodies)
+            # 2. Choose.
+            gpu_class, isolation = self._choose(submission)
+            job = submission.job(gpu_class.name, isolation, now)
+            self.launcher.check_job(job.record(), gpu_class)
+        except InvalidJob as exc:
+            return self._refuse(packed, identity, exc, now)
+        except _UNFORESEEN as exc:
+            logger.exception("unreadable message", extra={"action": "message_unread"})
+            problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
+            return self._refuse(packed, identity, MalformedMessage(problem), now)
+        # 3. Keep.
+        outcome = self._keep(packed, submission, job, now)
+        # 4. Enqueue.
+        if outcome == "accepted":
+            self.slots.enqueue(gpu_class, job.delivery)
+            if job.eta or job.expires:
+                wakeups.wake(self.client, gpu_class.name)
+        return outcome
+
+    def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
+        queue, request = submission.queue, submission.request
+        fitting, isolation = resolve(self.classes, queue, request)
+        if len(fitting) == 1:
+            return fitting[0], isolation
+        known = self.reader.find(submission.identity.id, [each.name for each in fitting])
+        if known:  # a redelivery or a retry stays in the class of its job
+            return self.classes[known["gpu_class"]], known["isolation"]
+        wanted = queue.isolation or request.isolation
+        chosen = choose(
+            fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind)
+        )
+        return chosen, wanted or chosen.default_isolation
+
+    def _keep(self, packed: dict[str, Any], submission: Submission, job: Job, now: float) -> str:
+        record = job.record()
+        stamps = submission.stamps
+        if stamps and revocations.stamps_revoked(self.client, dict(stamps), now - REVOKED_FOR):
+            record["reason"] = EndReason.CANCELLED
+        outcome = self.line.accept(job.gpu_class, record, json.dumps(packed))
+        if outcome == "finishing":
+            self.finisher.submit(job.gpu_class, job.delivery)
+            return "cancelled"
+        if outcome == "accepted":
+            logger.info(
+                "%s accepted for %s %s",
+                job.delivery,
+                job.gpu_class,
+                job.isolation,
+                extra={"action": "accepted"},
+            )
+            if not job.retries:  # a retry in line shows RETRY, as in plain Celery
+                self.states.tell(record, QUEUED, packed, since=now)
+        return outcome
+
+    def _refuse(
+        self, packed: dict[str, Any], identity: Identity, exc: InvalidJob, now: float
+    ) -> str:
+        trusted = not isinstance(exc, UntrustedMessage)
+        record = identity.refused(REFUSED, EXCLUSIVE, now, trusted=trusted).record()
+        record["reason"] = EndReason.REJECTED
+        record["error"], record["error_type"] = str(exc), type(exc).__name__
+        outcome = self.line.accept(REFUSED, record, json.dumps(packed))
+        logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})
+        if outcome == "known":
+            return outcome
+        self.finisher.submit(REFUSED, record["delivery"])
+        return "refused"

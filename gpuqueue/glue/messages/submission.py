@@ -1,0 +1,84 @@
+"""What a message asks for, after it is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpuqueue.model.job import Job
+from gpuqueue.model.names import QueueName
+from gpuqueue.model.request import GpuRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The part of a message that is readable even if the rest is malformed. It suffices to refuse
+    the message where its sender sees it.
+    """
+
+    id: str
+    task: str
+    name: str
+    retries: int
+    nesting: int
+    ignore_result: bool
+
+    def refused(self, gpu_class: str, isolation: str, now: float, *, trusted: bool) -> Job:
+        """Return the job of a refused message. Its errbacks run only if it is ``trusted``."""
+        return Job(
+            id=self.id,
+            task=self.task or "unknown",
+            name=self.name,
+            gpu_class=gpu_class,
+            isolation=isolation,
+            retries=self.retries,
+            nesting=self.nesting,
+            created=now,
+            needs_app=trusted,
+            ignore_result=self.ignore_result,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A parsed message: which job it asks for, on which queue. Times are Unix seconds."""
+
+    identity: Identity
+    queue: QueueName
+    request: GpuRequest
+    stamps: Mapping[str, list[str]]
+    image: str | None
+    container: dict[str, Any] | None
+    priority: int
+    eta: float | None
+    expires: float | None
+    time_limit: float | None
+    group: str | None
+    needs_app: bool
+    signed: bool
+
+    def job(self, gpu_class: str, isolation: str, now: float) -> Job:
+        """Return the job, once its class and isolation are chosen."""
+        identity = self.identity
+        return Job(
+            id=identity.id,
+            task=identity.task,
+            name=identity.name,
+            gpu_class=gpu_class,
+            isolation=isolation,
+            retries=identity.retries,
+            nesting=identity.nesting,
+            priority=self.priority,
+            created=now,
+            eta=self.eta,
+            expires=self.expires,
+            time_limit=self.time_limit,
+            tenant=self.request.tenant,
+            image=self.image,
+            container=self.container,
+            group=self.group,
+            needs_app=self.needs_app,
+            signed=self.signed,
+            ignore_result=identity.ignore_result,
+        )
