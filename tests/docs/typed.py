@@ -12,7 +12,7 @@ PRODUCTION = [
     "docs/GPU.md",
     *(page for page in EVERY_PAGE if page.startswith("docs/operate/")),
 ]
-#: All pages with commands; tests/docs/test_deployment_pages.py has the page of the chart.
+#: All pages with commands; test_deployment_pages.py checks the page of the chart.
 PAGES = [page for page in EVERY_PAGE if not page.startswith("charts/")]
 QUICKSTART = "docs/quickstart.md"
 #: The broker that the pages tell people to use.

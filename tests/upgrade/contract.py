@@ -29,8 +29,9 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import keys
 
 _RECORD: Any = {
-    "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train", "gpu_class": "t4", "isolation": "shared", "attempt": 2,
-    "token": "secret", "retries": 1, "nesting": 1, "tenant": "vision", "time_limit": 60.0, "image": "shop:1",
+    "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train",
+    "gpu_class": "t4", "isolation": "shared", "attempt": 2, "token": "secret",
+    "retries": 1, "nesting": 1, "tenant": "vision", "time_limit": 60.0, "image": "shop:1",
 }  # fmt: skip
 
 
