@@ -321,7 +321,7 @@ def test_cancel_why_and_status_show_a_stop_that_the_node_never_confirms(
         _, out, _ = call(quick, "why", result.id)
         assert (
             "reason: UNCONFIRMED: " in out
-            and "said: deletion requested, but node node-a" in out
+            and "detail: deletion requested, but node node-a" in out
             and "node: node-a" in out
         )
         _, out, _ = call(quick, "status", "--json")
