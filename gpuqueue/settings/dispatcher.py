@@ -115,18 +115,18 @@ class Settings(BaseSettings):
     finish_seconds: float = Field(
         15, ge=1, le=600, validation_alias=_env("GPUQUEUE_FINISH_SECONDS")
     )
-    """Seconds that a dispatcher may take to finish a job, until another one may repeat that. 15: a
-    finish takes milliseconds, and Redis may be slow.
+    """Seconds that a dispatcher may take to finish a job before another one may repeat the finish.
+    15: a finish takes milliseconds, but Redis may be slow.
     """
     leave_seconds: float = Field(30, ge=1, le=600, validation_alias=_env("GPUQUEUE_LEAVE_SECONDS"))
-    """Seconds from SIGTERM until a dispatcher has ended, whatever it waits for. Must stay below the
-    grace period of its pod. 30: launches under way take 10 s where the API server does not answer.
+    """Seconds from SIGTERM until a dispatcher exits, even with open work. Must be shorter than
+    the grace period of its pod. 30: pending launches take 10 s if the API server does not respond.
     """
     host_silent_seconds: float = Field(
         60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_HOST_SILENT_SECONDS")
     )
-    """Seconds without a sign of any dispatcher of a host until its local jobs count as lost. 60: a
-    dispatcher that is restarted there finds its jobs again.
+    """Seconds without a sign of any dispatcher on a host until its local jobs count as lost. 60: a
+    restarted dispatcher finds its jobs again.
     """
     tombstone_seconds: float = Field(
         86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")

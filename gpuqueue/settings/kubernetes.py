@@ -102,7 +102,7 @@ class ClusterSettings(BaseSettings):
     images.
     """
     pod_template: Path | None = Field(None, validation_alias="GPUQUEUE_POD_TEMPLATE")
-    """YAML or JSON file with a pod template, merged into every pod: volumes, environment, priority."""
+    """YAML or JSON file with a pod template for every pod: volumes, environment, priority."""
 
     launch_timeout: float = _seconds(600, "GPU_LAUNCH_TIMEOUT")
     """Seconds that a launch is retried while the API server does not accept it. 600: the upgrade of

@@ -242,7 +242,7 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✗" not in done.stdout
-    # Lines on whatever is no terminal, with the typed reasons.
+    # Plain lines where the output is no terminal, with the typed reasons.
     for said in (
         "NO_FREE_SLOT",
         "DRAINING_FOR_EXCLUSIVE",
