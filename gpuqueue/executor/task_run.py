@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
-from celery import Celery, Task, states
+from celery import Celery, states
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
@@ -17,13 +15,19 @@ from celery.utils.saferepr import saferepr
 
 from gpuqueue.errors import (
     ApplicationNotFound,
-    ArgumentsMismatch,
     ExecutorDied,
     MalformedMessage,
     StaleAttempt,
     TaskNotFound,
 )
 from gpuqueue.executor import application
+from gpuqueue.executor.celery_task import (
+    check_arguments,
+    has_own_call,
+    raiser,
+    soft_limit,
+    with_run,
+)
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
@@ -75,7 +79,7 @@ class Run:
                 self._environ.get("CELERY_RESULT_BACKEND"),
             )
             app = application.stand_in(broker, backend, self._worker, self._loglevel)
-            self._trace(app, _raiser(app, self._record, exc), self._readable_body(app))
+            self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]
         try:
@@ -83,7 +87,7 @@ class Run:
         except MalformedMessage as exc:
             # No code of the application runs for it, and no callback that it names.
             logger.warning("refused: %s", exc)
-            self._trace(app, _raiser(app, self._record, exc), NOTHING)
+            self._trace(app, raiser(app, self._record, exc), NOTHING)
             return
         task = app.tasks.get(name)
         if task is None:
@@ -92,7 +96,7 @@ class Run:
             )
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
-            task = _raiser(app, self._record, missing)
+            task = raiser(app, self._record, missing)
         self._trace(app, task, body)
 
     def _readable_body(self, app: Celery) -> messages.Payload:
@@ -118,7 +122,7 @@ class Run:
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
-            task = _with_run(task, self._guarded(task, soft))
+            task = with_run(task, self._guarded(task, soft))
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
             events.send("task-started", request.id)
@@ -144,12 +148,12 @@ class Run:
 
     def _guarded(self, task: Any, soft: float | None) -> Callable[..., Any]:
         """Return the code of the task, with its end claimed before the tracer writes any of it."""
-        inner = task.__call__ if _has_own_call(task) else task.run
+        inner = task.__call__ if has_own_call(task) else task.run
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with self._claiming():
-                _check_arguments(task, args, kwargs)
-                with _soft_limit(soft):
+                check_arguments(task, args, kwargs)
+                with soft_limit(soft):
                     result = inner(*args, **kwargs)
             self._claim(EndReason.SUCCEEDED)
             return result
@@ -232,67 +236,6 @@ class Run:
         if hard and hard != self._record.get("time_limit"):
             self._executor.limit(float(hard))
         return soft
-
-
-def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
-    def run(*args: Any, **kwargs: Any) -> NoReturn:
-        raise exc
-
-    name = record["task"]
-    app.tasks.pop(name, None)  # Celery would return the application's task of that name
-    app.task(run, name=name, base=Task, typing=False)
-    return app.tasks[name]  # not the decorator's result: it is a proxy until the app is finalized
-
-
-def _with_run(task: Any, run: Callable[..., Any]) -> Any:
-    """Replace ``run`` of a task instance; the tracer calls it directly unless the task's class has
-    another ``__call__``.
-    """
-    if _has_own_call(task):
-        plain = type(
-            task.__name__,
-            (type(task),),
-            {"__call__": lambda self, *args, **kwargs: run(*args, **kwargs)},
-        )
-        task.__class__ = plain
-    else:
-        task.run = run
-    return task
-
-
-def _has_own_call(task: Any) -> bool:
-    return type(task).__call__ is not Task.__call__
-
-
-def _check_arguments(task: Any, args: Any, kwargs: Any) -> None:
-    header = getattr(task, "__header__", None) if getattr(task, "typing", False) else None
-    if header is None:
-        return
-    try:
-        header(*args, **kwargs)
-    except TypeError as exc:
-        shown = f"args={saferepr(args)}, kwargs={saferepr(kwargs)}"
-        raise ArgumentsMismatch(
-            f"{shown} do not fit the signature of task {task.name!r}: {exc}; correct the call"
-        ) from exc
-
-
-@contextmanager
-def _soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in the task at its soft limit, by a signal like Celery's pool."""
-
-    def expire(number: int, frame: FrameType | None) -> NoReturn:
-        raise SoftTimeLimitExceeded(seconds)
-
-    if not seconds:
-        yield
-        return
-    signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _traceback(exc: object) -> str:
