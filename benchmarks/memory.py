@@ -39,7 +39,7 @@ def run(size: Size) -> list[Figure]:
             assert stage.client.zcard(class_key("t4", "waiting_shared")) == count
             in_line = _used(stage.client)
             record = record_of(made.packed, "t4", SHARED)
-            states.tell({**record, "id": deliveries[0]}, QUEUED, made.packed)
+            states.store({**record, "id": deliveries[0]}, QUEUED, made.packed)
             name = str(stage.app.backend.get_key_for_task(deliveries[0]), "utf-8")
             state = stage.client.get(name)
             assert isinstance(state, str)

@@ -190,8 +190,8 @@ def _local(
     """Return the local launcher, and how many GPUs it deals to each class."""
     if not settings.app:
         raise SettingsError(
-            "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose"
-            " tasks run here"
+            "GPUQUEUE_APP is not set; set it to the argument of `celery -A` for the application"
+            " whose tasks run here"
         )
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
     dealt = devices.deal(classes.values(), found)

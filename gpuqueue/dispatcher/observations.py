@@ -55,7 +55,7 @@ class KeptObservations:
             )
             return
         if not claimed.get("ignore_result"):
-            self.states.tell(claimed, states.STARTED, {"headers": stored["headers"]})
+            self.states.store(claimed, states.STARTED, {"headers": stored["headers"]})
         with Events(self.app, worker, leaves=False) as events:
             events.send("task-started", claimed["id"])
 

@@ -27,8 +27,8 @@ def find(name: str | None) -> Celery:
     A stop signal during the import stops the process: the application is not at fault.
     """
     fix = (
-        "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where"
-        " that can be imported"
+        "set GPUQUEUE_APP of the dispatcher to the argument of `celery -A`, and start the"
+        " dispatcher where that can be imported"
     )
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")

@@ -71,8 +71,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     signal.signal(signal.SIGTERM, _on_term)  # process 1 ignores signals without a handler
     if (layout := environ.get("GPUQUEUE_LAYOUT", str(VERSION))) != str(VERSION):
         raise SettingsError(
-            f"GPUQUEUE_LAYOUT={layout!r} is the dispatcher's, and the gpuqueue installed here reads"
-            f" layout {VERSION} alone; install the dispatcher's version beside the application"
+            f"GPUQUEUE_LAYOUT={layout!r} is the layout of the dispatcher, but the gpuqueue here"
+            f" reads layout {VERSION} only; install the dispatcher's version with the application"
         )
     try:
         state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
@@ -85,7 +85,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         token = "" if FINISHER in environ else environ[VARIABLES["token"]]
     except KeyError as exc:
         raise SettingsError(
-            f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it"
+            f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
     _check_addresses(environ)
     setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"

@@ -24,7 +24,7 @@ def app() -> Iterator[Celery]:
 
 
 def test_async_result_reads_a_written_state(app: Celery) -> None:
-    ResultStates(app).tell(RECORD | {"attempt": 2}, "DISPATCHED", None)
+    ResultStates(app).store(RECORD | {"attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (
         "DISPATCHED",
@@ -34,7 +34,7 @@ def test_async_result_reads_a_written_state(app: Celery) -> None:
 
 def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) -> None:
     states, backend = ResultStates(app), app.backend
-    states.tell(RECORD, "QUEUED", None)
+    states.store(RECORD, "QUEUED", None)
     backend.client.set(backend.get_key_for_group("g", ".s"), 3)
     keys = [backend.get_key_for_task("a"), backend.get_key_for_group("g", ".s")]
     for key in keys:

@@ -24,7 +24,7 @@ class ResultStates:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def tell(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
+    def store(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
         """Store a state. It is informational: an unreachable backend delays no job."""
         backend = self._app.backend
         info = {
