@@ -54,13 +54,14 @@ test-all: $(DEV) $(TOOLS) $(SERVER) ## run every test
 test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
 	$(VENV)/bin/pytest tests/cluster
 
-lint: $(DEV) ## check style, types, layers and Lua
+lint: $(DEV) ## check style, types, layers, Lua and names of tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
 	$(PY) -m tests.lint.lua
+	$(PY) -m tests.lint.names
 
 docs: $(DEV) ## build the documentation site into site/, without the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -75,7 +75,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def stack_factory(
     tmp_path: Path, running_stacks: list[Stack], kind: str
 ) -> Iterator[Callable[..., Stack]]:
-    """Make stacks of one's own: ``stack_factory(env={...})``, then ``.dispatcher()``,
+    """Make separate stacks: ``stack_factory(env={...})``, then ``.dispatcher()``,
     ``.cpu_worker()``, ``.redis``.
     """
     made: list[Stack] = []

@@ -70,6 +70,7 @@ def make() -> str:
         " `GPUQUEUE_MAX_ATTEMPTS`.\n"
         '"If not started" means: only if the executor had not taken the job.\n'
         "A retry of your task is no attempt but a new delivery: Celery counts it.\n"
+        "In local mode, a job that the kernel kills for its memory ends as `ERROR`.\n"
         "[Errors](errors.md) describes the exceptions that `AsyncResult.get()` raises.",
     )
 

@@ -15,6 +15,7 @@ import time
 import psutil
 
 from gpuqueue.launchers.local.process import environment
+from gpuqueue.model.executor_env import VARIABLES
 
 #: Seconds between SIGTERM and SIGKILL: time for an executor to leave its task.
 GRACE = 3.0
@@ -30,7 +31,7 @@ def executors(url: str) -> dict[int, bool]:
         if (
             pid != os.getpid()
             and env.get("GPUQUEUE_REDIS_URL") == url
-            and "GPUQUEUE_DELIVERY" in env
+            and VARIABLES["delivery"] in env
         ):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 found[pid] = os.getsid(pid) == pid

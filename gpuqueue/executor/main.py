@@ -51,6 +51,7 @@ from gpuqueue.model.ends import (
     EXIT_STALE,
     EXIT_TERMINATED,
 )
+from gpuqueue.model.executor_env import FINISHER, INSTANCE, POD, POD_UID, VARIABLES
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
@@ -76,12 +77,12 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     try:
         state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
         attempt = Attempt(
-            environ["GPUQUEUE_GPU_CLASS"],
-            environ["GPUQUEUE_DELIVERY"],
-            int(environ.get("GPUQUEUE_ATTEMPT", 0)),
+            environ[VARIABLES["gpu_class"]],
+            environ[VARIABLES["delivery"]],
+            int(environ.get(VARIABLES["attempt"], 0)),
         )
         # A finisher proves itself by its claim instead.
-        token = "" if "GPUQUEUE_FINISHER" in environ else environ["GPUQUEUE_TOKEN"]
+        token = "" if FINISHER in environ else environ[VARIABLES["token"]]
     except KeyError as exc:
         raise SettingsError(
             f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it"
@@ -93,10 +94,10 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         environ["CELERY_RESULT_BACKEND"] = environ[
             "CELERY_BROKER_URL"
         ]  # applications read it when they are imported
-    host = environ.get("GPUQUEUE_POD") or socket.gethostname()
+    host = environ.get(POD) or socket.gethostname()
     try:
         look(client, state_url, setting)
-        if finisher := environ.get("GPUQUEUE_FINISHER"):
+        if finisher := environ.get(FINISHER):
             keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
             finish = ExecutorFinish(client, attempt, finisher, keep)
             return _finish(environ, finish, Logs(client), f"{attempt.gpu_class}@{host}")
@@ -134,7 +135,7 @@ def _check_addresses(environ: Mapping[str, str]) -> None:
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
     """Name this very process among those that may have been started for the attempt."""
-    started, pod = environ.get("GPUQUEUE_INSTANCE", host), environ.get("GPUQUEUE_POD_UID")
+    started, pod = environ.get(INSTANCE, host), environ.get(POD_UID)
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 

@@ -1,73 +1,126 @@
-"""The record of a delivery: the fields that the store keeps. Pure: no I/O, no clock."""
+"""The record of a delivery: one table of the fields that the store keeps. Pure: no I/O, no clock.
 
-from __future__ import annotations
+All lists of record fields come from it: those of the scripts (store/scripts.py), of executors'
+environments (executor_env.py), of the annotation of a Job, and of what commands show.
+"""
 
-from typing import Any, TypedDict
+# Without `from __future__ import annotations`: FIELDS reads the annotations at each import, also in
+# executors, and texts would have to be evaluated first.
+from enum import Enum, auto
+from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_origin
+
+
+class Use(Enum):
+    """What a field is used for beside the store."""
+
+    ENVIRONMENT = auto()
+    """An executor gets it as a variable."""
+    ANNOTATION = auto()
+    """The annotation of a Job has it, so that a dispatcher can adopt the attempt."""
+    REQUIRED = auto()
+    """No attempt can be adopted without it."""
+    ATTEMPT = auto()
+    """It belongs to one attempt: the next one begins without it."""
+    TOMBSTONE = auto()
+    """The tombstone of an ended job keeps it."""
+    SHOWN = auto()
+    """Commands show it, in this order."""
+
+
+ENVIRONMENT, ANNOTATION, REQUIRED = Use.ENVIRONMENT, Use.ANNOTATION, Use.REQUIRED
+ATTEMPT, TOMBSTONE, SHOWN = Use.ATTEMPT, Use.TOMBSTONE, Use.SHOWN
 
 
 class Record(TypedDict, total=False):
-    """What the store keeps of a delivery. Times are Unix seconds; absent: not known, or not yet.
+    """What the store keeps of a delivery, and the uses of each field (see :class:`Use`).
 
-    The scripts in ``gpuqueue/store/lua`` write it; ``lib/records.lua`` says what stays in a
-    tombstone.
+    Times are Unix seconds. An absent field is unknown, or not known yet. The scripts in
+    ``gpuqueue/store/lua`` write the records.
     """
 
-    delivery: str
-    id: str
-    task: str
-    name: str
-    gpu_class: str
-    isolation: str
-    retries: int
-    nesting: int
-    priority: int
-    tenant: str
+    # The job.
+    id: Annotated[str, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
+    delivery: Annotated[str, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
+    name: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]
+    task: Annotated[str, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
+    gpu_class: Annotated[str, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
+    isolation: Annotated[str, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
+    tenant: Annotated[str, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
+    retries: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE]
+    nesting: Annotated[int, ENVIRONMENT, ANNOTATION]
+    priority: Annotated[int, SHOWN]
+    time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
+    container: dict[str, Any]
     needs_app: bool
     signed: bool
     ignore_result: bool
     group: str
-    image: str
-    container: dict[str, Any]
-    owner: str
-    state: str
-    reason: str
-    error: str
+
+    # Where it stands, and how it ended.
+    state: Annotated[str, TOMBSTONE, SHOWN]
+    reason: Annotated[str, TOMBSTONE]
+    error: Annotated[str, TOMBSTONE]
     error_type: str
-    attempt: int
-    token: str
-    by: str
-    device: int
-    instance: str
-    worker: str
-    cancel: str
-    timed_out: str
-    wait: str
-    detail: str
-    doomed: str
-    doom_error: str
-    doom_tried: str
-    avoid: list[str]
     outcome: str
+    cancel: str
     finisher: str
     finish_tries: int
-    time_limit: float
-    created: float
-    eta: float
-    expires: float
-    admitted: float
-    launched: float
-    started: float
-    released: float
-    ended: float
+
+    # Its latest attempt.
+    attempt: Annotated[int, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
+    token: Annotated[str, ENVIRONMENT, ANNOTATION, REQUIRED, ATTEMPT]
+    by: str
+    owner: Annotated[str, TOMBSTONE]
+    device: Annotated[int, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
+    instance: Annotated[str, ATTEMPT, TOMBSTONE]
+    worker: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    image: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]
+    node: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    pod: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    wait: Annotated[str, ATTEMPT, SHOWN]
+    detail: Annotated[str, ATTEMPT, SHOWN]
+    avoid: Annotated[list[str], TOMBSTONE, SHOWN]
+    timed_out: Annotated[str, ATTEMPT]
+    doomed: Annotated[str, ATTEMPT]
+    doom_error: Annotated[str, ATTEMPT]
+    doom_tried: Annotated[str, ATTEMPT]
+    exit_code: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
+    container_reason: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    gpu: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    gpu_memory_peak: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
+    gpu_memory_own: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
+    gpu_error: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+
+    # When.
+    created: Annotated[float, TOMBSTONE, SHOWN]
+    eta: Annotated[float, SHOWN]
+    expires: Annotated[float, SHOWN]
+    admitted: Annotated[float, TOMBSTONE, SHOWN]
+    launched: Annotated[float, ATTEMPT, SHOWN]
+    scheduled: Annotated[float, ATTEMPT, TOMBSTONE, SHOWN]
+    container_started: Annotated[float, ATTEMPT, TOMBSTONE, SHOWN]
+    started: Annotated[float, ATTEMPT, TOMBSTONE, SHOWN]
+    container_finished: Annotated[float, ATTEMPT, TOMBSTONE, SHOWN]
+    released: Annotated[float, TOMBSTONE, SHOWN]
+    ended: Annotated[float, TOMBSTONE, SHOWN]
     adopted: float
-    node: str
-    pod: str
-    exit_code: int
-    container_reason: str
-    scheduled: float
-    container_started: float
-    container_finished: float
-    gpu: str
-    gpu_memory_peak: int
-    gpu_memory_own: int
-    gpu_error: str
+
+
+class Field(NamedTuple):
+    """One row of the table."""
+
+    kind: Any
+    uses: frozenset[Use]
+
+
+def _field(annotation: Any) -> Field:
+    kind, *uses = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    return Field(kind, frozenset(uses))
+
+
+FIELDS = {name: _field(annotation) for name, annotation in Record.__annotations__.items()}
+
+
+def fields_with(use: Use) -> tuple[str, ...]:
+    """Return the names of the fields with a use, in the order of the table."""
+    return tuple(name for name, field in FIELDS.items() if use in field.uses)

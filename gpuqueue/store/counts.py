@@ -68,8 +68,3 @@ def _durations(parts: Mapping[str, float]) -> Durations:
 
 def _text(bound: float) -> str:
     return "+Inf" if bound == float("inf") else repr(float(bound))
-
-
-def lua() -> str:
-    """Return the line that gives lib/counts.lua its bounds."""
-    return "local BOUNDS = {" + ", ".join(map(str, BOUNDS)) + "}\n"

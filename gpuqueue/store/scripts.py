@@ -15,13 +15,18 @@ from typing import Any
 
 import redis
 
-from gpuqueue.store import counts
+from gpuqueue.model.record import Use, fields_with
+from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_keys
 
 #: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
 _KEYS = {"": tuple(NAMES), "lease": tuple(LEASE_NAMES)}
-#: Library parts that begin with generated lines.
-_GENERATED = {"counts": counts.lua}
+#: Library part → the list that it needs from Python.
+_LISTS: dict[str, tuple[str, Sequence[object]]] = {
+    "counts": ("BOUNDS", BOUNDS),
+    "attempts": ("OF_ATTEMPT", fields_with(Use.ATTEMPT)),
+    "tombstones": ("KEPT", fields_with(Use.TOMBSTONE)),
+}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -40,9 +45,14 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     yield "", _prelude(verb.rpartition("/")[0])
     for line in own.splitlines():
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
-            yield "", _GENERATED.get(part, str)()
+            yield "", _list(part)
             yield f"lib/{part}.lua", (root / "lib" / f"{part}.lua").read_text()
     yield f"{verb}.lua", own
+
+
+def _list(part: str) -> str:
+    name, values = _LISTS.get(part, ("", ()))
+    return f"local {name} = {{{', '.join(map(repr, values))}}}\n" if name else ""
 
 
 def _prelude(folder: str) -> str:

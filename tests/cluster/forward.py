@@ -17,12 +17,12 @@ CHUNK = 1 << 16
 
 
 class Forward:
-    """Listens on a free port of this machine until it is closed. What cannot be forwarded is
-    closed, as if nobody listened.
+    """Listens on a free port of this machine until it is closed. A connection that cannot be
+    forwarded is closed.
     """
 
     def __init__(self, pod: str, namespace: str, port: int, configuration: Any = None) -> None:
-        # A client of its own: while it opens a stream, it can do nothing else.
+        # Its own client: while that opens a stream, it can do nothing else.
         self._core = client.CoreV1Api(client.ApiClient(configuration))
         self._pod, self._namespace, self._remote = pod, namespace, port
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -112,7 +112,7 @@ class RealCluster:
         }
 
     def owning(self, name: str, text: str) -> dict[str, str]:
-        """Settings of a dispatcher that has one class, as TOML says it, and Jobs of its own."""
+        """Settings of a dispatcher with one class, given as TOML, and with separate Jobs."""
         file = self.directory / f"{name}.toml"
         file.write_text(f'[classes.{name}]\nresource = "{self.resource}"\n{text}\n')
         return {"GPUQUEUE_CLASSES_FILE": str(file), "GPU_OWNER": f"{self.name}-{name}"}
@@ -192,7 +192,7 @@ class RealCluster:
         )
 
     def idle(self) -> None:
-        """Wait until nobody holds a slot."""
+        """Wait until no job holds a slot."""
         until(
             lambda: not self.reader.holders("test"),
             PATIENCE,
@@ -203,7 +203,7 @@ class RealCluster:
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave nothing behind, whatever failed in between."""
+        """Leave nothing behind, even after a failure."""
         with self._undo:
             self._undo.callback(self._delete_jobs)
             for worker in self.workers:

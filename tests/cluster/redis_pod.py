@@ -64,7 +64,7 @@ def service(name: str) -> dict[str, Any]:
 
 
 def pod(name: str, password: str) -> dict[str, Any]:
-    """Keep nothing on disk, and let nobody in without the password."""
+    """Keep nothing on disk, and require the password."""
     options = ["--save", "", "--appendonly", "no", "--requirepass", password]
     container = {
         "name": "redis",

@@ -1,4 +1,4 @@
-"""What a cluster does not give: a node, more of a resource, rights that nobody needs."""
+"""The limits of a cluster: no fitting node, a used-up quota, no more rights than needed."""
 
 from __future__ import annotations
 

@@ -20,9 +20,7 @@ PATIENCE = 30.0
 
 
 class Client:
-    """Sends requests to a cluster's API server, each over a connection of its own, in the name of a
-    token's owner.
-    """
+    """Sends requests to an API server, each over a new connection, as the owner of a token."""
 
     def __init__(self, cluster: Cluster, token: str = "") -> None:
         self._url = urlsplit(cluster.url)

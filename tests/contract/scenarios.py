@@ -416,7 +416,10 @@ def api_errors(r: Recorder) -> None:
         f"{r.pods}?labelSelector=batch.kubernetes.io/job-name%3Dgpu-job",
         note="LIST pods of the job",
     )
-    initial = "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=2"
+    initial = (
+        "watch=true&allowWatchBookmarks=true&sendInitialEvents=true"
+        "&resourceVersionMatch=NotOlderThan&timeoutSeconds=2"
+    )
     r.ask("GET", f"{r.jobs}?{initial}", note="WATCH jobs with sendInitialEvents")
 
 

@@ -50,7 +50,7 @@ CALLS: dict[str, tuple[str, Callable[[Api, str], object]]] = {
     ),
     "get_job": ("get jobs.batch", lambda api, pod: api.get_job("one")),
     "list_jobs": ("list jobs.batch", lambda api, pod: api.list_jobs(SELECTOR)),
-    "delete_job": ("delete jobs.batch", lambda api, pod: api.delete_job("nobody")),
+    "delete_job": ("delete jobs.batch", lambda api, pod: api.delete_job("unknown")),
     "job_events": ("list events", lambda api, pod: api.job_events("one")),
     "list_pods": ("list pods", lambda api, pod: api.list_pods(SELECTOR)),
     "watch_pods": ("watch pods", lambda api, pod: api.watch_pods(SELECTOR, "", 1, 1).close()),

@@ -249,7 +249,7 @@ def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed() -> None
     assert consumer.strategies["shop.add"] == consumer.strategies[["a", "list"]] == "the strategy"
 
 
-def test_a_mailbox_takes_a_node_with_handlers_of_our_own(app: Celery) -> None:
+def test_a_mailbox_takes_a_node_with_our_handlers(app: Celery) -> None:
     heard = []
     node = app.control.mailbox.Node(
         "n1", handlers={"revoke": lambda state, **said: heard.append(said)}, state={}, channel=None

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 
 from tests.contract.scenarios import IMAGE, IMAGES, SIGTERM, job
 from tests.doubles.kubernetes import Cluster, Image, Node
+from tests.doubles.kubernetes.nodes import processes
+from tests.doubles.kubernetes.nodes.runtime import Exit, Task
 from tests.doubles.kubernetes.objects.errors import Refused
 from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, SECRETS
 
@@ -631,7 +634,7 @@ def test_late_pods_and_a_stalled_scheduler_keep_a_job_waiting(cluster: Cluster) 
     ended(cluster)
 
 
-# -- timers instead of processes, and a process of its own -----------------------------------------
+# -- timers instead of processes, and the double as a process --------------------------------------
 
 
 def scripted(name: str, **annotations: str) -> Body:
@@ -753,3 +756,28 @@ def _pids_over_http(control: str) -> list[int]:
             if pids:
                 return pids
     raise AssertionError("no pod came to run")
+
+
+def test_a_look_at_the_processes_leaves_the_exit_code_to_the_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the search through /proc the looks are close enough to meet the end of a process.
+    monkeypatch.setattr(processes, "_marked", lambda mark: set())
+    runtime = processes.ProcessRuntime()
+    for number in range(10):
+        folder, ended = tmp_path / str(number), threading.Event()
+        codes: list[int] = []
+
+        def on_exit(how: Exit, codes: list[int] = codes, ended: threading.Event = ended) -> None:
+            codes.append(how.code)
+            ended.set()
+
+        task = Task(
+            ["sh", "-c", "exit 3"], {}, str(tmp_path), folder, tmp_path / "log", folder / "m", {}
+        )
+        handle = runtime.start(task, on_exit)
+        while handle.pids():
+            pass
+        assert ended.wait(20)
+        assert codes == [3]
+    runtime.close()

@@ -543,7 +543,7 @@ def test_rights_hold_for_verbs_resources_namespaces_and_subresources(cluster: Cl
 
 
 def test_reviews_of_access_and_identity_are_answered(cluster: Cluster) -> None:
-    user = Client(cluster, cluster.user("somebody", RULES, ["default"]))
+    user = Client(cluster, cluster.user("user", RULES, ["default"]))
     reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     for verb, namespace, allowed in (
         ("create", "default", True),
@@ -554,7 +554,7 @@ def test_reviews_of_access_and_identity_are_answered(cluster: Cluster) -> None:
         status, answer, _ = user.ask("POST", reviews, {"spec": {"resourceAttributes": attributes}})
         assert (status, answer["status"]["allowed"]) == (201, allowed)
     _, answer, _ = user.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
-    assert answer["status"]["userInfo"]["username"] == "somebody"
+    assert answer["status"]["userInfo"]["username"] == "user"
 
 
 def test_a_request_without_a_token_is_anonymous(cluster: Cluster) -> None:

@@ -125,8 +125,8 @@ def _in_stream(row: Row) -> bool:
 
 
 def _shape(body: Any) -> Any:
-    """An object without what is drawn anew for each: uids, versions, times, the names of pods and
-    of their token's volume.
+    """An object without what differs in each run: uids, versions, times, the names of pods and of
+    their token's volume.
     """
     text = json.dumps(body)
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", text)

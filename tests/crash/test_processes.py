@@ -26,7 +26,7 @@ def holding(cluster: CrashStack, count: int = 1) -> None:
 
 
 def is_running(pid: int) -> bool:
-    # An orphan that nobody reaps stays a zombie where process 1 is no init.
+    # An unreaped orphan stays a zombie where process 1 is no init.
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -185,7 +185,7 @@ def test_a_watcher_that_lost_its_lease_does_no_harm(cluster: CrashStack) -> None
     usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4"]))
     cluster.client.delete(leader_key(group_of("", ["t4"])))
     assert usurper.hold()
-    result = cluster.send("work", 1, countdown=0.2)  # its time comes while nobody really leads
+    result = cluster.send("work", 1, countdown=0.2)  # it is due while no dispatcher leads
     assert result.get(timeout=30) == 2
 
 

@@ -1,5 +1,5 @@
-"""Kill whoever takes a step, at every step of dispatch, run, watch and finish: each job ends once,
-no slot leaks.
+"""Kill the process that takes a step, at every step of dispatch, run, watch and finish: each job
+ends once, no slot leaks.
 """
 
 from __future__ import annotations

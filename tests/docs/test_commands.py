@@ -11,11 +11,14 @@ import pytest
 
 from gpuqueue.errors import SettingsError
 from tests.docs.checks import CHECKS, check_settings
-from tests.docs.typed import PAGES, commands
+from tests.docs.cluster_checks import check_cluster_kubectl, check_helm
+from tests.docs.typed import PAGES, PRODUCTION, commands
 from tests.support.pages import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 ALL = sorted({(command, page) for page in PAGES for command in commands(page)})
+#: Programs that are checked with the manifests on pages about production.
+IN_PRODUCTION = {"kubectl": check_cluster_kubectl, "helm": check_helm}
 LANGUAGES = {"sh", "text", "python", "toml", "yaml", "dockerfile", "promql"}
 
 
@@ -28,12 +31,21 @@ def test_pages_have_blocks_of_known_languages_only() -> None:
 @pytest.mark.parametrize(
     ("command", "page"), ALL, ids=[f"{page}: {command}" for command, page in ALL]
 )
-def test_a_command_of_the_docs_is_one_that_works(command: str, page: str, tmp_path: Path) -> None:
+def test_a_command_of_a_page_works(command: str, page: str, tmp_path: Path) -> None:
+    check_command(command, page, tmp_path)
+
+
+def check_command(command: str, page: str, folder: Path) -> None:
+    """Check one command as a shell would split it."""
     words = shlex.split(command, comments=True)
     while re.fullmatch(r"[A-Z_0-9]+=.*", words[0]):
         check_settings([words.pop(0)])
     program, *arguments = words
-    CHECKS[program.removeprefix(".venv/bin/")](arguments, page, tmp_path)
+    program = program.removeprefix(".venv/bin/")
+    if program in IN_PRODUCTION and page in (*PRODUCTION, "README.md"):
+        IN_PRODUCTION[program](arguments, page, folder)
+    else:
+        CHECKS[program](arguments, page, folder)
 
 
 @pytest.mark.parametrize(

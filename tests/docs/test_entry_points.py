@@ -20,7 +20,7 @@ from tests.support.pages import ROOT
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 
-def test_the_entry_point_of_a_dispatcher_hands_options_on(reader: Reader) -> None:
+def test_the_dispatcher_script_passes_options_on(reader: Reader) -> None:
     run = [sys.executable, str(ROOT / "workers" / "dispatcher" / "run.py")]
     shown = reader.run([*run, "--help"])
     assert shown.returncode == 0
@@ -30,7 +30,7 @@ def test_the_entry_point_of_a_dispatcher_hands_options_on(reader: Reader) -> Non
     assert "queue='orders' is not the name of a GPU queue" in refused.stderr
 
 
-def test_the_entry_point_of_a_dispatcher_is_the_command_of_its_readme() -> None:
+def test_the_dispatcher_script_is_the_command_of_its_readme() -> None:
     source = (ROOT / "workers" / "dispatcher" / "run.py").read_text()
     (text,) = re.findall(r"sys\.argv\[1:1\] = (\[.*?\])", source, re.DOTALL)
     words = ["celery", *ast.literal_eval(text)]
@@ -42,7 +42,7 @@ def test_the_entry_point_of_a_dispatcher_is_the_command_of_its_readme() -> None:
     assert " ".join(words) in DISPATCHER
 
 
-def test_an_executor_started_by_hand_says_what_is_missing() -> None:
+def test_an_executor_started_by_hand_names_the_missing_setting() -> None:
     env = {
         name: value
         for name, value in os.environ.items()
@@ -61,12 +61,12 @@ def test_an_executor_started_by_hand_says_what_is_missing() -> None:
 # -- celeryconfig.py of the root -------------------------------------------------------------------
 
 
-def test_celery_without_an_application_speaks_with_dispatchers_here(reader: Reader) -> None:
+def test_celery_without_an_application_reaches_dispatchers(reader: Reader) -> None:
     done = reader.run(["celery", "inspect", "ping", "--json"], cwd=ROOT)
     assert list(json.loads(done.stdout).values()) == [{"ok": "pong"}], done.stderr
 
 
-def test_a_worker_without_an_application_is_refused_here(reader: Reader) -> None:
+def test_a_worker_without_an_application_is_refused(reader: Reader) -> None:
     begun = time.monotonic()
     done = reader.run(["celery", "worker", "-Q", "gpu.t4.shared"], cwd=ROOT)
     assert done.returncode not in (0, None)
@@ -74,7 +74,7 @@ def test_a_worker_without_an_application_is_refused_here(reader: Reader) -> None
     assert time.monotonic() - begun < PATIENCE / 2
 
 
-def test_applications_are_not_configured_by_it(reader: Reader) -> None:
+def test_celeryconfig_does_not_configure_applications(reader: Reader) -> None:
     code = "from celery import Celery; from gpuqueue.celery import app\n"
     code += (
         "print(Celery('own').conf.worker_consumer, Celery('own').conf.task_queues,"

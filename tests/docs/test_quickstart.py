@@ -62,7 +62,7 @@ def test_each_command_of_see_what_happens_answers(reader: Reader) -> None:
             assert done.returncode == 0, (command, done.stdout, done.stderr)
             assert done.stdout.strip(), command
             if "why" in command:
-                assert "delayed" in done.stdout or "waits for a time" in done.stdout
+                assert "delayed" in done.stdout or "waiting for its time" in done.stdout
     another = reader.send(countdown=300)
     (cancel,) = [
         line

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import re
 
-from tests.docs.test_deployment_pages import PAGES as OPERATORS
-from tests.docs.test_deployment_pages import PARTLY
 from tests.support.pages import PAGES as EVERY_PAGE
 from tests.support.pages import Page
 
-#: test_deployment_pages.py checks the pages for operators of clusters, and that of the chart.
-PAGES = [
-    page
-    for page in EVERY_PAGE
-    if page not in [each.path for each in OPERATORS] and not page.startswith("charts/")
+#: Pages about production: their commands for the cluster are those of the manifests.
+PRODUCTION = [
+    "docs/GPU.md",
+    *(page for page in EVERY_PAGE if page.startswith("docs/operate/")),
 ]
+#: All pages with commands; test_deployment_pages.py checks the page of the chart.
+PAGES = [page for page in EVERY_PAGE if not page.startswith("charts/")]
 QUICKSTART = "docs/quickstart.md"
 #: The broker that the pages tell people to use.
 BROKER = "redis://localhost:6379/0"
 #: The first words of commands within sentences.
 PROGRAMS = (
     *("make", "gpuqueue", "celery", "python", "pip", "redis-server"),
-    *("export", "docker", "kubectl"),
+    *("export", "docker", "kubectl", "helm"),
 )
 
 
@@ -34,15 +33,15 @@ def commands(page: str) -> list[str]:
     """Each line of the page's shell blocks, and each code span of the form of a command."""
     text = re.sub(r"^```.*?^```", "", Page(page).text, flags=re.MULTILINE | re.DOTALL)
     typed = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    inline = [
+    return [each for each in typed + in_words(text) if each != "celery -A"]
+
+
+def in_words(text: str) -> list[str]:
+    """Each code span of the form of a command."""
+    return [
         each
         for each in re.findall(r"`([^`\n]+)`", text)
         if each.split()[0] in PROGRAMS and " " in each
-    ]
-    # test_deployment_pages.py checks how these pages deploy.
-    elsewhere = ("helm ", "kubectl ") if page in [each.path for each in PARTLY] else ()
-    return [
-        each for each in typed + inline if each != "celery -A" and not each.startswith(elsewhere)
     ]
 
 

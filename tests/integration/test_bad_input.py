@@ -1,5 +1,5 @@
-"""Whatever is wrong with a job, its caller gets a typed error that names field, value and fix; the
-dispatcher goes on.
+"""The caller of a wrong job gets a typed error that names field, value and fix; the dispatcher goes
+on.
 """
 
 from __future__ import annotations

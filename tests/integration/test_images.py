@@ -79,7 +79,7 @@ def prefix():
 def wait():
     time.sleep(60)
 """
-#: What Kubernetes lets everybody do who is somebody: ask what they may.
+#: What Kubernetes allows every authenticated user: reviews of access.
 EVERYBODY = {
     "apiGroups": ["authorization.k8s.io"],
     "resources": ["selfsubjectaccessreviews"],
@@ -177,9 +177,7 @@ def test_the_executor_speaks_with_redis_as_a_manifest_has_it(
     done = runner.run(
         **told, CELERY_BROKER_URL=redis.url, GPUQUEUE_POD="pod", GPUQUEUE_POD_UID="uid"
     )
-    assert done.returncode == EXIT_STALE, (
-        done.stderr
-    )  # it was heard, and told that nobody knows its job
+    assert done.returncode == EXIT_STALE, done.stderr  # it reached Redis, where its job is unknown
 
 
 def test_celery_keeps_time_in_it(runner: Image) -> None:
@@ -206,9 +204,7 @@ def test_an_application_is_put_on_it_by_the_lines_of_the_docs(runner: Image, hom
 
 
 def test_three_lines_make_an_image_of_ones_own_one_of_executors(home: Path) -> None:
-    """The recipe for images of one's own, its RUN carried out in an environment that has pip and
-    nothing else.
-    """
+    """The recipe for your own images: its RUN is carried out in an environment with pip alone."""
     readme = Page("docs/howto/build-an-executor-image.md")
     (wheel,) = [
         line

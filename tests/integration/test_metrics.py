@@ -202,7 +202,7 @@ def answer(endpoint: Endpoint) -> tuple[int, str]:
     try:
         return endpoint.ask("/readyz")
     except OSError:
-        return 0, "nobody answers"
+        return 0, "no answer"
 
 
 @pytest.mark.local_only("a port of this machine")

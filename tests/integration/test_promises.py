@@ -91,7 +91,7 @@ def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(
     if queue == GPU:
         stack.in_state(result.id, "ended")
         assert isinstance(shop.app.AsyncResult(result.id).result, OutOfStock), (
-            "nobody wrote over the application's own error"
+            "the application's error is kept"
         )
 
 

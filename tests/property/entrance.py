@@ -137,7 +137,7 @@ class Entrance:
             self.bounds.started(job, lines, self.model.rules)
             now_known = self.model.jobs[job.delivery]
             assert record["attempt"] == now_known.attempt
-            assert record["token"] not in self.tokens, "every attempt has a token of its own"
+            assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
             now_known.token = record["token"]
         self.granted += granted

@@ -190,7 +190,7 @@ class Schedule(RuleBasedStateMachine):
     def process_ends(self, number: int, again: bool, times: int) -> None:
         process = self.some_process(number)
         self.world.processes.remove(process)
-        for _ in range(times):  # 0: nobody saw it
+        for _ in range(times):  # 0: its end goes unseen
             self.world.release(
                 process.delivery,
                 process.attempt,
@@ -202,7 +202,7 @@ class Schedule(RuleBasedStateMachine):
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index, attempt=st.integers(1, 2))
     def another_process_ends(self, number: int, attempt: int) -> None:
-        """Its name is nobody's: it frees only a slot that nobody is known to use."""
+        """It belongs to no known attempt: it frees only a slot without a known instance."""
         job = self.some_job(number)
         if job.instance or job.state not in (JobState.LAUNCHING, JobState.RUNNING):
             self.world.release(job.delivery, attempt, "h:other:1", "INFRA", True)

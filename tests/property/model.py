@@ -90,7 +90,7 @@ class Model:
         return sorted(found, key=lambda job: job.place)
 
     def first(self, isolation: str) -> ModelJob | None:
-        """The first in line. A job whose isolation has no slots holds nobody up."""
+        """The first in line. A job whose isolation has no slots blocks no other."""
         line = self.waiting(isolation) if self.rules.slots(isolation) else []
         return line[0] if line else None
 
@@ -148,7 +148,7 @@ class Model:
         self.holders[job.delivery, job.attempt] = job.isolation
 
     def hand_over(self, job: ModelJob, reason: str) -> None:
-        """Somebody other than the executor has to write the result."""
+        """Another process than the executor has to write the result."""
         job.move(JobState.FINISHING)
         job.reason, job.token, job.finisher = reason, "", ""
 
@@ -178,9 +178,8 @@ class Bounds:
         ones first.
         """
         if job.isolation == EXCLUSIVE:
-            # Of one that was first until a job of better priority came, the count begins anew when
-            # that one has started: else both bounds could stand against each other, and nobody
-            # might start.
+            # A job may be first until one of better priority comes. When that one has started, the
+            # count of the former begins again: else both bounds could block each other.
             self.overtakers.clear()
             assert not waiting[EXCLUSIVE] or job.place < waiting[EXCLUSIVE][0].place
             self.streak = self.streak + 1 if waiting[SHARED] else 0

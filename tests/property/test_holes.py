@@ -272,7 +272,7 @@ def test_a_gate_closed_for_a_cancelled_job_is_open_again_for_the_next(queue: Que
     assert queue.line.cancel("t4", "e0") == "cancelled"
     assert queue.submit("e1", "exclusive") == [], "two shared jobs run"
     why = queue.reader.why(T4, "shut out")
-    assert why and why.reason == "NO_FREE_SLOT", "nobody has overtaken e1 yet"
+    assert why and why.reason == "NO_FREE_SLOT", "e1 is not overtaken yet"
 
 
 def test_a_later_shared_job_of_better_priority_counts_as_overtaking(
@@ -322,7 +322,7 @@ def test_a_cancelled_launch_whose_process_never_comes_is_freed_without_one(queue
 def test_releasing_an_unknown_job_admits_the_next_and_breaks_nothing(
     queue: Queue,
 ) -> None:
-    answer = queue.line.release(T4, Attempt("t4", "nobody", 1))
+    answer = queue.line.release(T4, Attempt("t4", "unknown", 1))
     assert (answer.freed, answer.state, answer.granted) == (False, "", [])
 
 

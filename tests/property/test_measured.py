@@ -26,7 +26,7 @@ INFRA = End(EndReason.INFRA, "the node is gone")
 
 @dataclass
 class Queue:
-    """One class with a clock of its own."""
+    """One class with a clock that tests set."""
 
     client: redis.Redis
     now: float = 1000.0

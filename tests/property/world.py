@@ -1,4 +1,4 @@
-"""The real store beside the model: every verb is called on both, and what they answer is compared."""
+"""The real store beside the model: every verb is called on both, and their answers are compared."""
 
 from __future__ import annotations
 

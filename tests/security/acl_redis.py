@@ -131,7 +131,8 @@ class AclRedis:
 
     def url(self, user: str, *, password: str | None = None, db: int = 0) -> str:
         """The address for a user."""
-        return f"redis://gpuqueue-{user}:{password or self.passwords[user]}@{HOST}:{self._gates[user].port}/{db}"
+        password = password or self.passwords[user]
+        return f"redis://gpuqueue-{user}:{password}@{HOST}:{self._gates[user].port}/{db}"
 
     def as_user(self, user: str) -> redis.Redis:
         """A client of a user."""

@@ -1,5 +1,5 @@
-"""An application's client in a process of its own: another user, other certificates, other keys
-than the test's process.
+"""An application's client in a separate process: another user, other certificates and other keys
+than the process of the test.
 """
 
 from __future__ import annotations

@@ -61,10 +61,15 @@ gone.get(timeout=40)
 gone.forget()
 ledger.gpu_quiet.delay("quiet")
 lists = group(ledger.add.s(1, 1), group(ledger.gpu_add.s(1, 1), ledger.add.s(2, 2)))
-no_image = {"link_error": [ledger.old_errback.s("no image")], **gpu("t4", isolation="shared", image="No/Such::image")}
+no_image = {
+    "link_error": [ledger.old_errback.s("no image")],
+    **gpu("t4", isolation="shared", image="No/Such::image"),
+}
 results = [
     ledger.gpu_double.delay(21),
-    ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("old"), ledger.new_errback.s("new")]),
+    ledger.gpu_fail.apply_async(
+        ("no",), link_error=[ledger.old_errback.s("old"), ledger.new_errback.s("new")]
+    ),
     ledger.gpu_retry.delay(),
     chain(ledger.gpu_double.s(1), ledger.add.s(2), ledger.gpu_double.s())(),
     chain(ledger.add.s(1, 2), ledger.gpu_double.s(), ledger.add.s(4))(),
@@ -90,7 +95,7 @@ answer = [outcome(each) for each in results]
 
 
 def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:
-    """Move a message where it would be if whoever took it had died long ago."""
+    """Move a message where it would be if its consumer had died long ago."""
     raw = admin.rpop(queue)
     assert isinstance(raw, str)
     message = json.loads(raw)
@@ -131,7 +136,8 @@ alone.revoke(terminate=True)
 late = ledger.gpu_double.apply_async((1,), task_id=coming)
 late_stamped = ledger.gpu_double.s(1)
 late_stamped.stamp(customer="42")
-answer = [progress, *(outcome(each) for each in (waiting, stamped, whole, alone, late, late_stamped.apply_async()))]
+sent = waiting, stamped, whole, alone, late, late_stamped.apply_async()
+answer = [progress, *map(outcome, sent)]
 """)
     return found
 

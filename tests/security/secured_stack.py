@@ -1,4 +1,4 @@
-"""All who take part, each with an address of its own: dispatcher, executors, the application's
+"""A stack whose processes each have their own Redis URL: dispatcher, executors, the application's
 worker and client, Flower.
 """
 
@@ -32,8 +32,8 @@ class SecuredStack:
     Args:
         folder: for logs, and for what the application's tasks tell.
         urls: who → the address told to it; one name, ``all``, stands for those not named.
-        cluster: whether executors are pods, which read a Secret of their own; else they have their
-            dispatcher's environment.
+        cluster: whether executors are pods, which read their own Secret; else they inherit the
+            environment of their dispatcher.
         dispatcher: more settings of dispatchers.
         application: more environment of the application, wherever it runs.
     """
@@ -88,7 +88,7 @@ class SecuredStack:
         self._stack.close()
 
     def url(self, who: str) -> str:
-        """The address that somebody is told."""
+        """The Redis URL of a process."""
         return self._urls.get(who) or self._urls["all"]
 
     def _in_cluster(self) -> dict[str, str]:

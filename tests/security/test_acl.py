@@ -1,6 +1,4 @@
-"""Redis' users: each can do all that it must, nothing that it needs not, and is told which setting
-is wrong when it cannot.
-"""
+"""The users of Redis: each can do all that it must and nothing else; errors name the setting."""
 
 from __future__ import annotations
 
@@ -379,13 +377,13 @@ def ended(stack: SecuredStack) -> tuple[int | None, str]:
                 " name another user"
             ),
         ),
-        ("nobody", "; correct the user and the password in CELERY_BROKER_URL"),
+        ("unknown", "; correct the user and the password in CELERY_BROKER_URL"),
     ],
 )
 def test_a_dispatcher_without_its_rights_ends_and_names_setting_and_fix(
     acl_redis: AclRedis, tmp_path: Path, user: str, words: str
 ) -> None:
-    url = acl_redis.url("client", password="guessed") if user == "nobody" else acl_redis.url(user)
+    url = acl_redis.url("client", password="guessed") if user == "unknown" else acl_redis.url(user)
     with SecuredStack(tmp_path, {"all": url}) as stack:
         status, text = ended(stack)
         doctor = stack.command("doctor")

@@ -1,6 +1,4 @@
-"""The gate of the tests itself: it forwards both ways, gives an address of its own, ends TLS, and
-lets go.
-"""
+"""The gate of the tests: it forwards both ways, has a source address, ends TLS, and closes."""
 
 from __future__ import annotations
 

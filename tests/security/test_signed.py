@@ -1,5 +1,5 @@
-"""Messages signed by Celery's serializer ``auth``: they go through GPU queues unchanged, and nobody
-else's code runs.
+"""Messages signed by Celery's serializer ``auth``: they pass GPU queues unchanged, and only trusted
+code runs.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(
     assert (
         "content_type='application/json' is not signed; sign it" in meta["result"]["exc_message"][0]
     )
-    # The next good job ends after whatever the refused one could have started.
+    # The next good job ends after anything that the refused one could have started.
     assert found.client.do("answer = ledger.gpu_double.delay(1).get(timeout=40)") == 2
     assert not list(found.stack.folder.glob(f"{key}*"))
 
@@ -244,8 +244,9 @@ def test_everything_of_celery_works_for_an_application_that_signs(
     found.stack.worker()
     key = uuid.uuid4().hex
     assert found.client.do(f"""
-fail = ledger.gpu_fail.apply_async(("no",), link_error=[ledger.old_errback.s("{key}"), ledger.new_errback.s("{key}")])
-die = ledger.gpu_die.apply_async(link_error=[ledger.old_errback.s("{key}-died"), ledger.new_errback.s("{key}-died")])
+old, new = ledger.old_errback.s, ledger.new_errback.s
+fail = ledger.gpu_fail.apply_async(("no",), link_error=[old("{key}"), new("{key}")])
+die = ledger.gpu_die.apply_async(link_error=[old("{key}-died"), new("{key}-died")])
 results = [
     fail,
     ledger.gpu_retry.delay(),
@@ -302,7 +303,7 @@ seen.append(outcome(waiting))
 running.revoke(terminate=True)
 answer = [*seen, outcome(running)]
 """) == ["t4", "PROGRESS", {"done": 1}, "TaskRevokedError", "TaskRevokedError"]
-    # A dispatcher has no key to sign an answer with, and gives none: whoever asks takes no other.
+    # A dispatcher has no key to sign an answer with, and gives none: the caller takes no other.
     assert found.client.do("answer = ledger.app.control.inspect(timeout=1).ping()") is None
 
 
@@ -411,8 +412,10 @@ def container(text):
         record = Reader(found.redis).find(job, ["t4"])
         assert record is not None and record["reason"] == "SUCCEEDED"
         failed = found.client.do("""
-bad = gpuqueue.run("shop:1", ["sh", "-c", "exit 3"], app=ledger.app).set(**gpuqueue.gpu("t4", isolation="shared"))
-answer = outcome(bad.apply_async(link_error=[ledger.old_errback.s("container").set(queue="gpu.t4.shared")]))
+bad = gpuqueue.run("shop:1", ["sh", "-c", "exit 3"], app=ledger.app)
+bad.set(**gpuqueue.gpu("t4", isolation="shared"))
+errback = ledger.old_errback.s("container").set(queue="gpu.t4.shared")
+answer = outcome(bad.apply_async(link_error=[errback]))
 """)
         assert failed == "ContainerFailed"
         assert found.stack.told("container")[0][0] == "old"

@@ -181,7 +181,10 @@ def test_jobs_run_end_to_end_over_tls_and_no_password_is_in_any_log(
 ) -> None:
     acl_redis, port = acl_redis_over_tls
     me = authority.issue("client")
-    query = f"ssl_cert_reqs=required&ssl_ca_certs={authority.pem}&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
+    query = (
+        f"ssl_cert_reqs=required&ssl_ca_certs={authority.pem}"
+        f"&ssl_certfile={me.certificate}&ssl_keyfile={me.key}"
+    )
     urls = {
         user: f"rediss://gpuqueue-{user}:{acl_redis.passwords[user]}@{HOST}:{port}/0?{query}"
         for user in USERS

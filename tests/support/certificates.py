@@ -1,4 +1,4 @@
-"""Certificates made at test time: an authority, what it vouches for, and keys that sign messages."""
+"""Certificates made for tests: an authority, its certificates, and keys that sign messages."""
 
 from __future__ import annotations
 

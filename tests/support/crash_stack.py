@@ -88,7 +88,7 @@ class CrashStack(Stack):
         return list(self.reader.all_records("t4"))
 
     def is_idle(self) -> bool:
-        """No slot held, nobody in line, nothing half-done, every job ended and its message gone."""
+        """No slot held, no job in line, nothing half-done, every job ended and its message gone."""
         todo = self.reader.todo("t4", time.time() + 3600)
         return (
             not self.holders()

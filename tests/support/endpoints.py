@@ -45,7 +45,7 @@ class Endpoint:
             return refused.code, refused.read().decode()
 
     def ready(self) -> bool:
-        """Whether it says that it is ready; not while nobody answers."""
+        """Whether it answers that it is ready; False without an answer."""
         try:
             return self.ask("/readyz")[0] == 200
         except OSError:

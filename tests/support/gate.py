@@ -1,6 +1,4 @@
-"""A TCP gate before a server: it gives whoever comes through an address of its own, and may end
-TLS.
-"""
+"""A TCP gate before a server: it gives its clients one source address, and may end TLS."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ class Gate:
     """Forwards connections to a port of this machine; a context manager.
 
     ``source`` is the address that the server sees, ``context`` ends TLS here (the embedded Redis
-    has none of its own).
+    has no TLS).
     """
 
     def __init__(

@@ -23,17 +23,21 @@ from tests.support.dockerfiles import ROOT, Dockerfile, Stage, context
 VENV = "/opt/venv"
 #: What changes the base's system, and is left out: this machine's stays as it is.
 SYSTEM = re.compile(r"apt-get|useradd|install -d ")
-#: Read by every Python of the image: whatever would be written to a file is refused, as on a
-#: read-only root file system.
+#: Read by every Python of the image: each write to a file is refused, as on a read-only root file
+#: system.
 READ_ONLY = """
 import errno, os, sys
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate", "tempfile.mkstemp", "tempfile.mkdtemp"}
+CHANGES = {
+    "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate",
+    "tempfile.mkstemp", "tempfile.mkdtemp",
+}
 def refuse(event, args):
     if event == "open":
         name, mode, flags = args
         written = isinstance(flags, int) and flags & WRITES
-        if written and not isinstance(name, int) and not os.fsdecode(name).startswith(("/dev/", "/proc/")):
+        device = isinstance(name, int) or os.fsdecode(name).startswith(("/dev/", "/proc/"))
+        if written and not device:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(name))
     elif event in CHANGES:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(args[0]))
@@ -106,7 +110,7 @@ class Image:
             )
 
     def command(self, words: tuple[str, ...]) -> list[str]:
-        """Words for this machine: its CMD if there are none, as its USER where we may become that."""
+        """The command for this machine: ``words`` or its CMD, as its USER if possible."""
         said = list(words or self.dockerfile.final.last("CMD").words)
         return as_user(self.dockerfile.final.last("USER").text) + said
 
@@ -207,7 +211,7 @@ def _install(stage: Stage, source: Path, image: Image, env: Mapping[str, str]) -
 
 
 def as_user(number: str) -> list[str]:
-    """Words that run what follows as a user; none where we are nobody who could."""
+    """A command prefix that runs a command as a user; empty if we cannot change user."""
     if os.geteuid() != 0:
         return []
     # An interpreter that lies in root's home must be read, and may be: reading is all that is left

@@ -41,7 +41,7 @@ class LocalLaunching:
 
 
 class ClusterLaunching:
-    """Dispatchers make Jobs in a cluster of their own."""
+    """Dispatchers make Jobs in their own cluster."""
 
     kind = KUBERNETES
 

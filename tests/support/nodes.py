@@ -30,9 +30,7 @@ START, STOP = 30.0, 8.0
 
 
 class ProcessContainer(CeleryWorkerContainer):
-    """What pytest-celery calls of a container, over a process in a session of its own that logs to
-    a file.
-    """
+    """What pytest-celery calls of a container, for a process in a new session with a log file."""
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], directory: Path) -> None:
         self._name, self.argv, self.environment, self._directory = name, command, env, directory
@@ -85,7 +83,7 @@ class ProcessContainer(CeleryWorkerContainer):
             return log.read().decode(errors="replace")
 
     def reload(self) -> None:
-        """Nothing to fetch anew: there is no daemon between us and the process."""
+        """Nothing to fetch: there is no daemon between us and the process."""
 
     def ready(self) -> bool:
         until(
@@ -167,7 +165,7 @@ class RedisProcess(RedisContainer):
         return (self.server.directory / "redis.log").read_text(errors="replace")
 
     def reload(self) -> None:
-        """Nothing to fetch anew."""
+        """Nothing to fetch."""
 
     def ready(self) -> bool:
         return self.status == "running"

@@ -145,7 +145,7 @@ class Stack:
     def told(self, key: str, timeout: float = PATIENCE) -> Any:
         """Wait for the next thing that tasks tell under a key."""
         found = self.client.blpop([f"told:{key}"], timeout=timeout)
-        assert found is not None, f"nobody told {key} within {timeout} s"
+        assert found is not None, f"no task reported under {key} within {timeout} s"
         return json.loads(found[1])
 
     def told_so_far(self, key: str) -> list[Any]:
@@ -176,7 +176,7 @@ class Stack:
         return [attempt.delivery for attempt, _ in self.reader.holders("t4")]
 
     def idle(self) -> None:
-        """Wait until nobody holds a slot."""
+        """Wait until no job holds a slot."""
         until(
             lambda: not self.holders(), PATIENCE, "all slots are free", lambda: str(self.holders())
         )

@@ -8,7 +8,7 @@ Needs nothing of the tests.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 from gpuqueue.dispatcher.assemble import executor_environment
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
@@ -29,8 +29,9 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import keys
 
 _RECORD: Any = {
-    "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train", "gpu_class": "t4", "isolation": "shared", "attempt": 2,
-    "token": "secret", "retries": 1, "nesting": 1, "tenant": "vision", "time_limit": 60.0, "image": "shop:1",
+    "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train",
+    "gpu_class": "t4", "isolation": "shared", "attempt": 2, "token": "secret",
+    "retries": 1, "nesting": 1, "tenant": "vision", "time_limit": 60.0, "image": "shop:1",
 }  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def contract() -> dict[str, Any]:
         },
         "keys of a class": {name: text.partition(":")[0] for name, text in keys.NAMES.items()},
         "fields of a record": {
-            name: kind.__forward_arg__ for name, kind in Record.__annotations__.items()
+            name: kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+            for name, kind in get_type_hints(Record).items()
         },
         "states": {str(state): state.name for state in JobState},
         "ends": {str(reason): reason.name for reason in EndReason},

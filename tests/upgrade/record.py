@@ -123,7 +123,7 @@ def record(stack: Recorder) -> Kept:
     stack.send("delayed by eta", "tell_of", "eta", 1, countdown=8)
     stack.until("delayed by eta", "delayed")
     lining.kill()
-    # To be finished: one that nobody has taken up, one whose finisher died.
+    # To be finished: one that is not taken up yet, one whose finisher died.
     stack.cancel(stack.jobs["cancelled"])
     stack.cancel(stack.jobs["running, to be stopped"])
     refusing = stack.start("refusing", "gpuqueue.store.line:Line.finish_claim:after")

@@ -58,7 +58,7 @@ class Versions(CrashStack):
         return node
 
     def ready(self, node: WorkerNode) -> None:
-        """Wait until it is ready: by its own word, or, of the version that gives none, by its log."""
+        """Wait until it is ready: by its endpoint, or by its log in the version without one."""
         if node.container.environment["PYTHONPATH"] == self._path(NEW):
             until(lambda: probe(node, "/readyz")[0] == 200, PATIENCE, f"{node.name()} is ready")
         else:

@@ -1,9 +1,9 @@
 """What keeps the layout: names stay what they are, new ones come beside them, and every version
 carries what it does not know.
 
-Dispatchers, executors (which carry scripts of their own, in application images) and command lines
-of several versions work on one state at once. Where a change cannot keep to this,
-``gpuqueue.store.keys.VERSION`` is raised: see docs/operate/upgrades.md.
+Dispatchers, executors (whose images carry their own scripts) and command lines of several versions
+work on one state at once. Where a change cannot keep to this, ``gpuqueue.store.keys.VERSION`` is
+raised: see docs/operate/upgrades.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.upgrade.later_fields import walk
 
 HERE = Path(__file__).parent
 CONTRACTS = sorted(HERE.glob("contract-*.json"))
-#: The layout of those contracts. Whoever raises VERSION records a contract of the new layout, and
-#: drops these.
+#: The layout of those contracts. If you raise VERSION, record a contract of the new layout and drop
+#: these.
 OF_LAYOUT = 1
 
 

@@ -1,4 +1,4 @@
-"""The layout of the state: who marks it, and that nobody works beside a state of another layout."""
+"""The layout of the state: who marks it, and that no process works on a state of another layout."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_an_executor_of_another_layout_reports_it_and_claims_nothing(
     for same in ({"GPUQUEUE_LAYOUT": "1"}, {}):  # a dispatcher of before the mark says nothing
         assert (
             told(server.url, "gpuqueue.executor", **same, **attempt).returncode == 76
-        )  # it is nobody's attempt
+        )  # no such attempt is known
 
 
 # -- the day the layout changes --------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""A dispatcher that is told to stop is gone within its pod's grace period, whatever it waits for;
-what it had begun goes on.
+"""A dispatcher leaves within the grace period of its pod, whether or not its peers answer; the jobs
+that it had begun go on.
 """
 
 from __future__ import annotations

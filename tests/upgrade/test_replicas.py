@@ -39,11 +39,11 @@ def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Ver
         assert leading(cluster, left) is not leader
         assert (
             time.monotonic() - begun < 2.0
-        )  # it has resigned: nobody waits for its lease to run out
+        )  # it has resigned: no dispatcher waits for its lease to expire
         leave(left[0])  # all but one
         until(lambda: len(stream.sent) > 15, PATIENCE, "jobs that one alone takes")
         leave(left[1])  # none: messages wait in the broker, jobs in line, and what runs goes on
-        until(lambda: cluster.client.llen(SHARED), PATIENCE, "messages that nobody takes")
+        until(lambda: cluster.client.llen(SHARED), PATIENCE, "untaken messages")
         replicas(cluster, "d", "e")
         until(lambda: not cluster.client.llen(SHARED), PATIENCE, "they are taken")
     stream.check()
@@ -60,8 +60,7 @@ def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
         (other,) = [node for node in nodes if node is not leader]
         leave(other)
         until(lambda: len(stream.sent) > 20, PATIENCE, "some more jobs")
-    # What Celery's transport had in hand at that very moment is nobody's to keep: that is said in
-    # the docs.
+    # No dispatcher can keep what Celery's transport had in hand at that moment: see the docs.
     leave(fresh[0])
     cluster.send_again_what_the_transport_lost()
     replicas(cluster, "d")

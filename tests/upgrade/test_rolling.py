@@ -107,5 +107,6 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
     assert ("accepted:shared" in counts) == (old == "executors")
     assert ("ended:shared:SUCCEEDED" in counts) == (old == "dispatchers")
     assert sorted(note for note in cluster.noted() if not note.startswith("holding")) == [
-        "errback ExecutorDied", "errback TimeLimitExceeded", "errback ValueError", "failed", "ran 1", "try 0 of 2", "try 1 of 2",
+        "errback ExecutorDied", "errback TimeLimitExceeded", "errback ValueError",
+        "failed", "ran 1", "try 0 of 2", "try 1 of 2",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpuqueue.cli.view import render
-from gpuqueue.cli.view.state import State, gpu_class, job, open_state, since
+from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
 from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.record import Record
@@ -25,19 +25,6 @@ _FACTS = {
 }
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
 _FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
-_MOMENTS = (
-    *(
-        "created",
-        "eta",
-        "expires",
-        "admitted",
-        "launched",
-        "scheduled",
-        "container_started",
-        "started",
-    ),
-    *("container_finished", "released", "ended"),
-)
 
 
 @click.command()
@@ -155,7 +142,7 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     for key, name in _FACTS.items():
         if found.get(key) not in (None, ""):
             out.print(f"{name}: {escape(_fact(key, found[key]))}")
-    for key in _MOMENTS:
+    for key in MOMENTS:
         if found.get(key):
             when = render.ago(found[key], now)
             out.print(f"{key}: {when if when.startswith('in ') else f'{when} ago'}")

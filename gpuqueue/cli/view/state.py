@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store import layout
 from gpuqueue.store.client import Redis, check, connect
@@ -21,45 +21,8 @@ ALIVE = 15.0
 TIMEOUT = 5.0
 #: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps.
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
-_SHOWN = (
-    "id",
-    "delivery",
-    "name",
-    "task",
-    "gpu_class",
-    "isolation",
-    "tenant",
-    "priority",
-    "state",
-    "attempt",
-    "device",
-    "worker",
-    "image",
-    "node",
-    "pod",
-    "wait",
-    "detail",
-    "avoid",
-    "exit_code",
-    "container_reason",
-    "gpu",
-    "gpu_memory_peak",
-    "gpu_memory_own",
-    "gpu_error",
-)
-_TIMES = (
-    *(
-        "created",
-        "eta",
-        "expires",
-        "admitted",
-        "launched",
-        "scheduled",
-        "container_started",
-        "started",
-    ),
-    *("container_finished", "released", "ended"),
-)
+#: The times of a job that commands show, in the order in which they come.
+MOMENTS = tuple(name for name in fields_with(Use.SHOWN) if FIELDS[name].kind is float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +89,7 @@ def job(record: Record) -> dict[str, Any]:
     """Return the visible fields of a job. Times are Unix seconds; unknown fields are left out."""
     found: dict[str, Any] = dict(record)
     found["name"] = found.get("name") or found.get("task", "")
-    return {key: found[key] for key in (*_SHOWN, *_TIMES) if key in found}
+    return {key: found[key] for key in fields_with(Use.SHOWN) if key in found}
 
 
 def since(record: Record) -> float | None:

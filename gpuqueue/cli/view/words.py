@@ -38,7 +38,7 @@ WAITS: dict[str, str] = {
 }
 
 ENDS: dict[str, str] = {
-    EndReason.SUCCEEDED: "the task returned",
+    EndReason.SUCCEEDED: "the task returned, or the container exited with 0",
     EndReason.ERROR: "the task raised, or its executor died",
     EndReason.RETRIED: "the task asked for a retry",
     EndReason.IGNORED: "the task raised Ignore or Reject: there is no result",
@@ -58,7 +58,7 @@ ENDS: dict[str, str] = {
     ),
     EndReason.CANCELLED: "it was cancelled",
     EndReason.EXPIRED: "it waited longer than its `expires`",
-    EndReason.REJECTED: "no class can ever run it",
+    EndReason.REJECTED: "no class can ever run it, or its message is malformed or not trusted",
 }
 
 STATES = {

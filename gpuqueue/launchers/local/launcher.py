@@ -25,15 +25,20 @@ from gpuqueue.launchers.local.process import (
     is_orphan,
     is_running,
     leads_session,
-    parse_record,
     pid_of,
-    record_variables,
     send_signal,
     spawn,
 )
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End, explain
+from gpuqueue.model.executor_env import (
+    FINISHER,
+    INSTANCE,
+    VARIABLES,
+    parse_record,
+    record_variables,
+)
 from gpuqueue.model.record import Record
 
 
@@ -88,7 +93,7 @@ class LocalLauncher:
     def start(self, record: Record) -> str:
         """Start an attempt: see :class:`gpuqueue.launchers.base.Launcher`."""
         nonce = f"{self._host}:{secrets.token_hex(8)}"
-        process = self._spawn(record, {"GPUQUEUE_INSTANCE": nonce, **self._gpu(record)})
+        process = self._spawn(record, {INSTANCE: nonce, **self._gpu(record)})
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
         self._watch_exit(RunningAttempt(Attempt.of(record), instance), process.pid)
@@ -124,11 +129,11 @@ class LocalLauncher:
         for pid in psutil.pids():
             env = environment(pid)
             # Children of a task inherit its environment, but only the executor leads its session.
-            if "GPUQUEUE_TOKEN" not in env or "GPUQUEUE_FINISHER" in env or not leads_session(pid):
+            if VARIABLES["token"] not in env or FINISHER in env or not leads_session(pid):
                 continue
             if env.get("GPUQUEUE_REDIS_URL") == self._settings["GPUQUEUE_REDIS_URL"]:
                 with contextlib.suppress(KeyError, ValueError):
-                    instance = f"{env['GPUQUEUE_INSTANCE']}:{pid}"
+                    instance = f"{env[INSTANCE]}:{pid}"
                     found.append(LiveAttempt.of(parse_record(env), instance))
         return found
 
@@ -154,7 +159,7 @@ class LocalLauncher:
 
         Returns its exit status, or None after the timeout.
         """
-        process = self._spawn(record, {"GPUQUEUE_FINISHER": finisher, "CUDA_VISIBLE_DEVICES": ""})
+        process = self._spawn(record, {FINISHER: finisher, "CUDA_VISIBLE_DEVICES": ""})
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):

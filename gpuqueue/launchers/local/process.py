@@ -18,58 +18,12 @@ from typing import Any
 
 import psutil
 
-from gpuqueue.model.record import Record
-
-_PREFIX = "GPUQUEUE_"
-#: Record fields in the environment, in addition to job ID and token.
-_FIELDS = (
-    "delivery",
-    "gpu_class",
-    "isolation",
-    "attempt",
-    "device",
-    "time_limit",
-    "task",
-    "tenant",
-    "retries",
-    "nesting",
-)
-_NUMBERS = {"attempt": int, "device": int, "time_limit": float, "retries": int, "nesting": int}
-#: Variables of an attempt. A dispatcher that runs within a job must not pass on its own.
-_OF_AN_ATTEMPT = {_PREFIX + name.upper() for name in _FIELDS} | {
-    "GPUQUEUE_JOB_ID",
-    "GPUQUEUE_TOKEN",
-    "GPUQUEUE_INSTANCE",
-    "GPUQUEUE_FINISHER",
-    "GPUQUEUE_POD",
-    "GPUQUEUE_POD_UID",
-    "GPUQUEUE_NODE",
-}
-
-
-def record_variables(record: Record) -> dict[str, str]:
-    """Return the environment variables that describe an attempt."""
-    fields = {_PREFIX + name.upper(): str(record[name]) for name in _FIELDS if name in record}  # type: ignore[literal-required]
-    return {
-        **fields,
-        "GPUQUEUE_JOB_ID": record["id"],
-        "GPUQUEUE_TOKEN": record.get("token", ""),
-    }
-
-
-def parse_record(env: Mapping[str, str]) -> Record:
-    """Parse the record from the environment of an executor. Raises KeyError or ValueError."""
-    record: Any = {
-        name: env[_PREFIX + name.upper()] for name in _FIELDS if _PREFIX + name.upper() in env
-    }
-    record |= {name: convert(record[name]) for name, convert in _NUMBERS.items() if name in record}
-    record |= {"id": env["GPUQUEUE_JOB_ID"], "token": env["GPUQUEUE_TOKEN"]}
-    return record  # type: ignore[no-any-return]
+from gpuqueue.model.executor_env import INSTANCE, OF_ATTEMPT
 
 
 def spawn(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a process in its own session, with these variables in addition to ours."""
-    inherited = {key: value for key, value in os.environ.items() if key not in _OF_AN_ATTEMPT}
+    inherited = {key: value for key, value in os.environ.items() if key not in OF_ATTEMPT}
     return subprocess.Popen(
         command,
         env={**inherited, **variables, "GPUQUEUE_STARTER": str(os.getpid())},
@@ -99,7 +53,7 @@ def pid_of(instance: str) -> int:
 
 def is_running(instance: str) -> bool:
     """Whether the process of an instance of this host still runs."""
-    return environment(pid_of(instance)).get("GPUQUEUE_INSTANCE") == instance.rpartition(":")[0]
+    return environment(pid_of(instance)).get(INSTANCE) == instance.rpartition(":")[0]
 
 
 def send_signal(pid: int, name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.checks.cluster import cluster as look
 from gpuqueue.cli.checks.nodes import slots
-from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.settings.dispatcher import load
 from tests.doubles.kubernetes import Cluster, Image
@@ -40,6 +40,19 @@ def node(
     return msgspec.convert(body, Node)
 
 
+TAINTED, ZONE = [node("a", "8", taints=[TAINT])], {"zone": "x"}
+
+
+def shared(replicas: int) -> dict[str, str]:
+    """Labels of a node whose two GPUs are shared by time-slicing."""
+    return {"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": str(replicas)}
+
+
+def tolerating(**toleration: str) -> dict[str, Any]:
+    """The pod fields of one toleration."""
+    return {"tolerations": [toleration]}
+
+
 @pytest.mark.parametrize(
     ("nodes", "pod", "level", "said"),
     [
@@ -49,22 +62,26 @@ def node(
         ([node("a", "0"), node("b", None)], {}, Level.FAIL, "on no node"),
         ([node("a", "8", ready="False")], {}, Level.FAIL, "not counted: a (not ready)"),
         ([node("a"), node("b", unschedulable=True)], {}, Level.WARN, "not counted: b (cordoned)"),
-        ([node("a", "8", taints=[TAINT])], {}, Level.FAIL, "not counted: a (taint pool=gpu:NoSchedule)"),
+        (TAINTED, {}, Level.FAIL, "not counted: a (taint pool=gpu:NoSchedule)"),
         ([node("a", "8", taints=[{**TAINT, "effect": "PreferNoSchedule"}])], {}, Level.OK, "on a"),
-        ([node("a", "8", taints=[TAINT])], {"tolerations": [{**TAINT, "operator": "Equal"}]}, Level.OK, "on a"),
-        ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "value": "other"}]}, Level.FAIL, "on no node"),
-        ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "operator": "Exists"}]}, Level.OK, "on a"),
-        ([node("a", "8", taints=[TAINT])], {"tolerations": [{"operator": "Exists"}]}, Level.OK, "on a"),
-        ([node("a", "8", taints=[TAINT])], {"tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoExecute"}]},
-         Level.FAIL, "on no node"),
+        (TAINTED, tolerating(**TAINT, operator="Equal"), Level.OK, "on a"),
+        (TAINTED, tolerating(key="pool", value="other"), Level.FAIL, "on no node"),
+        (TAINTED, tolerating(key="pool", operator="Exists"), Level.OK, "on a"),
+        (TAINTED, tolerating(operator="Exists"), Level.OK, "on a"),
+        (
+            TAINTED,
+            tolerating(key="pool", operator="Exists", effect="NoExecute"),
+            Level.FAIL,
+            "on no node",
+        ),
         ([node("a", "8", ready="False")], {}, Level.FAIL, "; repair or uncordon a node"),
-        ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "4"})], {}, Level.OK, "on a (2 × 4)"),
-        ([node("a", "8", labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "9"})], {}, Level.OK, "on a (8)"),
+        ([node("a", "8", labels=shared(4))], {}, Level.OK, "on a (2 × 4)"),
+        ([node("a", "8", labels=shared(9))], {}, Level.OK, "on a (8)"),
         ([node(f"n{number}", "1") for number in range(14)], {}, Level.OK, "n11 (1) and 2 more"),
-        ([node("a", "8", labels={"zone": "x"}), node("b")], {"nodeSelector": {"zone": "x"}}, Level.OK, "on a"),
-        ([node("a", "8")], {"nodeSelector": {"zone": "x"}}, Level.FAIL, "on nodes with zone=x"),
+        ([node("a", "8", labels=ZONE), node("b")], {"nodeSelector": ZONE}, Level.OK, "on a"),
+        ([node("a", "8")], {"nodeSelector": ZONE}, Level.FAIL, "on nodes with zone=x"),
     ],
-)  # fmt: skip
+)
 def test_slots_are_compared_with_the_nodes_that_pods_may_go_to(
     nodes: list[Node], pod: dict[str, Any], level: Level, said: str
 ) -> None:

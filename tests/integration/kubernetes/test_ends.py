@@ -167,7 +167,9 @@ def test_an_image_that_cannot_be_had_ends_the_job(
 
 def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images: ClusterStack) -> None:
     stack = stack_of_few_images
-    with pytest.raises(InvalidJob, match=r"gpu\.image='other:1' may not be named.*GPU_IMAGE_ALLOW"):
+    with pytest.raises(
+        InvalidJob, match=r"gpu\.image='other:1' is not an allowed image.*GPU_IMAGE_ALLOW"
+    ):
         stack.shop.add.apply_async((1, 1), **gpu("t4", image="other:1")).get(PATIENCE)
 
 

@@ -161,7 +161,7 @@ def test_jobs_end_and_start_again_when_the_api_server_comes_back(
     assert result.get(PATIENCE) == key, "an executor needs no API server"
     waiting = shop.add.apply_async((1, 1), queue=ALONE)
     until(lambda: quick.record(waiting.id), PATIENCE, "it is accepted")
-    assert quick.holders() == [result.id], "its slot stays taken while nobody can see its pod"
+    assert quick.holders() == [result.id], "its slot stays taken while its pod is out of sight"
     quick.cluster.faults.front_up()
     assert waiting.get(PATIENCE) == 2
 

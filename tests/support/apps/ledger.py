@@ -121,7 +121,7 @@ def gpu_slow():
 
 @app.task
 def gpu_join(count):
-    """Sends tasks of its own, and waits for them."""
+    """Sends other tasks, and waits for them."""
     with allow_join_result():
         result = group(add.s(each, each) for each in range(count)).apply_async()
         result.save()

@@ -1,4 +1,4 @@
-"""Errors of the shop, in a module of their own: an application is rarely one file."""
+"""Errors of the shop, in a separate module: an application is rarely one file."""
 
 
 class OutOfStock(Exception):

@@ -63,7 +63,7 @@ def test_help_names_every_command_and_imports_none() -> None:
 
 
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["whatever"]) == 2
+    assert main(["unknown"]) == 2
     assert "No such command" in capsys.readouterr().err
 
 

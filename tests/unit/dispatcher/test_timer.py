@@ -1,4 +1,4 @@
-"""What is put off is done in its time, once, and one that fails keeps nobody back."""
+"""Deferred calls run on time and once, and a failing one delays no other."""
 
 from __future__ import annotations
 

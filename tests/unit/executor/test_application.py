@@ -1,4 +1,4 @@
-"""An application that cannot be imported, and a process that is told to stop while it imports one."""
+"""An application that cannot be imported, and a process that is stopped while it imports one."""
 
 from __future__ import annotations
 

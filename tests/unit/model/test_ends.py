@@ -8,7 +8,7 @@ from gpuqueue.model.ends import explain
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 
 ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
-    "an end that nobody saw is the infrastructure's": (
+    "an unseen end is the fault of the infrastructure": (
         None,
         EndReason.INFRA,
         True,

@@ -16,7 +16,7 @@ AMOUNTS = {
     "bytes as text": ("1024", 1024),
     "GiB": ("9GiB", 9 * 2**30),
     "GB": ("16GB", 16 * 10**9),
-    "Kubernetes' Mi": ("512Mi", 512 * 2**20),
+    "Mi, as Kubernetes writes it": ("512Mi", 512 * 2**20),
     "a fraction": ("1.5G", 1_500_000_000),
     "small letters and spaces": (" 2 gib ", 2 * 2**30),
     "plain B": ("7B", 7),

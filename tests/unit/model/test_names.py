@@ -21,7 +21,7 @@ QUEUES = {
     "a class without sharing": ("gpu.a100", QueueName("a100", None)),
     "the chosen class": ("gpu.auto", QueueName("auto", None)),
     "the chosen MIG class": ("gpu.mig", QueueName("mig", None)),
-    "a MIG profile has a dot of its own": ("gpu.mig-1g.5gb", QueueName("mig-1g.5gb", None)),
+    "a MIG profile has another dot": ("gpu.mig-1g.5gb", QueueName("mig-1g.5gb", None)),
     "a MIG profile with media engines": ("gpu.mig-1g.5gb.me", QueueName("mig-1g.5gb.me", None)),
     "a MIG profile and an isolation": (
         "gpu.mig-1g.5gb.exclusive",

@@ -9,7 +9,7 @@ from gpuqueue.model.redis_url import mask, plain, tls_problem, verifies
 from gpuqueue.settings.dispatcher import load
 
 PROBLEMS: dict[str, tuple[str, str]] = {
-    "TLS of which nobody says whether it is verified": (
+    "TLS without a word on verification": (
         "rediss://r/0",
         "does not say whether the server is verified; add ?ssl_cert_reqs=required",
     ),

@@ -1,4 +1,4 @@
-"""The scripts as text: documented, and without a key of their own; keys and states beside them."""
+"""The scripts as text: documented, and without a literal key; keys and states beside them."""
 
 from __future__ import annotations
 

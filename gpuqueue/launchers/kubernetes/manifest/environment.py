@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gpuqueue.model.executor_env import INSTANCE, NODE, POD, POD_UID, record_variables
 from gpuqueue.model.record import Record
 
 #: Keys of the Secret → whether executors require them.
@@ -16,25 +17,7 @@ SECRET_KEYS = {
     "CELERY_RESULT_BACKEND": False,
     "GPUQUEUE_REDIS_URL": False,
 }
-#: Variables with fields of the pod, which only the cluster knows.
-_OWN_FIELDS = {
-    "GPUQUEUE_POD": "metadata.name",
-    "GPUQUEUE_POD_UID": "metadata.uid",
-    "GPUQUEUE_NODE": "spec.nodeName",
-}
-#: Fields of a record that travel; those beside the token are for the application and for people.
-_TOLD = (
-    "delivery",
-    "gpu_class",
-    "isolation",
-    "attempt",
-    "token",
-    "retries",
-    "nesting",
-    "tenant",
-    "task",
-    "time_limit",
-)
+_POD_FIELDS = {POD: "metadata.name", POD_UID: "metadata.uid", NODE: "spec.nodeName"}
 #: The GPUs of a container. Only the device plugin may set it: another value can expose all GPUs of
 #: the node.
 VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
@@ -55,24 +38,19 @@ def executor_variables(
     It has the variables ``common`` to all executors, those of the attempt and its pod, and those
     from the Secret.
     """
-    said: Mapping[str, Any] = record
-    attempt = {
-        f"GPUQUEUE_{name.upper()}": str(said[name]) for name in _TOLD if said.get(name) is not None
-    }
-    told = {**common, "GPUQUEUE_JOB_ID": record["id"], **attempt, "GPUQUEUE_INSTANCE": instance}
     return [
-        *variables(told),
+        *variables({**common, **record_variables(record), INSTANCE: instance}),
         *(
             {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-            for name, path in _OWN_FIELDS.items()
+            for name, path in _POD_FIELDS.items()
         ),
         *(_from_secret(secret, key, needed) for key, needed in SECRET_KEYS.items()),
     ]
 
 
-def variables(told: Mapping[str, str]) -> list[Variable]:
+def variables(values: Mapping[str, str]) -> list[Variable]:
     """Return variables whose values reach the container unchanged."""
-    return [{"name": name, "value": literal(text)} for name, text in told.items()]
+    return [{"name": name, "value": literal(text)} for name, text in values.items()]
 
 
 def literal(text: str) -> str:

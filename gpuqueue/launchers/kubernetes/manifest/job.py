@@ -40,6 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
 )
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.executor_env import VARIABLES
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
@@ -120,7 +121,7 @@ def container_manifest(
             if container_spec.get("working_dir")
             else {}
         ),
-        "env": variables({**env, "GPUQUEUE_JOB_ID": record["id"]}),
+        "env": variables({**env, VARIABLES["id"]: record["id"]}),
         "resources": gpu_resources(gpu_class, settings),
     }
     pod = _gpu_pod(record, gpu_class, settings, common)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from gpuqueue.model.kube_syntax import is_label_value
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 
 #: Prefix of all labels and annotations of gpuqueue.
 PREFIX = "gpuqueue.io/"
@@ -43,24 +43,12 @@ _SLUG_LENGTH = 20
 _LABEL_SLUG_LENGTH = 40
 _NOT_IN_SLUG = re.compile(r"[^a-z0-9]+")
 _SLUG_AND_HASH = re.compile(rf"(^|\.)[a-z2-7]{{{_HASH_LENGTH}}}\Z")
-#: Record fields in the annotation → their types. Owner and container come in addition; the first
-#: six are never absent.
-_KEPT: dict[str, type | tuple[type, ...]] = {
-    "delivery": str,
-    "id": str,
-    "gpu_class": str,
-    "isolation": str,
-    "attempt": int,
-    "token": str,
-    "time_limit": (int, float),
-    "task": str,
-    "name": str,
-    "tenant": str,
-    "retries": int,
-    "nesting": int,
-    "image": str,
+#: Record fields in the annotation → the types that JSON may give them. Owner and container come in
+#: addition.
+_ANNOTATED = {
+    name: (int, float) if FIELDS[name].kind is float else (FIELDS[name].kind,)
+    for name in fields_with(Use.ANNOTATION)
 }
-_NEEDED = tuple(_KEPT)[:6]
 
 
 class Instance(NamedTuple):
@@ -138,10 +126,10 @@ def label_value(text: str) -> str:
 
 def annotations_of(owner: str, record: Record) -> dict[str, str]:
     """Return the annotation that :func:`record_of` parses."""
-    said: Mapping[str, Any] = record
-    kept = {name: said[name] for name in _KEPT if name in said}
+    fields: Mapping[str, Any] = record
+    kept = {name: fields[name] for name in _ANNOTATED if name in fields}
     kept["owner"] = owner
-    if said.get("container") is not None:
+    if fields.get("container") is not None:
         kept["container"] = True
     # ASCII: the API server would replace half a surrogate pair by another character.
     return {RECORD: json.dumps(kept, separators=(",", ":"), sort_keys=True)}
@@ -156,9 +144,9 @@ def record_of(annotations: Mapping[str, str]) -> Record | None:
         kept = json.loads(annotations.get(RECORD, ""))
     except ValueError:
         return None
-    if not isinstance(kept, dict) or any(name not in kept for name in _NEEDED):
+    if not isinstance(kept, dict) or any(name not in kept for name in fields_with(Use.REQUIRED)):
         return None
-    if not all(isinstance(kept[name], kind) for name, kind in _KEPT.items() if name in kept):
+    if not all(isinstance(kept[name], kinds) for name, kinds in _ANNOTATED.items() if name in kept):
         return None
     record: Any = kept
     return record  # type: ignore[no-any-return]

@@ -1,12 +1,8 @@
 -- Attempts: the instance that runs one, and the fields that a record loses between two of them.
+-- OF_ATTEMPT, the fields of one attempt, comes from model/record.py.
 
 -- How many nodes a job keeps away from.
 local AVOIDED = 5
--- Fields that belong to one attempt alone.
-local OF_ATTEMPT = { 'token', 'instance', 'worker', 'device', 'launched', 'started', 'timed_out',
-  'wait', 'detail', 'doomed', 'doom_error', 'doom_tried', 'pod', 'node', 'exit_code',
-  'container_reason', 'scheduled', 'container_started', 'container_finished', 'message', 'gpu',
-  'gpu_memory_peak', 'gpu_memory_own', 'gpu_error' }
 
 -- A Job's instance is a prefix of its pod's ('ns/job', 'ns/job/uid'). Each process has its own.
 local function same_instance(one, other)

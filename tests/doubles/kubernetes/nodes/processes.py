@@ -62,9 +62,17 @@ class ProcessHandle:
         """Return the processes, the first one first."""
         marked = _marked(self._mark)
         first = self._process.pid
-        if self._process.poll() is not None:
-            return sorted(marked)
-        return [first, *sorted(marked - {first})]
+        return sorted(marked) if self._ended() else [first, *sorted(marked - {first})]
+
+    def _ended(self) -> bool:
+        """Whether the first process has ended. The thread that waits for it must reap it."""
+        if self._process.returncode is not None:
+            return True
+        try:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        except ChildProcessError:
+            return True
 
 
 class ProcessRuntime:

@@ -128,12 +128,12 @@ POD: dict[str, Any] = {
                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
+                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
                 {"name": "GPUQUEUE_GPU_CLASS", "value": "t4"},
                 {"name": "GPUQUEUE_ISOLATION", "value": "shared"},
+                {"name": "GPUQUEUE_RETRIES", "value": "1"},
                 {"name": "GPUQUEUE_ATTEMPT", "value": "2"},
                 {"name": "GPUQUEUE_TOKEN", "value": "secret-token"},
-                {"name": "GPUQUEUE_RETRIES", "value": "1"},
-                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
                 {"name": "GPUQUEUE_INSTANCE", "value": f"gpu-jobs/{NAME}"},
                 *FROM_THE_CLUSTER,
                 *FROM_THE_SECRET,
@@ -287,15 +287,15 @@ def test_job_of_an_attempt_with_every_setting() -> None:
                                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
+                                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
                                 {"name": "GPUQUEUE_GPU_CLASS", "value": "a100"},
                                 {"name": "GPUQUEUE_ISOLATION", "value": "exclusive"},
-                                {"name": "GPUQUEUE_ATTEMPT", "value": "2"},
-                                {"name": "GPUQUEUE_TOKEN", "value": "secret-token"},
+                                {"name": "GPUQUEUE_TENANT", "value": "vision"},
                                 {"name": "GPUQUEUE_RETRIES", "value": "1"},
                                 {"name": "GPUQUEUE_NESTING", "value": "3"},
-                                {"name": "GPUQUEUE_TENANT", "value": "vision"},
-                                {"name": "GPUQUEUE_TASK", "value": "shop.train"},
                                 {"name": "GPUQUEUE_TIME_LIMIT", "value": "3600.5"},
+                                {"name": "GPUQUEUE_ATTEMPT", "value": "2"},
+                                {"name": "GPUQUEUE_TOKEN", "value": "secret-token"},
                                 {"name": "GPUQUEUE_INSTANCE", "value": f"gpu-jobs/{name}"},
                                 *FROM_THE_CLUSTER,
                                 *json.loads(
@@ -615,9 +615,9 @@ def test_template_applies_to_the_pod_but_not_to_the_job() -> None:
         "labels": {**LABELS, "team": "ml"},
         "annotations": {"gpuqueue.io/record": KEPT, "note": "x"},
     }
-    said = copy.deepcopy(dict(TEMPLATE.spec))
-    (container,) = said.pop("containers")
-    pod_of(expected).update(said)
+    rest = copy.deepcopy(dict(TEMPLATE.spec))
+    (container,) = rest.pop("containers")
+    pod_of(expected).update(rest)
     container_of(expected)["env"] += container["env"]
     container_of(expected).update(
         envFrom=container["envFrom"], volumeMounts=container["volumeMounts"]

@@ -1,0 +1,51 @@
+"""The environment of an executor: how it describes the attempt. Pure: no I/O, no clock.
+
+:mod:`gpuqueue.model.record` says which fields of the record travel. The names of the variables are
+part of the contract with executors of other versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpuqueue.model.record import FIELDS, Record, Use, fields_with
+
+#: Record field → variable.
+VARIABLES = {
+    name: "GPUQUEUE_" + ("JOB_ID" if name == "id" else name.upper())
+    for name in fields_with(Use.ENVIRONMENT)
+}
+#: What runs the attempt: the process or Job, as its launcher names it.
+INSTANCE = "GPUQUEUE_INSTANCE"
+#: The claim of a finish: the executor finishes the job in place of another.
+FINISHER = "GPUQUEUE_FINISHER"
+#: Fields of the pod, which only the cluster knows.
+POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
+#: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.
+OF_ATTEMPT = frozenset(VARIABLES.values()) | {INSTANCE, FINISHER, POD, POD_UID, NODE}
+
+
+def record_variables(record: Record) -> dict[str, str]:
+    """Return the variables that describe an attempt, by its record."""
+    known: Mapping[str, Any] = record
+    return {
+        variable: str(known[name])
+        for name, variable in VARIABLES.items()
+        if known.get(name) is not None
+    }
+
+
+def parse_record(env: Mapping[str, str]) -> Record:
+    """Parse the variables that :func:`record_variables` makes. Raises KeyError if a required one is
+    missing, and ValueError if a number is none.
+    """
+    for name in fields_with(Use.REQUIRED):
+        if VARIABLES[name] not in env:
+            raise KeyError(VARIABLES[name])
+    record: Any = {
+        name: FIELDS[name].kind(env[variable])
+        for name, variable in VARIABLES.items()
+        if variable in env
+    }
+    return record  # type: ignore[no-any-return]
