@@ -1,7 +1,7 @@
-"""How the end of a process reads: exit status → reason, and words. Pure.
+"""The meaning of a process's exit status: an end reason and a text. Pure: no I/O, no clock.
 
-Exit codes alone do not tell a GPU's failure from a program's: see facts on CUDA errors where the
-executor classifies.
+An exit code alone does not tell a failure of the GPU from one of the program. The executor
+classifies CUDA errors (gpuqueue/nvidia/failures.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuqueue.model.reasons import TRY_AGAIN, EndReason
+from gpuqueue.model.reasons import EndReason
 
 #: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
@@ -20,25 +20,23 @@ EXIT_NO_APPLICATION = 72
 EXIT_NO_STATE = 75
 """Redis could not be reached (EX_TEMPFAIL)."""
 EXIT_STALE = 76
-"""The attempt was not, or no longer, this process's to run."""
+"""The attempt did not belong to this process, or no longer."""
 EXIT_DEVICE = 77
-"""The GPU itself failed, not the job: see gpu_failures.py."""
+"""The GPU itself failed, not the job: see gpuqueue/nvidia/failures.py."""
 EXIT_CONFIG = 78
-"""What the executor is told is wrong, or Redis refuses its user or cannot prove who it is
-(EX_CONFIG).
-"""
-#: Those that only an executor means so.
+"""A setting is wrong, or Redis refuses the user or cannot prove its identity (EX_CONFIG)."""
+#: Codes with this meaning only if an executor of gpuqueue ran.
 EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What an observed end means, if the executor has not reported.
+    """The meaning of an observed end, for an executor that did not report.
 
-    ``avoid`` names the node at fault: the next attempt keeps away from it. ``evidence`` is what was
-    seen, kept in the record: exit_code, container_reason, node, pod, and scheduled,
-    container_started and container_finished in Unix seconds.
+    ``avoid`` names the node at fault; the next attempt avoids it. ``evidence`` has fields for the
+    record: exit_code, container_reason, node, pod, and scheduled, container_started and
+    container_finished in Unix seconds.
     """
 
     reason: EndReason
@@ -46,34 +44,31 @@ class End:
     avoid: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def again(self) -> bool:
-        """Whether a new attempt is due."""
-        return self.reason in TRY_AGAIN
-
 
 def explain(code: int | None) -> End:
-    """Read the exit status of an executor: as ``subprocess`` gives it (-N: killed by signal N),
-    None if nobody saw it.
+    """Explain the exit status of an executor, in the form of ``subprocess`` (-N: killed by signal
+    N). None: it was not observed.
     """
     if code is None:
         return End(
             EndReason.INFRA,
-            "the executor is gone, and nobody saw how it ended (machine or dispatcher restarted)",
+            "the executor is gone, and its exit status was not observed (machine or dispatcher"
+            " restarted)",
         )
     if code == EXIT_NO_STATE:
         return End(EndReason.INFRA, "the executor could not reach Redis (exit code 75)")
     if code == EXIT_STALE:
         return End(
-            EndReason.INFRA, "the executor found its attempt taken by another (exit code 76)"
+            EndReason.INFRA,
+            "another process had claimed the attempt, or it was no longer current (exit code 76)",
         )
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
     if code == EXIT_CONFIG:
         return End(
             EndReason.INFRA,
-            "the executor's settings are wrong, or Redis refuses it (exit code 78); its log says"
-            " what to do",
+            "the executor's settings are wrong, or Redis refuses it (exit code 78); see the fix in"
+            " its log",
         )
     if code < 0 or 128 < code <= 128 + signal.NSIG:
         number = -code if code < 0 else code - 128
@@ -81,15 +76,15 @@ def explain(code: int | None) -> End:
         hints: dict[int, str] = {
             signal.SIGKILL: ": out of host memory, or killed by hand",
             signal.SIGSEGV: ": a crash in native code",
-            signal.SIGABRT: ": aborted in native code (CUDA and C++ libraries end so)",
-            signal.SIGTERM: ": told to stop",
+            signal.SIGABRT: ": aborted in native code (CUDA and C++ libraries abort on errors)",
+            signal.SIGTERM: ": asked to stop",
         }
         hint = hints.get(number, "")
         return End(EndReason.ERROR, f"the executor was killed by signal {number} ({name}){hint}")
     if code == EXIT_OK:
         return End(
             EndReason.ERROR,
-            "the executor ended with exit code 0 without a result: the task left by os._exit or"
+            "the executor ended with exit code 0 without a result: the task called os._exit or"
             " exec",
         )
     return End(EndReason.ERROR, f"the executor ended with exit code {code} without a result")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -67,6 +68,13 @@ def check_celery(arguments: list[str], page: str, folder: Path) -> None:
     """Let Celery read the options: it refuses an unknown one before it prints help."""
     if " ".join(["celery", *arguments]) in DISPATCHER:
         return  # the reader of the README runs it
+    status, output = _celery_help(tuple(arguments))
+    assert (status, "Usage:" in output) == (0, True), output
+
+
+@cache
+def _celery_help(arguments: tuple[str, ...]) -> tuple[int, str]:
+    """Return status and output of a command with ``--help``; several pages have the same one."""
     done = subprocess.run(
         [sys.executable, "-m", "celery", *arguments, "--help"],
         env={**os.environ, "CELERY_BROKER_URL": BROKER},
@@ -74,7 +82,7 @@ def check_celery(arguments: list[str], page: str, folder: Path) -> None:
         text=True,
         timeout=PATIENCE,
     )
-    assert (done.returncode, "Usage:" in done.stdout) == (0, True), done.stderr
+    return done.returncode, done.stdout + done.stderr
 
 
 def check_curl(arguments: list[str], page: str, folder: Path) -> None:

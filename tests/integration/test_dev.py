@@ -60,7 +60,7 @@ def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> No
             assert executor.is_running()
             assert "running jobs continue" in dev.log.read_text()
             cancelled = dev.run("cancel", job_id)
-            assert "REVOKED will be written when one starts" in cancelled.stdout
+            assert "the next one writes REVOKED" in cancelled.stdout
             dev.send("fail", queue="gpu.t4.shared")
             found = dev.json("status")
             assert (found["dispatchers"], found["unaccepted"]) == ([], {"gpu.t4.shared": 1})

@@ -51,15 +51,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("said", "options"), OPTIONS.values(), ids=OPTIONS)
-def test_options_for_arguments(said: dict[str, Any], options: dict[str, Any]) -> None:
-    assert gpu(**said) == options
+@pytest.mark.parametrize(("arguments", "options"), OPTIONS.values(), ids=OPTIONS)
+def test_options_for_arguments(arguments: dict[str, Any], options: dict[str, Any]) -> None:
+    assert gpu(**arguments) == options
 
 
-@pytest.mark.parametrize(("said", "text"), WRONG.values(), ids=WRONG)
-def test_invalid_argument_is_refused(said: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(("arguments", "text"), WRONG.values(), ids=WRONG)
+def test_invalid_argument_is_refused(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidJob) as caught:
-        gpu(**said)
+        gpu(**arguments)
     assert text in str(caught.value)
 
 

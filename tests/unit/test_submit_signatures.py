@@ -18,9 +18,9 @@ APP = Celery("signatures", broker="memory://", backend="cache+memory://", set_as
 def test_signature_has_the_arguments_that_the_dispatcher_parses() -> None:
     made = gpuqueue.run("a:1", ["x"], args=["y"], env={"N": 3}, working_dir="/data", app=APP)
     assert made.task == CONTAINER_TASK
-    said = {"command": ["x"], "args": ["y"], "env": {"N": "3"}, "working_dir": "/data"}
-    assert made.kwargs == {"image": "a:1", **said}
-    assert parse_container(made.args, made.kwargs) == ("a:1", said)
+    arguments = {"command": ["x"], "args": ["y"], "env": {"N": "3"}, "working_dir": "/data"}
+    assert made.kwargs == {"image": "a:1", **arguments}
+    assert parse_container(made.args, made.kwargs) == ("a:1", arguments)
 
 
 def test_omitted_arguments_are_not_sent() -> None:

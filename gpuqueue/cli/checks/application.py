@@ -1,4 +1,4 @@
-"""Import an application in a separate process and report what executors will find in it.
+"""The doctor's check of the application, imported in a separate process as executors do.
 
 ``python -m gpuqueue.cli.checks.application APP`` prints what :class:`Application` holds, as JSON on
 its last line.
@@ -11,11 +11,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.errors import GpuQueueError
+from gpuqueue.model.redis_url import mask
+from gpuqueue.settings.dispatcher import Settings
 
 #: Seconds an import may take: large frameworks from a cold disk.
 IMPORT_SECONDS = 120.0
@@ -71,6 +74,61 @@ def finish(looking: subprocess.Popen[str], name: str) -> Application:
         if looking.poll() is None:
             looking.kill()
             looking.wait()
+
+
+def check(name: str | None, seen: Application | None, settings: Settings) -> Iterator[Check]:
+    """Check that executors can load the application and read its messages."""
+    if name is None or seen is None:
+        yield Check(
+            "application",
+            Level.WARN,
+            "GPUQUEUE_APP is not set here",
+            "set it to the argument of `celery -A` to check the application",
+        )
+        return
+    if seen.error:
+        problem, _, fix = seen.error.rpartition("; ")
+        yield Check(
+            "application", Level.FAIL, problem or fix, fix if problem else "correct GPUQUEUE_APP"
+        )
+        return
+    level, fix = Level.OK, ""
+    if not seen.tasks:
+        level, fix = (
+            Level.FAIL,
+            "import the tasks where the application is created, or list their modules in `include`",
+        )
+    elif seen.task_serializer not in ("json", "auth"):
+        level, fix = (
+            Level.FAIL,
+            f"task_serializer={seen.task_serializer!r} is refused on GPU queues; set it to 'json'",
+        )
+    elif seen.task_serializer == "json" and settings.cert_store:
+        level, fix = (
+            Level.FAIL,
+            (
+                "it does not sign messages, and GPUQUEUE_CERT_STORE accepts only signed ones; sign"
+                " them, or unset it"
+            ),
+        )
+    elif seen.result_serializer != "json" or not {"json", "application/json"} & set(
+        seen.results_accepted
+    ):
+        level, fix = (
+            Level.FAIL,
+            (
+                "set result_serializer='json' and result_accept_content=['json']; dispatchers write"
+                " results too"
+            ),
+        )
+    elif seen.broker_url != settings.broker_url:
+        level = Level.WARN
+        fix = (
+            f"its broker_url is {mask(seen.broker_url or 'unset')}; submit jobs where"
+            " CELERY_BROKER_URL is the same as for dispatchers"
+        )
+    how = ", signed" if seen.task_serializer == "auth" else ""
+    yield Check("application", level, f"{name}: {len(seen.tasks)} tasks{how}", fix)
 
 
 def _look(name: str) -> Application:

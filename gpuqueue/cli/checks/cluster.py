@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.nodes import slots
-from gpuqueue.cli.checks.queue import Check, Level
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
 from gpuqueue.launchers.kubernetes.api.client import Api

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.model.kube_syntax import amount
 

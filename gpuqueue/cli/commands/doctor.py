@@ -9,9 +9,8 @@ import click
 from rich.markup import escape
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.checks import application
-from gpuqueue.cli.checks import queue as checks
-from gpuqueue.cli.checks.queue import Check, Level
+from gpuqueue.cli.checks import application, celery, machine, redis_server
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError, SettingsError
@@ -45,7 +44,7 @@ def doctor(app: str | None, as_json: bool) -> int:
 
 def examine(app: str | None) -> Iterator[Check]:
     """Yield every possible check; checks that need something missing are left out."""
-    yield from checks.versions()
+    yield from machine.versions()
     try:
         settings = load()
         url, classes = settings.redis_url, configured(settings)
@@ -60,21 +59,21 @@ def examine(app: str | None) -> Iterator[Check]:
     state = _connect(settings, url, settings.redis_setting)
     if isinstance(state, State):
         yield Check("redis", Level.OK, mask(url))
-        yield from checks.tls(settings)
-        rights = list(checks.rights(settings))
+        yield from redis_server.tls(settings)
+        rights = list(redis_server.rights(settings))
         yield from rights
         if any(each.level is Level.FAIL for each in rights):
             state = rights[0]  # without these rights no other check of Redis can run
         else:
-            yield from checks.redis(state.client)
-            yield from checks.layout(state)
-            yield from checks.clock(state.client)
+            yield from redis_server.redis(state.client)
+            yield from redis_server.layout(state)
+            yield from redis_server.clock(state.client)
             yield from _broker(settings, url)
     else:
         yield state
     seen = application.finish(looking, name) if looking and name else None
-    yield from checks.application(name, seen, settings)
-    yield from checks.gpus(settings, classes)
+    yield from application.check(name, seen, settings)
+    yield from machine.gpus(settings, classes)
     yield from _cluster(settings, classes)
     if isinstance(state, State):
         yield from _celery(state, seen)
@@ -127,13 +126,13 @@ def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check
 def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:
     from gpuqueue.celery import app  # its settings, read at import, are valid here
 
-    yield from checks.backend(app.conf.result_backend, state.client, state.settings.redis_url)
-    yield from checks.tombstones(state.settings, app.conf.broker_transport_options)
-    expires = {"dispatcher": checks.seconds(app.conf.result_expires)}
+    yield from celery.backend(app.conf.result_backend, state.client, state.settings.redis_url)
+    yield from celery.tombstones(state.settings, app.conf.broker_transport_options)
+    expires = {"dispatcher": celery.seconds(app.conf.result_expires)}
     if seen and not seen.error:
         expires["application"] = seen.result_expires
-    yield from checks.results_kept(state, expires)
-    yield from checks.dispatchers(state)
+    yield from celery.results_kept(state, expires)
+    yield from celery.dispatchers(state)
 
 
 def _show(each: Check) -> None:

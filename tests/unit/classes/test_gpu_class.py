@@ -125,18 +125,18 @@ TABLES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("queue", "said", "names", "isolation"), FITTING.values(), ids=FITTING)
+@pytest.mark.parametrize(("queue", "fields", "names", "isolation"), FITTING.values(), ids=FITTING)
 def test_classes_that_fit_a_job(
-    queue: str, said: dict[str, Any], names: list[str], isolation: str
+    queue: str, fields: dict[str, Any], names: list[str], isolation: str
 ) -> None:
-    fitting, found = resolve(ALL, parse_queue(queue), GpuRequest(**said))
+    fitting, found = resolve(ALL, parse_queue(queue), GpuRequest(**fields))
     assert ([each.name for each in fitting], found) == (names, isolation)
 
 
-@pytest.mark.parametrize(("queue", "said", "text"), REFUSED.values(), ids=REFUSED)
-def test_job_that_fits_no_class_is_refused(queue: str, said: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(("queue", "fields", "text"), REFUSED.values(), ids=REFUSED)
+def test_job_that_fits_no_class_is_refused(queue: str, fields: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidJob) as caught:
-        resolve(ALL, parse_queue(queue), GpuRequest(**said))
+        resolve(ALL, parse_queue(queue), GpuRequest(**fields))
     assert text in str(caught.value)
 
 

@@ -13,13 +13,13 @@ from gpuqueue.model.container import ARGUMENTS, LARGEST, parse_container
 
 
 def test_empty_arguments_are_dropped() -> None:
-    said = {
+    arguments = {
         "command": ["nvidia-smi", "-L"],
         "args": [],
         "env": {"STEPS": 100, "RATE": 0.5},
         "working_dir": "/data",
     }
-    image, kept = parse_container(["cuda:12"], said)
+    image, kept = parse_container(["cuda:12"], arguments)
     assert image == "cuda:12"
     assert kept == {
         "command": ["nvidia-smi", "-L"],

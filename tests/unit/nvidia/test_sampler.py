@@ -84,20 +84,20 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
 
 def first_told(visible: str | None) -> Sample:
     """Return the first sample that is reported."""
-    told: queue.Queue[Sample] = queue.Queue()
-    with Sampler(told.put, visible, QUICK):
-        return told.get(timeout=PATIENCE)
+    reported: queue.Queue[Sample] = queue.Queue()
+    with Sampler(reported.put, visible, QUICK):
+        return reported.get(timeout=PATIENCE)
 
 
 def sampled_in_vain(visible: str | None = None) -> list[Sample]:
     """Return the reports of a sampler whose thread ends by itself or never starts."""
-    told: list[Sample] = []
-    with Sampler(told.append, visible, QUICK) as sampler:
+    reported: list[Sample] = []
+    with Sampler(reported.append, visible, QUICK) as sampler:
         if sampler._thread.ident is not None:
             sampler._thread.join(PATIENCE)
             assert not sampler._thread.is_alive()
         assert sampler.latest() == {}
-    return told
+    return reported
 
 
 def torch_with(monkeypatch: pytest.MonkeyPatch, *most: int, begun: bool = True) -> None:
@@ -187,7 +187,7 @@ def test_lost_gpu_ends_only_the_sampling(
 
 def test_short_job_is_not_sampled(machine: Callable[..., Nvml]) -> None:
     nvml = machine({"GPU-1": 1})
-    with Sampler(lambda seen: None, None, (PATIENCE, 0, 0)) as sampler:
+    with Sampler(lambda sample: None, None, (PATIENCE, 0, 0)) as sampler:
         pass
     sampler._thread.join(PATIENCE)
     assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
@@ -204,7 +204,7 @@ def test_job_does_not_wait_for_a_sample(
         return SimpleNamespace(used=1)
 
     monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", hangs)
-    with Sampler(lambda seen: None, None, QUICK) as sampler:
+    with Sampler(lambda sample: None, None, QUICK) as sampler:
         assert looked.wait(PATIENCE)
         assert sampler.latest() == {}
     assert sampler._thread.is_alive()  # and the job has ended
@@ -217,7 +217,7 @@ def test_job_does_not_wait_for_a_sample(
 def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> None:
     card = {"GPU-1": 4 * GIB}
     nvml = machine(card)
-    with Sampler(lambda seen: None, None, QUICK) as sampler:
+    with Sampler(lambda sample: None, None, QUICK) as sampler:
 
         def looked_again() -> None:
             before = nvml.looks
@@ -233,7 +233,7 @@ def test_peak_is_the_maximum_of_all_samples(machine: Callable[..., Nvml]) -> Non
 
 def test_torch_figure_is_read_at_the_end_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with Sampler(lambda seen: None, None, QUICK) as sampler:
+    with Sampler(lambda sample: None, None, QUICK) as sampler:
         torch_with(monkeypatch, 2 * GIB, GIB)
         assert sampler.latest() == {"gpu_memory_own": 3 * GIB}
 
@@ -250,16 +250,16 @@ def test_torch_is_not_called_before_it_uses_a_gpu(monkeypatch: pytest.MonkeyPatc
 
 def test_failed_report_is_repeated(machine: Callable[..., Nvml]) -> None:
     machine({"GPU-1": 1})
-    told: queue.Queue[Sample] = queue.Queue()
+    reported: queue.Queue[Sample] = queue.Queue()
 
-    def tell(seen: Sample) -> None:
-        told.put(seen)
-        if told.qsize() == 1:
+    def report(sample: Sample) -> None:
+        reported.put(sample)
+        if reported.qsize() == 1:
             raise ConnectionError("Redis is away")
 
-    with Sampler(tell, None, QUICK):
-        until(lambda: told.qsize() >= 2)
-    assert [told.get(), told.get()] == [{"gpu": "GPU-1", "gpu_memory_peak": 1}] * 2
+    with Sampler(report, None, QUICK):
+        until(lambda: reported.qsize() >= 2)
+    assert [reported.get(), reported.get()] == [{"gpu": "GPU-1", "gpu_memory_peak": 1}] * 2
 
 
 NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
@@ -304,9 +304,11 @@ NEWS: dict[str, tuple[Sample, Sample, float, bool]] = {
 }
 
 
-@pytest.mark.parametrize(("told", "seen", "seconds", "news"), NEWS.values(), ids=NEWS)
-def test_whether_a_sample_is_news(told: Sample, seen: Sample, seconds: float, news: bool) -> None:
-    assert is_news(told, seen, seconds) is news
+@pytest.mark.parametrize(("reported", "sample", "seconds", "news"), NEWS.values(), ids=NEWS)
+def test_whether_a_sample_is_news(
+    reported: Sample, sample: Sample, seconds: float, news: bool
+) -> None:
+    assert is_news(reported, sample, seconds) is news
 
 
 def test_long_job_is_sampled_seldom(
@@ -316,7 +318,7 @@ def test_long_job_is_sampled_seldom(
     now = iter([0.0, 0.0, 1.0, 0.0, gpu_sampler.EARLY])
     monkeypatch.setattr(gpu_sampler, "time", SimpleNamespace(monotonic=lambda: next(now)))
     machine({"GPU-1": 1})
-    sampler = Sampler(lambda seen: None, None, (0.0, 1.0, 5.0))
+    sampler = Sampler(lambda sample: None, None, (0.0, 1.0, 5.0))
     monkeypatch.setattr(
         sampler,
         "_over",

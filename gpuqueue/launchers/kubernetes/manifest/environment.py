@@ -48,9 +48,9 @@ def executor_variables(
     ]
 
 
-def variables(told: Mapping[str, str]) -> list[Variable]:
+def variables(values: Mapping[str, str]) -> list[Variable]:
     """Return variables whose values reach the container unchanged."""
-    return [{"name": name, "value": literal(text)} for name, text in told.items()]
+    return [{"name": name, "value": literal(text)} for name, text in values.items()]
 
 
 def literal(text: str) -> str:

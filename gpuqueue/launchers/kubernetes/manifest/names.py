@@ -126,10 +126,10 @@ def label_value(text: str) -> str:
 
 def annotations_of(owner: str, record: Record) -> dict[str, str]:
     """Return the annotation that :func:`record_of` parses."""
-    said: Mapping[str, Any] = record
-    kept = {name: said[name] for name in _ANNOTATED if name in said}
+    fields: Mapping[str, Any] = record
+    kept = {name: fields[name] for name in _ANNOTATED if name in fields}
     kept["owner"] = owner
-    if said.get("container") is not None:
+    if fields.get("container") is not None:
         kept["container"] = True
     # ASCII: the API server would replace half a surrogate pair by another character.
     return {RECORD: json.dumps(kept, separators=(",", ":"), sort_keys=True)}

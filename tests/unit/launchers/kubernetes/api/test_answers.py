@@ -159,11 +159,11 @@ def test_list_page_is_decoded() -> None:
 def test_event_has_the_reason_of_a_rejected_pod() -> None:
     event = read_line(next(lines("quota_refuses_pod", "events")), EVENT_EVENTS)
     assert isinstance(event, Watched)
-    told = event.object
-    assert (told.reason, told.type, told.count) == ("FailedCreate", "Warning", 1)
-    assert (told.involved_object.kind, told.involved_object.name) == ("Job", "gpu-job")
-    assert "exceeded quota" in (told.message or "")
-    assert told.last_seen == seconds("2026-11-23T16:15:29Z")
+    decoded = event.object
+    assert (decoded.reason, decoded.type, decoded.count) == ("FailedCreate", "Warning", 1)
+    assert (decoded.involved_object.kind, decoded.involved_object.name) == ("Job", "gpu-job")
+    assert "exceeded quota" in (decoded.message or "")
+    assert decoded.last_seen == seconds("2026-11-23T16:15:29Z")
 
 
 def test_event_of_a_newer_reporter_has_its_time_in_series() -> None:
@@ -177,13 +177,13 @@ def test_event_of_a_newer_reporter_has_its_time_in_series() -> None:
 
 def test_job_has_conditions() -> None:
     jobs = [read_line(line, JOB_EVENTS) for line in lines("deadline_exceeded", "jobs")]
-    told = [
+    decoded = [
         event.object.status.condition("FailureTarget")
         for event in jobs
         if isinstance(event, Watched)
     ]
-    assert told[0] is None
-    assert next(each.reason for each in told if each) == "DeadlineExceeded"
+    assert decoded[0] is None
+    assert next(each.reason for each in decoded if each) == "DeadlineExceeded"
 
 
 def test_decoded_objects_are_not_tracked_by_the_gc() -> None:

@@ -422,11 +422,11 @@ def test_empty_list_can_be_null(asking: Asking) -> None:
 
 
 def test_events_of_a_job_report_a_rejected_pod(asking: Asking) -> None:
-    told = [
+    rows = [
         json.loads(text)
         for text in (RECORDINGS / "quota_refuses_pod.jsonl").read_text().splitlines()
     ]
-    events = [each["object"] for each in told if each["watch"] == "events"]
+    events = [each["object"] for each in rows if each["watch"] == "events"]
     later = {**events[0], "lastTimestamp": "2027-01-01T00:00:00Z", "message": "again"}
     api, server = asking(listed(later, *events))
     found = api.job_events("gpu-job")

@@ -32,7 +32,7 @@ from tests.support.scripted_api import (
 )
 
 
-def told(
+def events_of(
     answer: Answer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -52,7 +52,7 @@ def told(
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    return lambda answer, **how: list(told(answer, monkeypatch, tmp_path, **how))
+    return lambda answer, **how: list(events_of(answer, monkeypatch, tmp_path, **how))
 
 
 def test_watch_starts_at_a_version_with_bookmarks(

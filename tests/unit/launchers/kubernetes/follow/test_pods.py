@@ -54,7 +54,7 @@ class World:
     settings: ClusterSettings
     lists: list[Answer]
     watches: list[Answer]
-    told: list[tuple[Kind, str, str]] = field(default_factory=list)
+    reported: list[tuple[Kind, str, str]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class World:
 
     def on_event(self, entry: Entry, kind: Kind) -> None:
         self.entries.append(entry)
-        self.told.append((kind, entry.pod.metadata.name, entry.pod.metadata.resource_version))
+        self.reported.append((kind, entry.pod.metadata.name, entry.pod.metadata.resource_version))
 
     def asked(self, watches: bool) -> list[Asked]:
         return [asked for asked in list(self.server.asked) if asked.watches is watches]
@@ -113,8 +113,8 @@ def test_one_list_and_one_watch_report_every_pod(world: Any) -> None:
         line("DELETED", pod("b", 13)),
     ]
     here = world([listed(pod("a", 3), pod("b", 4), version=10)], [stream(*changes, then=hang)])
-    until(lambda: len(here.told) == 5)
-    assert here.told == [
+    until(lambda: len(here.reported) == 5)
+    assert here.reported == [
         ("changed", "a", "3"),
         ("changed", "b", "4"),
         ("changed", "a", "11"),
@@ -147,7 +147,7 @@ def test_deleted_pod_has_ended_and_is_removed(world: Any) -> None:
         [listed(pod("a", 3, "Running", job="j1"))],
         [stream(line("DELETED", pod("a", 4, "Running", job="j1")), then=hang)],
     )
-    until(lambda: len(here.told) == 2)
+    until(lambda: len(here.reported) == 2)
     assert here.entries[-1].status.phase is Phase.ENDED
     assert here.pods.by_job("j1") == here.pods.pending() == here.pods.snapshot() == []
 
@@ -157,7 +157,7 @@ def test_second_pod_of_a_job_stays(world: Any) -> None:
     here = world(
         [listed(*pods, version=10)], [stream(line("DELETED", pod("a", 11, job="j1")), then=hang)]
     )
-    until(lambda: len(here.told) == 3)
+    until(lambda: len(here.reported) == 3)
     assert [entry.pod.metadata.name for entry in here.pods.by_job("j1")] == ["b"]
 
 
@@ -169,7 +169,7 @@ def test_terminating_pod_is_pending(world: Any) -> None:
 
 def test_pod_keeps_the_time_of_its_first_event(world: Any) -> None:
     here = world([listed(pod("a", 3))], [stream(line("MODIFIED", pod("a", 4)), then=hang)])
-    until(lambda: len(here.told) == 2)
+    until(lambda: len(here.reported) == 2)
     first, second = here.entries
     assert first.first_seen == second.first_seen <= time.monotonic()
 
@@ -182,7 +182,7 @@ def test_table_is_not_synced_before_the_first_list(world: Any) -> None:
     assert not here.pods.wait_synced(0.05)
     answered.set()
     assert here.pods.wait_synced(5)
-    assert here.told, "a synced table has reported every pod"
+    assert here.reported, "a synced table has reported every pod"
     until(lambda: here.pods.since_sync() == 0)
 
 
@@ -232,8 +232,8 @@ def test_expired_watch_lists_again_at_once(world: Any) -> None:
         listed(pod("b", 14), pod("c", 5), version=20),
     ]
     here = world(lists, [stream(bookmark(11), expired()), stream(then=hang)])
-    until(lambda: len(here.told) == 5)
-    assert here.told[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
+    until(lambda: len(here.reported) == 5)
+    assert here.reported[3:] == [("changed", "b", "14"), ("deleted", "a", "3")]
     assert here.entries[-1].status.end is not None
     assert here.names() == {"b", "c"}
     until(lambda: [asked.query["resourceVersion"] for asked in here.asked(True)] == ["1", "20"])
@@ -251,7 +251,7 @@ def test_silent_stream_is_replaced_by_a_list(world: Any) -> None:
     lists = [listed(pod("a", 3)), listed(pod("b", 4), version=20)]
     here = world(lists, [stream(then=hang), stream(then=hang)], watch_silence_seconds=1)
     until(lambda: here.names() == {"b"})
-    assert here.told == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
+    assert here.reported == [("changed", "a", "3"), ("changed", "b", "4"), ("deleted", "a", "3")]
 
 
 def test_error_in_the_stream_is_followed_by_a_list(
@@ -268,7 +268,7 @@ def test_error_in_the_stream_is_followed_by_a_list(
         },
     )
     here = world([listed(pod("a", 3)), listed(version=20)], [stream(broken), stream(then=hang)])
-    until(lambda: here.told == [("changed", "a", "3"), ("deleted", "a", "3")])
+    until(lambda: here.reported == [("changed", "a", "3"), ("deleted", "a", "3")])
     assert "watch pods in gpus: 500 InternalError: etcd" in caplog.text
 
 
@@ -277,8 +277,8 @@ def test_full_list_is_repeated_on_schedule(world: Any) -> None:
     lists = [listed(pod("a", 3), version=10), listed(pod("a", 11), pod("b", 4), version=12)]
     closes = stream(line("MODIFIED", pod("a", 11)), then=after(1.1, end))
     here = world(lists, [closes, stream(then=hang)], pod_relist_seconds=1)
-    until(lambda: len(here.asked(False)) >= 2 and len(here.told) == 3)
-    assert here.told[2] == ("changed", "b", "4")
+    until(lambda: len(here.asked(False)) >= 2 and len(here.reported) == 3)
+    assert here.reported[2] == ("changed", "b", "4")
     assert here.asked(True)[0].query["timeoutSeconds"] == "1", "the watch ends when the list is due"
 
 
@@ -299,7 +299,7 @@ def test_recovered_server_is_listed_and_watched(
     assert here.names() == {"a"}, "an outage of the API says nothing about pods"
     here.lists[:], here.watches[:] = [listed(pod("b", 9), version=20)], [stream(then=hang)]
     until(lambda: here.pods.synced)
-    assert here.told == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
+    assert here.reported == [("changed", "a", "3"), ("changed", "b", "9"), ("deleted", "a", "3")]
 
 
 def test_backoff_resets_after_a_success(world: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -336,16 +336,16 @@ def test_failed_handler_does_not_stop_the_thread(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
-    seen: list[str] = []
+    handled: list[str] = []
 
     def fail(entry: Entry, kind: Kind) -> None:
-        seen.append(entry.pod.metadata.name)
+        handled.append(entry.pod.metadata.name)
         raise ValueError("no")
 
     here.pods = Pods(here.api, "a=b", fail, here.settings)
     here.pods.start()
     assert here.pods.wait_synced(5)
-    assert seen == ["a", "b"]
+    assert handled == ["a", "b"]
     assert "pod a: the event changed was not handled" in caplog.text
 
 
@@ -363,7 +363,7 @@ def test_internal_error_does_not_end_the_thread(
 
     monkeypatch.setattr(PodTable, "put", faulty)
     here.pods.start()
-    until(lambda: here.told == [("changed", "a", "1")])
+    until(lambda: here.reported == [("changed", "a", "1")])
     assert "a bug" in caplog.text
 
 
@@ -409,21 +409,21 @@ def test_stop_returns_in_time_in_every_state(
 
 def test_stop_can_be_called_from_the_callback(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     here = world([listed(pod("a"), pod("b"))], start=False)
-    told: list[str] = []
+    reported: list[str] = []
 
     def once(entry: Entry, kind: Kind) -> None:
-        told.append(entry.pod.metadata.name)
+        reported.append(entry.pod.metadata.name)
         here.pods.stop()
 
     here.pods = Pods(here.api, "a=b", once, here.settings)
     here.pods.start()
     until(
         lambda: (
-            told
+            reported
             and not [thread for thread in threading.enumerate() if thread.name == "gpuqueue-pods"]
         )
     )
-    assert told == ["a"]
+    assert reported == ["a"]
     assert caplog.records == []
 
 
@@ -432,10 +432,10 @@ def test_restart_reports_every_pod_and_removed_ones(world: Any) -> None:
     assert here.pods.wait_synced(5)
     here.pods.start()
     here.pods.stop()
-    del here.told[:]
+    del here.reported[:]
     here.pods.start()
     assert here.pods.wait_synced(5)
-    assert here.told == [("changed", "b", "4"), ("deleted", "a", "3")]
+    assert here.reported == [("changed", "b", "4"), ("deleted", "a", "3")]
 
 
 def test_late_list_after_a_stop_changes_nothing(world: Any) -> None:
@@ -452,7 +452,7 @@ def test_late_list_after_a_stop_changes_nothing(world: Any) -> None:
         )
     )
     assert here.names() == {"new"}
-    assert [name for _, name, _ in here.told] == ["new"]
+    assert [name for _, name, _ in here.reported] == ["new"]
 
 
 # -- cost ------------------------------------------------------------------------------------------

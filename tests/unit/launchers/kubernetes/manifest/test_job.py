@@ -615,9 +615,9 @@ def test_template_applies_to_the_pod_but_not_to_the_job() -> None:
         "labels": {**LABELS, "team": "ml"},
         "annotations": {"gpuqueue.io/record": KEPT, "note": "x"},
     }
-    said = copy.deepcopy(dict(TEMPLATE.spec))
-    (container,) = said.pop("containers")
-    pod_of(expected).update(said)
+    rest = copy.deepcopy(dict(TEMPLATE.spec))
+    (container,) = rest.pop("containers")
+    pod_of(expected).update(rest)
     container_of(expected)["env"] += container["env"]
     container_of(expected).update(
         envFrom=container["envFrom"], volumeMounts=container["volumeMounts"]

@@ -57,8 +57,8 @@ def over(spec: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def executor(**said: Any) -> dict[str, Any]:
-    return {"containers": [{"name": "executor", **said}]}
+def executor(**fields: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "executor", **fields}]}
 
 
 #: template spec → changed fields of the pod spec
@@ -175,14 +175,16 @@ EXECUTOR_MERGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("said", "found"), MERGED.values(), ids=MERGED)
-def test_template_is_merged_into_the_pod(said: dict[str, Any], found: dict[str, Any]) -> None:
-    assert over(said) == {**OURS["spec"], **found}
+@pytest.mark.parametrize(("fields", "found"), MERGED.values(), ids=MERGED)
+def test_template_is_merged_into_the_pod(fields: dict[str, Any], found: dict[str, Any]) -> None:
+    assert over(fields) == {**OURS["spec"], **found}
 
 
-@pytest.mark.parametrize(("said", "found"), EXECUTOR_MERGED.values(), ids=EXECUTOR_MERGED)
-def test_template_is_merged_into_the_executor(said: dict[str, Any], found: dict[str, Any]) -> None:
-    assert over(executor(**said)) == {
+@pytest.mark.parametrize(("fields", "found"), EXECUTOR_MERGED.values(), ids=EXECUTOR_MERGED)
+def test_template_is_merged_into_the_executor(
+    fields: dict[str, Any], found: dict[str, Any]
+) -> None:
+    assert over(executor(**fields)) == {
         **OURS["spec"],
         "containers": [{**OURS["spec"]["containers"][0], **found}],
     }
@@ -205,10 +207,10 @@ def test_empty_template_changes_nothing() -> None:
 def test_lists_of_named_items_are_merged_by_name_in_order() -> None:
     volumes = {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}]}
     ours = {**OURS, "spec": {**OURS["spec"], **volumes}}
-    said = {
+    fields = {
         "volumes": [{"name": "c", "emptyDir": {}}, {"name": "a", "emptyDir": {"medium": "Memory"}}]
     }
-    assert apply_template(PodTemplate(spec=said), ours)["spec"]["volumes"] == [
+    assert apply_template(PodTemplate(spec=fields), ours)["spec"]["volumes"] == [
         {"name": "a", "emptyDir": {"medium": "Memory"}},
         {"name": "b", "emptyDir": {}},
         {"name": "c", "emptyDir": {}},
@@ -216,14 +218,14 @@ def test_lists_of_named_items_are_merged_by_name_in_order() -> None:
 
 
 def test_applying_a_template_changes_neither_argument() -> None:
-    said = PodTemplate(
+    template = PodTemplate(
         {"a": "b"},
         {},
         {**executor(env=[{"name": "B", "value": "x"}]), "tolerations": [{"operator": "Exists"}]},
     )
-    before = copy.deepcopy((said, OURS))
-    apply_template(said, OURS)
-    assert before == (said, OURS)
+    before = copy.deepcopy((template, OURS))
+    apply_template(template, OURS)
+    assert before == (template, OURS)
 
 
 def test_template_that_contradicts_the_node_selector_is_refused() -> None:
@@ -243,7 +245,7 @@ def test_foreign_image_gets_nothing_of_the_application() -> None:
         {"name": "vault", "csi": {"driver": "secrets-store.csi.k8s.io"}},
     ]
     mounts = [{"name": each["name"], "mountPath": f"/{each['name']}"} for each in volumes]
-    said = {
+    fields = {
         "serviceAccountName": "trainer",
         "volumes": volumes,
         **executor(
@@ -254,7 +256,7 @@ def test_foreign_image_gets_nothing_of_the_application() -> None:
         ),
         "imagePullSecrets": [{"name": "registry"}],
     }
-    given = PodTemplate({"team": "ml"}, {"note": "x"}, said)
+    given = PodTemplate({"team": "ml"}, {"note": "x"}, fields)
     before = copy.deepcopy(given)
     assert given.for_foreign_image() == PodTemplate(
         {"team": "ml"},
@@ -407,16 +409,16 @@ def test_document_that_is_not_a_pod_template_is_refused(document: Any, text: str
     assert str(caught.value).startswith(f"GPUQUEUE_POD_TEMPLATE='pod.yaml' {text}")
 
 
-def pod(**said: Any) -> dict[str, Any]:
-    return {"spec": said}
+def pod(**fields: Any) -> dict[str, Any]:
+    return {"spec": fields}
 
 
-def of_executor(**said: Any) -> dict[str, Any]:
-    return pod(**executor(**said))
+def of_executor(**fields: Any) -> dict[str, Any]:
+    return pod(**executor(**fields))
 
 
-def sidecar(**said: Any) -> dict[str, Any]:
-    return pod(initContainers=[{"name": "proxy", "image": "p:1", **said}])
+def sidecar(**fields: Any) -> dict[str, Any]:
+    return pod(initContainers=[{"name": "proxy", "image": "p:1", **fields}])
 
 
 NOT_ALLOWED = "is not allowed in a pod template"
@@ -732,9 +734,9 @@ def test_template_cannot_set_variables_of_the_executor() -> None:
     }
     common, settings = ManifestContext("n", "o", app="shop"), ClusterSettings(executor_image="x:1")
     made = finisher_manifest(record, "f", 1, GpuClass("t4"), settings, common)
-    told = {each["name"] for each in made["spec"]["template"]["spec"]["containers"][0]["env"]}
+    names = {each["name"] for each in made["spec"]["template"]["spec"]["containers"][0]["env"]}
     # PYTHONUNBUFFERED is harmless, and users may prefer another value.
-    assert {name for name in told if not is_ours(name)} == {"PYTHONUNBUFFERED"}
+    assert {name for name in names if not is_ours(name)} == {"PYTHONUNBUFFERED"}
 
 
 def test_pod_with_a_full_template_stays_restricted() -> None:

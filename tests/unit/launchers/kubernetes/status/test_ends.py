@@ -417,10 +417,10 @@ ENDS: dict[str, tuple[Pod, EndReason, str, tuple[str, ...]]] = {
 
 
 def read(pod: Pod, *, deleted: bool = False) -> End:
-    seen = read_status(pod, deleted=deleted)
-    assert seen.phase is Phase.ENDED
-    assert seen.end is not None
-    return seen.end
+    summary = read_status(pod, deleted=deleted)
+    assert summary.phase is Phase.ENDED
+    assert summary.end is not None
+    return summary.end
 
 
 @pytest.mark.parametrize(("pod", "reason", "avoid", "words"), ENDS.values(), ids=ENDS)

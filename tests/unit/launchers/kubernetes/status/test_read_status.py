@@ -154,8 +154,8 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
 }
 
 
-def row(seen: PodStatusSummary) -> Row:
-    return (seen.phase, seen.clock, seen.verdict, seen.wait)
+def row(summary: PodStatusSummary) -> Row:
+    return (summary.phase, summary.clock, summary.verdict, summary.wait)
 
 
 def test_table_covers_every_recording() -> None:
@@ -167,9 +167,9 @@ def test_recorded_pod_passes_its_phases_to_its_end(recording: str) -> None:
     pods = pod_events(recording)
     assert len(pods) == len(RECORDED[recording])
     for events, (rows, expected) in zip(pods, RECORDED[recording], strict=True):
-        seen = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
-        assert [key for key, _ in groupby(map(row, seen))] == rows
-        ends = [each.end for each in seen if each.end]
+        summaries = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
+        assert [key for key, _ in groupby(map(row, summaries))] == rows
+        ends = [each.end for each in summaries if each.end]
         assert bool(ends) == (expected is not None)
         # The end is the same in the first status that has one and in the last.
         for end in ends if expected else []:
@@ -222,8 +222,8 @@ def test_image_that_can_never_be_pulled_gets_no_grace(recording: str) -> None:
 @pytest.mark.parametrize("recording", RECORDED)
 def test_clock_has_one_start_for_every_reading(recording: str) -> None:
     for events in pod_events(recording):
-        seen = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
-        for clock, group in groupby(seen, lambda each: each.clock):
+        summaries = [read_status(event.object, deleted=event.type == "DELETED") for event in events]
+        for clock, group in groupby(summaries, lambda each: each.clock):
             since = {each.since for each in group}
             assert len(since) == 1
             assert (since == {None}) == (clock in (None, "image_error", "config_error"))

@@ -156,25 +156,25 @@ pods = st.builds(
 many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def check(seen: PodStatusSummary, pod: Pod) -> None:
-    assert seen.clock in CLOCKS[seen.phase]
-    assert (seen.end is not None) == (seen.phase is Phase.ENDED)
-    waits = seen.phase in (Phase.UNSCHEDULED, Phase.PREPARING)
-    assert (seen.verdict is not None) == (seen.wait is not None) == waits
-    assert not seen.at_once or seen.clock == "image_error"
-    assert seen.node == (pod.spec.node_name or "")
+def check(summary: PodStatusSummary, pod: Pod) -> None:
+    assert summary.clock in CLOCKS[summary.phase]
+    assert (summary.end is not None) == (summary.phase is Phase.ENDED)
+    waits = summary.phase in (Phase.UNSCHEDULED, Phase.PREPARING)
+    assert (summary.verdict is not None) == (summary.wait is not None) == waits
+    assert not summary.at_once or summary.clock == "image_error"
+    assert summary.node == (pod.spec.node_name or "")
 
 
 @many
 @given(pod=pods, deleted=st.booleans())
 def test_any_pod_can_be_read(pod: Pod, deleted: bool) -> None:
-    seen = read_status(pod, deleted=deleted)
-    check(seen, pod)
-    if seen.verdict:
-        assert overdue(seen, 60).reason is seen.verdict
+    summary = read_status(pod, deleted=deleted)
+    check(summary, pod)
+    if summary.verdict:
+        assert overdue(summary, 60).reason is summary.verdict
     else:
         with pytest.raises(ValueError, match="no clock ends it"):
-            overdue(seen, 60)
+            overdue(summary, 60)
 
 
 @many

@@ -1,0 +1,109 @@
+"""The doctor's checks of Celery: result backend, how long results are kept, dispatchers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from gpuqueue.cli.checks.check import Check, Level
+from gpuqueue.cli.view.render import duration
+from gpuqueue.cli.view.state import State
+from gpuqueue.model.redis_url import mask
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store.client import Redis, RedisError, connect, explained
+
+
+def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[Check]:
+    """Check that the result backend answers. ``client`` is connected to ``broker_url``."""
+    name = "result backend"
+    if not url:
+        yield Check(name, Level.FAIL, "none", "set CELERY_RESULT_BACKEND, or CELERY_BROKER_URL")
+    elif url == broker_url:
+        client.ping()
+        yield Check(name, Level.OK, mask(url))
+    elif url.startswith(("redis://", "rediss://", "unix://")):
+        try:
+            connect(url, timeout=5, retries=1).ping()
+            yield Check(name, Level.OK, mask(url))
+        except RedisError as exc:
+            yield Check.failed(name, explained(exc, url, "CELERY_RESULT_BACKEND"))
+    else:
+        yield Check(
+            name,
+            Level.WARN,
+            f"{mask(url)}: not Redis, not checked",
+            "make sure that dispatchers and executors can reach it",
+        )
+
+
+def results_kept(state: State, expires: dict[str, float | None]) -> Iterator[Check]:
+    """Check that results outlive the longest job.
+
+    A group needs the result of its first job until its last one has ended.
+    """
+    longest = 0.0
+    for name in state.reader.classes():
+        limits = (
+            record.get("time_limit") or 0.0
+            for record in state.reader.all_records(name)
+            if record["state"] != "ended"
+        )
+        longest = max([longest, *limits])
+    for whose, seconds in expires.items():
+        saw = (
+            f"{whose}: {duration(seconds) if seconds else 'never'}; longest time limit of a live"
+            f" job: {duration(longest)}"
+        )
+        short = seconds is not None and seconds < longest
+        fix = f"raise result_expires of the {whose} above {longest:.0f} s" if short else ""
+        yield Check("result_expires", Level.FAIL if short else Level.OK, saw, fix)
+
+
+def tombstones(settings: Settings, options: dict[str, Any]) -> Iterator[Check]:
+    """Check that an ended job is remembered for longer than its message can be redelivered."""
+    visibility = float(options.get("visibility_timeout", 3600))
+    long = settings.tombstone_seconds > visibility
+    saw = (
+        f"{duration(settings.tombstone_seconds)}; visibility timeout of dispatchers:"
+        f" {duration(visibility)}"
+    )
+    fix = "" if long else f"set GPUQUEUE_TOMBSTONE_SECONDS above {visibility:.0f}"
+    yield Check("tombstones", Level.OK if long else Level.FAIL, saw, fix)
+
+
+def dispatchers(state: State) -> Iterator[Check]:
+    """Check that a dispatcher is alive and one of them leads."""
+    alive, leader = state.dispatchers(), state.reader.leader()
+    if not alive:
+        yield Check(
+            "dispatchers",
+            Level.FAIL,
+            "none alive",
+            "start one: celery -A gpuqueue worker (or gpuqueue dev -A <app>)",
+        )
+    elif not leader:
+        yield Check(
+            "dispatchers",
+            Level.WARN,
+            f"{', '.join(alive)}; none leads",
+            "run the doctor again; if this persists, read their logs",
+        )
+    else:
+        yield Check("dispatchers", Level.OK, f"{', '.join(alive)}; {leader} leads")
+    waiting = state.unaccepted(state.reader.classes() or ["t4"])
+    if waiting:
+        saw = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
+        yield Check(
+            "queues",
+            Level.WARN,
+            f"no dispatcher has taken: {saw}",
+            "start a dispatcher that consumes these queues (-Q)",
+        )
+
+
+def seconds(expires: object) -> float | None:
+    """Return Celery's result_expires in seconds; None means never."""
+    if isinstance(expires, timedelta):
+        return expires.total_seconds()
+    return float(expires) if isinstance(expires, (int, float)) and expires else None

@@ -1,0 +1,111 @@
+"""The doctor's checks of Redis: version, persistence, TLS, rights, layout, clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from gpuqueue.cli.checks.check import Check, Level
+from gpuqueue.cli.checks.machine import numbers
+from gpuqueue.cli.view.state import State
+from gpuqueue.errors import LayoutMismatch
+from gpuqueue.model.redis_url import verifies
+from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store import layout as layouts
+from gpuqueue.store.client import Redis
+from gpuqueue.store.keys import VERSION
+from gpuqueue.store.rights import refused
+
+#: The first Redis with the options of ZADD and SET that the scripts use.
+LEAST_REDIS = (6, 2)
+#: Seconds of clock skew that make `eta`, `expires` and the watcher's deadlines visibly wrong.
+SKEW = 1.0
+
+
+def redis(client: Redis) -> Iterator[Check]:
+    """Check that Redis is new enough, persistent, and never evicts. It must answer already."""
+    info: dict[str, Any] = client.info()
+    version = str(info.get("redis_version", "0"))
+    new = numbers(version) >= LEAST_REDIS
+    yield Check(
+        "redis version",
+        Level.OK if new else Level.FAIL,
+        version,
+        "" if new else "run Redis 6.2 or newer, or Valkey",
+    )
+    policy = info.get("maxmemory_policy", "unknown")
+    safe = policy == "noeviction"
+    fix = (
+        ""
+        if safe
+        else "set `maxmemory-policy noeviction`; otherwise Redis may evict jobs and results"
+    )
+    yield Check("maxmemory-policy", Level.OK if safe else Level.FAIL, str(policy), fix)
+    if not info.get("aof_enabled"):
+        yield Check(
+            "appendonly",
+            Level.WARN,
+            "off",
+            "set `appendonly yes`; otherwise a crash of Redis loses the newest jobs",
+        )
+    elif info.get("aof_last_write_status") != "ok" or info.get("aof_last_bgrewrite_status") != "ok":
+        yield Check(
+            "appendonly",
+            Level.FAIL,
+            "on, and its last write failed",
+            "free disk space on the volume of the append-only file",
+        )
+    else:
+        yield Check("appendonly", Level.OK, "on")
+
+
+def tls(settings: Settings) -> Iterator[Check]:
+    """Check that each TLS address verifies the server's certificate."""
+    for name, url in settings.addresses.items():
+        if url and url.startswith("rediss://"):
+            sure = verifies(url)
+            fix = f"add ssl_cert_reqs=required to {name}; else any server can pose as Redis"
+            yield Check(
+                "tls",
+                Level.OK if sure else Level.WARN,
+                f"{name} {'is verified' if sure else 'accepts any certificate'}",
+                "" if sure else fix,
+            )
+
+
+def rights(settings: Settings) -> Iterator[Check]:
+    """Check that the Redis user of each address has the rights of a dispatcher."""
+    wrong = list(
+        refused(
+            settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
+        )
+    )
+    for each in wrong:
+        yield Check.failed("redis rights", each)
+    if not wrong:
+        yield Check("redis rights", Level.OK, "all rights of a dispatcher")
+
+
+def layout(state: State) -> Iterator[Check]:
+    """Check that this version reads the layout of the state in Redis."""
+    try:
+        layouts.check(state.client, state.settings.redis_url, state.settings.redis_setting)
+    except LayoutMismatch as exc:
+        yield Check.failed("layout", exc)
+    else:
+        yield Check("layout", Level.OK, str(VERSION))
+
+
+def clock(client: Redis) -> Iterator[Check]:
+    """Compare the clock of this machine with the clock of Redis."""
+    before = time.time()
+    seconds, microseconds = client.time()
+    skew = seconds + microseconds / 1e6 - (before + time.time()) / 2
+    good = abs(skew) <= SKEW
+    yield Check(
+        "clock",
+        Level.OK if good else Level.WARN,
+        f"{skew:+.2f}s",
+        "" if good else "synchronise both clocks by NTP",
+    )
