@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         from gpuqueue.store.client import forbidden
 
-        rights = "give its user gpuqueue-dispatcher's rights (deploy/redis/users.acl)"
+        rights = "grant its user the rights of gpuqueue-dispatcher (deploy/redis/users.acl)"
         click.echo(
             f"gpuqueue: Redis: {exc}; {rights if forbidden(exc) else 'try again when it answers'}",
             err=True,

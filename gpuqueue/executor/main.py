@@ -117,7 +117,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         return EXIT_CONFIG
     except RedisError as exc:
         if forbidden(exc):
-            logger.error("%s", explained(exc, state_url, setting, "gpuqueue-executor's"))
+            logger.error("%s", explained(exc, state_url, setting, "gpuqueue-executor"))
             return EXIT_CONFIG
         logger.error("Redis cannot be reached: %s", exc)
         return EXIT_NO_STATE

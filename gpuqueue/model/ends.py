@@ -1,7 +1,7 @@
-"""From the exit status of a process to a reason and an error message. Pure.
+"""The meaning of a process's exit status: an end reason and a text. Pure: no I/O, no clock.
 
-An exit code does not tell a failure of the GPU from one of the program: the executor classifies
-exceptions instead (:mod:`gpuqueue.nvidia.failures`).
+An exit code alone does not tell a failure of the GPU from one of the program. The executor
+classifies CUDA errors (gpuqueue/nvidia/failures.py).
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ from typing import Any
 
 from gpuqueue.model.reasons import EndReason
 
-#: Exit codes of the executor, from sysexits.h if one fits.
+#: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
 EXIT_NO_APPLICATION = 72
 """A finisher could not import the application (EX_OSFILE)."""
 EXIT_NO_STATE = 75
-"""The executor could not reach Redis (EX_TEMPFAIL)."""
+"""Redis could not be reached (EX_TEMPFAIL)."""
 EXIT_STALE = 76
-"""The attempt belongs to another process, or is no longer current."""
+"""The attempt did not belong to this process, or no longer."""
 EXIT_DEVICE = 77
-"""The GPU failed, not the job: see :mod:`gpuqueue.nvidia.failures`."""
+"""The GPU itself failed, not the job: see gpuqueue/nvidia/failures.py."""
 EXIT_CONFIG = 78
-"""The executor's settings are wrong, or Redis refuses its user or fails to prove its identity
-(EX_CONFIG).
-"""
-#: The codes with this meaning only if an executor, and no container of a user, ends with them.
+"""A setting is wrong, or Redis refuses the user or cannot prove its identity (EX_CONFIG)."""
+#: Codes with this meaning only if an executor of gpuqueue ran.
 EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What an observed end means if the executor has not reported.
+    """The meaning of an observed end, for an executor that did not report.
 
-    ``avoid`` names the node at fault: the next attempt avoids it. ``evidence`` is kept in the
+    ``avoid`` names the node at fault; the next attempt avoids it. ``evidence`` has fields for the
     record: exit_code, container_reason, node, pod, and scheduled, container_started and
     container_finished in Unix seconds.
     """
@@ -48,35 +46,37 @@ class End:
 
 
 def explain(code: int | None) -> End:
-    """Explain the exit status of an executor as ``subprocess`` returns it (-N: killed by signal N);
-    None if it is unknown.
+    """Explain the exit status of an executor, in the form of ``subprocess`` (-N: killed by signal
+    N). None: it was not observed.
     """
     if code is None:
         return End(
             EndReason.INFRA,
-            "the executor is gone, and how it ended is unknown (machine or dispatcher restarted)",
+            "the executor is gone, and its exit status was not observed (machine or dispatcher"
+            " restarted)",
         )
     if code == EXIT_NO_STATE:
         return End(EndReason.INFRA, "the executor could not reach Redis (exit code 75)")
     if code == EXIT_STALE:
         return End(
-            EndReason.INFRA, "another process has taken the attempt of the executor (exit code 76)"
+            EndReason.INFRA,
+            "another process had claimed the attempt, or it was no longer current (exit code 76)",
         )
     if code == EXIT_DEVICE:
-        return End(EndReason.INFRA, "the GPU failed while the job ran (exit code 77)")
+        return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
     if code == EXIT_CONFIG:
         return End(
             EndReason.INFRA,
-            "the executor's settings are wrong, or Redis refuses it (exit code 78); its log has the"
-            " fix",
+            "the executor's settings are wrong, or Redis refuses it (exit code 78); see the fix in"
+            " its log",
         )
     if code < 0 or 128 < code <= 128 + signal.NSIG:
         number = -code if code < 0 else code - 128
         name = _signal_name(number)
         hints: dict[int, str] = {
-            signal.SIGKILL: ": out of host memory, or killed by a user",
+            signal.SIGKILL: ": out of host memory, or killed by hand",
             signal.SIGSEGV: ": a crash in native code",
-            signal.SIGABRT: ": aborted in native code (typical of CUDA and C++ libraries)",
+            signal.SIGABRT: ": aborted in native code (CUDA and C++ libraries abort on errors)",
             signal.SIGTERM: ": asked to stop",
         }
         hint = hints.get(number, "")

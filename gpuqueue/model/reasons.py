@@ -1,4 +1,4 @@
-"""Why a job waits and why it ended: one vocabulary for ``why``, logs, metrics and errors."""
+"""Why a job waits, and why it ended: the same words in ``why``, logs, metrics and errors."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from enum import StrEnum
 
 
 class WaitReason(StrEnum):
-    """Why a job has not started yet."""
+    """Why a job has not started, or why its attempt does not run or end."""
 
     NO_FREE_SLOT = "NO_FREE_SLOT"
     EXCLUSIVE_RUNNING = "EXCLUSIVE_RUNNING"
     SHARED_RUNNING = "SHARED_RUNNING"
     DRAINING_FOR_EXCLUSIVE = "DRAINING_FOR_EXCLUSIVE"
     BEHIND_OTHERS = "BEHIND_OTHERS"
-    """A job of its isolation could start now, but others are ahead of it in line; or it is about to
-    start.
+    """Its isolation could start a job now, but other jobs are ahead of it in line (or it is about
+    to start).
     """
     TURN_OF_SHARED = "TURN_OF_SHARED"
-    """The allowed number of exclusive jobs in a row has started while shared jobs waited."""
+    """Enough exclusive jobs in a row have started while shared ones waited (shared_patience)."""
     REPAIRING = "REPAIRING"
-    """No watcher has compared the slots with what runs yet: at the first start, or after a loss of
-    Redis data.
+    """No watcher has compared the slots with the running attempts yet: at the very start, or after
+    Redis has lost its data.
     """
     TENANT_LIMIT = "TENANT_LIMIT"
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"
     PULLING_IMAGE = "PULLING_IMAGE"
     STARTING = "STARTING"
-    """It has its slot, and its executor is starting."""
+    """It has a slot; its executor is starting."""
     LAUNCH_REFUSED = "LAUNCH_REFUSED"
-    """The API server refuses its Job at present; the dispatcher tries again."""
+    """The Kubernetes API refuses its Job for now; the launch is retried."""
     QUOTA = "QUOTA"
-    """The quota of the namespace has no room for it at present."""
+    """The quota of the namespace does not admit its pod for now."""
     UNCONFIRMED = "UNCONFIRMED"
-    """It was asked to end, and its node does not confirm the end: its slot stays taken."""
+    """It should have ended, but its node does not confirm that: its slot stays taken."""
 
 
 class EndReason(StrEnum):
@@ -42,7 +42,7 @@ class EndReason(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     ERROR = "ERROR"
     RETRIED = "RETRIED"
-    """The task asked Celery for a retry: its next delivery continues."""
+    """The task asked Celery for a retry: its next delivery continues the job."""
     IGNORED = "IGNORED"
     """The task raised Ignore or Reject: Celery writes no result."""
     GPU_OOM = "GPU_OOM"
@@ -62,13 +62,13 @@ class EndReason(StrEnum):
     REJECTED = "REJECTED"
 
 
-#: The infrastructure failed: a new attempt follows, up to the limit. Every other reason ends the
+#: Faults of the infrastructure: a new attempt follows, up to the limit. Every other reason ends the
 #: job.
 TRY_AGAIN = frozenset(
     {EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA}
 )
 
-#: The request of the job cannot be met: no new attempt follows, even if none has started.
+#: The request cannot be met: no new attempt follows, even if this one never started.
 NEVER_AGAIN = frozenset(
     {
         EndReason.IMAGE,
@@ -79,5 +79,5 @@ NEVER_AGAIN = frozenset(
     }
 )
 
-#: The unusable image contains the application: its code cannot run to finish the job.
+#: The application's code is in the image that cannot be used, so none of it can finish the job.
 NO_APPLICATION = frozenset({EndReason.IMAGE})

@@ -1,7 +1,7 @@
-"""The queue's state in Redis: the only place that talks to it for gpuqueue.
+"""The queue's state in Redis. Only this package reads and changes it.
 
-Never here: decisions outside the scripts, Celery, settings. Every verb is one Lua script, and may
-be repeated. ``attempts`` is what an executor needs; ``line`` what dispatchers need; ``read`` what
-people and watchers look at; ``lease`` who leads and how it is woken; ``layout`` whether the state
-is ours to work on at all.
+Never here: decisions outside the scripts, Celery, settings. Each verb is one Lua script and may be
+repeated. ``attempts`` has the verbs of executors, ``line`` those of dispatchers and watchers.
+``reader`` and ``measures`` only read. ``lease``, ``wakeups`` and ``revocations`` are about
+dispatchers, not about a class. ``layout`` checks that this version can read the state.
 """

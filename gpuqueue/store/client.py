@@ -1,5 +1,5 @@
-"""Clients of Redis, each with its timeouts: redis-py's defaults would end a blocking read after 5
-s.
+"""Redis clients with timeouts, and the errors of connections. The defaults of redis-py would end a
+blocking read after 5 s.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from gpuqueue.errors import ServerNotTrusted, ServerRefuses, ServerUnreachable
 from gpuqueue.model.redis_url import mask, plain
 
 T = TypeVar("T")
-#: Seconds a command may take. 10: far above any script here, below every lease's patience with a
-#: dead peer.
+#: Timeout of a command in seconds. 10: far above any script here, below the time after which a
+#: lease expires with its dead peer.
 COMMAND_TIMEOUT = 10.0
-#: Retries within one command, 50 ms doubling to 1 s: about 5 s, which bridges a restart of Redis.
+#: Retries of one command, after 50 ms doubling to 1 s: about 5 s, enough for a restart of Redis.
 RETRIES = 8
-
-#: The longest pause between two of them, in seconds.
+#: The longest pause between two retries, in seconds.
 PAUSE = 1.0
 
-#: What a caller may meet when Redis is away; commands here are safe to repeat.
+#: Errors of a Redis that is unavailable. All commands here may be repeated.
 Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
 RedisError = redis.RedisError
 Redis = redis.Redis
-#: What Redis says where a script's command is not allowed: 6.2, then 7.0 and newer.
+#: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
 _FORBIDDEN = (
     "can't run this command",
     "can't access at least one of the keys",
     "ACL failure in script",
     "NOPERM",
 )
-#: OpenSSL's codes of a certificate for another host or address, and of one that has expired.
+#: OpenSSL codes for a certificate of another host or address, and for an expired one.
 _OTHER_HOST, _EXPIRED = (62, 64), 10
 
 
-class _Patience(Retry):
-    """Tries again as often as it says, and no longer than that takes where Redis refuses: one that
-    never answers may not take its timeout at every try."""
+class _LimitedRetry(Retry):
+    """Retries up to a number of times, and also for a limited time: without a limit, a server that
+    never answers would take its timeout in every try.
+    """
 
     def __init__(self, retries: int, timeout: float) -> None:
         super().__init__(ExponentialBackoff(cap=PAUSE, base=0.05), retries)
@@ -63,16 +63,16 @@ class _Patience(Retry):
 
 
 def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIES) -> redis.Redis:
-    """Make a client (thread-safe, lazily connected). ``timeout`` in seconds must exceed any
-    blocking command's own.
+    """Make a client (thread-safe, lazily connected). ``timeout`` in seconds must exceed that of any
+    blocking command.
 
-    A command is given up after ``timeout``, or ``retries`` seconds where that is more.
+    A command fails after ``timeout`` or ``retries`` seconds, the longer of both.
     """
     address = plain(url)
     options = {
         "decode_responses": True,
         "socket_timeout": timeout,
-        "retry": _Patience(retries, timeout),
+        "retry": _LimitedRetry(retries, timeout),
         "retry_on_error": list(Unavailable),
         "health_check_interval": 30,
     }
@@ -83,11 +83,11 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
 
 
 def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> None:
-    """Raise :class:`ServerUnreachable` unless Redis answers; it names the ``setting`` that the
-    address came from, and the fix.
+    """Raise :class:`ServerUnreachable` unless Redis answers. The error names the ``setting`` with
+    the address, and the fix.
 
-    Its subclasses :class:`ServerRefuses` and :class:`ServerNotTrusted` are for what no waiting
-    mends.
+    Its subclasses :class:`ServerRefuses` and :class:`ServerNotTrusted` mean that waiting cannot
+    help.
     """
     try:
         client.ping()
@@ -96,13 +96,13 @@ def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> 
 
 
 def look(client: redis.Redis, url: str, setting: str) -> None:
-    """Raise at once what no waiting mends; a server that is away is waited for by whoever asks it
-    first.
+    """Raise at once if waiting cannot help. A server that is unavailable raises nothing: the first
+    command waits for it.
 
-    Not while other threads use the client: meanwhile it tries nothing again.
+    Call it before other threads use the client, which does not retry meanwhile.
     """
-    patience = client.get_retry() or _Patience(RETRIES, COMMAND_TIMEOUT)
-    client.set_retry(_Patience(0, COMMAND_TIMEOUT))
+    patience = client.get_retry() or _LimitedRetry(RETRIES, COMMAND_TIMEOUT)
+    client.set_retry(_LimitedRetry(0, COMMAND_TIMEOUT))
     try:
         check(client, url, setting)
     except (ServerRefuses, ServerNotTrusted):
@@ -113,17 +113,17 @@ def look(client: redis.Redis, url: str, setting: str) -> None:
         client.set_retry(patience)
 
 
-def explained(exc: redis.RedisError, url: str, setting: str, rights: str = "") -> ServerUnreachable:
-    """Return what to tell of an error: which setting, what is wrong, what to do. ``rights``: whose
-    of users.acl are wanted.
+def explained(exc: redis.RedisError, url: str, setting: str, user: str = "") -> ServerUnreachable:
+    """Return the error to raise: the setting, the problem, the fix. ``user`` is the user in
+    users.acl whose rights are needed.
     """
     head = f"{setting}={mask(url)!r} cannot be used: {' '.join(str(exc).split())}"
     if isinstance(exc, redis.AuthenticationError):
         return ServerRefuses(f"{head}; correct the user and the password in {setting}")
     if forbidden(exc):
-        wanted = f"{rights} rights" if rights else "the rights that it needs"
+        rights = f"the rights of {user}" if user else "the rights that it needs"
         return ServerRefuses(
-            f"{head}; give its user {wanted} in Redis (deploy/redis/users.acl), or name another"
+            f"{head}; grant its user {rights} in Redis (deploy/redis/users.acl), or use another"
             " user"
         )
     tls = _tls_fix(exc, setting)
@@ -133,36 +133,36 @@ def explained(exc: redis.RedisError, url: str, setting: str, rights: str = "") -
         return ServerUnreachable(f"{head}; start Redis there or correct the address")
     if "Connection closed by server" in str(exc):
         return ServerUnreachable(
-            f"{head}; it may want a certificate of its clients: add ssl_certfile and ssl_keyfile"
+            f"{head}; it may require client certificates: add ssl_certfile and ssl_keyfile"
         )
     return ServerUnreachable(
-        f"{head}; start Redis there, see that it speaks TLS at this port, or correct the address"
+        f"{head}; start Redis there, check that it uses TLS on this port, or correct the address"
     )
 
 
 def forbidden(exc: BaseException) -> bool:
-    """Whether Redis does not let the user do this, itself or within a script."""
-    said = str(exc)
+    """Whether Redis forbids the user this command, directly or within a script."""
+    text = str(exc)
     return isinstance(exc, redis.exceptions.NoPermissionError) or (
-        isinstance(exc, redis.ResponseError) and any(words in said for words in _FORBIDDEN)
+        isinstance(exc, redis.ResponseError) and any(words in text for words in _FORBIDDEN)
     )
 
 
 def _tls_fix(exc: BaseException | None, setting: str) -> str:
-    """Return what to do about a handshake that failed, empty if it is not that."""
+    """Return the fix for a failed TLS handshake; empty for another error."""
     while exc is not None:
         if isinstance(exc, ssl.SSLCertVerificationError):
             if exc.verify_code in _OTHER_HOST:
-                return f"name in {setting} a host that its certificate is for"
+                return f"use a host in {setting} that its certificate covers"
             if exc.verify_code == _EXPIRED:
                 return "renew the certificate of Redis"
-            return f"name its authority's certificate in ssl_ca_certs of {setting}"
+            return f"set ssl_ca_certs in {setting} to the certificate of its authority"
         if isinstance(exc, ssl.SSLError):
-            return f"see that Redis speaks TLS at this port, or begin {setting} with redis://"
+            return f"check that Redis uses TLS on this port, or begin {setting} with redis://"
         if isinstance(exc, FileNotFoundError | PermissionError):
             return (
-                f"see that the files named in {setting} (ssl_ca_certs, ssl_certfile, ssl_keyfile)"
-                " can be read"
+                f"check that the files in {setting} (ssl_ca_certs, ssl_certfile, ssl_keyfile) are"
+                " readable"
             )
         exc = exc.__cause__ or exc.__context__
     return ""

@@ -1,8 +1,8 @@
-"""What the scripts count for /metrics, in the hash ``counts`` of a class. It survives every
-dispatcher; none counts twice.
+"""What the scripts count for /metrics, in the hash ``counts`` of a class. The counts do not depend
+on any dispatcher, and no event is counted twice.
 
-A field is ``<what>:<isolation>`` with, for most, a third part: the reason, or of a duration its
-bucket or ``sum``.
+A field is ``<event>:<isolation>``. Most have a third part: the reason, or for a duration its bucket
+or ``sum``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: Upper bounds of buckets, in seconds: from a launch at once to a day in line. ``inf`` is beyond.
+#: Upper bounds of the buckets in seconds, from an immediate launch to a day in line. A bucket
+#: ``inf`` is above all.
 BOUNDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400)
 ACCEPTED, ENDED, REPEATED, WAIT, HELD = "accepted", "ended", "repeated", "wait", "held"
 
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """A histogram: for each bound the number of durations up to it (cumulative, as Prometheus has
-    it), and all in seconds.
+    """A histogram: for each bound, the number of durations up to it (cumulative, as in Prometheus);
+    and the total in seconds.
     """
 
     buckets: tuple[tuple[str, float], ...]
@@ -37,8 +38,8 @@ class Counts:
 
 
 def parse(fields: Mapping[str, str]) -> Counts:
-    """Read the hash. Fields of a newer version are left out; buckets of other bounds count in the
-    next that holds them.
+    """Parse the hash. Fields of a newer version are left out. A bucket with another bound counts in
+    the next larger one.
     """
     found = Counts()
     durations: dict[tuple[str, str], dict[str, float]] = {}

@@ -1,29 +1,29 @@
-"""The keys of Redis. Those of one class carry one hash tag, so that they live on one node of a
+"""The keys in Redis. The keys of one class have one hash tag, so that they are on one node of a
 Redis Cluster.
 
-Every script gets the same ``KEYS``, in the order of :data:`NAMES`; the loader gives each its name
+Every script of a class gets the same ``KEYS``, in the order of :data:`NAMES`. The loader names each
 in Lua (``K.jobs``).
 """
 
 from __future__ import annotations
 
-#: The layout: raised when what lies under the keys is no longer what other versions take it for.
-#: Executors of application images are older or newer than their dispatcher, so nearly every change
-#: has to do without: a new key or field that may be missing keeps the layout.
-#: tests/upgrade/test_contract.py holds the rule, docs/operate/upgrades.md says it.
+#: The layout of the keys. It is raised if other versions would misread them. Executors in
+#: application images are older or newer than their dispatcher, so nearly every change must keep the
+#: layout: a new key or field may be absent. tests/upgrade/test_contract.py checks this rule of
+#: docs/operate/upgrades.md.
 VERSION = 1
 PREFIX = f"gpuqueue:{VERSION}:"
-#: The layout of what lies in Redis. The one key without a version.
+#: The mark of the layout, the only key without a version.
 LAYOUT = "gpuqueue:layout"
-#: Is there where a dispatcher of before the mark was: then the layout is 1.
+#: Exists if a dispatcher ran that set no mark yet: the layout is 1.
 UNMARKED = "gpuqueue:1:classes"
 
-#: name in Lua → type and content. ``delivery`` and ``holder`` are as in names.py; times are Unix
-#: seconds.
+#: Name in Lua → type and content. For ``delivery`` see names.py, for ``holder`` attempt.py. Times
+#: are Unix seconds.
 NAMES: dict[str, str] = {
     "jobs": "hash: delivery → record (JSON); a tombstone once the job has ended",
     "messages": "hash: delivery → the whole Celery message (JSON); gone when the job has ended",
-    "latest": "hash: task id → its newest delivery, where that is not the first",
+    "latest": "hash: task id → its newest delivery, unless that is the first",
     "accepted": "zset: delivery by time of acceptance, until it is in line",
     "delayed": "zset: delivery by the time it may start",
     "waiting_shared": "zset: delivery by rank (priority, then arrival)",
@@ -37,12 +37,12 @@ NAMES: dict[str, str] = {
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by time of admission, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
-    "stopping": "zset: holder by the time somebody asked for its stop",
-    "finishing": "zset: delivery by the time from which anybody may take up its finish",
-    "ended": "zset: delivery by the time its tombstone is forgotten",
-    "counts": "hash: what has happened so far → number, for /metrics (see counts.py)",
-    "revoked": "hash: task id → signal, revoked before any dispatcher had it",
-    "revoked_until": "zset: task id by the time its entry in revoked is forgotten",
+    "stopping": "zset: holder by the time at which its stop was requested",
+    "finishing": "zset: delivery by the time from which any finisher may take it",
+    "ended": "zset: delivery by the time at which its tombstone is forgotten",
+    "counts": "hash: event → how often it has happened, for /metrics (see counts.py)",
+    "revoked": "hash: task id → signal; for deliveries that are not accepted yet",
+    "revoked_until": "zset: task id by the time at which its entry in revoked is forgotten",
 }
 
 
@@ -78,18 +78,18 @@ GROUPS = PREFIX + "groups"
 
 
 def leader_key(group: str) -> str:
-    """Return the key of a group's lease: its watcher's leader."""
+    """Return the key of the lease of a group's leading watcher."""
     return f"{PREFIX}leader:{group}"
 
 
 def wake_key(gpu_class: str) -> str:
-    """Return the list that leaders of a class block on: anything pushed wakes one. One hash tag:
-    they block on several.
+    """Return the list that the leader of a class blocks on; any element wakes it. The lists of all
+    classes have one hash tag, since a leader blocks on several.
     """
     return f"{PREFIX}{{wake}}:{gpu_class}"
 
 
-#: hash: class → its settings (JSON), as the newest dispatcher has them; what `status` shows.
+#: hash: class → its settings (JSON), as the newest dispatcher announced them; `status` shows them.
 CLASSES = PREFIX + "classes"
 #: zset: dispatcher (worker name) by the time of its last heartbeat.
 DISPATCHERS = PREFIX + "dispatchers"

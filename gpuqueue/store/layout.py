@@ -1,10 +1,9 @@
-"""The layout of what lies in Redis, and that nobody works beside a state of another layout than its
-own.
+"""The layout of the state in Redis, and the check that this version can read it.
 
-The mark says the layout. Its key carries no version, so every version finds it. A dispatcher sets
-it where there is none and looks at it in every turn: an upgrade may change it under a dispatcher
-that runs. What may change within a layout, and what whoever raises
-:data:`gpuqueue.store.keys.VERSION` has to do: docs/operate/upgrades.md.
+The mark names the layout. Its key has no version, so every version finds it. A dispatcher sets the
+mark if there is none, and checks it in every turn, since an upgrade may change it under a running
+dispatcher. docs/operate/upgrades.md says what may change within a layout, and how to raise
+:data:`gpuqueue.store.keys.VERSION`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gpuqueue.store.keys import LAYOUT, UNMARKED, VERSION
 
 
 def find(client: redis.Redis) -> str | None:
-    """Return the layout of what lies in Redis; None: no dispatcher was ever there."""
+    """Return the layout of the state in Redis; None if no dispatcher has ever used it."""
     pipe = client.pipeline(transaction=False)
     pipe.get(LAYOUT)
     pipe.exists(UNMARKED)
@@ -26,18 +25,18 @@ def find(client: redis.Redis) -> str | None:
 
 
 def check(client: redis.Redis, url: str, setting: str) -> None:
-    """Raise :class:`LayoutMismatch` where the state is of another layout; it names the ``setting``
-    that the address came from.
+    """Raise :class:`LayoutMismatch` if the state has another layout. The error names the
+    ``setting`` with the address.
     """
     _compare(find(client), url, setting)
 
 
 def claim(client: redis.Redis, url: str, setting: str) -> None:
-    """Mark the state as ours, where there is none or it is ours. May be repeated. Raises
-    :class:`LayoutMismatch`.
+    """Set the mark to this layout if there is none. May be repeated. Raises
+    :class:`LayoutMismatch` if the state has another layout.
     """
     if client.get(LAYOUT) == str(VERSION):
-        return  # as in nearly every turn
+        return  # so it is in nearly every turn
     _compare(find(client), url, setting)
     if not client.set(LAYOUT, VERSION, nx=True):
         _compare(client.get(LAYOUT), url, setting)  # type: ignore[arg-type]
@@ -48,13 +47,13 @@ def _compare(found: str | None, url: str, setting: str) -> None:
         return
     older = found.isdecimal() and int(found) < VERSION
     fix = (
-        f"have the version that wrote it end its jobs, then set the key {LAYOUT} to {VERSION}"
+        f"let the version that wrote it end its jobs, then set the key {LAYOUT} to {VERSION}"
         " (docs/operate/upgrades.md)"
         if older
-        else "run the version that wrote it, or name another Redis database"
+        else "run the version that wrote it, or use another Redis database"
     )
     raise LayoutMismatch(
         f"{setting}={mask(url)!r} holds the state of layout {found},"
-        f" {'older' if older else 'newer'} than layout {VERSION}, which alone this gpuqueue reads;"
-        f" {fix}"
+        f" {'older' if older else 'newer'} than layout {VERSION}, the only one that this gpuqueue"
+        f" reads; {fix}"
     )

@@ -1,4 +1,4 @@
-"""The ends of attempts' logs, kept beyond their pods."""
+"""The end of each attempt's log, kept longer than its pod."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from gpuqueue.store.keys import log_key
 
 
 class Logs:
-    """Keeps one text per attempt. The newest replaces what was kept before."""
+    """Keeps one text per attempt. A newer text replaces it."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     def keep(self, attempt: Attempt, text: str, seconds: float) -> None:
-        """Keep a log's end for so many seconds."""
+        """Keep the end of a log for ``seconds``."""
         self._client.set(log_key(attempt.gpu_class, attempt.holder), text, ex=max(1, int(seconds)))
 
     def has(self, attempt: Attempt) -> bool:
-        """Whether anything is kept."""
+        """Whether a text is kept."""
         return bool(self._client.exists(log_key(attempt.gpu_class, attempt.holder)))
 
     def read(self, attempt: Attempt) -> str | None:
-        """Return what is kept, None if nothing is."""
+        """Return the text; None if none is kept."""
         found: str | None = self._client.get(log_key(attempt.gpu_class, attempt.holder))  # type: ignore[assignment]
         return found
 
     def for_result(self, record: Record) -> str:
-        """Return what of a job's log is part of its result: a container job's."""
+        """Return the log that is part of a job's result: that of a container job, else empty."""
         if record["task"] != CONTAINER_TASK or not record.get("attempt"):
             return ""
         return self.read(Attempt.of(record)) or ""

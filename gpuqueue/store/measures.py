@@ -1,4 +1,4 @@
-"""How a class stands, in the numbers of /metrics. Nothing here changes anything."""
+"""Measure a class for /metrics. Nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gpuqueue.store.scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One class at one moment. Keys are isolations; ``longest_wait`` in seconds, 0 where nobody
-    waits.
+    """One class at one moment. The keys are isolations. ``longest_wait`` is the age of the oldest
+    waiting job in seconds; 0: none waits.
     """
 
     waiting: dict[str, int]
@@ -35,7 +35,7 @@ class Measures:
         self._clock = clock
 
     def of(self, gpu_class: str) -> Measured:
-        """Measure one class, in one look."""
+        """Measure one class, in one script."""
         answer = self._scripts.call("measured", gpu_class, now=self._clock())
         (
             shared,

@@ -1,4 +1,4 @@
-"""What people and watchers look at. Nothing here changes anything."""
+"""Read the state, for commands and watchers. Nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gpuqueue.store.scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why a job has not started. ``place`` counts from 1 within its own isolation; 0: it is not in
-    line.
+    """Why a job has not started. ``place`` counts from 1 within its isolation; 0: not in line.
+    ``ahead`` has the deliveries just before it.
     """
 
     record: Record
@@ -31,7 +31,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class ClassView:
-    """One class at one moment: holders and waiting jobs with their records, in order."""
+    """One class at one moment: the records of its holders and waiting jobs, in order."""
 
     name: str
     spec: dict[str, Any]
@@ -45,7 +45,7 @@ class ClassView:
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """What a watcher must look after in a class, each with the time since when."""
+    """What a watcher must handle in a class, each with the time since when."""
 
     stopping: list[tuple[Attempt, float]]
     finishing: list[tuple[str, float]]
@@ -62,17 +62,17 @@ class Reader:
         self._scripts = Scripts(client)
 
     def classes(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of all classes, as the newest dispatcher of each has them."""
+        """Return the settings of all classes, as the newest dispatcher of each announced them."""
         found: dict[str, str] = self._client.hgetall(CLASSES)  # type: ignore[assignment]
         return {name: json.loads(text) for name, text in sorted(found.items())}
 
     def record(self, gpu_class: str, delivery: str) -> Record | None:
-        """Return what is known of a delivery."""
+        """Return the record of a delivery; None if it is unknown."""
         raw = self._client.hget(class_key(gpu_class, "jobs"), delivery)
         return json.loads(raw) if raw else None
 
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
-        """Return the records of several deliveries, without those gone meanwhile."""
+        """Return the records of several deliveries, without those that no longer exist."""
         names = list(deliveries)
         if not names:
             return []
@@ -80,8 +80,8 @@ class Reader:
         return [json.loads(each) for each in raw if each]
 
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
-        """Return the newest delivery of a job, in whichever class it is; a delivery's own name
-        finds that one.
+        """Return the newest delivery of a job, in any of the classes. The name of a delivery finds
+        that one.
         """
         names = list(classes)
         pipe = self._client.pipeline(transaction=False)
@@ -94,24 +94,26 @@ class Reader:
         return max(found, key=lambda record: record.get("created", 0), default=None)
 
     def all_records(self, gpu_class: str) -> Iterable[Record]:
-        """Walk through every record of a class, tombstones included, in no order."""
+        """Yield every record of a class, tombstones included, in no order."""
         for _, raw in self._client.hscan_iter(class_key(gpu_class, "jobs"), count=500):
             yield json.loads(raw)
 
     def message(self, gpu_class: str, delivery: str) -> dict[str, Any] | None:
-        """Return the Celery message of a delivery, while it has not ended."""
+        """Return the Celery message of a delivery; None once it has ended."""
         raw = self._client.hget(class_key(gpu_class, "messages"), delivery)
         return json.loads(raw) if raw else None
 
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
-        """Return why a delivery waits, its place, and up to ``most`` of those just ahead."""
+        """Return why a delivery waits, its place, and up to ``most`` deliveries just ahead."""
         answer = self._scripts.call(
             "why", gpu_class.name, delivery=delivery, spec=gpu_class.spec(), most=most
         )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
 
     def free(self, gpu_class: GpuClass, isolation: str) -> int:
-        """Return the free slots of an isolation, or minus the number waiting where there is none."""
+        """Return the number of free slots of an isolation. If none is free, return minus the number
+        of waiting jobs.
+        """
         pipe = self._client.pipeline(transaction=False)
         for kind in ("holders_", "waiting_"):
             for each in ISOLATIONS:
@@ -123,8 +125,8 @@ class Reader:
         return free if free > 0 and not in_line else -in_line
 
     def todo(self, gpu_class: str, now: float) -> Todo:
-        """Return what a watcher has to look after; of the finishing ones, those whose lease has run
-        out.
+        """Return what a watcher must handle. Of the finishing jobs, only those whose lease has
+        expired.
         """
         pipe = self._client.pipeline(transaction=False)
         pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
@@ -154,8 +156,8 @@ class Reader:
         ]
 
     def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
-        """Return one class in one look (``most`` waiting jobs of each isolation with their
-        records).
+        """Return one class at one moment, with the records of the first ``most`` waiting jobs of
+        each isolation.
         """
         pipe = self._client.pipeline(transaction=True)
         for kind in ISOLATIONS:
@@ -186,17 +188,17 @@ class Reader:
         )
 
     def dispatchers(self, since: float) -> list[str]:
-        """Return the dispatchers heard of since a time (Unix seconds)."""
+        """Return the dispatchers with a heartbeat since a time (Unix seconds)."""
         found: list[str] = self._client.zrangebyscore(DISPATCHERS, since, "+inf")  # type: ignore[assignment]
         return found
 
     def host_heard(self, host: str, since: float) -> bool:
-        """Whether any dispatcher on a host was heard of since a time (Unix seconds)."""
+        """Whether any dispatcher on a host had a heartbeat since a time (Unix seconds)."""
         heard = self._client.zscore(HOSTS, host)
         return heard is not None and float(heard) >= since
 
     def leaders(self) -> list[str]:
-        """Return the names of the dispatchers whose watcher leads its group."""
+        """Return the dispatchers whose watcher leads its group."""
         groups: list[str] = self._client.zrange(GROUPS, 0, -1)  # type: ignore[assignment]
         if not groups:
             return []
@@ -204,5 +206,5 @@ class Reader:
         return sorted({each.partition(" ")[0] for each in found if each})
 
     def leader(self) -> str | None:
-        """Return the name of the leader where there is one group."""
+        """Return the first of the leaders; the only one if there is one group."""
         return next(iter(self.leaders()), None)

@@ -1,7 +1,8 @@
-"""Whether a dispatcher's users of Redis may do what dispatchers do: looked at once, at the start,
-and by the doctor.
+"""Whether the Redis users of a dispatcher have its rights. Checked once at the start, and by
+`gpuqueue doctor`.
 
-Each look is of what other users of deploy/redis/users.acl may not; none changes anything.
+Each check does what only the dispatcher's user in deploy/redis/users.acl may do. None changes
+anything.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from gpuqueue.errors import ServerUnreachable
 from gpuqueue.store.client import connect, explained, forbidden
 from gpuqueue.store.reader import Reader
 
-#: Whose rights are wanted, for messages.
-WANTED = "gpuqueue-dispatcher's"
-#: A class, a queue and a result that nobody has.
-_NOBODY = GpuClass("gpuqueue-check", shared_slots=1)
+#: The user in users.acl that has the rights.
+USER = "gpuqueue-dispatcher"
+#: A class, a queue and a result that do not exist.
+_CLASS = GpuClass("gpuqueue-check", shared_slots=1)
 _QUEUE = "gpu.gpuqueue-check"
 _RESULT = "celery-task-meta-gpuqueue-check"
 
@@ -26,30 +27,30 @@ _RESULT = "celery-task-meta-gpuqueue-check"
 def refused(
     state: str, broker: str | None, backend: str | None, setting: str
 ) -> Iterator[ServerUnreachable]:
-    """Yield what is refused, of the state's address (that of ``setting``), the broker's, and a
-    result backend in Redis.
+    """Yield an error for each address that refuses its user: that of the state (in ``setting``), of
+    the broker, and of a result backend in Redis.
 
-    An address that does not answer is none of its business.
+    An address that does not answer is left out.
     """
-    looks = [(state, setting, _state)]
-    looks += [(broker, "CELERY_BROKER_URL", _broker)] if broker else []
-    looks += [(backend, "CELERY_RESULT_BACKEND", _backend)] if backend else []
-    for url, name, look in looks:
+    checks = [(state, setting, _state)]
+    checks += [(broker, "CELERY_BROKER_URL", _broker)] if broker else []
+    checks += [(backend, "CELERY_RESULT_BACKEND", _backend)] if backend else []
+    for url, name, check in checks:
         if not url.startswith(("redis", "unix")):
             continue
-        if found := _look(url, name, look):
-            yield found
+        if error := _error(url, name, check):
+            yield error
 
 
-def _look(
-    url: str, setting: str, look: Callable[[redis.Redis], object]
+def _error(
+    url: str, setting: str, check: Callable[[redis.Redis], object]
 ) -> ServerUnreachable | None:
     client = connect(url, timeout=5, retries=0)
     try:
-        look(client)
+        check(client)
     except redis.RedisError as exc:
         refuses = forbidden(exc) or isinstance(exc, redis.AuthenticationError)
-        return explained(exc, url, setting, WANTED) if refuses else None
+        return explained(exc, url, setting, USER) if refuses else None
     finally:
         client.close()
     return None
@@ -57,8 +58,8 @@ def _look(
 
 def _state(client: redis.Redis) -> None:
     reader = Reader(client)
-    reader.todo(_NOBODY.name, 0)
-    reader.why(_NOBODY, "nobody")
+    reader.todo(_CLASS.name, 0)
+    reader.why(_CLASS, "gpuqueue-check")
     reader.leaders()
 
 

@@ -124,17 +124,17 @@ def test_all_promises_hold_for_a_good_run() -> None:
         ),
         pytest.param(
             but("records", "g2", admitted=9, released=11),
-            "while an exclusive",
+            "no other job held the GPU",
             id="shared inside exclusive",
         ),
         pytest.param(
             but("records", "g3", admitted=11.999),
-            "while an exclusive",
+            "no other job held the GPU",
             id="shared began before exclusive ended",
         ),
         pytest.param(
             but("records", "g2", released=8.001),
-            "while an exclusive",
+            "no other job held the GPU",
             id="exclusive began before shared ended",
         ),
         pytest.param(
@@ -146,10 +146,14 @@ def test_all_promises_hold_for_a_good_run() -> None:
             but("records", "g2", admitted=4.9), "shared jobs ran", id="one more than the slots"
         ),
         pytest.param(
-            but("answers", "wrong", RuntimeWarning()), "the failing job", id="another exception"
+            but("answers", "wrong", RuntimeWarning()),
+            "get() raised the exception",
+            id="another exception",
         ),
         pytest.param(
-            but("states", "wrong", "SUCCESS"), "the failing job", id="the mistake went unnoticed"
+            but("states", "wrong", "SUCCESS"),
+            "get() raised the exception",
+            id="the mistake went unnoticed",
         ),
         pytest.param(
             but("states", "hours", "SUCCESS"),
@@ -189,7 +193,7 @@ def test_nothing_at_all_keeps_no_promise_but_the_idle_ones() -> None:
 
     kept = [each.promise.partition(":")[0] for each in check(nothing) if each.held]
 
-    assert kept == ["nothing is left", "all within 100 s"]
+    assert kept == ["nothing is left over", "all within 100 s"]
 
 
 @pytest.mark.parametrize(

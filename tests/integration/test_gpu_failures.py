@@ -143,7 +143,7 @@ def test_a_job_whose_gpus_fail_as_often_as_attempts_are_allowed_fails(
     errback = shop.new_errback.s(f"{key}-errback").set(queue=GPU)
     result = shop.wear_out.apply_async((key, 9), queue=GPU, link_error=errback)
     with pytest.raises(
-        ExecutorDied, match="gave up after 2 attempts, the last: the GPU failed while the job ran"
+        ExecutorDied, match="gave up after 2 attempts, the last: the GPU failed under the job"
     ):
         result.get(PATIENCE)
     ended = stack.in_state(result.id, "ended")

@@ -188,7 +188,7 @@ def test_an_executor_killed_from_outside_ends_its_job_exactly_once(
     result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
     pid = [stack.told(key) for _ in range(3)][-1]["pid"]
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(ExecutorDied, match="out of host memory, or killed by a user"):
+    with pytest.raises(ExecutorDied, match="out of host memory, or killed by hand"):
         result.get(PATIENCE)
     stack.in_state(result.id, "ended")
     assert stack.told(key) == "on_failure ExecutorDied"

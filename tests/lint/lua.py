@@ -13,7 +13,6 @@ luacheck`` puts it.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -83,11 +82,16 @@ def load() -> Any:
 
 
 def _take_out() -> None:
-    with tempfile.TemporaryDirectory() as name:
+    MODULES.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the move is one step: other test processes do the same.
+    with tempfile.TemporaryDirectory(dir=MODULES.parent) as name:
         for package in fetch.debian([DEBIAN_PACKAGE], Path(name)):
             fetch.unpack_debian(package, Path(name) / "unpacked")
-            MODULES.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(Path(name) / "unpacked" / "usr" / "share" / "lua" / "5.1", MODULES)
+            try:
+                (Path(name) / "unpacked" / "usr" / "share" / "lua" / "5.1").rename(MODULES)
+            except OSError:
+                if not MODULES.exists():  # else another process was first
+                    raise
 
 
 def problems(loaded: Any, names: list[str]) -> list[Problem]:

@@ -17,6 +17,7 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, ExecutorAttempt
+from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
 
@@ -366,3 +367,16 @@ def test_an_attempt_stopped_for_a_late_start_keeps_that_reason(
         queue.line.tick("t4")
     record = queue.reader.record("t4", "a")
     assert record and (record["reason"], record["timed_out"]) == ("INFRA", "start")
+
+
+def test_times_lie_in_redis_with_every_digit(queue: Queue) -> None:
+    queue.client.flushdb()
+    queue.now = 1_764_338_079.123457
+    queue.line.open("t4")
+    assert queue.client.hget(class_key("t4", "gate"), "opened") == repr(queue.now)
+    [granted] = queue.submit("a")
+    [(_, since)] = queue.reader.holders("t4")
+    assert since == queue.now
+    queue.line.launched(Attempt.of(granted), "h:n:1", 60.1)
+    deadlines = queue.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True)
+    assert deadlines == [("a#1", queue.now + 60.1)]

@@ -366,15 +366,15 @@ def ended(stack: SecuredStack) -> tuple[int | None, str]:
         (
             "executor",
             (
-                "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or"
-                " name another user"
+                "; grant its user the rights of gpuqueue-dispatcher in Redis"
+                " (deploy/redis/users.acl), or use another user"
             ),
         ),
         (
             "worker",
             (
-                "; give its user gpuqueue-dispatcher's rights in Redis (deploy/redis/users.acl), or"
-                " name another user"
+                "; grant its user the rights of gpuqueue-dispatcher in Redis"
+                " (deploy/redis/users.acl), or use another user"
             ),
         ),
         ("unknown", "; correct the user and the password in CELERY_BROKER_URL"),
@@ -425,7 +425,7 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
         stack.dispatcher()
         log = stack.log_of_a_failed_launch()
     assert "CELERY_BROKER_URL='redis://gpuqueue-client:**@" in log
-    assert "give its user gpuqueue-executor's rights in Redis (deploy/redis/users.acl)" in log
+    assert "grant its user the rights of gpuqueue-executor in Redis (deploy/redis/users.acl)" in log
     acl_redis.denied()
 
 

@@ -131,10 +131,10 @@ def test_the_error_names_the_certificate_problem_and_its_fix(
     other = said(server, authority.issue("other", ["redis.example"]), ca)
     nothing = said(server, authority.issue("redis", [HOST]), "&ssl_ca_certs=/no/such/file")
     assert str(stranger).endswith(
-        "; name its authority's certificate in ssl_ca_certs of GPUQUEUE_REDIS_URL"
+        "; set ssl_ca_certs in GPUQUEUE_REDIS_URL to the certificate of its authority"
     )
-    assert str(other).endswith("; name in GPUQUEUE_REDIS_URL a host that its certificate is for")
-    assert "see that the files named in GPUQUEUE_REDIS_URL" in str(nothing)
+    assert str(other).endswith("; use a host in GPUQUEUE_REDIS_URL that its certificate covers")
+    assert "check that the files in GPUQUEUE_REDIS_URL" in str(nothing)
     assert {type(each) for each in (stranger, other, nothing)} == {ServerNotTrusted}
 
 
@@ -154,7 +154,7 @@ def test_a_port_without_tls_is_distinguished_from_an_unreachable_server(
     url = f"rediss://{HOST}:{port}?ssl_cert_reqs=required&ssl_ca_certs={authority.pem}"
     with pytest.raises(
         ServerUnreachable,
-        match="; start Redis there, see that it speaks TLS at this port, or correct",
+        match="; start Redis there, check that it uses TLS on this port, or correct",
     ):
         check(connect(url, timeout=1, retries=0), url)
 
@@ -265,7 +265,7 @@ def test_the_job_of_an_executor_that_distrusts_redis_fails_with_that_error(
         stack.dispatcher()
         log = stack.log_of_a_failed_launch()
         assert "CELERY_BROKER_URL='rediss://gpuqueue-executor:**@" in log
-        assert "name its authority's certificate in ssl_ca_certs of CELERY_BROKER_URL" in log
+        assert "set ssl_ca_certs in CELERY_BROKER_URL to the certificate of its authority" in log
 
 
 @pytest.mark.parametrize("verb", ["dispatcher", "status", "doctor"])
@@ -283,5 +283,5 @@ def test_who_cannot_trust_redis_ends_with_what_to_do(
                 done = stack.command(verb)
                 status, text = done.returncode, done.stdout + done.stderr
     assert status == {"dispatcher": 78, "status": 2, "doctor": 1}[verb]
-    assert "name in CELERY_BROKER_URL a host that its certificate is for" in text
+    assert "use a host in CELERY_BROKER_URL that its certificate covers" in text
     assert "secret" not in text and "Traceback" not in text

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import subprocess
-import tarfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +33,13 @@ def has_history(commit: str = PREVIOUS) -> bool:
 def unpack(directory: Path, commit: str = PREVIOUS) -> Path:
     """Put a commit's package, and the scripts that run on it, into a directory for PYTHONPATH."""
     packed = subprocess.run(
-        ["git", "archive", commit, "gpuqueue"], cwd=ROOT, capture_output=True, check=True
+        ["git", "archive", "--format=zip", commit, "gpuqueue"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(directory, filter="data")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(directory)
     for name, former in SCRIPTS.items():
         script = f"{SCRIPTS_AT}:tests/upgrade/{former}"
         shown = subprocess.run(["git", "show", script], cwd=ROOT, capture_output=True, check=True)

@@ -71,8 +71,8 @@ def test_the_error_of_a_newer_layout_names_setting_layout_and_fix(
         assert (
             str(caught.value)
             == f"GPUQUEUE_REDIS_URL='redis://me:**@h:1/0' holds the state of layout {found}, newer"
-            " than layout 1, which alone this gpuqueue reads; run the version that wrote it, or"
-            " name another Redis database"
+            " than layout 1, the only one that this gpuqueue reads; run the version that wrote it, or"
+            " use another Redis database"
         )
     assert client.get(LAYOUT) == found
 
@@ -161,7 +161,7 @@ def test_the_doctor_reports_the_layout(server: EmbeddedRedis, client: redis.Redi
     assert done.returncode == 1
     assert re.search(
         r"FAIL  layout: .* layout 2, newer than layout 1.*\n +run the version that wrote it, or"
-        r" name",
+        r" use",
         done.stdout,
     )
 

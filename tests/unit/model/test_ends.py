@@ -12,10 +12,15 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
         None,
         EndReason.INFRA,
         True,
-        "how it ended is unknown",
+        "its exit status was not observed",
     ),
     "no Redis is the infrastructure's": (75, EndReason.INFRA, True, "could not reach Redis"),
-    "a taken attempt is tried again": (76, EndReason.INFRA, True, "another process has taken"),
+    "a taken attempt is tried again": (
+        76,
+        EndReason.INFRA,
+        True,
+        "another process had claimed the attempt",
+    ),
     "a Redis that refuses is the infrastructure's": (
         78,
         EndReason.INFRA,
@@ -46,7 +51,7 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
         134,
         EndReason.ERROR,
         False,
-        "(SIGABRT): aborted in native code (typical of CUDA",
+        "(SIGABRT): aborted in native code (CUDA",
     ),
     "a signal without a name": (-63, EndReason.ERROR, False, "killed by signal 63"),
 }

@@ -11,11 +11,11 @@ from gpuqueue.settings.dispatcher import load
 PROBLEMS: dict[str, tuple[str, str]] = {
     "TLS without a word on verification": (
         "rediss://r/0",
-        "does not state whether to verify the server; add ?ssl_cert_reqs=required",
+        "has no ssl_cert_reqs, so the server may be unverified; add ?ssl_cert_reqs=required",
     ),
     "an authority alone": (
         "rediss://r/0?ssl_ca_certs=/ca",
-        "does not state whether to verify the server",
+        "has no ssl_cert_reqs, so the server may be unverified",
     ),
     "an unknown word": (
         "rediss://r/0?ssl_cert_reqs=always",
@@ -23,11 +23,11 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     ),
     "words of TLS without TLS": (
         "redis://r/0?ssl_cert_reqs=required",
-        "has ssl_… options but no encryption; begin it with rediss://",
+        "has ssl_… options and no encryption; begin it with rediss://",
     ),
     "a certificate without its key": (
         "rediss://r/0?ssl_cert_reqs=required&ssl_certfile=/c",
-        "has only one of ssl_certfile and ssl_keyfile; give both, or neither",
+        "has only one of ssl_certfile and ssl_keyfile; set both or neither",
     ),
 }
 

@@ -6,7 +6,7 @@
 {{/* The settings of all dispatchers, name to text. */}}
 {{- define "gpuqueue.settings" -}}
 {{- $jobs := .Values.jobs }}
-{{- $said := dict
+{{- $settings := dict
   "GPU_EXECUTION_MODE" "k8s_job"
   "GPU_JOB_NAMESPACE" $jobs.namespace
   "GPU_SECRET_NAME" (include "gpuqueue.executorSecret" .)
@@ -19,7 +19,7 @@
   "GPUQUEUE_METRICS_PORT" (.Values.metricsPort | toString)
   "GPUQUEUE_POD_TEMPLATE" "/etc/gpuqueue/pod/pod-template.yaml"
 }}
-{{- range $name, $text := mergeOverwrite $said .Values.settings }}
+{{- range $name, $text := mergeOverwrite $settings .Values.settings }}
 {{- if ne (toString $text) "" }}
 {{ $name }}: {{ $text | toString | quote }}
 {{- end }}
@@ -28,14 +28,14 @@
 
 {{/* The classes and settings of one dispatcher. All slots are set explicitly, so that no default adds a class. */}}
 {{- define "gpuqueue.classSettings" -}}
-{{- $said := dict
+{{- $settings := dict
   "T4_SHARED_SLOTS" .t4.sharedSlots
   "T4_EXCLUSIVE_SLOTS" .t4.exclusiveSlots
   "MIG_TOTAL_SLOTS" .mig.totalSlots
 }}
-{{- if .resourceName }}{{ $said = set $said "GPU_RESOURCE_NAME" .resourceName }}{{ end }}
-{{- if .classes }}{{ $said = set $said "GPUQUEUE_CLASSES_FILE" "/etc/gpuqueue/classes/classes.toml" }}{{ end }}
-{{- range $name, $text := mergeOverwrite $said .settings }}
+{{- if .resourceName }}{{ $settings = set $settings "GPU_RESOURCE_NAME" .resourceName }}{{ end }}
+{{- if .classes }}{{ $settings = set $settings "GPUQUEUE_CLASSES_FILE" "/etc/gpuqueue/classes/classes.toml" }}{{ end }}
+{{- range $name, $text := mergeOverwrite $settings .settings }}
 {{ $name }}: {{ $text | toString | quote }}
 {{- end }}
 {{- end }}
