@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import click
 from celery import Celery, bootsteps, signals
 from celery.bin.base import CeleryOption
+from celery.utils.log import get_logger
 from celery.worker import state
 
 from gpuqueue.dispatcher.assemble import DispatcherProcess
-from gpuqueue.errors import GpuQueueError, InvalidJob, SettingsError
+from gpuqueue.errors import GpuQueueError, InvalidJob, ServerNotReady, SettingsError
 from gpuqueue.glue.worker.consumer import DISPATCH
 from gpuqueue.glue.worker.control import Control
 from gpuqueue.glue.worker.heartbeat import Heartbeat
@@ -21,6 +23,7 @@ from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
 
+logger = get_logger(__name__)
 # To Flower each attempt is a worker while it runs: ended ones must not fill its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
@@ -65,15 +68,28 @@ class GpuStep(bootsteps.StartStopStep):
         """Make the dispatcher and start it. An error ends the worker with its message."""
         try:
             _check_queues(worker.app)
-            self._dispatcher = DispatcherProcess(
-                worker.app, load(), worker.hostname, watch=self._watch, leave=_leave
-            )
+            self._dispatcher = self._make(worker)
         except GpuQueueError as exc:
             click.echo(f"gpuqueue: {exc}", err=True)
             raise SystemExit(os.EX_CONFIG) from None
         signal.signal(signal.SIGALRM, _leave_at_once)
         worker.gpuqueue = self._dispatcher
         self._dispatcher.start()
+
+    def _make(self, worker: Any) -> DispatcherProcess:
+        """Make the dispatcher, once Redis can serve it."""
+        told = ""
+        while True:
+            try:
+                return DispatcherProcess(
+                    worker.app, load(), worker.hostname, watch=self._watch, leave=_leave
+                )
+            except ServerNotReady as exc:
+                if str(exc) != told:
+                    told = str(exc)
+                    logger.warning("waiting: %s", exc, extra={"action": "redis_not_ready"})
+            state.maybe_shutdown()
+            time.sleep(1)
 
     def stop(self, worker: Any) -> None:
         """Stop the dispatcher. Running attempts continue."""

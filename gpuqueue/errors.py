@@ -107,6 +107,10 @@ class ServerUnreachable(GpuQueueError):
     """Redis cannot be reached: the message states address and fix."""
 
 
+class ServerNotReady(ServerUnreachable):
+    """Redis answers, but cannot serve for now: it loads, is read-only, or must not write."""
+
+
 class ServerRefuses(ServerUnreachable):
     """Redis rejects the user, the password or a command of that user."""
 

@@ -107,10 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if redis is None or not isinstance(exc, redis.RedisError):
             raise
         from gpuqueue.store.client import forbidden
+        from gpuqueue.store.passing import describe
 
+        state = describe(exc)
         rights = "grant its user the rights of gpuqueue-dispatcher (deploy/redis/users.acl)"
         click.echo(
-            f"gpuqueue: Redis: {exc}; {rights if forbidden(exc) else 'try again when it answers'}",
+            f"gpuqueue: Redis {state.problem}: {exc}; {rights if forbidden(exc) else state.fix}",
             err=True,
         )
         return 2

@@ -35,12 +35,13 @@ from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout, rights
-from gpuqueue.store.client import Redis, check, connect, look
+from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
@@ -59,7 +60,8 @@ class DispatcherProcess:
 
     Raises:
         SettingsError: a setting is missing or wrong.
-        ServerUnreachable: Redis cannot be reached, or refuses the user.
+        ServerUnreachable: Redis cannot be reached, or refuses the user. ServerNotReady: it answers,
+            but cannot serve for now; try again.
         LayoutMismatch: Redis has the state of another layout.
     """
 
@@ -102,6 +104,7 @@ class DispatcherProcess:
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
+        self.passes = passes
         self.canceller = Canceller(client, line, reader, classes, finisher)
         relist = settings.relist_seconds
         self.watcher = Watcher(
@@ -169,7 +172,10 @@ def _checked_client(settings: Settings) -> Redis:
         settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
     ):
         raise refusal
-    layout.claim(client, *where)
+    try:
+        layout.claim(client, *where)
+    except RedisError as exc:
+        raise explained(exc, *where) from exc
     return client
 
 

@@ -12,6 +12,7 @@ from celery._state import _set_task_join_will_block
 from celery.app.utils import find_app
 
 from gpuqueue.errors import ApplicationNotFound
+from gpuqueue.executor.waiting import wait_for_redis
 
 
 class Stopped(SystemExit):
@@ -60,10 +61,7 @@ def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
     """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
     app = find(name)
     become_worker(app, worker, loglevel)
-    # Wait up to about 10 minutes for a backend that restarts, so that the result is not lost.
-    app.conf.result_backend_always_retry = True
-    app.conf.result_backend_max_retries = 120
-    app.conf.result_backend_max_sleep_between_retries_ms = 5_000
+    wait_for_redis(app)
     return app
 
 
@@ -73,6 +71,7 @@ def stand_in(
     """Return an application without tasks, to report an error of the real one."""
     app = Celery("gpuqueue-executor", broker=broker, backend=backend)
     become_worker(app, worker, loglevel)
+    wait_for_redis(app)
     return app
 
 

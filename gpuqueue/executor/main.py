@@ -39,6 +39,7 @@ from gpuqueue.errors import (
 )
 from gpuqueue.executor import application
 from gpuqueue.executor.task_run import KEEP, Run
+from gpuqueue.executor.waiting import PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.model.attempt import Attempt
@@ -57,13 +58,11 @@ from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
+from gpuqueue.store.passing import describe
 
 #: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
 #: up, and errors here come earlier.
 logger = logging.getLogger("gpuqueue.start")
-#: Retries of a Redis command, about 10 minutes: at the end of a job, hours of work are at stake. At
-#: its start the watcher's deadline is shorter.
-PATIENCE = 600
 
 
 def main(environ: MutableMapping[str, str] = os.environ) -> int:
@@ -119,7 +118,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         if forbidden(exc):
             logger.error("%s", explained(exc, state_url, setting, "gpuqueue-executor"))
             return EXIT_CONFIG
-        logger.error("Redis cannot be reached: %s", exc)
+        logger.error("Redis %s: %s", describe(exc).problem, exc)
         return EXIT_NO_STATE
     return EXIT_OK
 
@@ -151,14 +150,15 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
         environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
     )
     log = logs.for_result(record)
-    reason = complete(
-        app,
-        record,
-        stored,
-        ApplicationBodies(app),
-        hostname=record.get("worker") or worker,
-        log=log,
-    )
+    with sending():
+        reason = complete(
+            app,
+            record,
+            stored,
+            ApplicationBodies(app),
+            hostname=record.get("worker") or worker,
+            log=log,
+        )
     finish.finished(reason)
     return EXIT_OK
 

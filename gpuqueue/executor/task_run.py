@@ -28,6 +28,7 @@ from gpuqueue.executor.celery_task import (
     soft_limit,
     with_run,
 )
+from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
@@ -38,6 +39,7 @@ from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sample, Sampler, has_gpu
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import RedisError
+from gpuqueue.store.passing import describe
 
 logger = get_logger("gpuqueue.executor")
 #: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
@@ -126,7 +128,7 @@ class Run:
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
             events.send("task-started", request.id)
-            with self._sampler:
+            with self._sampler, sending():
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
@@ -223,7 +225,7 @@ class Run:
         except RedisError as exc:
             # The tracer must not treat this as a failure of the task, and write an unclaimed
             # result.
-            logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
+            logger.error("Redis %s; outcome %s lost: %s", describe(exc).problem, outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 

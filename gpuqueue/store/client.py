@@ -7,14 +7,20 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from gpuqueue.errors import ServerNotTrusted, ServerRefuses, ServerUnreachable
+from gpuqueue.errors import (
+    ServerNotReady,
+    ServerNotTrusted,
+    ServerRefuses,
+    ServerUnreachable,
+)
 from gpuqueue.model.redis_url import mask, plain
+from gpuqueue.store.passing import changes_role, passes, state_of, tls_error
 
 T = TypeVar("T")
 #: Timeout of a command in seconds. 10: far above any script here, below the time after which a
@@ -25,8 +31,6 @@ RETRIES = 8
 #: The longest pause between two retries, in seconds.
 PAUSE = 1.0
 
-#: Errors of a Redis that is unavailable. All commands here may be repeated.
-Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
 RedisError = redis.RedisError
 Redis = redis.Redis
 #: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
@@ -40,26 +44,52 @@ _FORBIDDEN = (
 _OTHER_HOST, _EXPIRED = (62, 64), 10
 
 
-class _LimitedRetry(Retry):
-    """Retries up to a number of times, and also for a limited time: without a limit, a server that
-    never answers would take its timeout in every try.
+class Patience(Retry):
+    """Repeats a command while its error passes: up to a number of times, and for a limited time. A
+    server that never answers would take its timeout in every try.
+
+    All commands here may be repeated. Each repeat has a new connection. If the server has another
+    role now, the idle connections of the pool are closed as well: they lead to the same server.
+
+    Args:
+        retries: the number of repeats.
+        timeout: the timeout of a command, in seconds.
+        pool: where idle connections wait.
     """
 
-    def __init__(self, retries: int, timeout: float) -> None:
-        super().__init__(ExponentialBackoff(cap=PAUSE, base=0.05), retries)
+    def __init__(self, retries: int, timeout: float, pool: redis.ConnectionPool) -> None:
+        # Which errors pass depends on their texts, so :meth:`call_with_retry` decides.
+        super().__init__(
+            ExponentialBackoff(cap=PAUSE, base=0.05),
+            retries,
+            (redis.RedisError, ConnectionError, TimeoutError),
+        )
         self._seconds = max(timeout, retries * PAUSE)
+        self._pool = pool
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # each connection copies it, and the pool cannot be copied
 
     def call_with_retry(
         self, do: Callable[[], T], fail: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> T:
+        """Call ``do()`` until it succeeds, with ``fail(error)`` after each failure."""
         began = time.monotonic()
 
         def failed(error: Exception, *more: Any) -> None:
+            if not passes(error):
+                raise error
             fail(error, *more)
-            if time.monotonic() - began >= self._seconds:
+            if changes_role(error):
+                self._pool.disconnect(inuse_connections=False)
+            if self.over(began):
                 raise error
 
         return super().call_with_retry(do, failed, *args, **kwargs)
+
+    def over(self, began: float) -> bool:
+        """Return whether a command has failed for too long since ``began`` (monotonic)."""
+        return time.monotonic() - began >= self._seconds
 
 
 def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIES) -> redis.Redis:
@@ -72,13 +102,12 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
     options = {
         "decode_responses": True,
         "socket_timeout": timeout,
-        "retry": _LimitedRetry(retries, timeout),
-        "retry_on_error": list(Unavailable),
         "health_check_interval": 30,
     }
     if not address.startswith("unix"):
         options |= {"socket_connect_timeout": 5.0, "socket_keepalive": True}
     client: redis.Redis = redis.Redis.from_url(address, **options)
+    client.set_retry(Patience(retries, timeout, client.connection_pool))
     return client
 
 
@@ -87,7 +116,7 @@ def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> 
     the address, and the fix.
 
     Its subclasses :class:`ServerRefuses` and :class:`ServerNotTrusted` mean that waiting cannot
-    help.
+    help; :class:`ServerNotReady` means that it will.
     """
     try:
         client.ping()
@@ -101,8 +130,9 @@ def look(client: redis.Redis, url: str, setting: str) -> None:
 
     Call it before other threads use the client, which does not retry meanwhile.
     """
-    patience = client.get_retry() or _LimitedRetry(RETRIES, COMMAND_TIMEOUT)
-    client.set_retry(_LimitedRetry(0, COMMAND_TIMEOUT))
+    pool = client.connection_pool
+    patience = client.get_retry() or Patience(RETRIES, COMMAND_TIMEOUT, pool)
+    client.set_retry(Patience(0, COMMAND_TIMEOUT, pool))
     try:
         check(client, url, setting)
     except (ServerRefuses, ServerNotTrusted):
@@ -126,7 +156,11 @@ def explained(exc: redis.RedisError, url: str, setting: str, user: str = "") -> 
             f"{head}; grant its user {rights} in Redis (deploy/redis/users.acl), or use another"
             " user"
         )
-    tls = _tls_fix(exc, setting)
+    if state := state_of(exc):
+        return ServerNotReady(
+            f"{setting}={mask(url)!r} {state.problem}: {' '.join(str(exc).split())}; {state.fix}"
+        )
+    tls = "" if url.startswith("unix") else _tls_fix(exc, setting)
     if tls:
         return ServerNotTrusted(f"{head}; {tls}")
     if not url.startswith("rediss"):
@@ -150,15 +184,15 @@ def forbidden(exc: BaseException) -> bool:
 
 def _tls_fix(exc: BaseException | None, setting: str) -> str:
     """Return the fix for a failed TLS handshake; empty for another error."""
-    while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError):
-            if exc.verify_code in _OTHER_HOST:
-                return f"use a host in {setting} that its certificate covers"
-            if exc.verify_code == _EXPIRED:
-                return "renew the certificate of Redis"
-            return f"set ssl_ca_certs in {setting} to the certificate of its authority"
-        if isinstance(exc, ssl.SSLError):
+    if (error := tls_error(exc)) is not None:
+        if not isinstance(error, ssl.SSLCertVerificationError):
             return f"check that Redis uses TLS on this port, or begin {setting} with redis://"
+        if error.verify_code in _OTHER_HOST:
+            return f"use a host in {setting} that its certificate covers"
+        if error.verify_code == _EXPIRED:
+            return "renew the certificate of Redis"
+        return f"set ssl_ca_certs in {setting} to the certificate of its authority"
+    while exc is not None:
         if isinstance(exc, FileNotFoundError | PermissionError):
             return (
                 f"check that the files in {setting} (ssl_ca_certs, ssl_certfile, ssl_keyfile) are"

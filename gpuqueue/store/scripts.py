@@ -8,17 +8,22 @@ the context it would be encoded twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
+from redis.exceptions import NoScriptError
 
 from gpuqueue.model.record import Use, fields_with
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_keys
 
+T = TypeVar("T")
+#: How often a script that a changed server has not is loaded again.
+LOADS = 5
 #: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
 _KEYS = {"": tuple(NAMES), "lease": tuple(LEASE_NAMES)}
 #: Library part → the list that it needs from Python.
@@ -78,27 +83,45 @@ class Scripts:
             body: a text that the script only stores; most have none.
             context: what its header documents.
         """
-        return self._script(verb)(keys=class_keys(gpu_class), args=_arguments(context, body))
+        return self._run(verb, class_keys(gpu_class), _arguments(context, body))
 
     def call_on(self, keys: Sequence[str], verb: str, /, **context: object) -> Any:
         """Call one verb on keys that belong to no class."""
-        return self._script(verb)(keys=keys, args=_arguments(context))
+        return self._run(verb, keys, _arguments(context))
 
     def pipelined(self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]) -> list[Any]:
         """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
         them together are not.
         """
-        pipe = self._client.pipeline(transaction=False)
-        script = self._client.register_script(source(verb))
-        for gpu_class, context in calls:
-            script(keys=class_keys(gpu_class), args=_arguments(context), client=pipe)
-        return pipe.execute() if calls else []
+
+        def run() -> list[Any]:
+            pipe = self._client.pipeline(transaction=False)
+            for gpu_class, context in calls:
+                self._script(verb)(
+                    keys=class_keys(gpu_class), args=_arguments(context), client=pipe
+                )
+            return pipe.execute()
+
+        return _until_loaded(run) if calls else []
+
+    def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
+        return _until_loaded(lambda: self._script(verb)(keys=keys, args=arguments))
 
     def _script(self, verb: str) -> Any:
         script = self._loaded.get(verb)
         if script is None:
             script = self._loaded[verb] = self._client.register_script(source(verb))
         return script
+
+
+def _until_loaded(run: Callable[[], T]) -> T:
+    """Run a script that redis-py loads if it is missing. Between the two, another server may have
+    become the primary, without the script.
+    """
+    for _ in range(LOADS):
+        with suppress(NoScriptError):
+            return run()
+    return run()
 
 
 def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:

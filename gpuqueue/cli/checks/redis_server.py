@@ -13,7 +13,7 @@ from gpuqueue.errors import LayoutMismatch
 from gpuqueue.model.redis_url import verifies
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout as layouts
-from gpuqueue.store.client import Redis
+from gpuqueue.store.client import Redis, RedisError, explained
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.rights import refused
 
@@ -21,6 +21,20 @@ from gpuqueue.store.rights import refused
 LEAST_REDIS = (6, 2)
 #: Seconds of clock skew that make `eta`, `expires` and the watcher's deadlines visibly wrong.
 SKEW = 1.0
+#: A key of the queue that does not exist.
+_NO_KEY = "gpuqueue:check"
+
+
+def writes(client: Redis, settings: Settings) -> Iterator[Check]:
+    """Check that Redis takes a write. This one changes nothing: it wants the key to exist."""
+    try:
+        client.set(_NO_KEY, "", xx=True)
+    except RedisError as exc:
+        yield Check.failed(
+            "redis writes", explained(exc, settings.redis_url, settings.redis_setting)
+        )
+    else:
+        yield Check("redis writes", Level.OK, "accepted")
 
 
 def redis(client: Redis) -> Iterator[Check]:

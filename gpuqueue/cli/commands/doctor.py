@@ -65,6 +65,7 @@ def examine(app: str | None) -> Iterator[Check]:
         if any(each.level is Level.FAIL for each in rights):
             state = rights[0]  # without these rights no other check of Redis can run
         else:
+            yield from redis_server.writes(state.client, settings)
             yield from redis_server.redis(state.client)
             yield from redis_server.layout(state)
             yield from redis_server.clock(state.client)

@@ -15,7 +15,8 @@ from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, JobState
-from gpuqueue.store.client import Unavailable
+from gpuqueue.store.client import RedisError
+from gpuqueue.store.passing import describe, passes
 
 #: Seconds between two polls of a followed job.
 LOOK_EVERY = 0.5
@@ -82,8 +83,10 @@ class _Following:
         while True:
             try:
                 status = self._turn()
-            except Unavailable as exc:
-                self._say(f"Redis: {exc}; trying again")
+            except RedisError as exc:
+                if not passes(exc):
+                    raise
+                self._say(f"Redis {describe(exc).problem}: {exc}; trying again")
                 time.sleep(LOOK_EVERY)
             else:
                 if status is not None:

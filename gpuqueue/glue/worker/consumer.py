@@ -20,6 +20,9 @@ from gpuqueue.glue.messages.message import pack
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
+#: Seconds before a new connection: Celery holds back a consumer that connects more often than five
+#: times a second.
+PAUSE = 0.5
 #: The errors of kombu's reader for a list element that is not a message. They would end a worker of
 #: Celery.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
@@ -45,8 +48,27 @@ class _AnyTask(dict[Any, Callable[..., None]]):
         return self._strategy
 
 
+class _Blueprint(CeleryConsumer.Blueprint):
+    """The steps of the consumer, its loop included: an error that passes is a lost connection."""
+
+    def start(self, parent: Any) -> None:
+        """Run the steps. Celery connects again after an error of a connection only; any other one
+        ends the worker, READONLY and UNBLOCKED included.
+        """
+        try:
+            super().start(parent)
+        except Exception as exc:
+            passes: Callable[[BaseException], bool] = parent.controller.gpuqueue.passes
+            if isinstance(exc, parent.connection_errors) or not passes(exc):
+                raise
+            time.sleep(PAUSE)
+            raise ConnectionError(str(exc)) from exc
+
+
 class Consumer(CeleryConsumer):
     """Celery's consumer, with one strategy for all messages, Celery's built-in tasks included."""
+
+    Blueprint = _Blueprint
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,7 +131,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
                 exc,
                 extra={"action": "accept_failed"},
             )
-            time.sleep(0.5)  # the consumer gives up after five reconnections per second
+            time.sleep(PAUSE)
             raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)
         if outcome != "known" and eventer and eventer.enabled:

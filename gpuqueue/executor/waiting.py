@@ -1,0 +1,111 @@
+"""Make Celery wait for Redis in this process, as the executor's own client does.
+
+Celery gives up within seconds, and retries no error such as READONLY: it would store FAILURE for a
+task that has succeeded, drop its callbacks, or lose its retry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+from celery.backends.redis import RedisBackend
+from kombu.transport import redis as transport
+from redis import ConnectionPool
+
+from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
+
+#: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
+#: At its start, the deadline of the watcher is shorter.
+PATIENCE = 600
+#: Seconds without a failure that end an outage. Celery pauses for up to 5 s between two tries.
+QUIET = 30.0
+
+
+class _Outage:
+    """How long Redis has been failing. Celery repeats commands that have given up: each of these
+    would be patient again.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._last = float("-inf")
+
+    def seconds(self) -> float:
+        """Count a failure; return the seconds since the first one of this outage."""
+        now = time.monotonic()
+        if now - self._last > QUIET:
+            self._began = now
+        self._last = now
+        return now - self._began
+
+
+class _OutagePatience(Patience):
+    """Waits for the end of an outage, however many commands fail in it. ``waits`` turns it on."""
+
+    waits = True
+
+    def __init__(self, pool: ConnectionPool, outage: _Outage) -> None:
+        super().__init__(PATIENCE, COMMAND_TIMEOUT, pool)
+        self._outage = outage
+
+    def over(self, began: float) -> bool:
+        """Return whether the outage has lasted for too long."""
+        return not self.waits or self._outage.seconds() >= PATIENCE
+
+
+class _SenderPatience(_OutagePatience):
+    """The patience of messages: only while a task runs and its outcome is written. An event that
+    cannot be sent must delay nothing.
+    """
+
+    waits = False
+
+
+class _Waiting:
+    """A channel of kombu whose connections wait."""
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous)  # type: ignore[misc]
+        pool.set_retry(_SenderPatience(pool, _broker))
+        return pool
+
+
+class _Channel(_Waiting, transport.Channel):
+    pass
+
+
+class _SentinelChannel(_Waiting, transport.SentinelChannel):
+    pass
+
+
+_broker = _Outage()
+
+
+def wait_for_redis(app: Celery) -> None:
+    """Make the result backend of an application wait, and the senders of messages within
+    :func:`sending`.
+    """
+    transport.Transport.Channel = _Channel
+    transport.SentinelTransport.Channel = _SentinelChannel
+    # For other backends.
+    app.conf.result_backend_always_retry = True
+    app.conf.result_backend_max_retries = PATIENCE // 5
+    app.conf.result_backend_max_sleep_between_retries_ms = 5_000
+    backend = app.backend
+    if isinstance(backend, RedisBackend):
+        backend.always_retry = False
+        client = backend.client
+        client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Messages wait for Redis meanwhile."""
+    _SenderPatience.waits = True
+    try:
+        yield
+    finally:
+        _SenderPatience.waits = False
