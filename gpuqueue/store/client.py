@@ -4,6 +4,7 @@ blocking read after 5 s.
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from gpuqueue.errors import (
     ServerUnreachable,
 )
 from gpuqueue.model.redis_url import mask, plain
-from gpuqueue.store.passing import changes_role, passes, state_of, tls_error
+from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Timeout of a command in seconds. 10: far above any script here, below the time after which a
 #: lease expires with its dead peer.
@@ -30,6 +32,8 @@ COMMAND_TIMEOUT = 10.0
 RETRIES = 8
 #: The longest pause between two retries, in seconds.
 PAUSE = 1.0
+#: Seconds of failures until a command logs that it waits. A dispatcher gives up at about this time.
+SILENCE = 5.0
 
 RedisError = redis.RedisError
 Redis = redis.Redis
@@ -74,9 +78,10 @@ class Patience(Retry):
         self, do: Callable[[], T], fail: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> T:
         """Call ``do()`` until it succeeds, with ``fail(error)`` after each failure."""
-        began = time.monotonic()
+        began, told = time.monotonic(), False
 
         def failed(error: Exception, *more: Any) -> None:
+            nonlocal told
             if not passes(error):
                 raise error
             fail(error, *more)
@@ -84,6 +89,12 @@ class Patience(Retry):
                 self._pool.disconnect(inuse_connections=False)
             if self.over(began):
                 raise error
+            if not told and time.monotonic() - began >= SILENCE:
+                told = True
+                problem = describe(error).problem
+                logger.warning(
+                    "Redis %s: %s; waiting", problem, error, extra={"action": "redis_waits"}
+                )
 
         return super().call_with_retry(do, failed, *args, **kwargs)
 

@@ -89,7 +89,7 @@ def state_of(exc: BaseException) -> State | None:
     return STATES.get(word_of(exc))
 
 
-def describe(exc: redis.RedisError) -> State:
+def describe(exc: BaseException) -> State:
     """Return what an error says of the server, in any case."""
     if state := state_of(exc):
         return state

@@ -36,6 +36,39 @@ def hold(gate):
     return "held"
 
 
+def wait_for(gate):
+    deadline = time.monotonic() + 60
+    while not Path(gate).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    note(f"let go by {Path(gate).name}")
+
+
+@app.task
+def finish_at(gate):
+    """Ends when the file ``gate`` exists."""
+    note("working")
+    wait_for(gate)
+    return "finished"
+
+
+@app.task(bind=True)
+def retry_at(self, gate):
+    """Asks for a second try when the file ``gate`` exists."""
+    note(f"try {self.request.retries}")
+    if not self.request.retries:
+        wait_for(gate)
+        raise self.retry(countdown=0)
+    return "retried"
+
+
+@app.task
+def fail_at(gate):
+    """Fails when the file ``gate`` exists."""
+    note("failing")
+    wait_for(gate)
+    raise ValueError("as asked")
+
+
 @app.task
 def fail():
     note("failed")

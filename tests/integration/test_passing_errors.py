@@ -1,0 +1,360 @@
+"""Errors of Redis that pass: jobs end meanwhile, each runs once, and the dispatcher goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from gpuqueue.cli import main
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.endpoints import free_port
+from tests.support.launching import LOCAL
+from tests.support.nodes import WorkerNode
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
+) -> Iterator[CrashStack]:
+    made = CrashStack(tmp_path_factory.mktemp("stack"), LOCAL)
+    running_stacks.append(made)
+    try:
+        made.start().ready()
+        yield made
+    finally:
+        running_stacks.remove(made)
+        made.close()
+
+
+@pytest.fixture
+def dispatcher(stack: CrashStack) -> WorkerNode:
+    return stack.workers[0]
+
+
+class Trouble:
+    """A state of the server, for the time of its context. ``word`` begins the errors that it
+    gives, ``enough`` are seen when everything has met it.
+    """
+
+    word = ""
+    enough = 3
+
+    def __init__(self, stack: CrashStack) -> None:
+        self.stack = stack
+        self.client = redis.Redis.from_url(
+            stack.url, decode_responses=True, single_connection_client=True
+        )
+
+    def __enter__(self) -> Trouble:
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self.client.close()
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        raise NotImplementedError
+
+    def errors(self) -> int:
+        """How many errors of the word the server has given."""
+        stats = self.client.info("errorstats")
+        found: int = stats.get(f"errorstat_{self.word}", {}).get("count", 0)
+        return found
+
+
+class ReadOnly(Trouble):
+    """celery#7946: the server is a replica for a while. Its primary does not answer."""
+
+    word = "READONLY"
+
+    def begin(self) -> None:
+        self.client.replicaof("127.0.0.1", free_port())
+
+    def end(self) -> None:
+        self.client.replicaof("NO", "ONE")
+
+
+class MasterDown(ReadOnly):
+    word = "MASTERDOWN"
+
+    def begin(self) -> None:
+        self.client.config_set("replica-serve-stale-data", "no")
+        super().begin()
+
+    def end(self) -> None:
+        super().end()
+        self.client.config_set("replica-serve-stale-data", "yes")
+
+
+class OutOfMemory(Trouble):
+    word = "OOM"
+
+    def begin(self) -> None:
+        self.client.config_set("maxmemory", "1")
+
+    def end(self) -> None:
+        self.client.config_set("maxmemory", "0")
+
+
+class NoReplicas(Trouble):
+    word = "NOREPLICAS"
+
+    def begin(self) -> None:
+        self.client.config_set("min-replicas-to-write", "1")
+
+    def end(self) -> None:
+        self.client.config_set("min-replicas-to-write", "0")
+
+
+class NoDisk(Trouble):
+    """A folder stands where the server saves its data."""
+
+    word = "MISCONF"
+
+    def _save(self, result: str) -> None:
+        self.client.bgsave()
+        until(
+            lambda: self.client.info("persistence")["rdb_last_bgsave_status"] == result,
+            what=f"a save that ends with {result}",
+        )
+
+    def begin(self) -> None:
+        self._folder = Path(self.client.config_get("dir")["dir"]) / "dump.rdb"
+        if self._folder.is_file():
+            self._folder.unlink()
+        self._folder.mkdir()
+        self.client.config_set("save", "3600 1")
+        self._save("err")
+
+    def end(self) -> None:
+        shutil.rmtree(self._folder)
+        self._save("ok")
+        self.client.config_set("save", "")
+
+
+class Busy(Trouble):
+    """A script runs that does not end. The server tells no numbers meanwhile: logs do."""
+
+    word = "BUSY"
+    enough = 1
+
+    def begin(self) -> None:
+        self._before = self._logged()
+        self.client.config_set("lua-time-limit", "20")
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with (
+            redis.Redis.from_url(self.stack.url, socket_timeout=PATIENCE) as client,
+            pytest.raises(redis.ResponseError, match="SCRIPT KILL"),
+        ):
+            client.eval("while true do end", 0)
+
+    def _logged(self) -> int:
+        return self.stack.workers[0].logs().count("busy running a script")
+
+    def end(self) -> None:
+        self.client.script_kill()
+        self._thread.join()
+
+    def errors(self) -> int:
+        return self._logged()
+
+
+class Connections(Trouble):
+    """The server closes all connections and takes no new ones."""
+
+    def begin(self) -> None:
+        self._most = self.client.config_get("maxclients")["maxclients"]
+        self._refused = self._rejected()
+        self.client.config_set("maxclients", "1")
+        self.client.client_kill_filter(_type="normal", skipme=True)
+
+    def _rejected(self) -> int:
+        found: int = self.client.info("stats")["rejected_connections"]
+        return found
+
+    def end(self) -> None:
+        self.client.config_set("maxclients", self._most)
+
+    def errors(self) -> int:
+        return self._rejected()
+
+
+class Loading(Trouble):
+    """The server is a replica for a while, and loads the same data slowly."""
+
+    word = "LOADING"
+
+    def begin(self) -> None:
+        self._other = EmbeddedRedis(self.stack.directory / "other").start()
+        host, port = "127.0.0.1", int(self._other.url.rpartition(":")[2].partition("/")[0])
+        self.client.mset({f"filler:{number}": "x" * 100 for number in range(2000)})
+        own = int(self.stack.url.rpartition(":")[2].partition("/")[0])
+        self.client.config_set("repl-diskless-sync-delay", "0")
+        with redis.Redis.from_url(self._other.url, decode_responses=True) as other:
+            other.replicaof(host, own)
+            until(
+                lambda: other.info("replication").get("master_link_status") == "up",
+                what="a copy of the data",
+            )
+            other.replicaof("NO", "ONE")
+            other.config_set("repl-diskless-sync-delay", "0")
+        self.client.set("filler", "ahead of the copy: only a full load makes both equal")
+        self.client.config_set("loading-process-events-interval-bytes", "1024")
+        self.client.config_set("key-load-delay", "1500")
+        self.client.replicaof(host, port)
+        until(lambda: self.errors() > 0, what="an error while it loads")
+
+    def end(self) -> None:
+        until(lambda: not self.client.info("persistence")["loading"], what="all data are loaded")
+        self.client.config_set("key-load-delay", "0")
+        self.client.replicaof("NO", "ONE")
+        self._other.stop()
+
+
+TROUBLES = [ReadOnly, MasterDown, OutOfMemory, NoReplicas, NoDisk, Busy, Connections, Loading]
+
+
+def wait_for_notes(stack: CrashStack, *words: str) -> None:
+    until(
+        lambda: set(words) <= set(stack.noted()), PATIENCE, str(words), lambda: str(stack.noted())
+    )
+
+
+def more_errors(trouble: Trouble) -> None:
+    """Wait until the server has given more errors than now."""
+    wanted = trouble.errors() + trouble.enough
+    until(lambda: trouble.errors() >= wanted, PATIENCE, f"more errors {trouble.word}")
+
+
+def assert_well(stack: CrashStack, dispatcher: WorkerNode) -> None:
+    """The same dispatcher accepts and ends another job, and nothing is left."""
+    assert stack.send("work", 21).get(timeout=PATIENCE) == 42
+    until(stack.is_idle, PATIENCE, "an idle queue", dispatcher.logs)
+    assert dispatcher.container.exit_code is None
+    assert "Unrecoverable error" not in dispatcher.logs()
+
+
+def attempts(stack: CrashStack, result: AsyncResult) -> int:
+    record = stack.record(result.id)
+    assert record is not None
+    return record["attempt"]
+
+
+@pytest.mark.parametrize("kind", TROUBLES, ids=lambda kind: kind.__name__)
+def test_jobs_that_end_meanwhile_wait_and_run_once(
+    stack: CrashStack, dispatcher: WorkerNode, tmp_path: Path, kind: type[Trouble]
+) -> None:
+    gate = tmp_path / f"gate{len(stack.sent)}"
+    stack.notes.write_text("")
+    follow = stack.sender.signature("crashshop.work", (1,), queue="gpu.t4.shared", immutable=True)
+    errback = stack.sender.signature("crashshop.work", (2,), queue="gpu.t4.shared", immutable=True)
+    finishing = stack.send("finish_at", str(gate), link=follow)
+    failing = stack.send("fail_at", str(gate), link_error=errback)
+    retrying = stack.send("retry_at", str(gate))
+    wait_for_notes(stack, "working", "failing", "try 0")
+
+    with kind(stack) as trouble:
+        gate.touch()
+        until(lambda: stack.noted().count(f"let go by {gate.name}") == 3, PATIENCE, "three ends")
+        more_errors(trouble)
+
+    assert finishing.get(timeout=PATIENCE) == "finished", dispatcher.logs()
+    assert retrying.get(timeout=PATIENCE) == "retried", dispatcher.logs()
+    with pytest.raises(ValueError, match="as asked"):
+        failing.get(timeout=PATIENCE)
+    wait_for_notes(stack, "ran 1", "ran 2")
+    assert_well(stack, dispatcher)
+    begun, ended = ["working", "failing", "try 0", "try 1"], [f"let go by {gate.name}"] * 3
+    assert sorted(stack.noted()) == sorted([*begun, *ended, "ran 1", "ran 2", "ran 21"])
+    assert [attempts(stack, each) for each in (finishing, failing, retrying)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [ReadOnly, Busy], ids=lambda kind: kind.__name__)
+def test_a_dispatcher_outlives_more_than_its_patience(
+    stack: CrashStack, dispatcher: WorkerNode, kind: type[Trouble]
+) -> None:
+    before = dispatcher.logs().count("watcher: Redis: ")
+    with kind(stack):
+        until(
+            lambda: dispatcher.logs().count("watcher: Redis: ") > before,
+            PATIENCE,
+            "a watcher that has given up once",
+            dispatcher.logs,
+        )
+    assert_well(stack, dispatcher)
+
+
+def test_a_dispatcher_waits_at_its_start(stack: CrashStack) -> None:
+    with NoDisk(stack):
+        node, other = stack.start("waiting"), stack.start("stopped")
+        for each in (node, other):
+            until(
+                lambda each=each: "cannot save to its disk: MISCONF" in each.logs(),
+                PATIENCE,
+                "a dispatcher that waits",
+                each.logs,
+            )
+        other.container.kill("SIGTERM")
+    node.ready()
+    node.stop()
+
+
+def test_commands_name_the_state_of_redis_and_the_fix(
+    stack: CrashStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in stack.env.items():
+        monkeypatch.setenv(name, value)
+
+    def output(*arguments: str) -> str:
+        assert main(arguments)
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    with ReadOnly(stack):
+        checks = {each["name"]: each for each in json.loads(output("doctor", "--json"))["checks"]}
+        assert "is read-only: You can't write" in checks["redis writes"]["saw"]
+        assert checks["redis writes"]["fix"] == "try again when it is the primary again"
+        (line,) = output("cancel", "no-such-job").splitlines()
+        assert line.startswith("gpuqueue: Redis is read-only: ")
+        assert line.endswith("; try again when it is the primary again")
+    with Busy(stack):
+        where = f"CELERY_BROKER_URL='{stack.url}' is busy with a script: BUSY "
+        assert output("status").startswith(f"gpuqueue: {where}")
+
+
+def test_killed_connections_cost_nothing(
+    stack: CrashStack, dispatcher: WorkerNode, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    stack.notes.write_text("")
+    results = [stack.send("finish_at", str(gate)) for _ in range(3)]
+    until(lambda: stack.noted().count("working") == 3, PATIENCE, "three running jobs")
+    gate.touch()
+
+    def ended() -> bool:
+        stack.client.client_kill_filter(_type="normal", skipme=True)
+        return stack.noted().count(f"let go by {gate.name}") == 3
+
+    until(ended, PATIENCE, "the end of all jobs")
+    assert [each.get(timeout=PATIENCE) for each in results] == ["finished"] * 3
+    assert_well(stack, dispatcher)
+    assert stack.noted().count("working") == 3
