@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Signature
 from celery.result import AsyncResult
 
 from gpuqueue.cli import main
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.store.reader import Reader
 from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.endpoints import free_port
 from tests.support.launching import LOCAL
@@ -259,33 +261,104 @@ def attempts(stack: CrashStack, result: AsyncResult) -> int:
     return record["attempt"]
 
 
+def send_jobs(stack: CrashStack, gate: Path) -> tuple[AsyncResult, AsyncResult, AsyncResult]:
+    """Start a job that succeeds and has a callback, one that fails and has an errback, and one that
+    asks for a second try; all at the gate.
+    """
+
+    def work(number: int) -> Signature:
+        return stack.sender.signature(
+            "crashshop.work", (number,), queue="gpu.t4.shared", immutable=True
+        )
+
+    jobs = (
+        stack.send("finish_at", str(gate), link=work(1)),
+        stack.send("fail_at", str(gate), link_error=work(2)),
+        stack.send("retry_at", str(gate)),
+    )
+    wait_for_notes(stack, "working", "failing", "try 0")
+    return jobs
+
+
+def notes_of_jobs(gate: Path) -> list[str]:
+    """The notes of these jobs, each run once."""
+    begun, let_go = ["working", "failing", "try 0"], [f"let go by {gate.name}"] * 3
+    return [*begun, *let_go, "try 1", "ran 1", "ran 2"]
+
+
+def assert_results(finishing: AsyncResult, failing: AsyncResult, retrying: AsyncResult) -> None:
+    assert finishing.get(timeout=PATIENCE) == "finished"
+    assert retrying.get(timeout=PATIENCE) == "retried"
+    with pytest.raises(ValueError, match="as asked"):
+        failing.get(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("kind", TROUBLES, ids=lambda kind: kind.__name__)
 def test_jobs_that_end_meanwhile_wait_and_run_once(
     stack: CrashStack, dispatcher: WorkerNode, tmp_path: Path, kind: type[Trouble]
 ) -> None:
     gate = tmp_path / f"gate{len(stack.sent)}"
     stack.notes.write_text("")
-    follow = stack.sender.signature("crashshop.work", (1,), queue="gpu.t4.shared", immutable=True)
-    errback = stack.sender.signature("crashshop.work", (2,), queue="gpu.t4.shared", immutable=True)
-    finishing = stack.send("finish_at", str(gate), link=follow)
-    failing = stack.send("fail_at", str(gate), link_error=errback)
-    retrying = stack.send("retry_at", str(gate))
-    wait_for_notes(stack, "working", "failing", "try 0")
+    jobs = send_jobs(stack, gate)
+    # In any of its steps when the trouble begins. The copy of the data is older than these.
+    starting = stack.send("work", 3) if kind is not Loading else None
 
     with kind(stack) as trouble:
         gate.touch()
         until(lambda: stack.noted().count(f"let go by {gate.name}") == 3, PATIENCE, "three ends")
         more_errors(trouble)
 
-    assert finishing.get(timeout=PATIENCE) == "finished", dispatcher.logs()
-    assert retrying.get(timeout=PATIENCE) == "retried", dispatcher.logs()
-    with pytest.raises(ValueError, match="as asked"):
-        failing.get(timeout=PATIENCE)
+    assert_results(*jobs)
     wait_for_notes(stack, "ran 1", "ran 2")
+    if starting is not None:
+        assert starting.get(timeout=PATIENCE) == 6
     assert_well(stack, dispatcher)
-    begun, ended = ["working", "failing", "try 0", "try 1"], [f"let go by {gate.name}"] * 3
-    assert sorted(stack.noted()) == sorted([*begun, *ended, "ran 1", "ran 2", "ran 21"])
-    assert [attempts(stack, each) for each in (finishing, failing, retrying)] == [1, 1, 1]
+    worked = ["ran 21"] if starting is None else ["ran 3", "ran 21"]
+    assert sorted(stack.noted()) == sorted([*notes_of_jobs(gate), *worked])
+    assert [attempts(stack, each) for each in jobs] == [1, 1, 1]
+
+
+@pytest.fixture
+def apart(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[CrashStack]:
+    """A stack whose state is on another Redis than its messages and results."""
+    with EmbeddedRedis(tmp_path / "state") as state:
+        made = CrashStack(tmp_path / "stack", LOCAL)
+        running_stacks.append(made)
+        try:
+            made.env["GPUQUEUE_REDIS_URL"] = state.url
+            made.client.close()
+            made.client = redis.Redis.from_url(state.url, decode_responses=True)
+            made.reader = Reader(made.client)
+            made.start().ready()
+            yield made
+        finally:
+            running_stacks.remove(made)
+            made.close()
+
+
+@pytest.mark.parametrize(
+    "kind", [ReadOnly, NoReplicas, Connections], ids=lambda kind: kind.__name__
+)
+def test_callbacks_retries_and_results_wait(
+    apart: CrashStack, tmp_path: Path, kind: type[Trouble]
+) -> None:
+    gate = tmp_path / "gate"
+    jobs = send_jobs(apart, gate)
+    finishing, failing, _ = jobs
+
+    def outcomes() -> list[object]:
+        return [(apart.record(each.id) or {}).get("outcome") for each in (finishing, failing)]
+
+    with kind(apart) as trouble:
+        gate.touch()
+        until(lambda: all(outcomes()), PATIENCE, "two outcomes", lambda: str(outcomes()))
+        trouble.enough = 30  # more than the tries of Celery
+        more_errors(trouble)
+    assert_results(*jobs)
+    wait_for_notes(apart, "ran 1", "ran 2")
+    assert_well(apart, apart.workers[0])
+    assert sorted(apart.noted()) == sorted([*notes_of_jobs(gate), "ran 21"])
+    assert [attempts(apart, each) for each in jobs] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [ReadOnly, Busy], ids=lambda kind: kind.__name__)
