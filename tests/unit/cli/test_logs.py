@@ -271,7 +271,7 @@ def test_following_outlives_a_redis_that_is_away(
     world.pods = {"gpus/gpu-j-1": ["one\n"]}
     assert main(["logs", "-f", "j"]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("one\n", "gpuqueue: j: Redis: refused; trying again\n")
+    assert (out, err) == ("one\n", "gpuqueue: j: Redis cannot be reached: refused; trying again\n")
 
 
 def test_no_such_job_is_no_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def test_a_redis_that_goes_away_under_a_command_is_one_line(
     assert main(["classes"]) == 2
     assert (
         capsys.readouterr().err
-        == "gpuqueue: Redis: connection refused; try again when it answers\n"
+        == "gpuqueue: Redis cannot be reached: connection refused; try again when it answers\n"
     )
     monkeypatch.setattr(classes, "open_state", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
