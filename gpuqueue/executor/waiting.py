@@ -48,7 +48,7 @@ class _OutagePatience(Patience):
     waits = True
 
     def __init__(self, pool: ConnectionPool, outage: _Outage) -> None:
-        super().__init__(PATIENCE, COMMAND_TIMEOUT, pool)
+        super().__init__(-1, COMMAND_TIMEOUT, pool)
         self._outage = outage
 
     def over(self, began: float) -> bool:

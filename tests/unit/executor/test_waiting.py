@@ -1,0 +1,114 @@
+"""Celery in an executor waits for Redis: the result backend always, messages while a task runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.transport import redis as transport
+
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.executor import waiting
+from gpuqueue.executor.waiting import sending, wait_for_redis
+from tests.support.scripted_redis import OK, Answer, ScriptedRedis
+from tests.support.waiting import until
+
+READONLY = b"-READONLY You can't write against a read only replica.\r\n"
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give kombu its channels back afterwards."""
+    for each in (transport.Transport, transport.SentinelTransport):
+        monkeypatch.setattr(each, "Channel", each.Channel)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[str], Celery]]:
+    """Make an application that waits for the Redis of an address."""
+    apps = []
+
+    def made(url: str) -> Celery:
+        app = Celery("waits", broker=url, backend=url, set_as_current=False)
+        app.conf.task_publish_retry_policy = {"max_retries": 0}
+        wait_for_redis(app)
+        apps.append(app)
+        return app
+
+    yield made
+    for app in apps:
+        app.close()
+
+
+def failing(times: int, *words: str) -> Answer:
+    """Answer READONLY to some commands for a number of times, and OK to all others."""
+    left = [READONLY] * times
+
+    def answer(command: list[str]) -> bytes:
+        return left.pop() if left and command[0] in words else OK
+
+    return answer
+
+
+def tries(server: ScriptedRedis, word: str) -> int:
+    return sum(command[0] == word for command in server.commands)
+
+
+def errors(client: redis.Redis) -> int:
+    """How often Redis has refused a write."""
+    found: int = client.info("errorstats")["errorstat_NOREPLICAS"]["count"]
+    return found
+
+
+def publish(app: Celery) -> None:
+    app.send_task("anything", ignore_result=True)
+
+
+def test_a_result_is_written_when_redis_takes_writes_again(
+    connect: Callable[[str], Celery],
+) -> None:
+    with ScriptedRedis(failing(3, "SET")) as server:
+        connect(server.url).backend.client.set("key", "text")
+        assert tries(server, "SET") == 4
+
+
+def test_a_message_waits_only_while_a_task_runs(connect: Callable[[str], Celery]) -> None:
+    with (
+        EmbeddedRedis() as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
+        app = connect(server.url)
+        client.config_set("min-replicas-to-write", "1")
+        with pytest.raises(OperationalError, match="NOREPLICAS"):
+            publish(app)
+        given = errors(client)
+
+        def end() -> None:
+            until(lambda: errors(client) >= given + 5, what="five errors more")
+            client.config_set("min-replicas-to-write", "0")
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        with sending():
+            publish(app)
+        ending.join()
+        assert client.llen("celery") == 1
+
+
+def test_an_outage_is_waited_for_once_by_all_commands_together(
+    connect: Callable[[str], Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE", 0.3)
+    with ScriptedRedis(lambda words: READONLY) as server:
+        client = connect(server.url).backend.client
+        began = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(redis.exceptions.ReadOnlyError):
+                client.set("key", "text")
+        assert 0.3 <= time.monotonic() - began < 1.5
+        assert tries(server, "SET") < 10
