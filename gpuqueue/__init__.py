@@ -2,8 +2,8 @@
 Kubernetes Job.
 
 Applications need no import from here: ``task.apply_async(queue="gpu.t4.shared")`` suffices.
-:func:`gpu` makes checked options for it, and :func:`run` makes a job of a container image. All other
-modules are for operators, or internal.
+:func:`gpu` makes checked options for it, and :func:`run` makes a job of a container image. The
+other modules are for operators, or internal.
 """
 
 from gpuqueue.errors import (
