@@ -3,8 +3,8 @@
 **Thirds.** A whole-stack case runs with local processes and again with Jobs of the double of
 Kubernetes. The cases on the double take most of the time and seldom find what the local ones miss,
 so a run of CI takes one third of them: a hash of the case's name says which third it is in. Three
-runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` derives the number from the commit,
-``all`` (as is unset) leaves nothing out.
+runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` counts the commits, so three commits
+in a row cover all, too; ``all`` (as is unset) leaves nothing out.
 
 **Groups.** Tests that share a fixture of their module stay on one worker: it is set up once.
 """
@@ -37,8 +37,8 @@ def chosen_third() -> int | None:
 
 def _third_of_commit() -> str:
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+        count = subprocess.run(
+            ["git", "rev-list", "--count", "--first-parent", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -46,7 +46,7 @@ def _third_of_commit() -> str:
         ).stdout
     except (OSError, subprocess.CalledProcessError):  # an archive of the sources
         return "0"
-    return str(int(commit, 16) % 3)
+    return str(int(count) % 3)
 
 
 def third_of(name: str) -> int:
