@@ -9,13 +9,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import celery
 import pytest
 from celery.exceptions import MaxRetriesExceededError
 from kombu.exceptions import EncodeError
 from stock import OutOfStock
 
 from gpuqueue import gpu
+from tests.support.celery_series import needs_results_ignored_by_name
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -206,13 +206,7 @@ def test_a_waiting_job_is_queued(shop: ModuleType, stack: Stack, key: str) -> No
     "by",
     [
         "its class",
-        pytest.param(
-            "its class, sent by name",
-            marks=pytest.mark.skipif(
-                celery.VERSION < (5, 7),
-                reason="Celery 5.6 sends ignore_result=False with the name: it asks for a result",
-            ),
-        ),
+        pytest.param("its class, sent by name", marks=needs_results_ignored_by_name),
         "an option",
     ],
 )

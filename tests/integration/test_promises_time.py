@@ -64,12 +64,12 @@ def test_a_hard_time_limit_kills_the_task_with_a_typed_error(
     shop: ModuleType, stack: Stack, queue: str, key: str
 ) -> None:
     result = shop.hold.apply_async(
-        (key,), queue=queue, time_limit=1, link_error=shop.old_errback.s(f"{key}-errback")
+        (key,), queue=queue, time_limit=1, link_error=shop.lone_errback.s()
     )
     pid = stack.told(key)["pid"]
     with pytest.raises(TimeLimitExceeded):
         result.get(PATIENCE)
-    assert stack.told(f"{key}-errback") == ["old", result.id]
+    assert stack.told(result.id) == ["old", result.id]
     if queue == GPU:
         assert not psutil.pid_exists(pid)
         assert stack.known(result.id)["reason"] == "TIME_LIMIT"
