@@ -5,6 +5,7 @@ twice.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 
 def replicas(cluster: Versions, *names: str, **env: str) -> list[WorkerNode]:
     """Start some at once, and wait until all are ready."""
-    nodes = [cluster.begin(name, **env) for name in names]
+    nodes = [cluster.begin(name, env=env) for name in names]
     for node in nodes:
         cluster.ready(node)
     return nodes
@@ -98,9 +99,10 @@ def test_a_busy_dispatcher_is_healthy_and_one_whose_redis_is_slow_is_too(cluster
 
     for number in range(40):
         cluster.send("work", number, countdown=3600)
+    client: Any = cluster.client  # redis has no type for execute_command()
     while len(cluster.records()) < 40:
         look()
-        cluster.client.execute_command("DEBUG", "SLEEP", "0.2")  # every command waits for it
+        client.execute_command("DEBUG", "SLEEP", "0.2")  # every command waits for it
     assert {status for status, _ in answers} == {200}
     # The probe of the manifests gives it 10 s.
     assert max(seconds for _, seconds in answers) < 5.0
