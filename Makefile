@@ -61,6 +61,7 @@ lint: $(DEV) ## check style, types, layers, Lua and names of tests
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
 	$(PY) -m tests.lint.lua
+	$(PY) -m tests.lint.voice
 	$(PY) -m tests.lint.names
 
 docs: $(DEV) ## build the documentation site into site/, without the network

@@ -31,6 +31,7 @@ def run(client: redis.Redis, examples: int, steps: int, **more: Any) -> None:
     )
 
 
+@pytest.mark.timeout(300)  # a minute, and more on a busy machine
 def test_the_invariants_and_both_bounds_hold_for_random_schedules(
     schedule_redis: redis.Redis,
 ) -> None:

@@ -5,7 +5,6 @@ twice.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 
@@ -99,10 +98,9 @@ def test_a_busy_dispatcher_is_healthy_and_one_whose_redis_is_slow_is_too(cluster
 
     for number in range(40):
         cluster.send("work", number, countdown=3600)
-    client: Any = cluster.client  # redis has no type for execute_command()
     while len(cluster.records()) < 40:
         look()
-        client.execute_command("DEBUG", "SLEEP", "0.2")  # every command waits for it
+        cluster.client.client_pause(200, all=True)  # every command waits for it
     assert {status for status, _ in answers} == {200}
     # The probe of the manifests gives it 10 s.
     assert max(seconds for _, seconds in answers) < 5.0
