@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.cluster import cluster as look
 from gpuqueue.cli.checks.nodes import slots
-from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.settings.dispatcher import load
 from tests.doubles.kubernetes import Cluster, Image
