@@ -34,9 +34,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this run does not take; keep tests of one module fixture together."""
+    """Leave out what this run does not take; order and group the rest."""
     items[:], left_out = selection.select(items)
     config.hook.pytest_deselected(items=left_out)
+    selection.long_first(items)
     selection.group(items)
 
 

@@ -7,6 +7,8 @@ runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` counts the commit
 in a row cover all, too; ``all`` (as is unset) leaves nothing out.
 
 **Groups.** Tests that share a fixture of their module stay on one worker: it is set up once.
+
+**Order.** Tests that may take longest start first: none of them runs alone at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pathlib import Path
 import pytest
 
 THIRD = "GPUQUEUE_TEST_THIRD"
+#: Seconds of a test's timeout from which on it counts as long.
+LONG = 400.0
 
 
 def chosen_third() -> int | None:
@@ -73,6 +77,16 @@ def select(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Ite
         return third is None or third == third_of(item.nodeid)
 
     return [each for each in items if fits(each)], [each for each in items if not fits(each)]
+
+
+def long_first(items: list[pytest.Item]) -> None:
+    """Put the tests with the longest timeouts first, in their order."""
+
+    def is_long(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("timeout")
+        return mark is not None and float(mark.args[0]) >= LONG
+
+    items.sort(key=lambda item: not is_long(item))
 
 
 def group(items: list[pytest.Item]) -> None:
