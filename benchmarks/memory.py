@@ -15,7 +15,7 @@ from benchmarks.harness import Figure, Sample, Size
 from benchmarks.messages import CHUNK, fill, record_of, template
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.model.names import SHARED
 from gpuqueue.model.states import QUEUED
 from gpuqueue.store.client import Redis
@@ -31,7 +31,7 @@ def run(size: Size) -> list[Figure]:
     kept, told, plain = [], [], []
     with Stage() as stage:
         made = template(stage.app, "gpu.t4.shared", stage.client)
-        states = States(stage.app)
+        states = ResultStates(stage.app)
         stored, wire = len(json.dumps(made.packed).encode()), len(made.wire.encode())
         for _ in range(repeats):
             before = _used(stage.client)
@@ -39,7 +39,7 @@ def run(size: Size) -> list[Figure]:
             assert stage.client.zcard(class_key("t4", "waiting_shared")) == count
             in_line = _used(stage.client)
             record = record_of(made.packed, "t4", SHARED)
-            states.tell({**record, "id": deliveries[0]}, QUEUED, made.packed)
+            states.store({**record, "id": deliveries[0]}, QUEUED, made.packed)
             name = str(stage.app.backend.get_key_for_task(deliveries[0]), "utf-8")
             state = stage.client.get(name)
             assert isinstance(state, str)

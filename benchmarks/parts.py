@@ -15,7 +15,7 @@ from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.glue.messages.parse import UNSIGNED
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.launchers.base import Launcher, Observations, OnEnd
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
@@ -47,7 +47,7 @@ class Parts:
             stage.client,
             stage.reader,
             Logs(stage.client),
-            States(stage.app),
+            ResultStates(stage.app),
         )
         self.line = Line(client, by="bench", owner=owner)
 

@@ -21,8 +21,7 @@ from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
 
-# Each attempt is a worker to Flower, for as long as it runs: keep those that have ended from
-# filling its list.
+# To Flower each attempt is a worker while it runs: ended ones must not fill its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
 app = Celery("gpuqueue")
@@ -31,12 +30,12 @@ try:
     #: Seconds to leave: where Redis does not answer, Celery waits without limit.
     LEAVE_SECONDS = load().leave_seconds
 except GpuQueueError as exc:
-    # Celery would show a traceback of its own loader instead of what to do.
+    # Celery would show a traceback of its loader instead of the fix.
     sys.exit(f"gpuqueue: {exc}")
 
 
 class DispatchTask(app.Task):  # type: ignore[name-defined]
-    """What every message is bound to: its strategy keeps the message, so that it never runs here."""
+    """The task of every message: its strategy keeps the message, so that it never runs here."""
 
     name = DISPATCH
     Strategy = "gpuqueue.glue.worker.consumer:strategy"
@@ -52,7 +51,7 @@ app.register_task(DispatchTask())
 
 
 class GpuStep(bootsteps.StartStopStep):
-    """The part of a worker that is gpuqueue's: dispatcher, launcher, finisher, watcher."""
+    """The step of a worker that starts and stops its dispatcher."""
 
     requires = ("celery.worker.components:Pool",)
     name = "gpuqueue"
@@ -77,7 +76,7 @@ class GpuStep(bootsteps.StartStopStep):
         self._dispatcher.start()
 
     def stop(self, worker: Any) -> None:
-        """Sign off; running jobs go on."""
+        """Stop the dispatcher. Running attempts continue."""
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             dispatcher.stop()
@@ -86,32 +85,32 @@ class GpuStep(bootsteps.StartStopStep):
 
 
 def _leave() -> None:
-    """Have Celery shut this worker down, as by SIGTERM."""
+    """Make Celery shut this worker down as on SIGTERM."""
     state.should_stop = os.EX_CONFIG
 
 
 @signals.worker_shutting_down.connect
 def _limit_leaving(**_: Any) -> None:
-    if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):  # a second signal does not begin it anew
+    if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):  # a second signal must not reset it
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
 
 
 def _leave_at_once(*_: object) -> None:
-    """Go without what cannot be waited for: it is what a crash leaves behind, and repaired like
-    that.
+    """End without the steps that take too long: other dispatchers repair the state as after a
+    crash.
     """
-    # No logger: it may be what the main thread was in the middle of.
+    # No logger: the signal may have interrupted the main thread in it.
     os.write(
         2,
         f"gpuqueue: shutdown timed out after {LEAVE_SECONDS:g} s;"
         " other dispatchers will take over\n".encode(),
     )
-    os._exit(os.EX_TEMPFAIL)  # what was under way is another's now
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _check_queues(application: Celery) -> None:
-    """Refuse to take messages that are not ours; a class named by any of its queues is served on
-    its plain one too.
+    """Refuse queues that are no GPU queues. A dispatcher that consumes any queue of a class also
+    consumes its plain one.
     """
     classes = configured(load())
     queues = application.amqp.queues

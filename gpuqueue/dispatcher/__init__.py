@@ -1,5 +1,5 @@
-"""The dispatcher process, in the order of a job's way: accept, slots, watch, repair, cancel,
-finish.
+"""The dispatcher process, in the order of a job's life: accept, slots, watch, stop, repair, cancel,
+finish. ``assemble`` puts it together.
 
 Never here: the application's code, Lua, HTTP requests to the Kubernetes API. Every step may be
 repeated.

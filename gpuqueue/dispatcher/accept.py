@@ -115,7 +115,7 @@ class Accept:
                 extra={"action": "accepted"},
             )
             if not job.retries:  # a retry in line shows RETRY, as in plain Celery
-                self.states.tell(record, QUEUED, packed, since=now)
+                self.states.store(record, QUEUED, packed, since=now)
         return outcome
 
     def _refuse(

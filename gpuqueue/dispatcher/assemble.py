@@ -25,7 +25,7 @@ from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
@@ -72,63 +72,52 @@ class DispatcherProcess:
         watch: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> None:
-        client = _checked_client(settings)
-        classes = configured(settings)
-        reader, logs, states = Reader(client), Logs(client), States(app)
+        client, classes = _checked_client(settings), configured(settings)
+        reader, logs, states = Reader(client), Logs(client), ResultStates(app)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
 
-        def on_end(running: RunningAttempt, end: End) -> bool:
-            return slots.on_end(running, end)  # no attempt is launched before slots exist
+        def make_line(owner: str = "", devices: Mapping[str, int] | None = None) -> Line:
+            keep, most = settings.tombstone_seconds, settings.max_attempts
+            return Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=devices)
 
-        keep, most, repair = (
-            settings.tombstone_seconds,
-            settings.max_attempts,
-            settings.repair_seconds,
-        )
+        def on_end(running: RunningAttempt, end: End) -> bool:
+            return slots.on_end(running, end)  # slots exist before the first launch
+
         if settings.execution_mode == "local":
-            self.launcher, dealt = _local(settings, classes, reader, on_end)
+            launcher, gpus = _local(settings, classes, reader, on_end)
         else:
-            observing = Line(client, by=name, keep=keep, max_attempts=most)
-            observations = KeptObservations(client, observing, reader, logs, states, app)
-            self.launcher, dealt = _kubernetes(settings, classes, on_end, observations), {}
-        owner = self.launcher.owner
-        line = Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=dealt)
+            # Observations need no owner: only the launcher knows it.
+            observations = KeptObservations(client, make_line(), reader, logs, states, app)
+            launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
+        line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
         job_states = JobStates(states, reader, classes, line.clock, repair)
-        self.finisher = Finisher(
-            line, reader, logs, app, name, self.launcher, bodies, settings.finish_seconds
+        finisher = Finisher(
+            line, reader, logs, app, name, launcher, bodies, settings.finish_seconds
         )
-        self.slots = slots = Slots(
-            client, line, classes, self.launcher, job_states, self.finisher, settings.launch_threads
-        )
+        threads = settings.launch_threads
+        slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
+        self.launcher, self.finisher, self.slots = launcher, finisher, slots
         self.accept = Accept(
-            client, line, reader, classes, bodies, self.launcher, slots, job_states, self.finisher
+            client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
-        self.canceller = Canceller(client, line, reader, classes, self.finisher)
+        self.canceller = Canceller(client, line, reader, classes, finisher)
+        relist = settings.relist_seconds
         self.watcher = Watcher(
             client=client,
             waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
             line=line,
             reader=reader,
             classes=classes,
-            lease=Lease(client, name, settings.lease_seconds, group_of(owner, classes)),
-            launcher=self.launcher,
+            lease=Lease(client, name, settings.lease_seconds, group_of(launcher.owner, classes)),
+            launcher=launcher,
             slots=slots,
-            finisher=self.finisher,
-            stopper=Stopper(reader, self.launcher, settings.grace_seconds),
-            repair=Repair(
-                client,
-                line,
-                reader,
-                classes,
-                self.launcher,
-                slots,
-                repair,
-                settings.relist_seconds,
-            ),
+            finisher=finisher,
+            stopper=Stopper(reader, launcher, settings.grace_seconds),
+            repair=Repair(client, line, reader, classes, launcher, slots, repair, relist),
             states=job_states,
-            intervals=WatchIntervals(settings.tick_seconds, settings.relist_seconds, repair),
+            intervals=WatchIntervals(settings.tick_seconds, relist, repair),
             may_lead=watch,
             check_layout=lambda: layout.claim(client, *_where(settings)),
             leave=leave,
@@ -190,8 +179,8 @@ def _local(
     """Return the local launcher, and how many GPUs it deals to each class."""
     if not settings.app:
         raise SettingsError(
-            "GPUQUEUE_APP is not set; set it to what follows `celery -A` for the application whose"
-            " tasks run here"
+            "GPUQUEUE_APP is not set; set it to the argument of `celery -A` for the application"
+            " whose tasks run here"
         )
     found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
     dealt = devices.deal(classes.values(), found)

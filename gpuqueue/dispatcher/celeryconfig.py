@@ -1,4 +1,4 @@
-"""Celery's configuration of dispatchers (and of Flower beside them), a reason per line."""
+"""The Celery configuration of dispatchers (and of Flower beside them), a reason per line."""
 
 from kombu import Exchange, Queue
 
@@ -8,38 +8,38 @@ from gpuqueue.settings.dispatcher import load
 _settings = load()
 _classes = configured(_settings)
 
-# The applications' own broker and backend: jobs and results are plain Celery there.
+# The broker and backend of the applications: jobs and results are plain Celery there.
 broker_url = _settings.broker_url
 result_backend = _settings.result_backend or _settings.broker_url
 
-# The consumer that takes a message of any task name.
+# A consumer for messages of any task name.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
-# Without -Q: the queues of all classes. Exchange and key are named as Celery names those of a queue
-# it makes itself: with the default exchange every message of the queue `celery` would come here
-# too.
+# Without -Q: the queues of all classes. Exchange and key have the names that Celery gives to the
+# queues that it makes: with the default exchange, messages of the queue `celery` would arrive too.
 _names = {
     "gpu.auto",
     "gpu.mig",
     *(queue for each in _classes.values() for queue in [*each.queues, f"gpu.{each.name}"]),
 }
 task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(_names)]
-# Nothing but JSON is ever decoded.
+# Only JSON is decoded.
 accept_content = ["json"]
 task_serializer = result_serializer = "json"
-# Acknowledged when kept in Redis, not before.
+# A message is acknowledged after it is kept in Redis.
 task_acks_late = True
-# A message is held for milliseconds: more in hand would only be redelivered later after a crash.
+# A message is in hand for milliseconds: a higher prefetch would only delay redelivery after a
+# crash.
 worker_prefetch_multiplier = 4
-# The pool runs nothing: messages never enter it.
+# The pool stays empty: messages never enter it.
 worker_pool = "threads"
 worker_concurrency = 1
-# Flower shows jobs from events.
+# Flower needs events.
 worker_send_task_events = True
-# A dispatcher often starts before its Redis does; it says so and tries again.
+# A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
-# Own keys for unacknowledged messages: a short visibility timeout must not touch the applications'
-# workers, which share the broker. What a SIGKILLed dispatcher had in hand is delivered again after
-# that time and the look for it.
+# Separate keys for unacknowledged messages: a short visibility timeout must not affect the workers
+# of the applications, which share the broker. After a SIGKILL the broker delivers the messages in
+# hand again, once the timeout and one restore interval have passed.
 broker_transport_options = {
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",
@@ -48,5 +48,5 @@ broker_transport_options = {
     "unacked_restore_interval": min(10, _settings.visibility_seconds),
     "unacked_restore_throttle": 1,
 }
-# The dispatcher's own log format is the operator's to choose by Celery's ordinary options.
+# The operator chooses the log format by Celery's usual options.
 worker_redirect_stdouts = False

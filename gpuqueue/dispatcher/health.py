@@ -1,7 +1,7 @@
-"""Whether a dispatcher lives, and whether it is ready: the words behind ``/healthz`` and
-``/readyz``.
+"""Whether a dispatcher is healthy and ready: the answers of ``/healthz`` and ``/readyz``.
 
-Busy is not dead, and a Redis that is away is no reason to end a dispatcher: it waits, and goes on.
+A busy dispatcher is healthy. An unreachable Redis is no reason to restart one: it waits, and
+continues.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-#: Seconds without a turn of a loop until it is taken for stuck. 180: far above the longest wait in
-#: a turn, an API server or a Redis that takes 10 s to be given up.
+#: Seconds until a loop without a new cycle counts as stuck. 180: far above the longest wait in a
+#: cycle, the timeout of an API server or a Redis (10 s).
 STUCK = 180.0
-#: Seconds, beyond the watcher's own sleep, in which it must have had a turn that succeeded to count
-#: as ready. 30: three answers of an API server that does not come.
+#: Seconds, beyond the watcher's sleep, within which a cycle must have succeeded for a dispatcher to
+#: be ready. 30: three timeouts of an API server.
 LATE = 30.0
 
 
 class WatchedLoop(Protocol):
-    """A watcher, as far as its health goes. Times are of ``time.monotonic``; 0: not yet."""
+    """The health of a watcher. Times are of ``time.monotonic``; 0: not yet."""
 
     began: float
-    """When its latest turn began."""
+    """Start of its latest cycle."""
     succeeded: float
-    """When its latest good turn ended."""
+    """End of its last successful cycle."""
     trouble: str
-    """Why its latest turn failed; empty: it did not."""
+    """Why its latest cycle failed; empty if it did not."""
 
     def alive(self) -> bool:
-        """Whether its thread runs."""
+        """Return whether its thread runs."""
         ...
 
 
@@ -50,7 +50,7 @@ class Health:
         self._beat: float | None = None
 
     def beat(self) -> None:
-        """The consumer takes messages, and its loop has come round."""
+        """The consumer's loop runs, and takes messages."""
         self._beat = self._clock()
 
     def pause(self) -> None:
@@ -58,25 +58,25 @@ class Health:
         self._beat = None
 
     def sick(self) -> str:
-        """Say why this process should be ended; empty: it should not."""
+        """Return why this process should be restarted; empty if it should not."""
         now, beat = self._clock(), self._beat
         if not self._watcher.alive():
             return "the watcher's thread has ended"
         if self._watcher.began and now - self._watcher.began > STUCK + self._tick:
-            return f"the watcher has been in one turn for {now - self._watcher.began:.0f} s"
+            return f"one cycle of the watcher has taken {now - self._watcher.began:.0f} s so far"
         if beat is not None and now - beat > STUCK:
-            return f"the consumer's loop has not come round for {now - beat:.0f} s"
+            return f"the consumer's loop has been stuck for {now - beat:.0f} s"
         return ""
 
     def unready(self) -> str:
-        """Say why this dispatcher does no work at present; empty: it does."""
+        """Return why this dispatcher does not work at present; empty if it does."""
         now, watcher = self._clock(), self._watcher
         if self._beat is None:
             return "takes no messages: it starts, stops, or waits for the broker"
         if watcher.trouble:
-            return f"the watcher's last turn failed: {watcher.trouble}"
+            return f"the watcher's last cycle failed: {watcher.trouble}"
         if not watcher.succeeded:
-            return "the watcher has not had a turn yet"
+            return "the watcher has not completed a cycle yet"
         if now - watcher.succeeded > LATE + self._tick:
-            return f"the watcher's last good turn was {now - watcher.succeeded:.0f} s ago"
+            return f"the watcher's last good cycle was {now - watcher.succeeded:.0f} s ago"
         return self.sick()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
 
@@ -29,7 +29,7 @@ class JobStates:
 
     def __init__(
         self,
-        states: States,
+        states: ResultStates,
         reader: Reader,
         classes: Iterable[str],
         clock: Callable[[], float],
@@ -42,7 +42,7 @@ class JobStates:
         self._stale_after = stale_after
         self._refresh_at = 0.0
 
-    def tell(
+    def store(
         self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float
     ) -> None:
         """Store a state that is true ``since`` then, unless the job may have moved on in another
@@ -50,7 +50,7 @@ class JobStates:
         """
         fresh = self._clock() - since < self._stale_after / 2
         if fresh and not record.get("ignore_result"):
-            self._states.tell(record, state, packed)
+            self._states.store(record, state, packed)
 
     def refresh_if_due(self, now: float) -> None:
         """Keep the stored states of live jobs from expiring. It works in a thread, since there may

@@ -9,7 +9,7 @@ from celery import Celery, states
 
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.glue.results.events import Events
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -29,7 +29,7 @@ class KeptObservations:
     line: Line
     reader: Reader
     logs: Logs
-    states: States
+    states: ResultStates
     app: Celery
 
     def observed(self, observations: list[Observation]) -> None:
@@ -55,7 +55,7 @@ class KeptObservations:
             )
             return
         if not claimed.get("ignore_result"):
-            self.states.tell(claimed, states.STARTED, {"headers": stored["headers"]})
+            self.states.store(claimed, states.STARTED, {"headers": stored["headers"]})
         with Events(self.app, worker, leaves=False) as events:
             events.send("task-started", claimed["id"])
 

@@ -96,7 +96,7 @@ class Slots:
         attempt = Attempt.of(record)
         try:
             if not repeated:
-                self._states.tell(record, DISPATCHED, None, since=record["admitted"])
+                self._states.store(record, DISPATCHED, None, since=record["admitted"])
             try:
                 instance = self._launcher.start(record)
             except LaunchLater as exc:

@@ -1,5 +1,5 @@
-"""The executor: claims one attempt, loads the application, runs one message under Celery's tracer,
-exits.
+"""The executor: it claims one attempt, loads the application, runs one message under Celery's
+tracer, and exits.
 
-Never here: any package beyond celery and redis, since this code runs inside application images.
+Never here: any package except celery and redis, since this code runs in the images of applications.
 """

@@ -1,5 +1,5 @@
-"""Load the application, and make this process a worker of it: logging, signals, settings, as
-Celery's own pool does.
+"""Load the application, and make this process a worker of it: logging, signals and settings, as in
+Celery's worker pool.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from gpuqueue.errors import ApplicationNotFound
 
 
 class Stopped(SystemExit):
-    """This process ends without writing anything: it was told to, or cannot, or another attempt
-    will.
+    """This process ends without a result: it was asked to stop, cannot write one, or leaves it to
+    another attempt.
     """
 
 
 def find(name: str | None) -> Celery:
-    """Import what ``celery -A`` would, with its tasks. Raises :class:`ApplicationNotFound` that
-    says why it cannot be.
+    """Import the application as ``celery -A`` does, with its tasks. Raises
+    :class:`ApplicationNotFound` with the cause.
 
-    A process that is told to stop meanwhile stops: that is no fault of the application.
+    A stop signal during the import stops the process: the application is not at fault.
     """
     fix = (
-        "set GPUQUEUE_APP beside the dispatcher to what follows `celery -A`, and start it where"
-        " that can be imported"
+        "set GPUQUEUE_APP of the dispatcher to the argument of `celery -A`, and start the"
+        " dispatcher where that can be imported"
     )
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
-    sys.path.insert(0, "")  # as celery does: where it was started
+    sys.path.insert(0, "")  # like celery: the working directory
     try:
         app: Celery = find_app(name)
         app.finalize()
@@ -48,8 +48,8 @@ def find(name: str | None) -> Celery:
 
 
 def _stopped(exc: BaseException | None) -> Stopped | None:
-    """Find the stop that an error is, or was made of: libraries wrap what is raised while they are
-    imported.
+    """Return the stop in an error's chain of causes: libraries wrap exceptions that their import
+    raises.
     """
     while exc is not None and not isinstance(exc, Stopped):
         exc = exc.__cause__ or exc.__context__
@@ -60,7 +60,7 @@ def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
     """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
     app = find(name)
     become_worker(app, worker, loglevel)
-    # A result is worth waiting for when the backend restarts; bounded: about 10 minutes.
+    # Wait up to about 10 minutes for a backend that restarts, so that the result is not lost.
     app.conf.result_backend_always_retry = True
     app.conf.result_backend_max_retries = 120
     app.conf.result_backend_max_sleep_between_retries_ms = 5_000
@@ -70,15 +70,15 @@ def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
 def stand_in(
     broker: str | None, backend: str | None, worker: str, loglevel: str = "INFO"
 ) -> Celery:
-    """Return an application without tasks, to tell what is wrong with the real one."""
+    """Return an application without tasks, to report an error of the real one."""
     app = Celery("gpuqueue-executor", broker=broker, backend=backend)
     become_worker(app, worker, loglevel)
     return app
 
 
 def become_worker(app: Celery, worker: str, loglevel: str) -> None:
-    """Do what Celery does in a new process of its pool, in its order."""
-    _set_task_join_will_block(True)  # result.get() within a task is refused, as in Celery's pool
+    """Take the steps of Celery in a new pool process, in its order."""
+    _set_task_join_will_block(True)  # result.get() in a task is an error, as in Celery's pool
     app.log.setup(loglevel, hostname=worker)
     app.loader.init_worker()
     app.loader.init_worker_process()
@@ -88,5 +88,5 @@ def become_worker(app: Celery, worker: str, loglevel: str) -> None:
 
 
 def leave() -> None:
-    """Let the application close what it opened for this process."""
+    """Let the application close its resources of this process."""
     signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)

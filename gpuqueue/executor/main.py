@@ -1,22 +1,22 @@
 """The executor: a one-shot Celery worker. It claims its attempt, runs one message under Celery's
-own tracer, and exits.
+tracer, and exits.
 
-Told by the environment: GPUQUEUE_APP (what follows ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN,
-and, set by the launcher, GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT,
-GPUQUEUE_INSTANCE; in a pod GPUQUEUE_POD (its name) and GPUQUEUE_POD_UID as well. GPUQUEUE_LAYOUT is
-the dispatcher's (keys.py); where it is set it must be ours. CELERY_BROKER_URL is the broker;
-GPUQUEUE_REDIS_URL (the queue's state) and CELERY_RESULT_BACKEND are the same where they are not
-set. Needs celery and redis only, and no GPU library; writes no file, and wants no home.
+Its environment: GPUQUEUE_APP (the argument of ``celery -A``), GPUQUEUE_JOB_ID, GPUQUEUE_TOKEN, and
+from the launcher GPUQUEUE_DELIVERY, GPUQUEUE_GPU_CLASS, GPUQUEUE_ATTEMPT, GPUQUEUE_INSTANCE; in a
+pod also GPUQUEUE_POD (its name) and GPUQUEUE_POD_UID. GPUQUEUE_LAYOUT, if set, is the layout of the
+dispatcher (keys.py) and must match. CELERY_BROKER_URL is the broker; GPUQUEUE_REDIS_URL (the state
+of the queue) and CELERY_RESULT_BACKEND default to it. The executor needs celery and redis only, and
+no GPU library; it writes no file and needs no home directory.
 
 Exit status:
     0: reported.
     72: (a finisher) the application cannot be imported.
     75: Redis could not be reached.
-    76: the attempt is another's.
-    77: the GPU itself failed; nothing is written, and another attempt is due.
-    78: what it is told is not enough, wrong, or not for this version, or Redis refuses the user, or
-    cannot prove who it is.
-    143: told to stop.
+    76: the attempt belongs to another process.
+    77: the GPU failed; nothing is written, and another attempt follows.
+    78: the environment is incomplete, wrong, or for another version; or Redis refuses the user or
+    fails to prove its identity.
+    143: asked to stop.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ from gpuqueue.store.client import RedisError, connect, explained, forbidden, loo
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 
-#: Neither Celery's nor below one of Celery's (task_run.py has one): those are silent until the
-#: application has set logging up, and what ends here ends before that.
+#: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
+#: up, and errors here come earlier.
 logger = logging.getLogger("gpuqueue.start")
-#: Retries of a Redis command, about 10 minutes: at the end of a job hours of work are at stake. At
-#: its start the watcher's deadline ends it sooner.
+#: Retries of a Redis command, about 10 minutes: at the end of a job, hours of work are at stake. At
+#: its start the watcher's deadline is shorter.
 PATIENCE = 600
 
 
 def main(environ: MutableMapping[str, str] = os.environ) -> int:
-    """Run the attempt that the environment names; answers the exit status."""
-    signal.signal(signal.SIGTERM, _on_term)  # a process 1 without a handler would ignore it
+    """Run the attempt that the environment names; return the exit status."""
+    signal.signal(signal.SIGTERM, _on_term)  # process 1 ignores signals without a handler
     if (layout := environ.get("GPUQUEUE_LAYOUT", str(VERSION))) != str(VERSION):
         raise SettingsError(
-            f"GPUQUEUE_LAYOUT={layout!r} is the dispatcher's, and the gpuqueue installed here reads"
-            f" layout {VERSION} alone; install the dispatcher's version beside the application"
+            f"GPUQUEUE_LAYOUT={layout!r} is the layout of the dispatcher, but the gpuqueue here"
+            f" reads layout {VERSION} only; install the dispatcher's version with the application"
         )
     try:
         state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
@@ -85,7 +85,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         token = "" if FINISHER in environ else environ[VARIABLES["token"]]
     except KeyError as exc:
         raise SettingsError(
-            f"{exc.args[0]} is not set; the executor is started by a dispatcher, which sets it"
+            f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
     _check_addresses(environ)
     setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
@@ -125,8 +125,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
 
 
 def _check_addresses(environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingsError` for an address whose TLS cannot be meant so: Celery would
-    connect to anybody.
+    """Raise :class:`SettingsError` for an address with incomplete TLS options: Celery would connect
+    to any server.
     """
     names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
     for problem in tls_problems({name: environ.get(name) for name in names}):
@@ -134,13 +134,13 @@ def _check_addresses(environ: Mapping[str, str]) -> None:
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
-    """Name this very process among those that may have been started for the attempt."""
+    """Name this process among all that may have been started for the attempt."""
     started, pod = environ.get(INSTANCE, host), environ.get(POD_UID)
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
 def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, worker: str) -> int:
-    """Write the outcome of a job whose executor could not, with the application's errbacks and
+    """Write the outcome of a job in place of its executor, with the application's errbacks and
     hooks.
     """
     claimed = finish.claim()
@@ -168,7 +168,7 @@ def _on_term(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def run() -> None:
-    """Be the executor: the entry point."""
+    """Run the executor: the entry point."""
     try:
         sys.exit(main())
     except SettingsError as exc:
@@ -181,7 +181,7 @@ def run() -> None:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End without the interpreter's tidying up: on a GPU that failed it may hang, or crash and hide
+    """End without the clean-up of the interpreter: on a failed GPU it may hang, or crash and hide
     the exit status.
     """
     logging.shutdown()

@@ -1,15 +1,13 @@
-"""Run one message under Celery's own tracer, and claim its end before anything of it is written."""
+"""Run one message under Celery's tracer, and claim its end before any of it is written."""
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
-from celery import Celery, Task, states
+from celery import Celery, states
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
@@ -17,13 +15,19 @@ from celery.utils.saferepr import saferepr
 
 from gpuqueue.errors import (
     ApplicationNotFound,
-    ArgumentsMismatch,
     ExecutorDied,
     MalformedMessage,
     StaleAttempt,
     TaskNotFound,
 )
 from gpuqueue.executor import application
+from gpuqueue.executor.celery_task import (
+    check_arguments,
+    has_own_call,
+    raiser,
+    soft_limit,
+    with_run,
+)
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
@@ -36,14 +40,14 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import RedisError
 
 logger = get_logger("gpuqueue.executor")
-#: How long the tombstone of a job stays, in seconds, unless the dispatcher says otherwise.
+#: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
 KEEP = 86_400.0
-#: Characters of a GPU's failure that the record keeps; the log has it all.
-TOLD = 300
+#: How many characters of a GPU failure the record keeps; the log has all.
+MOST_GPU_ERROR = 300
 
 
 class Run:
-    """One message, run once."""
+    """One run of one message."""
 
     def __init__(
         self,
@@ -64,8 +68,8 @@ class Run:
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
 
     def run(self) -> None:
-        """Load the application and run the task; what cannot be loaded or called is the job's typed
-        failure.
+        """Load the application and run the task. If either is impossible, the job fails with a
+        typed error.
         """
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
@@ -75,15 +79,15 @@ class Run:
                 self._environ.get("CELERY_RESULT_BACKEND"),
             )
             app = application.stand_in(broker, backend, self._worker, self._loglevel)
-            self._trace(app, _raiser(app, self._record, exc), self._whatever_can_be_read(app))
+            self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]
         try:
             body = messages.payload(self._stored, ApplicationBodies(app))
         except MalformedMessage as exc:
-            # Nothing of the application's runs for it, and nobody whom it names is called back.
+            # No code of the application runs for it, and no callback that it names.
             logger.warning("refused: %s", exc)
-            self._trace(app, _raiser(app, self._record, exc), NOTHING)
+            self._trace(app, raiser(app, self._record, exc), NOTHING)
             return
         task = app.tasks.get(name)
         if task is None:
@@ -92,11 +96,11 @@ class Run:
             )
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
-            task = _raiser(app, self._record, missing)
+            task = raiser(app, self._record, missing)
         self._trace(app, task, body)
 
-    def _whatever_can_be_read(self, app: Celery) -> messages.Payload:
-        """Return the body, if an application that cannot be had is not needed for it."""
+    def _readable_body(self, app: Celery) -> messages.Payload:
+        """Return the body if it is readable without the application, else an empty one."""
         try:
             return messages.payload(self._stored, ApplicationBodies(app))
         except MalformedMessage:
@@ -118,7 +122,7 @@ class Run:
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
-            task = _with_run(task, self._guarded(task, soft))
+            task = with_run(task, self._guarded(task, soft))
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
             events.send("task-started", request.id)
@@ -143,13 +147,13 @@ class Run:
                 events.send("task-rejected", request.id)
 
     def _guarded(self, task: Any, soft: float | None) -> Callable[..., Any]:
-        """Return the task's own code, with its end claimed before the tracer writes anything of it."""
-        inner = task.__call__ if _has_own_call(task) else task.run
+        """Return the code of the task, with its end claimed before the tracer writes any of it."""
+        inner = task.__call__ if has_own_call(task) else task.run
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with self._claiming():
-                _check_arguments(task, args, kwargs)
-                with _soft_limit(soft):
+                check_arguments(task, args, kwargs)
+                with soft_limit(soft):
                     result = inner(*args, **kwargs)
             self._claim(EndReason.SUCCEEDED)
             return result
@@ -157,8 +161,8 @@ class Run:
         return run
 
     def _begun(self, before_start: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the task's own hook: what it raises is an outcome as well, and ``run`` is never
-        reached then.
+        """Return the ``before_start`` hook of the task. An exception of it is an outcome, too, and
+        ``run`` is not called then.
         """
 
         def hook(*args: Any, **kwargs: Any) -> None:
@@ -169,7 +173,7 @@ class Run:
 
     @contextmanager
     def _claiming(self) -> Iterator[None]:
-        """Claim whatever outcome an exception of the task is."""
+        """Claim the outcome of an exception of the task."""
         try:
             yield
         except Retry:
@@ -183,10 +187,10 @@ class Run:
         except SystemExit as exc:
             self._claim(EndReason.ERROR)
             raise ExecutorDied(
-                f"the task left by sys.exit with exit code {exc.code!r}, without a result"
+                f"the task called sys.exit with exit code {exc.code!r}, without a result"
             ) from exc
         except SoftTimeLimitExceeded:
-            self._claim(EndReason.ERROR)  # whatever it interrupted, the job's time is what ran out
+            self._claim(EndReason.ERROR)  # the time limit is the cause, not the interrupted code
             raise
         except Exception as exc:
             reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
@@ -196,15 +200,14 @@ class Run:
             raise
 
     def _give_up(self, exc: Exception) -> NoReturn:
-        """The GPU itself failed: write nothing, so that another attempt may end the job."""
-        logger.error(
-            "the GPU failed under attempt %s: %r", self._executor.attempt.number, exc, exc_info=exc
-        )
-        told = f"{type(exc).__name__}: {exc}".partition("\n")[0][:TOLD]
+        """The GPU failed: write no result, so that another attempt may end the job."""
+        number = self._executor.attempt.number
+        logger.error("the GPU failed during attempt %s: %r", number, exc, exc_info=exc)
+        first_line = f"{type(exc).__name__}: {exc}".partition("\n")[0]
         try:
-            self._sampled({**self._sampler.latest(), "gpu_error": told})
+            self._sampled({**self._sampler.latest(), "gpu_error": first_line[:MOST_GPU_ERROR]})
         except RedisError as error:
-            logger.warning("not told how: %s", error)
+            logger.warning("the GPU error is not recorded: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
 
     def _sampled(self, seen: Sample) -> None:
@@ -218,84 +221,21 @@ class Run:
             logger.warning("outcome %s dropped: %s", outcome, exc)
             raise Ignore() from None
         except RedisError as exc:
-            # The tracer must not take this for the task's own failure, and write what nobody has
-            # claimed.
+            # The tracer must not treat this as a failure of the task, and write an unclaimed
+            # result.
             logger.error("Redis cannot be reached; outcome %s lost: %s", outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
         self._reported = True
 
-    def _limits(self, said: tuple[float | None, float | None], task: Any) -> float | None:
+    def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
+        """Record the hard limit; return the soft one. A message overrides the task's limits."""
         hard, soft = (
             limit or own
-            for limit, own in zip(said, (task.time_limit, task.soft_time_limit), strict=True)
+            for limit, own in zip(limits, (task.time_limit, task.soft_time_limit), strict=True)
         )
         if hard and hard != self._record.get("time_limit"):
             self._executor.limit(float(hard))
         return soft
-
-
-def _raiser(app: Celery, record: Record, exc: Exception) -> Any:
-    def run(*args: Any, **kwargs: Any) -> NoReturn:
-        raise exc
-
-    app.tasks.pop(record["task"], None)  # Celery would answer the application's own of that name
-    app.task(run, name=record["task"], base=Task, typing=False)
-    return app.tasks[
-        record["task"]
-    ]  # the task itself: what the decorator answers is a proxy until the app is finalized
-
-
-def _with_run(task: Any, run: Callable[..., Any]) -> Any:
-    """Give the task's instance another ``run``; with ``__call__`` of the base, the tracer calls it
-    directly.
-    """
-    if _has_own_call(task):
-        plain = type(
-            task.__name__,
-            (type(task),),
-            {"__call__": lambda self, *args, **kwargs: run(*args, **kwargs)},
-        )
-        task.__class__ = plain
-    else:
-        task.run = run
-    return task
-
-
-def _has_own_call(task: Any) -> bool:
-    return type(task).__call__ is not Task.__call__
-
-
-def _check_arguments(task: Any, args: Any, kwargs: Any) -> None:
-    header = getattr(task, "__header__", None) if getattr(task, "typing", False) else None
-    if header is None:
-        return
-    try:
-        header(*args, **kwargs)
-    except TypeError as exc:
-        shown = f"args={saferepr(args)}, kwargs={saferepr(kwargs)}"
-        raise ArgumentsMismatch(
-            f"{shown} do not fit the signature of task {task.name!r}: {exc}; correct the call"
-        ) from exc
-
-
-@contextmanager
-def _soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in the task when its soft limit runs out, as Celery's pool does
-    by a signal.
-    """
-
-    def expire(number: int, frame: FrameType | None) -> NoReturn:
-        raise SoftTimeLimitExceeded(seconds)
-
-    if not seconds:
-        yield
-        return
-    signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _traceback(exc: object) -> str:

@@ -1,6 +1,6 @@
-"""The seams with Celery: messages, the consumer that takes any task name, completion out of band,
-remote control, events.
+"""Everything that uses internals of Celery: messages, the consumer for any task name, results
+written without a worker, remote control, events.
 
-Never here: slots, order, launching. What Celery leaves undocumented is used in this package alone,
-each with a contract test in tests/contract/test_celery.py.
+Never here: slots, order, launching. No other package uses undocumented parts of Celery; each of
+them has a test in tests/contract/test_celery.py.
 """

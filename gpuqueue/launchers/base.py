@@ -134,8 +134,8 @@ class Launcher(Protocol):
         ...
 
     def watch(self, running: RunningAttempt) -> None:
-        """Report the end of an orphan too: an attempt whose dispatcher is gone. Other dispatchers
-        report the ends of their own attempts.
+        """Report the end of an orphan, too: an attempt whose dispatcher is gone. Each dispatcher
+        reports the other ends.
         """
         ...
 

@@ -11,8 +11,8 @@ from gpuqueue.model.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One delivery, as it is accepted. Times are Unix seconds; limits are seconds from the start of
-    the run.
+    """One delivery, as accepted. Times are Unix seconds; limits are seconds from the start of the
+    run.
     """
 
     id: str
@@ -22,7 +22,7 @@ class Job:
     retries: int = 0
     nesting: int = 0
     name: str = ""
-    """What Flower and `status` show: the task's name, or its shadow."""
+    """The name that Flower and `status` show: the task or its shadow."""
     priority: int = 0
     created: float = 0.0
     eta: float | None = None
@@ -30,27 +30,28 @@ class Job:
     time_limit: float | None = None
     tenant: str | None = None
     image: str | None = None
-    """The image that it names itself, for its executor or, of a container job, to run."""
+    """The image that the job names: of its executor, or of a container job."""
     container: dict[str, Any] | None = None
-    """Of a container job: what is said of the container (see container.py)."""
+    """The container of a container job (see container.py)."""
     needs_app: bool = False
-    """It has errbacks or is part of a chord: finishing it for its executor wants the application's
-    code.
+    """It has errbacks or is part of a chord: to finish it in place of its executor takes the
+    application's code.
     """
     signed: bool = False
-    """Its body is signed: what comes after it must be, too, and only the application can do that.
+    """Its body is signed. Messages that it causes must be signed too, which only the application
+    can do.
     """
     ignore_result: bool = False
     group: str | None = None
-    """The chord or group it is part of: kept from expiring as long as it has not ended."""
+    """Its chord or group, kept from expiring until the job ends."""
 
     @property
     def delivery(self) -> str:
-        """The name of this delivery."""
+        """The name of the delivery."""
         return delivery_name(self.id, self.retries, self.nesting)
 
     def record(self) -> Record:
-        """Return what the store keeps of it, without what is empty."""
+        """Return its record for the store, without empty fields."""
         kept: Any = {
             key: value
             for key in self.__slots__

@@ -13,7 +13,7 @@ ISOLATIONS = (SHARED, EXCLUSIVE)
 QUEUE_PREFIX = "gpu."
 #: The class of refused messages, until their refusal is delivered: no queue leads to it.
 REFUSED = "refused"
-#: Queues that name no class: the class is chosen by what the job needs.
+#: Queues without a class: the dispatcher chooses it by the request of the job.
 CHOOSING = ("auto", "mig")
 CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?$")
 MIG_PROFILE = re.compile(r"^mig-[1-7]g\.\d+gb(\.(me|gfx|me\.all)|-me)?$")
@@ -22,7 +22,7 @@ _DELIVERY = re.compile(r"~\d+(\.\d+)?\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class QueueName:
-    """What a queue's name says: a class (or ``auto``/``mig``), and maybe an isolation."""
+    """The parts of a queue name: a class (or ``auto``/``mig``), and optionally an isolation."""
 
     gpu_class: str
     isolation: str | None
@@ -32,7 +32,7 @@ class QueueName:
 
 
 def parse_queue(queue: str) -> QueueName:
-    """Read a queue's name. Raises :class:`InvalidJob` for one that is no GPU queue's."""
+    """Parse a queue name. Raises :class:`InvalidJob` unless it names a GPU queue."""
     rest = queue.removeprefix(QUEUE_PREFIX)
     fix = (
         "GPU queues are named gpu.<class>.shared, gpu.<class>.exclusive, gpu.<class>, gpu.mig or"
@@ -53,7 +53,7 @@ def parse_queue(queue: str) -> QueueName:
 
 
 def check_class_name(value: object) -> str:
-    """Return a class's name as given, or raise :class:`InvalidJob`."""
+    """Return a class name unchanged, or raise :class:`InvalidJob`."""
     if not isinstance(value, str) or not CLASS_NAME.match(value):
         raise InvalidJob.field(
             "gpu_class", value, "cannot name a class", "use e.g. 't4', 'mig-1g.5gb', 'auto'"
@@ -63,16 +63,11 @@ def check_class_name(value: object) -> str:
 
 def delivery_name(job_id: str, retries: int = 0, nesting: int = 0) -> str:
     """Name one delivery of a job: its id; ``id~2`` for its second retry; ``id~0.1`` after
-    ``task.replace``; ``x~1~0`` for an id that itself ends like a retry.
+    ``task.replace``; ``x~1~0`` for the id ``x~1``, which itself ends like a retry.
 
-    A retry is a new message with the same task id, sent while the try before it may still be
-    running: each delivery is queued, attempted and finished on its own.
+    A retry is a new message with the same task id, and the previous try may still run when it
+    arrives: each delivery is queued, attempted and finished by itself.
     """
     if not retries and not nesting and not _DELIVERY.search(job_id):
         return job_id
     return f"{job_id}~{retries}" + (f".{nesting}" if nesting else "")
-
-
-def job_id_of(delivery: str) -> str:
-    """Return the Celery task id that a delivery belongs to."""
-    return _DELIVERY.sub("", delivery)

@@ -12,7 +12,7 @@ from gpuqueue.model.names import ISOLATIONS
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
-#: What the header may say.
+#: The fields of the header.
 REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image")
 _UNITS = {
     "": 1,
@@ -30,8 +30,8 @@ _TENANT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
 
 
 def parse_memory(value: object) -> int:
-    """Read an amount of memory: bytes as a number, or text such as ``9GiB``, ``16GB``, ``512Mi``.
-    Answers bytes.
+    """Parse an amount of memory: a number of bytes, or text such as ``9GiB``, ``16GB``, ``512Mi``.
+    Returns bytes.
     """
     fix = "write bytes, or a number with KiB, MiB, GiB, KB, MB or GB"
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -44,7 +44,7 @@ def parse_memory(value: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """What a job says in its ``gpu`` header. ``memory`` in bytes; None: it does not say."""
+    """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested."""
 
     isolation: str | None = None
     memory: int | None = None
@@ -54,7 +54,7 @@ class GpuRequest:
 
     @classmethod
     def parse(cls, header: object) -> GpuRequest:
-        """Read the header. Raises :class:`InvalidJob` that names the first wrong field."""
+        """Parse the header. Raises :class:`InvalidJob` that names the first wrong field."""
         if header is None:
             return cls()
         if not isinstance(header, Mapping):
@@ -106,5 +106,5 @@ class GpuRequest:
         )
 
     def header(self) -> dict[str, Any]:
-        """Return the header that says this, without what it leaves open."""
+        """Return the header of this request, without its unset fields."""
         return {key: value for key in REQUEST_FIELDS if (value := getattr(self, key)) is not None}

@@ -1,5 +1,5 @@
-"""What dispatchers and watchers do to the state: accept, enqueue, admit, release, cancel, tick,
-finish, adopt.
+"""The verbs of dispatchers: accept, enqueue, admit, launch, release, cancel. Those of the watcher's
+cycle are in ``upkeep``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.scripts import Scripts
+from gpuqueue.store.upkeep import Upkeep
 
 #: How many jobs one decision starts at most, so that a script stays short. A caller that gets this
 #: many asks again.
 BATCH = 64
-#: The same of what one tick moves, for each kind.
-TICK_BATCH = 256
 #: Seconds for which the revocation of an unknown task is remembered (Celery's workers: 3 hours).
 REVOKED_FOR = 3 * 3600.0
 #: The end of an attempt that was not observed.
@@ -42,7 +40,7 @@ class Released:
     granted: list[Record] = field(default_factory=list)
 
 
-class Line:
+class Line(Upkeep):
     """The verbs on the line of a class.
 
     Args:
@@ -66,12 +64,10 @@ class Line:
         devices: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._scripts = Scripts(client)
+        super().__init__(client, keep=keep, clock=clock)
         self.by = by
         self.owner = owner
-        self.keep = keep
         self.max_attempts = max_attempts
-        self.clock = clock
         self.devices = dict(devices or {})
 
     def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
@@ -207,56 +203,6 @@ class Line:
             next((answer for answer in answers.values() if answer != "unknown"), "unknown"),
             answers,
         )
-
-    def tick(self, gpu_class: str) -> tuple[int, float | None]:
-        """Move what is due. Returns how much was moved, and when the next is due (None: nothing
-        waits for a time).
-        """
-        moved, due = self._scripts.call("tick", gpu_class, now=self.clock(), most=TICK_BATCH)
-        return moved, float(due) if due else None
-
-    def finish_claim(
-        self, gpu_class: str, delivery: str, finisher: str, lease: float
-    ) -> tuple[str, Record | None, dict[str, Any] | None]:
-        """Claim the finish of a job for ``lease`` seconds. Returns (``ok``, record, message) or
-        (why not, None, None).
-        """
-        answer = self._scripts.call(
-            "finish_claim",
-            gpu_class,
-            delivery=delivery,
-            finisher=finisher,
-            now=self.clock(),
-            lease=lease,
-            keep=self.keep,
-        )
-        if answer[0] != "ok":
-            return answer[0], None, None
-        return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
-
-    def finished(self, gpu_class: str, delivery: str, finisher: str, reason: str) -> bool:
-        """Confirm a finish. ``reason`` is the end reason that was written."""
-        return bool(
-            self._scripts.call(
-                "finished",
-                gpu_class,
-                delivery=delivery,
-                finisher=finisher,
-                reason=reason,
-                now=self.clock(),
-                keep=self.keep,
-            )
-        )
-
-    def open(self, gpu_class: str) -> bool:
-        """Let jobs of a class start, since every live attempt is a holder. Returns whether the
-        class was closed.
-        """
-        return bool(self._scripts.call("open", gpu_class, now=repr(self.clock())))
-
-    def adopt(self, gpu_class: str, record: Record) -> bool:
-        """Make a live attempt a holder again after Redis has lost it."""
-        return bool(self._scripts.call("adopt", gpu_class, record=record, now=self.clock()))
 
     def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:
         return self._scripts.call(verb, attempt.gpu_class, **_named(attempt), **context)

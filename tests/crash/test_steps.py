@@ -20,8 +20,8 @@ LAUNCHERS = {
 }
 DISPATCH = {
     "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
-    "2 kept, its state not told": "gpuqueue.store.line:Line.accept:after",
-    "3 told, not in line": "gpuqueue.glue.results.states:States.tell:after",
+    "2 kept, its state not stored": "gpuqueue.store.line:Line.accept:after",
+    "3 state stored, not in line": "gpuqueue.glue.results.states:ResultStates.store:after",
     "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
     "5 before the process starts": "LAUNCHER.start:before",
     "6 process started, launch not noted": "LAUNCHER.start:after",

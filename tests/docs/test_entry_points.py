@@ -52,7 +52,7 @@ def test_an_executor_started_by_hand_names_the_missing_setting() -> None:
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 78
     said = (
-        "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which"
+        "gpuqueue: CELERY_BROKER_URL is not set; start the executor through a dispatcher, which"
         " sets it"
     )
     assert done.stderr.strip() == said

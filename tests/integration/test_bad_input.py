@@ -210,7 +210,7 @@ def test_a_message_without_a_caller_is_dropped_and_logged(
     before = len(node.logs())
     push(**headers)
     until(
-        lambda: "thrown away" in node.logs()[before:] or "unknown message" in node.logs()[before:],
+        lambda: "discarded" in node.logs()[before:] or "unknown message" in node.logs()[before:],
         PATIENCE,
         "the log says so",
         lambda: node.logs()[before:],
@@ -237,4 +237,4 @@ def test_an_application_that_cannot_be_imported_is_the_jobs_typed_error(
         with pytest.raises(ApplicationNotFound) as caught:
             result.get(PATIENCE)
         assert "GPUQUEUE_APP='no_such_shop.celery:app' cannot be imported" in str(caught.value)
-        assert "set GPUQUEUE_APP beside the dispatcher" in str(caught.value)
+        assert "set GPUQUEUE_APP of the dispatcher" in str(caught.value)

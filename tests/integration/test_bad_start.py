@@ -36,7 +36,7 @@ def start(env: Mapping[str, str], *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        ({"GPUQUEUE_APP": ""}, "GPUQUEUE_APP is not set; set it to what follows `celery -A`"),
+        ({"GPUQUEUE_APP": ""}, "GPUQUEUE_APP is not set; set it to the argument of `celery -A`"),
         (
             {"CELERY_BROKER_URL": ""},
             "CELERY_BROKER_URL is not set; set it to the applications' broker",

@@ -151,7 +151,7 @@ def test_the_executor_starts_by_its_command_and_by_its_path(
     here = [str(runner.inside(word)) if word.startswith("/") else word for word in words]
     done = runner.run(*here)
     said = (
-        "gpuqueue: CELERY_BROKER_URL is not set; the executor is started by a dispatcher, which"
+        "gpuqueue: CELERY_BROKER_URL is not set; start the executor through a dispatcher, which"
         " sets it"
     )
     assert (done.returncode, done.stderr.strip()) == (EXIT_CONFIG, said)

@@ -41,7 +41,7 @@ def serving(stack: Stack, name: str = "dispatcher", **env: str) -> tuple[WorkerN
 def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> None:
     node, endpoint = serving(stack)
     assert endpoint.metrics()("gpuqueue_jobs_accepted_total", **SHARED) is None
-    assert endpoint.ask("/") == (404, "there are: /metrics, /healthz, /readyz\n")
+    assert endpoint.ask("/") == (404, "paths: /metrics, /healthz, /readyz\n")
     held = [stack.shop.hold.apply_async((f"hold{number}",), queue=GPU) for number in range(5)]
     alone = stack.shop.echo.apply_async(("alone",), queue="gpu.t4.exclusive")
     until(

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from gpuqueue.glue.results.states import States
+from gpuqueue.glue.results.states import ResultStates
 
 pytestmark = pytest.mark.integration
 RECORD = {"id": "a", "task": "shop.train", "gpu_class": "t4", "isolation": "shared", "group": "g"}
@@ -24,7 +24,7 @@ def app() -> Iterator[Celery]:
 
 
 def test_async_result_reads_a_written_state(app: Celery) -> None:
-    States(app).tell(RECORD | {"attempt": 2}, "DISPATCHED", None)
+    ResultStates(app).store(RECORD | {"attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (
         "DISPATCHED",
@@ -33,8 +33,8 @@ def test_async_result_reads_a_written_state(app: Celery) -> None:
 
 
 def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) -> None:
-    states, backend = States(app), app.backend
-    states.tell(RECORD, "QUEUED", None)
+    states, backend = ResultStates(app), app.backend
+    states.store(RECORD, "QUEUED", None)
     backend.client.set(backend.get_key_for_group("g", ".s"), 3)
     keys = [backend.get_key_for_task("a"), backend.get_key_for_group("g", ".s")]
     for key in keys:
@@ -47,5 +47,5 @@ def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) 
 def test_states_that_do_not_expire_are_not_refreshed(app: Celery) -> None:
     other = Celery("other", broker=app.conf.broker_url, backend=app.conf.broker_url)
     other.conf.result_expires = None
-    assert States(other).refresh_seconds is None
+    assert ResultStates(other).refresh_seconds is None
     other.close()

@@ -136,6 +136,8 @@ class Attempted(Entrance):
     def _after(self, job: ModelJob, reason: str, again: bool) -> None:
         """What becomes of a job whose executor did not confirm its end."""
         reporting, unclaimed = job.state == JobState.REPORTING, job.state == JobState.LAUNCHING
+        # Never claimed: the code of the job is not at fault, with any status of its process.
+        blameless = unclaimed and (reason == "ERROR" or job.timed_out == "start")
         if job.claimed and self.has_retry(job):
             again = unclaimed = False
         due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")
@@ -154,4 +156,4 @@ class Attempted(Entrance):
             )
             job.deadline = None
         else:
-            self.model.hand_over(job, reason)
+            self.model.hand_over(job, "INFRA" if blameless else reason)

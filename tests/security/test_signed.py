@@ -137,25 +137,25 @@ REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
         lambda found, body: other_body(signed(found.me, [["harmless"], {}, {}]), body),
         SIGNED,
         "UntrustedMessage",
-        "is not trusted: the signature is not of this body",
+        "is not trusted: the signature belongs to another body",
     ),
     "a good signature that says pickle": (
         lambda found, body: other_content(signed(found.me, body), "application/x-python-serialize"),
         SIGNED,
         "MalformedMessage",
-        "is signed, and not JSON",
+        "is signed, but is not JSON",
     ),
     "a signed pickle": (
         lambda found, body: signed(found.me, body, "pickle"),
         SIGNED,
         "MalformedMessage",
-        "is signed, and not JSON",
+        "is signed, but is not JSON",
     ),
     "no envelope": (
         lambda found, body: json.dumps(body),
         SIGNED,
         "MalformedMessage",
-        "is no signed body",
+        "is not a signed body",
     ),
     "plain text": (
         lambda found, body: "abc",
@@ -208,7 +208,7 @@ def test_the_dispatcher_refuses_signatures_of_an_expired_certificate(
     meta = verifying.ended(push(verifying.redis, signed(verifying.old, [["key"], {}, {}])))
     assert meta["result"]["exc_type"] == "UntrustedMessage"
     assert "Expired certificate" in meta["result"]["exc_message"][0]
-    assert "old.pem has expired: what it signed is refused" in verifying.stack.logs()
+    assert "old.pem has expired: messages that it signed are refused" in verifying.stack.logs()
 
 
 @pytest.mark.slow

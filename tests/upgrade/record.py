@@ -104,7 +104,7 @@ def record(stack: Recorder) -> Kept:
     stack.send("launching", "tell_of", "launching", 1)
     stack.dies(launching)
     # One that is kept, not in line, and not acknowledged.
-    accepting = stack.start("accepting", "gpuqueue.glue.results.states:States.tell:after")
+    accepting = stack.start("accepting", "gpuqueue.glue.results.states:ResultStates.store:after")
     stack.send("accepted", "tell_of", "accepted", 1)
     stack.dies(accepting)
     # In line.

@@ -179,8 +179,8 @@ def test_an_executor_of_another_layout_reports_it_and_claims_nothing(
     assert done.returncode == EX_CONFIG
     assert (
         done.stderr
-        == "gpuqueue: GPUQUEUE_LAYOUT='2' is the dispatcher's, and the gpuqueue installed here"
-        " reads layout 1 alone; install the dispatcher's version beside the application\n"
+        == "gpuqueue: GPUQUEUE_LAYOUT='2' is the layout of the dispatcher, but the gpuqueue"
+        " here reads layout 1 only; install the dispatcher's version with the application\n"
     )
     for same in ({"GPUQUEUE_LAYOUT": "1"}, {}):  # a dispatcher of before the mark says nothing
         assert (

@@ -1,4 +1,4 @@
-"""One dispatcher in numbers: its version, and how its watcher is."""
+"""Metrics of one dispatcher: its version, and the state of its watcher."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 
 class Leadership(Protocol):
-    """A watcher, as far as it is told of here. ``turned``: Unix seconds of the last turn that
-    succeeded; 0: none yet.
+    """The leadership of a watcher. ``turned``: end of the last successful cycle in Unix seconds;
+    0: none yet.
     """
 
     leads: bool
@@ -21,14 +21,14 @@ class Leadership(Protocol):
 
 
 class DispatcherCollector(Collector):
-    """Answers a scrape with what one dispatcher knows of itself."""
+    """Collects the metrics of one dispatcher."""
 
     def __init__(self, watcher: Leadership, version: str) -> None:
         self._watcher = watcher
         self._version = version
 
     def collect(self) -> Iterator[Metric]:
-        """Tell."""
+        """Yield the metrics."""
         yield InfoMetricFamily(
             "gpuqueue_build", "The version of gpuqueue.", value={"version": self._version}
         )

@@ -1,4 +1,6 @@
-"""The queue in numbers, read from Redis at a scrape: every dispatcher of a class tells the same."""
+"""Metrics of the queue, read from Redis at each scrape: all dispatchers of a class return the same
+values.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,12 @@ _PLACE = ("gpu_class", "isolation")
 
 
 class QueueCollector(Collector):
-    """Answers a scrape with the classes' state, and with the messages that no dispatcher has taken.
+    """Collects the state of the classes, and the messages that no dispatcher has taken.
 
     Args:
-        measures: reads the state; its client should give up soon, since Prometheus does.
-        classes: those of this dispatcher.
-        lengths: answers queue → messages in the broker. May raise :class:`BrokerUnavailable`.
+        measures: reads the state; its client needs a short timeout, because Prometheus has one.
+        classes: the classes of this dispatcher.
+        lengths: returns queue → messages in the broker. May raise :class:`BrokerUnavailable`.
     """
 
     def __init__(
@@ -40,11 +42,11 @@ class QueueCollector(Collector):
         self._lengths = lengths
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing beforehand: a registry would ask Redis for it."""
+        """Describe nothing: the registry would read Redis for it."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Measure everything; what cannot be measured is absent, and said to be."""
+        """Yield the metrics. Unavailable ones are absent, which is logged."""
         try:
             measured = {name: self._measures.of(name) for name in [*self._classes, REFUSED]}
         except RedisError as exc:
@@ -58,7 +60,7 @@ class QueueCollector(Collector):
             value=bool(measured),
         )
         if not measured:
-            # most likely the broker is the same Redis, and Prometheus does not wait for long
+            # Most likely the broker is the same Redis, and Prometheus has a short timeout.
             return
         yield from _counts(measured)
         del measured[REFUSED]

@@ -1,4 +1,4 @@
-"""A small HTTP server beside the worker: what Prometheus and the kubelet ask of a dispatcher."""
+"""A small HTTP server beside the worker, for Prometheus and the probes of the kubelet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.telemetry import OWN
 
 logger = logging.getLogger(__name__)
-#: Seconds until a client that says nothing is let go, so that none holds a thread.
+#: Seconds until a silent client is disconnected, so that it occupies no thread.
 SILENCE = 10.0
 
 
@@ -26,7 +26,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it asks DNS for the host's name, which may take long.
+        # Not as HTTPServer does: it resolves the name of the host, which may take long.
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
@@ -48,16 +48,15 @@ class _Handler(WSGIRequestHandler):
 
 
 class Endpoint:
-    """Serves ``/metrics``, and a path for each check: 200 and ``ok``, or 503 and the words of the
-    check.
+    """Serves ``/metrics`` and a path for each check: 200 and ``ok``, or 503 and the problem.
 
     Args:
-        host: address to listen at; empty: every one, IPv6 too where there is any.
+        host: address to listen at; empty: every address, with IPv6 if the host has it.
         port: port; 0: a free one (see :attr:`port`).
-        collectors: what ``/metrics`` tells beside the process's own.
-        checks: path → function that answers why not; empty: all is well.
+        collectors: collectors for ``/metrics``, beside those of the process.
+        checks: path → function that returns the problem; empty: none.
 
-    Raises OSError when the port cannot be had.
+    Raises OSError if it cannot listen on the port.
     """
 
     def __init__(
@@ -89,11 +88,11 @@ class Endpoint:
         )
 
     def start(self) -> None:
-        """Serve, in a thread."""
+        """Serve in a thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -104,18 +103,18 @@ class Endpoint:
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _text(start_response, "405 Method Not Allowed", "only GET")
         if path == "/metrics":
-            told: Iterable[bytes] = self._metrics(environ, start_response)
-            return told
+            metrics: Iterable[bytes] = self._metrics(environ, start_response)
+            return metrics
         check = self._checks.get(path)
         if check is None:
             return _text(
                 start_response,
                 "404 Not Found",
-                f"there are: {', '.join(['/metrics', *self._checks])}",
+                f"paths: {', '.join(['/metrics', *self._checks])}",
             )
-        why_not = check()
+        problem = check()
         return _text(
-            start_response, "503 Service Unavailable" if why_not else "200 OK", why_not or "ok"
+            start_response, "503 Service Unavailable" if problem else "200 OK", problem or "ok"
         )
 
 
@@ -134,10 +133,10 @@ def open_endpoint(
     collectors: Iterable[Collector],
     checks: Mapping[str, Callable[[], str]],
 ) -> Endpoint | None:
-    """Make the endpoint of a dispatcher. None, and a warning, where nobody has ``chosen`` the port
-    and it is taken.
+    """Make the endpoint of a dispatcher. If the default port is in use, log a warning and return
+    None.
 
-    Raises :class:`SettingsError` where somebody has, or where the address cannot be had.
+    Raises :class:`SettingsError` if a ``chosen`` port is in use, or the address is not available.
     """
     try:
         return Endpoint(host, port, collectors, checks)
@@ -145,7 +144,8 @@ def open_endpoint(
         where = f"{host or '*'}:{port}"
         if exc.errno == errno.EADDRINUSE and not chosen:
             logger.warning(
-                "%s is taken: no /metrics, /healthz, /readyz here; set GPUQUEUE_METRICS_PORT", where
+                "%s is in use: no /metrics, /healthz, /readyz here; set GPUQUEUE_METRICS_PORT",
+                where,
             )
             return None
         setting = (
@@ -155,6 +155,6 @@ def open_endpoint(
         )
         value = port if setting.endswith("PORT") else repr(host)
         raise SettingsError(
-            f"{setting}={value}: cannot listen on {where}: {exc.strerror or exc}; name another, or"
-            " 0 as port for none"
+            f"{setting}={value}: cannot listen on {where}: {exc.strerror or exc}; choose another,"
+            " or port 0 to disable it"
         ) from None

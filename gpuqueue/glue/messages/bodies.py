@@ -1,5 +1,5 @@
-"""Who may read a body, and what is taken: JSON, or what is signed. An application decides by its
-own configuration.
+"""Reading bodies: which content is accepted (JSON, or a signed body), and who may decode it. An
+application decides by its configuration.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from kombu.serialization import loads, prepare_accept_content
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue.messages.signed import JSON, SIGNED, CertificateStore, json_within, untrusted
 
-#: What to do about a body that is not what dispatchers take.
+#: The fix for a body that dispatchers do not accept.
 PROTOCOL = (
     "send it as JSON [args, kwargs, embed], Celery's task protocol 2 (task_serializer = 'json')"
 )
-#: A message without a body that anybody may read: no arguments, and nobody is called back.
+#: In place of a body that must not be read: no arguments, no callbacks.
 NOTHING: tuple[list[Any], dict[str, Any], dict[str, Any]] = ([], {}, {})
 
 
@@ -27,19 +27,19 @@ class Bodies(Protocol):
     """Reads bodies."""
 
     def read(self, stored: Mapping[str, Any]) -> Any:
-        """Return what a stored message's body says: by rights, (args, kwargs, embed).
+        """Return the decoded body of a stored message: if well-formed, (args, kwargs, embed).
 
-        Raises :class:`MalformedMessage` when it cannot be read, :class:`UntrustedMessage` when it
+        Raises :class:`MalformedMessage` if it cannot be decoded, :class:`UntrustedMessage` if it
         must not be.
         """
         ...
 
 
 class ApplicationBodies:
-    """An application's: JSON, unless ``accept_content`` names ``auth``; then what is signed,
-    verified by its own set-up.
+    """Bodies as an application reads them: JSON, or, if ``accept_content`` names ``auth``, signed
+    bodies that its security setup verifies.
 
-    Nothing else is ever decoded, whatever it accepts from others.
+    No other content is decoded, even if the application accepts it.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -47,25 +47,25 @@ class ApplicationBodies:
 
     def read(self, stored: Mapping[str, Any]) -> Any:
         """See :class:`Bodies`."""
-        accepted, said = self._accepted(), stored["content_type"]
-        if said not in accepted:
+        accepted, content_type = self._accepted(), stored["content_type"]
+        if content_type not in accepted:
             if accepted == {JSON}:
                 raise MalformedMessage.body(
-                    stored["body"], f"is {said}", "send JSON (task_serializer = 'json')"
+                    stored["body"], f"is {content_type}", "send JSON (task_serializer = 'json')"
                 )
             raise _unsigned(
                 stored, "sign it: the application accepts what its setup_security() verifies"
             )
-        if said == JSON:
+        if content_type == JSON:
             return _decoded(_plain(stored, None))
         json_within(stored["body"])
         try:
-            return loads(stored["body"], said, stored["content_encoding"], accept=accepted)
+            return loads(stored["body"], content_type, stored["content_encoding"], accept=accepted)
         except ContentDisallowed as exc:
             raise MalformedMessage.body(
                 stored["body"], f"cannot be read: {exc}", "sign JSON"
             ) from exc
-        except Exception as exc:  # Celery's SecurityError, or what its decoders raise
+        except Exception as exc:  # Celery's SecurityError, or any error of its decoders
             raise untrusted(f"{stored['body'][:80]}...", exc) from exc
 
     def _accepted(self) -> set[str]:
@@ -73,14 +73,14 @@ class ApplicationBodies:
             types: set[str] = prepare_accept_content(self._app.conf.accept_content or ["json"])
         except SerializerNotInstalled as exc:
             raise UntrustedMessage(
-                f"accept_content of the application: {exc}; have it call app.setup_security()"
+                f"accept_content of the application: {exc}; call app.setup_security() in it"
             ) from exc
         return types & {JSON, SIGNED} if SIGNED in types else {JSON}
 
 
 class DispatcherBodies:
-    """A dispatcher's: JSON, and what is signed is closed to it; with a store only what is signed by
-    one of it.
+    """Bodies as a dispatcher reads them: JSON, and no signed body. With a certificate store, only
+    bodies that one of its certificates verifies.
     """
 
     def __init__(self, store: CertificateStore | None = None) -> None:
@@ -91,8 +91,9 @@ class DispatcherBodies:
         return _decoded(self.text(stored))
 
     def text(self, stored: Mapping[str, Any]) -> str | bytes:
-        """Return the JSON of a body, undecoded. Raises as :meth:`read`, and :class:`ClosedBody`
-        where it has no store.
+        """Return the JSON of a body, undecoded.
+
+        Raises as :meth:`read`, and :class:`ClosedBody` for a signed body without a store.
         """
         if not is_signed(stored):
             return _plain(stored, self._store)
@@ -102,11 +103,11 @@ class DispatcherBodies:
 
 
 class ClosedBody(MalformedMessage):
-    """A signed body, where there is no store of certificates: it is passed on unread."""
+    """A signed body, and no certificate store: the dispatcher passes it on unread."""
 
 
 def is_signed(stored: Mapping[str, Any]) -> bool:
-    """Whether a message comes as one that is signed."""
+    """Return whether a message has a signed body."""
     return stored["content_type"] == SIGNED and not stored.get("base64")
 
 

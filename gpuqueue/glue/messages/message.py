@@ -1,5 +1,5 @@
-"""A Celery task message as it is kept in Redis, and back. Used by dispatchers and executors: needs
-only celery.
+"""A Celery task message in the form that Redis keeps, and back. Dispatchers and executors use it:
+it needs celery only.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from gpuqueue.glue.messages.bodies import Bodies
 
 #: (args, kwargs, embed) of a message.
 Payload = tuple[Sequence[Any], dict[str, Any], dict[str, Any]]
-#: What Celery takes of a message's embed, and of which type.
+#: The fields of a message's embed that Celery reads, and their types.
 _EMBEDS: dict[str, type] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
-#: Properties that a task sees, or that replies and priorities need. The rest belongs to the
-#: transport.
+#: Properties that tasks, replies and priorities need. The other ones belong to the transport.
 _PROPERTIES = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
 
 
 def pack(message: Message, payload: Any) -> dict[str, Any]:
-    """Return everything of a message that running it needs, ready for JSON.
+    """Return everything that is needed to run a message, ready for JSON.
 
-    ``payload`` is the decoded body of an old protocol 1 message, None for protocol 2. The body is
-    kept as it came, text or (base64) bytes, so that nothing is lost in between.
+    ``payload`` is the decoded body of an old protocol 1 message, None for protocol 2. The body
+    stays as it arrived, as text or base64, so that nothing is lost.
     """
     headers, body, content_type = dict(message.headers or {}), message.body, message.content_type
     if payload is not None:
@@ -67,9 +66,7 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
 
 
 def unpack(stored: Mapping[str, Any]) -> Message:
-    """Return the message as Celery's worker got it; its body is read by whoever may (see
-    bodies.py).
-    """
+    """Return the message as Celery's worker received it, its body undecoded (see bodies.py)."""
     return Message(
         body=stored["body"],
         delivery_tag="",
@@ -83,8 +80,9 @@ def unpack(stored: Mapping[str, Any]) -> Message:
 
 
 def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
-    """Return (args, kwargs, embed) of a stored message. Raises :class:`MalformedMessage`, or its
-    kind for what is not trusted.
+    """Return (args, kwargs, embed) of a stored message.
+
+    Raises :class:`MalformedMessage`, or its subclass :class:`UntrustedMessage`.
     """
     found = bodies.read(stored)
     try:
@@ -111,8 +109,8 @@ def request(
     eventer: Any = None,
     task: Any = None,
 ) -> tuple[Request, dict[str, Any]]:
-    """Return Celery's request for a stored message, and the dict that the tracer wants (headers,
-    args and what is embedded).
+    """Return Celery's request for a stored message, and the dict for its tracer (headers, args and
+    embed).
     """
     made = Request(
         unpack(stored),
@@ -127,9 +125,7 @@ def request(
 
 
 def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies: Bodies) -> Context:
-    """Return the task context that a result backend needs, also from a message whose body cannot be
-    read.
-    """
+    """Return the task context for a result backend, even if the body is unreadable."""
     base: dict[str, Any] = {
         "id": record["id"],
         "task": record.get("task"),
@@ -145,8 +141,7 @@ def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies:
     }
     try:
         args, kwargs, embed = bodies.read(stored)
-        # Of a message that is refused for it, an embed may hold anything; what Celery would fall
-        # over helps nobody.
+        # The embed of a refused message may hold anything: drop the values that Celery cannot use.
         good = {
             name: value
             for name, value in (embed or {}).items()

@@ -1,8 +1,8 @@
-"""Bodies signed by Celery's serializer ``auth``: their envelope, and, with a store of certificates,
-whose they are.
+"""Bodies signed by Celery's serializer ``auth``: their envelope, and their verification with a
+certificate store.
 
-The signature covers the bytes of the body and nothing else: no header, not even the task's name.
-See docs/operate/signed-messages.md. Verifying needs the package ``cryptography``; opening an
+The signature covers the bytes of the body only: no header, not even the name of the task. See
+docs/operate/signed-messages.md. Verification needs the package ``cryptography``; opening an
 envelope does not.
 """
 
@@ -23,18 +23,17 @@ from kombu.serialization import registry
 from gpuqueue.errors import MalformedMessage, SettingsError, UntrustedMessage
 
 logger = logging.getLogger(__name__)
-#: The content type of what is signed.
+#: The content type of a signed body.
 SIGNED = "application/data"
 JSON = "application/json"
-#: Celery's own default; an application that chooses another ``security_digest`` is not verified
-#: here.
+#: Celery's default. Dispatchers cannot verify an application with another ``security_digest``.
 DIGEST = "sha256"
 _SEPARATOR = b"\x00\x01"
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a signed body consists of. ``content_type`` is not covered by the signature."""
+    """The parts of a signed body. The signature does not cover ``content_type``."""
 
     signer: str
     signature: bytes
@@ -43,7 +42,7 @@ class Envelope:
 
 
 def open_envelope(text: str | bytes) -> Envelope:
-    """Take a signed body apart, unverified. Raises :class:`MalformedMessage` for what is none."""
+    """Parse a signed body without verification. Raises :class:`MalformedMessage`."""
     try:
         raw = b64decode(text.encode() if isinstance(text, str) else text)
         signer, signature, content_type, _, body = raw.split(_SEPARATOR, maxsplit=4)
@@ -52,35 +51,36 @@ def open_envelope(text: str | bytes) -> Envelope:
         )
     except (ValueError, TypeError) as exc:
         raise MalformedMessage.body(
-            text, f"is no signed body: {exc}", "send what Celery's serializer 'auth' makes"
+            text, f"is not a signed body: {exc}", "sign it with Celery's serializer 'auth'"
         ) from None
 
 
 def json_within(text: str | bytes) -> bytes:
-    """Return the JSON that an envelope holds, unverified. Raises :class:`MalformedMessage` for
-    another content.
+    """Return the JSON in an envelope without verification. Raises :class:`MalformedMessage` for
+    another content type.
     """
     envelope = open_envelope(text)
     if envelope.content_type != JSON:
-        # Whoever verifies decodes by this word, which nobody has signed: JSON must not come to be
-        # read as something else.
+        # The receiver decodes by the content type, which the signature does not cover: JSON must
+        # not be decoded as something else.
         raise MalformedMessage.field(
             "body",
             envelope.content_type,
-            "is signed, and not JSON",
+            "is signed, but is not JSON",
             "sign JSON, as Celery does by default",
         )
     return envelope.body
 
 
 class CertificateStore:
-    """The certificates whose signatures count.
+    """The trusted certificates.
 
     Args:
-        pattern: a folder, or a glob of PEM files with a certificate each (GPUQUEUE_CERT_STORE).
+        pattern: a directory, or a glob of PEM files with one certificate each
+            (GPUQUEUE_CERT_STORE).
 
     Raises:
-        SettingsError: there are none, one cannot be read, or ``cryptography`` is not installed.
+        SettingsError: no file matches, one is unreadable, or ``cryptography`` is not installed.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -103,23 +103,23 @@ class CertificateStore:
             try:
                 certificate = Certificate(Path(path).read_text())
                 self._store.add_cert(certificate)
-            except Exception as exc:  # Celery's own errors say no more than these
+            except Exception as exc:  # Celery's errors contain no more than these
                 raise SettingsError(
-                    f"GPUQUEUE_CERT_STORE: {path!r} is no certificate with an RSA key: {exc}; take"
-                    " it away"
+                    f"GPUQUEUE_CERT_STORE: {path!r} is not a certificate with an RSA key: {exc};"
+                    " remove it"
                 ) from exc
             if certificate.has_expired():
                 logger.warning(
-                    "%s has expired: what it signed is refused",
+                    "%s has expired: messages that it signed are refused",
                     path,
                     extra={"action": "certificate_expired"},
                 )
 
     def verified(self, text: str | bytes) -> bytes:
-        """Return the JSON that is signed by one of the certificates.
+        """Return the JSON of a body that one of the certificates verifies.
 
-        Raises :class:`UntrustedMessage` for another signature, an unknown or expired certificate;
-        :class:`MalformedMessage`.
+        Raises :class:`UntrustedMessage` for a wrong signature, an unknown or an expired
+        certificate, else :class:`MalformedMessage`.
         """
         envelope, body = open_envelope(text), json_within(text)
         try:
@@ -127,38 +127,37 @@ class CertificateStore:
             if certificate.has_expired():  # Celery 5.6 does not look when it verifies
                 raise SecurityError(f"Expired certificate: {envelope.signer!r}")
             certificate.verify(body, envelope.signature, self._digest)
-        # Celery's SecurityError, and what its own handling of cryptography's errors makes of them
+        # Celery's SecurityError, or an error in its handling of an error of cryptography
         except Exception as exc:
             raise untrusted(f"signed by {envelope.signer!r}", exc) from exc
         return body
 
 
 def untrusted(what: str, exc: BaseException) -> UntrustedMessage:
-    """Return the error for a body that is not signed as it should be."""
-    said, each = str(exc), exc
+    """Return the error for a body without a trusted signature."""
+    problem, each = str(exc), exc
     while (inner := each.__cause__ or each.__context__) is not None:
         each = inner
         if type(each).__name__ == "InvalidSignature":
-            said = "the signature is not of this body"
+            problem = "the signature belongs to another body"
     return UntrustedMessage.field(
-        "body", what, f"is not trusted: {said}", "sign it with a key whose certificate is known"
+        "body", what, f"is not trusted: {problem}", "sign it with the key of a known certificate"
     )
 
 
 def register(store: CertificateStore | None) -> None:
-    """Let this process, a dispatcher, read what comes signed by remote control; verified where
-    there is a store.
+    """Let this dispatcher read signed remote control commands. A certificate store verifies them.
 
-    It has no key to sign an answer, and who signs takes no other: so what asks for an answer gets
-    none.
+    A dispatcher has no key to sign a reply, and applications that sign accept no unsigned one: so
+    it sends none.
     """
 
     def read(text: str | bytes) -> Any:
-        said = json.loads(store.verified(text) if store else json_within(text))
+        command = json.loads(store.verified(text) if store else json_within(text))
         return (
-            {key: value for key, value in said.items() if key != "reply_to"}
-            if isinstance(said, Mapping)
-            else said
+            {key: value for key, value in command.items() if key != "reply_to"}
+            if isinstance(command, Mapping)
+            else command
         )
 
     def refuse(data: Any) -> Any:

@@ -1,5 +1,5 @@
-"""Write the outcome of a job whose executor could not: state, chord part, errbacks, events, by
-Celery's own code.
+"""Write the outcome of a job in place of its executor: state, chord part, errbacks and events, with
+Celery's code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
 logger = get_logger(__name__)
-#: Ends whose error has a type of its own; the others' depends on how far the attempt had got.
+#: Ends with a specific error type. For other ends it depends on the progress of the attempt.
 _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.HOST_OOM: errors.HostOutOfMemory,
     EndReason.EVICTED: errors.Evicted,
@@ -41,7 +41,7 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
 
 
 def exception_of(record: Record) -> Exception:
-    """Return the typed exception that ``get()`` raises for a job that ended so."""
+    """Return the typed exception that ``get()`` raises for a job with this end."""
     reason, error = record.get("reason"), record.get("error", "")
     if reason == EndReason.TIME_LIMIT:
         return TimeLimitExceeded(record.get("time_limit"))  # type: ignore[no-any-return]
@@ -66,9 +66,9 @@ def exception_of(record: Record) -> Exception:
             f"job {record['id']} attempt {record.get('attempt')}: {error}"
         )
     if reason == EndReason.INFRA:
-        said = f"{error}: {record['gpu_error']}" if "gpu_error" in record else error
+        last = f"{error}: {record['gpu_error']}" if "gpu_error" in record else error
         return errors.ExecutorDied(
-            f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {said}"
+            f"job {record['id']}: gave up after {record.get('attempt')} attempts, the last: {last}"
         )
     return errors.ExecutorDied(f"job {record['id']} attempt {record.get('attempt')}: {error}")
 
@@ -82,20 +82,23 @@ def complete(
     hostname: str,
     log: str = "",
 ) -> str:
-    """Write the outcome that ``record`` names, and answer it. ``app`` is the application's own, or
-    any app in its place.
+    """Write the outcome of a record, and return it. May be repeated: results and chord parts are
+    the same again, but errbacks are sent again.
 
-    Who is called back, and of which chord it is part, stands in the body: where ``bodies`` may not
-    read it, nobody is told but whoever asks for the result.
+    If the executor died after it had claimed its finish, a result that it had stored counts.
 
-    ``log`` is the end of a container job's log, part of its result.
-
-    May be repeated: results and chord parts are the same again; errbacks are sent again. When the
-    executor died between claiming its finish and confirming it, a result that it had stored counts.
+    Args:
+        app: the application of the job, or any app in its place.
+        record: the record of the job.
+        stored: its message, None if it is lost.
+        bodies: how to read the body, which names callbacks and chord. If it must not be read, the
+            result is stored and nothing is called.
+        hostname: the worker that events name.
+        log: the end of the log of a container job, part of its result.
     """
     request = context(stored, record, bodies)
     request.hostname = hostname
-    # The hooks of the application's task are not for what somebody else has sent.
+    # An untrusted message must not run the hooks of the application's task.
     task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(
         app, record
     )
@@ -108,8 +111,8 @@ def complete(
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
         _succeed(app, record, stored, request, bodies, log)
     elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
-        # Callbacks go out before the result is stored; the chord part, which may be written again,
-        # after it.
+        # Celery sends callbacks before it stores the result, and the chord part after it: that may
+        # be missing, and may be written again.
         reason = EndReason.SUCCEEDED
         if request.chord:
             app.backend.on_chord_part_return(
@@ -143,14 +146,13 @@ def _succeed(
     bodies: Bodies,
     log: str,
 ) -> None:
-    """Store a container job's result under Celery's own tracer: callbacks, chains and chord parts
-    go out with it.
+    """Store the result of a container job under Celery's tracer, which sends callbacks, chains and
+    chord parts.
 
-    Of one that was adopted after Redis had lost its message, or whose body is closed to us, the
-    result alone is left to tell.
+    Without its message (lost with the data of Redis) or a readable body, only the result is stored.
     """
     if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
-        return  # a finisher before this one had written it, its callbacks before that
+        return  # an earlier finisher has stored it, after its callbacks
     message: Any = record.get("message", "")
     with contextlib.suppress(ValueError):
         message = json.loads(message)
@@ -196,20 +198,18 @@ def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload 
     try:
         return messages.payload(stored, bodies) if stored is not None else None
     except MalformedMessage as exc:
-        logger.warning("nobody is called back: %s", exc, extra={"action": "body_closed"})
+        logger.warning("no callback is sent: %s", exc, extra={"action": "body_closed"})
         return None
 
 
 def _stand_in(app: Celery, record: Record) -> Any:
-    # A task of that name without the application's code: enough for states, chords and errbacks
+    # A task of that name without the application's code suffices for states, chords and errbacks
     # sent by name.
-    def run(
-        *args: Any, **kwargs: Any
-    ) -> None:  # not a lambda: Celery compiles a header from the name
-        pass
+    def run(*args: Any, **kwargs: Any) -> None:
+        pass  # not a lambda: Celery compiles a header from the name
 
     name = record.get("task") or "unknown"
-    app.tasks.pop(name, None)  # Celery would answer the application's own of that name
+    app.tasks.pop(name, None)  # Celery would return the application's task of that name
     return app.task(run, name=name, base=Task, ignore_result=False)
 
 

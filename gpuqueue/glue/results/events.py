@@ -1,6 +1,4 @@
-"""Events for Flower, from a process that is no worker. One that cannot be sent costs nobody a
-result.
-"""
+"""Events for Flower from a process that is no worker. An unsent event never costs a result."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ logger = get_logger(__name__)
 class Events:
     """A context that sends events as the worker ``hostname``.
 
-    ``leaves``: it is the one-shot worker of an attempt, which is gone afterwards; Flower then lists
-    it no more.
+    ``leaves``: it is the one-shot worker of an attempt, and goes offline afterwards, so that Flower
+    stops listing it.
     """
 
     def __init__(self, app: Celery, hostname: str, *, leaves: bool) -> None:

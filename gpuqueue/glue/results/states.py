@@ -1,4 +1,4 @@
-"""Write a state that is no result (QUEUED, DISPATCHED) into Celery's result backend."""
+"""Write a state that is not a result (QUEUED, DISPATCHED, STARTED) into Celery's result backend."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 REFRESHED_AT_ONCE = 500
 
 
-class States:
-    """Tells a job's state where ``AsyncResult`` looks."""
+class ResultStates:
+    """Stores the states of jobs for ``AsyncResult``."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def tell(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
-        """Store a state. It is for people's eyes: a backend that is away holds no job up."""
+    def store(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
+        """Store a state. It is informational: an unreachable backend delays no job."""
         backend = self._app.backend
         info = {
             "gpu_class": record["gpu_class"],
@@ -36,8 +36,8 @@ class States:
         request = Context({**headers, "args": [], "kwargs": {}, "delivery_info": {}})
         try:
             if isinstance(backend, BaseKeyValueStoreBackend):
-                # One round trip: store_result would read the key first, and nobody else writes at
-                # this moment.
+                # One round trip: store_result would read the key first, but at this moment no other
+                # process writes it.
                 meta = backend._get_result_meta(
                     result=info, state=state, traceback=None, request=request
                 )
@@ -56,8 +56,8 @@ class States:
 
     @property
     def refresh_seconds(self) -> float | None:
-        """How often states should be refreshed: a quarter of their life; None where they do not
-        expire (or not so).
+        """Seconds between two refreshes: a quarter of the expiry; None if the states do not expire,
+        or the backend cannot extend them.
         """
         backend = self._app.backend
         return (
@@ -67,9 +67,7 @@ class States:
         )
 
     def refresh(self, records: Iterable[Record]) -> None:
-        """Keep the states of long jobs, and the chords they are part of, from expiring under them
-        (Redis backend).
-        """
+        """Extend the expiry of the states of long jobs, and of their chords (Redis backend)."""
         backend = self._app.backend
         for some in batched(records, REFRESHED_AT_ONCE):
             pipe = backend.client.pipeline(transaction=False)

@@ -1,8 +1,8 @@
-"""The worker's consumer, which takes messages of any task name, and the strategy that hands each to
+"""The worker's consumer for messages of any task name, and the strategy that passes each message to
 the dispatcher.
 
-Setting ``worker_consumer`` names :class:`Consumer`. A message never enters the worker's pool: it is
-kept and acknowledged in the consumer's own turn, so no worker slot is ever held.
+The setting ``worker_consumer`` names :class:`Consumer`. A message never enters the worker pool: the
+consumer keeps and acknowledges it in its loop, so that no message occupies a worker slot.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gpuqueue.glue.messages.message import pack
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
-#: What kombu's reader raises for an element of a queue's list that is no message: Celery's own
-#: workers would end.
+#: The errors of kombu's reader for a list element that is not a message. They would end a worker of
+#: Celery.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
@@ -34,9 +34,7 @@ class Accepting(Protocol):
 
 
 class _AnyTask(dict[Any, Callable[..., None]]):
-    """Name of a task → strategy: the same for every name, and for what is none (a header may hold
-    any JSON).
-    """
+    """Task name → strategy: the same for every name, and for other JSON that a header may hold."""
 
     def __init__(self, consumer: Consumer) -> None:
         super().__init__()
@@ -76,10 +74,10 @@ class Consumer(CeleryConsumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         if isinstance(exc, _GARBAGE):
-            # The transport took it off the list before it could not read it; connecting anew gives
-            # back all else in hand.
+            # The transport removed it from the list before it failed to read it. The reconnection
+            # returns all other messages in hand.
             logger.error(
-                "no message, thrown away: %s: %s",
+                "not a message, discarded: %s: %s",
                 type(exc).__name__,
                 exc,
                 extra={"action": "garbage"},
@@ -88,7 +86,7 @@ class Consumer(CeleryConsumer):
 
 
 def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
-    """Make the handler of messages (Celery's ``Task.Strategy``)."""
+    """Return the message handler (Celery's ``Task.Strategy``)."""
     accept: Accepting = consumer.controller.gpuqueue.accept
     eventer = consumer.event_dispatcher
 
@@ -99,19 +97,19 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
             packed = pack(message, payload)
             outcome = accept(packed)
         except MalformedMessage as exc:
-            # Without an id there is nobody to tell but the log.
-            logger.error("message thrown away: %s", exc, extra={"action": "message_malformed"})
+            # Without an id no caller can see a refusal: only the log has it.
+            logger.error("message discarded: %s", exc, extra={"action": "message_malformed"})
             message.reject_log_error(logger, consumer.connection_errors)
             return
         except StateUnavailable as exc:
-            # Celery's consumer takes this for a lost connection, connects again, and gets the
-            # message again.
+            # To Celery's consumer this is a lost connection: it connects again, and the broker
+            # delivers the message again.
             logger.error(
-                "message not kept, will be delivered again: %s",
+                "message not kept; the broker will deliver it again: %s",
                 exc,
                 extra={"action": "accept_failed"},
             )
-            time.sleep(0.5)  # the consumer gives up after five reconnections within a second
+            time.sleep(0.5)  # the consumer gives up after five reconnections per second
             raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)
         if outcome != "known" and eventer and eventer.enabled:

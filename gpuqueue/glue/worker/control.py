@@ -1,7 +1,7 @@
 """Celery's remote control: revokes reach jobs that no worker holds.
 
-An own mailbox node listens beside the worker's: for a task that no worker holds Celery's handlers
-know nothing to do.
+A second mailbox node listens beside the worker's, because Celery's handlers ignore a task that no
+worker holds.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ logger = get_logger(__name__)
 
 
 class Cancelling(Protocol):
-    """Whoever can cancel jobs."""
+    """Cancels jobs."""
 
     def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
-        """Cancel one job; answers what became of it."""
+        """Cancel one job; return the outcome."""
         ...
 
     def cancel_by_stamps(
         self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
     ) -> list[str]:
-        """Cancel the jobs with any of these stamps, now and later; answers their ids."""
+        """Cancel the jobs with any of these stamps, now and later; return their ids."""
         ...
 
 
 class Control(bootsteps.StartStopStep):
-    """A consumer step: starts anew at every reconnection, as Celery's own mailbox does."""
+    """A consumer step: it starts again with each connection, like Celery's mailbox."""
 
     requires = ("celery.worker.consumer.control:Control",)
     name = "gpuqueue control"
@@ -55,8 +55,8 @@ class Control(bootsteps.StartStopStep):
         def on_message(body: Any, message: Any) -> None:
             c.app.clock.forward()
             if not isinstance(body, Mapping) or body.get("method") not in node.handlers:
-                # the worker's own mailbox answers it; kombu would log an error here, and send it as
-                # a second answer
+                # The worker's mailbox replies. Here kombu would log an error, and send it as a
+                # second reply.
                 return
             try:
                 node.handle_message(body, message)
@@ -67,7 +67,7 @@ class Control(bootsteps.StartStopStep):
         self._consumer.on_decode_error = c.on_decode_error
 
     def stop(self, c: Any) -> None:
-        """Listen no more."""
+        """Stop listening."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             ignore_errors(c, consumer.cancel)
@@ -111,7 +111,7 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
 
 
 def _name(signal: Any) -> str:
-    """Return a signal as our records hold it: ``TERM``, ``KILL``, ``INT``…"""
+    """Return a signal as records name it: ``TERM``, ``KILL``, ``INT``…"""
     if isinstance(signal, int):
         signal = Signals(signal).name
     return str(signal or "TERM").upper().removeprefix("SIG")

@@ -1,6 +1,4 @@
-"""How many messages the broker holds that nobody has taken: asked of Celery's own transport, which
-knows its lists.
-"""
+"""How many messages wait in the broker, as Celery's transport counts them."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ class BrokerUnavailable(Exception):
 
 
 class QueueLengths:
-    """Asks for the lengths of queues, over a connection of its own that gives up soon. Thread-safe.
+    """Reads the lengths of queues over a separate connection with a short timeout. Thread-safe.
 
     Args:
         app: the dispatcher's Celery application.
-        names: the queues that it takes messages from.
+        names: the queues that it consumes.
         timeout: seconds for one answer of the broker.
     """
 
@@ -42,8 +40,8 @@ class QueueLengths:
                 self._connection = self._app.connection_for_read(transport_options=self._options)
             connection = self._connection
             try:
-                # Nothing is declared in Redis by that: a queue is a list, and there while it holds
-                # something.
+                # In Redis this declares nothing: a queue is a list, which exists while it has
+                # messages.
                 return {
                     name: connection.default_channel.queue_declare(queue=name).message_count
                     for name in self._names
@@ -53,15 +51,15 @@ class QueueLengths:
                 *connection.connection_errors,
                 *connection.channel_errors,
             ) as exc:
-                self._let_go()
+                self._disconnect()
                 raise BrokerUnavailable(f"{type(exc).__name__}: {exc}") from exc
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         with self._lock:
-            self._let_go()
+            self._disconnect()
 
-    def _let_go(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()

@@ -28,7 +28,7 @@ class Clock:
 
 
 class Worker:
-    """A dispatcher that takes messages and whose watcher has just had a good turn."""
+    """A dispatcher that takes messages, and has a watcher with a good last cycle."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -59,7 +59,7 @@ def test_one_that_starts_is_not_ready_and_not_sick() -> None:
     assert health.sick() == ""
     assert "takes no messages" in health.unready()
     health.beat()
-    assert "not had a turn" in health.unready()
+    assert "not completed a cycle" in health.unready()
 
 
 def test_one_whose_broker_is_away_is_unready_for_as_long_and_not_sick(worker: Worker) -> None:
@@ -81,7 +81,7 @@ def test_a_watcher_without_a_good_turn_for_long_makes_it_unready(worker: Worker)
     worker.later(LATE, turns=False)
     assert worker.health.unready() == ""
     worker.later(2, turns=False)
-    assert "last good turn was 32 s ago" in worker.health.unready()
+    assert "last good cycle was 32 s ago" in worker.health.unready()
     assert worker.health.sick() == ""
 
 
@@ -89,14 +89,14 @@ def test_a_turn_that_does_not_end_makes_it_sick(worker: Worker) -> None:
     worker.later(STUCK - 1, turns=False)
     assert worker.health.sick() == ""
     worker.later(3, turns=False)
-    assert "one turn" in worker.health.sick()
+    assert "one cycle" in worker.health.sick()
 
 
 def test_a_loop_that_does_not_come_round_makes_it_sick(worker: Worker) -> None:
     worker.later(STUCK - 1, beats=False)
     assert worker.health.sick() == ""
     worker.later(2, beats=False)
-    assert "has not come round" in worker.health.sick()
+    assert "loop has been stuck" in worker.health.sick()
     assert worker.health.unready() == worker.health.sick()
 
 

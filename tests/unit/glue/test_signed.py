@@ -76,7 +76,7 @@ def test_an_envelope_holds_the_json_that_was_signed_and_by_whom(me: Pair) -> Non
 @pytest.mark.parametrize("text", ["", "abc", "e30=", json.dumps(CALL), "ä"])
 def test_a_body_that_is_no_envelope_is_recognized(text: str) -> None:
     with pytest.raises(
-        MalformedMessage, match=r"is no signed body.*; send what Celery's serializer 'auth' makes"
+        MalformedMessage, match=r"is not a signed body.*; sign it with Celery's serializer 'auth'"
     ):
         open_envelope(text)
 
@@ -105,7 +105,7 @@ def test_an_application_that_cannot_verify_signatures_is_given_the_fix(
     me: Pair,
 ) -> None:
     for body, content_type in ((signed(me, CALL), SIGNED), (json.dumps(CALL), JSON)):
-        with pytest.raises(UntrustedMessage, match=r"have it call app\.setup_security\(\)"):
+        with pytest.raises(UntrustedMessage, match=r"call app\.setup_security\(\) in it"):
             payload(message(body, content_type), ApplicationBodies(app(["auth"])))
 
 
@@ -150,14 +150,14 @@ def test_a_dispatcher_with_a_store_accepts_only_its_signers(
     assert payload(message(good), bodies) == tuple(CALL)
     refused = {
         "Unknown certificate": message(signed(authority.issue("another"), CALL)),
-        "the signature is not of this body": message(other_body(good, [[9], {}, {}])),
+        "the signature belongs to another body": message(other_body(good, [[9], {}, {}])),
         "is not signed; sign it, or unset GPUQUEUE_CERT_STORE": message(json.dumps(CALL), JSON),
     }
     for words, packed in refused.items():
         with pytest.raises(UntrustedMessage, match=words):
             read(packed, bodies)
         assert context(packed, {"id": "one", "task": "shop.add"}, bodies).args == []
-    with pytest.raises(MalformedMessage, match="is signed, and not JSON"):
+    with pytest.raises(MalformedMessage, match="is signed, but is not JSON"):
         read(message(other_content(good, "application/x-python-serialize")), bodies)
 
 
@@ -201,7 +201,7 @@ def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("not a certificate")
     with pytest.raises(
         SettingsError,
-        match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is no certificate with an RSA key: ",
+        match=r"GPUQUEUE_CERT_STORE: '.*notes\.txt' is not a certificate with an RSA key: ",
     ):
         CertificateStore(str(tmp_path))
 
@@ -215,7 +215,7 @@ def test_an_expired_certificate_is_logged_and_others_stay_valid(
         (tmp_path / "store" / pair.certificate.name).write_bytes(pair.certificate.read_bytes())
     with caplog.at_level(logging.WARNING):
         store = CertificateStore(str(tmp_path / "store"))
-    assert "old.pem has expired: what it signed is refused" in caplog.text
+    assert "old.pem has expired: messages that it signed are refused" in caplog.text
     assert json.loads(store.verified(signed(me, CALL))) == CALL
     with pytest.raises(UntrustedMessage, match="Expired certificate"):
         store.verified(signed(old, CALL))

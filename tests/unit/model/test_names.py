@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,6 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import (
     QueueName,
     delivery_name,
-    job_id_of,
     parse_queue,
 )
 
@@ -70,7 +71,8 @@ def test_a_delivery_is_named_by_retries_and_nesting() -> None:
 
 @given(job_id=ids, retries=st.integers(0, 50), nesting=st.integers(0, 5))
 def test_a_delivery_leads_back_to_its_job(job_id: str, retries: int, nesting: int) -> None:
-    assert job_id_of(delivery_name(job_id, retries, nesting)) == job_id
+    delivery = delivery_name(job_id, retries, nesting)
+    assert re.sub(r"~\d+(\.\d+)?\Z", "", delivery, flags=re.ASCII) == job_id
 
 
 near_ids = st.text("a~0.1", min_size=1, max_size=6)

@@ -1,0 +1,83 @@
+"""The verbs of the watcher's cycle: open, adopt, tick, and the finish of jobs without a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from gpuqueue.model.record import Record
+from gpuqueue.store.scripts import Scripts
+
+#: How much of each kind one tick moves at most, so that the script stays short.
+TICK_BATCH = 256
+
+
+class Upkeep:
+    """The verbs that keep the state of a class in order.
+
+    Args:
+        client: of the Redis that has the state.
+        keep: seconds that a tombstone is kept.
+        clock: returns Unix seconds.
+    """
+
+    def __init__(
+        self, client: redis.Redis, *, keep: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._scripts = Scripts(client)
+        self.keep = keep
+        self.clock = clock
+
+    def tick(self, gpu_class: str) -> tuple[int, float | None]:
+        """Move what is due. Returns how much was moved, and when the next is due (None: nothing
+        waits for a time).
+        """
+        moved, due = self._scripts.call("tick", gpu_class, now=self.clock(), most=TICK_BATCH)
+        return moved, float(due) if due else None
+
+    def finish_claim(
+        self, gpu_class: str, delivery: str, finisher: str, lease: float
+    ) -> tuple[str, Record | None, dict[str, Any] | None]:
+        """Claim the finish of a job for ``lease`` seconds. Returns (``ok``, record, message) or
+        (why not, None, None).
+        """
+        answer = self._scripts.call(
+            "finish_claim",
+            gpu_class,
+            delivery=delivery,
+            finisher=finisher,
+            now=self.clock(),
+            lease=lease,
+            keep=self.keep,
+        )
+        if answer[0] != "ok":
+            return answer[0], None, None
+        return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
+
+    def finished(self, gpu_class: str, delivery: str, finisher: str, reason: str) -> bool:
+        """Confirm a finish. ``reason`` is the end reason that was written."""
+        return bool(
+            self._scripts.call(
+                "finished",
+                gpu_class,
+                delivery=delivery,
+                finisher=finisher,
+                reason=reason,
+                now=self.clock(),
+                keep=self.keep,
+            )
+        )
+
+    def open(self, gpu_class: str) -> bool:
+        """Let jobs of a class start, since every live attempt is a holder. Returns whether the
+        class was closed.
+        """
+        return bool(self._scripts.call("open", gpu_class, now=repr(self.clock())))
+
+    def adopt(self, gpu_class: str, record: Record) -> bool:
+        """Make a live attempt a holder again after Redis has lost it."""
+        return bool(self._scripts.call("adopt", gpu_class, record=record, now=self.clock()))

@@ -1,0 +1,103 @@
+"""A message is parsed once, into what its job asks for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.glue.messages.parse import identify, parse
+from gpuqueue.glue.messages.submission import Submission
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.names import QueueName
+from gpuqueue.model.request import GpuRequest
+
+MIDNIGHT = 1_764_028_800.0
+
+
+def message(*args: Any, embed: dict[str, Any] | None = None, **headers: Any) -> dict[str, Any]:
+    return {
+        "headers": {"id": "one", "task": "shop.train"} | headers,
+        "body": json.dumps([list(args), {}, embed or {}]),
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "properties": {"priority": 3},
+        "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
+    }
+
+
+def read(packed: dict[str, Any]) -> Submission:
+    return parse(packed, identify(packed))
+
+
+def test_queue_and_request_are_part_of_the_submission() -> None:
+    found = read(message(gpu={"memory": "1GiB", "tenant": "vision", "image": "shop:1"}))
+    assert found.queue == QueueName("t4", "shared")
+    assert found.request == GpuRequest(memory=2**30, tenant="vision", image="shop:1")
+
+
+def test_a_job_has_the_chosen_class_and_the_values_of_its_message() -> None:
+    packed = message(
+        gpu={"tenant": "vision", "image": "shop:1"},
+        shadow="train",
+        retries=1,
+        replaced_task_nesting=2,
+        eta="2025-11-25T00:00:00Z",
+        timelimit=[60, 50],
+        group="g",
+        ignore_result=True,
+    )
+    job = read(packed).job("a100", "exclusive", MIDNIGHT)
+    assert (job.gpu_class, job.isolation, job.created) == ("a100", "exclusive", MIDNIGHT)
+    assert (job.id, job.task, job.name, job.delivery) == ("one", "shop.train", "train", "one~1.2")
+    assert (job.priority, job.eta, job.time_limit) == (3, MIDNIGHT, 60)
+    assert (job.tenant, job.image, job.group) == ("vision", "shop:1", "g")
+    assert (job.ignore_result, job.needs_app, job.signed) == (True, False, False)
+
+
+def test_errbacks_and_chords_need_the_application() -> None:
+    assert read(message(embed={"errbacks": [{}]})).needs_app
+    assert read(message(embed={"chord": {}})).needs_app
+    assert not read(message(embed={"chain": [{}], "callbacks": [{}]})).needs_app
+
+
+def test_a_container_job_has_the_image_of_its_arguments() -> None:
+    found = read(message("tool:1", ["run"], task=CONTAINER_TASK, gpu={"image": "shop:1"}))
+    assert (found.image, found.container) == ("tool:1", {"command": ["run"]})
+
+
+def test_stamps_are_lists_of_text() -> None:
+    found = read(message(stamped_headers=["who", "run", "none"], stamps={"who": "me", "run": [1]}))
+    assert found.stamps == {"who": ["me"], "run": ["1"]}
+
+
+@pytest.mark.parametrize("task_id", [None, "", 7, "a\0", "\ud800", "x" * 513])
+def test_a_message_without_a_task_id_has_no_identity(task_id: object) -> None:
+    with pytest.raises(MalformedMessage, match="is not a task id; send Celery's header 'id'"):
+        identify(message(id=task_id))
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({"task": ""}, "is not a task name"),
+        ({"gpu": {"memory": "much"}}, "is not an amount of memory"),
+        ({"gpu": {"colour": "red"}}, "is unknown"),
+        ({"eta": "soon"}, "is not a time"),
+        ({"timelimit": [-1, None]}, "is not a number of seconds"),
+    ],
+)
+def test_a_wrong_header_is_refused(headers: dict[str, Any], error: str) -> None:
+    with pytest.raises(InvalidJob, match=error):
+        read(message(**headers))
+
+
+def test_a_refused_job_keeps_only_its_identity() -> None:
+    packed = message(shadow=["no", "text"], retries=2, gpu={"tenant": "vision"}, eta="soon")
+    job = identify(packed).refused("refused", "exclusive", MIDNIGHT, trusted=False)
+    assert (job.delivery, job.task, job.name, job.tenant) == ("one~2", "shop.train", "", None)
+    assert (job.eta, job.needs_app) == (None, False)
+    nameless = identify(message(task=7)).refused("refused", "exclusive", MIDNIGHT, trusted=True)
+    assert (nameless.task, nameless.needs_app) == ("unknown", True)
