@@ -70,7 +70,7 @@ def test_launches_on_a_hanging_api_server_are_ended_or_left_to_another(
     node = begin(pods)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
-    until(lambda: rule.seen >= 4, PATIENCE, "launches under way")
+    until(lambda: rule.count >= 4, PATIENCE, "launches under way")
     assert leave(node, API_TIMEOUT + SOON) > 1.0
     pods.cluster.faults.clear()
     begin(pods, "two")
@@ -85,7 +85,7 @@ def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> No
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
     until(
-        lambda: rule.seen and len(pods.holders()) == 6,
+        lambda: rule.count and len(pods.holders()) == 6,
         PATIENCE,
         "six admitted, one launch under way",
     )
