@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,11 @@ def _log_marks(request: pytest.FixtureRequest, running_stacks: list[Stack]) -> N
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what the nodes wrote during a test that fails."""
-    report: Any = yield
+    report = yield
     if report.failed:
         stacks, marks = item.stash.get(_LOGS, ([], {}))
         for stack in stacks:

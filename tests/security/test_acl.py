@@ -138,7 +138,7 @@ HOSTILE = {
 def test_what_a_user_does_not_need_is_refused(
     acl_redis: AclRedis, user: str, words: tuple[str, ...]
 ) -> None:
-    client = acl_redis.as_user(user)
+    client: Any = acl_redis.as_user(user)  # redis has no type for client()
     with client.client() as connection, pytest.raises(redis.exceptions.NoPermissionError):
         connection.execute_command(*words)
     assert [each["username"] for each in acl_redis.denied()] == [f"gpuqueue-{user}"]

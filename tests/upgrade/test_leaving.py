@@ -24,7 +24,7 @@ SOON_GONE = {"GPUQUEUE_LEAVE_SECONDS": f"{LEAVE_WITHIN:g}"}
 
 
 def begin(cluster: Versions, name: str = "one", **env: str) -> WorkerNode:
-    node = cluster.begin(name, **({"GPU_API_TIMEOUT": f"{API_TIMEOUT:g}"} | env))
+    node = cluster.begin(name, env={"GPU_API_TIMEOUT": f"{API_TIMEOUT:g}"} | env)
     cluster.ready(node)
     return node
 

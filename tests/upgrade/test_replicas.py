@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 
 def replicas(cluster: Versions, *names: str, **env: str) -> list[WorkerNode]:
     """Start some at once, and wait until all are ready."""
-    nodes = [cluster.begin(name, **env) for name in names]
+    nodes = [cluster.begin(name, env=env) for name in names]
     for node in nodes:
         cluster.ready(node)
     return nodes

@@ -190,7 +190,7 @@ def test_callbacks_of_a_signed_container_job_are_sent_by_the_application() -> No
     plain: Any = {"task": CONTAINER_TASK, "reason": "SUCCEEDED", "needs_app": True}
     assert not needs_application(plain)
     assert needs_application(plain | {"signed": True})
-    assert not needs_application({**plain, "signed": True, "needs_app": False})
+    assert not needs_application(plain | {"signed": True, "needs_app": False})
 
 
 def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
