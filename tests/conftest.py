@@ -32,12 +32,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, on_term)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this run does not take; keep tests of one module fixture together."""
+    """Leave out what this run does not take; order and group the rest."""
     items[:], left_out = selection.select(items)
     config.hook.pytest_deselected(items=left_out)
-    selection.group(items)
+    if hasattr(config, "workerinput"):  # one worker of several
+        selection.order(items)
 
 
 def pytest_report_header() -> list[str]:
@@ -51,6 +51,16 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file whole where its tests share a fixture."""
+    from tests.support.scheduling import UnitScheduling
+
+    config.option.loadscopereorder = False  # the order is selection's
+    return UnitScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers for each core (`-n auto`): tests wait for processes more than they compute."""
     return 2 * len(os.sched_getaffinity(0))
