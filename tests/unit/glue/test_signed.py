@@ -164,7 +164,7 @@ def test_a_dispatcher_with_a_store_accepts_only_its_signers(
 def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(
     store: CertificateStore,
 ) -> None:
-    """Not merely malformed: its errbacks do not run."""
+    """Not merely malformed: no callback of such a body is called."""
     for read in (DispatcherBodies(store).read, DispatcherBodies(store).text):
         with pytest.raises(UntrustedMessage, match="is not signed"):
             read(message(json.dumps(CALL), JSON))
