@@ -147,7 +147,7 @@ class Slots:
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
         logger.warning(
-            "%s not launched, again in %.1f s: %s",
+            "%s not launched; next try in %.1f s: %s",
             attempt.delivery,
             pause,
             why,
@@ -190,7 +190,7 @@ class Slots:
         if released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job
                 logger.info(
-                    "%s attempt %s: its container has ended well",
+                    "%s attempt %s: its container succeeded",
                     delivery,
                     number,
                     extra={"action": "container_ended"},
@@ -206,7 +206,7 @@ class Slots:
             self._finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:
             logger.warning(
-                "%s attempt %s: %s; tried again",
+                "%s attempt %s: %s; a new attempt follows",
                 delivery,
                 number,
                 end.error,

@@ -89,8 +89,7 @@ class Dev:
                 found = Reader(client).find(job_id, ["t4", "refused"])
                 return found if found and found["state"] == state else None
 
-            found: Record = until(look)
-            return found
+            return until(look)
 
     def result(self, job_id: str) -> dict[str, Any]:
         with redis.Redis.from_url(self.env["CELERY_RESULT_BACKEND"]) as client:
@@ -125,13 +124,19 @@ def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
 
 def family(dev: Dev) -> list[psutil.Process]:
     """All processes of a `gpuqueue dev`, executors included, without itself."""
-    return psutil.Process(dev.process.pid).children(recursive=True)
+    children: list[psutil.Process] = psutil.Process(dev.process.pid).children(recursive=True)
+    return children
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [
-        each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
-    ]
+    return [each for each in processes if runs(each)]
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end(dev: Dev, how: signal.Signals = signal.SIGINT) -> int:
