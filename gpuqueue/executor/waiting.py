@@ -53,7 +53,9 @@ class _OutagePatience(Patience):
 
     def over(self, began: float) -> bool:
         """Return whether the outage has lasted for too long."""
-        return not self.waits or self._outage.seconds() >= PATIENCE
+        # A server that does not answer fails too seldom for one outage.
+        seconds = max(self._outage.seconds(), time.monotonic() - began)
+        return not self.waits or seconds >= PATIENCE
 
 
 class _SenderPatience(_OutagePatience):

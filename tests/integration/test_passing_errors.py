@@ -137,7 +137,7 @@ class NoDisk(Trouble):
         )
 
     def begin(self) -> None:
-        self._folder = Path(self.client.config_get("dir")["dir"]) / "dump.rdb"
+        self._folder = Path(str(self.client.config_get("dir")["dir"])) / "dump.rdb"
         if self._folder.is_file():
             self._folder.unlink()
         self._folder.mkdir()
@@ -170,7 +170,8 @@ class Busy(Trouble):
             client.eval("while true do end", 0)
 
     def _logged(self) -> int:
-        return self.stack.workers[0].logs().count("busy running a script")
+        found: int = self.stack.workers[0].logs().count("busy running a script")
+        return found
 
     def end(self) -> None:
         self.client.script_kill()
@@ -184,7 +185,7 @@ class Connections(Trouble):
     """The server closes all connections and takes no new ones."""
 
     def begin(self) -> None:
-        self._most = self.client.config_get("maxclients")["maxclients"]
+        self._most = str(self.client.config_get("maxclients")["maxclients"])
         self._refused = self._rejected()
         self.client.config_set("maxclients", "1")
         self.client.client_kill_filter(_type="normal", skipme=True)
@@ -379,13 +380,14 @@ def test_a_dispatcher_outlives_more_than_its_patience(
 def test_a_dispatcher_waits_at_its_start(stack: CrashStack) -> None:
     with NoDisk(stack):
         node, other = stack.start("waiting"), stack.start("stopped")
-        for each in (node, other):
-            until(
-                lambda each=each: "cannot save to its disk: MISCONF" in each.logs(),
-                PATIENCE,
-                "a dispatcher that waits",
-                each.logs,
-            )
+        until(
+            lambda: all(
+                "cannot save to its disk: MISCONF" in each.logs() for each in (node, other)
+            ),
+            PATIENCE,
+            "two dispatchers that wait",
+            node.logs,
+        )
         other.container.kill("SIGTERM")
     node.ready()
     node.stop()

@@ -38,7 +38,7 @@ def hold(gate: str) -> str:
     return "held"
 
 
-def wait_for(gate):
+def wait_for(gate: str) -> None:
     deadline = time.monotonic() + 60
     while not Path(gate).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -46,7 +46,7 @@ def wait_for(gate):
 
 
 @app.task
-def finish_at(gate):
+def finish_at(gate: str) -> str:
     """Ends when the file ``gate`` exists."""
     note("working")
     wait_for(gate)
@@ -54,7 +54,7 @@ def finish_at(gate):
 
 
 @app.task(bind=True)
-def retry_at(self, gate):
+def retry_at(self: Task, gate: str) -> str:
     """Asks for a second try when the file ``gate`` exists."""
     note(f"try {self.request.retries}")
     if not self.request.retries:
@@ -64,7 +64,7 @@ def retry_at(self, gate):
 
 
 @app.task
-def fail_at(gate):
+def fail_at(gate: str) -> None:
     """Fails when the file ``gate`` exists."""
     note("failing")
     wait_for(gate)
