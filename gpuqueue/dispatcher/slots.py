@@ -23,6 +23,7 @@ from gpuqueue.model.states import DISPATCHED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import BATCH, Line
+from gpuqueue.store.passing import passes
 from gpuqueue.telemetry import LAUNCHES
 
 logger = logging.getLogger(__name__)
@@ -172,12 +173,22 @@ class Slots:
         """
         try:
             return self._release(running, end)
-        except RedisError:
-            logger.exception(
-                "%s: end not written; the watcher repairs it",
+        except RedisError as exc:
+            if not passes(exc):
+                logger.exception(
+                    "%s: end not written; the watcher repairs it",
+                    running.attempt.delivery,
+                    extra={"action": "end_unsure"},
+                )
+                return False
+            # The watcher would not know how the attempt has ended.
+            logger.warning(
+                "%s: end not written yet: %s",
                 running.attempt.delivery,
-                extra={"action": "end_unsure"},
+                exc,
+                extra={"action": "end_later"},
             )
+            self._timer.call(EARLIEST, lambda: self.on_end(running, end))
             return False
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:

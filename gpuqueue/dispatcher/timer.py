@@ -18,14 +18,14 @@ class Timer:
     """
 
     def __init__(self, name: str) -> None:
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()  # functions do not compare
         self._condition = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
 
-    def call(self, seconds: float, function: Callable[[], None]) -> None:
+    def call(self, seconds: float, function: Callable[[], object]) -> None:
         """Call ``function()`` in ``seconds``."""
         with self._condition:
             if not self._started:
@@ -49,7 +49,7 @@ class Timer:
             except Exception:
                 logger.exception("a postponed call failed", extra={"action": "later_failed"})
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], object] | None:
         with self._condition:
             while not self._closed:
                 left = self._heap[0][0] - time.monotonic() if self._heap else None

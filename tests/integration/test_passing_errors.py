@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 
 from gpuqueue.cli import main
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.errors import ExecutorDied
 from gpuqueue.store.reader import Reader
 from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.endpoints import free_port
@@ -375,6 +376,28 @@ def test_a_dispatcher_outlives_more_than_its_patience(
             dispatcher.logs,
         )
     assert_well(stack, dispatcher)
+
+
+def test_how_an_executor_died_meanwhile_is_not_forgotten(
+    stack: CrashStack, dispatcher: WorkerNode, tmp_path: Path
+) -> None:
+    stack.notes.write_text("")
+    dying = stack.send("finish_at", str(tmp_path / "never"))
+    wait_for_notes(stack, "working")
+    record = stack.in_state(dying.id, "running")
+    with ReadOnly(stack):
+        stack.process_of(record).kill()
+        until(
+            lambda: f"{dying.id}: end not written yet" in dispatcher.logs(),
+            PATIENCE,
+            "an end that waits",
+            dispatcher.logs,
+        )
+    with pytest.raises(ExecutorDied):
+        dying.get(timeout=PATIENCE)
+    assert attempts(stack, dying) == 1
+    assert_well(stack, dispatcher)
+    assert stack.noted().count("working") == 1
 
 
 def test_a_dispatcher_waits_at_its_start(stack: CrashStack) -> None:
