@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from celery import Signature
@@ -376,6 +377,26 @@ def test_a_dispatcher_outlives_more_than_its_patience(
             dispatcher.logs,
         )
     assert_well(stack, dispatcher)
+
+
+def test_a_message_in_hand_is_kept_until_redis_takes_its_note(
+    stack: CrashStack, dispatcher: WorkerNode
+) -> None:
+    """Redis hands it over, and then has no memory for the note."""
+    stack.notes.write_text("")
+    process = psutil.Process(dispatcher.pid)
+    process.suspend()
+    try:
+        results = [stack.send("work", number) for number in range(3)]
+        until(lambda: stack.client.llen("gpu.t4.shared") < 3, what="a message handed over")
+        with OutOfMemory(stack) as trouble:
+            process.resume()
+            more_errors(trouble)
+    finally:
+        process.resume()
+    assert [each.get(timeout=PATIENCE) for each in results] == [0, 2, 4]
+    assert_well(stack, dispatcher)
+    assert sorted(stack.noted()) == ["ran 0", "ran 1", "ran 2", "ran 21"]
 
 
 def test_how_an_executor_died_meanwhile_is_not_forgotten(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Message
+from kombu.transport import redis as transport
 
 from gpuqueue.errors import MalformedMessage, StateUnavailable
 from gpuqueue.glue.messages.message import pack
@@ -23,6 +24,8 @@ DISPATCH = "gpuqueue.dispatch"
 #: Seconds before a new connection: Celery holds back a consumer that connects more often than five
 #: times a second.
 PAUSE = 0.5
+#: Seconds within which a message in hand must be noted. 150: the loop counts as stuck after 180.
+LONGEST_NOTE = 150.0
 #: The errors of kombu's reader for a list element that is not a message. They would end a worker of
 #: Celery.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
@@ -48,6 +51,31 @@ class _AnyTask(dict[Any, Callable[..., None]]):
         return self._strategy
 
 
+class _NotingQoS(transport.QoS):
+    """Notes each message that kombu has taken off its list. Until then only this process has it, so
+    an error that passes must not drop it.
+    """
+
+    passes: Callable[[BaseException], bool] = staticmethod(lambda exc: False)
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message, once Redis takes the note."""
+        began = time.monotonic()
+        while True:
+            try:
+                super().append(message, delivery_tag)
+                return
+            except Exception as exc:
+                if not self.passes(exc):
+                    raise
+                if time.monotonic() - began > LONGEST_NOTE:
+                    logger.error(
+                        "message lost: %s", message.headers, extra={"action": "message_lost"}
+                    )
+                    raise
+            time.sleep(PAUSE)
+
+
 class _Blueprint(CeleryConsumer.Blueprint):
     """The steps of the consumer, its loop included: an error that passes is a lost connection."""
 
@@ -55,10 +83,12 @@ class _Blueprint(CeleryConsumer.Blueprint):
         """Run the steps. Celery connects again after an error of a connection only; any other one
         ends the worker, READONLY and UNBLOCKED included.
         """
+        passes: Callable[[BaseException], bool] = parent.controller.gpuqueue.passes
+        _NotingQoS.passes = staticmethod(passes)
+        transport.Channel.QoS = _NotingQoS
         try:
             super().start(parent)
         except Exception as exc:
-            passes: Callable[[BaseException], bool] = parent.controller.gpuqueue.passes
             if isinstance(exc, parent.connection_errors) or not passes(exc):
                 raise
             time.sleep(PAUSE)
