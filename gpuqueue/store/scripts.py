@@ -27,6 +27,8 @@ _LISTS: dict[str, tuple[str, Sequence[object]]] = {
     "attempts": ("OF_ATTEMPT", fields_with(Use.ATTEMPT)),
     "tombstones": ("KEPT", fields_with(Use.TOMBSTONE)),
 }
+#: The first word of the answer of a script that cannot keep a text of its caller.
+_MARK = "UNSTORABLE"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -57,7 +59,19 @@ def _list(part: str) -> str:
 
 def _prelude(folder: str) -> str:
     keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(_KEYS[folder], 1))
-    return f"local K = {{{keys}}}\nlocal context = cjson.decode(ARGV[1])\n"
+    return (
+        f"local K = {{{keys}}}\n"
+        "local readable, context = pcall(cjson.decode, ARGV[1])\n"
+        f"if not readable then return redis.error_reply('{_MARK} ' .. tostring(context)) end\n"
+    )
+
+
+class UnstorableText(ValueError):
+    """A script cannot keep a text of its caller. The data is at fault, and Redis works."""
+
+
+#: The errors of data that Redis, or its client, cannot keep: repeating the call cannot help.
+UNSTORABLE = (UnstorableText, UnicodeError, redis.DataError)
 
 
 class Scripts:
@@ -78,11 +92,11 @@ class Scripts:
             body: a text that the script only stores; most have none.
             context: what its header documents.
         """
-        return self._script(verb)(keys=class_keys(gpu_class), args=_arguments(context, body))
+        return self._run(verb, class_keys(gpu_class), _arguments(context, body))
 
     def call_on(self, keys: Sequence[str], verb: str, /, **context: object) -> Any:
         """Call one verb on keys that belong to no class."""
-        return self._script(verb)(keys=keys, args=_arguments(context))
+        return self._run(verb, keys, _arguments(context))
 
     def pipelined(self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]) -> list[Any]:
         """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
@@ -94,11 +108,16 @@ class Scripts:
             script(keys=class_keys(gpu_class), args=_arguments(context), client=pipe)
         return pipe.execute() if calls else []
 
-    def _script(self, verb: str) -> Any:
+    def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         script = self._loaded.get(verb)
         if script is None:
             script = self._loaded[verb] = self._client.register_script(source(verb))
-        return script
+        try:
+            return script(keys=keys, args=arguments)
+        except redis.ResponseError as exc:
+            if str(exc).startswith(_MARK):
+                raise UnstorableText(str(exc)) from exc
+            raise
 
 
 def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:

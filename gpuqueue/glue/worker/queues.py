@@ -6,7 +6,7 @@ from celery.app.amqp import AMQP, Queues
 from kombu import Queue
 
 
-class KnownQueues(Queues):  # type: ignore[misc]
+class KnownQueues(Queues):
     """Queues that do not grow when a callback is sent. Celery keeps each queue that a callback
     names, and Celery 5.6 also consumes it after a reconnection.
     """
@@ -15,7 +15,7 @@ class KnownQueues(Queues):  # type: ignore[misc]
         return self.new_missing(name)
 
 
-class DispatcherAMQP(AMQP):  # type: ignore[misc]
+class DispatcherAMQP(AMQP):
     """Celery's view of the broker, with :class:`KnownQueues`."""
 
     queues_cls = KnownQueues
