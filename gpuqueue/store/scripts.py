@@ -122,5 +122,8 @@ class Scripts:
 
 def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:
     # JSON writes a float by its repr, so a time arrives exactly.
-    known = _encode({name: value for name, value in context.items() if value is not None})
+    try:
+        known = _encode({name: value for name, value in context.items() if value is not None})
+    except (ValueError, RecursionError) as exc:
+        raise UnstorableText(str(exc)) from exc
     return [known] if body is None else [known, body]

@@ -256,7 +256,7 @@ def test_the_script_tells_an_error_of_the_data_and_keeps_nothing(
     intake: Intake, value: Any
 ) -> None:
     record: Any = {"id": "odd", "delivery": "odd", "isolation": "shared", "name": value}
-    with pytest.raises(UnstorableText, match="^UNSTORABLE "):
+    with pytest.raises(UnstorableText):
         intake.line.accept("t4", record, "{}")
     assert intake.reader.record("t4", "odd") is intake.reader.message("t4", "odd") is None
 
