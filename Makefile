@@ -24,9 +24,9 @@ SERVER := $(VENV)/servers/$(REDIS)/redis-server
 export PATH := $(abspath $(dir $(SERVER))):$(PATH)
 endif
 
-# Tests wait for processes most of the time: two workers for each core (tests/conftest.py), and tests
-# that share a fixture of their module on one of them (tests/support/selection.py).
-PYTEST := $(VENV)/bin/pytest -n auto --dist loadgroup
+# Tests wait for processes most of the time: two workers for each core (tests/conftest.py), and files
+# whose tests share a fixture on one of them (tests/support/selection.py).
+PYTEST := $(VENV)/bin/pytest -n auto
 # Hundreds of processes import the same modules: each would compile them.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -61,6 +61,7 @@ lint: $(DEV) ## check style, types, layers, Lua and names of tests
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
 	$(PY) -m tests.lint.lua
+	$(PY) -m tests.lint.voice
 	$(PY) -m tests.lint.names
 
 docs: $(DEV) ## build the documentation site into site/, without the network

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Figure, Sample, Size, percentile, until
@@ -55,7 +56,7 @@ def run(size: Size) -> list[Figure]:
             all_jobs = {f"c{slot}-{turn}" for slot in range(slots) for turn in range(rounds)}
             for poller in pollers:
                 until(
-                    lambda poller=poller: all_jobs <= poller.seen.keys(),
+                    partial(_has_seen, poller, all_jobs),
                     "all Jobs are seen complete",
                     60 + 20 * rounds,
                     0.05,
@@ -98,3 +99,7 @@ def run(size: Size) -> list[Figure]:
             )
         )
     return figures
+
+
+def _has_seen(poller: Poller, jobs: set[str]) -> bool:
+    return jobs <= poller.seen.keys()

@@ -71,7 +71,7 @@ def run(size: Size) -> list[Figure]:
             ):
                 api.delete_job(each.metadata.name)
             where.close()
-    ours, peer, bare = ([sides.kept[turn] for turn in side] for side in turns)
+    ours, peer, bare = ([sides.kept[int(turn)] for turn in side] for side in turns)
     least = statistics.median(itertools.chain(*bare))
     figures = []
     for share in (0.5, 0.99):

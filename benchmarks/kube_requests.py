@@ -39,7 +39,7 @@ LONGEST, NEXT = 2.0, 0.05
 class _Asked(NamedTuple):
     """Requests, and their bytes in both directions."""
 
-    count: int
+    requests: int
     size: int
 
 
@@ -58,7 +58,7 @@ def run(size: Size) -> list[Figure]:
             before = _asked(double)
             _replay(ours, rows)
             until(
-                lambda: _asked(double, "get pods/log").count >= len(rows),
+                lambda: _asked(double, "get pods/log").requests >= len(rows),
                 "all logs are read",
                 30,
                 0.2,
@@ -70,9 +70,12 @@ def run(size: Size) -> list[Figure]:
         finally:
             ours.close()
             double.close()
-    count, taken = (after.count - before.count) / len(rows), (after.size - before.size) / len(rows)
+    count, taken = (
+        (after.requests - before.requests) / len(rows),
+        (after.size - before.size) / len(rows),
+    )
     polls = sum(math.ceil(float(row["duration_s"]) / POLL) for row in rows) / len(rows)
-    polled = post.size / post.count + polls * get.size / get.count
+    polled = post.size / post.requests + polls * get.size / get.requests
     hours = (float(rows[-1]["arrival_s"]) - float(rows[0]["arrival_s"])) / 3600
     # Watches that end, and the lists of pods and Jobs.
     standing = (

@@ -1,8 +1,9 @@
-"""Route any Celery task to a ``gpu.*`` queue and it runs as a job of its own, with a GPU.
+"""Route any Celery task to a ``gpu.*`` queue, and it runs as its own GPU job: a local process or a
+Kubernetes Job.
 
-An application needs nothing from here: ``task.apply_async(queue="gpu.t4.shared")`` is enough.
-:func:`gpu` only makes the options convenient and checked, and :func:`run` makes a job of a
-container image. Everything else in this package is for operators, or internal.
+Applications need no import from here: ``task.apply_async(queue="gpu.t4.shared")`` suffices.
+:func:`gpu` makes checked options for it, and :func:`run` makes a job of a container image. The
+other modules are for operators, or internal.
 """
 
 from gpuqueue.errors import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, on_term)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this run does not take; keep tests of one module fixture together."""
+    """Leave out what this run does not take; order and group the rest."""
     items[:], left_out = selection.select(items)
     config.hook.pytest_deselected(items=left_out)
-    selection.group(items)
+    if hasattr(config, "workerinput"):  # one worker of several
+        selection.order(items)
 
 
 def pytest_report_header() -> list[str]:
@@ -51,6 +51,16 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file whole where its tests share a fixture."""
+    from tests.support.scheduling import UnitScheduling
+
+    config.option.loadscopereorder = False  # the order is selection's
+    return UnitScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers for each core (`-n auto`): tests wait for processes more than they compute."""
     return 2 * len(os.sched_getaffinity(0))
@@ -101,9 +111,11 @@ def _log_marks(request: pytest.FixtureRequest, running_stacks: list[Stack]) -> N
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what the nodes wrote during a test that fails."""
-    report: Any = yield
+    report = yield
     if report.failed:
         stacks, marks = item.stash.get(_LOGS, ([], {}))
         for stack in stacks:

@@ -48,7 +48,7 @@ class KeptObservations:
             claimed, stored = executor.claim(running.instance, worker)
         except StaleAttempt as exc:
             logger.warning(
-                "%s: runs unclaimed: %s",
+                "%s: runs without a claim: %s",
                 running.attempt.delivery,
                 exc,
                 extra={"action": "begun_stale"},

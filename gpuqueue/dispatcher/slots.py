@@ -149,7 +149,7 @@ class Slots:
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
         logger.warning(
-            "%s not launched, again in %.1f s: %s",
+            "%s not launched; next try in %.1f s: %s",
             attempt.delivery,
             pause,
             why,
@@ -192,7 +192,7 @@ class Slots:
         if released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job
                 logger.info(
-                    "%s attempt %s: its container has ended well",
+                    "%s attempt %s: its container succeeded",
                     delivery,
                     number,
                     extra={"action": "container_ended"},
@@ -208,7 +208,7 @@ class Slots:
             self._finisher.submit(name, delivery)
         elif released.state == "delayed" and released.freed:
             logger.warning(
-                "%s attempt %s: %s; tried again",
+                "%s attempt %s: %s; a new attempt follows",
                 delivery,
                 number,
                 end.error,

@@ -16,18 +16,23 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.model.redis_url import mask, tls_problems, unix
 
 S = TypeVar("S", bound=BaseSettings)
-#: How settings classes read the environment. The reference pages take the docstrings of the fields.
-FROM_ENVIRONMENT = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
 
 def _env(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
-class Settings(BaseSettings):
-    """Settings for operators. Code uses the field name, the environment its alias."""
+class EnvironmentSettings(BaseSettings):
+    """How settings classes read the environment. The reference pages take the docstrings of the
+    fields.
+    """
 
-    model_config = FROM_ENVIRONMENT
+    # In a class: the mypy plugin of pydantic reads no constant.
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+
+class Settings(EnvironmentSettings):
+    """Settings for operators. Code uses the field name, the environment its alias."""
 
     broker_url: str | None = Field(None, validation_alias=_env("CELERY_BROKER_URL"))
     """URL of the Celery broker, which must be Redis: ``redis://``, ``rediss://`` with

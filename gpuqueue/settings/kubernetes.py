@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings
 
 from gpuqueue.model.kube_syntax import (
     CPU_FIX,
@@ -26,7 +25,7 @@ from gpuqueue.model.kube_syntax import (
     is_memory,
     is_subdomain,
 )
-from gpuqueue.settings.dispatcher import FROM_ENVIRONMENT, read
+from gpuqueue.settings.dispatcher import EnvironmentSettings, read
 from gpuqueue.settings.image_patterns import ImagePattern, parse_patterns
 
 _DAY = 86_400
@@ -38,10 +37,8 @@ def _seconds(default: float, alias: str, least: float = 1) -> Any:
     return Field(default, ge=least, le=_DAY, validation_alias=alias)
 
 
-class ClusterSettings(BaseSettings):
+class ClusterSettings(EnvironmentSettings):
     """Cluster settings for operators. Code uses the field name, the environment its alias."""
-
-    model_config = FROM_ENVIRONMENT
 
     job_namespace: str | None = Field(None, validation_alias="GPU_JOB_NAMESPACE")
     """Namespace of the Jobs. Unset: the namespace of the dispatcher within a cluster, that of the

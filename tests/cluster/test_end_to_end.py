@@ -29,7 +29,7 @@ SHARED, ALONE = "gpu.test.shared", "gpu.test.exclusive"
 
 def ended(cluster: RealCluster, result: AsyncResult, reason: str) -> Record:
     """The record of a job that has ended so."""
-    record = cluster.in_state(result.id, "ended")
+    record: Record = cluster.in_state(result.id, "ended")
     assert record["reason"] == reason
     return record
 

@@ -8,7 +8,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,7 +62,7 @@ class Client:
         except ValueError:
             return answer.status, text, headers
 
-    def lines(self, path: str) -> Iterator[dict[str, Any]]:
+    def lines(self, path: str) -> Generator[dict[str, Any]]:
         """The events of a watch, until it ends."""
         answer = self.open("GET", path)
         try:
@@ -137,7 +137,7 @@ class Recorder:
 
     def pod(self, prefix: str = "") -> str:
         """The name of the first pod that was seen."""
-        names = [
+        names: list[str] = [
             row["object"]["metadata"]["name"] for row in self.rows if row.get("watch") == "pods"
         ]
         return next(name for name in names if name.startswith(prefix))

@@ -55,7 +55,7 @@ def job(
         "command": command,
         "resources": resources,
     }
-    inner = {
+    inner: dict[str, Any] = {
         "restartPolicy": "Never",
         "nodeSelector": {"nvidia.com/device-plugin.config": "tesla-t4"},
     }

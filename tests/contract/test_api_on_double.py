@@ -282,8 +282,8 @@ def test_every_end_is_reported_through_every_fault_of_the_watch(
             lambda: sum(entry.status.phase is Phase.RUNNING for entry in pods.snapshot()) == 3, 10
         )
         fault(cluster)
-        cluster.faults.oom_kill(cluster.pod_of("ends")["metadata"]["name"])
-        cluster.faults.force_delete(cluster.pod_of("deleted")["metadata"]["name"])
+        cluster.faults.oom_kill(pod_name(cluster, "ends"))
+        cluster.faults.force_delete(pod_name(cluster, "deleted"))
         until(lambda: made(api, "new"), 10)
         until(lambda: ended >= {"ends", "deleted"}, 10)
         until(lambda: table(pods) == truth(cluster), 10)
@@ -307,6 +307,12 @@ def table(pods: Pods) -> dict[str, str]:
     return {
         entry.pod.metadata.uid: entry.pod.metadata.resource_version for entry in pods.snapshot()
     }
+
+
+def pod_name(cluster: Cluster, job: str) -> str:
+    pod = cluster.pod_of(job)
+    assert pod is not None
+    return str(pod["metadata"]["name"])
 
 
 def truth(cluster: Cluster) -> dict[str, str]:

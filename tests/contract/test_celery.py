@@ -32,7 +32,7 @@ def app() -> Iterator[Celery]:
     made.conf.accept_content = ["json"]
 
     @made.task(name="contract.add", shared=False)
-    def add(x: int, y: int) -> Task:
+    def add(x: int, y: int) -> int:
         return x + y
 
     made.finalize()
@@ -229,7 +229,7 @@ def test_the_consumer_recovers_from_its_connection_errors() -> None:
 
 
 def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app: Celery) -> None:
-    made = []
+    made: list[object] = []
     task = type(
         "T",
         (app.Task,),

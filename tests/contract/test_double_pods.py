@@ -12,6 +12,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def run(cluster: Cluster, cmd: str = SIGTERM, name: str = "gpu-job", **how: Any) -> Body:
     """Create a Job; its pod, once it runs and has written a line."""
     cluster.create(JOBS, job(name, cmd, **how))
-    pod = cluster.until(
+    pod: Body = cluster.until(
         lambda: (pod := cluster.pod_of(name)) and pod["status"]["phase"] != "Pending" and pod
     )
     cluster.until(lambda: cluster.log(pod))
@@ -503,6 +504,12 @@ def test_what_has_not_started_has_no_log(
     assert "is waiting to start: " in json.loads(text)["message"]
 
 
+def _with_conditions(cluster: Cluster, name: str) -> Body | None:
+    """The pod of a Job, once it has conditions."""
+    pod = cluster.pod_of(name)
+    return pod if pod is not None and pod["status"].get("conditions") else None
+
+
 # -- nodes and scheduling --------------------------------------------------------------------------
 
 
@@ -546,11 +553,7 @@ def test_pods_go_where_labels_taints_and_wishes_send_them(tmp_path: Path) -> Non
         }
         for name, (pod, node) in cases.items():
             cluster.create(JOBS, job(name, pod={"nodeSelector": {}, **pod}))
-            body = cluster.until(
-                lambda name=name: (
-                    (pod := cluster.pod_of(name)) and pod["status"].get("conditions") and pod
-                )
-            )
+            body = cluster.until(partial(_with_conditions, cluster, name))
             assert body["spec"].get("nodeName") == node, name
         message = body["status"]["conditions"][0]["message"]
         assert (

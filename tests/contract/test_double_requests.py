@@ -631,7 +631,8 @@ def test_watches_can_be_dropped_silenced_or_expired(cluster: Cluster, client: Cl
 def test_a_silent_watch_stays_silent_and_new_ones_are_not(cluster: Cluster, client: Client) -> None:
     cluster.faults.silence_watches()
     quiet = client.open("GET", f"{JOBS_PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds=1")
-    quiet.fp.raw._sock.settimeout(1.5)  # type: ignore[union-attr]
+    stream: Any = quiet.fp  # its socket is private
+    stream.raw._sock.settimeout(1.5)
     cluster.create(JOBS, job())
     with pytest.raises(TimeoutError):
         quiet.readline()

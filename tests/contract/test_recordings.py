@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_a_new_job_and_its_pod_are_as_the_server_fills_them_in(name: str, tmp_pa
             if kind == "pods" and job["spec"].get("suspend"):
                 continue
             wanted = next(row for row in truth if row.get("watch") == kind)
-            said = recorder.until(lambda row, kind=kind: row.get("watch") == kind)
+            said = recorder.until(partial(_is_of, kind))
             assert _shape(said["object"]) == _shape(wanted["object"])
         recorder.close()
 
@@ -211,7 +212,7 @@ def _fields(status: dict[str, Any]) -> dict[str, Any]:
 
 #: What is timed, from one row to another of the same kind of object, and by how much a real cluster
 #: may be off that (seconds).
-CLOCKED = {
+CLOCKED: dict[str, list[tuple[Callable[[Row], bool], Callable[[Row], bool], float]]] = {
     "success": [
         (created("pods"), running, 0.25),
         (state("terminated"), ended, 0.2),
@@ -240,6 +241,10 @@ def test_at_pace_1_the_double_takes_its_time_as_the_server_did(name: str, tmp_pa
             wanted, said = _between(truth, begin, end), _between(recorder.rows, begin, end)
             assert said == pytest.approx(wanted, abs=leeway + 0.2), (begin, end)
         recorder.close()
+
+
+def _is_of(kind: str, row: Row) -> bool:
+    return row.get("watch") == kind
 
 
 def _between(rows: list[Row], begin: Callable[[Row], bool], end: Callable[[Row], bool]) -> float:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.nodes import WorkerNode
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -25,9 +28,13 @@ def holding(cluster: CrashStack, count: int = 1) -> None:
     until(lambda: cluster.noted().count("holding") == count, PATIENCE, f"{count} running jobs")
 
 
+def _is_known(cluster: CrashStack, dispatcher: WorkerNode) -> bool:
+    return dispatcher.hostname() in cluster.reader.dispatchers(0)
+
+
 def is_running(pid: int) -> bool:
     # An unreaped orphan stays a zombie where process 1 is no init.
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return psutil.pid_exists(pid) and bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def test_running_and_waiting_jobs_outlive_their_dispatcher(
@@ -80,7 +87,7 @@ def test_two_dispatchers_run_each_job_once(cluster: CrashStack) -> None:
 
 def test_the_same_message_delivered_three_times_is_one_job(cluster: CrashStack) -> None:
     result = cluster.send("work", 7)
-    raw = until(
+    raw: Any = until(
         lambda: cluster.client.lindex("gpu.t4.shared", 0), PATIENCE, "the message in the broker"
     )
     for number in range(2):
@@ -197,7 +204,7 @@ def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(
     for number in range(1, 4):
         fresh = cluster.start(f"d{number}")
         until(
-            lambda fresh=fresh: fresh.hostname() in cluster.reader.dispatchers(0),
+            partial(_is_known, cluster, fresh),
             PATIENCE,
             "the new dispatcher",
         )

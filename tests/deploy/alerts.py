@@ -64,7 +64,8 @@ def _ordered(rule: Object) -> dict[str, Any]:
 
 def text() -> str:
     """Return the content of the overlay's file."""
-    return HEADER + yaml.dump(alerts(), Dumper=Dumper, sort_keys=False, width=110)
+    body: str = yaml.dump(alerts(), Dumper=Dumper, sort_keys=False, width=110)
+    return HEADER + body
 
 
 if __name__ == "__main__":

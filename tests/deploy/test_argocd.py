@@ -9,7 +9,8 @@ import yaml
 
 from gpuqueue import __version__
 from gpuqueue.model.names import MIG_PROFILE
-from tests.deploy.rendering import APPLICATIONS, ROOT, application, overlay, settings_of
+from tests.deploy.rendering import APPLICATIONS, application, overlay, settings_of
+from tests.deploy.tools import ROOT
 
 NAMES = sorted(path.stem for path in APPLICATIONS.glob("*.yaml"))
 

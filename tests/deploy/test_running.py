@@ -140,6 +140,12 @@ class Dispatcher:
             self.process.wait(PATIENCE)
 
 
+def pod_of(cluster: Cluster, job: Object) -> Object:
+    pod = cluster.pod_of(job["metadata"]["name"])
+    assert pod is not None
+    return pod
+
+
 def namespace_of(found: Objects, workload: str) -> str:
     name: str = found.one("Deployment", workload)["metadata"]["namespace"]
     return name
@@ -217,12 +223,9 @@ def test_a_job_runs_where_it_should_with_the_rights_that_dispatchers_have(
             result = shop.gpu_double.apply_async((21,), queue=queue, time_limit=60)
             assert result.get(timeout=PATIENCE) == 42
             (job,) = cluster.jobs()
-            pod: Object = cluster.pod_of(job["metadata"]["name"])
+            pod = pod_of(cluster, job)
             assert pod["spec"]["nodeName"] == node
-            cluster.until(
-                lambda: cluster.pod_of(job["metadata"]["name"])["status"]["phase"] == "Succeeded",
-                PATIENCE,
-            )
+            cluster.until(lambda: pod_of(cluster, job)["status"]["phase"] == "Succeeded", PATIENCE)
             until(
                 lambda: cluster.requests["get", "pods/log"].count,
                 PATIENCE,

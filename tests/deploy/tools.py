@@ -44,7 +44,9 @@ def find(name: str) -> str:
             f"no {name}: `python -m tests.deploy.tools` fetches it, where it can; elsewhere put it"
             " on PATH"
         )
-        pytest.fail(problem) if os.environ.get("CI") == "true" else pytest.skip(problem)
+        if os.environ.get("CI") == "true":
+            pytest.fail(problem)
+        pytest.skip(problem)
     return path
 
 

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import redis
 import yaml
@@ -104,7 +105,7 @@ def check_python(arguments: list[str], page: str, folder: Path) -> None:
 
 
 def check_settings(assignments: list[str]) -> None:
-    said = dict(each.split("=", 1) for each in assignments)
+    said: dict[str, Any] = dict(each.split("=", 1) for each in assignments)
     assert said.keys() <= {
         *defaults(Settings.model_fields),
         *defaults(ClusterSettings.model_fields),

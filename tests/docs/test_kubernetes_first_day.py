@@ -76,7 +76,8 @@ def test_dispatchers_accept_the_settings_of_the_first_day() -> None:
     (container,) = objects()["Deployment"]["spec"]["template"]["spec"]["containers"]
     settings = {each["name"]: each["value"] for each in container["env"]}
     assert Settings(**settings).execution_mode == "k8s_job"
-    assert ClusterSettings(**settings).executor_image in "\n".join(FIRST_DAY.blocks("sh"))
+    image = ClusterSettings(**settings).executor_image
+    assert image is not None and image in "\n".join(FIRST_DAY.blocks("sh"))
     assert settings.keys() <= {
         *defaults(Settings.model_fields),
         *defaults(ClusterSettings.model_fields),

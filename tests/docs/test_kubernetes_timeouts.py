@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -72,7 +73,8 @@ def test_a_pod_has_the_timeout_of_the_docs(what: str, pod: Pod, verdict: EndReas
     names = [
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     ]
-    distinct = ClusterSettings(**{name: float(100 + place) for place, name in enumerate(names)})
+    limits: dict[str, Any] = {name: float(100 + place) for place, name in enumerate(names)}
+    distinct = ClusterSettings(**limits)
     clocks = PodClocks(
         create_autospec(Requests), create_autospec(object), distinct, 7, 1000, lambda entry: None
     )

@@ -95,7 +95,7 @@ def test_the_drawing_of_states_has_every_move_and_no_other() -> None:
     drawing = ET.parse(FOLDER / "states.svg").getroot()
     space = "{http://www.w3.org/2000/svg}"
     assert {each.text for each in drawing.iter(f"{space}text")} == {str(each) for each in JobState}
-    arrows = [each.text for each in drawing.iter(f"{space}title")]
+    arrows = [each.text or "" for each in drawing.iter(f"{space}title")]
     assert sorted(arrows) == sorted(
         f"{before} → {after}" for before, afters in MOVES.items() for after in afters
     )

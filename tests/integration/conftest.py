@@ -46,4 +46,4 @@ def key() -> str:
 @pytest.fixture(params=["celery", GPU], ids=["cpu", "gpu"])
 def queue(request: pytest.FixtureRequest) -> str:
     """The application's own queue, then the GPU's: what holds on one holds on the other."""
-    return request.param
+    return str(request.param)

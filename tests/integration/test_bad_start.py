@@ -28,7 +28,7 @@ def start(env: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", *arguments]
     begun = time.monotonic()
-    done = subprocess.run(command, env=clean | env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=30)
     assert time.monotonic() - begun < 15
     return done.returncode, done.stdout + done.stderr
 

@@ -45,10 +45,10 @@ def idle(dev: Dev, gate: Path) -> Iterator[Dev]:
     jobs = "gpuqueue:1:{t4}:jobs"
 
     def done() -> bool:
-        records = [json.loads(raw) for raw in client.hvals(jobs)]  # type: ignore[union-attr]
+        records = [json.loads(raw) for raw in client.hvals(jobs)]
         held = sum(
             client.zcard(f"gpuqueue:1:{{t4}}:holders_{kind}") for kind in ("shared", "exclusive")
-        )  # type: ignore[misc]
+        )
         return not held and all(record["state"] == "ended" for record in records)
 
     until(done)
@@ -257,8 +257,9 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         assert "not ended within 1 s; the job continues" in waited.stderr
         assert "follow it with `gpuqueue logs -f" in waited.stderr
         stopped = subprocess.Popen([*CLI, "run", "x:1"], env=env, stderr=subprocess.PIPE, text=True)
-        assert stopped.stderr is not None
-        until(lambda: "gpuqueue: job " in stopped.stderr.readline())  # type: ignore[union-attr]
+        errors = stopped.stderr
+        assert errors is not None
+        until(lambda: "gpuqueue: job " in errors.readline())
         stopped.send_signal(signal.SIGINT)
         assert (
             "is not cancelled: no dispatcher has ever announced itself"

@@ -87,9 +87,10 @@ def but(
     def change(seen: Evidence) -> Evidence:
         if label is None:
             return dataclasses.replace(seen, **{field: value})
-        before = getattr(seen, field)
+        before: dict[str, Any] = getattr(seen, field)
         after = {**before.get(label, {}), **said} if said else value
-        return dataclasses.replace(seen, **{field: {**before, label: after}})
+        changed: Any = {**before, label: after}
+        return dataclasses.replace(seen, **{field: changed})
 
     return change
 

@@ -111,11 +111,11 @@ def shown(browser: webdriver.Chrome, flower: FlowerStack, job_id: str) -> dict[s
     )
     assert rows
     heads = [
-        each.get_attribute("textContent").strip().lower()
+        (each.get_attribute("textContent") or "").strip().lower()
         for each in browser.find_elements(By.CSS_SELECTOR, "#tasks-table thead th")
     ]
     for row in browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"):
-        if job_id in row.get_attribute("innerHTML"):
+        if job_id in (row.get_attribute("innerHTML") or ""):
             return dict(
                 zip(
                     heads,
@@ -201,7 +201,7 @@ def test_workers_of_ended_attempts_leave_the_list_and_the_queues_are_shown(
 ) -> None:
     done = flower.shop.add.apply_async((1, 1), queue="gpu.t4.shared")
     assert done.get(timeout=PATIENCE) == 2
-    worker = flower.record(done.id)["worker"]
+    worker = flower.known(done.id)["worker"]
     until(
         lambda: get(flower, f"/api/task/info/{done.id}").get("worker") == worker,
         PATIENCE,

@@ -165,4 +165,5 @@ def test_a_retry_that_the_task_asks_for_when_its_gpu_fails_is_a_retry(
     assert [stack.told(key), stack.told(key)] == [[1, 0], [1, 1]]
     stack.go(f"{key}-left")
     stack.idle()
-    assert stack.reader.record("t4", result.id)["reason"] == "RETRIED"
+    first = stack.reader.record("t4", result.id)
+    assert first is not None and first["reason"] == "RETRIED"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.nodes import APPS, FAKE_GPUS
 from tests.support.stack import Stack
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [
     pytest.mark.integration,
@@ -75,7 +75,7 @@ def test_jobs_see_no_gpu_where_the_operator_allows_none(
 def test_more_exclusive_slots_than_gpus_are_refused_at_start(machine: Callable[..., Stack]) -> None:
     stack = machine(T4_EXCLUSIVE_SLOTS="3")
     dispatcher = stack.dispatcher(ready=False)
-    dispatcher.container._popen.wait(PATIENCE)
+    until(lambda: dispatcher.container.exit_code is not None, PATIENCE, "it has ended")
     assert dispatcher.container.exit_code == 78
     assert (
         "class t4 has 3 exclusive slots and 2 GPUs; an exclusive job needs a GPU for itself"

@@ -377,7 +377,7 @@ def test_the_first_day_of_the_docs_is_lived(
 def _get(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.read().decode()
+            return str(answer.read().decode())
     except OSError:
         return ""
 

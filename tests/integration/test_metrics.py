@@ -184,14 +184,16 @@ def test_a_dispatcher_is_unready_from_sigterm_until_it_has_ended(stack: Stack) -
     node, endpoint = serving(stack)
     stack.shop.hold.apply_async(("running",), queue=GPU)
     until(stack.holders, PATIENCE, "it runs")
-    said = []
+    said: list[tuple[int, str]] = []
     os.kill(node.pid, signal.SIGTERM)
-    until(
-        lambda: node.container.status == "exited" or said.append(answer(endpoint)),
-        PATIENCE,
-        "it has ended",
-        node.logs,
-    )  # type: ignore[func-returns-value]
+
+    def has_ended() -> bool:
+        if node.container.status == "exited":
+            return True
+        said.append(answer(endpoint))
+        return False
+
+    until(has_ended, PATIENCE, "it has ended", node.logs)
     assert node.container.exit_code == 0
     after = said[next((index for index, each in enumerate(said) if each[0] != 200), len(said)) :]
     assert all(status != 200 for status, _ in after), "once unready it stays so"

@@ -9,13 +9,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import celery
 import pytest
 from celery.exceptions import MaxRetriesExceededError
 from kombu.exceptions import EncodeError
 from stock import OutOfStock
 
 from gpuqueue import gpu
+from tests.support.celery_series import needs_results_ignored_by_name
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -30,7 +30,7 @@ def test_a_result_comes_back(shop: ModuleType, queue: str) -> None:
 def test_a_route_of_the_application_alone_is_enough(stack: Stack, shop: ModuleType) -> None:
     result = shop.gpu_double.delay(21)
     assert result.get(PATIENCE) == 42
-    assert stack.record(result.id)["gpu_class"] == "t4"
+    assert stack.known(result.id)["gpu_class"] == "t4"
 
 
 def test_the_options_of_gpu_are_those_of_apply_async(stack: Stack, shop: ModuleType) -> None:
@@ -40,7 +40,7 @@ def test_the_options_of_gpu_are_those_of_apply_async(stack: Stack, shop: ModuleT
     seen = result.get(PATIENCE)
     assert seen["gpu"] == {"isolation": "exclusive", "memory": 9 * 2**30, "tenant": "vision"}
     assert seen["timelimit"] == [60, None]
-    assert stack.record(result.id)["isolation"] == "exclusive"
+    assert stack.known(result.id)["isolation"] == "exclusive"
 
 
 def test_a_signature_takes_the_options_of_gpu(shop: ModuleType) -> None:
@@ -100,7 +100,7 @@ def test_ignore_and_reject_leave_no_result(stack: Stack, shop: ModuleType, how: 
     result = shop.turn_away.apply_async((how,), queue=GPU)
     stack.in_state(result.id, "ended")
     assert result.state not in ("SUCCESS", "FAILURE", "REVOKED")
-    assert stack.record(result.id)["reason"] == "IGNORED"
+    assert stack.known(result.id)["reason"] == "IGNORED"
 
 
 # -- retries ---------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_retry_shows_retry_while_it_waits(shop: ModuleType, stack: Stack, queu
     until(lambda: result.state == "RETRY", PATIENCE, "the task has asked for a retry")
     if queue != "celery":
         until(
-            lambda: stack.record(result.id)["state"] == "delayed",
+            lambda: stack.known(result.id)["state"] == "delayed",
             PATIENCE,
             "the retry waits for its time",
         )
@@ -161,6 +161,7 @@ def test_each_retry_is_a_separate_delivery_and_all_end(stack: Stack, shop: Modul
         stack.reader.record("t4", result.id),
         stack.reader.record("t4", f"{result.id}~1"),
     )
+    assert first is not None and second is not None
     assert (first["reason"], second["reason"]) == ("RETRIED", "SUCCEEDED")
 
 
@@ -205,13 +206,7 @@ def test_a_waiting_job_is_queued(shop: ModuleType, stack: Stack, key: str) -> No
     "by",
     [
         "its class",
-        pytest.param(
-            "its class, sent by name",
-            marks=pytest.mark.skipif(
-                celery.VERSION < (5, 7),
-                reason="Celery 5.6 sends ignore_result=False with the name: it asks for a result",
-            ),
-        ),
+        pytest.param("its class, sent by name", marks=needs_results_ignored_by_name),
         "an option",
     ],
 )

@@ -7,24 +7,19 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import celery
 import pytest
 from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import ChordError
 from stock import OutOfStock
 
+from tests.support.celery_series import needs_stored_arguments
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
 CPU, GPU = "celery", "gpu.t4.shared"
 ROUTES = [(GPU, GPU), (GPU, CPU), (CPU, GPU)]
-stored_argument = pytest.mark.skipif(
-    celery.VERSION < (5, 7),
-    reason="Celery 5.6 calls an errback (task_id, key) with (request, exc, traceback), as it counts"
-    " the stored argument",
-)
 
 
 def on(queue: str, signature: Signature) -> Signature:
@@ -54,7 +49,7 @@ def test_a_link_is_not_called_after_a_failure(shop: ModuleType, stack: Stack, ke
     assert stack.told_so_far(key) == []
 
 
-@stored_argument
+@needs_stored_arguments
 def test_errbacks_of_both_signatures_are_called(
     shop: ModuleType, stack: Stack, key: str, queue: str
 ) -> None:
@@ -80,7 +75,7 @@ def test_an_errback_without_stored_arguments_can_be_a_gpu_job(
     assert stack.told(result.id) == ["old", result.id]
 
 
-@stored_argument
+@needs_stored_arguments
 def test_an_errback_can_be_a_gpu_job_itself(shop: ModuleType, stack: Stack, key: str) -> None:
     result = shop.fail.apply_async(queue=CPU, link_error=on(GPU, shop.old_errback.s(key)))
     assert stack.told(key) == ["old", result.id]
@@ -119,7 +114,7 @@ def test_a_chord_in_a_chain_in_a_chord(shop: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "errback", [pytest.param("old_errback", marks=stored_argument), "lone_errback"]
+    "errback", [pytest.param("old_errback", marks=needs_stored_arguments), "lone_errback"]
 )
 @pytest.mark.parametrize("failing", [CPU, GPU])
 def test_a_failing_member_fails_the_chord_and_calls_its_errback(

@@ -53,7 +53,7 @@ def test_a_job_that_expires_while_it_waits_is_revoked_and_never_runs(
     stack.go(key)
     blocker.get(PATIENCE)
     stack.idle()
-    assert (stack.told_so_far(key), stack.record(late.id)["reason"]) == ([], "EXPIRED")
+    assert (stack.told_so_far(key), stack.known(late.id)["reason"]) == ([], "EXPIRED")
 
 
 def test_a_job_that_starts_in_time_does_not_expire(shop: ModuleType) -> None:
@@ -64,15 +64,15 @@ def test_a_hard_time_limit_kills_the_task_with_a_typed_error(
     shop: ModuleType, stack: Stack, queue: str, key: str
 ) -> None:
     result = shop.hold.apply_async(
-        (key,), queue=queue, time_limit=1, link_error=shop.old_errback.s(f"{key}-errback")
+        (key,), queue=queue, time_limit=1, link_error=shop.lone_errback.s()
     )
     pid = stack.told(key)["pid"]
     with pytest.raises(TimeLimitExceeded):
         result.get(PATIENCE)
-    assert stack.told(f"{key}-errback") == ["old", result.id]
+    assert stack.told(result.id) == ["old", result.id]
     if queue == GPU:
         assert not psutil.pid_exists(pid)
-        assert stack.record(result.id)["reason"] == "TIME_LIMIT"
+        assert stack.known(result.id)["reason"] == "TIME_LIMIT"
 
 
 def test_a_hard_limit_of_the_task_itself_holds_when_it_is_sent_by_name(

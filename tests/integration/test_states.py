@@ -9,9 +9,16 @@ from celery import Celery
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.model.record import Record
 
 pytestmark = pytest.mark.integration
-RECORD = {"id": "a", "task": "shop.train", "gpu_class": "t4", "isolation": "shared", "group": "g"}
+RECORD: Record = {
+    "id": "a",
+    "task": "shop.train",
+    "gpu_class": "t4",
+    "isolation": "shared",
+    "group": "g",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def app() -> Iterator[Celery]:
 
 
 def test_async_result_reads_a_written_state(app: Celery) -> None:
-    ResultStates(app).store(RECORD | {"attempt": 2}, "DISPATCHED", None)
+    ResultStates(app).store({**RECORD, "attempt": 2}, "DISPATCHED", None)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (
         "DISPATCHED",

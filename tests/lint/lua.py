@@ -31,8 +31,10 @@ DEBIAN_PACKAGE = "lua-check"
 MODULES = Path(sys.prefix) / "share" / "luacheck"
 WIDTH = 100
 #: Names that Redis gives to a script, of those that the scripts may use.
-NAMES = ("redis", "cjson", "KEYS", "ARGV", "math", "string", "table")
-NAMES += ("ipairs", "pairs", "tonumber", "tostring", "pcall")
+NAMES = (
+    *("redis", "cjson", "KEYS", "ARGV", "math", "string", "table"),
+    *("ipairs", "pairs", "tonumber", "tostring", "pcall"),
+)
 #: luacheck's codes of a name or value that is not used: 211 to 241, 311 to 331.
 UNUSED = ("2", "3")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import redis
 from hypothesis import strategies as st
@@ -31,6 +31,9 @@ def some_rules(draw: st.DrawFn) -> Rules:
     return Rules(shared, draw(st.integers(0, most)), draw(patience), draw(patience), devices)
 
 
+T = TypeVar("T")
+
+
 class Schedule(RuleBasedStateMachine):
     """See :mod:`tests.property.world` for what each verb is compared with."""
 
@@ -41,7 +44,7 @@ class Schedule(RuleBasedStateMachine):
         self.world = World(self.redis_client, rules)
         self.count = 0
 
-    def one(self, things: list[Any], number: int) -> Any:
+    def one(self, things: list[T], number: int) -> T:
         return things[number % len(things)]
 
     def some_process(self, number: int) -> Process:

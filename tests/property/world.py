@@ -112,9 +112,9 @@ class World(Attempted):
             "attempt": process.attempt,
             "token": process.token,
         }
-        labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}  # type: ignore[typeddict-item]
+        labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}
         name, _, retries = process.delivery.partition("~")
-        labels |= {"id": name, "retries": int(retries or 0)}  # type: ignore[typeddict-item]
+        labels |= {"id": name, "retries": int(retries or 0)}
         known = self.model.jobs.get(process.delivery)
         answer = self.line.adopt(CLASS, labels)
         if known:

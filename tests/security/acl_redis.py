@@ -19,7 +19,8 @@ from typing import Any
 
 import redis
 
-from gpuqueue.dev.embedded_redis import HOST, find_server
+from gpuqueue.dev.embedded_redis import find_server
+from gpuqueue.dev.redis_process import HOST
 from tests.support.endpoints import free_port
 from tests.support.gate import Gate
 from tests.support.waiting import until

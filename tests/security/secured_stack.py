@@ -95,7 +95,7 @@ class SecuredStack:
         self.cluster = self._stack.enter_context(
             Cluster(self.folder / "cluster", pace=PACE, bookmarks=1.0)
         )
-        self.cluster.images[IMAGE] = Image(env=self.application, cwd=self.folder)
+        self.cluster.images[IMAGE] = Image(env=self.application, cwd=str(self.folder))
         self.cluster.secret("executors", {"CELERY_BROKER_URL": self.url("executor")})
         return {
             "GPU_EXECUTION_MODE": "k8s_job",

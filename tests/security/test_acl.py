@@ -32,6 +32,9 @@ UNSEEN = {
     "client|maint_notifications": "the same",
     "zrevrangebyscore": "kombu 5.6 says so what 5.7 says by zrange",
     "exists": "a chord's script asks it when another worker has lost its claim",
+    # ACL GETUSER of Redis 6.2 answers these two as parts of categories.
+    "unwatch": "redis-py sends it only if it abandons a transaction",
+    "hvals": "a script reads the assigned GPUs; the dispatcher here has no GPU",
 }
 ADMINISTRATION = [
     ("CONFIG", "GET", "*"),
@@ -135,7 +138,7 @@ HOSTILE = {
 def test_what_a_user_does_not_need_is_refused(
     acl_redis: AclRedis, user: str, words: tuple[str, ...]
 ) -> None:
-    client = acl_redis.as_user(user)
+    client: Any = acl_redis.as_user(user)  # redis has no type for client()
     with client.client() as connection, pytest.raises(redis.exceptions.NoPermissionError):
         connection.execute_command(*words)
     assert [each["username"] for each in acl_redis.denied()] == [f"gpuqueue-{user}"]

@@ -99,7 +99,7 @@ BOTH = [
 
 @pytest.fixture
 def at(request: pytest.FixtureRequest) -> Callable[[str], Plant]:
-    return request.getfixturevalue  # type: ignore[no-any-return]
+    return request.getfixturevalue
 
 
 @pytest.mark.parametrize("where", BOTH)
@@ -355,7 +355,7 @@ def test_a_forged_revoke_is_not_heard_where_the_dispatcher_verifies(verifying: P
 
 
 def broadcast(client: redis.Redis, body: str) -> None:
-    properties = {
+    properties: dict[str, object] = {
         "body_encoding": None,
         "delivery_tag": uuid.uuid4().hex,
         "delivery_info": {},

@@ -39,10 +39,9 @@ class ClusterStack(Stack):
 
     def pod_of(self, job_id: str) -> dict[str, Any]:
         """The pod of a job's newest attempt."""
-        record = self.record(job_id)
-        assert record is not None
-        found: dict[str, Any] = self.cluster.pod_of(record["instance"].split("/")[1])
-        return found
+        pod = self.cluster.pod_of(self.known(job_id)["instance"].split("/")[1])
+        assert pod is not None
+        return pod
 
     def log_of(self, record: Any) -> str | None:
         """What is kept of a job's log."""

@@ -50,7 +50,7 @@ class CrashStack(Stack):
             app="crashshop",
             kind=kind,
         )
-        self.sent = {}
+        self.sent: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 
     def start(self, name: str = "one", crash: str | None = None) -> WorkerNode:
@@ -60,7 +60,7 @@ class CrashStack(Stack):
         return self.dispatcher(name, env=env, arguments=queues, ready=False)
 
     def send(
-        self, task: Any, *args: Any, queue: str = "gpu.t4.shared", **options: Any
+        self, task: str, *args: Any, queue: str = "gpu.t4.shared", **options: Any
     ) -> AsyncResult:
         result = self.sender.send_task(f"crashshop.{task}", args, queue=queue, **options)
         self.sent[result.id] = (task, args, {"queue": queue, **options})
@@ -76,7 +76,9 @@ class CrashStack(Stack):
         lists = [
             self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")
         ]
-        somewhere = "".join([*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
+        somewhere = "".join(
+            map(str, [*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
+        )
         for job_id, (task, args, options) in list(self.sent.items()):
             if job_id not in known and job_id not in somewhere:
                 self.send(task, *args, task_id=job_id, **options)
@@ -100,7 +102,9 @@ class CrashStack(Stack):
     def died(self, worker: WorkerNode) -> int:
         """The exit status of a dispatcher, once it has one."""
         until(lambda: worker.container.exit_code is not None, PATIENCE, "the dispatcher's death")
-        return worker.container.exit_code
+        status = worker.container.exit_code
+        assert status is not None
+        return status
 
     def close(self) -> None:
         self.sender.close()

@@ -89,8 +89,7 @@ class Dev:
                 found = Reader(client).find(job_id, ["t4", "refused"])
                 return found if found and found["state"] == state else None
 
-            found: Record = until(look)
-            return found
+            return until(look)
 
     def result(self, job_id: str) -> dict[str, Any]:
         with redis.Redis.from_url(self.env["CELERY_RESULT_BACKEND"]) as client:
@@ -125,7 +124,8 @@ def start_dev(directory: Path, *options: str, **extra: str) -> Dev:
 
 def family(dev: Dev) -> list[psutil.Process]:
     """All processes of a `gpuqueue dev`, executors included, without itself."""
-    return psutil.Process(dev.process.pid).children(recursive=True)
+    children: list[psutil.Process] = psutil.Process(dev.process.pid).children(recursive=True)
+    return children
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -68,7 +68,7 @@ class Image:
         """Where a path of the image is here."""
         return self.root / path.lstrip("/")
 
-    def env(self, told: Mapping[str, str]) -> dict[str, str]:
+    def env(self, told: dict[str, str]) -> dict[str, str]:
         """What a process of it has: nothing of this machine's, but the image's own and what it is
         told.
         """
@@ -117,7 +117,7 @@ class Image:
     def packages(self) -> set[str]:
         """The packages that it has, by their names in small letters."""
         listed = [
-            self.python,
+            str(self.python),
             "-m",
             "pip",
             "list",

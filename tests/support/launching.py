@@ -69,7 +69,7 @@ class ClusterLaunching:
     def told(self, env: dict[str, str]) -> None:
         """Put what an executor must know of a test into its image: pods inherit nothing."""
         crash = {name: env[name] for name in ("CRASH_AT", "CRASH_MARK") if name in env}
-        self.cluster.images[IMAGE] = Image(env=self._image_env | crash, cwd=self._directory)
+        self.cluster.images[IMAGE] = Image(env=self._image_env | crash, cwd=str(self._directory))
 
     def close(self) -> None:
         """End the cluster, its pods included."""

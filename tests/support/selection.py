@@ -6,19 +6,29 @@ so a run of CI takes one third of them: a hash of the case's name says which thi
 runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` counts the commits, so three commits
 in a row cover all, too; ``all`` (as is unset) leaves nothing out.
 
-**Groups.** Tests that share a fixture of their module stay on one worker: it is set up once.
+**Groups.** A file stays on one worker if its tests share a fixture, which is set up once, and so do
+quick unit tests.
+
+**Order.** Tests that may take long start first, then large files: none of them runs alone at the
+end.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 THIRD = "GPUQUEUE_TEST_THIRD"
+#: Seconds of a test's timeout from which on it counts as long.
+LONG = 400.0
 
 
 def chosen_third() -> int | None:
@@ -39,7 +49,7 @@ def _third_of_commit() -> str:
     try:
         count = subprocess.run(
             ["git", "rev-list", "--count", "--first-parent", "HEAD"],
-            cwd=Path(__file__).parent,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
@@ -75,16 +85,27 @@ def select(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Ite
     return [each for each in items if fits(each)], [each for each in items if not fits(each)]
 
 
-def group(items: list[pytest.Item]) -> None:
-    """Keep tests that share a fixture of their module on one worker."""
-    for item in items:
-        fixtures = getattr(item, "_fixtureinfo", None)
-        if fixtures is None:
-            continue
-        if any(
-            definition.scope == "module"
-            for definitions in fixtures.name2fixturedefs.values()
-            for definition in definitions
-        ):
-            name = f"{item.nodeid.partition('::')[0]}-{kind_of(item) or 'any'}"
-            item.add_marker(pytest.mark.xdist_group(name))
+def unit_of(nodeid: str) -> str:
+    """Return what one worker of pytest-xdist runs as a whole: a test, or a file of them."""
+    file = nodeid.partition("::")[0]
+    if not (file.startswith("tests/unit/") or _shares_a_fixture(file)):
+        return nodeid
+    kind = re.search(r"\[(local|kubernetes)\b", nodeid)
+    return f"{file} {kind[1] if kind else ''}"
+
+
+@cache
+def _shares_a_fixture(file: str) -> bool:
+    return 'scope="module"' in (ROOT / file).read_text()
+
+
+def order(items: list[pytest.Item]) -> None:
+    """Put long tests first, then files that stay whole, the largest first."""
+    sizes = Counter(unit_of(item.nodeid) for item in items)
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        mark = item.get_closest_marker("timeout")
+        is_long = mark is not None and float(mark.args[0]) >= LONG
+        return not is_long, -sizes[unit_of(item.nodeid)]
+
+    items.sort(key=rank)

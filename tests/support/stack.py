@@ -162,10 +162,18 @@ class Stack:
         """The newest delivery of a job."""
         return self.reader.find(job_id, CLASSES)
 
+    def known(self, job_id: str) -> Record:
+        """The same, of a job that a dispatcher has accepted."""
+        record = self.record(job_id)
+        assert record is not None, f"{job_id} is unknown"
+        return record
+
     def in_state(self, job_id: str, *wanted: str) -> Record:
         """Wait until the job is in one of the states that the store keeps."""
         return until(
-            lambda: (found := self.record(job_id)) and found["state"] in wanted and found,
+            lambda: (
+                (found := self.record(job_id)) is not None and found["state"] in wanted and found
+            ),
             PATIENCE,
             f"{job_id} is {' or '.join(wanted)}",
             lambda: str(self.record(job_id)),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
 #: Seconds for anything that takes under a second on an idle machine.
 PATIENCE = 20.0
 #: Seconds between two looks: little beside what is waited for, and little work on two cores.
@@ -13,11 +14,11 @@ PAUSE = 0.02
 
 
 def until(
-    condition: Callable[[], Any],
+    condition: Callable[[], T | Literal[False] | None],
     seconds: float = PATIENCE,
     what: str = "the condition holds",
     logs: Callable[[], str] = str,
-) -> Any:
+) -> T:
     """Wait until ``condition()`` is true and return its answer.
 
     Fails after ``seconds`` with ``what`` was expected and with ``logs()``.

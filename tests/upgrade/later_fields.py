@@ -52,7 +52,7 @@ def walk(url: str) -> dict[str, list[str]]:
         return found
 
     line.open("t4")
-    line.accept("t4", {**record, "eta": now + 5, "expires": now + 9999, **LATER}, '{"headers": {}}')
+    line.accept("t4", record | {"eta": now + 5, "expires": now + 9999} | LATER, '{"headers": {}}')
     step("accept", "accepted")
     line.enqueue(t4, "j")
     step("enqueue", "delayed")
@@ -84,7 +84,7 @@ def walk(url: str) -> dict[str, list[str]]:
     line.finish_claim("t4", "j", "finisher", 15.0)
     step("finish_claim", "finishing")
     client.flushdb()
-    line.adopt("t4", {**record, "attempt": 1, "token": "t", "instance": "host:n:1", **LATER})
+    line.adopt("t4", record | {"attempt": 1, "token": "t", "instance": "host:n:1"} | LATER)
     step("adopt", "running")
     assert line.cancel("t4", "j") == "stopping"
     step("cancel", "running")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -64,14 +64,14 @@ def _names(client: redis.Redis) -> list[str]:
 
 def _read(client: redis.Redis, key: str) -> tuple[str, Any, int]:
     kind: Any = client.type(key)
-    read = {
+    read: dict[str, Callable[[], Any]] = {
         "string": lambda: client.get(key),
         "hash": lambda: client.hgetall(key),
         "zset": lambda: client.zrange(key, 0, -1, withscores=True),
         "list": lambda: client.lrange(key, 0, -1),
-        "set": lambda: sorted(client.smembers(key)),  # type: ignore[arg-type]
+        "set": lambda: sorted(client.smembers(key)),
     }
-    return kind, read[kind](), client.pttl(key)  # type: ignore[return-value]
+    return kind, read[kind](), client.pttl(key)
 
 
 def _is_time(value: object) -> bool:

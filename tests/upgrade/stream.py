@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,9 +46,15 @@ class Versions(CrashStack):
             self.launching._image_env["PYTHONPATH"] = self._path(code)
             self.launching.told({})
 
-    def begin(self, name: str, code: Path = NEW, **env: str) -> WorkerNode:
+    def begin(
+        self, name: str, code: Path = NEW, env: Mapping[str, str] | None = None
+    ) -> WorkerNode:
         """Start a dispatcher; see :func:`ready`."""
-        told = {"PYTHONPATH": self._path(code), "GPUQUEUE_METRICS_PORT": str(free_port()), **env}
+        told = {
+            "PYTHONPATH": self._path(code),
+            "GPUQUEUE_METRICS_PORT": str(free_port()),
+            **(env or {}),
+        }
         node = self.dispatcher(
             name, env=told, arguments=("-Q", f"{SHARED},{EXCLUSIVE}"), ready=False
         )

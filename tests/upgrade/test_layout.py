@@ -71,8 +71,8 @@ def test_the_error_of_a_newer_layout_names_setting_layout_and_fix(
         assert (
             str(caught.value)
             == f"GPUQUEUE_REDIS_URL='redis://me:**@h:1/0' holds the state of layout {found}, newer"
-            " than layout 1, the only one that this gpuqueue reads; run the version that wrote it, or"
-            " use another Redis database"
+            " than layout 1, the only one that this gpuqueue reads; run the version that wrote it,"
+            " or use another Redis database"
         )
     assert client.get(LAYOUT) == found
 

@@ -20,11 +20,11 @@ from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 #: Seconds that an API server may take to answer, and a dispatcher to leave: short for tests.
 API_TIMEOUT, LEAVE_WITHIN = 3.0, 5.0
+SOON_GONE = {"GPUQUEUE_LEAVE_SECONDS": f"{LEAVE_WITHIN:g}"}
 
 
 def begin(cluster: Versions, name: str = "one", **env: str) -> WorkerNode:
-    clocks = {"GPU_API_TIMEOUT": f"{API_TIMEOUT:g}", "GPUQUEUE_LEAVE_SECONDS": f"{LEAVE_WITHIN:g}"}
-    node = cluster.begin(name, **(clocks | env))
+    node = cluster.begin(name, env={"GPU_API_TIMEOUT": f"{API_TIMEOUT:g}"} | env)
     cluster.ready(node)
     return node
 
@@ -70,7 +70,7 @@ def test_launches_on_a_hanging_api_server_are_ended_or_left_to_another(
     node = begin(pods)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
-    until(lambda: rule.seen >= 4, PATIENCE, "launches under way")
+    until(lambda: rule.count >= 4, PATIENCE, "launches under way")
     assert leave(node, API_TIMEOUT + SOON) > 1.0
     pods.cluster.faults.clear()
     begin(pods, "two")
@@ -81,11 +81,11 @@ def test_launches_on_a_hanging_api_server_are_ended_or_left_to_another(
 
 def test_more_launches_than_it_can_end_are_left_to_another(pods: Versions) -> None:
     one_by_one = {"GPUQUEUE_LAUNCH_THREADS": "1", "T4_SHARED_SLOTS": "6", "GPU_API_TIMEOUT": "10"}
-    node = begin(pods, **one_by_one)
+    node = begin(pods, **one_by_one, **SOON_GONE)
     rule = pods.cluster.faults.hang(method="POST", path="/jobs", times=None)
     results = [pods.send("work", number) for number in range(6)]
     until(
-        lambda: rule.seen and len(pods.holders()) == 6,
+        lambda: rule.count and len(pods.holders()) == 6,
         PATIENCE,
         "six admitted, one launch under way",
     )
@@ -107,7 +107,7 @@ def test_a_redis_that_does_not_answer_holds_it_no_longer_than_its_limit(
     cluster: Versions, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    node = begin(cluster)
+    node = begin(cluster, **SOON_GONE)
     running = cluster.send("hold", str(gate))
     until(lambda: "holding" in cluster.noted(), PATIENCE, "a running job")
     waiting = cluster.send("work", 1, queue="gpu.t4.exclusive")
@@ -135,8 +135,6 @@ def test_a_message_in_hand_goes_back_at_once_if_the_state_redis_hangs(
         hour = {
             "GPUQUEUE_REDIS_URL": state.url,
             "GPUQUEUE_VISIBILITY_SECONDS": "3600",
-            # Two commands to the Redis of the state take 10 s each.
-            "GPUQUEUE_LEAVE_SECONDS": "30",
         }
         node = begin(cluster, **hour)
         os.kill(state.pid, signal.SIGSTOP)

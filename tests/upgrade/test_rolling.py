@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,10 +97,10 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
         assert type(result.result).__name__ == error
     for error in ("ValueError", "TimeLimitExceeded", "ExecutorDied"):
         until(
-            lambda error=error: f"errback {error}" in cluster.noted(),
+            partial(_is_noted, cluster, f"errback {error}"),
             PATIENCE,
             f"the errback of {error}",
-        )  # type: ignore[misc]
+        )
     until(cluster.is_idle, PATIENCE, "an idle queue")
     # An older version counts nothing of what it does itself; jobs are accepted by dispatchers, and
     # end by their executors.
@@ -110,3 +111,7 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
         "errback ExecutorDied", "errback TimeLimitExceeded", "errback ValueError",
         "failed", "ran 1", "try 0 of 2", "try 1 of 2",
     ]  # fmt: skip
+
+
+def _is_noted(cluster: Versions, note: str) -> bool:
+    return note in cluster.noted()

@@ -157,9 +157,9 @@ def test_the_line_of_the_previous_version_keeps_its_order(
 def _left(stack: Stack) -> list[str]:
     """What has not ended, or still holds a slot."""
     left = [
-        name
+        str(delivery)
         for name in ("t4", "refused")
-        for name in stack.client.hkeys(class_key(name, "messages"))
+        for delivery in stack.client.hkeys(class_key(name, "messages"))
     ]
     held = [f"slot of {delivery}" for delivery in stack.holders()]
-    return left + held + stack.client.lrange("gpu.t4.shared", 0, -1)
+    return left + held + [str(each) for each in stack.client.lrange("gpu.t4.shared", 0, -1)]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tests.doubles.kubernetes.nodes.fleet import Fleet
 from tests.doubles.kubernetes.objects.admission.defaults import JOB_NAME
@@ -105,7 +105,9 @@ class Views:
             path = self.folder / body["metadata"]["uid"] / name / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def until(self, predicate: Callable[[], T], seconds: float = PATIENCE) -> T:
+    def until(
+        self, predicate: Callable[[], T | Literal[False] | None], seconds: float = PATIENCE
+    ) -> T:
         """Wait until a predicate is true, and return its value.
 
         Args:

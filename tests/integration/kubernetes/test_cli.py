@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from celery import chord
@@ -33,6 +33,12 @@ def start(stack: Any, *arguments: str, **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def line_of(stream: IO[str] | None) -> str:
+    """The next line of a pipe."""
+    assert stream is not None
+    return stream.readline()
 
 
 def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
@@ -108,10 +114,10 @@ def test_following_a_log_bears_an_api_server_that_goes_away(
     )
     quick.in_state(result.id, "running")
     process = start(quick, "logs", "-f", result.id)
-    assert process.stdout.readline() == "one\n"
+    assert line_of(process.stdout) == "one\n"
     quick.cluster.faults.front_down()
     try:
-        assert "trying again" in process.stderr.readline()
+        assert "trying again" in line_of(process.stderr)
         gate.touch()
     finally:
         quick.cluster.faults.front_up()
@@ -164,7 +170,7 @@ def test_a_detached_run_goes_on_and_a_cancelled_one_is_reported(
     job_id = out.strip()
     assert status == 0 and quick.in_state(job_id, "running")
     waits = start(quick, "run", "--class", "t4", *sleep)
-    other = waits.stderr.readline().split()[-1]
+    other = line_of(waits.stderr).split()[-1]
     quick.in_state(other, "running")
     status, out, _ = call(quick, "cancel", "--wait", "30", job_id, other)
     assert status == 0 and out.count("has ended: CANCELLED") == 2
@@ -190,7 +196,7 @@ def test_run_is_cancelled_by_ctrl_c(quick: ClusterStack, how: Any) -> None:
         "-c",
         "import time; time.sleep(60)",
     )
-    said = process.stderr.readline()
+    said = line_of(process.stderr)
     job_id = said.split()[-1]
     quick.in_state(job_id, "running")
     process.send_signal(how)

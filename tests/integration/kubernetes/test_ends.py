@@ -39,7 +39,7 @@ def ended(stack: ClusterStack, result: AsyncResult, reason: str) -> Record:
     record = stack.in_state(result.id, "ended")
     assert record["reason"] == reason
     until(lambda: result.id not in stack.holders(), PATIENCE, "its slot is free")
-    return stack.record(result.id)
+    return stack.known(result.id)
 
 
 # -- while it runs ---------------------------------------------------------------------------------
@@ -94,12 +94,10 @@ def test_a_job_evicted_while_its_application_is_imported_runs_again(
     shop: ModuleType, quick: ClusterStack, key: str
 ) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
-    record = quick.in_state(result.id, "running")
-    quick.cluster.faults.evict(
-        quick.cluster.pod_of(record["instance"].split("/")[1])["metadata"]["name"]
-    )
+    quick.in_state(result.id, "running")
+    quick.cluster.faults.evict(quick.pod_name(result.id))
     until(
-        lambda: quick.record(result.id)["attempt"] == 2,
+        lambda: quick.known(result.id)["attempt"] == 2,
         PATIENCE,
         "a new attempt",
         lambda: str(quick.record(result.id)),
@@ -124,7 +122,7 @@ def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(
 ) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     pid = quick.told(key)["pid"]
-    job = quick.record(result.id)["instance"].split("/")[1]
+    job = quick.known(result.id)["instance"].split("/")[1]
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError, match="terminated"):
         result.get(PATIENCE)
@@ -158,7 +156,7 @@ def test_an_image_that_cannot_be_had_ends_the_job(
     until(
         lambda: (
             not quick.cluster.jobs()
-            or all(quick.record(result.id)["id"] not in str(job) for job in quick.cluster.jobs())
+            or all(quick.known(result.id)["id"] not in str(job) for job in quick.cluster.jobs())
         ),
         PATIENCE,
         "its Job is deleted",

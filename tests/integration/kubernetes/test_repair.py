@@ -28,7 +28,7 @@ GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
 @pytest.fixture
 def stacks(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., ClusterStack]]:
     """Makes stacks of a test's own."""
-    made = []
+    made: list[ClusterStack] = []
 
     def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
         stack = ClusterStack(tmp_path / f"own{len(made)}", env, **cluster)
@@ -198,7 +198,7 @@ def test_a_job_on_a_lost_node_keeps_its_slot_until_the_node_is_given_up(
     stack.in_state(waiting.id, "waiting")
     stack.cluster.faults.node_back("node-a")
     stack.told(key)
-    record = stack.record(result.id)
+    record = stack.known(result.id)
     assert record["attempt"] == 2 and record["avoid"] == ["node-a"]
     stack.go(key)
     assert (result.get(PATIENCE), waiting.get(PATIENCE)) == (key, 2)
@@ -212,7 +212,7 @@ def test_a_job_deleted_by_hand_frees_its_slot(
 ) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     quick.told(key)
-    name = quick.record(result.id)["instance"].split("/")[1]
+    name = quick.known(result.id)["instance"].split("/")[1]
     quick.cluster.registry.delete(JOBS, quick.cluster.namespace, name, Deletion("Background"))
     until(lambda: result.state == "FAILURE", PATIENCE, "it fails")
     quick.idle()
@@ -221,7 +221,7 @@ def test_a_job_deleted_by_hand_frees_its_slot(
 def test_a_job_without_a_holder_is_deleted(shop: ModuleType, quick: ClusterStack, key: str) -> None:
     result = shop.hold.apply_async((key,), queue=GPU)
     pid = quick.told(key)["pid"]
-    record = quick.record(result.id)
+    record = quick.known(result.id)
     # Its job goes on without it: as if another attempt had been made meanwhile.
     quick.client.hset(
         "gpuqueue:1:{t4}:jobs", result.id, json.dumps({**record, "attempt": 2, "token": "x"})

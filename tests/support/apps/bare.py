@@ -2,11 +2,11 @@
 
 import os
 
-from celery import Celery
+from celery import Celery, Task
 
 app = Celery("bare", broker=os.environ["CELERY_BROKER_URL"])
 
 
 @app.task(bind=True)
-def where(self):
+def where(self: Task) -> dict[str, str | None]:
     return {"hostname": self.request.hostname, "home": os.environ.get("HOME")}

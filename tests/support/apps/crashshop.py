@@ -5,8 +5,10 @@ code really ran.
 import os
 import time
 from pathlib import Path
+from typing import NoReturn
 
-from celery import Celery
+from celery import Celery, Task
+from celery.app.task import Context
 
 import gpuqueue
 
@@ -15,19 +17,19 @@ app.conf.task_routes = {"crashshop.*": {"queue": "gpu.t4.shared"}}
 app.conf.task_ignore_result = False
 
 
-def note(word):
+def note(word: str) -> None:
     with Path(os.environ["CRASHSHOP_NOTES"]).open("a") as notes:
         notes.write(f"{word}\n")
 
 
 @app.task
-def work(number):
+def work(number: int) -> int:
     note(f"ran {number}")
     return number * 2
 
 
 @app.task
-def hold(gate):
+def hold(gate: str) -> str:
     """Runs until the file ``gate`` exists."""
     note("holding")
     deadline = time.monotonic() + 60
@@ -37,13 +39,13 @@ def hold(gate):
 
 
 @app.task
-def fail():
+def fail() -> NoReturn:
     note("failed")
     raise ValueError("as asked")
 
 
 @app.task(bind=True)
-def again(self, number):
+def again(self: Task, number: int) -> int:
     """Runs twice: its first try asks for a second."""
     note(f"try {self.request.retries} of {number}")
     if not self.request.retries:
@@ -52,11 +54,11 @@ def again(self, number):
 
 
 @app.task
-def code():
+def code() -> str:
     """Where the executor's gpuqueue lies."""
     return str(Path(gpuqueue.__file__).parent.parent)
 
 
 @app.task
-def errback(request, exc, traceback):
+def errback(request: Context, exc: Exception, traceback: object) -> None:
     note(f"errback {type(exc).__name__}")

@@ -6,8 +6,10 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
-from celery import Celery, chord, group
+from celery import Celery, Task, chord, group
+from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import allow_join_result
 
@@ -36,12 +38,12 @@ if KEYS:
     app.setup_security()
 
 
-def tell(key, value):
+def tell(key: str, value: object) -> None:
     with (FOLDER / key).open("a") as file:
         file.write(json.dumps(value) + "\n")
 
 
-def wait_for(key):
+def wait_for(key: str) -> None:
     """Wait until a test makes a file."""
     for _ in range(1200):
         if (FOLDER / key).exists():
@@ -51,50 +53,50 @@ def wait_for(key):
 
 
 @app.task
-def add(x, y):
+def add(x: int, y: int) -> int:
     return x + y
 
 
 @app.task
-def total(numbers):
+def total(numbers: list[int]) -> int:
     return sum(numbers)
 
 
 @app.task
-def gpu_double(x):
+def gpu_double(x: int) -> int:
     return 2 * x
 
 
 @app.task
-def gpu_add(x, y):
+def gpu_add(x: int, y: int) -> int:
     return x + y
 
 
 @app.task
-def gpu_total(numbers):
+def gpu_total(numbers: list[int]) -> int:
     return sum(numbers)
 
 
 @app.task
-def gpu_lists(found):
+def gpu_lists(found: list[Any]) -> list[Any]:
     """Of a group in a chord's header its results stay together."""
     return found
 
 
 @app.task
-def gpu_fail(why):
+def gpu_fail(why: str) -> NoReturn:
     raise ValueError(why)
 
 
 @app.task(bind=True)
-def gpu_retry(self):
+def gpu_retry(self: Task) -> int:
     if not self.request.retries:
         raise self.retry(countdown=0)
-    return self.request.retries
+    return int(self.request.retries)
 
 
 @app.task(bind=True)
-def gpu_progress(self, key):
+def gpu_progress(self: Task, key: str) -> str:
     self.update_state(state="PROGRESS", meta={"done": 1})
     tell(key, "here")
     wait_for(f"{key}.go")
@@ -102,54 +104,56 @@ def gpu_progress(self, key):
 
 
 @app.task(ignore_result=True)
-def gpu_quiet(key):
+def gpu_quiet(key: str) -> None:
     tell(key, "quiet")
 
 
 @app.task
-def gpu_note(key):
+def gpu_note(key: str) -> None:
     tell(key, "ran")
 
 
 @app.task(time_limit=60, soft_time_limit=1)
-def gpu_slow():
+def gpu_slow() -> str | None:
     try:
         time.sleep(30)
     except SoftTimeLimitExceeded:
         return "stopped"
+    return None
 
 
 @app.task
-def gpu_join(count):
+def gpu_join(count: int) -> list[int]:
     """Sends other tasks, and waits for them."""
     with allow_join_result():
         result = group(add.s(each, each) for each in range(count)).apply_async()
         result.save()
-        return result.get(timeout=30)
+        found: list[int] = result.get(timeout=30)
+    return found
 
 
 @app.task(bind=True)
-def gpu_more(self, x):
+def gpu_more(self: Task, x: int) -> int:
     """Adds to the chord that it is part of."""
     self.add_to_chord(add.s(x, x))
     return x
 
 
 @app.task(bind=True)
-def gpu_become(self, x):
+def gpu_become(self: Task, x: int) -> NoReturn:
     raise self.replace(chord([add.s(x, 1), gpu_double.s(x)], total.s()))
 
 
 @app.task
-def gpu_die():
+def gpu_die() -> NoReturn:
     os._exit(9)
 
 
 @app.task
-def old_errback(task_id, key):
+def old_errback(task_id: str, key: str) -> None:
     tell(key, ["old", task_id])
 
 
 @app.task
-def new_errback(request, exc, traceback, key):
+def new_errback(request: Context, exc: Exception, traceback: object, key: str) -> None:
     tell(key, ["new", request.id, type(exc).__name__])

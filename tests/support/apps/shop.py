@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import threading
+from typing import Any, NoReturn
 
 import redis
 from celery import Celery, Task, chain, chord
+from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from stock import OutOfStock
 
@@ -20,93 +22,101 @@ app = Celery("shop", broker=URL, backend=URL)
 app.conf.task_routes = {"shop.gpu_*": {"queue": "gpu.t4.shared"}}
 app.conf.result_chord_join_timeout = 20
 database = redis.Redis.from_url(URL, socket_timeout=70)
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 
-def tell(key, value):
+def tell(key: str, value: object) -> None:
     database.rpush(f"told:{key}", json.dumps(value))
 
 
-def wait_for_test(key):
+def wait_for_test(key: str) -> None:
     database.blpop([f"go:{key}"], timeout=60)
 
 
 class Recorded(Task):
     """Tells every hook that Celery calls."""
 
-    def __call__(self, key, *args, **kwargs):
+    def __call__(self, key: str, *args: Any, **kwargs: Any) -> Any:
         tell(key, "__call__")
         return super().__call__(key, *args, **kwargs)
 
-    def before_start(self, task_id, args, kwargs):
+    def before_start(self, task_id: str, args: Args, kwargs: Kwargs) -> None:
         tell(args[0], "before_start")
 
-    def on_success(self, retval, task_id, args, kwargs):
+    def on_success(self, retval: object, task_id: str, args: Args, kwargs: Kwargs) -> None:
         tell(args[0], "on_success")
 
-    def on_failure(self, exc, task_id, args, kwargs, einfo):
+    def on_failure(
+        self, exc: Exception, task_id: str, args: Args, kwargs: Kwargs, einfo: object
+    ) -> None:
         tell(args[0], f"on_failure {type(exc).__name__}")
 
-    def on_retry(self, exc, task_id, args, kwargs, einfo):
+    def on_retry(
+        self, exc: Exception, task_id: str, args: Args, kwargs: Kwargs, einfo: object
+    ) -> None:
         tell(args[0], "on_retry")
 
-    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+    def after_return(
+        self, status: str, retval: object, task_id: str, args: Args, kwargs: Kwargs, einfo: object
+    ) -> None:
         tell(args[0], f"after_return {status}")
 
 
 class BadStart(Task):
-    def before_start(self, task_id, args, kwargs):
+    def before_start(self, task_id: str, args: Args, kwargs: Kwargs) -> NoReturn:
         raise OutOfStock("shelf", 1)
 
 
 @app.task
-def add(x, y):
+def add(x: int, y: int) -> int:
     return x + y
 
 
 @app.task
-def total(numbers):
+def total(numbers: list[int]) -> int:
     return sum(numbers)
 
 
 @app.task
-def echo(value):
+def echo(value: Any) -> Any:
     return value
 
 
 @app.task
-def gpu_double(x):
+def gpu_double(x: int) -> int:
     return 2 * x
 
 
 @app.task(ignore_result=True)
-def quiet(key):
+def quiet(key: str) -> str:
     tell(key, "done")
     return "an unread result"
 
 
 @app.task
-def tell_of(key, value):
+def tell_of(key: str, value: Any) -> Any:
     tell(key, value)
     return value
 
 
 @app.task
-def fail(how="ValueError"):
+def fail(how: str = "ValueError") -> NoReturn:
     raise OutOfStock("pears", 3) if how == "OutOfStock" else ValueError(f"no {how}")
 
 
 @app.task(bind=True)
-def hold(self, key):
+def hold(self: Task, key: str) -> str:
     tell(key, {"pid": os.getpid(), "id": self.request.id})
     wait_for_test(key)
     return key
 
 
 @app.task(bind=True)
-def stubborn(self, key):
+def stubborn(self: Task, key: str) -> NoReturn:
     """Takes its time to end when told to."""
 
-    def on_term(*_):
+    def on_term(*_: object) -> NoReturn:
         tell(key, "terminating")
         wait_for_test(key)
         os._exit(0)
@@ -118,7 +128,7 @@ def stubborn(self, key):
 
 
 @app.task(bind=True)
-def try_until(self, count, key=None):
+def try_until(self: Task, count: int, key: str | None = None) -> int:
     if key:
         tell(
             key,
@@ -130,18 +140,18 @@ def try_until(self, count, key=None):
         )
     if self.request.retries < count:
         raise self.retry(countdown=0, max_retries=10)
-    return self.request.retries
+    return int(self.request.retries)
 
 
 @app.task(bind=True)
-def again_later(self, countdown):
+def again_later(self: Task, countdown: float) -> str:
     if not self.request.retries:
         raise self.retry(countdown=countdown)
     return "again"
 
 
 @app.task(bind=True, max_retries=1, default_retry_delay=0)
-def give_up(self, because=None):
+def give_up(self: Task, because: str | None = None) -> NoReturn:
     raise self.retry(exc=OutOfStock(because, 2) if because else None)
 
 
@@ -152,13 +162,13 @@ def give_up(self, because=None):
     default_retry_delay=0,
     max_retries=2,
 )
-def sell_out(self, key):
+def sell_out(self: Task, key: str) -> NoReturn:
     tell(key, self.request.retries)
     raise OutOfStock("plums", self.request.retries)
 
 
 @app.task(bind=True)
-def pack(self, key):
+def pack(self: Task, key: str) -> str:
     self.update_state(state="PACKING", meta={"boxes": 2})
     tell(key, "packing")
     wait_for_test(key)
@@ -166,7 +176,7 @@ def pack(self, key):
 
 
 @app.task(bind=True)
-def describe(self):
+def describe(self: Task) -> dict[str, Any]:
     request = self.request
     names = (
         "id task retries hostname delivery_info shadow timelimit root_id parent_id correlation_id"
@@ -192,7 +202,7 @@ def describe(self):
 
 
 @app.task(bind=True)
-def become(self, what, x):
+def become(self: Task, what: str, x: int) -> NoReturn:
     if what == "chain":
         raise self.replace(
             chain(add.s(x, 1), add.s(10).set(queue=self.request.delivery_info["routing_key"]))
@@ -203,13 +213,13 @@ def become(self, what, x):
 
 
 @app.task(time_limit=1)
-def endless(key):
+def endless(key: str) -> None:
     tell(key, {"pid": os.getpid()})
     wait_for_test(key)
 
 
 @app.task(base=Recorded, bind=True)
-def recorded(self, key, how="well"):
+def recorded(self: Task, key: str, how: str = "well") -> str:
     if how == "hold":
         tell(key, {"pid": os.getpid()})
         wait_for_test(key)
@@ -221,12 +231,12 @@ def recorded(self, key, how="well"):
 
 
 @app.task(base=BadStart)
-def never_begins():
+def never_begins() -> str:
     return "begun"
 
 
 @app.task
-def tidy_up(key, then="return"):
+def tidy_up(key: str, then: str = "return") -> str | None:
     try:
         tell(key, "started")
         wait_for_test(key)
@@ -234,20 +244,21 @@ def tidy_up(key, then="return"):
         if then == "raise":
             raise
         return "tidied"
+    return None
 
 
 @app.task
-def turn_away(how):
+def turn_away(how: str) -> NoReturn:
     raise Reject("not today", requeue=False) if how == "reject" else Ignore()
 
 
 @app.task
-def unserializable():
+def unserializable() -> object:
     return object()
 
 
 @app.task
-def leave(how):
+def leave(how: str) -> None:
     if how == "sys.exit":
         sys.exit(3)
     if how == "os._exit":
@@ -256,28 +267,28 @@ def leave(how):
 
 
 @app.task
-def old_errback(task_id, key):
+def old_errback(task_id: str, key: str) -> None:
     tell(key, ["old", task_id])
 
 
 @app.task
-def lone_errback(task_id):
+def lone_errback(task_id: str) -> None:
     tell(task_id, ["old", task_id])
 
 
 @app.task
-def new_errback(request, exc, traceback, key):
+def new_errback(request: Context, exc: Exception, traceback: object, key: str) -> None:
     tell(key, ["new", request.id, type(exc).__name__, str(exc), bool(traceback)])
 
 
 @app.task
-def pass_on(value, key):
+def pass_on(value: Any, key: str) -> Any:
     tell(key, value)
     return value
 
 
 @app.task(base=Recorded, bind=True)
-def train(self, key, size, then="return"):
+def train(self: Task, key: str, size: int, then: str = "return") -> str:
     """Takes memory of the GPU, holds, and ends well, or with what torch raises where there is no
     more.
     """
@@ -292,7 +303,7 @@ def train(self, key, size, then="return"):
 
 
 @app.task(soft_time_limit=1)
-def shrink(key):
+def shrink(key: str) -> None:
     """Runs out of memory, and out of time while it makes do with less."""
     import torch
 
@@ -304,8 +315,12 @@ def shrink(key):
 
 @app.task(bind=True, max_retries=1, default_retry_delay=0)
 def wear_out(
-    self, key, attempts, text="CUDA error: uncorrectable ECC error encountered", retry=False
-):
+    self: Task,
+    key: str,
+    attempts: int,
+    text: str = "CUDA error: uncorrectable ECC error encountered",
+    retry: bool = False,
+) -> int:
     """Has a GPU that fails in as many attempts. A thread is left behind that would keep the process
     from ending.
     """
@@ -319,7 +334,7 @@ def wear_out(
 
 
 @app.task
-def hold_gpu(key):
+def hold_gpu(key: str) -> str | None:
     tell(key, os.environ.get("CUDA_VISIBLE_DEVICES"))
     wait_for_test(key)
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -12,9 +12,13 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 
-def _die(mark):
+def _die(mark: str) -> None:
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -22,13 +26,13 @@ def _die(mark):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(module, path, when, mark):
+def _arm(module: ModuleType, path: str, when: str, mark: str) -> None:
     *outer, name = path.split(".")
-    owner = functools.reduce(getattr, outer, module)
-    step = getattr(owner, name)
+    owner: object = functools.reduce(getattr, outer, module)
+    step: Callable[..., object] = getattr(owner, name)
 
     @functools.wraps(step)
-    def killed(*args, **kwargs):
+    def killed(*args: object, **kwargs: object) -> object:
         if when == "before":
             _die(mark)
         answer = step(*args, **kwargs)
@@ -42,21 +46,25 @@ def _arm(module, path, when, mark):
 class _Armed(importlib.abc.MetaPathFinder):
     """Arms the step when its module is first imported, so that other processes stay as they are."""
 
-    def __init__(self, name, path, when, mark):
+    def __init__(self, name: str, path: str, when: str, mark: str) -> None:
         self._name, self._rest, self._busy = name, (path, when, mark), False
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != self._name or self._busy:
             return None
         self._busy = True
         spec = importlib.util.find_spec(fullname)
-        inner, rest = spec.loader.exec_module, self._rest
+        assert spec is not None
+        loader: Any = spec.loader  # find_spec made it for this module only
+        inner, rest = loader.exec_module, self._rest
 
-        def exec_module(module):
+        def exec_module(module: ModuleType) -> None:
             inner(module)
             _arm(module, *rest)
 
-        spec.loader.exec_module = exec_module
+        loader.exec_module = exec_module
         return spec
 
 

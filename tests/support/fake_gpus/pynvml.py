@@ -3,6 +3,7 @@ PYTHONPATH.
 """
 
 from types import SimpleNamespace
+from typing import NoReturn
 
 NVML_DEVICE_MIG_ENABLE = 1
 _UUIDS = ["GPU-0000aaaa-0000", "GPU-1111bbbb-1111"]
@@ -12,33 +13,33 @@ class NVMLError(Exception):
     """As pynvml's."""
 
 
-def nvmlInit():
+def nvmlInit() -> None:
     pass
 
 
-def nvmlShutdown():
+def nvmlShutdown() -> None:
     pass
 
 
-def nvmlDeviceGetCount():
+def nvmlDeviceGetCount() -> int:
     return len(_UUIDS)
 
 
-def nvmlDeviceGetHandleByIndex(index):
+def nvmlDeviceGetHandleByIndex(index: int) -> int:
     return index
 
 
-def nvmlDeviceGetMigMode(handle):
+def nvmlDeviceGetMigMode(handle: int) -> NoReturn:
     raise NVMLError("not supported")
 
 
-def nvmlDeviceGetUUID(handle):
+def nvmlDeviceGetUUID(handle: int) -> str:
     return _UUIDS[handle]
 
 
-def nvmlDeviceGetName(handle):
+def nvmlDeviceGetName(handle: int) -> str:
     return "Tesla T4"
 
 
-def nvmlDeviceGetMemoryInfo(handle):
+def nvmlDeviceGetMemoryInfo(handle: int) -> SimpleNamespace:
     return SimpleNamespace(total=15_360 * 1024**2, used=3 * 1024**3)

@@ -4,6 +4,7 @@ unconfirmed stop.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ class World:
         self.client = self
         patch.setattr(logs, "open_state", lambda: self)
         patch.setattr(logs, "find", self.find)
-        patch.setattr(logs.time, "sleep", lambda seconds: None)
+        patch.setattr(time, "sleep", lambda seconds: None)
         patch.setattr(
             pod_logs,
             "_pod",

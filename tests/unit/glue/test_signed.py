@@ -164,7 +164,7 @@ def test_a_dispatcher_with_a_store_accepts_only_its_signers(
 def test_what_is_not_signed_is_untrusted_by_whichever_way_it_is_read(
     store: CertificateStore,
 ) -> None:
-    """Not merely malformed: nobody whom such a body names is called back."""
+    """Not merely malformed: no callback of such a body is called."""
     for read in (DispatcherBodies(store).read, DispatcherBodies(store).text):
         with pytest.raises(UntrustedMessage, match="is not signed"):
             read(message(json.dumps(CALL), JSON))
@@ -190,7 +190,7 @@ def test_callbacks_of_a_signed_container_job_are_sent_by_the_application() -> No
     plain: Any = {"task": CONTAINER_TASK, "reason": "SUCCEEDED", "needs_app": True}
     assert not needs_application(plain)
     assert needs_application(plain | {"signed": True})
-    assert not needs_application({**plain, "signed": True, "needs_app": False})
+    assert not needs_application(plain | {"signed": True, "needs_app": False})
 
 
 def test_a_store_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:

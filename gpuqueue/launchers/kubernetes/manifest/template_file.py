@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # its types are a separate package
+import yaml
 
 from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate

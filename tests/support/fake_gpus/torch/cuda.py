@@ -1,20 +1,20 @@
 """An allocator that only counts."""
 
-_taken = []
+_taken: list[int] = []
 
 
-def take(size):
+def take(size: int) -> None:
     """Take memory, as a tensor would."""
     _taken.append(size)
 
 
-def is_initialized():
+def is_initialized() -> bool:
     return bool(_taken)
 
 
-def device_count():
+def device_count() -> int:
     return 1
 
 
-def max_memory_allocated(index):
+def max_memory_allocated(index: int) -> int:
     return sum(_taken)

@@ -274,6 +274,11 @@ def test_instance_on_another_host_lives_while_its_dispatcher_does(
     launcher: Callable[..., Launcher], lives: bool
 ) -> None:
     asked: list[str] = []
-    one = launcher("", host_lives=lambda host: asked.append(host) or lives)
+
+    def host_lives(host: str) -> bool:
+        asked.append(host)
+        return lives
+
+    one = launcher("", host_lives=host_lives)
     assert one.alive("elsewhere:0123:42") is lives
     assert asked == ["elsewhere"]

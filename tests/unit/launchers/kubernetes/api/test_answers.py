@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -35,6 +36,12 @@ TIMES: dict[str, tuple[str | None, float | None]] = {
     "a time without a zone": ("2026-11-23T16:12:15", None),
 }
 
+DECODERS: dict[str, msgspec.json.Decoder[Watched[Any]]] = {
+    "pods": POD_EVENTS,
+    "jobs": JOB_EVENTS,
+    "events": EVENT_EVENTS,
+}
+
 
 @pytest.mark.parametrize(("text", "expected"), TIMES.values(), ids=TIMES)
 def test_time_is_converted_to_unix_seconds(text: str | None, expected: float | None) -> None:
@@ -43,7 +50,7 @@ def test_time_is_converted_to_unix_seconds(text: str | None, expected: float | N
 
 @pytest.mark.parametrize("recording", sorted(path.stem for path in RECORDINGS.glob("*.jsonl")))
 def test_every_recorded_line_is_decoded(recording: str) -> None:
-    for watch, decoder in (("pods", POD_EVENTS), ("jobs", JOB_EVENTS), ("events", EVENT_EVENTS)):
+    for watch, decoder in DECODERS.items():
         for line in lines(recording, watch):
             event, sent = read_line(line, decoder), json.loads(line)
             assert isinstance(event, Watched)
@@ -89,7 +96,7 @@ def test_deletion_request_is_its_timestamp_minus_grace() -> None:
 
 def test_watch_that_fell_behind_reports_410() -> None:
     (body,) = bodies("api_errors", "WATCH jobs from a compacted")
-    for decoder in (POD_EVENTS, JOB_EVENTS, EVENT_EVENTS):
+    for decoder in DECODERS.values():
         refused = read_line(json.dumps(body), decoder)
         assert isinstance(refused, StatusBody)
         assert (refused.code, refused.reason) == (410, "Expired")

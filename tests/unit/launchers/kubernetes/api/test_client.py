@@ -273,20 +273,25 @@ def test_hanging_server_times_out(asking: Asking) -> None:
     assert time.monotonic() - began < 2
 
 
+def sent_then_reset(data: bytes) -> Answer:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(data)
+        reset(connection)
+
+    return answer
+
+
 BROKEN: list[tuple[str, Answer]] = [
     ("it breaks off before the answer", reset),
     ("it breaks off within the answer", stream(b'{"metadata"', then=reset)),
     (
         "it ends within the answer",
-        lambda connection: (
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
-            or reset(connection)
-        ),
+        sent_then_reset(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
     ),
     ("it hangs within the answer", stream(b'{"metadata"', then=hang)),
     (
         "it speaks another protocol",
-        lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n") or reset(connection),
+        sent_then_reset(b"SSH-2.0-OpenSSH_9.2\r\n"),
     ),
     ("it answers a web page", reply(200, b"<html>welcome</html>")),
     ("it answers no text", reply(200, b"\xff\xfe\x00")),

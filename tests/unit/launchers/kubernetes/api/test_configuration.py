@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ class Pod:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds by which the clock of the client is ahead: it rereads a token after a minute."""
     ahead = [0.0]
 
@@ -261,12 +260,8 @@ def test_namespace_comes_from_setting_then_context_then_default(
     context: str | None,
     namespace: str,
 ) -> None:
-    file = kubeconfig(
-        tmp_path,
-        "http://here.example",
-        {"token": "t"},
-        **({"namespace": context} if context else {}),
-    )
+    here: dict[str, Any] = {"namespace": context} if context else {}
+    file = kubeconfig(tmp_path, "http://here.example", {"token": "t"}, **here)
     monkeypatch.setenv("KUBECONFIG", str(file))
     assert Api(ClusterSettings(job_namespace=setting)).namespace == namespace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
-from gpuqueue.launchers.kubernetes.follow import clocks as module
 from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
@@ -74,11 +74,11 @@ class Bench:
     elapsed: float = 0.0
 
     def __post_init__(self) -> None:
-        self.monkeypatch.setattr(module.time, "monotonic", lambda: self.elapsed)
-        made: Any = PodClocks(
-            self.api, self.notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns")
-        )  # type: ignore[arg-type]
-        self.clocks: PodClocks = made
+        self.monkeypatch.setattr(time, "monotonic", lambda: self.elapsed)
+        # Doubles of what the clocks use.
+        api: Any = self.api
+        notes: Any = self.notes
+        self.clocks = PodClocks(api, notes, SETTINGS, 60, 5, lambda entry: of_pod(entry, "ns"))
 
     def put(self, status: dict[str, Any], *, node: str = "", **meta: Any) -> Entry:
         record = {

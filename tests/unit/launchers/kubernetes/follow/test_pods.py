@@ -319,7 +319,9 @@ def test_backoff_resets_after_a_success(world: Any, caplog: pytest.LogCaptureFix
         [stream(bookmark(5), broken), stream(then=hang)],
     )
     until(lambda: here.names() == {"b"})
-    waits = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
+    waits: list[Any] = [
+        record.args[1] for record in caplog.records if isinstance(record.args, tuple)
+    ]
     assert waits[2] >= 0.4
     assert waits[3] <= 0.2
 
@@ -461,7 +463,7 @@ def test_late_list_after_a_stop_changes_nothing(world: Any) -> None:
 def test_table_keeps_only_used_fields() -> None:
     labels = {"batch.kubernetes.io/job-name": "j", "gpuqueue.io/role": "finisher"}
     annotations = {"gpuqueue.io/record": "{}"}
-    more = {
+    more: Any = {
         "labels": labels | {"app.kubernetes.io/part-of": "shop"},
         "annotations": annotations | {"cni.example": "x" * 5000},
     }

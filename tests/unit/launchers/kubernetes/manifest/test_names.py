@@ -224,7 +224,13 @@ def test_kubernetes_accepts_name(check: Any, good: list[Any], bad: list[Any]) ->
 
 
 def test_annotation_contains_only_the_fields_for_adoption() -> None:
-    kept = {"time_limit": 60.0, "name": "train", "tenant": "vision", "nesting": 2, "image": "x:1"}
+    kept: dict[str, Any] = {
+        "time_limit": 60.0,
+        "name": "train",
+        "tenant": "vision",
+        "nesting": 2,
+        "image": "x:1",
+    }
     full = record(
         "a", 1, **kept, state="running", device=3, container={"command": ["x"]}, created=1.0
     )
@@ -236,9 +242,8 @@ def test_annotation_contains_only_the_fields_for_adoption() -> None:
 def test_annotation_round_trips_for_any_job(
     job_id: str, task: str, token: str, limit: float | None
 ) -> None:
-    kept = record(
-        job_id, token=token, task=task, **({"time_limit": limit} if limit is not None else {})
-    )
+    limited: dict[str, Any] = {"time_limit": limit} if limit is not None else {}
+    kept = record(job_id, token=token, task=task, **limited)
     text = annotations_of("prod", kept)
     assert text[RECORD].isascii()
     assert record_of(json.loads(json.dumps(text))) == {**kept, "owner": "prod"}
