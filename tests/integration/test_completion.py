@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, states
+from celery import Celery, Task, states
 from celery._state import _on_app_finalizers
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
@@ -92,13 +92,17 @@ def test_a_thousand_finishes_leave_nothing_in_the_process(app: Celery, silent: N
     assert counted() - before < NUMBERS / 2, "objects: far fewer than one for each finish"
 
 
+class Dispatch(Task):  # type: ignore[misc]
+    """The task of the dispatcher itself."""
+
+    name = "gpuqueue.dispatch"
+    ignore_result = True
+
+
 @pytest.fixture
 def dispatch(app: Celery) -> None:
     if "gpuqueue.dispatch" not in app.tasks:
-
-        @app.task(name="gpuqueue.dispatch", ignore_result=True, shared=False)
-        def dispatch() -> None:
-            """The task of the dispatcher itself."""
+        app.register_task(Dispatch())
 
 
 @pytest.mark.parametrize("name", ["gpuqueue.dispatch", "celery.backend_cleanup"])

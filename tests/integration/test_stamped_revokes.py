@@ -83,7 +83,7 @@ def test_a_stamped_revoke_cancels_each_live_job_with_the_stamp_once(
         waiting = {state for job, state in found.items() if job.startswith("of-me")}
         return waiting == {"finishing"} and running == "launching"
 
-    until(cancelled, PATIENCE, "all are cancelled", lambda: states(client))
+    until(cancelled, PATIENCE, "all are cancelled", lambda: str(states(client)))
     until(
         lambda: client.zcard(class_key("t4", "stopping")) == 1,
         PATIENCE,

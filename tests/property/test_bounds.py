@@ -16,7 +16,7 @@ from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, CANCEL_BATCH, Line
+from gpuqueue.store.line import BATCH, CANCEL_BATCH, Granted, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH
@@ -90,19 +90,14 @@ def test_a_decision_looks_at_a_bounded_number_of_expired_jobs(queue: Queue) -> N
     queue.fill(3 * BATCH, expires=queue.now + 1)
     last = queue.add("last")
     queue.now += 2
-    granted: Any = []
-
-    def decide() -> None:
-        granted[:] = [queue.line.admit(WIDE)]
-
+    decisions: list[Granted] = []
     for _ in range(3):
-        assert queue.commands(decide) <= BATCH * EACH
-        assert granted[0] == []
-        assert granted[0].more
+        assert queue.commands(lambda: decisions.append(queue.line.admit(WIDE))) <= BATCH * EACH
+    assert [(list(each), each.more) for each in decisions] == [([], True)] * 3
     assert queue.size("finishing") == 3 * BATCH
-    decide()
-    assert [record["delivery"] for record in granted[0]] == [last]
-    assert not granted[0].more
+    granted = queue.line.admit(WIDE)
+    assert [record["delivery"] for record in granted] == [last]
+    assert not granted.more
 
 
 def test_a_decision_that_starts_a_whole_batch_says_that_there_is_more(queue: Queue) -> None:
@@ -120,8 +115,8 @@ def test_large_records_use_up_the_budget_of_a_decision_sooner(queue: Queue) -> N
     granted = queue.line.admit(WIDE)
     assert granted.more
     assert 1 <= len(granted) < 8
-    while granted.more:
-        granted = queue.line.admit(WIDE)
+    while queue.line.admit(WIDE).more:
+        pass
     assert queue.size("waiting_shared") == 0
 
 
@@ -235,7 +230,7 @@ def every_script(queue: Queue) -> None:
     queue.reader.todo(CLASS, queue.now)
     queue.reader.view(CLASS, {})
     [last] = queue.client.zrange(class_key(CLASS, "waiting_shared"), -1, -1)
-    queue.reader.why(WIDE, last)
+    queue.reader.why(WIDE, str(last))
     for some in queue.reader.live(CLASS):
         queue.reader.messages(CLASS, some[:50])
 
