@@ -20,7 +20,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
-from gpuqueue.glue.messages.bodies import DispatcherBodies
+from gpuqueue.glue.messages.bodies import ApplicationBodies, DispatcherBodies
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
@@ -47,7 +47,9 @@ class Launcher:
 
 
 class Intake:
-    """The intake of a dispatcher on a real Redis. It finishes a refused job at once."""
+    """The intake of a dispatcher on a real Redis. It finishes a refused job at once: as the
+    application does, and as a dispatcher does.
+    """
 
     def __init__(self, url: str) -> None:
         self.client: redis.Redis = connect(url)
@@ -71,7 +73,8 @@ class Intake:
         answer, record, stored = self.line.finish_claim(gpu_class, delivery, "here", 15)
         assert answer == "ok"
         assert record is not None
-        reason = complete(self.app, record, stored, UNSIGNED, hostname="t4@here", own_tasks=False)
+        for bodies, own in ((ApplicationBodies(self.app), True), (UNSIGNED, False)):
+            reason = complete(self.app, record, stored, bodies, hostname="t4@here", own_tasks=own)
         assert self.line.finished(gpu_class, delivery, "here", reason)
 
     def result(self, job: str) -> dict[str, Any]:

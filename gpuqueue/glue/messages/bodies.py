@@ -48,7 +48,7 @@ class ApplicationBodies:
     def read(self, stored: Mapping[str, Any]) -> Any:
         """See :class:`Bodies`."""
         accepted, content_type = self._accepted(), stored["content_type"]
-        if content_type not in accepted:
+        if not isinstance(content_type, str) or content_type not in accepted:
             if accepted == {JSON}:
                 raise MalformedMessage.body(
                     stored["body"], f"is {content_type}", "send JSON (task_serializer = 'json')"
