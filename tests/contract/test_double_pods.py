@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.contract.scenarios import IMAGE, IMAGES, SIGTERM, job
@@ -25,6 +24,7 @@ from tests.doubles.kubernetes.nodes import processes
 from tests.doubles.kubernetes.nodes.runtime import Exit, Task
 from tests.doubles.kubernetes.objects.errors import Refused
 from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, SECRETS
+from tests.support.processes import is_running
 
 Body = dict[str, Any]
 
@@ -70,11 +70,7 @@ def terminated(pod: Body) -> Body:
 
 def alive(pids: list[int]) -> list[int]:
     """Those that still run."""
-    return [
-        pid
-        for pid in pids
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
+    return [pid for pid in pids if is_running(pid)]
 
 
 def printed(cluster: Cluster, code: str, **container: Any) -> Any:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from gpuqueue.model.attempt import Attempt
@@ -19,6 +18,7 @@ from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.nodes import WorkerNode
+from tests.support.processes import is_running
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -30,11 +30,6 @@ def holding(cluster: CrashStack, count: int = 1) -> None:
 
 def _is_known(cluster: CrashStack, dispatcher: WorkerNode) -> bool:
     return dispatcher.hostname() in cluster.reader.dispatchers(0)
-
-
-def is_running(pid: int) -> bool:
-    # An unreaped orphan stays a zombie where process 1 is no init.
-    return psutil.pid_exists(pid) and bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def test_running_and_waiting_jobs_outlive_their_dispatcher(

@@ -16,6 +16,7 @@ import pytest
 from tests.docs.conftest import PATIENCE, Reader
 from tests.docs.typed import DISPATCHER
 from tests.support.pages import ROOT
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -62,8 +63,11 @@ def test_an_executor_started_by_hand_names_the_missing_setting() -> None:
 
 
 def test_celery_without_an_application_reaches_dispatchers(reader: Reader) -> None:
-    done = reader.run(["celery", "inspect", "ping", "--json"], cwd=ROOT)
-    assert list(json.loads(done.stdout).values()) == [{"ok": "pong"}], done.stderr
+    def answers() -> str:  # a dispatcher leads before its consumer listens
+        return reader.run(["celery", "inspect", "ping", "--json"], cwd=ROOT).stdout
+
+    answer = until(answers, PATIENCE, "a dispatcher answers")
+    assert list(json.loads(answer).values()) == [{"ok": "pong"}]
 
 
 def test_a_worker_without_an_application_is_refused(reader: Reader) -> None:

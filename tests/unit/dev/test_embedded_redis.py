@@ -17,6 +17,7 @@ import redis
 from gpuqueue.dev import embedded_redis, redis_process
 from gpuqueue.dev.embedded_redis import EmbeddedRedis, find_server
 from gpuqueue.errors import EmbeddedRedisFailed, NoRedisServer
+from tests.support.processes import is_running
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -27,6 +28,8 @@ OWNER = """\
 import signal, sys, threading
 from pathlib import Path
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+# A test run in a shell's background inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = EmbeddedRedis(Path(sys.argv[1]))
 starter = threading.Thread(target=server.start)
 starter.start()
@@ -46,15 +49,6 @@ def client(server: EmbeddedRedis) -> redis.Redis:
     return redis.Redis.from_url(
         server.url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True
     )
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie that waits to be reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 def log_text(directory: Path) -> str:
