@@ -238,11 +238,23 @@ def test_an_odd_value_that_harms_nothing_is_accepted(intake: Intake, fine: dict[
     assert intake.take(message(**fine)) == "accepted"
 
 
-def test_an_old_message_with_wrong_parts_is_refused_at_its_id(intake: Intake) -> None:
-    old = {"id": "old-1", "task": "shop.add", "args": 5, "kwargs": {}}
-    sent = message(json.dumps(old), id=..., task=...)
-    assert intake.take(sent, old) == "refused"
-    assert "is not [args, kwargs, embed]" in intake.result("old-1")["result"]["exc_message"][0]
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [
+        ({"task": "shop.add", "args": 5, "kwargs": {}}, "is not [args, kwargs, embed]"),
+        ({"task": "shop.add", "args": [], "kwargs": 5}, "is not [args, kwargs, embed]"),
+        ({"task": "shop.add", "args": nested(5000), "kwargs": {}}, "is not [args, kwargs, embed]"),
+        ({"args": []}, "task=None is not a task name"),
+    ],
+    ids=["args", "kwargs", "depth", "task"],
+)
+def test_an_old_message_with_wrong_parts_is_refused_at_its_id(
+    intake: Intake, old: dict[str, Any], words: str
+) -> None:
+    job = f"old-{next(IDS)}"
+    sent = message('{"of": "protocol 1"}', id=..., task=...)
+    assert intake.take(sent, {"id": job, **old}) == "refused"
+    assert words in intake.result(job)["result"]["exc_message"][0]
 
 
 @pytest.mark.parametrize("headers", [None, ["x"], 7, "x", {}, {"id": ["x"]}], ids=str)

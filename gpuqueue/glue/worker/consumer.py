@@ -60,7 +60,7 @@ class Consumer(CeleryConsumer):
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
         # Refused, where its caller can see it; without an id, discarded.
-        self.strategies[None](message, None, None, None, None)
+        self.strategies[None](message, body, None, None, None)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         # Also called for remote control, whose messages have no id.
