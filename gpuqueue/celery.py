@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 # To Flower each attempt is a worker while it runs: ended ones must not fill its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
-app = Celery("gpuqueue")
+app = Celery("gpuqueue", amqp="gpuqueue.glue.worker.queues:DispatcherAMQP")
 try:
     app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
     #: Seconds to leave: where Redis does not answer, Celery waits without limit.

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 from typing import Self
 
+#: Characters of a wrong value in the message of its error.
+MOST_SHOWN = 500
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        text = f"({type(value).__name__})"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
 
 class GpuQueueError(Exception):
     """The base class of all errors of gpuqueue."""
@@ -18,7 +29,7 @@ class InvalidJob(GpuQueueError, ValueError):
     @classmethod
     def field(cls, field: str, value: object, problem: str, fix: str) -> Self:
         """Build the message of every refusal: ``field=value problem; fix``."""
-        return cls(f"{field}={value!r} {problem}; {fix}")
+        return cls(f"{field}={_shown(value)} {problem}; {fix}")
 
 
 class MalformedMessage(InvalidJob):
@@ -27,8 +38,9 @@ class MalformedMessage(InvalidJob):
     @classmethod
     def body(cls, body: object, problem: str, fix: str) -> Self:
         """Build the message for an invalid body, with its first 80 characters."""
-        shown = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
-        return cls.field("body", f"{shown[:80]}...", problem, fix)
+        shown = body.decode(errors="replace") if isinstance(body, bytes) else body
+        text = shown if isinstance(shown, str) else _shown(shown)
+        return cls.field("body", f"{text[:80]}...", problem, fix)
 
 
 class UntrustedMessage(MalformedMessage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, UntrustedMessage
 from gpuqueue.glue.messages.bodies import DispatcherBodies
+from gpuqueue.glue.messages.message import encode, outline
 from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.launchers.base import Launcher
@@ -22,15 +22,14 @@ from gpuqueue.model.job import Job
 from gpuqueue.model.names import EXCLUSIVE, REFUSED
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
+from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.scripts import UNSTORABLE
 
 logger = logging.getLogger(__name__)
-#: What malformed headers may raise beyond the checks. The message is at fault, and the dispatcher
-#: must not end.
-_UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,16 @@ class Accept:
         """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
 
         Raises :class:`MalformedMessage` without a task id, :class:`StateUnavailable` if the job is
-        not, or perhaps not, kept: then the broker must deliver the message again.
+        not, or perhaps not, kept: then the broker must deliver the message again. Any other problem
+        is the message's, and refuses it.
         """
         identity = identify(packed)
         try:
-            return self._accept(packed, identity)
+            try:
+                return self._accept(packed, identity)
+            except UNSTORABLE as exc:
+                problem = f"the message cannot be kept: {exc}; send Celery's own headers"
+                return self._refuse(packed, identity, MalformedMessage(problem))
         except RedisError as exc:
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
@@ -64,18 +68,21 @@ class Accept:
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
+            stored = encode(packed)
             # 2. Choose.
             gpu_class, isolation = self._choose(submission)
             job = submission.job(gpu_class.name, isolation, now)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
-            return self._refuse(packed, identity, exc, now)
-        except _UNFORESEEN as exc:
+            return self._refuse(packed, identity, exc)
+        except RedisError:
+            raise
+        except Exception as exc:
             logger.exception("unreadable message", extra={"action": "message_unread"})
             problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
-            return self._refuse(packed, identity, MalformedMessage(problem), now)
+            return self._refuse(packed, identity, MalformedMessage(problem))
         # 3. Keep.
-        outcome = self._keep(packed, submission, job, now)
+        outcome = self._keep(packed, stored, submission, job, now)
         # 4. Enqueue.
         if outcome == "accepted":
             self.slots.enqueue(gpu_class, job.delivery)
@@ -97,12 +104,14 @@ class Accept:
         )
         return chosen, wanted or chosen.default_isolation
 
-    def _keep(self, packed: dict[str, Any], submission: Submission, job: Job, now: float) -> str:
+    def _keep(
+        self, packed: dict[str, Any], stored: str, submission: Submission, job: Job, now: float
+    ) -> str:
         record = job.record()
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), now - REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
-        outcome = self.line.accept(job.gpu_class, record, json.dumps(packed))
+        outcome = self.line.accept(job.gpu_class, record, stored)
         if outcome == "finishing":
             self.finisher.submit(job.gpu_class, job.delivery)
             return "cancelled"
@@ -118,16 +127,28 @@ class Accept:
                 self.states.store(record, QUEUED, packed, since=now)
         return outcome
 
-    def _refuse(
-        self, packed: dict[str, Any], identity: Identity, exc: InvalidJob, now: float
-    ) -> str:
+    def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> str:
         trusted = not isinstance(exc, UntrustedMessage)
-        record = identity.refused(REFUSED, EXCLUSIVE, now, trusted=trusted).record()
+        if not trusted and self.reader.find(identity.id, self.reader.classes()):
+            # The id may be forged: the result of a known job must not change.
+            logger.warning(
+                "untrusted message with the id of another job, discarded: %s",
+                identity.id,
+                extra={"action": "forged"},
+            )
+            return "known"
+        job = identity.refused(REFUSED, EXCLUSIVE, self.line.clock(), trusted=trusted)
+        record = job.record()
         record["reason"] = EndReason.REJECTED
-        record["error"], record["error_type"] = str(exc), type(exc).__name__
-        outcome = self.line.accept(REFUSED, record, json.dumps(packed))
-        logger.warning("%s refused: %s", record["delivery"], exc, extra={"action": "refused"})
+        record["error"] = fitting(str(exc), LONGEST_ERROR)
+        record["error_type"] = type(exc).__name__
+        try:
+            stored = encode(packed)
+        except MalformedMessage:
+            stored = encode(outline(packed))
+        outcome = self.line.accept(REFUSED, record, stored)
+        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
         if outcome == "known":
             return outcome
-        self.finisher.submit(REFUSED, record["delivery"])
+        self.finisher.submit(REFUSED, job.delivery)
         return "refused"

@@ -151,6 +151,7 @@ class DispatcherProcess:
     def stop(self) -> None:
         """Sign off. Running attempts continue, and waiting jobs stay in Redis."""
         self.watcher.stop()
+        self.canceller.close()
         self.launcher.close()
         self.slots.close()
         self.finisher.close()

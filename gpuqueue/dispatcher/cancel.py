@@ -1,19 +1,37 @@
 """Cancel jobs in any state: record it in Redis first, which survives a crash; then notify the
 process that must act.
+
+Never here: work of unknown length in the thread of a caller, which is the loop that takes messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.glue.messages.parse import stamps_of
 from gpuqueue.store import revocations, wakeups
-from gpuqueue.store.client import Redis
-from gpuqueue.store.line import Line
+from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
+
+logger = logging.getLogger(__name__)
+#: Jobs of one revoke that the caller waits for. The other ones are cancelled in the background.
+AT_ONCE = 100
+#: Messages that are read in one round trip.
+READ_AT_ONCE = 50
+#: How often the live jobs are listed for a stamped revoke at most. A job that moves on meanwhile
+#: may be missing in one list.
+LISTS = 5
+#: Seconds between two tries where another dispatcher is at work, or Redis is away.
+PAUSE = 1.0
 
 
 @dataclass
@@ -26,6 +44,10 @@ class Canceller:
     classes: Mapping[str, GpuClass]
     finisher: Finisher
 
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="gpuqueue-revoke")
+
     def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
         """Cancel a job in any state; remember the id of an unknown one. cancel.lua lists the
         answers.
@@ -34,31 +56,99 @@ class Canceller:
             self.classes, job_id, terminate=terminate, signal=signal
         )
         for name, answer in answers.items():
-            if answer == "cancelled":
-                record = self.reader.find(job_id, [name])
-                if record:
-                    self.finisher.submit(name, record["delivery"])
-            if answer == "stopping":
-                wakeups.wake(self.client, name)
+            self._go_on(name, job_id, answer)
         return outcome
+
+    def _go_on(self, gpu_class: str, job_id: str, answer: str) -> None:
+        if answer == "cancelled":
+            record = self.reader.find(job_id, [gpu_class])
+            if record:
+                self.finisher.submit(gpu_class, record["delivery"])
+        if answer == "stopping":
+            wakeups.wake(self.client, gpu_class)
+
+    def cancel_all(self, job_ids: Sequence[str], *, terminate: bool, signal: str) -> dict[str, str]:
+        """Cancel several jobs; return id → outcome, ``queued`` for those that are cancelled in the
+        background.
+        """
+
+        def cancel_others() -> None:
+            for job_id in job_ids[AT_ONCE:]:
+                self.cancel(job_id, terminate=terminate, signal=signal)
+
+        outcomes = {
+            job_id: self.cancel(job_id, terminate=terminate, signal=signal)
+            for job_id in job_ids[:AT_ONCE]
+        }
+        if len(job_ids) > AT_ONCE:
+            self._put(cancel_others)
+        return dict.fromkeys(job_ids, "queued") | outcomes
 
     def cancel_by_stamps(
         self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
-    ) -> list[str]:
-        """Cancel the jobs that carry any of these stamps, now or when they arrive."""
-        revocations.revoke_stamps(self.client, stamps, self.line.clock())
-        found = []
-        for name in self.classes:
-            for record in list(self.reader.all_records(name)):
-                packed = (
-                    self.reader.message(name, record["delivery"])
-                    if record["state"] != "ended"
-                    else None
-                )
-                carried = stamps_of(packed["headers"]) if packed else {}
-                if any(
-                    set(values) & set(carried.get(header, ())) for header, values in stamps.items()
-                ):
-                    self.cancel(record["id"], terminate=terminate, signal=signal)
-                    found.append(record["id"])
-        return found
+    ) -> None:
+        """Cancel the jobs that carry any of these stamps, now or when they arrive: in the
+        background, and each class in one of the dispatchers that got the revoke.
+        """
+        text = json.dumps([stamps, terminate, signal], sort_keys=True)
+        revoke = hashlib.sha256(text.encode()).hexdigest()[:16]
+        wanted = {header: set(values) for header, values in stamps.items()}
+
+        def carries(packed: Mapping[str, object]) -> bool:
+            carried = stamps_of(packed["headers"])  # type: ignore[arg-type]
+            return any(values & set(carried.get(name, ())) for name, values in wanted.items())
+
+        def cancel_stamped() -> None:
+            now = self.line.clock()
+            revocations.revoke_stamps(self.client, stamps, now, now - REVOKED_FOR)
+            for name in self.classes:
+                while (claimed := revocations.claim(self.client, name, revoke)) is False:
+                    if self._stop.wait(PAUSE):
+                        return
+                if claimed:
+                    for job_id in self._stamped(name, revoke, carries):
+                        answer = self.line.cancel(name, job_id, terminate=terminate, signal=signal)
+                        self._go_on(name, job_id, answer)
+                    revocations.end_claim(self.client, name, revoke)
+
+        self._put(cancel_stamped)
+
+    def _stamped(self, name: str, revoke: str, carries: Callable[..., bool]) -> Iterator[str]:
+        """Yield the ids of the live jobs of a class that carry a stamp."""
+        seen: set[str] = set()
+        for _ in range(LISTS):
+            before = len(seen)
+            for some in self.reader.live(name):
+                new = [delivery for delivery in some if delivery not in seen]
+                seen.update(new)
+                for first in range(0, len(new), READ_AT_ONCE):
+                    for packed in self.reader.messages(name, new[first : first + READ_AT_ONCE]):
+                        if carries(packed):
+                            yield packed["headers"]["id"]
+                    revocations.keep_claim(self.client, name, revoke)
+            if len(seen) == before:
+                break
+
+    def _put(self, step: Callable[[], None]) -> None:
+        """Take a step in the background, again and again until Redis has answered. A step may be
+        repeated.
+        """
+
+        def run() -> None:
+            while not self._stop.is_set():
+                try:
+                    step()
+                    break
+                except RedisError as exc:
+                    logger.warning("revoke put off: %s", exc, extra={"action": "revoke_later"})
+                    self._stop.wait(PAUSE)
+                except Exception:
+                    logger.exception("revoke failed", extra={"action": "revoke_failed"})
+                    break
+
+        self._background.submit(run)
+
+    def close(self) -> None:
+        """Leave the revokes under way to other dispatchers."""
+        self._stop.set()
+        self._background.shutdown(wait=True, cancel_futures=True)

@@ -155,6 +155,7 @@ class Finisher:
             stored,
             self._bodies,
             hostname=record.get("worker") or self._hostname,
+            own_tasks=False,
             log=log,
         )
         self._line.finished(gpu_class, record["delivery"], finisher, reason)

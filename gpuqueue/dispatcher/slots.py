@@ -22,7 +22,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
-from gpuqueue.store.line import BATCH, Line
+from gpuqueue.store.line import Granted, Line
 from gpuqueue.store.passing import passes
 from gpuqueue.telemetry import LAUNCHES
 
@@ -79,11 +79,13 @@ class Slots:
         """Launch an attempt again whose launch is unconfirmed."""
         self._submit(record, repeated=True)
 
-    def _launch_all(self, gpu_class: GpuClass, granted: list[Record]) -> None:
+    def _launch_all(self, gpu_class: GpuClass, granted: Granted) -> None:
         while granted:
             for record in granted:
                 self._submit(record)
-            granted = self._line.admit(gpu_class) if len(granted) == BATCH else []
+            granted = self._line.admit(gpu_class) if granted.more else Granted()
+        if granted.more:  # only expired jobs: the watcher goes on, since there may be many
+            wakeups.wake(self._client, gpu_class.name)
 
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:

@@ -13,6 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.saferepr import saferepr
 
 from gpuqueue.errors import ArgumentsMismatch
+from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.record import Record
 
 
@@ -22,10 +23,7 @@ def raiser(app: Celery, record: Record, exc: Exception) -> Any:
     def run(*args: Any, **kwargs: Any) -> NoReturn:
         raise exc
 
-    name = record["task"]
-    app.tasks.pop(name, None)  # Celery would return the application's task of that name
-    app.task(run, name=name, base=Task, typing=False)
-    return app.tasks[name]  # not the decorator's result: it is a proxy until the app is finalized
+    return stand_in(app, record["task"], run)
 
 
 def with_run(task: Any, run: Callable[..., Any]) -> Any:

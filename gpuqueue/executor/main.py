@@ -157,6 +157,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
             stored,
             ApplicationBodies(app),
             hostname=record.get("worker") or worker,
+            own_tasks=True,
             log=log,
         )
     finish.finished(reason)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuqueue.errors import InvalidJob
+from gpuqueue.model.text import fits
 
 #: The name of the built-in task.
 CONTAINER_TASK = "gpuqueue.run"
@@ -18,7 +19,7 @@ ARGUMENTS = ("image", "command", "args", "env", "working_dir")
 #: Largest size of command, arguments and environment together as JSON, in bytes: they are part of
 #: the pod object.
 LARGEST = 64 * 1024
-_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _PREFIX = "GPUQUEUE_"
 
 
@@ -44,9 +45,9 @@ def parse_container(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str
             raise _wrong(name, value, "is given twice", "pass it by position or by name")
         call[name] = value
     image, folder = call.get("image"), call.get("working_dir")
-    if not isinstance(image, str) or not image or image.split() != [image]:
+    if not fits(image, LARGEST) or image.split() != [image]:
         raise _wrong("image", image, "is not an image reference", "use e.g. registry/name:tag")
-    if folder is not None and (not isinstance(folder, str) or not folder.startswith("/")):
+    if folder is not None and not (fits(folder, LARGEST) and folder.startswith("/")):
         raise _wrong("working_dir", folder, "is not an absolute path", "use e.g. /data")
     container = {
         "command": _words("command", call.get("command")),
@@ -94,7 +95,7 @@ def _environment(value: object) -> dict[str, str]:
         raise _wrong("env", value, "is not an object", 'use e.g. {"STEPS": "100"}')
     made = {}
     for name, text in value.items():
-        if not isinstance(name, str) or not _ENV_NAME.match(name) or name.startswith(_PREFIX):
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name) or name.startswith(_PREFIX):
             raise _wrong(
                 "env",
                 name,

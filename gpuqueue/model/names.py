@@ -15,8 +15,8 @@ QUEUE_PREFIX = "gpu."
 REFUSED = "refused"
 #: Queues without a class: the dispatcher chooses it by the request of the job.
 CHOOSING = ("auto", "mig")
-CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?$")
-MIG_PROFILE = re.compile(r"^mig-[1-7]g\.\d+gb(\.(me|gfx|me\.all)|-me)?$")
+CLASS_NAME = re.compile(r"^[a-z0-9]([a-z0-9.+-]{0,48}[a-z0-9])?\Z")
+MIG_PROFILE = re.compile(r"^mig-[1-7]g\.\d+gb(\.(me|gfx|me\.all)|-me)?\Z")
 _DELIVERY = re.compile(r"~\d+(\.\d+)?\Z", re.ASCII)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.text import fits, fitting
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
@@ -25,8 +26,11 @@ _UNITS = {
     "gi": 2**30,
     "ti": 2**40,
 }
-_MEMORY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*$", re.IGNORECASE)
-_TENANT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
+#: Bytes: far above any GPU, and exact as a float.
+_MOST_MEMORY = 2**50
+_TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LONGEST_IMAGE = 1024
 
 
 def parse_memory(value: object) -> int:
@@ -34,12 +38,16 @@ def parse_memory(value: object) -> int:
     Returns bytes.
     """
     fix = "write bytes, or a number with KiB, MiB, GiB, KB, MB or GB"
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    match = _MEMORY.match(value) if isinstance(value, str) else None
-    if not match or match.group(2).lower() not in _UNITS or not float(match.group(1)):
+    amount: float = 0
+    if isinstance(value, int) and not isinstance(value, bool):
+        amount = value
+    elif isinstance(value, str) and (match := _MEMORY.fullmatch(value)):
+        amount = float(match.group(1)) * _UNITS.get(match.group(2).lower(), 0)
+    if not amount >= 1:
         raise InvalidJob.field("gpu.memory", value, "is not an amount of memory", fix)
-    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+    if amount > _MOST_MEMORY:
+        raise InvalidJob.field("gpu.memory", value, "is above 1 PiB", fix)
+    return int(amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class GpuRequest:
         for key in header:
             if key not in REQUEST_FIELDS:
                 raise InvalidJob.field(
-                    f"gpu.{key}",
+                    f"gpu.{fitting(str(key), 80)}",
                     header[key],
                     "is unknown",
                     f"known fields: {', '.join(REQUEST_FIELDS)}",
@@ -88,16 +96,14 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.slices", slices, "is not a number of MIG slices", "use 1 to 7"
             )
-        if tenant is not None and (not isinstance(tenant, str) or not _TENANT.match(tenant)):
+        if tenant is not None and (not isinstance(tenant, str) or not _TENANT.fullmatch(tenant)):
             raise InvalidJob.field(
                 "gpu.tenant",
                 tenant,
                 "cannot name a tenant",
                 "use up to 63 letters, digits, '.', '_', '-'",
             )
-        if image is not None and (
-            not isinstance(image, str) or not image or image.split() != [image]
-        ):
+        if image is not None and (not fits(image, _LONGEST_IMAGE) or image.split() != [image]):
             raise InvalidJob.field(
                 "gpu.image", image, "is not an image reference", "use e.g. registry/name:tag"
             )

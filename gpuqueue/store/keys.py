@@ -43,6 +43,10 @@ NAMES: dict[str, str] = {
     "counts": "hash: event → how often it has happened, for /metrics (see counts.py)",
     "revoked": "hash: task id → signal; for deliveries that are not accepted yet",
     "revoked_until": "zset: task id by the time at which its entry in revoked is forgotten",
+    "repeats": (
+        "zset: task id, NUL, delivery, in alphabetical order; each delivery but the first of its"
+        " task, until it ends"
+    ),
 }
 
 
@@ -87,6 +91,13 @@ def wake_key(gpu_class: str) -> str:
     classes have one hash tag, since a leader blocks on several.
     """
     return f"{PREFIX}{{wake}}:{gpu_class}"
+
+
+def revoking_key(gpu_class: str, revoke: str) -> str:
+    """Return the key that lets one dispatcher alone look for the jobs of a stamped revoke (text; it
+    expires).
+    """
+    return f"{PREFIX}revoking:{gpu_class}:{revoke}"
 
 
 #: hash: class → its settings (JSON), as the newest dispatcher announced them; `status` shows them.

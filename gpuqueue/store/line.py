@@ -20,13 +20,25 @@ from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.upkeep import Upkeep
 
-#: How many jobs one decision starts at most, so that a script stays short. A caller that gets this
-#: many asks again.
+#: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
+#: record counts as several.
 BATCH = 64
+#: How many older deliveries of a task one call of cancel looks at.
+CANCEL_BATCH = 64
 #: Seconds for which the revocation of an unknown task is remembered (Celery's workers: 3 hours).
 REVOKED_FOR = 3 * 3600.0
 #: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
+
+
+class Granted(list[Record]):
+    """The attempts to launch now. ``more``: the decision used up its budget, and another may start
+    more.
+    """
+
+    def __init__(self, answer: Sequence[Any] = (0,)) -> None:
+        super().__init__(json.loads(each) for each in answer[1:])
+        self.more = bool(answer[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ class Released:
 
     freed: bool
     state: str
-    granted: list[Record] = field(default_factory=list)
+    granted: Granted = field(default_factory=Granted)
 
 
 class Line(Upkeep):
@@ -82,17 +94,17 @@ class Line(Upkeep):
         )
         return answer
 
-    def enqueue(self, gpu_class: GpuClass, delivery: str) -> list[Record]:
+    def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
         """Put an accepted delivery in line. Returns the attempts to launch now."""
-        return _records(
+        return Granted(
             self._scripts.call(
                 "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)
             )
         )
 
-    def admit(self, gpu_class: GpuClass) -> list[Record]:
+    def admit(self, gpu_class: GpuClass) -> Granted:
         """Give a slot to every job that can start. Returns the attempts to launch now."""
-        return _records(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
+        return Granted(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
 
     def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
         """Record that the attempt's process or Job exists. Its executor must claim it within
@@ -141,7 +153,7 @@ class Line(Upkeep):
             max_attempts=self.max_attempts,
             **self._admission(gpu_class),
         )
-        return Released(bool(answer[0]), answer[1] if len(answer) > 1 else "", _records(answer[2:]))
+        return Released(bool(answer[0]), answer[1], Granted(answer[2:] or (0,)))
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
@@ -175,18 +187,24 @@ class Line(Upkeep):
     def cancel(
         self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> str:
-        """Cancel a job. See cancel.lua for the answers."""
+        """Cancel a job with all its deliveries. See cancel.lua for the answers."""
         now = self.clock()
-        answer: str = self._scripts.call(
-            "cancel",
-            gpu_class,
-            id=job_id,
-            terminate=terminate,
-            signal=signal,
-            now=now,
-            forget_at=now + REVOKED_FOR,
-        )
-        return answer
+        answers: list[str] = []
+        after = None
+        while after != "":
+            answer, after = self._scripts.call(
+                "cancel",
+                gpu_class,
+                id=job_id,
+                terminate=terminate,
+                signal=signal,
+                now=now,
+                forget_at=now + REVOKED_FOR,
+                most=CANCEL_BATCH,
+                after=after,
+            )
+            answers.append(answer)
+        return answers[0]
 
     def cancel_everywhere(
         self, classes: Iterable[str], job_id: str, *, terminate: bool = True, signal: str = "TERM"
@@ -224,7 +242,3 @@ def tried_again(reason: EndReason) -> str:
 
 def _named(attempt: Attempt) -> dict[str, Any]:
     return {"delivery": attempt.delivery, "attempt": attempt.number}
-
-
-def _records(answers: Iterable[str]) -> list[Record]:
-    return [json.loads(answer) for answer in answers]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +103,31 @@ class Reader:
         """Return the Celery message of a delivery; None once it has ended."""
         raw = self._client.hget(class_key(gpu_class, "messages"), delivery)
         return json.loads(raw) if raw else None
+
+    def messages(self, gpu_class: str, deliveries: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the Celery messages of several deliveries, without those that have ended."""
+        pipe = self._client.pipeline(transaction=False)
+        for delivery in deliveries:
+            pipe.hget(class_key(gpu_class, "messages"), delivery)
+        return [json.loads(raw) for raw in pipe.execute() if raw]
+
+    def live(self, gpu_class: str, size: int = 500) -> Iterator[list[str]]:
+        """Yield the deliveries that wait or run, in lists of up to ``size``. One that moves on
+        meanwhile may be missing, or twice.
+        """
+        waiting = ("accepted", "delayed", "waiting_shared", "waiting_exclusive")
+        for name in (*waiting, "holders_shared", "holders_exclusive"):
+            for first in itertools.count(0, size):
+                found: list[str] = self._client.zrange(  # type: ignore[assignment]
+                    class_key(gpu_class, name), first, first + size - 1
+                )
+                yield (
+                    found
+                    if name in waiting
+                    else [Attempt.parse(gpu_class, holder).delivery for holder in found]
+                )
+                if len(found) < size:
+                    break
 
     def why(self, gpu_class: GpuClass, delivery: str, most: int = 5) -> Why | None:
         """Return why a delivery waits, its place, and up to ``most`` deliveries just ahead."""

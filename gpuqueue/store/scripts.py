@@ -32,6 +32,8 @@ _LISTS: dict[str, tuple[str, Sequence[object]]] = {
     "attempts": ("OF_ATTEMPT", fields_with(Use.ATTEMPT)),
     "tombstones": ("KEPT", fields_with(Use.TOMBSTONE)),
 }
+#: The first word of the answer of a script that cannot keep a text of its caller.
+_MARK = "UNSTORABLE"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -62,7 +64,19 @@ def _list(part: str) -> str:
 
 def _prelude(folder: str) -> str:
     keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(_KEYS[folder], 1))
-    return f"local K = {{{keys}}}\nlocal context = cjson.decode(ARGV[1])\n"
+    return (
+        f"local K = {{{keys}}}\n"
+        "local readable, context = pcall(cjson.decode, ARGV[1])\n"
+        f"if not readable then return redis.error_reply('{_MARK} ' .. tostring(context)) end\n"
+    )
+
+
+class UnstorableText(ValueError):
+    """A script cannot keep a text of its caller. The data is at fault, and Redis works."""
+
+
+#: The errors of data that Redis, or its client, cannot keep: repeating the call cannot help.
+UNSTORABLE = (UnstorableText, UnicodeError, redis.DataError)
 
 
 class Scripts:
@@ -107,11 +121,16 @@ class Scripts:
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         return _until_loaded(lambda: self._script(verb)(keys=keys, args=arguments))
 
-    def _script(self, verb: str) -> Any:
+    def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         script = self._loaded.get(verb)
         if script is None:
             script = self._loaded[verb] = self._client.register_script(source(verb))
-        return script
+        try:
+            return script(keys=keys, args=arguments)
+        except redis.ResponseError as exc:
+            if str(exc).startswith(_MARK):
+                raise UnstorableText(str(exc)) from exc
+            raise
 
 
 def _until_loaded(run: Callable[[], T]) -> T:
@@ -126,5 +145,8 @@ def _until_loaded(run: Callable[[], T]) -> T:
 
 def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:
     # JSON writes a float by its repr, so a time arrives exactly.
-    known = _encode({name: value for name, value in context.items() if value is not None})
+    try:
+        known = _encode({name: value for name, value in context.items() if value is not None})
+    except (ValueError, RecursionError) as exc:
+        raise UnstorableText(str(exc)) from exc
     return [known] if body is None else [known, body]

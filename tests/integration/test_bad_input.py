@@ -21,6 +21,26 @@ from tests.support.waiting import PATIENCE, until
 pytestmark = pytest.mark.integration
 GPU = "gpu.t4.shared"
 GOOD = json.dumps([[1, 2], {}, {}])
+DEEP = f"[[{'[' * 100_000}{']' * 100_000}], {{}}, {{}}]"
+#: A message for kombu, with headers that no message has.
+ODD = {
+    "body": 7,
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "headers": ["x"],
+    "properties": {
+        "delivery_tag": "odd",
+        "delivery_info": {"exchange": "", "routing_key": GPU},
+    },
+}
+
+
+def nested(depth: int) -> Any:
+    """Return lists within lists."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.fixture
@@ -138,6 +158,12 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
             MalformedMessage,
             "headers cannot be read: AttributeError",
         ),
+        ({"gpu": {"memory": "9" * 400}}, InvalidJob, "gpu.memory='9999"),
+        ({"gpu": {"memory": 10**400}}, InvalidJob, "is above 1 PiB; write bytes, or a number"),
+        ({"body": DEEP}, MalformedMessage, "is nested too deeply; send it as JSON"),
+        ({"task": "shop.\ud800"}, MalformedMessage, "task='shop.\\ud800' is not a task name"),
+        ({"retries": 10**400}, InvalidJob, "is not a count; use a whole number up to"),
+        ({"argsrepr": nested(200)}, MalformedMessage, "headers are nested deeper than 100 levels"),
         ({"eta": "soon"}, InvalidJob, "eta='soon' is not a time; send ISO 8601"),
         ({"expires": {}}, InvalidJob, "expires={} is not a time; send ISO 8601"),
         (
@@ -218,7 +244,9 @@ def test_a_message_without_a_caller_is_dropped_and_logged(
 
 
 @pytest.mark.parametrize(
-    "garbage", ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7"], ids=str
+    "garbage",
+    ["garbage", b"\xff\xfe", "null", "[]", '{"a": 1}', "7", "[" * 100_000, json.dumps(ODD)],
+    ids=lambda value: str(value)[:10],
 )
 def test_garbage_on_the_queue_stops_no_dispatcher(
     stack: Stack, garbage: Any, dispatcher_goes_on: None

@@ -7,6 +7,7 @@ This knows only what a watcher knows: what Redis says, and which processes run.
 from __future__ import annotations
 
 from gpuqueue.model.states import JobState
+from gpuqueue.store.upkeep import TICK_BATCH
 from tests.property.checks import check, look
 from tests.property.entrance import CLASS, KEEP
 from tests.property.world import World
@@ -45,9 +46,7 @@ def drain(world: World) -> None:
         *KEPT,
     }
     world.now += KEEP + 20_000
-    for _ in range(
-        1 + len(world.model.jobs) // 100
-    ):  # a tick moves 256 at most, so that it stays short
+    for _ in range(1 + len(world.model.jobs) // TICK_BATCH):  # a tick is short
         world.line.tick(CLASS)
     left = look(world)
     assert {name for name, value in left.items() if value} <= KEPT, (

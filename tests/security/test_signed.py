@@ -126,6 +126,29 @@ def test_a_signed_job_runs_and_a_plain_one_is_refused_unrun(
     assert not list(found.stack.folder.glob(f"{key}*"))
 
 
+@pytest.mark.slow
+def test_a_refused_message_changes_nothing_but_its_own_result(verifying: Plant) -> None:
+    body, plain = json.dumps([[], {}, {}]), "application/json"
+    meta = verifying.ended(push(verifying.redis, body, plain, task="gpuqueue.dispatch"))
+    assert meta["result"]["exc_type"] == "UntrustedMessage"
+    verifying.redis.lpush("gpu.t4.shared", "garbage")  # the consumer starts again after it
+    verifying.client.do(
+        "running = ledger.gpu_progress.apply_async(('forged-id',), queue='gpu.t4.exclusive')"
+    )
+    verifying.stack.told("forged-id")
+    job = verifying.client.do("answer = running.id")
+    push(verifying.redis, body, plain, id=job, retries=7)
+    until(
+        lambda: "untrusted message with the id of another job" in verifying.stack.logs(),
+        PATIENCE,
+        "the log says so",
+        verifying.stack.logs,
+    )
+    assert verifying.client.do("answer = running.state") == "PROGRESS"
+    verifying.stack.go("forged-id")
+    assert verifying.client.do("answer = ledger.gpu_double.delay(21).get(timeout=40)") == 42
+
+
 REFUSED: dict[str, tuple[Callable[[Plant, Any], str], str, str, str]] = {
     "signed by a stranger": (
         lambda found, body: signed(found.stranger, body),

@@ -48,7 +48,7 @@ class ApplicationBodies:
     def read(self, stored: Mapping[str, Any]) -> Any:
         """See :class:`Bodies`."""
         accepted, content_type = self._accepted(), stored["content_type"]
-        if content_type not in accepted:
+        if not isinstance(content_type, str) or content_type not in accepted:
             if accepted == {JSON}:
                 raise MalformedMessage.body(
                     stored["body"], f"is {content_type}", "send JSON (task_serializer = 'json')"
@@ -114,7 +114,7 @@ def is_signed(stored: Mapping[str, Any]) -> bool:
 def _decoded(text: str | bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # RecursionError: nested too deeply for Python
         raise MalformedMessage.body(
             text, f"cannot be read: {exc}", "send it as JSON [args, kwargs, embed]"
         ) from exc
@@ -127,7 +127,9 @@ def _plain(stored: Mapping[str, Any], store: CertificateStore | None) -> str:
         raise MalformedMessage.field(
             "content_type", stored["content_type"], "is not application/json", PROTOCOL
         )
-    body: str = stored["body"]
+    body = stored["body"]
+    if not isinstance(body, str):
+        raise MalformedMessage.body(body, "is not text", PROTOCOL)
     return body
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from celery.app.task import Context
@@ -19,8 +20,29 @@ from gpuqueue.glue.messages.bodies import Bodies
 
 #: (args, kwargs, embed) of a message.
 Payload = tuple[Sequence[Any], dict[str, Any], dict[str, Any]]
-#: The fields of a message's embed that Celery reads, and their types.
-_EMBEDS: dict[str, type] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
+#: The fields of headers and embeds that Celery reads when it writes a result, and their types.
+_TYPES: dict[str, type] = {
+    "callbacks": list,
+    "errbacks": list,
+    "chain": list,
+    "chord": dict,
+    "group": str,
+    "group_index": int,
+    "ignore_result": bool,
+    "parent_id": str,
+    "root_id": str,
+    "reply_to": str,
+    "retries": int,
+    "stamped_headers": list,
+    "stamps": dict,
+}
+#: Methods and properties of a context.
+_OWN = (FunctionType, property)
+#: Levels of headers. 100: Python reads about 900 in its JSON, fewer within other calls.
+DEEPEST = 100
+#: Characters of a whole message. Redis takes texts of up to 512 MiB.
+LARGEST = 2**28
+_PROTOCOL = "send Celery's task protocol 2"
 #: Properties that tasks, replies and priorities need. The other ones belong to the transport.
 _PROPERTIES = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
 
@@ -31,28 +53,21 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
     ``payload`` is the decoded body of an old protocol 1 message, None for protocol 2. The body
     stays as it arrived, as text or base64, so that nothing is lost.
     """
-    headers, body, content_type = dict(message.headers or {}), message.body, message.content_type
+    headers, body, content_type = _mapping(message.headers), message.body, message.content_type
     if payload is not None:
-        convert = hybrid_to_proto2 if headers.get("id") else proto1_to_proto2
-        parts, converted, *_ = convert(message, payload)
-        headers = {
-            key: value
-            for key, value in converted.items()
-            if key not in ("args", "kwargs", "headers")
-        } | headers
-        body, content_type = json.dumps(parts), "application/json"
+        headers, body, content_type = _protocol_2(message, payload)
     headers.pop("compression", None)  # kombu has unpacked the body already
     packed = {
         "headers": headers,
         "content_type": content_type,
         "content_encoding": message.content_encoding,
         "properties": {
-            key: message.properties[key]
+            key: value
             for key in _PROPERTIES
-            if message.properties.get(key) is not None
+            if (value := _mapping(message.properties).get(key)) is not None
         },
         "delivery_info": {
-            key: (message.delivery_info or {}).get(key) for key in ("exchange", "routing_key")
+            key: _mapping(message.delivery_info).get(key) for key in ("exchange", "routing_key")
         },
     }
     if isinstance(body, memoryview):
@@ -63,6 +78,74 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
         except UnicodeDecodeError:
             return packed | {"body": base64.b64encode(body).decode(), "base64": True}
     return packed | {"body": body}
+
+
+def _protocol_2(message: Message, payload: Any) -> tuple[dict[str, Any], Any, Any]:
+    """Return headers, body and content type of a message of protocol 1. If its parts are wrong, the
+    body stays as it is: it will be refused.
+    """
+    headers = _mapping(message.headers)
+    convert = hybrid_to_proto2 if headers.get("id") else proto1_to_proto2
+    try:
+        parts, converted, *_ = convert(message, payload)
+        body = json.dumps(parts)
+    except Exception:  # Celery's InvalidTaskError, or any error of its code for such parts
+        known = {name: _mapping(payload).get(name) for name in ("id", "task")}
+        return known | headers, message.body, message.content_type
+    kept = {
+        key: value for key, value in converted.items() if key not in ("args", "kwargs", "headers")
+    }
+    return kept | headers, body, "application/json"
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def encode(packed: Mapping[str, Any]) -> str:
+    """Return a packed message as Redis keeps it. Raises :class:`MalformedMessage` if it is no JSON,
+    too large, or nested too deeply for a process that reads it.
+    """
+    around = {name: value for name, value in packed.items() if name != "body"}
+    if not _is_flat(around, DEEPEST):
+        raise MalformedMessage(
+            f"headers are nested deeper than {DEEPEST} levels; send Celery's own headers"
+        )
+    try:
+        text = json.dumps(packed)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise MalformedMessage(f"the message cannot be kept as JSON: {exc}; {_PROTOCOL}") from None
+    if len(text) > LARGEST:
+        raise MalformedMessage.field(
+            "body", f"{len(text)} bytes", "is too large", "pass large data in a volume or by URL"
+        )
+    return text
+
+
+def outline(packed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message that cannot be kept, as it is refused: without its content."""
+    return {
+        "headers": {name: packed["headers"].get(name) for name in ("id", "ignore_result")},
+        "content_type": "",
+        "content_encoding": "",
+        "properties": {},
+        "delivery_info": {},
+        "body": "",
+    }
+
+
+def _is_flat(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def unpack(stored: Mapping[str, Any]) -> Message:
@@ -95,7 +178,7 @@ def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
             raise TypeError("of other types")
     except (TypeError, ValueError) as exc:
         raise MalformedMessage.body(
-            found, f"is not [args, kwargs, embed]: {exc}", "send Celery's task protocol 2"
+            found, f"is not [args, kwargs, embed]: {exc}", _PROTOCOL
         ) from exc
     return args, kwargs, embed or {}
 
@@ -135,18 +218,24 @@ def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies:
     }
     if stored is None:
         return Context(base)
-    base |= dict(stored["headers"]) | {
+    base |= _usable(stored["headers"]) | {
         "delivery_info": dict(stored["delivery_info"]),
         **stored["properties"],
     }
     try:
         args, kwargs, embed = bodies.read(stored)
-        # The embed of a refused message may hold anything: drop the values that Celery cannot use.
-        good = {
-            name: value
-            for name, value in (embed or {}).items()
-            if value is None or isinstance(value, _EMBEDS.get(name, object))
-        }
-        return Context(base | {"args": args, "kwargs": kwargs} | good)
+        return Context(base | {"args": args, "kwargs": kwargs} | _usable(embed or {}))
     except (ValueError, TypeError, AttributeError):
         return Context(base)
+
+
+def _usable(found: Mapping[str, Any]) -> dict[str, Any]:
+    # A refused message may hold anything: drop the values that Celery cannot use, and the names of
+    # what a context itself has.
+    return {
+        name: value
+        for name, value in found.items()
+        if (value is None or isinstance(value, _TYPES.get(name, object)))
+        and not name.startswith("_")
+        and not isinstance(getattr(Context, name, None), _OWN)
+    }

@@ -4,7 +4,6 @@ job is kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC
 from typing import Any
@@ -18,6 +17,7 @@ from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
 from gpuqueue.model.names import parse_queue
 from gpuqueue.model.request import HEADER, GpuRequest
+from gpuqueue.model.text import fits, fitting
 
 
 class _Embed(msgspec.Struct):
@@ -33,6 +33,12 @@ _BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _E
 _CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
 
 
+#: The most retries, or task.replace calls, that a message may count: the scripts keep it exactly.
+MOST_REPEATS = 10**9
+#: The longest time limit in seconds, about 30 years: clocks of Redis and Kubernetes can add it.
+MOST_SECONDS = 10**9
+#: Stamps of one message, and characters of one: they are looked up together.
+MOST_STAMPS, LONGEST_STAMP = 1000, 1024
 #: What a dispatcher without a certificate store reads.
 UNSIGNED = DispatcherBodies()
 
@@ -43,20 +49,15 @@ def identify(packed: Mapping[str, Any]) -> Identity:
     """
     headers = packed["headers"]
     task_id = headers.get("id")
-    if (
-        not isinstance(task_id, str)
-        or not task_id
-        or len(task_id) > 512
-        or not _fits_environment(task_id)
-    ):
+    if not fits(task_id):
         raise MalformedMessage.field("id", task_id, "is not a task id", "send Celery's header 'id'")
     task, shadow = headers.get("task"), headers.get("shadow")
     return Identity(
         id=task_id,
-        task=task if isinstance(task, str) else "",
-        name=shadow if isinstance(shadow, str) else "",
-        retries=_count(headers.get("retries")),
-        nesting=_count(headers.get("replaced_task_nesting")),
+        task=task if fits(task) else "",
+        name=fitting(shadow) if isinstance(shadow, str) else "",
+        retries=_count(headers, "retries") or 0,
+        nesting=_count(headers, "replaced_task_nesting") or 0,
         ignore_result=headers.get("ignore_result") is True,
     )
 
@@ -73,14 +74,16 @@ def parse(
         InvalidJob: a value in them is not possible.
     """
     headers = packed["headers"]
-    queue = parse_queue(packed["delivery_info"].get("routing_key") or "")
-    request = GpuRequest.parse(headers.get(HEADER))
+    # First, whether the sender is trusted: nothing else of a message counts before.
+    body = _text(packed, bodies)
     if not identity.task:
         raise MalformedMessage.field(
             "task", headers.get("task"), "is not a task name", "send Celery's header 'task'"
         )
-    body = _text(packed, bodies)
+    queue = parse_queue(packed["delivery_info"].get("routing_key") or "")
+    request = GpuRequest.parse(headers.get(HEADER))
     embed, signed = _embed(body), is_signed(packed)
+    _check_counts(headers)
     hard, _ = _limits(headers.get("timelimit"))
     image, container = request.image, None
     if identity.task == CONTAINER_TASK:
@@ -89,14 +92,14 @@ def parse(
         identity=identity,
         queue=queue,
         request=request,
-        stamps=stamps_of(headers),
+        stamps=_stamps(headers),
         image=image,
         container=container,
         priority=_priority(packed["properties"].get("priority")),
         eta=_time("eta", headers.get("eta")),
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
-        group=headers["group"] if isinstance(headers.get("group"), str) else None,
+        group=_group(headers.get("group")),
         needs_app=_needs_app(embed, signed),
         signed=signed,
     )
@@ -113,6 +116,18 @@ def stamps_of(headers: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
+def _stamps(headers: Mapping[str, Any]) -> dict[str, list[str]]:
+    stamps = stamps_of(headers)
+    fix = f"use up to {MOST_STAMPS} stamps of {LONGEST_STAMP} characters"
+    texts = [f"{header}={value}" for header, values in stamps.items() for value in values]
+    if len(texts) > MOST_STAMPS:
+        raise InvalidJob.field("stamps", len(texts), "are too many", fix)
+    for text in texts:
+        if not fits(text, LONGEST_STAMP):
+            raise InvalidJob.field("stamps", text, "cannot be kept", fix)
+    return stamps
+
+
 def _container(body: str | bytes | None) -> tuple[str, dict[str, Any]]:
     if body is None:
         raise InvalidJob.field(
@@ -121,7 +136,10 @@ def _container(body: str | bytes | None) -> tuple[str, dict[str, Any]]:
             "has signed arguments, and this dispatcher has no certificate to verify them",
             "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of its senders",
         )
-    args, kwargs, _ = _CALL.decode(body)
+    try:
+        args, kwargs, _ = _CALL.decode(body)
+    except msgspec.DecodeError as exc:
+        raise MalformedMessage.body(body, f"cannot be read: {exc}", PROTOCOL) from None
     return parse_container(args, kwargs)
 
 
@@ -151,19 +169,35 @@ def _embed(body: str | bytes | None) -> _Embed | None:
         raise MalformedMessage.body(
             body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL
         ) from None
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeError) as exc:
         raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
+    except RecursionError:
+        raise MalformedMessage.body(body, "is nested too deeply", PROTOCOL) from None
 
 
-def _fits_environment(text: str) -> bool:
-    """Return whether an environment variable and a key can hold a text: no NUL, no half of a
-    surrogate pair.
-    """
-    return "\0" not in text and not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+def _count(headers: Mapping[str, Any], name: str) -> int | None:
+    """Return how often a task was sent again; None if the header is wrong."""
+    value = headers.get(name)
+    if value is None:
+        return 0
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_REPEATS
+    return value if good else None
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _check_counts(headers: Mapping[str, Any]) -> None:
+    for name in ("retries", "replaced_task_nesting"):
+        if _count(headers, name) is None:
+            raise InvalidJob.field(
+                name, headers[name], "is not a count", f"use a whole number up to {MOST_REPEATS}"
+            )
+
+
+def _group(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    if not fits(value):
+        raise InvalidJob.field("group", value, "is not a group id", "send Celery's header 'group'")
+    return value
 
 
 def _priority(value: object) -> int:
@@ -177,17 +211,23 @@ def _priority(value: object) -> int:
 
 
 def _limits(value: object) -> tuple[float | None, float | None]:
-    limits = list(value) if isinstance(value, (list, tuple)) and len(value) == 2 else [None, None]
+    limits = value if value is not None else [None, None]
+    if not isinstance(limits, (list, tuple)) or len(limits) != 2:
+        raise InvalidJob.field(
+            "timelimit", value, "is not [hard, soft]", "send Celery's header 'timelimit'"
+        )
     for name, limit in zip(("time_limit", "soft_time_limit"), limits, strict=True):
         wrong = (
             not isinstance(limit, (int, float))
             or isinstance(limit, bool)
-            or not math.isfinite(limit)
-            or limit < 0
+            or not 0 <= limit <= MOST_SECONDS
         )
         if limit is not None and wrong:
             raise InvalidJob.field(
-                name, limit, "is not a number of seconds", "use a number above 0"
+                name,
+                limit,
+                "is not a number of seconds",
+                f"use a number above 0, and up to {MOST_SECONDS}",
             )
     return limits[0] or None, limits[1] or None
 

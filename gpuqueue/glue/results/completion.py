@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery, Task, signals, states
+from celery import Celery, signals, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer
 from celery.exceptions import TimeLimitExceeded
@@ -22,6 +22,7 @@ from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.events import Events
+from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -80,6 +81,7 @@ def complete(
     bodies: Bodies,
     *,
     hostname: str,
+    own_tasks: bool,
     log: str = "",
 ) -> str:
     """Write the outcome of a record, and return it. May be repeated: results and chord parts are
@@ -94,14 +96,13 @@ def complete(
         bodies: how to read the body, which names callbacks and chord. If it must not be read, the
             result is stored and nothing is called.
         hostname: the worker that events name.
+        own_tasks: whether ``app`` is the job's application, so that the hooks of its task run. The
+            tasks of a dispatcher have no part in a job, even if a message has their name.
         log: the end of the log of a container job, part of its result.
     """
     request = context(stored, record, bodies)
     request.hostname = hostname
-    # An untrusted message must not run the hooks of the application's task.
-    task = (app.tasks.get(record.get("task")) if _trusted(stored, bodies) else None) or _stand_in(
-        app, record
-    )
+    task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
     stored_state = (
         app.backend.get_state(request.id)
@@ -166,21 +167,13 @@ def _succeed(
     def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return result
 
-    task = app.task(
-        run,
-        name=f"{CONTAINER_TASK}:{record['delivery']}",
-        ignore_result=bool(record.get("ignore_result")),
-    )
-    try:
-        task = app.tasks[task.name]
-        made, context = messages.request(stored, body, app, hostname=hostname, task=task)
-        tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
-        with Events(app, hostname, leaves=True) as events:
-            _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
-            ran = record.get("released", 0.0) - record.get("started", 0.0)
-            events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
-    finally:
-        app.tasks.pop(task.name, None)
+    task = stand_in(app, CONTAINER_TASK, run, ignore_result=bool(record.get("ignore_result")))
+    made, context = messages.request(stored, body, app, hostname=hostname, task=task)
+    tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
+    with Events(app, hostname, leaves=True) as events:
+        _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
+        ran = record.get("released", 0.0) - record.get("started", 0.0)
+        events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
 
 
 def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
@@ -202,15 +195,14 @@ def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload 
         return None
 
 
-def _stand_in(app: Celery, record: Record) -> Any:
-    # A task of that name without the application's code suffices for states, chords and errbacks
-    # sent by name.
-    def run(*args: Any, **kwargs: Any) -> None:
-        pass  # not a lambda: Celery compiles a header from the name
-
-    name = record.get("task") or "unknown"
-    app.tasks.pop(name, None)  # Celery would return the application's task of that name
-    return app.task(run, name=name, base=Task, ignore_result=False)
+def _task_of(
+    app: Celery, record: Record, stored: Mapping[str, Any] | None, bodies: Bodies, own_tasks: bool
+) -> Any:
+    # An untrusted message must not run the hooks of the application's task.
+    if own_tasks and _trusted(stored, bodies) and (known := app.tasks.get(record.get("task"))):
+        return known
+    # A task without code suffices for states, chords and errbacks sent by name.
+    return stand_in(app, record.get("task") or "unknown", lambda *args, **kwargs: None)
 
 
 def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:

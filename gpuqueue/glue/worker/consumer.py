@@ -8,7 +8,7 @@ consumer keeps and acknowledges it in its loop, so that no message occupies a wo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from celery.utils.log import get_logger
@@ -28,7 +28,7 @@ PAUSE = 0.5
 LONGEST_NOTE = 150.0
 #: The errors of kombu's reader for a list element that is not a message. They would end a worker of
 #: Celery.
-_GARBAGE = (ValueError, TypeError, LookupError, AttributeError)
+_GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class Accepting(Protocol):
@@ -111,15 +111,13 @@ class Consumer(CeleryConsumer):
         self.strategies = _AnyTask(self)
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
-        if isinstance((message.headers or {}).get("id"), str):
-            self.strategies[None](
-                message, None, None, None, None
-            )  # refused, where its caller can see it
-        else:
-            super().on_unknown_message(body, message)
+        # Refused, where its caller can see it; without an id, discarded.
+        self.strategies[None](message, body, None, None, None)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        if isinstance((message.headers or {}).get("id"), str):
+        # Also called for remote control, whose messages have no id.
+        named = isinstance(message.headers, Mapping) and "id" in message.headers
+        if named or not isinstance(message.body, str | bytes):
             self.on_unknown_message(None, message)
         else:
             super().on_decode_error(message, exc)
@@ -165,7 +163,14 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
             raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)
         if outcome != "known" and eventer and eventer.enabled:
-            _send_received(eventer, packed["headers"])
+            try:
+                _send_received(eventer, packed["headers"])
+            except (
+                ValueError,
+                TypeError,
+                RecursionError,
+            ) as exc:  # a header that no event can hold
+                logger.warning("event not sent: %s", exc, extra={"action": "event_lost"})
 
     return handle
 

@@ -6,7 +6,7 @@ worker holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import Any, Protocol
 
@@ -21,14 +21,14 @@ logger = get_logger(__name__)
 class Cancelling(Protocol):
     """Cancels jobs."""
 
-    def cancel(self, job_id: str, *, terminate: bool, signal: str) -> str:
-        """Cancel one job; return the outcome."""
+    def cancel_all(self, job_ids: Sequence[str], *, terminate: bool, signal: str) -> dict[str, str]:
+        """Cancel jobs; return id → outcome."""
         ...
 
     def cancel_by_stamps(
         self, stamps: dict[str, list[str]], *, terminate: bool, signal: str
-    ) -> list[str]:
-        """Cancel the jobs with any of these stamps, now and later; return their ids."""
+    ) -> None:
+        """Begin to cancel the jobs with any of these stamps, now and later."""
         ...
 
 
@@ -82,12 +82,7 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
         state: Any, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any
     ) -> dict[str, Any]:
         ids = [str(each) for each in maybe_list(task_id) or []]
-        return {
-            "ok": {
-                each: cancelling.cancel(each, terminate=bool(terminate), signal=_name(signal))
-                for each in ids
-            }
-        }
+        return {"ok": cancelling.cancel_all(ids, terminate=bool(terminate), signal=_name(signal))}
 
     def terminate(state: Any, signal: Any = None, task_id: Any = None, **_: Any) -> dict[str, Any]:
         return revoke(state, task_id, True, signal)
@@ -101,11 +96,8 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
             str(key): [str(value) for value in maybe_list(values) or []]
             for key, values in (headers or {}).items()
         }
-        return {
-            "ok": cancelling.cancel_by_stamps(
-                stamps, terminate=bool(terminate), signal=_name(signal)
-            )
-        }
+        cancelling.cancel_by_stamps(stamps, terminate=bool(terminate), signal=_name(signal))
+        return {"ok": "jobs with these stamps are cancelled in the background"}
 
     return {each.__name__: each for each in (revoke, terminate, revoke_by_stamped_headers)}
 

@@ -3,11 +3,15 @@
 -- Context:
 --   record: the record to store; with `reason` set, the job is refused for that reason
 --   now: Unix seconds
--- Answer: 'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived)
+-- Answer: 'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived), or the error
+--         UNSTORABLE
 --! counts records
 local job, now = context.record, context.now
 local delivery = job.delivery
 if redis.call('HEXISTS', K.jobs, delivery) == 1 then return 'known' end
+-- Before anything is written: a number may be one that JSON cannot hold.
+local storable, problem = pcall(cjson.encode, job)
+if not storable then return redis.error_reply('UNSTORABLE ' .. tostring(problem)) end
 redis.call('HSET', K.messages, delivery, ARGV[2])
 note_newest(job)
 if job.reason then

@@ -4,7 +4,7 @@
 --   now: Unix seconds
 --   nonce: random text for tokens, since Lua in Redis has no secure randomness
 --   by: the dispatcher that launches the granted attempts
---   most: how many attempts may be granted
--- Answer: list of granted records (JSON)
+--   most: how many jobs to look at, so that one call stays short; a large record counts more
+-- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
 --! counts records line attempts admission
 return admit(context)

@@ -5,8 +5,10 @@
 --   signal: sent to it first, e.g. 'TERM'
 --   now: Unix seconds
 --   forget_at: Unix seconds at which the revocation is forgotten
--- Answer: 'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
---         | 'unknown'
+--   most: how many older deliveries of the task to look at, so that one call stays short
+--   after?: where an earlier call stopped: the second part of its answer
+-- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
+--         | 'unknown', where this call stopped ('' if it saw all deliveries)}
 --! records line
 local id, now = context.id, context.now
 
@@ -34,9 +36,19 @@ if not over then
   redis.call('ZADD', K.revoked_until, context.forget_at, id)
 end
 -- An older delivery may be repeated if its process died after it sent the retry.
-for retries = 0, newest_of(id) - 1 do
-  local older = load(retries == 0 and id or id .. '~' .. retries)
-  if older and older.id == id then cancel(older) end
+local first, last = context.after or (id .. '\0'), id .. '\1'
+local found =
+  redis.call('ZRANGE', K.repeats, '(' .. first, '(' .. last, 'BYLEX', 'LIMIT', 0, context.most)
+local deliveries = { id }
+for _, entry in ipairs(found) do
+  deliveries[#deliveries + 1] = string.sub(entry, #id + 2)
 end
-if not newest or (newest.state == 'ended' and not over) then return 'unknown' end
-return cancel(newest)
+for _, delivery in ipairs(deliveries) do
+  local older = load(delivery)
+  if older and older.id == id and not (newest and newest.delivery == delivery) then
+    cancel(older)
+  end
+end
+local answer = 'unknown'
+if newest and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
+return { answer, #found == context.most and found[#found] or '' }

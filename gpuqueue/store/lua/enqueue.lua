@@ -2,7 +2,7 @@
 -- Context:
 --   delivery: of the accepted job
 --   spec, now, nonce, by, most: see admit
--- Answer: list of granted records (JSON)
+-- Answer: as of admit
 --! counts records line attempts admission
 local job = load(context.delivery)
 if job and job.state == 'accepted' then enter_line(job, context.now) end

@@ -8,7 +8,7 @@
 --     'always', 'unstarted' (only if this attempt was never claimed) or 'never'
 --   max_attempts: how many attempts a job gets
 --   spec, now, nonce, by, most: see admit
--- Answer: {freed (0|1), state of the job ('' if unknown), granted record (JSON)...}
+-- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
 --! counts records line attempts admission
 local delivery, attempt, now, ended = context.delivery, context.attempt, context.now, context.ended
 local instance = context.instance or ''

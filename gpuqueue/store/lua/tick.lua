@@ -2,37 +2,42 @@
 -- their deadline to be stopped; forget old tombstones and revocations.
 -- Context:
 --   now: Unix seconds
---   most: how many of each kind to move, so that one call stays short
+--   most: how many of each kind to move, so that one call stays short; a large record counts more
 -- Answer: {moved, next due (Unix seconds as text, '' for none)}
 --! records line
 local now, moved = context.now, 0
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
-local function due(key)
-  local found = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, context.most)
-  moved = moved + #found
-  return found
+-- Take what is due out of a key, one by one, until the budget of its kind is used up. `handle`
+-- answers the weight of the record that it loaded, if any.
+local function move(key, handle)
+  local spent = 0
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, context.most)) do
+    if spent >= context.most then return end
+    redis.call('ZREM', key, name)
+    moved = moved + 1
+    spent = spent + (handle(name) or 1)
+  end
 end
 
-for _, delivery in ipairs(due(K.expiring)) do
-  redis.call('ZREM', K.expiring, delivery)
-  local job = load(delivery)
+move(K.expiring, function(delivery)
+  local job, weight = load(delivery)
   if job and (job.state == 'accepted' or job.state == 'delayed' or job.state == 'waiting') then
     leave_line(job)
     hand_to_finish(job, 'EXPIRED', now)
   end
-end
-for _, delivery in ipairs(due(K.delayed)) do
-  redis.call('ZREM', K.delayed, delivery)
-  local job = load(delivery)
+  return weight
+end)
+move(K.delayed, function(delivery)
+  local job, weight = load(delivery)
   if job and job.state == 'delayed' then
     take_place(job)
     save(job)
   end
-end
-for _, holder in ipairs(due(K.deadlines)) do
-  redis.call('ZREM', K.deadlines, holder)
-  local job = load(string.match(holder, '^(.*)#%d+$'))
+  return weight
+end)
+move(K.deadlines, function(holder)
+  local job, weight = load(string.match(holder, '^(.*)#%d+$'))
   local word = job and (TIMED_OUT[job.state] or job.state == 'ended')
   if word and job.attempt and holder_of(job) == holder then
     redis.call('ZADD', K.stopping, 'NX', now, holder)
@@ -41,19 +46,20 @@ for _, holder in ipairs(due(K.deadlines)) do
       save(job)
     end
   end
-end
-for _, delivery in ipairs(due(K.ended)) do
-  redis.call('ZREM', K.ended, delivery)
-  local job = load(delivery)
+  return weight
+end)
+move(K.ended, function(delivery)
+  local job, weight = load(delivery)
   if job and redis.call('HGET', K.latest, job.id) == delivery then
     redis.call('HDEL', K.latest, job.id)
   end
+  if job then redis.call('ZREM', K.repeats, repeat_of(job)) end
   redis.call('HDEL', K.jobs, delivery)
-end
-for _, id in ipairs(due(K.revoked_until)) do
-  redis.call('ZREM', K.revoked_until, id)
+  return weight
+end)
+move(K.revoked_until, function(id)
   redis.call('HDEL', K.revoked, id)
-end
+end)
 
 local next_due = nil
 for _, key in ipairs({ K.delayed, K.expiring, K.deadlines }) do

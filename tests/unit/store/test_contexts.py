@@ -22,8 +22,8 @@ from tests.unit.store.test_scripts import VERBS, documented
 T4 = GpuClass("t4", shared_slots=1)
 J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
-    "enqueue": [],
-    "admit": [],
+    "enqueue": [0],
+    "admit": [0],
     "relaunch": None,
     "release": [0, ""],
     "tick": [0, ""],
@@ -48,6 +48,8 @@ class RecordingRedis:
         def call(keys: list[str], args: list[str], client: object = None) -> Any:
             self.called[verb].append(args)
             answer = ANSWERS.get(verb, 0)
+            if verb == "cancel":  # the first call stopped in the middle
+                answer = ["ended", "" if "after" in json.loads(args[0]) else "j"]
             self._answers.append(answer)
             return answer
 

@@ -107,14 +107,21 @@ local function grant(job, ask)
   return cjson.encode(job)
 end
 
--- Start every job that can start, and answer their records. `ask`: the context of admit.
+-- Start every job that can start. Each job that is looked at uses up the budget: one that starts,
+-- one that has expired, and a leftover. `ask`: the context of admit. Answer: {whether the budget
+-- was used up (0|1), granted record (JSON)...}
 local function admit(ask)
-  local spec, now, granted = ask.spec, ask.now, {}
-  while #granted < ask.most do
+  local spec, now, granted, spent = ask.spec, ask.now, { 0 }, 0
+  while true do
     local v = look(spec)
     local isolation = decide(v, spec)
     if not isolation then break end
-    local job = load(v[isolation])
+    if spent >= ask.most then
+      granted[1] = 1
+      break
+    end
+    local job, weight = load(v[isolation])
+    spent = spent + weight
     if not job or job.state ~= 'waiting' then
       -- A leftover: no job waits under this name.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])

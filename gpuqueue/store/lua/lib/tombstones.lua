@@ -9,6 +9,7 @@ local function entomb(job, reason, now, keep)
   stone.state, stone.ended = 'ended', now
   redis.call('HDEL', K.messages, job.delivery)
   redis.call('ZREM', K.finishing, job.delivery)
+  if job.delivery ~= job.id then redis.call('ZREM', K.repeats, repeat_of(job)) end
   redis.call('ZADD', K.ended, now + keep, job.delivery)
   save(stone)
   return stone

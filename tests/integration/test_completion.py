@@ -1,0 +1,115 @@
+"""Finishes in a dispatcher: nothing of a job stays in its process."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task, states
+from celery._state import _on_app_finalizers
+
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.glue.messages.parse import UNSIGNED
+from gpuqueue.glue.results.completion import complete
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.record import Record
+
+pytestmark = pytest.mark.integration
+LOG = "line of a log\n" * 400
+#: Two finishes for each number.
+NUMBERS = 500
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Celery]:
+    with EmbeddedRedis() as server:
+        made = Celery(
+            "of-a-dispatcher", broker=server.url, backend=server.url, set_as_current=False
+        )
+        made.finalize()
+        made.conf.broker_pool_limit = 0
+        yield made
+        made.close()
+
+
+def stored(job: str, task: str) -> dict[str, Any]:
+    return {
+        "headers": {"id": job, "task": task},
+        "body": '[["tool:1"],{},{}]',
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "properties": {},
+        "delivery_info": {"exchange": "", "routing_key": "gpu.t4"},
+    }
+
+
+def finish(app: Celery, job: str, task: str, reason: str, **fields: Any) -> dict[str, Any]:
+    record: Any = {"id": job, "delivery": job, "task": task, "reason": reason, **fields}
+    known: Record = record
+    complete(
+        app,
+        known,
+        stored(job, task),
+        UNSIGNED,
+        hostname="t4@here",
+        own_tasks=False,
+        log=f"{job}{LOG}",
+    )
+    found: dict[str, Any] = json.loads(app.backend.get(app.backend.get_key_for_task(job)))
+    return found
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    """No log: pytest keeps each record of it."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_a_thousand_finishes_leave_nothing_in_the_process(app: Celery, silent: None) -> None:
+    def some(first: int, last: int) -> None:
+        for number in range(first, last):
+            job = f"job-{number}"
+            meta = finish(app, job, CONTAINER_TASK, "SUCCEEDED", started=1.0, released=2.0)
+            assert (meta["status"], meta["result"]["log"]) == (states.SUCCESS, f"{job}{LOG}")
+            meta = finish(app, f"failed-{job}", f"shop.{job}", "REJECTED", error="no")
+            assert meta["status"] == states.FAILURE
+
+    def counted() -> int:
+        gc.collect()
+        return len(gc.get_objects())
+
+    some(0, 50)  # what is made once
+    tasks, finalizers, before = set(app.tasks), len(_on_app_finalizers), counted()
+    some(50, 50 + NUMBERS)
+    assert set(app.tasks) == tasks
+    assert len(_on_app_finalizers) == finalizers
+    assert counted() - before < NUMBERS / 2, "objects: far fewer than one for each finish"
+
+
+class Dispatch(Task):  # type: ignore[misc]
+    """The task of the dispatcher itself."""
+
+    name = "gpuqueue.dispatch"
+    ignore_result = True
+
+
+@pytest.fixture
+def dispatch(app: Celery) -> None:
+    if "gpuqueue.dispatch" not in app.tasks:
+        app.register_task(Dispatch())
+
+
+@pytest.mark.parametrize("name", ["gpuqueue.dispatch", "celery.backend_cleanup"])
+def test_a_job_with_the_name_of_a_dispatchers_task_leaves_it_alone(
+    app: Celery, dispatch: None, name: str
+) -> None:
+    before = app.tasks[name]
+    meta = finish(app, f"of-{name}", name, "REJECTED", error="not signed")
+    assert meta["status"] == states.FAILURE
+    assert app.tasks[name] is before
