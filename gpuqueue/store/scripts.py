@@ -119,18 +119,19 @@ class Scripts:
         return _until_loaded(run) if calls else []
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
-        return _until_loaded(lambda: self._script(verb)(keys=keys, args=arguments))
-
-    def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
-        script = self._loaded.get(verb)
-        if script is None:
-            script = self._loaded[verb] = self._client.register_script(source(verb))
+        script = self._script(verb)
         try:
-            return script(keys=keys, args=arguments)
+            return _until_loaded(lambda: script(keys=keys, args=arguments))
         except redis.ResponseError as exc:
             if str(exc).startswith(_MARK):
                 raise UnstorableText(str(exc)) from exc
             raise
+
+    def _script(self, verb: str) -> Any:
+        script = self._loaded.get(verb)
+        if script is None:
+            script = self._loaded[verb] = self._client.register_script(source(verb))
+        return script
 
 
 def _until_loaded(run: Callable[[], T]) -> T:
