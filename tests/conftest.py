@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
 from tests.support.redis_servers import version
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 
 _LOGS: pytest.StashKey[tuple[list[Stack], dict[int, dict[str, int]]]] = pytest.StashKey()
 #: Characters of a node's log that are shown.
@@ -88,18 +90,14 @@ def stack_factory(
     """Make separate stacks: ``stack_factory(env={...})``, then ``.dispatcher()``,
     ``.cpu_worker()``, ``.redis``.
     """
-    made: list[Stack] = []
+    number = itertools.count()
+    with ExitStack() as made:
 
-    def make(env: dict[str, str] | None = None, app: str = "shop", **cluster: Any) -> Stack:
-        stack = Stack(tmp_path / f"stack{len(made)}", env, app, kind, **cluster)
-        made.append(stack)
-        running_stacks.append(stack)
-        return stack
+        def make(env: dict[str, str] | None = None, app: str = "shop", **cluster: Any) -> Stack:
+            stack = Stack(tmp_path / f"stack{next(number)}", env, app, kind, **cluster)
+            return made.enter_context(listed(running_stacks, stack))
 
-    yield make
-    for stack in made:
-        running_stacks.remove(stack)
-        stack.close()
+        yield make
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.crash_stack import CrashStack
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, running_stacks: list[Stack], kind: str) -> Iterator[CrashStack]:
-    made = CrashStack(tmp_path, kind)
-    running_stacks.append(made)
-    yield made
-    running_stacks.remove(made)
-    made.close()
+    with listed(running_stacks, CrashStack(tmp_path, kind)) as made:
+        yield made

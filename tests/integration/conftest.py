@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 
 GPU = "gpu.t4.shared"
 
@@ -20,15 +20,10 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str
 ) -> Iterator[Stack]:
     """Started once for each kind; each test uses different keys and ids."""
-    made = Stack(tmp_path_factory.mktemp("stack"), kind=kind)
-    running_stacks.append(made)
-    try:
+    with listed(running_stacks, Stack(tmp_path_factory.mktemp("stack"), kind=kind)) as made:
         made.dispatcher()
         made.cpu_worker()
         yield made
-    finally:
-        running_stacks.remove(made)
-        made.close()
 
 
 @pytest.fixture

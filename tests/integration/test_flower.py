@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.support.nodes import ProcessContainer
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -34,8 +35,6 @@ class FlowerStack(Stack):
 def flower(
     tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
 ) -> Iterator[FlowerStack]:
-    made = FlowerStack(tmp_path_factory.mktemp("flower"), {"T4_SHARED_SLOTS": "2"})
-    running_stacks.append(made)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,10 +48,16 @@ def flower(
         "--address=127.0.0.1",
         f"--port={port}",
     ]
-    env = {**made.env, "FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_PURGE_OFFLINE_WORKERS": "1"}
-    node = ProcessContainer("flower", argv, env, made.directory)
-    made.page = f"http://127.0.0.1:{port}"
-    try:
+    stack = FlowerStack(tmp_path_factory.mktemp("flower"), {"T4_SHARED_SLOTS": "2"})
+    with listed(running_stacks, stack) as made, ExitStack() as stopped:
+        env = {
+            **made.env,
+            "FLOWER_UNAUTHENTICATED_API": "true",
+            "FLOWER_PURGE_OFFLINE_WORKERS": "1",
+        }
+        node = ProcessContainer("flower", argv, env, made.directory)
+        stopped.callback(node.stop)
+        made.page = f"http://127.0.0.1:{port}"
         node.start()
         made.dispatcher()
         until(
@@ -62,10 +67,6 @@ def flower(
             node.logs,
         )
         yield made
-    finally:
-        node.stop()
-        running_stacks.remove(made)
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.endpoints import free_port
 from tests.support.launching import LOCAL
 from tests.support.nodes import WorkerNode
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -32,14 +32,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120
 def stack(
     tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
 ) -> Iterator[CrashStack]:
-    made = CrashStack(tmp_path_factory.mktemp("stack"), LOCAL)
-    running_stacks.append(made)
-    try:
+    with listed(running_stacks, CrashStack(tmp_path_factory.mktemp("stack"), LOCAL)) as made:
         made.start().ready()
         yield made
-    finally:
-        running_stacks.remove(made)
-        made.close()
 
 
 @pytest.fixture
@@ -324,19 +319,16 @@ def test_jobs_that_end_meanwhile_wait_and_run_once(
 @pytest.fixture
 def apart(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[CrashStack]:
     """A stack whose state is on another Redis than its messages and results."""
-    with EmbeddedRedis(tmp_path / "state") as state:
-        made = CrashStack(tmp_path / "stack", LOCAL)
-        running_stacks.append(made)
-        try:
-            made.env["GPUQUEUE_REDIS_URL"] = state.url
-            made.client.close()
-            made.client = redis.Redis.from_url(state.url, decode_responses=True)
-            made.reader = Reader(made.client)
-            made.start().ready()
-            yield made
-        finally:
-            running_stacks.remove(made)
-            made.close()
+    with (
+        EmbeddedRedis(tmp_path / "state") as state,
+        listed(running_stacks, CrashStack(tmp_path / "stack", LOCAL)) as made,
+    ):
+        made.env["GPUQUEUE_REDIS_URL"] = state.url
+        made.client.close()
+        made.client = redis.Redis.from_url(state.url, decode_responses=True)
+        made.reader = Reader(made.client)
+        made.start().ready()
+        yield made
 
 
 @pytest.mark.parametrize(

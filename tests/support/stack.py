@@ -7,9 +7,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import celery._state
 import psutil
@@ -31,6 +33,7 @@ from tests.support.nodes import APPS, WorkerNode, executors_of, redis_node, work
 from tests.support.waiting import PATIENCE, until
 
 CLASSES = ("t4", "refused")
+S = TypeVar("S", bound="Stack")
 
 
 class Stack:
@@ -188,6 +191,17 @@ class Stack:
         until(
             lambda: not self.holders(), PATIENCE, "all slots are free", lambda: str(self.holders())
         )
+
+
+@contextmanager
+def listed(stacks: list[Stack], made: S) -> Iterator[S]:
+    """List a stack while it runs, so that a failed test shows its logs; then end it."""
+    stacks.append(made)
+    try:
+        yield made
+    finally:
+        stacks.remove(made)
+        made.close()
 
 
 def load_application(name: str, url: str) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +27,7 @@ from gpuqueue.model.record import Record
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
 from tests.support.cluster_stack import ClusterStack
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -191,19 +191,15 @@ def small_stacks(
 ) -> Iterator[Callable[..., ClusterStack]]:
     from tests.support.cluster_stack import ClusterStack
 
-    made = []
+    with ExitStack() as made:
 
-    def make(env: dict[str, str], **cluster: Any) -> ClusterStack:
-        stack = ClusterStack(tmp_path_factory.mktemp("small"), env, **cluster)
-        made.append(stack)
-        running_stacks.append(stack)
-        stack.dispatcher()
-        return stack
+        def make(env: dict[str, str], **cluster: Any) -> ClusterStack:
+            stack = ClusterStack(tmp_path_factory.mktemp("small"), env, **cluster)
+            made.enter_context(listed(running_stacks, stack))
+            stack.dispatcher()
+            return stack
 
-    yield make
-    for stack in made:
-        running_stacks.remove(stack)
-        stack.close()
+        yield make
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ goes away.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,7 @@ from tests.doubles.kubernetes import Node
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import JOBS
 from tests.support.cluster_stack import ClusterStack
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -28,18 +30,14 @@ GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
 @pytest.fixture
 def stacks(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., ClusterStack]]:
     """Makes stacks of a test's own."""
-    made: list[ClusterStack] = []
+    number = itertools.count()
+    with ExitStack() as made:
 
-    def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
-        stack = ClusterStack(tmp_path / f"own{len(made)}", env, **cluster)
-        made.append(stack)
-        running_stacks.append(stack)
-        return stack
+        def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
+            stack = ClusterStack(tmp_path / f"own{next(number)}", env, **cluster)
+            return made.enter_context(listed(running_stacks, stack))
 
-    yield make
-    for stack in made:
-        running_stacks.remove(stack)
-        stack.close()
+        yield make
 
 
 # -- launches that the API does not take -----------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from gpuqueue.classes.gpu_class import T4_MEMORY
 from gpuqueue.errors import SettingsError
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings, load
+from tests.unit.settings.conftest import SetAll
 
 #: variable → (value, field, value of the field)
 NAMES: dict[str, tuple[str, str, object]] = {
@@ -55,18 +54,6 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("GPU_", "GPUQUEUE_", "CELERY_", "T4_", "MIG_")):
-            monkeypatch.delenv(name)
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_environment_variable_sets_its_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value, field, expected = NAMES[name]
@@ -82,16 +69,16 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
 def test_error_states_variable_value_and_fix(
-    environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+    environ: dict[str, str], text: str, set_all: SetAll
 ) -> None:
-    set_all(monkeypatch, environ)
+    set_all(environ)
     with pytest.raises(SettingsError) as caught:
         load()
     assert text in str(caught.value)
 
 
-def test_error_lists_every_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, {"T4_SHARED_SLOTS": "x", "MIG_TOTAL_SLOTS": "y"})
+def test_error_lists_every_wrong_setting(set_all: SetAll) -> None:
+    set_all({"T4_SHARED_SLOTS": "x", "MIG_TOTAL_SLOTS": "y"})
     with pytest.raises(SettingsError, match=r"T4_SHARED_SLOTS='x'.*; MIG_TOTAL_SLOTS='y'"):
         load()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli.view.state import gpu_class as rebuilt
 from gpuqueue.errors import SettingsError
 from gpuqueue.settings.kubernetes import ClusterSettings, load_cluster
+from tests.unit.settings.conftest import SetAll
 
 #: variable → (value, field, value of the field)
 NAMES: dict[str, tuple[str, str, object]] = {
@@ -147,18 +146,6 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("GPU_", "GPUQUEUE_")):
-            monkeypatch.delenv(name)
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_environment_variable_sets_its_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value, field, expected = NAMES[name]
@@ -174,10 +161,9 @@ def test_table_covers_every_setting() -> None:
     }
 
 
-def test_selector_key_and_value_form_a_node_label(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selector_key_and_value_form_a_node_label(set_all: SetAll) -> None:
     assert load_cluster().node_selector == {}
     set_all(
-        monkeypatch,
         {
             "GPU_NODE_SELECTOR_KEY": "nvidia.com/device-plugin.config",
             "GPU_NODE_SELECTOR_VALUE": "tesla-t4",
@@ -197,16 +183,16 @@ def test_executor_command_is_split_as_by_a_shell() -> None:
 
 @pytest.mark.parametrize(("environ", "text"), WRONG.values(), ids=WRONG)
 def test_error_states_setting_value_and_fix(
-    environ: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+    environ: dict[str, str], text: str, set_all: SetAll
 ) -> None:
-    set_all(monkeypatch, environ)
+    set_all(environ)
     with pytest.raises(SettingsError) as caught:
         load_cluster()
     assert text in str(caught.value)
 
 
-def test_error_lists_every_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, {"GPU_OWNER": "a b", "GPU_CPU_REQUEST": "x", "GPU_MEMORY_LIMIT": "y"})
+def test_error_lists_every_wrong_setting(set_all: SetAll) -> None:
+    set_all({"GPU_OWNER": "a b", "GPU_CPU_REQUEST": "x", "GPU_MEMORY_LIMIT": "y"})
     with pytest.raises(
         SettingsError, match=r"GPU_OWNER='a b'.*; GPU_CPU_REQUEST='x'.*; GPU_MEMORY_LIMIT='y'"
     ):
