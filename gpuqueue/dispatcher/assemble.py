@@ -21,6 +21,7 @@ from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.unserved import LEASES, Unserved
 from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
@@ -105,8 +106,11 @@ class DispatcherProcess:
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
         self.passes = passes
-        self.canceller = Canceller(client, line, reader, classes, finisher)
         relist = settings.relist_seconds
+        stopper = Stopper(reader, launcher, settings.grace_seconds)
+        silence = LEASES * settings.lease_seconds
+        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence)
+        self.canceller = Canceller(client, line, reader, classes, finisher, unserved.names)
         self.watcher = Watcher(
             client=client,
             waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
@@ -117,8 +121,9 @@ class DispatcherProcess:
             launcher=launcher,
             slots=slots,
             finisher=finisher,
-            stopper=Stopper(reader, launcher, settings.grace_seconds),
+            stopper=stopper,
             repair=Repair(client, line, reader, classes, launcher, slots, repair, relist),
+            unserved=unserved,
             states=job_states,
             intervals=WatchIntervals(settings.tick_seconds, relist, repair),
             may_lead=watch,

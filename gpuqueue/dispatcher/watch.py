@@ -19,6 +19,7 @@ from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.names import REFUSED
@@ -56,6 +57,7 @@ class Watcher:
     finisher: Finisher
     stopper: Stopper
     repair: Repair
+    unserved: Unserved
     states: JobStates
     intervals: WatchIntervals
     may_lead: bool = True
@@ -81,6 +83,11 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
         self._relist_at = 0.0
+
+    @property
+    def unserved_jobs(self) -> Mapping[str, int]:
+        """Class that no dispatcher serves → number of its jobs, as the leader has counted them."""
+        return self.unserved.jobs if self.leads else {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -146,8 +153,10 @@ class Watcher:
             soonest = min(soonest, now if moved else soonest, due or soonest)
         # 5. Compare the holders of slots with what runs. This opens a class that Redis does not
         #    know (a new class, or all data is lost): no job may start beside an unknown attempt.
+        #    Look after classes that no dispatcher serves any more.
         if closed or now >= self._relist_at:
             self._relist_at = now + self.intervals.relist
+            self.unserved.look_after(now)
             if self._repaired(now, closed) and closed:
                 soonest = now
         # 6. Record what attempts wait for, and give up those that exceed a limit.
@@ -182,7 +191,7 @@ class Watcher:
     def _repaired(self, now: float, closed: set[str]) -> bool:
         """Repair, and open the closed classes; return False if the cluster state is unknown."""
         try:
-            self.repair.run(now, adopt_at_once=closed)
+            self.repair.run(now, adopt_at_once=closed, unserved=self.unserved.jobs)
         except LauncherUnavailable as exc:
             if not self.blind:  # log it once: it may last an hour
                 logger.warning(

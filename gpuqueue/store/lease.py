@@ -76,3 +76,8 @@ class Lease:
 def group_of(owner: str, classes: Iterable[str]) -> str:
     """Name the group of dispatchers that have the same classes in the same cluster."""
     return f"{owner}:{','.join(sorted(classes))}"
+
+
+def classes_of(group: str) -> list[str]:
+    """Return the classes in the name of a group."""
+    return [name for name in group.rpartition(":")[2].split(",") if name]

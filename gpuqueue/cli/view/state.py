@@ -10,7 +10,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
-from gpuqueue.store import layout
+from gpuqueue.store import layout, serving
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.reader import ClassView, Reader
 
@@ -41,6 +41,10 @@ class State:
     def dispatchers(self) -> list[str]:
         """Return the dispatchers that are alive."""
         return self.reader.dispatchers(self.now() - ALIVE)
+
+    def unserved(self) -> list[str]:
+        """Return the classes that no live dispatcher serves."""
+        return serving.unserved(self.client, self.now() - ALIVE)
 
     def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
         """Return queue → number of messages that no dispatcher has taken; no empty queues."""
