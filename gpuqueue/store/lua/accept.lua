@@ -1,7 +1,7 @@
 -- accept: store a delivery, unless it is known (a redelivery, or the tombstone of an ended job).
 -- ARGV[2]: the whole Celery message (JSON), stored as it is
 -- Context:
---   record: the record to store, without `created`; with `reason` set, the job is refused for that reason
+--   record: the record to store, without `created`; with `reason` set, the job is refused for it
 -- Answer: 'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived), or the error
 --         UNSTORABLE
 --! clock counts records
