@@ -1,4 +1,4 @@
-"""A job keeps its place in line through faults of the infrastructure; a retry of its task does not."""
+"""A job keeps its place through faults of the infrastructure; a retry of its task does not."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 #: One slot, so that each release starts exactly the first in line.
@@ -29,15 +30,15 @@ PAUSE = 61.0
 
 
 @dataclass
-class Queue:
+class Queue(Timed):
     """One class with a clock that tests set."""
 
     client: redis.Redis
-    now: float = 1_000_000.0
 
     def __post_init__(self) -> None:
         self.client.flushdb()
-        self.line = Line(self.client, max_attempts=5, clock=lambda: self.now)
+        self.now = 1_000_000.0
+        self.line = Line(self.client, max_attempts=5)
         self.line.open("t4")
         self.reader = Reader(self.client)
 
@@ -48,9 +49,7 @@ class Queue:
         return self.line.enqueue(T4, name)
 
     def claim(self, granted: Record) -> ExecutorAttempt:
-        executor = ExecutorAttempt(
-            self.client, Attempt.of(granted), granted["token"], clock=lambda: self.now
-        )
+        executor = ExecutorAttempt(self.client, Attempt.of(granted), granted["token"])
         executor.claim("h:n:1", "w")
         return executor
 

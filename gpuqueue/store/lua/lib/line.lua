@@ -1,4 +1,4 @@
--- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs records.
+-- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
 -- The first arrival of a delivery is kept in its record, so that a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
@@ -19,7 +19,7 @@ local function take_place(job)
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
-local function enter_line(job, now)
+local function enter_line(job)
   redis.call('ZREM', K.accepted, job.delivery)
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
   if job.eta and job.eta > now then
