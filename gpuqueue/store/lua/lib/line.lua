@@ -1,5 +1,5 @@
 -- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
--- The first arrival of a delivery is kept in its record, so that a new attempt takes the same place.
+-- The first arrival of a delivery is kept in its record: a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
