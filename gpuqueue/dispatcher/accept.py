@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,14 +65,13 @@ class Accept:
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
     def _accept(self, packed: dict[str, Any], identity: Identity) -> str:
-        now = self.line.clock()
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
             stored = encode(packed)
             # 2. Choose.
             gpu_class, isolation = self._choose(submission)
-            job = submission.job(gpu_class.name, isolation, now)
+            job = submission.job(gpu_class.name, isolation)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
             return self._refuse(packed, identity, exc)
@@ -106,9 +106,9 @@ class Accept:
         job: Job,
         gpu_class: GpuClass,
     ) -> str:
-        record, since = job.record(), self.line.clock()
+        since, record = time.monotonic(), job.record()
         stamps = submission.stamps
-        if stamps and revocations.stamps_revoked(self.client, dict(stamps), since - REVOKED_FOR):
+        if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         taken = self.line.take_in(gpu_class, record, stored)
         if taken.outcome == "finishing":
@@ -142,7 +142,7 @@ class Accept:
                 extra={"action": "forged"},
             )
             return "known"
-        job = identity.refused(REFUSED, EXCLUSIVE, self.line.clock(), trusted=trusted)
+        job = identity.refused(REFUSED, EXCLUSIVE, trusted=trusted)
         record = job.record()
         record["reason"] = EndReason.REJECTED
         record["error"] = fitting(str(exc), LONGEST_ERROR)

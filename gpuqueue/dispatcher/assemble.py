@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,7 +94,7 @@ class DispatcherProcess:
             observations = KeptObservations(client, make_line(), reader, logs, states, app)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
-        job_states = JobStates(states, reader, classes, line.clock, repair)
+        job_states = JobStates(states, reader, classes, repair)
         finisher = Finisher(
             line, reader, logs, app, name, launcher, bodies, settings.finish_seconds
         )
@@ -203,7 +202,7 @@ def _local(
         dealt,
         # A silent host is gone with its jobs: its container restarted under a new name, or its
         # machine is off.
-        lambda host: reader.host_heard(host, time.time() - settings.host_silent_seconds),
+        lambda host: reader.host_heard(host, settings.host_silent_seconds),
     )
     return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 

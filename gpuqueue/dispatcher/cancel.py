@@ -101,8 +101,7 @@ class Canceller:
             return any(values & set(carried.get(name, ())) for name, values in wanted.items())
 
         def cancel_stamped() -> None:
-            now = self.line.clock()
-            revocations.revoke_stamps(self.client, stamps, now, now - REVOKED_FOR)
+            revocations.revoke_stamps(self.client, stamps, REVOKED_FOR)
             for name in [*self.classes, *self.unserved()]:
                 while (claimed := revocations.claim(self.client, name, revoke)) is False:
                     if self._stop.wait(PAUSE):

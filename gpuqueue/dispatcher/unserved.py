@@ -45,7 +45,7 @@ class Unserved:
 
     def names(self) -> list[str]:
         """Return the unserved classes, also those without jobs."""
-        found = serving.unserved(self.client, self.line.clock() - self.silence)
+        found = serving.unserved(self.client, self.silence)
         return [name for name in found if name not in self.classes]
 
     def look_after(self, now: float) -> None:

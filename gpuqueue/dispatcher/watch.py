@@ -25,6 +25,7 @@ from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.names import REFUSED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader, Todo
@@ -82,7 +83,7 @@ class Watcher:
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._relist_at = 0.0
+        self._relist_at = self._now = 0.0
 
     @property
     def unserved_jobs(self) -> Mapping[str, int]:
@@ -114,7 +115,7 @@ class Watcher:
             try:
                 sleep = self.cycle()
                 self.trouble = ""
-                self.succeeded, self.turned = time.monotonic(), self.line.clock()
+                self.succeeded, self.turned = time.monotonic(), self._now
                 self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
@@ -133,11 +134,12 @@ class Watcher:
         """Run one cycle; return how long to sleep at most, in seconds."""
         # 1. Announce this dispatcher. Lead, unless another watcher does.
         self.check_layout()
-        self.lease.announce(list(self.classes.values()))
+        now = self._now = redis_time(self.client)
+        began = time.monotonic()
+        self.lease.announce(list(self.classes.values()), now)
         self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:
             return self.intervals.tick
-        now = self.line.clock()
         soonest, closed = now + self.intervals.tick, set()
         for gpu_class in [*self.classes.values(), GpuClass(REFUSED)]:
             # 2. Move due jobs: into line, out of it, past a deadline.
@@ -164,7 +166,7 @@ class Watcher:
         # 7. Keep the states of long jobs from expiring.
         self.states.refresh_if_due(now)
         # 8. Sleep until the next job is due, or until woken.
-        return soonest - self.line.clock()
+        return soonest - now - (time.monotonic() - began)
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self.leads:

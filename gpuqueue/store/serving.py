@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import redis
 
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import CLASSES, GROUPS, class_key
 from gpuqueue.store.lease import classes_of
 
@@ -23,10 +24,11 @@ _LIVE = (
 )
 
 
-def unserved(client: redis.Redis, since: float) -> list[str]:
-    """Return the classes whose dispatchers all had their last heartbeat before a time (Unix
-    seconds).
+def unserved(client: redis.Redis, silence: float) -> list[str]:
+    """Return the classes whose dispatchers all had their last heartbeat more than ``silence``
+    seconds ago.
     """
+    since = redis_time(client) - silence
     pipe = client.pipeline(transaction=False)
     pipe.hkeys(CLASSES)
     pipe.zrangebyscore(GROUPS, since, "+inf")

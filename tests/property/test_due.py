@@ -11,6 +11,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store.line import Line
+from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 #: Slots for both isolations of one class; no slot of the other.
@@ -18,12 +19,13 @@ T4, FULL = GpuClass("t4", shared_slots=1, exclusive_slots=1), GpuClass("full")
 NOW = 1_000_000.0
 
 
-class Arrivals:
+class Arrivals(Timed):
     """Jobs that arrive in classes at one moment."""
 
     def __init__(self, client: redis.Redis) -> None:
         client.flushdb()
-        self.line = Line(client, by="d1", clock=lambda: NOW)
+        self.client, self.now = client, NOW
+        self.line = Line(client, by="d1")
         for each in (T4, FULL):
             self.line.open(each.name)
 
@@ -31,7 +33,7 @@ class Arrivals:
         self, name: str, into: GpuClass = FULL, times: dict[str, float] | None = None, **more: float
     ) -> bool:
         later: Any = {key: NOW + seconds for key, seconds in ((times or {}) | more).items()}
-        job = Job(name, "shop.train", into.name, "shared", created=NOW, **later)
+        job = Job(name, "shop.train", into.name, "shared", **later)
         return self.line.take_in(into, job.record(), "{}").sooner
 
 

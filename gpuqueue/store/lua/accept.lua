@@ -2,24 +2,24 @@
 -- Put it in line, and start every job that can start.
 -- ARGV[2]: the whole Celery message (JSON), stored as it is
 -- Context:
---   record: the record to store; with `reason` set, the job is refused for that reason
---   now: Unix seconds
+--   record: the record to store, without `created`; with `reason` set, the job is refused for it
 --   spec?, nonce?, by?, most?: see admit; without them the delivery is stored, and not put in line
 -- Answer: {'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived);
 --         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit},
 --         or the error UNSTORABLE
---! counts records line attempts admission
-local job, now = context.record, context.now
+--! clock counts records line attempts admission
+local job = context.record
 local delivery = job.delivery
 if redis.call('HEXISTS', K.jobs, delivery) == 1 then return { 'known', 0, { 0 } } end
 -- Before anything is written: a number may be one that JSON cannot hold.
 local storable, problem = pcall(cjson.encode, job)
 if not storable then return redis.error_reply('UNSTORABLE ' .. tostring(problem)) end
+job.created = now
 redis.call('HSET', K.messages, delivery, ARGV[2])
 note_newest(job)
 local reason = job.reason or redis.call('HGET', K.revoked, job.id) and 'CANCELLED'
 if reason then
-  hand_to_finish(job, reason, now)
+  hand_to_finish(job, reason)
   return { 'finishing', 0, { 0 } }
 end
 count('accepted', job)
@@ -29,7 +29,7 @@ if not context.spec then
   save(job)
   return { 'accepted', 0, { 0 } }
 end
-local due = due_of(job, now)
+local due = due_of(job)
 local sooner = due and due < (next_due() or math.huge) and 1 or 0
-enter_line(job, now)
+enter_line(job)
 return { 'accepted', sooner, admit(context) }
