@@ -31,6 +31,25 @@ local function enter_line(job)
   save(job)
 end
 
+-- When the watcher must move a job next (nil: it need not).
+local function due_of(job)
+  local eta = job.eta and job.eta > now and job.eta
+  return eta and job.expires and math.min(eta, job.expires) or eta or job.expires
+end
+
+-- When the watcher must move a job or stop an attempt next (nil: nothing waits for a time). Also as
+-- Redis wrote the number.
+local function next_due()
+  local soonest, text
+  for _, key in ipairs({ K.delayed, K.expiring, K.deadlines }) do
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    if first and (not soonest or tonumber(first) < soonest) then
+      soonest, text = tonumber(first), first
+    end
+  end
+  return soonest, text
+end
+
 local function leave_line(job)
   redis.call('ZREM', K.accepted, job.delivery)
   redis.call('ZREM', K.delayed, job.delivery)
