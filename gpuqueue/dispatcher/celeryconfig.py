@@ -37,6 +37,9 @@ worker_concurrency = 1
 worker_send_task_events = True
 # A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
+# Seconds for each answer of the result backend: a write that fails is repeated later.
+redis_socket_timeout = 5.0
+redis_socket_connect_timeout = 3.0
 # Separate keys for unacknowledged messages: a short visibility timeout must not affect the workers
 # of the applications, which share the broker. After a SIGKILL the broker delivers the messages in
 # hand again, once the timeout and one restore interval have passed.

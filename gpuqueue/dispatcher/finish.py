@@ -18,6 +18,8 @@ from typing import Any
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Sender
+from gpuqueue.glue.results.states import answer_soon
 from gpuqueue.launchers.base import Launcher, LauncherClosed
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
@@ -40,6 +42,7 @@ class Finisher:
         app: the dispatcher's Celery application, for jobs that do not need their own.
         hostname: the worker that events name.
         launcher: starts the finishes that need the application's code.
+        send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish here may take until another dispatcher may repeat it.
     """
@@ -52,6 +55,7 @@ class Finisher:
         app: Any,
         hostname: str,
         launcher: Launcher,
+        send: Sender,
         bodies: DispatcherBodies = UNSIGNED,
         lease: float = 15.0,
     ) -> None:
@@ -61,14 +65,17 @@ class Finisher:
         self._app = app
         self._hostname = hostname
         self._launcher = launcher
+        self._send = send
         self._bodies = bodies
         self._lease = lease
-        self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
+        self._here = self._pool(2, "gpuqueue-finish")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
-        self._by_application = ThreadPoolExecutor(
-            launcher.finishers, thread_name_prefix="gpuqueue-finish-app"
-        )
+        self._by_application = self._pool(launcher.finishers, "gpuqueue-finish-app")
+
+    def _pool(self, threads: int, name: str) -> ThreadPoolExecutor:
+        """Return threads whose writes fail within the lease if the result backend is away."""
+        return ThreadPoolExecutor(threads, name, lambda: answer_soon(self._app))
 
     def submit(self, gpu_class: str, delivery: str) -> None:
         """Finish a job soon, unless its finish is under way here."""
@@ -154,6 +161,7 @@ class Finisher:
             record,
             stored,
             self._bodies,
+            send=self._send,
             hostname=record.get("worker") or self._hostname,
             own_tasks=False,
             log=log,

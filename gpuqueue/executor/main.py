@@ -42,6 +42,7 @@ from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.executor.waiting import PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
@@ -150,17 +151,20 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
         environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
     )
     log = logs.for_result(record)
+    events: list[Event] = []
     with sending():
         reason = complete(
             app,
             record,
             stored,
             ApplicationBodies(app),
+            send=events.append,
             hostname=record.get("worker") or worker,
             own_tasks=True,
             log=log,
         )
     finish.finished(reason)
+    try_to_send(app, events)
     return EXIT_OK
 
 

@@ -32,6 +32,7 @@ from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
+from gpuqueue.glue.results.states import store_started_at_once
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -109,7 +110,7 @@ class Run:
             return NOTHING
 
     def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
-        with Events(app, self._worker, leaves=True) as events:
+        with Events(app, self._worker) as events:
             request, context = messages.request(
                 self._stored, body, app, hostname=self._worker, task=task
             )
@@ -124,6 +125,7 @@ class Run:
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
+            store_started_at_once(app)
             task = with_run(task, self._guarded(task, soft))
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
