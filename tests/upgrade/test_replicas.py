@@ -80,8 +80,7 @@ def test_a_dispatcher_that_leaves_gives_its_messages_back_at_once(
     sent = [cluster.send("work", number, countdown=3600) for number in range(400)]
     until(lambda: 20 < len(cluster.records()) < 390, PATIENCE, "it is in the middle of them")
     leave(first)
-    in_hand = cluster.client.hlen("gpuqueue.unacked")
-    assert in_hand == 0
+    assert cluster.client.hlen(f"gpuqueue:1:{{{SHARED}}}:texts") == 0
     taken, left = {record["id"] for record in cluster.records()}, cluster.client.llen(SHARED)
     assert len(taken) + left == len(sent)
     assert left > 0
