@@ -1,4 +1,4 @@
-"""Accept one message: read it, choose a class, keep the job, put it in line."""
+"""Accept one message: read it, choose a class, keep the job in its line."""
 
 from __future__ import annotations
 
@@ -81,14 +81,8 @@ class Accept:
             logger.exception("unreadable message", extra={"action": "message_unread"})
             problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
             return self._refuse(packed, identity, MalformedMessage(problem))
-        # 3. Keep.
-        outcome = self._keep(packed, stored, submission, job)
-        # 4. Enqueue.
-        if outcome == "accepted":
-            self.slots.enqueue(gpu_class, job.delivery)
-            if job.eta or job.expires:
-                wakeups.wake(self.client, gpu_class.name)
-        return outcome
+        # 3. Keep it in line.
+        return self._take_in(packed, stored, submission, job, gpu_class)
 
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
         queue, request = submission.queue, submission.request
@@ -104,26 +98,39 @@ class Accept:
         )
         return chosen, wanted or chosen.default_isolation
 
-    def _keep(self, packed: dict[str, Any], stored: str, submission: Submission, job: Job) -> str:
-        began, record = time.monotonic(), job.record()
+    def _take_in(
+        self,
+        packed: dict[str, Any],
+        stored: str,
+        submission: Submission,
+        job: Job,
+        gpu_class: GpuClass,
+    ) -> str:
+        since, record = time.monotonic(), job.record()
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
-        outcome = self.line.accept(job.gpu_class, record, stored)
-        if outcome == "finishing":
+        taken = self.line.take_in(gpu_class, record, stored)
+        if taken.outcome == "finishing":
             self.finisher.submit(job.gpu_class, job.delivery)
             return "cancelled"
-        if outcome == "accepted":
-            logger.info(
-                "%s accepted for %s %s",
-                job.delivery,
-                job.gpu_class,
-                job.isolation,
-                extra={"action": "accepted"},
-            )
-            if not job.retries:  # a retry in line shows RETRY, as in plain Celery
-                self.states.store(record, QUEUED, packed, since=began)
-        return outcome
+        if taken.outcome != "accepted":
+            return self._known(job.delivery, "it was accepted before")
+        logger.info(
+            "%s accepted for %s %s",
+            job.delivery,
+            job.gpu_class,
+            job.isolation,
+            extra={"action": "accepted"},
+        )
+        starts = any(each["delivery"] == job.delivery for each in taken.granted)
+        self.slots.launch(gpu_class, taken.granted)
+        # A retry in line shows RETRY, as in plain Celery. A job that starts shows DISPATCHED.
+        if not (starts or job.retries):
+            self.states.store(record, QUEUED, packed, since=since)
+        if taken.sooner and not starts:
+            wakeups.wake(self.client, job.gpu_class)
+        return "accepted"
 
     def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> str:
         trusted = not isinstance(exc, UntrustedMessage)
@@ -145,8 +152,12 @@ class Accept:
         except MalformedMessage:
             stored = encode(outline(packed))
         outcome = self.line.accept(REFUSED, record, stored)
-        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
         if outcome == "known":
-            return outcome
+            return self._known(job.delivery, "it was refused before")
+        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
         self.finisher.submit(REFUSED, job.delivery)
         return "refused"
+
+    def _known(self, delivery: str, why: str) -> str:
+        logger.info("%s dropped: %s", delivery, why, extra={"action": "known"})
+        return "known"

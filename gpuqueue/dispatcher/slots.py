@@ -22,9 +22,10 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
 from gpuqueue.store import wakeups
+from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
-from gpuqueue.store.line import Granted, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
 from gpuqueue.telemetry import LAUNCHES
 
@@ -68,12 +69,12 @@ class Slots:
     # -- grant -------------------------------------------------------------------------------------
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
-        """Put an accepted delivery in line, and launch each attempt that may start."""
-        self._launch_all(gpu_class, self._line.enqueue(gpu_class, delivery))
+        """Put a delivery in line that was only stored, and launch each attempt that may start."""
+        self.launch(gpu_class, self._line.enqueue(gpu_class, delivery))
 
     def grant(self, gpu_class: GpuClass) -> None:
         """Grant free slots to waiting jobs, and launch their attempts."""
-        self._launch_all(gpu_class, self._line.admit(gpu_class))
+        self.launch(gpu_class, self._line.admit(gpu_class))
 
     # -- launch ------------------------------------------------------------------------------------
 
@@ -81,7 +82,8 @@ class Slots:
         """Launch an attempt again whose launch is unconfirmed."""
         self._submit(record, repeated=True)
 
-    def _launch_all(self, gpu_class: GpuClass, granted: Granted) -> None:
+    def launch(self, gpu_class: GpuClass, granted: Granted) -> None:
+        """Launch each attempt that may start, and those that the decision did not come to."""
         while granted:
             for record in granted:
                 self._submit(record)
@@ -201,7 +203,7 @@ class Slots:
         # The slot of a class that is no longer configured must be freed too.
         gpu_class = self._classes.get(name) or GpuClass(name)
         released = self._line.release(gpu_class, attempt, end, running.instance, final)
-        self._launch_all(gpu_class, released.granted)
+        self.launch(gpu_class, released.granted)
         if released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job
                 logger.info(

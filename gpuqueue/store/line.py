@@ -1,5 +1,5 @@
-"""The verbs of dispatchers: accept, enqueue, admit, launch, release, cancel. Those of the watcher's
-cycle are in ``upkeep``.
+"""The verbs of dispatchers: take_in, accept, enqueue, admit, launch, release, cancel. Those of the
+watcher's cycle are in ``upkeep``.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -17,6 +16,7 @@ from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.store.answers import Granted, Released, TakenIn
 from gpuqueue.store.upkeep import Upkeep
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
@@ -28,27 +28,6 @@ CANCEL_BATCH = 64
 REVOKED_FOR = 3 * 3600.0
 #: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
-
-
-class Granted(list[Record]):
-    """The attempts to launch now. ``more``: the decision used up its budget, and another may start
-    more.
-    """
-
-    def __init__(self, answer: Sequence[Any] = (0,)) -> None:
-        super().__init__(json.loads(each) for each in answer[1:])
-        self.more = bool(answer[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The result of a release: whether it freed the slot, the state of the job after it, and the
-    attempts to launch now.
-    """
-
-    freed: bool
-    state: str
-    granted: Granted = field(default_factory=Granted)
 
 
 class Line(Upkeep):
@@ -85,12 +64,21 @@ class Line(Upkeep):
         return gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
-        """Store a delivery. Returns ``accepted``, ``known`` or ``finishing``."""
-        answer: str = self._scripts.call("accept", gpu_class, message, record=record)
-        return answer
+        """Store a delivery that enters no line: a refused one. Returns ``accepted``, ``known`` or
+        ``finishing``.
+        """
+        answer = self._scripts.call("accept", gpu_class, message, record=record)
+        return str(answer[0])
+
+    def take_in(self, gpu_class: GpuClass, record: Record, message: str) -> TakenIn:
+        """Store a delivery, put it in line, and give a slot to every job that can start."""
+        outcome, sooner, granted = self._scripts.call(
+            "accept", gpu_class.name, message, record=record, **self._admission(gpu_class)
+        )
+        return TakenIn(outcome, bool(sooner), Granted(granted))
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
-        """Put an accepted delivery in line. Returns the attempts to launch now."""
+        """Put a delivery in line that was only stored. Returns the attempts to launch now."""
         return Granted(
             self._scripts.call(
                 "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)

@@ -19,10 +19,10 @@ LAUNCHERS = {
     "kubernetes": "gpuqueue.launchers.kubernetes.launcher:KubernetesLauncher",
 }
 DISPATCH = {
-    "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
-    "2 kept, its state not stored": "gpuqueue.store.line:Line.accept:after",
-    "3 state stored, not in line": "gpuqueue.glue.results.states:ResultStates.store:after",
-    "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
+    "1 before the message is kept": "gpuqueue.store.line:Line.take_in:before",
+    "2 kept and admitted, not launched": "gpuqueue.store.line:Line.take_in:after",
+    "3 launch under way, its state not stored": "gpuqueue.dispatcher.slots:Slots.launch:after",
+    "4 state stored": "gpuqueue.glue.results.states:ResultStates.store:after",
     "5 before the process starts": "LAUNCHER.start:before",
     "6 process started, launch not noted": "LAUNCHER.start:after",
     "7 launch noted": "gpuqueue.store.line:Line.launched:after",

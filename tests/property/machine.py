@@ -94,8 +94,10 @@ class Schedule(RuleBasedStateMachine):
             expires=times[1],
             time_limit=limit or None,
         )
-        if world.accept(job) == "accepted" and enqueue:
-            world.enqueue(name)
+        if enqueue:
+            world.take_in(job)
+        else:
+            world.accept(job)
 
     @rule(isolation=st.sampled_from(ISOLATIONS), number=st.integers(2, 6))
     def submit_several(self, isolation: str, number: int) -> None:
@@ -112,9 +114,7 @@ class Schedule(RuleBasedStateMachine):
     def task_sends_a_retry(self, number: int) -> None:
         job = self.some_job(number, JobState.RUNNING)
         if job.state == JobState.RUNNING:
-            retry = self.world.retry_of(job)
-            if self.world.accept(retry) == "accepted":
-                self.world.enqueue(retry.delivery)
+            self.world.take_in(self.world.retry_of(job))
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)

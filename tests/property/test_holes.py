@@ -48,9 +48,7 @@ class Queue(Timed):
         } | more
         retries, _, nesting = name.partition("~")[2].partition(".")
         record |= {"retries": int(retries or 0), "nesting": int(nesting or 0)}
-        if self.line.accept("t4", record, "{}") != "accepted":
-            return []
-        return self.line.enqueue(T4, name)
+        return self.line.take_in(T4, record, "{}").granted
 
     def run(self, name: str, isolation: str = "shared", **more: Any) -> ExecutorAttempt:
         [granted] = self.submit(name, isolation, **more)

@@ -18,6 +18,7 @@ from kombu.transport import redis as transport
 
 from gpuqueue.errors import MalformedMessage, StateUnavailable
 from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.worker import events
 
 logger = get_logger(__name__)
 DISPATCH = "gpuqueue.dispatch"
@@ -162,29 +163,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None
             time.sleep(PAUSE)
             raise ConnectionError(str(exc)) from exc
         message.ack_log_error(logger, consumer.connection_errors)
-        if outcome != "known" and eventer and eventer.enabled:
-            try:
-                _send_received(eventer, packed["headers"])
-            except (
-                ValueError,
-                TypeError,
-                RecursionError,
-            ) as exc:  # a header that no event can hold
-                logger.warning("event not sent: %s", exc, extra={"action": "event_lost"})
+        if eventer and eventer.enabled:
+            events.tell(eventer, outcome, packed["headers"])
 
     return handle
-
-
-def _send_received(eventer: Any, headers: dict[str, Any]) -> None:
-    eventer.send(
-        "task-received",
-        uuid=headers["id"],
-        name=headers.get("shadow") or headers.get("task"),
-        args=headers.get("argsrepr") or "",
-        kwargs=headers.get("kwargsrepr") or "",
-        root_id=headers.get("root_id"),
-        parent_id=headers.get("parent_id"),
-        retries=headers.get("retries") or 0,
-        eta=headers.get("eta"),
-        expires=headers.get("expires"),
-    )

@@ -69,9 +69,5 @@ move(K.revoked_until, function(id)
   redis.call('HDEL', K.revoked, id)
 end)
 
-local next_due = nil
-for _, key in ipairs({ K.delayed, K.expiring, K.deadlines }) do
-  local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  if first and (not next_due or tonumber(first) < tonumber(next_due)) then next_due = first end
-end
-return { moved, next_due or '' }
+local _, due = next_due()
+return { moved, due or '' }
