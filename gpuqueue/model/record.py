@@ -49,6 +49,7 @@ class Record(TypedDict, total=False):
     retries: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE]
     nesting: Annotated[int, ENVIRONMENT, ANNOTATION]
     priority: Annotated[int, SHOWN]
+    arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     container: dict[str, Any]
     needs_app: bool

@@ -53,6 +53,9 @@ class ModelJob:
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None
+    started: float = 0.0
+    loaded: bool = True
+    """Its executor loads no application, or has reported that it is loaded."""
 
     def move(self, state: JobState) -> None:
         """Go on to a state; the moves that states.py lists are all there are."""
@@ -68,7 +71,7 @@ class ModelJob:
 
 @dataclass
 class Model:
-    """The line of one class: priority first, then arrival; soft exclusivity with its two bounds."""
+    """The line of a class: priority first, then first arrival; soft exclusivity with two bounds."""
 
     rules: Rules
     jobs: dict[str, ModelJob] = field(default_factory=dict)
@@ -120,8 +123,9 @@ class Model:
             return
         if job.isolation == EXCLUSIVE and not self.waiting(EXCLUSIVE):
             self.overtaken = 0
-        self.arrivals += 1
-        job.arrival = self.arrivals
+        if not job.arrival:  # a new attempt keeps the place of the first
+            self.arrivals += 1
+            job.arrival = self.arrivals
         job.move(JobState.WAITING)
 
     def admit(self, now: float) -> list[ModelJob]:

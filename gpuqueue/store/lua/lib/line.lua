@@ -1,4 +1,5 @@
 -- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
+-- The first arrival of a delivery is kept in its record: a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
@@ -8,13 +9,13 @@ local function arrival_of(rank)
 end
 
 local function take_place(job)
-  local arrival = redis.call('HINCRBY', K.gate, 'seq', 1)
+  job.arrival = job.arrival or redis.call('HINCRBY', K.gate, 'seq', 1)
   job.state = 'waiting'
   -- No exclusive job waited until now, so none was overtaken.
   if job.isolation == 'exclusive' and redis.call('ZCARD', K.waiting_exclusive) == 0 then
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0)
   end
-  local rank = (job.priority or 0) * ARRIVALS + arrival
+  local rank = (job.priority or 0) * ARRIVALS + job.arrival
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
