@@ -84,8 +84,6 @@ def test_every_key_comes_from_KEYS(name: str) -> None:
     for command, key in calls:
         allowed = KEYS_OF.get(name, ("K.", "K["))
         assert key.startswith(allowed) or key == "key", f"{command} on {key}"
-            f"{command} on {key}"
-        )
     assert set(re.findall(r"\bK\.(\w+)", body)) <= set(names_of(name))
     assert name == "lib/hands" or "KEYS" not in body
     assert "gpuqueue:" not in body
