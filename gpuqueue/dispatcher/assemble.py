@@ -96,24 +96,23 @@ class DispatcherProcess:
             launcher, gpus = _local(settings, classes, reader, on_end)
         else:
             # Observations need no owner: only the launcher knows it.
-            observations = KeptObservations(
-                client, make_line(), reader, logs, job_states, events.put
-            )
+            send = events.put
+            observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
         finisher = Finisher(
             line, reader, logs, app, name, launcher, events.put, bodies, settings.finish_seconds
         )
-        threads = settings.launch_threads
-        slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
+        slots = Slots(
+            client, line, classes, launcher, job_states, finisher, settings.launch_threads
+        )
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
         self._beside = (job_states, events)
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
-        self.intake = IntakeLoop(
-            lambda: Broker(app), self.accept, float(settings.visibility_seconds)
-        )
+        visible = float(settings.visibility_seconds)
+        self.intake = IntakeLoop(lambda: Broker(app), self.accept, visible)
         self.passes = passes
         relist = settings.relist_seconds
         stopper = Stopper(reader, launcher, settings.grace_seconds)

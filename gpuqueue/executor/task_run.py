@@ -33,7 +33,6 @@ from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
-from gpuqueue.glue.results.states import store_started_at_once
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
@@ -127,7 +126,6 @@ class Run:
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
             task.track_started = True
-            store_started_at_once(app)
             task = with_run(task, self._guarded(task, soft))
             task.before_start = self._begun(task.before_start)
             tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
