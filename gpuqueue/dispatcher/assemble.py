@@ -98,18 +98,8 @@ class DispatcherProcess:
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
         job_states = JobStates(states, reader, classes, repair)
-        finisher = Finisher(
-            line,
-            reader,
-            logs,
-            app,
-            name,
-            launcher,
-            bodies,
-            settings.finish_seconds,
-            settings.finish_timeout,
-            settings.finish_tries,
-        )
+        finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
+        finisher = Finisher(line, reader, logs, app, name, launcher, bodies, *finishes)
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
