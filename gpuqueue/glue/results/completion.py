@@ -219,9 +219,25 @@ def _event(record: Record, request: Context, name: str, **fields: Any) -> Event:
     return Event(request.hostname, name, request.id, fields, leaves="worker" in record)
 
 
+def _hook(task: Any) -> Any:
+    """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
+    error changes nothing.
+    """
+    inner = task.on_failure
+
+    def on_failure(*args: Any, **kwargs: Any) -> None:
+        try:
+            inner(*args, **kwargs)
+        except Exception:
+            logger.exception("on_failure of %s failed", task.name, extra={"action": "hook_failed"})
+
+    return on_failure
+
+
 def _fail(
     app: Celery, task: Any, record: Record, request: Context, exc: Exception, send: Sender
 ) -> None:
+    task.on_failure = _hook(task)
     task.push_request(**vars(request))
     try:
         raise exc
@@ -229,6 +245,7 @@ def _fail(
         einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
     finally:
         task.pop_request()
+        del task.on_failure
     shown = str(einfo.traceback) if einfo else ""
     send(_event(record, request, "task-failed", exception=saferepr(exc), traceback=shown))
 
