@@ -22,7 +22,7 @@ class Stopper:
     reader: Reader
     launcher: Launcher
     grace: float
-    _sent: dict[str, dict[Attempt, str]] = field(default_factory=dict)
+    _sent: dict[str, dict[Attempt, tuple[str, str]]] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Send all signals again: another watcher may have led meanwhile."""
@@ -46,7 +46,7 @@ class Stopper:
             # A hard limit kills at once, as in Celery; a cancelled job may clean up first.
             overdue = record.get("timed_out") is not None or now - since > self.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if sent.get(attempt) == signal:
+            if sent.get(attempt) == (instance, signal):
                 continue
             logger.info(
                 "%s attempt %s: %s",
@@ -67,4 +67,4 @@ class Stopper:
                     extra={"action": "stop_later"},
                 )
                 return
-            sent[attempt] = signal
+            sent[attempt] = (instance, signal)

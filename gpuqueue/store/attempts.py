@@ -24,12 +24,17 @@ EXIT_TIMEOUT = 300.0
 
 
 class ExecutorAttempt:
-    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own."""
+    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own.
+
+    Redis may come back with a state from before its claim or report. Each later call repeats both.
+    """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
         self._scripts = Scripts(client)
         self.token = token
         self.attempt = attempt
+        self._claimed: dict[str, Any] | None = None
+        self._outcome: str | None = None
 
     def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
         """Claim the attempt for this process; return its record and message.
@@ -39,30 +44,50 @@ class ExecutorAttempt:
         answer = self._call("claim", instance=instance, worker=worker)
         if answer[0] != "ok":
             raise self._stale(answer[1])
-        return json.loads(answer[1]), json.loads(answer[2])
+        record: Record = json.loads(answer[1])
+        self._claimed = {"instance": instance, "worker": worker, "started": record["started"]}
+        return record, json.loads(answer[2])
 
     def limit(self, seconds: float) -> bool:
         """Set the hard limit, in seconds from the start, if the task itself declares one."""
-        return bool(self._call("limit", seconds=seconds))
+        current = self._call("limit", seconds=seconds, claimed=self._claimed)
+        if self._claimed:
+            self._claimed["time_limit"] = seconds
+        return bool(current)
 
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.
         """
-        return bool(self._call("sampled", sample=seen or None))
+        return bool(self._call("sampled", sample=seen or None, claimed=self._claimed))
 
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
 
         Raises :class:`StaleAttempt` if this attempt may no longer write anything.
         """
-        answer = self._call("report", outcome=outcome, within=REPORT_TIMEOUT, sample=seen or None)
+        answer = self._call(
+            "report",
+            outcome=outcome,
+            within=REPORT_TIMEOUT,
+            claimed=self._claimed,
+            sample=seen or None,
+        )
         if answer != "ok":
             raise self._stale(answer)
+        self._outcome = outcome
 
     def reported(self, keep: float) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
-        return bool(self._call("reported", keep=keep, within=EXIT_TIMEOUT))
+        return bool(
+            self._call(
+                "reported",
+                keep=keep,
+                within=EXIT_TIMEOUT,
+                outcome=self._outcome,
+                claimed=self._claimed,
+            )
+        )
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")

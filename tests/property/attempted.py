@@ -83,8 +83,11 @@ class Attempted(Entrance):
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
+        unclaimed = bool(job and job.state == JobState.LAUNCHING)
         running = bool(
-            job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out
+            job
+            and not job.cancelled
+            and (unclaimed or (job.state == JobState.RUNNING and not job.timed_out))
         )
         again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
         try:
@@ -95,6 +98,9 @@ class Attempted(Entrance):
         assert job and current and (running or again), (
             "a stale or unwanted attempt may write nothing"
         )
+        if unclaimed:  # who shows the token has claimed it, though the store has lost that
+            job.move(JobState.RUNNING)
+            job.claimed, job.timed_out = True, ""
         if running:
             job.move(JobState.REPORTING)
             job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT

@@ -4,7 +4,7 @@
 --   instance: the process, or the Job and its pod
 --   worker: the name of its Celery worker
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records
+--! clock records attempts
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -20,13 +20,6 @@ if job.state == 'running' and job.instance == context.instance then
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
-local holder = holder_of(job)
-job.state, job.instance, job.worker, job.started = 'running', context.instance, context.worker, now
-redis.call('ZREM', K.launching, holder)
-if job.time_limit then
-  redis.call('ZADD', K.deadlines, now + job.time_limit, holder)
-else
-  redis.call('ZREM', K.deadlines, holder)
-end
+begin(job, { instance = context.instance, worker = context.worker, started = now })
 save(job)
 return { 'ok', cjson.encode(job), message }

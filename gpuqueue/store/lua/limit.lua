@@ -2,11 +2,14 @@
 -- Context:
 --   delivery, attempt, token: of the attempt
 --   seconds: from the start of the run
+--   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?
 -- Answer: 1 if the attempt is current, else 0
---! clock records
+--! clock records attempts
 local job = load(context.delivery)
-if not job or job.state ~= 'running' then return 0 end
-if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if is_another(job, context.claimed) then return 0 end
+recall(job, context.claimed)
+if job.state ~= 'running' then return 0 end
 job.time_limit = context.seconds
 redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
 save(job)

@@ -28,7 +28,10 @@ HEADER = re.compile(
 )
 FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
 #: What the library takes of the context that a verb hands to it as a whole.
-HANDED = {"admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"]))}
+HANDED = {
+    "admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"])),
+    "is_current(job, context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/records"])),
+}
 
 
 def code(text: str) -> str:
