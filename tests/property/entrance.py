@@ -111,6 +111,8 @@ class Entrance(Timed):
     def _accepted(self, job: ModelJob, answer: str) -> None:
         if job.delivery in self.model.jobs:
             assert answer == "known", "a delivery accepted twice is one job"
+            known = self.model.jobs[job.delivery]
+            known.has_message = known.has_message or known.state != JobState.ENDED
             return
         self.model.jobs[job.delivery] = job
         if job.id in self.revoked:

@@ -32,8 +32,8 @@ local function is_another(job, process)
   return known and not same_instance(known, process.instance)
 end
 
--- Make the claim of an attempt again if Redis came back with a state from before it. Its process had
--- claimed in time: what was decided about an attempt that does not start is void.
+-- Make the claim of an attempt again if Redis came back with a state from before it. Its process
+-- had claimed in time: what was decided about an attempt that does not start is void.
 local function recall(job, process)
   if job.state == 'launching' then
     local since = job.launched or job.admitted
