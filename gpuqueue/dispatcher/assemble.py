@@ -31,6 +31,7 @@ from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
@@ -230,6 +231,8 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
+        "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
+        LOAD_TIMEOUT: str(settings.load_within),
         "CELERY_BROKER_URL": settings.broker_url,
         "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),

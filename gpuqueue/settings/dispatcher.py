@@ -101,7 +101,13 @@ class Settings(EnvironmentSettings):
         120, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_START_TIMEOUT")
     )
     """Seconds from the start of the process or container until the executor must have claimed its
-    job. 120: importing a large framework from a cold disk.
+    job. 120: pulling Python and its packages from a cold disk.
+    """
+    load_timeout: float | None = Field(
+        None, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_LOAD_TIMEOUT")
+    )
+    """Seconds from the claim of a job until its application must be loaded in the executor. Else a
+    new attempt follows, since an import can hang. Unset: GPUQUEUE_START_TIMEOUT.
     """
     lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=_env("GPUQUEUE_LEASE_SECONDS"))
     """Seconds without a sign of the leader until another dispatcher takes over. 3: measured
@@ -188,6 +194,11 @@ class Settings(EnvironmentSettings):
             "CELERY_RESULT_BACKEND": self.result_backend,
             "GPUQUEUE_REDIS_URL": self.state_url,
         }
+
+    @property
+    def load_within(self) -> float:
+        """Seconds until an application must be loaded."""
+        return self.load_timeout or self.start_timeout
 
     @property
     def metrics_address(self) -> str:

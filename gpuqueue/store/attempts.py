@@ -18,9 +18,11 @@ from gpuqueue.store.scripts import Scripts
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
 REPORT_TIMEOUT = 900.0
-#: Seconds until a process that has reported and does not end is stopped: its task left a thread
-#: behind.
-EXIT_TIMEOUT = 300.0
+#: Seconds that a process gets to end by itself, unless the dispatcher sets them.
+GRACE = 10.0
+#: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
+#: itself after the grace.
+EXIT_MARGIN = 2.0
 
 
 class ExecutorAttempt:
@@ -36,30 +38,39 @@ class ExecutorAttempt:
         self._claimed: dict[str, Any] | None = None
         self._outcome: str | None = None
 
-    def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
+    def claim(
+        self, instance: str, worker: str, loads_within: float | None = None
+    ) -> tuple[Record, dict[str, Any]]:
         """Claim the attempt for this process; return its record and message.
 
+        ``loads_within`` seconds later the attempt is stopped, unless :meth:`loaded` was called.
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", instance=instance, worker=worker)
+        answer = self._call("claim", instance=instance, worker=worker, loads_within=loads_within)
         if answer[0] != "ok":
             raise self._stale(answer[1])
         record: Record = json.loads(answer[1])
-        self._claimed = {"instance": instance, "worker": worker, "started": record["started"]}
+        self._claimed = {
+            "instance": instance,
+            "worker": worker,
+            "started": record["started"],
+            "loads_within": loads_within,
+        }
         return record, json.loads(answer[2])
 
-    def limit(self, seconds: float) -> bool:
-        """Set the hard limit, in seconds from the start, if the task itself declares one."""
-        current = self._call("limit", seconds=seconds, claimed=self._claimed)
+    def loaded(self, seconds: float | None = None) -> bool:
+        """Report that the application is loaded, with the hard limit that the task itself declares,
+        in seconds from the start. Returns False if the attempt is not current.
+        """
         if self._claimed:
-            self._claimed["time_limit"] = seconds
-        return bool(current)
+            self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
+        return bool(self._call("loaded", seconds=seconds, claimed=self._claim()))
 
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.
         """
-        return bool(self._call("sampled", sample=seen or None, claimed=self._claimed))
+        return bool(self._call("sampled", sample=seen or None, claimed=self._claim()))
 
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
@@ -70,24 +81,31 @@ class ExecutorAttempt:
             "report",
             outcome=outcome,
             within=REPORT_TIMEOUT,
-            claimed=self._claimed,
+            claimed=self._claim(),
             sample=seen or None,
         )
         if answer != "ok":
             raise self._stale(answer)
         self._outcome = outcome
 
-    def reported(self, keep: float) -> bool:
-        """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
+    def reported(self, keep: float, grace: float = GRACE) -> bool:
+        """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
+        process ends itself within ``grace`` seconds.
+        """
         return bool(
             self._call(
                 "reported",
                 keep=keep,
-                within=EXIT_TIMEOUT,
+                within=grace + EXIT_MARGIN,
                 outcome=self._outcome,
-                claimed=self._claimed,
+                claimed=self._claim(),
             )
         )
+
+    def _claim(self) -> dict[str, Any] | None:
+        """Return how this process claimed the attempt, without what is not known."""
+        known = self._claimed
+        return known and {name: value for name, value in known.items() if value is not None}
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")

@@ -184,21 +184,21 @@ def test_a_lost_claim_is_made_again_by_the_report(queue: OlderState) -> None:
     assert (record["instance"], record["worker"]) == (process.instance, "w")
 
 
-@pytest.mark.parametrize("verb", ["sampled", "limit"])
+@pytest.mark.parametrize("verb", ["sampled", "loaded"])
 def test_a_lost_claim_is_made_again_by_each_word_of_it(queue: OlderState, verb: str) -> None:
     state = walk(queue, "launched", "claimed")
     [process] = queue.machine.of("a")
     queue.come_back_with(state)
     said: dict[str, Callable[[], bool]] = {
         "sampled": lambda: process.executor.sampled({}),
-        "limit": lambda: process.executor.limit(5.0),
+        "loaded": lambda: process.executor.loaded(5.0),
     }
     assert said[verb]()
     assert queue.record("a")["state"] == JobState.RUNNING
     queue.now += 61  # past the time to claim
     queue.line.tick("t4")
     stopping = queue.reader.todo("t4", queue.now).stopping
-    assert bool(stopping) == (verb == "limit"), "its own limit counts, from its start"
+    assert bool(stopping) == (verb == "loaded"), "its own limit counts, from its start"
 
 
 def test_finished_work_counts_though_its_start_was_timed_out(queue: OlderState) -> None:

@@ -3,6 +3,8 @@
 --   delivery, attempt, token: of the attempt
 --   instance: the process, or the Job and its pod
 --   worker: the name of its Celery worker
+--   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
+--     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
 --! clock records attempts
 local job = load(context.delivery)
@@ -20,6 +22,8 @@ if job.state == 'running' and job.instance == context.instance then
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
-begin(job, { instance = context.instance, worker = context.worker, started = now })
+local process = { instance = context.instance, worker = context.worker, started = now }
+process.loads_within = context.loads_within
+begin(job, process)
 save(job)
 return { 'ok', cjson.encode(job), message }

@@ -4,7 +4,7 @@
 --   delivery, attempt, token: of the attempt
 --   outcome: an end reason
 --   within: seconds that it has to write everything
---   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?
+--   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: the GPU, as in sampled
 -- Answer: 'ok' | why not
 --! clock records attempts

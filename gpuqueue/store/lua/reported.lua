@@ -5,7 +5,7 @@
 --   keep: seconds that the tombstone is kept
 --   within: seconds that its process has to end
 --   outcome?: as in report
---   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?
+--   claimed?: the process as it claimed the attempt, as in loaded
 -- Answer: 1 if this ended the job, else 0
 --! clock counts records attempts tombstones
 local job = load(context.delivery)

@@ -2,7 +2,7 @@
 -- Its claim is made again if Redis has lost it.
 -- Context:
 --   delivery, attempt, token: of the attempt
---   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?
+--   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: gpu, gpu_memory_peak and gpu_memory_own (bytes), gpu_error; absent: no sample
 -- Answer: 1 if the attempt is current, else 0
 --! clock records attempts

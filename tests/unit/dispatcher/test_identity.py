@@ -10,7 +10,8 @@ from gpuqueue.dispatcher.identity import Standing, standing
 from gpuqueue.model.attempt import LiveAttempt, is_same_instance
 
 MINE: Any = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared", "token": "mine"}
-LIVE = LiveAttempt.of({**MINE, "attempt": 2}, "h:n:1")
+MINE["attempt"] = 2
+LIVE = LiveAttempt.of(MINE, "h:n:1")
 OTHER = {"token": "other"}
 
 

@@ -97,7 +97,9 @@ def every_call() -> RecordingRedis:
         executor = ExecutorAttempt(redis, J, "token")
         if claims:
             executor.claim("host:1", "worker")
-        executor.limit(60)
+            executor.claim("host:1", "worker", 60)
+        executor.loaded(60)
+        executor.loaded()
         executor.sampled({"gpu": "T4"})
         executor.sampled({})
         executor.reported(60)

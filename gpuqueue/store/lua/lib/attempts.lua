@@ -10,16 +10,18 @@ local function same_instance(one, other)
   return one == other or string.sub(other, 1, #one + 1) == one .. '/'
 end
 
--- Its executor runs the attempt. `process`: instance, worker, started, and time_limit if the task
--- itself declares one.
+-- Its executor runs the attempt. `process`: instance, worker, started, time_limit if the task itself
+-- declares one, loads_within until it has loaded the application.
 local function begin(job, process)
   local holder = holder_of(job)
   job.state = 'running'
   job.instance, job.worker, job.started = process.instance, process.worker, process.started
   job.time_limit = process.time_limit or job.time_limit
   redis.call('ZREM', K.launching, holder)
-  if job.time_limit then
-    redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder)
+  -- The import of the application may hang, and only the application knows the limits of its task.
+  local seconds = math.min(job.time_limit or math.huge, process.loads_within or math.huge)
+  if seconds < math.huge then
+    redis.call('ZADD', K.deadlines, job.started + seconds, holder)
   else
     redis.call('ZREM', K.deadlines, holder)
   end
@@ -40,8 +42,8 @@ local function recall(job, process)
     begin(job, process or { instance = job.instance, worker = job.worker, started = since })
     job.timed_out, job.doomed, job.doom_error, job.doom_tried = nil, nil, nil, nil
     if not job.cancel then redis.call('ZREM', K.stopping, holder_of(job)) end
-  elseif job.state == 'running' and job.adopted and process then
-    begin(job, process)
+  elseif job.state == 'running' and not job.timed_out and process then
+    if job.adopted or process.loaded then begin(job, process) end
   end
 end
 
