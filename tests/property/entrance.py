@@ -155,7 +155,7 @@ class Entrance(Timed):
             assert record["attempt"] == now_known.attempt
             assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
-            now_known.token = record["token"]
+            now_known.token, now_known.began = record["token"], self.now
         self.granted += granted
 
     def end(self, job: ModelJob) -> None:

@@ -10,8 +10,8 @@ local function same_instance(one, other)
   return one == other or string.sub(other, 1, #one + 1) == one .. '/'
 end
 
--- Its executor runs the attempt. `process`: instance, worker, started, time_limit if the task itself
--- declares one, loads_within until it has loaded the application.
+-- Its executor runs the attempt. `process`: instance, worker, started, time_limit if the task
+-- itself declares one, and loads_within until it has loaded the application.
 local function begin(job, process)
   local holder = holder_of(job)
   job.state = 'running'
