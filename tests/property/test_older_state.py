@@ -158,7 +158,7 @@ def test_a_strays_end_does_not_free_the_slot_that_has_its_number(queue: OlderSta
     assert (record["state"], record["token"]) == (JobState.LAUNCHING, granted["token"])
 
 
-def test_what_is_told_of_a_stray_changes_nothing(queue: OlderState) -> None:
+def test_an_observation_of_a_stray_changes_nothing(queue: OlderState) -> None:
     queue.come_back_with(walk(queue, "waiting", "granted"))
     stale = Attempt("t4", "a", 1, token="lost")
     queue.line.admit(T4)

@@ -311,7 +311,7 @@ def test_a_late_launch_does_not_end_the_process_that_was_admitted_later(
     until(lambda: one.alive(current), PATIENCE, "the process")
 
 
-def test_a_repeated_launch_ends_no_process_of_its_own_token(
+def test_a_repeated_launch_ends_no_process_with_the_same_token(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher(SLEEPS)
