@@ -27,7 +27,7 @@ KEEP = 1000.0
 
 
 class Process:
-    """An executor that lives, whatever Redis says."""
+    """An executor that runs on, with any state of Redis."""
 
     def __init__(self, redis_: redis.Redis, record: Record, instance: str) -> None:
         self.record, self.instance = record, instance
