@@ -86,12 +86,9 @@ class Attempted(Entrance):
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
-        unclaimed = bool(job and job.state == JobState.LAUNCHING)
-        running = bool(job and job.state == JobState.RUNNING and not job.timed_out)
-        expected = current and (unclaimed or running)
+        expected = bool(current and job and job.state == JobState.RUNNING and not job.timed_out)
         assert self.executor(told).loaded(limit) == expected
         if job and expected:
-            self._recall(job)
             job.loaded, job.time_limit = True, limit or job.time_limit
             job.deadline = job.started + job.time_limit if job.time_limit else None
         return expected

@@ -11,7 +11,7 @@
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end
-recall(job, context.claimed)
+if context.claimed then recall(job, context.claimed) end
 if job.state ~= 'running' or job.timed_out then return 0 end
 job.time_limit = context.seconds or job.time_limit
 if job.time_limit then

@@ -9,7 +9,7 @@
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end
-recall(job, context.claimed)
+if context.claimed then recall(job, context.claimed) end
 if job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
 note_sample(job, context.sample)
 save(job)
