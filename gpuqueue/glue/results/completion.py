@@ -24,6 +24,7 @@ from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import EXIT_OK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
@@ -39,6 +40,8 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.UNSCHEDULABLE: errors.Unschedulable,
     EndReason.QUOTA: errors.QuotaExceeded,
 }
+#: The outcome that an executor had reported, by the result that it has stored.
+_OUTCOMES = {states.SUCCESS: EndReason.SUCCEEDED, states.FAILURE: EndReason.ERROR}
 
 
 def exception_of(record: Record) -> Exception:
@@ -93,7 +96,8 @@ def complete(
     """Write the outcome of a record, and return it. May be repeated: results and chord parts are
     the same again, but errbacks are sent again.
 
-    If the executor died after it had claimed its finish, a result that it had stored counts.
+    If the executor died after it had claimed its finish, a result that it had stored counts. So it
+    does if the executor ended with exit code 0: then Redis has lost its report.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -111,14 +115,16 @@ def complete(
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
+    report_lost = reason == EndReason.ERROR and record.get("exit_code") == EXIT_OK
     stored_state = (
         app.backend.get_state(request.id)
-        if record.get("outcome") and not record.get("ignore_result")
+        if (record.get("outcome") or report_lost) and not record.get("ignore_result")
         else None
     )
+    outcome = record.get("outcome") or _OUTCOMES.get(stored_state or "")
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
         _succeed(app, record, stored, request, bodies, log, send)
-    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+    elif stored_state == states.SUCCESS and outcome == EndReason.SUCCEEDED:
         # Celery sends callbacks before it stores the result, and the chord part after it: that may
         # be missing, and may be written again.
         reason = EndReason.SUCCEEDED
@@ -128,12 +134,9 @@ def complete(
             )
         ran = record["released"] - record["started"]
         send(_event(record, request, "task-succeeded", result="", runtime=ran))
-    elif stored_state == states.FAILURE and record.get("outcome") in (
-        EndReason.ERROR,
-        EndReason.GPU_OOM,
-    ):
+    elif stored_state == states.FAILURE and outcome in (EndReason.ERROR, EndReason.GPU_OOM):
         _fail(app, task, record, request, app.backend.get_result(request.id), send)
-        reason = record["outcome"]
+        reason = outcome
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request, send)
     else:
