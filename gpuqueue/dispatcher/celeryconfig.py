@@ -4,13 +4,17 @@ from kombu import Exchange, Queue
 
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
+from gpuqueue.store.sentinel import for_celery
 
 _settings = load()
 _classes = configured(_settings)
 
 # The broker and backend of the applications: jobs and results are plain Celery there.
-broker_url = _settings.broker_url
-result_backend = _settings.result_backend or _settings.broker_url
+_redis = _settings.redis.celery()
+broker_url, result_backend = _redis["broker_url"], _redis["result_backend"]
+result_backend_transport_options = for_celery(_redis["result_backend_transport_options"])
+broker_use_ssl = _redis.get("broker_use_ssl")
+redis_backend_use_ssl = _redis.get("redis_backend_use_ssl")
 
 # A consumer for messages of any task name.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
@@ -41,6 +45,7 @@ broker_connection_retry_on_startup = True
 # of the applications, which share the broker. After a SIGKILL the broker delivers the messages in
 # hand again, once the timeout and one restore interval have passed.
 broker_transport_options = {
+    **for_celery(_redis["broker_transport_options"]),
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",
     "unacked_mutex_key": "gpuqueue.unacked_mutex",

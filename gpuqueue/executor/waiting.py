@@ -16,6 +16,7 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
+from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
@@ -80,7 +81,8 @@ class _Channel(_Waiting, transport.Channel):
 
 
 class _SentinelChannel(_Waiting, transport.SentinelChannel):
-    pass
+    connection_class = sentinel.Connection
+    connection_class_ssl = sentinel.SSLConnection
 
 
 _broker = _Outage()
@@ -100,6 +102,7 @@ def wait_for_redis(app: Celery) -> None:
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
         client = backend.client
+        sentinel.ask_again(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 

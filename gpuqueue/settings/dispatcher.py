@@ -13,7 +13,9 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.model.redis_url import mask, tls_problems, unix
+from gpuqueue.model import celery_redis
+from gpuqueue.model.celery_redis import CeleryRedis
+from gpuqueue.model.redis_url import mask, tls_problems
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -36,13 +38,27 @@ class Settings(EnvironmentSettings):
 
     broker_url: str | None = Field(None, validation_alias=_env("CELERY_BROKER_URL"))
     """URL of the Celery broker, which must be Redis: ``redis://``, ``rediss://`` with
-    ``ssl_cert_reqs``, or ``redis+socket://``. Required. The queue state lives there too, unless
-    GPUQUEUE_REDIS_URL is set.
+    ``ssl_cert_reqs``, ``redis+socket://``, or ``sentinel://``. Required. The queue state lives
+    there too, unless GPUQUEUE_REDIS_URL is set.
+    """
+    broker_options: str | None = Field(
+        None, validation_alias=_env("GPUQUEUE_BROKER_TRANSPORT_OPTIONS")
+    )
+    """JSON object: the applications' ``broker_transport_options``, such as ``master_name``,
+    ``sentinel_kwargs`` and ``global_keyprefix``. ``sentinel://`` requires ``master_name``.
     """
     result_backend: str | None = Field(None, validation_alias=_env("CELERY_RESULT_BACKEND"))
     """URL of the Celery result backend. Unset: the broker. Applications must use the same one."""
+    backend_options: str | None = Field(
+        None, validation_alias=_env("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS")
+    )
+    """JSON object: the applications' ``result_backend_transport_options``. With ``sentinel://``,
+    options of Sentinels that it lacks are those of the broker.
+    """
     state_url: str | None = Field(None, validation_alias=_env("GPUQUEUE_REDIS_URL"))
-    """URL of the Redis that holds the queue state. Unset: the broker."""
+    """URL of the Redis that holds the queue state. Unset: the broker. ``sentinel://`` may end with
+    ``?master_name=NAME``; options of Sentinels that it lacks are those of the broker.
+    """
     app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
     """The Celery application that executors load: the argument of ``celery -A``. Required in local
     mode; on Kubernetes, the image can set it instead.
@@ -163,7 +179,8 @@ class Settings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _redis_urls(self) -> Settings:
-        schemes = ("redis://", "rediss://", "redis+socket://")  # what Celery's transport knows
+        # What Celery's transports know.
+        schemes = ("redis://", "rediss://", "redis+socket://", "sentinel://")
         for alias, url in (
             ("CELERY_BROKER_URL", self.broker_url),
             ("GPUQUEUE_REDIS_URL", self.state_url),
@@ -175,7 +192,8 @@ class Settings(EnvironmentSettings):
         return self
 
     @model_validator(mode="after")
-    def _valid_tls(self) -> Settings:
+    def _valid_addresses(self) -> Settings:
+        _ = self.redis
         for problem in tls_problems(self.addresses):
             raise ValueError(problem)
         return self
@@ -188,6 +206,15 @@ class Settings(EnvironmentSettings):
             "CELERY_RESULT_BACKEND": self.result_backend,
             "GPUQUEUE_REDIS_URL": self.state_url,
         }
+
+    @property
+    def redis(self) -> CeleryRedis:
+        """The addresses and transport options of broker, result backend and state."""
+        options = {
+            celery_redis.BROKER_OPTIONS: self.broker_options,
+            celery_redis.BACKEND_OPTIONS: self.backend_options,
+        }
+        return celery_redis.read({**self.addresses, **options})
 
     @property
     def metrics_address(self) -> str:
@@ -204,13 +231,13 @@ class Settings(EnvironmentSettings):
     @property
     def redis_url(self) -> str:
         """The Redis URL of the queue state. Raises :class:`SettingsError` when none is set."""
-        url = self.state_url or self.broker_url
+        url = self.redis.state
         if not url:
             raise SettingsError(
                 "CELERY_BROKER_URL is not set; set it to the applications' broker, e.g."
                 " redis://localhost:6379/0"
             )
-        return unix(url)
+        return url
 
 
 def load(**overrides: Any) -> Settings:

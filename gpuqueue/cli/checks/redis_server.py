@@ -90,11 +90,7 @@ def tls(settings: Settings) -> Iterator[Check]:
 
 def rights(settings: Settings) -> Iterator[Check]:
     """Check that the Redis user of each address has the rights of a dispatcher."""
-    wrong = list(
-        refused(
-            settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
-        )
-    )
+    wrong = list(refused(settings.redis, settings.redis_setting))
     for each in wrong:
         yield Check.failed("redis rights", each)
     if not wrong:
