@@ -120,7 +120,7 @@ def gpu_note(key: str) -> None:
 
 @app.task(bind=True)
 def gpu_count(self: Task, key: str, seconds: float) -> int:
-    tell(key, self.request.id)
+    tell(key, [self.request.id, time.time()])
     time.sleep(seconds)
     return 1
 
