@@ -68,10 +68,10 @@ def test_every_key_of_celery_has_its_prefix(stack: SecuredStack) -> None:
         stack.dispatcher()
         stack.worker()
         assert sender.do("answer = waits.get(timeout=40)") == 2
-        assert sender.do(CELERY) == [
-            *(42, 8, 6),
-            *("ExecutorDied", "ChordError", "InvalidJob", 6),
-        ]
+        *ran, part, refused, low = sender.do(CELERY)
+        assert [*ran, refused, low] == [42, 8, 6, "ExecutorDied", "InvalidJob", 6]
+        # What `get` finds first: the error of the part, or that of the chord.
+        assert part in ("ExecutorDied", "ChordError")
         assert stack.told("died")
         sender.do("""
 alone = ledger.gpu_progress.apply_async(("alone",), queue="gpu.t4.exclusive")

@@ -95,7 +95,7 @@ def test_no_connection_to_an_old_primary_is_used_again(servers: SentinelSet, add
         gate.wait()
         for each in threads:
             each.join()
-        servers.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER)
+        servers.sentinels[0].client.sentinel_failover(MASTER)
         servers.fail_over(old)
         until(lambda: old.client.role()[0] == "slave", what="the old primary is a replica")
         for _ in range(8):
@@ -238,8 +238,8 @@ def test_errors_of_sentinels_pass() -> None:
     """Jobs that run wait for the Sentinels, even if these have lost their configuration."""
     for error in (sentinel.NoSentinel(), sentinel.NoPrimary(), sentinel.UnknownPrimary()):
         assert passing.passes(error)
-    for error in (sentinel.SentinelRefuses(), sentinel.NotASentinel()):
-        assert not passing.passes(error)
+    for refusal in (sentinel.SentinelRefuses(), sentinel.NotASentinel()):
+        assert not passing.passes(refusal)
     assert passing.describe(redis.sentinel.MasterNotFoundError()).problem == "has no primary"
 
 
