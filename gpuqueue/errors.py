@@ -104,7 +104,9 @@ class QuotaExceeded(LaunchFailed):
 
 
 class StartTimeout(LaunchFailed):
-    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT)."""
+    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT), or did not
+    load the application in time (GPUQUEUE_LOAD_TIMEOUT).
+    """
 
 
 class SettingsError(GpuQueueError):

@@ -31,6 +31,7 @@ from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
@@ -227,6 +228,8 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
+        "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
+        LOAD_TIMEOUT: str(settings.load_within),
         **settings.redis.environment(),
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,9 @@ class Stopper:
                 # to another cluster.
                 continue
             # A hard limit kills at once, as in Celery; a cancelled job may clean up first.
-            overdue = record.get("timed_out") is not None or now - since > self.grace
+            # A process that has reported and did not end has had its grace.
+            late = record.get("timed_out") is not None or record["state"] == JobState.ENDED
+            overdue = late or now - since > self.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
             if sent.get(attempt) == signal:
                 continue

@@ -67,6 +67,7 @@ def examine(app: str | None) -> Iterator[Check]:
         else:
             yield from redis_server.writes(state.client, settings)
             yield from redis_server.redis(state.client)
+            yield from redis_server.replicas(state.client, url)
             yield from redis_server.layout(state)
             yield from redis_server.clock(state.client)
             yield from _broker(settings, url)

@@ -7,15 +7,24 @@
 local moved = 0
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
+-- Whether the deadline of a running attempt is that of its import: see claim and loaded. A record
+-- keeps 14 digits of a time.
+local function is_loading(job, deadline)
+  local limit = job.time_limit
+  return job.state == 'running' and not (limit and deadline >= job.started + limit - 0.01)
+end
+
 -- Take what is due out of a key, one by one, until the budget of its kind is used up. `handle`
 -- answers the weight of the record that it loaded, if any.
 local function move(key, handle)
   local spent = 0
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, context.most)) do
+  local due =
+    redis.call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, context.most)
+  for i = 1, #due, 2 do
     if spent >= context.most then return end
-    redis.call('ZREM', key, name)
+    redis.call('ZREM', key, due[i])
     moved = moved + 1
-    spent = spent + (handle(name) or 1)
+    spent = spent + (handle(due[i], tonumber(due[i + 1])) or 1)
   end
 end
 
@@ -35,13 +44,13 @@ move(K.delayed, function(delivery)
   end
   return weight
 end)
-move(K.deadlines, function(holder)
+move(K.deadlines, function(holder, deadline)
   local job, weight = load(string.match(holder, '^(.*)#%d+$'))
   local word = job and (TIMED_OUT[job.state] or job.state == 'ended')
   if word and job.attempt and holder_of(job) == holder then
     redis.call('ZADD', K.stopping, 'NX', now, holder)
     if job.state ~= 'ended' then
-      job.timed_out = word
+      job.timed_out = is_loading(job, deadline) and 'load' or word
       save(job)
     end
   end
