@@ -142,7 +142,7 @@ def test_the_name_of_the_primary_may_be_a_parameter() -> None:
 
 
 def test_a_prefix_of_the_broker_is_not_one_of_the_result_backend() -> None:
-    """As in Celery: each has options of its own."""
+    """As in Celery, which has separate options for both."""
     options = '{"master_name": "m", "global_keyprefix": "shop:", "sentinel_kwargs": {"a": 1}}'
     found = made(CELERY_BROKER_URL=BROKER, GPUQUEUE_BROKER_TRANSPORT_OPTIONS=options)
     assert (found.broker_prefix, found.backend_prefix) == ("shop:", "")
