@@ -67,7 +67,7 @@ def _state(client: redis.Redis) -> None:
 
 
 def _broker(prefix: str, client: redis.Redis) -> None:
-    client.brpop([prefix + _QUEUE], timeout=0.01)
+    client.rpop(prefix + _QUEUE)
 
 
 def _backend(prefix: str, client: redis.Redis) -> None:
