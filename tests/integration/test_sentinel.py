@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from gpuqueue.model.celery_redis import read
 from gpuqueue.model.sentinel_url import parse
 from gpuqueue.store import passing, sentinel
 from gpuqueue.store.client import check, connect, look
+from tests.support.failovers import fail_over
 from tests.support.scripted_redis import ScriptedRedis
 from tests.support.sentinels import HOST, MASTER, SentinelSet
 from tests.support.waiting import until
@@ -255,3 +257,10 @@ def test_a_scrape_asks_dead_sentinels_within_its_time(servers: SentinelSet, addr
     finally:
         for each in servers.sentinels:
             each.resume()
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_the_primary_is_killed_under_load(tmp_path: Path) -> None:
+    found = fail_over(tmp_path, int(os.environ.get("GPUQUEUE_TEST_FAILOVERS", "1")), quick=True)
+    assert found.jobs > 0
+    assert (found.lost, found.run_twice, found.failed) == (0, 0, 0), found
