@@ -5,6 +5,7 @@ is told by token and instance, since its number can be given twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import redis
@@ -406,5 +407,5 @@ def test_a_class_that_an_older_leader_has_opened_starts_jobs(queue: OlderState) 
 
 def restarted(queue: OlderState) -> None:
     """As if the class had been opened on another server."""
-    opened = queue.client.hget(GATE, "opened")
+    opened = cast(str, queue.client.hget(GATE, "opened"))
     queue.client.hset(GATE, "opened_on", f"{opened} another")

@@ -18,7 +18,8 @@ end
 
 -- Everything that a decision depends on.
 local function look(spec)
-  local gate = redis.call('HMGET', K.gate, DOMAIN .. 'bypassed', DOMAIN .. 'row', 'opened', 'opened_on')
+  local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
+  local gate = redis.call('HMGET', K.gate, bypassed, row, 'opened', 'opened_on')
   local v = {
     opened = gate[3],
     opened_on = gate[4],

@@ -1,4 +1,4 @@
--- The server that runs the script. A promoted replica, or the same server restarted, is another one,
+-- The server that runs the script. A promoted replica, or the same server restarted, is another,
 -- and may have an older state.
 
 -- '' if the user may not ask.
