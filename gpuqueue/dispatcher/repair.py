@@ -20,6 +20,8 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
+LAUNCHES = 4
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Repair:
         the job is no longer wanted.
         """
         if _is_wanted(record, attempt):
-            found = self.line.relaunch(attempt, self.abandoned_after)
+            found = self.line.relaunch(attempt, self.abandoned_after, LAUNCHES)
             if found:
                 logger.warning(
                     "%s attempt %s: launched again",
@@ -169,5 +171,5 @@ def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
         record is not None
         and record.get("attempt") == attempt.number
         and record["state"] == "launching"
-        and not record.get("cancel")
+        and not any(record.get(word) for word in ("cancel", "doomed", "timed_out"))
     )

@@ -81,9 +81,12 @@ def every_call() -> RecordingRedis:
     line.admit(T4)
     line.launched(J, "host:1", 60)
     line.relaunch(J, 30)
+    line.relaunch(J, 30, 4)
     line.release(T4, J, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "host:1")
     line.release(T4, J)
-    full = Observation(J, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60)
+    full = Observation(
+        J, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60, launch_in=9
+    )
     line.observed([full, Observation(J)])
     line.give_up(J, EndReason.IMAGE, "no image")
     line.cancel("t4", "j")
