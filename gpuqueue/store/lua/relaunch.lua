@@ -1,6 +1,6 @@
 -- relaunch: take over a launch that is unconfirmed since `before` and still wanted.
 -- Context:
---   delivery, attempt: of the attempt
+--   delivery, attempt, token?: of the attempt
 --   older_than: seconds; less than 0: the launch may be due in a moment
 --   most?: how often it is repeated at most, each time after twice as long; then the attempt is
 --     given up. Absent: the launch was postponed, and is not counted
@@ -11,6 +11,7 @@ local since = tonumber(redis.call('ZSCORE', K.launching, holder))
 if not since or since > now - context.older_than then return nil end
 local job = load(context.delivery)
 local wanted = job and not job.cancel and not job.doomed and not job.timed_out
+if job and job.attempt == context.attempt and not is_current(job, context) then return nil end
 if not wanted or job.state ~= 'launching' or job.attempt ~= context.attempt then
   if not job or wanted then redis.call('ZREM', K.launching, holder) end
   return nil
