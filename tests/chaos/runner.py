@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 import traceback
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,22 @@ from tests.chaos.stage import Stage
 
 #: Schedules of one stage, before its processes are replaced by new ones.
 ROUND = 25
+
+
+@dataclass
+class Outcome:
+    """What a schedule came to, as it travels between processes."""
+
+    row: dict[str, Any]
+    kind: str
+    seed: int
+    seconds: float
+    problems: list[str]
+    why: str
+
+    def line(self) -> str:
+        found = "; ".join(self.problems) or "ok"
+        return f"{self.kind} seed {self.seed} {self.seconds:5.1f} s {self.row['fault']}: {found}"
 
 
 def run(
@@ -41,7 +58,7 @@ def run(
             lossy = row_of(played)["fault"] in LOSING
             if problems:
                 why = "\n".join([*played.trace, stage.logs()])
-            results.put((row_of(played), kind, seed, played.seconds, problems, why))
+            results.put(Outcome(row_of(played), kind, seed, played.seconds, problems, why))
             if problems or lossy or used == ROUND:
                 stage.close()
                 shutil.rmtree(stage.directory, ignore_errors=True)
