@@ -65,9 +65,17 @@ class KeptObservations:
             events.send("task-started", claimed["id"])
 
     def wants_log(self, attempt: Attempt) -> bool:
-        """Return whether the job is known and no log of the attempt is stored yet."""
+        """Return whether the job is known and no log of the attempt is stored yet.
+
+        A stray attempt's log is not wanted: the attempt that has its number now has the same key.
+        """
         known = self.reader.record(attempt.gpu_class, attempt.delivery)
-        return known is not None and not self.logs.has(attempt)
+        if known is None or known.get("attempt", 0) < attempt.number:
+            return False
+        newest = known["attempt"] == attempt.number
+        if newest and attempt.token and known.get("token", attempt.token) != attempt.token:
+            return False
+        return not self.logs.has(attempt)
 
     def keep_log(self, attempt: Attempt, text: str) -> None:
         """Store the end of an attempt's log for as long as the tombstone of its job."""

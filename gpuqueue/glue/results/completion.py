@@ -24,6 +24,7 @@ from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.events import Events
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import EXIT_OK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
@@ -39,6 +40,8 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.UNSCHEDULABLE: errors.Unschedulable,
     EndReason.QUOTA: errors.QuotaExceeded,
 }
+#: The outcome that an executor had reported, by the result that it has stored.
+_OUTCOMES = {states.SUCCESS: EndReason.SUCCEEDED, states.FAILURE: EndReason.ERROR}
 
 
 def exception_of(record: Record) -> Exception:
@@ -92,7 +95,8 @@ def complete(
     """Write the outcome of a record, and return it. May be repeated: results and chord parts are
     the same again, but errbacks are sent again.
 
-    If the executor died after it had claimed its finish, a result that it had stored counts.
+    If the executor died after it had claimed its finish, a result that it had stored counts. So it
+    does if the executor ended with exit code 0: then Redis has lost its report.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -109,14 +113,16 @@ def complete(
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
+    report_lost = reason == EndReason.ERROR and record.get("exit_code") == EXIT_OK
     stored_state = (
         app.backend.get_state(request.id)
-        if record.get("outcome") and not record.get("ignore_result")
+        if (record.get("outcome") or report_lost) and not record.get("ignore_result")
         else None
     )
+    outcome = record.get("outcome") or _OUTCOMES.get(stored_state or "")
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
         _succeed(app, record, stored, request, bodies, log)
-    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+    elif stored_state == states.SUCCESS and outcome == EndReason.SUCCEEDED:
         # Celery sends callbacks before it stores the result, and the chord part after it: that may
         # be missing, and may be written again.
         reason = EndReason.SUCCEEDED
@@ -131,12 +137,9 @@ def complete(
                 result="",
                 runtime=record["released"] - record["started"],
             )
-    elif stored_state == states.FAILURE and record.get("outcome") in (
-        EndReason.ERROR,
-        EndReason.GPU_OOM,
-    ):
+    elif stored_state == states.FAILURE and outcome in (EndReason.ERROR, EndReason.GPU_OOM):
         _fail(app, task, record, request, app.backend.get_result(request.id))
-        reason = record["outcome"]
+        reason = outcome
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request)
     else:
@@ -210,7 +213,23 @@ def _task_of(
     return stand_in(app, record.get("task") or "unknown", lambda *args, **kwargs: None)
 
 
+def _hook(task: Any) -> Any:
+    """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
+    error changes nothing.
+    """
+    inner = task.on_failure
+
+    def on_failure(*args: Any, **kwargs: Any) -> None:
+        try:
+            inner(*args, **kwargs)
+        except Exception:
+            logger.exception("on_failure of %s failed", task.name, extra={"action": "hook_failed"})
+
+    return on_failure
+
+
 def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+    task.on_failure = _hook(task)
     task.push_request(**vars(request))
     try:
         raise exc
@@ -218,6 +237,7 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
         einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
     finally:
         task.pop_request()
+        del task.on_failure
     with Events(app, request.hostname, leaves="worker" in record) as events:
         events.send(
             "task-failed",
