@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     reasons = equivalent()
     chosen = [each for each in mutants() if options.only in each.name]
-    result: dict[str, Any] = about() | {"of": len(chosen), "mutants": 0, "caught": 0}
+    result: dict[str, Any] = about() | {"of": len(mutants()), "mutants": 0, "caught": 0}
     result |= {"equivalent": 0, "live": []}
     [(_, broken)] = run([UNCHANGED], 1)
     if broken:

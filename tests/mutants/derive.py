@@ -23,7 +23,7 @@ _COMPARES = re.compile(r"==|~=|[<>]|\bnot\b")
 
 @dataclass(frozen=True)
 class Mutant:
-    """``file`` relative to the folder of the scripts, with ``text`` in place of its own."""
+    """A script, ``file`` in the folder of the scripts, as ``text``."""
 
     file: str
     number: int
