@@ -43,7 +43,9 @@ from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE, CeleryRedis, read
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_DEVICE,
@@ -82,7 +84,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             f" reads layout {VERSION} only; install the dispatcher's version with the application"
         )
     try:
-        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
+        where = _addresses(environ)
+        state_url = where.state or environ["CELERY_BROKER_URL"]
         attempt = Attempt(
             environ[VARIABLES["gpu_class"]],
             environ[VARIABLES["delivery"]],
@@ -94,13 +97,13 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         raise SettingsError(
             f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
-    _check_addresses(environ)
-    setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
+    setting = STATE if environ.get(STATE) else BROKER
     client = connect(state_url, retries=PATIENCE)
-    if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
-        environ["CELERY_RESULT_BACKEND"] = environ[
-            "CELERY_BROKER_URL"
-        ]  # applications read it when they are imported
+    # Applications read them when they are imported.
+    complete_urls = where.environment()
+    environ.update(
+        {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
+    )
     host = environ.get(POD) or socket.gethostname()
     try:
         look(client, state_url, setting)
@@ -133,13 +136,17 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     return EXIT_OK
 
 
-def _check_addresses(environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingsError` for an address with incomplete TLS options: Celery would connect
-    to any server.
+def _addresses(environ: Mapping[str, str]) -> CeleryRedis:
+    """Return the addresses of Redis. Raises :class:`SettingsError` for a wrong one, incomplete TLS
+    options included: Celery would connect to any server.
     """
-    names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
-    for problem in tls_problems({name: environ.get(name) for name in names}):
+    try:
+        where = read(environ)
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from None
+    for problem in tls_problems({name: environ.get(name) for name in (BROKER, BACKEND, STATE)}):
         raise SettingsError(problem)
+    return where
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
@@ -156,6 +163,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
+    events: list[Event] = []
     try:
         app = application.load(
             environ.get("GPUQUEUE_APP"),
@@ -170,6 +178,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
                 record,
                 stored,
                 ApplicationBodies(app),
+                send=events.append,
                 hostname=record.get("worker") or worker,
                 own_tasks=True,
                 log=log,
@@ -178,6 +187,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
         finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
         raise
     finish.finished(reason)
+    try_to_send(app, events)
     return EXIT_OK
 
 

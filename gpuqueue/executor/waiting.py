@@ -16,6 +16,8 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
+from gpuqueue.glue.results.states import store_started_at_once
+from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
@@ -84,7 +86,8 @@ class _Channel(_Waiting, transport.Channel):
 
 
 class _SentinelChannel(_Waiting, transport.SentinelChannel):
-    pass
+    connection_class = sentinel.Connection
+    connection_class_ssl = sentinel.SSLConnection
 
 
 _broker = _Outage()
@@ -101,10 +104,12 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     app.conf.result_backend_always_retry = True
     app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)
     app.conf.result_backend_max_sleep_between_retries_ms = 5_000
+    store_started_at_once(app)
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
         client = backend.client
+        sentinel.ask_again(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 
