@@ -70,7 +70,7 @@ def total(rows: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return rows as a table in Markdown."""
-    lines = [" | ".join(COLUMNS), "|".join("---" for _ in COLUMNS)]
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     for row in rows:
         shown = [
             f"{row[name]:.1f} s" if name == "stall" else row[name] for name in COLUMNS.values()

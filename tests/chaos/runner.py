@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
 import time
@@ -46,7 +47,8 @@ def run(
     stage, used = None, 0
     try:
         for number, seed in enumerate(seeds):
-            if time.monotonic() > until:
+            parent = multiprocessing.parent_process()
+            if time.monotonic() > until or (parent is not None and not parent.is_alive()):
                 break
             if stage is None:
                 stage, used = Stage(directory / f"{kind}{number}", kind), 0

@@ -11,6 +11,6 @@ def sentence(found: dict[str, Any]) -> str:
     return (
         f"Of {found['of']} mutants, {tried} were tried: {found['caught']} were caught,"
         f" {found['equivalent']} behave as the script does, each for a reason that"
-        f" `tests/mutants/equivalent.toml` names, and {live} lived."
-        f" Commit {found['commit']}, {found['date']}."
+        f" `tests/mutants/equivalent.toml` names, and {live} lived.\n"
+        f"Commit {found['commit']}, {found['date']}."
     )
