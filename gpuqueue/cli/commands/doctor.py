@@ -128,6 +128,7 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
     from gpuqueue.celery import app  # its settings, read at import, are valid here
 
     yield from celery.backend(app.conf.result_backend, state.client, state.settings.redis_url)
+    yield from celery.dead_letters()
     yield from celery.tombstones(state.settings, app.conf.broker_transport_options)
     expires = {"dispatcher": celery.seconds(app.conf.result_expires)}
     if seen and not seen.error:
