@@ -112,7 +112,7 @@ def every_call() -> RecordingRedis:
         executor.reported(60)
         executor.report("SUCCEEDED", {"gpu": "T4"})
         executor.report("SUCCEEDED")
-        executor.reported(60)
+        executor.reported(60, failed=True)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)
