@@ -22,6 +22,8 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
+LAUNCHES = 4
 #: How many times as long as usual to look for the end of an attempt that holds the slot of a later
 #: one.
 LOOKS = 4
@@ -131,7 +133,7 @@ class Repair:
         the job is no longer wanted.
         """
         if _is_wanted(record, attempt):
-            found = self.line.relaunch(attempt, self.abandoned_after)
+            found = self.line.relaunch(attempt, self.abandoned_after, LAUNCHES)
             if found:
                 logger.warning(
                     "%s attempt %s: launched again",
@@ -231,5 +233,5 @@ def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
         record is not None
         and record.get("attempt") == attempt.number
         and record["state"] == "launching"
-        and not record.get("cancel")
+        and not any(record.get(word) for word in ("cancel", "doomed", "timed_out"))
     )
