@@ -32,6 +32,10 @@ class InvalidJob(GpuQueueError, ValueError):
         return cls(f"{field}={_shown(value)} {problem}; {fix}")
 
 
+class InvalidSignal(GpuQueueError, ValueError):
+    """A revoke names a signal that does not exist."""
+
+
 class MalformedMessage(InvalidJob):
     """The message is not a Celery task message with a JSON body of the documented shape."""
 
@@ -133,6 +137,10 @@ class ServerNotTrusted(ServerUnreachable):
 
 class StateUnavailable(GpuQueueError):
     """The queue state cannot be written now; the broker keeps and redelivers the message."""
+
+
+class RecordDamaged(GpuQueueError):
+    """The record of the job in Redis cannot be read; ``gpuqueue doctor`` shows what it was."""
 
 
 class StaleAttempt(GpuQueueError):

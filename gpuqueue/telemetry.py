@@ -1,4 +1,4 @@
-"""Counters of this process for /metrics: launches, and requests to the API server.
+"""Counters of this process for /metrics: launches, failed steps, and requests to the API server.
 
 They are lost with the process, as Prometheus expects. The counters of the whole queue are in Redis:
 see ``store/counts.py``.
@@ -15,6 +15,12 @@ LAUNCHES = Counter(
     ("gpu_class", "outcome"),
     registry=None,
 )
+STEP_FAILURES = Counter(
+    "gpuqueue_step_failures",
+    "Failed steps of the loops of this dispatcher, by step. The other steps and jobs went on.",
+    ("step",),
+    registry=None,
+)
 KUBERNETES_REQUESTS = Counter(
     "gpuqueue_kubernetes_requests",
     "Requests of this dispatcher to the API server, by HTTP status, or unreachable.",
@@ -29,4 +35,4 @@ KUBERNETES_SECONDS = Histogram(
     registry=None,
 )
 #: All metrics, for a registry.
-OWN = (LAUNCHES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS)
+OWN = (LAUNCHES, STEP_FAILURES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS)

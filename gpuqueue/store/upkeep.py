@@ -71,6 +71,10 @@ class Upkeep:
         """
         return bool(self._scripts.call("open", gpu_class))
 
+    def set_aside(self, gpu_class: str, key: str, name: str) -> bool:
+        """Take a name that is none out of a sorted set of a class; ``doctor`` shows it."""
+        return bool(self._scripts.call("set_aside", gpu_class, key=key, name=name))
+
     def adopt(self, gpu_class: str, record: Record) -> bool:
         """Make a live attempt a holder again after Redis has lost it."""
         return bool(self._scripts.call("adopt", gpu_class, record=record))

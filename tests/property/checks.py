@@ -113,5 +113,6 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
         assert records[delivery]["reason"] == jobs[delivery].reason
     for holder in keys["launching"]:
         attempt = Attempt.parse(CLASS, holder)
+        assert attempt is not None
         job = jobs[attempt.delivery]
         assert (job.state, job.attempt) == (JobState.LAUNCHING, attempt.number)

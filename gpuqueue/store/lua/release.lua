@@ -9,10 +9,10 @@
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! clock counts records line attempts admission
+--! clock counts records line damaged attempts admission
 local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
-local job = load(delivery)
+local job = load_or_set_aside(delivery)
 local holder = holder_name(delivery, attempt)
 local current = job and job.attempt == attempt
 -- Another process claimed this attempt. The one that ended, or failed to start, was a duplicate
