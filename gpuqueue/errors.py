@@ -108,7 +108,9 @@ class QuotaExceeded(LaunchFailed):
 
 
 class StartTimeout(LaunchFailed):
-    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT)."""
+    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT), or did not
+    load the application in time (GPUQUEUE_LOAD_TIMEOUT).
+    """
 
 
 class SettingsError(GpuQueueError):
@@ -136,7 +138,7 @@ class ServerNotTrusted(ServerUnreachable):
 
 
 class StateUnavailable(GpuQueueError):
-    """The queue state cannot be written now; the broker keeps and redelivers the message."""
+    """The queue state cannot be written now; the message waits in Redis and is taken again."""
 
 
 class RecordDamaged(GpuQueueError):

@@ -13,6 +13,7 @@ from gpuqueue.dispatcher.cancel import Canceller
 from gpuqueue.dispatcher.class_turns import ClassTurns
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
+from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
@@ -27,11 +28,13 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
 from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
@@ -107,6 +110,9 @@ class DispatcherProcess:
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
+        self.intake = IntakeLoop(
+            lambda: Broker(app), self.accept, float(settings.visibility_seconds)
+        )
         self.passes = passes
         relist = settings.relist_seconds
         steps = Steps(concerns_all)
@@ -161,6 +167,7 @@ class DispatcherProcess:
 
     def stop(self) -> None:
         """Sign off. Running attempts continue, and waiting jobs stay in Redis."""
+        self.intake.stop()
         self.watcher.stop()
         self.canceller.close()
         self.launcher.close()
@@ -237,6 +244,8 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
+        "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
+        LOAD_TIMEOUT: str(settings.load_within),
         "CELERY_BROKER_URL": settings.broker_url,
         "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),

@@ -9,6 +9,7 @@ from functools import partial
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.signals import TERM, is_signal
+from gpuqueue.model.states import JobState
 from gpuqueue.steps import Steps
 from gpuqueue.store.reader import Reader
 
@@ -62,7 +63,9 @@ class Stopper:
             # another cluster.
             return None
         # A hard limit kills at once, as in Celery; a cancelled job may clean up first.
-        overdue = record.get("timed_out") is not None or now - since > self.grace
+        # A process that has reported and did not end has had its grace.
+        late = record.get("timed_out") is not None or record["state"] == JobState.ENDED
+        overdue = late or now - since > self.grace
         signal = "KILL" if overdue else record.get("cancel", TERM)
         if not is_signal(signal):  # from a version that took any text
             signal = TERM

@@ -38,6 +38,7 @@ from gpuqueue.errors import (
     StaleAttempt,
 )
 from gpuqueue.executor import application
+from gpuqueue.executor.leaving import end_within, grace_of, leave_at_once
 from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.executor.waiting import PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
@@ -52,7 +53,14 @@ from gpuqueue.model.ends import (
     EXIT_STALE,
     EXIT_TERMINATED,
 )
-from gpuqueue.model.executor_env import FINISHER, INSTANCE, POD, POD_UID, VARIABLES
+from gpuqueue.model.executor_env import (
+    FINISHER,
+    INSTANCE,
+    LOAD_TIMEOUT,
+    POD,
+    POD_UID,
+    VARIABLES,
+)
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
@@ -102,8 +110,10 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             return _finish(environ, finish, Logs(client), f"{attempt.gpu_class}@{host}")
         executor = ExecutorAttempt(client, attempt, token)
         worker = attempt.worker(host)
-        record, stored = executor.claim(_instance(environ, host), worker)
+        loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
+        record, stored = executor.claim(_instance(environ, host), worker, loads_within)
         Run(environ, executor, record, stored, worker).run()
+        end_within(grace_of(environ), EXIT_OK)  # hooks of the application may hang, too
         application.leave()
     except StaleAttempt as exc:
         logger.warning("%s", exc)
@@ -169,23 +179,17 @@ def _on_term(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def run() -> None:
-    """Run the executor: the entry point."""
+    """Run the executor: the entry point. This process ends within its grace, however it went."""
+    code = 1
     try:
-        sys.exit(main())
+        code = main()
     except SettingsError as exc:
         sys.stderr.write(f"gpuqueue: {exc}\n")
-        sys.exit(EXIT_CONFIG)
+        code = EXIT_CONFIG
     except application.Stopped as stopped:
-        if stopped.code == EXIT_DEVICE:
-            _leave_at_once(EXIT_DEVICE)
-        raise
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    """End without the clean-up of the interpreter: on a failed GPU it may hang, or crash and hide
-    the exit status.
-    """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
+        code = int(stopped.code or EXIT_OK)
+        if code == EXIT_DEVICE:  # the clean-up may hang on a failed GPU
+            leave_at_once(code)
+    finally:
+        end_within(grace_of(os.environ), code)
+    sys.exit(code)

@@ -28,11 +28,13 @@ from gpuqueue.executor.celery_task import (
     soft_limit,
     with_run,
 )
+from gpuqueue.executor.leaving import grace_of
 from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.nvidia import failures as gpu_failures
@@ -132,7 +134,7 @@ class Run:
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
-                self._executor.reported(self._keep)
+                self._executor.reported(self._keep, grace_of(self._environ))
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):
@@ -230,13 +232,17 @@ class Run:
         self._reported = True
 
     def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
-        """Record the hard limit; return the soft one. A message overrides the task's limits."""
+        """Report that the application is loaded, with the hard limit; return the soft one. A
+        message overrides the task's limits.
+        """
         hard, soft = (
             limit or own
             for limit, own in zip(limits, (task.time_limit, task.soft_time_limit), strict=True)
         )
-        if hard and hard != self._record.get("time_limit"):
-            self._executor.limit(float(hard))
+        known, loads_within = self._record.get("time_limit"), self._environ.get(LOAD_TIMEOUT)
+        own = float(hard) if hard and hard != known else None
+        if own or (loads_within and not 0 < (known or 0) <= float(loads_within)):
+            self._executor.loaded(own)
         return soft
 
 

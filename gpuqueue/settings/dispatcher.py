@@ -101,7 +101,13 @@ class Settings(EnvironmentSettings):
         120, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_START_TIMEOUT")
     )
     """Seconds from the start of the process or container until the executor must have claimed its
-    job. 120: importing a large framework from a cold disk.
+    job. 120: pulling Python and its packages from a cold disk.
+    """
+    load_timeout: float | None = Field(
+        None, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_LOAD_TIMEOUT")
+    )
+    """Seconds from the claim of a job until its application must be loaded in the executor. Else a
+    new attempt follows, since an import can hang. Unset: GPUQUEUE_START_TIMEOUT.
     """
     lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=_env("GPUQUEUE_LEASE_SECONDS"))
     """Seconds without a sign of the leader until another dispatcher takes over. 3: measured
@@ -136,14 +142,14 @@ class Settings(EnvironmentSettings):
     tombstone_seconds: float = Field(
         86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")
     )
-    """Seconds that the record of an ended job is kept, to recognize a redelivery of its message.
-    Must exceed the broker's visibility timeout (Celery default: 3600).
+    """Seconds that the record of an ended job is kept, to recognize another copy of its message.
+    Must exceed ``GPUQUEUE_VISIBILITY_SECONDS``.
     """
     visibility_seconds: int = Field(
         60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS")
     )
-    """Seconds until the broker redelivers a message that a dispatcher has read but not accepted.
-    60: accepting takes milliseconds.
+    """Seconds for which a dispatcher may hold a message that it has not accepted yet. Then another
+    dispatcher takes the message. 60: accepting takes milliseconds.
     """
     metrics_port: int = Field(9464, ge=0, le=65_535, validation_alias=_env("GPUQUEUE_METRICS_PORT"))
     """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use, as
@@ -188,6 +194,11 @@ class Settings(EnvironmentSettings):
             "CELERY_RESULT_BACKEND": self.result_backend,
             "GPUQUEUE_REDIS_URL": self.state_url,
         }
+
+    @property
+    def load_within(self) -> float:
+        """Seconds until an application must be loaded."""
+        return self.load_timeout or self.start_timeout
 
     @property
     def metrics_address(self) -> str:

@@ -18,9 +18,11 @@ from gpuqueue.store.scripts import Scripts
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
 REPORT_TIMEOUT = 900.0
-#: Seconds until a process that has reported and does not end is stopped: its task left a thread
-#: behind.
-EXIT_TIMEOUT = 300.0
+#: Seconds that a process gets to end by itself, unless the dispatcher sets them.
+GRACE = 10.0
+#: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
+#: itself after the grace.
+EXIT_MARGIN = 2.0
 
 
 class ExecutorAttempt:
@@ -31,19 +33,24 @@ class ExecutorAttempt:
         self.token = token
         self.attempt = attempt
 
-    def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
+    def claim(
+        self, instance: str, worker: str, loads_within: float | None = None
+    ) -> tuple[Record, dict[str, Any]]:
         """Claim the attempt for this process; return its record and message.
 
+        ``loads_within`` seconds later the attempt is stopped, unless :meth:`loaded` was called.
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", instance=instance, worker=worker)
+        answer = self._call("claim", instance=instance, worker=worker, loads_within=loads_within)
         if answer[0] != "ok":
             raise self._stale(answer[1])
         return json.loads(answer[1]), json.loads(answer[2])
 
-    def limit(self, seconds: float) -> bool:
-        """Set the hard limit, in seconds from the start, if the task itself declares one."""
-        return bool(self._call("limit", seconds=seconds))
+    def loaded(self, seconds: float | None = None) -> bool:
+        """Report that the application is loaded, with the hard limit that the task itself declares,
+        in seconds from the start. Returns False if the attempt is not current.
+        """
+        return bool(self._call("loaded", seconds=seconds))
 
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
@@ -60,9 +67,11 @@ class ExecutorAttempt:
         if answer != "ok":
             raise self._stale(answer)
 
-    def reported(self, keep: float) -> bool:
-        """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
-        return bool(self._call("reported", keep=keep, within=EXIT_TIMEOUT))
+    def reported(self, keep: float, grace: float = GRACE) -> bool:
+        """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
+        process ends itself within ``grace`` seconds.
+        """
+        return bool(self._call("reported", keep=keep, within=grace + EXIT_MARGIN))
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")

@@ -45,7 +45,7 @@ class Attempted(Entrance):
             job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
         return wanted
 
-    def claim(self, process: Process, told: Told) -> bool:
+    def claim(self, process: Process, told: Told, loads_within: float | None = None) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
@@ -66,7 +66,7 @@ class Attempted(Entrance):
             and job.has_message
         )
         try:
-            record, _ = self.executor(told).claim(process.instance, "w")
+            record, _ = self.executor(told).claim(process.instance, "w", loads_within)
         except StaleAttempt:
             assert not expected
             return False
@@ -75,8 +75,22 @@ class Attempted(Entrance):
         if free:
             job.move(JobState.RUNNING)
             job.instance, job.claimed = process.instance, True
-            job.deadline = self.now + job.time_limit if job.time_limit else None
+            clocks = [each for each in (job.time_limit, loads_within) if each]
+            job.deadline = self.now + min(clocks) if clocks else None
+            job.started, job.loaded = self.now, loads_within is None
         return True
+
+    def loaded(self, process: Process, told: Told, limit: float | None) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        current = bool(
+            job and told.attempt.number == job.attempt and job.token and told.token == job.token
+        )
+        expected = bool(current and job and job.state == JobState.RUNNING and not job.timed_out)
+        assert self.executor(told).loaded(limit) == expected
+        if job and expected:
+            job.loaded, job.time_limit = True, limit or job.time_limit
+            job.deadline = job.started + job.time_limit if job.time_limit else None
+        return expected
 
     def report(self, process: Process, told: Told, outcome: str) -> bool:
         job = self.model.jobs.get(process.delivery)
@@ -138,6 +152,8 @@ class Attempted(Entrance):
         reporting, unclaimed = job.state == JobState.REPORTING, job.state == JobState.LAUNCHING
         # Never claimed: the code of the job is not at fault, with any status of its process.
         blameless = unclaimed and (reason == "ERROR" or job.timed_out == "start")
+        if job.timed_out == "load":  # the code of its task never ran
+            reason, again = "INFRA", True
         if job.claimed and self.has_retry(job):
             again = unclaimed = False
         due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")

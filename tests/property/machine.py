@@ -164,10 +164,24 @@ class Schedule(RuleBasedStateMachine):
         self.world.granted.remove(self.one(self.world.granted, number))
 
     @precondition(lambda self: self.world.processes)
-    @rule(number=index, wrong=st.sampled_from(["", "", "", "token", "attempt"]))
-    def claim(self, number: int, wrong: str) -> None:
+    @rule(
+        number=index,
+        wrong=st.sampled_from(["", "", "", "token", "attempt"]),
+        loads_within=st.sampled_from([None, 5, 15]),
+    )
+    def claim(self, number: int, wrong: str, loads_within: float | None) -> None:
         process = self.some_process(number)
-        self.world.claim(process, self.told(process, wrong))
+        self.world.claim(process, self.told(process, wrong), loads_within)
+
+    @precondition(lambda self: self.world.processes)
+    @rule(
+        number=index,
+        wrong=st.sampled_from(["", "", "", "token", "attempt"]),
+        limit=st.sampled_from([None, 7]),
+    )
+    def application_is_loaded(self, number: int, wrong: str, limit: float | None) -> None:
+        process = self.some_process(number)
+        self.world.loaded(process, self.told(process, wrong), limit)
 
     @precondition(lambda self: self.world.processes)
     @rule(

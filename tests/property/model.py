@@ -53,6 +53,9 @@ class ModelJob:
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None
+    started: float = 0.0
+    loaded: bool = True
+    """Its executor loads no application, or has reported that it is loaded."""
 
     def move(self, state: JobState) -> None:
         """Go on to a state; the moves that states.py lists are all there are."""

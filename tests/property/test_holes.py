@@ -16,7 +16,7 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, ExecutorAttempt
+from gpuqueue.store.attempts import EXIT_MARGIN, REPORT_TIMEOUT, ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
@@ -206,13 +206,73 @@ def test_a_process_that_hangs_in_its_report_is_stopped_and_frees_its_slot(queue:
 def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -> None:
     executor = queue.run("a")
     executor.report("SUCCEEDED")
-    assert executor.reported(1000)
-    queue.now += EXIT_TIMEOUT
+    assert executor.reported(1000, grace=7)
+    queue.now += 7
+    queue.line.tick("t4")
+    assert queue.reader.todo("t4", queue.now).stopping == [], "it ends itself first"
+    queue.now += EXIT_MARGIN
     queue.line.tick("t4")
     assert [each.holder for each, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
     record = queue.reader.record("t4", "a")
     assert record and record["instance"] == "h:n:1", "the watcher must know whom to stop"
     assert queue.ends(executor).freed and queue.state("a") == "ended"
+
+
+#: A time with more digits than a record keeps.
+PRECISE = 1_795_601_830.679_789
+
+
+@pytest.mark.parametrize(
+    ("limit", "loads_within", "loaded", "after", "word"),
+    [
+        (None, 5, False, 5, "load"),
+        (None, 5, True, 10_000, None),
+        (9, 5, False, 5, "load"),
+        (9, 5, True, 9, "run"),
+        (5, 5, False, 5, "run"),
+        (3, 5, False, 3, "run"),
+        (9, None, False, 9, "run"),
+        (None, None, False, 10_000, None),
+    ],
+)
+def test_an_import_has_a_deadline_until_the_application_is_loaded(
+    queue: Queue,
+    limit: float | None,
+    loads_within: float | None,
+    loaded: bool,
+    after: float,
+    word: str | None,
+) -> None:
+    queue.now = PRECISE
+    more: dict[str, Any] = {"time_limit": limit} if limit else {}
+    [granted] = queue.submit("a", **more)
+    executor = queue.executor(granted)
+    executor.claim("h:n:1", "w", loads_within)
+    if loaded:
+        assert executor.loaded()
+    queue.now += after + 0.001
+    queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and record.get("timed_out") == word
+    assert len(queue.reader.todo("t4", queue.now).stopping) == bool(word)
+    if word == "load":
+        assert executor.loaded() is False, "too late"
+        assert queue.ends(executor, reason=EndReason.ERROR).state == "delayed"
+
+
+def test_the_limit_of_the_task_itself_replaces_that_of_its_import(queue: Queue) -> None:
+    queue.now = PRECISE
+    [granted] = queue.submit("a")
+    executor = queue.executor(granted)
+    executor.claim("h:n:1", "w", 5)
+    assert executor.loaded(60)
+    queue.now += 59
+    queue.line.tick("t4")
+    assert queue.reader.todo("t4", queue.now).stopping == []
+    queue.now += 2
+    queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and record.get("timed_out") == "run"
 
 
 def test_nothing_is_written_for_an_ignored_task_whose_report_died(

@@ -89,9 +89,11 @@ class World(Attempted):
             self.model.enter(job, self.now)
         for job in jobs:
             if job.deadline is not None and job.deadline <= self.now and job.state in HOLDING:
-                job.timed_out = {"launching": "start", "running": "run", "reporting": "report"}[
-                    job.state
-                ]
+                words = {"launching": "start", "running": "run", "reporting": "report"}
+                loads = job.state == JobState.RUNNING and (
+                    not job.time_limit or job.deadline < job.started + job.time_limit
+                )
+                job.timed_out = "load" if loads else words[job.state]
                 job.deadline = None
 
     def lose_redis(self) -> None:
@@ -132,7 +134,7 @@ class World(Attempted):
             attempt=process.attempt,
             token=process.token,
         )
-        job.retries = labels["retries"]
+        job.retries, job.started = labels["retries"], self.now
         job.state, job.instance, job.claimed, job.has_message = (
             JobState.RUNNING,
             process.instance,

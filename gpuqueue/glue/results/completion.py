@@ -52,6 +52,11 @@ def exception_of(record: Record) -> Exception:
         return made
     if reason in _ERRORS:
         return _ERRORS[reason](f"job {record['id']} attempt {record.get('attempt')}: {error}")
+    if record.get("timed_out") == "load":
+        return errors.StartTimeout(
+            f"job {record['id']}: its application was not loaded in time (GPUQUEUE_LOAD_TIMEOUT)"
+            f" in {record.get('attempt')} attempts"
+        )
     if record.get("timed_out") == "start":
         return errors.StartTimeout(
             f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts:"

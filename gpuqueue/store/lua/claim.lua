@@ -3,6 +3,8 @@
 --   delivery, attempt, token: of the attempt
 --   instance: the process, or the Job and its pod
 --   worker: the name of its Celery worker
+--   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
+--     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
 --! clock records
 local job = load(context.delivery)
@@ -23,8 +25,10 @@ if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
 local holder = holder_of(job)
 job.state, job.instance, job.worker, job.started = 'running', context.instance, context.worker, now
 redis.call('ZREM', K.launching, holder)
-if job.time_limit then
-  redis.call('ZADD', K.deadlines, now + job.time_limit, holder)
+-- The import of the application may hang, and only the application knows the limits of its task.
+local seconds = math.min(job.time_limit or math.huge, context.loads_within or math.huge)
+if seconds < math.huge then
+  redis.call('ZADD', K.deadlines, now + seconds, holder)
 else
   redis.call('ZREM', K.deadlines, holder)
 end

@@ -22,6 +22,9 @@ if current and job.instance and not same_instance(job.instance, instance) then
 end
 if current and job.doomed and job.state == 'launching' then
   ended.reason, ended.error, ended.tried = job.doomed, job.doom_error, job.doom_tried
+elseif current and job.timed_out == 'load' then
+  -- Stopped in the import: the code of its task never ran.
+  ended.reason, ended.tried = 'INFRA', 'always'
 end
 
 local function due_again()

@@ -12,6 +12,8 @@ from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.dead_letters import DeadLetters, Letter
+from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
@@ -25,6 +27,7 @@ J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
     "accept": ["accepted", 0, [0]],
     "enqueue": [0],
+    "intake/take": [0, [], [], []],
     "admit": [0],
     "relaunch": None,
     "release": [0, ""],
@@ -100,7 +103,9 @@ def every_call() -> RecordingRedis:
     line.adopt("t4", {"delivery": "j"})
     executor = ExecutorAttempt(redis, J, "token")
     executor.claim("host:1", "worker")
-    executor.limit(60)
+    executor.claim("host:1", "worker", 60)
+    executor.loaded(60)
+    executor.loaded()
     executor.sampled({"gpu": "T4"})
     executor.sampled({})
     executor.report("SUCCEEDED", {"gpu": "T4"})
@@ -115,6 +120,8 @@ def every_call() -> RecordingRedis:
     assert lease.hold() and lease.taken
     lease.hold()
     lease.resign()
+    Intake(redis, BrokerKeys(), "process", 60).take(["gpu.t4"])
+    DeadLetters(redis).send(Letter("id", "gpu.t4", "{}", 5, 1.0, 2.0, "error"), "gpu.t4")
     recorded: RecordingRedis = redis
     return recorded
 

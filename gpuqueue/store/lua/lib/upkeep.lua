@@ -3,6 +3,13 @@
 
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
+-- Whether the deadline of a running attempt is that of its import: see claim and loaded. A record
+-- keeps 14 digits of a time.
+local function is_loading(job, deadline)
+  local limit = job.time_limit
+  return job.state == 'running' and not (limit and deadline >= job.started + limit - 0.01)
+end
+
 -- Key → what happens with a name that is due. Answers the weight of the record that it loaded.
 local MOVES = {
   {
@@ -29,7 +36,7 @@ local MOVES = {
   },
   {
     'deadlines',
-    function(holder)
+    function(holder, deadline)
       local delivery = delivery_of(holder)
       if not delivery then return set_aside('deadlines', holder, holder) end
       local job, weight = load_or_set_aside(delivery)
@@ -37,7 +44,7 @@ local MOVES = {
       if word and job.attempt and holder_of(job) == holder then
         redis.call('ZADD', K.stopping, 'NX', now, holder)
         if job.state ~= 'ended' then
-          job.timed_out = word
+          job.timed_out = is_loading(job, deadline) and 'load' or word
           save(job)
         end
       end
@@ -63,11 +70,12 @@ local MOVES = {
 -- much was taken.
 local function move(key, handle, most)
   local spent, moved = 0, 0
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)) do
+  local due = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, #due, 2 do
     if spent >= most then break end
-    redis.call('ZREM', key, name)
+    redis.call('ZREM', key, due[i])
     moved = moved + 1
-    spent = spent + (handle(name) or 1)
+    spent = spent + (handle(due[i], tonumber(due[i + 1])) or 1)
   end
   return moved
 end

@@ -125,6 +125,8 @@ POD: dict[str, Any] = {
                 {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "INFO"},
                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "86400"},
+                {"name": "GPUQUEUE_GRACE_SECONDS", "value": "10"},
+                {"name": "GPUQUEUE_LOAD_TIMEOUT", "value": "120"},
                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
@@ -202,6 +204,7 @@ def test_job_of_an_attempt_with_every_setting() -> None:
         tombstone_seconds=7200,
         grace_seconds=29.5,
         start_timeout=60,
+        load_timeout=300,
     )
     name = job_name("prod", full)
     kept = (
@@ -284,6 +287,8 @@ def test_job_of_an_attempt_with_every_setting() -> None:
                                 {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "DEBUG"},
                                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "7200"},
+                                {"name": "GPUQUEUE_GRACE_SECONDS", "value": "29.5"},
+                                {"name": "GPUQUEUE_LOAD_TIMEOUT", "value": "300"},
                                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
@@ -463,11 +468,11 @@ def test_finisher_job_requests_no_gpu_and_runs_on_any_node() -> None:
     expected["spec"]["activeDeadlineSeconds"] = 121
     container = container_of(expected)
     container["resources"] = {"requests": {"cpu": "250m", "memory": "1Gi"}}
-    container["env"][5:5] = [
+    container["env"][7:7] = [
         {"name": "GPUQUEUE_FINISHER", "value": "f1"},
         {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
     ]
-    container["env"][15]["value"] = f"gpu-jobs/{name}"
+    container["env"][17]["value"] = f"gpu-jobs/{name}"
     assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
 
 

@@ -1,0 +1,21 @@
+-- loaded: the executor has loaded the application, so that the limits of the task are known. The
+-- deadline of the run replaces that of the import.
+-- Context:
+--   delivery, attempt, token: of the attempt
+--   seconds?: the hard limit that the task itself declares, from the start of the run; absent: the
+--     limit of the message, if it has one
+-- Answer: 1 if the attempt is current, else 0
+--! clock records
+local job = load(context.delivery)
+if not job or job.state ~= 'running' or job.timed_out then return 0 end
+if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if context.seconds then
+  job.time_limit = context.seconds
+  save(job)
+end
+if job.time_limit then
+  redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
+else
+  redis.call('ZREM', K.deadlines, holder_of(job))
+end
+return 1
