@@ -13,6 +13,7 @@ from typing import Any
 from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
+from gpuqueue.telemetry import STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +61,18 @@ class JobStates:
             threading.Thread(target=self._refresh, name="gpuqueue-states", daemon=True).start()
 
     def _refresh(self) -> None:
-        try:
-            self._states.refresh(self._live())
-        except Exception:
-            logger.exception(
-                "states not refreshed; the next refresh retries", extra={"action": "refresh_failed"}
-            )
-
-    def _live(self) -> Iterator[Record]:
         for name in self._classes:
-            for record in self._reader.all_records(name):
-                if record["state"] != "ended" and not record.get("ignore_result"):
-                    yield record
+            try:
+                self._states.refresh(self._live(name))
+            except Exception:
+                STEP_FAILURES.labels("states").inc()
+                logger.exception(
+                    "states of class %s not refreshed; the next refresh retries",
+                    name,
+                    extra={"action": "refresh_failed"},
+                )
+
+    def _live(self, name: str) -> Iterator[Record]:
+        for record in self._reader.all_records(name):
+            if record["state"] != "ended" and not record.get("ignore_result"):
+                yield record

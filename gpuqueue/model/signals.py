@@ -5,7 +5,7 @@ from __future__ import annotations
 from signal import Signals
 from typing import Any
 
-from gpuqueue.errors import InvalidSignal
+from gpuqueue.errors import InvalidSignal, shown
 
 TERM = "TERM"
 #: Names without ``SIG``.
@@ -28,7 +28,7 @@ def parse_signal(signal: Any) -> str:
     if isinstance(signal, str) and (name := signal.upper().removeprefix("SIG")) in NAMES:
         return name
     raise InvalidSignal(
-        f"signal={str(signal)[:40]!r} is no signal of this system; use a name, such as TERM or KILL"
+        f"signal={shown(signal, 40)} is no signal of this system; use a name, such as TERM or KILL"
     )
 
 

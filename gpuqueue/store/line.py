@@ -5,6 +5,7 @@ watcher's cycle are in ``upkeep``.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,10 @@ from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.signals import parse_signal
 from gpuqueue.store.answers import Granted, Released, TakenIn
+from gpuqueue.store.passing import passes
 from gpuqueue.store.upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
 #: record counts as several.
@@ -137,7 +141,7 @@ class Line(Upkeep):
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
-        current.
+        current. One that cannot be recorded keeps no other one.
         """
         calls = [
             (
@@ -153,7 +157,18 @@ class Line(Upkeep):
             )
             for each in observations
         ]
-        return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
+        answers = self._scripts.each("observed", calls)
+        for each, answer in zip(observations, answers, strict=True):
+            if isinstance(answer, Exception):
+                if passes(answer):
+                    raise answer
+                logger.error(
+                    "%s: not recorded what it waits for: %s",
+                    each.attempt.holder,
+                    answer,
+                    extra={"action": "observation_lost"},
+                )
+        return [answer == 1 for answer in answers]
 
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Record why an attempt that does not start is given up, before it is stopped. Returns

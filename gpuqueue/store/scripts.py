@@ -118,25 +118,12 @@ class Scripts:
         """Call one verb on keys that belong to no class."""
         return self._run(verb, keys, _arguments(context))
 
-    def pipelined(self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]) -> list[Any]:
-        """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
-        them together are not.
-        """
-
-        def run() -> list[Any]:
-            pipe = self._client.pipeline(transaction=False)
-            for gpu_class, context in calls:
-                self._script(verb)(
-                    keys=class_keys(gpu_class), args=_arguments(context), client=pipe
-                )
-            return pipe.execute()
-
-        return _until_loaded(run) if calls else []
-
     def each(
         self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]
     ) -> list[Any | Exception]:
-        """As :meth:`pipelined`, with the error of a call that fails in place of its answer."""
+        """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
+        them together are not. One that fails has its error in place of its answer.
+        """
         sha = self._script(verb).sha
         arguments = [(class_keys(name), _arguments(context)) for name, context in calls]
         answers: list[Any] = []

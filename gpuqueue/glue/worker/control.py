@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from kombu.common import ignore_errors
 from kombu.utils.functional import maybe_list
 
-from gpuqueue.errors import InvalidSignal
+from gpuqueue.errors import InvalidSignal, shown
 from gpuqueue.model.signals import parse_signal
 
 logger = get_logger(__name__)
@@ -113,10 +113,10 @@ def _stamps(headers: Any) -> dict[str, list[str]]:
     if isinstance(headers, list | tuple):
         pairs = [str(each).partition("=") for each in headers]
         if not all(equals for _, equals, _ in pairs):
-            raise ValueError(f"headers={headers!r:.100} are no stamps; use header=value")
+            raise ValueError(f"headers={shown(headers, 100)} are no stamps; use header=value")
         headers = {header: value for header, _, value in pairs}
     if not isinstance(headers or {}, Mapping):
-        raise ValueError(f"headers={headers!r:.100} are no stamps; use header=value")
+        raise ValueError(f"headers={shown(headers, 100)} are no stamps; use header=value")
     return {
         str(key): [str(value) for value in maybe_list(values) or []]
         for key, values in (headers or {}).items()

@@ -20,6 +20,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.telemetry import STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: Seconds without the API until the table counts as out of date: several tries to connect have
@@ -167,16 +168,17 @@ class Pods:
     def _change(
         self, run: _Run, change: Callable[[Pod, float], Entry], pod: Pod, kind: Kind
     ) -> None:
-        with run.lock:
-            if run.stopped.is_set():
-                return
-            entry = change(pod, self._clock())
         try:
+            with run.lock:
+                if run.stopped.is_set():
+                    return
+                entry = change(pod, self._clock())
             self._on_event(entry, kind)
         except Exception:
+            STEP_FAILURES.labels("pod").inc()
             logger.exception(
                 "pod %s: the event %s was not handled",
-                entry.pod.metadata.name,
+                pod.metadata.name,
                 kind,
                 extra={"action": "pod_event_lost"},
             )
