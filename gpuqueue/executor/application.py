@@ -57,11 +57,15 @@ def _stopped(exc: BaseException | None) -> Stopped | None:
     return exc
 
 
-def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
-    """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
+def load(
+    name: str | None, worker: str, loglevel: str = "INFO", patience: float | None = None
+) -> Celery:
+    """Import the application and become a worker of it, which waits for Redis for ``patience``
+    seconds. Raises :class:`ApplicationNotFound`.
+    """
     app = find(name)
     become_worker(app, worker, loglevel)
-    wait_for_redis(app)
+    wait_for_redis(app, patience)
     return app
 
 

@@ -36,6 +36,7 @@ ANSWERS: dict[str, Any] = {
     "claim": ["ok", "{}", "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
+    "finish_failed": [0],
     "measured": [0, 0, "0", "0", 0, 0, 0, 0, []],
     "why": None,
 }
@@ -98,7 +99,10 @@ def every_call() -> RecordingRedis:
     line.set_aside("t4", "holders_shared", "none")
     Turns(redis, line).take([T4])
     line.finish_claim("t4", "j", "finisher", 15)
+    line.finish_claim("t4", "j", "finisher", 15, begins=True)
+    line.finish_failed("t4", "j", "finisher", "no callback")
     line.finished("t4", "j", "finisher", "ERROR")
+    line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.adopt("t4", {"delivery": "j"})
     executor = ExecutorAttempt(redis, J, "token")
@@ -113,6 +117,7 @@ def every_call() -> RecordingRedis:
     executor.reported(60)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
+    finish.failed("no callback", passing=True)
     finish.finished("ERROR")
     Measures(redis).of("t4")
     Reader(redis).why(T4, "j")
