@@ -113,6 +113,8 @@ class Pods:
                 # 1. A full list: at first, after a gap in the events, and on a schedule.
                 if not run.version or self._clock() >= run.relist_at:
                     self._relist(run)
+                    if run.failed:  # once more, for what has passed by now
+                        self._relist(run)
                 # 2. A watch, until the server closes the stream. The next one continues there.
                 self._watch(run)
                 error = "" if run.healthy else "the watch ended as soon as it began"
@@ -133,6 +135,7 @@ class Pods:
 
     def _relist(self, run: _Run) -> None:
         pods, version = self._api.list_pods(self._selector)
+        run.failed = False
         for pod in pods:
             if (
                 not run.reported
@@ -175,6 +178,7 @@ class Pods:
                 entry = change(pod, self._clock())
             self._on_event(entry, kind)
         except Exception:
+            run.failed = True  # the other pods go on
             STEP_FAILURES.labels("pod").inc()
             logger.exception(
                 "pod %s: the event %s was not handled",
@@ -196,6 +200,7 @@ class _Run:
         self.healthy = False  # whether the API has worked since the last failure
         self.synced_at = -math.inf
         self.relist_at = -math.inf
+        self.failed = False  # whether a change of a pod was not applied
         self._thread = threading.Thread(
             target=follow, args=(self,), name="gpuqueue-pods", daemon=True
         )

@@ -33,7 +33,7 @@ end
 local function load_or_set_aside(delivery)
   local job, weight, raw = load(delivery)
   if job then return job, weight end
-  if not raw and redis.call('HEXISTS', K.messages, delivery) == 0 then return nil, weight end
+  if not raw and not redis.call('HGET', K.messages, delivery) then return nil, weight end
   set_aside('jobs', delivery, raw or '')
   job = rest_of(delivery)
   leave_line(job)
