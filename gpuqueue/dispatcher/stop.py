@@ -15,7 +15,7 @@ from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
 #: In place of a signal: the launcher can stop nothing for now.
-_UNAVAILABLE = ""
+_UNAVAILABLE = ("", "")
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Stopper:
     launcher: Launcher
     grace: float
     steps: Steps = field(default_factory=Steps)
-    _sent: dict[str, dict[Attempt, str]] = field(default_factory=dict)
+    _sent: dict[str, dict[Attempt, tuple[str, str]]] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Send all signals again: another watcher may have led meanwhile."""
@@ -44,16 +44,18 @@ class Stopper:
         }
         for attempt, since in stopping:
             stop = partial(self._stop, attempt, since, now, sent.get(attempt))
-            signal = self.steps.run("stop", stop, None, job=attempt.holder)
-            if signal == _UNAVAILABLE:
+            signalled = self.steps.run("stop", stop, None, job=attempt.holder)
+            if signalled == _UNAVAILABLE:
                 # The other attempts would wait for the same server, and the lease would run out:
                 # the next turn retries all.
                 return
-            if signal is not None:
-                sent[attempt] = signal
+            if signalled is not None:
+                sent[attempt] = signalled
 
-    def _stop(self, attempt: Attempt, since: float, now: float, sent: str | None) -> str | None:
-        """Return the signal that an attempt has got by now; None: none."""
+    def _stop(
+        self, attempt: Attempt, since: float, now: float, sent: tuple[str, str] | None
+    ) -> tuple[str, str] | None:
+        """Return the instance of an attempt and the signal that it has got by now; None: none."""
         record = self.reader.record(attempt.gpu_class, attempt.delivery)
         if record is None or record.get("attempt") != attempt.number:
             return None  # without its record no instance is known; repair frees the slot
@@ -69,8 +71,8 @@ class Stopper:
         signal = "KILL" if overdue else record.get("cancel", TERM)
         if not is_signal(signal):  # from a version that took any text
             signal = TERM
-        if sent == signal:
-            return signal
+        if sent == (instance, signal):
+            return sent
         logger.info(
             "%s attempt %s: %s",
             attempt.delivery,
@@ -85,4 +87,4 @@ class Stopper:
                 "%s: not stopped yet: %s", attempt.delivery, exc, extra={"action": "stop_later"}
             )
             return _UNAVAILABLE
-        return signal
+        return instance, signal
