@@ -226,7 +226,8 @@ class Watcher:
             self.blind = True
             return
         self.blind = False
-        for name in closed:
+        settled = closed - self.repair.unsettled
+        for name in settled:
             self.line.open(name)
             self.turns.open(name)
 

@@ -33,6 +33,7 @@ from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
+from gpuqueue.model import celery_redis
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
@@ -78,11 +79,8 @@ class Run:
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
-            broker, backend = (
-                self._environ.get("CELERY_BROKER_URL"),
-                self._environ.get("CELERY_RESULT_BACKEND"),
-            )
-            app = application.stand_in(broker, backend, self._worker, self._loglevel)
+            settings = celery_redis.read(self._environ).celery()
+            app = application.stand_in(settings, self._worker, self._loglevel)
             self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]
@@ -134,7 +132,8 @@ class Run:
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
-                self._executor.reported(self._keep, grace_of(self._environ))
+                failed = state == states.FAILURE
+                self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):

@@ -32,10 +32,11 @@ NAMES: dict[str, str] = {
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
     "gate": (
-        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened"
+        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, opened and"
+        " opened_on"
     ),
     "expiring": "zset: delivery by its expires",
-    "launching": "zset: holder by time of admission, until the launcher has confirmed it",
+    "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
     "stopping": "zset: holder by the time at which its stop was requested",
     "finishing": "zset: delivery by the time from which any finisher may take it",

@@ -9,7 +9,7 @@
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! clock counts records line damaged attempts admission
+--! clock counts records line damaged attempts server admission
 local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
 local job = load_or_set_aside(delivery)
