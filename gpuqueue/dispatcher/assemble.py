@@ -40,7 +40,7 @@ from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout, rights
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
-from gpuqueue.store.keys import VERSION
+from gpuqueue.store.keys import VERSION, letter_keys
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -147,7 +147,12 @@ class DispatcherProcess:
             settings.metrics_port,
             "metrics_port" in settings.model_fields_set,
             [
-                QueueCollector(measures, classes, self.queue_lengths),
+                QueueCollector(
+                    measures,
+                    classes,
+                    self.queue_lengths,
+                    lambda: self.queue_lengths.members(letter_keys()[1]),
+                ),
                 DispatcherCollector(self.watcher, __version__),
             ],
             {"/healthz": self.health.sick, "/readyz": self.health.unready},

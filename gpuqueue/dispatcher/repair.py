@@ -22,6 +22,8 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
+LAUNCHES = 4
 #: How many times as long as usual to look for the end of an attempt that holds the slot of a later
 #: one.
 LOOKS = 4
@@ -43,6 +45,8 @@ class Repair:
     """Seconds until an unfinished launch, or a process without a slot, counts as abandoned."""
     relist: float
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
+    unsettled: set[str] = field(default_factory=set, init=False)
+    """Closed classes that must stay closed: the last run left an attempt without its slot."""
     _suspects: dict[str, float] = field(default_factory=dict)
 
     def run(
@@ -57,6 +61,7 @@ class Repair:
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
+        self.unsettled.clear()
         live = self.launcher.list()
         of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
         for each in live:
@@ -128,7 +133,7 @@ class Repair:
         the job is no longer wanted.
         """
         if _is_wanted(record, attempt):
-            found = self.line.relaunch(attempt, self.abandoned_after)
+            found = self.line.relaunch(attempt, self.abandoned_after, LAUNCHES)
             if found:
                 logger.warning(
                     "%s attempt %s: launched again",
@@ -171,7 +176,13 @@ class Repair:
                 if at_once or self._for_long(suspects, instance, now, self.abandoned_after):
                     self._adopt(each)
             case Standing.AHEAD:
-                if not self._adopt(each):
+                if self._adopt(each):
+                    return
+                # The holder in its way may have ended, which takes a moment to see.
+                closed = attempt.gpu_class in adopt_at_once
+                if closed and not self._for_long(suspects, instance, now, self.abandoned_after):
+                    self.unsettled.add(attempt.gpu_class)
+                else:
                     self._stop(each)
             case Standing.SUCCESSOR:
                 earlier = (record or {}).get("instance")
@@ -222,5 +233,5 @@ def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
         record is not None
         and record.get("attempt") == attempt.number
         and record["state"] == "launching"
-        and not record.get("cancel")
+        and not any(record.get(word) for word in ("cancel", "doomed", "timed_out"))
     )

@@ -86,7 +86,8 @@ class LiveAttempt:
 class Observation:
     """What an attempt waits for before it runs or ends.
 
-    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt.
+    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt,
+    ``launch_in`` the time until its launch is tried again.
     """
 
     attempt: Attempt
@@ -95,3 +96,4 @@ class Observation:
     pod: str = ""
     node: str = ""
     claim_within: float | None = None
+    launch_in: float | None = None

@@ -85,6 +85,7 @@ class Record(TypedDict, total=False):
     detail: Annotated[str, ATTEMPT, SHOWN]
     avoid: Annotated[list[str], TOMBSTONE, SHOWN]
     timed_out: Annotated[str, ATTEMPT]
+    launches: Annotated[int, ATTEMPT]
     doomed: Annotated[str, ATTEMPT]
     doom_error: Annotated[str, ATTEMPT]
     doom_tried: Annotated[str, ATTEMPT]

@@ -36,7 +36,7 @@ NAMES: dict[str, str] = {
         " opened_on"
     ),
     "expiring": "zset: delivery by its expires",
-    "launching": "zset: holder by time of admission, until the launcher has confirmed it",
+    "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
     "stopping": "zset: holder by the time at which its stop was requested",
     "finishing": "zset: delivery by the time from which any finisher may take it",

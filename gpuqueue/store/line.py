@@ -95,11 +95,14 @@ class Line(Upkeep):
         """
         return bool(self._on(attempt, "launched", instance=instance, claim_within=claim_within))
 
-    def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
+    def relaunch(
+        self, attempt: Attempt, older_than: float, most: int | None = None
+    ) -> Record | None:
         """Take over a launch that is unconfirmed for ``older_than`` seconds. Returns its record, or
-        None if there is no such launch.
+        None if there is no such launch. After ``most`` calls, each after twice as long, the attempt
+        is given up.
         """
-        answer = self._on(attempt, "relaunch", older_than=older_than)
+        answer = self._on(attempt, "relaunch", older_than=older_than, most=most)
         return json.loads(answer) if answer else None
 
     def release(
@@ -148,6 +151,7 @@ class Line(Upkeep):
                     "pod": each.pod or None,
                     "node": each.node or None,
                     "claim_within": each.claim_within,
+                    "launch_in": each.launch_in,
                 },
             )
             for each in observations

@@ -396,6 +396,38 @@ def test_no_job_starts_on_another_server_before_the_leader_has_looked(queue: Old
     assert queue.holders() == ["other#1"]
 
 
+def test_a_closed_class_waits_until_the_ended_holder_has_made_room(queue: OlderState) -> None:
+    [before] = queue.launch(queue.submit("before"))
+    before.executor.claim(before.instance, "w")
+    queue.submit("a")
+    state = queue.keep()
+    finish(before)
+    queue.ends(before)
+    [process] = queue.machine.of("a")
+    process.executor.claim(process.instance, "w")
+    queue.come_back_with(state)  # the slot is that of the job before it, which has ended
+    restarted(queue)
+    assert queue.line.admit(T4) == []
+    queue.client.hdel(GATE, "opened")
+    queue.repair.run(queue.now, adopt_at_once=["t4"])
+    assert queue.repair.unsettled == {"t4"} and queue.machine.stopped == []
+    queue.now += 1
+    queue.repair.run(queue.now, adopt_at_once=["t4"])
+    assert queue.repair.unsettled == set() and queue.machine.stopped == []
+    assert queue.holders() == ["a#1"] and finish(process)
+
+
+def test_a_closed_class_does_not_wait_for_ever_for_room(queue: OlderState) -> None:
+    state = walk(queue, "waiting", "claimed")
+    [process] = queue.machine.of("a")
+    queue.come_back_with(state)
+    queue.launch(queue.submit("urgent", SHARED, priority=-1))
+    for _ in range(3):
+        queue.repair.run(queue.now, adopt_at_once=["t4"])
+        queue.now += 1.5
+    assert queue.machine.stopped == [process.instance] and queue.repair.unsettled == set()
+
+
 def test_a_class_that_an_older_leader_has_opened_starts_jobs(queue: OlderState) -> None:
     restarted(queue)
     queue.client.hset(GATE, "opened", "1764338079.5")  # it writes no server

@@ -83,10 +83,17 @@ def every_call() -> RecordingRedis:
     for attempt in (J, replace(J, token="token")):
         line.launched(attempt, "host:1", 60)
         line.relaunch(attempt, 30)
+        line.relaunch(attempt, 30, 4)
         line.release(T4, attempt, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "h:1")
         line.release(T4, attempt)
         full = Observation(
-            attempt, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60
+            attempt,
+            WaitReason.QUOTA,
+            detail="full",
+            pod="p",
+            node="n",
+            claim_within=60,
+            launch_in=9,
         )
         line.observed([full, Observation(attempt)])
         line.give_up(attempt, EndReason.IMAGE, "no image")
@@ -112,7 +119,7 @@ def every_call() -> RecordingRedis:
         executor.reported(60)
         executor.report("SUCCEEDED", {"gpu": "T4"})
         executor.report("SUCCEEDED")
-        executor.reported(60)
+        executor.reported(60, failed=True)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)
