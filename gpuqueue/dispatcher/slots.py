@@ -26,7 +26,7 @@ from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
-from gpuqueue.telemetry import LAUNCHES
+from gpuqueue.telemetry import LAUNCHES, STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: Seconds until the next try of a launch that the cluster did not take. The pause doubles up to the
@@ -101,8 +101,8 @@ class Slots:
             )
 
     def _launch(self, record: Record, repeated: bool) -> None:
-        attempt = Attempt.of(record)
         try:
+            attempt = Attempt.of(record)
             if not repeated:
                 self._states.store(record, DISPATCHED)
             try:
@@ -129,11 +129,17 @@ class Slots:
                     attempt.number,
                     extra={"action": "launched"},
                 )
-        except Exception:
+        except Exception as exc:
             # Most likely Redis is away. The watcher finds out whether the attempt runs, and repeats
             # the launch if it does not.
-            logger.exception(
-                "%s: launch not confirmed", attempt.delivery, extra={"action": "launch_unsure"}
+            STEP_FAILURES.labels("launch").inc()
+            logger.error(
+                "%s: launch not confirmed: %s: %s",
+                record.get("delivery"),
+                type(exc).__name__,
+                exc,
+                extra={"action": "launch_unsure"},
+                exc_info=None if passes(exc) else exc,
             )
 
     def _launch_failed(self, attempt: Attempt, exc: Exception) -> None:

@@ -48,9 +48,20 @@ NAMES: dict[str, str] = {
         "zset: task id, NUL, delivery, in alphabetical order; each delivery but the first of its"
         " task, until it ends"
     ),
+    "damaged": "hash: what was set aside since no script can read it (key:name) → its text",
 }
 
 
+#: The keys of a class that has work for its watcher in each turn. The other keys wait for a time.
+BUSY = (
+    "accepted",
+    "waiting_shared",
+    "waiting_exclusive",
+    "holders_shared",
+    "holders_exclusive",
+    "stopping",
+    "finishing",
+)
 #: The same for the verbs in ``lua/lease``.
 LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
 

@@ -313,3 +313,12 @@ def test_a_cancel_of_a_retried_job_stops_the_retry_that_comes_later(world: World
     assert world.line.cancel("t4", "a") == "unknown"
     retry: Any = {"delivery": "a~1", "id": "a", "isolation": "shared", "gpu_class": "t4"}
     assert world.line.take_in(T4, retry | {"retries": 1}, "{}").outcome == "finishing"
+
+
+@pytest.mark.parametrize("verb", ["loaded", "sampled", "report", "reported"])
+def test_the_process_of_another_claim_is_refused(world: World, verb: str) -> None:
+    world.bring("running")
+    before = dumped(world)
+    other = {"instance": "h:n:2", "worker": "w", "started": world.now}
+    assert not heard(world.call(verb, claimed=other))
+    assert dumped(world) == before

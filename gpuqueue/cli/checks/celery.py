@@ -11,10 +11,12 @@ from gpuqueue.cli.view.dead_letters import open_dead
 from gpuqueue.cli.view.render import duration
 from gpuqueue.cli.view.state import State
 from gpuqueue.model.celery_redis import CeleryRedis
+from gpuqueue.model.names import REFUSED
 from gpuqueue.model.redis_url import is_redis, mask
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
+from gpuqueue.store.keys import class_key
 
 
 def backend(where: CeleryRedis, client: Redis) -> Iterator[Check]:
@@ -124,6 +126,22 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no dispatcher has taken: {saw}",
             "start a dispatcher that consumes these queues (-Q)",
         )
+
+
+def damaged(state: State) -> Iterator[Check]:
+    """Show what was set aside since it cannot be read."""
+    for name in [*state.reader.classes(), REFUSED]:
+        found = sorted(state.reader.damaged(name))
+        if found:
+            shown = ", ".join(repr(each[:60]) for each in found[:3])
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            yield Check(
+                "state",
+                Level.WARN,
+                f"damaged and set aside in class {name}: {shown}{more}",
+                "find what writes to Redis beside gpuqueue; then delete the key"
+                f" {class_key(name, 'damaged')}",
+            )
 
 
 def seconds(expires: object) -> float | None:

@@ -136,6 +136,7 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
         expires["application"] = seen.result_expires
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
+    yield from celery.damaged(state)
 
 
 def _show(each: Check) -> None:
