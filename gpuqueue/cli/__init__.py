@@ -1,7 +1,7 @@
 """The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: changes to the state of jobs, except by `cancel`. Commands read through
-``store.reader``.
+Never here: changes to the state of jobs, except by `cancel`, or to messages, except by `dead`.
+Commands read through ``store.reader``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ COMMANDS = {
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
+    "dead": (
+        "gpuqueue.cli.commands.dead",
+        "dead",
+        "List, show and send again the messages that could not be accepted.",
+    ),
     "doctor": (
         "gpuqueue.cli.commands.doctor",
         "doctor",

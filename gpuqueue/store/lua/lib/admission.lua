@@ -1,5 +1,5 @@
 -- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- clock, counts, records, line, attempts, server.
+-- clock, counts, records, line, damaged, attempts, server.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -128,10 +128,10 @@ local function admit(ask)
       redis.call('HDEL', K.gate, 'opened')
       break
     end
-    local job, weight = load(v[isolation])
+    local job, weight = load_or_set_aside(v[isolation])
     spent = spent + weight
-    if not job or job.state ~= 'waiting' then
-      -- A leftover: no job waits under this name.
+    if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
+      -- A leftover: no job waits under this name here.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
     elseif job.expires and job.expires <= now then
       leave_line(job)
