@@ -28,7 +28,17 @@ USED = {
     | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image"},
     Use.ATTEMPT: GPU
     | CONTAINER
-    | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
+    | {
+        "token",
+        "instance",
+        "worker",
+        "device",
+        "launched",
+        "launches",
+        "started",
+        "timed_out",
+        "wait",
+    }
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"},
     Use.TOMBSTONE: GPU
     | CONTAINER
