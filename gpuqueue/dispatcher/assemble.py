@@ -32,6 +32,7 @@ from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
+from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
@@ -81,9 +82,19 @@ class DispatcherProcess:
         register(certificates)
         bodies = DispatcherBodies(certificates)
 
-        def make_line(owner: str = "", devices: Mapping[str, int] | None = None) -> Line:
+        def make_line(
+            owner: str = "", devices: Mapping[str, int] | None = None, site: Site = NOWHERE
+        ) -> Line:
             keep, most = settings.tombstone_seconds, settings.max_attempts
-            return Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=devices)
+            return Line(
+                client,
+                by=name,
+                owner=owner,
+                keep=keep,
+                max_attempts=most,
+                devices=devices,
+                site=site,
+            )
 
         def on_end(running: RunningAttempt, end: End) -> bool:
             return slots.on_end(running, end)  # slots exist before the first launch
@@ -94,7 +105,7 @@ class DispatcherProcess:
             # Observations need no owner: only the launcher knows it.
             observations = KeptObservations(client, make_line(), reader, logs, states, app)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
-        line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
+        line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
         job_states = JobStates(states, reader, classes, repair)
         finisher = Finisher(
             line, reader, logs, app, name, launcher, bodies, settings.finish_seconds

@@ -18,6 +18,7 @@ from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
@@ -134,7 +135,9 @@ class Slots:
         )
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-        self._release(RunningAttempt(attempt, ""), End(reason, str(exc)), final=final)
+        blames = "" if final else PlaceKind.HOST
+        end = End(reason, str(exc), blames=blames)
+        self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
         """Retry a launch after a pause while the job is wanted and time is left. The attempt keeps

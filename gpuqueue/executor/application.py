@@ -60,8 +60,16 @@ def _stopped(exc: BaseException | None) -> Stopped | None:
 def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
     """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
     app = find(name)
-    become_worker(app, worker, loglevel)
-    wait_for_redis(app)
+    try:
+        become_worker(app, worker, loglevel)
+        wait_for_redis(app)
+    except Exception as exc:  # a setting that only a worker reads, or a missing client library
+        if (stopped := _stopped(exc)) is not None:
+            raise stopped from None
+        raise ApplicationNotFound(
+            f"GPUQUEUE_APP={name!r} cannot become a worker: {type(exc).__name__}: {exc}; correct"
+            " its settings"
+        ) from exc
     return app
 
 

@@ -47,6 +47,10 @@ NAMES: dict[str, str] = {
         "zset: task id, NUL, delivery, in alphabetical order; each delivery but the first of its"
         " task, until it ends"
     ),
+    "places": (
+        "hash: GPU, host, application or node that fails jobs → its failures (JSON, see"
+        " lua/lib/places.lua)"
+    ),
 }
 
 

@@ -39,6 +39,7 @@ from gpuqueue.model.executor_env import (
     parse_record,
     record_variables,
 )
+from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 
 
@@ -75,6 +76,7 @@ class LocalLauncher:
         self._host_lives = host_lives
         self._command = list(command)
         self._host = socket.gethostname()
+        self.site = Site(self._host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         self._exits = Exits()
         self._adopted: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -96,7 +98,13 @@ class LocalLauncher:
         process = self._spawn(record, {INSTANCE: nonce, **self._gpu(record)})
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
-        self._watch_exit(RunningAttempt(Attempt.of(record), instance), process.pid)
+        try:
+            self._watch_exit(RunningAttempt(Attempt.of(record), instance), process.pid)
+        except OSError:  # this process has no file descriptor left: the launch has failed
+            send_signal(process.pid, "KILL")
+            process.wait()
+            del self._processes[instance]
+            raise
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:

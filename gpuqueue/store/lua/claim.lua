@@ -6,7 +6,7 @@
 --   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
 --     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records
+--! clock records places
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -31,6 +31,13 @@ if seconds < math.huge then
   redis.call('ZADD', K.deadlines, now + seconds, holder)
 else
   redis.call('ZREM', K.deadlines, holder)
+end
+-- An executor with a shorter limit does not report that it has loaded the application.
+if context.loads_within and not (job.time_limit and job.time_limit <= context.loads_within) then
+  job.loading = 1
+end
+for _, name in ipairs(job.places or {}) do
+  if place_kind(name) == 'host' then succeed_at(name, holder) end
 end
 save(job)
 return { 'ok', cjson.encode(job), message }

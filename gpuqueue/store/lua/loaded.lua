@@ -1,18 +1,20 @@
--- loaded: the executor has loaded the application, so that the limits of the task are known. The
--- deadline of the run replaces that of the import.
+-- loaded: the executor has loaded the application, so that it works, and the limits of the task are
+-- known. The deadline of the run replaces that of the import.
 -- Context:
 --   delivery, attempt, token: of the attempt
 --   seconds?: the hard limit that the task itself declares, from the start of the run; absent: the
 --     limit of the message, if it has one
 -- Answer: 1 if the attempt is current, else 0
---! clock records
+--! clock records places
 local job = load(context.delivery)
 if not job or job.state ~= 'running' or job.timed_out then return 0 end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
-if context.seconds then
-  job.time_limit = context.seconds
-  save(job)
+if context.seconds then job.time_limit = context.seconds end
+job.loading = nil
+for _, name in ipairs(job.places or {}) do
+  if place_kind(name) == 'application' then succeed_at(name, holder_of(job)) end
 end
+save(job)
 if job.time_limit then
   redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
 else

@@ -1,9 +1,9 @@
 -- tick: move everything that is due: delayed jobs into line, expired jobs out of it, attempts past
--- their deadline to be stopped; forget old tombstones and revocations.
+-- their deadline to be stopped; forget old tombstones, revocations and places.
 -- Context:
 --   most: how many of each kind to move, so that one call stays short; a large record counts more
 -- Answer: {moved, next due (Unix seconds as text, '' for none)}
---! clock records line
+--! clock records line places
 local moved = 0
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
@@ -69,5 +69,9 @@ move(K.revoked_until, function(id)
   redis.call('HDEL', K.revoked, id)
 end)
 
-local _, due = next_due()
+forget_places()
+
+local soonest, due = next_due()
+local probe = next_probe()
+if probe and (not soonest or probe < soonest) then due = string.format('%.3f', probe) end
 return { moved, due or '' }

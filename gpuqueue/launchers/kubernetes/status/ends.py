@@ -75,15 +75,16 @@ class _Cause:
     quote: str = ""
     """Message of the scheduler, the kubelet or the runtime."""
     blames_node: bool = False
+    blames: str = ""
+    """As in :class:`gpuqueue.model.ends.End`."""
 
 
 def end_of(pod: Pod, *, deleted: bool = False) -> End:
     """Return the end of a pod that has ended. ``deleted``: the API has sent DELETED for it."""
     last = LastState.of(pod, deleted=deleted)
     cause = next(cause for read in _READINGS if (cause := read(last)) is not None)
-    return End(
-        cause.reason, _text(cause, last), last.node if cause.blames_node else "", last.evidence()
-    )
+    node = last.node if cause.blames_node else ""
+    return End(cause.reason, _text(cause, last), node, last.evidence(), cause.blames)
 
 
 def container_end(pod: Pod, end: End) -> End:
@@ -126,7 +127,8 @@ def _text(cause: _Cause, last: LastState) -> str:
 def _by_success(last: LastState) -> _Cause | None:
     if last.code != EXIT_OK or last.pod.status.reason == "DeadlineExceeded":
         return None  # a program that is stopped for its deadline may exit with 0
-    return _Cause(explain(EXIT_OK).reason, explain(EXIT_OK).error)
+    end = explain(EXIT_OK)
+    return _Cause(end.reason, end.error, blames=end.blames)
 
 
 def _by_disruption(last: LastState) -> _Cause | None:
@@ -198,7 +200,8 @@ def _by_exit_code(last: LastState) -> _Cause | None:
     if last.code is None:
         return None
     end = explain(last.code)
-    return _Cause(end.reason, end.error, blames_node=last.code == EXIT_DEVICE)
+    device = last.code == EXIT_DEVICE
+    return _Cause(end.reason, end.error, blames_node=device, blames="" if device else end.blames)
 
 
 def _by_nothing(last: LastState) -> _Cause:
