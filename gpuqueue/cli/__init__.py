@@ -1,6 +1,6 @@
 """The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: changes to the state of jobs, except by `cancel`. Commands read through
+Never here: changes to the state, except by `cancel` and `places --clear`. Commands read through
 ``store.reader``.
 """
 
@@ -42,6 +42,11 @@ COMMANDS = {
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
+    "places": (
+        "gpuqueue.cli.commands.places",
+        "places",
+        "List GPUs, hosts and applications that fail jobs.",
+    ),
     "doctor": (
         "gpuqueue.cli.commands.doctor",
         "doctor",

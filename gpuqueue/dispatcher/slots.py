@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
@@ -65,6 +66,7 @@ class Slots:
         self._states = states
         self._finisher = finisher
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
+        self._places = PlaceLog(client)
         self._timer = Timer("gpuqueue-launch-later")
 
     # -- grant -------------------------------------------------------------------------------------
@@ -232,6 +234,8 @@ class Slots:
                 end.error,
                 extra={"action": "try_again"},
             )
+            if end.blames or end.avoid:
+                self._places.look(name)
             wakeups.wake(self._client, name)
         return released.freed
 

@@ -65,8 +65,8 @@ class Place:
     name: str
     failures: int
     """Failures in a row."""
-    jobs: Mapping[str, str]
-    """Some of the jobs that met them: task id → delivery."""
+    jobs: Sequence[str]
+    """Task ids of some of the jobs that met them."""
     since: float
     """Time of the first failure."""
     until: float | None
@@ -88,7 +88,7 @@ class Place:
         return cls(
             name,
             int(found.get("failures", 0)),
-            dict(found.get("jobs") or {}),
+            sorted(found.get("jobs") or ()),
             float(found.get("since", 0)),
             found.get("until"),
             float(found.get("pause", 0)),

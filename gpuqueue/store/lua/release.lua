@@ -5,9 +5,8 @@
 --   instance?: the process or Job that ended; absent: none was observed
 --   ended: what the end means if the executor did not report: `reason`, `error`, `avoid` (the node
 --     at fault, or ''), `evidence` (fields of the record), and `tried`, when a new attempt follows:
---     'always', 'unstarted' (only if this attempt was never claimed) or 'never'; `blames`, the kind
---     of the place at fault: 'device', 'host', 'application', 'start' (the place where it was
---     starting, if it got no further) or ''
+--     'always', 'unstarted' (only if this attempt was never claimed) or 'never'; and `blames`, the
+--     place at fault ('device', 'host', 'application', '', or 'start', if it got no further)
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}

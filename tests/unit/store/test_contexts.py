@@ -11,6 +11,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
@@ -31,7 +32,7 @@ ANSWERS: dict[str, Any] = {
     "claim": ["ok", "{}", "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, []],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
     "why": None,
 }
 
@@ -91,6 +92,7 @@ def every_call() -> RecordingRedis:
     executor = ExecutorAttempt(redis, J, "token")
     executor.claim("host:1", "worker")
     executor.claim("host:1", "worker", 60)
+    executor.not_loaded("no module")
     executor.loaded(60)
     executor.loaded()
     executor.sampled({"gpu": "T4"})
@@ -103,6 +105,7 @@ def every_call() -> RecordingRedis:
     finish.finished("ERROR")
     Measures(redis).of("t4")
     Reader(redis).why(T4, "j")
+    places.clear(redis, "t4", "host:h")
     lease = Lease(redis, "dispatcher", 15)
     lease.hold()
     lease.resign()
