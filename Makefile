@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all test-cluster lint docs bench wheel clean
+.PHONY: help venv demo test test-slow test-all test-cluster chaos lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,13 @@ lint: $(DEV) ## check style, types, layers, Lua and names of tests
 
 docs: $(DEV) ## build the documentation site into site/, without the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+CHAOS := $(and $(SEED),--seed $(SEED)) $(and $(SCHEDULES),--schedules $(SCHEDULES)) \
+  $(and $(LAUNCHER),--launcher $(LAUNCHER)) $(and $(MINUTES),--minutes $(MINUTES)) \
+  $(and $(OUTPUT),--output $(OUTPUT))
+
+chaos: $(DEV) $(SERVER) ## run seeded schedules of faults: SEED=1 SCHEDULES=100 LAUNCHER=local|kubernetes MINUTES=40
+	$(PY) -m tests.chaos --traces .chaos $(CHAOS)
 
 bench: $(DEV) $(SERVER) ## run the benchmarks
 	$(PY) -m benchmarks
