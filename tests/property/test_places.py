@@ -397,7 +397,7 @@ def test_one_job_whose_executor_dies_at_its_start_ends_by_its_own_attempts(
     assert here.set_aside() == set()
 
 
-def test_two_jobs_that_kill_their_executors_do_not_keep_a_third_from_running(
+def test_two_jobs_that_kill_their_executors_do_not_block_a_third(
     machine: Callable[..., Machine],
 ) -> None:
     here = machine(lambda record: "success" if record["delivery"] == "good" else "crash", slots=1)

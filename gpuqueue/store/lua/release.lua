@@ -6,7 +6,8 @@
 --   ended: what the end means if the executor did not report: `reason`, `error`, `avoid` (the node
 --     at fault, or ''), `evidence` (fields of the record), and `tried`, when a new attempt follows:
 --     'always', 'unstarted' (only if this attempt was never claimed) or 'never'; and `blames`, the
---     place at fault ('device', 'host', 'application', '', or 'start', if it got no further)
+--     place at fault ('device', 'host', 'application', 'node', '', or 'start', if it got no
+--     further)
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
@@ -43,8 +44,7 @@ end
 local function blamed()
   local where = {}
   for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
-  local node = ended.reason == 'INFRA' or ended.reason == 'NODE_LOST'
-  if ended.avoid ~= '' then return node and 'node:' .. ended.avoid, 2 end
+  if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
   if job.state == 'launching' then
     local start = ended.blames == 'start' and (where.host or where.application)
     return start or ended.blames == 'host' and where.host, 2
