@@ -134,7 +134,7 @@ class ServerNotTrusted(ServerUnreachable):
 
 
 class StateUnavailable(GpuQueueError):
-    """The queue state cannot be written now; the broker keeps and redelivers the message."""
+    """The queue state cannot be written now; the message waits in Redis and is taken again."""
 
 
 class StaleAttempt(GpuQueueError):

@@ -25,8 +25,9 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
 from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
-from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.client import Redis, RedisError, ResponseError, forbidden
 from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import UNSTORABLE
 
@@ -47,24 +48,33 @@ class Accept:
     states: JobStates
     finisher: Finisher
 
-    def __call__(self, packed: dict[str, Any]) -> str:
+    def __call__(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
         """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
 
-        Raises :class:`MalformedMessage` without a task id, :class:`StateUnavailable` if the job is
-        not, or perhaps not, kept: then the broker must deliver the message again. Any other problem
-        is the message's, and refuses it.
+        Args:
+            packed: the message.
+            problem: why its content cannot be read, and is missing here: it is refused.
+
+        Raises:
+            MalformedMessage: it has no task id.
+            StateUnavailable: the job is not, or perhaps not, kept, and a later try can succeed.
+            RedisError: the same, and the message may be the cause.
         """
         identity = identify(packed)
         try:
             try:
-                return self._accept(packed, identity)
+                return self._accept(packed, identity, problem)
             except UNSTORABLE as exc:
-                problem = f"the message cannot be kept: {exc}; send Celery's own headers"
-                return self._refuse(packed, identity, MalformedMessage(problem))
+                words = f"the message cannot be kept: {exc}; send Celery's own headers"
+                return self._refuse(packed, identity, MalformedMessage(words))
         except RedisError as exc:
+            if isinstance(exc, ResponseError) and not (passes(exc) or forbidden(exc)):
+                raise
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
-    def _accept(self, packed: dict[str, Any], identity: Identity) -> str:
+    def _accept(
+        self, packed: dict[str, Any], identity: Identity, problem: InvalidJob | None
+    ) -> str:
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
@@ -74,13 +84,14 @@ class Accept:
             job = submission.job(gpu_class.name, isolation)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
-            return self._refuse(packed, identity, exc)
+            unread = problem if problem and not isinstance(exc, UntrustedMessage) else exc
+            return self._refuse(packed, identity, unread)
         except RedisError:
             raise
         except Exception as exc:
             logger.exception("unreadable message", extra={"action": "message_unread"})
-            problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
-            return self._refuse(packed, identity, MalformedMessage(problem))
+            words = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
+            return self._refuse(packed, identity, MalformedMessage(words))
         # 3. Keep it in line.
         return self._take_in(packed, stored, submission, job, gpu_class)
 

@@ -12,6 +12,7 @@ from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.cancel import Canceller
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
+from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
@@ -26,6 +27,7 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
 from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
@@ -116,6 +118,9 @@ class DispatcherProcess:
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
+        self.intake = IntakeLoop(
+            lambda: Broker(app), self.accept, float(settings.visibility_seconds)
+        )
         self.passes = passes
         relist = settings.relist_seconds
         stopper = Stopper(reader, launcher, settings.grace_seconds)
@@ -166,6 +171,7 @@ class DispatcherProcess:
 
     def stop(self) -> None:
         """Sign off. Running attempts continue, and waiting jobs stay in Redis."""
+        self.intake.stop()
         self.watcher.stop()
         self.canceller.close()
         self.launcher.close()

@@ -12,7 +12,7 @@ _classes = configured(_settings)
 broker_url = _settings.broker_url
 result_backend = _settings.result_backend or _settings.broker_url
 
-# A consumer for messages of any task name.
+# Remote control and events are Celery's. The intake takes the messages.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
 # Without -Q: the queues of all classes. Exchange and key have the names that Celery gives to the
 # queues that it makes: with the default exchange, messages of the queue `celery` would arrive too.
@@ -25,11 +25,6 @@ task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(
 # Only JSON is decoded.
 accept_content = ["json"]
 task_serializer = result_serializer = "json"
-# A message is acknowledged after it is kept in Redis.
-task_acks_late = True
-# A message is in hand for milliseconds: a higher prefetch would only delay redelivery after a
-# crash.
-worker_prefetch_multiplier = 4
 # The pool stays empty: messages never enter it.
 worker_pool = "threads"
 worker_concurrency = 1
@@ -37,9 +32,9 @@ worker_concurrency = 1
 worker_send_task_events = True
 # A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
-# Separate keys for unacknowledged messages: a short visibility timeout must not affect the workers
-# of the applications, which share the broker. After a SIGKILL the broker delivers the messages in
-# hand again, once the timeout and one restore interval have passed.
+# Separate keys for unacknowledged messages: what receives replies of remote control also puts back
+# messages whose visibility timeout has passed, and the timeout of the applications may be longer.
+# Dispatchers before the intake left messages under these keys; newer ones put them back.
 broker_transport_options = {
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",

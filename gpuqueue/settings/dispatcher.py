@@ -142,14 +142,14 @@ class Settings(EnvironmentSettings):
     tombstone_seconds: float = Field(
         86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")
     )
-    """Seconds that the record of an ended job is kept, to recognize a redelivery of its message.
-    Must exceed the broker's visibility timeout (Celery default: 3600).
+    """Seconds that the record of an ended job is kept, to recognize another copy of its message.
+    Must exceed ``GPUQUEUE_VISIBILITY_SECONDS``.
     """
     visibility_seconds: int = Field(
         60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS")
     )
-    """Seconds until the broker redelivers a message that a dispatcher has read but not accepted.
-    60: accepting takes milliseconds.
+    """Seconds for which a dispatcher may hold a message that it has not accepted yet. Then another
+    dispatcher takes the message. 60: accepting takes milliseconds.
     """
     metrics_port: int = Field(9464, ge=0, le=65_535, validation_alias=_env("GPUQUEUE_METRICS_PORT"))
     """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use, as

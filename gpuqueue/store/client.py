@@ -36,6 +36,7 @@ PAUSE = 1.0
 SILENCE = 5.0
 
 RedisError = redis.RedisError
+ResponseError = redis.ResponseError
 Redis = redis.Redis
 #: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
 _FORBIDDEN = (

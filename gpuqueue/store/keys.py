@@ -58,6 +58,23 @@ NAMES: dict[str, str] = {
 LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
 
 
+#: The keys of the dead letters, on the Redis of the broker.
+LETTER_NAMES: dict[str, str] = {
+    "letters": "hash: letter → {id, queue, message, tries, first, last, error} (JSON)",
+    "times": "zset: letter by the time at which it was set aside",
+}
+#: The keys of a queue's messages in hand, on the Redis of the broker. A number grows with
+#: each message, and names the list; a hand is the process that holds some, and the call that took
+#: them.
+HAND_NAMES: dict[str, str] = {
+    "last": "text: the number given last",
+    "texts": "hash: number → the message, as its sender wrote it",
+    "leases": "zset: number by the time from which any dispatcher may take it",
+    "hands": "hash: number → hand",
+    "tries": "hash: number → {tries, first, error} (JSON), of messages whose acceptance has failed",
+}
+
+
 def class_prefix(gpu_class: str) -> str:
     """Return the prefix of all keys of a class, with its hash tag."""
     return f"{PREFIX}{{{gpu_class}}}:"
@@ -95,6 +112,18 @@ def wake_key(gpu_class: str) -> str:
     classes have one hash tag, since a leader blocks on several.
     """
     return f"{PREFIX}{{wake}}:{gpu_class}"
+
+
+def letter_keys(prefix: str = "") -> list[str]:
+    """Return the keys of the dead letters. ``prefix``: that of all keys of the broker."""
+    return [f"{prefix}{PREFIX}{{dead}}:{name}" for name in LETTER_NAMES]
+
+
+def hand_keys(queue: str, prefix: str = "") -> list[str]:
+    """Return the keys of a queue's messages in hand. In a Redis Cluster they are on the node of the
+    list of the queue.
+    """
+    return [f"{prefix}{PREFIX}{{{prefix}{queue}}}:{name}" for name in HAND_NAMES]
 
 
 def revoking_key(gpu_class: str, revoke: str) -> str:

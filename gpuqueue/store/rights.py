@@ -64,7 +64,7 @@ def _state(client: redis.Redis) -> None:
 
 
 def _broker(client: redis.Redis) -> None:
-    client.brpop([_QUEUE], timeout=0.01)
+    client.rpop(_QUEUE)
 
 
 def _backend(client: redis.Redis) -> None:

@@ -19,13 +19,18 @@ from redis.exceptions import NoScriptError
 
 from gpuqueue.model.record import Use, fields_with
 from gpuqueue.store.counts import BOUNDS
-from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_keys
+from gpuqueue.store.keys import LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
 
 T = TypeVar("T")
 #: How often a script that a changed server has not is loaded again.
 LOADS = 5
 #: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
-_KEYS = {"": tuple(NAMES), "lease": tuple(LEASE_NAMES)}
+_KEYS = {
+    "": tuple(NAMES),
+    "lease": tuple(LEASE_NAMES),
+    "intake": tuple(LETTER_NAMES),
+    "dead": (*LETTER_NAMES, "list"),
+}
 #: Library part → the list that it needs from Python.
 _LISTS: dict[str, tuple[str, Sequence[object]]] = {
     "counts": ("BOUNDS", BOUNDS),

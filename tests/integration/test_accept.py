@@ -17,7 +17,7 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import UNSIGNED
-from gpuqueue.glue.worker import events
+from gpuqueue.glue.worker.events import MessageEvents
 from gpuqueue.model.record import Record
 from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import Redis, connect
@@ -138,22 +138,28 @@ def test_a_known_message_is_dropped_with_a_line_and_an_event(
 
 
 class Eventer:
-    """Notes events; refuses what no event can hold."""
+    """Notes events."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.flushed = 0
 
     def send(self, kind: str, **fields: Any) -> None:
-        json.dumps(fields, allow_nan=False)
         self.sent.append({"type": kind, **fields})
+
+    def flush(self) -> None:
+        self.flushed += 1
 
 
 def test_the_event_of_a_known_message_leaves_the_state_in_flower() -> None:
     eventer, seen = Eventer(), State()
+    events = MessageEvents(lambda: eventer, lambda: True)
     headers = {"id": "a", "task": "shop.train", "retries": 1}
-    events.tell(eventer, "accepted", headers)
-    events.tell(eventer, "known", headers)
+    events.tell("accepted", headers)
+    events.tell("known", headers)
+    events.flush()
     received, known = eventer.sent
+    assert (received["type"], eventer.flushed) == ("task-received", 1)
     assert known == {"type": "gpuqueue-known", "uuid": "a", "name": "shop.train", "retries": 1}
     common = {"hostname": "d@h", "timestamp": 1.0, "local_received": 1.0, "clock": 1}
     seen.event({**received, **common})
@@ -162,8 +168,32 @@ def test_the_event_of_a_known_message_leaves_the_state_in_flower() -> None:
     assert seen.tasks["a"].state == "SUCCESS"
 
 
-def test_a_header_that_no_event_can_hold_costs_only_the_event() -> None:
+def test_an_event_that_cannot_be_sent_costs_nothing_else() -> None:
     eventer = Eventer()
+    events = MessageEvents(lambda: eventer, lambda: True)
     for outcome in ("accepted", "known"):
-        events.tell(eventer, outcome, {"id": "a", "task": {1, 2}})
+        events.tell(outcome, {"id": "a", "task": object()})
+    assert eventer.sent == []
+    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    assert [each["uuid"] for each in eventer.sent] == ["b"]
+
+
+def test_a_broker_that_is_away_costs_only_the_events() -> None:
+    eventer, away = Eventer(), [True]
+
+    def make() -> Eventer:
+        if away:
+            raise ConnectionError("away")
+        return eventer
+
+    events = MessageEvents(make, lambda: True)
+    events.tell("accepted", {"id": "a", "task": "shop.train"})
+    away.clear()
+    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    assert [each["uuid"] for each in eventer.sent] == ["b"]
+
+
+def test_no_event_is_sent_while_they_are_off() -> None:
+    eventer = Eventer()
+    MessageEvents(lambda: eventer, lambda: False).tell("accepted", {"id": "a", "task": "t"})
     assert eventer.sent == []

@@ -13,6 +13,8 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.dead_letters import DeadLetters, Letter
+from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
@@ -25,6 +27,7 @@ J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
     "accept": ["accepted", 0, [0]],
     "enqueue": [0],
+    "intake/take": [0, [], [], []],
     "admit": [0],
     "relaunch": None,
     "release": [0, ""],
@@ -109,6 +112,8 @@ def every_call() -> RecordingRedis:
     lease = Lease(redis, "dispatcher", 15)
     lease.hold()
     lease.resign()
+    Intake(redis, BrokerKeys(), "process", 60).take(["gpu.t4"])
+    DeadLetters(redis).send(Letter("id", "gpu.t4", "{}", 5, 1.0, 2.0, "error"), "gpu.t4")
     recorded: RecordingRedis = redis
     return recorded
 
