@@ -87,6 +87,10 @@ class ContainerFailed(GpuQueueError):
     """The container of a container job ended with an exit code other than 0."""
 
 
+class FinishFailed(GpuQueueError):
+    """The container of the job succeeded, but its callbacks could not be sent."""
+
+
 class LaunchFailed(GpuQueueError):
     """The executor did not start, or not claim its job, on the last allowed attempt."""
 

@@ -109,9 +109,8 @@ class DispatcherProcess:
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
         job_states = JobStates(states, reader, classes, repair)
-        finisher = Finisher(
-            line, reader, logs, app, name, launcher, bodies, settings.finish_seconds
-        )
+        finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
+        finisher = Finisher(line, reader, logs, app, name, launcher, bodies, *finishes)
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
@@ -249,7 +248,7 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
         "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
-        LOAD_TIMEOUT: str(settings.load_within),
+        LOAD_TIMEOUT: str(settings.load_timeout or settings.start_timeout),
         "CELERY_BROKER_URL": settings.broker_url,
         "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),

@@ -57,12 +57,16 @@ def _stopped(exc: BaseException | None) -> Stopped | None:
     return exc
 
 
-def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
-    """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
+def load(
+    name: str | None, worker: str, loglevel: str = "INFO", patience: float | None = None
+) -> Celery:
+    """Import the application and become a worker of it, which waits for Redis for ``patience``
+    seconds. Raises :class:`ApplicationNotFound`.
+    """
     app = find(name)
     try:
         become_worker(app, worker, loglevel)
-        wait_for_redis(app)
+        wait_for_redis(app, patience)
     except Exception as exc:  # a setting that only a worker reads, or a missing client library
         if (stopped := _stopped(exc)) is not None:
             raise stopped from None

@@ -40,7 +40,7 @@ from gpuqueue.errors import (
 from gpuqueue.executor import application
 from gpuqueue.executor.leaving import end_within, grace_of, leave_at_once
 from gpuqueue.executor.task_run import KEEP, Run
-from gpuqueue.executor.waiting import PATIENCE, sending
+from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.model.attempt import Attempt
@@ -66,7 +66,7 @@ from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import describe
+from gpuqueue.store.passing import describe, passes
 
 #: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
 #: up, and errors here come earlier.
@@ -156,20 +156,27 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
-    app = application.load(
-        environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
-    )
-    log = logs.for_result(record)
-    with sending():
-        reason = complete(
-            app,
-            record,
-            stored,
-            ApplicationBodies(app),
-            hostname=record.get("worker") or worker,
-            own_tasks=True,
-            log=log,
+    try:
+        app = application.load(
+            environ.get("GPUQUEUE_APP"),
+            worker,
+            environ.get("GPUQUEUE_LOG_LEVEL", "INFO"),
+            FINISH_PATIENCE,
         )
+        log = logs.for_result(record)
+        with sending():
+            reason = complete(
+                app,
+                record,
+                stored,
+                ApplicationBodies(app),
+                hostname=record.get("worker") or worker,
+                own_tasks=True,
+                log=log,
+            )
+    except Exception as exc:
+        finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
+        raise
     finish.finished(reason)
     return EXIT_OK
 

@@ -165,6 +165,7 @@ class Launcher(Protocol):
         ``wanted``, or after ``timeout`` seconds.
 
         Raises :class:`LauncherClosed` if this process shuts down meanwhile; the finish continues.
+        Raises :class:`LauncherUnavailable`, or OSError, if the executor cannot be started.
         """
         ...
 

@@ -65,7 +65,10 @@ class Record(TypedDict, total=False):
     outcome: str
     cancel: str
     finisher: str
-    finish_tries: int
+    finish_tries: int  # only of versions that counted every claim
+    finishes: int
+    finish_error: str
+    finish_waits: float
 
     # Its latest attempt.
     attempt: Annotated[int, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]

@@ -106,8 +106,8 @@ class Settings(EnvironmentSettings):
     load_timeout: float | None = Field(
         None, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_LOAD_TIMEOUT")
     )
-    """Seconds from the claim of a job until its application must be loaded in the executor. Else a
-    new attempt follows, since an import can hang. Unset: GPUQUEUE_START_TIMEOUT.
+    """Seconds from the claim of a job until its application must be loaded; else a new attempt
+    follows. Unset: GPUQUEUE_START_TIMEOUT.
     """
     lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=_env("GPUQUEUE_LEASE_SECONDS"))
     """Seconds without a sign of the leader until another dispatcher takes over. 3: measured
@@ -129,6 +129,12 @@ class Settings(EnvironmentSettings):
     """Seconds that a dispatcher may take to finish a job before another one may repeat the finish.
     15: a finish takes milliseconds, but Redis may be slow.
     """
+    finish_timeout: float = Field(
+        120, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_FINISH_TIMEOUT")
+    )
+    """Seconds that an application may take to finish a job in place of its executor."""
+    finish_tries: int = Field(3, ge=1, le=100, validation_alias=_env("GPUQUEUE_FINISH_TRIES"))
+    """How often an application may fail to do so, until the dispatcher writes the result alone."""
     leave_seconds: float = Field(30, ge=1, le=600, validation_alias=_env("GPUQUEUE_LEAVE_SECONDS"))
     """Seconds from SIGTERM until a dispatcher exits, even with open work. Must be shorter than
     the grace period of its pod. 30: pending launches take 10 s if the API server does not respond.
@@ -194,11 +200,6 @@ class Settings(EnvironmentSettings):
             "CELERY_RESULT_BACKEND": self.result_backend,
             "GPUQUEUE_REDIS_URL": self.state_url,
         }
-
-    @property
-    def load_within(self) -> float:
-        """Seconds until an application must be loaded."""
-        return self.load_timeout or self.start_timeout
 
     @property
     def metrics_address(self) -> str:

@@ -13,16 +13,28 @@ import redis
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
+from gpuqueue.model.text import fitting
 from gpuqueue.store.scripts import Scripts
 
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
 REPORT_TIMEOUT = 900.0
+#: Seconds for which a finish that fails by errors that pass uses up no try. An application can
+#: raise such errors for another server than Redis, and for good.
+FREE_FOR = 3600.0
+#: How many characters of the error of a finish the record keeps.
+LONGEST_CAUSE = 500
 #: Seconds that a process gets to end by itself, unless the dispatcher sets them.
 GRACE = 10.0
 #: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
 #: itself after the grace.
 EXIT_MARGIN = 2.0
+
+
+def failure(error: str, passing: bool) -> dict[str, Any]:
+    """Return what ``finish_failed`` needs of a failed finish."""
+    text = fitting(error, LONGEST_CAUSE) or "unknown"
+    return {"error": text, "passing": passing, "free_for": FREE_FOR}
 
 
 class ExecutorAttempt:
@@ -122,6 +134,10 @@ class ExecutorFinish:
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
+
+    def failed(self, error: str, *, passing: bool) -> None:
+        """Record that this try has failed, so that another follows."""
+        self._call("finish_failed", **failure(error, passing))
 
     def finished(self, reason: str) -> bool:
         """Confirm that everything is written."""

@@ -269,6 +269,19 @@ class Schedule(RuleBasedStateMachine):
         if confirm:
             self.world.finished(delivery, finisher)
 
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(
+        number=index,
+        finisher=st.sampled_from(["f1", "f2"]),
+        passing=st.sampled_from([None, True, False]),
+    )
+    def finish_fails(self, number: int, finisher: str, passing: bool | None) -> None:
+        """A try that counts: it fails, or its process is killed (None)."""
+        delivery = self.some_job(number, JobState.FINISHING).delivery
+        self.world.begin_finish(delivery, finisher, 10)
+        if passing is not None:
+            self.world.finish_failed(delivery, finisher, passing)
+
     @rule(seconds=st.sampled_from([0.5, 1, 3, 10, 30]), tick=st.booleans())
     def time_passes(self, seconds: float, tick: bool) -> None:
         self.world.now += seconds

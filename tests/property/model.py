@@ -55,6 +55,8 @@ class ModelJob:
     reason: str = ""
     finisher: str = ""
     lease_until: float = 0.0
+    finishes: int = 0
+    finish_waits: float = 0.0
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None

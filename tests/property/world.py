@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
+from gpuqueue.store.attempts import FREE_FOR
 from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules
@@ -56,7 +57,41 @@ class World(Attempted):
             self.end(job)
         else:
             assert answer == "ok" and record and record["reason"] == job.reason
-            job.finisher, job.lease_until = finisher, self.now + lease
+            kept = job.lease_until if job.finisher == finisher else 0.0
+            job.finisher, job.lease_until = finisher, max(kept, self.now + lease)
+
+    def begin_finish(self, delivery: str, finisher: str, lease: float) -> None:
+        """The same, for a try that counts."""
+        job = self.model.jobs.get(delivery)
+        answer, record, _ = self.line.finish_claim(CLASS, delivery, finisher, lease, begins=True)
+        if answer != "ok":
+            if answer == "superseded" and job:
+                job.reason = "RETRIED"
+                self.end(job)
+            return
+        assert job and record and job.state == JobState.FINISHING
+        kept = job.lease_until if job.finisher == finisher else 0.0
+        job.finisher, job.lease_until = finisher, max(kept, self.now + lease)
+        job.finishes += 1
+        assert record["finishes"] == job.finishes
+
+    def finish_failed(self, delivery: str, finisher: str, passing: bool) -> None:
+        job = self.model.jobs.get(delivery)
+        told = self.line.finish_failed(CLASS, delivery, finisher, "no callback", passing=passing)
+        if not (job and finisher and job.state == JobState.FINISHING and job.finisher == finisher):
+            assert told is None
+            return
+        assert told
+        if passing:
+            job.finish_waits = job.finish_waits or self.now
+            waited = self.now - job.finish_waits
+            job.finishes -= waited < FREE_FOR and job.finishes > 0
+            pause = min(30, max(1, waited))
+        else:
+            job.finish_waits, waited = 0.0, 0.0
+            pause = min(60, 2 ** max(0, job.finishes - 1))
+        assert told == (job.finishes, int(waited))
+        job.finisher, job.lease_until = "a failed one", self.now + pause
 
     def finished(self, delivery: str, finisher: str) -> None:
         job = self.model.jobs.get(delivery)

@@ -436,7 +436,16 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
 
 SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
 #: The verbs of executors (store/attempts.py).
-EXECUTORS_VERBS = ("claim", "loaded", "sampled", "report", "reported", "finish_claim", "finished")
+EXECUTORS_VERBS = (
+    "claim",
+    "loaded",
+    "sampled",
+    "report",
+    "reported",
+    "finish_claim",
+    "finish_failed",
+    "finished",
+)
 
 
 @pytest.mark.parametrize("user", ["executor", "dispatcher"])

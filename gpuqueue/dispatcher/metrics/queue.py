@@ -140,6 +140,12 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
         "Failed attempts that a new attempt follows, by reason.",
         labels=(*_PLACE, "reason"),
     )
+    given_up = CounterMetricFamily(
+        "gpuqueue_finishes_given_up",
+        "Jobs whose application could not finish them, or whose callbacks could not be sent, in"
+        " GPUQUEUE_FINISH_TRIES tries, by reason.",
+        labels=(*_PLACE, "reason"),
+    )
     wait = HistogramMetricFamily(
         "gpuqueue_wait_seconds",
         "Seconds from entering the line to a slot, without eta and the pause before a new attempt.",
@@ -153,12 +159,16 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     for name, each in measured.items():
         for isolation, number in each.counts.accepted.items():
             accepted.add_metric((name, isolation), number)
-        for family, counted in ((ended, each.counts.ended), (repeated, each.counts.repeated)):
+        for family, counted in (
+            (ended, each.counts.ended),
+            (repeated, each.counts.repeated),
+            (given_up, each.counts.given_up),
+        ):
             for (isolation, reason), number in counted.items():
                 family.add_metric((name, isolation, reason), number)
         _histogram(wait, name, each.counts.wait)
         _histogram(held, name, each.counts.held)
-    yield from (accepted, ended, repeated, wait, held)
+    yield from (accepted, ended, repeated, given_up, wait, held)
 
 
 def _histogram(

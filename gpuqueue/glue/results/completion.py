@@ -210,7 +210,23 @@ def _task_of(
     return stand_in(app, record.get("task") or "unknown", lambda *args, **kwargs: None)
 
 
+def _hook(task: Any) -> Any:
+    """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
+    error changes nothing.
+    """
+    inner = task.on_failure
+
+    def on_failure(*args: Any, **kwargs: Any) -> None:
+        try:
+            inner(*args, **kwargs)
+        except Exception:
+            logger.exception("on_failure of %s failed", task.name, extra={"action": "hook_failed"})
+
+    return on_failure
+
+
 def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+    task.on_failure = _hook(task)
     task.push_request(**vars(request))
     try:
         raise exc
@@ -218,6 +234,7 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
         einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
     finally:
         task.pop_request()
+        del task.on_failure
     with Events(app, request.hostname, leaves="worker" in record) as events:
         events.send(
             "task-failed",

@@ -5,6 +5,7 @@
 --   finisher: the name of the claim
 --   lease: seconds
 --   keep: seconds that the tombstone is kept
+--   begins?: it begins a try now, which counts; absent: it only takes or keeps the job
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
 --         due) | {'not finishing'}
 --! clock counts records tombstones
@@ -21,8 +22,13 @@ if silent or (retried and job.reason ~= 'CANCELLED') then
   entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', context.keep)
   return { 'superseded' }
 end
+local kept = job.finisher == finisher
 job.finisher = finisher
-job.finish_tries = (job.finish_tries or 0) + 1
-redis.call('ZADD', K.finishing, now + context.lease, delivery)
+-- Counted before the try, since it may kill its process.
+if context.begins then job.finishes = (job.finishes or 0) + 1 end
+-- The claim of a finisher's process may be shorter than that of the dispatcher that started it.
+local free_at = now + context.lease
+if kept then free_at = math.max(free_at, free_from) end
+redis.call('ZADD', K.finishing, free_at, delivery)
 save(job)
 return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, delivery) or '' }

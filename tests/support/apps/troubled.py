@@ -67,6 +67,12 @@ def die() -> NoReturn:
     raise AssertionError("still here")
 
 
+@app.task
+def hold() -> None:
+    database.rpush("troubled:holding", os.getpid())
+    stay()
+
+
 class Raises(Task):
     def on_failure(self, *_: Any) -> NoReturn:
         database.rpush("troubled:hooks", os.getpid())

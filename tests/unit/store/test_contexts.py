@@ -35,6 +35,7 @@ ANSWERS: dict[str, Any] = {
     "claim": ["ok", "{}", "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
+    "finish_failed": [0],
     "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
     "why": None,
 }
@@ -89,7 +90,10 @@ def every_call() -> RecordingRedis:
     line.cancel("t4", "j")
     line.tick("t4")
     line.finish_claim("t4", "j", "finisher", 15)
+    line.finish_claim("t4", "j", "finisher", 15, begins=True)
+    line.finish_failed("t4", "j", "finisher", "no callback")
     line.finished("t4", "j", "finisher", "ERROR")
+    line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.adopt("t4", {"delivery": "j"})
     executor = ExecutorAttempt(redis, J, "token")
@@ -105,6 +109,7 @@ def every_call() -> RecordingRedis:
     executor.reported(60)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
+    finish.failed("no callback", passing=True)
     finish.finished("ERROR")
     Measures(redis).of("t4")
     Reader(redis).why(T4, "j")
