@@ -65,7 +65,10 @@ local function blame()
   if not place then return 0 end
   local kind = place_kind(place)
   if kind == 'device' then keep_away(job, place) end
-  local entry, spared = fail_at(place, job, holder, job.load_error or ended.error, enough)
+  local late = job.timed_out == 'load'
+    and 'the application was not loaded in time (GPUQUEUE_LOAD_TIMEOUT)'
+  local error = job.load_error or late or ended.error
+  local entry, spared = fail_at(place, job, holder, error, enough)
   if not entry then return 0 end
   job.spared = (job.spared or 0) + spared
   waits, why = WAIT_OF[kind], entry.error
