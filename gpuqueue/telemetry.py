@@ -28,5 +28,16 @@ KUBERNETES_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=None,
 )
+STATES_LOST = Counter(
+    "gpuqueue_states_lost",
+    "States QUEUED, DISPATCHED and STARTED that this dispatcher did not store: the result backend"
+    " was away for too long, or refused them. Results are never among them.",
+    registry=None,
+)
+EVENTS_LOST = Counter(
+    "gpuqueue_events_lost",
+    "Celery events that this dispatcher did not send: the broker was away for too long.",
+    registry=None,
+)
 #: All metrics, for a registry.
-OWN = (LAUNCHES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS)
+OWN = (LAUNCHES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS, STATES_LOST, EVENTS_LOST)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +116,7 @@ class Accept:
         job: Job,
         gpu_class: GpuClass,
     ) -> str:
-        since, record = time.monotonic(), job.record()
+        record = job.record()
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
@@ -138,7 +137,7 @@ class Accept:
         self.slots.launch(gpu_class, taken.granted)
         # A retry in line shows RETRY, as in plain Celery. A job that starts shows DISPATCHED.
         if not (starts or job.retries):
-            self.states.store(record, QUEUED, packed, since=since)
+            self.states.store(record, QUEUED, packed)
         if taken.sooner and not starts:
             wakeups.wake(self.client, job.gpu_class)
         return "accepted"

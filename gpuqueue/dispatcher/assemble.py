@@ -10,6 +10,7 @@ from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.cancel import Canceller
+from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
 from gpuqueue.dispatcher.intake import IntakeLoop
@@ -79,7 +80,8 @@ class DispatcherProcess:
         leave: Callable[[], None] = lambda: None,
     ) -> None:
         client, classes = _checked_client(settings), configured(settings)
-        reader, logs, states = Reader(client), Logs(client), ResultStates(app)
+        reader, logs, events = Reader(client), Logs(client), EventQueue(app)
+        job_states = JobStates(ResultStates(app), reader, classes)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
@@ -105,21 +107,21 @@ class DispatcherProcess:
             launcher, gpus = _local(settings, classes, reader, on_end)
         else:
             # Observations need no owner: only the launcher knows it.
-            observations = KeptObservations(client, make_line(), reader, logs, states, app)
+            send = events.put
+            observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
-        job_states = JobStates(states, reader, classes, repair)
         finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
-        finisher = Finisher(line, reader, logs, app, name, launcher, bodies, *finishes)
+        finisher = Finisher(line, reader, logs, app, name, launcher, events.put, bodies, *finishes)
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
+        self._beside = (job_states, events)
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
-        self.intake = IntakeLoop(
-            lambda: Broker(app), self.accept, float(settings.visibility_seconds)
-        )
+        visible = float(settings.visibility_seconds)
+        self.intake = IntakeLoop(lambda: Broker(app), self.accept, visible)
         self.passes = passes
         relist = settings.relist_seconds
         stopper = Stopper(reader, launcher, settings.grace_seconds)
@@ -176,6 +178,8 @@ class DispatcherProcess:
         self.launcher.close()
         self.slots.close()
         self.finisher.close()
+        for each in self._beside:
+            each.close()
         if self.endpoint is not None:
             self.endpoint.close()
         self.queue_lengths.close()

@@ -32,6 +32,9 @@ worker_concurrency = 1
 worker_send_task_events = True
 # A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
+# Seconds for each answer of the result backend: a write that fails is repeated later.
+redis_socket_timeout = 5.0
+redis_socket_connect_timeout = 3.0
 # Separate keys for unacknowledged messages: what receives replies of remote control also puts back
 # messages whose visibility timeout has passed, and the timeout of the applications may be longer.
 # Dispatchers before the intake left messages under these keys; newer ones put them back.

@@ -19,6 +19,8 @@ from typing import Any
 from gpuqueue.dispatcher.finish_here import HereFinisher
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.parse import UNSIGNED
+from gpuqueue.glue.results.events import Sender
+from gpuqueue.glue.results.states import answer_soon
 from gpuqueue.launchers.base import Launcher, LauncherClosed, LauncherUnavailable
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
@@ -41,6 +43,7 @@ class Finisher:
         app: the dispatcher's Celery application, for jobs that do not need their own.
         hostname: the worker that events name.
         launcher: starts the finishes that need the application's code.
+        send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish here may take until another dispatcher may repeat it.
         timeout: seconds that a finish in the application's code may take: import and hooks.
@@ -55,6 +58,7 @@ class Finisher:
         app: Any,
         hostname: str,
         launcher: Launcher,
+        send: Sender,
         bodies: DispatcherBodies = UNSIGNED,
         lease: float = 15.0,
         timeout: float = 120.0,
@@ -63,11 +67,12 @@ class Finisher:
         self._line = line
         self._reader = reader
         self._launcher = launcher
-        self._outcomes = HereFinisher(line, logs, app, hostname, bodies, lease)
+        self._outcomes = HereFinisher(line, logs, app, hostname, send, bodies, lease)
         self._lease = lease
         self._timeout = timeout
         self._tries = tries
-        self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
+        # Their writes fail within the lease if the result backend is away.
+        self._here = ThreadPoolExecutor(2, "gpuqueue-finish", lambda: answer_soon(app))
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._by_application = ThreadPoolExecutor(

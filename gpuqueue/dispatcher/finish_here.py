@@ -10,6 +10,7 @@ from typing import Any
 from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Sender
 from gpuqueue.glue.results.plain import write_plainly
 from gpuqueue.model.record import Record
 from gpuqueue.store.client import RedisError, forbidden
@@ -31,6 +32,7 @@ class HereFinisher:
         line, logs: the state.
         app: the dispatcher's Celery application.
         hostname: the worker that events name.
+        send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish may take until another dispatcher may repeat it.
     """
@@ -41,6 +43,7 @@ class HereFinisher:
         logs: Logs,
         app: Any,
         hostname: str,
+        send: Sender,
         bodies: DispatcherBodies,
         lease: float,
     ) -> None:
@@ -48,6 +51,7 @@ class HereFinisher:
         self._logs = logs
         self._app = app
         self._hostname = hostname
+        self._send = send
         self._bodies = bodies
         self._lease = lease
         self._timer = Timer("gpuqueue-finish-later")
@@ -87,6 +91,7 @@ class HereFinisher:
             known,
             stored,
             self._bodies,
+            send=self._send,
             hostname=record.get("worker") or self._hostname,
             own_tasks=False,
             log=self._logs.for_result(record),
@@ -113,6 +118,7 @@ class HereFinisher:
                 record,
                 stored,
                 self._bodies,
+                send=self._send,
                 hostname=hostname,
                 note=note,
                 passes=passes,

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.identity import Standing, is_meant, of_record, standing
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
@@ -20,6 +22,9 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How many times as long as usual to look for the end of an attempt that holds the slot of a later
+#: one.
+LOOKS = 4
 
 
 @dataclass
@@ -52,27 +57,30 @@ class Repair:
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
-        live = {each.running.attempt: each for each in self.launcher.list()}
-        held: set[Attempt] = set()
+        live = self.launcher.list()
+        of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
+        for each in live:
+            of_slot[each.running.attempt].append(each)
+        held: set[str] = set()
         for name in (*self.classes, *unserved):
-            for attempt, since, record in self._holders(name):
-                held.add(attempt)
+            for slot, since, record in self._holders(name):
+                attempt = of_record(record, slot)
+                own = [each for each in of_slot[slot] if _is_own(record, each)]
+                held.update(each.running.instance for each in own)
                 if record is not None and record.get("owner", "") != self.launcher.owner:
                     continue  # another cluster's watcher looks after it
-                instance = self._instance(record, attempt, live.get(attempt))
+                instance = self._instance(record, attempt, own)
                 if instance:
                     self._with_process(RunningAttempt(attempt, instance), suspects, now)
                 elif now - since >= self.abandoned_after and (
                     name in self.classes or not _is_wanted(record, attempt)
                 ):
                     self._without_process(attempt, record)
-        for attempt, each in live.items():
-            if attempt in held or attempt.gpu_class not in self.classes:
+        tokens = {each.running.attempt.token for each in live}
+        for each in live:
+            if each.running.instance in held or each.running.attempt.gpu_class not in self.classes:
                 continue  # an attempt of another class belongs to its dispatchers
-            adopted = attempt.gpu_class in adopt_at_once and self._adopt(each)
-            instance = each.running.instance
-            if not adopted and self._for_long(suspects, instance, now, self.abandoned_after):
-                self._without_holder(each)
+            self._without_slot(each, tokens, suspects, now, adopt_at_once)
 
     def _holders(self, gpu_class: str) -> Iterator[tuple[Attempt, float, Record | None]]:
         """Yield the holders of a class with their age in Unix seconds and their record."""
@@ -86,12 +94,17 @@ class Repair:
         self._suspects[name] = suspects.get(name, now)
         return now - self._suspects[name] >= seconds
 
-    @staticmethod
-    def _instance(record: Record | None, attempt: Attempt, live: LiveAttempt | None) -> str | None:
-        known = (
-            record.get("instance") if record and record.get("attempt") == attempt.number else None
-        )
-        return known or (live.running.instance if live else None)
+    def _instance(
+        self, record: Record | None, attempt: Attempt, own: list[LiveAttempt]
+    ) -> str | None:
+        current = record is not None and record.get("attempt") == attempt.number
+        known = record.get("instance") if record is not None and current else None
+        if known or not own:
+            return known
+        instance = own[0].running.instance
+        if current:  # its launch was not written, or Redis has lost that: a cancel must find it
+            self.line.launched(attempt, instance, self.launcher.claim_within)
+        return instance
 
     def _with_process(
         self, running: RunningAttempt, suspects: dict[str, float], now: float
@@ -136,31 +149,71 @@ class Repair:
         )
         self.slots.on_end(RunningAttempt(attempt, ""), explain(None))
 
-    def _adopt(self, each: LiveAttempt) -> bool:
+    def _without_slot(
+        self,
+        each: LiveAttempt,
+        tokens: Collection[str],
+        suspects: dict[str, float],
+        now: float,
+        adopt_at_once: Collection[str],
+    ) -> None:
+        """An attempt runs without a slot: adopt it if Redis has lost it, stop it if its job goes on
+        without it.
+        """
+        running = each.running
+        attempt, instance = running.attempt, running.instance
+        record = self.reader.record(attempt.gpu_class, attempt.delivery)
+        match standing(record, each, tokens):
+            case Standing.CURRENT:
+                return  # its slot is written by now
+            case Standing.UNKNOWN:
+                at_once = attempt.gpu_class in adopt_at_once
+                if at_once or self._for_long(suspects, instance, now, self.abandoned_after):
+                    self._adopt(each)
+            case Standing.AHEAD:
+                if not self._adopt(each):
+                    self._stop(each)
+            case Standing.SUCCESSOR:
+                earlier = (record or {}).get("instance")
+                if not earlier or self.launcher.end_of(earlier) is not None:
+                    if not self._adopt(each, instead_of=(record or {}).get("token", "")):
+                        self._stop(each)
+                elif self._for_long(suspects, instance, now, LOOKS * self.abandoned_after):
+                    self._stop(each)
+            case Standing.STRAY:
+                self._stop(each)
+            case Standing.OVER:
+                if self._for_long(suspects, instance, now, self.abandoned_after):
+                    self._stop(each)
+
+    def _adopt(self, each: LiveAttempt, instead_of: str = "") -> bool:
         attempt = each.running.attempt
         adopted: Record = {**each.record, "instance": each.running.instance}
-        if attempt.gpu_class not in self.classes or not self.line.adopt(attempt.gpu_class, adopted):
+        slots = self.classes[attempt.gpu_class].slots(each.record["isolation"])
+        if not self.line.adopt(attempt.gpu_class, adopted, slots, instead_of):
             return False
         logger.warning(
-            "%s: runs, and is unknown to Redis; adopted",
+            "%s: runs, and Redis has lost that; adopted",
             attempt.holder,
             extra={"action": "repair_adopted"},
         )
         wakeups.wake(self.client, attempt.gpu_class)
         return True
 
-    def _without_holder(self, each: LiveAttempt) -> None:
-        """An attempt runs without a slot: adopt it if Redis has lost it, stop it if its job goes on
-        without it.
-        """
-        if self._adopt(each):
-            return
+    def _stop(self, each: LiveAttempt) -> None:
         logger.warning(
             "%s: runs without a slot; stopped",
             each.running.attempt.holder,
             extra={"action": "repair_stopped"},
         )
         self.launcher.stop(each.running.instance, "KILL")
+
+
+def _is_own(record: Record | None, live: LiveAttempt) -> bool:
+    """Whether a live attempt is the one that holds the slot of its name."""
+    if record is None or record.get("attempt") != live.running.attempt.number:
+        return True
+    return is_meant(record, live.running)
 
 
 def _is_wanted(record: Record | None, attempt: Attempt) -> bool:

@@ -7,7 +7,6 @@ it.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,17 +95,17 @@ class Slots:
 
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
-            self._pool.submit(self._launch, record, repeated, time.monotonic())
+            self._pool.submit(self._launch, record, repeated)
         except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
             logger.info(
                 "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
             )
 
-    def _launch(self, record: Record, repeated: bool, since: float) -> None:
+    def _launch(self, record: Record, repeated: bool) -> None:
         attempt = Attempt.of(record)
         try:
             if not repeated:
-                self._states.store(record, DISPATCHED, None, since=since)
+                self._states.store(record, DISPATCHED)
             try:
                 instance = self._launcher.start(record)
             except LaunchLater as exc:

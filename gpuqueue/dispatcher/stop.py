@@ -23,7 +23,7 @@ class Stopper:
     reader: Reader
     launcher: Launcher
     grace: float
-    _sent: dict[str, dict[Attempt, str]] = field(default_factory=dict)
+    _sent: dict[str, dict[Attempt, tuple[str, str]]] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Send all signals again: another watcher may have led meanwhile."""
@@ -49,7 +49,7 @@ class Stopper:
             late = record.get("timed_out") is not None or record["state"] == JobState.ENDED
             overdue = late or now - since > self.grace
             signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if sent.get(attempt) == signal:
+            if sent.get(attempt) == (instance, signal):
                 continue
             logger.info(
                 "%s attempt %s: %s",
@@ -70,4 +70,4 @@ class Stopper:
                     extra={"action": "stop_later"},
                 )
                 return
-            sent[attempt] = signal
+            sent[attempt] = (instance, signal)

@@ -43,6 +43,7 @@ from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
@@ -156,6 +157,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
+    events: list[Event] = []
     try:
         app = application.load(
             environ.get("GPUQUEUE_APP"),
@@ -170,6 +172,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
                 record,
                 stored,
                 ApplicationBodies(app),
+                send=events.append,
                 hostname=record.get("worker") or worker,
                 own_tasks=True,
                 log=log,
@@ -178,6 +181,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
         finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
         raise
     finish.finished(reason)
+    try_to_send(app, events)
     return EXIT_OK
 
 

@@ -128,7 +128,7 @@ class Run:
             return NOTHING
 
     def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
-        with Events(app, self._worker, leaves=True) as events:
+        with Events(app, self._worker) as events:
             request, context = messages.request(
                 self._stored, body, app, hostname=self._worker, task=task
             )

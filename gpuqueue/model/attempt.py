@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from gpuqueue.model.container import CONTAINER_TASK
@@ -12,16 +12,23 @@ from gpuqueue.model.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a delivery. ``number`` counts from 1."""
+    """One attempt at a delivery. ``number`` counts from 1.
+
+    Two attempts are equal if they have the same slot. A number is given twice if Redis comes back
+    with an older state; then only ``token`` tells them apart. It is empty if it is not known.
+    """
 
     gpu_class: str
     delivery: str
     number: int
+    token: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def of(cls, record: Record) -> Self:
         """Return the latest attempt of a record. Raises KeyError if it has none."""
-        return cls(record["gpu_class"], record["delivery"], record["attempt"])
+        return cls(
+            record["gpu_class"], record["delivery"], record["attempt"], record.get("token", "")
+        )
 
     @classmethod
     def parse(cls, gpu_class: str, holder: str) -> Self:
@@ -37,6 +44,11 @@ class Attempt:
     def worker(self, host: str) -> str:
         """Return the name of its one-shot Celery worker, as Flower shows it."""
         return f"{self.gpu_class}-{self.delivery}-{self.number}@{host}"
+
+
+def is_same_instance(one: str, other: str) -> bool:
+    """Whether two names are of the same process or Job; a Job is also named without its pod."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 @dataclass(frozen=True, slots=True)

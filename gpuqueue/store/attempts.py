@@ -38,12 +38,17 @@ def failure(error: str, passing: bool) -> dict[str, Any]:
 
 
 class ExecutorAttempt:
-    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own."""
+    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own.
+
+    Redis may come back with a state from before its claim or report. Each later call repeats both.
+    """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
         self._scripts = Scripts(client)
         self.token = token
         self.attempt = attempt
+        self._claimed: dict[str, Any] | None = None
+        self._outcome: str | None = None
 
     def claim(
         self, instance: str, worker: str, loads_within: float | None = None
@@ -56,13 +61,22 @@ class ExecutorAttempt:
         answer = self._call("claim", instance=instance, worker=worker, loads_within=loads_within)
         if answer[0] != "ok":
             raise self._stale(answer[1])
-        return json.loads(answer[1]), json.loads(answer[2])
+        record: Record = json.loads(answer[1])
+        self._claimed = {
+            "instance": instance,
+            "worker": worker,
+            "started": record["started"],
+            "loads_within": loads_within,
+        }
+        return record, json.loads(answer[2])
 
     def loaded(self, seconds: float | None = None) -> bool:
         """Report that the application is loaded, with the hard limit that the task itself declares,
         in seconds from the start. Returns False if the attempt is not current.
         """
-        return bool(self._call("loaded", seconds=seconds))
+        if self._claimed:
+            self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
+        return bool(self._call("loaded", seconds=seconds, claimed=self._claim()))
 
     def not_loaded(self, error: str) -> bool:
         """Report why the application cannot be loaded, before this process ends without a result.
@@ -74,22 +88,42 @@ class ExecutorAttempt:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.
         """
-        return bool(self._call("sampled", sample=seen or None))
+        return bool(self._call("sampled", sample=seen or None, claimed=self._claim()))
 
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
 
         Raises :class:`StaleAttempt` if this attempt may no longer write anything.
         """
-        answer = self._call("report", outcome=outcome, within=REPORT_TIMEOUT, sample=seen or None)
+        answer = self._call(
+            "report",
+            outcome=outcome,
+            within=REPORT_TIMEOUT,
+            claimed=self._claim(),
+            sample=seen or None,
+        )
         if answer != "ok":
             raise self._stale(answer)
+        self._outcome = outcome
 
     def reported(self, keep: float, grace: float = GRACE) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
         process ends itself within ``grace`` seconds.
         """
-        return bool(self._call("reported", keep=keep, within=grace + EXIT_MARGIN))
+        return bool(
+            self._call(
+                "reported",
+                keep=keep,
+                within=grace + EXIT_MARGIN,
+                outcome=self._outcome,
+                claimed=self._claim(),
+            )
+        )
+
+    def _claim(self) -> dict[str, Any] | None:
+        """Return how this process claimed the attempt, without what is not known."""
+        known = self._claimed
+        return known and {name: value for name, value in known.items() if value is not None}
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")

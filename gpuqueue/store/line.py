@@ -222,4 +222,8 @@ def tried_again(reason: EndReason) -> str:
 
 
 def _named(attempt: Attempt) -> dict[str, Any]:
-    return {"delivery": attempt.delivery, "attempt": attempt.number}
+    return {
+        "delivery": attempt.delivery,
+        "attempt": attempt.number,
+        "token": attempt.token or None,
+    }

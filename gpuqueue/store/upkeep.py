@@ -93,6 +93,19 @@ class Upkeep:
         """
         return bool(self._scripts.call("open", gpu_class))
 
-    def adopt(self, gpu_class: str, record: Record) -> bool:
-        """Make a live attempt a holder again after Redis has lost it."""
-        return bool(self._scripts.call("adopt", gpu_class, record=record))
+    def adopt(
+        self, gpu_class: str, record: Record, slots: int | None = None, instead_of: str = ""
+    ) -> bool:
+        """Make a live attempt a holder again after Redis has lost its job, or its grant.
+
+        Args:
+            gpu_class: its class.
+            record: as the attempt describes itself, with its instance.
+            slots: how many its isolation has. A known job is not adopted beyond them.
+            instead_of: the token of an earlier attempt that has ended, though it holds a slot.
+        """
+        return bool(
+            self._scripts.call(
+                "adopt", gpu_class, record=record, slots=slots, instead_of=instead_of or None
+            )
+        )

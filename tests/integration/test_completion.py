@@ -55,6 +55,7 @@ def finish(app: Celery, job: str, task: str, reason: str, **fields: Any) -> dict
         known,
         stored(job, task),
         UNSIGNED,
+        send=lambda event: None,
         hostname="t4@here",
         own_tasks=False,
         log=f"{job}{LOG}",
@@ -113,3 +114,27 @@ def test_a_job_with_the_name_of_a_dispatchers_task_leaves_it_alone(
     meta = finish(app, f"of-{name}", name, "REJECTED", error="not signed")
     assert meta["status"] == states.FAILURE
     assert app.tasks[name] is before
+
+
+ENDED = {"exit_code": 0, "started": 1.0, "released": 2.0}
+
+
+def test_a_stored_result_counts_if_redis_has_lost_the_report(app: Celery) -> None:
+    app.backend.store_result("a", 42, states.SUCCESS)
+    found = finish(app, "a", "shop.train", "ERROR", **ENDED)
+    assert (found["status"], found["result"]) == ("SUCCESS", 42)
+    app.backend.store_result("b", ValueError("wrong size"), states.FAILURE)
+    found = finish(app, "b", "shop.train", "ERROR", **ENDED)
+    assert (found["status"], found["result"]["exc_type"]) == ("FAILURE", "ValueError")
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [("ERROR", {**ENDED, "exit_code": 1}), ("TIME_LIMIT", ENDED), ("INFRA", {})],
+)
+def test_a_result_of_an_executor_that_did_not_report_is_replaced(
+    app: Celery, reason: str, fields: dict[str, Any]
+) -> None:
+    app.backend.store_result("c", ValueError("of an earlier attempt"), states.FAILURE)
+    found = finish(app, "c", "shop.train", reason, **fields)
+    assert found["result"]["exc_type"] != "ValueError"

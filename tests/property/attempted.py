@@ -44,6 +44,7 @@ class Attempted(Entrance):
         assert self.line.launched(attempt, process.instance, START_TIMEOUT) == wanted
         if job and wanted:
             job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
+            job.began = self.now
         return wanted
 
     def claim(self, process: Process, told: Told, loads_within: float | None = None) -> bool:
@@ -96,13 +97,23 @@ class Attempted(Entrance):
             job.deadline = job.started + job.time_limit if job.time_limit else None
         return expected
 
+    def _recall(self, job: ModelJob) -> None:
+        """The process that shows the token has claimed it, though the store has lost that."""
+        if job.state == JobState.LAUNCHING:
+            job.move(JobState.RUNNING)
+            job.claimed, job.timed_out, job.started = True, "", job.began
+            job.deadline = job.started + job.time_limit if job.time_limit else None
+
     def report(self, process: Process, told: Told, outcome: str) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
+        unclaimed = bool(job and job.state == JobState.LAUNCHING)
         running = bool(
-            job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out
+            job
+            and not job.cancelled
+            and (unclaimed or (job.state == JobState.RUNNING and not job.timed_out))
         )
         again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
         try:
@@ -113,6 +124,7 @@ class Attempted(Entrance):
         assert job and current and (running or again), (
             "a stale or unwanted attempt may write nothing"
         )
+        self._recall(job)
         if running:
             job.move(JobState.REPORTING)
             job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT

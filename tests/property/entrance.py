@@ -111,6 +111,8 @@ class Entrance(Timed):
     def _accepted(self, job: ModelJob, answer: str) -> None:
         if job.delivery in self.model.jobs:
             assert answer == "known", "a delivery accepted twice is one job"
+            known = self.model.jobs[job.delivery]
+            known.has_message = known.has_message or known.state != JobState.ENDED
             return
         self.model.jobs[job.delivery] = job
         if job.id in self.revoked:
@@ -155,7 +157,7 @@ class Entrance(Timed):
             assert record.get("device") == dealt
             assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
-            now_known.token = record["token"]
+            now_known.token, now_known.began = record["token"], self.now
         self.granted += granted
 
     def end(self, job: ModelJob) -> None:

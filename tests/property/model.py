@@ -60,6 +60,8 @@ class ModelJob:
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None
+    began: float = 0.0
+    """When it was launched; until then, when it was admitted."""
     started: float = 0.0
     loaded: bool = True
     """Its executor loads no application, or has reported that it is loaded."""

@@ -46,7 +46,9 @@ class Finishing(Timed):
         record: Any = {"delivery": "j", "id": "j", "isolation": "shared", "gpu_class": "t4"}
         record["task"] = "shop.train"
         self.line.accept("t4", record | {"reason": "REJECTED", "error": "no such class"}, "{}")
-        self.here = HereFinisher(self.line, Logs(self.client), None, "d@h", UNSIGNED, 15)
+        self.here = HereFinisher(
+            self.line, Logs(self.client), None, "d@h", lambda event: None, UNSIGNED, 15
+        )
         self.monkeypatch.setattr(finish_here, "complete", self._complete)
         self.monkeypatch.setattr(finish_here, "write_plainly", self._plain)
 

@@ -76,7 +76,15 @@ class Intake:
         assert answer == "ok"
         assert record is not None
         for bodies, own in ((ApplicationBodies(self.app), True), (UNSIGNED, False)):
-            reason = complete(self.app, record, stored, bodies, hostname="t4@here", own_tasks=own)
+            reason = complete(
+                self.app,
+                record,
+                stored,
+                bodies,
+                send=lambda event: None,
+                hostname="t4@here",
+                own_tasks=own,
+            )
         assert self.line.finished(gpu_class, delivery, "here", reason)
 
     def result(self, job: str) -> dict[str, Any]:

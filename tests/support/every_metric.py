@@ -55,7 +55,8 @@ def of_queue() -> dict[str, Metric]:
 
 def of_dispatcher() -> dict[str, Metric]:
     for each in OWN:
-        each.labels(*(["x"] * len(each._labelnames)))
+        if each._labelnames:
+            each.labels(*(["x"] * len(each._labelnames)))
     return told(*OWN, DispatcherCollector(Watcher(), "1"))
 
 

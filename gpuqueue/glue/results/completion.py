@@ -21,9 +21,10 @@ from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
-from gpuqueue.glue.results.events import Events
+from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import EXIT_OK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
@@ -39,6 +40,8 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.UNSCHEDULABLE: errors.Unschedulable,
     EndReason.QUOTA: errors.QuotaExceeded,
 }
+#: The outcome that an executor had reported, by the result that it has stored.
+_OUTCOMES = {states.SUCCESS: EndReason.SUCCEEDED, states.FAILURE: EndReason.ERROR}
 
 
 def exception_of(record: Record) -> Exception:
@@ -85,6 +88,7 @@ def complete(
     stored: Mapping[str, Any] | None,
     bodies: Bodies,
     *,
+    send: Sender,
     hostname: str,
     own_tasks: bool,
     log: str = "",
@@ -92,7 +96,8 @@ def complete(
     """Write the outcome of a record, and return it. May be repeated: results and chord parts are
     the same again, but errbacks are sent again.
 
-    If the executor died after it had claimed its finish, a result that it had stored counts.
+    If the executor died after it had claimed its finish, a result that it had stored counts. So it
+    does if the executor ended with exit code 0: then Redis has lost its report.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -100,6 +105,7 @@ def complete(
         stored: its message, None if it is lost.
         bodies: how to read the body, which names callbacks and chord. If it must not be read, the
             result is stored and nothing is called.
+        send: sends events, and does not wait for the broker.
         hostname: the worker that events name.
         own_tasks: whether ``app`` is the job's application, so that the hooks of its task run. The
             tasks of a dispatcher have no part in a job, even if a message has their name.
@@ -109,14 +115,16 @@ def complete(
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
+    report_lost = reason == EndReason.ERROR and record.get("exit_code") == EXIT_OK
     stored_state = (
         app.backend.get_state(request.id)
-        if record.get("outcome") and not record.get("ignore_result")
+        if (record.get("outcome") or report_lost) and not record.get("ignore_result")
         else None
     )
+    outcome = record.get("outcome") or _OUTCOMES.get(stored_state or "")
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
-        _succeed(app, record, stored, request, bodies, log)
-    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+        _succeed(app, record, stored, request, bodies, log, send)
+    elif stored_state == states.SUCCESS and outcome == EndReason.SUCCEEDED:
         # Celery sends callbacks before it stores the result, and the chord part after it: that may
         # be missing, and may be written again.
         reason = EndReason.SUCCEEDED
@@ -124,23 +132,15 @@ def complete(
             app.backend.on_chord_part_return(
                 request, states.SUCCESS, app.backend.get_result(request.id)
             )
-        with Events(app, request.hostname, leaves="worker" in record) as events:
-            events.send(
-                "task-succeeded",
-                request.id,
-                result="",
-                runtime=record["released"] - record["started"],
-            )
-    elif stored_state == states.FAILURE and record.get("outcome") in (
-        EndReason.ERROR,
-        EndReason.GPU_OOM,
-    ):
-        _fail(app, task, record, request, app.backend.get_result(request.id))
-        reason = record["outcome"]
+        ran = record["released"] - record["started"]
+        send(_event(record, request, "task-succeeded", result="", runtime=ran))
+    elif stored_state == states.FAILURE and outcome in (EndReason.ERROR, EndReason.GPU_OOM):
+        _fail(app, task, record, request, app.backend.get_result(request.id), send)
+        reason = outcome
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
-        _revoke(app, task, record, request)
+        _revoke(app, task, record, request, send)
     else:
-        _fail(app, task, record, request, exception_of(record))
+        _fail(app, task, record, request, exception_of(record), send)
     return reason
 
 
@@ -151,6 +151,7 @@ def _succeed(
     request: Context,
     bodies: Bodies,
     log: str,
+    send: Sender,
 ) -> None:
     """Store the result of a container job under Celery's tracer, which sends callbacks, chains and
     chord parts.
@@ -175,10 +176,17 @@ def _succeed(
     task = stand_in(app, CONTAINER_TASK, run, ignore_result=bool(record.get("ignore_result")))
     made, context = messages.request(stored, body, app, hostname=hostname, task=task)
     tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
-    with Events(app, hostname, leaves=True) as events:
-        _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
-        ran = record.get("released", 0.0) - record.get("started", 0.0)
-        events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
+    _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
+    ran = record.get("released", 0.0) - record.get("started", 0.0)
+    send(
+        Event(
+            hostname,
+            "task-succeeded",
+            made.id,
+            {"result": shown, "runtime": max(runtime, ran)},
+            True,
+        )
+    )
 
 
 def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
@@ -210,6 +218,10 @@ def _task_of(
     return stand_in(app, record.get("task") or "unknown", lambda *args, **kwargs: None)
 
 
+def _event(record: Record, request: Context, name: str, **fields: Any) -> Event:
+    return Event(request.hostname, name, request.id, fields, leaves="worker" in record)
+
+
 def _hook(task: Any) -> Any:
     """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
     error changes nothing.
@@ -225,7 +237,9 @@ def _hook(task: Any) -> Any:
     return on_failure
 
 
-def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+def _fail(
+    app: Celery, task: Any, record: Record, request: Context, exc: Exception, send: Sender
+) -> None:
     task.on_failure = _hook(task)
     task.push_request(**vars(request))
     try:
@@ -235,16 +249,11 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
     finally:
         task.pop_request()
         del task.on_failure
-    with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send(
-            "task-failed",
-            request.id,
-            exception=saferepr(exc),
-            traceback=str(einfo.traceback) if einfo else "",
-        )
+    shown = str(einfo.traceback) if einfo else ""
+    send(_event(record, request, "task-failed", exception=saferepr(exc), traceback=shown))
 
 
-def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
+def _revoke(app: Celery, task: Any, record: Record, request: Context, send: Sender) -> None:
     expired, terminated = record.get("reason") == EndReason.EXPIRED, bool(record.get("started"))
     why = "expired" if expired else "terminated" if terminated else "revoked"
     store = not (record.get("ignore_result") or task.ignore_result)
@@ -253,7 +262,5 @@ def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
     signals.task_revoked.send(
         sender=task, request=request, terminated=terminated, signum=signum, expired=expired
     )
-    with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send(
-            "task-revoked", request.id, terminated=terminated, signum=signum, expired=expired
-        )
+    ended = {"terminated": terminated, "signum": signum, "expired": expired}
+    send(_event(record, request, "task-revoked", **ended))

@@ -17,7 +17,7 @@ from gpuqueue.errors import FinishFailed
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.completion import exception_of
-from gpuqueue.glue.results.events import Events
+from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
@@ -30,6 +30,7 @@ def write_plainly(
     stored: Mapping[str, Any] | None,
     bodies: Bodies,
     *,
+    send: Sender,
     hostname: str,
     note: str,
     passes: Callable[[BaseException], bool],
@@ -72,15 +73,13 @@ def write_plainly(
             error,
             extra={"action": "chord_lost"},
         )
-    with Events(app, hostname, leaves="worker" in record) as events:
-        if revoked:
-            expired, terminated = reason == EndReason.EXPIRED, bool(record.get("started"))
-            signum = record.get("cancel") if terminated else None
-            events.send(
-                "task-revoked", record["id"], terminated=terminated, signum=signum, expired=expired
-            )
-        else:
-            events.send("task-failed", record["id"], exception=repr(exc), traceback="")
+    fields: dict[str, Any] = {"exception": repr(exc), "traceback": ""}
+    if revoked:
+        expired, terminated = reason == EndReason.EXPIRED, bool(record.get("started"))
+        signum = record.get("cancel") if terminated else None
+        fields = {"terminated": terminated, "signum": signum, "expired": expired}
+    name = "task-revoked" if revoked else "task-failed"
+    send(Event(hostname, name, record["id"], fields, leaves="worker" in record))
     return reason
 
 

@@ -10,7 +10,14 @@
 --! clock counts records line attempts places admission
 local job = context.record
 local delivery = job.delivery
-if redis.call('HEXISTS', K.jobs, delivery) == 1 then return { 'known', 0, { 0 } } end
+local known = load(delivery)
+if known then
+  -- Redis had lost the message of an attempt that was adopted.
+  if known.adopted and known.state ~= 'ended' then
+    redis.call('HSETNX', K.messages, delivery, ARGV[2])
+  end
+  return { 'known', 0, { 0 } }
+end
 -- Before anything is written: a number may be one that JSON cannot hold.
 local storable, problem = pcall(cjson.encode, job)
 if not storable then return redis.error_reply('UNSTORABLE ' .. tostring(problem)) end

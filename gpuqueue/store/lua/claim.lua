@@ -6,7 +6,7 @@
 --   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
 --     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records places
+--! clock records attempts places
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -22,22 +22,11 @@ if job.state == 'running' and job.instance == context.instance then
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
-local holder = holder_of(job)
-job.state, job.instance, job.worker, job.started = 'running', context.instance, context.worker, now
-redis.call('ZREM', K.launching, holder)
--- The import of the application may hang, and only the application knows the limits of its task.
-local seconds = math.min(job.time_limit or math.huge, context.loads_within or math.huge)
-if seconds < math.huge then
-  redis.call('ZADD', K.deadlines, now + seconds, holder)
-else
-  redis.call('ZREM', K.deadlines, holder)
-end
--- An executor with a shorter limit does not report that it has loaded the application.
-if context.loads_within and not (job.time_limit and job.time_limit <= context.loads_within) then
-  job.loading = 1
-end
+local process = { instance = context.instance, worker = context.worker, started = now }
+process.loads_within = context.loads_within
+begin(job, process)
 for _, name in ipairs(job.places or {}) do
-  if place_kind(name) == 'host' then succeed_at(name, holder) end
+  if place_kind(name) == 'host' then succeed_at(name, holder_of(job)) end
 end
 save(job)
 return { 'ok', cjson.encode(job), message }

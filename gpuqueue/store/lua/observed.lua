@@ -1,6 +1,6 @@
 -- observed: the launcher reports what keeps an attempt from running, or from ending.
 -- Context:
---   delivery, attempt: of the attempt
+--   delivery, attempt, token?: of the attempt
 --   wait?: a wait reason; absent: the attempt waits for nothing
 --   detail?: the cluster's own words
 --   pod?, node?: absent: as known before
@@ -8,7 +8,7 @@
 -- Answer: 1 if the attempt is current, else 0
 --! clock records
 local job = load(context.delivery)
-if not job or job.attempt ~= context.attempt then return 0 end
+if not is_current(job, context) then return 0 end
 local launching = job.state == 'launching'
 if not launching and job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
 job.wait, job.detail = context.wait, context.detail

@@ -1,7 +1,7 @@
 -- release: an attempt's process has ended, or never started. Free its slot, decide how a job
 -- without a report continues, and start every job that can start. May be repeated.
 -- Context:
---   delivery, attempt: of the attempt
+--   delivery, attempt, token?: of the attempt
 --   instance?: the process or Job that ended; absent: none was observed
 --   ended: what the end means if the executor did not report: `reason`, `error`, `avoid` (the node
 --     at fault, or ''), `evidence` (fields of the record), and `tried`, when a new attempt follows:
@@ -16,7 +16,10 @@ local delivery, attempt, ended = context.delivery, context.attempt, context.ende
 local instance = context.instance or ''
 local job = load(delivery)
 local holder = holder_name(delivery, attempt)
-local current = job and job.attempt == attempt
+local current = is_current(job, context)
+-- The attempt has ended that had this number before Redis came back with an older state. The slot
+-- belongs to the one that has the number now.
+if job and job.attempt == attempt and not current then return { 0, job.state } end
 -- Another process claimed this attempt. The one that ended, or failed to start, was a duplicate
 -- that a repair had started.
 if current and job.instance and not same_instance(job.instance, instance) then
@@ -30,6 +33,12 @@ elseif current and job.timed_out == 'load' then
 elseif current and job.loading and job.state == 'running' and ended.reason == 'ERROR' then
   -- It died in the import: the same.
   ended.reason, ended.tried = 'INFRA', 'always'
+end
+
+-- A container job needs no executor to begin. Redis has lost its claim.
+local began = job and job.container and ended.evidence.container_started
+if current and began and job.state == 'launching' and not (job.doomed or job.timed_out) then
+  job.state = 'running'
 end
 
 local function due_again()

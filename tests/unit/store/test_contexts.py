@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
@@ -32,7 +33,7 @@ ANSWERS: dict[str, Any] = {
     "relaunch": None,
     "release": [0, ""],
     "tick": [0, ""],
-    "claim": ["ok", "{}", "{}"],
+    "claim": ["ok", '{"started": 1}', "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
     "finish_failed": [0],
@@ -80,13 +81,16 @@ def every_call() -> RecordingRedis:
     line.take_in(T4, {"delivery": "j"}, "{}")
     line.enqueue(T4, "j")
     line.admit(T4)
-    line.launched(J, "host:1", 60)
-    line.relaunch(J, 30)
-    line.release(T4, J, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "host:1")
-    line.release(T4, J)
-    full = Observation(J, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60)
-    line.observed([full, Observation(J)])
-    line.give_up(J, EndReason.IMAGE, "no image")
+    for attempt in (J, replace(J, token="token")):
+        line.launched(attempt, "host:1", 60)
+        line.relaunch(attempt, 30)
+        line.release(T4, attempt, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "h:1")
+        line.release(T4, attempt)
+        full = Observation(
+            attempt, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60
+        )
+        line.observed([full, Observation(attempt)])
+        line.give_up(attempt, EndReason.IMAGE, "no image")
     line.cancel("t4", "j")
     line.tick("t4")
     line.finish_claim("t4", "j", "finisher", 15)
@@ -96,17 +100,21 @@ def every_call() -> RecordingRedis:
     line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.adopt("t4", {"delivery": "j"})
-    executor = ExecutorAttempt(redis, J, "token")
-    executor.claim("host:1", "worker")
-    executor.claim("host:1", "worker", 60)
-    executor.not_loaded("no module")
-    executor.loaded(60)
-    executor.loaded()
-    executor.sampled({"gpu": "T4"})
-    executor.sampled({})
-    executor.report("SUCCEEDED", {"gpu": "T4"})
-    executor.report("SUCCEEDED")
-    executor.reported(60)
+    line.adopt("t4", {"delivery": "j"}, slots=1, instead_of="token")
+    for claims in (True, False):
+        executor = ExecutorAttempt(redis, J, "token")
+        if claims:
+            executor.claim("host:1", "worker")
+            executor.claim("host:1", "worker", 60)
+        executor.not_loaded("no module")
+        executor.loaded(60)
+        executor.loaded()
+        executor.sampled({"gpu": "T4"})
+        executor.sampled({})
+        executor.reported(60)
+        executor.report("SUCCEEDED", {"gpu": "T4"})
+        executor.report("SUCCEEDED")
+        executor.reported(60)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)

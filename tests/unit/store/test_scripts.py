@@ -30,7 +30,10 @@ FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
 #: How a script names the keys of a queue, of which it works on several.
 KEYS_OF = {"intake/take": ("q.", "q[", "unpack(", "list"), "lib/hands": ("q.",)}
 #: What the library takes of the context that a verb hands to it as a whole.
-HANDED = {"admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"]))}
+HANDED = {
+    "admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"])),
+    "is_current(job, context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/records"])),
+}
 
 
 def names_of(script: str) -> list[str]:

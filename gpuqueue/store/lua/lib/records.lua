@@ -19,6 +19,13 @@ local function holder_of(job)
   return holder_name(job.delivery, job.attempt)
 end
 
+-- Whether this is the latest attempt of a record. A number is given twice if Redis comes back with
+-- an older state, so the token decides; an older dispatcher does not send it.
+local function is_current(job, asked)
+  if not job or job.attempt ~= asked.attempt then return false end
+  return not asked.token or not job.token or job.token == asked.token
+end
+
 -- The newest delivery of a task: its number of retries, and its number of task.replace calls.
 local function newest_of(id)
   local newest = redis.call('HGET', K.latest, id) or ''
