@@ -15,6 +15,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from gpuqueue.dispatcher.assemble import DispatcherProcess
+from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
 from gpuqueue.errors import GpuQueueError, InvalidJob, ServerNotReady, SettingsError
 from gpuqueue.glue.worker.control import Control
 from gpuqueue.glue.worker.heartbeat import Heartbeat
@@ -30,6 +31,7 @@ os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 app = Celery("gpuqueue", amqp="gpuqueue.glue.worker.queues:DispatcherAMQP")
 try:
     app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
+    ask_sentinels(app)
     #: Seconds to leave: where Redis does not answer, Celery waits without limit.
     LEAVE_SECONDS = load().leave_seconds
 except GpuQueueError as exc:

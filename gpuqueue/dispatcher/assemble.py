@@ -194,9 +194,7 @@ def _checked_client(settings: Settings) -> Redis:
     client, where = connect(settings.redis_url), _where(settings)
     look(client, *where)
     check(client, *where)
-    for refusal in rights.refused(
-        settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
-    ):
+    for refusal in rights.refused(settings.redis, settings.redis_setting):
         raise refusal
     try:
         layout.claim(client, *where)
@@ -247,14 +245,12 @@ def executor_environment(settings: Settings) -> dict[str, str]:
     """Return the environment of every executor, independent of that of this process."""
     variables = {
         "GPUQUEUE_APP": settings.app,
-        "GPUQUEUE_REDIS_URL": settings.redis_url,
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
         "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
         LOAD_TIMEOUT: str(settings.load_timeout or settings.start_timeout),
-        "CELERY_BROKER_URL": settings.broker_url,
-        "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
+        **settings.redis.environment(),
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }
     if settings.devices == "none":

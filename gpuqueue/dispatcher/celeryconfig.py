@@ -4,13 +4,17 @@ from kombu import Exchange, Queue
 
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
+from gpuqueue.store.sentinel import for_celery
 
 _settings = load()
 _classes = configured(_settings)
 
 # The broker and backend of the applications: jobs and results are plain Celery there.
-broker_url = _settings.broker_url
-result_backend = _settings.result_backend or _settings.broker_url
+_redis = _settings.redis.celery()
+broker_url, result_backend = _redis["broker_url"], _redis["result_backend"]
+result_backend_transport_options = for_celery(_redis["result_backend_transport_options"])
+broker_use_ssl = _redis.get("broker_use_ssl")
+redis_backend_use_ssl = _redis.get("redis_backend_use_ssl")
 
 # Remote control and events are Celery's. The intake takes the messages.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
@@ -39,6 +43,7 @@ redis_socket_connect_timeout = 3.0
 # messages whose visibility timeout has passed, and the timeout of the applications may be longer.
 # Dispatchers before the intake left messages under these keys; newer ones put them back.
 broker_transport_options = {
+    **for_celery(_redis["broker_transport_options"]),
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",
     "unacked_mutex_key": "gpuqueue.unacked_mutex",

@@ -43,6 +43,8 @@ class Repair:
     """Seconds until an unfinished launch, or a process without a slot, counts as abandoned."""
     relist: float
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
+    unsettled: set[str] = field(default_factory=set, init=False)
+    """Closed classes that must stay closed: the last run left an attempt without its slot."""
     _suspects: dict[str, float] = field(default_factory=dict)
 
     def run(
@@ -57,6 +59,7 @@ class Repair:
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
+        self.unsettled.clear()
         live = self.launcher.list()
         of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
         for each in live:
@@ -171,7 +174,13 @@ class Repair:
                 if at_once or self._for_long(suspects, instance, now, self.abandoned_after):
                     self._adopt(each)
             case Standing.AHEAD:
-                if not self._adopt(each):
+                if self._adopt(each):
+                    return
+                # The holder in its way may have ended, which takes a moment to see.
+                closed = attempt.gpu_class in adopt_at_once
+                if closed and not self._for_long(suspects, instance, now, self.abandoned_after):
+                    self.unsettled.add(attempt.gpu_class)
+                else:
                     self._stop(each)
             case Standing.SUCCESSOR:
                 earlier = (record or {}).get("instance")

@@ -159,7 +159,7 @@ class Watcher:
         if closed or now >= self._relist_at:
             self._relist_at = now + self.intervals.relist
             self.unserved.look_after(now)
-            if self._repaired(now, closed) and closed:
+            if self._repaired(now, closed):
                 soonest = now
         # 6. Record what attempts wait for, and give up those that exceed a limit.
         self.launcher.check(now)
@@ -191,7 +191,9 @@ class Watcher:
             self.finisher.submit(gpu_class.name, delivery)
 
     def _repaired(self, now: float, closed: set[str]) -> bool:
-        """Repair, and open the closed classes; return False if the cluster state is unknown."""
+        """Repair, and open the closed classes where each attempt has its slot; return whether it
+        opened any.
+        """
         try:
             self.repair.run(now, adopt_at_once=closed, unserved=self.unserved.jobs)
         except LauncherUnavailable as exc:
@@ -204,9 +206,10 @@ class Watcher:
             self.blind = True
             return False
         self.blind = False
-        for name in closed:
+        settled = closed - self.repair.unsettled
+        for name in settled:
             self.line.open(name)
-        return True
+        return bool(settled)
 
     def _wait(self, seconds: float) -> None:
         if not self.leads:

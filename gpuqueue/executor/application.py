@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from celery import Celery, signals
 from celery._state import _set_task_join_will_block
@@ -77,11 +79,10 @@ def load(
     return app
 
 
-def stand_in(
-    broker: str | None, backend: str | None, worker: str, loglevel: str = "INFO"
-) -> Celery:
+def stand_in(settings: Mapping[str, Any], worker: str, loglevel: str = "INFO") -> Celery:
     """Return an application without tasks, to report an error of the real one."""
-    app = Celery("gpuqueue-executor", broker=broker, backend=backend)
+    app = Celery("gpuqueue-executor")
+    app.conf.update(settings)
     become_worker(app, worker, loglevel)
     wait_for_redis(app)
     return app

@@ -45,6 +45,7 @@ from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE, CeleryRedis, read
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_DEVICE,
@@ -83,7 +84,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             f" reads layout {VERSION} only; install the dispatcher's version with the application"
         )
     try:
-        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
+        where = _addresses(environ)
+        state_url = where.state or environ["CELERY_BROKER_URL"]
         attempt = Attempt(
             environ[VARIABLES["gpu_class"]],
             environ[VARIABLES["delivery"]],
@@ -95,13 +97,13 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         raise SettingsError(
             f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
-    _check_addresses(environ)
-    setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
+    setting = STATE if environ.get(STATE) else BROKER
     client = connect(state_url, retries=PATIENCE)
-    if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
-        environ["CELERY_RESULT_BACKEND"] = environ[
-            "CELERY_BROKER_URL"
-        ]  # applications read it when they are imported
+    # Applications read them when they are imported.
+    complete_urls = where.environment()
+    environ.update(
+        {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
+    )
     host = environ.get(POD) or socket.gethostname()
     try:
         look(client, state_url, setting)
@@ -134,13 +136,17 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     return EXIT_OK
 
 
-def _check_addresses(environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingsError` for an address with incomplete TLS options: Celery would connect
-    to any server.
+def _addresses(environ: Mapping[str, str]) -> CeleryRedis:
+    """Return the addresses of Redis. Raises :class:`SettingsError` for a wrong one, incomplete TLS
+    options included: Celery would connect to any server.
     """
-    names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
-    for problem in tls_problems({name: environ.get(name) for name in names}):
+    try:
+        where = read(environ)
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from None
+    for problem in tls_problems({name: environ.get(name) for name in (BROKER, BACKEND, STATE)}):
         raise SettingsError(problem)
+    return where
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:

@@ -34,6 +34,7 @@ from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
+from gpuqueue.model import celery_redis
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
@@ -86,11 +87,8 @@ class Run:
         except ApplicationNotFound as exc:
             if LOAD_TIMEOUT in self._environ:  # else its dispatcher knows no held applications
                 self._not_loaded(exc)
-            broker, backend = (
-                self._environ.get("CELERY_BROKER_URL"),
-                self._environ.get("CELERY_RESULT_BACKEND"),
-            )
-            app = application.stand_in(broker, backend, self._worker, self._loglevel)
+            settings = celery_redis.read(self._environ).celery()
+            app = application.stand_in(settings, self._worker, self._loglevel)
             self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]

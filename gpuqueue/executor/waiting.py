@@ -17,6 +17,7 @@ from kombu.transport import redis as transport
 from redis import ConnectionPool
 
 from gpuqueue.glue.results.states import store_started_at_once
+from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
@@ -85,7 +86,8 @@ class _Channel(_Waiting, transport.Channel):
 
 
 class _SentinelChannel(_Waiting, transport.SentinelChannel):
-    pass
+    connection_class = sentinel.Connection
+    connection_class_ssl = sentinel.SSLConnection
 
 
 _broker = _Outage()
@@ -107,6 +109,7 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
         client = backend.client
+        sentinel.ask_again(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 

@@ -32,7 +32,8 @@ NAMES: dict[str, str] = {
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
     "gate": (
-        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened"
+        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, opened and"
+        " opened_on"
     ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by time of admission, until the launcher has confirmed it",

@@ -53,7 +53,7 @@ class Todo:
     finishing: list[tuple[str, float]]
     accepted: list[tuple[str, float]]
     opened: bool
-    """Whether jobs may start: see open.lua."""
+    """Whether jobs may start, and it is known on which server: see open.lua."""
 
 
 class Reader:
@@ -159,8 +159,8 @@ class Reader:
         pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
         pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
         pipe.zrange(class_key(gpu_class, "accepted"), 0, 255, withscores=True)
-        pipe.hexists(class_key(gpu_class, "gate"), "opened")
-        *parts, opened = pipe.execute()
+        pipe.hmget(class_key(gpu_class, "gate"), "opened", "opened_on")
+        *parts, (opened, opened_on) = pipe.execute()
         stopping, finishing, accepted = (
             [(name, float(score)) for name, score in part] for part in parts
         )
@@ -168,7 +168,7 @@ class Reader:
             [(Attempt.parse(gpu_class, holder), since) for holder, since in stopping],
             finishing,
             accepted,
-            bool(opened),
+            bool(opened) and (opened_on or "").startswith(f"{opened} "),
         )
 
     def holders(self, gpu_class: str) -> list[tuple[Attempt, float]]:

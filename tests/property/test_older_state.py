@@ -5,6 +5,7 @@ is told by token and instance, since its number can be given twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import redis
@@ -16,9 +17,13 @@ from gpuqueue.model.ends import End, explain
 from gpuqueue.model.names import SHARED
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.states import JobState
+from gpuqueue.store.keys import class_key
 from tests.property.older_state import KEEP, T4, OlderState, finish
 
 pytestmark = pytest.mark.integration
+
+
+GATE = class_key("t4", "gate")
 
 
 @pytest.fixture
@@ -371,3 +376,68 @@ def test_an_isolation_is_told_apart_after_a_restore(queue: OlderState) -> None:
     queue.look(2)
     assert sorted(queue.holders()) == ["a#1", "b#1"] and queue.machine.stopped == []
     assert finish(known) and finish(lost)
+
+
+def test_no_job_starts_on_another_server_before_the_leader_has_looked(queue: OlderState) -> None:
+    state = walk(queue, "waiting", "claimed")
+    [process] = queue.machine.of("a")
+    queue.come_back_with(state)
+    restarted(queue)
+    assert queue.submit("other") == [], "it would run beside an exclusive job that Redis has lost"
+    why = queue.reader.why(T4, "other")
+    assert why is not None and why.reason == "REPAIRING"
+    assert not queue.reader.todo("t4", queue.now).opened
+    queue.repair.run(queue.now, adopt_at_once=["t4"])
+    assert queue.line.open("t4")
+    queue.admit()
+    assert queue.holders() == ["a#1"] and queue.machine.stopped == []
+    assert finish(process)
+    queue.ends(process)
+    assert queue.holders() == ["other#1"]
+
+
+def test_a_closed_class_waits_until_the_ended_holder_has_made_room(queue: OlderState) -> None:
+    [before] = queue.launch(queue.submit("before"))
+    before.executor.claim(before.instance, "w")
+    queue.submit("a")
+    state = queue.keep()
+    finish(before)
+    queue.ends(before)
+    [process] = queue.machine.of("a")
+    process.executor.claim(process.instance, "w")
+    queue.come_back_with(state)  # the slot is that of the job before it, which has ended
+    restarted(queue)
+    assert queue.line.admit(T4) == []
+    queue.client.hdel(GATE, "opened")
+    queue.repair.run(queue.now, adopt_at_once=["t4"])
+    assert queue.repair.unsettled == {"t4"} and queue.machine.stopped == []
+    queue.now += 1
+    queue.repair.run(queue.now, adopt_at_once=["t4"])
+    assert queue.repair.unsettled == set() and queue.machine.stopped == []
+    assert queue.holders() == ["a#1"] and finish(process)
+
+
+def test_a_closed_class_does_not_wait_for_ever_for_room(queue: OlderState) -> None:
+    state = walk(queue, "waiting", "claimed")
+    [process] = queue.machine.of("a")
+    queue.come_back_with(state)
+    queue.launch(queue.submit("urgent", SHARED, priority=-1))
+    for _ in range(3):
+        queue.repair.run(queue.now, adopt_at_once=["t4"])
+        queue.now += 1.5
+    assert queue.machine.stopped == [process.instance] and queue.repair.unsettled == set()
+
+
+def test_a_class_that_an_older_leader_has_opened_starts_jobs(queue: OlderState) -> None:
+    restarted(queue)
+    queue.client.hset(GATE, "opened", "1764338079.5")  # it writes no server
+    assert [record["delivery"] for record in queue.submit("a")] == ["a"]
+    assert not queue.reader.todo("t4", queue.now).opened, "a newer leader looks, and marks it"
+    assert not queue.line.open("t4")
+    assert queue.reader.todo("t4", queue.now).opened
+
+
+def restarted(queue: OlderState) -> None:
+    """As if the class had been opened on another server."""
+    opened = cast(str, queue.client.hget(GATE, "opened"))
+    queue.client.hset(GATE, "opened_on", f"{opened} another")

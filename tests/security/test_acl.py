@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.store import rights
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
@@ -409,11 +410,13 @@ def test_rights_are_checked_for_a_separate_broker_and_result_backend(
     good, wrong = acl_redis.url("dispatcher"), acl_redis.url("flower")
     found = [
         str(each)
-        for each in rights.refused(good, acl_redis.url("executor"), wrong, "GPUQUEUE_REDIS_URL")
+        for each in rights.refused(
+            CeleryRedis(acl_redis.url("executor"), wrong, good), "GPUQUEUE_REDIS_URL"
+        )
     ]
     assert [each.partition("=")[0] for each in found] == ["CELERY_BROKER_URL"]
-    assert list(rights.refused(good, good, good, "GPUQUEUE_REDIS_URL")) == []
-    assert list(rights.refused(good, "redis://127.0.0.1:1/0", None, "GPUQUEUE_REDIS_URL")) == []
+    for where in (CeleryRedis(good, good, good), CeleryRedis("redis://127.0.0.1:1/0", None, good)):
+        assert list(rights.refused(where, "GPUQUEUE_REDIS_URL")) == []
     acl_redis.denied()
 
 

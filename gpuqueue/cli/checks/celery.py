@@ -9,22 +9,23 @@ from typing import Any
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view.render import duration
 from gpuqueue.cli.view.state import State
-from gpuqueue.model.redis_url import mask
+from gpuqueue.model.celery_redis import CeleryRedis
+from gpuqueue.model.redis_url import is_redis, mask
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import places as stored
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
 
 
-def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[Check]:
-    """Check that the result backend answers. ``client`` is connected to ``broker_url``."""
-    name = "result backend"
+def backend(where: CeleryRedis, client: Redis) -> Iterator[Check]:
+    """Check that the result backend answers. ``client`` is connected to the queue's state."""
+    name, url = "result backend", where.backend
     if not url:
         yield Check(name, Level.FAIL, "none", "set CELERY_RESULT_BACKEND, or CELERY_BROKER_URL")
-    elif url == broker_url:
+    elif url == where.state:
         client.ping()
         yield Check(name, Level.OK, mask(url))
-    elif url.startswith(("redis://", "rediss://", "unix://")):
+    elif is_redis(url):
         try:
             connect(url, timeout=5, retries=1).ping()
             yield Check(name, Level.OK, mask(url))

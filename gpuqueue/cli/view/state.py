@@ -53,13 +53,13 @@ class State:
             *(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))
         ]
         queues += [f"gpu.{name}" for name in CHOOSING]
-        broker = self.client
-        if self.settings.state_url and self.settings.broker_url:
-            broker = connect(self.settings.broker_url, timeout=TIMEOUT, retries=1)
+        broker, where = self.client, self.settings.redis
+        if where.broker and where.broker != where.state:
+            broker = connect(where.broker, timeout=TIMEOUT, retries=1)
         pipe = broker.pipeline(transaction=False)
         for queue in queues:
             for priority in _PRIORITIES:
-                pipe.llen(queue + priority)
+                pipe.llen(where.broker_prefix + queue + priority)
         lengths = pipe.execute()
         step = len(_PRIORITIES)
         totals = {

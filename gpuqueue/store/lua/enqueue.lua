@@ -3,7 +3,7 @@
 --   delivery: of the accepted job
 --   spec, nonce, by, most: see admit
 -- Answer: as of admit
---! clock counts records line attempts places admission
+--! clock counts records line attempts server places admission
 local job = load(context.delivery)
 if job and job.state == 'accepted' then enter_line(job) end
 return admit(context)

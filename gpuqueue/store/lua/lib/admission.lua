@@ -1,11 +1,12 @@
 -- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- clock, counts, records, line, attempts, places.
+-- clock, counts, records, line, attempts, server, places.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
 --     last started or the first of them came into line;
 --   row: exclusive jobs that started in a row while shared jobs waited;
---   opened: since when the holders are known to be what really runs (see open).
+--   opened: since when the holders are known to be what really runs (see open);
+--   opened_on: that time, and the server on which it was written.
 -- A shared start clears row, an exclusive start clears bypassed, and bypassed > 0 needs a shared
 -- start. So a closed gate (bypassed >= exclusive_patience >= 1) and a full row (row >=
 -- shared_patience >= 1) never meet: in an idle domain, one isolation can always start.
@@ -28,9 +29,11 @@ end
 
 -- Everything that a decision depends on.
 local function look(spec)
-  local gate = redis.call('HMGET', K.gate, DOMAIN .. 'bypassed', DOMAIN .. 'row', 'opened')
+  local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
+  local gate = redis.call('HMGET', K.gate, bypassed, row, 'opened', 'opened_on')
   local v = {
     opened = gate[3],
+    opened_on = gate[4],
     aside = set_aside(spec),
     shared_running = redis.call('ZCARD', K.holders_shared),
     exclusive_running = redis.call('ZCARD', K.holders_exclusive),
@@ -168,6 +171,11 @@ local function admit(ask)
     if not isolation then break end
     if spent >= ask.most then
       granted[1] = 1
+      break
+    end
+    -- What runs is compared with the holders first: this server may not know of it.
+    if #granted == 1 and spent == 0 and is_elsewhere(v.opened, v.opened_on) then
+      redis.call('HDEL', K.gate, 'opened')
       break
     end
     local job, weight = load(v[isolation])

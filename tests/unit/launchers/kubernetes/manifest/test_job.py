@@ -22,6 +22,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 )
 from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
+from gpuqueue.model.celery_redis import NAMES
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -93,6 +94,8 @@ FROM_THE_SECRET = [
         ("CELERY_BROKER_URL", False),
         ("CELERY_RESULT_BACKEND", True),
         ("GPUQUEUE_REDIS_URL", True),
+        ("GPUQUEUE_BROKER_TRANSPORT_OPTIONS", True),
+        ("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS", True),
     )
 ]
 POD: dict[str, Any] = {
@@ -415,7 +418,7 @@ def test_manifest_contains_no_credential() -> None:
         for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
         if "value" in each
     }
-    assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
+    assert by_value.isdisjoint(NAMES)
 
 
 # -- the environment -------------------------------------------------------------------------------
