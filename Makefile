@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all test-cluster chaos lint docs bench wheel clean
+.PHONY: help venv demo test test-slow test-all test-cluster chaos mutants lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ CHAOS := $(and $(SEED),--seed $(SEED)) $(and $(SCHEDULES),--schedules $(SCHEDULE
 
 chaos: $(DEV) $(SERVER) ## run seeded schedules of faults: SEED=1 SCHEDULES=100 LAUNCHER=local|kubernetes MINUTES=40
 	$(PY) -m tests.chaos --traces .chaos $(CHAOS)
+
+mutants: $(DEV) $(SERVER) ## remove the guards of the Lua scripts one by one; a test must fail for each
+	$(PY) -m tests.mutants
 
 bench: $(DEV) $(SERVER) ## run the benchmarks
 	$(PY) -m benchmarks

@@ -1,4 +1,4 @@
-"""Counters of this process for /metrics: launches, and requests to the API server.
+"""Counters of this process for /metrics: launches, failed steps, and requests to the API server.
 
 They are lost with the process, as Prometheus expects. The counters of the whole queue are in Redis:
 see ``store/counts.py``.
@@ -13,6 +13,12 @@ LAUNCHES = Counter(
     "gpuqueue_launches",
     "Launches by this dispatcher, by outcome: launched, later (retried), failed.",
     ("gpu_class", "outcome"),
+    registry=None,
+)
+STEP_FAILURES = Counter(
+    "gpuqueue_step_failures",
+    "Failed steps of the loops of this dispatcher, by step. The other steps and jobs went on.",
+    ("step",),
     registry=None,
 )
 KUBERNETES_REQUESTS = Counter(
@@ -40,4 +46,11 @@ EVENTS_LOST = Counter(
     registry=None,
 )
 #: All metrics, for a registry.
-OWN = (LAUNCHES, KUBERNETES_REQUESTS, KUBERNETES_SECONDS, STATES_LOST, EVENTS_LOST)
+OWN = (
+    LAUNCHES,
+    STEP_FAILURES,
+    KUBERNETES_REQUESTS,
+    KUBERNETES_SECONDS,
+    STATES_LOST,
+    EVENTS_LOST,
+)

@@ -1,7 +1,7 @@
 """The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: changes to the state, except by `cancel` and `places --clear`. Commands read through
-``store.reader``.
+Never here: changes to the state, except to jobs by `cancel`, to messages by `dead`, and to places
+by `places --clear`. Commands read through ``store.reader``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ COMMANDS = {
         "gpuqueue.cli.commands.places",
         "places",
         "List GPUs, hosts and applications that fail jobs.",
+    ),
+    "dead": (
+        "gpuqueue.cli.commands.dead",
+        "dead",
+        "List, show and send again the messages that could not be accepted.",
     ),
     "doctor": (
         "gpuqueue.cli.commands.doctor",

@@ -10,6 +10,7 @@ from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.cancel import Canceller
+from gpuqueue.dispatcher.class_turns import ClassTurns
 from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
@@ -23,7 +24,7 @@ from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import LEASES, Unserved
-from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
+from gpuqueue.dispatcher.watch import Watcher, WatchIntervals, concerns_all
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
@@ -39,15 +40,17 @@ from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.steps import Steps
 from gpuqueue.store import layout, rights
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
-from gpuqueue.store.keys import VERSION
+from gpuqueue.store.keys import VERSION, letter_keys
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.turn import Turns
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
@@ -124,25 +127,29 @@ class DispatcherProcess:
         self.intake = IntakeLoop(lambda: Broker(app), self.accept, visible)
         self.passes = passes
         relist = settings.relist_seconds
-        stopper = Stopper(reader, launcher, settings.grace_seconds)
+        steps = Steps(concerns_all)
+        stopper = Stopper(reader, launcher, settings.grace_seconds, steps)
         silence = LEASES * settings.lease_seconds
-        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence)
+        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence, steps)
+        tick = settings.tick_seconds
+        turns = ClassTurns(
+            Turns(client, line), classes, slots, stopper, finisher, steps, tick, repair
+        )
         self.canceller = Canceller(client, line, reader, classes, finisher, unserved.names)
         self.watcher = Watcher(
             client=client,
-            waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
+            waiting=connect(settings.redis_url, timeout=tick + 10),
             line=line,
-            reader=reader,
             classes=classes,
             lease=Lease(client, name, settings.lease_seconds, group_of(launcher.owner, classes)),
             launcher=launcher,
-            slots=slots,
-            finisher=finisher,
+            turns=turns,
             stopper=stopper,
-            repair=Repair(client, line, reader, classes, launcher, slots, repair, relist),
+            repair=Repair(client, line, reader, classes, launcher, slots, repair, relist, steps),
             unserved=unserved,
             states=job_states,
-            intervals=WatchIntervals(settings.tick_seconds, relist, repair),
+            intervals=WatchIntervals(tick, relist),
+            steps=steps,
             may_lead=watch,
             check_layout=lambda: layout.claim(client, *_where(settings)),
             leave=leave,
@@ -158,7 +165,12 @@ class DispatcherProcess:
             settings.metrics_port,
             "metrics_port" in settings.model_fields_set,
             [
-                QueueCollector(measures, classes, self.queue_lengths),
+                QueueCollector(
+                    measures,
+                    classes,
+                    self.queue_lengths,
+                    lambda: self.queue_lengths.members(letter_keys()[1]),
+                ),
                 DispatcherCollector(self.watcher, __version__),
             ],
             {"/healthz": self.health.sick, "/readyz": self.health.unready},

@@ -15,7 +15,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, DISPATCHED, QUEUED, JobState
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
-from gpuqueue.telemetry import STATES_LOST
+from gpuqueue.telemetry import STATES_LOST, STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: State → seconds until it is stored. Most jobs have moved on by then: a job that starts at once
@@ -82,21 +82,28 @@ class JobStates:
         if not self._refreshing.acquire(blocking=False):
             return  # the last one is still at work
         try:
-            self._states.refresh(self._live())
-        except Exception:
-            logger.exception(
-                "states not refreshed; the next refresh retries", extra={"action": "refresh_failed"}
-            )
+            for name in self._classes:
+                self._refresh_class(name)
         finally:
             self._refreshing.release()
 
-    def _live(self) -> Iterator[Record]:
+    def _refresh_class(self, name: str) -> None:
+        try:
+            self._states.refresh(self._live(name))
+        except Exception:
+            STEP_FAILURES.labels("states").inc()
+            logger.exception(
+                "states of class %s not refreshed; the next refresh retries",
+                name,
+                extra={"action": "refresh_failed"},
+            )
+
+    def _live(self, name: str) -> Iterator[Record]:
         """Yield the records of the jobs that wait or run, and never those of ended ones."""
-        for name in self._classes:
-            for deliveries in self._reader.live(name):
-                for record in self._reader.records(name, deliveries):
-                    if not record.get("ignore_result"):
-                        yield record
+        for deliveries in self._reader.live(name):
+            for record in self._reader.records(name, deliveries):
+                if not record.get("ignore_result"):
+                    yield record
 
 
 def _is_true(informing: Informing, now: Record | None) -> bool:

@@ -6,22 +6,27 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.identity import Standing, is_meant, of_record, standing
 from gpuqueue.dispatcher.slots import Slots
-from gpuqueue.launchers.base import Launcher
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
+from gpuqueue.steps import Steps
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
+LAUNCHES = 4
 #: How many times as long as usual to look for the end of an attempt that holds the slot of a later
 #: one.
 LOOKS = 4
@@ -30,7 +35,7 @@ LOOKS = 4
 @dataclass
 class Repair:
     """Compares the holders of slots with what runs. A difference must persist for a while before it
-    is acted on. For one thread.
+    is acted on. Each class and each attempt fails by itself. For one thread.
     """
 
     client: Redis
@@ -43,15 +48,21 @@ class Repair:
     """Seconds until an unfinished launch, or a process without a slot, counts as abandoned."""
     relist: float
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
+    steps: Steps = field(default_factory=Steps)
     unsettled: set[str] = field(default_factory=set, init=False)
     """Closed classes that must stay closed: the last run left an attempt without its slot."""
     _suspects: dict[str, float] = field(default_factory=dict)
 
     def run(
-        self, now: float, adopt_at_once: Collection[str] = (), unserved: Collection[str] = ()
+        self,
+        now: float,
+        adopt_at_once: Collection[str] = (),
+        unserved: Collection[str] = (),
+        working: Collection[str] | None = None,
     ) -> None:
         """Compare once, and repair each difference that has persisted; in the classes of
-        ``adopt_at_once`` adopt without waiting.
+        ``adopt_at_once`` adopt without waiting. Only those of ``working`` may have holders; None:
+        all may.
 
         In the classes of ``unserved``, which no dispatcher serves, it only frees the slots of
         attempts that have ended: a launch is left to the next dispatcher of the class.
@@ -64,34 +75,80 @@ class Repair:
         of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
         for each in live:
             of_slot[each.running.attempt].append(each)
+        runs = {each.running.attempt.gpu_class for each in live}
         held: set[str] = set()
+        read: set[str] = set()
         for name in (*self.classes, *unserved):
-            for slot, since, record in self._holders(name):
-                attempt = of_record(record, slot)
+            idle = working is not None and not (name in working or name in runs)
+            if idle and name in self.classes:
+                continue
+            holders = self.steps.run("holders", partial(self._holders, name), None, where=name)
+            if holders is None:
+                continue  # nothing is known of the class
+            read.add(name)
+            for slot, since, record in holders:
                 own = [each for each in of_slot[slot] if _is_own(record, each)]
                 held.update(each.running.instance for each in own)
-                if record is not None and record.get("owner", "") != self.launcher.owner:
-                    continue  # another cluster's watcher looks after it
-                instance = self._instance(record, attempt, own)
-                if instance:
-                    self._with_process(RunningAttempt(attempt, instance), suspects, now)
-                elif now - since >= self.abandoned_after and (
-                    name in self.classes or not _is_wanted(record, attempt)
-                ):
-                    self._without_process(attempt, record)
+                self._each(slot, self._held, slot, since, record, own, suspects, now)
         tokens = {each.running.attempt.token for each in live}
         for each in live:
-            if each.running.instance in held or each.running.attempt.gpu_class not in self.classes:
-                continue  # an attempt of another class belongs to its dispatchers
-            self._without_slot(each, tokens, suspects, now, adopt_at_once)
+            attempt = each.running.attempt
+            if each.running.instance in held or attempt.gpu_class not in read:
+                continue
+            if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
+                self._each(attempt, self._without_slot, each, tokens, suspects, now, adopt_at_once)
 
-    def _holders(self, gpu_class: str) -> Iterator[tuple[Attempt, float, Record | None]]:
-        """Yield the holders of a class with their age in Unix seconds and their record."""
-        holders = self.reader.holders(gpu_class)
+    def _each(self, attempt: Attempt, act: Callable[..., None], *arguments: Any) -> None:
+        """Repair one attempt. Raises :class:`LauncherUnavailable`, which concerns all."""
+
+        def repair() -> LauncherUnavailable | None:
+            try:
+                act(*arguments)
+            except LauncherUnavailable as exc:
+                return exc
+            return None
+
+        if unavailable := self.steps.run("repair", repair, None, job=attempt.holder):
+            raise unavailable
+
+    def _held(
+        self,
+        slot: Attempt,
+        since: float,
+        record: Record | None,
+        own: list[LiveAttempt],
+        suspects: dict[str, float],
+        now: float,
+    ) -> None:
+        attempt = of_record(record, slot)
+        if record is not None and record.get("owner", "") != self.launcher.owner:
+            return  # another cluster's watcher looks after it
+        instance = self._instance(record, attempt, own)
+        if instance:
+            self._with_process(RunningAttempt(attempt, instance), suspects, now)
+        elif now - since >= self.abandoned_after and (
+            attempt.gpu_class in self.classes or not _is_wanted(record, attempt)
+        ):
+            self._without_process(attempt, record)
+
+    def _holders(self, gpu_class: str) -> list[tuple[Attempt, float, Record | None]]:
+        """Return the holders of a class with their age in Unix seconds and their record."""
+        holders: list[tuple[Attempt, float]] = []
+        for key, name, since in self.reader.holder_names(gpu_class):
+            if attempt := Attempt.parse(gpu_class, name):
+                holders.append((attempt, since))
+            else:
+                logger.error(
+                    "%r in %s of class %s is no attempt; set aside",
+                    name[:100],
+                    key,
+                    gpu_class,
+                    extra={"action": "set_aside"},
+                )
+                self.line.set_aside(gpu_class, key, name)
         records = self.reader.records(gpu_class, (attempt.delivery for attempt, _ in holders))
         known = {record["delivery"]: record for record in records}
-        for attempt, since in holders:
-            yield attempt, since, known.get(attempt.delivery)
+        return [(attempt, since, known.get(attempt.delivery)) for attempt, since in holders]
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
         self._suspects[name] = suspects.get(name, now)
@@ -131,7 +188,7 @@ class Repair:
         the job is no longer wanted.
         """
         if _is_wanted(record, attempt):
-            found = self.line.relaunch(attempt, self.abandoned_after)
+            found = self.line.relaunch(attempt, self.abandoned_after, LAUNCHES)
             if found:
                 logger.warning(
                     "%s attempt %s: launched again",
@@ -231,5 +288,5 @@ def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
         record is not None
         and record.get("attempt") == attempt.number
         and record["state"] == "launching"
-        and not record.get("cancel")
+        and not any(record.get(word) for word in ("cancel", "doomed", "timed_out"))
     )

@@ -15,7 +15,7 @@ from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
-from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
+from gpuqueue.launchers.base import CannotLaunch, Launcher, LauncherUnavailable, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind
@@ -28,12 +28,14 @@ from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
-from gpuqueue.telemetry import LAUNCHES
+from gpuqueue.telemetry import LAUNCHES, STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: Seconds until the next try of a launch that the cluster did not take. The pause doubles up to the
 #: second value.
 EARLIEST, LATEST = 0.5, 30.0
+#: How much earlier than written a postponed launch may be tried, in seconds: clocks differ.
+EARLY = 0.2
 
 
 class Slots:
@@ -102,8 +104,8 @@ class Slots:
             )
 
     def _launch(self, record: Record, repeated: bool) -> None:
-        attempt = Attempt.of(record)
         try:
+            attempt = Attempt.of(record)
             if not repeated:
                 self._states.store(record, DISPATCHED)
             try:
@@ -114,6 +116,13 @@ class Slots:
             except (CannotLaunch, OSError) as exc:
                 LAUNCHES.labels(attempt.gpu_class, "failed").inc()
                 self._launch_failed(attempt, exc)
+            except Exception as exc:  # a fault of the launcher: it would meet each repeat
+                LAUNCHES.labels(attempt.gpu_class, "failed").inc()
+                logger.exception(
+                    "%s: launch failed", attempt.delivery, extra={"action": "launch_failed"}
+                )
+                if self._launcher.abandon(record):  # else something runs, and its end is reported
+                    self._launch_failed(attempt, exc)
             else:
                 LAUNCHES.labels(attempt.gpu_class, "launched").inc()
                 self._line.launched(attempt, instance, self._launcher.claim_within)
@@ -123,21 +132,27 @@ class Slots:
                     attempt.number,
                     extra={"action": "launched"},
                 )
-        except Exception:
+        except Exception as exc:
             # Most likely Redis is away. The watcher finds out whether the attempt runs, and repeats
             # the launch if it does not.
-            logger.exception(
-                "%s: launch not confirmed", attempt.delivery, extra={"action": "launch_unsure"}
+            STEP_FAILURES.labels("launch").inc()
+            logger.error(
+                "%s: launch not confirmed: %s: %s",
+                record.get("delivery"),
+                type(exc).__name__,
+                exc,
+                extra={"action": "launch_unsure"},
+                exc_info=None if passes(exc) else exc,
             )
 
-    def _launch_failed(self, attempt: Attempt, exc: CannotLaunch | OSError) -> None:
+    def _launch_failed(self, attempt: Attempt, exc: Exception) -> None:
         logger.warning(
             "%s not launched: %s", attempt.delivery, exc, extra={"action": "launch_failed"}
         )
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-        blames = "" if final else PlaceKind.HOST
-        end = End(reason, str(exc), blames=blames)
+        text = str(exc) if isinstance(exc, CannotLaunch | OSError) else repr(exc)
+        end = End(reason, text, blames="" if final else PlaceKind.HOST)
         self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
@@ -146,14 +161,9 @@ class Slots:
         """
         attempt = Attempt.of(record)
         waited = redis_time(self._client) - record["admitted"]
-        if waited >= why.limit and self._launcher.abandon(record):
-            logger.warning(
-                "%s not launched within %.0f s: %s",
-                attempt.delivery,
-                why.limit,
-                why,
-                extra={"action": "launch_failed"},
-            )
+        if waited >= why.limit and self._nothing_runs(record):
+            text, limit = "%s not launched within %.0f s: %s", why.limit
+            logger.warning(text, attempt.delivery, limit, why, extra={"action": "launch_failed"})
             self._release(RunningAttempt(attempt, ""), End(why.reason, str(why)))
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
@@ -164,14 +174,21 @@ class Slots:
             why,
             extra={"action": "launch_later"},
         )
-        self._line.observed([Observation(attempt, why.wait, str(why))])
+        self._line.observed([Observation(attempt, why.wait, str(why), launch_in=pause)])
 
         def again() -> None:
-            found = self._line.relaunch(attempt, 0.0)
+            found = self._line.relaunch(attempt, -EARLY)
             if found:  # else it is cancelled, or another process has launched it
                 self.relaunch(found)
 
         self._timer.call(pause, again)
+
+    def _nothing_runs(self, record: Record) -> bool:
+        """Return whether a launch was certainly prevented."""
+        try:
+            return self._launcher.abandon(record)
+        except LauncherUnavailable:
+            return False  # unknown: the slot stays taken
 
     # -- free --------------------------------------------------------------------------------------
 

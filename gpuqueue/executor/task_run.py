@@ -149,7 +149,8 @@ class Run:
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
-                self._executor.reported(self._keep, grace_of(self._environ))
+                failed = state == states.FAILURE
+                self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):

@@ -19,6 +19,7 @@ from redis import ConnectionPool
 from gpuqueue.glue.results.states import store_started_at_once
 from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
+from gpuqueue.store.handshake import shorten
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
 #: At its start, the deadline of the watcher is shorter.
@@ -77,6 +78,7 @@ class _Waiting:
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
+        shorten(pool)
         pool.set_retry(_SenderPatience(pool, _broker))
         return pool
 
@@ -110,6 +112,7 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
         backend.always_retry = False
         client = backend.client
         sentinel.ask_again(client.connection_pool)
+        shorten(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Self
 
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.model.record import Record
+
+#: The name of a holder: a delivery and the number of an attempt.
+_HOLDER = re.compile(r"(.+)#([0-9]{1,15})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,10 @@ class Attempt:
         )
 
     @classmethod
-    def parse(cls, gpu_class: str, holder: str) -> Self:
-        """Parse the name that :attr:`holder` makes."""
-        delivery, _, number = holder.rpartition("#")
-        return cls(gpu_class, delivery, int(number))
+    def parse(cls, gpu_class: str, holder: str) -> Self | None:
+        """Parse the name that :attr:`holder` makes. Returns None for any other text."""
+        found = _HOLDER.fullmatch(holder)
+        return cls(gpu_class, found[1], int(found[2])) if found else None
 
     @property
     def holder(self) -> str:
@@ -86,7 +90,8 @@ class LiveAttempt:
 class Observation:
     """What an attempt waits for before it runs or ends.
 
-    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt.
+    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt,
+    ``launch_in`` the time until its launch is tried again.
     """
 
     attempt: Attempt
@@ -95,3 +100,4 @@ class Observation:
     pod: str = ""
     node: str = ""
     claim_within: float | None = None
+    launch_in: float | None = None

@@ -90,6 +90,7 @@ class Record(TypedDict, total=False):
     detail: Annotated[str, ATTEMPT, SHOWN]
     avoid: Annotated[list[str], TOMBSTONE, SHOWN]
     timed_out: Annotated[str, ATTEMPT]
+    launches: Annotated[int, ATTEMPT]
     doomed: Annotated[str, ATTEMPT]
     doom_error: Annotated[str, ATTEMPT]
     doom_tried: Annotated[str, ATTEMPT]
@@ -128,6 +129,13 @@ def _field(annotation: Any) -> Field:
 
 
 FIELDS = {name: _field(annotation) for name, annotation in Record.__annotations__.items()}
+#: Field → its type in Lua, for the fields that scripts compute with. ``container`` is True in a
+#: record that was adopted.
+KINDS = {
+    name: kind
+    for name, field in FIELDS.items()
+    if (kind := {str: "string", int: "number", float: "number", list[str]: "table"}.get(field.kind))
+}
 
 
 def fields_with(use: Use) -> tuple[str, ...]:

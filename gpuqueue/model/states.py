@@ -32,7 +32,7 @@ class JobState(StrEnum):
     refused, or its executor died without a report.
     """
     ENDED = "ended"
-    """The result is written. A tombstone stays until no redelivery can come."""
+    """The result is written. A tombstone stays until no other copy of the message can come."""
 
 
 #: Every legal move. The scripts make no other; docs/reference/states.md is generated from these.

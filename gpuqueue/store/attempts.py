@@ -106,9 +106,10 @@ class ExecutorAttempt:
             raise self._stale(answer)
         self._outcome = outcome
 
-    def reported(self, keep: float, grace: float = GRACE) -> bool:
+    def reported(self, keep: float, grace: float = GRACE, *, failed: bool = False) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
-        process ends itself within ``grace`` seconds.
+        process ends itself within ``grace`` seconds. ``failed``: Celery could not store the success
+        that was claimed, and has stored a failure.
         """
         return bool(
             self._call(
@@ -116,6 +117,7 @@ class ExecutorAttempt:
                 keep=keep,
                 within=grace + EXIT_MARGIN,
                 outcome=self._outcome,
+                failed=failed or None,
                 claimed=self._claim(),
             )
         )

@@ -23,6 +23,7 @@ from gpuqueue.errors import (
 from gpuqueue.model import sentinel_url
 from gpuqueue.model.redis_url import mask, plain
 from gpuqueue.store import sentinel
+from gpuqueue.store.handshake import short
 from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
         "decode_responses": True,
         "socket_timeout": timeout,
         "health_check_interval": 30,
+        **short(),
     }
     if not address.startswith("unix"):
         options |= {"socket_connect_timeout": min(5.0, timeout), "socket_keepalive": True}

@@ -36,7 +36,7 @@ NAMES: dict[str, str] = {
         " opened_on"
     ),
     "expiring": "zset: delivery by its expires",
-    "launching": "zset: holder by time of admission, until the launcher has confirmed it",
+    "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
     "stopping": "zset: holder by the time at which its stop was requested",
     "finishing": "zset: delivery by the time from which any finisher may take it",
@@ -48,6 +48,7 @@ NAMES: dict[str, str] = {
         "zset: task id, NUL, delivery, in alphabetical order; each delivery but the first of its"
         " task, until it ends"
     ),
+    "damaged": "hash: what was set aside since no script can read it (key:name) → its text",
     "places": (
         "hash: GPU, host, application or node that fails jobs → its failures (JSON, see"
         " lua/lib/places.lua)"
@@ -55,6 +56,16 @@ NAMES: dict[str, str] = {
 }
 
 
+#: The keys of a class that has work for its watcher in each turn. The other keys wait for a time.
+BUSY = (
+    "accepted",
+    "waiting_shared",
+    "waiting_exclusive",
+    "holders_shared",
+    "holders_exclusive",
+    "stopping",
+    "finishing",
+)
 #: The same for the verbs in ``lua/lease``.
 LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
 

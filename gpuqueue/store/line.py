@@ -5,6 +5,7 @@ watcher's cycle are in ``upkeep``.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,12 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.signals import parse_signal
 from gpuqueue.store.answers import Granted, Released, TakenIn
+from gpuqueue.store.passing import passes
 from gpuqueue.store.upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
 #: record counts as several.
@@ -78,7 +83,7 @@ class Line(Upkeep):
     def take_in(self, gpu_class: GpuClass, record: Record, message: str) -> TakenIn:
         """Store a delivery, put it in line, and give a slot to every job that can start."""
         outcome, sooner, granted = self._scripts.call(
-            "accept", gpu_class.name, message, record=record, **self._admission(gpu_class)
+            "accept", gpu_class.name, message, record=record, **self.admission(gpu_class)
         )
         return TakenIn(outcome, bool(sooner), Granted(granted))
 
@@ -86,13 +91,13 @@ class Line(Upkeep):
         """Put a delivery in line that was only stored. Returns the attempts to launch now."""
         return Granted(
             self._scripts.call(
-                "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)
+                "enqueue", gpu_class.name, delivery=delivery, **self.admission(gpu_class)
             )
         )
 
     def admit(self, gpu_class: GpuClass) -> Granted:
         """Give a slot to every job that can start. Returns the attempts to launch now."""
-        return Granted(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
+        return Granted(self._scripts.call("admit", gpu_class.name, **self.admission(gpu_class)))
 
     def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
         """Record that the attempt's process or Job exists. Its executor must claim it within
@@ -100,11 +105,14 @@ class Line(Upkeep):
         """
         return bool(self._on(attempt, "launched", instance=instance, claim_within=claim_within))
 
-    def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
+    def relaunch(
+        self, attempt: Attempt, older_than: float, most: int | None = None
+    ) -> Record | None:
         """Take over a launch that is unconfirmed for ``older_than`` seconds. Returns its record, or
-        None if there is no such launch.
+        None if there is no such launch. After ``most`` calls, each after twice as long, the attempt
+        is given up.
         """
-        answer = self._on(attempt, "relaunch", older_than=older_than)
+        answer = self._on(attempt, "relaunch", older_than=older_than, most=most)
         return json.loads(answer) if answer else None
 
     def release(
@@ -136,13 +144,13 @@ class Line(Upkeep):
             instance=instance or None,
             ended=ended,
             max_attempts=self.max_attempts,
-            **self._admission(gpu_class),
+            **self.admission(gpu_class),
         )
         return Released(bool(answer[0]), answer[1], Granted(answer[2:] or (0,)))
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
-        current.
+        current. One that cannot be recorded keeps no other one.
         """
         calls = [
             (
@@ -154,11 +162,23 @@ class Line(Upkeep):
                     "pod": each.pod or None,
                     "node": each.node or None,
                     "claim_within": each.claim_within,
+                    "launch_in": each.launch_in,
                 },
             )
             for each in observations
         ]
-        return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
+        answers = self._scripts.each("observed", calls)
+        for each, answer in zip(observations, answers, strict=True):
+            if isinstance(answer, Exception):
+                if passes(answer):
+                    raise answer
+                logger.error(
+                    "%s: not recorded what it waits for: %s",
+                    each.attempt.holder,
+                    answer,
+                    extra={"action": "observation_lost"},
+                )
+        return [answer == 1 for answer in answers]
 
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Record why an attempt that does not start is given up, before it is stopped. Returns
@@ -171,7 +191,11 @@ class Line(Upkeep):
     def cancel(
         self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> str:
-        """Cancel a job with all its deliveries. See cancel.lua for the answers."""
+        """Cancel a job with all its deliveries. See cancel.lua for the answers.
+
+        Raises :class:`InvalidSignal`.
+        """
+        signal = parse_signal(signal)
         answers: list[str] = []
         after = None
         while after != "":
@@ -207,7 +231,8 @@ class Line(Upkeep):
     def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:
         return self._scripts.call(verb, attempt.gpu_class, **_named(attempt), **context)
 
-    def _admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+    def admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+        """Return the context of a decision; see admit.lua."""
         return {
             "spec": self.spec(gpu_class),
             "nonce": secrets.token_hex(16),

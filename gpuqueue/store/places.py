@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import redis
 
@@ -19,8 +20,11 @@ def of(client: redis.Redis, gpu_class: str) -> list[Place]:
 
 
 def parse(found: Mapping[str, str]) -> list[Place]:
-    """Parse the hash ``places``."""
-    made = [Place.parse(name, json.loads(text)) for name, text in found.items()]
+    """Parse the hash ``places``, without what cannot be read."""
+    made = []
+    for name, text in found.items():
+        with suppress(ValueError, TypeError, AttributeError):
+            made.append(Place.parse(name, json.loads(text)))
     return sorted(made, key=lambda place: (place.until is None, place.name))
 
 

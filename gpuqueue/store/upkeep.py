@@ -93,6 +93,10 @@ class Upkeep:
         """
         return bool(self._scripts.call("open", gpu_class))
 
+    def set_aside(self, gpu_class: str, key: str, name: str) -> bool:
+        """Take a name that is none out of a sorted set of a class; ``doctor`` shows it."""
+        return bool(self._scripts.call("set_aside", gpu_class, key=key, name=name))
+
     def adopt(
         self, gpu_class: str, record: Record, slots: int | None = None, instead_of: str = ""
     ) -> bool:

@@ -5,25 +5,19 @@ one. Each launcher runs in a process beside the other.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-import psutil
-
-from tests.chaos.report import LOSING, add, tables, total, write
-from tests.chaos.runner import run
+from tests.chaos.report import LOSING, about, add, tables, total, write
+from tests.chaos.runner import Outcome, run
 from tests.support.launching import KUBERNETES, LOCAL
-
-ROOT = Path(__file__).parents[2]
 
 
 def main(arguments: list[str]) -> int:
@@ -32,84 +26,74 @@ def main(arguments: list[str]) -> int:
     launchers = [LOCAL, KUBERNETES] if options.launcher == "both" else [options.launcher]
     share = -(-options.schedules // len(launchers))
     seeds = list(range(options.seed, options.seed + share))
-    until = time.monotonic() + 60 * options.minutes
+    began = time.monotonic()
+    result: dict[str, Any] = {"about": about() | {"seed": options.seed}, "rows": []}
+    result |= {"total": total([], "total"), "failures": []}
     rows: dict[str, dict[str, Any]] = {}
-    failures, traces = [], options.traces
-    began, done = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        context = multiprocessing.get_context("spawn")
-        results: Queue[Any] = context.Queue()
-        processes = [
-            context.Process(
-                target=run, args=(each, seeds, until, Path(folder), results, options.only)
-            )
-            for each in launchers
-        ]
-        for process in processes:
-            process.start()
-        ended = 0
-        while ended < len(processes):
-            try:
-                found = results.get(timeout=5)
-            except Empty:
-                assert any(each.is_alive() for each in processes), "a launcher's process died"
-                continue
-            if found is None:
-                ended += 1
-                continue
-            row, kind, seed, seconds, problems, why = found
-            done += 1
-            add(rows, row)
-            broken = bool(problems) and row["fault"] not in LOSING
-            print(
-                f"{done:4} {kind} seed {seed} {seconds:5.1f} s {row['fault']}:"
-                f" {'; '.join(problems) or 'ok'}",
-                flush=True,
-            )
-            if broken:
-                failures.append(
-                    {"launcher": kind, "seed": seed, "fault": row["fault"], "problems": problems}
-                )
-            if problems and traces:
-                traces.mkdir(parents=True, exist_ok=True)
-                (traces / f"{kind}-{seed}.txt").write_text("\n".join([*problems, why]))
-        for process in processes:
-            process.join()
-    kept = [row for row in rows.values() if row["fault"] not in LOSING]
-    result = {
-        "about": about(options, time.monotonic() - began),
-        "rows": list(rows.values()),
-        "total": total(kept, "total"),
-        "failures": failures,
-    }
-    for each in tables(result):
-        print(f"\n{each}")
-    if options.output:
-        write(options.output, result)
-    for failure in failures:
+        until = began + 60 * options.minutes
+        for done, each in enumerate(
+            played(launchers, seeds, until, Path(folder), options.only), start=1
+        ):
+            take(each, result, rows, options.traces)
+            print(f"{done:4} {each.line()}", flush=True)
+            result["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
+            if options.output:  # so that a run that is ended early leaves what it has
+                write(options.output, result)
+    for table in tables(result):
+        print(f"\n{table}")
+    for failure in result["failures"]:
         print(
             f"\nseed {failure['seed']} broke a promise: make chaos SEED={failure['seed']}"
             f" SCHEDULES=1 LAUNCHER={failure['launcher']}",
             *failure["problems"],
             sep="\n  ",
         )
-    return 1 if failures else 0
+    return 1 if result["failures"] else 0
 
 
-def about(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Return what a reader needs to judge and repeat the result."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "commit": commit,
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "minutes": round(seconds / 60, 1),
-        "seed": options.seed,
-        "launcher": options.launcher,
-    }
+def played(
+    launchers: list[str], seeds: list[int], until: float, folder: Path, only: str
+) -> Iterator[Outcome]:
+    """Run the schedules, each launcher in a process; yields as they end."""
+    context = multiprocessing.get_context("spawn")
+    results: Queue[Any] = context.Queue()
+    processes = [
+        context.Process(target=run, args=(each, seeds, until, folder, results, only))
+        for each in launchers
+    ]
+    for process in processes:
+        process.start()
+    ended = 0
+    while ended < len(processes):
+        try:
+            found = results.get(timeout=5)
+        except Empty:
+            assert any(each.is_alive() for each in processes), "the process of a launcher died"
+            continue
+        if found is None:
+            ended += 1
+        else:
+            yield found
+    for process in processes:
+        process.join()
+
+
+def take(
+    each: Outcome, result: dict[str, Any], rows: dict[str, dict[str, Any]], traces: Path | None
+) -> None:
+    """Add a schedule to the result."""
+    add(rows, each.row)
+    result["rows"] = list(rows.values())
+    kept = [row for row in rows.values() if row["fault"] not in LOSING]
+    result["total"] = total(kept, "total")
+    if each.problems and each.row["fault"] not in LOSING:
+        failure = {"launcher": each.kind, "seed": each.seed, "fault": each.row["fault"]}
+        result["failures"].append(failure | {"problems": each.problems})
+    if each.problems and traces:
+        traces.mkdir(parents=True, exist_ok=True)
+        text = "\n".join([*each.problems, each.why])
+        (traces / f"{each.kind}-{each.seed}.txt").write_text(text)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

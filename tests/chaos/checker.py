@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.messages import Expected, Made
-from tests.chaos.stage import SHARED_SLOTS
+from tests.chaos.settings import SHARED_SLOTS
 from tests.chaos.steps import UNSTARTED
 
 FINAL = ("SUCCESS", "FAILURE", "REVOKED")

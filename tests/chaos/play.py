@@ -21,10 +21,11 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.messages import Made, Maker
 from tests.chaos.plan import Schedule
 from tests.chaos.stage import CLASS, Stage
+from tests.support.nodes import executors_of
 
-#: Seconds from the last fault's end within which every job must end and everything be freed. The
-#: docs promise less for each step: lease, repair, relist and visibility are 0.5 to 2 s here, a
-#: finish by the application 2 s, and a machine at work makes all of that longer.
+#: Seconds after the last fault's end without any progress, after which what has not ended counts as
+#: lost. The docs promise less for each step: lease, repair, relist and visibility are 0.5 to 2 s
+#: here, a finish by the application 2 s, and a machine at work makes all of that longer.
 BOUND = 30.0
 #: The same where the state itself was lost, and some jobs with it.
 BOUND_OF_LOSS = 8.0
@@ -173,7 +174,7 @@ class Player:
                     return True
             except AWAY:
                 pass
-            if idle_plan and now - max(self._last_fault, since) > bound:
+            if idle_plan and now - max(self._last_fault, self._progress, since) > bound:
                 return False
             time.sleep(PAUSE)
 
@@ -214,14 +215,14 @@ class Player:
         )
 
     def _is_idle(self) -> bool:
-        return not self._stage.left_over() and not self._stage.executors()
+        return not self._stage.left_over() and not executors_of(self._stage.url)
 
     def _left_over(self) -> list[str]:
         try:
             found = self._stage.left_over()
         except AWAY as exc:
             return [f"Redis: {exc}"]
-        return found + [f"process {each.pid}" for each in self._stage.executors()]
+        return found + [f"process {each.pid}" for each in executors_of(self._stage.url)]
 
     def _told(self) -> list[str]:
         return ["planned:", *self._schedule.lines(), "happened:", *self._trace]

@@ -45,8 +45,7 @@ class Proxy:
         self._do(self._answers.clear if held else self._answers.set)
 
     def close(self) -> None:
-        self._do(self._server.close)
-        self._do(self._cut)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -64,6 +63,13 @@ class Proxy:
     def _cut(self) -> None:
         for writer in list(self._open):
             writer.transport.abort()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:

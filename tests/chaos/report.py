@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import os
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.chaos.faults import FAULTS
 from tests.chaos.play import Played
 
+ROOT = Path(__file__).parents[2]
 #: Column of the table → field of a row.
 COLUMNS = {
     "fault": "fault",
@@ -64,7 +70,7 @@ def total(rows: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return rows as a table in Markdown."""
-    lines = [" | ".join(COLUMNS), "|".join("---" for _ in COLUMNS)]
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     for row in rows:
         shown = [
             f"{row[name]:.1f} s" if name == "stall" else row[name] for name in COLUMNS.values()
@@ -79,6 +85,27 @@ def tables(found: dict[str, Any]) -> list[str]:
     kept = [row for row in rows if row["fault"] not in LOSING]
     losing = [row for row in rows if row["fault"] in LOSING]
     return [table([*kept, total(kept, "total")]), table(losing)]
+
+
+def about() -> dict[str, Any]:
+    """Return the commit, the date and the size of this machine."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    return {
+        "commit": done.stdout.strip(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+    }
+
+
+def facts(about: dict[str, Any]) -> str:
+    """Return the sentence that says where a result comes from."""
+    return (
+        f"Commit {about['commit']}, {about['date']}, {about['cores']} cores,"
+        f" {about['memory_gib']} GiB of memory, {about['minutes']} minutes."
+    )
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

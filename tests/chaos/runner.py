@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
 import time
 import traceback
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,22 @@ from tests.chaos.stage import Stage
 ROUND = 25
 
 
+@dataclass
+class Outcome:
+    """What a schedule came to, as it travels between processes."""
+
+    row: dict[str, Any]
+    kind: str
+    seed: int
+    seconds: float
+    problems: list[str]
+    why: str
+
+    def line(self) -> str:
+        found = "; ".join(self.problems) or "ok"
+        return f"{self.kind} seed {self.seed} {self.seconds:5.1f} s {self.row['fault']}: {found}"
+
+
 def run(
     kind: str, seeds: list[int], until: float, directory: Path, results: Queue[Any], only: str
 ) -> None:
@@ -29,7 +47,8 @@ def run(
     stage, used = None, 0
     try:
         for number, seed in enumerate(seeds):
-            if time.monotonic() > until:
+            parent = multiprocessing.parent_process()
+            if time.monotonic() > until or (parent is not None and not parent.is_alive()):
                 break
             if stage is None:
                 stage, used = Stage(directory / f"{kind}{number}", kind), 0
@@ -41,7 +60,7 @@ def run(
             lossy = row_of(played)["fault"] in LOSING
             if problems:
                 why = "\n".join([*played.trace, stage.logs()])
-            results.put((row_of(played), kind, seed, played.seconds, problems, why))
+            results.put(Outcome(row_of(played), kind, seed, played.seconds, problems, why))
             if problems or lossy or used == ROUND:
                 stage.close()
                 shutil.rmtree(stage.directory, ignore_errors=True)

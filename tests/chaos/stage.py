@@ -12,33 +12,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.reader import Reader
 from tests.chaos.proxy import HOST, Proxy
+from tests.chaos.settings import SETTINGS
 from tests.chaos.steps import resolved
 from tests.doubles.kubernetes import Cluster, Image
-from tests.support.crash_stack import CLOCKS, INJECTION
+from tests.support.crash_stack import INJECTION
 from tests.support.launching import IMAGE, KUBERNETES, ClusterLaunching, LocalLaunching
 from tests.support.nodes import APPS, WorkerNode, executors_of, worker_node
 from tests.support.waiting import PATIENCE, until
 
 CLASS = "t4"
-SHARED_SLOTS = 4
 DISPATCHERS = ("one", "two")
-#: Clocks of the crash tests; the watch of the double is silent for less.
-SETTINGS = CLOCKS | {
-    "T4_SHARED_SLOTS": str(SHARED_SLOTS),
-    "GPUQUEUE_METRICS_PORT": "0",
-    "GPUQUEUE_HOST_SILENT_SECONDS": "5",
-    "GPU_IMAGE_ALLOW": "*",
-    "GPU_API_TIMEOUT": "2",
-    "GPU_LAUNCH_TIMEOUT": "20",
-    "GPU_TERMINATING_TIMEOUT": "2",
-}
+#: Keys without an entry when the queue is idle.
+EMPTY = (
+    *("holders_shared", "holders_exclusive", "waiting_shared", "waiting_exclusive", "delayed"),
+    *("finishing", "launching", "stopping", "deadlines"),
+)
 
 
 class Stage:
@@ -207,9 +201,6 @@ class Stage:
         name = found.partition("@")[0]
         return name if name in DISPATCHERS else DISPATCHERS[0]
 
-    def executors(self) -> list[psutil.Process]:
-        return executors_of(self.url)
-
     def new_events(self) -> list[dict[str, Any]]:
         """What processes have noted since the last call; ``events`` has all of this schedule."""
         with self.effects.open("rb") as file:
@@ -232,11 +223,7 @@ class Stage:
     def left_over(self) -> list[str]:
         """What an idle queue does not have."""
         found = []
-        for isolation in ("shared", "exclusive"):
-            for key in (f"holders_{isolation}", f"waiting_{isolation}"):
-                if members := self.client.zrange(class_key(CLASS, key), 0, 5):
-                    found.append(f"{key} {members}")
-        for key in ("delayed", "finishing", "launching", "stopping", "deadlines"):
+        for key in EMPTY:
             if members := self.client.zrange(class_key(CLASS, key), 0, 5):
                 found.append(f"{key} {members}")
         if messages := self.client.hkeys(class_key(CLASS, "messages")):
@@ -244,17 +231,16 @@ class Stage:
         return found
 
     def logs(self) -> str:
-        parts = [
-            f"--- {name}\n{node.container.log_file.read_text(errors='replace')[-20000:]}"
-            for name, node in self.dispatchers.items()
-        ]
-        return "\n".join(parts)
+        logs = [node.container.log_file for node in self.workers]
+        return "\n".join(
+            f"--- {log.stem}\n{log.read_text(errors='replace')[-20000:]}" for log in logs
+        )
 
     def close(self) -> None:
         for node in self.dispatchers.values():
             node.container.kill("SIGKILL")  # also one that is stopped
         self.launching.close()
-        for executor in self.executors():
+        for executor in executors_of(self.url):
             executor.kill()
         self.client.close()
         self.proxy.close()

@@ -23,7 +23,7 @@ CHOSEN = (
     "dispatcher stopped, then continued",
     "replica promoted",
     "messages sent twice",
-    "connections to Redis frozen",
+    "answers of Redis lost",
 )
 PLAIN = Expected("a", "plain", 2)
 

@@ -70,7 +70,6 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(
         "doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind])
     )
     assert cluster.died(doomed) == -signal.SIGKILL
-    cluster.send_again_what_the_transport_lost()
     cluster.start("heir")
     assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
     until(cluster.is_idle, PATIENCE, "an idle queue")

@@ -74,6 +74,7 @@ def check_clocks(world: World, keys: dict[str, Any], holders: set[str]) -> None:
     """
     for holder in holders - {*keys["launching"], *keys["deadlines"], *keys["stopping"]}:
         attempt = Attempt.parse(CLASS, holder)
+        assert attempt is not None
         job = world.model.jobs[attempt.delivery]
         # The one slot without a clock: a task runs that has no time limit.
         assert (job.attempt, job.state) == (attempt.number, JobState.RUNNING), holder
@@ -126,5 +127,6 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
         assert records[delivery]["reason"] == jobs[delivery].reason
     for holder in keys["launching"]:
         attempt = Attempt.parse(CLASS, holder)
+        assert attempt is not None
         job = jobs[attempt.delivery]
         assert (job.state, job.attempt) == (JobState.LAUNCHING, attempt.number)

@@ -12,9 +12,10 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.model.attempt import Attempt
+from gpuqueue.glue.results.completion import exception_of
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import EXIT_MARGIN, REPORT_TIMEOUT, ExecutorAttempt
 from gpuqueue.store.keys import class_key
@@ -439,3 +440,68 @@ def test_times_lie_in_redis_with_every_digit(queue: Queue) -> None:
     queue.line.launched(Attempt.of(granted), "h:n:1", 60.1)
     deadlines = queue.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True)
     assert deadlines == [("a#1", queue.now + 60.1)]
+
+
+# -- launches that are not confirmed ---------------------------------------------------------------
+
+
+def test_a_launch_that_stays_unconfirmed_is_repeated_and_given_up(
+    queue: Queue,
+) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    queue.line.observed([Observation(attempt, WaitReason.LAUNCH_REFUSED, "no answer")])
+    waits, began = [], queue.now
+    while not (queue.reader.record("t4", "a") or {}).get("doomed"):
+        queue.now += 1
+        assert queue.now - began < 1000, "this does not end"
+        if queue.line.relaunch(attempt, 5, 4):
+            waits.append(queue.now - began)
+    assert waits == [5, 5 + 10, 5 + 10 + 20, 5 + 10 + 20 + 40]
+    record = queue.reader.record("t4", "a")
+    assert record
+    assert record["doom_error"] == "its launch was not confirmed in 5 tries: no answer"
+    assert queue.line.relaunch(attempt, 5, 4) is None
+    assert queue.ends(queue.executor(granted), instance="").state == "delayed"
+    queue.now += 2
+    queue.line.tick("t4")
+    [again] = queue.line.admit(T4)
+    assert "launches" not in again and "doomed" not in again, "the next attempt counts from 0"
+    queue.now += 100
+    for _ in range(5):
+        queue.now += 100
+        queue.line.relaunch(Attempt.of(again), 5, 4)
+    assert queue.ends(queue.executor(again), instance="").state == "finishing"
+    record = queue.reader.record("t4", "a")
+    assert record and record["reason"] == "INFRA"
+    assert str(exception_of(record)).endswith("its launch was not confirmed in 5 tries")
+
+
+def test_a_postponed_launch_is_not_repeated_before_its_time(queue: Queue) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    queue.line.observed([Observation(attempt, WaitReason.QUOTA, "full", launch_in=30)])
+    queue.now += 29
+    assert queue.line.relaunch(attempt, 5, 4) is None
+    assert queue.line.relaunch(attempt, -0.2) is None
+    queue.now += 0.9
+    assert queue.line.relaunch(attempt, -0.2), "its own dispatcher, at its time"
+    queue.line.observed([Observation(attempt, WaitReason.QUOTA, "full", launch_in=30)])
+    queue.now += 36
+    assert queue.line.relaunch(attempt, 5, 4), "its dispatcher is gone"
+
+
+@pytest.mark.parametrize("field", ["doomed", "timed_out"])
+def test_a_launch_that_was_given_up_is_not_repeated(queue: Queue, field: str) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    if field == "doomed":
+        queue.line.give_up(attempt, EndReason.INFRA, "no pod")
+    else:
+        queue.line.observed([Observation(attempt, claim_within=1)])
+    queue.now += 10
+    queue.line.tick("t4")
+    assert field in (queue.reader.record("t4", "a") or {})
+    assert queue.line.relaunch(attempt, 5) is None
+    assert queue.holds() == ["a"]
+    assert queue.ends(queue.executor(granted), instance="").state == "delayed"

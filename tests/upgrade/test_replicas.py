@@ -64,9 +64,7 @@ def test_nothing_is_lost_when_replicas_are_killed(cluster: Versions) -> None:
         (other,) = [node for node in nodes if node is not leader]
         leave(other)
         until(lambda: len(stream.sent) > 20, PATIENCE, "some more jobs")
-    # No dispatcher can keep what Celery's transport had in hand at that moment: see the docs.
     leave(fresh[0])
-    cluster.send_again_what_the_transport_lost()
     replicas(cluster, "d")
     stream.check()
 

@@ -129,12 +129,14 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
     from gpuqueue.celery import app  # its settings, read at import, are valid here
 
     yield from celery.backend(state.settings.redis, state.client)
+    yield from celery.dead_letters()
     yield from celery.tombstones(state.settings, app.conf.broker_transport_options)
     expires = {"dispatcher": celery.seconds(app.conf.result_expires)}
     if seen and not seen.error:
         expires["application"] = seen.result_expires
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
+    yield from celery.damaged(state)
 
 
 def _show(each: Check) -> None:

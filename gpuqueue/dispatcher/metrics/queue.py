@@ -30,6 +30,7 @@ class QueueCollector(Collector):
         measures: reads the state; its client needs a short timeout, because Prometheus has one.
         classes: the classes of this dispatcher.
         lengths: returns queue → messages in the broker. May raise :class:`BrokerUnavailable`.
+        letters: returns the number of dead letters. May raise the same.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class QueueCollector(Collector):
         measures: Measures,
         classes: Mapping[str, GpuClass],
         lengths: Callable[[], Mapping[str, int]],
+        letters: Callable[[], int],
     ) -> None:
         self._measures = measures
         self._classes = classes
         self._lengths = lengths
+        self._letters = letters
 
     def describe(self) -> Iterable[Metric]:
         """Describe nothing: the registry would read Redis for it."""
@@ -67,7 +70,7 @@ class QueueCollector(Collector):
         del measured[REFUSED]
         yield from self._state(measured)
         try:
-            lengths = self._lengths()
+            lengths, letters = self._lengths(), self._letters()
         except BrokerUnavailable as exc:
             logger.warning(
                 "the broker's queues cannot be measured: %s", exc, extra={"action": "scrape_failed"}
@@ -81,6 +84,11 @@ class QueueCollector(Collector):
         for queue, length in lengths.items():
             untaken.add_metric((queue,), length)
         yield untaken
+        yield GaugeMetricFamily(
+            "gpuqueue_dead_letters",
+            "Messages of the broker that were set aside, since no dispatcher could accept them.",
+            value=letters,
+        )
 
     def _state(self, measured: Mapping[str, Measured]) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(

@@ -4,23 +4,21 @@ Celery's code.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, signals, states
 from celery.app.task import Context
-from celery.app.trace import TraceInfo, build_tracer
+from celery.app.trace import TraceInfo
 from celery.exceptions import TimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue import errors
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
-from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
+from gpuqueue.glue.results.container import succeed
 from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
@@ -42,6 +40,9 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
 }
 #: The outcome that an executor had reported, by the result that it has stored.
 _OUTCOMES = {states.SUCCESS: EndReason.SUCCEEDED, states.FAILURE: EndReason.ERROR}
+
+#: The outcomes of a claim after which Celery may have stored a failure.
+_FAILURES = (EndReason.ERROR, EndReason.GPU_OOM, EndReason.SUCCEEDED)
 
 
 def exception_of(record: Record) -> Exception:
@@ -123,7 +124,7 @@ def complete(
     )
     outcome = record.get("outcome") or _OUTCOMES.get(stored_state or "")
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
-        _succeed(app, record, stored, request, bodies, log, send)
+        reason = succeed(app, record, stored, request, bodies, log, send)
     elif stored_state == states.SUCCESS and outcome == EndReason.SUCCEEDED:
         # Celery sends callbacks before it stores the result, and the chord part after it: that may
         # be missing, and may be written again.
@@ -134,59 +135,15 @@ def complete(
             )
         ran = record["released"] - record["started"]
         send(_event(record, request, "task-succeeded", result="", runtime=ran))
-    elif stored_state == states.FAILURE and outcome in (EndReason.ERROR, EndReason.GPU_OOM):
+    elif stored_state == states.FAILURE and outcome in _FAILURES:
+        # Of a success: Celery could not store it.
         _fail(app, task, record, request, app.backend.get_result(request.id), send)
-        reason = outcome
+        reason = EndReason.ERROR if outcome == EndReason.SUCCEEDED else outcome
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request, send)
     else:
         _fail(app, task, record, request, exception_of(record), send)
     return reason
-
-
-def _succeed(
-    app: Celery,
-    record: Record,
-    stored: Mapping[str, Any] | None,
-    request: Context,
-    bodies: Bodies,
-    log: str,
-    send: Sender,
-) -> None:
-    """Store the result of a container job under Celery's tracer, which sends callbacks, chains and
-    chord parts.
-
-    Without its message (lost with the data of Redis) or a readable body, only the result is stored.
-    """
-    if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
-        return  # an earlier finisher has stored it, after its callbacks
-    message: Any = record.get("message", "")
-    with contextlib.suppress(ValueError):
-        message = json.loads(message)
-    result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
-    hostname = request.hostname
-    body = _body(stored, bodies)
-    if stored is None or body is None:
-        app.backend.store_result(record["id"], result, states.SUCCESS, request=request)
-        return
-
-    def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return result
-
-    task = stand_in(app, CONTAINER_TASK, run, ignore_result=bool(record.get("ignore_result")))
-    made, context = messages.request(stored, body, app, hostname=hostname, task=task)
-    tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
-    _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
-    ran = record.get("released", 0.0) - record.get("started", 0.0)
-    send(
-        Event(
-            hostname,
-            "task-succeeded",
-            made.id,
-            {"result": shown, "runtime": max(runtime, ran)},
-            True,
-        )
-    )
 
 
 def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
@@ -198,14 +155,6 @@ def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
     except MalformedMessage:
         pass
     return True
-
-
-def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload | None:
-    try:
-        return messages.payload(stored, bodies) if stored is not None else None
-    except MalformedMessage as exc:
-        logger.warning("no callback is sent: %s", exc, extra={"action": "body_closed"})
-        return None
 
 
 def _task_of(

@@ -4,6 +4,7 @@ those of Celery's loop.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +26,13 @@ class Broker:
 
     Args:
         app: the Celery application of the dispatcher.
+        tracked: have the second one.
 
     Raises:
         redis.RedisError, OSError: it cannot be used now.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, *, tracked: bool = True) -> None:
         self._connection = app.connection_for_read(
             transport_options={"socket_timeout": ANSWER, "socket_connect_timeout": CONNECT}
         )
@@ -46,7 +48,7 @@ class Broker:
             options["protocol"] = 2
             # Tracking belongs to one connection.
             self.client = redis.Redis(connection_pool=pool, single_connection_client=True)
-            self.untracked = self._track(pool)
+            self.untracked = self._track(pool) if tracked else ""
         except BaseException:
             self.close()
             raise
@@ -90,6 +92,14 @@ class Broker:
             self._waker.read_response()
             woken = True
         return woken
+
+    def list_for(self, queue: str, text: str) -> str:
+        """Return the list of a queue that kombu would put a message onto."""
+        try:
+            priority = self.channel._get_message_priority(json.loads(text), reverse=False)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            priority = 0
+        return self.prefix + str(self.channel._q_for_pri(queue, priority))
 
     def restore_unacked(self) -> None:
         """Put back onto their lists the messages that dispatchers before this version left in hand,

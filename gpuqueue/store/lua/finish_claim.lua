@@ -8,10 +8,13 @@
 --   begins?: it begins a try now, which counts; absent: it only takes or keeps the job
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
 --         due) | {'not finishing'}
---! clock counts records tombstones
+--! clock counts records line damaged tombstones
 local delivery, finisher = context.delivery, context.finisher
-local job = load(delivery)
-if not job or job.state ~= 'finishing' then return { 'not finishing' } end
+local job = load_or_set_aside(delivery)
+if not job or job.state ~= 'finishing' then
+  redis.call('ZREM', K.finishing, delivery)
+  return { 'not finishing' }
+end
 local free_from = tonumber(redis.call('ZSCORE', K.finishing, delivery)) or 0
 if job.finisher and job.finisher ~= finisher and free_from > now then return { 'busy' } end
 -- The task sent its retry (or, by task.replace, its successor) before its process died. That

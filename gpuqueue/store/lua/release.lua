@@ -11,10 +11,10 @@
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! clock counts records line attempts server places admission
+--! clock counts records line damaged attempts server places admission
 local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
-local job = load(delivery)
+local job = load_or_set_aside(delivery)
 local holder = holder_name(delivery, attempt)
 local current = is_current(job, context)
 -- The attempt has ended that had this number before Redis came back with an older state. The slot

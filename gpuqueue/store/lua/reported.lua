@@ -5,6 +5,7 @@
 --   keep: seconds that the tombstone is kept
 --   within: seconds that its process has to end
 --   outcome?: as in report
+--   failed?: true: Celery could not store the success that was claimed, and has stored a failure
 --   claimed?: the process as it claimed the attempt, as in loaded
 -- Answer: 1 if this ended the job, else 0
 --! clock counts records attempts tombstones
@@ -19,5 +20,6 @@ if context.outcome and (job.state == 'launching' or job.state == 'running') then
 end
 if job.state ~= 'reporting' then return 0 end
 redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
+if context.failed and job.outcome == 'SUCCEEDED' then job.outcome = 'ERROR' end
 entomb(job, job.outcome, context.keep)
 return 1

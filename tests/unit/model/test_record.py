@@ -30,7 +30,7 @@ USED = {
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
-    | {"places", "probes", "loading", "load_error"},
+    | {"places", "probes", "loading", "load_error", "launches"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}

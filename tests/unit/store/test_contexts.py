@@ -21,6 +21,7 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import source
+from gpuqueue.store.turn import Turns
 from tests.unit.store.test_scripts import VERBS, documented
 
 T4 = GpuClass("t4", shared_slots=1)
@@ -33,6 +34,7 @@ ANSWERS: dict[str, Any] = {
     "relaunch": None,
     "release": [0, ""],
     "tick": [0, ""],
+    "turn": [0, "", 0, 1, [0], [], [], [], []],
     "claim": ["ok", '{"started": 1}', "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
@@ -48,6 +50,7 @@ class RecordingRedis:
     def __init__(self) -> None:
         self.called: dict[str, list[list[str]]] = defaultdict(list)
         self._answers: list[Any] = []
+        self._verbs: dict[str, Callable[..., Any]] = {}
 
     def register_script(self, text: str) -> Callable[..., Any]:
         verb = next(verb for verb in VERBS if source(verb) == text)
@@ -60,13 +63,18 @@ class RecordingRedis:
             self._answers.append(answer)
             return answer
 
+        call.sha = verb  # type: ignore[attr-defined]
+        self._verbs[verb] = call
         return call
+
+    def evalsha(self, sha: str, number: int, *keys_and_args: str) -> None:
+        self._verbs[sha](list(keys_and_args[:number]), list(keys_and_args[number:]))
 
     def pipeline(self, transaction: bool = True) -> RecordingRedis:
         self._answers = []
         return self
 
-    def execute(self) -> list[Any]:
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
         return self._answers
 
     def set(self, *arguments: object, **options: object) -> bool:
@@ -84,15 +92,24 @@ def every_call() -> RecordingRedis:
     for attempt in (J, replace(J, token="token")):
         line.launched(attempt, "host:1", 60)
         line.relaunch(attempt, 30)
+        line.relaunch(attempt, 30, 4)
         line.release(T4, attempt, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "h:1")
         line.release(T4, attempt)
         full = Observation(
-            attempt, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60
+            attempt,
+            WaitReason.QUOTA,
+            detail="full",
+            pod="p",
+            node="n",
+            claim_within=60,
+            launch_in=9,
         )
         line.observed([full, Observation(attempt)])
         line.give_up(attempt, EndReason.IMAGE, "no image")
     line.cancel("t4", "j")
     line.tick("t4")
+    line.set_aside("t4", "holders_shared", "none")
+    Turns(redis, line).take([T4])
     line.finish_claim("t4", "j", "finisher", 15)
     line.finish_claim("t4", "j", "finisher", 15, begins=True)
     line.finish_failed("t4", "j", "finisher", "no callback")
@@ -114,7 +131,7 @@ def every_call() -> RecordingRedis:
         executor.reported(60)
         executor.report("SUCCEEDED", {"gpu": "T4"})
         executor.report("SUCCEEDED")
-        executor.reported(60)
+        executor.reported(60, failed=True)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)
@@ -123,6 +140,7 @@ def every_call() -> RecordingRedis:
     Reader(redis).why(T4, "j")
     places.clear(redis, "t4", "host:h")
     lease = Lease(redis, "dispatcher", 15)
+    assert lease.hold() and lease.taken
     lease.hold()
     lease.resign()
     Intake(redis, BrokerKeys(), "process", 60).take(["gpu.t4"])

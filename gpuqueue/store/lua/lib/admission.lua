@@ -1,5 +1,5 @@
 -- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- clock, counts, records, line, attempts, server, places.
+-- clock, counts, records, line, damaged, attempts, server, places.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -20,7 +20,7 @@ local function head(key)
 end
 
 -- Why nothing starts on this machine; nil: jobs may start. In a cluster, each job has an image.
-local function set_aside(spec)
+local function aside_on(spec)
   if not spec.host then return nil end
   if standing(host_place(spec)) == 'held' then return 'HOST_SET_ASIDE' end
   if standing(application_place(spec)) == 'held' then return 'APPLICATION_HELD' end
@@ -34,7 +34,7 @@ local function look(spec)
   local v = {
     opened = gate[3],
     opened_on = gate[4],
-    aside = set_aside(spec),
+    aside = aside_on(spec),
     shared_running = redis.call('ZCARD', K.holders_shared),
     exclusive_running = redis.call('ZCARD', K.holders_exclusive),
     bypassed = tonumber(gate[1] or 0),
@@ -178,10 +178,10 @@ local function admit(ask)
       redis.call('HDEL', K.gate, 'opened')
       break
     end
-    local job, weight = load(v[isolation])
+    local job, weight = load_or_set_aside(v[isolation])
     spent = spent + weight
-    if not job or job.state ~= 'waiting' then
-      -- A leftover: no job waits under this name.
+    if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
+      -- A leftover: no job waits under this name here.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
     elseif job.expires and job.expires <= now then
       leave_line(job)

@@ -28,7 +28,12 @@ local function places()
   if not known_places then
     known_places = {}
     local found = redis.call('HGETALL', K.places)
-    for i = 1, #found, 2 do known_places[found[i]] = cjson.decode(found[i + 1]) end
+    for i = 1, #found, 2 do
+      local decoded, entry = pcall(cjson.decode, found[i + 1])
+      -- An entry that cannot be read is no evidence.
+      local whole = decoded and type(entry) == 'table' and entry.jobs and entry.last
+      if whole then known_places[found[i]] = entry end
+    end
   end
   return known_places
 end
@@ -176,14 +181,21 @@ local function probe_places(job)
   end
 end
 
--- When the next probe may start, if any place is set aside.
-local function next_probe()
+-- When a place is due next: its probe may start, or it is forgotten (nil: no place has failed).
+local function next_place()
   local soonest
   for _, entry in pairs(places()) do
-    local at = entry['until']
-    if at and at > now and (not soonest or at < soonest) then soonest = at end
+    local probe = entry['until'] or 0
+    local at = probe > now and probe or math.max(entry.last, probe) + FORGOTTEN + 1
+    if at > now and (not soonest or at < soonest) then soonest = at end
   end
   return soonest
+end
+
+-- The sooner one of a time and of one with its text (each may be nil), as text and number.
+local function earlier(at, soonest, text)
+  if at and (not soonest or at < soonest) then return string.format('%.3f', at), at end
+  return text, soonest
 end
 
 local function forget_places()
