@@ -36,6 +36,7 @@ from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
+from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
@@ -88,9 +89,19 @@ class DispatcherProcess:
         register(certificates)
         bodies = DispatcherBodies(certificates)
 
-        def make_line(owner: str = "", devices: Mapping[str, int] | None = None) -> Line:
+        def make_line(
+            owner: str = "", devices: Mapping[str, int] | None = None, site: Site = NOWHERE
+        ) -> Line:
             keep, most = settings.tombstone_seconds, settings.max_attempts
-            return Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=devices)
+            return Line(
+                client,
+                by=name,
+                owner=owner,
+                keep=keep,
+                max_attempts=most,
+                devices=devices,
+                site=site,
+            )
 
         def on_end(running: RunningAttempt, end: End) -> bool:
             return slots.on_end(running, end)  # slots exist before the first launch
@@ -102,7 +113,7 @@ class DispatcherProcess:
             send = events.put
             observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
-        line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
+        line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
         finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
         finisher = Finisher(line, reader, logs, app, name, launcher, events.put, bodies, *finishes)
         threads = settings.launch_threads

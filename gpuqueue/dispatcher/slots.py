@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.launchers.base import CannotLaunch, Launcher, LauncherUnavailable, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
@@ -65,6 +67,7 @@ class Slots:
         self._states = states
         self._finisher = finisher
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
+        self._places = PlaceLog(client)
         self._timer = Timer("gpuqueue-launch-later")
 
     # -- grant -------------------------------------------------------------------------------------
@@ -149,7 +152,8 @@ class Slots:
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
         text = str(exc) if isinstance(exc, CannotLaunch | OSError) else repr(exc)
-        self._release(RunningAttempt(attempt, ""), End(reason, text), final=final)
+        end = End(reason, text, blames="" if final else PlaceKind.HOST)
+        self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
         """Retry a launch after a pause while the job is wanted and time is left. The attempt keeps
@@ -246,6 +250,8 @@ class Slots:
                 end.error,
                 extra={"action": "try_again"},
             )
+            if end.blames or end.avoid:
+                self._places.look(name)
             wakeups.wake(self._client, name)
         return released.freed
 

@@ -66,8 +66,16 @@ def load(
     seconds. Raises :class:`ApplicationNotFound`.
     """
     app = find(name)
-    become_worker(app, worker, loglevel)
-    wait_for_redis(app, patience)
+    try:
+        become_worker(app, worker, loglevel)
+        wait_for_redis(app, patience)
+    except Exception as exc:  # a setting that only a worker reads, or a missing client library
+        if (stopped := _stopped(exc)) is not None:
+            raise stopped from None
+        raise ApplicationNotFound(
+            f"GPUQUEUE_APP={name!r} cannot become a worker: {type(exc).__name__}: {exc}; correct"
+            " its settings"
+        ) from exc
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,10 +35,11 @@ from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
 from gpuqueue.model import celery_redis
-from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
+from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.text import fitting
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sample, Sampler, has_gpu
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -45,10 +47,14 @@ from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe
 
 logger = get_logger("gpuqueue.executor")
+#: Loggers of Celery are silent until the application sets logging up.
+start_logger = logging.getLogger("gpuqueue.start")
 #: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
 KEEP = 86_400.0
 #: How many characters of a GPU failure the record keeps; the log has all.
 MOST_GPU_ERROR = 300
+#: How many characters the record keeps of why an application cannot be loaded.
+MOST_LOAD_ERROR = 500
 
 
 class Run:
@@ -79,6 +85,8 @@ class Run:
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
+            if LOAD_TIMEOUT in self._environ:  # else its dispatcher knows no held applications
+                self._not_loaded(exc)
             settings = celery_redis.read(self._environ).celery()
             app = application.stand_in(settings, self._worker, self._loglevel)
             self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
@@ -100,6 +108,15 @@ class Run:
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
             task = raiser(app, self._record, missing)
         self._trace(app, task, body)
+
+    def _not_loaded(self, exc: ApplicationNotFound) -> NoReturn:
+        """Write no result: the job is not at fault, and waits until its application works."""
+        start_logger.error("%s", exc, exc_info=exc)
+        try:
+            self._executor.not_loaded(fitting(str(exc), MOST_LOAD_ERROR))
+        except RedisError as error:
+            start_logger.warning("the cause is not recorded: %s", error)
+        raise application.Stopped(EXIT_NO_APPLICATION) from exc
 
     def _readable_body(self, app: Celery) -> messages.Payload:
         """Return the body if it is readable without the application, else an empty one."""
@@ -240,7 +257,8 @@ class Run:
         )
         known, loads_within = self._record.get("time_limit"), self._environ.get(LOAD_TIMEOUT)
         own = float(hard) if hard and hard != known else None
-        if own or (loads_within and not 0 < (known or 0) <= float(loads_within)):
+        is_watched = loads_within and not 0 < (known or 0) <= float(loads_within)
+        if own or is_watched or self._record.get("probes"):
             self._executor.loaded(own)
         return soft
 

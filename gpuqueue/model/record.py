@@ -76,6 +76,11 @@ class Record(TypedDict, total=False):
     by: str
     owner: Annotated[str, TOMBSTONE]
     device: Annotated[int, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
+    places: Annotated[list[str], ATTEMPT, TOMBSTONE]
+    probes: Annotated[list[str], ATTEMPT, TOMBSTONE, SHOWN]
+    spared: Annotated[int, TOMBSTONE, SHOWN]
+    loading: Annotated[int, ATTEMPT]
+    load_error: Annotated[str, ATTEMPT]
     instance: Annotated[str, ATTEMPT, TOMBSTONE]
     worker: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     image: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]

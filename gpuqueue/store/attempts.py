@@ -78,6 +78,12 @@ class ExecutorAttempt:
             self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
         return bool(self._call("loaded", seconds=seconds, claimed=self._claim()))
 
+    def not_loaded(self, error: str) -> bool:
+        """Report why the application cannot be loaded, before this process ends without a result.
+        Returns False if the attempt is not current.
+        """
+        return bool(self._call("not_loaded", error=error))
+
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.

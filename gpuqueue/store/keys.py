@@ -49,6 +49,10 @@ NAMES: dict[str, str] = {
         " task, until it ends"
     ),
     "damaged": "hash: what was set aside since no script can read it (key:name) → its text",
+    "places": (
+        "hash: GPU, host, application or node that fails jobs → its failures (JSON, see"
+        " lua/lib/places.lua)"
+    ),
 }
 
 

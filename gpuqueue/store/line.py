@@ -15,6 +15,7 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.signals import parse_signal
@@ -45,6 +46,7 @@ class Line(Upkeep):
         keep: seconds that a tombstone is kept.
         max_attempts: how many attempts a job gets.
         devices: class → number of GPUs that the local launcher assigns; 0 for other classes.
+        site: what the places of the attempts are named after.
     """
 
     def __init__(
@@ -56,17 +58,20 @@ class Line(Upkeep):
         keep: float = 86_400.0,
         max_attempts: int = 3,
         devices: Mapping[str, int] | None = None,
+        site: Site = NOWHERE,
     ) -> None:
         super().__init__(client, keep=keep)
         self.by = by
         self.owner = owner
         self.max_attempts = max_attempts
         self.devices = dict(devices or {})
+        self.site = site
 
     def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
         """Return the class as the scripts need it."""
         owner = {"owner": self.owner} if self.owner else {}
-        return gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner
+        spec = gpu_class.spec(self.devices.get(gpu_class.name, 0))
+        return spec | owner | self.site.spec(gpu_class.name)
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
         """Store a delivery that enters no line: a refused one. Returns ``accepted``, ``known`` or
@@ -129,6 +134,7 @@ class Line(Upkeep):
             "reason": end.reason,
             "error": end.error,
             "avoid": end.avoid,
+            "blames": end.blames,
             "evidence": dict(end.evidence),
             "tried": "never" if final else tried_again(end.reason),
         }

@@ -153,6 +153,8 @@ class Entrance(Timed):
             self.bounds.started(job, lines, self.model.rules)
             now_known = self.model.jobs[job.delivery]
             assert record["attempt"] == now_known.attempt
+            dealt = self.model.gpus.dealt.get((record["delivery"], record["attempt"]))
+            assert record.get("device") == dealt
             assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
             now_known.token, now_known.began = record["token"], self.now

@@ -216,6 +216,16 @@ class Schedule(RuleBasedStateMachine):
                 again,
             )
 
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index, times=st.integers(1, 2))
+    def gpu_fails(self, number: int, times: int) -> None:
+        process = self.some_process(number)
+        self.world.processes.remove(process)
+        for _ in range(times):
+            self.world.release(
+                process.delivery, process.attempt, process.instance, "INFRA", True, "device"
+            )
+
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index, attempt=st.integers(1, 2))
     def another_process_ends(self, number: int, attempt: int) -> None:

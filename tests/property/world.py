@@ -122,6 +122,7 @@ class World(Attempted):
         ]
         for job in sorted(due, key=lambda each: (each.eta, each.delivery)):
             self.model.enter(job, self.now)
+        self.model.gpus.forget(self.now, self.model.running())
         for job in jobs:
             if job.deadline is not None and job.deadline <= self.now and job.state in HOLDING:
                 words = {"launching": "start", "running": "run", "reporting": "report"}

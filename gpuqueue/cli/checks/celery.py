@@ -14,6 +14,7 @@ from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.model.names import REFUSED
 from gpuqueue.model.redis_url import is_redis, mask
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store import places as stored
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
 from gpuqueue.store.keys import class_key
@@ -117,6 +118,14 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no live dispatcher serves: {saw}",
             "start a dispatcher with this class, or cancel the jobs (gpuqueue cancel ID)",
         )
+    for name in state.reader.classes():
+        for place in stored.set_aside(stored.of(state.client, name)):
+            yield Check(
+                "places",
+                Level.WARN,
+                f"{name}: {place.name} is set aside after {place.failures} failures: {place.error}",
+                "repair it; one job tries it after each pause (or gpuqueue places --clear PLACE)",
+            )
     waiting = state.unaccepted(state.reader.classes() or ["t4"])
     if waiting:
         saw = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
+from gpuqueue.model.place import Place
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store import layout, serving
@@ -94,6 +95,21 @@ def job(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = dict(record)
     found["name"] = found.get("name") or found.get("task", "")
     return {key: found[key] for key in fields_with(Use.SHOWN) if key in found}
+
+
+def place_view(found: Place) -> dict[str, Any]:
+    """Return what commands show of a place. Times are Unix seconds."""
+    return {
+        "place": found.name,
+        "kind": found.kind,
+        "set_aside": found.until is not None,
+        "until": found.until,
+        "failures": found.failures,
+        "jobs": list(found.jobs),
+        "since": found.since,
+        "probe": found.probe or None,
+        "error": found.error,
+    }
 
 
 def since(record: Record) -> float | None:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.worker.queue_lengths import BrokerUnavailable
 from gpuqueue.model.names import ISOLATIONS, REFUSED
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.counts import Durations
 from gpuqueue.store.measures import Measured, Measures
@@ -116,7 +117,15 @@ class QueueCollector(Collector):
             "Jobs whose result another process than their executor writes.",
             labels=("gpu_class",),
         )
+        aside = GaugeMetricFamily(
+            "gpuqueue_places_set_aside",
+            "GPUs, hosts, applications and nodes that failed several jobs; only one job at a time"
+            " tries one again.",
+            labels=("gpu_class", "kind"),
+        )
         for name, each in measured.items():
+            for kind in PlaceKind:
+                aside.add_metric((name, kind), each.set_aside.get(kind, 0))
             for isolation in ISOLATIONS:
                 waiting.add_metric((name, isolation), each.waiting[isolation])
                 longest.add_metric((name, isolation), each.longest_wait[isolation])
@@ -124,7 +133,7 @@ class QueueCollector(Collector):
                 slots.add_metric((name, isolation), self._classes[name].slots(isolation))
             delayed.add_metric((name,), each.delayed)
             finishing.add_metric((name,), each.finishing)
-        yield from (waiting, longest, running, slots, delayed, finishing)
+        yield from (waiting, longest, running, slots, delayed, finishing, aside)
 
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:

@@ -40,6 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
 from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -70,6 +71,11 @@ class KubernetesLauncher:
         observations: Observations,
     ) -> None:
         self.owner = common.owner
+        images = {name: each.image or settings.executor_image for name, each in classes.items()}
+        self.site = Site(
+            application=common.app or "",
+            images={name: image for name, image in images.items() if image},
+        )
         # The last resort: each wait has a shorter clock.
         waits = (
             settings.launch_timeout,

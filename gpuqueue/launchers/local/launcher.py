@@ -39,6 +39,7 @@ from gpuqueue.model.executor_env import (
     parse_record,
     record_variables,
 )
+from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 
 #: Seconds that a killed stray process has to end.
@@ -78,6 +79,7 @@ class LocalLauncher:
         self._host_lives = host_lives
         self._command = list(command)
         self._host = socket.gethostname()
+        self.site = Site(self._host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         self._exits = Exits()
         self._adopted: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -106,7 +108,13 @@ class LocalLauncher:
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
         self._started[instance] = record
-        self._watch_exit(RunningAttempt(attempt, instance), process.pid)
+        try:
+            self._watch_exit(RunningAttempt(attempt, instance), process.pid)
+        except OSError:  # this process has no file descriptor left: the launch has failed
+            send_signal(process.pid, "KILL")
+            process.wait()
+            del self._processes[instance], self._started[instance]
+            raise
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:

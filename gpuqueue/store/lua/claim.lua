@@ -6,7 +6,7 @@
 --   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
 --     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records attempts
+--! clock records attempts places
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -25,5 +25,8 @@ if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
 local process = { instance = context.instance, worker = context.worker, started = now }
 process.loads_within = context.loads_within
 begin(job, process)
+for _, name in ipairs(job.places or {}) do
+  if place_kind(name) == 'host' then succeed_at(name, holder_of(job)) end
+end
 save(job)
 return { 'ok', cjson.encode(job), message }

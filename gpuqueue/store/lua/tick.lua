@@ -2,10 +2,11 @@
 -- Context:
 --   most: how many of each kind to move, so that one call stays short; a large record counts more
 -- Answer: {moved, next due (Unix seconds as text, '' for none)}
---! clock records line damaged upkeep
+--! clock records line damaged upkeep places
 local moved = 0
 for _, each in ipairs(MOVES) do
   moved = moved + move(K[each[1]], each[2], context.most)
 end
-local _, due = next_due()
+forget_places()
+local due = earlier(next_place(), next_due())
 return { moved, due or '' }

@@ -8,7 +8,7 @@
 --         work in each turn; 1 if its jobs may start (see open); answer of admit; then pairs of
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
---! clock counts records line damaged attempts server admission upkeep
+--! clock counts records line damaged attempts server places admission upkeep
 local problems = {}
 
 local function attempt(step, act, otherwise)
@@ -39,7 +39,7 @@ local function to_stop()
 end
 
 local function soonest()
-  local first, text = next_due()
+  local text, first = earlier(next_place(), next_due())
   for _, key in ipairs({ K.ended, K.revoked_until }) do
     local score = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
     if score and (not first or tonumber(score) < first) then
@@ -54,6 +54,7 @@ for _, each in ipairs(MOVES) do
   local function take() return move(K[each[1]], each[2], context.moves) end
   moved = moved + attempt(each[1], take, 0)
 end
+attempt('places', forget_places)
 local granted = attempt('admit', function() return admit(context) end, { 0 })
 local stopping = attempt('stopping', to_stop, {})
 local finishing = attempt('finishing', function()

@@ -12,6 +12,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.dead_letters import DeadLetters, Letter
 from gpuqueue.store.intake import BrokerKeys, Intake
@@ -38,7 +39,7 @@ ANSWERS: dict[str, Any] = {
     "report": "ok",
     "finish_claim": ["busy"],
     "finish_failed": [0],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, []],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
     "why": None,
 }
 
@@ -122,6 +123,7 @@ def every_call() -> RecordingRedis:
         if claims:
             executor.claim("host:1", "worker")
             executor.claim("host:1", "worker", 60)
+        executor.not_loaded("no module")
         executor.loaded(60)
         executor.loaded()
         executor.sampled({"gpu": "T4"})
@@ -136,6 +138,7 @@ def every_call() -> RecordingRedis:
     finish.finished("ERROR")
     Measures(redis).of("t4")
     Reader(redis).why(T4, "j")
+    places.clear(redis, "t4", "host:h")
     lease = Lease(redis, "dispatcher", 15)
     assert lease.hold() and lease.taken
     lease.hold()

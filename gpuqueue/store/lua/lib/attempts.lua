@@ -25,6 +25,9 @@ local function begin(job, process)
   else
     redis.call('ZREM', K.deadlines, holder)
   end
+  -- An executor with a shorter limit does not report that it has loaded the application.
+  local reports = process.loads_within and seconds < (job.time_limit or math.huge)
+  job.loading = reports and 1 or nil
 end
 
 -- Whether another process has claimed the attempt than the one that shows its token. `process`: as

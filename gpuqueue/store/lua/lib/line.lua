@@ -11,6 +11,7 @@ end
 local function take_place(job)
   job.arrival = job.arrival or redis.call('HINCRBY', K.gate, 'seq', 1)
   job.state = 'waiting'
+  job.wait, job.detail = nil, nil
   -- No exclusive job waited until now, so none was overtaken.
   if job.isolation == 'exclusive' and redis.call('ZCARD', K.waiting_exclusive) == 0 then
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0)
