@@ -21,7 +21,7 @@ from gpuqueue.errors import (
     StaleAttempt,
     TaskNotFound,
 )
-from gpuqueue.executor import application
+from gpuqueue.executor import adoption, application
 from gpuqueue.executor.celery_task import (
     check_arguments,
     has_own_call,
@@ -235,7 +235,7 @@ class Run:
 
     def _claim(self, outcome: EndReason) -> None:
         try:
-            self._executor.report(outcome, self._sampler.latest())
+            adoption.report(self._executor, outcome, self._sampler.latest())
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)

@@ -31,6 +31,10 @@ GRACE = 10.0
 EXIT_MARGIN = 2.0
 
 
+class UnknownJob(StaleAttempt):
+    """Redis knows nothing of the job: it has lost its data, or forgotten that the job has ended."""
+
+
 def failure(error: str, passing: bool) -> dict[str, Any]:
     """Return what ``finish_failed`` needs of a failed finish."""
     text = fitting(error, LONGEST_CAUSE) or "unknown"
@@ -93,7 +97,8 @@ class ExecutorAttempt:
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
 
-        Raises :class:`StaleAttempt` if this attempt may no longer write anything.
+        Raises :class:`StaleAttempt` if this attempt may no longer write anything, and
+        :class:`UnknownJob` if it may again once a leader has adopted it.
         """
         answer = self._call(
             "report",
@@ -128,7 +133,8 @@ class ExecutorAttempt:
         return known and {name: value for name, value in known.items() if value is not None}
 
     def _stale(self, why: str) -> StaleAttempt:
-        return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
+        kind = UnknownJob if why == "unknown job" else StaleAttempt
+        return kind(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
 
     def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(
