@@ -102,8 +102,8 @@ answer = [outcome(waiting), outcome(alone)]
     assert any(each.startswith(f"{RESULTS}_celery-task-meta-") for each in keys)
 
 
-def test_an_executor_without_application_reports_under_the_prefix(stack: SecuredStack) -> None:
+def test_a_job_of_a_held_application_expires_under_the_prefix(stack: SecuredStack) -> None:
     stack.dispatcher(env={"GPUQUEUE_APP": "not.there"})
-    assert (
-        stack.client().do("answer = outcome(ledger.gpu_double.delay(1))") == "ApplicationNotFound"
-    )
+    send = "answer = outcome(ledger.gpu_double.apply_async((1,), expires=3))"
+    assert stack.client().do(send) == "TaskRevokedError"
+    assert "not.there" in stack.logs()

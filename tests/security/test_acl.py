@@ -442,6 +442,7 @@ SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
 EXECUTORS_VERBS = (
     "claim",
     "loaded",
+    "not_loaded",
     "sampled",
     "report",
     "reported",

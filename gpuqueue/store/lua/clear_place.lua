@@ -2,8 +2,8 @@
 -- Context:
 --   place: its name
 -- Answer: 1 if it was known, else 0
---! clock records places
-local entry = places()[context.place]
+--! clock records place places
+local entry = place_entry(context.place)
 if not entry then return 0 end
 -- The jobs that failed there come back into line before the later ones.
 for _, met in pairs(entry.jobs) do

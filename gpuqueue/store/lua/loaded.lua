@@ -7,7 +7,7 @@
 --   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?,
 --     loads_within?, loaded?
 -- Answer: 1 if the attempt is current, else 0
---! clock records attempts places
+--! clock records attempts place
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end

@@ -11,7 +11,7 @@
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! clock counts records line damaged attempts server places admission
+--! clock counts records line damaged attempts server place places admission
 local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
 local job = load_or_set_aside(delivery)

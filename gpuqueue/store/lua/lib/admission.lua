@@ -123,7 +123,7 @@ end
 
 -- Out of line until the application of its image may be tried again. Its place is kept.
 local function put_aside(job, name)
-  local entry = places()[name]
+  local entry = place_entry(name)
   leave_line(job)
   local pause = entry['until'] > now and entry['until'] - now or RECHECK
   -- In the order of the line, if many return at once.

@@ -1,10 +1,5 @@
 -- Places: GPUs, hosts, applications and nodes that fail the jobs which meet them. Needs clock,
--- records.
---
--- An entry of K.places, JSON: `failures` in a row; `jobs` that met them (task id -> {delivery, how
--- often}); `since`, the first of them; `last`, the last; `error`, its text. If the place is set
--- aside also `until`, from when one probe may start there; `pause`, the seconds until then;
--- `probe`, the holder that tries the place, and `delivery`, its job.
+-- records, place.
 --
 -- A failure of one job alone proves nothing, since the job may be at fault: a place is set aside
 -- when a second job has failed there, with no success in between. Only an executor that says that
@@ -18,24 +13,14 @@ local FIRST_PAUSE, LONGEST_PAUSE, PROVEN, FORGOTTEN = 2, 300, 60, 3600
 -- Bytes of an error that a place keeps.
 local MOST_ERROR = 300
 
-local function place_kind(name)
-  return string.match(name, '^(%a+):')
-end
-
-local known_places
-
+-- Name -> entry of all places.
 local function places()
-  if not known_places then
-    known_places = {}
-    local found = redis.call('HGETALL', K.places)
-    for i = 1, #found, 2 do
-      local decoded, entry = pcall(cjson.decode, found[i + 1])
-      -- An entry that cannot be read is no evidence.
-      local whole = decoded and type(entry) == 'table' and entry.jobs and entry.last
-      if whole then known_places[found[i]] = entry end
-    end
+  local found, all = redis.call('HGETALL', K.places), {}
+  for i = 1, #found, 2 do
+    if known_places[found[i]] == nil then known_places[found[i]] = parse_place(found[i + 1]) end
+    all[found[i]] = known_places[found[i]] or nil
   end
-  return known_places
+  return all
 end
 
 local function places_of_kind(kind)
@@ -44,16 +29,6 @@ local function places_of_kind(kind)
     if place_kind(name) == kind then total = total + 1 end
   end
   return total
-end
-
-local function forget_place(name)
-  places()[name] = nil
-  redis.call('HDEL', K.places, name)
-end
-
-local function save_place(name, entry)
-  places()[name] = entry
-  redis.call('HSET', K.places, name, cjson.encode(entry))
 end
 
 local function device_place(spec, index)
@@ -86,7 +61,7 @@ end
 
 -- How a place stands: 'held' (nothing starts there), 'due' (one probe may), nil (it is in use).
 local function standing(name)
-  local entry = name and places()[name]
+  local entry = name and place_entry(name)
   if not entry or not entry['until'] then return nil end
   local probing, proven = probe_of(entry)
   if proven then return nil end
@@ -105,7 +80,7 @@ local function make_room()
   local total, oldest = 0, nil
   for name, entry in pairs(places()) do
     total = total + 1
-    if not oldest or entry.last < places()[oldest].last then oldest = name end
+    if not oldest or entry.last < place_entry(oldest).last then oldest = name end
   end
   if total >= MOST_PLACES then forget_place(oldest) end
 end
@@ -131,7 +106,7 @@ end
 -- the entry if the place is set aside, and how many failures of the job here do not count; else
 -- nil.
 local function fail_at(name, job, holder, error, enough)
-  local entry = places()[name]
+  local entry = place_entry(name)
   if not entry then
     make_room()
     entry = { failures = 0, jobs = {}, since = now }
@@ -159,20 +134,11 @@ local function fail_at(name, job, holder, error, enough)
   return nil, 0
 end
 
--- An attempt went well at a place: a failure before that is forgotten. A place that is set aside
--- is in use again only if its probe went well. A node has no probe: the scheduler chooses it.
-local function succeed_at(name, holder)
-  local entry = places()[name]
-  if not entry then return end
-  local noted = not entry['until'] or place_kind(name) == 'node' and entry['until'] <= now
-  if noted or entry.probe == holder then forget_place(name) end
-end
-
 -- The attempt that a job is granted is the probe of each of its places that is due.
 local function probe_places(job)
   for _, name in ipairs(job.places or {}) do
     if standing(name) == 'due' then
-      local entry = places()[name]
+      local entry = place_entry(name)
       entry.probe, entry.delivery = holder_of(job), job.delivery
       save_place(name, entry)
       job.probes = job.probes or {}
