@@ -31,6 +31,8 @@ WORDS = {"6.2": " +client|setinfo +client|maint_notifications", "7.2": " +client
 UNSEEN = {
     "client|setinfo": "MONITOR leaves connections' own commands out",
     "client|maint_notifications": "the same",
+    "client|id": "the same",
+    "client|tracking": "the same",
     "zrevrangebyscore": "kombu 5.6 says so what 5.7 says by zrange",
     "exists": "a chord's script asks it when another worker has lost its claim",
     # ACL GETUSER of Redis 6.2 answers these two as parts of categories.
