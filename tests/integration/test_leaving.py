@@ -82,6 +82,7 @@ def test_an_import_that_hangs_is_stopped_and_tried_again(stack: Stack) -> None:
     stack.client.set("troubled:import", "hang")
     sent = stack.app.send_task("troubled.add", [1, 2], queue=GPU)
     first = stack.in_state(sent.id, "running")["attempt"]
+    until(lambda: stack.client.llen("troubled:imports"), PATIENCE, "its import hangs")
     stack.client.delete("troubled:import")
     assert sent.get(PATIENCE + LOAD) == 3
     assert (first, stack.known(sent.id)["attempt"]) == (1, 2)
@@ -107,6 +108,7 @@ def test_a_task_may_take_longer_than_its_import(stack: Stack) -> None:
     stack.client.set("troubled:import", "hang")
     sent = stack.app.send_task("troubled.leave", ["thread"], queue=GPU)
     stack.in_state(sent.id, "running")
+    until(lambda: stack.client.llen("troubled:imports"), PATIENCE, "its import hangs")
     stack.client.delete("troubled:import")
     stack.go("troubled")  # the import goes on in time
     assert sent.get(PATIENCE) == "thread"

@@ -25,8 +25,8 @@ def stay() -> None:
 
 
 def _import() -> None:
-    database.rpush("troubled:imports", os.getpid())
     trouble = database.get("troubled:import")
+    database.rpush("troubled:imports", os.getpid())
     if trouble == "hang":
         stay()
     elif trouble == "raise":
