@@ -1,7 +1,8 @@
 """What a connection says before its first command: only what Redis needs.
 
 A client of redis-py asks for the newer protocol, then tells its name and its version: four round
-trips. An executor opens three connections for one job.
+trips. An executor opens three connections for one job. Without any, a server that refuses the
+connection would be noticed where redis-py repeats nothing and drops the server's words.
 """
 
 from __future__ import annotations
@@ -19,7 +20,23 @@ def short() -> dict[str, Any]:
     known = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
     # The options that name the client differ between versions of redis-py.
     naming = ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version")
-    return {"protocol": 2, **{name: None for name in naming if name in known}}
+    return {
+        "protocol": 2,
+        "redis_connect_func": greet,
+        **{name: None for name in naming if name in known},
+    }
+
+
+def greet(connection: redis.Connection) -> None:
+    """Prepare a new connection, and read what the server says of it: it may take no more of them,
+    or none from this address.
+
+    Raises the error of the server. The policy of the connection repeats it.
+    """
+    connection.on_connect()
+    if not (connection.db or connection.username or connection.password):  # else it has answered
+        connection.send_command("PING", check_health=False)
+        connection.read_response()
 
 
 def shorten(pool: redis.ConnectionPool) -> None:

@@ -145,6 +145,14 @@ class Busy(Trouble):
         self.client.config_set("lua-time-limit", "20")
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+        until(self._is_busy, what="a server that is busy")
+
+    def _is_busy(self) -> bool:
+        try:
+            self.client.ping()
+        except redis.ResponseError as exc:
+            return str(exc).startswith(self.word)
+        return False
 
     def _run(self) -> None:
         with (
