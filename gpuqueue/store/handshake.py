@@ -33,9 +33,9 @@ def greet(connection: redis.Connection) -> None:
 
     Raises the error of the server. The policy of the connection repeats it.
     """
-    connection.on_connect()
+    connection.on_connect()  # type: ignore[no-untyped-call]
     if not (connection.db or connection.username or connection.password):  # else it has answered
-        connection.send_command("PING", check_health=False)
+        connection.send_command("PING", check_health=False)  # type: ignore[no-untyped-call]
         connection.read_response()
 
 
