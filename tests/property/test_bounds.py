@@ -15,9 +15,10 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
 from gpuqueue.store.answers import Granted
+from gpuqueue.store.cancels import CANCEL_BATCH
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, CANCEL_BATCH, Line
+from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH

@@ -7,7 +7,8 @@
 --   most: how many older deliveries of the task to look at, so that one call stays short
 --   after?: where an earlier call stopped: the second part of its answer
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
---         | 'unknown', where this call stopped ('' if it saw all deliveries)}
+--         | 'unknown', where this call stopped ('' if it saw all deliveries),
+--         the newest delivery, or the id of an unknown job}
 --! clock records line damaged
 local id = context.id
 
@@ -50,4 +51,5 @@ for _, delivery in ipairs(deliveries) do
 end
 local answer = 'unknown'
 if newest and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
-return { answer, #found == context.most and found[#found] or '' }
+local stopped = #found == context.most and found[#found] or ''
+return { answer, stopped, newest and newest.delivery or id }
