@@ -7,8 +7,8 @@ error the client sees is repeated with the same id, as an application would.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,8 +31,11 @@ from tests.support.waiting import until
 
 #: Seconds between two jobs, of one job, and between the return of a server and the next kill.
 PERIOD, WORK, PAUSE = 1.0, 0.2, 1.0
+#: A gap between two starts that is told, in seconds.
+LONG = 5.0
 #: The Redis that the docs recommend: without a replica in step it takes no write.
 SAFE = ("min-replicas-to-write 1", "min-replicas-max-lag 10")
+SETTINGS = {"safe": SAFE, "default": ()}
 
 
 @dataclass
@@ -123,11 +127,17 @@ def fail_over(
                 servers.whole()
                 say(f"{number + 1}: {elected:.1f} s, {len(load.sent)} sent")
             load.finish()
-            _count(figures, app, stack, load.sent)
+            _count(figures, app, stack, load.sent, say)
     return figures
 
 
-def _count(figures: Figures, app: Celery, stack: SecuredStack, sent: list[str]) -> None:
+def _count(
+    figures: Figures,
+    app: Celery,
+    stack: SecuredStack,
+    sent: list[str],
+    say: Callable[[str], object],
+) -> None:
     figures.jobs = len(sent)
     states: dict[str, str] = {}
 
@@ -140,24 +150,37 @@ def _count(figures: Figures, app: Celery, stack: SecuredStack, sent: list[str]) 
     with suppress(AssertionError):  # what has not ended is lost
         until(all_ended, 90, "every job has ended")
     ran = [json.loads(line) for line in (stack.folder / "ran").read_text().splitlines()]
-    figures.run_twice = sum(count > 1 for count in Counter(job for job, _ in ran).values())
+    twice = [job for job, count in Counter(job for job, _ in ran).items() if count > 1]
+    figures.run_twice = len(twice)
     figures.lost = sum(state in ("PENDING", "QUEUED", "STARTED") for state in states.values())
     figures.failed = sum(state in ("FAILURE", "REVOKED") for state in states.values())
     starts = sorted(at for _, at in ran)
     gaps = (later - earlier for earlier, later in pairwise(starts))
     figures.longest_stall = round(max(gaps), 1)
+    for job in twice:
+        say(f"{job} ran at {[at for each, at in ran if each == job]}")
+    for job in [job for job in sent if states[job] != "SUCCESS"]:
+        say(f"{job} is {states[job]}: {app.AsyncResult(job).traceback or 'no traceback'}")
+    for earlier, later in pairwise(starts):
+        if later - earlier > LONG:
+            say(f"no job started for {later - earlier:.1f} s after {earlier:.1f}")
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print the figures of one run with the recommended settings and one without."""
-    kills = int(arguments[0]) if arguments else 20
-    for name, lines in {"safe": SAFE, "default": ()}.items():
-        if len(arguments) > 1 and name not in arguments[1:]:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found = fail_over(Path(folder), kills, lines, say=lambda text: print(text, flush=True))
+    parser = argparse.ArgumentParser(prog="python -m tests.support.failovers")
+    parser.add_argument("kills", type=int, nargs="?", default=20)
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS), help=", ".join(SETTINGS))
+    parser.add_argument("--keep", type=Path, help="a folder for the logs of all processes")
+    options = parser.parse_args()
+    for name in options.settings:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.keep / name if options.keep else Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            lines, say = SETTINGS[name], partial(print, flush=True)
+            found = fail_over(folder, options.kills, lines, say=say)
         print(name, json.dumps(asdict(found)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
