@@ -12,14 +12,14 @@ import json
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import redis
 from celery import Celery
 from celery.utils import uuid
 
@@ -54,6 +54,11 @@ class Figures:
     longest_election: float = 0.0
     #: Between the starts of two jobs, one after the other.
     longest_stall: float = 0.0
+    #: The time in which no primary took a write: longest, and the longest stall without it.
+    longest_refusal: float = 0.0
+    longest_own_stall: float = 0.0
+    #: From the event that was lost, at the earliest, until the next kill.
+    longest_window: float = 0.0
 
 
 class Load(threading.Thread):
@@ -62,14 +67,15 @@ class Load(threading.Thread):
     def __init__(self, app: Celery) -> None:
         super().__init__(daemon=True)
         self._app, self._end = app, threading.Event()
-        self.sent: list[str] = []
+        #: Job → when its send was confirmed.
+        self.sent: dict[str, float] = {}
 
     def run(self) -> None:
         while not self._end.wait(PERIOD):
             job = uuid()
             while not self._sends(job) and not self._end.wait(0.2):
                 pass
-            self.sent.append(job)
+            self.sent[job] = time.time()
 
     def _sends(self, job: str) -> bool:
         try:
@@ -79,6 +85,33 @@ class Load(threading.Thread):
         except Exception:
             return False
         return True
+
+    def finish(self) -> None:
+        self._end.set()
+        self.join(60)
+
+
+class Refusals(threading.Thread):
+    """Writes to the primary again and again, and keeps the times in which it took none."""
+
+    def __init__(self, servers: SentinelSet) -> None:
+        super().__init__(daemon=True)
+        self._servers, self._end = servers, threading.Event()
+        self.found: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        last = time.time()
+        while not self._end.wait(0.1):
+            with suppress(redis.RedisError, StopIteration, ValueError):
+                self._servers.primary().client.set("probe", time.time())
+                now = time.time()
+                if now - last > 0.5:
+                    self.found.append((last, now))
+                last = now
+
+    def within(self, begin: float, end: float) -> float:
+        """Return how many seconds of a time no write was taken."""
+        return sum(max(0.0, min(end, to) - max(begin, since)) for since, to in self.found)
 
     def finish(self) -> None:
         self._end.set()
@@ -114,11 +147,13 @@ def fail_over(
             for name in ("one", "two"):
                 env = {**stack.env, "GPUQUEUE_METRICS_PORT": "0"}
                 stack.start(name, [*words, f"{name}@test"], env)
-            load = Load(app)
+            load, refusals, killed = Load(app), Refusals(servers), list[float]()
+            refusals.start()
             load.start()
             for number in range(kills):
                 time.sleep(PAUSE)
                 old = servers.primary()
+                killed.append(time.time())
                 old.end()
                 elected = servers.fail_over(old)
                 figures.longest_election = max(figures.longest_election, round(elected, 1))
@@ -127,7 +162,8 @@ def fail_over(
                 servers.whole()
                 say(f"{number + 1}: {elected:.1f} s, {len(load.sent)} sent")
             load.finish()
-            _count(figures, app, stack, load.sent, say)
+            refusals.finish()
+            _count(figures, app, stack, load.sent, refusals, killed, say)
     return figures
 
 
@@ -135,7 +171,9 @@ def _count(
     figures: Figures,
     app: Celery,
     stack: SecuredStack,
-    sent: list[str],
+    sent: Mapping[str, float],
+    refusals: Refusals,
+    killed: Sequence[float],
     say: Callable[[str], object],
 ) -> None:
     figures.jobs = len(sent)
@@ -150,20 +188,29 @@ def _count(
     with suppress(AssertionError):  # what has not ended is lost
         until(all_ended, 90, "every job has ended")
     ran = [json.loads(line) for line in (stack.folder / "ran").read_text().splitlines()]
-    twice = [job for job, count in Counter(job for job, _ in ran).items() if count > 1]
+    starts: dict[str, list[float]] = {}
+    for job, at in ran:
+        starts.setdefault(job, []).append(at)
+    twice = {job: times for job, times in starts.items() if len(times) > 1}
     figures.run_twice = len(twice)
     figures.lost = sum(state in ("PENDING", "QUEUED", "STARTED") for state in states.values())
     figures.failed = sum(state in ("FAILURE", "REVOKED") for state in states.values())
-    starts = sorted(at for _, at in ran)
-    gaps = (later - earlier for earlier, later in pairwise(starts))
-    figures.longest_stall = round(max(gaps), 1)
-    for job in twice:
-        say(f"{job} ran at {[at for each, at in ran if each == job]}")
-    for job in [job for job in sent if states[job] != "SUCCESS"]:
-        say(f"{job} is {states[job]}: {app.AsyncResult(job).traceback or 'no traceback'}")
-    for earlier, later in pairwise(starts):
-        if later - earlier > LONG:
-            say(f"no job started for {later - earlier:.1f} s after {earlier:.1f}")
+    for job in [job for job in sent if states[job] != "SUCCESS" or job in twice]:
+        event = min(starts.get(job, [sent[job]]))
+        window = min((each - event for each in killed if each > event), default=float("inf"))
+        figures.longest_window = max(figures.longest_window, round(window, 2))
+        say(
+            f"{job} sent {sent[job]:.2f} started {starts.get(job, [])}, {window:.2f} s before the"
+            f" next kill, is {states[job]}: {app.AsyncResult(job).traceback or ''}"
+        )
+    figures.longest_refusal = round(max((to - since for since, to in refusals.found), default=0), 1)
+    for earlier, later in pairwise(sorted(at for times in starts.values() for at in times)):
+        stall = later - earlier
+        own = stall - refusals.within(earlier, later)
+        figures.longest_stall = max(figures.longest_stall, round(stall, 1))
+        figures.longest_own_stall = max(figures.longest_own_stall, round(own, 1))
+        if own > LONG:
+            say(f"no job started for {stall:.1f} s after {earlier:.1f}, {own:.1f} s with writes")
 
 
 def main() -> None:
