@@ -18,7 +18,13 @@ from gpuqueue.telemetry import OWN
 
 COUNTED = {
     f"{what}:shared:{detail}": "1"
-    for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))
+    for what, detail in (
+        ("wait", "1"),
+        ("held", "1"),
+        ("ended", "ERROR"),
+        ("repeated", "INFRA"),
+        ("given_up", "ERROR"),
+    )
 }
 
 
