@@ -347,7 +347,7 @@ def test_a_task_that_fails_or_dies_never_blames_its_place(machine: Callable[...,
     assert {here.record(name)["attempt"] for name in names(20)} == {1}
 
 
-def test_a_task_that_ends_with_the_status_of_an_import_blames_no_application(
+def test_a_task_that_ends_with_the_status_of_an_import_blames_nothing(
     machine: Callable[..., Machine],
 ) -> None:
     here = machine(lambda record: "status" if record["delivery"] == "bad" else "success")

@@ -17,7 +17,8 @@ local function note_seconds(what, job, seconds)
   end
   local field = what .. ':' .. job.isolation
   redis.pcall('HINCRBY', K.counts, field .. ':' .. bucket, 1)
-  redis.pcall('HINCRBYFLOAT', K.counts, field .. ':sum', string.format('%.3f', math.max(0, seconds)))
+  local total = string.format('%.3f', math.max(0, seconds))
+  redis.pcall('HINCRBYFLOAT', K.counts, field .. ':sum', total)
 end
 
 -- Since when a job could have started, had a slot been free.
