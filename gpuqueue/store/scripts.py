@@ -140,22 +140,27 @@ class Scripts:
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
             self._client.script_load(source(verb))
-        return answers
+        return [_typed(answer) for answer in answers]
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         script = self._script(verb)
         try:
             return _until_loaded(lambda: script(keys=keys, args=arguments))
         except redis.ResponseError as exc:
-            if str(exc).startswith(_MARK):
-                raise UnstorableText(str(exc)) from exc
-            raise
+            raise _typed(exc) from None
 
     def _script(self, verb: str) -> Any:
         script = self._loaded.get(verb)
         if script is None:
             script = self._loaded[verb] = self._client.register_script(source(verb))
         return script
+
+
+def _typed(answer: Any) -> Any:
+    """Return an answer, or an error, by its own class."""
+    if isinstance(answer, redis.ResponseError) and str(answer).startswith(_MARK):
+        return UnstorableText(str(answer))
+    return answer
 
 
 def _until_loaded(run: Callable[[], T]) -> T:

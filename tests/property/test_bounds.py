@@ -16,9 +16,10 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
 from gpuqueue.store.answers import Granted
+from gpuqueue.store.cancels import CANCEL_BATCH, REVOKED_FOR
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import CLASSES, REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, CANCEL_BATCH, REVOKED_FOR, Line
+from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH
@@ -174,14 +175,14 @@ def test_a_cancel_reaches_each_delivery_of_its_task_and_no_other(queue: Queue) -
 def test_a_cancel_looks_at_few_large_deliveries_at_once(queue: Queue) -> None:
     mine = [queue.add("one", retries=each, container={"command": WORDS}) for each in range(20)]
     contexts: list[Any] = []
-    call = queue.line._scripts.call
+    each_call = queue.line._scripts.each
 
-    def counted(*arguments: Any, **context: Any) -> Any:
-        contexts.append(context)
-        return call(*arguments, **context)
+    def counted(verb: str, calls: Any) -> Any:
+        contexts.extend(context for _, context in calls)
+        return each_call(verb, calls)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue.line._scripts, "call", counted)
+        patch.setattr(queue.line._scripts, "each", counted)
         assert queue.line.cancel(CLASS, "one") == "cancelled"
     assert 5 <= len(contexts) <= len(mine) + 1
     assert {(queue.reader.record(CLASS, each) or {}).get("state") for each in mine} == {"finishing"}

@@ -8,7 +8,8 @@
 --     record counts more
 --   after?: where an earlier call stopped: the second part of its answer
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
---         | 'unknown', where this call stopped ('' if it saw all deliveries)}
+--         | 'unknown', where this call stopped ('' if it saw all deliveries),
+--         the newest delivery, or the id of an unknown job}
 --! clock records line damaged
 local id = context.id
 
@@ -61,4 +62,4 @@ for place, entry in ipairs(found) do
 end
 local answer = 'unknown'
 if newest and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
-return { answer, stopped }
+return { answer, stopped, newest_name }
