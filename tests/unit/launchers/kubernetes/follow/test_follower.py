@@ -136,16 +136,16 @@ def world() -> Iterator[World]:
 def test_pods_that_are_gone_leave_nothing(world: World, task: str) -> None:
     world.run(2000, task)
     assert world.seen.recording.is_set()
-    until(lambda: not world.kept(), what=f"the tables are empty: {world.kept()}")
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
 
 
 @pytest.mark.slow
 def test_ten_thousand_container_jobs_leave_nothing(world: World) -> None:
     world.run(10_000, CONTAINER_TASK)
-    until(lambda: not world.kept(), what=f"the tables are empty: {world.kept()}")
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
 
 
 def test_pods_whose_end_was_not_handled_leave_nothing(world: World) -> None:
     world.seen.fails = 3
     world.run(1000, "shop.train")
-    until(lambda: not world.kept(), what=f"the tables are empty: {world.kept()}")
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
