@@ -1,4 +1,4 @@
-"""What a follower keeps of pods: nothing once they are gone, whatever happens meanwhile."""
+"""What a follower keeps of pods: nothing once they are gone, also when they go meanwhile."""
 
 from __future__ import annotations
 
