@@ -7,18 +7,19 @@ error the client sees is repeated with the same id, as an application would.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import redis
 from celery import Celery
 from celery.utils import uuid
 
@@ -30,8 +31,11 @@ from tests.support.waiting import until
 
 #: Seconds between two jobs, of one job, and between the return of a server and the next kill.
 PERIOD, WORK, PAUSE = 1.0, 0.2, 1.0
+#: A gap between two starts that is told, in seconds.
+LONG = 5.0
 #: The Redis that the docs recommend: without a replica in step it takes no write.
 SAFE = ("min-replicas-to-write 1", "min-replicas-max-lag 10")
+SETTINGS = {"safe": SAFE, "default": ()}
 
 
 @dataclass
@@ -50,6 +54,11 @@ class Figures:
     longest_election: float = 0.0
     #: Between the starts of two jobs, one after the other.
     longest_stall: float = 0.0
+    #: The time in which no primary took a write: longest, and the longest stall without it.
+    longest_refusal: float = 0.0
+    longest_own_stall: float = 0.0
+    #: From the event that was lost, at the earliest, until the next kill.
+    longest_window: float = 0.0
 
 
 class Load(threading.Thread):
@@ -58,14 +67,15 @@ class Load(threading.Thread):
     def __init__(self, app: Celery) -> None:
         super().__init__(daemon=True)
         self._app, self._end = app, threading.Event()
-        self.sent: list[str] = []
+        #: Job → when its send was confirmed.
+        self.sent: dict[str, float] = {}
 
     def run(self) -> None:
         while not self._end.wait(PERIOD):
             job = uuid()
             while not self._sends(job) and not self._end.wait(0.2):
                 pass
-            self.sent.append(job)
+            self.sent[job] = time.time()
 
     def _sends(self, job: str) -> bool:
         try:
@@ -75,6 +85,33 @@ class Load(threading.Thread):
         except Exception:
             return False
         return True
+
+    def finish(self) -> None:
+        self._end.set()
+        self.join(60)
+
+
+class Refusals(threading.Thread):
+    """Writes to the primary again and again, and keeps the times in which it took none."""
+
+    def __init__(self, servers: SentinelSet) -> None:
+        super().__init__(daemon=True)
+        self._servers, self._end = servers, threading.Event()
+        self.found: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        last = time.time()
+        while not self._end.wait(0.1):
+            with suppress(redis.RedisError, StopIteration, ValueError):
+                self._servers.primary().client.set("probe", time.time())
+                now = time.time()
+                if now - last > 0.5:
+                    self.found.append((last, now))
+                last = now
+
+    def within(self, begin: float, end: float) -> float:
+        """Return how many seconds of a time no write was taken."""
+        return sum(max(0.0, min(end, to) - max(begin, since)) for since, to in self.found)
 
     def finish(self) -> None:
         self._end.set()
@@ -110,11 +147,13 @@ def fail_over(
             for name in ("one", "two"):
                 env = {**stack.env, "GPUQUEUE_METRICS_PORT": "0"}
                 stack.start(name, [*words, f"{name}@test"], env)
-            load = Load(app)
+            load, refusals, killed = Load(app), Refusals(servers), list[float]()
+            refusals.start()
             load.start()
             for number in range(kills):
                 time.sleep(PAUSE)
                 old = servers.primary()
+                killed.append(time.time())
                 old.end()
                 elected = servers.fail_over(old)
                 figures.longest_election = max(figures.longest_election, round(elected, 1))
@@ -123,11 +162,20 @@ def fail_over(
                 servers.whole()
                 say(f"{number + 1}: {elected:.1f} s, {len(load.sent)} sent")
             load.finish()
-            _count(figures, app, stack, load.sent)
+            refusals.finish()
+            _count(figures, app, stack, load.sent, refusals, killed, say)
     return figures
 
 
-def _count(figures: Figures, app: Celery, stack: SecuredStack, sent: list[str]) -> None:
+def _count(
+    figures: Figures,
+    app: Celery,
+    stack: SecuredStack,
+    sent: Mapping[str, float],
+    refusals: Refusals,
+    killed: Sequence[float],
+    say: Callable[[str], object],
+) -> None:
     figures.jobs = len(sent)
     states: dict[str, str] = {}
 
@@ -140,24 +188,46 @@ def _count(figures: Figures, app: Celery, stack: SecuredStack, sent: list[str]) 
     with suppress(AssertionError):  # what has not ended is lost
         until(all_ended, 90, "every job has ended")
     ran = [json.loads(line) for line in (stack.folder / "ran").read_text().splitlines()]
-    figures.run_twice = sum(count > 1 for count in Counter(job for job, _ in ran).values())
+    starts: dict[str, list[float]] = {}
+    for job, at in ran:
+        starts.setdefault(job, []).append(at)
+    twice = {job: times for job, times in starts.items() if len(times) > 1}
+    figures.run_twice = len(twice)
     figures.lost = sum(state in ("PENDING", "QUEUED", "STARTED") for state in states.values())
     figures.failed = sum(state in ("FAILURE", "REVOKED") for state in states.values())
-    starts = sorted(at for _, at in ran)
-    gaps = (later - earlier for earlier, later in pairwise(starts))
-    figures.longest_stall = round(max(gaps), 1)
+    for job in [job for job in sent if states[job] != "SUCCESS" or job in twice]:
+        event = min(starts.get(job, [sent[job]]))
+        window = min((each - event for each in killed if each > event), default=float("inf"))
+        figures.longest_window = max(figures.longest_window, round(window, 2))
+        say(
+            f"{job} sent {sent[job]:.2f} started {starts.get(job, [])}, {window:.2f} s before the"
+            f" next kill, is {states[job]}: {app.AsyncResult(job).traceback or ''}"
+        )
+    figures.longest_refusal = round(max((to - since for since, to in refusals.found), default=0), 1)
+    for earlier, later in pairwise(sorted(at for times in starts.values() for at in times)):
+        stall = later - earlier
+        own = stall - refusals.within(earlier, later)
+        figures.longest_stall = max(figures.longest_stall, round(stall, 1))
+        figures.longest_own_stall = max(figures.longest_own_stall, round(own, 1))
+        if own > LONG:
+            say(f"no job started for {stall:.1f} s after {earlier:.1f}, {own:.1f} s with writes")
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print the figures of one run with the recommended settings and one without."""
-    kills = int(arguments[0]) if arguments else 20
-    for name, lines in {"safe": SAFE, "default": ()}.items():
-        if len(arguments) > 1 and name not in arguments[1:]:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found = fail_over(Path(folder), kills, lines, say=lambda text: print(text, flush=True))
+    parser = argparse.ArgumentParser(prog="python -m tests.support.failovers")
+    parser.add_argument("kills", type=int, nargs="?", default=20)
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS), help=", ".join(SETTINGS))
+    parser.add_argument("--keep", type=Path, help="a folder for the logs of all processes")
+    options = parser.parse_args()
+    for name in options.settings:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.keep / name if options.keep else Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            lines, say = SETTINGS[name], partial(print, flush=True)
+            found = fail_over(folder, options.kills, lines, say=say)
         print(name, json.dumps(asdict(found)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
