@@ -284,7 +284,7 @@ def test_a_pod_that_cannot_be_read_keeps_no_other_from_its_clock(bench: Bench) -
     assert STEP_FAILURES.labels("clock")._value.get() == before + 1
 
 
-def test_a_job_whose_deletion_fails_in_another_way_keeps_no_other_from_its_clock(
+def test_a_deletion_that_fails_keeps_no_other_pod_from_its_clock(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.clocks._steps, "_clock", lambda: bench.elapsed)
