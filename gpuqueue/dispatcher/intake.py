@@ -82,6 +82,7 @@ class IntakeLoop:
         self._process = process_name()
         self._steps = Steps()
         self._stop = threading.Event()
+        self._leaves = False
         self._thread: threading.Thread | None = None
         self._reports: list[Report] = []
         self._lost: list[str] = []
@@ -109,6 +110,12 @@ class IntakeLoop:
         if thread is not None:
             thread.join(HANGS)
 
+    def take_no_more(self) -> None:
+        """Give the messages in hand back soon, and take no more in this process. For handlers of
+        signals: it neither waits nor takes a lock.
+        """
+        self._leaves = True
+
     def works(self) -> bool | None:
         """Return whether it takes messages; None: it may hang."""
         if self._trouble:
@@ -120,7 +127,7 @@ class IntakeLoop:
     def _run(
         self, stop: threading.Event, queues: Callable[[], Sequence[str]], events: Telling
     ) -> None:
-        while not stop.is_set():
+        while not self._ends(stop):
             try:
                 broker = self._connect()
                 try:
@@ -132,6 +139,9 @@ class IntakeLoop:
                 self._failed(exc)
                 stop.wait(PAUSE)
         events.close()
+
+    def _ends(self, stop: threading.Event) -> bool:
+        return self._leaves or stop.is_set()
 
     def _serve(
         self,
@@ -146,7 +156,7 @@ class IntakeLoop:
         poll = POLL_UNTRACKED if broker.untracked else POLL
         turn, look_at, gone = 0, 0.0, list[str]()
         try:
-            while not stop.is_set():
+            while not self._ends(stop):
                 self._turned = now = time.monotonic()
                 names = list(queues())
                 looks = now >= look_at
@@ -166,7 +176,7 @@ class IntakeLoop:
                 elif not (taken.more or gone):
                     self._sleep(stop, broker, poll)
         finally:
-            if stop.is_set():
+            if self._ends(stop):
                 self._leave(intake)
 
     def _take(self, intake: Intake, queues: Sequence[str], **more: Any) -> Taken:
@@ -193,7 +203,7 @@ class IntakeLoop:
 
     def _sleep(self, stop: threading.Event, broker: Broker, poll: float) -> None:
         until = time.monotonic() + poll
-        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        while not self._ends(stop) and (left := until - time.monotonic()) > 0:
             if broker.wait(min(left, 0.25)):
                 return
 
@@ -206,7 +216,7 @@ class IntakeLoop:
         until, waits = time.monotonic() + self._lease * SHARE, False
         for message in messages:
             self._turned = now = time.monotonic()
-            if waits or stop.is_set() or now > until:
+            if waits or self._ends(stop) or now > until:
                 self._reports.append(Report(message, Verdict.BACK))
                 continue
             try:
