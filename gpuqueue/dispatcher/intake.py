@@ -19,6 +19,7 @@ from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.envelope import open_envelope
 from gpuqueue.model.text import LONGEST_ERROR, fitting
+from gpuqueue.steps import Steps
 from gpuqueue.store.intake import BrokerKeys, InHand, Intake, Report, Taken, Verdict
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class IntakeLoop:
         self._accept = accept
         self._lease = lease
         self._process = process_name()
+        self._steps = Steps()
         self._stop = threading.Event()
         self._leaves = False
         self._thread: threading.Thread | None = None
@@ -233,14 +235,14 @@ class IntakeLoop:
             # Without an id no caller can see a refusal.
             return Report(message, Verdict.DEAD, fitting(str(exc), LONGEST_ERROR))
         except StateUnavailable as exc:
-            logger.error(
-                "message not kept; it is taken again: %s", exc, extra={"action": "accept_failed"}
-            )
+            self._steps.failed("accept", exc)  # the message is taken again
             raise _Wait from exc
         except Exception as exc:
-            logger.exception("message not accepted", extra={"action": "accept_error"})
+            self._steps.failed("accept", exc, job=f"message {message.number}")
             error = fitting(f"{type(exc).__name__}: {exc}", LONGEST_ERROR)
             return Report(message, Verdict.FAILED, error)
+        self._steps.succeeded("accept")
+        self._steps.succeeded("accept", job=f"message {message.number}")
         events.tell(outcome, packed["headers"])
         return Report(message, Verdict.DONE)
 
