@@ -19,6 +19,7 @@ from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.envelope import open_envelope
 from gpuqueue.model.text import LONGEST_ERROR, fitting
+from gpuqueue.steps import Steps
 from gpuqueue.store.intake import BrokerKeys, InHand, Intake, Report, Taken, Verdict
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ class IntakeLoop:
         self._accept = accept
         self._lease = lease
         self._process = process_name()
+        self._steps = Steps()
         self._stop = threading.Event()
+        self._leaves = False
         self._thread: threading.Thread | None = None
         self._reports: list[Report] = []
         self._lost: list[str] = []
@@ -107,6 +110,12 @@ class IntakeLoop:
         if thread is not None:
             thread.join(HANGS)
 
+    def take_no_more(self) -> None:
+        """Give the messages in hand back soon, and take no more in this process. For handlers of
+        signals: it neither waits nor takes a lock.
+        """
+        self._leaves = True
+
     def works(self) -> bool | None:
         """Return whether it takes messages; None: it may hang."""
         if self._trouble:
@@ -118,7 +127,7 @@ class IntakeLoop:
     def _run(
         self, stop: threading.Event, queues: Callable[[], Sequence[str]], events: Telling
     ) -> None:
-        while not stop.is_set():
+        while not self._ends(stop):
             try:
                 broker = self._connect()
                 try:
@@ -130,6 +139,9 @@ class IntakeLoop:
                 self._failed(exc)
                 stop.wait(PAUSE)
         events.close()
+
+    def _ends(self, stop: threading.Event) -> bool:
+        return self._leaves or stop.is_set()
 
     def _serve(
         self,
@@ -144,7 +156,7 @@ class IntakeLoop:
         poll = POLL_UNTRACKED if broker.untracked else POLL
         turn, look_at, gone = 0, 0.0, list[str]()
         try:
-            while not stop.is_set():
+            while not self._ends(stop):
                 self._turned = now = time.monotonic()
                 names = list(queues())
                 looks = now >= look_at
@@ -164,7 +176,7 @@ class IntakeLoop:
                 elif not (taken.more or gone):
                     self._sleep(stop, broker, poll)
         finally:
-            if stop.is_set():
+            if self._ends(stop):
                 self._leave(intake)
 
     def _take(self, intake: Intake, queues: Sequence[str], **more: Any) -> Taken:
@@ -191,7 +203,7 @@ class IntakeLoop:
 
     def _sleep(self, stop: threading.Event, broker: Broker, poll: float) -> None:
         until = time.monotonic() + poll
-        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        while not self._ends(stop) and (left := until - time.monotonic()) > 0:
             if broker.wait(min(left, 0.25)):
                 return
 
@@ -204,7 +216,7 @@ class IntakeLoop:
         until, waits = time.monotonic() + self._lease * SHARE, False
         for message in messages:
             self._turned = now = time.monotonic()
-            if waits or stop.is_set() or now > until:
+            if waits or self._ends(stop) or now > until:
                 self._reports.append(Report(message, Verdict.BACK))
                 continue
             try:
@@ -223,14 +235,14 @@ class IntakeLoop:
             # Without an id no caller can see a refusal.
             return Report(message, Verdict.DEAD, fitting(str(exc), LONGEST_ERROR))
         except StateUnavailable as exc:
-            logger.error(
-                "message not kept; it is taken again: %s", exc, extra={"action": "accept_failed"}
-            )
+            self._steps.failed("accept", exc)  # the message is taken again
             raise _Wait from exc
         except Exception as exc:
-            logger.exception("message not accepted", extra={"action": "accept_error"})
+            self._steps.failed("accept", exc, job=f"message {message.number}")
             error = fitting(f"{type(exc).__name__}: {exc}", LONGEST_ERROR)
             return Report(message, Verdict.FAILED, error)
+        self._steps.succeeded("accept")
+        self._steps.succeeded("accept", job=f"message {message.number}")
         events.tell(outcome, packed["headers"])
         return Report(message, Verdict.DONE)
 

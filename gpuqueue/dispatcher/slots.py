@@ -68,7 +68,7 @@ class Slots:
         self._finisher = finisher
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
         self._places = PlaceLog(client)
-        self._timer = Timer("gpuqueue-launch-later")
+        self._timer = Timer("gpuqueue-launch-later", "launch later")
 
     # -- grant -------------------------------------------------------------------------------------
 
@@ -98,9 +98,13 @@ class Slots:
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
             self._pool.submit(self._launch, record, repeated)
-        except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
+        except RuntimeError as exc:
+            # This dispatcher shuts down, or has no thread left: a watcher launches the attempt.
             logger.info(
-                "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
+                "%s: launch left to a watcher: %s",
+                record["delivery"],
+                exc,
+                extra={"action": "launch_left"},
             )
 
     def _launch(self, record: Record, repeated: bool) -> None:
@@ -181,7 +185,7 @@ class Slots:
             if found:  # else it is cancelled, or another process has launched it
                 self.relaunch(found)
 
-        self._timer.call(pause, again)
+        self._timer.call(pause, again, attempt.holder)
 
     def _nothing_runs(self, record: Record) -> bool:
         """Return whether a launch was certainly prevented."""
@@ -215,7 +219,7 @@ class Slots:
                 exc,
                 extra={"action": "end_later"},
             )
-            self._timer.call(EARLIEST, lambda: self.on_end(running, end))
+            self._timer.call(EARLIEST, lambda: self.on_end(running, end), running.attempt.holder)
             return False
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:

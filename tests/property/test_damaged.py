@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.celery import damaged
 from gpuqueue.dispatcher.class_turns import IN_SCRIPT
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
@@ -18,7 +20,7 @@ from gpuqueue.model.job import Job
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
-from gpuqueue.store.keys import BUSY, class_key
+from gpuqueue.store.keys import BUSY, CLASSES, class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
@@ -348,3 +350,16 @@ def test_a_turn_names_the_time_of_the_next_one(queue: Queue) -> None:
     assert queue.turn().due == NOW + 30
     queue.send("later", eta=NOW + 20)
     assert queue.turn().due == NOW + 20
+
+
+def test_doctor_shows_what_a_turn_has_set_aside(queue: Queue) -> None:
+    state: Any = SimpleNamespace(reader=queue.reader)
+    queue.client.hset(CLASSES, "t4", "{}")
+    queue.send("a")
+    assert list(damaged(state)) == []
+    queue.client.zadd(queue.key("holders_shared"), {"nothing": 1.0})
+    queue.line.set_aside("t4", "holders_shared", "nothing")
+    [check] = damaged(state)
+    assert "in class t4" in check.saw and "nothing" in check.saw
+    [where] = queue.reader.damaged("t4")
+    assert where in check.saw

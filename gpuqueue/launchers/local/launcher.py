@@ -162,7 +162,11 @@ class LocalLauncher:
         pid = pid_of(running.instance)
         if is_orphan(pid):
             self._adopted.add(running.instance)
-            self._watch_exit(running, pid)
+            try:
+                self._watch_exit(running, pid)
+            except OSError:  # no file descriptor is left: the next call tries again
+                self._adopted.discard(running.instance)
+                raise
 
     def lead(self, leads: bool) -> None:
         """Do nothing: each dispatcher watches its own processes."""
