@@ -175,8 +175,9 @@ class Intake:
             letters=MOST_LETTERS,
             kept=KEPT,
         )
+        taken = _taken(answer, list(reported), hand)
         self._lost.clear()
-        return _taken(answer, list(reported), hand)
+        return taken
 
 
 def _taken(answer: Sequence[Any], queues: Sequence[str], hand: str) -> Taken:

@@ -277,6 +277,19 @@ def test_a_key_of_a_wrong_type_stops_no_other_queue(broker: Broker, name: str) -
     )
 
 
+def test_an_answer_that_cannot_be_read_costs_no_try(broker: Broker) -> None:
+    broker.push("a")
+    process = broker.process("p")
+    hands, tries = (f"gpuqueue:1:{{{QUEUE}}}:{each}" for each in ("hands", "tries"))
+    broker.client.hset(hands, "1", b"\xff\xfe/x")
+    for _ in range(2):
+        with pytest.raises(UnicodeDecodeError):
+            process.take([QUEUE], others=True)
+    broker.client.hdel(hands, "1")
+    assert texts(process.take([QUEUE])) == [b"a"]
+    assert not broker.client.exists(tries)
+
+
 def test_a_damaged_count_of_tries_starts_again(broker: Broker) -> None:
     process = broker.process("p")
     broker.push("a")
