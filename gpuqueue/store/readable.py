@@ -66,8 +66,8 @@ def readable_record(text: Any, gpu_class: str) -> Record | None:
         and 0 <= attempt < MOST_ATTEMPTS
         and attempt == int(attempt)
     )
-    record: Record | None = {"gpu_class": gpu_class, **found} if sound else None
-    return record
+    record: Any = {"gpu_class": gpu_class, **found}
+    return record if sound else None
 
 
 def _is_json(value: Any) -> bool:
