@@ -8,8 +8,17 @@ local function arrival_of(rank)
   return rank % ARRIVALS
 end
 
+-- The next arrival. A damaged counter starts again above all arrivals: none comes each millisecond.
+local function next_arrival()
+  local next = redis.pcall('HINCRBY', K.gate, 'seq', 1)
+  if type(next) == 'number' then return next end
+  local above = math.floor(now * 1000)
+  redis.call('HSET', K.gate, 'seq', string.format('%.0f', above))
+  return above
+end
+
 local function take_place(job)
-  job.arrival = job.arrival or redis.call('HINCRBY', K.gate, 'seq', 1)
+  job.arrival = job.arrival or next_arrival()
   job.state = 'waiting'
   job.wait, job.detail = nil, nil
   -- No exclusive job waited until now, so none was overtaken.
