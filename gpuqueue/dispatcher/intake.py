@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+import redis
+
 from gpuqueue.dispatcher.this_process import has_ended, process_name
 from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
 from gpuqueue.glue.worker.broker import Broker
@@ -191,6 +193,11 @@ class IntakeLoop:
                 error,
                 extra={"action": "message_dead"},
             )
+        for queue in queues:
+            if problem := taken.problems.get(queue):
+                self._steps.failed("take", redis.ResponseError(problem), job=f"queue {queue}")
+            else:
+                self._steps.succeeded("take", job=f"queue {queue}")
         return taken
 
     def _leave(self, intake: Intake) -> None:

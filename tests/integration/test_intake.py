@@ -168,6 +168,24 @@ def test_what_cannot_be_accepted_is_set_aside_and_the_next_taken(
     until(lambda: "bad" in taking.accepted, SOON, "sent again")
 
 
+def test_a_list_that_is_none_keeps_no_other_queue_from_its_turn(
+    taking: Taking, caplog: pytest.LogCaptureFixture
+) -> None:
+    taking.queues = ["gpu.a100", QUEUE]
+    taking.client.set("gpu.a100", "x")
+    taking.start()
+    for number in range(3):
+        taking.send(f"j{number}")
+        taking.has(*(f"j{each}" for each in range(number + 1)))
+    assert taking.loop.works()
+    lines = [each.getMessage() for each in caplog.records if "queue gpu.a100" in each.getMessage()]
+    assert len(lines) == 1
+    assert "key=gpu.a100 is no list; RENAME it" in lines[0]
+    taking.client.delete("gpu.a100")
+    taking.send("other", queue="gpu.a100")
+    taking.has("j0", "j1", "j2", "other")
+
+
 GOOD = {
     "body": base64.b64encode(b"[[1, 2], {}, {}]").decode(),
     "content-type": "application/json",
