@@ -24,7 +24,7 @@ _BOUNDED: dict[Any, Callable[[], Any]] = {
 }
 
 
-def unpacked(body: bytes, compression: str, most: int | None = None) -> bytes:
+def unpacked(body: Any, compression: str, most: int | None = None) -> bytes:
     """Return a body without its compression.
 
     Raises:
