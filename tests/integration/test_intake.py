@@ -18,6 +18,7 @@ from gpuqueue.dispatcher import intake as loop
 from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.this_process import has_ended, process_name
 from gpuqueue.errors import InvalidJob, StateUnavailable
+from gpuqueue.glue.messages.message import encode
 from gpuqueue.glue.messages.parse import identify
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.store.dead_letters import DeadLetters
@@ -230,6 +231,31 @@ def test_an_envelope_that_cannot_be_read_is_refused_at_its_id(
     taking.start()
     taking.has("j", "next")
     assert "the envelope cannot be decoded: " in taking.problems["j"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *({"__type__": "zz", "__value__": 7}, {"__type__": "decimal", "__value__": "abc"}),
+        *({"__type__": "uuid", "__value__": 7}, {"__type__": ["a"], "__value__": 7}),
+        *({"__type__": "uuid", "__value__": {"hex": "0" * 32}}, [{"__type__": 7}]),
+        {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"},
+    ],
+    ids=str,
+)
+def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent: Any) -> None:
+    taking.push(GOOD | {"headers": GOOD["headers"] | {"mine": sent}})
+    kept: list[dict[str, Any]] = []
+
+    def keep(packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+        kept.append(json.loads(encode(packed)))
+        return "accepted" if problem is None else "refused"
+
+    taking.loop._accept = keep
+    taking.start()
+    until(lambda: taking.told, SOON, "accepted")
+    assert taking.told == [("j", "accepted")]
+    assert kept[0]["headers"]["mine"] == sent
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from kombu import Message
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 
 from gpuqueue.errors import MalformedMessage
 from gpuqueue.glue.messages.message import pack
@@ -28,7 +28,8 @@ def open_envelope(channel: Any, text: bytes) -> tuple[dict[str, Any], MalformedM
         MalformedMessage: it is no envelope.
     """
     try:
-        envelope = loads(bytes_to_str(text))
+        # As JSON has it: what kombu writes for a UUID or a time in a header stays as it is sent.
+        envelope = json.loads(bytes_to_str(text))
     except (ValueError, TypeError, LookupError, RecursionError) as exc:
         raise MalformedMessage(f"not JSON: {exc}; send kombu's envelope") from None
     if not isinstance(envelope, Mapping):
