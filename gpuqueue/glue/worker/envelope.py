@@ -11,6 +11,7 @@ from kombu.utils.json import loads
 
 from gpuqueue.errors import MalformedMessage
 from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.worker.compression import unpacked
 
 #: Only JSON is decoded.
 _ACCEPTED = {"application/json"}
@@ -34,8 +35,8 @@ def open_envelope(channel: Any, text: bytes) -> tuple[dict[str, Any], MalformedM
         raise MalformedMessage("not an object; send kombu's envelope")
     try:
         return _read(channel, envelope), None
-    except MalformedMessage:
-        raise
+    except MalformedMessage as exc:
+        return _outline(envelope), exc
     except Exception as exc:  # of any codec
         problem = f"the envelope cannot be decoded: {type(exc).__name__}: {exc}; send kombu's own"
         return _outline(envelope), MalformedMessage(problem)
@@ -46,11 +47,15 @@ def _read(channel: Any, envelope: Mapping[str, Any]) -> dict[str, Any]:
     body = envelope.get("body")
     if body:
         body = channel.decode_body(body, properties.get("body_encoding"))
+    headers = envelope.get("headers")
+    if isinstance(headers, Mapping) and (compression := headers.get("compression")):
+        body = unpacked(body, compression)
+        headers = {name: value for name, value in headers.items() if name != "compression"}
     message = Message(
         body=body,
         content_type=envelope.get("content-type"),
         content_encoding=envelope.get("content-encoding"),
-        headers=envelope.get("headers"),
+        headers=headers,
         properties=properties,
         delivery_info=properties.get("delivery_info"),
         postencode="utf-8",
