@@ -70,17 +70,11 @@ class Slots:
         self._places = PlaceLog(client)
         self._timer = Timer("gpuqueue-launch-later", "launch later")
 
-    # -- grant -------------------------------------------------------------------------------------
+    # -- launch ------------------------------------------------------------------------------------
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
         """Put a delivery in line that was only stored, and launch each attempt that may start."""
         self.launch(gpu_class, self._line.enqueue(gpu_class, delivery))
-
-    def grant(self, gpu_class: GpuClass) -> None:
-        """Grant free slots to waiting jobs, and launch their attempts."""
-        self.launch(gpu_class, self._line.admit(gpu_class))
-
-    # -- launch ------------------------------------------------------------------------------------
 
     def relaunch(self, record: Record) -> None:
         """Launch an attempt again whose launch is unconfirmed."""
