@@ -244,7 +244,7 @@ def test_an_envelope_that_cannot_be_read_is_refused_at_its_id(
     ids=str,
 )
 def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent: Any) -> None:
-    taking.push(GOOD | {"headers": GOOD["headers"] | {"mine": sent}})
+    taking.push(GOOD | {"headers": {"id": "j", "task": "shop.add", "mine": sent}})
     kept: list[dict[str, Any]] = []
 
     def keep(packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
