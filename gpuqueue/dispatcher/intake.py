@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import redis
 
 from gpuqueue.dispatcher.this_process import has_ended, process_name
-from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
+from gpuqueue.errors import InvalidJob, MalformedMessage, StateDamaged, StateUnavailable
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.envelope import open_envelope
 from gpuqueue.model.text import LONGEST_ERROR, fitting
@@ -244,6 +244,9 @@ class IntakeLoop:
         except StateUnavailable as exc:
             self._steps.failed("accept", exc)  # the message is taken again
             raise _Wait from exc
+        except StateDamaged as exc:  # the messages of other classes are accepted
+            self._steps.failed("accept", exc, where=message.queue)
+            return Report(message, Verdict.WAITS)
         except Exception as exc:
             self._steps.failed("accept", exc, job=f"message {message.number}")
             error = fitting(f"{type(exc).__name__}: {exc}", LONGEST_ERROR)

@@ -35,6 +35,8 @@ class Verdict(StrEnum):
     """It was not tried: any dispatcher may take it."""
     RETURNED = "returned"
     """It was not tried, and this process takes no more: it is the next of its list again."""
+    WAITS = "waits"
+    """It cannot be accepted now, and is not at fault: it is taken again after a pause."""
     FAILED = "failed"
     """Its acceptance failed: it is tried again, or set aside after the last try."""
     DEAD = "dead"

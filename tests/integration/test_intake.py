@@ -17,7 +17,7 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher import intake as loop
 from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.this_process import has_ended, process_name
-from gpuqueue.errors import InvalidJob, StateUnavailable
+from gpuqueue.errors import InvalidJob, StateDamaged, StateUnavailable
 from gpuqueue.glue.messages.message import encode
 from gpuqueue.glue.messages.parse import identify
 from gpuqueue.glue.worker.broker import Broker
@@ -185,6 +185,23 @@ def test_a_list_that_is_none_keeps_no_other_queue_from_its_turn(
     taking.client.delete("gpu.a100")
     taking.send("other", queue="gpu.a100")
     taking.has("j0", "j1", "j2", "other")
+
+
+def test_a_class_that_must_be_repaired_keeps_its_messages_and_no_other(
+    taking: Taking, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind")
+    taking.errors["waits"] = [StateDamaged(str(damaged))] * 7
+    taking.send("waits", "a", "b")
+    taking.start()
+    taking.has("a", "b")
+    assert taking.loop.works()
+    until(lambda: taking.in_hand() == 1, SOON, "the one that waits")
+    assert not taking.client.exists(f"gpuqueue:1:{{{QUEUE}}}:tries")
+    lines = [each for each in caplog.records if "WRONGTYPE" in each.getMessage()]
+    assert len(lines) == 1
+    taking.errors["waits"].clear()
+    taking.has("a", "b", "waits")
 
 
 GOOD = {

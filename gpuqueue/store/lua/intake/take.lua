@@ -22,6 +22,8 @@ local problems, failing = {}, {}
 for _, hand in ipairs(context.lost) do lost[hand] = true end
 for _, process in ipairs(context.gone) do gone[process] = true end
 
+-- Seconds until a message is taken again whose class must be repaired.
+local REPAIR = 5
 -- Errors of what a key holds.
 local WRONG = { 'WRONGTYPE', 'not an integer' }
 
@@ -108,6 +110,8 @@ local function hear(q, name, number, hand, verdict, problem)
     forget(q, number)
   elseif verdict == 'back' then
     put_back(q, number, 0)
+  elseif verdict == 'waits' then
+    put_back(q, number, REPAIR)
   elseif verdict == 'returned' then
     give_back(q, number)
   elseif verdict == 'dead' then
