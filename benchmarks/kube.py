@@ -24,6 +24,7 @@ from benchmarks.parts import Parts
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.launchers.base import Launcher, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
@@ -192,6 +193,7 @@ class Dispatching:
             return KubernetesLauncher(self.api, SETTINGS, common, classes, on_end, observations)
 
         self.parts = parts = Parts(stage, classes, make, self.owner)
+        stopper = Stopper(stage.reader, parts.launcher, 10.0)
         self.watcher = Watcher(
             client=stage.client,
             waiting=connect(stage.url(), timeout=15),
@@ -202,8 +204,11 @@ class Dispatching:
             launcher=parts.launcher,
             slots=parts.slots,
             finisher=parts.finisher,
-            stopper=Stopper(stage.reader, parts.launcher, 10.0),
+            stopper=stopper,
             repair=parts.repair,
+            unserved=Unserved(
+                stage.client, parts.line, stage.reader, classes, stopper, parts.finisher, 30.0
+            ),
             states=parts.states,
             intervals=WatchIntervals(),
         )

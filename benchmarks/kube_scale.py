@@ -36,6 +36,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import selector
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Line
 
 IN_FLIGHT = 10_000
@@ -46,6 +47,7 @@ class _Leader:
     """A dispatcher that has just started and does not lead yet."""
 
     def __init__(self, stage: Stage, api: Api, gpu_class: GpuClass) -> None:
+        self._client = stage.client
         common = ManifestContext(api.namespace, "bench")
         classes = {gpu_class.name: gpu_class}
 
@@ -59,13 +61,13 @@ class _Leader:
         self._parts.launcher.lead(True)
         while True:
             try:
-                return self._parts.repair.run(self._parts.line.clock())
+                return self._parts.repair.run(redis_time(self._client))
             except LauncherUnavailable:  # the first list is not complete yet
                 time.sleep(0.01)
 
     def note(self) -> None:
         """Keep the observations."""
-        self._parts.launcher.check(self._parts.line.clock())
+        self._parts.launcher.check(redis_time(self._client))
 
     def close(self) -> None:
         """End its threads."""

@@ -57,7 +57,7 @@ class Parts:
         self.launcher = make_launcher(
             on_end, KeptObservations(client, self.line, reader, logs, states, stage.app)
         )
-        self.states = JobStates(states, reader, classes, self.line.clock, REPAIR)
+        self.states = JobStates(states, reader, classes, REPAIR)
         self.finisher = Finisher(self.line, reader, logs, stage.app, "bench", self.launcher)
         self.slots = Slots(client, self.line, classes, self.launcher, self.states, self.finisher)
         self.accept = Accept(

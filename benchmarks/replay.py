@@ -33,6 +33,7 @@ from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
+from tests.support.model_time import Timed, model_time
 
 SLOTS, LOAD, CHARGE = 8, 0.6, 1.11
 #: K: the default, and a larger value for comparison.
@@ -58,20 +59,20 @@ class Queue(Protocol):
     def end(self, job: Replayed, now: float) -> list[int]: ...
 
 
-class Ours:
-    """The scripts of gpuqueue, with a simulated clock."""
+class Ours(Timed):
+    """The scripts of gpuqueue, with a simulated clock (see ``model_time``)."""
 
     def __init__(self, stage: Stage, name: str, patience: int = PATIENCE) -> None:
-        self._now = 0.0
+        self.client = stage.client
+        self.now = 0.0
         self._class = GpuClass(
             name, shared_slots=SLOTS, exclusive_slots=1, exclusive_patience=patience
         )
-        self._line = Line(stage.client, by="replay", clock=lambda: self._now)
-        self._client = stage.client
+        self._line = Line(stage.client, by="replay")
         self._line.open(name)
 
     def arrive(self, job: Replayed, now: float) -> list[int]:
-        self._now = now
+        self.now = now
         name, gpu_class = str(job.number), self._class.name
         record: Record = {
             "delivery": name,
@@ -83,7 +84,7 @@ class Ours:
         return self._start(self._line.enqueue(self._class, name))
 
     def end(self, job: Replayed, now: float) -> list[int]:
-        self._now = now
+        self.now = now
         return self._start(
             self._line.release(
                 self._class, Attempt(self._class.name, str(job.number), 1), instance="replay:1:1"
@@ -92,9 +93,7 @@ class Ours:
 
     def _start(self, granted: list[Record]) -> list[int]:
         for record in granted:
-            executor = ExecutorAttempt(
-                self._client, Attempt.of(record), record["token"], clock=lambda: self._now
-            )
+            executor = ExecutorAttempt(self.client, Attempt.of(record), record["token"])
             executor.claim("replay:1:1", "replay")
             executor.report("SUCCEEDED")  # it keeps its slot until the release
             executor.reported(60)
@@ -200,7 +199,7 @@ def run(size: Size) -> list[Figure]:
         return []
     jobs = load(Path(folder) / "genai_short.csv", size.of(3000, 300))
     figures: list[Figure] = []
-    with Stage() as stage:
+    with Stage() as stage, model_time():
         for charged, how in ((False, "as recorded"), (True, "charged 1.11 × N")):
             queues: dict[str, Queue] = {
                 "gpuqueue": Ours(stage, f"replay-{charged:d}"),

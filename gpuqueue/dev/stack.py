@@ -21,6 +21,7 @@ from gpuqueue.dev.sweep import sweep
 from gpuqueue.errors import EmbeddedRedisFailed, GpuQueueError, SettingsError
 from gpuqueue.model.redis_url import unix
 from gpuqueue.store.client import RedisError, check, connect
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.reader import Reader
 
 #: Seconds until the dispatcher, and then Flower, must be ready, on a cold disk and a busy laptop.
@@ -113,7 +114,7 @@ class Stack:
         self.env = self._environment()
         client = connect(self.redis_url, timeout=5, retries=1)
         check(client, self.redis_url)
-        since = time.time()
+        since = redis_time(client)
         self._start_children(port)
         reader = Reader(client)
         self._wait("dispatcher", lambda: self.dispatcher_name in reader.dispatchers(since))

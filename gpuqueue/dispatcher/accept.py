@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,14 +65,13 @@ class Accept:
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
     def _accept(self, packed: dict[str, Any], identity: Identity) -> str:
-        now = self.line.clock()
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
             stored = encode(packed)
             # 2. Choose.
             gpu_class, isolation = self._choose(submission)
-            job = submission.job(gpu_class.name, isolation, now)
+            job = submission.job(gpu_class.name, isolation)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
             return self._refuse(packed, identity, exc)
@@ -82,7 +82,7 @@ class Accept:
             problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
             return self._refuse(packed, identity, MalformedMessage(problem))
         # 3. Keep.
-        outcome = self._keep(packed, stored, submission, job, now)
+        outcome = self._keep(packed, stored, submission, job)
         # 4. Enqueue.
         if outcome == "accepted":
             self.slots.enqueue(gpu_class, job.delivery)
@@ -104,12 +104,10 @@ class Accept:
         )
         return chosen, wanted or chosen.default_isolation
 
-    def _keep(
-        self, packed: dict[str, Any], stored: str, submission: Submission, job: Job, now: float
-    ) -> str:
-        record = job.record()
+    def _keep(self, packed: dict[str, Any], stored: str, submission: Submission, job: Job) -> str:
+        began, record = time.monotonic(), job.record()
         stamps = submission.stamps
-        if stamps and revocations.stamps_revoked(self.client, dict(stamps), now - REVOKED_FOR):
+        if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
         outcome = self.line.accept(job.gpu_class, record, stored)
         if outcome == "finishing":
@@ -124,7 +122,7 @@ class Accept:
                 extra={"action": "accepted"},
             )
             if not job.retries:  # a retry in line shows RETRY, as in plain Celery
-                self.states.store(record, QUEUED, packed, since=now)
+                self.states.store(record, QUEUED, packed, since=began)
         return outcome
 
     def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> str:
@@ -137,7 +135,7 @@ class Accept:
                 extra={"action": "forged"},
             )
             return "known"
-        job = identity.refused(REFUSED, EXCLUSIVE, self.line.clock(), trusted=trusted)
+        job = identity.refused(REFUSED, EXCLUSIVE, trusted=trusted)
         record = job.record()
         record["reason"] = EndReason.REJECTED
         record["error"] = fitting(str(exc), LONGEST_ERROR)

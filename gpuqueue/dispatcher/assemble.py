@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.unserved import LEASES, Unserved
 from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
@@ -94,7 +94,7 @@ class DispatcherProcess:
             observations = KeptObservations(client, make_line(), reader, logs, states, app)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
         line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
-        job_states = JobStates(states, reader, classes, line.clock, repair)
+        job_states = JobStates(states, reader, classes, repair)
         finisher = Finisher(
             line, reader, logs, app, name, launcher, bodies, settings.finish_seconds
         )
@@ -105,8 +105,11 @@ class DispatcherProcess:
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
         self.passes = passes
-        self.canceller = Canceller(client, line, reader, classes, finisher)
         relist = settings.relist_seconds
+        stopper = Stopper(reader, launcher, settings.grace_seconds)
+        silence = LEASES * settings.lease_seconds
+        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence)
+        self.canceller = Canceller(client, line, reader, classes, finisher, unserved.names)
         self.watcher = Watcher(
             client=client,
             waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
@@ -117,8 +120,9 @@ class DispatcherProcess:
             launcher=launcher,
             slots=slots,
             finisher=finisher,
-            stopper=Stopper(reader, launcher, settings.grace_seconds),
+            stopper=stopper,
             repair=Repair(client, line, reader, classes, launcher, slots, repair, relist),
+            unserved=unserved,
             states=job_states,
             intervals=WatchIntervals(settings.tick_seconds, relist, repair),
             may_lead=watch,
@@ -198,7 +202,7 @@ def _local(
         dealt,
         # A silent host is gone with its jobs: its container restarted under a new name, or its
         # machine is off.
-        lambda host: reader.host_heard(host, time.time() - settings.host_silent_seconds),
+        lambda host: reader.host_heard(host, settings.host_silent_seconds),
     )
     return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -43,6 +43,8 @@ class Canceller:
     reader: Reader
     classes: Mapping[str, GpuClass]
     finisher: Finisher
+    unserved: Callable[[], Iterable[str]] = tuple
+    """Returns the classes that no dispatcher serves: a revoke reaches their jobs, too."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -53,7 +55,7 @@ class Canceller:
         answers.
         """
         outcome, answers = self.line.cancel_everywhere(
-            self.classes, job_id, terminate=terminate, signal=signal
+            [*self.classes, *self.unserved()], job_id, terminate=terminate, signal=signal
         )
         for name, answer in answers.items():
             self._go_on(name, job_id, answer)
@@ -99,9 +101,8 @@ class Canceller:
             return any(values & set(carried.get(name, ())) for name, values in wanted.items())
 
         def cancel_stamped() -> None:
-            now = self.line.clock()
-            revocations.revoke_stamps(self.client, stamps, now, now - REVOKED_FOR)
-            for name in self.classes:
+            revocations.revoke_stamps(self.client, stamps, REVOKED_FOR)
+            for name in [*self.classes, *self.unserved()]:
                 while (claimed := revocations.claim(self.client, name, revoke)) is False:
                     if self._stop.wait(PAUSE):
                         return

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gpuqueue.glue.results.states import ResultStates
@@ -23,7 +24,6 @@ class JobStates:
         states: the result backend.
         reader: the records of the jobs.
         classes: names of this dispatcher's classes.
-        clock: the time in Unix seconds.
         stale_after: seconds until another dispatcher may have repaired a step of this one.
     """
 
@@ -32,23 +32,21 @@ class JobStates:
         states: ResultStates,
         reader: Reader,
         classes: Iterable[str],
-        clock: Callable[[], float],
         stale_after: float,
     ) -> None:
         self._states = states
         self._reader = reader
         self._classes = tuple(classes)
-        self._clock = clock
         self._stale_after = stale_after
         self._refresh_at = 0.0
 
     def store(
         self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float
     ) -> None:
-        """Store a state that is true ``since`` then, unless the job may have moved on in another
-        process: an old state would hide its result.
+        """Store a state that is true ``since`` then (``time.monotonic``), unless the job may have
+        moved on in another process: an old state would hide its result.
         """
-        fresh = self._clock() - since < self._stale_after / 2
+        fresh = time.monotonic() - since < self._stale_after / 2
         if fresh and not record.get("ignore_result"):
             self._states.store(record, state, packed)
 

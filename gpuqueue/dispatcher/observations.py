@@ -14,6 +14,7 @@ from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
@@ -31,6 +32,10 @@ class KeptObservations:
     logs: Logs
     states: ResultStates
     app: Celery
+
+    def now(self) -> float:
+        """Return the time of Redis."""
+        return redis_time(self.client)
 
     def observed(self, observations: list[Observation]) -> None:
         """Record what attempts wait for, in one round trip."""

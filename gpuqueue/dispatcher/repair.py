@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gpuqueue.classes.gpu_class import GpuClass
@@ -40,38 +40,47 @@ class Repair:
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
     _suspects: dict[str, float] = field(default_factory=dict)
 
-    def run(self, now: float, adopt_at_once: Collection[str] = ()) -> None:
+    def run(
+        self, now: float, adopt_at_once: Collection[str] = (), unserved: Collection[str] = ()
+    ) -> None:
         """Compare once, and repair each difference that has persisted; in the classes of
         ``adopt_at_once`` adopt without waiting.
+
+        In the classes of ``unserved``, which no dispatcher serves, it only frees the slots of
+        attempts that have ended: a launch is left to the next dispatcher of the class.
 
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
         live = {each.running.attempt: each for each in self.launcher.list()}
         held: set[Attempt] = set()
-        for gpu_class in self.classes.values():
-            holders = self.reader.holders(gpu_class.name)
-            records = self.reader.records(
-                gpu_class.name, (attempt.delivery for attempt, _ in holders)
-            )
-            known = {record["delivery"]: record for record in records}
-            for attempt, since in holders:
+        for name in (*self.classes, *unserved):
+            for attempt, since, record in self._holders(name):
                 held.add(attempt)
-                record = known.get(attempt.delivery)
                 if record is not None and record.get("owner", "") != self.launcher.owner:
                     continue  # another cluster's watcher looks after it
                 instance = self._instance(record, attempt, live.get(attempt))
                 if instance:
                     self._with_process(RunningAttempt(attempt, instance), suspects, now)
-                elif now - since >= self.abandoned_after:
+                elif now - since >= self.abandoned_after and (
+                    name in self.classes or not _is_wanted(record, attempt)
+                ):
                     self._without_process(attempt, record)
         for attempt, each in live.items():
-            if attempt in held:
-                continue
+            if attempt in held or attempt.gpu_class not in self.classes:
+                continue  # an attempt of another class belongs to its dispatchers
             adopted = attempt.gpu_class in adopt_at_once and self._adopt(each)
             instance = each.running.instance
             if not adopted and self._for_long(suspects, instance, now, self.abandoned_after):
                 self._without_holder(each)
+
+    def _holders(self, gpu_class: str) -> Iterator[tuple[Attempt, float, Record | None]]:
+        """Yield the holders of a class with their age in Unix seconds and their record."""
+        holders = self.reader.holders(gpu_class)
+        records = self.reader.records(gpu_class, (attempt.delivery for attempt, _ in holders))
+        known = {record["delivery"]: record for record in records}
+        for attempt, since in holders:
+            yield attempt, since, known.get(attempt.delivery)
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
         self._suspects[name] = suspects.get(name, now)
@@ -105,20 +114,20 @@ class Repair:
         """Nothing runs, and the launch was never confirmed: launch it (again), or free the slot if
         the job is no longer wanted.
         """
-        if record is not None and record.get("attempt") == attempt.number:
-            if record["state"] == "launching" and not record.get("cancel"):
-                found = self.line.relaunch(attempt, self.abandoned_after)
-                if found:
-                    logger.warning(
-                        "%s attempt %s: launched again",
-                        attempt.delivery,
-                        attempt.number,
-                        extra={"action": "repair_launch"},
-                    )
-                    self.slots.relaunch(found)
-                return
-            if not self.launcher.abandon(record):
-                return  # it was launched after all: its end will be reported
+        if _is_wanted(record, attempt):
+            found = self.line.relaunch(attempt, self.abandoned_after)
+            if found:
+                logger.warning(
+                    "%s attempt %s: launched again",
+                    attempt.delivery,
+                    attempt.number,
+                    extra={"action": "repair_launch"},
+                )
+                self.slots.relaunch(found)
+            return
+        current = record is not None and record.get("attempt") == attempt.number
+        if record is not None and current and not self.launcher.abandon(record):
+            return  # it was launched after all: its end will be reported
         logger.warning(
             "%s attempt %s: slot without a process freed",
             attempt.delivery,
@@ -152,3 +161,13 @@ class Repair:
             extra={"action": "repair_stopped"},
         )
         self.launcher.stop(each.running.instance, "KILL")
+
+
+def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
+    """Whether a launch that is not confirmed must still happen."""
+    return (
+        record is not None
+        and record.get("attempt") == attempt.number
+        and record["state"] == "launching"
+        and not record.get("cancel")
+    )

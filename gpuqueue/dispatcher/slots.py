@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Granted, Line
 from gpuqueue.store.passing import passes
 from gpuqueue.telemetry import LAUNCHES
@@ -89,17 +91,17 @@ class Slots:
 
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
-            self._pool.submit(self._launch, record, repeated)
+            self._pool.submit(self._launch, record, repeated, time.monotonic())
         except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
             logger.info(
                 "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
             )
 
-    def _launch(self, record: Record, repeated: bool) -> None:
+    def _launch(self, record: Record, repeated: bool, since: float) -> None:
         attempt = Attempt.of(record)
         try:
             if not repeated:
-                self._states.store(record, DISPATCHED, None, since=record["admitted"])
+                self._states.store(record, DISPATCHED, None, since=since)
             try:
                 instance = self._launcher.start(record)
             except LaunchLater as exc:
@@ -137,7 +139,7 @@ class Slots:
         its slot.
         """
         attempt = Attempt.of(record)
-        waited = self._line.clock() - record["admitted"]
+        waited = redis_time(self._client) - record["admitted"]
         if waited >= why.limit and self._launcher.abandon(record):
             logger.warning(
                 "%s not launched within %.0f s: %s",

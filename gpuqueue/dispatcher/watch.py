@@ -19,11 +19,13 @@ from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.names import REFUSED
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader, Todo
@@ -56,6 +58,7 @@ class Watcher:
     finisher: Finisher
     stopper: Stopper
     repair: Repair
+    unserved: Unserved
     states: JobStates
     intervals: WatchIntervals
     may_lead: bool = True
@@ -80,7 +83,12 @@ class Watcher:
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._relist_at = 0.0
+        self._relist_at = self._now = 0.0
+
+    @property
+    def unserved_jobs(self) -> Mapping[str, int]:
+        """Class that no dispatcher serves → number of its jobs, as the leader has counted them."""
+        return self.unserved.jobs if self.leads else {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -107,7 +115,7 @@ class Watcher:
             try:
                 sleep = self.cycle()
                 self.trouble = ""
-                self.succeeded, self.turned = time.monotonic(), self.line.clock()
+                self.succeeded, self.turned = time.monotonic(), self._now
                 self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
@@ -126,11 +134,12 @@ class Watcher:
         """Run one cycle; return how long to sleep at most, in seconds."""
         # 1. Announce this dispatcher. Lead, unless another watcher does.
         self.check_layout()
-        self.lease.announce(list(self.classes.values()))
+        now = self._now = redis_time(self.client)
+        began = time.monotonic()
+        self.lease.announce(list(self.classes.values()), now)
         self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:
             return self.intervals.tick
-        now = self.line.clock()
         soonest, closed = now + self.intervals.tick, set()
         for gpu_class in [*self.classes.values(), GpuClass(REFUSED)]:
             # 2. Move due jobs: into line, out of it, past a deadline.
@@ -146,8 +155,10 @@ class Watcher:
             soonest = min(soonest, now if moved else soonest, due or soonest)
         # 5. Compare the holders of slots with what runs. This opens a class that Redis does not
         #    know (a new class, or all data is lost): no job may start beside an unknown attempt.
+        #    Look after classes that no dispatcher serves any more.
         if closed or now >= self._relist_at:
             self._relist_at = now + self.intervals.relist
+            self.unserved.look_after(now)
             if self._repaired(now, closed) and closed:
                 soonest = now
         # 6. Record what attempts wait for, and give up those that exceed a limit.
@@ -155,7 +166,7 @@ class Watcher:
         # 7. Keep the states of long jobs from expiring.
         self.states.refresh_if_due(now)
         # 8. Sleep until the next job is due, or until woken.
-        return soonest - self.line.clock()
+        return soonest - now - (time.monotonic() - began)
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self.leads:
@@ -182,7 +193,7 @@ class Watcher:
     def _repaired(self, now: float, closed: set[str]) -> bool:
         """Repair, and open the closed classes; return False if the cluster state is unknown."""
         try:
-            self.repair.run(now, adopt_at_once=closed)
+            self.repair.run(now, adopt_at_once=closed, unserved=self.unserved.jobs)
         except LauncherUnavailable as exc:
             if not self.blind:  # log it once: it may last an hour
                 logger.warning(

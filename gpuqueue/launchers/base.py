@@ -56,6 +56,10 @@ OnEnd = Callable[[RunningAttempt, End], bool]
 class Observations(Protocol):
     """Where a launcher records its observations, for later dispatchers and for ``why``."""
 
+    def now(self) -> float:
+        """Return the time in Unix seconds, the same for all dispatchers."""
+        ...
+
     def observed(self, observations: list[Observation]) -> None:
         """Record what attempts wait for."""
         ...

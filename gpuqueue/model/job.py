@@ -24,7 +24,6 @@ class Job:
     name: str = ""
     """The name that Flower and `status` show: the task or its shadow."""
     priority: int = 0
-    created: float = 0.0
     eta: float | None = None
     expires: float | None = None
     time_limit: float | None = None

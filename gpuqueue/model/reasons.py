@@ -23,6 +23,8 @@ class WaitReason(StrEnum):
     Redis has lost its data.
     """
     TENANT_LIMIT = "TENANT_LIMIT"
+    NO_DISPATCHER = "NO_DISPATCHER"
+    """No live dispatcher serves its class."""
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"
     PULLING_IMAGE = "PULLING_IMAGE"

@@ -5,8 +5,7 @@ redis.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -27,16 +26,9 @@ EXIT_TIMEOUT = 300.0
 class ExecutorAttempt:
     """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own."""
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        attempt: Attempt,
-        token: str,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
         self._scripts = Scripts(client)
         self.token = token
-        self._clock = clock
         self.attempt = attempt
 
     def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
@@ -44,7 +36,7 @@ class ExecutorAttempt:
 
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", instance=instance, worker=worker, now=self._clock())
+        answer = self._call("claim", instance=instance, worker=worker)
         if answer[0] != "ok":
             raise self._stale(answer[1])
         return json.loads(answer[1]), json.loads(answer[2])
@@ -64,19 +56,13 @@ class ExecutorAttempt:
 
         Raises :class:`StaleAttempt` if this attempt may no longer write anything.
         """
-        answer = self._call(
-            "report",
-            outcome=outcome,
-            deadline=self._clock() + REPORT_TIMEOUT,
-            sample=seen or None,
-        )
+        answer = self._call("report", outcome=outcome, within=REPORT_TIMEOUT, sample=seen or None)
         if answer != "ok":
             raise self._stale(answer)
 
     def reported(self, keep: float) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
-        now = self._clock()
-        return bool(self._call("reported", now=now, keep=keep, deadline=now + EXIT_TIMEOUT))
+        return bool(self._call("reported", keep=keep, within=EXIT_TIMEOUT))
 
     def _stale(self, why: str) -> StaleAttempt:
         return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
@@ -105,28 +91,26 @@ class ExecutorFinish:
         attempt: Attempt,
         finisher: str,
         keep: float,
-        clock: Callable[[], float] = time.time,
         lease: float = 180.0,
     ) -> None:
         self._scripts = Scripts(client)
         self._attempt = attempt
         self._finisher = finisher
         self._keep = keep
-        self._clock = clock
         self._lease = lease
 
     def claim(self) -> tuple[Record, dict[str, Any] | None] | None:
         """Renew the claim for this process; return record and message, or None if the finish is no
         longer wanted.
         """
-        answer = self._call("finish_claim", now=self._clock(), lease=self._lease, keep=self._keep)
+        answer = self._call("finish_claim", lease=self._lease, keep=self._keep)
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
     def finished(self, reason: str) -> bool:
         """Confirm that everything is written."""
-        return bool(self._call("finished", reason=reason, now=self._clock(), keep=self._keep))
+        return bool(self._call("finished", reason=reason, keep=self._keep))
 
     def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import redis
 
@@ -32,12 +31,10 @@ class Lease:
         name: str,
         seconds: float,
         group: str = "",
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._scripts = Scripts(client)
         self._milliseconds = int(seconds * 1000)
-        self._clock = clock
         self.name = name
         self._group = group
         self._key = leader_key(group)
@@ -56,9 +53,8 @@ class Lease:
         """End the lease, so that another watcher can lead at once."""
         self._scripts.call_on([self._key], "lease/resign", holder=self._holder)
 
-    def announce(self, classes: list[GpuClass]) -> None:
-        """Record that this dispatcher is alive, and the settings of its classes."""
-        now = self._clock()
+    def announce(self, classes: list[GpuClass], now: float) -> None:
+        """Record that this dispatcher is alive ``now``, and the settings of its classes."""
         pipe = self._client.pipeline(transaction=False)
         for key, member in ((DISPATCHERS, self.name), (HOSTS, self._host), (GROUPS, self._group)):
             pipe.zadd(key, {member: now})
@@ -76,3 +72,8 @@ class Lease:
 def group_of(owner: str, classes: Iterable[str]) -> str:
     """Name the group of dispatchers that have the same classes in the same cluster."""
     return f"{owner}:{','.join(sorted(classes))}"
+
+
+def classes_of(group: str) -> list[str]:
+    """Return the classes in the name of a group."""
+    return [name for name in group.rpartition(":")[2].split(",") if name]

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +61,6 @@ class Line(Upkeep):
         keep: seconds that a tombstone is kept.
         max_attempts: how many attempts a job gets.
         devices: class → number of GPUs that the local launcher assigns; 0 for other classes.
-        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -74,9 +72,8 @@ class Line(Upkeep):
         keep: float = 86_400.0,
         max_attempts: int = 3,
         devices: Mapping[str, int] | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, keep=keep, clock=clock)
+        super().__init__(client, keep=keep)
         self.by = by
         self.owner = owner
         self.max_attempts = max_attempts
@@ -89,9 +86,7 @@ class Line(Upkeep):
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
         """Store a delivery. Returns ``accepted``, ``known`` or ``finishing``."""
-        answer: str = self._scripts.call(
-            "accept", gpu_class, message, record=record, now=self.clock()
-        )
+        answer: str = self._scripts.call("accept", gpu_class, message, record=record)
         return answer
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
@@ -110,17 +105,13 @@ class Line(Upkeep):
         """Record that the attempt's process or Job exists. Its executor must claim it within
         ``claim_within`` seconds.
         """
-        now = self.clock()
-        return bool(
-            self._on(attempt, "launched", instance=instance, now=now, deadline=now + claim_within)
-        )
+        return bool(self._on(attempt, "launched", instance=instance, claim_within=claim_within))
 
     def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
         """Take over a launch that is unconfirmed for ``older_than`` seconds. Returns its record, or
         None if there is no such launch.
         """
-        now = self.clock()
-        answer = self._on(attempt, "relaunch", before=now - older_than, now=now)
+        answer = self._on(attempt, "relaunch", older_than=older_than)
         return json.loads(answer) if answer else None
 
     def release(
@@ -159,7 +150,6 @@ class Line(Upkeep):
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
         current.
         """
-        now = self.clock()
         calls = [
             (
                 each.attempt.gpu_class,
@@ -169,7 +159,7 @@ class Line(Upkeep):
                     "detail": each.detail or None,
                     "pod": each.pod or None,
                     "node": each.node or None,
-                    "deadline": None if each.claim_within is None else now + each.claim_within,
+                    "claim_within": each.claim_within,
                 },
             )
             for each in observations
@@ -188,7 +178,6 @@ class Line(Upkeep):
         self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> str:
         """Cancel a job with all its deliveries. See cancel.lua for the answers."""
-        now = self.clock()
         answers: list[str] = []
         after = None
         while after != "":
@@ -198,8 +187,7 @@ class Line(Upkeep):
                 id=job_id,
                 terminate=terminate,
                 signal=signal,
-                now=now,
-                forget_at=now + REVOKED_FOR,
+                forget_after=REVOKED_FOR,
                 most=CANCEL_BATCH,
                 after=after,
             )
@@ -228,7 +216,6 @@ class Line(Upkeep):
     def _admission(self, gpu_class: GpuClass) -> dict[str, Any]:
         return {
             "spec": self.spec(gpu_class),
-            "now": self.clock(),
             "nonce": secrets.token_hex(16),
             "by": self.by,
             "most": BATCH,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
@@ -30,13 +28,12 @@ class Measured:
 class Measures:
     """Measures classes."""
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self._scripts = Scripts(client)
-        self._clock = clock
 
     def of(self, gpu_class: str) -> Measured:
         """Measure one class, in one script."""
-        answer = self._scripts.call("measured", gpu_class, now=self._clock())
+        answer = self._scripts.call("measured", gpu_class)
         (
             shared,
             exclusive,

@@ -14,6 +14,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.record import Record
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
 from gpuqueue.store.scripts import Scripts
 
@@ -218,10 +219,10 @@ class Reader:
         found: list[str] = self._client.zrangebyscore(DISPATCHERS, since, "+inf")  # type: ignore[assignment]
         return found
 
-    def host_heard(self, host: str, since: float) -> bool:
-        """Whether any dispatcher on a host had a heartbeat since a time (Unix seconds)."""
+    def host_heard(self, host: str, seconds: float) -> bool:
+        """Whether any dispatcher on a host had a heartbeat within the last ``seconds``."""
         heard = self._client.zscore(HOSTS, host)
-        return heard is not None and float(heard) >= since
+        return heard is not None and float(heard) >= redis_time(self._client) - seconds
 
     def leaders(self) -> list[str]:
         """Return the dispatchers whose watcher leads its group."""

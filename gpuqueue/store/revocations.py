@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import redis
 
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import REVOKED_STAMPS, revoking_key
 
 #: Marks written, read or removed by one command, so that it stays short.
@@ -19,29 +20,29 @@ CLAIM = 10
 DONE = 5
 
 
-def revoke_stamps(
-    client: redis.Redis, stamps: dict[str, list[str]], now: float, forgotten: float
-) -> None:
+def revoke_stamps(client: redis.Redis, stamps: dict[str, list[str]], forget_after: float) -> None:
     """Remember revoked stamps (header → values) for jobs that arrive later, and forget those that
-    were revoked before the time ``forgotten``.
+    were revoked more than ``forget_after`` seconds ago.
     """
+    now = redis_time(client)
     fields = [f"{header}={value}" for header, values in stamps.items() for value in values]
     for some in _batched(fields):
         client.hset(REVOKED_STAMPS, mapping=dict.fromkeys(some, now))
     old = [
         field
         for field, revoked in client.hscan_iter(REVOKED_STAMPS, count=BATCH)
-        if float(revoked) < forgotten
+        if float(revoked) < now - forget_after
     ]
     for some in _batched(old):
         client.hdel(REVOKED_STAMPS, *some)
 
 
-def stamps_revoked(client: redis.Redis, stamps: dict[str, list[str]], since: float) -> bool:
-    """Whether any of a message's stamps was revoked after a time (Unix seconds)."""
+def stamps_revoked(client: redis.Redis, stamps: dict[str, list[str]], forget_after: float) -> bool:
+    """Whether any of a message's stamps was revoked within the last ``forget_after`` seconds."""
     fields = [f"{header}={value}" for header, values in stamps.items() for value in values]
     found: list[str | None] = client.hmget(REVOKED_STAMPS, fields) if fields else []  # type: ignore[assignment]
-    return any(revoked is not None and float(revoked) >= since for revoked in found)
+    times = [float(revoked) for revoked in found if revoked is not None]
+    return bool(times) and max(times) >= redis_time(client) - forget_after
 
 
 def claim(client: redis.Redis, gpu_class: str, revoke: str) -> bool | None:

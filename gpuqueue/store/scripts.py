@@ -53,8 +53,12 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     for line in own.splitlines():
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
             yield "", _list(part)
-            yield f"lib/{part}.lua", (root / "lib" / f"{part}.lua").read_text()
+            yield f"lib/{part}.lua", _library(part)
     yield f"{verb}.lua", own
+
+
+def _library(part: str) -> str:
+    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text()
 
 
 def _list(part: str) -> str:

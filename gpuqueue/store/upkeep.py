@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -23,21 +21,17 @@ class Upkeep:
     Args:
         client: of the Redis that has the state.
         keep: seconds that a tombstone is kept.
-        clock: returns Unix seconds.
     """
 
-    def __init__(
-        self, client: redis.Redis, *, keep: float, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, client: redis.Redis, *, keep: float) -> None:
         self._scripts = Scripts(client)
         self.keep = keep
-        self.clock = clock
 
     def tick(self, gpu_class: str) -> tuple[int, float | None]:
         """Move what is due. Returns how much was moved, and when the next is due (None: nothing
         waits for a time).
         """
-        moved, due = self._scripts.call("tick", gpu_class, now=self.clock(), most=TICK_BATCH)
+        moved, due = self._scripts.call("tick", gpu_class, most=TICK_BATCH)
         return moved, float(due) if due else None
 
     def finish_claim(
@@ -51,7 +45,6 @@ class Upkeep:
             gpu_class,
             delivery=delivery,
             finisher=finisher,
-            now=self.clock(),
             lease=lease,
             keep=self.keep,
         )
@@ -68,7 +61,6 @@ class Upkeep:
                 delivery=delivery,
                 finisher=finisher,
                 reason=reason,
-                now=self.clock(),
                 keep=self.keep,
             )
         )
@@ -77,8 +69,8 @@ class Upkeep:
         """Let jobs of a class start, since every live attempt is a holder. Returns whether the
         class was closed.
         """
-        return bool(self._scripts.call("open", gpu_class, now=repr(self.clock())))
+        return bool(self._scripts.call("open", gpu_class))
 
     def adopt(self, gpu_class: str, record: Record) -> bool:
         """Make a live attempt a holder again after Redis has lost it."""
-        return bool(self._scripts.call("adopt", gpu_class, record=record, now=self.clock()))
+        return bool(self._scripts.call("adopt", gpu_class, record=record))

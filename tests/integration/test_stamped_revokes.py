@@ -51,7 +51,7 @@ def cancellers(client: redis.Redis) -> Iterator[list[Canceller]]:
 
 def add(line: Line, job: str, **stamps: str) -> None:
     headers = {"id": job, "stamps": stamps, "stamped_headers": list(stamps)}
-    record = Job(job, "shop.train", "t4", "shared", created=line.clock()).record()
+    record = Job(job, "shop.train", "t4", "shared").record()
     assert line.accept("t4", record, json.dumps({"headers": headers})) == "accepted"
 
 

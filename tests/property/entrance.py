@@ -16,6 +16,7 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.property.model import Bounds, Model, ModelJob, Rules
+from tests.support.model_time import Timed
 
 CLASS = "t4"
 MAX_ATTEMPTS = 2
@@ -46,16 +47,14 @@ class Process:
         return Told(Attempt(CLASS, self.delivery, self.attempt), self.token)
 
 
-class Entrance:
+class Entrance(Timed):
     """Accept, enqueue, admit; and everything that is kept beside the model."""
 
     def __init__(self, client: redis.Redis, rules: Rules) -> None:
         client.flushdb()
         self.client, self.model, self.bounds = client, Model(rules), Bounds()
         self.now = 1_000_000.0
-        self.line = Line(
-            client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS, clock=lambda: self.now
-        )
+        self.line = Line(client, by="d1", keep=KEEP, max_attempts=MAX_ATTEMPTS)
         self.line.open(CLASS)
         self.reader = Reader(client)
         self.line.devices = {CLASS: rules.devices}
@@ -70,7 +69,7 @@ class Entrance:
         self._instances = 0
 
     def executor(self, told: Told) -> ExecutorAttempt:
-        return ExecutorAttempt(self.client, told.attempt, told.token, clock=lambda: self.now)
+        return ExecutorAttempt(self.client, told.attempt, told.token)
 
     @property
     def gpu_class(self) -> GpuClass:
@@ -90,7 +89,7 @@ class Entrance:
             "isolation": job.isolation,
             "priority": job.priority,
         }
-        record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries, "created": self.now}
+        record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
         record |= {name: value for name, value in optional.items() if value is not None}
         answer = self.line.accept(CLASS, record, '{"body": "[]"}')  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from gpuqueue.store.line import BATCH, CANCEL_BATCH, Granted, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH
+from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 CLASS = "t4"
@@ -35,20 +36,20 @@ LONGEST = 10_000
 WORDS = ["a"] * 13_000
 
 
-class Queue:
+class Queue(Timed):
     """The state of one class, its clock, and what its commands cost."""
 
     def __init__(self, client: redis.Redis) -> None:
         client.flushall()
         self.client, self.now = client, 1_000_000.0
-        self.line = Line(client, by="d1", devices={CLASS: 4}, clock=lambda: self.now)
+        self.line = Line(client, by="d1", devices={CLASS: 4})
         self.line.open(CLASS)
         self.reader = Reader(client)
 
     def add(self, job: str, **fields: Any) -> str:
         """Put a job in line."""
         isolation = fields.pop("isolation", "shared")
-        made = Job(job, "shop.train", CLASS, isolation, created=self.now, **fields)
+        made = Job(job, "shop.train", CLASS, isolation, **fields)
         assert self.line.accept(CLASS, made.record(), "{}") == "accepted"
         assert not self.line.enqueue(FULL, made.delivery)
         return made.delivery
@@ -58,7 +59,7 @@ class Queue:
         first = int(self.client.hincrby(class_key(CLASS, "gate"), "seq", number)) - number + 1
         pipe = self.client.pipeline(transaction=False)
         for arrival in range(first, first + number):
-            made = Job(f"job-{arrival}", "shop.train", CLASS, "shared", created=self.now, **fields)
+            made = Job(f"job-{arrival}", "shop.train", CLASS, "shared", **fields)
             record = json.dumps({**made.record(), "state": "waiting"})
             pipe.hset(class_key(CLASS, "jobs"), made.delivery, record)
             pipe.hset(class_key(CLASS, "messages"), made.delivery, "{}")
@@ -188,10 +189,13 @@ def test_the_index_of_deliveries_holds_none_that_has_ended(queue: Queue) -> None
 
 def test_marks_of_revoked_stamps_are_forgotten(queue: Queue) -> None:
     old = {"order": [str(number) for number in range(2 * revocations.BATCH)]}
-    revocations.revoke_stamps(queue.client, old, 100.0, 0.0)
-    assert queue.client.hlen(REVOKED_STAMPS) == 2 * revocations.BATCH
-    revocations.revoke_stamps(queue.client, {"order": ["new"]}, 200.0, 150.0)
-    assert queue.client.hgetall(REVOKED_STAMPS) == {"order=new": "200.0"}
+    revocations.revoke_stamps(queue.client, old, 50.0)
+    marks: Any = queue.client.hgetall(REVOKED_STAMPS)
+    assert len(marks) == 2 * revocations.BATCH
+    earlier = {mark: float(revoked) - 100 for mark, revoked in marks.items()}
+    queue.client.hset(REVOKED_STAMPS, mapping=earlier)
+    revocations.revoke_stamps(queue.client, {"order": ["new"]}, 50.0)
+    assert list(queue.client.hgetall(REVOKED_STAMPS)) == ["order=new"]
 
 
 # -- measured --------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
+from tests.support.model_time import KEY
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 #: Round trips of one job: accept, enqueue, launched, claim, report, reported, release.
 ROUND_TRIPS = 7
 #: Commands within those scripts at most, for a job that starts at once.
-COMMANDS = 66
+COMMANDS = 73
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:
@@ -66,6 +67,7 @@ def test_a_job_costs_seven_round_trips_however_long_the_line(
     schedule_redis: redis.Redis, waiting: int
 ) -> None:
     schedule_redis.flushdb()
+    schedule_redis.set(KEY, "1000")  # as many commands as the time of Redis
     run, line = way_of(schedule_redis), Line(schedule_redis)
     line.open("t4")
     run("first")  # loads the scripts

@@ -20,21 +20,22 @@ from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, ExecutorAttemp
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
+from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1, exclusive_patience=2)
 
 
 @dataclass
-class Queue:
+class Queue(Timed):
     """A class with its clock, and a few steps of a job's way at once."""
 
     client: redis.Redis
-    now: float = 1_000_000.0
 
     def __post_init__(self) -> None:
         self.client.flushdb()
-        self.line = Line(self.client, max_attempts=2, keep=1000, clock=lambda: self.now)
+        self.now = 1_000_000.0
+        self.line = Line(self.client, max_attempts=2, keep=1000)
         self.line.open("t4")
         self.reader = Reader(self.client)
 
@@ -59,7 +60,7 @@ class Queue:
 
     def executor(self, granted: Record) -> ExecutorAttempt:
         attempt, token = Attempt.of(granted), granted["token"]
-        return ExecutorAttempt(self.client, attempt, token, clock=lambda: self.now)
+        return ExecutorAttempt(self.client, attempt, token)
 
     def ends(
         self,
@@ -373,7 +374,7 @@ def test_times_lie_in_redis_with_every_digit(queue: Queue) -> None:
     queue.client.flushdb()
     queue.now = 1_764_338_079.123457
     queue.line.open("t4")
-    assert queue.client.hget(class_key("t4", "gate"), "opened") == repr(queue.now)
+    assert queue.client.hget(class_key("t4", "gate"), "opened") == f"{queue.now:.6f}"
     [granted] = queue.submit("a")
     [(_, since)] = queue.reader.holders("t4")
     assert since == queue.now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -287,7 +288,7 @@ def test_an_untrusted_message_with_the_id_of_a_job_changes_nothing(intake: Intak
     sent = message()
     assert intake.take(sent) == "accepted"
     before = intake.reader.find(sent.headers["id"], ["t4"])
-    Lease(intake.client, "me", 5, "t4").announce([GpuClass("t4")])
+    Lease(intake.client, "me", 5, "t4").announce([GpuClass("t4")], time.time())
     signed = replace(intake.accept, bodies=SignedBodies())
     forged = message(id=sent.headers["id"], retries=3, gpu={"memory": "much"})
     assert signed(pack(forged, None)) == "known"

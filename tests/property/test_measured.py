@@ -18,6 +18,7 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.counts import BOUNDS, Durations
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measured, Measures
+from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)
@@ -25,19 +26,19 @@ INFRA = End(EndReason.INFRA, "the node is gone")
 
 
 @dataclass
-class Queue:
+class Queue(Timed):
     """One class with a clock that tests set."""
 
     client: redis.Redis
-    now: float = 1000.0
     line: Line = field(init=False)
 
     def __post_init__(self) -> None:
-        self.line = Line(self.client, clock=lambda: self.now)
+        self.now = 1000.0
+        self.line = Line(self.client)
         self.line.open("t4")
 
     def measure(self) -> Measured:
-        return Measures(self.client, clock=lambda: self.now).of("t4")
+        return Measures(self.client).of("t4")
 
     def submit(self, name: str, isolation: str = SHARED, **fields: Any) -> list[Record]:
         record: Any = {
@@ -45,7 +46,6 @@ class Queue:
             "id": name,
             "isolation": isolation,
             "gpu_class": "t4",
-            "created": self.now,
             **fields,
         }
         assert self.line.accept("t4", record, "{}") == "accepted"
@@ -53,7 +53,7 @@ class Queue:
 
     def run(self, record: Record, reason: str = "SUCCEEDED") -> None:
         attempt = Attempt.of(record)
-        executor = ExecutorAttempt(self.client, attempt, record["token"], clock=lambda: self.now)
+        executor = ExecutorAttempt(self.client, attempt, record["token"])
         executor.claim("h:1", "w")
         executor.report(reason)
         executor.reported(1000)

@@ -99,6 +99,7 @@ class World(Attempted):
         opens.
         """
         self.client.flushdb()
+        self.now = self._now
         self.model = Model(self.model.rules)
         self.bounds = Bounds()
         self.ends, self.revoked, self.granted = {}, set(), []

@@ -28,12 +28,7 @@ def walk(url: str) -> dict[str, list[str]]:
     """Return step → what the record lacks, or has otherwise, after it."""
     client = connect(url)
     client.flushdb()
-    now = time.time()
-
-    def clock() -> float:
-        return now
-
-    line, reader = Line(client, by="d@h", clock=clock), Reader(client)
+    line, reader = Line(client, by="d@h"), Reader(client)
     t4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
     record: Any = {
         "delivery": "j",
@@ -41,7 +36,7 @@ def walk(url: str) -> dict[str, list[str]]:
         "task": "shop.train",
         "gpu_class": "t4",
         "isolation": "shared",
-        "created": now,
+        "created": time.time(),
     }
     seen: dict[str, list[str]] = {}
 
@@ -51,13 +46,20 @@ def walk(url: str) -> dict[str, list[str]]:
         seen[name] = sorted(field for field, value in LATER.items() if found.get(field) != value)
         return found
 
+    def moved(gpu_class: str) -> None:
+        """Wait until the job is in line again: after its eta, or the pause of a new attempt."""
+        deadline = time.monotonic() + 30
+        while not line.tick(gpu_class)[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     line.open("t4")
-    line.accept("t4", record | {"eta": now + 5, "expires": now + 9999} | LATER, '{"headers": {}}')
+    times = {"eta": time.time() + 0.5, "expires": time.time() + 9999}
+    line.accept("t4", record | times | LATER, '{"headers": {}}')
     step("accept", "accepted")
     line.enqueue(t4, "j")
     step("enqueue", "delayed")
-    now += 6
-    line.tick("t4")
+    moved("t4")
     step("tick", "waiting")
     for number in (1, 2):
         (granted,) = line.admit(t4)
@@ -67,7 +69,7 @@ def walk(url: str) -> dict[str, list[str]]:
         line.launched(attempt, "host:n:1", 60.0)
         line.observed([Observation(attempt, WaitReason.PULLING_IMAGE, "slow", "pod", "node")])
         step(f"launched {number}", "launching")
-        executor = ExecutorAttempt(client, attempt, granted["token"], clock=clock)
+        executor = ExecutorAttempt(client, attempt, granted["token"])
         executor.claim("host:n:1", "worker")
         executor.limit(60.0)
         executor.sampled({"gpu": "GPU-1", "gpu_memory_peak": 5})
@@ -75,8 +77,7 @@ def walk(url: str) -> dict[str, list[str]]:
         if number == 1:
             line.release(t4, attempt, End(EndReason.INFRA, "gone", "node"), "host:n:1")
             step("release, to be tried again", "delayed")
-            now += 60
-            line.tick("t4")
+            moved("t4")
     executor.report(EndReason.SUCCEEDED)
     step("report", "reporting")
     line.release(t4, attempt, End(EndReason.ERROR, "died"), "host:n:1")

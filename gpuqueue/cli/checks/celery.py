@@ -11,6 +11,7 @@ from gpuqueue.cli.view.render import duration
 from gpuqueue.cli.view.state import State
 from gpuqueue.model.redis_url import mask
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
 
 
@@ -91,6 +92,15 @@ def dispatchers(state: State) -> Iterator[Check]:
         )
     else:
         yield Check("dispatchers", Level.OK, f"{', '.join(alive)}; {leader} leads")
+    jobs = serving.live_jobs(state.client, state.unserved())
+    if jobs and alive:
+        saw = ", ".join(f"{total} jobs of {name}" for name, total in jobs.items())
+        yield Check(
+            "classes",
+            Level.FAIL,
+            f"no live dispatcher serves: {saw}",
+            "start a dispatcher with this class, or cancel the jobs (gpuqueue cancel ID)",
+        )
     waiting = state.unaccepted(state.reader.classes() or ["t4"])
     if waiting:
         saw = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())

@@ -19,7 +19,7 @@ from gpuqueue.store.rights import refused
 
 #: The first Redis with the options of ZADD and SET that the scripts use.
 LEAST_REDIS = (6, 2)
-#: Seconds of clock skew that make `eta`, `expires` and the watcher's deadlines visibly wrong.
+#: Seconds of clock skew that make `eta` and `expires` of callers visibly wrong.
 SKEW = 1.0
 #: A key of the queue that does not exist.
 _NO_KEY = "gpuqueue:check"

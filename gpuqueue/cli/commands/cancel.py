@@ -74,7 +74,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
 
 def cancel_one(state: State, job_id: str) -> dict[str, Any]:
     """Cancel one job in whichever class it is. May be repeated."""
-    line = Line(state.client, by="cli", clock=state.now)
+    line = Line(state.client, by="cli")
     outcome, _ = line.cancel_everywhere(state.reader.classes(), job_id)
     record = find(state, job_id)
     if record and outcome == "unknown" and record.get("reason") != "RETRIED":

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, since
-from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW
+from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, NOT_SERVED
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
 
@@ -36,13 +36,16 @@ def status(most: int, as_json: bool) -> None:
 
 def collect(state: State, most: int) -> dict[str, Any]:
     """Return the whole status as plain data; times are Unix seconds."""
-    specs = state.reader.classes()
+    specs, unserved = state.reader.classes(), state.unserved()
     return {
         "now": state.now(),
         "dispatchers": state.dispatchers(),
         "leader": state.reader.leader(),
         "unaccepted": state.unaccepted(specs or ["t4"]),
-        "classes": [_class(state, name, spec, most) for name, spec in specs.items()],
+        "classes": [
+            {**_class(state, name, spec, most), "served": name not in unserved}
+            for name, spec in specs.items()
+        ],
     }
 
 
@@ -119,6 +122,8 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     if each["gate"]:
         counts.append(f"gate {'closed for an exclusive job' if each['gate']['closed'] else 'open'}")
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
+    if not each["served"]:
+        out.print(f"[bold red]{NOT_SERVED}[/]")
     if each["holders"]:
         columns: tuple[str, ...] = (
             "RUNNING",

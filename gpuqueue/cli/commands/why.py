@@ -12,6 +12,7 @@ from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
 from gpuqueue.model.names import ISOLATIONS, REFUSED
+from gpuqueue.model.reasons import WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT
 
@@ -79,6 +80,8 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
     }
     if record["state"] not in _ENDING:
         found["reason"] = told.reason or None if told else None
+    if record["state"] in BEFORE_SLOT and name in state.unserved():
+        found["reason"] = WaitReason.NO_DISPATCHER
     found["explanation"] = sentence(found["reason"] or "")
     found["cancel_asked"] = "cancel" in record
     found["dispatchers"] = state.dispatchers()

@@ -10,8 +10,9 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
-from gpuqueue.store import layout
+from gpuqueue.store import layout, serving
 from gpuqueue.store.client import Redis, check, connect
+from gpuqueue.store.clock import redis_time
 from gpuqueue.store.reader import ClassView, Reader
 
 #: Seconds since its last announcement within which a dispatcher counts as alive. It announces
@@ -35,12 +36,15 @@ class State:
 
     def now(self) -> float:
         """Return the time of Redis in Unix seconds, the same on every machine."""
-        seconds, microseconds = self.client.time()
-        return float(seconds) + microseconds / 1e6
+        return redis_time(self.client)
 
     def dispatchers(self) -> list[str]:
         """Return the dispatchers that are alive."""
         return self.reader.dispatchers(self.now() - ALIVE)
+
+    def unserved(self) -> list[str]:
+        """Return the classes that no live dispatcher serves."""
+        return serving.unserved(self.client, ALIVE)
 
     def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
         """Return queue → number of messages that no dispatcher has taken; no empty queues."""

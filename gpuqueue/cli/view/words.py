@@ -24,6 +24,9 @@ WAITS: dict[str, str] = {
     ),
     WaitReason.TURN_OF_SHARED: "enough exclusive jobs have run in a row; shared jobs are next",
     WaitReason.TENANT_LIMIT: "its tenant has reached its limit of running jobs",
+    WaitReason.NO_DISPATCHER: (
+        "no live dispatcher serves its class: start one with this class, or cancel the job"
+    ),
     WaitReason.NOT_BEFORE: "it waits for its eta, or for the pause before its next attempt",
     WaitReason.UNSCHEDULABLE: "no node has room for it at present",
     WaitReason.PULLING_IMAGE: "its image is being pulled",
@@ -79,6 +82,7 @@ NO_DISPATCHER_EVER = (
 NO_DISPATCHER_NOW = (
     "no dispatcher is alive; no job starts until you start one (`celery -A gpuqueue worker`)"
 )
+NOT_SERVED = "no live dispatcher serves this class; its jobs wait, and can be cancelled"
 
 
 def sentence(reason: str) -> str:

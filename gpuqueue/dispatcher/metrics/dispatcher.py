@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import Metric
@@ -18,6 +18,11 @@ class Leadership(Protocol):
     leads: bool
     blind: bool
     turned: float
+
+    @property
+    def unserved_jobs(self) -> Mapping[str, int]:
+        """Class that no dispatcher serves → number of its jobs."""
+        ...
 
 
 class DispatcherCollector(Collector):
@@ -47,3 +52,11 @@ class DispatcherCollector(Collector):
             "Unix time of the watcher's last successful cycle; 0 before the first.",
             value=self._watcher.turned,
         )
+        unserved = GaugeMetricFamily(
+            "gpuqueue_unserved_jobs",
+            "Jobs of a class that no live dispatcher serves. Only leaders report it.",
+            labels=("gpu_class",),
+        )
+        for name, number in self._watcher.unserved_jobs.items():
+            unserved.add_metric((name,), number)
+        yield unserved

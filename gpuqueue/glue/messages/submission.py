@@ -24,7 +24,7 @@ class Identity:
     nesting: int
     ignore_result: bool
 
-    def refused(self, gpu_class: str, isolation: str, now: float, *, trusted: bool) -> Job:
+    def refused(self, gpu_class: str, isolation: str, *, trusted: bool) -> Job:
         """Return the job of a refused message. Its errbacks run only if it is ``trusted``."""
         return Job(
             id=self.id,
@@ -34,7 +34,6 @@ class Identity:
             isolation=isolation,
             retries=self.retries,
             nesting=self.nesting,
-            created=now,
             needs_app=trusted,
             ignore_result=self.ignore_result,
         )
@@ -58,7 +57,7 @@ class Submission:
     needs_app: bool
     signed: bool
 
-    def job(self, gpu_class: str, isolation: str, now: float) -> Job:
+    def job(self, gpu_class: str, isolation: str) -> Job:
         """Return the job, once its class and isolation are chosen."""
         identity = self.identity
         return Job(
@@ -70,7 +69,6 @@ class Submission:
             retries=identity.retries,
             nesting=identity.nesting,
             priority=self.priority,
-            created=now,
             eta=self.eta,
             expires=self.expires,
             time_limit=self.time_limit,

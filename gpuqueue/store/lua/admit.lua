@@ -1,10 +1,9 @@
 -- admit: start every job that can start.
 -- Context:
 --   spec: the class, as GpuClass.spec returns it, with `owner`: the cluster that runs its attempts
---   now: Unix seconds
 --   nonce: random text for tokens, since Lua in Redis has no secure randomness
 --   by: the dispatcher that launches the granted attempts
 --   most: how many jobs to look at, so that one call stays short; a large record counts more
 -- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
---! counts records line attempts admission
+--! clock counts records line attempts admission
 return admit(context)

@@ -1,10 +1,9 @@
 -- adopt: make a live attempt a holder again after Redis has lost its data.
 -- Context:
 --   record: of the attempt: delivery, attempt, token, instance, ...
---   now: Unix seconds
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! records
-local job, now = context.record, context.now
+--! clock records
+local job = context.record
 local known = load(job.delivery)
 if known then
   local same = known.attempt == job.attempt and known.token == job.token

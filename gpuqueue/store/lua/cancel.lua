@@ -3,14 +3,13 @@
 --   id: the task id
 --   terminate: whether a running attempt is stopped too
 --   signal: sent to it first, e.g. 'TERM'
---   now: Unix seconds
---   forget_at: Unix seconds at which the revocation is forgotten
+--   forget_after: seconds until the revocation is forgotten
 --   most: how many older deliveries of the task to look at, so that one call stays short
 --   after?: where an earlier call stopped: the second part of its answer
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
 --         | 'unknown', where this call stopped ('' if it saw all deliveries)}
---! records line
-local id, now = context.id, context.now
+--! clock records line
+local id = context.id
 
 local function cancel(job)
   if job.state == 'ended' then return 'ended' end
@@ -23,7 +22,7 @@ local function cancel(job)
     return 'stopping'
   end
   leave_line(job)
-  hand_to_finish(job, 'CANCELLED', now)
+  hand_to_finish(job, 'CANCELLED')
   return 'cancelled'
 end
 
@@ -33,7 +32,7 @@ local over = newest and newest.state == 'ended' and newest.reason ~= 'RETRIED'
 -- another delivery of the id.
 if not over then
   redis.call('HSET', K.revoked, id, context.signal)
-  redis.call('ZADD', K.revoked_until, context.forget_at, id)
+  redis.call('ZADD', K.revoked_until, now + context.forget_after, id)
 end
 -- An older delivery may be repeated if its process died after it sent the retry.
 local first, last = context.after or (id .. '\0'), id .. '\1'

@@ -3,9 +3,8 @@
 --   delivery, attempt, token: of the attempt
 --   instance: the process, or the Job and its pod
 --   worker: the name of its Celery worker
---   now: Unix seconds
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! records
+--! clock records
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -21,7 +20,7 @@ if job.state == 'running' and job.instance == context.instance then
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
-local now, holder = context.now, holder_of(job)
+local holder = holder_of(job)
 job.state, job.instance, job.worker, job.started = 'running', context.instance, context.worker, now
 redis.call('ZREM', K.launching, holder)
 if job.time_limit then

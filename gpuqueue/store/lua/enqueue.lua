@@ -1,9 +1,9 @@
 -- enqueue: put an accepted job in line, and start every job that can start.
 -- Context:
 --   delivery: of the accepted job
---   spec, now, nonce, by, most: see admit
+--   spec, nonce, by, most: see admit
 -- Answer: as of admit
---! counts records line attempts admission
+--! clock counts records line attempts admission
 local job = load(context.delivery)
-if job and job.state == 'accepted' then enter_line(job, context.now) end
+if job and job.state == 'accepted' then enter_line(job) end
 return admit(context)

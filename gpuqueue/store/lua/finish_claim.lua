@@ -3,13 +3,12 @@
 -- Context:
 --   delivery: of the job
 --   finisher: the name of the claim
---   now: Unix seconds
 --   lease: seconds
 --   keep: seconds that the tombstone is kept
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
 --         due) | {'not finishing'}
---! counts records tombstones
-local delivery, finisher, now = context.delivery, context.finisher, context.now
+--! clock counts records tombstones
+local delivery, finisher = context.delivery, context.finisher
 local job = load(delivery)
 if not job or job.state ~= 'finishing' then return { 'not finishing' } end
 local free_from = tonumber(redis.call('ZSCORE', K.finishing, delivery)) or 0
@@ -19,7 +18,7 @@ if job.finisher and job.finisher ~= finisher and free_from > now then return { '
 local retried = has_successor(job)
 local silent = job.outcome == 'RETRIED' or job.outcome == 'IGNORED'
 if silent or (retried and job.reason ~= 'CANCELLED') then
-  entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', now, context.keep)
+  entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', context.keep)
   return { 'superseded' }
 end
 job.finisher = finisher

@@ -6,7 +6,7 @@
 --   error: the text for people
 --   tried: 'always' | 'unstarted' | 'never', as in release
 -- Answer: 1 if the attempt is given up (also if it was before), 0 if it runs or is not current
---! records
+--! clock records
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.state ~= 'launching' then return 0 end
 if not job.doomed then

@@ -2,16 +2,15 @@
 -- Context:
 --   delivery, attempt: of the attempt
 --   instance: the process or Job that was started
---   now: Unix seconds
---   deadline: Unix seconds
+--   claim_within: seconds that its executor has to claim the attempt
 -- Answer: 1 if this attempt still waits for its executor, else 0
---! records
+--! clock records
 local job = load(context.delivery)
 if not job or job.state ~= 'launching' or job.attempt ~= context.attempt then return 0 end
 local holder = holder_of(job)
 job.instance = context.instance
-job.launched = context.now
+job.launched = now
 redis.call('ZREM', K.launching, holder)
-redis.call('ZADD', K.deadlines, context.deadline, holder)
+redis.call('ZADD', K.deadlines, now + context.claim_within, holder)
 save(job)
 return 1

@@ -3,7 +3,7 @@
 --   delivery, attempt, token: of the attempt
 --   seconds: from the start of the run
 -- Answer: 1 if the attempt is current, else 0
---! records
+--! clock records
 local job = load(context.delivery)
 if not job or job.state ~= 'running' then return 0 end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end

@@ -1,9 +1,7 @@
 -- measured: measure a class for /metrics. Reads only.
--- Context:
---   now: Unix seconds
 -- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
 --          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts}
---! counts records line
+--! clock counts records line
 local PRIORITIES = 10
 
 -- Within a priority, the first in line has waited longest.
@@ -13,7 +11,7 @@ local function longest(key)
     local first = redis.call('ZRANGEBYSCORE', key, rank, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if not first[1] then break end
     local job = load(first[1])
-    if job then most = math.max(most, context.now - in_line_since(job)) end
+    if job then most = math.max(most, now - in_line_since(job)) end
     rank = string.format('%.0f', (math.floor(tonumber(first[2]) / ARRIVALS) + 1) * ARRIVALS)
   end
   return string.format('%.3f', most)

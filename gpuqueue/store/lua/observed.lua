@@ -4,17 +4,17 @@
 --   wait?: a wait reason; absent: the attempt waits for nothing
 --   detail?: the cluster's own words
 --   pod?, node?: absent: as known before
---   deadline?: Unix seconds by which its executor must have claimed it; absent: as before
+--   claim_within?: seconds that its executor has to claim it, from now; absent: as before
 -- Answer: 1 if the attempt is current, else 0
---! records
+--! clock records
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt then return 0 end
 local launching = job.state == 'launching'
 if not launching and job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
 job.wait, job.detail = context.wait, context.detail
 job.pod, job.node = context.pod or job.pod, context.node or job.node
-if launching and context.deadline then
-  redis.call('ZADD', K.deadlines, context.deadline, holder_of(job))
+if launching and context.claim_within then
+  redis.call('ZADD', K.deadlines, now + context.claim_within, holder_of(job))
 end
 save(job)
 return 1

@@ -7,10 +7,10 @@
 --     at fault, or ''), `evidence` (fields of the record), and `tried`, when a new attempt follows:
 --     'always', 'unstarted' (only if this attempt was never claimed) or 'never'
 --   max_attempts: how many attempts a job gets
---   spec, now, nonce, by, most: see admit
+--   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! counts records line attempts admission
-local delivery, attempt, now, ended = context.delivery, context.attempt, context.now, context.ended
+--! clock counts records line attempts admission
+local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
 local job = load(delivery)
 local holder = holder_name(delivery, attempt)
@@ -51,9 +51,9 @@ if state == 'ended' and freed == 1 then
 elseif state == 'launching' or state == 'running' or state == 'reporting' then
   job.released = now
   if job.cancel and state ~= 'reporting' then
-    hand_to_finish(job, 'CANCELLED', now)
+    hand_to_finish(job, 'CANCELLED')
   elseif job.timed_out == 'run' and state == 'running' then
-    hand_to_finish(job, 'TIME_LIMIT', now)
+    hand_to_finish(job, 'TIME_LIMIT')
   elseif due_again() then
     count('repeated', job, ended.reason)
     forget_attempt(job)
@@ -72,7 +72,7 @@ elseif state == 'launching' or state == 'running' or state == 'reporting' then
     -- Stopped since it was not claimed in time: the way its pod ended is a consequence.
     local late = job.timed_out == 'start'
     local reason = state == 'launching' and (unstarted or late) and 'INFRA' or ended.reason
-    hand_to_finish(job, reason, now)
+    hand_to_finish(job, reason)
   end
 end
 local answer = admit(context)

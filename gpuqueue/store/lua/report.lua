@@ -3,10 +3,10 @@
 -- Context:
 --   delivery, attempt, token: of the attempt
 --   outcome: an end reason
---   deadline: Unix seconds by which everything must be written
+--   within: seconds that it has to write everything
 --   sample?: the GPU, as in sampled
 -- Answer: 'ok' | why not
---! records
+--! clock records
 local job, outcome = load(context.delivery), context.outcome
 if not job then return 'unknown job' end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 'stale token' end
@@ -19,6 +19,6 @@ if job.timed_out then return 'out of time' end
 job.state, job.outcome = 'reporting', outcome
 note_sample(job, context.sample)
 -- A deadline, since a hook of the task may hang.
-redis.call('ZADD', K.deadlines, context.deadline, holder_of(job))
+redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
 save(job)
 return 'ok'

@@ -3,7 +3,7 @@
 --   delivery, attempt, token: of the attempt
 --   sample?: gpu, gpu_memory_peak and gpu_memory_own (bytes), gpu_error; absent: no sample
 -- Answer: 1 if the attempt is current, else 0
---! records
+--! clock records
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if job.state ~= 'running' and job.state ~= 'reporting' then return 0 end

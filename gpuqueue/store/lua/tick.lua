@@ -1,11 +1,10 @@
 -- tick: move everything that is due: delayed jobs into line, expired jobs out of it, attempts past
 -- their deadline to be stopped; forget old tombstones and revocations.
 -- Context:
---   now: Unix seconds
 --   most: how many of each kind to move, so that one call stays short; a large record counts more
 -- Answer: {moved, next due (Unix seconds as text, '' for none)}
---! records line
-local now, moved = context.now, 0
+--! clock records line
+local moved = 0
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
 -- Take what is due out of a key, one by one, until the budget of its kind is used up. `handle`
@@ -24,7 +23,7 @@ move(K.expiring, function(delivery)
   local job, weight = load(delivery)
   if job and (job.state == 'accepted' or job.state == 'delayed' or job.state == 'waiting') then
     leave_line(job)
-    hand_to_finish(job, 'EXPIRED', now)
+    hand_to_finish(job, 'EXPIRED')
   end
   return weight
 end)

@@ -49,8 +49,8 @@ def test_a_job_has_the_chosen_class_and_the_values_of_its_message() -> None:
         group="g",
         ignore_result=True,
     )
-    job = read(packed).job("a100", "exclusive", MIDNIGHT)
-    assert (job.gpu_class, job.isolation, job.created) == ("a100", "exclusive", MIDNIGHT)
+    job = read(packed).job("a100", "exclusive")
+    assert (job.gpu_class, job.isolation) == ("a100", "exclusive")
     assert (job.id, job.task, job.name, job.delivery) == ("one", "shop.train", "train", "one~1.2")
     assert (job.priority, job.eta, job.time_limit) == (3, MIDNIGHT, 60)
     assert (job.tenant, job.image, job.group) == ("vision", "shop:1", "g")
@@ -96,8 +96,8 @@ def test_a_wrong_header_is_refused(headers: dict[str, Any], error: str) -> None:
 
 def test_a_refused_job_keeps_only_its_identity() -> None:
     packed = message(shadow=["no", "text"], retries=2, gpu={"tenant": "vision"}, eta="soon")
-    job = identify(packed).refused("refused", "exclusive", MIDNIGHT, trusted=False)
+    job = identify(packed).refused("refused", "exclusive", trusted=False)
     assert (job.delivery, job.task, job.name, job.tenant) == ("one~2", "shop.train", "", None)
     assert (job.eta, job.needs_app) == (None, False)
-    nameless = identify(message(task=7)).refused("refused", "exclusive", MIDNIGHT, trusted=True)
+    nameless = identify(message(task=7)).refused("refused", "exclusive", trusted=True)
     assert (nameless.task, nameless.needs_app) == ("unknown", True)

@@ -101,7 +101,7 @@ def test_a_class_cannot_be_called(name: object) -> None:
 
 
 def test_a_record_keeps_given_fields_and_omits_empty_ones() -> None:
-    job = Job("a", "shop.train", "t4", "shared", retries=2, priority=0, created=5.0)
+    job = Job("a", "shop.train", "t4", "shared", retries=2, priority=0)
     assert job.record() == {
         "delivery": "a~2",
         "id": "a",
@@ -109,5 +109,4 @@ def test_a_record_keeps_given_fields_and_omits_empty_ones() -> None:
         "gpu_class": "t4",
         "isolation": "shared",
         "retries": 2,
-        "created": 5.0,
     }

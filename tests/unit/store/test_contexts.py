@@ -124,12 +124,13 @@ def test_only_a_message_is_sent_outside_the_context() -> None:
     assert message == "{}"
 
 
-def test_a_time_is_sent_with_every_digit() -> None:
+def test_a_number_is_sent_with_every_digit() -> None:
     redis: Any = RecordingRedis()
-    now = 1764338079.1234567
-    line = Line(redis, clock=lambda: now)
-    line.launched(J, "host:1", 60.1)
-    line.open("t4")
-    assert json.loads(redis.called["launched"][0][0])["now"] == now
-    assert json.loads(redis.called["launched"][0][0])["deadline"] == now + 60.1
-    assert json.loads(redis.called["open"][0][0])["now"] == repr(now)
+    Line(redis).launched(J, "host:1", 60.123456789012)
+    assert json.loads(redis.called["launched"][0][0])["claim_within"] == 60.123456789012
+
+
+def test_no_verb_takes_the_time_of_its_caller() -> None:
+    called = every_call().called
+    sent = {name for calls in called.values() for args in calls for name in json.loads(args[0])}
+    assert not sent & {"now", "before", "deadline", "forget_at"}

@@ -21,7 +21,8 @@ EVERY = {
 }
 VERBS = [name for name in EVERY if not name.startswith("lib/")]
 HEADER = re.compile(
-    r"-- (?P<verb>\w+): .*?\n(?:-- ARGV\[2\]: .*?\n)?-- Context:\n(?P<context>.*?)-- Answer: .*?\n"
+    r"-- (?P<verb>\w+): .*?\n(?:-- ARGV\[2\]: .*?\n)?"
+    r"(?:-- Context:\n)?(?P<context>(?:--   .*?\n)*)-- Answer: .*?\n"
     r"(?=[^-]|--!)",
     re.DOTALL,
 )
@@ -67,6 +68,7 @@ def test_a_library_part_reads_no_context() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_every_key_comes_from_KEYS(name: str) -> None:
     body = code(EVERY[name])
+    body = body.replace("redis.call('TIME')", "")  # the only command without a key
     calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", body)
     assert len(calls) == body.count("redis.call("), "a call whose key this test cannot read"
     for command, key in calls:

@@ -109,7 +109,7 @@ class JobsWithoutPod:
         reason, detail, wait, limit = self._why(name)
         self._observations.observed([Observation(live.running.attempt, wait, detail)])
         created = seconds(job.metadata.creation_timestamp)
-        if created is not None and time.time() - created >= limit:
+        if created is not None and self._observations.now() - created >= limit:
             self._give_up(name, live, reason, f"it had no pod within {limit:g} s: {detail}")
 
     def _give_up(self, name: str, live: LiveAttempt, reason: EndReason, error: str) -> None:

@@ -1,5 +1,5 @@
 -- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- counts, records, line, attempts.
+-- clock, counts, records, line, attempts.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -87,7 +87,7 @@ end
 
 -- Make the job a holder: its attempt gets a number, a token and a device.
 local function grant(job, ask)
-  local spec, now = ask.spec, ask.now
+  local spec = ask.spec
   note_seconds('wait', job, now - in_line_since(job))
   forget_attempt(job)
   job.attempt = (job.attempt or 0) + 1
@@ -111,7 +111,7 @@ end
 -- one that has expired, and a leftover. `ask`: the context of admit. Answer: {whether the budget
 -- was used up (0|1), granted record (JSON)...}
 local function admit(ask)
-  local spec, now, granted, spent = ask.spec, ask.now, { 0 }, 0
+  local spec, granted, spent = ask.spec, { 0 }, 0
   while true do
     local v = look(spec)
     local isolation = decide(v, spec)
@@ -127,7 +127,7 @@ local function admit(ask)
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
     elseif job.expires and job.expires <= now then
       leave_line(job)
-      hand_to_finish(job, 'EXPIRED', now)
+      hand_to_finish(job, 'EXPIRED')
     else
       count_start(v, isolation)
       leave_line(job)

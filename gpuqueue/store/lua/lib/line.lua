@@ -1,4 +1,4 @@
--- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs records.
+-- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
@@ -18,7 +18,7 @@ local function take_place(job)
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
-local function enter_line(job, now)
+local function enter_line(job)
   redis.call('ZREM', K.accepted, job.delivery)
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
   if job.eta and job.eta > now then

@@ -1,4 +1,4 @@
--- Records of jobs: read and write. A record is one JSON object in the hash K.jobs.
+-- Records of jobs: read and write. A record is one JSON object in the hash K.jobs. Needs clock.
 
 -- Answers also how much of a script's time the record takes: 1 for most, 30 for the largest.
 local function load(delivery)
@@ -58,7 +58,7 @@ local function note_sample(job, sample)
 end
 
 -- A finisher must write the result in the executor's place. Any finisher may take it from now on.
-local function hand_to_finish(job, reason, now)
+local function hand_to_finish(job, reason)
   job.state = 'finishing'
   job.reason = reason
   job.token = nil

@@ -1,7 +1,7 @@
--- Tombstones of ended jobs. Needs counts, records. KEPT, the fields that a tombstone keeps, comes
--- from model/record.py: they identify a redelivery, free the slot and explain the end.
+-- Tombstones of ended jobs. Needs clock, counts, records. KEPT, the fields that a tombstone keeps,
+-- comes from model/record.py: they identify a redelivery, free the slot and explain the end.
 
-local function entomb(job, reason, now, keep)
+local function entomb(job, reason, keep)
   job.reason = reason
   count('ended', job, reason)
   local stone = {}

@@ -38,6 +38,11 @@ class Observations:
     noted: list[Observation] = field(default_factory=list)
     given_up: list[tuple[str, EndReason, str]] = field(default_factory=list)
     fails: bool = False
+    time: float = 4e9
+    """The time of Redis: long after all that happens here."""
+
+    def now(self) -> float:
+        return self.time
 
     def observed(self, observations: list[Observation]) -> None:
         if self.fails:

@@ -17,6 +17,9 @@ from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.unit.launchers.kubernetes.follow.test_clocks import Observations
 
+#: 2020-01-01 in Unix seconds.
+CREATED = 1_577_836_800.0
+
 
 class Api:
     """An API server with one Job and its events."""
@@ -104,6 +107,13 @@ def test_end_is_returned_on_every_call(bench: Bench) -> None:
     assert [bench.read(), bench.jobs.end_of("job-a"), bench.read()] == [GONE] * 3
     bench.jobs.pod_appeared("job-a")
     assert bench.jobs.end_of("job-a") is None
+
+
+def test_the_age_of_a_job_is_told_by_the_clock_of_redis(bench: Bench) -> None:
+    bench.notes.time = CREATED + ClusterSettings().launch_timeout - 1
+    assert bench.read() is None and bench.notes.given_up == []
+    bench.notes.time += 2
+    assert bench.read() is None and len(bench.notes.given_up) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""On PYTHONPATH, a directory that shifts clocks: see sitecustomize.py."""
