@@ -17,9 +17,7 @@ class Sources:
     def __init__(self, before: Iterable[str]) -> None:
         known = set(before)
         outside = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__)))
-        paths = {
-            getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - known
-        }
+        paths = {getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - known}
         self._times = {
             path: time
             for path in paths

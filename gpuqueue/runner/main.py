@@ -1,0 +1,43 @@
+"""The entry point of a runner: ``python -m gpuqueue.runner DIRECTORY``.
+
+The environment is that of the dispatcher that starts it, which is also that of its application:
+see :mod:`gpuqueue.launchers.local.runtime` for the directory. A second runner of a directory ends
+at once, with exit status 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from gpuqueue.launchers.local.runtime import Runtime
+from gpuqueue.runner.parent import load
+from gpuqueue.runner.server import Server
+
+
+def main(argv: list[str]) -> int:
+    """Be the runner of a directory; return the exit status."""
+    if len(argv) != 1:
+        sys.stderr.write("usage: python -m gpuqueue.runner DIRECTORY\n")
+        return os.EX_USAGE
+    runtime = Runtime(Path(argv[0]))
+    lock = os.open(runtime.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    server = Server(runtime, load(os.environ))
+    server.serve()
+    if not server.stale:
+        runtime.socket.unlink(missing_ok=True)
+    return 0
+
+
+def run() -> None:
+    """Run the runner, and leave without taking the application apart."""
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
