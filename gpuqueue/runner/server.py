@@ -14,7 +14,7 @@ from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.runner import wire
+from gpuqueue.launchers.local import wire
 from gpuqueue.runner.attempts import Attempts, Ended
 from gpuqueue.runner.parent import Parent
 
