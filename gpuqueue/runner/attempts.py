@@ -23,6 +23,8 @@ from gpuqueue.runner.descendants import Strays, end_session
 #: What a spawned attempt runs.
 COMMAND = (sys.executable, "-m", "gpuqueue.executor")
 
+_NEW = os.O_CREAT | os.O_CLOEXEC
+
 
 @dataclass(slots=True)
 class Running:
@@ -69,12 +71,8 @@ class Attempts:
     def start(self, nonce: str, environ: Mapping[str, str]) -> str:
         """Start an attempt and return its instance. Raises OSError."""
         spawned = bool(self._why_spawn or safety.unsafe())
-        output = os.open(
-            self._runtime.output(nonce),
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-            0o600,
-        )
-        held = os.open(self._runtime.attempt(nonce), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        output = os.open(self._runtime.output(nonce), _NEW | os.O_WRONLY | os.O_APPEND, 0o600)
+        held = os.open(self._runtime.attempt(nonce), _NEW | os.O_RDWR, 0o600)
         try:
             # The process inherits the lock, and holds it to its end.
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: ``prctl``: descendants whose parent dies become children of this process.
 SUBREAPER = 36
@@ -102,9 +102,10 @@ def _forget() -> None:
 
     from billiard import util as billiard_util
 
-    billiard_util._run_after_forkers()
-    util._run_after_forkers()
-    tracker = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    for each in (billiard_util, util):
+        forkers: Any = each
+        forkers._run_after_forkers()
+    tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is not None:
         os.close(tracker._fd)
         tracker._fd = tracker._pid = None

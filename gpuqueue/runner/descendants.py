@@ -57,10 +57,11 @@ def children() -> list[int]:
 
 def end_session(pid: int) -> None:
     """Kill the processes of the session that a process led. For one that was no child."""
-    for each in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if each.isdecimal() and _session(int(each)) == pid and int(each) != pid:
+    for path in Path("/proc").glob("[0-9]*"):
+        each = int(path.name)
+        if each != pid and _session(each) == pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(each), signal.SIGKILL)
+                os.kill(each, signal.SIGKILL)
 
 
 def _session(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""The loop of a runner: dispatchers connect to its socket, ask for attempts, and hear how they end."""
+"""The loop of a runner: dispatchers connect, ask for attempts, and hear how they end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuqueue import __version__
-from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.launchers.local import wire
+from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.runner.attempts import Attempts, Ended
 from gpuqueue.runner.parent import Parent
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class Sources:
@@ -16,7 +16,7 @@ class Sources:
 
     def __init__(self, before: Iterable[str]) -> None:
         known = set(before)
-        outside = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__)))
+        outside = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
         paths = {getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - known}
         self._times = {
             path: time
@@ -31,6 +31,6 @@ class Sources:
 
 def _time(path: str) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return Path(path).stat().st_mtime_ns
     except OSError:
         return 0

@@ -9,7 +9,6 @@ and its start time. An instance of an attempt is ``host:nonce~machine.start:pid`
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from dataclasses import dataclass
 from functools import cache
@@ -102,6 +101,6 @@ def machine() -> str:
     """Return the boot id and the PID namespace: pids of one value can be compared."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-        return f"{boot[:16]}.{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{boot[:16]}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return f"{socket.gethostname()}.0"
