@@ -77,7 +77,8 @@ def load(environ: Mapping[str, str]) -> Parent:
         problem = str(exc)
     sources = Sources(own | before)
     safety.settle()
-    why = "" if environ.get("GPUQUEUE_START") == "spawn" else safety.unsafe()
+    asked = environ.get("GPUQUEUE_START") == "spawn"
+    why = "GPUQUEUE_START=spawn" if asked else safety.unsafe()
     gc.collect()
     gc.freeze()  # a child's collector would write to each page that has an object, and so copy it
     return Parent(problem, why, sources)
