@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all test-cluster lint docs bench wheel clean
+.PHONY: help venv demo test test-slow test-all test-cluster chaos mutants lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,16 @@ lint: $(DEV) ## check style, types, layers, Lua and names of tests
 
 docs: $(DEV) ## build the documentation site into site/, without the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+CHAOS := $(and $(SEED),--seed $(SEED)) $(and $(SCHEDULES),--schedules $(SCHEDULES)) \
+  $(and $(LAUNCHER),--launcher $(LAUNCHER)) $(and $(MINUTES),--minutes $(MINUTES)) \
+  $(and $(OUTPUT),--output $(OUTPUT))
+
+chaos: $(DEV) $(SERVER) ## run seeded schedules of faults: SEED=1 SCHEDULES=100 LAUNCHER=local|kubernetes MINUTES=40
+	$(PY) -m tests.chaos --traces .chaos $(CHAOS)
+
+mutants: $(DEV) $(SERVER) ## remove the guards of the Lua scripts one by one; a test must fail for each
+	$(PY) -m tests.mutants
 
 bench: $(DEV) $(SERVER) ## run the benchmarks
 	$(PY) -m benchmarks

@@ -1,6 +1,6 @@
 """What the scripts cost when one client calls them one after the other.
 
-Measured: whole jobs per second (accept, enqueue, launched, claim, report, reported, release: 7
+Measured: whole jobs per second (take_in, launched, claim, report, reported, release: 6
 round trips); one ``admit`` that creates one holder; one ``release`` that frees a slot and returns
 the next job in the same round trip. For the last two, also the time of the script inside Redis
 (INFO commandstats). Peer: the minimum of any slot manager in Redis: a script that adds a holder if
@@ -111,8 +111,7 @@ class _Cycles:
         """One job from its message to its freed slot."""
         packed = self._made.copy()
         record = record_of(packed, T4.name)
-        self._line.accept(T4.name, record, json.dumps(packed))
-        (granted,) = self._line.enqueue(T4, record["delivery"])
+        (granted,) = self._line.take_in(T4, record, json.dumps(packed)).granted
         attempt = Attempt.of(granted)
         self._line.launched(attempt, "bench:1:1", 60)
         executor = ExecutorAttempt(self._client, attempt, granted["token"])

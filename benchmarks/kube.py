@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.parts import Parts
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.class_turns import ClassTurns
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
@@ -34,9 +35,11 @@ from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.steps import Steps
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis, connect
 from gpuqueue.store.lease import Lease
+from gpuqueue.store.turn import Turns
 from tests.doubles.kubernetes.nodes.scripted import SECONDS
 
 IMAGE = os.environ.get("BENCH_IMAGE", "bench:1")
@@ -193,17 +196,25 @@ class Dispatching:
             return KubernetesLauncher(self.api, SETTINGS, common, classes, on_end, observations)
 
         self.parts = parts = Parts(stage, classes, make, self.owner)
+        steps = Steps()
         stopper = Stopper(stage.reader, parts.launcher, 10.0)
         self.watcher = Watcher(
             client=stage.client,
             waiting=connect(stage.url(), timeout=15),
             line=parts.line,
-            reader=stage.reader,
             classes=classes,
             lease=Lease(stage.client, "bench", 3, "bench"),
             launcher=parts.launcher,
-            slots=parts.slots,
-            finisher=parts.finisher,
+            turns=ClassTurns(
+                Turns(stage.client, parts.line),
+                classes,
+                parts.slots,
+                stopper,
+                parts.finisher,
+                steps,
+                1.0,
+                5.0,
+            ),
             stopper=stopper,
             repair=parts.repair,
             unserved=Unserved(
@@ -211,6 +222,7 @@ class Dispatching:
             ),
             states=parts.states,
             intervals=WatchIntervals(),
+            steps=steps,
         )
         self.watcher.start()
 

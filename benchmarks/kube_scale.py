@@ -145,8 +145,7 @@ def _running(redis: Any, gpu_class: GpuClass, count: int) -> list[Record]:
             "gpu_class": "t4",
             "isolation": "shared",
         }
-        line.accept(gpu_class.name, record, "{}")
-        records += line.enqueue(gpu_class, name)
+        records += line.take_in(gpu_class, record, "{}").granted
     assert len(records) == count, f"{len(records)} of {count} were admitted"
     for record in records:
         ExecutorAttempt(redis, Attempt.of(record), record["token"]).claim("", "bench")

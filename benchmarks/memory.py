@@ -15,8 +15,9 @@ from benchmarks.harness import Figure, Sample, Size
 from benchmarks.messages import CHUNK, fill, record_of, template
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.results.states import Informing, ResultStates
 from gpuqueue.model.names import SHARED
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import QUEUED
 from gpuqueue.store.client import Redis
 from gpuqueue.store.keys import class_key
@@ -39,7 +40,8 @@ def run(size: Size) -> list[Figure]:
             assert stage.client.zcard(class_key("t4", "waiting_shared")) == count
             in_line = _used(stage.client)
             record = record_of(made.packed, "t4", SHARED)
-            states.store({**record, "id": deliveries[0]}, QUEUED, made.packed)
+            waiting: Record = {**record, "id": deliveries[0]}
+            states.store([Informing.of(waiting, QUEUED, made.packed["headers"])])
             name = str(stage.app.backend.get_key_for_task(deliveries[0]), "utf-8")
             state = stage.client.get(name)
             assert isinstance(state, str)

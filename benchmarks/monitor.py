@@ -38,7 +38,7 @@ _VERBS = (
         "enqueue",
         "launched",
         "claim",
-        "limit",
+        "loaded",
         "sampled",
         "report",
         "reported",

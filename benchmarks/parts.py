@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.accept import Accept
+from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.observations import KeptObservations
@@ -43,22 +44,20 @@ class Parts:
         make_launcher: Callable[[OnEnd, Observations], Launcher],
         owner: str = "",
     ) -> None:
-        client, reader, logs, states = (
-            stage.client,
-            stage.reader,
-            Logs(stage.client),
-            ResultStates(stage.app),
-        )
+        client, reader, logs = stage.client, stage.reader, Logs(stage.client)
+        self.states = JobStates(ResultStates(stage.app), reader, classes)
+        self.events = EventQueue(stage.app)
         self.line = Line(client, by="bench", owner=owner)
 
         def on_end(running: RunningAttempt, end: End) -> bool:
             return self.slots.on_end(running, end)
 
         self.launcher = make_launcher(
-            on_end, KeptObservations(client, self.line, reader, logs, states, stage.app)
+            on_end, KeptObservations(client, self.line, reader, logs, self.states, self.events.put)
         )
-        self.states = JobStates(states, reader, classes, REPAIR)
-        self.finisher = Finisher(self.line, reader, logs, stage.app, "bench", self.launcher)
+        self.finisher = Finisher(
+            self.line, reader, logs, stage.app, "bench", self.launcher, self.events.put
+        )
         self.slots = Slots(client, self.line, classes, self.launcher, self.states, self.finisher)
         self.accept = Accept(
             client,
@@ -80,3 +79,5 @@ class Parts:
         self.launcher.close()
         self.slots.close()
         self.finisher.close()
+        self.states.close()
+        self.events.close()

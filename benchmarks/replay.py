@@ -80,8 +80,7 @@ class Ours(Timed):
             "isolation": job.isolation,
             "gpu_class": gpu_class,
         }
-        self._line.accept(gpu_class, record, "{}")
-        return self._start(self._line.enqueue(self._class, name))
+        return self._start(self._line.take_in(self._class, record, "{}").granted)
 
     def end(self, job: Replayed, now: float) -> list[int]:
         self.now = now

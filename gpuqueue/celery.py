@@ -15,10 +15,11 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from gpuqueue.dispatcher.assemble import DispatcherProcess
+from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
 from gpuqueue.errors import GpuQueueError, InvalidJob, ServerNotReady, SettingsError
-from gpuqueue.glue.worker.consumer import DISPATCH
 from gpuqueue.glue.worker.control import Control
 from gpuqueue.glue.worker.heartbeat import Heartbeat
+from gpuqueue.glue.worker.intake_step import Intake
 from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
@@ -30,27 +31,12 @@ os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 app = Celery("gpuqueue", amqp="gpuqueue.glue.worker.queues:DispatcherAMQP")
 try:
     app.config_from_object("gpuqueue.dispatcher.celeryconfig", force=True)
+    ask_sentinels(app)
     #: Seconds to leave: where Redis does not answer, Celery waits without limit.
     LEAVE_SECONDS = load().leave_seconds
 except GpuQueueError as exc:
     # Celery would show a traceback of its loader instead of the fix.
     sys.exit(f"gpuqueue: {exc}")
-
-
-class DispatchTask(app.Task):  # type: ignore[name-defined]
-    """The task of every message: its strategy keeps the message, so that it never runs here."""
-
-    name = DISPATCH
-    Strategy = "gpuqueue.glue.worker.consumer:strategy"
-    acks_late = True
-    ignore_result = True
-
-    def run(self) -> None:
-        """Never called: see the strategy."""
-        raise NotImplementedError(DISPATCH)
-
-
-app.register_task(DispatchTask())
 
 
 class GpuStep(bootsteps.StartStopStep):
@@ -146,6 +132,7 @@ def _check_queues(application: Celery) -> None:
 
 app.steps["worker"].add(GpuStep)
 app.steps["consumer"].add(Control)
+app.steps["consumer"].add(Intake)
 app.steps["consumer"].add(Heartbeat)
 app.user_options["worker"].add(
     CeleryOption(

@@ -11,12 +11,13 @@ from typing import Self
 MOST_SHOWN = 500
 
 
-def _shown(value: object) -> str:
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """Return a wrong value as the message of its error shows it."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         text = f"({type(value).__name__})"
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class GpuQueueError(Exception):
@@ -29,7 +30,11 @@ class InvalidJob(GpuQueueError, ValueError):
     @classmethod
     def field(cls, field: str, value: object, problem: str, fix: str) -> Self:
         """Build the message of every refusal: ``field=value problem; fix``."""
-        return cls(f"{field}={_shown(value)} {problem}; {fix}")
+        return cls(f"{field}={shown(value)} {problem}; {fix}")
+
+
+class InvalidSignal(GpuQueueError, ValueError):
+    """A revoke names a signal that does not exist."""
 
 
 class MalformedMessage(InvalidJob):
@@ -38,8 +43,8 @@ class MalformedMessage(InvalidJob):
     @classmethod
     def body(cls, body: object, problem: str, fix: str) -> Self:
         """Build the message for an invalid body, with its first 80 characters."""
-        shown = body.decode(errors="replace") if isinstance(body, bytes) else body
-        text = shown if isinstance(shown, str) else _shown(shown)
+        plain = body.decode(errors="replace") if isinstance(body, bytes) else body
+        text = plain if isinstance(plain, str) else shown(plain)
         return cls.field("body", f"{text[:80]}...", problem, fix)
 
 
@@ -87,6 +92,10 @@ class ContainerFailed(GpuQueueError):
     """The container of a container job ended with an exit code other than 0."""
 
 
+class FinishFailed(GpuQueueError):
+    """The container of the job succeeded, but its callbacks could not be sent."""
+
+
 class LaunchFailed(GpuQueueError):
     """The executor did not start, or not claim its job, on the last allowed attempt."""
 
@@ -104,7 +113,9 @@ class QuotaExceeded(LaunchFailed):
 
 
 class StartTimeout(LaunchFailed):
-    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT)."""
+    """The executor started but did not claim its job in time (GPUQUEUE_START_TIMEOUT), or did not
+    load the application in time (GPUQUEUE_LOAD_TIMEOUT).
+    """
 
 
 class SettingsError(GpuQueueError):
@@ -132,7 +143,11 @@ class ServerNotTrusted(ServerUnreachable):
 
 
 class StateUnavailable(GpuQueueError):
-    """The queue state cannot be written now; the broker keeps and redelivers the message."""
+    """The queue state cannot be written now; the message waits in Redis and is taken again."""
+
+
+class RecordDamaged(GpuQueueError):
+    """The record of the job in Redis cannot be read; ``gpuqueue doctor`` shows what it was."""
 
 
 class StaleAttempt(GpuQueueError):

@@ -29,10 +29,16 @@ def make() -> str:
 def _command(context: click.Context, name: str) -> str:
     found = cli.get_command(context, name)
     assert found is not None
+    return _section(context, name, found, "##")
+
+
+def _section(context: click.Context, name: str, found: click.Command, level: str) -> str:
     with click.Context(found, info_name=name, parent=context) as own:
         usage = f"{own.command_path} {' '.join(found.collect_usage_pieces(own))}"
         records = [each.get_help_record(own) for each in found.params]
+        commands = found.commands if isinstance(found, click.Group) else {}
+        within = [_section(own, each, command, "###") for each, command in commands.items()]
     paragraphs = "\n\n".join(lines(prose(each)) for each in (found.help or "").split("\n\n"))
     shown = [(code(name), prose(text)) for name, text in filter(None, records) if text]
-    parts = [f"## gpuqueue {name}", f"```text\n{usage}\n```", paragraphs]
-    return "\n\n".join([*parts, *([table(("option", "meaning"), shown)] if shown else [])])
+    parts = [f"{level} {own.command_path.partition(' [')[0]}", f"```text\n{usage}\n```", paragraphs]
+    return "\n\n".join([*parts, *([table(("option", "meaning"), shown)] if shown else []), *within])

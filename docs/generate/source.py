@@ -11,7 +11,17 @@ _NAME = re.compile(r"(?<![`\w])((?:CELERY|GPUQUEUE|GPU|MIG|T4)_[A-Z][A-Z_]*[A-Z]
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Return name → description for each field of a class that has a string below it."""
+    """Return name → description for each field of a class that has a string below it, fields that
+    it inherits within the package included.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if each.__module__.startswith("gpuqueue."):
+            found |= _own_docs(each)
+    return found
+
+
+def _own_docs(kind: type) -> dict[str, str]:
     (node,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(node, ast.ClassDef)
     found = {}

@@ -1,7 +1,7 @@
 """The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: changes to the state of jobs, except by `cancel`. Commands read through
-``store.reader``.
+Never here: changes to the state, except to jobs by `cancel`, to messages by `dead`, and to places
+by `places --clear`. Commands read through ``store.reader``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,16 @@ COMMANDS = {
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
+    "places": (
+        "gpuqueue.cli.commands.places",
+        "places",
+        "List GPUs, hosts and applications that fail jobs.",
+    ),
+    "dead": (
+        "gpuqueue.cli.commands.dead",
+        "dead",
+        "List, show and send again the messages that could not be accepted.",
+    ),
     "doctor": (
         "gpuqueue.cli.commands.doctor",
         "doctor",

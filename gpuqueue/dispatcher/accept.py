@@ -1,9 +1,8 @@
-"""Accept one message: read it, choose a class, keep the job, put it in line."""
+"""Accept one message: read it, choose a class, keep the job in its line."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,9 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
 from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
-from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.client import Redis, RedisError, ResponseError, forbidden
 from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import UNSTORABLE
 
@@ -47,24 +47,33 @@ class Accept:
     states: JobStates
     finisher: Finisher
 
-    def __call__(self, packed: dict[str, Any]) -> str:
+    def __call__(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
         """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
 
-        Raises :class:`MalformedMessage` without a task id, :class:`StateUnavailable` if the job is
-        not, or perhaps not, kept: then the broker must deliver the message again. Any other problem
-        is the message's, and refuses it.
+        Args:
+            packed: the message.
+            problem: why its content cannot be read, and is missing here: it is refused.
+
+        Raises:
+            MalformedMessage: it has no task id.
+            StateUnavailable: the job is not, or perhaps not, kept, and a later try can succeed.
+            RedisError: the same, and the message may be the cause.
         """
         identity = identify(packed)
         try:
             try:
-                return self._accept(packed, identity)
+                return self._accept(packed, identity, problem)
             except UNSTORABLE as exc:
-                problem = f"the message cannot be kept: {exc}; send Celery's own headers"
-                return self._refuse(packed, identity, MalformedMessage(problem))
+                words = f"the message cannot be kept: {exc}; send Celery's own headers"
+                return self._refuse(packed, identity, MalformedMessage(words))
         except RedisError as exc:
+            if isinstance(exc, ResponseError) and not (passes(exc) or forbidden(exc)):
+                raise
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
-    def _accept(self, packed: dict[str, Any], identity: Identity) -> str:
+    def _accept(
+        self, packed: dict[str, Any], identity: Identity, problem: InvalidJob | None
+    ) -> str:
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
@@ -74,21 +83,16 @@ class Accept:
             job = submission.job(gpu_class.name, isolation)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
-            return self._refuse(packed, identity, exc)
+            unread = problem if problem and not isinstance(exc, UntrustedMessage) else exc
+            return self._refuse(packed, identity, unread)
         except RedisError:
             raise
         except Exception as exc:
             logger.exception("unreadable message", extra={"action": "message_unread"})
-            problem = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
-            return self._refuse(packed, identity, MalformedMessage(problem))
-        # 3. Keep.
-        outcome = self._keep(packed, stored, submission, job)
-        # 4. Enqueue.
-        if outcome == "accepted":
-            self.slots.enqueue(gpu_class, job.delivery)
-            if job.eta or job.expires:
-                wakeups.wake(self.client, gpu_class.name)
-        return outcome
+            words = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
+            return self._refuse(packed, identity, MalformedMessage(words))
+        # 3. Keep it in line.
+        return self._take_in(packed, stored, submission, job, gpu_class)
 
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
         queue, request = submission.queue, submission.request
@@ -104,26 +108,39 @@ class Accept:
         )
         return chosen, wanted or chosen.default_isolation
 
-    def _keep(self, packed: dict[str, Any], stored: str, submission: Submission, job: Job) -> str:
-        began, record = time.monotonic(), job.record()
+    def _take_in(
+        self,
+        packed: dict[str, Any],
+        stored: str,
+        submission: Submission,
+        job: Job,
+        gpu_class: GpuClass,
+    ) -> str:
+        record = job.record()
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
-        outcome = self.line.accept(job.gpu_class, record, stored)
-        if outcome == "finishing":
+        taken = self.line.take_in(gpu_class, record, stored)
+        if taken.outcome == "finishing":
             self.finisher.submit(job.gpu_class, job.delivery)
             return "cancelled"
-        if outcome == "accepted":
-            logger.info(
-                "%s accepted for %s %s",
-                job.delivery,
-                job.gpu_class,
-                job.isolation,
-                extra={"action": "accepted"},
-            )
-            if not job.retries:  # a retry in line shows RETRY, as in plain Celery
-                self.states.store(record, QUEUED, packed, since=began)
-        return outcome
+        if taken.outcome != "accepted":
+            return self._known(job.delivery, "it was accepted before")
+        logger.info(
+            "%s accepted for %s %s",
+            job.delivery,
+            job.gpu_class,
+            job.isolation,
+            extra={"action": "accepted"},
+        )
+        starts = any(each["delivery"] == job.delivery for each in taken.granted)
+        self.slots.launch(gpu_class, taken.granted)
+        # A retry in line shows RETRY, as in plain Celery. A job that starts shows DISPATCHED.
+        if not (starts or job.retries):
+            self.states.store(record, QUEUED, packed)
+        if taken.sooner and not starts:
+            wakeups.wake(self.client, job.gpu_class)
+        return "accepted"
 
     def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> str:
         trusted = not isinstance(exc, UntrustedMessage)
@@ -145,8 +162,12 @@ class Accept:
         except MalformedMessage:
             stored = encode(outline(packed))
         outcome = self.line.accept(REFUSED, record, stored)
-        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
         if outcome == "known":
-            return outcome
+            return self._known(job.delivery, "it was refused before")
+        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
         self.finisher.submit(REFUSED, job.delivery)
         return "refused"
+
+    def _known(self, delivery: str, why: str) -> str:
+        logger.info("%s dropped: %s", delivery, why, extra={"action": "known"})
+        return "known"

@@ -10,8 +10,11 @@ from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.cancel import Canceller
+from gpuqueue.dispatcher.class_turns import ClassTurns
+from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
+from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
@@ -21,28 +24,33 @@ from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import LEASES, Unserved
-from gpuqueue.dispatcher.watch import Watcher, WatchIntervals
+from gpuqueue.dispatcher.watch import Watcher, WatchIntervals, concerns_all
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
 from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
+from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.steps import Steps
 from gpuqueue.store import layout, rights
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
-from gpuqueue.store.keys import VERSION
+from gpuqueue.store.keys import VERSION, letter_keys
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.turn import Turns
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
@@ -75,14 +83,25 @@ class DispatcherProcess:
         leave: Callable[[], None] = lambda: None,
     ) -> None:
         client, classes = _checked_client(settings), configured(settings)
-        reader, logs, states = Reader(client), Logs(client), ResultStates(app)
+        reader, logs, events = Reader(client), Logs(client), EventQueue(app)
+        job_states = JobStates(ResultStates(app), reader, classes)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
 
-        def make_line(owner: str = "", devices: Mapping[str, int] | None = None) -> Line:
+        def make_line(
+            owner: str = "", devices: Mapping[str, int] | None = None, site: Site = NOWHERE
+        ) -> Line:
             keep, most = settings.tombstone_seconds, settings.max_attempts
-            return Line(client, by=name, owner=owner, keep=keep, max_attempts=most, devices=devices)
+            return Line(
+                client,
+                by=name,
+                owner=owner,
+                keep=keep,
+                max_attempts=most,
+                devices=devices,
+                site=site,
+            )
 
         def on_end(running: RunningAttempt, end: End) -> bool:
             return slots.on_end(running, end)  # slots exist before the first launch
@@ -91,40 +110,46 @@ class DispatcherProcess:
             launcher, gpus = _local(settings, classes, reader, on_end)
         else:
             # Observations need no owner: only the launcher knows it.
-            observations = KeptObservations(client, make_line(), reader, logs, states, app)
+            send = events.put
+            observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
             launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
-        line, repair = make_line(launcher.owner, gpus), settings.repair_seconds
-        job_states = JobStates(states, reader, classes, repair)
-        finisher = Finisher(
-            line, reader, logs, app, name, launcher, bodies, settings.finish_seconds
-        )
+        line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
+        finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
+        finisher = Finisher(line, reader, logs, app, name, launcher, events.put, bodies, *finishes)
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
+        self._beside = (job_states, events)
         self.accept = Accept(
             client, line, reader, classes, bodies, launcher, slots, job_states, finisher
         )
+        visible = float(settings.visibility_seconds)
+        self.intake = IntakeLoop(lambda: Broker(app), self.accept, visible)
         self.passes = passes
         relist = settings.relist_seconds
-        stopper = Stopper(reader, launcher, settings.grace_seconds)
+        steps = Steps(concerns_all)
+        stopper = Stopper(reader, launcher, settings.grace_seconds, steps)
         silence = LEASES * settings.lease_seconds
-        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence)
+        unserved = Unserved(client, line, reader, classes, stopper, finisher, silence, steps)
+        tick = settings.tick_seconds
+        turns = ClassTurns(
+            Turns(client, line), classes, slots, stopper, finisher, steps, tick, repair
+        )
         self.canceller = Canceller(client, line, reader, classes, finisher, unserved.names)
         self.watcher = Watcher(
             client=client,
-            waiting=connect(settings.redis_url, timeout=settings.tick_seconds + 10),
+            waiting=connect(settings.redis_url, timeout=tick + 10),
             line=line,
-            reader=reader,
             classes=classes,
             lease=Lease(client, name, settings.lease_seconds, group_of(launcher.owner, classes)),
             launcher=launcher,
-            slots=slots,
-            finisher=finisher,
+            turns=turns,
             stopper=stopper,
-            repair=Repair(client, line, reader, classes, launcher, slots, repair, relist),
+            repair=Repair(client, line, reader, classes, launcher, slots, repair, relist, steps),
             unserved=unserved,
             states=job_states,
-            intervals=WatchIntervals(settings.tick_seconds, relist, repair),
+            intervals=WatchIntervals(tick, relist),
+            steps=steps,
             may_lead=watch,
             check_layout=lambda: layout.claim(client, *_where(settings)),
             leave=leave,
@@ -140,7 +165,12 @@ class DispatcherProcess:
             settings.metrics_port,
             "metrics_port" in settings.model_fields_set,
             [
-                QueueCollector(measures, classes, self.queue_lengths),
+                QueueCollector(
+                    measures,
+                    classes,
+                    self.queue_lengths,
+                    lambda: self.queue_lengths.members(letter_keys()[1]),
+                ),
                 DispatcherCollector(self.watcher, __version__),
             ],
             {"/healthz": self.health.sick, "/readyz": self.health.unready},
@@ -154,11 +184,14 @@ class DispatcherProcess:
 
     def stop(self) -> None:
         """Sign off. Running attempts continue, and waiting jobs stay in Redis."""
+        self.intake.stop()
         self.watcher.stop()
         self.canceller.close()
         self.launcher.close()
         self.slots.close()
         self.finisher.close()
+        for each in self._beside:
+            each.close()
         if self.endpoint is not None:
             self.endpoint.close()
         self.queue_lengths.close()
@@ -173,9 +206,7 @@ def _checked_client(settings: Settings) -> Redis:
     client, where = connect(settings.redis_url), _where(settings)
     look(client, *where)
     check(client, *where)
-    for refusal in rights.refused(
-        settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
-    ):
+    for refusal in rights.refused(settings.redis, settings.redis_setting):
         raise refusal
     try:
         layout.claim(client, *where)
@@ -226,12 +257,12 @@ def executor_environment(settings: Settings) -> dict[str, str]:
     """Return the environment of every executor, independent of that of this process."""
     variables = {
         "GPUQUEUE_APP": settings.app,
-        "GPUQUEUE_REDIS_URL": settings.redis_url,
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": settings.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
-        "CELERY_BROKER_URL": settings.broker_url,
-        "CELERY_RESULT_BACKEND": settings.result_backend or settings.broker_url,
+        "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
+        LOAD_TIMEOUT: str(settings.load_timeout or settings.start_timeout),
+        **settings.redis.environment(),
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }
     if settings.devices == "none":

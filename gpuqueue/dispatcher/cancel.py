@@ -12,14 +12,18 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.glue.messages.parse import stamps_of
+from gpuqueue.steps import Steps
 from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ class Canceller:
     finisher: Finisher
     unserved: Callable[[], Iterable[str]] = tuple
     """Returns the classes that no dispatcher serves: a revoke reaches their jobs, too."""
+    steps: Steps = field(default_factory=lambda: Steps(passes))
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -74,14 +79,15 @@ class Canceller:
         background.
         """
 
+        def cancel_one(job_id: str) -> str:
+            cancel = partial(self.cancel, job_id, terminate=terminate, signal=signal)
+            return self.steps.run("revoke", cancel, "failed; see the log", job=job_id)
+
         def cancel_others() -> None:
             for job_id in job_ids[AT_ONCE:]:
-                self.cancel(job_id, terminate=terminate, signal=signal)
+                cancel_one(job_id)
 
-        outcomes = {
-            job_id: self.cancel(job_id, terminate=terminate, signal=signal)
-            for job_id in job_ids[:AT_ONCE]
-        }
+        outcomes = {job_id: cancel_one(job_id) for job_id in job_ids[:AT_ONCE]}
         if len(job_ids) > AT_ONCE:
             self._put(cancel_others)
         return dict.fromkeys(job_ids, "queued") | outcomes
@@ -96,9 +102,16 @@ class Canceller:
         revoke = hashlib.sha256(text.encode()).hexdigest()[:16]
         wanted = {header: set(values) for header, values in stamps.items()}
 
-        def carries(packed: Mapping[str, object]) -> bool:
-            carried = stamps_of(packed["headers"])  # type: ignore[arg-type]
+        def carries(packed: Mapping[str, Any]) -> bool:
+            try:
+                carried = stamps_of(packed["headers"])
+            except Exception:  # a damaged message carries none
+                return False
             return any(values & set(carried.get(name, ())) for name, values in wanted.items())
+
+        def cancel_in(name: str, job_id: str) -> None:
+            answer = self.line.cancel(name, job_id, terminate=terminate, signal=signal)
+            self._go_on(name, job_id, answer)
 
         def cancel_stamped() -> None:
             revocations.revoke_stamps(self.client, stamps, REVOKED_FOR)
@@ -108,8 +121,7 @@ class Canceller:
                         return
                 if claimed:
                     for job_id in self._stamped(name, revoke, carries):
-                        answer = self.line.cancel(name, job_id, terminate=terminate, signal=signal)
-                        self._go_on(name, job_id, answer)
+                        self.steps.run("revoke", partial(cancel_in, name, job_id), None, job=job_id)
                     revocations.end_claim(self.client, name, revoke)
 
         self._put(cancel_stamped)
@@ -136,12 +148,18 @@ class Canceller:
         """
 
         def run() -> None:
+            told = ""
             while not self._stop.is_set():
                 try:
                     step()
                     break
                 except RedisError as exc:
-                    logger.warning("revoke put off: %s", exc, extra={"action": "revoke_later"})
+                    if not passes(exc):
+                        logger.exception("revoke failed", extra={"action": "revoke_failed"})
+                        break
+                    if str(exc) != told:  # once: Redis may be away for long
+                        logger.warning("revoke put off: %s", exc, extra={"action": "revoke_later"})
+                    told = str(exc)
                     self._stop.wait(PAUSE)
                 except Exception:
                     logger.exception("revoke failed", extra={"action": "revoke_failed"})

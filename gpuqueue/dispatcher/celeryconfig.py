@@ -4,15 +4,19 @@ from kombu import Exchange, Queue
 
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
+from gpuqueue.store.sentinel import for_celery
 
 _settings = load()
 _classes = configured(_settings)
 
 # The broker and backend of the applications: jobs and results are plain Celery there.
-broker_url = _settings.broker_url
-result_backend = _settings.result_backend or _settings.broker_url
+_redis = _settings.redis.celery()
+broker_url, result_backend = _redis["broker_url"], _redis["result_backend"]
+result_backend_transport_options = for_celery(_redis["result_backend_transport_options"])
+broker_use_ssl = _redis.get("broker_use_ssl")
+redis_backend_use_ssl = _redis.get("redis_backend_use_ssl")
 
-# A consumer for messages of any task name.
+# Remote control and events are Celery's. The intake takes the messages.
 worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
 # Without -Q: the queues of all classes. Exchange and key have the names that Celery gives to the
 # queues that it makes: with the default exchange, messages of the queue `celery` would arrive too.
@@ -25,11 +29,6 @@ task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(
 # Only JSON is decoded.
 accept_content = ["json"]
 task_serializer = result_serializer = "json"
-# A message is acknowledged after it is kept in Redis.
-task_acks_late = True
-# A message is in hand for milliseconds: a higher prefetch would only delay redelivery after a
-# crash.
-worker_prefetch_multiplier = 4
 # The pool stays empty: messages never enter it.
 worker_pool = "threads"
 worker_concurrency = 1
@@ -37,10 +36,14 @@ worker_concurrency = 1
 worker_send_task_events = True
 # A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
-# Separate keys for unacknowledged messages: a short visibility timeout must not affect the workers
-# of the applications, which share the broker. After a SIGKILL the broker delivers the messages in
-# hand again, once the timeout and one restore interval have passed.
+# Seconds for each answer of the result backend: a write that fails is repeated later.
+redis_socket_timeout = 5.0
+redis_socket_connect_timeout = 3.0
+# Separate keys for unacknowledged messages: what receives replies of remote control also puts back
+# messages whose visibility timeout has passed, and the timeout of the applications may be longer.
+# Dispatchers before the intake left messages under these keys; newer ones put them back.
 broker_transport_options = {
+    **for_celery(_redis["broker_transport_options"]),
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",
     "unacked_mutex_key": "gpuqueue.unacked_mutex",

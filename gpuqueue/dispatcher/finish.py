@@ -3,7 +3,8 @@
 Errbacks with the (request, exc, traceback) signature, ``on_failure`` and the errbacks of a chord
 body need the application: the executor starts once more for them, without a GPU. The dispatcher
 itself writes results that need no application (of a revoked or expired job), and the result of a
-job whose application cannot finish it.
+job whose application fails to finish it several times. If its callbacks cannot be sent either, it
+writes the result alone. Each of these steps has a number of tries.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gpuqueue.dispatcher.finish_here import HereFinisher
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.parse import UNSIGNED
-from gpuqueue.glue.results.completion import complete
-from gpuqueue.launchers.base import Launcher, LauncherClosed
+from gpuqueue.glue.results.events import Sender
+from gpuqueue.glue.results.states import answer_soon
+from gpuqueue.launchers.base import Launcher, LauncherClosed, LauncherUnavailable
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.store.client import RedisError
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
-#: How long a finish in the application's code may take, in seconds: import and hooks.
-BY_APPLICATION = 120.0
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
@@ -40,8 +43,11 @@ class Finisher:
         app: the dispatcher's Celery application, for jobs that do not need their own.
         hostname: the worker that events name.
         launcher: starts the finishes that need the application's code.
+        send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish here may take until another dispatcher may repeat it.
+        timeout: seconds that a finish in the application's code may take: import and hooks.
+        tries: how often a finish may fail.
     """
 
     def __init__(
@@ -52,18 +58,21 @@ class Finisher:
         app: Any,
         hostname: str,
         launcher: Launcher,
+        send: Sender,
         bodies: DispatcherBodies = UNSIGNED,
         lease: float = 15.0,
+        timeout: float = 120.0,
+        tries: int = 3,
     ) -> None:
         self._line = line
         self._reader = reader
-        self._logs = logs
-        self._app = app
-        self._hostname = hostname
         self._launcher = launcher
-        self._bodies = bodies
+        self._outcomes = HereFinisher(line, logs, app, hostname, send, bodies, lease)
         self._lease = lease
-        self._here = ThreadPoolExecutor(2, thread_name_prefix="gpuqueue-finish")
+        self._timeout = timeout
+        self._tries = tries
+        # Their writes fail within the lease if the result backend is away.
+        self._here = ThreadPoolExecutor(2, "gpuqueue-finish", lambda: answer_soon(app))
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._by_application = ThreadPoolExecutor(
@@ -89,8 +98,12 @@ class Finisher:
             done = True
             try:
                 done = step(gpu_class, delivery)
+            except RedisError as exc:
+                # The claim expires, and the watcher retries it.
+                logger.warning(
+                    "%s: finish put off: %s", delivery, exc, extra={"action": "finish_later"}
+                )
             except Exception:
-                # The lease expires, and the watcher retries it.
                 logger.exception("%s: finish failed", delivery, extra={"action": "finish_failed"})
             finally:
                 if done:
@@ -105,66 +118,62 @@ class Finisher:
 
     def _first(self, gpu_class: str, delivery: str) -> bool:
         finisher = uuid.uuid4().hex
-        answer, record, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
+        answer, record, _ = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
         if not needs_application(record):
-            self._write(gpu_class, record, stored, finisher)
+            self._outcomes.finish(gpu_class, delivery, finisher, self._tries, instead=False)
+            return True
+        if record.get("finishes", 0) >= self._tries:
+            # Its callbacks may be sent by name, without the application.
+            self._outcomes.finish(gpu_class, delivery, finisher, self._tries + 1, instead=True)
             return True
         self._put(
             self._by_application,
             gpu_class,
             delivery,
-            lambda name, each: self._in_application(name, each, record, finisher),
+            lambda name, each: self._in_application(name, each, finisher),
         )
         return False
 
-    def _in_application(self, gpu_class: str, delivery: str, record: Record, finisher: str) -> bool:
-        answer, *_ = self._line.finish_claim(
-            gpu_class, delivery, finisher, BY_APPLICATION + self._lease
+    def _in_application(self, gpu_class: str, delivery: str, finisher: str) -> bool:
+        answer, record, _ = self._line.finish_claim(
+            gpu_class, delivery, finisher, self._timeout + self._lease, begins=True
         )
-        if answer != "ok":
+        if answer != "ok" or record is None:
             return True
 
         def wanted() -> bool:
-            now = self._reader.record(gpu_class, delivery)
+            try:
+                now = self._reader.record(gpu_class, delivery)
+            except RedisError as exc:
+                if passes(exc):
+                    return True  # unknown
+                raise
             return (
                 now is not None and now["state"] == "finishing" and now.get("finisher") == finisher
             )
 
         try:
-            status = self._launcher.finish(record, finisher, BY_APPLICATION, wanted)
+            status = self._launcher.finish(record, finisher, self._timeout, wanted)
         except LauncherClosed:
             return True
-        answer, again, stored = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
-        if answer == "ok" and again is not None:
-            logger.warning(
-                "%s: the application could not finish it (exit %s)",
-                delivery,
-                status,
-                extra={"action": "finish_here"},
-            )
-            self._write(gpu_class, again, stored, finisher)
-        return True
-
-    def _write(self, gpu_class: str, record: Record, stored: Any, finisher: str) -> None:
-        log = self._logs.for_result(record)
-        reason = complete(
-            self._app,
-            record,
-            stored,
-            self._bodies,
-            hostname=record.get("worker") or self._hostname,
-            own_tasks=False,
-            log=log,
+        except Exception as exc:
+            error = f"the executor could not be started: {exc}"
+            passing = passes(exc) or isinstance(exc, LauncherUnavailable)
+            self._outcomes.failed(gpu_class, delivery, finisher, error, passing)
+            return True
+        took = f"not done within {self._timeout:g} s" if status is None else f"exit {status}"
+        self._outcomes.failed(
+            gpu_class, delivery, finisher, f"the executor did not finish it ({took})"
         )
-        self._line.finished(gpu_class, record["delivery"], finisher, reason)
-        logger.info("%s finished: %s", record["delivery"], reason, extra={"action": "finished"})
+        return True
 
     def close(self) -> None:
         """Complete the finishes under way here. Those in the application's code continue by
         themselves.
         """
+        self._outcomes.close()
         self._here.shutdown(wait=True, cancel_futures=True)
         self._by_application.shutdown(wait=True, cancel_futures=True)
 

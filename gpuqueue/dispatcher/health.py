@@ -26,7 +26,7 @@ class WatchedLoop(Protocol):
     succeeded: float
     """End of its last successful cycle."""
     trouble: str
-    """Why its latest cycle failed; empty if it did not."""
+    """Why its latest cycle failed, or which step has failed for long; empty if all work."""
 
     def alive(self) -> bool:
         """Return whether its thread runs."""
@@ -74,7 +74,7 @@ class Health:
         if self._beat is None:
             return "takes no messages: it starts, stops, or waits for the broker"
         if watcher.trouble:
-            return f"the watcher's last cycle failed: {watcher.trouble}"
+            return f"the watcher fails: {watcher.trouble}"
         if not watcher.succeeded:
             return "the watcher has not completed a cycle yet"
         if now - watcher.succeeded > LATE + self._tick:

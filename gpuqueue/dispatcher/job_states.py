@@ -1,54 +1,73 @@
-"""The states QUEUED and DISPATCHED in Celery's result backend: stored while they are true, and kept
-from expiring while a job lives.
+"""The states QUEUED and DISPATCHED in Celery's result backend, and the STARTED of container jobs:
+stored beside the path while they are true, and kept from expiring while a job lives.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.dispatcher.background import BackgroundQueue
+from gpuqueue.glue.results.states import Informing, ResultStates
 from gpuqueue.model.record import Record
+from gpuqueue.model.states import BEFORE_SLOT, DISPATCHED, QUEUED, JobState
+from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
+from gpuqueue.telemetry import STATES_LOST, STEP_FAILURES
 
 logger = logging.getLogger(__name__)
+#: State → seconds until it is stored. Most jobs have moved on by then: a job that starts at once
+#: needs no QUEUED, and one whose executor starts soon needs no DISPATCHED.
+DELAYS = {QUEUED: 0.1, DISPATCHED: 0.5}
 
 
 class JobStates:
-    """Stores states for ``AsyncResult``. Thread-safe.
+    """Stores states for ``AsyncResult``, in a thread. Thread-safe; no call waits.
 
     Args:
         states: the result backend.
         reader: the records of the jobs.
         classes: names of this dispatcher's classes.
-        stale_after: seconds until another dispatcher may have repaired a step of this one.
     """
 
-    def __init__(
-        self,
-        states: ResultStates,
-        reader: Reader,
-        classes: Iterable[str],
-        stale_after: float,
-    ) -> None:
+    def __init__(self, states: ResultStates, reader: Reader, classes: Iterable[str]) -> None:
         self._states = states
         self._reader = reader
         self._classes = tuple(classes)
-        self._stale_after = stale_after
+        self._queue: BackgroundQueue[Informing] = BackgroundQueue(
+            "gpuqueue-states", self._write, passes, STATES_LOST.inc, begin=states.answer_soon
+        )
         self._refresh_at = 0.0
+        self._refreshing = threading.Lock()
 
-    def store(
-        self, record: Record, state: str, packed: Mapping[str, Any] | None, *, since: float
-    ) -> None:
-        """Store a state that is true ``since`` then (``time.monotonic``), unless the job may have
-        moved on in another process: an old state would hide its result.
-        """
-        fresh = time.monotonic() - since < self._stale_after / 2
-        if fresh and not record.get("ignore_result"):
-            self._states.store(record, state, packed)
+    def store(self, record: Record, state: str, packed: Mapping[str, Any] | None = None) -> None:
+        """Have a state stored soon, if it is still true then. ``packed``: the message."""
+        if record.get("ignore_result"):
+            return
+        headers = packed["headers"] if packed else {}
+        self._queue.put(
+            (record["gpu_class"], record["delivery"], state),
+            Informing.of(record, state, headers),
+            DELAYS.get(state, 0.0),
+        )
+
+    def close(self) -> None:
+        """Store what waits, unless that takes long."""
+        self._queue.close()
+
+    def _write(self, some: list[Informing]) -> None:
+        """Store those of the states that are true by now: an old state would hide a newer one."""
+        wanted: dict[str, list[Informing]] = {}
+        for each in some:
+            wanted.setdefault(each.record["gpu_class"], []).append(each)
+        true: list[Informing] = []
+        for name, asked in wanted.items():
+            deliveries = [each.record["delivery"] for each in asked]
+            now = {each["delivery"]: each for each in self._reader.records(name, deliveries)}
+            true += [each for each in asked if _is_true(each, now.get(each.record["delivery"]))]
+        self._states.store(true)
 
     def refresh_if_due(self, now: float) -> None:
         """Keep the stored states of live jobs from expiring. It works in a thread, since there may
@@ -57,18 +76,42 @@ class JobStates:
         every = self._states.refresh_seconds
         if every and now >= self._refresh_at:
             self._refresh_at = now + every
-            threading.Thread(target=self._refresh, name="gpuqueue-states", daemon=True).start()
+            threading.Thread(target=self._refresh, name="gpuqueue-refresh", daemon=True).start()
 
     def _refresh(self) -> None:
+        if not self._refreshing.acquire(blocking=False):
+            return  # the last one is still at work
         try:
-            self._states.refresh(self._live())
+            for name in self._classes:
+                self._refresh_class(name)
+        finally:
+            self._refreshing.release()
+
+    def _refresh_class(self, name: str) -> None:
+        try:
+            self._states.refresh(self._live(name))
         except Exception:
+            STEP_FAILURES.labels("states").inc()
             logger.exception(
-                "states not refreshed; the next refresh retries", extra={"action": "refresh_failed"}
+                "states of class %s not refreshed; the next refresh retries",
+                name,
+                extra={"action": "refresh_failed"},
             )
 
-    def _live(self) -> Iterator[Record]:
-        for name in self._classes:
-            for record in self._reader.all_records(name):
-                if record["state"] != "ended" and not record.get("ignore_result"):
+    def _live(self, name: str) -> Iterator[Record]:
+        """Yield the records of the jobs that wait or run, and never those of ended ones."""
+        for deliveries in self._reader.live(name):
+            for record in self._reader.records(name, deliveries):
+                if not record.get("ignore_result"):
                     yield record
+
+
+def _is_true(informing: Informing, now: Record | None) -> bool:
+    """Return whether a state is what the record says now."""
+    if now is None:
+        return False
+    if informing.state == QUEUED:
+        return now["state"] in BEFORE_SLOT
+    wanted = JobState.LAUNCHING if informing.state == DISPATCHED else JobState.RUNNING
+    same = now.get("attempt") == informing.record.get("attempt")
+    return now["state"] == wanted and same

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from celery import Celery, states
+from celery import states
 
+from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.glue.results.events import Events
-from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -30,8 +30,8 @@ class KeptObservations:
     line: Line
     reader: Reader
     logs: Logs
-    states: ResultStates
-    app: Celery
+    states: JobStates
+    events: Sender
 
     def now(self) -> float:
         """Return the time of Redis."""
@@ -59,15 +59,21 @@ class KeptObservations:
                 extra={"action": "begun_stale"},
             )
             return
-        if not claimed.get("ignore_result"):
-            self.states.store(claimed, states.STARTED, {"headers": stored["headers"]})
-        with Events(self.app, worker, leaves=False) as events:
-            events.send("task-started", claimed["id"])
+        self.states.store(claimed, states.STARTED, stored)
+        self.events(Event(worker, "task-started", claimed["id"]))
 
     def wants_log(self, attempt: Attempt) -> bool:
-        """Return whether the job is known and no log of the attempt is stored yet."""
+        """Return whether the job is known and no log of the attempt is stored yet.
+
+        A stray attempt's log is not wanted: the attempt that has its number now has the same key.
+        """
         known = self.reader.record(attempt.gpu_class, attempt.delivery)
-        return known is not None and not self.logs.has(attempt)
+        if known is None or known.get("attempt", 0) < attempt.number:
+            return False
+        newest = known["attempt"] == attempt.number
+        if newest and attempt.token and known.get("token", attempt.token) != attempt.token:
+            return False
+        return not self.logs.has(attempt)
 
     def keep_log(self, attempt: Attempt, text: str) -> None:
         """Store the end of an attempt's log for as long as the tombstone of its job."""

@@ -5,27 +5,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.identity import Standing, is_meant, of_record, standing
 from gpuqueue.dispatcher.slots import Slots
-from gpuqueue.launchers.base import Launcher
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
+from gpuqueue.steps import Steps
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
+LAUNCHES = 4
+#: How many times as long as usual to look for the end of an attempt that holds the slot of a later
+#: one.
+LOOKS = 4
 
 
 @dataclass
 class Repair:
     """Compares the holders of slots with what runs. A difference must persist for a while before it
-    is acted on. For one thread.
+    is acted on. Each class and each attempt fails by itself. For one thread.
     """
 
     client: Redis
@@ -38,13 +48,21 @@ class Repair:
     """Seconds until an unfinished launch, or a process without a slot, counts as abandoned."""
     relist: float
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
+    steps: Steps = field(default_factory=Steps)
+    unsettled: set[str] = field(default_factory=set, init=False)
+    """Closed classes that must stay closed: the last run left an attempt without its slot."""
     _suspects: dict[str, float] = field(default_factory=dict)
 
     def run(
-        self, now: float, adopt_at_once: Collection[str] = (), unserved: Collection[str] = ()
+        self,
+        now: float,
+        adopt_at_once: Collection[str] = (),
+        unserved: Collection[str] = (),
+        working: Collection[str] | None = None,
     ) -> None:
         """Compare once, and repair each difference that has persisted; in the classes of
-        ``adopt_at_once`` adopt without waiting.
+        ``adopt_at_once`` adopt without waiting. Only those of ``working`` may have holders; None:
+        all may.
 
         In the classes of ``unserved``, which no dispatcher serves, it only frees the slots of
         attempts that have ended: a launch is left to the next dispatcher of the class.
@@ -52,46 +70,101 @@ class Repair:
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
         suspects, self._suspects = self._suspects, {}
-        live = {each.running.attempt: each for each in self.launcher.list()}
-        held: set[Attempt] = set()
+        self.unsettled.clear()
+        live = self.launcher.list()
+        of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
+        for each in live:
+            of_slot[each.running.attempt].append(each)
+        runs = {each.running.attempt.gpu_class for each in live}
+        held: set[str] = set()
+        read: set[str] = set()
         for name in (*self.classes, *unserved):
-            for attempt, since, record in self._holders(name):
-                held.add(attempt)
-                if record is not None and record.get("owner", "") != self.launcher.owner:
-                    continue  # another cluster's watcher looks after it
-                instance = self._instance(record, attempt, live.get(attempt))
-                if instance:
-                    self._with_process(RunningAttempt(attempt, instance), suspects, now)
-                elif now - since >= self.abandoned_after and (
-                    name in self.classes or not _is_wanted(record, attempt)
-                ):
-                    self._without_process(attempt, record)
-        for attempt, each in live.items():
-            if attempt in held or attempt.gpu_class not in self.classes:
-                continue  # an attempt of another class belongs to its dispatchers
-            adopted = attempt.gpu_class in adopt_at_once and self._adopt(each)
-            instance = each.running.instance
-            if not adopted and self._for_long(suspects, instance, now, self.abandoned_after):
-                self._without_holder(each)
+            idle = working is not None and not (name in working or name in runs)
+            if idle and name in self.classes:
+                continue
+            holders = self.steps.run("holders", partial(self._holders, name), None, where=name)
+            if holders is None:
+                continue  # nothing is known of the class
+            read.add(name)
+            for slot, since, record in holders:
+                own = [each for each in of_slot[slot] if _is_own(record, each)]
+                held.update(each.running.instance for each in own)
+                self._each(slot, self._held, slot, since, record, own, suspects, now)
+        tokens = {each.running.attempt.token for each in live}
+        for each in live:
+            attempt = each.running.attempt
+            if each.running.instance in held or attempt.gpu_class not in read:
+                continue
+            if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
+                self._each(attempt, self._without_slot, each, tokens, suspects, now, adopt_at_once)
 
-    def _holders(self, gpu_class: str) -> Iterator[tuple[Attempt, float, Record | None]]:
-        """Yield the holders of a class with their age in Unix seconds and their record."""
-        holders = self.reader.holders(gpu_class)
+    def _each(self, attempt: Attempt, act: Callable[..., None], *arguments: Any) -> None:
+        """Repair one attempt. Raises :class:`LauncherUnavailable`, which concerns all."""
+
+        def repair() -> LauncherUnavailable | None:
+            try:
+                act(*arguments)
+            except LauncherUnavailable as exc:
+                return exc
+            return None
+
+        if unavailable := self.steps.run("repair", repair, None, job=attempt.holder):
+            raise unavailable
+
+    def _held(
+        self,
+        slot: Attempt,
+        since: float,
+        record: Record | None,
+        own: list[LiveAttempt],
+        suspects: dict[str, float],
+        now: float,
+    ) -> None:
+        attempt = of_record(record, slot)
+        if record is not None and record.get("owner", "") != self.launcher.owner:
+            return  # another cluster's watcher looks after it
+        instance = self._instance(record, attempt, own)
+        if instance:
+            self._with_process(RunningAttempt(attempt, instance), suspects, now)
+        elif now - since >= self.abandoned_after and (
+            attempt.gpu_class in self.classes or not _is_wanted(record, attempt)
+        ):
+            self._without_process(attempt, record)
+
+    def _holders(self, gpu_class: str) -> list[tuple[Attempt, float, Record | None]]:
+        """Return the holders of a class with their age in Unix seconds and their record."""
+        holders: list[tuple[Attempt, float]] = []
+        for key, name, since in self.reader.holder_names(gpu_class):
+            if attempt := Attempt.parse(gpu_class, name):
+                holders.append((attempt, since))
+            else:
+                logger.error(
+                    "%r in %s of class %s is no attempt; set aside",
+                    name[:100],
+                    key,
+                    gpu_class,
+                    extra={"action": "set_aside"},
+                )
+                self.line.set_aside(gpu_class, key, name)
         records = self.reader.records(gpu_class, (attempt.delivery for attempt, _ in holders))
         known = {record["delivery"]: record for record in records}
-        for attempt, since in holders:
-            yield attempt, since, known.get(attempt.delivery)
+        return [(attempt, since, known.get(attempt.delivery)) for attempt, since in holders]
 
     def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
         self._suspects[name] = suspects.get(name, now)
         return now - self._suspects[name] >= seconds
 
-    @staticmethod
-    def _instance(record: Record | None, attempt: Attempt, live: LiveAttempt | None) -> str | None:
-        known = (
-            record.get("instance") if record and record.get("attempt") == attempt.number else None
-        )
-        return known or (live.running.instance if live else None)
+    def _instance(
+        self, record: Record | None, attempt: Attempt, own: list[LiveAttempt]
+    ) -> str | None:
+        current = record is not None and record.get("attempt") == attempt.number
+        known = record.get("instance") if record is not None and current else None
+        if known or not own:
+            return known
+        instance = own[0].running.instance
+        if current:  # its launch was not written, or Redis has lost that: a cancel must find it
+            self.line.launched(attempt, instance, self.launcher.claim_within)
+        return instance
 
     def _with_process(
         self, running: RunningAttempt, suspects: dict[str, float], now: float
@@ -115,7 +188,7 @@ class Repair:
         the job is no longer wanted.
         """
         if _is_wanted(record, attempt):
-            found = self.line.relaunch(attempt, self.abandoned_after)
+            found = self.line.relaunch(attempt, self.abandoned_after, LAUNCHES)
             if found:
                 logger.warning(
                     "%s attempt %s: launched again",
@@ -136,25 +209,64 @@ class Repair:
         )
         self.slots.on_end(RunningAttempt(attempt, ""), explain(None))
 
-    def _adopt(self, each: LiveAttempt) -> bool:
+    def _without_slot(
+        self,
+        each: LiveAttempt,
+        tokens: Collection[str],
+        suspects: dict[str, float],
+        now: float,
+        adopt_at_once: Collection[str],
+    ) -> None:
+        """An attempt runs without a slot: adopt it if Redis has lost it, stop it if its job goes on
+        without it.
+        """
+        running = each.running
+        attempt, instance = running.attempt, running.instance
+        record = self.reader.record(attempt.gpu_class, attempt.delivery)
+        match standing(record, each, tokens):
+            case Standing.CURRENT:
+                return  # its slot is written by now
+            case Standing.UNKNOWN:
+                at_once = attempt.gpu_class in adopt_at_once
+                if at_once or self._for_long(suspects, instance, now, self.abandoned_after):
+                    self._adopt(each)
+            case Standing.AHEAD:
+                if self._adopt(each):
+                    return
+                # The holder in its way may have ended, which takes a moment to see.
+                closed = attempt.gpu_class in adopt_at_once
+                if closed and not self._for_long(suspects, instance, now, self.abandoned_after):
+                    self.unsettled.add(attempt.gpu_class)
+                else:
+                    self._stop(each)
+            case Standing.SUCCESSOR:
+                earlier = (record or {}).get("instance")
+                if not earlier or self.launcher.end_of(earlier) is not None:
+                    if not self._adopt(each, instead_of=(record or {}).get("token", "")):
+                        self._stop(each)
+                elif self._for_long(suspects, instance, now, LOOKS * self.abandoned_after):
+                    self._stop(each)
+            case Standing.STRAY:
+                self._stop(each)
+            case Standing.OVER:
+                if self._for_long(suspects, instance, now, self.abandoned_after):
+                    self._stop(each)
+
+    def _adopt(self, each: LiveAttempt, instead_of: str = "") -> bool:
         attempt = each.running.attempt
         adopted: Record = {**each.record, "instance": each.running.instance}
-        if attempt.gpu_class not in self.classes or not self.line.adopt(attempt.gpu_class, adopted):
+        slots = self.classes[attempt.gpu_class].slots(each.record["isolation"])
+        if not self.line.adopt(attempt.gpu_class, adopted, slots, instead_of):
             return False
         logger.warning(
-            "%s: runs, and is unknown to Redis; adopted",
+            "%s: runs, and Redis has lost that; adopted",
             attempt.holder,
             extra={"action": "repair_adopted"},
         )
         wakeups.wake(self.client, attempt.gpu_class)
         return True
 
-    def _without_holder(self, each: LiveAttempt) -> None:
-        """An attempt runs without a slot: adopt it if Redis has lost it, stop it if its job goes on
-        without it.
-        """
-        if self._adopt(each):
-            return
+    def _stop(self, each: LiveAttempt) -> None:
         logger.warning(
             "%s: runs without a slot; stopped",
             each.running.attempt.holder,
@@ -163,11 +275,18 @@ class Repair:
         self.launcher.stop(each.running.instance, "KILL")
 
 
+def _is_own(record: Record | None, live: LiveAttempt) -> bool:
+    """Whether a live attempt is the one that holds the slot of its name."""
+    if record is None or record.get("attempt") != live.running.attempt.number:
+        return True
+    return is_meant(record, live.running)
+
+
 def _is_wanted(record: Record | None, attempt: Attempt) -> bool:
     """Whether a launch that is not confirmed must still happen."""
     return (
         record is not None
         and record.get("attempt") == attempt.number
         and record["state"] == "launching"
-        and not record.get("cancel")
+        and not any(record.get(word) for word in ("cancel", "doomed", "timed_out"))
     )

@@ -7,31 +7,35 @@ it.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
-from gpuqueue.launchers.base import CannotLaunch, Launcher, LaunchLater
+from gpuqueue.launchers.base import CannotLaunch, Launcher, LauncherUnavailable, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED
 from gpuqueue.store import wakeups
+from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
-from gpuqueue.store.line import Granted, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
-from gpuqueue.telemetry import LAUNCHES
+from gpuqueue.telemetry import LAUNCHES, STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: Seconds until the next try of a launch that the cluster did not take. The pause doubles up to the
 #: second value.
 EARLIEST, LATEST = 0.5, 30.0
+#: How much earlier than written a postponed launch may be tried, in seconds: clocks differ.
+EARLY = 0.2
 
 
 class Slots:
@@ -63,17 +67,18 @@ class Slots:
         self._states = states
         self._finisher = finisher
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
+        self._places = PlaceLog(client)
         self._timer = Timer("gpuqueue-launch-later")
 
     # -- grant -------------------------------------------------------------------------------------
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
-        """Put an accepted delivery in line, and launch each attempt that may start."""
-        self._launch_all(gpu_class, self._line.enqueue(gpu_class, delivery))
+        """Put a delivery in line that was only stored, and launch each attempt that may start."""
+        self.launch(gpu_class, self._line.enqueue(gpu_class, delivery))
 
     def grant(self, gpu_class: GpuClass) -> None:
         """Grant free slots to waiting jobs, and launch their attempts."""
-        self._launch_all(gpu_class, self._line.admit(gpu_class))
+        self.launch(gpu_class, self._line.admit(gpu_class))
 
     # -- launch ------------------------------------------------------------------------------------
 
@@ -81,7 +86,8 @@ class Slots:
         """Launch an attempt again whose launch is unconfirmed."""
         self._submit(record, repeated=True)
 
-    def _launch_all(self, gpu_class: GpuClass, granted: Granted) -> None:
+    def launch(self, gpu_class: GpuClass, granted: Granted) -> None:
+        """Launch each attempt that may start, and those that the decision did not come to."""
         while granted:
             for record in granted:
                 self._submit(record)
@@ -91,17 +97,17 @@ class Slots:
 
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
-            self._pool.submit(self._launch, record, repeated, time.monotonic())
+            self._pool.submit(self._launch, record, repeated)
         except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
             logger.info(
                 "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
             )
 
-    def _launch(self, record: Record, repeated: bool, since: float) -> None:
-        attempt = Attempt.of(record)
+    def _launch(self, record: Record, repeated: bool) -> None:
         try:
+            attempt = Attempt.of(record)
             if not repeated:
-                self._states.store(record, DISPATCHED, None, since=since)
+                self._states.store(record, DISPATCHED)
             try:
                 instance = self._launcher.start(record)
             except LaunchLater as exc:
@@ -110,6 +116,13 @@ class Slots:
             except (CannotLaunch, OSError) as exc:
                 LAUNCHES.labels(attempt.gpu_class, "failed").inc()
                 self._launch_failed(attempt, exc)
+            except Exception as exc:  # a fault of the launcher: it would meet each repeat
+                LAUNCHES.labels(attempt.gpu_class, "failed").inc()
+                logger.exception(
+                    "%s: launch failed", attempt.delivery, extra={"action": "launch_failed"}
+                )
+                if self._launcher.abandon(record):  # else something runs, and its end is reported
+                    self._launch_failed(attempt, exc)
             else:
                 LAUNCHES.labels(attempt.gpu_class, "launched").inc()
                 self._line.launched(attempt, instance, self._launcher.claim_within)
@@ -119,20 +132,28 @@ class Slots:
                     attempt.number,
                     extra={"action": "launched"},
                 )
-        except Exception:
+        except Exception as exc:
             # Most likely Redis is away. The watcher finds out whether the attempt runs, and repeats
             # the launch if it does not.
-            logger.exception(
-                "%s: launch not confirmed", attempt.delivery, extra={"action": "launch_unsure"}
+            STEP_FAILURES.labels("launch").inc()
+            logger.error(
+                "%s: launch not confirmed: %s: %s",
+                record.get("delivery"),
+                type(exc).__name__,
+                exc,
+                extra={"action": "launch_unsure"},
+                exc_info=None if passes(exc) else exc,
             )
 
-    def _launch_failed(self, attempt: Attempt, exc: CannotLaunch | OSError) -> None:
+    def _launch_failed(self, attempt: Attempt, exc: Exception) -> None:
         logger.warning(
             "%s not launched: %s", attempt.delivery, exc, extra={"action": "launch_failed"}
         )
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-        self._release(RunningAttempt(attempt, ""), End(reason, str(exc)), final=final)
+        text = str(exc) if isinstance(exc, CannotLaunch | OSError) else repr(exc)
+        end = End(reason, text, blames="" if final else PlaceKind.HOST)
+        self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
         """Retry a launch after a pause while the job is wanted and time is left. The attempt keeps
@@ -140,14 +161,9 @@ class Slots:
         """
         attempt = Attempt.of(record)
         waited = redis_time(self._client) - record["admitted"]
-        if waited >= why.limit and self._launcher.abandon(record):
-            logger.warning(
-                "%s not launched within %.0f s: %s",
-                attempt.delivery,
-                why.limit,
-                why,
-                extra={"action": "launch_failed"},
-            )
+        if waited >= why.limit and self._nothing_runs(record):
+            text, limit = "%s not launched within %.0f s: %s", why.limit
+            logger.warning(text, attempt.delivery, limit, why, extra={"action": "launch_failed"})
             self._release(RunningAttempt(attempt, ""), End(why.reason, str(why)))
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
@@ -158,14 +174,21 @@ class Slots:
             why,
             extra={"action": "launch_later"},
         )
-        self._line.observed([Observation(attempt, why.wait, str(why))])
+        self._line.observed([Observation(attempt, why.wait, str(why), launch_in=pause)])
 
         def again() -> None:
-            found = self._line.relaunch(attempt, 0.0)
+            found = self._line.relaunch(attempt, -EARLY)
             if found:  # else it is cancelled, or another process has launched it
                 self.relaunch(found)
 
         self._timer.call(pause, again)
+
+    def _nothing_runs(self, record: Record) -> bool:
+        """Return whether a launch was certainly prevented."""
+        try:
+            return self._launcher.abandon(record)
+        except LauncherUnavailable:
+            return False  # unknown: the slot stays taken
 
     # -- free --------------------------------------------------------------------------------------
 
@@ -201,7 +224,7 @@ class Slots:
         # The slot of a class that is no longer configured must be freed too.
         gpu_class = self._classes.get(name) or GpuClass(name)
         released = self._line.release(gpu_class, attempt, end, running.instance, final)
-        self._launch_all(gpu_class, released.granted)
+        self.launch(gpu_class, released.granted)
         if released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job
                 logger.info(
@@ -227,6 +250,8 @@ class Slots:
                 end.error,
                 extra={"action": "try_again"},
             )
+            if end.blames or end.avoid:
+                self._places.look(name)
             wakeups.wake(self._client, name)
         return released.freed
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.signals import TERM, is_signal
+from gpuqueue.model.states import JobState
+from gpuqueue.steps import Steps
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: In place of a signal: the launcher can stop nothing for now.
+_UNAVAILABLE = ("", "")
 
 
 @dataclass
 class Stopper:
-    """Sends each attempt its signal once, and KILL if it outlives the grace period. For one thread.
+    """Sends each attempt its signal once, and KILL if it outlives the grace period. Each attempt
+    fails by itself. For one thread.
 
     ``grace`` is in seconds.
     """
@@ -22,7 +29,8 @@ class Stopper:
     reader: Reader
     launcher: Launcher
     grace: float
-    _sent: dict[str, dict[Attempt, str]] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+    _sent: dict[str, dict[Attempt, tuple[str, str]]] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Send all signals again: another watcher may have led meanwhile."""
@@ -35,36 +43,48 @@ class Stopper:
             attempt: before[attempt] for attempt, _ in stopping if attempt in before
         }
         for attempt, since in stopping:
-            record = self.reader.record(gpu_class, attempt.delivery)
-            if record is None or record.get("attempt") != attempt.number:
-                continue  # without its record no instance is known; repair frees the slot
-            instance = record.get("instance")
-            if instance is None or record.get("owner", "") != self.launcher.owner:
-                # Not launched yet: its claim is refused, and repair frees the slot. Or it belongs
-                # to another cluster.
-                continue
-            # A hard limit kills at once, as in Celery; a cancelled job may clean up first.
-            overdue = record.get("timed_out") is not None or now - since > self.grace
-            signal = "KILL" if overdue else record.get("cancel", "TERM")
-            if sent.get(attempt) == signal:
-                continue
-            logger.info(
-                "%s attempt %s: %s",
-                attempt.delivery,
-                attempt.number,
-                signal,
-                extra={"action": "stopping"},
-            )
-            try:
-                self.launcher.stop(instance, signal)
-            except LauncherUnavailable as exc:
+            stop = partial(self._stop, attempt, since, now, sent.get(attempt))
+            signalled = self.steps.run("stop", stop, None, job=attempt.holder)
+            if signalled == _UNAVAILABLE:
                 # The other attempts would wait for the same server, and the lease would run out:
-                # the next cycle retries all.
-                logger.warning(
-                    "%s: not stopped yet: %s",
-                    attempt.delivery,
-                    exc,
-                    extra={"action": "stop_later"},
-                )
+                # the next turn retries all.
                 return
-            sent[attempt] = signal
+            if signalled is not None:
+                sent[attempt] = signalled
+
+    def _stop(
+        self, attempt: Attempt, since: float, now: float, sent: tuple[str, str] | None
+    ) -> tuple[str, str] | None:
+        """Return the instance of an attempt and the signal that it has got by now; None: none."""
+        record = self.reader.record(attempt.gpu_class, attempt.delivery)
+        if record is None or record.get("attempt") != attempt.number:
+            return None  # without its record no instance is known; repair frees the slot
+        instance = record.get("instance")
+        if instance is None or record.get("owner", "") != self.launcher.owner:
+            # Not launched yet: its claim is refused, and repair frees the slot. Or it belongs to
+            # another cluster.
+            return None
+        # A hard limit kills at once, as in Celery; a cancelled job may clean up first.
+        # A process that has reported and did not end has had its grace.
+        late = record.get("timed_out") is not None or record["state"] == JobState.ENDED
+        overdue = late or now - since > self.grace
+        signal = "KILL" if overdue else record.get("cancel", TERM)
+        if not is_signal(signal):  # from a version that took any text
+            signal = TERM
+        if sent == (instance, signal):
+            return sent
+        logger.info(
+            "%s attempt %s: %s",
+            attempt.delivery,
+            attempt.number,
+            signal,
+            extra={"action": "stopping"},
+        )
+        try:
+            self.launcher.stop(instance, signal)
+        except LauncherUnavailable as exc:
+            logger.warning(
+                "%s: not stopped yet: %s", attempt.delivery, exc, extra={"action": "stop_later"}
+            )
+            return _UNAVAILABLE
+        return instance, signal

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.stop import Stopper
+from gpuqueue.steps import Steps
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
@@ -40,6 +42,7 @@ class Unserved:
     finisher: Finisher
     silence: float
     """Seconds without a heartbeat."""
+    steps: Steps = field(default_factory=Steps)
     jobs: dict[str, int] = field(default_factory=dict, init=False)
     """Unserved class → number of its jobs, if it has any."""
 
@@ -60,8 +63,11 @@ class Unserved:
             )
         self.jobs = jobs
         for name in jobs:
-            self.line.tick(name)
-            todo = self.reader.todo(name, now)
-            self.stopper.stop(name, todo.stopping, now)
-            for delivery, _ in todo.finishing:
-                self.finisher.submit(name, delivery)
+            self.steps.run("unserved class", partial(self._turn, name, now), None, where=name)
+
+    def _turn(self, name: str, now: float) -> None:
+        self.line.tick(name)
+        todo = self.reader.todo(name, now)
+        self.stopper.stop(name, todo.stopping, now)
+        for delivery, _ in todo.finishing:
+            self.finisher.submit(name, delivery)

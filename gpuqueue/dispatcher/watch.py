@@ -13,24 +13,31 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import redis
+
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.dispatcher.class_turns import ClassTurns
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.repair import Repair
-from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
-from gpuqueue.model.names import REFUSED
+from gpuqueue.steps import Steps
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
-from gpuqueue.store.reader import Reader, Todo
+from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
+
+
+def concerns_all(exc: BaseException) -> bool:
+    """Whether an error concerns all steps alike: Redis is away, or has another layout."""
+    lost = (redis.ConnectionError, redis.TimeoutError)
+    return isinstance(exc, (*lost, LayoutMismatch)) or (isinstance(exc, RedisError) and passes(exc))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,6 @@ class WatchIntervals:
 
     tick: float = 1.0
     relist: float = 2.0
-    repair: float = 5.0
 
 
 @dataclass
@@ -50,17 +56,17 @@ class Watcher:
     waiting: Redis
     """A client whose timeout exceeds the tick."""
     line: Line
-    reader: Reader
     classes: Mapping[str, GpuClass]
     lease: Lease
     launcher: Launcher
-    slots: Slots
-    finisher: Finisher
+    turns: ClassTurns
     stopper: Stopper
     repair: Repair
     unserved: Unserved
     states: JobStates
     intervals: WatchIntervals
+    steps: Steps
+    """Those of its parts too, so that one place knows what fails."""
     may_lead: bool = True
     """False: it only announces its dispatcher."""
     check_layout: Callable[[], None] = lambda: None
@@ -78,12 +84,13 @@ class Watcher:
     succeeded: float = field(default=0.0, init=False)
     """End of its last successful cycle by ``time.monotonic``; 0: none yet."""
     trouble: str = field(default="", init=False)
-    """Why its latest cycle failed; empty if it did not."""
+    """Why its latest cycle failed, or which step has failed for long; empty if all work."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
-        self._relist_at = self._now = 0.0
+        self._offset = 0.0  # from the monotonic clock to that of Redis
+        self._next: dict[str, float] = {}  # step → when it is due, by the monotonic clock
 
     @property
     def unserved_jobs(self) -> Mapping[str, int]:
@@ -110,90 +117,105 @@ class Watcher:
             logger.warning("not signed off: %s", exc, extra={"action": "leave_failed"})
 
     def _run(self) -> None:
+        woken: str | None = None
         while not self._stop.is_set():
             self.began = time.monotonic()
             try:
-                sleep = self.cycle()
-                self.trouble = ""
-                self.succeeded, self.turned = time.monotonic(), self._now
-                self._wait(sleep)
+                sleep = self.cycle(woken)
+                self._tell(self.steps.trouble())
+                self.succeeded, self.turned = time.monotonic(), self._now()
+                woken = self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
                 self.leave()
                 return
-            except RedisError as exc:
-                self.trouble = f"Redis: {exc}"
-                logger.warning("watcher: Redis: %s", exc, extra={"action": "watch_unavailable"})
-                self._stop.wait(self.intervals.tick)
             except Exception as exc:
-                self.trouble = f"{type(exc).__name__}: {exc}"
-                logger.exception("watcher: cycle failed", extra={"action": "watch_failed"})
+                woken = None
+                self._next.clear()
+                kind = "Redis" if isinstance(exc, RedisError) else type(exc).__name__
+                self._tell(f"{kind}: {exc}", None if kind == "Redis" else exc)
                 self._stop.wait(self.intervals.tick)
 
-    def cycle(self) -> float:
-        """Run one cycle; return how long to sleep at most, in seconds."""
+    def _tell(self, trouble: str, exc: Exception | None = None) -> None:
+        """Note why the loop does not work, and log it once."""
+        if trouble and trouble != self.trouble:
+            logger.warning(
+                "watcher: %s", trouble, extra={"action": "watch_unavailable"}, exc_info=exc
+            )
+        elif self.trouble and not trouble:
+            logger.info("watcher: works again", extra={"action": "watch_available"})
+        self.trouble = trouble
+
+    def cycle(self, woken: str | None = None) -> float:
+        """Run one cycle: each step that is due, and the turn of a class that was ``woken``. Return
+        how long to sleep at most, in seconds.
+        """
+        run, tick = self.steps.run, self.intervals.tick
         # 1. Announce this dispatcher. Lead, unless another watcher does.
-        self.check_layout()
-        now = self._now = redis_time(self.client)
-        began = time.monotonic()
-        self.lease.announce(list(self.classes.values()), now)
-        self._set_leads(self.may_lead and self.lease.hold())
+        if self._due("announce", max(tick, self.lease.seconds)):
+            self.check_layout()
+            self._offset = redis_time(self.client) - time.monotonic()
+            run("announce", self._announce, None)
+        if self._due("lease", self.lease.seconds / 3 if self.leads else tick):
+            self._set_leads(self.may_lead and self.lease.hold())
         if not self.leads:
-            return self.intervals.tick
-        soonest, closed = now + self.intervals.tick, set()
-        for gpu_class in [*self.classes.values(), GpuClass(REFUSED)]:
-            # 2. Move due jobs: into line, out of it, past a deadline.
-            moved, due = self.line.tick(gpu_class.name)
-            # 3. Grant free slots.
-            self.slots.grant(gpu_class)
-            # 4. Stop attempts that must stop; resume the steps that a crash interrupted.
-            todo = self.reader.todo(gpu_class.name, now)
-            self.stopper.stop(gpu_class.name, todo.stopping, now)
-            self._resume(gpu_class, todo, now)
-            if not todo.opened:
-                closed.add(gpu_class.name)
-            soonest = min(soonest, now if moved else soonest, due or soonest)
-        # 5. Compare the holders of slots with what runs. This opens a class that Redis does not
+            return tick
+        # 2. In each class that has work or is due: move jobs, grant slots, stop attempts, resume
+        #    the steps that a crash interrupted.
+        self.turns.take(self._now(), woken)
+        # 3. Look after classes that no dispatcher serves any more. To find one is not urgent.
+        every = self.intervals.relist if self.unserved.jobs else self.unserved.silence / 3
+        if self._due("unserved", max(every, self.intervals.relist)):
+            run("unserved", lambda: self.unserved.look_after(self._now()), None)
+        # 4. Compare the holders of slots with what runs. This opens a class that Redis does not
         #    know (a new class, or all data is lost): no job may start beside an unknown attempt.
-        #    Look after classes that no dispatcher serves any more.
-        if closed or now >= self._relist_at:
-            self._relist_at = now + self.intervals.relist
-            self.unserved.look_after(now)
-            if self._repaired(now, closed) and closed:
-                soonest = now
-        # 6. Record what attempts wait for, and give up those that exceed a limit.
-        self.launcher.check(now)
-        # 7. Keep the states of long jobs from expiring.
-        self.states.refresh_if_due(now)
-        # 8. Sleep until the next job is due, or until woken.
-        return soonest - now - (time.monotonic() - began)
+        if self._due("repair", self.intervals.relist) or self.turns.closed:
+            run("repair", self._repair, None)
+        # 5. Record what attempts wait for, and give up those that exceed a limit.
+        if self._due("launcher", tick):
+            run("launcher", lambda: self.launcher.check(self._now()), None)
+        # 6. Keep the states of long jobs from expiring.
+        run("states", lambda: self.states.refresh_if_due(self._now()), None)
+        # 7. Sleep until the next class is due, or until one is woken.
+        now = self._now()
+        return self.turns.next(now) - now
+
+    def _due(self, step: str, every: float) -> bool:
+        """Return whether a step is due, which it is ``every`` so many seconds."""
+        now = time.monotonic()
+        if now < self._next.get(step, 0.0):
+            return False
+        self._next[step] = now + every
+        return True
+
+    def _now(self) -> float:
+        return self._offset + time.monotonic()
+
+    def _announce(self) -> None:
+        self.lease.announce(list(self.classes.values()), self._now())
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self.leads:
             logger.info("this watcher leads", extra={"action": "leads"})
-            self._relist_at = 0.0
             self.stopper.forget()
+        if self.lease.taken:  # nothing is known of any class
+            self._next.pop("repair", None)
+            self.turns.forget()
         if leads != self.leads:
             self.launcher.lead(leads)
             self.blind = False
         self.leads = leads
 
-    def _resume(self, gpu_class: GpuClass, todo: Todo, now: float) -> None:
-        for delivery, since in todo.accepted:
-            if since <= now - self.intervals.repair:
-                logger.warning(
-                    "%s was accepted and not in line; enqueued",
-                    delivery,
-                    extra={"action": "repair_accepted"},
-                )
-                self.slots.enqueue(gpu_class, delivery)
-        for delivery, _ in todo.finishing:
-            self.finisher.submit(gpu_class.name, delivery)
-
-    def _repaired(self, now: float, closed: set[str]) -> bool:
-        """Repair, and open the closed classes; return False if the cluster state is unknown."""
+    def _repair(self) -> None:
+        """Repair, and open the closed classes, unless the cluster state is unknown."""
+        closed = set(self.turns.closed)
         try:
-            self.repair.run(now, adopt_at_once=closed, unserved=self.unserved.jobs)
+            self.repair.run(
+                self._now(),
+                adopt_at_once=closed,
+                unserved=self.unserved.jobs,
+                working=self.turns.working,
+            )
         except LauncherUnavailable as exc:
             if not self.blind:  # log it once: it may last an hour
                 logger.warning(
@@ -202,14 +224,16 @@ class Watcher:
                     extra={"action": "watch_blind"},
                 )
             self.blind = True
-            return False
+            return
         self.blind = False
-        for name in closed:
+        settled = closed - self.repair.unsettled
+        for name in settled:
             self.line.open(name)
-        return True
+            self.turns.open(name)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> str | None:
         if not self.leads:
             self._stop.wait(min(seconds, self.intervals.tick))  # only the leader is woken
         elif seconds > 0:
-            wakeups.wait(self.waiting, self.classes, seconds)
+            return wakeups.wait(self.waiting, self.classes, seconds)
+        return None

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from celery import Celery, signals
 from celery._state import _set_task_join_will_block
@@ -57,19 +59,30 @@ def _stopped(exc: BaseException | None) -> Stopped | None:
     return exc
 
 
-def load(name: str | None, worker: str, loglevel: str = "INFO") -> Celery:
-    """Import the application and become a worker of it. Raises :class:`ApplicationNotFound`."""
+def load(
+    name: str | None, worker: str, loglevel: str = "INFO", patience: float | None = None
+) -> Celery:
+    """Import the application and become a worker of it, which waits for Redis for ``patience``
+    seconds. Raises :class:`ApplicationNotFound`.
+    """
     app = find(name)
-    become_worker(app, worker, loglevel)
-    wait_for_redis(app)
+    try:
+        become_worker(app, worker, loglevel)
+        wait_for_redis(app, patience)
+    except Exception as exc:  # a setting that only a worker reads, or a missing client library
+        if (stopped := _stopped(exc)) is not None:
+            raise stopped from None
+        raise ApplicationNotFound(
+            f"GPUQUEUE_APP={name!r} cannot become a worker: {type(exc).__name__}: {exc}; correct"
+            " its settings"
+        ) from exc
     return app
 
 
-def stand_in(
-    broker: str | None, backend: str | None, worker: str, loglevel: str = "INFO"
-) -> Celery:
+def stand_in(settings: Mapping[str, Any], worker: str, loglevel: str = "INFO") -> Celery:
     """Return an application without tasks, to report an error of the real one."""
-    app = Celery("gpuqueue-executor", broker=broker, backend=backend)
+    app = Celery("gpuqueue-executor")
+    app.conf.update(settings)
     become_worker(app, worker, loglevel)
     wait_for_redis(app)
     return app

@@ -10,7 +10,7 @@ no GPU library; it writes no file and needs no home directory.
 
 Exit status:
     0: reported.
-    72: (a finisher) the application cannot be imported.
+    72: the application cannot be loaded; nothing is written, and the job waits until it can.
     75: Redis could not be reached.
     76: the attempt belongs to another process.
     77: the GPU failed; nothing is written, and another attempt follows.
@@ -38,11 +38,14 @@ from gpuqueue.errors import (
     StaleAttempt,
 )
 from gpuqueue.executor import application
+from gpuqueue.executor.leaving import end_within, grace_of, leave_at_once
 from gpuqueue.executor.task_run import KEEP, Run
-from gpuqueue.executor.waiting import PATIENCE, sending
+from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE, CeleryRedis, read
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_DEVICE,
@@ -52,13 +55,20 @@ from gpuqueue.model.ends import (
     EXIT_STALE,
     EXIT_TERMINATED,
 )
-from gpuqueue.model.executor_env import FINISHER, INSTANCE, POD, POD_UID, VARIABLES
+from gpuqueue.model.executor_env import (
+    FINISHER,
+    INSTANCE,
+    LOAD_TIMEOUT,
+    POD,
+    POD_UID,
+    VARIABLES,
+)
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import describe
+from gpuqueue.store.passing import describe, passes
 
 #: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
 #: up, and errors here come earlier.
@@ -74,7 +84,8 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             f" reads layout {VERSION} only; install the dispatcher's version with the application"
         )
     try:
-        state_url = environ.get("GPUQUEUE_REDIS_URL") or environ["CELERY_BROKER_URL"]
+        where = _addresses(environ)
+        state_url = where.state or environ["CELERY_BROKER_URL"]
         attempt = Attempt(
             environ[VARIABLES["gpu_class"]],
             environ[VARIABLES["delivery"]],
@@ -86,13 +97,13 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
         raise SettingsError(
             f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
-    _check_addresses(environ)
-    setting = "GPUQUEUE_REDIS_URL" if environ.get("GPUQUEUE_REDIS_URL") else "CELERY_BROKER_URL"
+    setting = STATE if environ.get(STATE) else BROKER
     client = connect(state_url, retries=PATIENCE)
-    if not environ.get("CELERY_RESULT_BACKEND") and environ.get("CELERY_BROKER_URL"):
-        environ["CELERY_RESULT_BACKEND"] = environ[
-            "CELERY_BROKER_URL"
-        ]  # applications read it when they are imported
+    # Applications read them when they are imported.
+    complete_urls = where.environment()
+    environ.update(
+        {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
+    )
     host = environ.get(POD) or socket.gethostname()
     try:
         look(client, state_url, setting)
@@ -102,8 +113,10 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             return _finish(environ, finish, Logs(client), f"{attempt.gpu_class}@{host}")
         executor = ExecutorAttempt(client, attempt, token)
         worker = attempt.worker(host)
-        record, stored = executor.claim(_instance(environ, host), worker)
+        loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
+        record, stored = executor.claim(_instance(environ, host), worker, loads_within)
         Run(environ, executor, record, stored, worker).run()
+        end_within(grace_of(environ), EXIT_OK)  # hooks of the application may hang, too
         application.leave()
     except StaleAttempt as exc:
         logger.warning("%s", exc)
@@ -123,13 +136,17 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     return EXIT_OK
 
 
-def _check_addresses(environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingsError` for an address with incomplete TLS options: Celery would connect
-    to any server.
+def _addresses(environ: Mapping[str, str]) -> CeleryRedis:
+    """Return the addresses of Redis. Raises :class:`SettingsError` for a wrong one, incomplete TLS
+    options included: Celery would connect to any server.
     """
-    names = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL")
-    for problem in tls_problems({name: environ.get(name) for name in names}):
+    try:
+        where = read(environ)
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from None
+    for problem in tls_problems({name: environ.get(name) for name in (BROKER, BACKEND, STATE)}):
         raise SettingsError(problem)
+    return where
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:
@@ -146,21 +163,31 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
     if claimed is None:
         return EXIT_STALE
     record, stored = claimed
-    app = application.load(
-        environ.get("GPUQUEUE_APP"), worker, environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
-    )
-    log = logs.for_result(record)
-    with sending():
-        reason = complete(
-            app,
-            record,
-            stored,
-            ApplicationBodies(app),
-            hostname=record.get("worker") or worker,
-            own_tasks=True,
-            log=log,
+    events: list[Event] = []
+    try:
+        app = application.load(
+            environ.get("GPUQUEUE_APP"),
+            worker,
+            environ.get("GPUQUEUE_LOG_LEVEL", "INFO"),
+            FINISH_PATIENCE,
         )
+        log = logs.for_result(record)
+        with sending():
+            reason = complete(
+                app,
+                record,
+                stored,
+                ApplicationBodies(app),
+                send=events.append,
+                hostname=record.get("worker") or worker,
+                own_tasks=True,
+                log=log,
+            )
+    except Exception as exc:
+        finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
+        raise
     finish.finished(reason)
+    try_to_send(app, events)
     return EXIT_OK
 
 
@@ -169,23 +196,17 @@ def _on_term(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def run() -> None:
-    """Run the executor: the entry point."""
+    """Run the executor: the entry point. This process ends within its grace, however it went."""
+    code = 1
     try:
-        sys.exit(main())
+        code = main()
     except SettingsError as exc:
         sys.stderr.write(f"gpuqueue: {exc}\n")
-        sys.exit(EXIT_CONFIG)
+        code = EXIT_CONFIG
     except application.Stopped as stopped:
-        if stopped.code == EXIT_DEVICE:
-            _leave_at_once(EXIT_DEVICE)
-        raise
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    """End without the clean-up of the interpreter: on a failed GPU it may hang, or crash and hide
-    the exit status.
-    """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
+        code = int(stopped.code or EXIT_OK)
+        if code == EXIT_DEVICE:  # the clean-up may hang on a failed GPU
+            leave_at_once(code)
+    finally:
+        end_within(grace_of(os.environ), code)
+    sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from gpuqueue.errors import (
     StaleAttempt,
     TaskNotFound,
 )
-from gpuqueue.executor import application
+from gpuqueue.executor import adoption, application
 from gpuqueue.executor.celery_task import (
     check_arguments,
     has_own_call,
@@ -28,13 +29,17 @@ from gpuqueue.executor.celery_task import (
     soft_limit,
     with_run,
 )
+from gpuqueue.executor.leaving import grace_of
 from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
-from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
+from gpuqueue.model import celery_redis
+from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.text import fitting
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sample, Sampler, has_gpu
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -42,10 +47,14 @@ from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe
 
 logger = get_logger("gpuqueue.executor")
+#: Loggers of Celery are silent until the application sets logging up.
+start_logger = logging.getLogger("gpuqueue.start")
 #: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
 KEEP = 86_400.0
 #: How many characters of a GPU failure the record keeps; the log has all.
 MOST_GPU_ERROR = 300
+#: How many characters the record keeps of why an application cannot be loaded.
+MOST_LOAD_ERROR = 500
 
 
 class Run:
@@ -76,11 +85,10 @@ class Run:
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
-            broker, backend = (
-                self._environ.get("CELERY_BROKER_URL"),
-                self._environ.get("CELERY_RESULT_BACKEND"),
-            )
-            app = application.stand_in(broker, backend, self._worker, self._loglevel)
+            if LOAD_TIMEOUT in self._environ:  # else its dispatcher knows no held applications
+                self._not_loaded(exc)
+            settings = celery_redis.read(self._environ).celery()
+            app = application.stand_in(settings, self._worker, self._loglevel)
             self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
             return
         name = self._record["task"]
@@ -101,6 +109,15 @@ class Run:
             task = raiser(app, self._record, missing)
         self._trace(app, task, body)
 
+    def _not_loaded(self, exc: ApplicationNotFound) -> NoReturn:
+        """Write no result: the job is not at fault, and waits until its application works."""
+        start_logger.error("%s", exc, exc_info=exc)
+        try:
+            self._executor.not_loaded(fitting(str(exc), MOST_LOAD_ERROR))
+        except RedisError as error:
+            start_logger.warning("the cause is not recorded: %s", error)
+        raise application.Stopped(EXIT_NO_APPLICATION) from exc
+
     def _readable_body(self, app: Celery) -> messages.Payload:
         """Return the body if it is readable without the application, else an empty one."""
         try:
@@ -109,7 +126,7 @@ class Run:
             return NOTHING
 
     def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
-        with Events(app, self._worker, leaves=True) as events:
+        with Events(app, self._worker) as events:
             request, context = messages.request(
                 self._stored, body, app, hostname=self._worker, task=task
             )
@@ -132,7 +149,8 @@ class Run:
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
             state = getattr(info, "state", None) or states.SUCCESS
             if self._reported:
-                self._executor.reported(self._keep)
+                failed = state == states.FAILURE
+                self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):
@@ -217,7 +235,7 @@ class Run:
 
     def _claim(self, outcome: EndReason) -> None:
         try:
-            self._executor.report(outcome, self._sampler.latest())
+            adoption.report(self._executor, outcome, self._sampler.latest())
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)
@@ -230,13 +248,18 @@ class Run:
         self._reported = True
 
     def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
-        """Record the hard limit; return the soft one. A message overrides the task's limits."""
+        """Report that the application is loaded, with the hard limit; return the soft one. A
+        message overrides the task's limits.
+        """
         hard, soft = (
             limit or own
             for limit, own in zip(limits, (task.time_limit, task.soft_time_limit), strict=True)
         )
-        if hard and hard != self._record.get("time_limit"):
-            self._executor.limit(float(hard))
+        known, loads_within = self._record.get("time_limit"), self._environ.get(LOAD_TIMEOUT)
+        own = float(hard) if hard and hard != known else None
+        is_watched = loads_within and not 0 < (known or 0) <= float(loads_within)
+        if own or is_watched or self._record.get("probes"):
+            self._executor.loaded(own)
         return soft
 
 

@@ -16,11 +16,16 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
+from gpuqueue.glue.results.states import store_started_at_once
+from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
+from gpuqueue.store.handshake import shorten
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
 #: At its start, the deadline of the watcher is shorter.
 PATIENCE = 600
+#: The same for a finisher: its dispatcher follows it, and starts it again.
+FINISH_PATIENCE = 30
 #: Seconds without a failure that end an outage. Celery pauses for up to 5 s between two tries.
 QUIET = 30.0
 
@@ -46,6 +51,8 @@ class _OutagePatience(Patience):
     """Waits for the end of an outage, however many commands fail in it. ``waits`` turns it on."""
 
     waits = True
+    patience: float | None = None
+    """None: :data:`PATIENCE`."""
 
     def __init__(self, pool: ConnectionPool, outage: _Outage) -> None:
         super().__init__(-1, COMMAND_TIMEOUT, pool)
@@ -55,7 +62,7 @@ class _OutagePatience(Patience):
         """Return whether the outage has lasted for too long."""
         # A server that does not answer fails too seldom for one outage.
         seconds = max(self._outage.seconds(), time.monotonic() - began)
-        return not self.waits or seconds >= PATIENCE
+        return not self.waits or seconds >= (self.patience or PATIENCE)
 
 
 class _SenderPatience(_OutagePatience):
@@ -71,6 +78,7 @@ class _Waiting:
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
+        shorten(pool)
         pool.set_retry(_SenderPatience(pool, _broker))
         return pool
 
@@ -80,26 +88,31 @@ class _Channel(_Waiting, transport.Channel):
 
 
 class _SentinelChannel(_Waiting, transport.SentinelChannel):
-    pass
+    connection_class = sentinel.Connection
+    connection_class_ssl = sentinel.SSLConnection
 
 
 _broker = _Outage()
 
 
-def wait_for_redis(app: Celery) -> None:
-    """Make the result backend of an application wait, and the senders of messages within
-    :func:`sending`.
+def wait_for_redis(app: Celery, patience: float | None = None) -> None:
+    """Make the result backend of an application wait for ``patience`` seconds, and the senders of
+    messages within :func:`sending`.
     """
+    _OutagePatience.patience = patience
     transport.Transport.Channel = _Channel
     transport.SentinelTransport.Channel = _SentinelChannel
     # For other backends.
     app.conf.result_backend_always_retry = True
-    app.conf.result_backend_max_retries = PATIENCE // 5
+    app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)
     app.conf.result_backend_max_sleep_between_retries_ms = 5_000
+    store_started_at_once(app)
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
         client = backend.client
+        sentinel.ask_again(client.connection_pool)
+        shorten(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 

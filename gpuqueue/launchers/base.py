@@ -9,6 +9,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 
@@ -90,6 +91,8 @@ class Launcher(Protocol):
     owner: str
     """The cluster and queue that these attempts belong to. A dispatcher never touches attempts of
     another owner. Empty if the instance itself names its owner."""
+    site: Site
+    """What the places of these attempts are named after."""
     claim_within: float
     """Seconds from the launch, all waits included, within which an executor must claim its
     attempt."""
@@ -162,6 +165,7 @@ class Launcher(Protocol):
         ``wanted``, or after ``timeout`` seconds.
 
         Raises :class:`LauncherClosed` if this process shuts down meanwhile; the finish continues.
+        Raises :class:`LauncherUnavailable`, or OSError, if the executor cannot be started.
         """
         ...
 

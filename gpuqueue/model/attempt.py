@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Self
 
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.model.record import Record
 
+#: The name of a holder: a delivery and the number of an attempt.
+_HOLDER = re.compile(r"(.+)#([0-9]{1,15})", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a delivery. ``number`` counts from 1."""
+    """One attempt at a delivery. ``number`` counts from 1.
+
+    Two attempts are equal if they have the same slot. A number is given twice if Redis comes back
+    with an older state; then only ``token`` tells them apart. It is empty if it is not known.
+    """
 
     gpu_class: str
     delivery: str
     number: int
+    token: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def of(cls, record: Record) -> Self:
         """Return the latest attempt of a record. Raises KeyError if it has none."""
-        return cls(record["gpu_class"], record["delivery"], record["attempt"])
+        return cls(
+            record["gpu_class"], record["delivery"], record["attempt"], record.get("token", "")
+        )
 
     @classmethod
-    def parse(cls, gpu_class: str, holder: str) -> Self:
-        """Parse the name that :attr:`holder` makes."""
-        delivery, _, number = holder.rpartition("#")
-        return cls(gpu_class, delivery, int(number))
+    def parse(cls, gpu_class: str, holder: str) -> Self | None:
+        """Parse the name that :attr:`holder` makes. Returns None for any other text."""
+        found = _HOLDER.fullmatch(holder)
+        return cls(gpu_class, found[1], int(found[2])) if found else None
 
     @property
     def holder(self) -> str:
@@ -37,6 +48,11 @@ class Attempt:
     def worker(self, host: str) -> str:
         """Return the name of its one-shot Celery worker, as Flower shows it."""
         return f"{self.gpu_class}-{self.delivery}-{self.number}@{host}"
+
+
+def is_same_instance(one: str, other: str) -> bool:
+    """Whether two names are of the same process or Job; a Job is also named without its pod."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +90,8 @@ class LiveAttempt:
 class Observation:
     """What an attempt waits for before it runs or ends.
 
-    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt.
+    ``claim_within`` is the time in seconds, from now, that its executor has to claim the attempt,
+    ``launch_in`` the time until its launch is tried again.
     """
 
     attempt: Attempt
@@ -83,3 +100,4 @@ class Observation:
     pod: str = ""
     node: str = ""
     claim_within: float | None = None
+    launch_in: float | None = None

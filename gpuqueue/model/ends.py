@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 
 #: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
 EXIT_NO_APPLICATION = 72
-"""A finisher could not import the application (EX_OSFILE)."""
+"""The application cannot be loaded (EX_OSFILE)."""
 EXIT_NO_STATE = 75
 """Redis could not be reached (EX_TEMPFAIL)."""
 EXIT_STALE = 76
@@ -26,15 +27,19 @@ EXIT_DEVICE = 77
 EXIT_CONFIG = 78
 """A setting is wrong, or Redis refuses the user or cannot prove its identity (EX_CONFIG)."""
 #: Codes with this meaning only if an executor of gpuqueue ran.
-EXECUTORS_OWN = (EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
+EXECUTORS_OWN = (EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
+#: What an end blames that came before the job's own code.
+START = "start"
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """The meaning of an observed end, for an executor that did not report.
 
-    ``avoid`` names the node at fault; the next attempt avoids it. ``evidence`` has fields for the
+    ``avoid`` names the node at fault; the next attempt avoids it. ``blames`` is the kind of the
+    other place that may be at fault (see :class:`gpuqueue.model.place.PlaceKind`), or ``start``:
+    the place where the executor was starting, if it got no further. ``evidence`` has fields for the
     record: exit_code, container_reason, node, pod, and scheduled, container_started and
     container_finished in Unix seconds.
     """
@@ -43,9 +48,22 @@ class End:
     error: str
     avoid: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    blames: str = ""
 
 
 def explain(code: int | None) -> End:
+    """Explain the exit status of an executor; see :func:`_explain`. A stop, or an end that was not
+    observed, blames no place.
+    """
+    end = _explain(code)
+    if code in (EXIT_DEVICE, EXIT_NO_APPLICATION):
+        blames = PlaceKind.DEVICE if code == EXIT_DEVICE else PlaceKind.APPLICATION
+        return replace(end, blames=blames)
+    unknown = code in (None, EXIT_STALE, EXIT_TERMINATED, -signal.SIGTERM)
+    return end if unknown else replace(end, blames=START)
+
+
+def _explain(code: int | None) -> End:
     """Explain the exit status of an executor, in the form of ``subprocess`` (-N: killed by signal
     N). None: it was not observed.
     """
@@ -64,6 +82,8 @@ def explain(code: int | None) -> End:
         )
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")
+    if code == EXIT_NO_APPLICATION:
+        return End(EndReason.INFRA, "the application cannot be loaded (exit code 72)")
     if code == EXIT_CONFIG:
         return End(
             EndReason.INFRA,

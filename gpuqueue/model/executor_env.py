@@ -20,6 +20,8 @@ VARIABLES = {
 INSTANCE = "GPUQUEUE_INSTANCE"
 #: The claim of a finish: the executor finishes the job in place of another.
 FINISHER = "GPUQUEUE_FINISHER"
+#: Seconds that an executor gets to load the application. Absent: an older dispatcher set none.
+LOAD_TIMEOUT = "GPUQUEUE_LOAD_TIMEOUT"
 #: Fields of the pod, which only the cluster knows.
 POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
 #: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.

@@ -25,6 +25,14 @@ class WaitReason(StrEnum):
     TENANT_LIMIT = "TENANT_LIMIT"
     NO_DISPATCHER = "NO_DISPATCHER"
     """No live dispatcher serves its class."""
+    DEVICE_SET_ASIDE = "DEVICE_SET_ASIDE"
+    """A slot is free, but its GPU has failed several jobs and is set aside; one job tries it after
+    a pause.
+    """
+    HOST_SET_ASIDE = "HOST_SET_ASIDE"
+    """No executor could start on the machine for several jobs; one job tries it after a pause."""
+    APPLICATION_HELD = "APPLICATION_HELD"
+    """Its application cannot be loaded; one job tries it after a pause."""
     NOT_BEFORE = "NOT_BEFORE"
     UNSCHEDULABLE = "UNSCHEDULABLE"
     PULLING_IMAGE = "PULLING_IMAGE"

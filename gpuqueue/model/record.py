@@ -49,6 +49,7 @@ class Record(TypedDict, total=False):
     retries: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE]
     nesting: Annotated[int, ENVIRONMENT, ANNOTATION]
     priority: Annotated[int, SHOWN]
+    arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     container: dict[str, Any]
     needs_app: bool
@@ -64,7 +65,10 @@ class Record(TypedDict, total=False):
     outcome: str
     cancel: str
     finisher: str
-    finish_tries: int
+    finish_tries: int  # only of versions that counted every claim
+    finishes: int
+    finish_error: str
+    finish_waits: float
 
     # Its latest attempt.
     attempt: Annotated[int, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
@@ -72,6 +76,11 @@ class Record(TypedDict, total=False):
     by: str
     owner: Annotated[str, TOMBSTONE]
     device: Annotated[int, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
+    places: Annotated[list[str], ATTEMPT, TOMBSTONE]
+    probes: Annotated[list[str], ATTEMPT, TOMBSTONE, SHOWN]
+    spared: Annotated[int, TOMBSTONE, SHOWN]
+    loading: Annotated[int, ATTEMPT]
+    load_error: Annotated[str, ATTEMPT]
     instance: Annotated[str, ATTEMPT, TOMBSTONE]
     worker: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     image: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]
@@ -81,6 +90,7 @@ class Record(TypedDict, total=False):
     detail: Annotated[str, ATTEMPT, SHOWN]
     avoid: Annotated[list[str], TOMBSTONE, SHOWN]
     timed_out: Annotated[str, ATTEMPT]
+    launches: Annotated[int, ATTEMPT]
     doomed: Annotated[str, ATTEMPT]
     doom_error: Annotated[str, ATTEMPT]
     doom_tried: Annotated[str, ATTEMPT]
@@ -119,6 +129,13 @@ def _field(annotation: Any) -> Field:
 
 
 FIELDS = {name: _field(annotation) for name, annotation in Record.__annotations__.items()}
+#: Field → its type in Lua, for the fields that scripts compute with. ``container`` is True in a
+#: record that was adopted.
+KINDS = {
+    name: kind
+    for name, field in FIELDS.items()
+    if (kind := {str: "string", int: "number", float: "number", list[str]: "table"}.get(field.kind))
+}
 
 
 def fields_with(use: Use) -> tuple[str, ...]:

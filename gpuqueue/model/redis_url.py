@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 from urllib.parse import parse_qs, urlsplit
+
+from gpuqueue.model import sentinel_url
 
 #: Values of ``ssl_cert_reqs``. Celery also takes them in capitals, after ``CERT_``.
 CERT_REQS = ("required", "optional", "none")
@@ -21,11 +24,16 @@ def tls_problem(url: str) -> tuple[str, str] | None:
     backend raises, and Celery's broker connects to any server.
     """
     parts = urlsplit(url)
+    if sentinel_url.is_sentinel(url):
+        options = {name: [value] for name, value in sentinel_url.parse(url).tls.items()}
+        return _verification(options) if options else None
     options = parse_qs(parts.query)
     if parts.scheme == "redis" and any(name.startswith("ssl_") for name in options):
         return "has ssl_… options and no encryption", "begin it with rediss://"
-    if parts.scheme != "rediss":
-        return None
+    return _verification(options) if parts.scheme == "rediss" else None
+
+
+def _verification(options: Mapping[str, list[str]]) -> tuple[str, str] | None:
     if "ssl_cert_reqs" not in options:
         return (
             "has no ssl_cert_reqs, so the server may be unverified",
@@ -48,8 +56,23 @@ def tls_problems(urls: Mapping[str, str | None]) -> Iterator[str]:
             yield f"{name}={mask(url)!r} {found[0]}; {found[1]}"
 
 
+def is_redis(url: str | None) -> TypeGuard[str]:
+    """Whether an address leads to Redis, directly or through Sentinels."""
+    return bool(url) and str(url).startswith(("redis", "unix://", sentinel_url.SCHEME))
+
+
+def uses_tls(url: str) -> bool:
+    """Whether a client of this address uses TLS."""
+    if sentinel_url.is_sentinel(url):
+        return bool(sentinel_url.parse(url).tls)
+    return url.startswith("rediss://")
+
+
 def verifies(url: str) -> bool:
     """Whether a client of this address verifies the server; True without TLS."""
+    if sentinel_url.is_sentinel(url):
+        given = sentinel_url.parse(url).tls.get("ssl_cert_reqs", "")
+        return given.removeprefix("CERT_").lower() != "none"
     return not url.startswith("rediss") or "ssl_cert_reqs=none" not in plain(url)
 
 
@@ -65,6 +88,8 @@ def plain(url: str) -> str:
 
 def mask(url: str) -> str:
     """Return the address without its password."""
+    if sentinel_url.is_sentinel(url):
+        return sentinel_url.masked(url)
     scheme, found, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     shown = f"{scheme}{found}{credentials.partition(':')[0]}:**@{host}" if at else url

@@ -32,14 +32,14 @@ class JobState(StrEnum):
     refused, or its executor died without a report.
     """
     ENDED = "ended"
-    """The result is written. A tombstone stays until no redelivery can come."""
+    """The result is written. A tombstone stays until no other copy of the message can come."""
 
 
 #: Every legal move. The scripts make no other; docs/reference/states.md is generated from these.
 MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.ACCEPTED: frozenset({JobState.DELAYED, JobState.WAITING, JobState.FINISHING}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.FINISHING}),
-    JobState.WAITING: frozenset({JobState.LAUNCHING, JobState.FINISHING}),
+    JobState.WAITING: frozenset({JobState.LAUNCHING, JobState.DELAYED, JobState.FINISHING}),
     JobState.LAUNCHING: frozenset({JobState.RUNNING, JobState.DELAYED, JobState.FINISHING}),
     JobState.RUNNING: frozenset({JobState.REPORTING, JobState.DELAYED, JobState.FINISHING}),
     JobState.REPORTING: frozenset({JobState.ENDED, JobState.FINISHING}),

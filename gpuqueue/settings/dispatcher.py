@@ -9,185 +9,153 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.model.redis_url import mask, tls_problems, unix
+from gpuqueue.settings.redis import RedisSettings, named
 
 S = TypeVar("S", bound=BaseSettings)
 
 
-def _env(*names: str) -> AliasChoices:
-    return AliasChoices(*names)
-
-
-class EnvironmentSettings(BaseSettings):
-    """How settings classes read the environment. The reference pages take the docstrings of the
-    fields.
-    """
-
-    # In a class: the mypy plugin of pydantic reads no constant.
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
-
-
-class Settings(EnvironmentSettings):
+class Settings(RedisSettings):
     """Settings for operators. Code uses the field name, the environment its alias."""
 
-    broker_url: str | None = Field(None, validation_alias=_env("CELERY_BROKER_URL"))
-    """URL of the Celery broker, which must be Redis: ``redis://``, ``rediss://`` with
-    ``ssl_cert_reqs``, or ``redis+socket://``. Required. The queue state lives there too, unless
-    GPUQUEUE_REDIS_URL is set.
-    """
-    result_backend: str | None = Field(None, validation_alias=_env("CELERY_RESULT_BACKEND"))
-    """URL of the Celery result backend. Unset: the broker. Applications must use the same one."""
-    state_url: str | None = Field(None, validation_alias=_env("GPUQUEUE_REDIS_URL"))
-    """URL of the Redis that holds the queue state. Unset: the broker."""
-    app: str | None = Field(None, validation_alias=_env("GPUQUEUE_APP"))
+    app: str | None = Field(None, validation_alias=named("GPUQUEUE_APP"))
     """The Celery application that executors load: the argument of ``celery -A``. Required in local
     mode; on Kubernetes, the image can set it instead.
     """
-    cert_store: str | None = Field(None, validation_alias=_env("GPUQUEUE_CERT_STORE"))
+    cert_store: str | None = Field(None, validation_alias=named("GPUQUEUE_CERT_STORE"))
     """Directory or glob of PEM files: the certificates of the senders whose jobs dispatchers
     accept. Unset: only the applications verify signatures.
     """
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=_env("GPUQUEUE_LOG_LEVEL")
+        "INFO", validation_alias=named("GPUQUEUE_LOG_LEVEL")
     )
     """Log level of executors."""
     execution_mode: Literal["local", "k8s_job"] = Field(
-        "local", validation_alias=_env("GPU_EXECUTION_MODE")
+        "local", validation_alias=named("GPU_EXECUTION_MODE")
     )
     """How an attempt runs: ``local`` as a process of this machine, ``k8s_job`` as a Kubernetes
     Job.
     """
 
-    t4_shared_slots: int = Field(8, ge=0, le=10_000, validation_alias=_env("T4_SHARED_SLOTS"))
+    t4_shared_slots: int = Field(8, ge=0, le=10_000, validation_alias=named("T4_SHARED_SLOTS"))
     """Shared jobs that the class ``t4`` runs at once. 8: the replicas of our time-slicing
     profile.
     """
-    t4_exclusive_slots: int = Field(1, ge=0, le=10_000, validation_alias=_env("T4_EXCLUSIVE_SLOTS"))
+    t4_exclusive_slots: int = Field(
+        1, ge=0, le=10_000, validation_alias=named("T4_EXCLUSIVE_SLOTS")
+    )
     """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU. With 0 exclusive and 0 shared
     slots, there is no class ``t4``.
     """
-    mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=_env("MIG_TOTAL_SLOTS"))
+    mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=named("MIG_TOTAL_SLOTS"))
     """Slices of the MIG class that GPU_RESOURCE_NAME names. 0: no MIG class."""
-    resource_name: str | None = Field(None, validation_alias=_env("GPU_RESOURCE_NAME"))
+    resource_name: str | None = Field(None, validation_alias=named("GPU_RESOURCE_NAME"))
     """The Kubernetes resource that a job requests. A MIG resource names the MIG class; any other
     replaces ``nvidia.com/gpu`` of the class ``t4``. Unset: nvidia.com/gpu, and no MIG class.
     """
-    classes_file: Path | None = Field(None, validation_alias=_env("GPUQUEUE_CLASSES_FILE"))
+    classes_file: Path | None = Field(None, validation_alias=named("GPUQUEUE_CLASSES_FILE"))
     """TOML file with more classes. A class of the file replaces one of the same name."""
     exclusive_patience: int = Field(
-        8, ge=1, le=1_000_000, validation_alias=_env("GPUQUEUE_EXCLUSIVE_PATIENCE")
+        8, ge=1, le=1_000_000, validation_alias=named("GPUQUEUE_EXCLUSIVE_PATIENCE")
     )
     """K: number of later shared jobs that may overtake the first waiting exclusive job. 8: one full
     round of shared slots.
     """
     shared_patience: int = Field(
-        1, ge=1, le=1_000_000, validation_alias=_env("GPUQUEUE_SHARED_PATIENCE")
+        1, ge=1, le=1_000_000, validation_alias=named("GPUQUEUE_SHARED_PATIENCE")
     )
     """M: number of exclusive jobs that may start in a row while shared jobs wait. 1: they take
     turns.
     """
 
-    max_attempts: int = Field(3, ge=1, le=100, validation_alias=_env("GPUQUEUE_MAX_ATTEMPTS"))
+    max_attempts: int = Field(3, ge=1, le=100, validation_alias=named("GPUQUEUE_MAX_ATTEMPTS"))
     """Attempts at one delivery when the infrastructure is at fault."""
-    grace_seconds: float = Field(10, ge=0, le=3600, validation_alias=_env("GPUQUEUE_GRACE_SECONDS"))
+    grace_seconds: float = Field(
+        10, ge=0, le=3600, validation_alias=named("GPUQUEUE_GRACE_SECONDS")
+    )
     """Seconds between SIGTERM and SIGKILL when a job is stopped. 10: time to write a checkpoint,
     and the default of `docker stop`.
     """
     start_timeout: float = Field(
-        120, gt=0, le=86_400, validation_alias=_env("GPUQUEUE_START_TIMEOUT")
+        120, gt=0, le=86_400, validation_alias=named("GPUQUEUE_START_TIMEOUT")
     )
     """Seconds from the start of the process or container until the executor must have claimed its
-    job. 120: importing a large framework from a cold disk.
+    job. 120: pulling Python and its packages from a cold disk.
     """
-    lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=_env("GPUQUEUE_LEASE_SECONDS"))
+    load_timeout: float | None = Field(
+        None, gt=0, le=86_400, validation_alias=named("GPUQUEUE_LOAD_TIMEOUT")
+    )
+    """Seconds from the claim of a job until its application must be loaded; else a new attempt
+    follows. Unset: GPUQUEUE_START_TIMEOUT.
+    """
+    lease_seconds: float = Field(3, ge=0.5, le=60, validation_alias=named("GPUQUEUE_LEASE_SECONDS"))
     """Seconds without a sign of the leader until another dispatcher takes over. 3: measured
     fail-over of 2.9 s.
     """
-    tick_seconds: float = Field(1, ge=0.05, le=60, validation_alias=_env("GPUQUEUE_TICK_SECONDS"))
+    tick_seconds: float = Field(1, ge=0.05, le=60, validation_alias=named("GPUQUEUE_TICK_SECONDS"))
     """Longest sleep of the watcher loop, in seconds. An event or an earlier deadline wakes it."""
     relist_seconds: float = Field(
-        2, ge=0.1, le=600, validation_alias=_env("GPUQUEUE_RELIST_SECONDS")
+        2, ge=0.1, le=600, validation_alias=named("GPUQUEUE_RELIST_SECONDS")
     )
     """Seconds between two comparisons of all slot holders with the attempts that really run."""
     repair_seconds: float = Field(
-        5, ge=0.5, le=600, validation_alias=_env("GPUQUEUE_REPAIR_SECONDS")
+        5, ge=0.5, le=600, validation_alias=named("GPUQUEUE_REPAIR_SECONDS")
     )
     """Seconds until an unfinished step counts as abandoned and another process repeats it."""
     finish_seconds: float = Field(
-        15, ge=1, le=600, validation_alias=_env("GPUQUEUE_FINISH_SECONDS")
+        15, ge=1, le=600, validation_alias=named("GPUQUEUE_FINISH_SECONDS")
     )
     """Seconds that a dispatcher may take to finish a job before another one may repeat the finish.
     15: a finish takes milliseconds, but Redis may be slow.
     """
-    leave_seconds: float = Field(30, ge=1, le=600, validation_alias=_env("GPUQUEUE_LEAVE_SECONDS"))
+    finish_timeout: float = Field(
+        120, gt=0, le=86_400, validation_alias=named("GPUQUEUE_FINISH_TIMEOUT")
+    )
+    """Seconds that an application may take to finish a job in place of its executor."""
+    finish_tries: int = Field(3, ge=1, le=100, validation_alias=named("GPUQUEUE_FINISH_TRIES"))
+    """How often an application may fail to do so, until the dispatcher writes the result alone."""
+    leave_seconds: float = Field(30, ge=1, le=600, validation_alias=named("GPUQUEUE_LEAVE_SECONDS"))
     """Seconds from SIGTERM until a dispatcher exits, even with open work. Must be shorter than
     the grace period of its pod. 30: pending launches take 10 s if the API server does not respond.
     """
     host_silent_seconds: float = Field(
-        60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_HOST_SILENT_SECONDS")
+        60, ge=1, le=3600, validation_alias=named("GPUQUEUE_HOST_SILENT_SECONDS")
     )
     """Seconds without a sign of any dispatcher on a host until its local jobs count as lost. 60: a
     restarted dispatcher finds its jobs again.
     """
     tombstone_seconds: float = Field(
-        86_400, ge=60, validation_alias=_env("GPUQUEUE_TOMBSTONE_SECONDS")
+        86_400, ge=60, validation_alias=named("GPUQUEUE_TOMBSTONE_SECONDS")
     )
-    """Seconds that the record of an ended job is kept, to recognize a redelivery of its message.
-    Must exceed the broker's visibility timeout (Celery default: 3600).
+    """Seconds that the record of an ended job is kept, to recognize another copy of its message.
+    Must exceed ``GPUQUEUE_VISIBILITY_SECONDS``.
     """
     visibility_seconds: int = Field(
-        60, ge=1, le=3600, validation_alias=_env("GPUQUEUE_VISIBILITY_SECONDS")
+        60, ge=1, le=3600, validation_alias=named("GPUQUEUE_VISIBILITY_SECONDS")
     )
-    """Seconds until the broker redelivers a message that a dispatcher has read but not accepted.
-    60: accepting takes milliseconds.
+    """Seconds for which a dispatcher may hold a message that it has not accepted yet. Then another
+    dispatcher takes the message. 60: accepting takes milliseconds.
     """
-    metrics_port: int = Field(9464, ge=0, le=65_535, validation_alias=_env("GPUQUEUE_METRICS_PORT"))
+    metrics_port: int = Field(
+        9464, ge=0, le=65_535, validation_alias=named("GPUQUEUE_METRICS_PORT")
+    )
     """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use, as
     with a second dispatcher on one machine, a warning is logged and nothing is served. 9464: the
     Prometheus port for exporters within applications.
     """
-    metrics_host: str | None = Field(None, validation_alias=_env("GPUQUEUE_METRICS_HOST"))
+    metrics_host: str | None = Field(None, validation_alias=named("GPUQUEUE_METRICS_HOST"))
     """Address that the metrics port binds to. Unset: all addresses in mode k8s_job, 127.0.0.1 in
     mode local.
     """
-    launch_threads: int = Field(8, ge=1, le=256, validation_alias=_env("GPUQUEUE_LAUNCH_THREADS"))
+    launch_threads: int = Field(8, ge=1, le=256, validation_alias=named("GPUQUEUE_LAUNCH_THREADS"))
     """Launches that one dispatcher runs in parallel."""
-    devices: str | None = Field(None, validation_alias=_env("GPUQUEUE_DEVICES"))
+    devices: str | None = Field(None, validation_alias=named("GPUQUEUE_DEVICES"))
     """GPUs for local jobs: indexes or UUIDs separated by commas, or ``none``. Unset: every GPU that
     NVML finds.
     """
-
-    @model_validator(mode="after")
-    def _redis_urls(self) -> Settings:
-        schemes = ("redis://", "rediss://", "redis+socket://")  # what Celery's transport knows
-        for alias, url in (
-            ("CELERY_BROKER_URL", self.broker_url),
-            ("GPUQUEUE_REDIS_URL", self.state_url),
-        ):
-            if url and not url.startswith(schemes):
-                raise ValueError(
-                    f"{alias}={mask(url)!r} is not Redis; use one of {', '.join(schemes)}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _valid_tls(self) -> Settings:
-        for problem in tls_problems(self.addresses):
-            raise ValueError(problem)
-        return self
-
-    @property
-    def addresses(self) -> dict[str, str | None]:
-        """The Redis URLs by setting name."""
-        return {
-            "CELERY_BROKER_URL": self.broker_url,
-            "CELERY_RESULT_BACKEND": self.result_backend,
-            "GPUQUEUE_REDIS_URL": self.state_url,
-        }
 
     @property
     def metrics_address(self) -> str:
@@ -195,22 +163,6 @@ class Settings(EnvironmentSettings):
         if self.metrics_host is not None:
             return self.metrics_host
         return "127.0.0.1" if self.execution_mode == "local" else ""
-
-    @property
-    def redis_setting(self) -> str:
-        """The name of the setting behind :attr:`redis_url`, for messages."""
-        return "GPUQUEUE_REDIS_URL" if self.state_url else "CELERY_BROKER_URL"
-
-    @property
-    def redis_url(self) -> str:
-        """The Redis URL of the queue state. Raises :class:`SettingsError` when none is set."""
-        url = self.state_url or self.broker_url
-        if not url:
-            raise SettingsError(
-                "CELERY_BROKER_URL is not set; set it to the applications' broker, e.g."
-                " redis://localhost:6379/0"
-            )
-        return unix(url)
 
 
 def load(**overrides: Any) -> Settings:

@@ -25,8 +25,9 @@ from gpuqueue.model.kube_syntax import (
     is_memory,
     is_subdomain,
 )
-from gpuqueue.settings.dispatcher import EnvironmentSettings, read
+from gpuqueue.settings.dispatcher import read
 from gpuqueue.settings.image_patterns import ImagePattern, parse_patterns
+from gpuqueue.settings.redis import EnvironmentSettings
 
 _DAY = 86_400
 _NAMESPACE_FIX = "use up to 63 lower-case letters, digits and '-'"

@@ -13,59 +13,128 @@ import redis
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
+from gpuqueue.model.text import fitting
 from gpuqueue.store.scripts import Scripts
 
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
 REPORT_TIMEOUT = 900.0
-#: Seconds until a process that has reported and does not end is stopped: its task left a thread
-#: behind.
-EXIT_TIMEOUT = 300.0
+#: Seconds for which a finish that fails by errors that pass uses up no try. An application can
+#: raise such errors for another server than Redis, and for good.
+FREE_FOR = 3600.0
+#: How many characters of the error of a finish the record keeps.
+LONGEST_CAUSE = 500
+#: Seconds that a process gets to end by itself, unless the dispatcher sets them.
+GRACE = 10.0
+#: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
+#: itself after the grace.
+EXIT_MARGIN = 2.0
+
+
+class UnknownJob(StaleAttempt):
+    """Redis knows nothing of the job: it has lost its data, or forgotten that the job has ended."""
+
+
+def failure(error: str, passing: bool) -> dict[str, Any]:
+    """Return what ``finish_failed`` needs of a failed finish."""
+    text = fitting(error, LONGEST_CAUSE) or "unknown"
+    return {"error": text, "passing": passing, "free_for": FREE_FOR}
 
 
 class ExecutorAttempt:
-    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own."""
+    """The verbs of an executor on its attempt. ``token`` proves that the attempt is its own.
+
+    Redis may come back with a state from before its claim or report. Each later call repeats both.
+    """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
         self._scripts = Scripts(client)
         self.token = token
         self.attempt = attempt
+        self._claimed: dict[str, Any] | None = None
+        self._outcome: str | None = None
 
-    def claim(self, instance: str, worker: str) -> tuple[Record, dict[str, Any]]:
+    def claim(
+        self, instance: str, worker: str, loads_within: float | None = None
+    ) -> tuple[Record, dict[str, Any]]:
         """Claim the attempt for this process; return its record and message.
 
+        ``loads_within`` seconds later the attempt is stopped, unless :meth:`loaded` was called.
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
-        answer = self._call("claim", instance=instance, worker=worker)
+        answer = self._call("claim", instance=instance, worker=worker, loads_within=loads_within)
         if answer[0] != "ok":
             raise self._stale(answer[1])
-        return json.loads(answer[1]), json.loads(answer[2])
+        record: Record = json.loads(answer[1])
+        self._claimed = {
+            "instance": instance,
+            "worker": worker,
+            "started": record["started"],
+            "loads_within": loads_within,
+        }
+        return record, json.loads(answer[2])
 
-    def limit(self, seconds: float) -> bool:
-        """Set the hard limit, in seconds from the start, if the task itself declares one."""
-        return bool(self._call("limit", seconds=seconds))
+    def loaded(self, seconds: float | None = None) -> bool:
+        """Report that the application is loaded, with the hard limit that the task itself declares,
+        in seconds from the start. Returns False if the attempt is not current.
+        """
+        if self._claimed:
+            self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
+        return bool(self._call("loaded", seconds=seconds, claimed=self._claim()))
+
+    def not_loaded(self, error: str) -> bool:
+        """Report why the application cannot be loaded, before this process ends without a result.
+        Returns False if the attempt is not current.
+        """
+        return bool(self._call("not_loaded", error=error))
 
     def sampled(self, seen: Mapping[str, Any]) -> bool:
         """Keep a sample of the GPU (see sampler.py for the fields). Returns False if the attempt is
         not current.
         """
-        return bool(self._call("sampled", sample=seen or None))
+        return bool(self._call("sampled", sample=seen or None, claimed=self._claim()))
 
     def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
         """Claim the finish, and keep the last sample of the GPU.
 
-        Raises :class:`StaleAttempt` if this attempt may no longer write anything.
+        Raises :class:`StaleAttempt` if this attempt may no longer write anything, and
+        :class:`UnknownJob` if it may again once a leader has adopted it.
         """
-        answer = self._call("report", outcome=outcome, within=REPORT_TIMEOUT, sample=seen or None)
+        answer = self._call(
+            "report",
+            outcome=outcome,
+            within=REPORT_TIMEOUT,
+            claimed=self._claim(),
+            sample=seen or None,
+        )
         if answer != "ok":
             raise self._stale(answer)
+        self._outcome = outcome
 
-    def reported(self, keep: float) -> bool:
-        """Confirm that everything is written. The tombstone stays for ``keep`` seconds."""
-        return bool(self._call("reported", keep=keep, within=EXIT_TIMEOUT))
+    def reported(self, keep: float, grace: float = GRACE, *, failed: bool = False) -> bool:
+        """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
+        process ends itself within ``grace`` seconds. ``failed``: Celery could not store the success
+        that was claimed, and has stored a failure.
+        """
+        return bool(
+            self._call(
+                "reported",
+                keep=keep,
+                within=grace + EXIT_MARGIN,
+                outcome=self._outcome,
+                failed=failed or None,
+                claimed=self._claim(),
+            )
+        )
+
+    def _claim(self) -> dict[str, Any] | None:
+        """Return how this process claimed the attempt, without what is not known."""
+        known = self._claimed
+        return known and {name: value for name, value in known.items() if value is not None}
 
     def _stale(self, why: str) -> StaleAttempt:
-        return StaleAttempt(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
+        kind = UnknownJob if why == "unknown job" else StaleAttempt
+        return kind(f"{self.attempt.delivery} attempt {self.attempt.number}: {why}")
 
     def _call(self, verb: str, **context: object) -> Any:
         return self._scripts.call(
@@ -107,6 +176,10 @@ class ExecutorFinish:
         if answer[0] != "ok":
             return None
         return json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
+
+    def failed(self, error: str, *, passing: bool) -> None:
+        """Record that this try has failed, so that another follows."""
+        self._call("finish_failed", **failure(error, passing))
 
     def finished(self, reason: str) -> bool:
         """Confirm that everything is written."""

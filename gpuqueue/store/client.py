@@ -20,7 +20,10 @@ from gpuqueue.errors import (
     ServerRefuses,
     ServerUnreachable,
 )
+from gpuqueue.model import sentinel_url
 from gpuqueue.model.redis_url import mask, plain
+from gpuqueue.store import sentinel
+from gpuqueue.store.handshake import short
 from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ PAUSE = 1.0
 SILENCE = 5.0
 
 RedisError = redis.RedisError
+ResponseError = redis.ResponseError
 Redis = redis.Redis
 #: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
 _FORBIDDEN = (
@@ -107,17 +111,23 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
     """Make a client (thread-safe, lazily connected). ``timeout`` in seconds must exceed that of any
     blocking command.
 
-    A command fails after ``timeout`` or ``retries`` seconds, the longer of both.
+    A command fails after ``timeout`` or ``retries`` seconds, the longer of both. An address of
+    Sentinels leads to their primary: each new connection asks them.
     """
     address = plain(url)
-    options = {
+    options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": timeout,
         "health_check_interval": 30,
+        **short(),
     }
     if not address.startswith("unix"):
-        options |= {"socket_connect_timeout": 5.0, "socket_keepalive": True}
-    client: redis.Redis = redis.Redis.from_url(address, **options)
+        options |= {"socket_connect_timeout": min(5.0, timeout), "socket_keepalive": True}
+    client: redis.Redis
+    if sentinel_url.is_sentinel(url):
+        client = redis.Redis.from_pool(sentinel.pool(sentinel_url.parse(url), timeout, options))
+    else:
+        client = redis.Redis.from_url(address, **options)
     client.set_retry(Patience(retries, timeout, client.connection_pool))
     return client
 
@@ -159,6 +169,9 @@ def explained(exc: redis.RedisError, url: str, setting: str, user: str = "") -> 
     users.acl whose rights are needed.
     """
     head = f"{setting}={mask(url)!r} cannot be used: {' '.join(str(exc).split())}"
+    behind = sentinel_url.is_sentinel(url)
+    if behind and (fix := _sentinel_fix(exc, setting)):
+        return ServerRefuses(f"{head}; {fix}")
     if isinstance(exc, redis.AuthenticationError):
         return ServerRefuses(f"{head}; correct the user and the password in {setting}")
     if forbidden(exc):
@@ -174,6 +187,11 @@ def explained(exc: redis.RedisError, url: str, setting: str, user: str = "") -> 
     tls = "" if url.startswith("unix") else _tls_fix(exc, setting)
     if tls:
         return ServerNotTrusted(f"{head}; {tls}")
+    if behind:
+        return ServerUnreachable(
+            f"{head}; start the Sentinels and the primary that they name, correct the addresses,"
+            " and check that this machine reaches what they announce (replica-announce-ip)"
+        )
     if not url.startswith("rediss"):
         return ServerUnreachable(f"{head}; start Redis there or correct the address")
     if "Connection closed by server" in str(exc):
@@ -183,6 +201,20 @@ def explained(exc: redis.RedisError, url: str, setting: str, user: str = "") -> 
     return ServerUnreachable(
         f"{head}; start Redis there, check that it uses TLS on this port, or correct the address"
     )
+
+
+def _sentinel_fix(exc: redis.RedisError, setting: str) -> str:
+    """Return the fix for a wrong option of an address of Sentinels; empty for another error."""
+    if isinstance(exc, sentinel.SentinelRefuses):
+        return (
+            "correct username and password in its sentinel_kwargs, and allow that user the command"
+            " `sentinel masters`"
+        )
+    if isinstance(exc, sentinel.NotASentinel):
+        return f"use the port of a Sentinel, or begin {setting} with redis://"
+    if isinstance(exc, sentinel.UnknownPrimary):
+        return "correct its master_name"
+    return ""
 
 
 def forbidden(exc: BaseException) -> bool:
@@ -197,7 +229,10 @@ def _tls_fix(exc: BaseException | None, setting: str) -> str:
     """Return the fix for a failed TLS handshake; empty for another error."""
     if (error := tls_error(exc)) is not None:
         if not isinstance(error, ssl.SSLCertVerificationError):
-            return f"check that Redis uses TLS on this port, or begin {setting} with redis://"
+            return (
+                f"check that Redis uses TLS on this port, or begin {setting} with redis:// (behind"
+                " Sentinels: remove its ssl_… options)"
+            )
         if error.verify_code in _OTHER_HOST:
             return f"use a host in {setting} that its certificate covers"
         if error.verify_code == _EXPIRED:

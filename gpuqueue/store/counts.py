@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 #: ``inf`` is above all.
 BOUNDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400)
 ACCEPTED, ENDED, REPEATED, WAIT, HELD = "accepted", "ended", "repeated", "wait", "held"
+GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Counts:
     accepted: dict[str, float] = field(default_factory=dict)
     ended: dict[tuple[str, str], float] = field(default_factory=dict)
     repeated: dict[tuple[str, str], float] = field(default_factory=dict)
+    given_up: dict[tuple[str, str], float] = field(default_factory=dict)
     wait: dict[str, Durations] = field(default_factory=dict)
     held: dict[str, Durations] = field(default_factory=dict)
 
@@ -42,14 +44,15 @@ def parse(fields: Mapping[str, str]) -> Counts:
     the next larger one.
     """
     found = Counts()
+    by_reason = {ENDED: found.ended, REPEATED: found.repeated, GIVEN_UP: found.given_up}
     durations: dict[tuple[str, str], dict[str, float]] = {}
     for name, text in fields.items():
         what, _, rest = name.partition(":")
         isolation, _, detail = rest.partition(":")
         if what == ACCEPTED:
             found.accepted[isolation] = float(text)
-        elif what in (ENDED, REPEATED):
-            (found.ended if what == ENDED else found.repeated)[isolation, detail] = float(text)
+        elif what in by_reason:
+            by_reason[what][isolation, detail] = float(text)
         elif what in (WAIT, HELD):
             durations.setdefault((what, isolation), {})[detail] = float(text)
     for (what, isolation), parts in durations.items():

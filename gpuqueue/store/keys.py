@@ -32,10 +32,11 @@ NAMES: dict[str, str] = {
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
     "gate": (
-        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, and opened"
+        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, opened and"
+        " opened_on"
     ),
     "expiring": "zset: delivery by its expires",
-    "launching": "zset: holder by time of admission, until the launcher has confirmed it",
+    "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",
     "deadlines": "zset: holder by the time at which it is stopped",
     "stopping": "zset: holder by the time at which its stop was requested",
     "finishing": "zset: delivery by the time from which any finisher may take it",
@@ -47,11 +48,43 @@ NAMES: dict[str, str] = {
         "zset: task id, NUL, delivery, in alphabetical order; each delivery but the first of its"
         " task, until it ends"
     ),
+    "damaged": "hash: what was set aside since no script can read it (key:name) → its text",
+    "places": (
+        "hash: GPU, host, application or node that fails jobs → its failures (JSON, see"
+        " lua/lib/places.lua)"
+    ),
 }
 
 
+#: The keys of a class that has work for its watcher in each turn. The other keys wait for a time.
+BUSY = (
+    "accepted",
+    "waiting_shared",
+    "waiting_exclusive",
+    "holders_shared",
+    "holders_exclusive",
+    "stopping",
+    "finishing",
+)
 #: The same for the verbs in ``lua/lease``.
 LEASE_NAMES: dict[str, str] = {"leader": "text: the name of the watcher that leads; it expires"}
+
+
+#: The keys of the dead letters, on the Redis of the broker.
+LETTER_NAMES: dict[str, str] = {
+    "letters": "hash: letter → {id, queue, message, tries, first, last, error} (JSON)",
+    "times": "zset: letter by the time at which it was set aside",
+}
+#: The keys of a queue's messages in hand, on the Redis of the broker. A number grows with
+#: each message, and names the list; a hand is the process that holds some, and the call that took
+#: them.
+HAND_NAMES: dict[str, str] = {
+    "last": "text: the number given last",
+    "texts": "hash: number → the message, as its sender wrote it",
+    "leases": "zset: number by the time from which any dispatcher may take it",
+    "hands": "hash: number → hand",
+    "tries": "hash: number → {tries, first, error} (JSON), of messages whose acceptance has failed",
+}
 
 
 def class_prefix(gpu_class: str) -> str:
@@ -91,6 +124,18 @@ def wake_key(gpu_class: str) -> str:
     classes have one hash tag, since a leader blocks on several.
     """
     return f"{PREFIX}{{wake}}:{gpu_class}"
+
+
+def letter_keys(prefix: str = "") -> list[str]:
+    """Return the keys of the dead letters. ``prefix``: that of all keys of the broker."""
+    return [f"{prefix}{PREFIX}{{dead}}:{name}" for name in LETTER_NAMES]
+
+
+def hand_keys(queue: str, prefix: str = "") -> list[str]:
+    """Return the keys of a queue's messages in hand. In a Redis Cluster they are on the node of the
+    list of the queue.
+    """
+    return [f"{prefix}{PREFIX}{{{prefix}{queue}}}:{name}" for name in HAND_NAMES]
 
 
 def revoking_key(gpu_class: str, revoke: str) -> str:

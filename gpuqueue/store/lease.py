@@ -15,6 +15,8 @@ from gpuqueue.store.scripts import Scripts
 
 #: Seconds without a heartbeat after which a dispatcher is forgotten.
 FORGET_DISPATCHER = 3600.0
+#: Seconds between two writes of the settings of classes: another dispatcher may have other ones.
+SETTINGS_EVERY = 10.0
 
 
 class Lease:
@@ -40,28 +42,46 @@ class Lease:
         self._key = leader_key(group)
         self._host = socket.gethostname()
         self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have the same name
+        self._holds = False
+        self._settings_at = 0.0
+        self.seconds = seconds
+        self.taken = False
+        """Whether the last :meth:`hold` found no lease: none was there, or Redis has lost it."""
 
     def hold(self) -> bool:
         """Take or renew the lease. Returns whether this watcher leads now."""
-        if self._scripts.call_on(
+        self.taken = False
+        if self._holds and self._scripts.call_on(
             [self._key], "lease/renew", holder=self._holder, milliseconds=self._milliseconds
         ):
             return True
-        return bool(self._client.set(self._key, self._holder, nx=True, px=self._milliseconds))
+        self._holds = self.taken = bool(
+            self._client.set(self._key, self._holder, nx=True, px=self._milliseconds)
+        )
+        return self._holds
 
     def resign(self) -> None:
         """End the lease, so that another watcher can lead at once."""
         self._scripts.call_on([self._key], "lease/resign", holder=self._holder)
 
     def announce(self, classes: list[GpuClass], now: float) -> None:
-        """Record that this dispatcher is alive ``now``, and the settings of its classes."""
+        """Record that this dispatcher is alive ``now``, and, at times, the settings of its
+        classes.
+        """
+        members = {DISPATCHERS: self.name, HOSTS: self._host, GROUPS: self._group}
         pipe = self._client.pipeline(transaction=False)
-        for key, member in ((DISPATCHERS, self.name), (HOSTS, self._host), (GROUPS, self._group)):
+        for key, member in members.items():
             pipe.zadd(key, {member: now})
-            pipe.zremrangebyscore(key, "-inf", now - FORGET_DISPATCHER)
-        if classes:
-            pipe.hset(CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes})
-        pipe.execute()
+        # A member that was not there: it is the first time, or Redis has lost its data.
+        if any(pipe.execute()) or now - self._settings_at >= SETTINGS_EVERY:
+            for key in members:
+                pipe.zremrangebyscore(key, "-inf", now - FORGET_DISPATCHER)
+            if classes:
+                pipe.hset(
+                    CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes}
+                )
+            pipe.execute()
+            self._settings_at = now
 
     def leave(self) -> None:
         """Resign, and record that this dispatcher is gone."""

@@ -1,13 +1,13 @@
-"""The verbs of dispatchers: accept, enqueue, admit, launch, release, cancel. Those of the watcher's
-cycle are in ``upkeep``.
+"""The verbs of dispatchers: take_in, accept, enqueue, admit, launch, release, cancel. Those of the
+watcher's cycle are in ``upkeep``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -15,9 +15,15 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.signals import parse_signal
+from gpuqueue.store.answers import Granted, Released, TakenIn
+from gpuqueue.store.passing import passes
 from gpuqueue.store.upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
 #: record counts as several.
@@ -30,27 +36,6 @@ REVOKED_FOR = 3 * 3600.0
 UNSEEN = End(EndReason.INFRA, "")
 
 
-class Granted(list[Record]):
-    """The attempts to launch now. ``more``: the decision used up its budget, and another may start
-    more.
-    """
-
-    def __init__(self, answer: Sequence[Any] = (0,)) -> None:
-        super().__init__(json.loads(each) for each in answer[1:])
-        self.more = bool(answer[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The result of a release: whether it freed the slot, the state of the job after it, and the
-    attempts to launch now.
-    """
-
-    freed: bool
-    state: str
-    granted: Granted = field(default_factory=Granted)
-
-
 class Line(Upkeep):
     """The verbs on the line of a class.
 
@@ -61,6 +46,7 @@ class Line(Upkeep):
         keep: seconds that a tombstone is kept.
         max_attempts: how many attempts a job gets.
         devices: class → number of GPUs that the local launcher assigns; 0 for other classes.
+        site: what the places of the attempts are named after.
     """
 
     def __init__(
@@ -72,34 +58,46 @@ class Line(Upkeep):
         keep: float = 86_400.0,
         max_attempts: int = 3,
         devices: Mapping[str, int] | None = None,
+        site: Site = NOWHERE,
     ) -> None:
         super().__init__(client, keep=keep)
         self.by = by
         self.owner = owner
         self.max_attempts = max_attempts
         self.devices = dict(devices or {})
+        self.site = site
 
     def spec(self, gpu_class: GpuClass) -> dict[str, Any]:
         """Return the class as the scripts need it."""
         owner = {"owner": self.owner} if self.owner else {}
-        return gpu_class.spec(self.devices.get(gpu_class.name, 0)) | owner
+        spec = gpu_class.spec(self.devices.get(gpu_class.name, 0))
+        return spec | owner | self.site.spec(gpu_class.name)
 
     def accept(self, gpu_class: str, record: Record, message: str) -> str:
-        """Store a delivery. Returns ``accepted``, ``known`` or ``finishing``."""
-        answer: str = self._scripts.call("accept", gpu_class, message, record=record)
-        return answer
+        """Store a delivery that enters no line: a refused one. Returns ``accepted``, ``known`` or
+        ``finishing``.
+        """
+        answer = self._scripts.call("accept", gpu_class, message, record=record)
+        return str(answer[0])
+
+    def take_in(self, gpu_class: GpuClass, record: Record, message: str) -> TakenIn:
+        """Store a delivery, put it in line, and give a slot to every job that can start."""
+        outcome, sooner, granted = self._scripts.call(
+            "accept", gpu_class.name, message, record=record, **self.admission(gpu_class)
+        )
+        return TakenIn(outcome, bool(sooner), Granted(granted))
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
-        """Put an accepted delivery in line. Returns the attempts to launch now."""
+        """Put a delivery in line that was only stored. Returns the attempts to launch now."""
         return Granted(
             self._scripts.call(
-                "enqueue", gpu_class.name, delivery=delivery, **self._admission(gpu_class)
+                "enqueue", gpu_class.name, delivery=delivery, **self.admission(gpu_class)
             )
         )
 
     def admit(self, gpu_class: GpuClass) -> Granted:
         """Give a slot to every job that can start. Returns the attempts to launch now."""
-        return Granted(self._scripts.call("admit", gpu_class.name, **self._admission(gpu_class)))
+        return Granted(self._scripts.call("admit", gpu_class.name, **self.admission(gpu_class)))
 
     def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
         """Record that the attempt's process or Job exists. Its executor must claim it within
@@ -107,11 +105,14 @@ class Line(Upkeep):
         """
         return bool(self._on(attempt, "launched", instance=instance, claim_within=claim_within))
 
-    def relaunch(self, attempt: Attempt, older_than: float) -> Record | None:
+    def relaunch(
+        self, attempt: Attempt, older_than: float, most: int | None = None
+    ) -> Record | None:
         """Take over a launch that is unconfirmed for ``older_than`` seconds. Returns its record, or
-        None if there is no such launch.
+        None if there is no such launch. After ``most`` calls, each after twice as long, the attempt
+        is given up.
         """
-        answer = self._on(attempt, "relaunch", older_than=older_than)
+        answer = self._on(attempt, "relaunch", older_than=older_than, most=most)
         return json.loads(answer) if answer else None
 
     def release(
@@ -133,6 +134,7 @@ class Line(Upkeep):
             "reason": end.reason,
             "error": end.error,
             "avoid": end.avoid,
+            "blames": end.blames,
             "evidence": dict(end.evidence),
             "tried": "never" if final else tried_again(end.reason),
         }
@@ -142,13 +144,13 @@ class Line(Upkeep):
             instance=instance or None,
             ended=ended,
             max_attempts=self.max_attempts,
-            **self._admission(gpu_class),
+            **self.admission(gpu_class),
         )
         return Released(bool(answer[0]), answer[1], Granted(answer[2:] or (0,)))
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
-        current.
+        current. One that cannot be recorded keeps no other one.
         """
         calls = [
             (
@@ -160,11 +162,23 @@ class Line(Upkeep):
                     "pod": each.pod or None,
                     "node": each.node or None,
                     "claim_within": each.claim_within,
+                    "launch_in": each.launch_in,
                 },
             )
             for each in observations
         ]
-        return [bool(answer) for answer in self._scripts.pipelined("observed", calls)]
+        answers = self._scripts.each("observed", calls)
+        for each, answer in zip(observations, answers, strict=True):
+            if isinstance(answer, Exception):
+                if passes(answer):
+                    raise answer
+                logger.error(
+                    "%s: not recorded what it waits for: %s",
+                    each.attempt.holder,
+                    answer,
+                    extra={"action": "observation_lost"},
+                )
+        return [answer == 1 for answer in answers]
 
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Record why an attempt that does not start is given up, before it is stopped. Returns
@@ -177,7 +191,11 @@ class Line(Upkeep):
     def cancel(
         self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
     ) -> str:
-        """Cancel a job with all its deliveries. See cancel.lua for the answers."""
+        """Cancel a job with all its deliveries. See cancel.lua for the answers.
+
+        Raises :class:`InvalidSignal`.
+        """
+        signal = parse_signal(signal)
         answers: list[str] = []
         after = None
         while after != "":
@@ -213,7 +231,8 @@ class Line(Upkeep):
     def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:
         return self._scripts.call(verb, attempt.gpu_class, **_named(attempt), **context)
 
-    def _admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+    def admission(self, gpu_class: GpuClass) -> dict[str, Any]:
+        """Return the context of a decision; see admit.lua."""
         return {
             "spec": self.spec(gpu_class),
             "nonce": secrets.token_hex(16),
@@ -228,4 +247,8 @@ def tried_again(reason: EndReason) -> str:
 
 
 def _named(attempt: Attempt) -> dict[str, Any]:
-    return {"delivery": attempt.delivery, "attempt": attempt.number}
+    return {
+        "delivery": attempt.delivery,
+        "attempt": attempt.number,
+        "token": attempt.token or None,
+    }

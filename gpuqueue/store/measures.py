@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import redis
 
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.store.counts import Counts, parse
+from gpuqueue.store.places import parse as parse_places
+from gpuqueue.store.places import set_aside
 from gpuqueue.store.scripts import Scripts
 
 
@@ -23,6 +27,8 @@ class Measured:
     delayed: int
     finishing: int
     counts: Counts
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+    """Kind of places → how many are set aside."""
 
 
 class Measures:
@@ -44,12 +50,19 @@ class Measures:
             delayed,
             finishing,
             fields,
+            known,
         ) = answer
+        places = parse_places(_pairs(known))
         return Measured(
             {SHARED: shared, EXCLUSIVE: exclusive},
             {SHARED: float(longest_shared), EXCLUSIVE: float(longest_exclusive)},
             {SHARED: shared_held, EXCLUSIVE: exclusive_held},
             delayed,
             finishing,
-            parse(dict(zip(fields[::2], fields[1::2], strict=True))),
+            parse(_pairs(fields)),
+            Counter(place.kind for place in set_aside(places)),
         )
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -17,6 +17,7 @@ from typing import Final
 
 import redis
 from redis import exceptions
+from redis.sentinel import MasterNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ STATES: Final = {
     "TRYAGAIN": State("moves keys between its nodes", "try again when it has moved them"),
     "CLUSTERDOWN": State("is a cluster that is down", "try again when all its slots are served"),
 }
+#: The state while Sentinels name no primary, or none that is alive.
+NO_PRIMARY: Final = State(
+    "has no primary",
+    "try again when its Sentinels have elected one, and check that most of them run",
+)
 #: Words after which the address may lead to another server: only a new connection finds it.
 _OTHER_ROLE: Final = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 #: Classes of redis-py whose text has lost its word. A subclass comes before its base.
@@ -86,6 +92,8 @@ def changes_role(exc: BaseException) -> bool:
 
 def state_of(exc: BaseException) -> State | None:
     """Return the state of a server that answers, but cannot serve; None for any other error."""
+    if isinstance(exc, MasterNotFoundError):
+        return NO_PRIMARY
     return STATES.get(word_of(exc))
 
 

@@ -16,6 +16,7 @@ from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
+from gpuqueue.store.readable import readable, readable_record
 from gpuqueue.store.scripts import Scripts
 
 
@@ -53,7 +54,7 @@ class Todo:
     finishing: list[tuple[str, float]]
     accepted: list[tuple[str, float]]
     opened: bool
-    """Whether jobs may start: see open.lua."""
+    """Whether jobs may start, and it is known on which server: see open.lua."""
 
 
 class Reader:
@@ -66,12 +67,13 @@ class Reader:
     def classes(self) -> dict[str, dict[str, Any]]:
         """Return the settings of all classes, as the newest dispatcher of each announced them."""
         found: dict[str, str] = self._client.hgetall(CLASSES)  # type: ignore[assignment]
-        return {name: json.loads(text) for name, text in sorted(found.items())}
+        parsed = {name: readable(text) for name, text in sorted(found.items())}
+        return {name: spec for name, spec in parsed.items() if spec is not None}
 
     def record(self, gpu_class: str, delivery: str) -> Record | None:
         """Return the record of a delivery; None if it is unknown."""
         raw = self._client.hget(class_key(gpu_class, "jobs"), delivery)
-        return json.loads(raw) if raw else None
+        return readable_record(raw)
 
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
         """Return the records of several deliveries, without those that no longer exist."""
@@ -79,7 +81,7 @@ class Reader:
         if not names:
             return []
         raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names)  # type: ignore[assignment]
-        return [json.loads(each) for each in raw if each]
+        return [record for each in raw if (record := readable_record(each))]
 
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
         """Return the newest delivery of a job, in any of the classes. The name of a delivery finds
@@ -92,25 +94,27 @@ class Reader:
         newest = pipe.execute()
         for name, delivery in zip(names, newest, strict=True):
             pipe.hget(class_key(name, "jobs"), delivery or job_id)
-        found = [json.loads(raw) for raw in pipe.execute() if raw]
+        found = [record for raw in pipe.execute() if (record := readable_record(raw))]
         return max(found, key=lambda record: record.get("created", 0), default=None)
 
     def all_records(self, gpu_class: str) -> Iterable[Record]:
         """Yield every record of a class, tombstones included, in no order."""
         for _, raw in self._client.hscan_iter(class_key(gpu_class, "jobs"), count=500):
-            yield json.loads(raw)
+            record = readable_record(raw)
+            if record is not None:
+                yield record
 
     def message(self, gpu_class: str, delivery: str) -> dict[str, Any] | None:
         """Return the Celery message of a delivery; None once it has ended."""
         raw = self._client.hget(class_key(gpu_class, "messages"), delivery)
-        return json.loads(raw) if raw else None
+        return readable(raw)
 
     def messages(self, gpu_class: str, deliveries: Iterable[str]) -> list[dict[str, Any]]:
         """Return the Celery messages of several deliveries, without those that have ended."""
         pipe = self._client.pipeline(transaction=False)
         for delivery in deliveries:
             pipe.hget(class_key(gpu_class, "messages"), delivery)
-        return [json.loads(raw) for raw in pipe.execute() if raw]
+        return [packed for raw in pipe.execute() if (packed := readable(raw))]
 
     def live(self, gpu_class: str, size: int = 500) -> Iterator[list[str]]:
         """Yield the deliveries that wait or run, in lists of up to ``size``. One that moves on
@@ -122,11 +126,7 @@ class Reader:
                 found: list[str] = self._client.zrange(  # type: ignore[assignment]
                     class_key(gpu_class, name), first, first + size - 1
                 )
-                yield (
-                    found
-                    if name in waiting
-                    else [Attempt.parse(gpu_class, holder).delivery for holder in found]
-                )
+                yield (found if name in waiting else _deliveries(gpu_class, found))
                 if len(found) < size:
                     break
 
@@ -159,28 +159,46 @@ class Reader:
         pipe.zrange(class_key(gpu_class, "stopping"), 0, -1, withscores=True)
         pipe.zrangebyscore(class_key(gpu_class, "finishing"), "-inf", now, 0, 256, withscores=True)
         pipe.zrange(class_key(gpu_class, "accepted"), 0, 255, withscores=True)
-        pipe.hexists(class_key(gpu_class, "gate"), "opened")
-        *parts, opened = pipe.execute()
+        pipe.hmget(class_key(gpu_class, "gate"), "opened", "opened_on")
+        *parts, (opened, opened_on) = pipe.execute()
         stopping, finishing, accepted = (
             [(name, float(score)) for name, score in part] for part in parts
         )
         return Todo(
-            [(Attempt.parse(gpu_class, holder), since) for holder, since in stopping],
+            [
+                (attempt, since)
+                for holder, since in stopping
+                if (attempt := Attempt.parse(gpu_class, holder))
+            ],
             finishing,
             accepted,
-            bool(opened),
+            bool(opened) and (opened_on or "").startswith(f"{opened} "),
         )
 
     def holders(self, gpu_class: str) -> list[tuple[Attempt, float]]:
         """Return every attempt that holds a slot, and since when."""
-        pipe = self._client.pipeline(transaction=False)
-        for isolation in ISOLATIONS:
-            pipe.zrange(class_key(gpu_class, f"holders_{isolation}"), 0, -1, withscores=True)
         return [
-            (Attempt.parse(gpu_class, holder), float(since))
-            for part in pipe.execute()
-            for holder, since in part
+            (attempt, since)
+            for _, name, since in self.holder_names(gpu_class)
+            if (attempt := Attempt.parse(gpu_class, name))
         ]
+
+    def holder_names(self, gpu_class: str) -> list[tuple[str, str, float]]:
+        """Return every name that holds a slot: its key, the name, since when."""
+        keys = [f"holders_{isolation}" for isolation in ISOLATIONS]
+        pipe = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipe.zrange(class_key(gpu_class, key), 0, -1, withscores=True)
+        return [
+            (key, name, float(since))
+            for key, part in zip(keys, pipe.execute(), strict=True)
+            for name, since in part
+        ]
+
+    def damaged(self, gpu_class: str) -> dict[str, str]:
+        """Return what was set aside since no script can read it: where it was → its text."""
+        found: dict[str, str] = self._client.hgetall(class_key(gpu_class, "damaged"))  # type: ignore[assignment]
+        return found
 
     def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
         """Return one class at one moment, with the records of the first ``most`` waiting jobs of
@@ -196,8 +214,7 @@ class Reader:
         pipe.hgetall(class_key(name, "gate"))
         hs, ws, ts, he, we, te, delayed, finishing, gate = pipe.execute()
         holders = {
-            kind: [Attempt.parse(name, each).delivery for each in part]
-            for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
+            kind: _deliveries(name, part) for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
         }
         return ClassView(
             name,
@@ -235,3 +252,8 @@ class Reader:
     def leader(self) -> str | None:
         """Return the first of the leaders; the only one if there is one group."""
         return next(iter(self.leaders()), None)
+
+
+def _deliveries(gpu_class: str, holders: Iterable[str]) -> list[str]:
+    parsed = (Attempt.parse(gpu_class, holder) for holder in holders)
+    return [attempt.delivery for attempt in parsed if attempt]

@@ -8,11 +8,14 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import ServerUnreachable
+from gpuqueue.model.celery_redis import BACKEND, BROKER, CeleryRedis
+from gpuqueue.model.redis_url import is_redis
 from gpuqueue.store.client import connect, explained, forbidden
 from gpuqueue.store.reader import Reader
 
@@ -24,19 +27,19 @@ _QUEUE = "gpu.gpuqueue-check"
 _RESULT = "celery-task-meta-gpuqueue-check"
 
 
-def refused(
-    state: str, broker: str | None, backend: str | None, setting: str
-) -> Iterator[ServerUnreachable]:
+def refused(where: CeleryRedis, setting: str) -> Iterator[ServerUnreachable]:
     """Yield an error for each address that refuses its user: that of the state (in ``setting``), of
     the broker, and of a result backend in Redis.
 
     An address that does not answer is left out.
     """
-    checks = [(state, setting, _state)]
-    checks += [(broker, "CELERY_BROKER_URL", _broker)] if broker else []
-    checks += [(backend, "CELERY_RESULT_BACKEND", _backend)] if backend else []
+    checks = (
+        (where.state, setting, _state),
+        (where.broker, BROKER, partial(_broker, where.broker_prefix)),
+        (where.backend, BACKEND, partial(_backend, where.backend_prefix)),
+    )
     for url, name, check in checks:
-        if not url.startswith(("redis", "unix")):
+        if not is_redis(url):
             continue
         if error := _error(url, name, check):
             yield error
@@ -63,9 +66,9 @@ def _state(client: redis.Redis) -> None:
     reader.leaders()
 
 
-def _broker(client: redis.Redis) -> None:
-    client.brpop([_QUEUE], timeout=0.01)
+def _broker(prefix: str, client: redis.Redis) -> None:
+    client.rpop(prefix + _QUEUE)
 
 
-def _backend(client: redis.Redis) -> None:
-    client.get(_RESULT)
+def _backend(prefix: str, client: redis.Redis) -> None:
+    client.get(prefix + _RESULT)

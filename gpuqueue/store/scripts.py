@@ -17,17 +17,24 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import NoScriptError
 
-from gpuqueue.model.record import Use, fields_with
+from gpuqueue.model.record import KINDS, Use, fields_with
 from gpuqueue.store.counts import BOUNDS
-from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_keys
+from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
 
 T = TypeVar("T")
 #: How often a script that a changed server has not is loaded again.
 LOADS = 5
 #: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
-_KEYS = {"": tuple(NAMES), "lease": tuple(LEASE_NAMES)}
-#: Library part → the list that it needs from Python.
-_LISTS: dict[str, tuple[str, Sequence[object]]] = {
+_KEYS = {
+    "": tuple(NAMES),
+    "lease": tuple(LEASE_NAMES),
+    "intake": tuple(LETTER_NAMES),
+    "dead": (*LETTER_NAMES, "list"),
+}
+#: Library part → the table that it needs from Python.
+_TABLES: dict[str, tuple[str, Sequence[object] | Mapping[str, str]]] = {
+    "records": ("KINDS", KINDS),
+    "upkeep": ("BUSY", BUSY),
     "counts": ("BOUNDS", BOUNDS),
     "attempts": ("OF_ATTEMPT", fields_with(Use.ATTEMPT)),
     "tombstones": ("KEPT", fields_with(Use.TOMBSTONE)),
@@ -52,7 +59,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     yield "", _prelude(verb.rpartition("/")[0])
     for line in own.splitlines():
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
-            yield "", _list(part)
+            yield "", _table(part)
             yield f"lib/{part}.lua", _library(part)
     yield f"{verb}.lua", own
 
@@ -61,9 +68,13 @@ def _library(part: str) -> str:
     return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text()
 
 
-def _list(part: str) -> str:
-    name, values = _LISTS.get(part, ("", ()))
-    return f"local {name} = {{{', '.join(map(repr, values))}}}\n" if name else ""
+def _table(part: str) -> str:
+    name, values = _TABLES.get(part, ("", ()))
+    if isinstance(values, Mapping):
+        texts = [f"{key} = {value!r}" for key, value in values.items()]
+    else:
+        texts = [repr(value) for value in values]
+    return f"local {name} = {{{', '.join(texts)}}}\n" if name else ""
 
 
 def _prelude(folder: str) -> str:
@@ -107,20 +118,24 @@ class Scripts:
         """Call one verb on keys that belong to no class."""
         return self._run(verb, keys, _arguments(context))
 
-    def pipelined(self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]) -> list[Any]:
+    def each(
+        self, verb: str, calls: Sequence[tuple[str, Mapping[str, object]]]
+    ) -> list[Any | Exception]:
         """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
-        them together are not.
+        them together are not. One that fails has its error in place of its answer.
         """
-
-        def run() -> list[Any]:
+        sha = self._script(verb).sha
+        arguments = [(class_keys(name), _arguments(context)) for name, context in calls]
+        answers: list[Any] = []
+        for _ in range(LOADS):
             pipe = self._client.pipeline(transaction=False)
-            for gpu_class, context in calls:
-                self._script(verb)(
-                    keys=class_keys(gpu_class), args=_arguments(context), client=pipe
-                )
-            return pipe.execute()
-
-        return _until_loaded(run) if calls else []
+            for keys, texts in arguments:
+                pipe.evalsha(sha, len(keys), *keys, *texts)
+            answers = pipe.execute(raise_on_error=False) if calls else []
+            if not any(isinstance(answer, NoScriptError) for answer in answers):
+                break
+            self._client.script_load(source(verb))
+        return answers
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         script = self._script(verb)

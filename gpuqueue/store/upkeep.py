@@ -8,6 +8,7 @@ from typing import Any
 import redis
 
 from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import failure
 from gpuqueue.store.scripts import Scripts
 
 #: How much of each of its five kinds one tick moves at most, so that the script stays short: about
@@ -35,10 +36,10 @@ class Upkeep:
         return moved, float(due) if due else None
 
     def finish_claim(
-        self, gpu_class: str, delivery: str, finisher: str, lease: float
+        self, gpu_class: str, delivery: str, finisher: str, lease: float, *, begins: bool = False
     ) -> tuple[str, Record | None, dict[str, Any] | None]:
-        """Claim the finish of a job for ``lease`` seconds. Returns (``ok``, record, message) or
-        (why not, None, None).
+        """Claim the finish of a job for ``lease`` seconds; ``begins`` counts a try. Returns
+        (``ok``, record, message) or (why not, None, None).
         """
         answer = self._scripts.call(
             "finish_claim",
@@ -47,13 +48,33 @@ class Upkeep:
             finisher=finisher,
             lease=lease,
             keep=self.keep,
+            begins=begins or None,
         )
         if answer[0] != "ok":
             return answer[0], None, None
         return "ok", json.loads(answer[1]), json.loads(answer[2]) if answer[2] else None
 
-    def finished(self, gpu_class: str, delivery: str, finisher: str, reason: str) -> bool:
-        """Confirm a finish. ``reason`` is the end reason that was written."""
+    def finish_failed(
+        self, gpu_class: str, delivery: str, finisher: str, error: str, *, passing: bool = False
+    ) -> tuple[int, int] | None:
+        """Record that a try has failed, and let another follow. Returns how many count, and since
+        how many seconds they fail by errors that pass; None if the finisher has lost the job.
+        """
+        answer = self._scripts.call(
+            "finish_failed",
+            gpu_class,
+            delivery=delivery,
+            finisher=finisher,
+            **failure(error, passing),
+        )
+        return (answer[1], answer[2]) if answer[0] else None
+
+    def finished(
+        self, gpu_class: str, delivery: str, finisher: str, reason: str, given_up: str = ""
+    ) -> bool:
+        """Confirm a finish. ``reason`` is the end reason that was written; ``given_up`` why the
+        application or a callback had no part in it.
+        """
         return bool(
             self._scripts.call(
                 "finished",
@@ -62,6 +83,7 @@ class Upkeep:
                 finisher=finisher,
                 reason=reason,
                 keep=self.keep,
+                given_up=given_up or None,
             )
         )
 
@@ -71,6 +93,23 @@ class Upkeep:
         """
         return bool(self._scripts.call("open", gpu_class))
 
-    def adopt(self, gpu_class: str, record: Record) -> bool:
-        """Make a live attempt a holder again after Redis has lost it."""
-        return bool(self._scripts.call("adopt", gpu_class, record=record))
+    def set_aside(self, gpu_class: str, key: str, name: str) -> bool:
+        """Take a name that is none out of a sorted set of a class; ``doctor`` shows it."""
+        return bool(self._scripts.call("set_aside", gpu_class, key=key, name=name))
+
+    def adopt(
+        self, gpu_class: str, record: Record, slots: int | None = None, instead_of: str = ""
+    ) -> bool:
+        """Make a live attempt a holder again after Redis has lost its job, or its grant.
+
+        Args:
+            gpu_class: its class.
+            record: as the attempt describes itself, with its instance.
+            slots: how many its isolation has. A known job is not adopted beyond them.
+            instead_of: the token of an earlier attempt that has ended, though it holds a slot.
+        """
+        return bool(
+            self._scripts.call(
+                "adopt", gpu_class, record=record, slots=slots, instead_of=instead_of or None
+            )
+        )

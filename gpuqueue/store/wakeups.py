@@ -17,12 +17,12 @@ def wake(client: redis.Redis, gpu_class: str) -> None:
     pipe.execute()
 
 
-def wait(client: redis.Redis, classes: Iterable[str], seconds: float) -> bool:
+def wait(client: redis.Redis, classes: Iterable[str], seconds: float) -> str | None:
     """Block until one of the classes is woken, for ``seconds`` at most (at least 0.01: to Redis, 0
-    means without a limit).
+    means without a limit). Returns the class; None: none was woken.
 
     The client's timeout must be longer.
     """
-    return (
-        client.blpop([wake_key(name) for name in classes], timeout=max(0.01, seconds)) is not None
-    )
+    names = {wake_key(name): name for name in classes}
+    found: list[str] | None = client.blpop(list(names), timeout=max(0.01, seconds))  # type: ignore[assignment]
+    return names[found[0]] if found else None

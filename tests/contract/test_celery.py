@@ -21,9 +21,13 @@ from celery.result import AsyncResult
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
-from kombu import Message
+from kombu import Consumer as QueueConsumer
+from kombu import Message, Queue
+from kombu.transport.redis import Channel, QoS
 
 from gpuqueue.glue.worker.consumer import Consumer as OurConsumer
+from gpuqueue.glue.worker.queues import DispatcherAMQP
+from gpuqueue.store.intake import BrokerKeys
 
 
 @pytest.fixture
@@ -213,11 +217,33 @@ def test_a_worker_makes_its_consumer_of_the_class_that_a_setting_names() -> None
     assert issubclass(OurConsumer, Consumer)
 
 
-def test_the_consumer_fills_strategies_in_one_method_and_reads_by_item() -> None:
-    assert list(inspect.signature(Consumer.update_strategies).parameters) == ["self"]
-    source = inspect.getsource(Consumer.create_task_handler)
-    assert "strategies = self.strategies" in source
-    assert "strategies[type_]" in source
+def test_a_queue_is_consumed_by_one_method_and_its_tags_tell_of_it(app: Celery) -> None:
+    assert "self._basic_consume(" in inspect.getsource(QueueConsumer)
+    app.amqp = DispatcherAMQP(app)
+    with app.connection_for_read() as connection:
+        consumer = app.amqp.TaskConsumer(connection.channel(), queues=[Queue("gpu.t4")])
+        consumer.consume()
+        consumer.add_queue(Queue("gpu.a100"))
+        assert [each.name for each in consumer.queues] == ["gpu.t4", "gpu.a100"]
+        assert [consumer.consuming_from(each.name) for each in consumer.queues] == [True, False]
+        consumer.consume()
+        consumer.cancel_by_queue("gpu.t4")
+        assert [each.name for each in consumer.queues] == ["gpu.a100"]
+        assert consumer.consuming_from("gpu.a100")
+        assert not consumer.channel._consumers, "kombu takes no message"
+        consumer.cancel()
+
+
+def test_the_channel_of_redis_names_its_lists_as_the_intake_does() -> None:
+    assert Channel.sep == BrokerKeys().separator
+    assert tuple(Channel.priority_steps) == BrokerKeys().steps
+    keys = BrokerKeys()
+    channel = SimpleNamespace(sep=keys.separator, priority=lambda step: step)
+    for step in keys.steps:
+        assert Channel._q_for_pri(channel, "gpu.t4", step) == keys.list_of("gpu.t4", step)
+    names = [Channel.unacked_key, Channel.unacked_index_key, Channel.global_keyprefix]
+    assert names == ["unacked", "unacked_index", ""]
+    assert list(inspect.signature(QoS.restore_visible).parameters)[3] == "interval"
 
 
 def test_the_consumer_recovers_from_its_connection_errors() -> None:
@@ -226,27 +252,6 @@ def test_the_consumer_recovers_from_its_connection_errors() -> None:
         "self",
         "exc",
     ]
-
-
-def test_a_task_names_its_strategy_and_starts_it_with_app_and_consumer(app: Celery) -> None:
-    made: list[object] = []
-    task = type(
-        "T",
-        (app.Task,),
-        {"name": "contract.t", "Strategy": f"{__name__}:strategy", "run": made.append},
-    )()
-    assert task.start_strategy(app, "consumer", extra=1) == (task, app, "consumer", {"extra": 1})
-
-
-def strategy(task: Any, app: Celery, consumer: Any, **kwargs: Any) -> tuple[Any, ...]:
-    return task, app, consumer, kwargs
-
-
-def test_our_strategies_answer_any_name_even_one_that_cannot_be_hashed() -> None:
-    task = SimpleNamespace(start_strategy=lambda app, consumer: "the strategy")
-    consumer = Mock(app=SimpleNamespace(tasks={"gpuqueue.dispatch": task}))
-    OurConsumer.update_strategies(consumer)
-    assert consumer.strategies["shop.add"] == consumer.strategies[["a", "list"]] == "the strategy"
 
 
 def test_a_mailbox_takes_a_node_with_our_handlers(app: Celery) -> None:

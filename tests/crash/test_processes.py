@@ -165,6 +165,47 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
+def test_one_process_of_an_exclusive_job_stays_when_redis_comes_back_older(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    cluster.start("one")
+    cluster.send("hold", str(first), queue="gpu.t4.exclusive")
+    holding(cluster)
+    result = cluster.send("hold", str(second), queue="gpu.t4.exclusive")
+    until(lambda: result.state == "QUEUED", PATIENCE, "the second job in line")
+    keys = list(cluster.client.scan_iter("gpuqueue:1:{t4}:*"))
+    older = {key: cluster.client.dump(key) for key in keys}
+    first.touch()
+    holding(cluster, 2)
+    pipe = cluster.client.pipeline(transaction=True)
+    for key in cluster.client.scan_iter("gpuqueue:1:{t4}:*"):
+        pipe.delete(key)
+    for key, value in older.items():
+        pipe.restore(key, 0, value)  # type: ignore[arg-type]
+    pipe.execute()  # the first job has the slot again, and the second one runs
+    until(
+        lambda: any(
+            record["id"] == result.id and record["state"] == "running"
+            for record in cluster.records()
+        ),
+        PATIENCE,
+        "the second job with its slot",
+    )
+    assert len(cluster.holders()) == 1
+    until(
+        lambda: (
+            {process.environ()["GPUQUEUE_TOKEN"] for process in cluster.executors()}
+            == {record.get("token") for record in cluster.records() if record["id"] == result.id}
+        ),
+        PATIENCE,
+        "the process that has the slot, alone",
+    )
+    second.touch()
+    assert result.get(timeout=30) == "held"
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+
+
 def test_a_job_cancelled_while_no_dispatcher_ran_is_stopped(
     cluster: CrashStack, tmp_path: Path
 ) -> None:

@@ -19,10 +19,10 @@ LAUNCHERS = {
     "kubernetes": "gpuqueue.launchers.kubernetes.launcher:KubernetesLauncher",
 }
 DISPATCH = {
-    "1 before the message is kept": "gpuqueue.store.line:Line.accept:before",
-    "2 kept, its state not stored": "gpuqueue.store.line:Line.accept:after",
-    "3 state stored, not in line": "gpuqueue.glue.results.states:ResultStates.store:after",
-    "4 admitted, not launched, not acknowledged": "gpuqueue.store.line:Line.enqueue:after",
+    "1 before the message is kept": "gpuqueue.store.line:Line.take_in:before",
+    "2 kept and admitted, not launched": "gpuqueue.store.line:Line.take_in:after",
+    "3 launch under way, its state not stored": "gpuqueue.dispatcher.slots:Slots.launch:after",
+    "4 state stored": "gpuqueue.glue.results.states:ResultStates.store:after",
     "5 before the process starts": "LAUNCHER.start:before",
     "6 process started, launch not noted": "LAUNCHER.start:after",
     "7 launch noted": "gpuqueue.store.line:Line.launched:after",
@@ -70,7 +70,6 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(
         "doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind])
     )
     assert cluster.died(doomed) == -signal.SIGKILL
-    cluster.send_again_what_the_transport_lost()
     cluster.start("heir")
     assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
     until(cluster.is_idle, PATIENCE, "an idle queue")

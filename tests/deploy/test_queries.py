@@ -58,7 +58,7 @@ def test_metrics_pass_the_checks_of_prometheus() -> None:
     watcher: Any = Watcher()
     for each in (
         *OWN,
-        QueueCollector(measures, {"t4": GpuClass("t4")}, dict),
+        QueueCollector(measures, {"t4": GpuClass("t4")}, dict, int),
         DispatcherCollector(watcher, "1"),
     ):
         registry.register(each)

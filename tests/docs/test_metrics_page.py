@@ -68,4 +68,4 @@ def test_registering_a_collector_reads_no_metric() -> None:
         def of(self, name: str) -> Measured:
             raise AssertionError("registering asks Redis for nothing")
 
-    CollectorRegistry().register(QueueCollector(Silent(), {}, dict))  # type: ignore[arg-type]
+    CollectorRegistry().register(QueueCollector(Silent(), {}, dict, int))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ on.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from gpuqueue import ApplicationNotFound, InvalidJob, TaskNotFound, gpu
+from gpuqueue import InvalidJob, TaskNotFound, gpu
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+from gpuqueue.store import places as stored
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -229,14 +232,14 @@ def test_gpu_refuses_at_once_what_cannot_be(options: dict[str, Any], words: str)
 
 
 @pytest.mark.parametrize("headers", [{"id": ...}, {"id": 7}, {"id": ""}], ids=str)
-def test_a_message_without_a_caller_is_dropped_and_logged(
+def test_a_message_without_a_caller_is_set_aside_and_logged(
     stack: Stack, push: Callable[..., Any], headers: dict[str, Any], dispatcher_goes_on: None
 ) -> None:
     node = stack.workers[0]
     before = len(node.logs())
     push(**headers)
     until(
-        lambda: "discarded" in node.logs()[before:] or "unknown message" in node.logs()[before:],
+        lambda: "message set aside as dead letter gpu.t4.shared:" in node.logs()[before:],
         PATIENCE,
         "the log says so",
         lambda: node.logs()[before:],
@@ -255,14 +258,22 @@ def test_garbage_on_the_queue_stops_no_dispatcher(
     until(lambda: not stack.client.llen(GPU), PATIENCE, "the garbage was taken")
 
 
-def test_an_application_that_cannot_be_imported_is_the_jobs_typed_error(
+def test_jobs_of_an_application_that_cannot_be_imported_wait_and_say_so(
     stack_factory: Callable[..., Stack],
 ) -> None:
     stack = stack_factory(app="no_such_shop.celery:app")
     stack.dispatcher()
     results = [stack.shop.add.apply_async((1, n), queue=GPU) for n in range(2)]
-    for result in results:
-        with pytest.raises(ApplicationNotFound) as caught:
-            result.get(PATIENCE)
-        assert "GPUQUEUE_APP='no_such_shop.celery:app' cannot be imported" in str(caught.value)
-        assert "set GPUQUEUE_APP of the dispatcher" in str(caught.value)
+    [place] = until(lambda: stored.set_aside(stored.of(stack.client, "t4")), PATIENCE, "it is held")
+    assert place.kind == "application"
+    assert "GPUQUEUE_APP='no_such_shop.celery:app' cannot be imported" in place.error
+    assert "set GPUQUEUE_APP of the dispatcher" in place.error
+    reason = functools.partial(stack.reader.why, GpuClass("t4", shared_slots=4))
+    until(
+        lambda: (
+            {(why := reason(each.id)) and why.reason for each in results} == {"APPLICATION_HELD"}
+        ),
+        PATIENCE,
+        "both wait",
+    )
+    assert not any(result.ready() for result in results)

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from celery import Celery, Task, states
 from celery._state import _on_app_finalizers
+from kombu.exceptions import OperationalError
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.record import Record
 
@@ -55,6 +57,7 @@ def finish(app: Celery, job: str, task: str, reason: str, **fields: Any) -> dict
         known,
         stored(job, task),
         UNSIGNED,
+        send=lambda event: None,
         hostname="t4@here",
         own_tasks=False,
         log=f"{job}{LOG}",
@@ -113,3 +116,93 @@ def test_a_job_with_the_name_of_a_dispatchers_task_leaves_it_alone(
     meta = finish(app, f"of-{name}", name, "REJECTED", error="not signed")
     assert meta["status"] == states.FAILURE
     assert app.tasks[name] is before
+
+
+ENDED = {"exit_code": 0, "started": 1.0, "released": 2.0}
+
+
+def test_a_stored_result_counts_if_redis_has_lost_the_report(app: Celery) -> None:
+    app.backend.store_result("a", 42, states.SUCCESS)
+    found = finish(app, "a", "shop.train", "ERROR", **ENDED)
+    assert (found["status"], found["result"]) == ("SUCCESS", 42)
+    app.backend.store_result("b", ValueError("wrong size"), states.FAILURE)
+    found = finish(app, "b", "shop.train", "ERROR", **ENDED)
+    assert (found["status"], found["result"]["exc_type"]) == ("FAILURE", "ValueError")
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [("ERROR", {**ENDED, "exit_code": 1}), ("TIME_LIMIT", ENDED), ("INFRA", {})],
+)
+def test_a_result_of_an_executor_that_did_not_report_is_replaced(
+    app: Celery, reason: str, fields: dict[str, Any]
+) -> None:
+    app.backend.store_result("c", ValueError("of an earlier attempt"), states.FAILURE)
+    found = finish(app, "c", "shop.train", reason, **fields)
+    assert found["result"]["exc_type"] != "ValueError"
+
+
+# -- results of containers -------------------------------------------------------------------------
+
+
+def with_callback(job: str) -> dict[str, Any]:
+    link = {"task": "shop.total", "args": [], "kwargs": {}, "options": {"queue": "after"}}
+    body = [["tool:1"], {}, {"callbacks": [link], "errbacks": None, "chain": None, "chord": None}]
+    return {**stored(job, CONTAINER_TASK), "body": json.dumps(body)}
+
+
+def container(app: Celery, sent: dict[str, Any], **fields: Any) -> tuple[str, list[Event]]:
+    job = sent["headers"]["id"]
+    record: Any = {"id": job, "delivery": job, "task": CONTAINER_TASK, "reason": "SUCCEEDED"}
+    record |= {"started": 1.0, "released": 2.0, **fields}
+    events: list[Event] = []
+    reason = complete(
+        app,
+        record,
+        sent,
+        UNSIGNED,
+        send=events.append,
+        hostname="t4@here",
+        own_tasks=False,
+    )
+    return reason, events
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")
+def test_a_broker_that_refuses_a_callback_fails_no_container(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = with_callback("linked")
+    with monkeypatch.context() as patched:
+        refuses = OperationalError("no connection")
+
+        def publish(*args: Any, **kwargs: Any) -> None:
+            raise refuses
+
+        patched.setattr(app.amqp, "_retry_publish", publish)
+        with pytest.raises(OperationalError):
+            container(app, message)
+        assert app.backend.get_state("linked") == states.PENDING
+    reason, events = container(app, message)
+    assert (reason, app.backend.get_state("linked")) == ("SUCCEEDED", states.SUCCESS)
+    assert [event.name for event in events] == ["task-succeeded"]
+
+
+@pytest.mark.filterwarnings("ignore:Exception raised outside body")
+def test_a_callback_that_is_none_fails_the_container_everywhere(app: Celery) -> None:
+    message = with_callback("wrong")
+    message["body"] = '[["tool:1"],{},{"callbacks":[{"no":"task"}]}]'
+    reason, events = container(app, message)
+    assert (reason, app.backend.get_state("wrong")) == ("ERROR", states.FAILURE)
+    assert [event.name for event in events] == ["task-failed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [('{"a":1}', {"a": 1}), ("done", "done"), ("[" * 2000 + "]" * 2000, "[" * 2000 + "]" * 2000)],
+    ids=["json", "text", "deep"],
+)
+def test_the_message_of_a_container_is_json_or_text(app: Celery, text: str, shown: object) -> None:
+    container(app, stored("told", CONTAINER_TASK), message=text)
+    assert app.backend.get_result("told")["message"] == shown
+    app.backend.forget("told")

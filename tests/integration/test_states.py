@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from celery import Celery
+from celery.app.task import Context
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from gpuqueue.glue.results.states import ResultStates
+from gpuqueue.glue.results.states import (
+    LONGEST,
+    Informing,
+    ResultStates,
+    store_started_at_once,
+)
 from gpuqueue.model.record import Record
+from gpuqueue.model.states import DISPATCHED, QUEUED
 
 pytestmark = pytest.mark.integration
 RECORD: Record = {
@@ -19,29 +29,222 @@ RECORD: Record = {
     "isolation": "shared",
     "group": "g",
 }
+#: States that say more than QUEUED and DISPATCHED.
+FURTHER = ("STARTED", "RETRY", "PROGRESS", "SUCCESS", "FAILURE", "REVOKED")
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[Celery]:
-    with EmbeddedRedis() as server:
-        made = Celery("states", broker=server.url, backend=server.url)
-        made.conf.result_expires = 400
+def server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as made:
         yield made
-        made.close()
+
+
+def application(url: str, **settings: Any) -> Celery:
+    made = Celery("states", broker=url, backend=url, set_as_current=False)
+    made.conf.update(result_expires=400, **settings)
+    return made
+
+
+@pytest.fixture
+def app(server: EmbeddedRedis) -> Iterator[Celery]:
+    made = application(server.url)
+    made.backend.client.flushdb()
+    yield made
+    made.close()
+
+
+def store(app: Celery, state: str, **fields: Any) -> bool:
+    """Store a state of job ``a`` as a dispatcher does."""
+    record: Any = {**RECORD, **fields}
+    (stored,) = ResultStates(app).store([Informing.of(record, state, {})])
+    return stored
+
+
+def put(app: Celery, state: str) -> None:
+    """Store a state of job ``a`` as an application does."""
+    value: Any = ValueError("no") if state in ("RETRY", "FAILURE", "REVOKED") else {"done": 3}
+    app.backend.store_result("a", value, state)
 
 
 def test_async_result_reads_a_written_state(app: Celery) -> None:
-    ResultStates(app).store({**RECORD, "attempt": 2}, "DISPATCHED", None)
+    assert store(app, DISPATCHED, attempt=2)
     result = app.AsyncResult("a")
     assert (result.state, result.info) == (
         "DISPATCHED",
         {"gpu_class": "t4", "isolation": "shared", "attempt": 2},
     )
+    key = app.backend.get_key_for_task("a")
+    assert 390 <= app.backend.client.ttl(key) <= 400
+
+
+@pytest.mark.parametrize("known", FURTHER)
+@pytest.mark.parametrize("state", [QUEUED, DISPATCHED])
+def test_a_state_never_replaces_one_that_says_more(app: Celery, state: str, known: str) -> None:
+    put(app, known)
+    before = app.backend.client.get(app.backend.get_key_for_task("a"))
+    assert not store(app, state)
+    assert app.backend.client.get(app.backend.get_key_for_task("a")) == before
+
+
+@pytest.mark.parametrize("known", ["PENDING", "RECEIVED", QUEUED, DISPATCHED])
+@pytest.mark.parametrize("state", [QUEUED, DISPATCHED, "STARTED"])
+def test_a_state_replaces_one_from_before_the_start(app: Celery, state: str, known: str) -> None:
+    put(app, known)
+    assert store(app, state)
+    assert app.AsyncResult("a").state == state
+
+
+@pytest.mark.parametrize("known", ["RETRY", "PROGRESS", "SUCCESS", "FAILURE", "REVOKED"])
+def test_started_of_a_container_replaces_no_result(app: Celery, known: str) -> None:
+    put(app, known)
+    assert not store(app, "STARTED")
+    assert app.AsyncResult("a").state == known
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\x80\x04", b"[1]", b"3", b'{"status":3}', b'{"status":"QUEUED"', b"[" * 3000],
+    ids=["empty", "bytes", "list", "number", "status", "half", "deep"],
+)
+def test_a_value_that_cannot_be_read_is_kept(app: Celery, value: bytes) -> None:
+    key = app.backend.get_key_for_task("a")
+    app.backend.client.set(key, value)
+    assert store(app, DISPATCHED) is (value == b"")  # an empty value is none
+    assert (app.backend.client.get(key) == value) is (value != b"")
+
+
+def test_a_value_too_long_to_be_read_is_kept(app: Celery) -> None:
+    app.backend.store_result("a", "x" * LONGEST, QUEUED)
+    assert not store(app, DISPATCHED)
+    assert app.AsyncResult("a").state == QUEUED
+
+
+@pytest.mark.parametrize("known", [QUEUED, "SUCCESS"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"result_compression": "gzip"},
+        {"result_serializer": "pickle", "result_accept_content": ["pickle"]},
+    ],
+    ids=["compressed", "pickled"],
+)
+def test_values_that_only_celery_reads_follow_the_same_rule(
+    server: EmbeddedRedis, app: Celery, settings: dict[str, Any], known: str
+) -> None:
+    other = application(server.url, **settings)
+    put(other, known)
+    assert store(other, DISPATCHED) is (known == QUEUED)
+    assert other.AsyncResult("a").state == (DISPATCHED if known == QUEUED else known)
+    other.close()
+
+
+def test_another_application_without_the_serializer_keeps_a_value(
+    server: EmbeddedRedis, app: Celery
+) -> None:
+    other = application(
+        server.url, result_serializer="pickle", result_accept_content=["pickle", "json"]
+    )
+    put(other, "SUCCESS")
+    assert not store(app, DISPATCHED)
+    assert other.AsyncResult("a").state == "SUCCESS"
+    other.close()
+
+
+def test_a_key_prefix_is_honoured(server: EmbeddedRedis, app: Celery) -> None:
+    other = application(server.url, result_backend_transport_options={"global_keyprefix": "shop"})
+    put(app, "SUCCESS")
+    assert store(other, QUEUED)
+    assert other.AsyncResult("a").state == QUEUED
+    ResultStates(other).refresh([RECORD])
+    put(other, "SUCCESS")
+    assert not store(other, QUEUED)
+    assert {key.decode() for key in app.backend.client.keys("*")} == {
+        "celery-task-meta-a",
+        "shop_celery-task-meta-a",
+    }
+    other.close()
+
+
+def test_many_states_are_one_command(app: Celery) -> None:
+    states = ResultStates(app)
+    some = [Informing.of({**RECORD, "id": f"job-{n}"}, QUEUED, {}) for n in range(100)]
+    states.store(some)
+    before = app.backend.client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    app.backend.store_result("job-7", 1, "SUCCESS")
+    stored = states.store([Informing.of(each.record, DISPATCHED, {}) for each in some])
+    assert stored == [n != 7 for n in range(100)]
+    assert app.backend.client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
+
+
+def test_other_backends_are_read_before_they_are_written(tmp_path: Path) -> None:
+    app = Celery("files", broker="memory://", backend=f"file://{tmp_path}", set_as_current=False)
+    assert store(app, QUEUED) and store(app, DISPATCHED)
+    put(app, "SUCCESS")
+    assert not store(app, DISPATCHED)
+    assert app.AsyncResult("a").state == "SUCCESS"
+    assert ResultStates(app).refresh_seconds is None
+    app.close()
+
+
+def test_headers_of_any_size_leave_a_short_state(app: Celery) -> None:
+    app.conf.result_extended = True
+    headers = {"group": "g" * 10_000, "stamps": {"a": ["b"] * 5000}, "stamped_headers": ["a"]}
+    ResultStates(app).store([Informing.of(RECORD, QUEUED, headers)])
+    assert app.backend.client.strlen(app.backend.get_key_for_task("a")) < LONGEST
+    assert app.AsyncResult("a").state == QUEUED
+
+
+# -- an executor ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [*FURTHER, QUEUED, DISPATCHED])
+def test_started_of_an_executor_replaces_all_but_a_success(app: Celery, known: str) -> None:
+    put(app, known)
+    store_started_at_once(app)
+    app.backend.store_result("a", {"pid": 1}, "STARTED", request=Context({"id": "a"}))
+    assert app.AsyncResult("a").state == ("SUCCESS" if known == "SUCCESS" else "STARTED")
+
+
+def test_started_of_an_executor_is_one_command(app: Celery) -> None:
+    store_started_at_once(app)
+    app.backend.store_result("b", {"pid": 1}, "STARTED")
+    app.backend.client.config_resetstat()
+    app.backend.store_result("a", {"pid": 1}, "STARTED")
+    assert app.AsyncResult("a").info == {"pid": 1}
+    stats = app.backend.client.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+    assert "cmdstat_multi" not in stats
+
+
+def test_started_that_the_script_cannot_read_is_left_to_celery(
+    server: EmbeddedRedis, app: Celery
+) -> None:
+    other = application(server.url, result_compression="gzip")
+    put(other, "RETRY")
+    store_started_at_once(other)
+    other.backend.store_result("a", {"pid": 1}, "STARTED")
+    assert other.AsyncResult("a").state == "STARTED"
+    other.close()
+
+
+def test_started_needs_no_right_to_run_scripts(server: EmbeddedRedis, app: Celery) -> None:
+    admin = redis.Redis.from_url(server.url)
+    rights = ("+@all", "-evalsha", "-eval", "-strlen")
+    admin.acl_setuser("plain", enabled=True, passwords=["+plain"], keys=["*"], channels=["*"],
+                      commands=list(rights))  # fmt: skip
+    other = application(server.url.replace("redis://", "redis://plain:plain@"))
+    store_started_at_once(other)
+    other.backend.store_result("a", {"pid": 1}, "STARTED")
+    assert app.AsyncResult("a").state == "STARTED"
+    other.close()
+
+
+# -- expiry --------------------------------------------------------------------------------------
 
 
 def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) -> None:
     states, backend = ResultStates(app), app.backend
-    states.store(RECORD, "QUEUED", None)
+    store(app, QUEUED)
     backend.client.set(backend.get_key_for_group("g", ".s"), 3)
     keys = [backend.get_key_for_task("a"), backend.get_key_for_group("g", ".s")]
     for key in keys:
@@ -49,6 +252,18 @@ def test_the_states_and_chords_of_long_jobs_are_kept_from_expiring(app: Celery) 
     states.refresh(iter([RECORD] * 1001))
     assert all(backend.client.ttl(key) > 300 for key in keys)
     assert states.refresh_seconds == 100
+
+
+@pytest.mark.parametrize(("expires", "least", "most"), [(900, 800, 900), (0, -1, -1)])
+def test_chords_keep_the_expiry_of_chords(
+    server: EmbeddedRedis, app: Celery, expires: int, least: int, most: int
+) -> None:
+    other = application(server.url, result_chord_expires=expires)
+    key = other.backend.get_key_for_group("g", ".s")
+    other.backend.set_chord_size("g", 3)
+    ResultStates(other).refresh([RECORD])
+    assert least <= other.backend.client.ttl(key) <= most
+    other.close()
 
 
 def test_states_that_do_not_expire_are_not_refreshed(app: Celery) -> None:

@@ -25,7 +25,8 @@ from lupa import LuaError, lua51
 from gpuqueue.store.scripts import sections
 from tests.support import fetch
 
-SCRIPTS = Path(__file__).parents[2] / "gpuqueue" / "store" / "lua"
+PACKAGE = Path(__file__).parents[2] / "gpuqueue"
+SCRIPTS = PACKAGE / "store" / "lua"
 DEBIAN_PACKAGE = "lua-check"
 #: The modules of the package, in the virtual environment.
 MODULES = Path(sys.prefix) / "share" / "luacheck"
@@ -33,7 +34,7 @@ WIDTH = 100
 #: Names that Redis gives to a script, of those that the scripts may use.
 NAMES = (
     *("redis", "cjson", "KEYS", "ARGV", "math", "string", "table"),
-    *("ipairs", "pairs", "tonumber", "tostring", "pcall"),
+    *("ipairs", "next", "pairs", "pcall", "tonumber", "tostring", "type", "unpack"),
 )
 #: luacheck's codes of a name or value that is not used: 211 to 241, 311 to 331.
 UNUSED = ("2", "3")
@@ -56,6 +57,9 @@ def main() -> int:
         print(exc, file=sys.stderr)
         return 1 if os.environ.get("CI") == "true" else 0
     found = problems(luacheck, verbs())
+    for path in sorted(PACKAGE.rglob("*.lua")):
+        if not path.is_relative_to(SCRIPTS):  # a script with keys of Celery
+            found += lint(luacheck, [(str(path), path.read_text())])
     for each in found:
         print(f"{SCRIPTS / each.file}:{each.line}: {each.message} ({each.code})")
     return 1 if found else 0

@@ -24,7 +24,7 @@ INPUTS = ("gpuqueue", "pyproject.toml", "README.md", "LICENSE")
 DATA = {
     "gpuqueue/py.typed",
     "gpuqueue/cli/view/timeline.html",
-    *(str(path.relative_to(ROOT)) for path in ROOT.glob("gpuqueue/store/lua/**/*.lua")),
+    *(str(path.relative_to(ROOT)) for path in ROOT.glob("gpuqueue/**/*.lua")),
 }
 
 

@@ -19,6 +19,7 @@ from tests.property.entrance import (
     Told,
 )
 from tests.property.model import HOLDING, ModelJob
+from tests.property.model_places import AVOIDED
 
 
 class Attempted(Entrance):
@@ -43,9 +44,10 @@ class Attempted(Entrance):
         assert self.line.launched(attempt, process.instance, START_TIMEOUT) == wanted
         if job and wanted:
             job.instance, job.deadline = process.instance, self.now + START_TIMEOUT
+            job.began = self.now
         return wanted
 
-    def claim(self, process: Process, told: Told) -> bool:
+    def claim(self, process: Process, told: Told, loads_within: float | None = None) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
@@ -66,7 +68,7 @@ class Attempted(Entrance):
             and job.has_message
         )
         try:
-            record, _ = self.executor(told).claim(process.instance, "w")
+            record, _ = self.executor(told).claim(process.instance, "w", loads_within)
         except StaleAttempt:
             assert not expected
             return False
@@ -75,16 +77,43 @@ class Attempted(Entrance):
         if free:
             job.move(JobState.RUNNING)
             job.instance, job.claimed = process.instance, True
-            job.deadline = self.now + job.time_limit if job.time_limit else None
+            clocks = [each for each in (job.time_limit, loads_within) if each]
+            job.deadline = self.now + min(clocks) if clocks else None
+            job.started, job.loaded = self.now, loads_within is None
+            short = job.time_limit and loads_within and job.time_limit <= loads_within
+            job.loading = loads_within is not None and not short
         return True
+
+    def loaded(self, process: Process, told: Told, limit: float | None) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        current = bool(
+            job and told.attempt.number == job.attempt and job.token and told.token == job.token
+        )
+        expected = bool(current and job and job.state == JobState.RUNNING and not job.timed_out)
+        assert self.executor(told).loaded(limit) == expected
+        if job and expected:
+            job.loaded, job.time_limit = True, limit or job.time_limit
+            job.loading = False
+            job.deadline = job.started + job.time_limit if job.time_limit else None
+        return expected
+
+    def _recall(self, job: ModelJob) -> None:
+        """The process that shows the token has claimed it, though the store has lost that."""
+        if job.state == JobState.LAUNCHING:
+            job.move(JobState.RUNNING)
+            job.claimed, job.timed_out, job.started = True, "", job.began
+            job.deadline = job.started + job.time_limit if job.time_limit else None
 
     def report(self, process: Process, told: Told, outcome: str) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
+        unclaimed = bool(job and job.state == JobState.LAUNCHING)
         running = bool(
-            job and job.state == JobState.RUNNING and not job.cancelled and not job.timed_out
+            job
+            and not job.cancelled
+            and (unclaimed or (job.state == JobState.RUNNING and not job.timed_out))
         )
         again = bool(job and job.state == JobState.REPORTING and job.outcome == outcome)
         try:
@@ -95,6 +124,7 @@ class Attempted(Entrance):
         assert job and current and (running or again), (
             "a stale or unwanted attempt may write nothing"
         )
+        self._recall(job)
         if running:
             job.move(JobState.REPORTING)
             job.outcome, job.deadline = outcome, self.now + REPORT_TIMEOUT
@@ -111,14 +141,22 @@ class Attempted(Entrance):
             self.end(job)
         return expected
 
-    def release(self, delivery: str, attempt: int, instance: str, reason: str, again: bool) -> None:
+    def release(
+        self,
+        delivery: str,
+        attempt: int,
+        instance: str,
+        reason: str,
+        again: bool,
+        blames: str = "",
+    ) -> None:
         job = self.model.jobs.get(delivery)
         current = job is not None and job.attempt == attempt
         beside = bool(current and job and job.instance and job.instance != instance)
         answer = self.line.release(
             self.gpu_class,
             Attempt(CLASS, delivery, attempt),
-            End(EndReason(reason), "gone"),
+            End(EndReason(reason), "gone", blames=blames),
             instance,
         )
         if beside and job:
@@ -128,16 +166,35 @@ class Attempted(Entrance):
             "a slot is freed by its holder's name, once"
         )
         self.model.holders.pop((delivery, attempt), None)
+        gpu = self.model.gpus.dealt.pop((delivery, attempt), None)
+        if current and job and gpu is not None:
+            if (job.outcome or job.reason) == "SUCCEEDED":
+                self.model.gpus.succeed(gpu, (delivery, attempt))
+            elif blames and job.state == JobState.RUNNING:
+                self._gpu_fails(job, gpu)
         if current and job and job.state in HOLDING:
             self._after(job, reason, again)
         assert answer.state == (job.state if job else "")
         self.take(answer.granted)
+
+    def _gpu_fails(self, job: ModelJob, gpu: int) -> None:
+        if job.cancelled or job.timed_out == "run":
+            return
+        job.avoid = (gpu, *(each for each in job.avoid if each != gpu))[:AVOIDED]
+        holder = (job.delivery, job.attempt)
+        for name in self.model.gpus.fail(gpu, job.id, job.delivery, holder, self.now):
+            spared = self.model.jobs.get(name)
+            if spared and spared.state not in (JobState.ENDED, JobState.FINISHING):
+                spared.spared += 1
 
     def _after(self, job: ModelJob, reason: str, again: bool) -> None:
         """What becomes of a job whose executor did not confirm its end."""
         reporting, unclaimed = job.state == JobState.REPORTING, job.state == JobState.LAUNCHING
         # Never claimed: the code of the job is not at fault, with any status of its process.
         blameless = unclaimed and (reason == "ERROR" or job.timed_out == "start")
+        died = job.loading and job.state == JobState.RUNNING and reason == "ERROR"
+        if job.timed_out == "load" or died:  # the code of its task never ran
+            reason, again = "INFRA", True
         if job.claimed and self.has_retry(job):
             again = unclaimed = False
         due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")
@@ -145,10 +202,10 @@ class Attempted(Entrance):
             self.model.hand_over(job, "CANCELLED")
         elif job.timed_out == "run":
             self.model.hand_over(job, "TIME_LIMIT")
-        elif due and job.attempt < MAX_ATTEMPTS and job.has_message:
+        elif due and job.attempt - job.spared < MAX_ATTEMPTS and job.has_message:
             job.move(JobState.DELAYED)
             job.eta, job.token, job.instance, job.timed_out, job.claimed = (
-                self.now + 1,
+                self.now + min(60, 2 ** (job.attempt - 1)),
                 "",
                 "",
                 "",

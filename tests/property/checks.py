@@ -41,6 +41,7 @@ def check(world: World) -> None:
             assert Attempt(CLASS, delivery, record["attempt"]).holder in everybody, (
                 "who runs, or may, holds a slot"
             )
+    check_clocks(world, keys, everybody)
     for name in ("launching", "deadlines", "stopping", "devices"):
         assert set(keys[name]) <= everybody, f"{name} mentions only holders"
 
@@ -65,6 +66,19 @@ def check_slots(world: World, holders: dict[str, set[str]]) -> None:
     assert world.mixed or not (holders[SHARED] and holders[EXCLUSIVE]), (
         "shared and exclusive never meet"
     )
+
+
+def check_clocks(world: World, keys: dict[str, Any], holders: set[str]) -> None:
+    """Invariant 10: every slot is held until a time, or is looked after: its launch is repeated, or
+    its process is being stopped.
+    """
+    for holder in holders - {*keys["launching"], *keys["deadlines"], *keys["stopping"]}:
+        attempt = Attempt.parse(CLASS, holder)
+        assert attempt is not None
+        job = world.model.jobs[attempt.delivery]
+        # The one slot without a clock: a task runs that has no time limit.
+        assert (job.attempt, job.state) == (attempt.number, JobState.RUNNING), holder
+        assert job.loaded and not job.time_limit, f"{holder} has a clock until it is loaded"
 
 
 def check_devices(world: World, devices: dict[str, str], holders: dict[str, set[str]]) -> None:
@@ -113,5 +127,6 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
         assert records[delivery]["reason"] == jobs[delivery].reason
     for holder in keys["launching"]:
         attempt = Attempt.parse(CLASS, holder)
+        assert attempt is not None
         job = jobs[attempt.delivery]
         assert (job.state, job.attempt) == (JobState.LAUNCHING, attempt.number)

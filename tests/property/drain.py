@@ -14,7 +14,7 @@ from tests.property.world import World
 
 #: Turns that are enough for any job: each turn is one repair of every kind. A job has two attempts,
 #: each with a start that times out and a pause, and waits for all that are ahead of it.
-TURNS_A_JOB, TURNS = 12, 20
+TURNS_A_JOB, TURNS = 12, 120
 #: What stays for good: of a size that does not grow.
 KEPT = {"gate", "counts"}
 
@@ -39,6 +39,7 @@ def drain(world: World) -> None:
     left = look(world)
     assert {name for name, value in left.items() if value} <= {
         "jobs",
+        "places",
         "latest",
         "ended",
         "revoked",

@@ -83,6 +83,20 @@ class Entrance(Timed):
         )
 
     def accept(self, job: ModelJob) -> str:
+        """Store a delivery, not in line: as dispatchers of 0.1.0 do before they enqueue it."""
+        answer = self.line.accept(CLASS, self._record(job), '{"body": "[]"}')
+        self._accepted(job, answer)
+        return answer
+
+    def take_in(self, job: ModelJob) -> None:
+        """Store a delivery, and put it in line in the same step."""
+        taken = self.line.take_in(self.gpu_class, self._record(job), '{"body": "[]"}')
+        self._accepted(job, taken.outcome)
+        if taken.outcome == "accepted":
+            self.model.enter(job, self.now)
+            self.take(taken.granted)
+
+    def _record(self, job: ModelJob) -> Record:
         record: dict[str, Any] = {
             "delivery": job.delivery,
             "id": job.id,
@@ -92,17 +106,20 @@ class Entrance(Timed):
         record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
         record |= {name: value for name, value in optional.items() if value is not None}
-        answer = self.line.accept(CLASS, record, '{"body": "[]"}')  # type: ignore[arg-type]
+        return record  # type: ignore[return-value]
+
+    def _accepted(self, job: ModelJob, answer: str) -> None:
         if job.delivery in self.model.jobs:
             assert answer == "known", "a delivery accepted twice is one job"
-            return answer
+            known = self.model.jobs[job.delivery]
+            known.has_message = known.has_message or known.state != JobState.ENDED
+            return
         self.model.jobs[job.delivery] = job
         if job.id in self.revoked:
             assert answer == "finishing", "a revoked task is not run when it comes"
             self.model.hand_over(job, "CANCELLED")
         else:
             assert answer == "accepted"
-        return answer
 
     def enqueue(self, delivery: str) -> None:
         job = self.model.jobs.get(delivery)
@@ -136,9 +153,11 @@ class Entrance(Timed):
             self.bounds.started(job, lines, self.model.rules)
             now_known = self.model.jobs[job.delivery]
             assert record["attempt"] == now_known.attempt
+            dealt = self.model.gpus.dealt.get((record["delivery"], record["attempt"]))
+            assert record.get("device") == dealt
             assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
-            now_known.token = record["token"]
+            now_known.token, now_known.began = record["token"], self.now
         self.granted += granted
 
     def end(self, job: ModelJob) -> None:

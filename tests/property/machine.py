@@ -94,8 +94,10 @@ class Schedule(RuleBasedStateMachine):
             expires=times[1],
             time_limit=limit or None,
         )
-        if world.accept(job) == "accepted" and enqueue:
-            world.enqueue(name)
+        if enqueue:
+            world.take_in(job)
+        else:
+            world.accept(job)
 
     @rule(isolation=st.sampled_from(ISOLATIONS), number=st.integers(2, 6))
     def submit_several(self, isolation: str, number: int) -> None:
@@ -112,9 +114,7 @@ class Schedule(RuleBasedStateMachine):
     def task_sends_a_retry(self, number: int) -> None:
         job = self.some_job(number, JobState.RUNNING)
         if job.state == JobState.RUNNING:
-            retry = self.world.retry_of(job)
-            if self.world.accept(retry) == "accepted":
-                self.world.enqueue(retry.delivery)
+            self.world.take_in(self.world.retry_of(job))
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)
@@ -164,10 +164,24 @@ class Schedule(RuleBasedStateMachine):
         self.world.granted.remove(self.one(self.world.granted, number))
 
     @precondition(lambda self: self.world.processes)
-    @rule(number=index, wrong=st.sampled_from(["", "", "", "token", "attempt"]))
-    def claim(self, number: int, wrong: str) -> None:
+    @rule(
+        number=index,
+        wrong=st.sampled_from(["", "", "", "token", "attempt"]),
+        loads_within=st.sampled_from([None, 5, 15]),
+    )
+    def claim(self, number: int, wrong: str, loads_within: float | None) -> None:
         process = self.some_process(number)
-        self.world.claim(process, self.told(process, wrong))
+        self.world.claim(process, self.told(process, wrong), loads_within)
+
+    @precondition(lambda self: self.world.processes)
+    @rule(
+        number=index,
+        wrong=st.sampled_from(["", "", "", "token", "attempt"]),
+        limit=st.sampled_from([None, 7]),
+    )
+    def application_is_loaded(self, number: int, wrong: str, limit: float | None) -> None:
+        process = self.some_process(number)
+        self.world.loaded(process, self.told(process, wrong), limit)
 
     @precondition(lambda self: self.world.processes)
     @rule(
@@ -200,6 +214,16 @@ class Schedule(RuleBasedStateMachine):
                 process.instance,
                 "INFRA" if again else "ERROR",
                 again,
+            )
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index, times=st.integers(1, 2))
+    def gpu_fails(self, number: int, times: int) -> None:
+        process = self.some_process(number)
+        self.world.processes.remove(process)
+        for _ in range(times):
+            self.world.release(
+                process.delivery, process.attempt, process.instance, "INFRA", True, "device"
             )
 
     @precondition(lambda self: self.world.model.jobs)
@@ -244,6 +268,19 @@ class Schedule(RuleBasedStateMachine):
         self.world.finish_claim(delivery, finisher, 10)
         if confirm:
             self.world.finished(delivery, finisher)
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(
+        number=index,
+        finisher=st.sampled_from(["f1", "f2"]),
+        passing=st.sampled_from([None, True, False]),
+    )
+    def finish_fails(self, number: int, finisher: str, passing: bool | None) -> None:
+        """A try that counts: it fails, or its process is killed (None)."""
+        delivery = self.some_job(number, JobState.FINISHING).delivery
+        self.world.begin_finish(delivery, finisher, 10)
+        if passing is not None:
+            self.world.finish_failed(delivery, finisher, passing)
 
     @rule(seconds=st.sampled_from([0.5, 1, 3, 10, 30]), tick=st.booleans())
     def time_passes(self, seconds: float, tick: bool) -> None:

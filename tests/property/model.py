@@ -4,10 +4,12 @@ order that came about.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.states import MOVES, JobState
+from tests.property.model_places import Gpus
 
 HOLDING = (JobState.LAUNCHING, JobState.RUNNING, JobState.REPORTING)
 IN_LINE = (JobState.ACCEPTED, JobState.DELAYED, JobState.WAITING)
@@ -36,6 +38,9 @@ class ModelJob:
     isolation: str
     priority: int = 0
     retries: int = 0
+    spared: int = 0
+    avoid: tuple[int, ...] = ()
+    loading: bool = False
     eta: float | None = None
     expires: float | None = None
     state: JobState = JobState.ACCEPTED
@@ -50,9 +55,16 @@ class ModelJob:
     reason: str = ""
     finisher: str = ""
     lease_until: float = 0.0
+    finishes: int = 0
+    finish_waits: float = 0.0
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None
+    began: float = 0.0
+    """When it was launched; until then, when it was admitted."""
+    started: float = 0.0
+    loaded: bool = True
+    """Its executor loads no application, or has reported that it is loaded."""
 
     def move(self, state: JobState) -> None:
         """Go on to a state; the moves that states.py lists are all there are."""
@@ -68,11 +80,12 @@ class ModelJob:
 
 @dataclass
 class Model:
-    """The line of one class: priority first, then arrival; soft exclusivity with its two bounds."""
+    """The line of a class: priority first, then first arrival; soft exclusivity with two bounds."""
 
     rules: Rules
     jobs: dict[str, ModelJob] = field(default_factory=dict)
     holders: dict[tuple[str, int], str] = field(default_factory=dict)
+    gpus: Gpus = field(init=False)
     arrivals: int = 0
     overtaken: int = 0
     """Later shared jobs that started while an exclusive job waited, since one last started or began
@@ -80,6 +93,21 @@ class Model:
     """
     row: int = 0
     """Exclusive jobs in a row that started while shared ones waited."""
+
+    def __post_init__(self) -> None:
+        self.gpus = Gpus(self.rules.devices)
+
+    def running(self) -> dict[tuple[str, int], float]:
+        """Holder → since when it runs; infinity: it has not been claimed."""
+        found = {}
+        for delivery, attempt in self.holders:
+            job = self.jobs.get(delivery)
+            runs = job and job.attempt == attempt and job.state in HOLDING[1:]
+            found[delivery, attempt] = job.started if job and runs else math.inf
+        return found
+
+    def gpu_for(self, isolation: str, now: float, avoid: tuple[int, ...] = ()) -> int | None:
+        return self.gpus.pick(isolation, self.rules.slots(isolation), now, self.running(), avoid)
 
     def waiting(self, isolation: str) -> list[ModelJob]:
         found = [
@@ -97,8 +125,10 @@ class Model:
     def held(self, isolation: str) -> int:
         return sum(each == isolation for each in self.holders.values())
 
-    def may_start(self, isolation: str) -> bool:
-        """The promise, word by word."""
+    def may_start(self, isolation: str, now: float) -> bool:
+        """The promise, word by word, and a GPU that is not set aside."""
+        if self.gpus.failed and self.gpu_for(isolation, now) is None:
+            return False
         if isolation == SHARED:
             gate_open = not self.first(EXCLUSIVE) or self.overtaken < self.rules.exclusive_patience
             return (
@@ -109,8 +139,10 @@ class Model:
         turn = not self.first(SHARED) or self.row < self.rules.shared_patience
         return not self.held(SHARED) and self.held(EXCLUSIVE) < self.rules.exclusive_slots and turn
 
-    def next(self) -> ModelJob | None:
-        firsts = [self.first(isolation) for isolation in ISOLATIONS if self.may_start(isolation)]
+    def next(self, now: float) -> ModelJob | None:
+        firsts = [
+            self.first(isolation) for isolation in ISOLATIONS if self.may_start(isolation, now)
+        ]
         return min((job for job in firsts if job), key=lambda job: job.place, default=None)
 
     def enter(self, job: ModelJob, now: float) -> None:
@@ -120,22 +152,23 @@ class Model:
             return
         if job.isolation == EXCLUSIVE and not self.waiting(EXCLUSIVE):
             self.overtaken = 0
-        self.arrivals += 1
-        job.arrival = self.arrivals
+        if not job.arrival:  # a new attempt keeps the place of the first
+            self.arrivals += 1
+            job.arrival = self.arrivals
         job.move(JobState.WAITING)
 
     def admit(self, now: float) -> list[ModelJob]:
         """Start all that may start; answers copies as they were in line, in order."""
         started = []
-        while job := self.next():
+        while job := self.next(now):
             if job.expires is not None and job.expires <= now:
                 self.hand_over(job, "EXPIRED")
                 continue
             started.append(replace(job))
-            self._start(job)
+            self._start(job, now)
         return started
 
-    def _start(self, job: ModelJob) -> None:
+    def _start(self, job: ModelJob, now: float) -> None:
         exclusive, shared = self.first(EXCLUSIVE), self.first(SHARED)
         if job.isolation == EXCLUSIVE:
             self.overtaken, self.row = 0, self.row + 1 if shared else 0
@@ -145,7 +178,12 @@ class Model:
         job.move(JobState.LAUNCHING)
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
-        self.holders[job.delivery, job.attempt] = job.isolation
+        job.loading = False
+        holder = (job.delivery, job.attempt)
+        gpu = self.gpu_for(job.isolation, now, job.avoid) if self.gpus.total else None
+        if gpu is not None:
+            self.gpus.start(holder, gpu, now, self.running())
+        self.holders[holder] = job.isolation
 
     def hand_over(self, job: ModelJob, reason: str) -> None:
         """Another process than the executor has to write the result."""

@@ -14,9 +14,10 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
+from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, CANCEL_BATCH, Granted, Line
+from gpuqueue.store.line import BATCH, CANCEL_BATCH, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH
@@ -50,8 +51,8 @@ class Queue(Timed):
         """Put a job in line."""
         isolation = fields.pop("isolation", "shared")
         made = Job(job, "shop.train", CLASS, isolation, **fields)
-        assert self.line.accept(CLASS, made.record(), "{}") == "accepted"
-        assert not self.line.enqueue(FULL, made.delivery)
+        taken = self.line.take_in(FULL, made.record(), "{}")
+        assert (taken.outcome, taken.granted) == ("accepted", [])
         return made.delivery
 
     def fill(self, number: int, **fields: Any) -> None:

@@ -15,8 +15,8 @@ from tests.support.model_time import KEY
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
-#: Round trips of one job: accept, enqueue, launched, claim, report, reported, release.
-ROUND_TRIPS = 7
+#: Round trips of one job: take_in, launched, claim, report, reported, release.
+ROUND_TRIPS = 6
 #: Commands within those scripts at most, for a job that starts at once.
 COMMANDS = 73
 
@@ -25,8 +25,8 @@ def way_of(client: redis.Redis) -> Callable[[str], None]:
     line = Line(client)
 
     def run(name: str) -> None:
-        line.accept(
-            "t4",
+        [granted] = line.take_in(
+            T4,
             {
                 "delivery": name,
                 "id": name,
@@ -35,8 +35,7 @@ def way_of(client: redis.Redis) -> Callable[[str], None]:
                 "priority": 0,
             },
             "{}",
-        )
-        [granted] = line.enqueue(T4, name)
+        ).granted
         attempt = Attempt("t4", name, 1)
         line.launched(attempt, "h:n:1", 60)
         executor = ExecutorAttempt(client, attempt, granted["token"])
@@ -63,7 +62,7 @@ def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int
 
 
 @pytest.mark.parametrize("waiting", [0, 300])
-def test_a_job_costs_seven_round_trips_however_long_the_line(
+def test_a_job_costs_six_round_trips_however_long_the_line(
     schedule_redis: redis.Redis, waiting: int
 ) -> None:
     schedule_redis.flushdb()
@@ -73,8 +72,8 @@ def test_a_job_costs_seven_round_trips_however_long_the_line(
     run("first")  # loads the scripts
     for number in range(waiting):
         name = f"w{number}"
-        line.accept(
-            "t4",
+        line.take_in(
+            GpuClass("t4"),
             {
                 "delivery": name,
                 "id": name,
@@ -84,7 +83,6 @@ def test_a_job_costs_seven_round_trips_however_long_the_line(
             },
             "{}",
         )
-        line.enqueue(GpuClass("t4"), name)
     trips, commands = commands_of(schedule_redis, lambda: run("a"))
     assert trips == ROUND_TRIPS
     assert commands <= COMMANDS

@@ -12,11 +12,12 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import StaleAttempt
-from gpuqueue.model.attempt import Attempt
+from gpuqueue.glue.results.completion import exception_of
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import EXIT_TIMEOUT, REPORT_TIMEOUT, ExecutorAttempt
+from gpuqueue.store.attempts import EXIT_MARGIN, REPORT_TIMEOUT, ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import REVOKED_FOR, Line
 from gpuqueue.store.reader import Reader
@@ -48,9 +49,7 @@ class Queue(Timed):
         } | more
         retries, _, nesting = name.partition("~")[2].partition(".")
         record |= {"retries": int(retries or 0), "nesting": int(nesting or 0)}
-        if self.line.accept("t4", record, "{}") != "accepted":
-            return []
-        return self.line.enqueue(T4, name)
+        return self.line.take_in(T4, record, "{}").granted
 
     def run(self, name: str, isolation: str = "shared", **more: Any) -> ExecutorAttempt:
         [granted] = self.submit(name, isolation, **more)
@@ -208,13 +207,73 @@ def test_a_process_that_hangs_in_its_report_is_stopped_and_frees_its_slot(queue:
 def test_a_process_that_has_reported_and_does_not_end_is_stopped(queue: Queue) -> None:
     executor = queue.run("a")
     executor.report("SUCCEEDED")
-    assert executor.reported(1000)
-    queue.now += EXIT_TIMEOUT
+    assert executor.reported(1000, grace=7)
+    queue.now += 7
+    queue.line.tick("t4")
+    assert queue.reader.todo("t4", queue.now).stopping == [], "it ends itself first"
+    queue.now += EXIT_MARGIN
     queue.line.tick("t4")
     assert [each.holder for each, _ in queue.reader.todo("t4", queue.now).stopping] == ["a#1"]
     record = queue.reader.record("t4", "a")
     assert record and record["instance"] == "h:n:1", "the watcher must know whom to stop"
     assert queue.ends(executor).freed and queue.state("a") == "ended"
+
+
+#: A time with more digits than a record keeps.
+PRECISE = 1_795_601_830.679_789
+
+
+@pytest.mark.parametrize(
+    ("limit", "loads_within", "loaded", "after", "word"),
+    [
+        (None, 5, False, 5, "load"),
+        (None, 5, True, 10_000, None),
+        (9, 5, False, 5, "load"),
+        (9, 5, True, 9, "run"),
+        (5, 5, False, 5, "run"),
+        (3, 5, False, 3, "run"),
+        (9, None, False, 9, "run"),
+        (None, None, False, 10_000, None),
+    ],
+)
+def test_an_import_has_a_deadline_until_the_application_is_loaded(
+    queue: Queue,
+    limit: float | None,
+    loads_within: float | None,
+    loaded: bool,
+    after: float,
+    word: str | None,
+) -> None:
+    queue.now = PRECISE
+    more: dict[str, Any] = {"time_limit": limit} if limit else {}
+    [granted] = queue.submit("a", **more)
+    executor = queue.executor(granted)
+    executor.claim("h:n:1", "w", loads_within)
+    if loaded:
+        assert executor.loaded()
+    queue.now += after + 0.001
+    queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and record.get("timed_out") == word
+    assert len(queue.reader.todo("t4", queue.now).stopping) == bool(word)
+    if word == "load":
+        assert executor.loaded() is False, "too late"
+        assert queue.ends(executor, reason=EndReason.ERROR).state == "delayed"
+
+
+def test_the_limit_of_the_task_itself_replaces_that_of_its_import(queue: Queue) -> None:
+    queue.now = PRECISE
+    [granted] = queue.submit("a")
+    executor = queue.executor(granted)
+    executor.claim("h:n:1", "w", 5)
+    assert executor.loaded(60)
+    queue.now += 59
+    queue.line.tick("t4")
+    assert queue.reader.todo("t4", queue.now).stopping == []
+    queue.now += 2
+    queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and record.get("timed_out") == "run"
 
 
 def test_nothing_is_written_for_an_ignored_task_whose_report_died(
@@ -381,3 +440,68 @@ def test_times_lie_in_redis_with_every_digit(queue: Queue) -> None:
     queue.line.launched(Attempt.of(granted), "h:n:1", 60.1)
     deadlines = queue.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True)
     assert deadlines == [("a#1", queue.now + 60.1)]
+
+
+# -- launches that are not confirmed ---------------------------------------------------------------
+
+
+def test_a_launch_that_stays_unconfirmed_is_repeated_and_given_up(
+    queue: Queue,
+) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    queue.line.observed([Observation(attempt, WaitReason.LAUNCH_REFUSED, "no answer")])
+    waits, began = [], queue.now
+    while not (queue.reader.record("t4", "a") or {}).get("doomed"):
+        queue.now += 1
+        assert queue.now - began < 1000, "this does not end"
+        if queue.line.relaunch(attempt, 5, 4):
+            waits.append(queue.now - began)
+    assert waits == [5, 5 + 10, 5 + 10 + 20, 5 + 10 + 20 + 40]
+    record = queue.reader.record("t4", "a")
+    assert record
+    assert record["doom_error"] == "its launch was not confirmed in 5 tries: no answer"
+    assert queue.line.relaunch(attempt, 5, 4) is None
+    assert queue.ends(queue.executor(granted), instance="").state == "delayed"
+    queue.now += 2
+    queue.line.tick("t4")
+    [again] = queue.line.admit(T4)
+    assert "launches" not in again and "doomed" not in again, "the next attempt counts from 0"
+    queue.now += 100
+    for _ in range(5):
+        queue.now += 100
+        queue.line.relaunch(Attempt.of(again), 5, 4)
+    assert queue.ends(queue.executor(again), instance="").state == "finishing"
+    record = queue.reader.record("t4", "a")
+    assert record and record["reason"] == "INFRA"
+    assert str(exception_of(record)).endswith("its launch was not confirmed in 5 tries")
+
+
+def test_a_postponed_launch_is_not_repeated_before_its_time(queue: Queue) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    queue.line.observed([Observation(attempt, WaitReason.QUOTA, "full", launch_in=30)])
+    queue.now += 29
+    assert queue.line.relaunch(attempt, 5, 4) is None
+    assert queue.line.relaunch(attempt, -0.2) is None
+    queue.now += 0.9
+    assert queue.line.relaunch(attempt, -0.2), "its own dispatcher, at its time"
+    queue.line.observed([Observation(attempt, WaitReason.QUOTA, "full", launch_in=30)])
+    queue.now += 36
+    assert queue.line.relaunch(attempt, 5, 4), "its dispatcher is gone"
+
+
+@pytest.mark.parametrize("field", ["doomed", "timed_out"])
+def test_a_launch_that_was_given_up_is_not_repeated(queue: Queue, field: str) -> None:
+    [granted] = queue.submit("a")
+    attempt = Attempt.of(granted)
+    if field == "doomed":
+        queue.line.give_up(attempt, EndReason.INFRA, "no pod")
+    else:
+        queue.line.observed([Observation(attempt, claim_within=1)])
+    queue.now += 10
+    queue.line.tick("t4")
+    assert field in (queue.reader.record("t4", "a") or {})
+    assert queue.line.relaunch(attempt, 5) is None
+    assert queue.holds() == ["a"]
+    assert queue.ends(queue.executor(granted), instance="").state == "delayed"

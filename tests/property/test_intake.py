@@ -28,6 +28,7 @@ from gpuqueue.glue.results.completion import complete
 from gpuqueue.model.names import REFUSED
 from gpuqueue.model.record import Record
 from gpuqueue.model.request import REQUEST_FIELDS
+from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import connect
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
@@ -64,8 +65,8 @@ class Intake:
             self.client, self.line, self.reader, classes, UNSIGNED, launcher, parts, parts, parts
         )
 
-    def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
-        self.line.enqueue(gpu_class, delivery)
+    def launch(self, gpu_class: GpuClass, granted: Granted) -> None:
+        """The attempts stay as they are."""
 
     def store(self, *_: Any, **__: Any) -> None:
         """No state is stored."""
@@ -75,7 +76,15 @@ class Intake:
         assert answer == "ok"
         assert record is not None
         for bodies, own in ((ApplicationBodies(self.app), True), (UNSIGNED, False)):
-            reason = complete(self.app, record, stored, bodies, hostname="t4@here", own_tasks=own)
+            reason = complete(
+                self.app,
+                record,
+                stored,
+                bodies,
+                send=lambda event: None,
+                hostname="t4@here",
+                own_tasks=own,
+            )
         assert self.line.finished(gpu_class, delivery, "here", reason)
 
     def result(self, job: str) -> dict[str, Any]:

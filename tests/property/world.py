@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
+from gpuqueue.store.attempts import FREE_FOR
 from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules
@@ -56,7 +57,41 @@ class World(Attempted):
             self.end(job)
         else:
             assert answer == "ok" and record and record["reason"] == job.reason
-            job.finisher, job.lease_until = finisher, self.now + lease
+            kept = job.lease_until if job.finisher == finisher else 0.0
+            job.finisher, job.lease_until = finisher, max(kept, self.now + lease)
+
+    def begin_finish(self, delivery: str, finisher: str, lease: float) -> None:
+        """The same, for a try that counts."""
+        job = self.model.jobs.get(delivery)
+        answer, record, _ = self.line.finish_claim(CLASS, delivery, finisher, lease, begins=True)
+        if answer != "ok":
+            if answer == "superseded" and job:
+                job.reason = "RETRIED"
+                self.end(job)
+            return
+        assert job and record and job.state == JobState.FINISHING
+        kept = job.lease_until if job.finisher == finisher else 0.0
+        job.finisher, job.lease_until = finisher, max(kept, self.now + lease)
+        job.finishes += 1
+        assert record["finishes"] == job.finishes
+
+    def finish_failed(self, delivery: str, finisher: str, passing: bool) -> None:
+        job = self.model.jobs.get(delivery)
+        told = self.line.finish_failed(CLASS, delivery, finisher, "no callback", passing=passing)
+        if not (job and finisher and job.state == JobState.FINISHING and job.finisher == finisher):
+            assert told is None
+            return
+        assert told
+        if passing:
+            job.finish_waits = job.finish_waits or self.now
+            waited = self.now - job.finish_waits
+            job.finishes -= waited < FREE_FOR and job.finishes > 0
+            pause = min(30, max(1, waited))
+        else:
+            job.finish_waits, waited = 0.0, 0.0
+            pause = min(60, 2 ** max(0, job.finishes - 1))
+        assert told == (job.finishes, int(waited))
+        job.finisher, job.lease_until = "a failed one", self.now + pause
 
     def finished(self, delivery: str, finisher: str) -> None:
         job = self.model.jobs.get(delivery)
@@ -87,11 +122,14 @@ class World(Attempted):
         ]
         for job in sorted(due, key=lambda each: (each.eta, each.delivery)):
             self.model.enter(job, self.now)
+        self.model.gpus.forget(self.now, self.model.running())
         for job in jobs:
             if job.deadline is not None and job.deadline <= self.now and job.state in HOLDING:
-                job.timed_out = {"launching": "start", "running": "run", "reporting": "report"}[
-                    job.state
-                ]
+                words = {"launching": "start", "running": "run", "reporting": "report"}
+                loads = job.state == JobState.RUNNING and (
+                    not job.time_limit or job.deadline < job.started + job.time_limit
+                )
+                job.timed_out = "load" if loads else words[job.state]
                 job.deadline = None
 
     def lose_redis(self) -> None:
@@ -132,7 +170,7 @@ class World(Attempted):
             attempt=process.attempt,
             token=process.token,
         )
-        job.retries = labels["retries"]
+        job.retries, job.started = labels["retries"], self.now
         job.state, job.instance, job.claimed, job.has_message = (
             JobState.RUNNING,
             process.instance,

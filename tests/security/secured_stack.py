@@ -136,7 +136,12 @@ class SecuredStack:
     def flower(self) -> str:
         """Start Flower; answers where."""
         port = free_port()
-        env = {"CELERY_BROKER_URL": self.url("flower"), "FLOWER_UNAUTHENTICATED_API": "true"}
+        options = {name: self._settings[name] for name in self._settings if "_OPTIONS" in name}
+        env = {
+            "CELERY_BROKER_URL": self.url("flower"),
+            "FLOWER_UNAUTHENTICATED_API": "true",
+            **options,
+        }
         words = ["-A", "gpuqueue", "flower", "--address=127.0.0.1", f"--port={port}"]
         node = self.start("flower", words, env, ready=False)
         page = f"http://127.0.0.1:{port}"

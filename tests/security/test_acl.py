@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.store import rights
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
@@ -30,6 +31,8 @@ WORDS = {"6.2": " +client|setinfo +client|maint_notifications", "7.2": " +client
 UNSEEN = {
     "client|setinfo": "MONITOR leaves connections' own commands out",
     "client|maint_notifications": "the same",
+    "client|id": "the same",
+    "client|tracking": "the same",
     "zrevrangebyscore": "kombu 5.6 says so what 5.7 says by zrange",
     "exists": "a chord's script asks it when another worker has lost its claim",
     # ACL GETUSER of Redis 6.2 answers these two as parts of categories.
@@ -409,11 +412,13 @@ def test_rights_are_checked_for_a_separate_broker_and_result_backend(
     good, wrong = acl_redis.url("dispatcher"), acl_redis.url("flower")
     found = [
         str(each)
-        for each in rights.refused(good, acl_redis.url("executor"), wrong, "GPUQUEUE_REDIS_URL")
+        for each in rights.refused(
+            CeleryRedis(acl_redis.url("executor"), wrong, good), "GPUQUEUE_REDIS_URL"
+        )
     ]
     assert [each.partition("=")[0] for each in found] == ["CELERY_BROKER_URL"]
-    assert list(rights.refused(good, good, good, "GPUQUEUE_REDIS_URL")) == []
-    assert list(rights.refused(good, "redis://127.0.0.1:1/0", None, "GPUQUEUE_REDIS_URL")) == []
+    for where in (CeleryRedis(good, good, good), CeleryRedis("redis://127.0.0.1:1/0", None, good)):
+        assert list(rights.refused(where, "GPUQUEUE_REDIS_URL")) == []
     acl_redis.denied()
 
 
@@ -436,7 +441,17 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
 
 SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
 #: The verbs of executors (store/attempts.py).
-EXECUTORS_VERBS = ("claim", "limit", "sampled", "report", "reported", "finish_claim", "finished")
+EXECUTORS_VERBS = (
+    "claim",
+    "loaded",
+    "not_loaded",
+    "sampled",
+    "report",
+    "reported",
+    "finish_claim",
+    "finish_failed",
+    "finished",
+)
 
 
 @pytest.mark.parametrize("user", ["executor", "dispatcher"])

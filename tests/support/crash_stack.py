@@ -66,23 +66,6 @@ class CrashStack(Stack):
         self.sent[result.id] = (task, args, {"queue": queue, **options})
         return result
 
-    def send_again_what_the_transport_lost(self) -> None:
-        """Kombu takes a message off its list before it notes that it has it: a kill between the two
-        loses it, as for any worker.
-
-        To be called while no dispatcher lives.
-        """
-        known = {record["id"] for record in self.records()}
-        lists = [
-            self.client.lrange(queue, 0, -1) for queue in ("gpu.t4.shared", "gpu.t4.exclusive")
-        ]
-        somewhere = "".join(
-            map(str, [*lists[0], *lists[1], *self.client.hvals("gpuqueue.unacked")])
-        )
-        for job_id, (task, args, options) in list(self.sent.items()):
-            if job_id not in known and job_id not in somewhere:
-                self.send(task, *args, task_id=job_id, **options)
-
     def noted(self) -> list[str]:
         return self.notes.read_text().split("\n")[:-1]
 

@@ -18,7 +18,13 @@ from gpuqueue.telemetry import OWN
 
 COUNTED = {
     f"{what}:shared:{detail}": "1"
-    for what, detail in (("wait", "1"), ("held", "1"), ("ended", "ERROR"), ("repeated", "INFRA"))
+    for what, detail in (
+        ("wait", "1"),
+        ("held", "1"),
+        ("ended", "ERROR"),
+        ("repeated", "INFRA"),
+        ("given_up", "ERROR"),
+    )
 }
 
 
@@ -50,12 +56,15 @@ def told(*collectors: Any) -> dict[str, Metric]:
 
 
 def of_queue() -> dict[str, Metric]:
-    return told(QueueCollector(Measuring(), {"t4": GpuClass("t4")}, lambda: {"gpu.t4": 1}))  # type: ignore[arg-type]
+    measuring: Any = Measuring()
+    classes = {"t4": GpuClass("t4")}
+    return told(QueueCollector(measuring, classes, lambda: {"gpu.t4": 1}, lambda: 1))
 
 
 def of_dispatcher() -> dict[str, Metric]:
     for each in OWN:
-        each.labels(*(["x"] * len(each._labelnames)))
+        if each._labelnames:
+            each.labels(*(["x"] * len(each._labelnames)))
     return told(*OWN, DispatcherCollector(Watcher(), "1"))
 
 

@@ -76,6 +76,12 @@ class Stack:
         self.shop = load_application("shop", self.url)
         self.app: Celery = self.shop.app
 
+    @property
+    def server_url(self) -> str:
+        """The URL of the server itself."""
+        url: str = self.url
+        return url
+
     # -- nodes -------------------------------------------------------------------------------------
 
     def dispatcher(

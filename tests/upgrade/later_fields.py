@@ -71,7 +71,7 @@ def walk(url: str) -> dict[str, list[str]]:
         step(f"launched {number}", "launching")
         executor = ExecutorAttempt(client, attempt, granted["token"])
         executor.claim("host:n:1", "worker")
-        executor.limit(60.0)
+        executor.loaded(60.0)
         executor.sampled({"gpu": "GPU-1", "gpu_memory_peak": 5})
         step(f"claim {number}", "running")
         if number == 1:

@@ -17,6 +17,8 @@ from tests.support.nodes import WorkerNode
 from tests.support.waiting import until
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 
+#: The messages that dispatchers have in hand.
+IN_HAND = f"gpuqueue:1:{{{SHARED}}}:texts"
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 #: Seconds that an API server may take to answer, and a dispatcher to leave: short for tests.
 API_TIMEOUT, LEAVE_WITHIN = 3.0, 5.0
@@ -140,12 +142,10 @@ def test_a_message_in_hand_goes_back_at_once_if_the_state_redis_hangs(
         os.kill(state.pid, signal.SIGSTOP)
         try:
             result = cluster.send("work", 1)
-            until(
-                lambda: cluster.client.hlen("gpuqueue.unacked") == 1, PATIENCE, "a message in hand"
-            )
+            until(lambda: cluster.client.hlen(IN_HAND) == 1, PATIENCE, "a message in hand")
             term(node)
             assert end_of(node, 30 + SOON) in (0, os.EX_TEMPFAIL)
-            assert (cluster.client.hlen("gpuqueue.unacked"), cluster.client.llen(SHARED)) == (0, 1)
+            assert (cluster.client.hlen(IN_HAND), cluster.client.llen(SHARED)) == (0, 1)
         finally:
             os.kill(state.pid, signal.SIGCONT)
         begin(cluster, "two", **hour)

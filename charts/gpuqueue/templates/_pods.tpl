@@ -16,7 +16,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The Redis addresses, each by its key: other keys of the Secret do not become variables. */}}
 {{- define "gpuqueue.redisEnv" -}}
-{{- range $key, $optional := dict "CELERY_BROKER_URL" false "CELERY_RESULT_BACKEND" true "GPUQUEUE_REDIS_URL" true }}
+{{- range $key, $optional := dict "CELERY_BROKER_URL" false "CELERY_RESULT_BACKEND" true "GPUQUEUE_REDIS_URL" true "GPUQUEUE_BROKER_TRANSPORT_OPTIONS" true "GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS" true }}
 - name: {{ $key }}
   valueFrom: {secretKeyRef: {name: {{ include "gpuqueue.redisSecret" $ }}, key: {{ $key }}, optional: {{ $optional }}}}
 {{- end }}

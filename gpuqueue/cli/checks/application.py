@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.errors import GpuQueueError
+from gpuqueue.model.celery_redis import PREFIX, for_celery
 from gpuqueue.model.redis_url import mask
 from gpuqueue.settings.dispatcher import Settings
 
@@ -35,6 +36,7 @@ class Application:
     tasks: list[str] = field(default_factory=list)
     broker_url: str | None = None
     result_backend: str | None = None
+    broker_prefix: str = ""
     result_expires: float | None = None
     task_serializer: str = "json"
     result_serializer: str = "json"
@@ -121,7 +123,14 @@ def check(name: str | None, seen: Application | None, settings: Settings) -> Ite
                 " results too"
             ),
         )
-    elif seen.broker_url != settings.broker_url:
+    elif seen.broker_prefix != settings.redis.broker_prefix:
+        level = Level.FAIL
+        fix = (
+            f"its broker has {PREFIX}={seen.broker_prefix!r}, dispatchers have"
+            f" {settings.redis.broker_prefix!r}; set GPUQUEUE_BROKER_TRANSPORT_OPTIONS to its"
+            " broker_transport_options"
+        )
+    elif seen.broker_url != for_celery(settings.redis.broker):
         level = Level.WARN
         fix = (
             f"its broker_url is {mask(seen.broker_url or 'unset')}; submit jobs where"
@@ -129,6 +138,13 @@ def check(name: str | None, seen: Application | None, settings: Settings) -> Ite
         )
     how = ", signed" if seen.task_serializer == "auth" else ""
     yield Check("application", level, f"{name}: {len(seen.tasks)} tasks{how}", fix)
+
+
+def _normal(url: str | None) -> str | None:
+    try:
+        return for_celery(url)
+    except ValueError:  # not for the doctor to say: the application connects by itself
+        return url
 
 
 def _look(name: str) -> Application:
@@ -141,7 +157,8 @@ def _look(name: str) -> Application:
     expires = app.conf.result_expires
     return Application(
         tasks=sorted(each for each in app.tasks if not each.startswith("celery.")),
-        broker_url=app.conf.broker_url,
+        broker_url=_normal(app.conf.broker_url),
+        broker_prefix=str(app.conf.broker_transport_options.get(PREFIX) or ""),
         result_backend=app.conf.result_backend,
         result_expires=(
             expires.total_seconds() if isinstance(expires, timedelta) else expires or None

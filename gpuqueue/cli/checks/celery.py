@@ -7,23 +7,28 @@ from datetime import timedelta
 from typing import Any
 
 from gpuqueue.cli.checks.check import Check, Level
+from gpuqueue.cli.view.dead_letters import open_dead
 from gpuqueue.cli.view.render import duration
 from gpuqueue.cli.view.state import State
-from gpuqueue.model.redis_url import mask
+from gpuqueue.model.celery_redis import CeleryRedis
+from gpuqueue.model.names import REFUSED
+from gpuqueue.model.redis_url import is_redis, mask
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.store import places as stored
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
+from gpuqueue.store.keys import class_key
 
 
-def backend(url: str | None, client: Redis, broker_url: str | None) -> Iterator[Check]:
-    """Check that the result backend answers. ``client`` is connected to ``broker_url``."""
-    name = "result backend"
+def backend(where: CeleryRedis, client: Redis) -> Iterator[Check]:
+    """Check that the result backend answers. ``client`` is connected to the queue's state."""
+    name, url = "result backend", where.backend
     if not url:
         yield Check(name, Level.FAIL, "none", "set CELERY_RESULT_BACKEND, or CELERY_BROKER_URL")
-    elif url == broker_url:
+    elif url == where.state:
         client.ping()
         yield Check(name, Level.OK, mask(url))
-    elif url.startswith(("redis://", "rediss://", "unix://")):
+    elif is_redis(url):
         try:
             connect(url, timeout=5, retries=1).ping()
             yield Check(name, Level.OK, mask(url))
@@ -62,15 +67,27 @@ def results_kept(state: State, expires: dict[str, float | None]) -> Iterator[Che
 
 
 def tombstones(settings: Settings, options: dict[str, Any]) -> Iterator[Check]:
-    """Check that an ended job is remembered for longer than its message can be redelivered."""
+    """Check that an ended job is remembered for longer than its message can be in hand."""
     visibility = float(options.get("visibility_timeout", 3600))
     long = settings.tombstone_seconds > visibility
     saw = (
-        f"{duration(settings.tombstone_seconds)}; visibility timeout of dispatchers:"
+        f"{duration(settings.tombstone_seconds)}; a dispatcher may hold a message for"
         f" {duration(visibility)}"
     )
     fix = "" if long else f"set GPUQUEUE_TOMBSTONE_SECONDS above {visibility:.0f}"
     yield Check("tombstones", Level.OK if long else Level.FAIL, saw, fix)
+
+
+def dead_letters() -> Iterator[Check]:
+    """Check that no message was set aside."""
+    with open_dead() as found:
+        number = found.letters.count()
+    yield Check(
+        "dead letters",
+        Level.WARN if number else Level.OK,
+        f"{number} messages could not be accepted" if number else "none",
+        "`gpuqueue dead` shows why; `gpuqueue dead send` puts them back" if number else "",
+    )
 
 
 def dispatchers(state: State) -> Iterator[Check]:
@@ -101,6 +118,14 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no live dispatcher serves: {saw}",
             "start a dispatcher with this class, or cancel the jobs (gpuqueue cancel ID)",
         )
+    for name in state.reader.classes():
+        for place in stored.set_aside(stored.of(state.client, name)):
+            yield Check(
+                "places",
+                Level.WARN,
+                f"{name}: {place.name} is set aside after {place.failures} failures: {place.error}",
+                "repair it; one job tries it after each pause (or gpuqueue places --clear PLACE)",
+            )
     waiting = state.unaccepted(state.reader.classes() or ["t4"])
     if waiting:
         saw = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
@@ -110,6 +135,22 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no dispatcher has taken: {saw}",
             "start a dispatcher that consumes these queues (-Q)",
         )
+
+
+def damaged(state: State) -> Iterator[Check]:
+    """Show what was set aside since it cannot be read."""
+    for name in [*state.reader.classes(), REFUSED]:
+        found = sorted(state.reader.damaged(name))
+        if found:
+            shown = ", ".join(repr(each[:60]) for each in found[:3])
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            yield Check(
+                "state",
+                Level.WARN,
+                f"damaged and set aside in class {name}: {shown}{more}",
+                "find what writes to Redis beside gpuqueue; then delete the key"
+                f" {class_key(name, 'damaged')}",
+            )
 
 
 def seconds(expires: object) -> float | None:

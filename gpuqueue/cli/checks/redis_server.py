@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,8 @@ from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.machine import numbers
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import LayoutMismatch
-from gpuqueue.model.redis_url import verifies
+from gpuqueue.model.redis_url import uses_tls, verifies
+from gpuqueue.model.sentinel_url import is_sentinel
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import layout as layouts
 from gpuqueue.store.client import Redis, RedisError, explained
@@ -74,10 +76,41 @@ def redis(client: Redis) -> Iterator[Check]:
         yield Check("appendonly", Level.OK, "on")
 
 
+def replicas(client: Redis, url: str) -> Iterator[Check]:
+    """Check that a primary behind Sentinels has a replica, and takes no write without one."""
+    if not is_sentinel(url):
+        return
+    info: dict[str, Any] = client.info("replication")
+    online = [
+        each for name, each in info.items() if re.fullmatch(r"slave\d+", name) and _is_online(each)
+    ]
+    yield Check(
+        "replicas",
+        Level.OK if online else Level.FAIL,
+        f"{len(online)} in step",
+        "" if online else "start a replica; without one the Sentinels can elect no primary",
+    )
+    # Redis tells this number only where it requires some.
+    sure = "min_slaves_good_slaves" in info
+    yield Check(
+        "min-replicas-to-write",
+        Level.OK if sure else Level.WARN,
+        "set" if sure else "0",
+        ""
+        if sure
+        else "set `min-replicas-to-write 1` and `min-replicas-max-lag 10`; otherwise a primary that"
+        " is cut off accepts jobs that its successor does not have",
+    )
+
+
+def _is_online(replica: Any) -> bool:
+    return isinstance(replica, dict) and replica.get("state") == "online"
+
+
 def tls(settings: Settings) -> Iterator[Check]:
     """Check that each TLS address verifies the server's certificate."""
     for name, url in settings.addresses.items():
-        if url and url.startswith("rediss://"):
+        if url and uses_tls(url):
             sure = verifies(url)
             fix = f"add ssl_cert_reqs=required to {name}; else any server can pose as Redis"
             yield Check(
@@ -90,11 +123,7 @@ def tls(settings: Settings) -> Iterator[Check]:
 
 def rights(settings: Settings) -> Iterator[Check]:
     """Check that the Redis user of each address has the rights of a dispatcher."""
-    wrong = list(
-        refused(
-            settings.redis_url, settings.broker_url, settings.result_backend, settings.redis_setting
-        )
-    )
+    wrong = list(refused(settings.redis, settings.redis_setting))
     for each in wrong:
         yield Check.failed("redis rights", each)
     if not wrong:

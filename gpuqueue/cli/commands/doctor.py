@@ -67,6 +67,7 @@ def examine(app: str | None) -> Iterator[Check]:
         else:
             yield from redis_server.writes(state.client, settings)
             yield from redis_server.redis(state.client)
+            yield from redis_server.replicas(state.client, url)
             yield from redis_server.layout(state)
             yield from redis_server.clock(state.client)
             yield from _broker(settings, url)
@@ -91,7 +92,7 @@ def _connect(settings: Settings, url: str, setting: str) -> State | Check:
 
 def _broker(settings: Settings, url: str) -> Iterator[Check]:
     """Check the broker, if the state of the queue has a different address."""
-    broker = settings.broker_url
+    broker = settings.redis.broker
     if not broker:
         yield Check(
             "broker",
@@ -127,13 +128,15 @@ def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check
 def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:
     from gpuqueue.celery import app  # its settings, read at import, are valid here
 
-    yield from celery.backend(app.conf.result_backend, state.client, state.settings.redis_url)
+    yield from celery.backend(state.settings.redis, state.client)
+    yield from celery.dead_letters()
     yield from celery.tombstones(state.settings, app.conf.broker_transport_options)
     expires = {"dispatcher": celery.seconds(app.conf.result_expires)}
     if seen and not seen.error:
         expires["application"] = seen.result_expires
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
+    yield from celery.damaged(state)
 
 
 def _show(each: Check) -> None:

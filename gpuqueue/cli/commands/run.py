@@ -84,17 +84,15 @@ def run(
     state = open_state()
     limits: dict[str, Any] = {"time_limit": time_limit} if time_limit else {}
     options = gpu(gpu_class, isolation=isolation, tenant=tenant, **limits)
-    broker, backend = state.settings.broker_url, state.settings.result_backend
-    if not broker:
+    if not state.settings.redis.broker:
         raise GpuQueueError("CELERY_BROKER_URL is not set; set it as for dispatchers")
     _check_taker(state, gpu_class)
     job_id = uuid()
     with (
-        Celery(
-            "gpuqueue-run", broker=broker, backend=backend or broker, set_as_current=False
-        ) as app,
+        Celery("gpuqueue-run", set_as_current=False) as app,
         stoppable(),
     ):
+        app.conf.update(state.settings.redis.celery())
         signature = container(
             image, list(command), env=_variables(env), working_dir=working_dir, app=app
         )

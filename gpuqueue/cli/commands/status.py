@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuqueue.cli.view import render
-from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, since
+from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, NOT_SERVED
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
+from gpuqueue.store import places as stored
 
 
 @click.command()
@@ -77,6 +78,7 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
         "waiting_total": view.waiting_total,
         "delayed": view.delayed,
         "finishing": view.finishing,
+        "places": [place_view(each) for each in stored.of(state.client, name)],
         "gate": gate(view) if built.has_sharing and built.exclusive_slots else None,
     }
 
@@ -124,6 +126,10 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
     if not each["served"]:
         out.print(f"[bold red]{NOT_SERVED}[/]")
+    for one in each["places"]:
+        if one["set_aside"]:
+            words = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
+            out.print(f"[bold red]{escape(words.partition(chr(10))[0])}[/]")
     if each["holders"]:
         columns: tuple[str, ...] = (
             "RUNNING",

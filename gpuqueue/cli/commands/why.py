@@ -9,20 +9,28 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpuqueue.cli.view import render
-from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, since
+from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
 from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT
+from gpuqueue.store import places as stored
 
 _ENDING = ("finishing", "ended")
+_SET_ASIDE = (
+    WaitReason.DEVICE_SET_ASIDE,
+    WaitReason.HOST_SET_ASIDE,
+    WaitReason.APPLICATION_HELD,
+)
 _FACTS = {
     "image": "image",
     "pod": "pod",
     "node": "node",
-    "avoid": "avoids nodes",
+    "avoid": "avoids",
     "exit_code": "exit code",
+    "spared": "attempts not counted",
+    "probes": "tries",
 }
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
 _FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
@@ -83,6 +91,9 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
     if record["state"] in BEFORE_SLOT and name in state.unserved():
         found["reason"] = WaitReason.NO_DISPATCHER
     found["explanation"] = sentence(found["reason"] or "")
+    if found["reason"] in _SET_ASIDE:
+        known = stored.set_aside(stored.of(state.client, name))
+        found["places"] = [place_view(each) for each in known]
     found["cancel_asked"] = "cancel" in record
     found["dispatchers"] = state.dispatchers()
     if told and spec and record["state"] in BEFORE_SLOT:
@@ -131,6 +142,9 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
         )
     if found.get("detail"):
         out.print(f"detail: {escape(found['detail'])}")
+    for each in found.get("places", ()):
+        words = f"{each['place']}: {render.next_try(each, now)}: {each['error']}"
+        out.print(f"place: {escape(words)}")
     if found["error"]:
         out.print(f"error: {escape(found['error'])}")
     if found["state"] in BEFORE_SLOT and not found["dispatchers"]:

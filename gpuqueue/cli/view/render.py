@@ -45,6 +45,15 @@ def ago(then: float | None, now: float) -> str:
     return duration(now - then) if then <= now else f"in {duration(then - now)}"
 
 
+def next_try(place: dict[str, Any], now: float) -> str:
+    """Format when a place that is set aside is tried next."""
+    if place["probe"]:
+        return f"set aside; tried by {place['probe']}"
+    if place["until"] <= now:
+        return "set aside; the next job tries it"
+    return f"set aside; next try {ago(place['until'], now)}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration in its two largest units."""
     if seconds < 10:

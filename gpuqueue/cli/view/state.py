@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
+from gpuqueue.model.place import Place
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store import layout, serving
@@ -52,13 +53,13 @@ class State:
             *(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))
         ]
         queues += [f"gpu.{name}" for name in CHOOSING]
-        broker = self.client
-        if self.settings.state_url and self.settings.broker_url:
-            broker = connect(self.settings.broker_url, timeout=TIMEOUT, retries=1)
+        broker, where = self.client, self.settings.redis
+        if where.broker and where.broker != where.state:
+            broker = connect(where.broker, timeout=TIMEOUT, retries=1)
         pipe = broker.pipeline(transaction=False)
         for queue in queues:
             for priority in _PRIORITIES:
-                pipe.llen(queue + priority)
+                pipe.llen(where.broker_prefix + queue + priority)
         lengths = pipe.execute()
         step = len(_PRIORITIES)
         totals = {
@@ -94,6 +95,21 @@ def job(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = dict(record)
     found["name"] = found.get("name") or found.get("task", "")
     return {key: found[key] for key in fields_with(Use.SHOWN) if key in found}
+
+
+def place_view(found: Place) -> dict[str, Any]:
+    """Return what commands show of a place. Times are Unix seconds."""
+    return {
+        "place": found.name,
+        "kind": found.kind,
+        "set_aside": found.until is not None,
+        "until": found.until,
+        "failures": found.failures,
+        "jobs": list(found.jobs),
+        "since": found.since,
+        "probe": found.probe or None,
+        "error": found.error,
+    }
 
 
 def since(record: Record) -> float | None:

@@ -27,6 +27,17 @@ WAITS: dict[str, str] = {
     WaitReason.NO_DISPATCHER: (
         "no live dispatcher serves its class: start one with this class, or cancel the job"
     ),
+    WaitReason.DEVICE_SET_ASIDE: (
+        "a slot is free, but its GPU failed several jobs and is set aside; one job tries it after a"
+        " pause (`gpuqueue places`)"
+    ),
+    WaitReason.HOST_SET_ASIDE: (
+        "the executors of several jobs could not start on this machine; one job tries it after a"
+        " pause (`gpuqueue places`)"
+    ),
+    WaitReason.APPLICATION_HELD: (
+        "its application cannot be loaded; one job tries it after a pause (`gpuqueue places`)"
+    ),
     WaitReason.NOT_BEFORE: "it waits for its eta, or for the pause before its next attempt",
     WaitReason.UNSCHEDULABLE: "no node has room for it at present",
     WaitReason.PULLING_IMAGE: "its image is being pulled",

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.worker.queue_lengths import BrokerUnavailable
 from gpuqueue.model.names import ISOLATIONS, REFUSED
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.counts import Durations
 from gpuqueue.store.measures import Measured, Measures
@@ -29,6 +30,7 @@ class QueueCollector(Collector):
         measures: reads the state; its client needs a short timeout, because Prometheus has one.
         classes: the classes of this dispatcher.
         lengths: returns queue → messages in the broker. May raise :class:`BrokerUnavailable`.
+        letters: returns the number of dead letters. May raise the same.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class QueueCollector(Collector):
         measures: Measures,
         classes: Mapping[str, GpuClass],
         lengths: Callable[[], Mapping[str, int]],
+        letters: Callable[[], int],
     ) -> None:
         self._measures = measures
         self._classes = classes
         self._lengths = lengths
+        self._letters = letters
 
     def describe(self) -> Iterable[Metric]:
         """Describe nothing: the registry would read Redis for it."""
@@ -66,7 +70,7 @@ class QueueCollector(Collector):
         del measured[REFUSED]
         yield from self._state(measured)
         try:
-            lengths = self._lengths()
+            lengths, letters = self._lengths(), self._letters()
         except BrokerUnavailable as exc:
             logger.warning(
                 "the broker's queues cannot be measured: %s", exc, extra={"action": "scrape_failed"}
@@ -80,6 +84,11 @@ class QueueCollector(Collector):
         for queue, length in lengths.items():
             untaken.add_metric((queue,), length)
         yield untaken
+        yield GaugeMetricFamily(
+            "gpuqueue_dead_letters",
+            "Messages of the broker that were set aside, since no dispatcher could accept them.",
+            value=letters,
+        )
 
     def _state(self, measured: Mapping[str, Measured]) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
@@ -108,7 +117,15 @@ class QueueCollector(Collector):
             "Jobs whose result another process than their executor writes.",
             labels=("gpu_class",),
         )
+        aside = GaugeMetricFamily(
+            "gpuqueue_places_set_aside",
+            "GPUs, hosts, applications and nodes that failed several jobs; only one job at a time"
+            " tries one again.",
+            labels=("gpu_class", "kind"),
+        )
         for name, each in measured.items():
+            for kind in PlaceKind:
+                aside.add_metric((name, kind), each.set_aside.get(kind, 0))
             for isolation in ISOLATIONS:
                 waiting.add_metric((name, isolation), each.waiting[isolation])
                 longest.add_metric((name, isolation), each.longest_wait[isolation])
@@ -116,7 +133,7 @@ class QueueCollector(Collector):
                 slots.add_metric((name, isolation), self._classes[name].slots(isolation))
             delayed.add_metric((name,), each.delayed)
             finishing.add_metric((name,), each.finishing)
-        yield from (waiting, longest, running, slots, delayed, finishing)
+        yield from (waiting, longest, running, slots, delayed, finishing, aside)
 
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
@@ -129,6 +146,12 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     repeated = CounterMetricFamily(
         "gpuqueue_attempts_repeated",
         "Failed attempts that a new attempt follows, by reason.",
+        labels=(*_PLACE, "reason"),
+    )
+    given_up = CounterMetricFamily(
+        "gpuqueue_finishes_given_up",
+        "Jobs whose application could not finish them, or whose callbacks could not be sent, in"
+        " GPUQUEUE_FINISH_TRIES tries, by reason.",
         labels=(*_PLACE, "reason"),
     )
     wait = HistogramMetricFamily(
@@ -144,12 +167,16 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     for name, each in measured.items():
         for isolation, number in each.counts.accepted.items():
             accepted.add_metric((name, isolation), number)
-        for family, counted in ((ended, each.counts.ended), (repeated, each.counts.repeated)):
+        for family, counted in (
+            (ended, each.counts.ended),
+            (repeated, each.counts.repeated),
+            (given_up, each.counts.given_up),
+        ):
             for (isolation, reason), number in counted.items():
                 family.add_metric((name, isolation, reason), number)
         _histogram(wait, name, each.counts.wait)
         _histogram(held, name, each.counts.held)
-    yield from (accepted, ended, repeated, wait, held)
+    yield from (accepted, ended, repeated, given_up, wait, held)
 
 
 def _histogram(

@@ -4,26 +4,25 @@ Celery's code.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, signals, states
 from celery.app.task import Context
-from celery.app.trace import TraceInfo, build_tracer
+from celery.app.trace import TraceInfo
 from celery.exceptions import TimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue import errors
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
-from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
-from gpuqueue.glue.results.events import Events
+from gpuqueue.glue.results.container import succeed
+from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import EXIT_OK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
@@ -39,6 +38,11 @@ _ERRORS: dict[str, type[errors.GpuQueueError]] = {
     EndReason.UNSCHEDULABLE: errors.Unschedulable,
     EndReason.QUOTA: errors.QuotaExceeded,
 }
+#: The outcome that an executor had reported, by the result that it has stored.
+_OUTCOMES = {states.SUCCESS: EndReason.SUCCEEDED, states.FAILURE: EndReason.ERROR}
+
+#: The outcomes of a claim after which Celery may have stored a failure.
+_FAILURES = (EndReason.ERROR, EndReason.GPU_OOM, EndReason.SUCCEEDED)
 
 
 def exception_of(record: Record) -> Exception:
@@ -52,6 +56,11 @@ def exception_of(record: Record) -> Exception:
         return made
     if reason in _ERRORS:
         return _ERRORS[reason](f"job {record['id']} attempt {record.get('attempt')}: {error}")
+    if record.get("timed_out") == "load":
+        return errors.StartTimeout(
+            f"job {record['id']}: its application was not loaded in time (GPUQUEUE_LOAD_TIMEOUT)"
+            f" in {record.get('attempt')} attempts"
+        )
     if record.get("timed_out") == "start":
         return errors.StartTimeout(
             f"job {record['id']}: not claimed in time after {record.get('attempt')} attempts:"
@@ -80,6 +89,7 @@ def complete(
     stored: Mapping[str, Any] | None,
     bodies: Bodies,
     *,
+    send: Sender,
     hostname: str,
     own_tasks: bool,
     log: str = "",
@@ -87,7 +97,8 @@ def complete(
     """Write the outcome of a record, and return it. May be repeated: results and chord parts are
     the same again, but errbacks are sent again.
 
-    If the executor died after it had claimed its finish, a result that it had stored counts.
+    If the executor died after it had claimed its finish, a result that it had stored counts. So it
+    does if the executor ended with exit code 0: then Redis has lost its report.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -95,6 +106,7 @@ def complete(
         stored: its message, None if it is lost.
         bodies: how to read the body, which names callbacks and chord. If it must not be read, the
             result is stored and nothing is called.
+        send: sends events, and does not wait for the broker.
         hostname: the worker that events name.
         own_tasks: whether ``app`` is the job's application, so that the hooks of its task run. The
             tasks of a dispatcher have no part in a job, even if a message has their name.
@@ -104,14 +116,16 @@ def complete(
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
+    report_lost = reason == EndReason.ERROR and record.get("exit_code") == EXIT_OK
     stored_state = (
         app.backend.get_state(request.id)
-        if record.get("outcome") and not record.get("ignore_result")
+        if (record.get("outcome") or report_lost) and not record.get("ignore_result")
         else None
     )
+    outcome = record.get("outcome") or _OUTCOMES.get(stored_state or "")
     if record.get("task") == CONTAINER_TASK and reason == EndReason.SUCCEEDED:
-        _succeed(app, record, stored, request, bodies, log)
-    elif stored_state == states.SUCCESS and record.get("outcome") == EndReason.SUCCEEDED:
+        reason = succeed(app, record, stored, request, bodies, log, send)
+    elif stored_state == states.SUCCESS and outcome == EndReason.SUCCEEDED:
         # Celery sends callbacks before it stores the result, and the chord part after it: that may
         # be missing, and may be written again.
         reason = EndReason.SUCCEEDED
@@ -119,61 +133,17 @@ def complete(
             app.backend.on_chord_part_return(
                 request, states.SUCCESS, app.backend.get_result(request.id)
             )
-        with Events(app, request.hostname, leaves="worker" in record) as events:
-            events.send(
-                "task-succeeded",
-                request.id,
-                result="",
-                runtime=record["released"] - record["started"],
-            )
-    elif stored_state == states.FAILURE and record.get("outcome") in (
-        EndReason.ERROR,
-        EndReason.GPU_OOM,
-    ):
-        _fail(app, task, record, request, app.backend.get_result(request.id))
-        reason = record["outcome"]
+        ran = record["released"] - record["started"]
+        send(_event(record, request, "task-succeeded", result="", runtime=ran))
+    elif stored_state == states.FAILURE and outcome in _FAILURES:
+        # Of a success: Celery could not store it.
+        _fail(app, task, record, request, app.backend.get_result(request.id), send)
+        reason = EndReason.ERROR if outcome == EndReason.SUCCEEDED else outcome
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
-        _revoke(app, task, record, request)
+        _revoke(app, task, record, request, send)
     else:
-        _fail(app, task, record, request, exception_of(record))
+        _fail(app, task, record, request, exception_of(record), send)
     return reason
-
-
-def _succeed(
-    app: Celery,
-    record: Record,
-    stored: Mapping[str, Any] | None,
-    request: Context,
-    bodies: Bodies,
-    log: str,
-) -> None:
-    """Store the result of a container job under Celery's tracer, which sends callbacks, chains and
-    chord parts.
-
-    Without its message (lost with the data of Redis) or a readable body, only the result is stored.
-    """
-    if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
-        return  # an earlier finisher has stored it, after its callbacks
-    message: Any = record.get("message", "")
-    with contextlib.suppress(ValueError):
-        message = json.loads(message)
-    result = {"exit_code": record.get("exit_code", 0), "message": message, "log": log}
-    hostname = request.hostname
-    body = _body(stored, bodies)
-    if stored is None or body is None:
-        app.backend.store_result(record["id"], result, states.SUCCESS, request=request)
-        return
-
-    def run(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return result
-
-    task = stand_in(app, CONTAINER_TASK, run, ignore_result=bool(record.get("ignore_result")))
-    made, context = messages.request(stored, body, app, hostname=hostname, task=task)
-    tracer = build_tracer(task.name, task, app.loader, hostname, app=app)
-    with Events(app, hostname, leaves=True) as events:
-        _, _, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
-        ran = record.get("released", 0.0) - record.get("started", 0.0)
-        events.send("task-succeeded", made.id, result=shown, runtime=max(runtime, ran))
 
 
 def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
@@ -187,14 +157,6 @@ def _trusted(stored: Mapping[str, Any] | None, bodies: Bodies) -> bool:
     return True
 
 
-def _body(stored: Mapping[str, Any] | None, bodies: Bodies) -> messages.Payload | None:
-    try:
-        return messages.payload(stored, bodies) if stored is not None else None
-    except MalformedMessage as exc:
-        logger.warning("no callback is sent: %s", exc, extra={"action": "body_closed"})
-        return None
-
-
 def _task_of(
     app: Celery, record: Record, stored: Mapping[str, Any] | None, bodies: Bodies, own_tasks: bool
 ) -> Any:
@@ -205,7 +167,29 @@ def _task_of(
     return stand_in(app, record.get("task") or "unknown", lambda *args, **kwargs: None)
 
 
-def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Exception) -> None:
+def _event(record: Record, request: Context, name: str, **fields: Any) -> Event:
+    return Event(request.hostname, name, request.id, fields, leaves="worker" in record)
+
+
+def _hook(task: Any) -> Any:
+    """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
+    error changes nothing.
+    """
+    inner = task.on_failure
+
+    def on_failure(*args: Any, **kwargs: Any) -> None:
+        try:
+            inner(*args, **kwargs)
+        except Exception:
+            logger.exception("on_failure of %s failed", task.name, extra={"action": "hook_failed"})
+
+    return on_failure
+
+
+def _fail(
+    app: Celery, task: Any, record: Record, request: Context, exc: Exception, send: Sender
+) -> None:
+    task.on_failure = _hook(task)
     task.push_request(**vars(request))
     try:
         raise exc
@@ -213,16 +197,12 @@ def _fail(app: Celery, task: Any, record: Record, request: Context, exc: Excepti
         einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
     finally:
         task.pop_request()
-    with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send(
-            "task-failed",
-            request.id,
-            exception=saferepr(exc),
-            traceback=str(einfo.traceback) if einfo else "",
-        )
+        del task.on_failure
+    shown = str(einfo.traceback) if einfo else ""
+    send(_event(record, request, "task-failed", exception=saferepr(exc), traceback=shown))
 
 
-def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
+def _revoke(app: Celery, task: Any, record: Record, request: Context, send: Sender) -> None:
     expired, terminated = record.get("reason") == EndReason.EXPIRED, bool(record.get("started"))
     why = "expired" if expired else "terminated" if terminated else "revoked"
     store = not (record.get("ignore_result") or task.ignore_result)
@@ -231,7 +211,5 @@ def _revoke(app: Celery, task: Any, record: Record, request: Context) -> None:
     signals.task_revoked.send(
         sender=task, request=request, terminated=terminated, signum=signum, expired=expired
     )
-    with Events(app, request.hostname, leaves="worker" in record) as events:
-        events.send(
-            "task-revoked", request.id, terminated=terminated, signum=signum, expired=expired
-        )
+    ended = {"terminated": terminated, "signum": signum, "expired": expired}
+    send(_event(record, request, "task-revoked", **ended))

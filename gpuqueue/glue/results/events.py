@@ -1,25 +1,68 @@
-"""Events for Flower from a process that is no worker. An unsent event never costs a result."""
+"""Events for Flower from a process that is no worker. An event that cannot be sent costs no result,
+and delays nothing for long.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
 from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
+#: Seconds for each answer of the broker: an event is not worth more.
+TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a job, as the worker ``hostname`` sends it.
+
+    ``leaves``: that is the one-shot worker of an attempt, and goes offline afterwards, so that
+    Flower stops listing it.
+    """
+
+    hostname: str
+    name: str
+    job_id: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    leaves: bool = False
+    timestamp: float = field(default_factory=time.time)
+
+
+#: Takes events to send, and waits for nothing.
+Sender = Callable[[Event], object]
+
+
+def send_events(app: Celery, events: Sequence[Event]) -> None:
+    """Send events over one connection. Raises what the broker's client raises."""
+    with _connection(app) as connection:
+        for each in events:
+            with app.events.Dispatcher(connection, hostname=each.hostname) as dispatcher:
+                fields = {"uuid": each.job_id, "timestamp": each.timestamp, **each.fields}
+                dispatcher.send(each.name, **fields)
+                if each.leaves:
+                    dispatcher.send("worker-offline")
+
+
+def try_to_send(app: Celery, events: Sequence[Event]) -> None:
+    """Send events, or log that they are lost."""
+    try:
+        send_events(app, events)
+    except Exception as exc:
+        logger.warning("events not sent: %s", exc, extra={"action": "event_lost"})
 
 
 class Events:
-    """A context that sends events as the worker ``hostname``.
-
-    ``leaves``: it is the one-shot worker of an attempt, and goes offline afterwards, so that Flower
-    stops listing it.
+    """A context that sends the events of one executor as the worker ``hostname``, which then goes
+    offline.
     """
 
-    def __init__(self, app: Celery, hostname: str, *, leaves: bool) -> None:
-        self._leaves = leaves
+    def __init__(self, app: Celery, hostname: str) -> None:
         self._app = app
         self._hostname = hostname
         self._stack = ExitStack()
@@ -27,7 +70,7 @@ class Events:
 
     def __enter__(self) -> Events:
         try:
-            connection = self._stack.enter_context(self._app.connection_for_write())
+            connection = self._stack.enter_context(_connection(self._app))
             self._events = self._stack.enter_context(
                 self._app.events.Dispatcher(connection, hostname=self._hostname)
             )
@@ -37,7 +80,7 @@ class Events:
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if self._leaves and self._events is not None:
+            if self._events is not None:
                 self._events.send("worker-offline")
             self._stack.close()
         except Exception as error:
@@ -53,3 +96,14 @@ class Events:
             logger.warning(
                 "event %s of %s not sent: %s", event, job_id, exc, extra={"action": "event_lost"}
             )
+
+
+def _connection(app: Celery) -> Any:
+    """Return a connection to the broker that waits for no answer for long."""
+    connection = app.connection_for_write(connect_timeout=TIMEOUT)
+    connection.transport_options = {
+        **(connection.transport_options or {}),
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+    }
+    return connection

@@ -1,58 +1,119 @@
-"""Write a state that is not a result (QUEUED, DISPATCHED, STARTED) into Celery's result backend."""
+"""Write a state that is not a result (QUEUED, DISPATCHED, STARTED) into Celery's result backend.
+
+Such a state only informs people, so it never replaces one that says more: STARTED, RETRY, a state
+that the task chose, a result. Where the backend is a Redis, one script compares and writes. Where a
+value there cannot be read, it stays.
+
+Other backends have no such script: the state is read, then written. A result that is stored between
+the two is lost.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
 from itertools import islice
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
 from celery.app.task import Context
-from celery.backends.base import BaseKeyValueStoreBackend
+from celery.backends.redis import RedisBackend
+from redis import ResponseError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from gpuqueue.model.record import Record
+from gpuqueue.model.states import DISPATCHED, QUEUED
 
-logger = logging.getLogger(__name__)
 #: Records refreshed in one round trip.
 REFRESHED_AT_ONCE = 500
+#: The longest value that the script reads, and the longest that is written, in bytes: a script with
+#: a hundred keys takes a few milliseconds.
+LONGEST = 4096
+#: The states that a state may replace.
+_BEFORE_START = (states.PENDING, states.RECEIVED, QUEUED, DISPATCHED)
+REPLACES: dict[str, tuple[str, ...]] = {
+    QUEUED: _BEFORE_START,
+    DISPATCHED: _BEFORE_START,
+    states.STARTED: (*_BEFORE_START, states.STARTED),
+}
+#: What an executor's STARTED replaces: as in Celery, anything but a success.
+_ALL_BUT_SUCCESS = "! SUCCESS "
+_STORED, _KEPT, _UNREADABLE = 1, 0, 2
+#: The headers of a message that a state repeats.
+_SHOWN = ("group", "parent_id", "retries", "stamps", "stamped_headers")
+
+
+@dataclass(frozen=True, slots=True)
+class Informing:
+    """A state to store, with what it says. It keeps no message."""
+
+    record: Record
+    state: str
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Record, state: str, headers: Mapping[str, Any]) -> Informing:
+        """Return the state of a record, with the headers of its message that a state repeats."""
+        known = {name: headers[name] for name in _SHOWN if headers.get(name) is not None}
+        if len(json.dumps(known)) > LONGEST:
+            known = {}
+        return cls(record, state, known)
 
 
 class ResultStates:
-    """Stores the states of jobs for ``AsyncResult``."""
+    """Stores the states of jobs for ``AsyncResult``. Celery has one backend for each thread."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def store(self, record: Record, state: str, packed: Mapping[str, Any] | None) -> None:
-        """Store a state. It is informational: an unreachable backend delays no job."""
+    def answer_soon(self) -> None:
+        """Make the backend of this thread give up within seconds."""
+        answer_soon(self._app)
+
+    def store(self, some: Sequence[Informing]) -> list[bool]:
+        """Store states; return for each whether it was stored. Raises the errors of the backend."""
         backend = self._app.backend
-        info = {
-            "gpu_class": record["gpu_class"],
-            "isolation": record["isolation"],
-            "attempt": record.get("attempt", 0),
-        }
-        headers = packed["headers"] if packed else {"id": record["id"], "task": record.get("task")}
-        request = Context({**headers, "args": [], "kwargs": {}, "delivery_info": {}})
+        if not isinstance(backend, RedisBackend):
+            return [self._read_then_store(backend, each) for each in some]
+        asked = [
+            _Ask(backend, each.record["id"], self._meta(backend, each), _named(each.state))
+            for each in some
+        ]
+        answers = _ask(backend, asked)
+        unread = [index for index, answer in enumerate(answers) if answer == _UNREADABLE]
+        # The script reads JSON only. Celery reads what it has written in any other way.
+        for index in unread:
+            asked[index].expect(self._replaceable(backend, some[index]))
+        again = [index for index in unread if asked[index].expected]
+        for index, answer in zip(again, _ask(backend, [asked[i] for i in again]), strict=True):
+            answers[index] = answer
+        return [answer == _STORED for answer in answers]
+
+    def _meta(self, backend: Any, each: Informing) -> Any:
+        meta = backend._get_result_meta(
+            result=_info(each.record), state=each.state, traceback=None, request=_context(each)
+        )
+        meta["task_id"] = each.record["id"]
+        return backend.encode(meta)
+
+    def _replaceable(self, backend: Any, each: Informing) -> Any:
+        raw = backend.get(backend.get_key_for_task(each.record["id"]))
         try:
-            if isinstance(backend, BaseKeyValueStoreBackend):
-                # One round trip: store_result would read the key first, but at this moment no other
-                # process writes it.
-                meta = backend._get_result_meta(
-                    result=info, state=state, traceback=None, request=request
-                )
-                meta["task_id"] = record["id"]
-                backend.set(backend.get_key_for_task(record["id"]), backend.encode(meta))
-            else:
-                backend.store_result(record["id"], info, state, request=request)
-        except Exception as exc:
-            logger.warning(
-                "state %s of %s not stored: %s",
-                state,
-                record["id"],
-                exc,
-                extra={"action": "state_lost"},
-            )
+            status = backend.decode(raw)["status"]
+        except Exception:  # of any library that decodes
+            return None
+        return raw if status in REPLACES[each.state] else None
+
+    def _read_then_store(self, backend: Any, each: Informing) -> bool:
+        job_id = each.record["id"]
+        known = backend.get_task_meta(job_id, cache=False)["status"]
+        if known not in REPLACES[each.state]:
+            return False
+        backend.store_result(job_id, _info(each.record), each.state, request=_context(each))
+        return True
 
     @property
     def refresh_seconds(self) -> float | None:
@@ -61,9 +122,7 @@ class ResultStates:
         """
         backend = self._app.backend
         return (
-            backend.expires / 4
-            if getattr(backend, "expires", None) and hasattr(backend, "expire")
-            else None
+            backend.expires / 4 if backend.expires and isinstance(backend, RedisBackend) else None
         )
 
     def refresh(self, records: Iterable[Record]) -> None:
@@ -72,15 +131,92 @@ class ResultStates:
         for some in batched(records, REFRESHED_AT_ONCE):
             pipe = backend.client.pipeline(transaction=False)
             for record in some:
-                keys = [backend.get_key_for_task(record["id"])]
-                if "group" in record:
-                    keys += [
-                        backend.get_key_for_group(record["group"], suffix)
-                        for suffix in ("", ".j", ".t", ".s")
-                    ]
-                for key in keys:
-                    pipe.expire(key, backend.expires)
+                pipe.expire(backend.get_key_for_task(record["id"]), backend.expires)
+                if "group" in record and backend.chord_expires:
+                    for suffix in ("", ".j", ".t", ".s"):
+                        key = backend.get_key_for_group(record["group"], suffix)
+                        pipe.expire(key, backend.chord_expires)
             pipe.execute()
+
+
+def store_started_at_once(app: Celery) -> None:
+    """Make the STARTED of this process one command in place of Celery's three."""
+    backend = app.backend
+    plain = backend.store_result
+
+    def store_result(task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        if state == states.STARTED and _started(backend, task_id, result, kwargs.get("request")):
+            return result
+        return plain(task_id, result, state, *args, **kwargs)
+
+    if isinstance(backend, RedisBackend):
+        backend.store_result = store_result
+
+
+def _started(backend: Any, task_id: str, result: Any, request: Any) -> bool:
+    """Store STARTED; return False where Celery's own way is needed."""
+    meta = backend._get_result_meta(
+        result=result, state=states.STARTED, traceback=None, request=request
+    )
+    meta["task_id"] = task_id
+    ask = _Ask(backend, task_id, backend.encode(meta), _ALL_BUT_SUCCESS)
+    try:
+        return _ask(backend, [ask])[0] in (_STORED, _KEPT)
+    except ResponseError:  # a server, or a user, without scripts
+        return False
+
+
+def answer_soon(app: Celery) -> None:
+    """Make the backend of this thread give up within seconds, for callers that try again later."""
+    backend = app.backend
+    if isinstance(backend, RedisBackend):
+        backend.client.set_retry(Retry(NoBackoff(), 0))
+        backend.retry_policy = {**backend.retry_policy, "max_retries": 1}
+
+
+class _Ask:
+    """One key of the script, with its arguments."""
+
+    def __init__(self, backend: Any, job_id: str, value: Any, statuses: str) -> None:
+        self.key = backend.get_key_for_task(job_id)
+        self.value = value
+        self.statuses = statuses
+        self.expected: Any = ""
+
+    def expect(self, value: Any) -> None:
+        """Replace this very value, too."""
+        self.expected = value or ""
+
+
+def _ask(backend: Any, asked: Sequence[_Ask]) -> list[int]:
+    if not asked:
+        return []
+    arguments: list[Any] = [int(backend.expires or 0), LONGEST]
+    for each in asked:
+        arguments += [each.value, each.statuses, each.expected]
+    script = backend.client.register_script(_SCRIPT)
+    found: list[int] = script(keys=[each.key for each in asked], args=arguments)
+    return found
+
+
+def _named(state: str) -> str:
+    return f" {' '.join(REPLACES[state])} "
+
+
+def _info(record: Record) -> dict[str, Any]:
+    return {
+        "gpu_class": record["gpu_class"],
+        "isolation": record["isolation"],
+        "attempt": record.get("attempt", 0),
+    }
+
+
+def _context(each: Informing) -> Context:
+    named = {"id": each.record["id"], "task": each.record.get("task"), **each.headers}
+    return Context({**named, "args": [], "kwargs": {}, "delivery_info": {}})
+
+
+_SCRIPT = (files("gpuqueue.glue.results") / "inform.lua").read_text()
 
 
 def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

@@ -1,79 +1,25 @@
-"""The worker's consumer for messages of any task name, and the strategy that passes each message to
-the dispatcher.
+"""The worker's consumer: remote control and events as in each Celery worker, and no task messages.
 
-The setting ``worker_consumer`` names :class:`Consumer`. A message never enters the worker pool: the
-consumer keeps and acknowledges it in its loop, so that no message occupies a worker slot.
+The setting ``worker_consumer`` names :class:`Consumer`. Its queues are those that the worker
+consumes, and Celery adds and cancels them; their messages are taken by the intake.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Message
-from kombu.transport import redis as transport
-
-from gpuqueue.errors import MalformedMessage, StateUnavailable
-from gpuqueue.glue.messages.message import pack
 
 logger = get_logger(__name__)
-DISPATCH = "gpuqueue.dispatch"
 #: Seconds before a new connection: Celery holds back a consumer that connects more often than five
 #: times a second.
 PAUSE = 0.5
-#: Seconds within which a message in hand must be noted. 150: the loop counts as stuck after 180.
-LONGEST_NOTE = 150.0
-#: The errors of kombu's reader for a list element that is not a message. They would end a worker of
-#: Celery.
+#: The errors of kombu's reader for what is not a message. They would end a worker of Celery.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-
-
-class Accepting(Protocol):
-    """Accepts messages. Accepting a message twice makes one job."""
-
-    def __call__(self, packed: dict[str, Any]) -> str:
-        """Accept a message; return the outcome."""
-        ...
-
-
-class _AnyTask(dict[Any, Callable[..., None]]):
-    """Task name → strategy: the same for every name, and for other JSON that a header may hold."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        super().__init__()
-        app = consumer.app
-        self._strategy: Callable[..., None] = app.tasks[DISPATCH].start_strategy(app, consumer)
-
-    def __getitem__(self, name: Any) -> Callable[..., None]:
-        return self._strategy
-
-
-class _NotingQoS(transport.QoS):
-    """Notes each message that kombu has taken off its list. Until then only this process has it, so
-    an error that passes must not drop it.
-    """
-
-    passes: Callable[[BaseException], bool] = staticmethod(lambda exc: False)
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message, once Redis takes the note."""
-        began = time.monotonic()
-        while True:
-            try:
-                super().append(message, delivery_tag)
-                return
-            except Exception as exc:
-                if not self.passes(exc):
-                    raise
-                if time.monotonic() - began > LONGEST_NOTE:
-                    logger.error(
-                        "message lost: %s", message.headers, extra={"action": "message_lost"}
-                    )
-                    raise
-            time.sleep(PAUSE)
 
 
 class _Blueprint(CeleryConsumer.Blueprint):
@@ -84,8 +30,6 @@ class _Blueprint(CeleryConsumer.Blueprint):
         ends the worker, READONLY and UNBLOCKED included.
         """
         passes: Callable[[BaseException], bool] = parent.controller.gpuqueue.passes
-        _NotingQoS.passes = staticmethod(passes)
-        transport.Channel.QoS = _NotingQoS
         try:
             super().start(parent)
         except Exception as exc:
@@ -96,7 +40,7 @@ class _Blueprint(CeleryConsumer.Blueprint):
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer, with one strategy for all messages, Celery's built-in tasks included."""
+    """Celery's consumer, which garbage does not end."""
 
     Blueprint = _Blueprint
 
@@ -107,25 +51,16 @@ class Consumer(CeleryConsumer):
             *_GARBAGE,
         )
 
-    def update_strategies(self) -> None:
-        self.strategies = _AnyTask(self)
-
-    def on_unknown_message(self, body: Any, message: Message) -> None:
-        # Refused, where its caller can see it; without an id, discarded.
-        self.strategies[None](message, body, None, None, None)
-
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        # Also called for remote control, whose messages have no id.
-        named = isinstance(message.headers, Mapping) and "id" in message.headers
-        if named or not isinstance(message.body, str | bytes):
-            self.on_unknown_message(None, message)
-        else:
+        # Of a message of remote control.
+        if isinstance(message.body, str | bytes):
             super().on_decode_error(message, exc)
+        else:
+            logger.error("not a message, discarded: %s", exc, extra={"action": "garbage"})
+            message.reject_log_error(logger, self.connection_errors)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         if isinstance(exc, _GARBAGE):
-            # The transport removed it from the list before it failed to read it. The reconnection
-            # returns all other messages in hand.
             logger.error(
                 "not a message, discarded: %s: %s",
                 type(exc).__name__,
@@ -133,58 +68,3 @@ class Consumer(CeleryConsumer):
                 extra={"action": "garbage"},
             )
         super().on_connection_error_after_connected(exc)
-
-
-def strategy(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
-    """Return the message handler (Celery's ``Task.Strategy``)."""
-    accept: Accepting = consumer.controller.gpuqueue.accept
-    eventer = consumer.event_dispatcher
-
-    def handle(
-        message: Message, payload: Any, ack: Any, reject: Any, callbacks: Any, **_: Any
-    ) -> None:
-        try:
-            packed = pack(message, payload)
-            outcome = accept(packed)
-        except MalformedMessage as exc:
-            # Without an id no caller can see a refusal: only the log has it.
-            logger.error("message discarded: %s", exc, extra={"action": "message_malformed"})
-            message.reject_log_error(logger, consumer.connection_errors)
-            return
-        except StateUnavailable as exc:
-            # To Celery's consumer this is a lost connection: it connects again, and the broker
-            # delivers the message again.
-            logger.error(
-                "message not kept; the broker will deliver it again: %s",
-                exc,
-                extra={"action": "accept_failed"},
-            )
-            time.sleep(PAUSE)
-            raise ConnectionError(str(exc)) from exc
-        message.ack_log_error(logger, consumer.connection_errors)
-        if outcome != "known" and eventer and eventer.enabled:
-            try:
-                _send_received(eventer, packed["headers"])
-            except (
-                ValueError,
-                TypeError,
-                RecursionError,
-            ) as exc:  # a header that no event can hold
-                logger.warning("event not sent: %s", exc, extra={"action": "event_lost"})
-
-    return handle
-
-
-def _send_received(eventer: Any, headers: dict[str, Any]) -> None:
-    eventer.send(
-        "task-received",
-        uuid=headers["id"],
-        name=headers.get("shadow") or headers.get("task"),
-        args=headers.get("argsrepr") or "",
-        kwargs=headers.get("kwargsrepr") or "",
-        root_id=headers.get("root_id"),
-        parent_id=headers.get("parent_id"),
-        retries=headers.get("retries") or 0,
-        eta=headers.get("eta"),
-        expires=headers.get("expires"),
-    )

@@ -7,13 +7,15 @@ worker holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from signal import Signals
 from typing import Any, Protocol
 
 from celery import bootsteps
 from celery.utils.log import get_logger
 from kombu.common import ignore_errors
 from kombu.utils.functional import maybe_list
+
+from gpuqueue.errors import InvalidSignal, shown
+from gpuqueue.model.signals import parse_signal
 
 logger = get_logger(__name__)
 
@@ -82,7 +84,11 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
         state: Any, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any
     ) -> dict[str, Any]:
         ids = [str(each) for each in maybe_list(task_id) or []]
-        return {"ok": cancelling.cancel_all(ids, terminate=bool(terminate), signal=_name(signal))}
+        try:
+            name = parse_signal(signal)
+        except InvalidSignal as exc:
+            return _refused("revoke", exc)
+        return {"ok": cancelling.cancel_all(ids, terminate=bool(terminate), signal=name)}
 
     def terminate(state: Any, signal: Any = None, task_id: Any = None, **_: Any) -> dict[str, Any]:
         return revoke(state, task_id, True, signal)
@@ -90,20 +96,34 @@ def _handlers(cancelling: Cancelling) -> Mapping[str, Any]:
     def revoke_by_stamped_headers(
         state: Any, headers: Any = None, terminate: bool = False, signal: Any = None, **_: Any
     ) -> dict[str, Any]:
-        if isinstance(headers, list):
-            headers = dict(each.split("=", 1) for each in headers)
-        stamps = {
-            str(key): [str(value) for value in maybe_list(values) or []]
-            for key, values in (headers or {}).items()
-        }
-        cancelling.cancel_by_stamps(stamps, terminate=bool(terminate), signal=_name(signal))
+        try:
+            stamps, name = _stamps(headers), parse_signal(signal)
+        except (InvalidSignal, ValueError) as exc:
+            return _refused("revoke_by_stamped_headers", exc)
+        cancelling.cancel_by_stamps(stamps, terminate=bool(terminate), signal=name)
         return {"ok": "jobs with these stamps are cancelled in the background"}
 
     return {each.__name__: each for each in (revoke, terminate, revoke_by_stamped_headers)}
 
 
-def _name(signal: Any) -> str:
-    """Return a signal as records name it: ``TERM``, ``KILL``, ``INT``…"""
-    if isinstance(signal, int):
-        signal = Signals(signal).name
-    return str(signal or "TERM").upper().removeprefix("SIG")
+def _stamps(headers: Any) -> dict[str, list[str]]:
+    """Parse the stamps of a revoke: a mapping, or texts ``header=value``. Raises ValueError."""
+    if isinstance(headers, str):
+        headers = [headers]
+    if isinstance(headers, list | tuple):
+        pairs = [str(each).partition("=") for each in headers]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"headers={shown(headers, 100)} are no stamps; use header=value")
+        headers = {header: value for header, _, value in pairs}
+    if not isinstance(headers or {}, Mapping):
+        raise ValueError(f"headers={shown(headers, 100)} are no stamps; use header=value")
+    return {
+        str(key): [str(value) for value in maybe_list(values) or []]
+        for key, values in (headers or {}).items()
+    }
+
+
+def _refused(method: str, exc: Exception) -> dict[str, Any]:
+    """Answer a revoke that names no signal, or no stamps. It changes nothing."""
+    logger.warning("%s refused: %s", method, exc, extra={"action": "control_refused"})
+    return {"error": str(exc)}

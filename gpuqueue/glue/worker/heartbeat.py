@@ -1,5 +1,5 @@
-"""The heartbeat of a worker's consumer: its loop beats while it takes messages, so that a hanging
-loop is noticed.
+"""The heartbeat of a worker's consumer: its loop beats while the intake takes messages, so that a
+hang of either is noticed.
 """
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from celery import bootsteps
+
+from gpuqueue.glue.worker.intake_step import Intake
 
 #: Seconds between two beats.
 BEAT = 1.0
@@ -16,11 +18,19 @@ class Monitor(Protocol):
     """Monitors the heartbeat."""
 
     def beat(self) -> None:
-        """The loop runs, and takes messages."""
+        """The loop runs, and the intake takes messages."""
         ...
 
     def pause(self) -> None:
-        """The loop takes no messages: the broker is down, or the worker shuts down."""
+        """No messages are taken: the broker is down, or the worker shuts down."""
+        ...
+
+
+class Taking(Protocol):
+    """The health of the intake."""
+
+    def works(self) -> bool | None:
+        """Return whether it takes messages; None: it may hang."""
         ...
 
 
@@ -29,7 +39,7 @@ class Heartbeat(bootsteps.StartStopStep):
     messages again.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = (Intake,)
     name = "gpuqueue heartbeat"
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
@@ -39,8 +49,16 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Start to beat, in the timer of the loop."""
         monitor: Monitor = c.controller.gpuqueue.health
-        monitor.beat()
-        self._timer = c.timer.call_repeatedly(BEAT, monitor.beat)
+        intake: Taking = c.controller.gpuqueue.intake
+
+        def beat() -> None:
+            works = intake.works()
+            if works:
+                monitor.beat()
+            elif works is False:
+                monitor.pause()
+
+        self._timer = c.timer.call_repeatedly(BEAT, beat)
 
     def stop(self, c: Any) -> None:
         """Stop to beat."""

@@ -1,12 +1,17 @@
-"""How many messages wait in the broker, as Celery's transport counts them."""
+"""How many messages wait in the broker, as Celery's transport counts them, and how many are set
+aside.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import redis
 from kombu.exceptions import OperationalError
+
+T = TypeVar("T")
 
 
 class BrokerUnavailable(Exception):
@@ -35,17 +40,32 @@ class QueueLengths:
 
     def __call__(self) -> dict[str, int]:
         """Return queue → messages, of all priorities. Raises :class:`BrokerUnavailable`."""
+        # In Redis this declares nothing: a queue is a list, which exists while it has messages.
+        return self._read(
+            lambda channel: {
+                name: channel.queue_declare(queue=name).message_count for name in self._names
+            }
+        )
+
+    def members(self, key: str) -> int:
+        """Return how many members a sorted set of the broker has, under the prefix of its keys.
+        Raises :class:`BrokerUnavailable`.
+        """
+
+        def count(channel: Any) -> int:
+            # The client of the channel knows the prefix of some commands only.
+            client = redis.Redis(connection_pool=channel.pool)
+            return int(client.zcard(f"{channel.global_keyprefix or ''}{key}"))
+
+        return self._read(count)
+
+    def _read(self, read: Callable[[Any], T]) -> T:
         with self._lock:
             if self._connection is None:
                 self._connection = self._app.connection_for_read(transport_options=self._options)
             connection = self._connection
             try:
-                # In Redis this declares nothing: a queue is a list, which exists while it has
-                # messages.
-                return {
-                    name: connection.default_channel.queue_declare(queue=name).message_count
-                    for name in self._names
-                }
+                return read(connection.default_channel)
             except (
                 OperationalError,
                 *connection.connection_errors,

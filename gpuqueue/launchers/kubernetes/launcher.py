@@ -40,6 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
 from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -70,6 +71,11 @@ class KubernetesLauncher:
         observations: Observations,
     ) -> None:
         self.owner = common.owner
+        images = {name: each.image or settings.executor_image for name, each in classes.items()}
+        self.site = Site(
+            application=common.app or "",
+            images={name: image for name, image in images.items() if image},
+        )
         # The last resort: each wait has a shorter clock.
         waits = (
             settings.launch_timeout,
@@ -123,7 +129,10 @@ class KubernetesLauncher:
         return instance_of(self._common.namespace, name)
 
     def _check_ours(self, name: str, record: Record) -> None:
-        """Raise unless the existing Job is the one of this attempt: a launch may be repeated."""
+        """Raise unless the existing Job is the one of this attempt: a launch may be repeated.
+
+        A stray Job of this owner, of an attempt with another token, is deleted first.
+        """
         try:
             job = self._api.get_job(name)
         except ApiError as exc:
@@ -131,11 +140,17 @@ class KubernetesLauncher:
         if job is None or job.metadata.deletion_timestamp is not None:
             raise self._later(f"Job {name} is being deleted", None)
         found = record_of(job.metadata.annotations or {})
-        if found is None or (found["token"], found.get("owner")) != (record["token"], self.owner):
+        if found is None or found.get("owner") != self.owner:
             raise CannotLaunch(
-                f"a Job {name} of another attempt exists in namespace {self._common.namespace};"
+                f"a Job {name} of another owner exists in namespace {self._common.namespace};"
                 " delete it"
             )
+        if found["token"] != record["token"]:
+            try:
+                self._api.delete_job(name)
+            except ApiError as exc:
+                raise self._refused(exc) from exc
+            raise self._later(f"a stray Job {name} is being deleted", None)
 
     def _refused(self, exc: ApiError) -> CannotLaunch | LaunchLater:
         if isinstance(exc, QuotaRejected):

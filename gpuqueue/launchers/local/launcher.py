@@ -39,7 +39,11 @@ from gpuqueue.model.executor_env import (
     parse_record,
     record_variables,
 )
+from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
+
+#: Seconds that a killed stray process has to end.
+STRAY_ENDS_WITHIN = 5.0
 
 
 class LocalLauncher:
@@ -75,9 +79,11 @@ class LocalLauncher:
         self._host_lives = host_lives
         self._command = list(command)
         self._host = socket.gethostname()
+        self.site = Site(self._host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         self._exits = Exits()
         self._adopted: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, Record] = {}
         self._closed = threading.Event()
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
@@ -91,12 +97,24 @@ class LocalLauncher:
             )
 
     def start(self, record: Record) -> str:
-        """Start an attempt: see :class:`gpuqueue.launchers.base.Launcher`."""
+        """Start an attempt: see :class:`gpuqueue.launchers.base.Launcher`.
+
+        A stray process of the job that this launcher started, with an earlier token, ends first.
+        """
+        attempt = Attempt.of(record)
+        self._end_strays(record)
         nonce = f"{self._host}:{secrets.token_hex(8)}"
         process = self._spawn(record, {INSTANCE: nonce, **self._gpu(record)})
         instance = f"{nonce}:{process.pid}"
         self._processes[instance] = process
-        self._watch_exit(RunningAttempt(Attempt.of(record), instance), process.pid)
+        self._started[instance] = record
+        try:
+            self._watch_exit(RunningAttempt(attempt, instance), process.pid)
+        except OSError:  # this process has no file descriptor left: the launch has failed
+            send_signal(process.pid, "KILL")
+            process.wait()
+            del self._processes[instance], self._started[instance]
+            raise
         return instance
 
     def stop(self, instance: str, signal: str) -> bool:
@@ -177,6 +195,26 @@ class LocalLauncher:
         for instance in list(self._processes):
             self._forget(instance, None)
 
+    def _end_strays(self, record: Record) -> None:
+        """Kill the processes of the same delivery with another token that were admitted earlier:
+        Redis has come back with an older state. Raises OSError if one does not end.
+        """
+        strays = [
+            instance
+            for instance, other in list(self._started.items())
+            if other["delivery"] == record["delivery"]
+            and other["gpu_class"] == record["gpu_class"]
+            and other["token"] != record["token"]
+            and other.get("admitted", 0.0) < record.get("admitted", 0.0)
+        ]
+        for instance in strays:
+            self.stop(instance, "KILL")
+        deadline = time.monotonic() + STRAY_ENDS_WITHIN
+        while any(instance in self._started for instance in strays):
+            if time.monotonic() >= deadline:
+                raise OSError(f"a process of an attempt with another token runs: {strays[0]}")
+            time.sleep(0.02)
+
     def _spawn(self, record: Record, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return spawn(self._command, {**self._settings, **record_variables(record), **variables})
 
@@ -194,6 +232,7 @@ class LocalLauncher:
     def _forget(self, instance: str, code: int | None) -> None:
         # subprocess reaps the child of a dropped Popen without a status at the start of the next
         # process, and we would lose the exit status.
+        self._started.pop(instance, None)
         process = self._processes.pop(instance, None)
         if process is not None:
             process.returncode = code if code is not None else 0

@@ -1,18 +1,61 @@
--- adopt: make a live attempt a holder again after Redis has lost its data.
+-- adopt: make a live attempt a holder again: Redis has lost its job, or the grant of its slot.
 -- Context:
 --   record: of the attempt: delivery, attempt, token, instance, ...
+--   slots?: how many its isolation has
+--   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock records
-local job = context.record
-local known = load(job.delivery)
-if known then
-  local same = known.attempt == job.attempt and known.token == job.token
-  return same and redis.call('ZSCORE', K['holders_' .. known.isolation], holder_of(job)) and 1 or 0
+--! clock records line attempts
+local found = context.record
+local known = load(found.delivery)
+local own = 'holders_' .. found.isolation
+local other = found.isolation == 'shared' and 'holders_exclusive' or 'holders_shared'
+
+-- An older state does not know this attempt yet. Numbers only grow, so it has granted fewer.
+local function is_older()
+  if (known.attempt or 0) >= found.attempt then return false end
+  local in_line = { accepted = true, delayed = true, waiting = true }
+  local holding = { launching = true, running = true, reporting = true }
+  return in_line[known.state] or holding[known.state] and known.token == context.instead_of
+end
+
+-- The job will run again, so no slot is overbooked for what has run beside the holders.
+local function has_room()
+  if redis.call('ZCARD', K[other]) > 0 then return false end
+  if context.slots and redis.call('ZCARD', K[own]) >= context.slots then return false end
+  local devices = found.isolation == 'exclusive' and redis.call('HVALS', K.devices) or {}
+  for _, index in ipairs(devices) do
+    if tonumber(index) == found.device then return false end
+  end
+  return true
+end
+
+local function free(holder)
+  redis.call('ZREM', K[own], holder)
+  redis.call('ZREM', K.launching, holder)
+  redis.call('ZREM', K.deadlines, holder)
+  redis.call('ZREM', K.stopping, holder)
+  redis.call('HDEL', K.devices, holder)
+end
+
+local job = found
+if known and known.attempt == found.attempt and known.token == found.token then
+  return redis.call('ZSCORE', K[own], holder_of(found)) and 1 or 0
+elseif known then
+  if not is_older() then return 0 end
+  if known.token then
+    free(holder_of(known)) -- its slot passes on
+  elseif not has_room() then
+    return 0
+  end
+  leave_line(known)
+  job = known
+  job.attempt, job.owner = found.attempt, found.owner
+  for _, field in ipairs(OF_ATTEMPT) do job[field] = found[field] end
 end
 job.state = 'running'
-job.admitted, job.started, job.adopted = job.admitted or now, job.started or now, now
+job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)
-redis.call('ZADD', K['holders_' .. job.isolation], now, holder)
+redis.call('ZADD', K[own], now, holder)
 if job.device then redis.call('HSET', K.devices, holder, job.device) end
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
 note_newest(job)

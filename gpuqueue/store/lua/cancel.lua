@@ -8,7 +8,7 @@
 --   after?: where an earlier call stopped: the second part of its answer
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
 --         | 'unknown', where this call stopped ('' if it saw all deliveries)}
---! clock records line
+--! clock records line damaged
 local id = context.id
 
 local function cancel(job)
@@ -26,7 +26,7 @@ local function cancel(job)
   return 'cancelled'
 end
 
-local newest = load(redis.call('HGET', K.latest, id) or id)
+local newest = load_or_set_aside(redis.call('HGET', K.latest, id) or id)
 local over = newest and newest.state == 'ended' and newest.reason ~= 'RETRIED'
 -- Also for a known job: its task may have sent a retry that is not accepted yet, and a retry is
 -- another delivery of the id.
@@ -43,7 +43,7 @@ for _, entry in ipairs(found) do
   deliveries[#deliveries + 1] = string.sub(entry, #id + 2)
 end
 for _, delivery in ipairs(deliveries) do
-  local older = load(delivery)
+  local older = load_or_set_aside(delivery)
   if older and older.id == id and not (newest and newest.delivery == delivery) then
     cancel(older)
   end

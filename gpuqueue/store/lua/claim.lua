@@ -3,8 +3,10 @@
 --   delivery, attempt, token: of the attempt
 --   instance: the process, or the Job and its pod
 --   worker: the name of its Celery worker
+--   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
+--     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records
+--! clock records attempts place
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -20,13 +22,11 @@ if job.state == 'running' and job.instance == context.instance then
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end
-local holder = holder_of(job)
-job.state, job.instance, job.worker, job.started = 'running', context.instance, context.worker, now
-redis.call('ZREM', K.launching, holder)
-if job.time_limit then
-  redis.call('ZADD', K.deadlines, now + job.time_limit, holder)
-else
-  redis.call('ZREM', K.deadlines, holder)
+local process = { instance = context.instance, worker = context.worker, started = now }
+process.loads_within = context.loads_within
+begin(job, process)
+for _, name in ipairs(job.places or {}) do
+  if place_kind(name) == 'host' then succeed_at(name, holder_of(job)) end
 end
 save(job)
 return { 'ok', cjson.encode(job), message }

@@ -3,7 +3,11 @@
 --   delivery: of the accepted job
 --   spec, nonce, by, most: see admit
 -- Answer: as of admit
---! clock counts records line attempts admission
-local job = load(context.delivery)
-if job and job.state == 'accepted' then enter_line(job) end
+--! clock counts records line damaged attempts server place places admission
+local job = load_or_set_aside(context.delivery)
+if job and job.state == 'accepted' then
+  enter_line(job)
+else
+  redis.call('ZREM', K.accepted, context.delivery)
+end
 return admit(context)

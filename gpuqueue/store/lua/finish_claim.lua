@@ -5,12 +5,16 @@
 --   finisher: the name of the claim
 --   lease: seconds
 --   keep: seconds that the tombstone is kept
+--   begins?: it begins a try now, which counts; absent: it only takes or keeps the job
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
 --         due) | {'not finishing'}
---! clock counts records tombstones
+--! clock counts records line damaged tombstones
 local delivery, finisher = context.delivery, context.finisher
-local job = load(delivery)
-if not job or job.state ~= 'finishing' then return { 'not finishing' } end
+local job = load_or_set_aside(delivery)
+if not job or job.state ~= 'finishing' then
+  redis.call('ZREM', K.finishing, delivery)
+  return { 'not finishing' }
+end
 local free_from = tonumber(redis.call('ZSCORE', K.finishing, delivery)) or 0
 if job.finisher and job.finisher ~= finisher and free_from > now then return { 'busy' } end
 -- The task sent its retry (or, by task.replace, its successor) before its process died. That
@@ -21,8 +25,13 @@ if silent or (retried and job.reason ~= 'CANCELLED') then
   entomb(job, job.outcome == 'IGNORED' and 'IGNORED' or 'RETRIED', context.keep)
   return { 'superseded' }
 end
+local kept = job.finisher == finisher
 job.finisher = finisher
-job.finish_tries = (job.finish_tries or 0) + 1
-redis.call('ZADD', K.finishing, now + context.lease, delivery)
+-- Counted before the try, since it may kill its process.
+if context.begins then job.finishes = (job.finishes or 0) + 1 end
+-- The claim of a finisher's process may be shorter than that of the dispatcher that started it.
+local free_at = now + context.lease
+if kept then free_at = math.max(free_at, free_from) end
+redis.call('ZADD', K.finishing, free_at, delivery)
 save(job)
 return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, delivery) or '' }

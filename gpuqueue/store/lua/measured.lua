@@ -1,6 +1,7 @@
 -- measured: measure a class for /metrics. Reads only.
 -- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
---          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts}
+--          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts,
+--          {name, entry (JSON), ...} of places}
 --! clock counts records line
 local PRIORITIES = 10
 
@@ -27,4 +28,5 @@ return {
   redis.call('ZCARD', K.delayed),
   redis.call('ZCARD', K.finishing),
   redis.call('HGETALL', K.counts),
+  redis.call('HGETALL', K.places),
 }

@@ -1,20 +1,24 @@
 -- observed: the launcher reports what keeps an attempt from running, or from ending.
 -- Context:
---   delivery, attempt: of the attempt
+--   delivery, attempt, token?: of the attempt
 --   wait?: a wait reason; absent: the attempt waits for nothing
 --   detail?: the cluster's own words
 --   pod?, node?: absent: as known before
 --   claim_within?: seconds that its executor has to claim it, from now; absent: as before
+--   launch_in?: seconds until its launch is tried again; absent: it is not postponed
 -- Answer: 1 if the attempt is current, else 0
 --! clock records
 local job = load(context.delivery)
-if not job or job.attempt ~= context.attempt then return 0 end
+if not is_current(job, context) then return 0 end
 local launching = job.state == 'launching'
 if not launching and job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
 job.wait, job.detail = context.wait, context.detail
 job.pod, job.node = context.pod or job.pod, context.node or job.node
 if launching and context.claim_within then
   redis.call('ZADD', K.deadlines, now + context.claim_within, holder_of(job))
+end
+if launching and context.launch_in then
+  redis.call('ZADD', K.launching, 'XX', now + context.launch_in, holder_of(job))
 end
 save(job)
 return 1

@@ -1,5 +1,8 @@
 -- open: let jobs of the class start, since the holders are known to be what really runs. A class is
--- closed at the very start, and after Redis has lost all its data.
+-- closed at the very start, after Redis has lost all its data, and on another server (see admit).
 -- Answer: 1 if this opened the class, 0 if it was open
---! clock
-return redis.call('HSETNX', K.gate, 'opened', string.format('%.6f', now))
+--! clock server
+local opened = redis.call('HSETNX', K.gate, 'opened', string.format('%.6f', now))
+local since = redis.call('HGET', K.gate, 'opened')
+redis.call('HSET', K.gate, 'opened_on', since .. ' ' .. server())
+return opened

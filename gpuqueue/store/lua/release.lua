@@ -1,20 +1,25 @@
 -- release: an attempt's process has ended, or never started. Free its slot, decide how a job
 -- without a report continues, and start every job that can start. May be repeated.
 -- Context:
---   delivery, attempt: of the attempt
+--   delivery, attempt, token?: of the attempt
 --   instance?: the process or Job that ended; absent: none was observed
 --   ended: what the end means if the executor did not report: `reason`, `error`, `avoid` (the node
 --     at fault, or ''), `evidence` (fields of the record), and `tried`, when a new attempt follows:
---     'always', 'unstarted' (only if this attempt was never claimed) or 'never'
+--     'always', 'unstarted' (only if this attempt was never claimed) or 'never'; and `blames`, the
+--     place at fault ('device', 'host', 'application', 'node', '', or 'start', if it got no
+--     further)
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), then the answer of admit...}
---! clock counts records line attempts admission
+--! clock counts records line damaged attempts server place places admission
 local delivery, attempt, ended = context.delivery, context.attempt, context.ended
 local instance = context.instance or ''
-local job = load(delivery)
+local job = load_or_set_aside(delivery)
 local holder = holder_name(delivery, attempt)
-local current = job and job.attempt == attempt
+local current = is_current(job, context)
+-- The attempt has ended that had this number before Redis came back with an older state. The slot
+-- belongs to the one that has the number now.
+if job and job.attempt == attempt and not current then return { 0, job.state } end
 -- Another process claimed this attempt. The one that ended, or failed to start, was a duplicate
 -- that a repair had started.
 if current and job.instance and not same_instance(job.instance, instance) then
@@ -22,14 +27,64 @@ if current and job.instance and not same_instance(job.instance, instance) then
 end
 if current and job.doomed and job.state == 'launching' then
   ended.reason, ended.error, ended.tried = job.doomed, job.doom_error, job.doom_tried
+elseif current and job.timed_out == 'load' then
+  -- Stopped in the import: the code of its task never ran.
+  ended.reason, ended.tried = 'INFRA', 'always'
+elseif current and job.loading and job.state == 'running' and ended.reason == 'ERROR' then
+  -- It died in the import: the same.
+  ended.reason, ended.tried = 'INFRA', 'always'
+end
+
+-- A container job needs no executor to begin. Redis has lost its claim.
+local began = job and job.container and ended.evidence.container_started
+if current and began and job.state == 'launching' and not (job.doomed or job.timed_out) then
+  job.state = 'running'
 end
 
 local function due_again()
-  if attempt >= context.max_attempts then return false end
+  if attempt - (job.spared or 0) >= context.max_attempts then return false end
   if redis.call('HEXISTS', K.messages, delivery) == 0 then return false end
   if has_successor(job) then return false end
   if job.state == 'launching' then return ended.tried ~= 'never' end
   return job.state == 'running' and ended.tried == 'always'
+end
+
+-- The place that the end blames, and how many jobs must fail there to prove it.
+local function blamed()
+  local where = {}
+  for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
+  if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
+  if job.state == 'launching' then
+    local start = ended.blames == 'start' and (where.host or where.application)
+    return start or ended.blames == 'host' and where.host, 2
+  end
+  if ended.blames == 'application' then return where.application, 1 end
+  local loading = job.loading and ended.blames == 'start' or job.timed_out == 'load'
+  return loading and where.application or ended.blames == 'device' and where.device, 2
+end
+
+local WAIT_OF = { application = 'APPLICATION_HELD', host = 'HOST_SET_ASIDE' }
+-- Seconds before its next probe at which the job that failed in an application is back in line.
+local EARLY = 0.5
+local waits, why
+
+-- Note the failure where it happened. Answer: until when the job must not be tried again.
+local function blame()
+  local place, enough = blamed()
+  if not place then return 0 end
+  local kind = place_kind(place)
+  if kind == 'device' then keep_away(job, place) end
+  local late = job.timed_out == 'load'
+    and 'the application was not loaded in time (GPUQUEUE_LOAD_TIMEOUT)'
+  local error = job.load_error or late or ended.error
+  local entry, spared = fail_at(place, job, holder, error, enough)
+  if not entry then return 0 end
+  job.spared = (job.spared or 0) + spared
+  waits, why = WAIT_OF[kind], entry.error
+  -- The line of an application keeps its order. Another job is the next probe of a host, since
+  -- this one may be at fault.
+  if kind == 'application' then return entry['until'] - EARLY end
+  return kind == 'host' and entry['until'] + 4 * entry.pause or 0
 end
 
 local freed = redis.call('ZREM', K.holders_shared, holder)
@@ -45,8 +100,17 @@ if current and freed == 1 then
   job.wait, job.detail = nil, nil
 end
 local state = current and job.state
+if current and freed == 1 and (job.outcome or job.reason) == 'SUCCEEDED' then
+  for _, name in ipairs(job.places or {}) do succeed_at(name, holder) end
+  if job.node then succeed_at('node:' .. job.node, holder) end
+end
+local not_before = 0
+local ended_by = job and (job.cancel or job.timed_out == 'run')
+if freed == 1 and (state == 'launching' or state == 'running') and not ended_by then
+  not_before = blame()
+end
 if state == 'ended' and freed == 1 then
-  job.released = now
+  job.released, job.places, job.probes = now, nil, nil
   save(job)
 elseif state == 'launching' or state == 'running' or state == 'reporting' then
   job.released = now
@@ -57,10 +121,12 @@ elseif state == 'launching' or state == 'running' or state == 'reporting' then
   elseif due_again() then
     count('repeated', job, ended.reason)
     forget_attempt(job)
-    job.error = ended.error
+    job.error, job.wait, job.detail = ended.error, waits, why
     if ended.avoid ~= '' then keep_away(job, ended.avoid) end
     -- The pause before the next attempt: 1, 2, 4, ... 60 s.
-    job.state, job.eta = 'delayed', now + math.min(60, 2 ^ (attempt - 1))
+    local pause = now + math.min(60, 2 ^ (attempt - 1))
+    -- Once its place is set aside, the pause of the place counts.
+    job.state, job.eta = 'delayed', not_before > 0 and not_before or pause
     redis.call('ZADD', K.delayed, job.eta, delivery)
     if job.expires then redis.call('ZADD', K.expiring, job.expires, delivery) end
     save(job)

@@ -4,17 +4,20 @@
 --   delivery, attempt, token: of the attempt
 --   outcome: an end reason
 --   within: seconds that it has to write everything
+--   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: the GPU, as in sampled
 -- Answer: 'ok' | why not
---! clock records
+--! clock records attempts
 local job, outcome = load(context.delivery), context.outcome
 if not job then return 'unknown job' end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 'stale token' end
+if is_another(job, context.claimed) then return 'claimed by another process' end
 if job.state == 'reporting' then
   return job.outcome == outcome and 'ok' or 'reported ' .. job.outcome
 end
-if job.state ~= 'running' then return 'state ' .. job.state end
 if job.cancel then return 'cancelled' end
+recall(job, context.claimed)
+if job.state ~= 'running' then return 'state ' .. job.state end
 if job.timed_out then return 'out of time' end
 job.state, job.outcome = 'reporting', outcome
 note_sample(job, context.sample)

@@ -4,11 +4,22 @@
 --   delivery, attempt, token: of the attempt
 --   keep: seconds that the tombstone is kept
 --   within: seconds that its process has to end
+--   outcome?: as in report
+--   failed?: true: Celery could not store the success that was claimed, and has stored a failure
+--   claimed?: the process as it claimed the attempt, as in loaded
 -- Answer: 1 if this ended the job, else 0
---! clock counts records tombstones
+--! clock counts records attempts tombstones
 local job = load(context.delivery)
-if not job or job.state ~= 'reporting' then return 0 end
-if job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if is_another(job, context.claimed) then return 0 end
+-- Redis has lost the report, which was accepted before anything was written.
+if context.outcome and (job.state == 'launching' or job.state == 'running') then
+  recall(job, context.claimed)
+  job.state, job.outcome = 'reporting', context.outcome
+  redis.call('ZREM', K.stopping, holder_of(job))
+end
+if job.state ~= 'reporting' then return 0 end
 redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
+if context.failed and job.outcome == 'SUCCEEDED' then job.outcome = 'ERROR' end
 entomb(job, job.outcome, context.keep)
 return 1

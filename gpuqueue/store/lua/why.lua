@@ -4,21 +4,43 @@
 --   spec: the class, as GpuClass.spec returns it
 --   most: how many of the jobs ahead to name
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! clock counts records line attempts admission
+--! clock counts records line damaged attempts server place places admission
 local delivery = context.delivery
 local job = load(delivery)
 if not job then return nil end
 local reason, place = '', 0
 local answer = {}
+
+-- Why a free slot does not help: the place that is set aside. The machines of the class are not
+-- known here.
+local REASONS = {
+  { 'application', 'APPLICATION_HELD' },
+  { 'host', 'HOST_SET_ASIDE' },
+  { 'device', 'DEVICE_SET_ASIDE' },
+}
+local function held_back()
+  local kinds = {}
+  for name in pairs(places()) do
+    local image = string.match(name, '^application:[^@]*@(.*)$')
+    local other = image and job.image and image ~= job.image
+    if standing(name) == 'held' and not other then kinds[place_kind(name)] = true end
+  end
+  for _, each in ipairs(REASONS) do
+    if kinds[each[1]] then return each[2] end
+  end
+  return nil
+end
+
 if job.state == 'delayed' then
-  reason = 'NOT_BEFORE'
+  reason = job.wait or 'NOT_BEFORE'
 elseif job.state == 'launching' then
   reason = job.wait or 'STARTING'
 elseif job.state == 'running' or job.state == 'reporting' then
   reason = job.wait or ''
 elseif job.state == 'waiting' then
   local key = K['waiting_' .. job.isolation]
-  reason = blocked(look(context.spec), context.spec, job.isolation) or 'BEHIND_OTHERS'
+  reason = blocked(look(context.spec), context.spec, job.isolation) or held_back()
+    or 'BEHIND_OTHERS'
   place = redis.call('ZRANK', key, delivery) + 1
   if place > 1 then
     answer = redis.call('ZRANGE', key, math.max(0, place - 1 - context.most), place - 2)

@@ -24,6 +24,11 @@ app = Celery(
 )
 app.conf.task_routes = {"ledger.gpu_*": {"queue": "gpu.t4.shared"}}
 app.conf.result_chord_join_timeout = 20
+#: What an application behind Sentinels, or with prefixes of keys, has in its configuration.
+app.conf.broker_transport_options = json.loads(os.environ.get("LEDGER_BROKER_OPTIONS", "{}"))
+app.conf.result_backend_transport_options = json.loads(
+    os.environ.get("LEDGER_RESULT_OPTIONS", "{}")
+)
 if KEYS:
     app.conf.update(
         task_serializer="auth",
@@ -111,6 +116,13 @@ def gpu_quiet(key: str) -> None:
 @app.task
 def gpu_note(key: str) -> None:
     tell(key, "ran")
+
+
+@app.task(bind=True)
+def gpu_count(self: Task, key: str, seconds: float) -> int:
+    tell(key, [self.request.id, time.time()])
+    time.sleep(seconds)
+    return 1
 
 
 @app.task(time_limit=60, soft_time_limit=1)

@@ -334,6 +334,15 @@ def wear_out(
 
 
 @app.task
+def on_gpu(broken: str) -> str | None:
+    """Answer the GPU that was dealt; one of them is broken."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given == broken:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    return given
+
+
+@app.task
 def hold_gpu(key: str) -> str | None:
     tell(key, os.environ.get("CUDA_VISIBLE_DEVICES"))
     wait_for_test(key)

@@ -1,24 +1,39 @@
-"""Kills the process that takes a step: loaded by Python itself in dispatchers and executors of the
-crash tests.
+"""Kills the process that takes a step, and sets its clock: loaded by Python itself in dispatchers
+and executors of the crash tests.
 
-CRASH_AT names the step, ``module:Class.method:before`` or ``:after``; CRASH_MARK is a file made
+One step: CRASH_AT names it, ``module:Class.method:before`` or ``:after``; CRASH_MARK is a file made
 once, so that only the first process to come there dies, and the repeated step goes through.
+
+Many steps, which a schedule arms while the processes run: CRASH_STEPS is a file with one step a
+line, CRASH_ARMED a folder. The first process that comes to a step whose number (of its line) is a
+file there takes the file away, notes its death in CRASH_NOTES, and dies.
+
+CRASH_CLOCKS is a file of doubles, seconds by which ``time.time()`` is off: the first is for
+executors, CRASH_CLOCK numbers that of a dispatcher.
 """
 
 import functools
 import importlib
 import importlib.abc
 import importlib.util
+import json
+import mmap
 import os
 import signal
+import struct
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+Die = Callable[[], None]
 
-def _die(mark: str) -> None:
+
+def _die_once(mark: str) -> None:
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -26,7 +41,27 @@ def _die(mark: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(module: ModuleType, path: str, when: str, mark: str) -> None:
+def _die_if_armed(armed: str, step: str) -> None:
+    try:
+        Path(armed).unlink()
+    except FileNotFoundError:
+        return
+    note = {
+        "event": "killed",
+        "id": os.environ.get("GPUQUEUE_JOB_ID", ""),
+        "delivery": os.environ.get("GPUQUEUE_DELIVERY", ""),
+        "attempt": os.environ.get("GPUQUEUE_ATTEMPT", ""),
+        "finisher": "GPUQUEUE_FINISHER" in os.environ,
+        "at": time.monotonic(),
+        "pid": os.getpid(),
+        "step": step,
+    }
+    with Path(os.environ["CRASH_NOTES"]).open("a") as notes:
+        notes.write(json.dumps(note) + "\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm(module: ModuleType, path: str, when: str, die: Die) -> None:
     *outer, name = path.split(".")
     owner: object = functools.reduce(getattr, outer, module)
     step: Callable[..., object] = getattr(owner, name)
@@ -34,40 +69,65 @@ def _arm(module: ModuleType, path: str, when: str, mark: str) -> None:
     @functools.wraps(step)
     def killed(*args: object, **kwargs: object) -> object:
         if when == "before":
-            _die(mark)
+            die()
         answer = step(*args, **kwargs)
         if when == "after":
-            _die(mark)
+            die()
         return answer
 
     setattr(owner, name, killed)
 
 
 class _Armed(importlib.abc.MetaPathFinder):
-    """Arms the step when its module is first imported, so that other processes stay as they are."""
+    """Arms the steps of a module when it is first imported, so that other processes stay as they
+    are.
+    """
 
-    def __init__(self, name: str, path: str, when: str, mark: str) -> None:
-        self._name, self._rest, self._busy = name, (path, when, mark), False
+    def __init__(self) -> None:
+        self.steps: dict[str, list[tuple[str, str, Die]]] = defaultdict(list)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._name or self._busy:
+        steps = self.steps.pop(fullname, None)
+        if steps is None:
             return None
-        self._busy = True
         spec = importlib.util.find_spec(fullname)
         assert spec is not None
         loader: Any = spec.loader  # find_spec made it for this module only
-        inner, rest = loader.exec_module, self._rest
+        inner = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             inner(module)
-            _arm(module, *rest)
+            for step in steps:
+                _arm(module, *step)
 
         loader.exec_module = exec_module
         return spec
 
 
+def _shift(path: str, number: int) -> None:
+    """Let the clock of this process be off by the number that stands in the file at any time."""
+    with Path(path).open("rb") as file:
+        shifts = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    true_time, read = time.time, struct.Struct("d").unpack_from
+    time.time = lambda: true_time() + read(shifts, 8 * number)[0]
+
+
+_finder = _Armed()
 if "CRASH_AT" in os.environ:
     _module, _path, _when = os.environ["CRASH_AT"].split(":")
-    sys.meta_path.insert(0, _Armed(_module, _path, _when, os.environ["CRASH_MARK"]))
+    _once = functools.partial(_die_once, os.environ["CRASH_MARK"])
+    _finder.steps[_module].append((_path, _when, _once))
+if "CRASH_STEPS" in os.environ:
+    for _number, _step in enumerate(Path(os.environ["CRASH_STEPS"]).read_text().split()):
+        _module, _path, _when = _step.split(":")
+        _file = f"{os.environ['CRASH_ARMED']}/{_number}"
+        _finder.steps[_module].append(
+            (_path, _when, functools.partial(_die_if_armed, _file, _step))
+        )
+if _finder.steps:
+    sys.meta_path.insert(0, _finder)
+if "CRASH_CLOCKS" in os.environ:
+    _executor = "GPUQUEUE_TOKEN" in os.environ or "CRASH_CLOCK" not in os.environ
+    _shift(os.environ["CRASH_CLOCKS"], 0 if _executor else int(os.environ["CRASH_CLOCK"]))

@@ -1,12 +1,18 @@
-"""NVML on a machine of two T4s, for dispatchers of the tests: found before the real one, by
-PYTHONPATH.
+"""NVML on a machine of two T4s, or of FAKE_GPUS, for dispatchers of the tests: found before the
+real one, by PYTHONPATH.
 """
 
+import os
 from types import SimpleNamespace
 from typing import NoReturn
 
 NVML_DEVICE_MIG_ENABLE = 1
-_UUIDS = ["GPU-0000aaaa-0000", "GPU-1111bbbb-1111"]
+_UUIDS = [
+    "GPU-0000aaaa-0000",
+    "GPU-1111bbbb-1111",
+    "GPU-2222cccc-2222",
+    "GPU-3333dddd-3333",
+][: int(os.environ.get("FAKE_GPUS", "2"))]
 
 
 class NVMLError(Exception):

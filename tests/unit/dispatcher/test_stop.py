@@ -23,7 +23,8 @@ class Fake:
 
     def __init__(self, **fields: Any) -> None:
         self.kept: Record | None = cast(
-            Record, {"attempt": 1, "instance": "ns/job", "owner": self.owner} | fields
+            Record,
+            {"attempt": 1, "instance": "ns/job", "owner": self.owner, "state": "running"} | fields,
         )
         self.sent: list[tuple[str, str]] = []
         self.away = False
@@ -57,6 +58,10 @@ def test_an_attempt_that_outlives_its_grace_is_killed() -> None:
 
 def test_a_hard_limit_kills_at_once() -> None:
     assert Fake(timed_out="run").turn() == ["KILL"]
+
+
+def test_a_process_that_has_reported_and_stays_is_killed_at_once() -> None:
+    assert Fake(state="ended").turn() == ["KILL"]
 
 
 def test_a_new_leader_sends_all_signals_again() -> None:

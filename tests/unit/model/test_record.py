@@ -29,12 +29,14 @@ USED = {
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
-    | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"},
+    | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
+    | {"places", "probes", "loading", "load_error", "launches"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
-    | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"},
+    | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
+    | {"places", "probes", "spared"},
 }
 
 
@@ -46,7 +48,19 @@ def test_the_fields_of_a_use(use: Use) -> None:
 def test_commands_show_fields_in_their_order() -> None:
     assert fields_with(Use.SHOWN) == (
         *("id", "delivery", "name", "task", "gpu_class", "isolation", "tenant", "priority"),
-        *("state", "attempt", "device", "worker", "image", "node", "pod", "wait", "detail"),
+        *(
+            "state",
+            "attempt",
+            "device",
+            "probes",
+            "spared",
+            "worker",
+            "image",
+            "node",
+            "pod",
+            "wait",
+            "detail",
+        ),
         *("avoid", "exit_code", "container_reason"),
         *("gpu", "gpu_memory_peak", "gpu_memory_own", "gpu_error"),
         *state.MOMENTS,

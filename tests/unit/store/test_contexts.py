@@ -5,32 +5,41 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.dead_letters import DeadLetters, Letter
+from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import source
+from gpuqueue.store.turn import Turns
 from tests.unit.store.test_scripts import VERBS, documented
 
 T4 = GpuClass("t4", shared_slots=1)
 J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
+    "accept": ["accepted", 0, [0]],
     "enqueue": [0],
+    "intake/take": [0, [], [], []],
     "admit": [0],
     "relaunch": None,
     "release": [0, ""],
     "tick": [0, ""],
-    "claim": ["ok", "{}", "{}"],
+    "turn": [0, "", 0, 1, [0], [], [], [], []],
+    "claim": ["ok", '{"started": 1}', "{}"],
     "report": "ok",
     "finish_claim": ["busy"],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, []],
+    "finish_failed": [0],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
     "why": None,
 }
 
@@ -41,6 +50,7 @@ class RecordingRedis:
     def __init__(self) -> None:
         self.called: dict[str, list[list[str]]] = defaultdict(list)
         self._answers: list[Any] = []
+        self._verbs: dict[str, Callable[..., Any]] = {}
 
     def register_script(self, text: str) -> Callable[..., Any]:
         verb = next(verb for verb in VERBS if source(verb) == text)
@@ -53,13 +63,18 @@ class RecordingRedis:
             self._answers.append(answer)
             return answer
 
+        call.sha = verb  # type: ignore[attr-defined]
+        self._verbs[verb] = call
         return call
+
+    def evalsha(self, sha: str, number: int, *keys_and_args: str) -> None:
+        self._verbs[sha](list(keys_and_args[:number]), list(keys_and_args[number:]))
 
     def pipeline(self, transaction: bool = True) -> RecordingRedis:
         self._answers = []
         return self
 
-    def execute(self) -> list[Any]:
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
         return self._answers
 
     def set(self, *arguments: object, **options: object) -> bool:
@@ -71,37 +86,65 @@ def every_call() -> RecordingRedis:
     redis: Any = RecordingRedis()
     line = Line(redis, by="dispatcher", owner="cluster")
     line.accept("t4", {"delivery": "j"}, "{}")
+    line.take_in(T4, {"delivery": "j"}, "{}")
     line.enqueue(T4, "j")
     line.admit(T4)
-    line.launched(J, "host:1", 60)
-    line.relaunch(J, 30)
-    line.release(T4, J, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "host:1")
-    line.release(T4, J)
-    full = Observation(J, WaitReason.QUOTA, detail="full", pod="p", node="n", claim_within=60)
-    line.observed([full, Observation(J)])
-    line.give_up(J, EndReason.IMAGE, "no image")
+    for attempt in (J, replace(J, token="token")):
+        line.launched(attempt, "host:1", 60)
+        line.relaunch(attempt, 30)
+        line.relaunch(attempt, 30, 4)
+        line.release(T4, attempt, End(EndReason.ERROR, "failed", evidence={"exit_code": 1}), "h:1")
+        line.release(T4, attempt)
+        full = Observation(
+            attempt,
+            WaitReason.QUOTA,
+            detail="full",
+            pod="p",
+            node="n",
+            claim_within=60,
+            launch_in=9,
+        )
+        line.observed([full, Observation(attempt)])
+        line.give_up(attempt, EndReason.IMAGE, "no image")
     line.cancel("t4", "j")
     line.tick("t4")
+    line.set_aside("t4", "holders_shared", "none")
+    Turns(redis, line).take([T4])
     line.finish_claim("t4", "j", "finisher", 15)
+    line.finish_claim("t4", "j", "finisher", 15, begins=True)
+    line.finish_failed("t4", "j", "finisher", "no callback")
     line.finished("t4", "j", "finisher", "ERROR")
+    line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.adopt("t4", {"delivery": "j"})
-    executor = ExecutorAttempt(redis, J, "token")
-    executor.claim("host:1", "worker")
-    executor.limit(60)
-    executor.sampled({"gpu": "T4"})
-    executor.sampled({})
-    executor.report("SUCCEEDED", {"gpu": "T4"})
-    executor.report("SUCCEEDED")
-    executor.reported(60)
+    line.adopt("t4", {"delivery": "j"}, slots=1, instead_of="token")
+    for claims in (True, False):
+        executor = ExecutorAttempt(redis, J, "token")
+        if claims:
+            executor.claim("host:1", "worker")
+            executor.claim("host:1", "worker", 60)
+        executor.not_loaded("no module")
+        executor.loaded(60)
+        executor.loaded()
+        executor.sampled({"gpu": "T4"})
+        executor.sampled({})
+        executor.reported(60)
+        executor.report("SUCCEEDED", {"gpu": "T4"})
+        executor.report("SUCCEEDED")
+        executor.reported(60, failed=True)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
+    finish.failed("no callback", passing=True)
     finish.finished("ERROR")
     Measures(redis).of("t4")
     Reader(redis).why(T4, "j")
+    places.clear(redis, "t4", "host:h")
     lease = Lease(redis, "dispatcher", 15)
+    assert lease.hold() and lease.taken
     lease.hold()
     lease.resign()
+    Intake(redis, BrokerKeys(), "process", 60).take(["gpu.t4"])
+    DeadLetters(redis).send(Letter("id", "gpu.t4", "{}", 5, 1.0, 2.0, "error"), "gpu.t4")
     recorded: RecordingRedis = redis
     return recorded
 
@@ -120,8 +163,7 @@ def test_each_script_gets_the_context_that_its_header_documents() -> None:
 def test_only_a_message_is_sent_outside_the_context() -> None:
     called = every_call().called
     assert {verb for verb, calls in called.items() if len(calls[0]) > 1} == {"accept"}
-    ((_, message),) = called["accept"]
-    assert message == "{}"
+    assert {message for _, message in called["accept"]} == {"{}"}
 
 
 def test_a_number_is_sent_with_every_digit() -> None:

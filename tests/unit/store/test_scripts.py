@@ -11,8 +11,8 @@ import pytest
 from gpuqueue.model import states
 from gpuqueue.model.states import JobState
 from gpuqueue.store import keys
-from gpuqueue.store.keys import LEASE_NAMES, NAMES, class_key, class_keys
-from gpuqueue.store.scripts import source
+from gpuqueue.store.keys import HAND_NAMES, LETTER_NAMES, NAMES, class_key, class_keys
+from gpuqueue.store.scripts import _KEYS, source
 
 SCRIPTS = Path(str(files("gpuqueue.store") / "lua"))
 EVERY = {
@@ -27,8 +27,21 @@ HEADER = re.compile(
     re.DOTALL,
 )
 FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
+#: How a script names the keys of a queue, of which it works on several.
+KEYS_OF = {"intake/take": ("q.", "q[", "unpack(", "list"), "lib/hands": ("q.",)}
 #: What the library takes of the context that a verb hands to it as a whole.
-HANDED = {"admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"]))}
+HANDED = {
+    "admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"])),
+    "is_current(job, context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/records"])),
+}
+
+
+def names_of(script: str) -> list[str]:
+    """Return the names of the keys that a script gets."""
+    folder = script.rpartition("/")[0]
+    if folder == "lib":
+        return [*NAMES, *LETTER_NAMES]
+    return list(_KEYS[folder])
 
 
 def code(text: str) -> str:
@@ -72,10 +85,11 @@ def test_every_key_comes_from_KEYS(name: str) -> None:
     calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", body)
     assert len(calls) == body.count("redis.call("), "a call whose key this test cannot read"
     for command, key in calls:
-        assert key.startswith(("K.", "K[")) or key == "key", f"{command} on {key}"
-    named = set(re.findall(r"\bK\.(\w+)", body))
-    assert named <= set(LEASE_NAMES if name.startswith("lease/") else NAMES)
-    assert "KEYS" not in body and "gpuqueue:" not in body
+        allowed = KEYS_OF.get(name, ("K.", "K["))
+        assert key.startswith(allowed) or key == "key", f"{command} on {key}"
+    assert set(re.findall(r"\bK\.(\w+)", body)) <= set(names_of(name))
+    assert name == "lib/hands" or "KEYS" not in body
+    assert "gpuqueue:" not in body
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -96,11 +110,21 @@ def test_every_key_is_used_by_some_script() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_script_gets_its_keys_by_name_and_its_library_first(verb: str) -> None:
-    text, names = source(verb), LEASE_NAMES if verb.startswith("lease/") else NAMES
+    text, names = source(verb), names_of(verb)
     keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(names, 1))
     assert text.startswith(f"local K = {{{keys}}}\n")
     assert text.endswith(EVERY[verb])
     assert f"KEYS[{len(names) + 1}]" not in text
+
+
+def test_the_messages_in_hand_have_the_keys_of_each_queue_in_order() -> None:
+    assert re.search(r"NAMES = \{ (.*) \}", EVERY["lib/hands"]).group(1) == ", ".join(  # type: ignore[union-attr]
+        f"'{name}'" for name in HAND_NAMES
+    )
+    assert set(re.findall(r"\bq\.(\w+)", code(EVERY["intake/take"]))) == {*HAND_NAMES, "lists"} - {
+        "hand"
+    }
+    assert keys.hand_keys("gpu.t4", "p:")[0] == "p:gpuqueue:1:{p:gpu.t4}:last"
 
 
 def test_the_keys_of_a_class_share_one_hash_tag_and_stand_in_order() -> None:
@@ -123,6 +147,8 @@ def test_every_key_starts_with_the_version_of_its_shape() -> None:
         keys.CLASSES,
         keys.DISPATCHERS,
         keys.REVOKED_STAMPS,
+        *keys.letter_keys(),
+        *keys.hand_keys("gpu.t4"),
         *class_keys("t4"),
     ]
     assert all(key.startswith(f"gpuqueue:{keys.VERSION}:") for key in own)

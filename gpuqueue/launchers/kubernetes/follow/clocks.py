@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
@@ -20,6 +21,8 @@ from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSum
 from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.steps import Steps
+from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
 #: Observations recorded in one round trip.
@@ -70,6 +73,7 @@ class PodClocks:
         }
         self._start_timeout = start_timeout
         self._attempt_of = attempt_of
+        self._steps = Steps(passes)  # while Redis is away, no clock can be acted on
         self._lock = threading.Lock()
         self._changed: dict[str, Entry] = {}
         self._recorded: dict[str, _State] = {}
@@ -100,7 +104,8 @@ class PodClocks:
                 self._changed = changed | self._changed
             raise
         for entry in pending:
-            if self._overdue(entry, now) and not self._time_out(entry):
+            check = partial(self._check, entry, now)
+            if not self._steps.run("clock", check, True, job=entry.pod.metadata.name):
                 return  # the server is unreachable: the other deletions would fail too
 
     def limit(self, status: PodStatusSummary) -> float:
@@ -110,7 +115,9 @@ class PodClocks:
     def _record(self, entries: Iterable[Entry]) -> None:
         batch: list[tuple[str, _State, Observation]] = []
         for entry in entries:
-            live, status, uid = self._attempt_of(entry), entry.status, entry.pod.metadata.uid
+            name = entry.pod.metadata.name
+            live = self._steps.run("pod", partial(self._attempt_of, entry), None, job=name)
+            status, uid = entry.status, entry.pod.metadata.uid
             state = (status.phase, status.wait, status.detail)
             if live is None or self._recorded.get(uid) == state:
                 continue
@@ -118,7 +125,7 @@ class PodClocks:
                 live.running.attempt,
                 status.wait,
                 status.detail,
-                entry.pod.metadata.name,
+                name,
                 status.node,
                 self._start_timeout if status.phase == Phase.RUNNING else None,
             )
@@ -127,6 +134,9 @@ class PodClocks:
             part = batch[begin : begin + BATCH]
             self._observations.observed([observation for _, _, observation in part])
             self._recorded.update({uid: state for uid, state, _ in part})
+
+    def _check(self, entry: Entry, now: float) -> bool:
+        return not self._overdue(entry, now) or self._time_out(entry)
 
     def _overdue(self, entry: Entry, now: float) -> bool:
         status, uid = entry.status, entry.pod.metadata.uid

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.launchers.base import LauncherClosed
+from gpuqueue.launchers.base import LauncherClosed, LauncherUnavailable
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
@@ -75,7 +75,9 @@ class FinisherJobs:
         return "written"
 
     def _create(self, manifest: dict[str, Any], deadline: float) -> str:
-        """Create the Job. Returns the error of the last try, "" if it exists."""
+        """Create the Job. Returns its error, "" if it exists. Raises
+        :class:`LauncherUnavailable` for an error that may pass.
+        """
         while True:
             try:
                 self._api.create_job(manifest)
@@ -84,8 +86,10 @@ class FinisherJobs:
                 return ""
             except ApiError as exc:
                 after = exc.retry_after or RETRY_EVERY
-                if not exc.passing or time.monotonic() + after >= deadline:
+                if not exc.passing:
                     return str(exc)
+                if time.monotonic() + after >= deadline:
+                    raise LauncherUnavailable(str(exc)) from exc
             self._pause(after)
 
     def _status(self, name: str) -> tuple[str, str]:

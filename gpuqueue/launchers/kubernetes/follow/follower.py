@@ -19,7 +19,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.launchers.kubernetes.status.ends import container_end
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
-from gpuqueue.model.attempt import LiveAttempt
+from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -97,13 +97,13 @@ class Follower:
     def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
         self._require_sync()
-        found = {}
+        found: dict[tuple[Attempt, str], LiveAttempt] = {}
         for entry in self.pods.snapshot():
             live = self._attempt_of(entry) if entry.status.end is None else None
             if live is not None:
-                found[live.running.attempt] = live
+                found[_identity(live)] = live
         for live in self._without_pods():
-            found.setdefault(live.running.attempt, live)
+            found.setdefault(_identity(live), live)
         return list(found.values())
 
     def deleted(self, name: str) -> None:
@@ -219,6 +219,11 @@ class Follower:
 def _end_of(entry: Entry, live: LiveAttempt) -> End:
     end = entry.status.end or explain(None)
     return container_end(entry.pod, end) if live.is_container else end
+
+
+def _identity(live: LiveAttempt) -> tuple[Attempt, str]:
+    """Return what one attempt alone has: a number can be given twice."""
+    return live.running.attempt, live.running.attempt.token
 
 
 def _job_of(live: LiveAttempt) -> str:

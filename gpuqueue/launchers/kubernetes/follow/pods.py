@@ -20,6 +20,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.telemetry import STEP_FAILURES
 
 logger = logging.getLogger(__name__)
 #: Seconds without the API until the table counts as out of date: several tries to connect have
@@ -112,6 +113,8 @@ class Pods:
                 # 1. A full list: at first, after a gap in the events, and on a schedule.
                 if not run.version or self._clock() >= run.relist_at:
                     self._relist(run)
+                    if run.failed:  # once more, for what has passed by now
+                        self._relist(run)
                 # 2. A watch, until the server closes the stream. The next one continues there.
                 self._watch(run)
                 error = "" if run.healthy else "the watch ended as soon as it began"
@@ -132,6 +135,7 @@ class Pods:
 
     def _relist(self, run: _Run) -> None:
         pods, version = self._api.list_pods(self._selector)
+        run.failed = False
         for pod in pods:
             if (
                 not run.reported
@@ -167,16 +171,18 @@ class Pods:
     def _change(
         self, run: _Run, change: Callable[[Pod, float], Entry], pod: Pod, kind: Kind
     ) -> None:
-        with run.lock:
-            if run.stopped.is_set():
-                return
-            entry = change(pod, self._clock())
         try:
+            with run.lock:
+                if run.stopped.is_set():
+                    return
+                entry = change(pod, self._clock())
             self._on_event(entry, kind)
         except Exception:
+            run.failed = True  # the other pods go on
+            STEP_FAILURES.labels("pod").inc()
             logger.exception(
                 "pod %s: the event %s was not handled",
-                entry.pod.metadata.name,
+                pod.metadata.name,
                 kind,
                 extra={"action": "pod_event_lost"},
             )
@@ -194,6 +200,7 @@ class _Run:
         self.healthy = False  # whether the API has worked since the last failure
         self.synced_at = -math.inf
         self.relist_at = -math.inf
+        self.failed = False  # whether a change of a pod was not applied
         self._thread = threading.Thread(
             target=follow, args=(self,), name="gpuqueue-pods", daemon=True
         )

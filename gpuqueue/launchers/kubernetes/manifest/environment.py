@@ -16,6 +16,8 @@ SECRET_KEYS = {
     "CELERY_BROKER_URL": True,
     "CELERY_RESULT_BACKEND": False,
     "GPUQUEUE_REDIS_URL": False,
+    "GPUQUEUE_BROKER_TRANSPORT_OPTIONS": False,
+    "GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS": False,
 }
 _POD_FIELDS = {POD: "metadata.name", POD_UID: "metadata.uid", NODE: "spec.nodeName"}
 #: The GPUs of a container. Only the device plugin may set it: another value can expose all GPUs of

@@ -40,7 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
 )
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.executor_env import VARIABLES
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, VARIABLES
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
@@ -60,6 +60,7 @@ class ManifestContext:
     tombstone_seconds: float = 86_400
     grace_seconds: float = 10
     start_timeout: float = 120
+    load_timeout: float = 120
     pod_template: PodTemplate | None = None
 
 
@@ -241,5 +242,7 @@ def common_environment(common: ManifestContext) -> dict[str, str]:
         "GPUQUEUE_LAYOUT": str(VERSION),
         "GPUQUEUE_LOG_LEVEL": common.log_level,
         "GPUQUEUE_TOMBSTONE_SECONDS": str(common.tombstone_seconds),
+        "GPUQUEUE_GRACE_SECONDS": str(common.grace_seconds),
+        LOAD_TIMEOUT: str(common.load_timeout),
         "PYTHONUNBUFFERED": "1",
     }

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gpuqueue.model.kube_syntax import is_label_value
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
+from gpuqueue.model.sentinel_url import is_sentinel, parse
 
 #: Prefix of all labels and annotations of gpuqueue.
 PREFIX = "gpuqueue.io/"
@@ -169,6 +170,8 @@ def default_owner(namespace: str, cluster: str, redis_url: str) -> str:
 
 def identity_of(url: str) -> str:
     """Return the Redis of a URL without user, password and TLS: ``host:port/db`` or ``path/db``."""
+    if is_sentinel(url):
+        return parse(url).identity()
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     db = (query.get("db") or query.get("virtual_host") or [""])[0].strip("/")

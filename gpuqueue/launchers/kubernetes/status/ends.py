@@ -20,6 +20,7 @@ from gpuqueue.launchers.kubernetes.status.last_state import (
     LastState,
 )
 from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, End, explain
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 
 #: Reason of the DisruptionTarget condition → end, message, whether the node is at fault.
@@ -52,6 +53,8 @@ _OWN_LIMIT: Final = re.compile(
 )
 #: Error of the device plugin for a request of two shares of a time-sliced GPU.
 _TOO_MANY: Final = "maximum request size"
+#: Ends that speak against a node if several jobs meet them. An eviction may be the jobs' doing.
+_NODE_FAULTS: Final = frozenset({EndReason.INFRA, EndReason.NODE_LOST})
 #: Start errors caused by the image or command of the container …
 _JOB_FAULT: Final = re.compile(
     r'container (process|init)[^"]*exec: "|requirement error|unsatisfied condition', re.IGNORECASE
@@ -75,15 +78,18 @@ class _Cause:
     quote: str = ""
     """Message of the scheduler, the kubelet or the runtime."""
     blames_node: bool = False
+    blames: str = ""
+    """As in :class:`gpuqueue.model.ends.End`."""
 
 
 def end_of(pod: Pod, *, deleted: bool = False) -> End:
     """Return the end of a pod that has ended. ``deleted``: the API has sent DELETED for it."""
     last = LastState.of(pod, deleted=deleted)
     cause = next(cause for read in _READINGS if (cause := read(last)) is not None)
-    return End(
-        cause.reason, _text(cause, last), last.node if cause.blames_node else "", last.evidence()
-    )
+    node, blames = last.node if cause.blames_node else "", cause.blames
+    if node and cause.reason in _NODE_FAULTS:
+        blames = PlaceKind.NODE
+    return End(cause.reason, _text(cause, last), node, last.evidence(), blames)
 
 
 def container_end(pod: Pod, end: End) -> End:
@@ -126,7 +132,8 @@ def _text(cause: _Cause, last: LastState) -> str:
 def _by_success(last: LastState) -> _Cause | None:
     if last.code != EXIT_OK or last.pod.status.reason == "DeadlineExceeded":
         return None  # a program that is stopped for its deadline may exit with 0
-    return _Cause(explain(EXIT_OK).reason, explain(EXIT_OK).error)
+    end = explain(EXIT_OK)
+    return _Cause(end.reason, end.error, blames=end.blames)
 
 
 def _by_disruption(last: LastState) -> _Cause | None:
@@ -198,7 +205,8 @@ def _by_exit_code(last: LastState) -> _Cause | None:
     if last.code is None:
         return None
     end = explain(last.code)
-    return _Cause(end.reason, end.error, blames_node=last.code == EXIT_DEVICE)
+    device = last.code == EXIT_DEVICE
+    return _Cause(end.reason, end.error, blames_node=device, blames="" if device else end.blames)
 
 
 def _by_nothing(last: LastState) -> _Cause:

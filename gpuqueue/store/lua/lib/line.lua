@@ -1,4 +1,5 @@
 -- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
+-- The first arrival of a delivery is kept in its record: a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
@@ -8,13 +9,14 @@ local function arrival_of(rank)
 end
 
 local function take_place(job)
-  local arrival = redis.call('HINCRBY', K.gate, 'seq', 1)
+  job.arrival = job.arrival or redis.call('HINCRBY', K.gate, 'seq', 1)
   job.state = 'waiting'
+  job.wait, job.detail = nil, nil
   -- No exclusive job waited until now, so none was overtaken.
   if job.isolation == 'exclusive' and redis.call('ZCARD', K.waiting_exclusive) == 0 then
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0)
   end
-  local rank = (job.priority or 0) * ARRIVALS + arrival
+  local rank = (job.priority or 0) * ARRIVALS + job.arrival
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
@@ -28,6 +30,25 @@ local function enter_line(job)
     take_place(job)
   end
   save(job)
+end
+
+-- When the watcher must move a job next (nil: it need not).
+local function due_of(job)
+  local eta = job.eta and job.eta > now and job.eta
+  return eta and job.expires and math.min(eta, job.expires) or eta or job.expires
+end
+
+-- When the watcher must move a job or stop an attempt next (nil: nothing waits for a time). Also as
+-- Redis wrote the number.
+local function next_due()
+  local soonest, text
+  for _, key in ipairs({ K.delayed, K.expiring, K.deadlines }) do
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    if first and (not soonest or tonumber(first) < soonest) then
+      soonest, text = tonumber(first), first
+    end
+  end
+  return soonest, text
 end
 
 local function leave_line(job)

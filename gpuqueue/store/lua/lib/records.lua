@@ -1,10 +1,32 @@
 -- Records of jobs: read and write. A record is one JSON object in the hash K.jobs. Needs clock.
+-- KINDS, the types of fields that scripts compute with, comes from model/record.py.
 
--- Answers also how much of a script's time the record takes: 1 for most, 30 for the largest.
+-- Whether a record can be worked with. A field without a value counts as absent.
+local function sound(job, delivery)
+  if type(job) ~= 'table' then return false end
+  for field, value in pairs(job) do
+    local kind = KINDS[field]
+    if value == cjson.null then
+      job[field] = nil
+    elseif kind and type(value) ~= kind then
+      return false
+    end
+  end
+  return job.delivery == delivery
+    and job.id
+    and job.state
+    and (job.isolation == 'shared' or job.isolation == 'exclusive')
+end
+
+-- Answers also how much of a script's time the record takes: 1 for most, 30 for the largest; and
+-- the text of a damaged record, which is none.
 local function load(delivery)
   local raw = redis.call('HGET', K.jobs, delivery)
   if not raw then return nil, 1 end
-  return cjson.decode(raw), 1 + math.floor(#raw / 2048)
+  local weight = 1 + math.floor(#raw / 2048)
+  local decoded, job = pcall(cjson.decode, raw)
+  if decoded and sound(job, delivery) then return job, weight end
+  return nil, weight, raw
 end
 
 local function save(job)
@@ -17,6 +39,18 @@ end
 
 local function holder_of(job)
   return holder_name(job.delivery, job.attempt)
+end
+
+-- The delivery in the name of a holder; nil: it is no such name.
+local function delivery_of(holder)
+  return string.match(holder, '^(.+)#%d+$')
+end
+
+-- Whether this is the latest attempt of a record. A number is given twice if Redis comes back with
+-- an older state, so the token decides; an older dispatcher does not send it.
+local function is_current(job, asked)
+  if not job or job.attempt ~= asked.attempt then return false end
+  return not asked.token or not job.token or job.token == asked.token
 end
 
 -- The newest delivery of a task: its number of retries, and its number of task.replace calls.

@@ -19,6 +19,7 @@ from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.model.record import Record
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 
@@ -282,3 +283,51 @@ def test_instance_on_another_host_lives_while_its_dispatcher_does(
     one = launcher("", host_lives=host_lives)
     assert one.alive("elsewhere:0123:42") is lives
     assert asked == ["elsewhere"]
+
+
+#: Sleeps until a signal, and needs nothing.
+SLEEPS = "import signal; signal.pause()"
+
+
+def test_an_earlier_process_of_the_job_with_another_token_ends_first(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(SLEEPS)
+    stray = one.start({**RECORD, "admitted": 1.0})
+    beside = one.start({**RECORD, "delivery": "b", "id": "b", "token": "b", "admitted": 1.0})
+    again = one.start({**RECORD, "token": "given again", "admitted": 2.0})
+    assert not one.alive(stray), "it ended before the other started"
+    running, _ = one.ended()
+    assert (running.instance, running.attempt.token) == (stray, "secret")
+    until(lambda: one.alive(beside) and one.alive(again), PATIENCE, "two processes")
+
+
+def test_a_late_launch_does_not_end_the_process_that_was_admitted_later(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(SLEEPS)
+    current = one.start({**RECORD, "token": "given again", "admitted": 2.0})
+    one.start({**RECORD, "admitted": 1.0})
+    until(lambda: one.alive(current), PATIENCE, "the process")
+
+
+def test_a_repeated_launch_ends_no_process_with_the_same_token(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(SLEEPS)
+    first = one.start({**RECORD, "admitted": 1.0})
+    one.start({**RECORD, "admitted": 1.0})
+    until(lambda: one.alive(first), PATIENCE, "the first process")
+
+
+def test_two_attempts_with_one_number_are_both_listed_by_their_tokens(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one, other = launcher(SLEEPS), launcher(SLEEPS)
+    one.start(RECORD)
+    other.start({**RECORD, "token": "given again"})
+    until(
+        lambda: {live.running.attempt.token for live in one.list()} == {"secret", "given again"},
+        PATIENCE,
+        "both processes in the list",
+    )

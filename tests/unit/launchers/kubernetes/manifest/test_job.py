@@ -22,6 +22,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
 )
 from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
+from gpuqueue.model.celery_redis import NAMES
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -93,6 +94,8 @@ FROM_THE_SECRET = [
         ("CELERY_BROKER_URL", False),
         ("CELERY_RESULT_BACKEND", True),
         ("GPUQUEUE_REDIS_URL", True),
+        ("GPUQUEUE_BROKER_TRANSPORT_OPTIONS", True),
+        ("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS", True),
     )
 ]
 POD: dict[str, Any] = {
@@ -125,6 +128,8 @@ POD: dict[str, Any] = {
                 {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "INFO"},
                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "86400"},
+                {"name": "GPUQUEUE_GRACE_SECONDS", "value": "10"},
+                {"name": "GPUQUEUE_LOAD_TIMEOUT", "value": "120"},
                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
@@ -202,6 +207,7 @@ def test_job_of_an_attempt_with_every_setting() -> None:
         tombstone_seconds=7200,
         grace_seconds=29.5,
         start_timeout=60,
+        load_timeout=300,
     )
     name = job_name("prod", full)
     kept = (
@@ -284,6 +290,8 @@ def test_job_of_an_attempt_with_every_setting() -> None:
                                 {"name": "GPUQUEUE_LAYOUT", "value": "1"},
                                 {"name": "GPUQUEUE_LOG_LEVEL", "value": "DEBUG"},
                                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "7200"},
+                                {"name": "GPUQUEUE_GRACE_SECONDS", "value": "29.5"},
+                                {"name": "GPUQUEUE_LOAD_TIMEOUT", "value": "300"},
                                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},
@@ -410,7 +418,7 @@ def test_manifest_contains_no_credential() -> None:
         for each in container_of(attempt_manifest(RECORD, A100, FULL, COMMON))["env"]
         if "value" in each
     }
-    assert by_value.isdisjoint({"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"})
+    assert by_value.isdisjoint(NAMES)
 
 
 # -- the environment -------------------------------------------------------------------------------
@@ -463,11 +471,11 @@ def test_finisher_job_requests_no_gpu_and_runs_on_any_node() -> None:
     expected["spec"]["activeDeadlineSeconds"] = 121
     container = container_of(expected)
     container["resources"] = {"requests": {"cpu": "250m", "memory": "1Gi"}}
-    container["env"][5:5] = [
+    container["env"][7:7] = [
         {"name": "GPUQUEUE_FINISHER", "value": "f1"},
         {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
     ]
-    container["env"][15]["value"] = f"gpu-jobs/{name}"
+    container["env"][17]["value"] = f"gpu-jobs/{name}"
     assert finisher_manifest(RECORD, "f1", 120.5, T4, SETTINGS, COMMON) == expected
 
 

@@ -1,0 +1,42 @@
+"""Send the Celery events of jobs beside the path: an unreachable broker delays nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from gpuqueue.dispatcher.background import BackgroundQueue
+from gpuqueue.glue.results.events import Event, send_events
+from gpuqueue.store.passing import passes
+from gpuqueue.telemetry import EVENTS_LOST
+
+#: Events that wait at most: some have a traceback.
+LIMIT = 1000
+
+
+class EventQueue:
+    """Sends events in a thread. Thread-safe; no call waits."""
+
+    def __init__(self, app: Celery) -> None:
+        self._count = itertools.count()
+        self._queue: BackgroundQueue[Event] = BackgroundQueue(
+            "gpuqueue-events",
+            lambda events: send_events(app, events),
+            _passes,
+            EVENTS_LOST.inc,
+            LIMIT,
+        )
+
+    def put(self, event: Event) -> None:
+        """Have an event sent soon."""
+        self._queue.put(next(self._count), event)
+
+    def close(self) -> None:
+        """Send what waits, unless that takes long."""
+        self._queue.close()
+
+
+def _passes(exc: BaseException) -> bool:
+    return isinstance(exc, OperationalError) or passes(exc)

@@ -1,0 +1,64 @@
+"""End this process in time, with anything that the task left behind: threads, handlers of
+``atexit``, children that the interpreter waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NoReturn
+
+from gpuqueue.store.attempts import GRACE
+
+#: Seconds that the interpreter gets in any case: an ordinary end takes less.
+SHORTEST = 1.0
+#: Seconds that the log and the streams get: the task may have left them locked or full.
+FLUSH = 1.0
+#: Not a logger of Celery (as in main.py).
+logger = logging.getLogger("gpuqueue.start")
+
+
+def grace_of(environ: Mapping[str, str]) -> float:
+    """Return the seconds that this process gets to end by itself."""
+    with suppress(ValueError):
+        return max(SHORTEST, float(environ.get("GPUQUEUE_GRACE_SECONDS", GRACE)))
+    return GRACE
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End this process with an exit status in ``seconds``, unless it has ended by then."""
+
+    def watch() -> None:
+        time.sleep(seconds)
+        leave_at_once(code, f"this process did not end within {seconds:g} s after its work")
+
+    threading.Thread(target=watch, name="gpuqueue-leave", daemon=True).start()
+
+
+def leave_at_once(code: int, why: str = "") -> NoReturn:
+    """End without the clean-up of the interpreter, which may hang, or crash and hide the exit
+    status. ``why`` is logged.
+    """
+    last = threading.Thread(target=_last_words, args=(why,), daemon=True)
+    last.start()
+    last.join(FLUSH)
+    os._exit(code)
+
+
+def _last_words(why: str) -> None:
+    if why:
+        left = [
+            each.name
+            for each in threading.enumerate()
+            if not each.daemon and each is not threading.main_thread()
+        ]
+        named = f"; threads that still run: {', '.join(left)}" if left else ""
+        logger.warning("%s: ended%s", why, named)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

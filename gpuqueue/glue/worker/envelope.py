@@ -1,0 +1,79 @@
+"""Messages as they lie in a list of the broker: kombu's envelope, read by kombu's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kombu import Message
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from gpuqueue.errors import MalformedMessage
+from gpuqueue.glue.messages.message import pack
+
+#: Only JSON is decoded.
+_ACCEPTED = {"application/json"}
+
+
+def open_envelope(channel: Any, text: bytes) -> tuple[dict[str, Any], MalformedMessage | None]:
+    """Return a packed message, and why its content cannot be read, if so.
+
+    Args:
+        channel: a channel of kombu, which knows the encodings of bodies.
+        text: the envelope.
+
+    Raises:
+        MalformedMessage: it is no envelope.
+    """
+    try:
+        envelope = loads(bytes_to_str(text))
+    except (ValueError, TypeError, LookupError, RecursionError) as exc:
+        raise MalformedMessage(f"not JSON: {exc}; send kombu's envelope") from None
+    if not isinstance(envelope, Mapping):
+        raise MalformedMessage("not an object; send kombu's envelope")
+    try:
+        return _read(channel, envelope), None
+    except MalformedMessage:
+        raise
+    except Exception as exc:  # of any codec
+        problem = f"the envelope cannot be decoded: {type(exc).__name__}: {exc}; send kombu's own"
+        return _outline(envelope), MalformedMessage(problem)
+
+
+def _read(channel: Any, envelope: Mapping[str, Any]) -> dict[str, Any]:
+    properties = envelope.get("properties") or {}
+    body = envelope.get("body")
+    if body:
+        body = channel.decode_body(body, properties.get("body_encoding"))
+    message = Message(
+        body=body,
+        content_type=envelope.get("content-type"),
+        content_encoding=envelope.get("content-encoding"),
+        headers=envelope.get("headers"),
+        properties=properties,
+        delivery_info=properties.get("delivery_info"),
+        postencode="utf-8",
+        accept=_ACCEPTED,
+    )
+    if message.errors:
+        raise message.errors[0][1]
+    return pack(message, _payload(message))
+
+
+def _payload(message: Message) -> Any:
+    """Return the decoded body of a message of protocol 1, which has no header `task`; else None."""
+    if not isinstance(message.headers, Mapping) or "task" in message.headers:
+        return None
+    try:
+        payload = message.decode()
+    except Exception:  # it is refused at its id, if it has one
+        return None
+    return payload
+
+
+def _outline(envelope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with its headers alone."""
+    headers = envelope.get("headers")
+    kept = Message(body="", headers=dict(headers) if isinstance(headers, Mapping) else {})
+    return pack(kept, None)

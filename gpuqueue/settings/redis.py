@@ -1,0 +1,110 @@
+"""The settings that tell where Redis is, and how all settings read the environment."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gpuqueue.errors import SettingsError
+from gpuqueue.model import celery_redis
+from gpuqueue.model.celery_redis import CeleryRedis
+from gpuqueue.model.redis_url import mask, tls_problems
+
+
+def named(*names: str) -> AliasChoices:
+    """Return the environment names of a field."""
+    return AliasChoices(*names)
+
+
+class EnvironmentSettings(BaseSettings):
+    """How settings classes read the environment. The reference pages take the docstrings of the
+    fields.
+    """
+
+    # In a class: the mypy plugin of pydantic reads no constant.
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+
+class RedisSettings(EnvironmentSettings):
+    """The addresses of broker, result backend and queue state, and their transport options."""
+
+    broker_url: str | None = Field(None, validation_alias=named("CELERY_BROKER_URL"))
+    """URL of the Celery broker, which must be Redis: ``redis://``, ``rediss://`` with
+    ``ssl_cert_reqs``, ``redis+socket://``, or ``sentinel://``. Required. The queue state lives
+    there too, unless GPUQUEUE_REDIS_URL is set.
+    """
+    broker_options: str | None = Field(
+        None, validation_alias=named("GPUQUEUE_BROKER_TRANSPORT_OPTIONS")
+    )
+    """JSON object: the applications' ``broker_transport_options``, such as ``master_name``,
+    ``sentinel_kwargs`` and ``global_keyprefix``. ``sentinel://`` requires ``master_name``.
+    """
+    result_backend: str | None = Field(None, validation_alias=named("CELERY_RESULT_BACKEND"))
+    """URL of the Celery result backend. Unset: the broker. Applications must use the same one."""
+    backend_options: str | None = Field(
+        None, validation_alias=named("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS")
+    )
+    """JSON object: the applications' ``result_backend_transport_options``. With ``sentinel://``,
+    options of Sentinels that it lacks are those of the broker.
+    """
+    state_url: str | None = Field(None, validation_alias=named("GPUQUEUE_REDIS_URL"))
+    """URL of the Redis that holds the queue state. Unset: the broker. ``sentinel://`` may end with
+    ``?master_name=NAME``; options of Sentinels that it lacks are those of the broker.
+    """
+
+    @model_validator(mode="after")
+    def _redis_urls(self) -> Self:
+        # What Celery's transports know.
+        schemes = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+        for alias, url in (
+            ("CELERY_BROKER_URL", self.broker_url),
+            ("GPUQUEUE_REDIS_URL", self.state_url),
+        ):
+            if url and not url.startswith(schemes):
+                raise ValueError(
+                    f"{alias}={mask(url)!r} is not Redis; use one of {', '.join(schemes)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _valid_addresses(self) -> Self:
+        _ = self.redis
+        for problem in tls_problems(self.addresses):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """The Redis URLs by setting name."""
+        return {
+            "CELERY_BROKER_URL": self.broker_url,
+            "CELERY_RESULT_BACKEND": self.result_backend,
+            "GPUQUEUE_REDIS_URL": self.state_url,
+        }
+
+    @property
+    def redis(self) -> CeleryRedis:
+        """The addresses and transport options of broker, result backend and state."""
+        options = {
+            celery_redis.BROKER_OPTIONS: self.broker_options,
+            celery_redis.BACKEND_OPTIONS: self.backend_options,
+        }
+        return celery_redis.read({**self.addresses, **options})
+
+    @property
+    def redis_setting(self) -> str:
+        """The name of the setting behind :attr:`redis_url`, for messages."""
+        return "GPUQUEUE_REDIS_URL" if self.state_url else "CELERY_BROKER_URL"
+
+    @property
+    def redis_url(self) -> str:
+        """The Redis URL of the queue state. Raises :class:`SettingsError` when none is set."""
+        url = self.redis.state
+        if not url:
+            raise SettingsError(
+                "CELERY_BROKER_URL is not set; set it to the applications' broker, e.g."
+                " redis://localhost:6379/0"
+            )
+        return url

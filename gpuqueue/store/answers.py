@@ -1,0 +1,42 @@
+"""What the verbs of dispatchers return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuqueue.model.record import Record
+
+
+class Granted(list[Record]):
+    """The attempts to launch now. ``more``: the decision used up its budget, and another may start
+    more.
+    """
+
+    def __init__(self, answer: Sequence[Any] = (0,)) -> None:
+        super().__init__(json.loads(each) for each in answer[1:])
+        self.more = bool(answer[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The result of a release: whether it freed the slot, the state of the job after it, and the
+    attempts to launch now.
+    """
+
+    freed: bool
+    state: str
+    granted: Granted = field(default_factory=Granted)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """The result of taking a delivery in: ``accepted``, ``known`` or ``finishing``; whether its job
+    is due sooner than what the watcher waits for; the attempts to launch now.
+    """
+
+    outcome: str
+    sooner: bool
+    granted: Granted

@@ -1,0 +1,47 @@
+"""What a connection says before its first command: only what Redis needs.
+
+A client of redis-py asks for the newer protocol, then tells its name and its version: four round
+trips. An executor opens three connections for one job. Without any, a server that refuses the
+connection would be noticed where redis-py repeats nothing and drops the server's words.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import redis
+
+
+@cache
+def short() -> dict[str, Any]:
+    """Return the options of connections that say no more than they must."""
+    known = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
+    # The options that name the client differ between versions of redis-py.
+    naming = ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version")
+    return {
+        "protocol": 2,
+        "redis_connect_func": greet,
+        **{name: None for name in naming if name in known},
+    }
+
+
+def greet(connection: redis.Connection) -> None:
+    """Prepare a new connection, and read what the server says of it: it may take no more of them,
+    or none from this address.
+
+    Raises the error of the server. The policy of the connection repeats it.
+    """
+    connection.on_connect()  # type: ignore[no-untyped-call]
+    if not (connection.db or connection.username or connection.password):  # else it has answered
+        connection.send_command("PING", check_health=False)  # type: ignore[no-untyped-call]
+        connection.read_response()
+
+
+def shorten(pool: redis.ConnectionPool) -> None:
+    """Have the connections that a pool will open say no more than they must."""
+    options = pool.connection_kwargs
+    for name in [name for name in options if name.startswith("maint_notifications")]:
+        del options[name]  # they need the newer protocol
+    options.update(short())

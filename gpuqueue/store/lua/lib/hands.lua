@@ -1,0 +1,29 @@
+-- Messages in hand. KEYS has, after those of the dead letters, the keys of each queue: those of
+-- keys.HAND_NAMES, then its lists, the one of the highest priority first.
+local NAMES = { 'last', 'texts', 'leases', 'hands', 'tries' }
+
+-- The keys of one queue, of which each has a number of lists.
+local function keys_of(index, lists)
+  local at = 2 + (index - 1) * (#NAMES + lists)
+  local q = { lists = {} }
+  for _, name in ipairs(NAMES) do
+    at = at + 1
+    q[name] = KEYS[at]
+  end
+  for place = 1, lists do q.lists[place] = KEYS[at + place] end
+  return q
+end
+
+-- A message in hand: its number, which grows, and the place of the list that it came from.
+local function numbered(number, place)
+  return string.format('%014d-%d', number, place)
+end
+
+local function place_of(number)
+  return tonumber(string.match(number, '%-(%d+)$'))
+end
+
+-- The process of a hand, and the text that is given once.
+local function process_of(hand)
+  return string.match(hand, '^(.*)/') or hand
+end

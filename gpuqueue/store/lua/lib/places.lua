@@ -1,0 +1,173 @@
+-- Places: GPUs, hosts, applications and nodes that fail the jobs which meet them. Needs clock,
+-- records, place.
+--
+-- A failure of one job alone proves nothing, since the job may be at fault: a place is set aside
+-- when a second job has failed there, with no success in between. Only an executor that says that
+-- the application cannot be loaded is believed at once: it has not looked at the job by then.
+
+-- How many jobs a place names, and how many places a class knows.
+local MOST_JOBS, MOST_PLACES = 8, 64
+-- Seconds: the first pause, and the longest; after how long a running probe is a success; after
+-- how long without a failure or a probe a place is forgotten.
+local FIRST_PAUSE, LONGEST_PAUSE, PROVEN, FORGOTTEN = 2, 300, 60, 3600
+-- Bytes of an error that a place keeps.
+local MOST_ERROR = 300
+
+-- Name -> entry of all places.
+local function places()
+  local found, all = redis.call('HGETALL', K.places), {}
+  for i = 1, #found, 2 do
+    if known_places[found[i]] == nil then known_places[found[i]] = parse_place(found[i + 1]) end
+    all[found[i]] = known_places[found[i]] or nil
+  end
+  return all
+end
+
+local function places_of_kind(kind)
+  local total = 0
+  for name in pairs(places()) do
+    if place_kind(name) == kind then total = total + 1 end
+  end
+  return total
+end
+
+local function device_place(spec, index)
+  return 'device:' .. (spec.host or '') .. '/' .. (spec.gpus and spec.gpus[index + 1] or index)
+end
+
+local function host_place(spec)
+  return spec.host and 'host:' .. spec.host
+end
+
+-- A job's own image counts in a cluster only. A container job has no application.
+local function application_place(spec, job)
+  local where = spec.host or job and job.image or spec.image
+  if not where or job and job.container then return nil end
+  return 'application:' .. (spec.application or '') .. '@' .. where
+end
+
+-- Whether the probe of a place still holds its slot; and whether it has run for so long that the
+-- place works.
+local function probe_of(entry)
+  if not entry.probe then return false, false end
+  local held = redis.call('ZSCORE', K.holders_shared, entry.probe)
+    or redis.call('ZSCORE', K.holders_exclusive, entry.probe)
+  if not held then return false, false end
+  local job = load(entry.delivery)
+  local runs = job and (job.state == 'running' or job.state == 'reporting')
+  local proven = runs and holder_of(job) == entry.probe and now - job.started >= PROVEN
+  return true, proven
+end
+
+-- How a place stands: 'held' (nothing starts there), 'due' (one probe may), nil (it is in use).
+local function standing(name)
+  local entry = name and place_entry(name)
+  if not entry or not entry['until'] then return nil end
+  local probing, proven = probe_of(entry)
+  if proven then return nil end
+  if probing or entry['until'] > now then return 'held' end
+  return 'due'
+end
+
+local function jobs_in(entry)
+  local total = 0
+  for _ in pairs(entry.jobs) do total = total + 1 end
+  return total
+end
+
+-- Room for one more place: the one that failed longest ago goes.
+local function make_room()
+  local total, oldest = 0, nil
+  for name, entry in pairs(places()) do
+    total = total + 1
+    if not oldest or entry.last < place_entry(oldest).last then oldest = name end
+  end
+  if total >= MOST_PLACES then forget_place(oldest) end
+end
+
+-- Attempts of other jobs that failed here do not count, now that the place is at fault.
+local function spare_others(entry, job)
+  for id, met in pairs(entry.jobs) do
+    local other = id ~= job.id and load(met[1])
+    if other and other.state ~= 'ended' and other.state ~= 'finishing' then
+      other.spared = (other.spared or 0) + met[2]
+      save(other)
+    end
+  end
+end
+
+-- A text of some bytes, with no part of a character at its end.
+local function shortened(text)
+  if #text <= MOST_ERROR then return text end
+  return (string.gsub(string.sub(text, 1, MOST_ERROR), '[\128-\255]+$', ''))
+end
+
+-- An attempt failed at a place. `enough`: how many jobs prove that the place is at fault. Answer:
+-- the entry if the place is set aside, and how many failures of the job here do not count; else
+-- nil.
+local function fail_at(name, job, holder, error, enough)
+  local entry = place_entry(name)
+  if not entry then
+    make_room()
+    entry = { failures = 0, jobs = {}, since = now }
+  end
+  entry.failures, entry.last, entry.error = entry.failures + 1, now, shortened(error)
+  local met = entry.jobs[job.id]
+  if met or jobs_in(entry) < MOST_JOBS then
+    entry.jobs[job.id] = { job.delivery, (met and met[2] or 0) + 1 }
+  end
+  local spared = 1
+  if entry['until'] then
+    if entry.probe == holder then
+      entry.pause = math.min(LONGEST_PAUSE, entry.pause * 2)
+      entry['until'] = now + entry.pause
+      entry.probe, entry.delivery = nil, nil
+    end
+  elseif jobs_in(entry) >= enough then
+    entry.pause = FIRST_PAUSE
+    entry['until'] = now + entry.pause
+    spared = entry.jobs[job.id][2]
+    spare_others(entry, job)
+  end
+  save_place(name, entry)
+  if entry['until'] then return entry, spared end
+  return nil, 0
+end
+
+-- The attempt that a job is granted is the probe of each of its places that is due.
+local function probe_places(job)
+  for _, name in ipairs(job.places or {}) do
+    if standing(name) == 'due' then
+      local entry = place_entry(name)
+      entry.probe, entry.delivery = holder_of(job), job.delivery
+      save_place(name, entry)
+      job.probes = job.probes or {}
+      job.probes[#job.probes + 1] = name
+    end
+  end
+end
+
+-- When a place is due next: its probe may start, or it is forgotten (nil: no place has failed).
+local function next_place()
+  local soonest
+  for _, entry in pairs(places()) do
+    local probe = entry['until'] or 0
+    local at = probe > now and probe or math.max(entry.last, probe) + FORGOTTEN + 1
+    if at > now and (not soonest or at < soonest) then soonest = at end
+  end
+  return soonest
+end
+
+-- The sooner one of a time and of one with its text (each may be nil), as text and number.
+local function earlier(at, soonest, text)
+  if at and (not soonest or at < soonest) then return string.format('%.3f', at), at end
+  return text, soonest
+end
+
+local function forget_places()
+  for name, entry in pairs(places()) do
+    local probing, proven = probe_of(entry)
+    local idle = math.max(entry.last, entry['until'] or 0) + FORGOTTEN < now
+    if proven or (idle and not probing) then forget_place(name) end
+  end
+end

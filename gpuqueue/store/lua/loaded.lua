@@ -1,0 +1,27 @@
+-- loaded: the executor has loaded the application, so that it works, and the limits of the task are
+-- known. The deadline of the run replaces that of the import.
+-- Context:
+--   delivery, attempt, token: of the attempt
+--   seconds?: the hard limit that the task itself declares, from the start of the run; absent: the
+--     limit of the message, if it has one
+--   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?,
+--     loads_within?, loaded?
+-- Answer: 1 if the attempt is current, else 0
+--! clock records attempts place
+local job = load(context.delivery)
+if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+if is_another(job, context.claimed) then return 0 end
+if context.claimed then recall(job, context.claimed) end
+if job.state ~= 'running' or job.timed_out then return 0 end
+job.time_limit = context.seconds or job.time_limit
+job.loading = nil
+for _, name in ipairs(job.places or {}) do
+  if place_kind(name) == 'application' then succeed_at(name, holder_of(job)) end
+end
+if job.time_limit then
+  redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
+else
+  redis.call('ZREM', K.deadlines, holder_of(job))
+end
+save(job)
+return 1

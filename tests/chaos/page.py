@@ -1,0 +1,41 @@
+"""Writes the results into the page of the docs: ``python -m tests.chaos.page``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.report import facts, tables
+from tests.mutants.report import sentence
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "explanation" / "crash-report.md"
+SCHEDULES = ROOT / "tests" / "chaos" / "result.json"
+MUTANTS = ROOT / "tests" / "mutants" / "result.json"
+
+
+def parts() -> dict[str, str]:
+    """Return the generated parts of the page by their marks."""
+    found: dict[str, Any] = json.loads(SCHEDULES.read_text())
+    zeros, losing = tables(found)
+    return {
+        "facts": facts(found["about"]),
+        "zeros": zeros,
+        "losing": losing,
+        "mutants": sentence(json.loads(MUTANTS.read_text())),
+    }
+
+
+def filled(text: str) -> str:
+    """Return a page with the results between its marks."""
+    for mark, content in parts().items():
+        pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, rf"\g<1>\n{content}\n\n\g<2>", text, flags=re.DOTALL)
+        assert count == 1, f"no mark {mark} on the page"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

@@ -1,0 +1,23 @@
+"""The steps at which processes die: those of the crash tests, and those of a finisher."""
+
+from __future__ import annotations
+
+from tests.crash.test_steps import DISPATCH, EXECUTOR, FINISH, LAUNCHERS, WATCH
+
+OF_DISPATCHERS = {**DISPATCH, **WATCH, **FINISH}
+OF_EXECUTORS = {name: step for name, (step, _) in EXECUTOR.items()}
+#: The process that finishes a job in the application's code.
+OF_FINISHERS = {
+    "23 before it claims the finish": "gpuqueue.store.attempts:ExecutorFinish.claim:before",
+    "24 finish claimed": "gpuqueue.store.attempts:ExecutorFinish.claim:after",
+    "25 all written": "gpuqueue.store.attempts:ExecutorFinish.finished:before",
+    "26 finish confirmed": "gpuqueue.store.attempts:ExecutorFinish.finished:after",
+}
+STEPS = {**OF_DISPATCHERS, **OF_EXECUTORS, **OF_FINISHERS}
+#: Steps before which no code of a task can have run.
+UNSTARTED = "14 before it claims"
+
+
+def resolved(kind: str) -> dict[str, str]:
+    """Return the steps of a launcher."""
+    return {name: step.replace("LAUNCHER", LAUNCHERS[kind]) for name, step in STEPS.items()}

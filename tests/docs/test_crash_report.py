@@ -1,0 +1,41 @@
+"""The page of the crash report and the results that it shows agree."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.chaos.faults import FAULTS
+from tests.chaos.page import MUTANTS, PAGE, SCHEDULES, filled
+from tests.chaos.report import COUNTS, LOSING, total
+from tests.chaos.steps import STEPS
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    text = PAGE.read_text()
+    assert filled(text) == text, "run python -m tests.chaos.page"
+
+
+def test_the_page_names_as_many_steps_as_there_are() -> None:
+    assert f"one of {len(STEPS)} named steps" in PAGE.read_text()
+
+
+def test_the_total_is_that_of_the_rows() -> None:
+    found = json.loads(SCHEDULES.read_text())
+    kept = [row for row in found["rows"] if row["fault"] not in LOSING]
+    assert found["total"] == total(kept, "total")
+    assert {row["fault"] for row in found["rows"]} <= {*FAULTS, "two kinds at once"}
+
+
+@pytest.mark.parametrize("count", [each for each in COUNTS if each not in ("schedules", "jobs")])
+def test_every_failure_of_the_total_is_listed(count: str) -> None:
+    found = json.loads(SCHEDULES.read_text())
+    if count != "again":
+        assert bool(found["total"][count]) <= bool(found["failures"])
+
+
+def test_every_mutant_that_was_tried_is_counted() -> None:
+    found = json.loads(MUTANTS.read_text())
+    ends = found["caught"] + found["equivalent"] + len(found["live"])
+    assert found["mutants"] == ends <= found["of"]

@@ -1,0 +1,199 @@
+"""What accepting a message writes beside the job: states, wake-ups, log lines and events."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery.events.state import State
+from kombu import Message
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.dispatcher.accept import Accept
+from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.messages.parse import UNSIGNED
+from gpuqueue.glue.worker.events import MessageEvents
+from gpuqueue.model.record import Record
+from gpuqueue.store.answers import Granted
+from gpuqueue.store.client import Redis, connect
+from gpuqueue.store.keys import wake_key
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader
+
+pytestmark = pytest.mark.integration
+CLASSES = {"t4": GpuClass("t4", shared_slots=1), "a100": GpuClass("a100", shared_slots=1)}
+
+
+class Dispatcher:
+    """Accept, with notes of what it asks of the other parts."""
+
+    def __init__(self, client: Redis) -> None:
+        client.flushall()
+        self.client, self.line = client, Line(client)
+        for name in CLASSES:
+            self.line.open(name)
+        self.launched: list[str] = []
+        self.states: list[tuple[str, str]] = []
+        self.finished: list[str] = []
+        parts: Any = self
+        self.accept = Accept(
+            client, self.line, Reader(client), CLASSES, UNSIGNED, parts, parts, parts, parts
+        )
+
+    def check_job(self, record: Record, gpu_class: GpuClass) -> None:
+        """Any job may be launched."""
+
+    def launch(self, gpu_class: GpuClass, granted: Granted) -> None:
+        self.launched += [each["delivery"] for each in granted]
+
+    def store(self, record: Record, state: str, *_: Any, **__: Any) -> None:
+        self.states.append((record["delivery"], state))
+
+    def submit(self, gpu_class: str, delivery: str) -> None:
+        self.finished.append(delivery)
+
+    def take(self, job: str, queue: str = "gpu.t4.shared", **headers: Any) -> str:
+        sent = Message(
+            body=json.dumps([[], {}, {}]),
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers={"id": job, "task": "shop.train", **headers},
+            properties={"priority": 0},
+            delivery_info={"exchange": "", "routing_key": queue},
+        )
+        return self.accept(pack(sent, None))
+
+    def wakes(self, gpu_class: str) -> int:
+        return self.client.llen(wake_key(gpu_class))
+
+
+@pytest.fixture(scope="module")
+def redis_client() -> Iterator[Redis]:
+    with EmbeddedRedis() as server:
+        client = connect(server.url)
+        yield client
+        client.close()
+
+
+@pytest.fixture
+def dispatcher(redis_client: Redis) -> Dispatcher:
+    return Dispatcher(redis_client)
+
+
+def ahead(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_job_that_starts_at_once_is_launched_and_never_queued(dispatcher: Dispatcher) -> None:
+    assert [dispatcher.take(job) for job in "ab"] == ["accepted"] * 2
+    assert dispatcher.launched == ["a"]
+    assert dispatcher.states == [("b", "QUEUED")]
+
+
+def test_a_retry_in_line_and_a_known_message_store_no_state(dispatcher: Dispatcher) -> None:
+    dispatcher.take("a")
+    assert dispatcher.take("b", retries=2) == "accepted"
+    assert dispatcher.take("b", retries=2) == dispatcher.take("a") == "known"
+    assert (dispatcher.launched, dispatcher.states) == (["a"], [])
+
+
+def test_the_leader_of_its_class_alone_wakes_for_the_next_due_job(dispatcher: Dispatcher) -> None:
+    dispatcher.take("runs")
+    dispatcher.take("waits")
+    assert dispatcher.wakes("t4") == 0
+    dispatcher.take("c", expires=ahead(100))
+    assert (dispatcher.wakes("t4"), dispatcher.wakes("a100")) == (1, 0)
+    dispatcher.take("d", expires=ahead(200))
+    dispatcher.take("e", eta=ahead(150))
+    assert dispatcher.wakes("t4") == 1
+    dispatcher.take("f", eta=ahead(50))
+    assert (dispatcher.wakes("t4"), dispatcher.wakes("a100")) == (2, 0)
+
+
+def test_a_job_that_starts_at_once_wakes_no_leader(dispatcher: Dispatcher) -> None:
+    assert dispatcher.take("a", expires=ahead(100)) == "accepted"
+    assert (dispatcher.launched, dispatcher.wakes("t4")) == (["a"], 0)
+
+
+@pytest.mark.parametrize("headers", [{}, {"gpu": 7}], ids=["accepted", "refused"])
+def test_a_known_message_is_dropped_with_a_line_and_an_event(
+    dispatcher: Dispatcher, headers: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = dispatcher.take("a", **headers)
+    before = dispatcher.client.hgetall("gpuqueue:1:{t4}:jobs")
+    finished = list(dispatcher.finished)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "gpuqueue"):
+        assert dispatcher.take("a", **headers) == "known"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a dropped: it was {first} before"
+    ]
+    assert dispatcher.client.hgetall("gpuqueue:1:{t4}:jobs") == before
+    assert dispatcher.finished == finished
+
+
+class Eventer:
+    """Notes events."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.flushed = 0
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.sent.append({"type": kind, **fields})
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def test_the_event_of_a_known_message_leaves_the_state_in_flower() -> None:
+    eventer, seen = Eventer(), State()
+    events = MessageEvents(lambda: eventer, lambda: True)
+    headers = {"id": "a", "task": "shop.train", "retries": 1}
+    events.tell("accepted", headers)
+    events.tell("known", headers)
+    events.flush()
+    received, known = eventer.sent
+    assert (received["type"], eventer.flushed) == ("task-received", 1)
+    assert known == {"type": "gpuqueue-known", "uuid": "a", "name": "shop.train", "retries": 1}
+    common = {"hostname": "d@h", "timestamp": 1.0, "local_received": 1.0, "clock": 1}
+    seen.event({**received, **common})
+    seen.event({**common, "type": "task-succeeded", "uuid": "a", "result": "1", "runtime": 1.0})
+    seen.event({**known, **common})
+    assert seen.tasks["a"].state == "SUCCESS"
+
+
+def test_an_event_that_cannot_be_sent_costs_nothing_else() -> None:
+    eventer = Eventer()
+    events = MessageEvents(lambda: eventer, lambda: True)
+    for outcome in ("accepted", "known"):
+        events.tell(outcome, {"id": "a", "task": object()})
+    assert eventer.sent == []
+    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    assert [each["uuid"] for each in eventer.sent] == ["b"]
+
+
+def test_a_broker_that_is_away_costs_only_the_events() -> None:
+    eventer, away = Eventer(), [True]
+
+    def make() -> Eventer:
+        if away:
+            raise ConnectionError("away")
+        return eventer
+
+    events = MessageEvents(make, lambda: True)
+    events.tell("accepted", {"id": "a", "task": "shop.train"})
+    away.clear()
+    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    assert [each["uuid"] for each in eventer.sent] == ["b"]
+
+
+def test_no_event_is_sent_while_they_are_off() -> None:
+    eventer = Eventer()
+    MessageEvents(lambda: eventer, lambda: False).tell("accepted", {"id": "a", "task": "t"})
+    assert eventer.sent == []

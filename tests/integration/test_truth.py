@@ -1,0 +1,74 @@
+"""The end of a job is the same in Celery, in the queue's record, and in its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.store.measures import Measures
+from tests.integration.test_executor import Hands
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def hands() -> Iterator[Hands]:
+    with EmbeddedRedis() as server:
+        made = Hands(server.url)
+        yield made
+        made.app.close()
+        made.client.close()
+
+
+def ended(hands: Hands) -> dict[tuple[str, str], float]:
+    return Measures(hands.client).of("t4").counts.ended
+
+
+def check(hands: Hands, state: str, reason: str, task: str, *args: str) -> str:
+    """Run a task; check its state, its reason and its count. Return its log."""
+    before = ended(hands)
+    record = hands.attempt(f"odd_ends.{task}", *args)
+    done = hands.run(record)
+    assert done.returncode == 0, done.stderr
+    kept = hands.kept(record)
+    assert hands.app.AsyncResult(record["id"]).state == state
+    assert (kept["state"], kept["reason"]) == ("ended", reason)
+    after = ended(hands)
+    assert {key[1]: n - before.get(key, 0) for key, n in after.items() if n != before.get(key)} == {
+        reason: 1
+    }
+    return done.stderr
+
+
+@pytest.mark.parametrize("value", ["object", "circular", "deep", "function", "keys", "inner"])
+def test_a_value_that_cannot_be_encoded_fails_everywhere(hands: Hands, value: str) -> None:
+    assert "EncodeError" in check(hands, "FAILURE", "ERROR", "gives", value)
+
+
+@pytest.mark.parametrize("value", ["surrogate", "nan", "date", "bytes", "none"])
+def test_a_value_that_celery_can_encode_succeeds_everywhere(hands: Hands, value: str) -> None:
+    check(hands, "SUCCESS", "SUCCEEDED", "gives", value)
+
+
+def test_a_result_that_the_backend_refuses_fails_everywhere(hands: Hands) -> None:
+    check(hands, "FAILURE", "ERROR", "refused")
+
+
+def test_hooks_that_fail_after_a_success_change_nothing(hands: Hands) -> None:
+    check(hands, "SUCCESS", "SUCCEEDED", "hooked")
+
+
+@pytest.mark.parametrize("error", ["unpicklable", "unencodable"])
+def test_an_error_that_cannot_be_stored_fails_everywhere(hands: Hands, error: str) -> None:
+    check(hands, "FAILURE", "ERROR", "raises", error)
+
+
+@pytest.mark.parametrize("error", ["ignore", "reject"])
+def test_an_ignored_task_is_no_success(hands: Hands, error: str) -> None:
+    check(hands, "STARTED", "IGNORED", "raises", error)
+
+
+def test_a_custom_state_of_an_ignored_task_stays(hands: Hands) -> None:
+    check(hands, "PROGRESS", "IGNORED", "custom")

@@ -1,0 +1,113 @@
+"""Runs the checks on each mutant; answers 1 if one lives that ``equivalent.toml`` does not list."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import tomllib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.chaos.report import about, write
+from tests.mutants.check import catcher, use
+from tests.mutants.derive import Mutant, mutants
+from tests.mutants.report import sentence
+
+#: name of a mutant → why it behaves as the script does.
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+#: Seconds for one mutant. One that takes longer hangs: Redis is in a loop.
+LONGEST = 240.0
+HANGS = "it hangs"
+UNCHANGED = Mutant("none", 0, "the scripts as they are", "unchanged", "")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="mutants with this in their name")
+    parser.add_argument("--output", type=Path, help="a JSON file for the result")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    reasons = equivalent()
+    chosen = [each for each in mutants() if options.only in each.name]
+    result: dict[str, Any] = about() | {"of": len(mutants()), "mutants": 0, "caught": 0}
+    result |= {"equivalent": 0, "live": []}
+    [(_, broken)] = run([UNCHANGED], 1)
+    if broken:
+        raise SystemExit(f"the checks fail on the scripts as they are: {broken}")
+    for mutant, by in run(chosen, options.jobs):
+        result["mutants"] += 1
+        result["caught"] += bool(by)
+        if not by and mutant.name in reasons:
+            result["equivalent"] += 1
+        elif not by:
+            result["live"].append(mutant.name)
+        print(f"{'caught by ' + by if by else 'LIVES':60} {mutant.name}", flush=True)
+        if options.output:
+            write(options.output, result)
+    print("\n" + sentence(result), *result["live"], sep="\n")
+    return 1 if result["live"] else 0
+
+
+def equivalent() -> dict[str, str]:
+    """Return the mutants that no test can catch, with the reasons."""
+    found: dict[str, str] = tomllib.loads(EQUIVALENT.read_text()).get("equivalent", {})
+    return found
+
+
+def run(chosen: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str]]:
+    """Check each mutant in a process forked from this one; yields as they end."""
+    waiting = list(reversed(chosen))
+    running: dict[int, tuple[Mutant, int, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant = waiting.pop()
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if not pid:
+                os.close(reader)
+                _child(mutant, writer)
+            os.close(writer)
+            running[pid] = (mutant, reader, time.monotonic())
+        for pid, (mutant, reader, began) in list(running.items()):
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+            hangs = not ended and time.monotonic() - began > LONGEST
+            if not ended and not hangs:
+                continue
+            if hangs:
+                _end(pid)
+            del running[pid]
+            with os.fdopen(reader) as pipe:
+                said = f"by {HANGS}" if hangs else pipe.read()
+            if not said.startswith("by "):
+                raise SystemExit(f"the check of {mutant.name} failed")
+            yield mutant, said.removeprefix("by ")
+        time.sleep(0.02)
+
+
+def _child(mutant: Mutant, writer: int) -> None:
+    try:
+        use(mutant)
+        with os.fdopen(writer, "w") as pipe:
+            pipe.write(f"by {catcher()}")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _end(pid: int) -> None:
+    process = psutil.Process(pid)
+    for each in [*process.children(recursive=True), process]:
+        each.send_signal(signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""What no script can read is set aside, ends its own job, and keeps nothing else from its turn."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.job import Job
+from gpuqueue.store.keys import BUSY, class_key
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader
+from gpuqueue.store.turn import Turn, Turns
+from tests.support.model_time import Timed
+
+pytestmark = pytest.mark.integration
+T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)
+NOW = 1_000_000.0
+#: Texts in place of a record: no JSON, JSON of another kind, fields of another type.
+TEXTS: list[Any] = [
+    "{",
+    "",
+    "null",
+    "[]",
+    "7",
+    {},
+    '{"id": "a"}',
+    {"id": 7},
+    {"isolation": "whole"},
+    {"isolation": 7},
+    {"delivery": "another"},
+    {"expires": "soon"},
+    {"created": {}},
+    {"priority": "high"},
+    {"attempt": "first"},
+    {"state": ["waiting"]},
+    {"time_limit": True},
+    {"avoid": "node-1"},
+]
+
+
+class Queue(Timed):
+    """A class with an open line."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        client.flushdb()
+        self.client, self.now = client, NOW
+        self.line, self.reader = Line(client, by="d1"), Reader(client)
+        self.turns = Turns(client, self.line)
+        self.line.open("t4")
+
+    def key(self, name: str) -> str:
+        return class_key("t4", name)
+
+    def send(self, name: str, **fields: Any) -> Attempt | None:
+        job = Job(name, "shop.train", "t4", "shared", **fields)
+        packed = json.dumps({"headers": {"id": name, "task": "shop.train"}})
+        granted = self.line.take_in(T4, job.record(), packed).granted
+        return Attempt.of(granted[0]) if granted else None
+
+    def damage(self, name: str, text: Any) -> None:
+        if isinstance(text, dict):
+            known = json.loads(self.client.hget(self.key("jobs"), name) or "{}") if text else {}
+            text = json.dumps(known | text)
+        self.client.hset(self.key("jobs"), name, text)
+
+    def turn(self) -> Turn:
+        [turn] = self.turns.take([T4])
+        assert isinstance(turn, Turn), turn
+        assert turn.problems == []
+        return turn
+
+    def ended(self, name: str) -> None:
+        """Check that the job is to end as a failure that says why."""
+        answer, record, message = self.line.finish_claim("t4", name, "me", 15)
+        assert (answer, record is not None, message is not None) == ("ok", True, True)
+        assert record is not None
+        assert (record["id"], record["task"]) == (name, "shop.train")
+        assert (record["reason"], record["error_type"]) == ("REJECTED", "RecordDamaged")
+        assert self.line.finished("t4", name, "me", "REJECTED")
+
+
+@pytest.fixture
+def queue(schedule_redis: redis.Redis) -> Queue:
+    return Queue(schedule_redis)
+
+
+def shown(text: Any) -> str:
+    return text if isinstance(text, str) else json.dumps(text)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=shown)
+def test_a_damaged_record_in_line_ends_and_the_next_job_starts(queue: Queue, text: Any) -> None:
+    holders = [queue.send("one"), queue.send("two")]
+    for name in ("bad", "good"):
+        assert queue.send(name) is None
+    queue.damage("bad", text)
+    assert holders[0] is not None
+    [granted] = queue.line.release(T4, holders[0]).granted
+    assert granted["delivery"] == "good"
+    assert list(queue.reader.damaged("t4")) == ["jobs:bad"]
+    queue.ended("bad")
+    assert queue.turn().finishing == []
+
+
+@pytest.mark.parametrize("kind", ["eta", "expires"])
+@pytest.mark.parametrize("text", ["{", {"expires": "soon"}], ids=shown)
+def test_a_damaged_record_that_is_due_keeps_no_other(queue: Queue, kind: str, text: Any) -> None:
+    queue.send("one"), queue.send("two")
+    for name in ("bad", "good"):
+        times: Any = {kind: NOW + 5}
+        queue.send(name, **times)
+    queue.damage("bad", text)
+    queue.now += 6
+    turn = queue.turn()
+    assert turn.moved == 2
+    good = queue.reader.record("t4", "good")
+    assert good is not None
+    assert good["state"] == ("waiting" if kind == "eta" else "finishing")
+    queue.ended("bad")
+
+
+def test_a_damaged_record_of_an_attempt_frees_its_slot_at_the_end(queue: Queue) -> None:
+    attempt = queue.send("bad")
+    assert attempt is not None
+    queue.line.launched(attempt, "h:1", 60)
+    queue.damage("bad", "{")
+    released = queue.line.release(T4, attempt, instance="h:1")
+    assert (released.freed, released.state) == (True, "finishing")
+    assert queue.reader.holders("t4") == []
+    queue.ended("bad")
+
+
+def test_a_record_that_vanished_ends_as_its_message_is_there(queue: Queue) -> None:
+    queue.line.accept("t4", Job("bad", "shop.train", "t4", "shared").record(), "{}")
+    assert queue.turn().accepted == [("bad", NOW)]
+    queue.client.hdel(queue.key("jobs"), "bad")
+    queue.line.enqueue(T4, "bad")
+    turn = queue.turn()
+    assert (turn.accepted, [name for name, _ in turn.finishing]) == ([], ["bad"])
+
+
+@pytest.mark.parametrize("key", ["accepted", "finishing", "waiting_shared"])
+def test_a_name_without_a_job_leaves_its_key(queue: Queue, key: str) -> None:
+    queue.client.zadd(queue.key(key), {"none": 1.0})
+    queue.line.enqueue(T4, "none")
+    queue.line.finish_claim("t4", "none", "me", 15)
+    turn = queue.turn()
+    assert (turn.accepted, turn.finishing, queue.client.exists(queue.key(key))) == ([], [], 0)
+
+
+@pytest.mark.parametrize("name", ["none", "#", "a#", "a#x", "#1", "a#-1", "a#" + "9" * 4000])
+@pytest.mark.parametrize("key", ["deadlines", "stopping", "holders_shared"])
+def test_a_name_that_is_no_holder_keeps_no_other(queue: Queue, key: str, name: str) -> None:
+    attempt = queue.send("good", time_limit=5.0)
+    assert attempt is not None
+    queue.line.launched(attempt, "h:1", 5)
+    queue.client.zadd(queue.key(key), {name: 1.0})
+    assert [each for each, _ in queue.reader.holders("t4")] == [attempt]
+    queue.now += 6
+    assert [each for each, _ in queue.turn().stopping] == [attempt]
+    if key == "holders_shared":
+        assert queue.line.set_aside("t4", key, name)
+        assert queue.reader.damaged("t4") == {f"{key}:{name}": "1"}
+    assert queue.client.zscore(queue.key(key), name) is None
+    assert not queue.line.set_aside("t4", key, name)
+
+
+def test_a_key_of_another_type_fails_its_step_alone(queue: Queue) -> None:
+    attempt = queue.send("good")
+    assert attempt is not None
+    queue.line.launched(attempt, "h:1", 5)
+    queue.client.set(queue.key("delayed"), "text")
+    queue.now += 6
+    [turn] = queue.turns.take([T4])
+    assert isinstance(turn, Turn)
+    assert [each for each, _ in turn.stopping] == [attempt]
+    assert sorted(step for step, _ in turn.problems) == ["delayed", "due"]
+    assert all("WRONGTYPE" in str(exc) for _, exc in turn.problems)
+
+
+def test_one_class_that_fails_keeps_no_other_class_from_its_turn(queue: Queue) -> None:
+    queue.client.set(queue.key("holders_shared"), "text")
+    other = GpuClass("a100", shared_slots=1)
+    queue.line.open("a100")
+    queue.line.accept("a100", Job("j", "shop.train", "a100", "shared").record(), "{}")
+    _, turn = queue.turns.take([T4, other])
+    assert isinstance(turn, Turn)
+    assert [name for name, _ in turn.accepted] == ["j"]
+
+
+@pytest.mark.parametrize("key", BUSY)
+def test_any_work_shows_in_the_look_and_in_the_turn(queue: Queue, key: str) -> None:
+    assert queue.turns.with_work(["t4", "a100"]) == []
+    assert not queue.turn().has_work
+    queue.client.zadd(queue.key(key), {"a#1": 9e9})
+    assert queue.turns.with_work(["a100", "t4"]) == ["t4"]
+    # A leftover is gone after its turn.
+    assert queue.turn().has_work == (key not in ("stopping", "waiting_shared", "waiting_exclusive"))
+
+
+def test_a_turn_names_the_time_of_the_next_one(queue: Queue) -> None:
+    assert queue.turn().due == float("inf")
+    queue.client.zadd(queue.key("revoked_until"), {"a": NOW + 40})
+    assert queue.turn().due == NOW + 40
+    queue.client.zadd(queue.key("ended"), {"a": NOW + 30})
+    assert queue.turn().due == NOW + 30
+    queue.send("later", eta=NOW + 20)
+    assert queue.turn().due == NOW + 20

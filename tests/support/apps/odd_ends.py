@@ -1,0 +1,104 @@
+"""Tasks whose results or errors Celery cannot store, and hooks that fail."""
+
+import os
+from datetime import date
+from typing import Any, NoReturn
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject
+from kombu.exceptions import OperationalError
+
+app = Celery("odd_ends", broker=os.environ["CELERY_BROKER_URL"])
+app.conf.result_backend = os.environ["CELERY_BROKER_URL"]
+
+
+class Thing:
+    pass
+
+
+class Unpicklable(Exception):
+    def __init__(self, first: object, second: object) -> None:
+        super().__init__(lambda: first)
+
+
+def circular() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def deep() -> list[Any]:
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
+
+
+VALUES: dict[str, Any] = {
+    "object": Thing,
+    "circular": circular,
+    "deep": deep,
+    "function": lambda: circular,
+    "keys": lambda: {(1, 2): 3},
+    "inner": lambda: {"rows": [Thing()]},
+    "surrogate": lambda: "\ud800",
+    "nan": lambda: float("nan"),
+    "date": lambda: date(2026, 1, 1),
+    "bytes": lambda: b"\x80",
+    "none": lambda: None,
+}
+
+
+@app.task
+def gives(name: str) -> Any:
+    return VALUES[name]()
+
+
+class Hooked(Task):
+    def on_success(self, *_: Any) -> NoReturn:
+        raise ValueError("a hook that fails")
+
+    after_return = on_success
+
+
+@app.task(base=Hooked)
+def hooked() -> int:
+    return 1
+
+
+class Refusing(Task):
+    """Its backend does not take its results."""
+
+    @property
+    def backend(self) -> Any:
+        found = self.app.backend
+        plain = found.mark_as_done
+
+        def mark_as_done(*args: Any, **kwargs: Any) -> NoReturn:
+            found.mark_as_done = plain
+            raise OperationalError("value too large")
+
+        found.mark_as_done = mark_as_done
+        return found
+
+
+@app.task(base=Refusing)
+def refused() -> int:
+    return 1
+
+
+@app.task
+def raises(name: str) -> NoReturn:
+    if name == "unpicklable":
+        raise Unpicklable(1, 2)
+    if name == "unencodable":
+        raise ValueError(Thing(), {1, 2})
+    if name == "ignore":
+        raise Ignore()
+    raise Reject("no")
+
+
+@app.task(bind=True)
+def custom(self: Task) -> NoReturn:
+    self.update_state(state="PROGRESS", meta={"done": 1})
+    raise Ignore()

@@ -1,0 +1,131 @@
+"""A launch that fails, for any cause, ends its attempt, or is tried again at a known time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher import slots as module
+from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.launchers.base import CannotLaunch, LauncherUnavailable, LaunchLater
+from gpuqueue.model.attempt import Attempt, Observation
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.record import Record
+from gpuqueue.store.answers import Released
+
+RECORD = cast(
+    Record, {"gpu_class": "t4", "delivery": "a", "attempt": 1, "token": "x", "admitted": 100.0}
+)
+FULL = LaunchLater("full", after=7, limit=60, wait=WaitReason.QUOTA, reason=EndReason.QUOTA)
+
+
+class Fake:
+    """A store and a launcher that do as the test says, and keep what they are told."""
+
+    claim_within = 60.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float = 100.0) -> None:
+        self.error: Exception | None = None
+        self.nothing_runs: bool | Exception = True
+        self.released: list[tuple[str, End, bool]] = []
+        self.seen: list[Observation] = []
+        self.confirmed = 0
+        monkeypatch.setattr(module, "redis_time", lambda client: now)
+        other = cast(Any, self)
+        self.slots = Slots(other, other, {"t4": GpuClass("t4")}, other, other, other)
+
+    def store(self, *_: Any, **__: Any) -> None:
+        """No state is shown."""
+
+    def start(self, record: Record) -> str:
+        if self.error:
+            raise self.error
+        return "h:n:1"
+
+    def abandon(self, record: Record) -> bool:
+        if isinstance(self.nothing_runs, Exception):
+            raise self.nothing_runs
+        return self.nothing_runs
+
+    def launched(self, *_: Any) -> bool:
+        self.confirmed += 1
+        return True
+
+    def observed(self, observations: list[Observation]) -> None:
+        self.seen += observations
+
+    def relaunch(self, attempt: Attempt, older_than: float) -> None:
+        """It is postponed."""
+
+    def release(
+        self, gpu_class: GpuClass, attempt: Attempt, end: End, instance: str, final: bool
+    ) -> Released:
+        self.released.append((attempt.delivery, end, final))
+        return Released(True, "ended")
+
+    def launch(self) -> None:
+        self.slots.relaunch(RECORD)
+        self.slots.close()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    yield Fake(monkeypatch)
+
+
+def test_a_launch_is_confirmed(fake: Fake) -> None:
+    fake.launch()
+    assert (fake.confirmed, fake.released) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no such field"), KeyError("image"), RuntimeError("broken")]
+)
+def test_a_fault_of_the_launcher_ends_the_attempt(fake: Fake, error: Exception) -> None:
+    fake.error = error
+    fake.launch()
+    [(delivery, end, final)] = fake.released
+    assert (delivery, end.reason, final) == ("a", EndReason.INFRA, False)
+    assert end.error == repr(error)
+
+
+def test_what_may_run_after_a_fault_keeps_its_slot(fake: Fake) -> None:
+    fake.error, fake.nothing_runs = TypeError("after the start"), False
+    fake.launch()
+    assert fake.released == []
+
+
+def test_a_refusal_for_good_is_final(fake: Fake) -> None:
+    fake.error = CannotLaunch("no such image", EndReason.IMAGE)
+    fake.launch()
+    assert fake.released == [("a", End(EndReason.IMAGE, "no such image"), True)]
+
+
+def test_a_postponed_launch_keeps_its_slot_until_a_known_time(fake: Fake) -> None:
+    fake.error = FULL
+    fake.launch()
+    assert fake.released == []
+    assert fake.seen == [Observation(Attempt("t4", "a", 1), WaitReason.QUOTA, "full", launch_in=7)]
+
+
+def test_a_launch_that_is_postponed_for_too_long_ends_the_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Fake(monkeypatch, now=160.0)
+    fake.error = FULL
+    fake.launch()
+    assert fake.released == [("a", End(EndReason.QUOTA, "full"), False)]
+
+
+def test_an_attempt_stays_while_it_is_unknown_whether_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Fake(monkeypatch, now=10_000.0)
+    fake.error, fake.nothing_runs = FULL, LauncherUnavailable("the API server is away")
+    fake.launch()
+    assert fake.released == []
+    assert [each.launch_in for each in fake.seen] == [7]
