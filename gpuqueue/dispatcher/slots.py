@@ -15,7 +15,13 @@ from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
-from gpuqueue.launchers.base import CannotLaunch, Launcher, LauncherUnavailable, LaunchLater
+from gpuqueue.launchers.base import (
+    ApplicationUnavailable,
+    CannotLaunch,
+    Launcher,
+    LauncherUnavailable,
+    LaunchLater,
+)
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind
@@ -113,7 +119,7 @@ class Slots:
             except LaunchLater as exc:
                 LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
-            except (CannotLaunch, OSError) as exc:
+            except (CannotLaunch, ApplicationUnavailable, OSError) as exc:
                 LAUNCHES.labels(attempt.gpu_class, "failed").inc()
                 self._launch_failed(attempt, exc)
             except Exception as exc:  # a fault of the launcher: it would meet each repeat
@@ -151,8 +157,11 @@ class Slots:
         )
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-        text = str(exc) if isinstance(exc, CannotLaunch | OSError) else repr(exc)
-        end = End(reason, text, blames="" if final else PlaceKind.HOST)
+        known = isinstance(exc, CannotLaunch | ApplicationUnavailable | OSError)
+        text = str(exc) if known else repr(exc)
+        loads = not isinstance(exc, ApplicationUnavailable)
+        place = PlaceKind.HOST if loads else PlaceKind.APPLICATION
+        end = End(reason, text, blames="" if final else place)
         self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:

@@ -42,6 +42,10 @@ class LaunchLater(GpuQueueError):
         self.reason = reason
 
 
+class ApplicationUnavailable(GpuQueueError):
+    """The application cannot be loaded where the attempt would run; the job is not at fault."""
+
+
 class LauncherUnavailable(GpuQueueError):
     """The launcher cannot tell at present which attempts run. Their absence proves nothing."""
 
@@ -108,7 +112,8 @@ class Launcher(Protocol):
     def start(self, record: Record) -> str:
         """Start an attempt and return its instance. May be repeated.
 
-        Raises :class:`CannotLaunch`, :class:`LaunchLater`, or OSError for a failed attempt.
+        Raises :class:`CannotLaunch`, :class:`LaunchLater`, :class:`ApplicationUnavailable`, or
+        OSError for a failed attempt.
         """
         ...
 

@@ -17,31 +17,43 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gpuqueue.launchers.local.runtime import ROOM
+
 #: ``prctl``: descendants whose parent dies become children of this process.
 SUBREAPER = 36
 #: ``oom_score_adj`` of an attempt: the kernel must end it before the runner, whose score is 0.
 OOM_SCORE = 500
 #: Exit status of an error before the executor (EX_SOFTWARE).
 EXIT_BEFORE = 70
-#: Signals that the runner handles, and a fresh process does not.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+#: Signals that the runner, or the application in it, may handle, and what a fresh process does.
+_SIGNALS: Mapping[signal.Signals, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGCHLD: signal.SIG_DFL,
+}
 
 
-def become(
-    run: Callable[[], object],
-    *,
-    environ: Mapping[str, str],
-    close: Iterable[int],
-    output: int | None = None,
-) -> NoReturn:
-    """Run a function as a fresh process of an attempt would; never returns.
+def fork(run: Callable[[], object], *, close: Iterable[int], output: int) -> int:
+    """Fork, and run a function in the new process as a fresh process would; return its pid.
 
     Args:
         run: the executor. It ends by SystemExit.
-        environ: the whole environment of the attempt.
         close: descriptors of the runner.
-        output: where standard output and error go; None: where those of the runner go.
+        output: where standard output and error go.
     """
+    # No signal may reach a handler of the runner in the new process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()
+        if not pid:
+            _become(run, close, output)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return pid
+
+
+def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoReturn:
     code: object = EXIT_BEFORE
     try:
         for each in close:
@@ -49,15 +61,14 @@ def become(
             os.close(each)
         os.setsid()
         adopt_orphans()
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        if output is not None:
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.close(output)
+        for number, handler in _SIGNALS.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-        _set_environment(environ)
         _forget()
         run()
     except SystemExit as exc:
@@ -73,6 +84,32 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
+def show_environment(variables: Mapping[str, str]) -> None:
+    """Write variables where the system shows the environment of this process (Linux), as those of a
+    process that was started with them: dispatchers of before 0.2 and ``ps e`` look there. The
+    program itself does not.
+    """
+    size = len(os.environ.pop(ROOM, ""))  # no pointer to it is left
+    text = "\0".join(f"{name}={value}" for name, value in variables.items()).encode()
+    if not size or len(text) > size:
+        return
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        begin, end = int(fields[47]), int(fields[48])
+        shown = ctypes.string_at(begin, end - begin)
+        at = shown.index(f"{ROOM}=".encode())
+        whole = len(ROOM) + 1 + size
+        rest = f"\0{ROOM}=".encode()
+        written = (text + rest).ljust(whole, b" ")[:whole]
+        ctypes.memmove(begin + at, written, whole)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the group that a process leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def leave(code: object) -> NoReturn:
     """End as the interpreter would, without taking the inherited objects apart: that would copy
     the pages of the runner.
@@ -86,14 +123,6 @@ def leave(code: object) -> NoReturn:
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-def _set_environment(environ: Mapping[str, str]) -> None:
-    for name in set(os.environ) - set(environ):
-        del os.environ[name]
-    for name, value in environ.items():
-        if os.environ.get(name) != value:  # each assignment takes memory that is never freed
-            os.environ[name] = value
 
 
 def _forget() -> None:

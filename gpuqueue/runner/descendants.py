@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 #: Seconds that a resource tracker gets to remove the shared memory that its process left.
@@ -25,24 +26,26 @@ class Strays:
         #: Those that the application itself started when it was imported.
         self._known = set(children())
         self._since: dict[int, float] = {}
+        self._of: dict[int, set[str]] = {}
 
-    def end(self, living: set[int]) -> bool:
-        """Kill and reap the strays beside the ``living`` attempts. Returns whether none is left.
+    def end(self, living: set[int], over: Collection[str]) -> set[str]:
+        """Kill and reap the strays beside the ``living`` attempts. Returns those of the attempts
+        that are ``over`` of which a process may be left.
 
         What dies may leave children, too, so it looks again until nothing new dies.
         """
         while True:
             found = [pid for pid in children() if pid not in living and pid not in self._known]
             for pid in found:
+                self._of.setdefault(pid, set(over))
                 since = self._since.setdefault(pid, time.monotonic())
                 if not (_is_tracker(pid) and time.monotonic() - since < TRACKER_GRACE):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                    _kill(pid)
             dead = [pid for pid in found if _reaped(pid)]
             for pid in dead:
-                del self._since[pid]
+                del self._since[pid], self._of[pid]
             if not dead:
-                return not found
+                return set().union(*self._of.values())
 
 
 def children() -> list[int]:
@@ -55,20 +58,9 @@ def children() -> list[int]:
         return []
 
 
-def end_session(pid: int) -> None:
-    """Kill the processes of the session that a process led. For one that was no child."""
-    for path in Path("/proc").glob("[0-9]*"):
-        each = int(path.name)
-        if each != pid and _session(each) == pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(each, signal.SIGKILL)
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return 0
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _is_tracker(pid: int) -> bool:

@@ -12,15 +12,15 @@ import os
 import sys
 from pathlib import Path
 
-from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.runner.parent import load
-from gpuqueue.runner.server import Server
+from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, SERVING, Runtime
 
 
 def main(argv: list[str]) -> int:
-    """Be the runner of a directory; return the exit status."""
-    if len(argv) != 1:
-        sys.stderr.write("usage: python -m gpuqueue.runner DIRECTORY\n")
+    """Be the runner of a directory; return the exit status. More arguments are the command of the
+    executor, in place of ``python -m gpuqueue.executor``.
+    """
+    if not argv:
+        sys.stderr.write("usage: python -m gpuqueue.runner DIRECTORY [COMMAND...]\n")
         return os.EX_USAGE
     runtime = Runtime(Path(argv[0]))
     lock = os.open(runtime.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -28,10 +28,17 @@ def main(argv: list[str]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
-    server = Server(runtime, load(os.environ))
+    # Only the one that has the lock pays for the imports.
+    from gpuqueue.runner.parent import load
+    from gpuqueue.runner.server import Server
+
+    # A dispatcher reads it where this process dies.
+    runtime.stage(lock, IMPORTING)
+    environ = {name: value for name, value in os.environ.items() if name != ROOM}
+    server = Server(runtime, load(environ), environ, lock=lock, command=argv[1:])
+    runtime.stage(lock, SERVING)
     server.serve()
-    if not server.stale:
-        runtime.socket.unlink(missing_ok=True)
+    server.close()
     return 0
 
 

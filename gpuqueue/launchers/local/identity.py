@@ -9,6 +9,8 @@ and its start time. An instance of an attempt is ``host:nonce~machine.start:pid`
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +49,32 @@ class Process:
         """Whether the process still runs. Only for a process of this machine."""
         return start_of(self.pid) == self.start
 
+    def signal(self, name: str) -> bool:
+        """Send a signal to the process; ``KILL`` goes to its whole group. Returns False if it has
+        ended.
+        """
+        number = signal.Signals[f"SIG{name}"]
+        opened = getattr(os, "pidfd_open", None)
+        try:
+            pidfd = opened(self.pid) if opened else -1
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.runs:  # checked with the pidfd open: it names this very process
+                return False
+            if opened:
+                signal.pidfd_send_signal(pidfd, number)
+            else:
+                os.kill(self.pid, number)
+            if number == signal.SIGKILL:
+                os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return number == signal.SIGKILL
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -63,7 +91,7 @@ class Instance:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse an instance. Raises ValueError for another text, also for one of a dispatcher
-        before 0.2, which did not note the start time.
+        before 0.2, which did not note the start time: see :mod:`.earlier`.
         """
         head, _, pid = text.rpartition(":")
         named, _, identity = head.partition("~")

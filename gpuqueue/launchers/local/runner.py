@@ -8,28 +8,27 @@ import contextlib
 import logging
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from typing import Any
 
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.local import wire
-from gpuqueue.launchers.local.runtime import Runtime
+from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, ROOM_BYTES, Runtime
 
 logger = logging.getLogger(__name__)
-#: Seconds that a runner has to import the application and answer.
-START = 120.0
 #: Seconds that a runner has to answer a request.
 ANSWER = 30.0
+#: Seconds for which the failure to start a runner is the answer to those who ask next.
+PAUSE = 1.0
 #: Seconds between two looks for a runner that starts.
 LOOK = 0.02
 
-#: Called with nonce, instance, and exit status (None: unknown) of each attempt that has ended.
-OnEnded = Callable[[str, str, int | None], None]
+#: Called with each message ``ended``.
+OnEnded = Callable[[Mapping[str, Any]], None]
 
 
 class RunnerRefuses(GpuQueueError):
@@ -50,63 +49,96 @@ class Runner:
     Args:
         runtime: the directory.
         environ: the environment of a runner that this dispatcher starts.
-        on_ended: told each end, from the reading thread. An end is told again until ``written``.
+        command: the command that starts it, without the directory.
+        executor: the command of a spawned attempt; empty: the executor.
+        start_within: seconds that a runner has to import the application and listen.
+        on_ended: told each end, from the reading thread.
+        wanted: whether attempts run, so that a runner that has died must be replaced at once.
     """
 
-    def __init__(self, runtime: Runtime, environ: Mapping[str, str], on_ended: OnEnded) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        environ: Mapping[str, str],
+        command: Sequence[str],
+        executor: Sequence[str],
+        start_within: float,
+        on_ended: OnEnded,
+        wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._runtime = runtime
         self._environ = dict(environ)
+        self._command = [*command, str(runtime.path), *executor]
+        self._start_within = start_within
         self._on_ended = on_ended
+        self._wanted = wanted
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
-        self._answers: dict[str, Future[Mapping[str, Any]]] = {}
+        self._answers: dict[str, tuple[socket.socket, Future[Mapping[str, Any]]]] = {}
+        self._unsafe = ""
+        self._failed: tuple[float, GpuQueueError] | None = None
         self._closed = False
-        self.unsafe = ""
 
-    def start(self, nonce: str, environ: Mapping[str, str]) -> str:
+    def start(self, nonce: str, variables: Mapping[str, str]) -> str:
         """Start an attempt; return its instance. Raises :class:`RunnerRefuses`,
         :class:`RunnerAway`.
         """
+        tried = False
         while True:
-            answer = self._ask("start", nonce, env=dict(environ))
+            try:
+                answer = self._ask("start", nonce, variables=dict(variables))
+            except ConnectionError as exc:
+                # It has ended since: idle, or killed. An attempt that it may have started claims
+                # nothing once another has.
+                if tried:
+                    raise RunnerAway(f"the runner of {self._runtime.path} ended: {exc}") from exc
+                tried = True
+                continue
             if answer["is"] == "started":
                 return str(answer["instance"])
             if answer["kind"] != "stale":
                 raise RunnerRefuses(answer["why"], answer["kind"])
             logger.info("%s: a new runner starts", answer["why"], extra={"action": "runner_stale"})
-            self._disconnect()
-
-    def signal(self, nonce: str, name: str) -> bool:
-        """Send a signal to an attempt. Returns whether it runs. Raises :class:`RunnerAway`."""
-        return bool(self._ask("signal", nonce, signal=name)["runs"])
-
-    def written(self, nonce: str) -> None:
-        """The end of an attempt is in Redis: the runner may forget it."""
-        with contextlib.suppress(OSError, RunnerAway):
-            self._connected().sendall(wire.encode("written", nonce=nonce))
 
     def connect(self) -> None:
         """Connect, and start a runner if there is none, so that ends are told. Raises
-        :class:`RunnerAway`.
+        :class:`RunnerRefuses`, :class:`RunnerAway`.
         """
         self._connected()
 
     def close(self) -> None:
         """Leave the runner. Its attempts go on."""
         self._closed = True
-        self._disconnect()
+        with self._lock:
+            if self._connection is not None:
+                _shut(self._connection)
 
     def _ask(self, word: str, nonce: str, **fields: Any) -> Mapping[str, Any]:
         answer: Future[Mapping[str, Any]] = Future()
-        self._answers[nonce] = answer
+        connection = self._connected()
+        self._answers[nonce] = connection, answer
         try:
-            self._connected().sendall(wire.encode(word, nonce=nonce, **fields))
-            return answer.result(ANSWER)
-        except (OSError, Late) as exc:
-            self._disconnect()
-            raise RunnerAway(f"the runner of {self._runtime.path} does not answer: {exc}") from exc
+            connection.sendall(wire.encode(word, nonce=nonce, **fields))
+            found = answer.result(ANSWER)
+            if found.get("kind") == "stale":  # it still tells the ends of its own attempts
+                self._drop(connection)
+            return found
+        except Late as exc:
+            self._drop(connection)
+            raise RunnerAway(
+                f"the runner of {self._runtime.path} did not answer within {ANSWER:g} s"
+            ) from exc
+        except OSError as exc:
+            self._drop(connection)
+            raise ConnectionError(str(exc)) from exc
         finally:
             self._answers.pop(nonce, None)
+
+    def _drop(self, connection: socket.socket) -> None:
+        """Ask this runner for nothing more."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
 
     def _connected(self) -> socket.socket:
         with self._lock:
@@ -121,7 +153,16 @@ class Runner:
             return self._connection
 
     def _found(self) -> socket.socket:
-        deadline, started = time.monotonic() + START, None
+        if self._failed and time.monotonic() - self._failed[0] < PAUSE:
+            raise self._failed[1]
+        try:
+            return self._find()
+        except GpuQueueError as exc:
+            self._failed = time.monotonic(), exc
+            raise
+
+    def _find(self) -> socket.socket:
+        deadline, started = time.monotonic() + self._start_within, None
         while time.monotonic() < deadline and not self._closed:
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -129,24 +170,42 @@ class Runner:
                 return connection
             except OSError:
                 connection.close()
-            # A second runner of the directory ends at once.
-            if started is None or started.poll() is not None:
+            if started is not None and (status := started.poll()):
+                raise self._died(started.pid, status)
+            # A second runner of the directory ends at once, with status 0.
+            if (started is None or started.poll() == 0) and not self._runtime.has_runner:
                 started = self._spawn()
             time.sleep(LOOK)
         raise RunnerAway(
-            f"the runner of {self._runtime.path} does not start; see {self._runtime.log}"
+            f"the runner of {self._runtime.path} does not listen after {self._start_within:g} s;"
+            f" see {self._runtime.log}"
         )
+
+    def _died(self, pid: int, status: int) -> GpuQueueError:
+        """Return the error for a runner that died at its start."""
+        log = f"see {self._runtime.log}"
+        if self._runtime.runner == (pid, IMPORTING):
+            named = self._environ.get("GPUQUEUE_APP")
+            return RunnerRefuses(
+                f"GPUQUEUE_APP={named!r} ended its process with exit code {status} when it was"
+                f" imported; {log}",
+                "application",
+            )
+        return RunnerAway(f"the runner ended at its start with exit code {status}; {log}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self._runtime.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "gpuqueue.runner", str(self._runtime.path)],
-                env={**self._environ, "PYTHONUNBUFFERED": "1"},
+            started = subprocess.Popen(
+                self._command,
+                env={**self._environ, ROOM: " " * ROOM_BYTES, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        # It is reaped when it ends, long after.
+        threading.Thread(target=started.wait, name="gpuqueue-runner-end", daemon=True).start()
+        return started
 
     def _read(self, connection: socket.socket) -> None:
         lines = wire.Lines()
@@ -154,24 +213,29 @@ class Runner:
             while data := connection.recv(1 << 20):
                 for message in lines.feed(data):
                     self._take(message)
-        self._disconnect(connection)
-        for answer in list(self._answers.values()):
-            with contextlib.suppress(Exception):
-                answer.set_exception(OSError("its connection is closed"))
+        self._drop(connection)
+        for asked, answer in list(self._answers.values()):
+            if asked is connection:
+                with contextlib.suppress(Exception):
+                    answer.set_exception(ConnectionError("its connection is closed"))
+        connection.close()
+        if self._wanted() and not self._closed:
+            with contextlib.suppress(GpuQueueError, OSError):
+                self._connected()
 
     def _take(self, message: Mapping[str, Any]) -> None:
         if message["is"] == "ended":
-            self._on_ended(message["nonce"], message["instance"], message["code"])
+            self._on_ended(message)
         elif message["is"] == "hello":
-            self.unsafe = message["unsafe"]
-        elif (answer := self._answers.get(message["nonce"])) is not None:
-            answer.set_result(message)
+            if (unsafe := message["unsafe"]) and unsafe != self._unsafe:
+                logger.warning(
+                    "executors are started, not forked: %s", unsafe, extra={"action": "spawns"}
+                )
+            self._unsafe = unsafe
+        elif (asked := self._answers.get(message["nonce"])) is not None:
+            asked[1].set_result(message)
 
-    def _disconnect(self, connection: socket.socket | None = None) -> None:
-        with self._lock:
-            if connection is None or connection is self._connection:
-                connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

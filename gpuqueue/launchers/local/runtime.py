@@ -1,18 +1,21 @@
 """The runtime directory: where the dispatchers and the runner of one user and application meet.
 
 ``sock``, ``lock`` and ``log`` are the runner's. ``attempts/NONCE`` names a process and its attempt
-from before its start until its end is written; the process holds a lock on the file. ``ends/NONCE``
-keeps an end until a dispatcher has written it to Redis. ``output/NONCE`` has what it printed.
+from its start until its end is known; the process holds a lock on the file. ``ends/NONCE`` keeps an
+end until a dispatcher has written it to Redis. ``output/NONCE`` has what it printed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,18 @@ from gpuqueue.errors import SettingsError
 
 #: The longest path of a unix socket: 108 bytes with the final zero (Linux), 104 elsewhere.
 LONGEST_SOCKET = 103
+#: Seconds for which an end that no dispatcher has written, and an output, are kept.
+KEPT = 86_400.0
 #: Variables that tell nothing about how an application is imported.
 _NOISE = frozenset(
     ("_", "PWD", "OLDPWD", "SHLVL", "INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LS_COLORS")
 )
+#: A variable of a runner whose place in its memory shows the variables of the attempt in each
+#: executor that it forks, and how many bytes it has.
+ROOM, ROOM_BYTES = "GPUQUEUE_ROOM", 4096
+#: The stages of a runner.
+IMPORTING, SERVING = "importing", "serving"
+_FOLDERS = ("attempts", "ends", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,33 @@ class Runtime:
         """What the runner and the import of the application print."""
         return self.path / "log"
 
+    @property
+    def has_runner(self) -> bool:
+        """Whether a runner holds the lock: it serves, or imports the application."""
+        try:
+            with self.lock.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @staticmethod
+    def stage(lock: int, stage: str) -> None:
+        """Note how far the runner is, which holds the lock."""
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"pid": os.getpid(), "stage": stage}).encode(), 0)
+
+    @property
+    def runner(self) -> tuple[int, str]:
+        """The pid and the stage of the latest runner; 0 and empty if there was none."""
+        try:
+            found = json.loads(self.lock.read_text())
+            return int(found["pid"]), str(found["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, ""
+
     def attempt(self, nonce: str) -> Path:
         """The file that names an attempt, which its process holds a lock on."""
         return self.path / "attempts" / nonce
@@ -68,6 +106,16 @@ class Runtime:
         """Yield nonce and content of each end that is not written yet."""
         return _contents(self.path / "ends")
 
+    def forget_old(self) -> None:
+        """Remove ends and outputs of long ago. Those of running attempts stay."""
+        running = {nonce for nonce, _ in self.attempts()}
+        for folder in ("ends", "output"):
+            for path in list((self.path / folder).iterdir()):
+                with contextlib.suppress(OSError):
+                    old = time.time() - path.stat().st_mtime > KEPT
+                    if old and path.name.partition(".")[0] not in running:
+                        path.unlink()
+
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file at once or not at all."""
@@ -76,17 +124,22 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     new.rename(path)
 
 
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file; None if there is none, or its writer has just begun."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("instance") else None
+
+
 def _contents(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        try:
-            yield path.name, json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue  # it has just gone, or its writer died: then nothing was started
+        if not path.name.startswith(".") and (content := read(path)) is not None:
+            yield path.name, content
 
 
-def base(setting: str | None, environ: Mapping[str, str] = os.environ) -> Path:
+def base(setting: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that holds the runtime directories of this user.
 
     Args:
@@ -94,10 +147,18 @@ def base(setting: str | None, environ: Mapping[str, str] = os.environ) -> Path:
         environ: has XDG_RUNTIME_DIR where the system gives each user a directory.
     """
     if setting:
-        return Path(setting)
+        return setting
     if given := environ.get("XDG_RUNTIME_DIR"):
         return Path(given) / "gpuqueue"
     return Path(tempfile.gettempdir()) / f"gpuqueue-{os.getuid()}"
+
+
+def all_of(folder: Path) -> Iterator[Runtime]:
+    """Yield every runtime directory below the base: those of other runners, too."""
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if all((path / name).is_dir() for name in _FOLDERS):
+                yield Runtime(path)
 
 
 def prepare(folder: Path, key: str) -> Runtime:
@@ -113,7 +174,7 @@ def prepare(folder: Path, key: str) -> Runtime:
             f" path of at most {LONGEST_SOCKET - len(key) - 6} bytes"
         )
     try:
-        for each in (folder, made, *(made / name for name in ("attempts", "ends", "output"))):
+        for each in (folder, made, *(made / name for name in _FOLDERS)):
             each.mkdir(mode=0o700, parents=each == folder, exist_ok=True)
             found = os.lstat(each)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -130,10 +191,10 @@ def prepare(folder: Path, key: str) -> Runtime:
     return Runtime(made)
 
 
-def key_of(version: str, command: str, environ: Mapping[str, str], directory: str) -> str:
+def key_of(version: str, command: Sequence[str], environ: Mapping[str, str], folder: str) -> str:
     """Return the name of the runtime directory. A runner serves the dispatchers that would import
-    the application in the same way: the same version, interpreter, environment and directory.
+    the application in the same way: the same version, command, environment and working directory.
     """
     known = sorted((name, value) for name, value in environ.items() if name not in _NOISE)
-    text = json.dumps([version, command, directory, known])
+    text = json.dumps([version, list(command), folder, known])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

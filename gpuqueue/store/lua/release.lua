@@ -54,11 +54,11 @@ local function blamed()
   local where = {}
   for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
   if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
+  if ended.blames == 'application' then return where.application, 1 end
   if job.state == 'launching' then
     local start = ended.blames == 'start' and (where.host or where.application)
     return start or ended.blames == 'host' and where.host, 2
   end
-  if ended.blames == 'application' then return where.application, 1 end
   local loading = job.loading and ended.blames == 'start' or job.timed_out == 'load'
   return loading and where.application or ended.blames == 'device' and where.device, 2
 end
