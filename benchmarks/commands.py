@@ -2,11 +2,15 @@
 
 Measured: with MONITOR, all commands of N empty jobs that one dispatcher process and real executors
 run one after the other. The benchmark separates commands by connection (dispatcher, executor) and
-by purpose (state of gpuqueue, result backend, broker and events, connection setup). A script counts
-as one command; commands inside a script cost no round trip and are listed separately. Excluded,
-because no job causes them: waiting for messages (BRPOP), heartbeats, and cycles of the watcher.
-Peer: the same task on a plain Celery worker (threads), counted the same way, in turns. Aim: none;
-each executor is a new process and opens new connections.
+by purpose (state of gpuqueue, result backend, broker and events, connection setup). A call of a
+script is one command, as is the one with which a dispatcher takes messages or reports them.
+Commands inside a script cost no round trip: they are listed separately and belong to no aim. Once
+more with a dispatcher of 21 classes, 20 of them idle. At rest: all commands that a dispatcher with
+its watcher sends in some seconds without jobs, and those inside its scripts. Excluded from a job,
+because no job causes them: heartbeats, and cycles of the watcher.
+Peer: the same task on a plain Celery worker (threads), counted the same way, in turns. Aim: at most
+34 commands per job, as many inside scripts with 21 classes as with one plus 20, and at most 15
+commands per second at rest.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from benchmarks.monitor import Monitor, Ports
 from benchmarks.stage import Stage
 
 GPU_QUEUE = "gpu.t4.shared"
+#: Aims; see above.
+MOST_SENT, MOST_AT_REST = 34, 15
+#: Classes without jobs, each with two queues.
+IDLE_CLASSES = 20
+INSIDE = ("script",)
 PARTS = ("state", "backend", "broker", "connection")
 Found = dict[tuple[str, str], float]
 """(whose, what about) → commands."""
@@ -31,21 +40,18 @@ Found = dict[tuple[str, str], float]
 
 def run(size: Size) -> list[Figure]:
     """Measure it."""
-    jobs, repeats, idle = size.of(5, 2), size.of(3, 2), size.of(5, 2)
+    idle = size.of(10, 4)
     with Stage() as stage:
         dispatcher = stage.dispatcher()
         peer = stage.worker("cpu", "threads", 2)
         processes = {"dispatcher": dispatcher, "worker": peer, "caller": psutil.Process()}
         _send(stage.app, stage, "cpu", 1)
         _send(stage.app, stage, GPU_QUEUE, 1)
-        time.sleep(0.5)
+        # What follows a job is over: states and events are written beside its way.
+        time.sleep(2)
         resting, seconds = _count(stage, processes, lambda: time.sleep(idle))
-        ours: list[Found] = []
-        theirs: list[Found] = []
-        for _ in range(repeats):
-            for queue, kept in ((GPU_QUEUE, ours), ("cpu", theirs)):
-                found, _ = _count(stage, processes, partial(_send, stage.app, stage, queue, jobs))
-                kept.append({key: value / jobs for key, value in found.items()})
+        ours, theirs = _jobs(size, stage, processes, (GPU_QUEUE, "cpu"))
+    [many] = _with_idle_classes(size)
     both = ("dispatcher", "executor")
     sent = Sample("dispatcher and executor", _sums(ours, both, PARTS))
     figures = [
@@ -54,6 +60,8 @@ def run(size: Size) -> list[Figure]:
             "commands",
             sent,
             (Sample("Celery worker", _sums(theirs, ("worker",), PARTS)),),
+            aim=f"≤ {MOST_SENT}",
+            met=sent.middle <= MOST_SENT,
         )
     ]
     for who in both:
@@ -65,24 +73,65 @@ def run(size: Size) -> list[Figure]:
         )
     backend = Sample("dispatcher and executor", _sums(ours, both, ("backend",)))
     plain = Sample("Celery worker", _sums(theirs, ("worker",), ("backend",)))
-    rest = (
-        sum(value for (who, _), value in resting.items() if who in ("dispatcher", "script"))
-        / seconds
+    inside = Sample("no round trips", _sums(ours, INSIDE, ("state",)))
+    beside = Sample("no round trips", _sums(many, INSIDE, ("state",)))
+    resting_sent = (
+        sum(value for (who, _), value in resting.items() if who == "dispatcher") / seconds
     )
+    resting_inside = sum(value for (who, _), value in resting.items() if who in INSIDE) / seconds
     return [
         *figures,
         Figure("of these to the result backend", "commands", backend, (plain,)),
+        Figure("inside gpuqueue's scripts per job", "commands", inside),
         Figure(
-            "inside gpuqueue's scripts per job",
+            f"the same beside {IDLE_CLASSES} idle classes",
             "commands",
-            Sample("no round trips", _sums(ours, ("script",), ("state",))),
+            beside,
+            aim=f"≤ {IDLE_CLASSES} more",
+            met=beside.middle <= inside.middle + IDLE_CLASSES,
         ),
         Figure(
-            "a dispatcher at rest (scripts' own included)",
+            "a dispatcher at rest",
             "commands/s",
-            Sample("with the watcher", (rest,)),
+            Sample("with the watcher", (resting_sent,)),
+            aim=f"≤ {MOST_AT_REST}/s",
+            met=resting_sent <= MOST_AT_REST,
+        ),
+        Figure(
+            "inside its scripts at rest", "commands/s", Sample("no round trips", (resting_inside,))
         ),
     ]
+
+
+def _jobs(
+    size: Size, stage: Stage, processes: dict[str, psutil.Process], queues: Sequence[str]
+) -> list[list[Found]]:
+    """Count the commands of a job of each queue, in turns."""
+    jobs, repeats = size.of(5, 2), size.of(3, 2)
+    kept: list[list[Found]] = [[] for _ in queues]
+    for _ in range(repeats):
+        for queue, each in zip(queues, kept, strict=True):
+            found, _ = _count(stage, processes, partial(_send, stage.app, stage, queue, jobs))
+            each.append({key: value / jobs for key, value in found.items()})
+    return kept
+
+
+def _with_idle_classes(size: Size) -> list[list[Found]]:
+    with Stage() as stage:
+        classes = stage.directory / "classes.toml"
+        names = [f"idle{number}" for number in range(IDLE_CLASSES)]
+        classes.write_text(
+            "".join(
+                f"[classes.{name}]\nresource = 'nvidia.com/{name}'\n"
+                "shared_slots = 1\nexclusive_slots = 1\n"
+                for name in names
+            )
+        )
+        queues = [f"gpu.{name}.{kind}" for name in names for kind in ("shared", "exclusive")]
+        dispatcher = stage.dispatcher(GPU_QUEUE, *queues, GPUQUEUE_CLASSES_FILE=str(classes))
+        processes = {"dispatcher": dispatcher, "caller": psutil.Process()}
+        _send(stage.app, stage, GPU_QUEUE, 1)
+        return _jobs(size, stage, processes, (GPU_QUEUE,))
 
 
 def _sums(found: list[Found], whose: Sequence[str], parts: Sequence[str]) -> tuple[float, ...]:

@@ -58,9 +58,10 @@ def template(
     client: Redis,
     task: str = "bench.noop",
     args: tuple[Any, ...] = (1, "two"),
+    **options: Any,
 ) -> Template:
     """Send one message with Celery to a queue without consumers, and remove it again."""
-    sent = app.send_task(task, args, queue=queue)
+    sent = app.send_task(task, args, queue=queue, **options)
     wire = client.rpop(queue)
     assert isinstance(wire, str), "another process consumes the queue"
     raw = json.loads(wire)

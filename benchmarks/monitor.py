@@ -34,6 +34,7 @@ _CONNECTING = (
 #: Scripts that each job calls; the watcher calls the others.
 _VERBS = (
     *(
+        "intake/take",
         "accept",
         "enqueue",
         "launched",
@@ -76,7 +77,7 @@ class Command:
         """
         if self.verb in _CONNECTING:
             return "connection"
-        if self.verb == "BRPOP" or "worker.heartbeat" in self.text:
+        if "worker.heartbeat" in self.text:
             return "rest"
         if re.search(r"gpuqueue:\d+:", self.text):
             return (

@@ -15,6 +15,7 @@ import pytest
 
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
+from tests.support.collecting import no_collection
 from tests.support.redis_servers import version
 from tests.support.stack import Stack, listed
 
@@ -113,7 +114,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what the nodes wrote during a test that fails."""
-    report = yield
+    with no_collection():
+        report = yield
     if report.failed:
         stacks, marks = item.stash.get(_LOGS, ([], {}))
         for stack in stacks:

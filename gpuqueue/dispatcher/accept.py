@@ -24,8 +24,9 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
 from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
+from gpuqueue.store.cancels import REVOKED_FOR
 from gpuqueue.store.client import Redis, RedisError, ResponseError, forbidden
-from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import UNSTORABLE

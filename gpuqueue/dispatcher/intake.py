@@ -80,6 +80,7 @@ class IntakeLoop:
         self._lease = lease
         self._process = process_name()
         self._stop = threading.Event()
+        self._leaves = False
         self._thread: threading.Thread | None = None
         self._reports: list[Report] = []
         self._lost: list[str] = []
@@ -107,6 +108,12 @@ class IntakeLoop:
         if thread is not None:
             thread.join(HANGS)
 
+    def take_no_more(self) -> None:
+        """Give the messages in hand back soon, and take no more in this process. For handlers of
+        signals: it neither waits nor takes a lock.
+        """
+        self._leaves = True
+
     def works(self) -> bool | None:
         """Return whether it takes messages; None: it may hang."""
         if self._trouble:
@@ -118,7 +125,7 @@ class IntakeLoop:
     def _run(
         self, stop: threading.Event, queues: Callable[[], Sequence[str]], events: Telling
     ) -> None:
-        while not stop.is_set():
+        while not self._ends(stop):
             try:
                 broker = self._connect()
                 try:
@@ -130,6 +137,9 @@ class IntakeLoop:
                 self._failed(exc)
                 stop.wait(PAUSE)
         events.close()
+
+    def _ends(self, stop: threading.Event) -> bool:
+        return self._leaves or stop.is_set()
 
     def _serve(
         self,
@@ -144,7 +154,7 @@ class IntakeLoop:
         poll = POLL_UNTRACKED if broker.untracked else POLL
         turn, look_at, gone = 0, 0.0, list[str]()
         try:
-            while not stop.is_set():
+            while not self._ends(stop):
                 self._turned = now = time.monotonic()
                 names = list(queues())
                 looks = now >= look_at
@@ -164,7 +174,7 @@ class IntakeLoop:
                 elif not (taken.more or gone):
                     self._sleep(stop, broker, poll)
         finally:
-            if stop.is_set():
+            if self._ends(stop):
                 self._leave(intake)
 
     def _take(self, intake: Intake, queues: Sequence[str], **more: Any) -> Taken:
@@ -191,7 +201,7 @@ class IntakeLoop:
 
     def _sleep(self, stop: threading.Event, broker: Broker, poll: float) -> None:
         until = time.monotonic() + poll
-        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        while not self._ends(stop) and (left := until - time.monotonic()) > 0:
             if broker.wait(min(left, 0.25)):
                 return
 
@@ -204,7 +214,7 @@ class IntakeLoop:
         until, waits = time.monotonic() + self._lease * SHARE, False
         for message in messages:
             self._turned = now = time.monotonic()
-            if waits or stop.is_set() or now > until:
+            if waits or self._ends(stop) or now > until:
                 self._reports.append(Report(message, Verdict.BACK))
                 continue
             try:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 #: Leases that pass without a sign of a class's dispatchers until it counts as unserved: more than
 #: a restart takes.
 LEASES = 10
+#: How many batches one look forgets at most in a class without jobs.
+TICKS = 32
 
 
 @dataclass
@@ -53,7 +55,11 @@ class Unserved:
 
     def look_after(self, now: float) -> None:
         """Expire, stop and finish their jobs."""
-        jobs = serving.live_jobs(self.client, self.names())
+        names = self.names()
+        jobs = serving.live_jobs(self.client, names)
+        for name in names:
+            if name not in jobs:
+                self.steps.run("unserved class", partial(self._forget, name), None, where=name)
         for name in jobs.keys() - self.jobs.keys():
             logger.warning(
                 "no dispatcher serves class %s, and it has jobs; start one with this class, or"
@@ -64,6 +70,12 @@ class Unserved:
         self.jobs = jobs
         for name in jobs:
             self.steps.run("unserved class", partial(self._turn, name, now), None, where=name)
+
+    def _forget(self, name: str) -> None:
+        """Forget ended jobs and old revokes of a class in which nothing else happens."""
+        for _ in range(TICKS):
+            if not self.line.tick(name)[0]:
+                break
 
     def _turn(self, name: str, now: float) -> None:
         self.line.tick(name)

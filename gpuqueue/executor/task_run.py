@@ -75,7 +75,7 @@ class Run:
         self._worker = worker
         self._keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
         self._loglevel = environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
-        self._reported = False
+        self._outcome: EndReason | None = None
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
 
     def run(self) -> None:
@@ -147,8 +147,10 @@ class Run:
             events.send("task-started", request.id)
             with self._sampler, sending():
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
-            state = getattr(info, "state", None) or states.SUCCESS
-            if self._reported:
+                state = getattr(info, "state", None) or states.SUCCESS
+                if state == states.FAILURE and self._has_stored_success(app, request.id):
+                    state = states.SUCCESS
+            if self._outcome:
                 failed = state == states.FAILURE
                 self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
             if state == states.SUCCESS:
@@ -165,6 +167,14 @@ class Run:
                 )
             elif state == states.REJECTED:
                 events.send("task-rejected", request.id)
+
+    def _has_stored_success(self, app: Celery, task_id: str) -> bool:
+        """Whether Celery has stored the success, and failed afterwards: for its log and its event,
+        it shows the result as text.
+        """
+        return self._outcome == EndReason.SUCCEEDED and (
+            app.backend.get_task_meta(task_id, cache=False)["status"] == states.SUCCESS
+        )
 
     def _guarded(self, task: Any, soft: float | None) -> Callable[..., Any]:
         """Return the code of the task, with its end claimed before the tracer writes any of it."""
@@ -245,7 +255,7 @@ class Run:
             # result.
             logger.error("Redis %s; outcome %s lost: %s", describe(exc).problem, outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
-        self._reported = True
+        self._outcome = outcome
 
     def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
         """Report that the application is loaded, with the hard limit; return the soft one. A

@@ -9,6 +9,8 @@ environments (executor_env.py), of the annotation of a Job, and of what commands
 from enum import Enum, auto
 from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_origin
 
+from gpuqueue.model.states import JobState
+
 
 class Use(Enum):
     """What a field is used for beside the store."""
@@ -136,6 +138,20 @@ KINDS = {
     for name, field in FIELDS.items()
     if (kind := {str: "string", int: "number", float: "number", list[str]: "table"}.get(field.kind))
 }
+#: State → the fields that its records have, beside those of each record. A record in another state
+#: is damaged.
+NEEDED: dict[str, tuple[str, ...]] = {
+    JobState.ACCEPTED.value: (),
+    JobState.DELAYED.value: (),
+    JobState.WAITING.value: (),
+    JobState.LAUNCHING.value: ("attempt", "admitted"),
+    JobState.RUNNING.value: ("attempt", "admitted", "started"),
+    JobState.REPORTING.value: ("attempt", "admitted", "started", "outcome"),
+    JobState.FINISHING.value: ("reason",),
+    JobState.ENDED.value: (),
+}
+#: The numbers of attempts are below: the name of a holder has all their digits.
+MOST_ATTEMPTS = 10**15
 
 
 def fields_with(use: Use) -> tuple[str, ...]:

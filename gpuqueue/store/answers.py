@@ -40,3 +40,13 @@ class TakenIn:
     outcome: str
     sooner: bool
     granted: Granted
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The result of a cancellation in one class: the answer of cancel.lua, and the newest delivery
+    of the job.
+    """
+
+    outcome: str
+    delivery: str

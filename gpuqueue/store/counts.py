@@ -7,7 +7,8 @@ or ``sum``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 #: Upper bounds of the buckets in seconds, from an immediate launch to a day in line. A bucket
@@ -40,24 +41,30 @@ class Counts:
 
 
 def parse(fields: Mapping[str, str]) -> Counts:
-    """Parse the hash. Fields of a newer version are left out. A bucket with another bound counts in
-    the next larger one.
+    """Parse the hash. Fields of a newer version are left out, and those that are no number. A
+    bucket with another bound counts in the next larger one.
     """
     found = Counts()
     by_reason = {ENDED: found.ended, REPEATED: found.repeated, GIVEN_UP: found.given_up}
     durations: dict[tuple[str, str], dict[str, float]] = {}
-    for name, text in fields.items():
+    for name, number in _numbers(fields):
         what, _, rest = name.partition(":")
         isolation, _, detail = rest.partition(":")
         if what == ACCEPTED:
-            found.accepted[isolation] = float(text)
+            found.accepted[isolation] = number
         elif what in by_reason:
-            by_reason[what][isolation, detail] = float(text)
+            by_reason[what][isolation, detail] = number
         elif what in (WAIT, HELD):
-            durations.setdefault((what, isolation), {})[detail] = float(text)
+            durations.setdefault((what, isolation), {})[detail] = number
     for (what, isolation), parts in durations.items():
         (found.wait if what == WAIT else found.held)[isolation] = _durations(parts)
     return found
+
+
+def _numbers(fields: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    for name, text in fields.items():
+        with suppress(ValueError):
+            yield name, float(text)
 
 
 def _durations(parts: Mapping[str, float]) -> Durations:

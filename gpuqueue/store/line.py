@@ -1,5 +1,5 @@
-"""The verbs of dispatchers: take_in, accept, enqueue, admit, launch, release, cancel. Those of the
-watcher's cycle are in ``upkeep``.
+"""The verbs of dispatchers: take_in, accept, enqueue, admit, launch, release. Cancels are in
+``cancels``, and the verbs of the watcher's cycle in ``upkeep``.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -18,25 +18,20 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.model.signals import parse_signal
 from gpuqueue.store.answers import Granted, Released, TakenIn
+from gpuqueue.store.cancels import Cancels
 from gpuqueue.store.passing import passes
-from gpuqueue.store.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
 #: record counts as several.
 BATCH = 64
-#: How many older deliveries of a task one call of cancel looks at.
-CANCEL_BATCH = 64
-#: Seconds for which the revocation of an unknown task is remembered (Celery's workers: 3 hours).
-REVOKED_FOR = 3 * 3600.0
 #: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
 
 
-class Line(Upkeep):
+class Line(Cancels):
     """The verbs on the line of a class.
 
     Args:
@@ -186,46 +181,6 @@ class Line(Upkeep):
         """
         return bool(
             self._on(attempt, "give_up", reason=reason, error=error, tried=tried_again(reason))
-        )
-
-    def cancel(
-        self, gpu_class: str, job_id: str, *, terminate: bool = True, signal: str = "TERM"
-    ) -> str:
-        """Cancel a job with all its deliveries. See cancel.lua for the answers.
-
-        Raises :class:`InvalidSignal`.
-        """
-        signal = parse_signal(signal)
-        answers: list[str] = []
-        after = None
-        while after != "":
-            answer, after = self._scripts.call(
-                "cancel",
-                gpu_class,
-                id=job_id,
-                terminate=terminate,
-                signal=signal,
-                forget_after=REVOKED_FOR,
-                most=CANCEL_BATCH,
-                after=after,
-            )
-            answers.append(answer)
-        return answers[0]
-
-    def cancel_everywhere(
-        self, classes: Iterable[str], job_id: str, *, terminate: bool = True, signal: str = "TERM"
-    ) -> tuple[str, dict[str, str]]:
-        """Cancel a job in every class: only the store knows its class, and a retry may arrive in
-        another.
-
-        Returns the answer of the class that has it, and class → answer; see cancel.lua.
-        """
-        answers = {
-            name: self.cancel(name, job_id, terminate=terminate, signal=signal) for name in classes
-        }
-        return (
-            next((answer for answer in answers.values() if answer != "unknown"), "unknown"),
-            answers,
         )
 
     def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:

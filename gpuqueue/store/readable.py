@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from gpuqueue.model.names import ISOLATIONS
-from gpuqueue.model.record import KINDS, Record
+from gpuqueue.model.record import KINDS, MOST_ATTEMPTS, NEEDED, Record
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
@@ -27,7 +28,7 @@ def readable(text: Any) -> dict[str, Any] | None:
 def readable_record(text: Any) -> Record | None:
     """Return a record. The scripts set a damaged one aside, by the same rule."""
     found: Any = readable(text)
-    if found is None:
+    if found is None or not _is_json(found):
         return None
     for field in [field for field, value in found.items() if value is None]:
         del found[field]
@@ -35,6 +36,23 @@ def readable_record(text: Any) -> Record | None:
         kind = KINDS.get(field)
         if kind and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool)):
             return None
-    sound = "id" in found and "delivery" in found and "state" in found
-    record: Record | None = found if sound and found.get("isolation") in ISOLATIONS else None
+        if kind == "table" and not all(isinstance(each, str) for each in value):
+            return None
+    attempt, needed = found.get("attempt", 0), NEEDED.get(found.get("state", ""))
+    sound = (
+        needed is not None
+        and all(field in found for field in ("id", "delivery", *needed))
+        and found.get("isolation") in ISOLATIONS
+        and 0 <= attempt < MOST_ATTEMPTS
+        and attempt == int(attempt)
+    )
+    record: Record | None = found if sound else None
     return record
+
+
+def _is_json(value: Any) -> bool:
+    """Whether no number in it is infinite, or none: the scripts could not write it again."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(_is_json(each) for each in inner)

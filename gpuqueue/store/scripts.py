@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import NoScriptError
 
-from gpuqueue.model.record import KINDS, Use, fields_with
+from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
 
@@ -31,13 +31,13 @@ _KEYS = {
     "intake": tuple(LETTER_NAMES),
     "dead": (*LETTER_NAMES, "list"),
 }
-#: Library part → the table that it needs from Python.
-_TABLES: dict[str, tuple[str, Sequence[object] | Mapping[str, str]]] = {
-    "records": ("KINDS", KINDS),
-    "upkeep": ("BUSY", BUSY),
-    "counts": ("BOUNDS", BOUNDS),
-    "attempts": ("OF_ATTEMPT", fields_with(Use.ATTEMPT)),
-    "tombstones": ("KEPT", fields_with(Use.TOMBSTONE)),
+#: Library part → the tables that it needs from Python.
+_TABLES: dict[str, dict[str, Sequence[object] | Mapping[str, object]]] = {
+    "records": {"KINDS": KINDS, "NEEDED": NEEDED},
+    "upkeep": {"BUSY": BUSY},
+    "counts": {"BOUNDS": BOUNDS},
+    "attempts": {"OF_ATTEMPT": fields_with(Use.ATTEMPT)},
+    "tombstones": {"KEPT": fields_with(Use.TOMBSTONE)},
 }
 #: The first word of the answer of a script that cannot keep a text of its caller.
 _MARK = "UNSTORABLE"
@@ -59,7 +59,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     yield "", _prelude(verb.rpartition("/")[0])
     for line in own.splitlines():
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
-            yield "", _table(part)
+            yield "", _tables(part)
             yield f"lib/{part}.lua", _library(part)
     yield f"{verb}.lua", own
 
@@ -68,13 +68,18 @@ def _library(part: str) -> str:
     return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text()
 
 
-def _table(part: str) -> str:
-    name, values = _TABLES.get(part, ("", ()))
-    if isinstance(values, Mapping):
-        texts = [f"{key} = {value!r}" for key, value in values.items()]
-    else:
-        texts = [repr(value) for value in values]
-    return f"local {name} = {{{', '.join(texts)}}}\n" if name else ""
+def _tables(part: str) -> str:
+    return "".join(
+        f"local {name} = {_in_lua(values)}\n" for name, values in _TABLES.get(part, {}).items()
+    )
+
+
+def _in_lua(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_in_lua(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"{{{', '.join(map(_in_lua, value))}}}"
+    return repr(value)
 
 
 def _prelude(folder: str) -> str:
@@ -135,22 +140,27 @@ class Scripts:
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
             self._client.script_load(source(verb))
-        return answers
+        return [_typed(answer) for answer in answers]
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
         script = self._script(verb)
         try:
             return _until_loaded(lambda: script(keys=keys, args=arguments))
         except redis.ResponseError as exc:
-            if str(exc).startswith(_MARK):
-                raise UnstorableText(str(exc)) from exc
-            raise
+            raise _typed(exc) from None
 
     def _script(self, verb: str) -> Any:
         script = self._loaded.get(verb)
         if script is None:
             script = self._loaded[verb] = self._client.register_script(source(verb))
         return script
+
+
+def _typed(answer: Any) -> Any:
+    """Return an answer, or an error, by its own class."""
+    if isinstance(answer, redis.ResponseError) and str(answer).startswith(_MARK):
+        return UnstorableText(str(answer))
+    return answer
 
 
 def _until_loaded(run: Callable[[], T]) -> T:

@@ -69,7 +69,7 @@ class Checker:
         #: ids whose executor was killed, at any step.
         self._hit = Counter(each["id"] for each in killed)
         #: Kills that allow another run: the task may have begun, and its outcome is not claimed.
-        self._kills = Counter(each["id"] for each in killed if each["step"] != UNSTARTED)
+        self._kills = Counter(each["id"] for each in killed if each["step"] not in UNSTARTED)
         self.verdict = Verdict()
 
     def judge(self) -> Verdict:

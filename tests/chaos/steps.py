@@ -8,14 +8,14 @@ OF_DISPATCHERS = {**DISPATCH, **WATCH, **FINISH}
 OF_EXECUTORS = {name: step for name, (step, _) in EXECUTOR.items()}
 #: The process that finishes a job in the application's code.
 OF_FINISHERS = {
-    "23 before it claims the finish": "gpuqueue.store.attempts:ExecutorFinish.claim:before",
-    "24 finish claimed": "gpuqueue.store.attempts:ExecutorFinish.claim:after",
-    "25 all written": "gpuqueue.store.attempts:ExecutorFinish.finished:before",
-    "26 finish confirmed": "gpuqueue.store.attempts:ExecutorFinish.finished:after",
+    "27 before it claims the finish": "gpuqueue.store.attempts:ExecutorFinish.claim:before",
+    "28 finish claimed": "gpuqueue.store.attempts:ExecutorFinish.claim:after",
+    "29 all written": "gpuqueue.store.attempts:ExecutorFinish.finished:before",
+    "30 finish confirmed": "gpuqueue.store.attempts:ExecutorFinish.finished:after",
 }
 STEPS = {**OF_DISPATCHERS, **OF_EXECUTORS, **OF_FINISHERS}
 #: Steps before which no code of a task can have run.
-UNSTARTED = "14 before it claims"
+UNSTARTED = ("17 before it claims", "18 claimed", "19 application loaded")
 
 
 def resolved(kind: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tests.chaos.messages import Expected, Made
 from tests.chaos.plan import Sent, plan
 from tests.chaos.runner import one
 from tests.chaos.stage import Stage
+from tests.chaos.steps import OF_EXECUTORS, UNSTARTED
 from tests.support.launching import KUBERNETES, LOCAL
 
 #: What the schedules of CI do: each fault acts on something else.
@@ -25,6 +26,8 @@ CHOSEN = (
     "messages sent twice",
     "answers of Redis lost",
 )
+#: A step of an executor at which the code of its task may have run.
+BEGUN = next(name for name in OF_EXECUTORS if name not in UNSTARTED)
 PLAIN = Expected("a", "plain", 2)
 
 
@@ -56,8 +59,12 @@ def test_a_seed_gives_the_same_schedule_and_each_fault_a_turn(launcher: str) -> 
     assert {plan(seed, launcher, known).faults[0].kind for seed in range(len(known))} == set(known)
 
 
+def test_the_steps_before_a_task_runs_are_steps_of_executors() -> None:
+    assert set(UNSTARTED) < set(OF_EXECUTORS)
+
+
 def event(kind: str, at: float, *, pid: int = 1, **more: Any) -> dict[str, Any]:
-    known = {"id": "a", "retries": 0, "attempt": "1", "isolation": "shared", "step": "15 claimed"}
+    known = {"id": "a", "retries": 0, "attempt": "1", "isolation": "shared", "step": BEGUN}
     return {"event": kind, "at": at, "pid": pid, **known, **more}
 
 
@@ -91,6 +98,10 @@ def problems(
         (RUN, {"status": "DISPATCHED", "result": None}, {}, ["lost"]),
         ([*RUN, event("start", 3.0), event("end", 4.0)], DONE, {}, ["run twice"]),
         ([*KILLED, *RUN], DONE, {}, []),
+        *(
+            ([*RUN, event("killed", 2.5, step=step), *RUN], DONE, {}, ["run twice"])
+            for step in UNSTARTED
+        ),
         (KILLED, DIED, {}, []),
         (RUN, DIED, {}, ["contradicted"]),
         ([], DONE, {}, ["contradicted"]),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import ChainMap
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,8 @@ from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.control import Control
+from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu import Consumer as QueueConsumer
@@ -265,6 +268,31 @@ def test_a_mailbox_takes_a_node_with_our_handlers(app: Celery) -> None:
     assert heard == [{"task_id": "j1"}]
     with pytest.raises(KeyError):
         node.handle("no such command")
+
+
+def test_each_worker_has_a_mailbox_whose_handlers_can_be_replaced(app: Celery) -> None:
+    consumer = SimpleNamespace(
+        app=app, pool=None, hostname="n1", controller=SimpleNamespace(use_eventloop=True)
+    )
+    node = Control(consumer).box.node
+    assert node.handlers is Panel.data
+    assert node.state.consumer is consumer
+    ours = {"revoke": lambda state, **said: said}
+    node.handlers = ChainMap(ours, Panel.data)
+    assert node.handle("revoke", {"task_id": "j1"}) == {"task_id": "j1"}
+    assert node.handle("ping") == {"ok": "pong"}
+    assert "blueprint.apply" in inspect.getsource(Consumer.__init__)
+    assert "celery.worker.consumer.control:Control" in Consumer.Blueprint.default_steps
+
+
+def test_the_commands_that_revoke_have_these_arguments() -> None:
+    arguments = {
+        "revoke": ["state", "task_id", "terminate", "signal", "kwargs"],
+        "terminate": ["state", "signal", "task_id", "kwargs"],
+        "revoke_by_stamped_headers": ["state", "headers", "terminate", "signal", "kwargs"],
+    }
+    for command, names in arguments.items():
+        assert list(inspect.signature(Panel.data[command]).parameters) == names
 
 
 # -- the backend -----------------------------------------------------------------------------------

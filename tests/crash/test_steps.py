@@ -18,44 +18,56 @@ LAUNCHERS = {
     "local": "gpuqueue.launchers.local.launcher:LocalLauncher",
     "kubernetes": "gpuqueue.launchers.kubernetes.launcher:KubernetesLauncher",
 }
+#: The steps of one job, in their order; see crash_injection for the form.
 DISPATCH = {
-    "1 before the message is kept": "gpuqueue.store.line:Line.take_in:before",
-    "2 kept and admitted, not launched": "gpuqueue.store.line:Line.take_in:after",
-    "3 launch under way, its state not stored": "gpuqueue.dispatcher.slots:Slots.launch:after",
-    "4 state stored": "gpuqueue.glue.results.states:ResultStates.store:after",
-    "5 before the process starts": "LAUNCHER.start:before",
-    "6 process started, launch not noted": "LAUNCHER.start:after",
-    "7 launch noted": "gpuqueue.store.line:Line.launched:after",
-    "8 process ended, slot not freed": "gpuqueue.store.line:Line.release:before",
-    "9 slot freed, the next not launched": "gpuqueue.store.line:Line.release:after",
+    "1 messages in hand": "gpuqueue.store.intake:Intake.take:after:messages",
+    "2 before the job is kept": "gpuqueue.store.line:Line.take_in:before",
+    "3 kept and admitted, not launched": "gpuqueue.store.line:Line.take_in:after",
+    "4 launch under way, its state not stored": "gpuqueue.dispatcher.slots:Slots._submit:after",
+    "5 state stored": "gpuqueue.glue.results.states:ResultStates.store:after",
+    "6 accepted, its message still in hand": (
+        "gpuqueue.dispatcher.intake:IntakeLoop._accept_one:after"
+    ),
+    "7 before the process starts": "LAUNCHER.start:before",
+    "8 process started, launch not noted": "LAUNCHER.start:after",
+    "9 launch noted": "gpuqueue.store.line:Line.launched:after",
+    "10 process ended, slot not freed": "gpuqueue.store.line:Line.release:before",
+    "11 slot freed, the next not launched": "gpuqueue.store.line:Line.release:after",
+}
+#: The steps of a turn that moves or admits jobs: nothing is launched yet.
+TURN = {
+    "14 moved what is due": "gpuqueue.store.turn:Turns.take:after:moved",
+    "15 admitted by the watcher": "gpuqueue.store.turn:Turns.take:after:granted",
 }
 WATCH = {
-    "10 elected": "gpuqueue.store.lease:Lease.hold:after",
-    "11 moved what is due": "gpuqueue.store.line:Line.tick:after",
-    "12 admitted by the watcher": "gpuqueue.store.line:Line.admit:after",
-    "13 compared holders and processes": "gpuqueue.dispatcher.repair:Repair.run:after",
+    "12 elected": "gpuqueue.store.lease:Lease.hold:after",
+    "13 class opened": "gpuqueue.store.line:Line.open:after",
+    **TURN,
+    "16 compared holders and processes": "gpuqueue.dispatcher.repair:Repair.run:after",
 }
 EXECUTOR = {
-    "14 before it claims": ("gpuqueue.store.attempts:ExecutorAttempt.claim:before", "SUCCESS"),
-    "15 claimed": ("gpuqueue.store.attempts:ExecutorAttempt.claim:after", "FAILURE"),
-    "16 task done, finish not claimed": (
+    "17 before it claims": ("gpuqueue.store.attempts:ExecutorAttempt.claim:before", "SUCCESS"),
+    # The code of the task has not run: another attempt follows.
+    "18 claimed": ("gpuqueue.store.attempts:ExecutorAttempt.claim:after", "SUCCESS"),
+    "19 application loaded": ("gpuqueue.store.attempts:ExecutorAttempt.loaded:after", "FAILURE"),
+    "20 task done, finish not claimed": (
         "gpuqueue.store.attempts:ExecutorAttempt.report:before",
         "FAILURE",
     ),
-    "17 finish claimed, nothing written": (
+    "21 finish claimed, nothing written": (
         "gpuqueue.store.attempts:ExecutorAttempt.report:after",
         "FAILURE",
     ),
-    "18 all written, not confirmed": (
+    "22 all written, not confirmed": (
         "gpuqueue.store.attempts:ExecutorAttempt.reported:before",
         "SUCCESS",
     ),
-    "19 confirmed": ("gpuqueue.store.attempts:ExecutorAttempt.reported:after", "SUCCESS"),
+    "23 confirmed": ("gpuqueue.store.attempts:ExecutorAttempt.reported:after", "SUCCESS"),
 }
 FINISH = {
-    "20 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
-    "21 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
-    "22 confirmed": "gpuqueue.store.line:Line.finished:after",
+    "24 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
+    "25 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
+    "26 confirmed": "gpuqueue.store.line:Line.finished:after",
 }
 
 
@@ -69,12 +81,21 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(
     doomed = cluster.start(
         "doomed", crash={**DISPATCH, **WATCH}[step].replace("LAUNCHER", LAUNCHERS[kind])
     )
+    # A slot is free and this one not yet due when it is accepted, so that a turn admits it.
+    until(
+        lambda: doomed.container.exit_code is not None or all(each.ready() for each in results),
+        PATIENCE,
+        "the first results, or the dispatcher's death",
+    )
+    results.append(cluster.send("work", 5, countdown=1))
     assert cluster.died(doomed) == -signal.SIGKILL
+    if step in TURN:
+        assert "launching" in {record["state"] for record in cluster.records()}
     cluster.start("heir")
-    assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8]
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6, 8, 10]
     until(cluster.is_idle, PATIENCE, "an idle queue")
-    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(5)]
-    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 5
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(6)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 6
 
 
 @pytest.mark.parametrize("step", EXECUTOR)

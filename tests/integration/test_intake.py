@@ -286,6 +286,28 @@ def test_stopped_within_a_batch_it_puts_the_rest_back_in_order(taking: Taking) -
     taking.has(*"abcdef")
 
 
+def test_told_to_take_no_more_it_puts_the_rest_back_in_order(taking: Taking) -> None:
+    taking.send(*"abcdef")
+
+    def leave_at_c(job: str) -> None:
+        if job == "c":
+            taking.loop.take_no_more()
+
+    taking.meanwhile = leave_at_c
+    taking.start()
+    taking.has(*"abc")
+    until(lambda: not taking.in_hand(), SOON, "no message in hand")
+
+    def left() -> list[str]:
+        return [json.loads(each)["headers"]["id"] for each in taking.client.lrange(QUEUE, 0, -1)]
+
+    until(lambda: left() == ["f", "e", "d"], SOON, "the rest on its list")
+    taking.start()  # a connection is back while the dispatcher leaves
+    taking.loop.stop()
+    assert taking.accepted == list("abc")
+    assert left() == ["f", "e", "d"]
+
+
 def test_a_slow_batch_gives_the_rest_back_before_its_lease_ends(
     taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,16 +73,18 @@ def test_every_key_of_celery_has_its_prefix(stack: SecuredStack) -> None:
         # What `get` finds first: the error of the part, or that of the chord.
         assert part in ("ExecutorDied", "ChordError")
         assert stack.told("died")
-        sender.do("""
-alone = ledger.gpu_progress.apply_async(("alone",), queue="gpu.t4.exclusive")
-waiting = ledger.gpu_double.delay(1)
-""")
+        # The dispatcher reads two queues: the job that waits is sent once the other one runs.
+        sender.do('alone = ledger.gpu_progress.apply_async(("alone",), queue="gpu.t4.exclusive")')
         stack.told("alone")
+        sender.do("waiting = ledger.gpu_double.delay(1)")
+        until(
+            lambda: sender.do("answer = waiting.state") == "QUEUED",
+            PATIENCE,
+            "the job waits",
+            lambda: f"{sender.do('answer = waiting.state')}\n{stack.logs()}",
+        )
         keys |= set(client.scan_iter(count=10_000))
         sender.do("""
-import time
-while waiting.state != "QUEUED":
-    time.sleep(0.05)
 waiting.revoke()
 alone.revoke(terminate=True)
 answer = [outcome(waiting), outcome(alone)]

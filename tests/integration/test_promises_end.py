@@ -127,6 +127,7 @@ def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(
         PATIENCE,
         "the revocation is remembered",
     )
+    assert control.ping(timeout=0.3) and results[0].state == "PENDING"
     dispatcher.restart()
     with pytest.raises(TaskRevokedError):
         results[0].get(PATIENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,8 +93,10 @@ def test_jobs_are_accepted_and_no_result_is_lost(
         began = time.monotonic()
         jobs = [sender.send_task("bare.where", queue="gpu.t4.shared").id for _ in range(JOBS)]
         until(lambda: all(stack.record(job) for job in jobs), 10, "all jobs are accepted")
-        cancelled = jobs[-1:]  # Celery's own revoke asks the backend once for each
-        sender.control.revoke(cancelled)
+        cancelled = jobs[-4:]
+        unknown = [uuid.uuid4().hex for _ in range(10)]
+        assert sender.control.revoke(unknown + cancelled, reply=True, timeout=2, limit=1)
+        assert sender.control.ping(timeout=2, limit=1), "the loop asks no backend"
         for job in cancelled:
             stack.in_state(job, "finishing")
         until(lambda: time.monotonic() - began > AWAY, AWAY + 1)

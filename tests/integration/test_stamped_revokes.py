@@ -1,8 +1,9 @@
-"""A stamped revoke: in the background, over live jobs alone, and once for all dispatchers."""
+"""Revokes of many jobs: bounded, in the background, and by stamps over live jobs alone."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -146,3 +147,62 @@ def test_a_revoke_of_many_jobs_leaves_most_of_them_to_the_background(
     assert list(outcomes) == jobs
     assert list(outcomes.values()) == ["cancelled"] * AT_ONCE + ["queued"] * 5
     until(lambda: set(states(client).values()) == {"finishing"}, PATIENCE, "all are cancelled")
+
+
+def test_a_revoke_of_many_jobs_takes_few_round_trips(
+    client: redis.Redis, cancellers: list[Canceller]
+) -> None:
+    line = Line(client)
+    jobs = [f"job-{number}" for number in range(AT_ONCE)]
+    for job in jobs:
+        add(line, job)
+    executions: list[int] = []
+    execute = redis.client.Pipeline.execute
+
+    def counted(pipe: redis.client.Pipeline, *args: Any, **kwargs: Any) -> Any:
+        executions.append(len(pipe.command_stack))
+        return execute(pipe, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(client.pipeline()), "execute", counted)
+        assert set(cancellers[0].cancel_all(jobs, terminate=True, signal="TERM").values()) == {
+            "cancelled"
+        }
+    assert len(executions) <= 3
+
+
+def test_a_revoke_waits_half_a_second_at_most_and_is_not_lost(
+    client: redis.Redis, cancellers: list[Canceller]
+) -> None:
+    line = Line(client)
+    add(line, "first")
+    add(line, "second")
+    client.client_pause(1500)  # Redis answers no script for so long
+    began = time.monotonic()
+    outcomes = [
+        cancellers[0].cancel_all([job], terminate=True, signal="TERM")
+        for job in ("first", "second")
+    ]
+    assert time.monotonic() - began < 1.2
+    assert outcomes == [{"first": "queued"}, {"second": "queued"}]
+    until(lambda: set(states(client).values()) == {"finishing"}, PATIENCE, "both are cancelled")
+
+
+def test_revokes_that_wait_are_bounded_and_the_next_one_is_refused(
+    client: redis.Redis, cancellers: list[Canceller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuqueue.dispatcher.cancel.MOST_WAITING", 1)
+    client.client_pause(1000)
+    assert cancellers[0].cancel_all(["a"], terminate=True, signal="TERM") == {"a": "queued"}
+    assert cancellers[0].cancel_all(["b"], terminate=True, signal="TERM") == {"b": "failed"}
+    assert cancellers[0].cancel_by_stamps({"order": ["a"]}, terminate=True, signal="TERM")
+    assert not cancellers[0].cancel_by_stamps({"order": ["b"]}, terminate=True, signal="TERM")
+
+
+def test_a_job_that_cannot_be_cancelled_keeps_no_other_one(
+    client: redis.Redis, cancellers: list[Canceller]
+) -> None:
+    line = Line(client)
+    add(line, "job")
+    outcomes = cancellers[0].cancel_all(["\ud800", "job"], terminate=True, signal="TERM")
+    assert outcomes == {"\ud800": "failed", "job": "cancelled"}

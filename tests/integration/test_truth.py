@@ -47,7 +47,9 @@ def test_a_value_that_cannot_be_encoded_fails_everywhere(hands: Hands, value: st
     assert "EncodeError" in check(hands, "FAILURE", "ERROR", "gives", value)
 
 
-@pytest.mark.parametrize("value", ["surrogate", "nan", "date", "bytes", "none"])
+@pytest.mark.parametrize(
+    "value", ["surrogate", "nan", "date", "bytes", "none", "mute", "mute inside"]
+)
 def test_a_value_that_celery_can_encode_succeeds_everywhere(hands: Hands, value: str) -> None:
     check(hands, "SUCCESS", "SUCCEEDED", "gives", value)
 

@@ -11,13 +11,15 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
 from gpuqueue.store.answers import Granted
+from gpuqueue.store.cancels import CANCEL_BATCH, REVOKED_FOR
 from gpuqueue.store.client import connect
-from gpuqueue.store.keys import REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, CANCEL_BATCH, Line
+from gpuqueue.store.keys import CLASSES, REVOKED_STAMPS, class_key
+from gpuqueue.store.line import BATCH, Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH
@@ -170,6 +172,22 @@ def test_a_cancel_reaches_each_delivery_of_its_task_and_no_other(queue: Queue) -
     assert states == dict.fromkeys(mine, "finishing") | dict.fromkeys(others, "waiting")
 
 
+def test_a_cancel_looks_at_few_large_deliveries_at_once(queue: Queue) -> None:
+    mine = [queue.add("one", retries=each, container={"command": WORDS}) for each in range(20)]
+    contexts: list[Any] = []
+    each_call = queue.line._scripts.each
+
+    def counted(verb: str, calls: Any) -> Any:
+        contexts.extend(context for _, context in calls)
+        return each_call(verb, calls)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue.line._scripts, "each", counted)
+        assert queue.line.cancel(CLASS, "one") == "cancelled"
+    assert 5 <= len(contexts) <= len(mine) + 1
+    assert {(queue.reader.record(CLASS, each) or {}).get("state") for each in mine} == {"finishing"}
+
+
 def test_the_index_of_deliveries_holds_none_that_has_ended(queue: Queue) -> None:
     delivery = queue.add("one", retries=2)
     assert queue.size("repeats") == 1
@@ -186,6 +204,18 @@ def test_the_index_of_deliveries_holds_none_that_has_ended(queue: Queue) -> None
     queue.now += 2 * queue.line.keep
     queue.line.tick(CLASS)
     assert (queue.size("repeats"), queue.size("jobs"), queue.size("latest")) == (0, 0, 0)
+
+
+def test_a_class_without_dispatcher_and_jobs_forgets_old_revokes(queue: Queue) -> None:
+    queue.client.hset(CLASSES, CLASS, "{}")
+    for number in range(2 * TICK_BATCH):
+        queue.line.cancel(CLASS, f"unknown-{number}")
+    queue.now += REVOKED_FOR + 1
+    nothing: Any = None
+    unserved = Unserved(queue.client, queue.line, queue.reader, {}, nothing, nothing, 10.0)
+    unserved.look_after(queue.now)
+    assert unserved.jobs == {}
+    assert queue.client.exists(class_key(CLASS, "revoked"), class_key(CLASS, "revoked_until")) == 0
 
 
 def test_marks_of_revoked_stamps_are_forgotten(queue: Queue) -> None:
@@ -222,8 +252,11 @@ def every_script(queue: Queue) -> None:
     queue.add(f"{number}-large", container={"command": WORDS}, expires=queue.now + 1)
     for each in range(100):
         queue.add(f"{number}-many", retries=each)
+    for each in range(20):
+        queue.add(f"{number}-large", retries=each + 1, container={"command": WORDS})
     line.cancel(CLASS, name)
     line.cancel(CLASS, f"{number}-many")
+    line.cancel(CLASS, f"{number}-large")
     # Granted, ended and handed on, past thousands of expired jobs.
     for _ in range(5):
         for record in line.admit(WIDE):

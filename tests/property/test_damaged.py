@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
 
 import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.dispatcher.class_turns import IN_SCRIPT
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
 from gpuqueue.model.job import Job
+from gpuqueue.model.place import Site
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import BUSY, class_key
 from gpuqueue.store.line import Line
+from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.scripts import source
 from gpuqueue.store.turn import Turn, Turns
 from tests.support.model_time import Timed
 
@@ -40,6 +49,23 @@ TEXTS: list[Any] = [
     {"state": ["waiting"]},
     {"time_limit": True},
     {"avoid": "node-1"},
+    # Fields that no JSON can hold again, or that no name of a holder can.
+    {"arrival": math.inf},
+    {"created": math.nan},
+    {"of a newer version": -math.inf},
+    {"container": {"command": [math.nan]}},
+    {"attempt": -5},
+    {"attempt": 1.5},
+    {"attempt": 1e30},
+    {"places": [{}]},
+    {"avoid": {"node": 1}},
+    # States of which a record lacks a field, and one that is none.
+    {"state": "elsewhere"},
+    {"state": None},
+    {"state": "launching"},
+    {"state": "running", "attempt": 1},
+    {"state": "reporting", "attempt": 1, "started": 1.0},
+    {"state": "finishing"},
 ]
 
 
@@ -124,11 +150,17 @@ def test_a_damaged_record_that_is_due_keeps_no_other(queue: Queue, kind: str, te
     queue.ended("bad")
 
 
-def test_a_damaged_record_of_an_attempt_frees_its_slot_at_the_end(queue: Queue) -> None:
+@pytest.mark.parametrize("text", TEXTS, ids=shown)
+def test_a_damaged_record_of_an_attempt_frees_its_slot_at_the_end(queue: Queue, text: Any) -> None:
     attempt = queue.send("bad")
     assert attempt is not None
     queue.line.launched(attempt, "h:1", 60)
-    queue.damage("bad", "{")
+    if isinstance(text, dict) and "state" in text:
+        for field in ("attempt", "admitted", "started", "outcome"):
+            text = {field: None} | text
+    queue.damage("bad", text)
+    queue.now += 61
+    assert queue.turn().moved == 1
     released = queue.line.release(T4, attempt, instance="h:1")
     assert (released.freed, released.state) == (True, "finishing")
     assert queue.reader.holders("t4") == []
@@ -142,6 +174,103 @@ def test_a_record_that_vanished_ends_as_its_message_is_there(queue: Queue) -> No
     queue.line.enqueue(T4, "bad")
     turn = queue.turn()
     assert (turn.accepted, [name for name, _ in turn.finishing]) == ([], ["bad"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"isolation": "exclusive"}, {"state": "accepted"}, {"state": "delayed"}], ids=shown
+)
+def test_a_job_that_stands_in_a_wrong_key_keeps_its_turn(
+    queue: Queue, change: dict[str, Any]
+) -> None:
+    holders = [queue.send("one"), queue.send("two")]
+    queue.send("moved")
+    queue.damage("moved", change)
+    started: list[str] = []
+    for holder in holders:
+        assert holder is not None
+        queue.line.launched(holder, "h:1", 60)
+        released = queue.line.release(T4, holder, End(EndReason.ERROR, "exit code 1"), "h:1", True)
+        started += [record["delivery"] for record in released.granted]
+    turn = queue.turn()
+    for delivery, _ in turn.accepted:
+        started += [record["delivery"] for record in queue.line.enqueue(T4, delivery)]
+    assert [*started, *(record["delivery"] for record in turn.granted)] == ["moved"]
+
+
+def test_a_record_of_an_older_version_waits_for_its_application(queue: Queue) -> None:
+    line = Line(queue.client, by="d1", site=Site("h", "shop"))
+    [first] = [line.take_in(T4, Job("one", "t", "t4", "shared").record(), "{}").granted[0]]
+    queue.send("two"), queue.send("old")
+    queue.damage("old", {"arrival": None})
+    executor = ExecutorAttempt(queue.client, Attempt.of(first), first["token"])
+    executor.claim("h:1", "w", 60.0)
+    executor.not_loaded("ImportError")
+    line.release(T4, Attempt.of(first), explain(EXIT_NO_APPLICATION), "h:1")
+    why = queue.reader.why(T4, "old")
+    assert why is not None
+    assert why.reason == "APPLICATION_HELD"
+
+
+@pytest.mark.parametrize("name", ["counts", "places", "damaged"])
+def test_a_damaged_key_for_people_keeps_no_job_from_its_way(queue: Queue, name: str) -> None:
+    queue.client.set(queue.key(name), "text")
+    walk_through(queue, [name] if name == "places" else [])
+    measured = Measures(queue.client).of("t4")
+    assert measured.set_aside == {}
+    assert (measured.counts.ended == {}) == (name == "counts")
+
+
+#: Entries of places that cannot be read.
+ENTRIES = [
+    "{",
+    "[]",
+    '{"jobs": {}, "last": "x", "failures": 1}',
+    '{"jobs": 7, "last": 1, "failures": 1}',
+    '{"jobs": {"a": 7}, "last": 1, "failures": 1}',
+    '{"jobs": {}, "last": 1}',
+    '{"jobs": {}, "last": 1, "failures": 1, "until": "x", "pause": 1}',
+    '{"jobs": {}, "last": 1, "failures": 1, "until": 1}',
+    '{"jobs": {}, "last": 1, "failures": 1, "until": 1, "pause": 1e999}',
+    '{"jobs": {}, "last": 1, "failures": 1, "until": 1, "pause": 1, "probe": "good#1"}',
+    '{"jobs": {}, "last": 1, "failures": 1, "until": 1, "pause": 1, "probe": 7, "delivery": "a"}',
+]
+
+
+@pytest.mark.parametrize("text", ENTRIES)
+def test_a_damaged_entry_of_a_place_is_no_evidence(queue: Queue, text: str) -> None:
+    queue.line = Line(queue.client, by="d1", devices={"t4": 1}, site=Site("h", "shop"))
+    for place in ("device:h/0", "host:h", "application:shop@h", "none"):
+        queue.client.hset(queue.key("places"), place, text)
+    walk_through(queue, [])
+    assert Measures(queue.client).of("t4").set_aside == {}
+
+
+def test_a_damaged_count_is_left_out(queue: Queue) -> None:
+    walk_through(queue, [])
+    for field in queue.client.hkeys(queue.key("counts")):
+        if not str(field).startswith("accepted"):
+            queue.client.hset(queue.key("counts"), str(field), "many")
+    queue.now += 2_000_000
+    assert queue.turn().moved >= 1
+    walk_through(queue, [])
+    counts = Measures(queue.client).of("t4").counts
+    assert (counts.accepted, counts.ended) == ({"shared": 2}, {})
+
+
+def walk_through(queue: Queue, problems: list[str]) -> None:
+    """Check that a job goes its whole way, though steps of a turn have problems."""
+    attempt = queue.send("good")
+    assert attempt is not None
+    queue.line.launched(attempt, "h:1", 60)
+    executor = ExecutorAttempt(queue.client, attempt, attempt.token)
+    executor.claim("h:1", "w", 60.0)
+    executor.loaded()
+    executor.report("SUCCEEDED")
+    executor.reported(1e6)
+    assert queue.line.release(T4, attempt, explain(0), "h:1").state == "ended"
+    [turn] = queue.turns.take([T4])
+    assert isinstance(turn, Turn)
+    assert [step for step, _ in turn.problems] == problems
 
 
 @pytest.mark.parametrize("key", ["accepted", "finishing", "waiting_shared"])
@@ -181,6 +310,14 @@ def test_a_key_of_another_type_fails_its_step_alone(queue: Queue) -> None:
     assert [each for each, _ in turn.stopping] == [attempt]
     assert sorted(step for step, _ in turn.problems) == ["delayed", "due"]
     assert all("WRONGTYPE" in str(exc) for _, exc in turn.problems)
+
+
+def test_the_failure_of_each_step_of_a_turn_is_noted() -> None:
+    text = source("turn")
+    steps = {*re.findall(r"attempt\('(\w+)'", text)}
+    moves = text.partition("local MOVES = {")[2].partition("\n}\n")[0]
+    steps |= {*re.findall(r"^(?:    |  { )'(\w+)',", moves, re.MULTILINE)}
+    assert steps == set(IN_SCRIPT)
 
 
 def test_one_class_that_fails_keeps_no_other_class_from_its_turn(queue: Queue) -> None:

@@ -18,8 +18,9 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import EXIT_MARGIN, REPORT_TIMEOUT, ExecutorAttempt
+from gpuqueue.store.cancels import REVOKED_FOR
 from gpuqueue.store.keys import class_key
-from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.support.model_time import Timed
 

@@ -87,6 +87,7 @@ class Machine(Timed):
             "import": explain(EXIT_NO_APPLICATION),
             "crash": explain(-9),
             "import crash": explain(-11),
+            "status": explain(EXIT_NO_APPLICATION),
             "start": End(EndReason.INFRA, "[Errno 28] no space left", blames=PlaceKind.HOST),
         }.get(how, explain(1))
         instance = ""
@@ -344,6 +345,17 @@ def test_a_task_that_fails_or_dies_never_blames_its_place(machine: Callable[...,
     assert set(here.ended.values()) == {"ERROR"} and len(here.ended) == 20
     assert here.places() == {}
     assert {here.record(name)["attempt"] for name in names(20)} == {1}
+
+
+def test_a_task_that_ends_with_the_status_of_an_import_blames_nothing(
+    machine: Callable[..., Machine],
+) -> None:
+    here = machine(lambda record: "status" if record["delivery"] == "bad" else "success")
+    here.submit("bad", *names(20))
+    here.play(60)
+    assert here.places() == {}
+    assert here.ended == dict.fromkeys(names(20), "SUCCEEDED") | {"bad": "INFRA"}
+    assert here.record("bad")["attempt"] == 3
 
 
 def test_a_broken_image_holds_its_own_jobs_and_no_others(machine: Callable[..., Machine]) -> None:

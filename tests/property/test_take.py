@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -322,6 +323,43 @@ def test_an_idle_call_costs_two_commands_within_its_script(broker: Broker) -> No
     calls = {name: each["calls"] for name, each in stats.items()}
     assert calls.pop("cmdstat_evalsha") == 1
     assert sum(number for name, number in calls.items() if "config" not in name) <= 2
+
+
+@pytest.mark.parametrize("queues", [1, 60, 120])
+def test_a_queue_that_is_idle_costs_a_message_no_command(broker: Broker, queues: int) -> None:
+    process = broker.process("p")
+    broker.push("m")
+    names = [*(f"gpu.class{number}" for number in range(queues - 1)), QUEUE]
+    broker.client.config_resetstat()
+    taken = process.take(names)
+    assert [each.queue for each in taken.messages] == [QUEUE]
+    done = [Report(each, Verdict.DONE) for each in taken.messages]
+    assert process.take(names, done).messages == []
+    stats: dict[str, Any] = broker.client.info("commandstats")
+    calls = {name: each["calls"] for name, each in stats.items() if "config" not in name}
+    assert calls.pop("cmdstat_evalsha") == 2
+    # To find one of n keys takes as many commands as n has digits in base 2.
+    assert sum(calls.values()) <= 20 + math.log2(queues)
+
+
+def test_messages_of_many_queues_come_in_the_order_of_their_queues(broker: Broker) -> None:
+    names = [f"gpu.class{number}" for number in range(30)]
+    expected = []
+    for number in (3, 4, 17, 29):
+        for step in (9, 0, 3):
+            broker.push(f"{number}-{step}", queue=names[number], step=step)
+        expected += [(names[number], f"{number}-{step}".encode()) for step in (0, 3, 9)]
+    process = broker.process("p")
+    found = process.take(names).messages
+    assert [(each.queue, each.text) for each in found] == expected
+    # Tried before, and given back: before what is new.
+    broker.push("new", queue=names[4])
+    back = [Report(each, Verdict.BACK) for each in found]
+    broker.push("first", queue=names[2])
+    again = [(each.queue, each.text) for each in process.take(names, back).messages]
+    at = len([each for each in expected if each[0] in names[:5]])
+    first, new = (names[2], b"first"), (names[4], b"new")
+    assert again == [first, *expected[:at], new, *expected[at:]]
 
 
 def test_one_call_stays_short_with_many_messages_and_letters(broker: Broker) -> None:

@@ -14,7 +14,8 @@ from gpuqueue.cli.view.words import NO_DISPATCHER_EVER
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.store import wakeups
-from gpuqueue.store.line import REVOKED_FOR, Line
+from gpuqueue.store.cancels import REVOKED_FOR
+from gpuqueue.store.line import Line
 
 #: Exit statuses.
 ALREADY_ENDED, STILL_THERE = 1, 3
@@ -75,7 +76,7 @@ def cancel(job_ids: tuple[str, ...], wait_seconds: float, as_json: bool) -> int:
 def cancel_one(state: State, job_id: str) -> dict[str, Any]:
     """Cancel one job in whichever class it is. May be repeated."""
     line = Line(state.client, by="cli")
-    outcome, _ = line.cancel_everywhere(state.reader.classes(), job_id)
+    outcome = line.cancel_everywhere(state.reader.classes(), job_id)
     record = find(state, job_id)
     if record and outcome == "unknown" and record.get("reason") != "RETRIED":
         outcome = (

@@ -4,10 +4,12 @@
 --   terminate: whether a running attempt is stopped too
 --   signal: sent to it first, e.g. 'TERM'
 --   forget_after: seconds until the revocation is forgotten
---   most: how many older deliveries of the task to look at, so that one call stays short
+--   most: how many older deliveries of the task to look at, so that one call stays short; a large
+--     record counts more
 --   after?: where an earlier call stopped: the second part of its answer
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
---         | 'unknown', where this call stopped ('' if it saw all deliveries)}
+--         | 'unknown', where this call stopped ('' if it saw all deliveries),
+--         the newest delivery, or the id of an unknown job}
 --! clock records line damaged
 local id = context.id
 
@@ -26,28 +28,38 @@ local function cancel(job)
   return 'cancelled'
 end
 
-local newest = load_or_set_aside(redis.call('HGET', K.latest, id) or id)
+-- Later calls look at the older deliveries alone.
+local newest_name, spent, newest = redis.call('HGET', K.latest, id) or id, 0, nil
+if not context.after then
+  newest, spent = load_or_set_aside(newest_name)
+end
 local over = newest and newest.state == 'ended' and newest.reason ~= 'RETRIED'
 -- Also for a known job: its task may have sent a retry that is not accepted yet, and a retry is
 -- another delivery of the id.
-if not over then
+if not (over or context.after) then
   redis.call('HSET', K.revoked, id, context.signal)
   redis.call('ZADD', K.revoked_until, now + context.forget_after, id)
 end
+local function look_at(delivery)
+  if delivery == newest_name then return end
+  local older, weight = load_or_set_aside(delivery)
+  spent = spent + weight
+  if older and older.id == id then cancel(older) end
+end
+
+if not context.after then look_at(id) end
 -- An older delivery may be repeated if its process died after it sent the retry.
 local first, last = context.after or (id .. '\0'), id .. '\1'
 local found =
   redis.call('ZRANGE', K.repeats, '(' .. first, '(' .. last, 'BYLEX', 'LIMIT', 0, context.most)
-local deliveries = { id }
-for _, entry in ipairs(found) do
-  deliveries[#deliveries + 1] = string.sub(entry, #id + 2)
-end
-for _, delivery in ipairs(deliveries) do
-  local older = load_or_set_aside(delivery)
-  if older and older.id == id and not (newest and newest.delivery == delivery) then
-    cancel(older)
+local stopped = #found == context.most and found[#found] or ''
+for place, entry in ipairs(found) do
+  if spent >= context.most then
+    stopped = found[place - 1] or first
+    break
   end
+  look_at(string.sub(entry, #id + 2))
 end
 local answer = 'unknown'
 if newest and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
-return { answer, #found == context.most and found[#found] or '' }
+return { answer, stopped, newest_name }

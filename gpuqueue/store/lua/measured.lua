@@ -18,6 +18,12 @@ local function longest(key)
   return string.format('%.3f', most)
 end
 
+-- A key of another type measures nothing.
+local function read(key)
+  local found = redis.pcall('HGETALL', key)
+  return found.err and {} or found
+end
+
 return {
   redis.call('ZCARD', K.waiting_shared),
   redis.call('ZCARD', K.waiting_exclusive),
@@ -27,6 +33,6 @@ return {
   redis.call('ZCARD', K.holders_exclusive),
   redis.call('ZCARD', K.delayed),
   redis.call('ZCARD', K.finishing),
-  redis.call('HGETALL', K.counts),
-  redis.call('HGETALL', K.places),
+  read(K.counts),
+  read(K.places),
 }

@@ -54,10 +54,14 @@ local function blamed()
   local where = {}
   for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
   if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
-  if ended.blames == 'application' then return where.application, 1 end
   if job.state == 'launching' then
+    if ended.blames == 'application' then return where.application, 1 end
     local start = ended.blames == 'start' and (where.host or where.application)
     return start or ended.blames == 'host' and where.host, 2
+  end
+  if ended.blames == 'application' then
+    -- The code of a task may end with the same status.
+    return (job.load_error or job.loading) and where.application, 1
   end
   local loading = job.loading and ended.blames == 'start' or job.timed_out == 'load'
   return loading and where.application or ended.blames == 'device' and where.device, 2

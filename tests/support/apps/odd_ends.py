@@ -21,6 +21,15 @@ class Unpicklable(Exception):
         super().__init__(lambda: first)
 
 
+class Mute(int):
+    """Celery can store it, and cannot show it."""
+
+    def __repr__(self) -> NoReturn:
+        raise RuntimeError("no text")
+
+    __str__ = __repr__
+
+
 def circular() -> list[Any]:
     found: list[Any] = []
     found.append(found)
@@ -46,6 +55,8 @@ VALUES: dict[str, Any] = {
     "date": lambda: date(2026, 1, 1),
     "bytes": lambda: b"\x80",
     "none": lambda: None,
+    "mute": lambda: Mute(7),
+    "mute inside": lambda: [Mute(7)],
 }
 
 

@@ -3,6 +3,8 @@ and executors of the crash tests.
 
 One step: CRASH_AT names it, ``module:Class.method:before`` or ``:after``; CRASH_MARK is a file made
 once, so that only the first process to come there dies, and the repeated step goes through.
+``:after:field`` passes over answers that lack the field, or in which it is empty. An answer that is
+a list has a field if any of its items has it.
 
 Many steps, which a schedule arms while the processes run: CRASH_STEPS is a file with one step a
 line, CRASH_ARMED a folder. The first process that comes to a step whose number (of its line) is a
@@ -61,7 +63,12 @@ def _die_if_armed(armed: str, step: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(module: ModuleType, path: str, when: str, die: Die) -> None:
+def _has(answer: object, field: str) -> bool:
+    items = answer if isinstance(answer, list) else [answer]
+    return any(getattr(item, field, None) for item in items)
+
+
+def _arm(module: ModuleType, path: str, when: str, field: str, die: Die) -> None:
     *outer, name = path.split(".")
     owner: object = functools.reduce(getattr, outer, module)
     step: Callable[..., object] = getattr(owner, name)
@@ -71,7 +78,7 @@ def _arm(module: ModuleType, path: str, when: str, die: Die) -> None:
         if when == "before":
             die()
         answer = step(*args, **kwargs)
-        if when == "after":
+        if when == "after" and (not field or _has(answer, field)):
             die()
         return answer
 
@@ -84,7 +91,7 @@ class _Armed(importlib.abc.MetaPathFinder):
     """
 
     def __init__(self) -> None:
-        self.steps: dict[str, list[tuple[str, str, Die]]] = defaultdict(list)
+        self.steps: dict[str, list[tuple[str, str, str, Die]]] = defaultdict(list)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -114,17 +121,22 @@ def _shift(path: str, number: int) -> None:
     time.time = lambda: true_time() + read(shifts, 8 * number)[0]
 
 
+def _parsed(step: str) -> tuple[str, str, str, str]:
+    module, path, when, *field = step.split(":")
+    return module, path, when, "".join(field)
+
+
 _finder = _Armed()
 if "CRASH_AT" in os.environ:
-    _module, _path, _when = os.environ["CRASH_AT"].split(":")
+    _module, _path, _when, _field = _parsed(os.environ["CRASH_AT"])
     _once = functools.partial(_die_once, os.environ["CRASH_MARK"])
-    _finder.steps[_module].append((_path, _when, _once))
+    _finder.steps[_module].append((_path, _when, _field, _once))
 if "CRASH_STEPS" in os.environ:
     for _number, _step in enumerate(Path(os.environ["CRASH_STEPS"]).read_text().split()):
-        _module, _path, _when = _step.split(":")
+        _module, _path, _when, _field = _parsed(_step)
         _file = f"{os.environ['CRASH_ARMED']}/{_number}"
         _finder.steps[_module].append(
-            (_path, _when, functools.partial(_die_if_armed, _file, _step))
+            (_path, _when, _field, functools.partial(_die_if_armed, _file, _step))
         )
 if _finder.steps:
     sys.meta_path.insert(0, _finder)

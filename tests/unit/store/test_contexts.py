@@ -59,7 +59,7 @@ class RecordingRedis:
             self.called[verb].append(args)
             answer = ANSWERS.get(verb, 0)
             if verb == "cancel":  # the first call stopped in the middle
-                answer = ["ended", "" if "after" in json.loads(args[0]) else "j"]
+                answer = ["ended", "" if "after" in json.loads(args[0]) else "j", "j"]
             self._answers.append(answer)
             return answer
 

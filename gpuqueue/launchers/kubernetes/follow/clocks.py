@@ -79,6 +79,7 @@ class PodClocks:
         self._recorded: dict[str, _State] = {}
         self._starts: dict[str, _Start] = {}
         self._given_up: set[str] = set()
+        self._gone: set[str] | None = None  # pods that have ended during a check; None: no check
 
     def changed(self, entry: Entry) -> None:
         """Take the new state of a pod. The next check records it, unless it changes before."""
@@ -88,21 +89,36 @@ class PodClocks:
     def gone(self, uid: str) -> None:
         """Forget a pod that has ended."""
         with self._lock:
-            self._changed.pop(uid, None)
-            self._recorded.pop(uid, None)
-            self._starts.pop(uid, None)
-            self._given_up.discard(uid)
+            self._forget(uid)
+            if self._gone is not None:
+                self._gone.add(uid)
+
+    def _forget(self, uid: str) -> None:
+        self._changed.pop(uid, None)
+        self._recorded.pop(uid, None)
+        self._starts.pop(uid, None)
+        self._given_up.discard(uid)
 
     def check(self, pending: Iterable[Entry], now: float) -> None:
         """Record new states, and give up attempts whose clock ran out. ``now`` in Unix seconds."""
         with self._lock:
             changed, self._changed = self._changed, {}
+            self._gone = set()
         try:
-            self._record(changed.values())
-        except Exception:
+            try:
+                self._record(changed.values())
+            except Exception:
+                with self._lock:
+                    self._changed = changed | self._changed
+                raise
+            self._check_all(pending, now)
+        finally:
             with self._lock:
-                self._changed = changed | self._changed
-            raise
+                for uid in self._gone:  # what the check has stored of them meanwhile
+                    self._forget(uid)
+                self._gone = None
+
+    def _check_all(self, pending: Iterable[Entry], now: float) -> None:
         for entry in pending:
             check = partial(self._check, entry, now)
             if not self._steps.run("clock", check, True, job=entry.pod.metadata.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -64,6 +65,8 @@ class Follower:
         )
         self._jobs_without_pod = JobsWithoutPod(api, observations, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
+        # What is known of pods in the table. Threads may still handle one that was deleted.
+        self._lock = threading.Lock()
         self._attempts: dict[str, LiveAttempt | None] = {}
         self._begun_pods: set[str] = set()
         self._ended_pods: set[str] = set()
@@ -142,39 +145,50 @@ class Follower:
 
     def _attempt_of(self, entry: Entry) -> LiveAttempt | None:
         uid = entry.pod.metadata.uid
-        if uid not in self._attempts:
-            self._attempts[uid] = of_pod(entry, self._api.namespace)
-        return self._attempts[uid]
+        with self._lock:
+            if uid in self._attempts:
+                return self._attempts[uid]
+        live = of_pod(entry, self._api.namespace)
+        with self._lock:
+            if self.pods.known(uid):
+                self._attempts[uid] = live
+        return live
 
     # -- events ------------------------------------------------------------------------------------
 
     def _on_pod(self, entry: Entry, kind: str) -> None:
-        uid, live = entry.pod.metadata.uid, self._attempt_of(entry)
-        if (
+        uid = entry.pod.metadata.uid
+        # Its labels were changed, and it still runs; or it was deleted at once. The next read of
+        # its Job decides.
+        unknown = (
             kind == "deleted"
             and entry.pod.metadata.deletion_timestamp is None
             and not read_status(entry.pod).end
-        ):
-            # Its labels were changed, and it still runs; or it was deleted at once. The next read
-            # of its Job decides.
-            self._forget(uid)
-            return
-        if live is not None:
-            self._jobs_without_pod.pod_appeared(entry.job)
-            if entry.status.end is not None:
-                self._clocks.gone(uid)
-                self._ended(entry, live)
-            else:
-                if live.is_container and entry.status.phase == Phase.RUNNING:
-                    self._begun(entry, live)
-                self._clocks.changed(entry)
-        if kind == "deleted":
-            self._forget(uid)
+        )
+        try:
+            live = None if unknown else self._attempt_of(entry)
+            if live is not None:
+                self._handle(entry, live)
+        finally:
+            if kind == "deleted":
+                self._forget(uid)
+
+    def _handle(self, entry: Entry, live: LiveAttempt) -> None:
+        self._jobs_without_pod.pod_appeared(entry.job)
+        if entry.status.end is not None:
+            self._clocks.gone(entry.pod.metadata.uid)
+            self._ended(entry, live)
+        else:
+            if live.is_container and entry.status.phase == Phase.RUNNING:
+                self._begun(entry, live)
+            self._clocks.changed(entry)
 
     def _forget(self, uid: str) -> None:
-        self._attempts.pop(uid, None)
-        self._begun_pods.discard(uid)
-        self._ended_pods.discard(uid)
+        self._clocks.gone(uid)
+        with self._lock:
+            self._attempts.pop(uid, None)
+            self._begun_pods.discard(uid)
+            self._ended_pods.discard(uid)
 
     def _ended(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
@@ -193,7 +207,9 @@ class Follower:
         if uid in self._begun_pods:
             return
         self._observations.begun(live, live.running.attempt.worker(entry.pod.metadata.name))
-        self._begun_pods.add(uid)
+        with self._lock:
+            if self.pods.known(uid):
+                self._begun_pods.add(uid)
 
     def _container_ended(self, entry: Entry, live: LiveAttempt, end: End) -> None:
         try:

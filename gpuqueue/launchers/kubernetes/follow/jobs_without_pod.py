@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 READ_EVERY = 5.0
 #: Largest number of ends in memory.
 MOST_ENDS = 1000
+#: Seconds after which a Job that no caller asks for is forgotten: its attempt has ended elsewhere.
+FORGET = 60.0
 #: The end of an attempt whose Job existed and is gone.
 GONE = End(
     EndReason.INFRA,
@@ -47,7 +50,8 @@ class JobsWithoutPod:
         self._settings = settings
         self._clock = clock
         self._every = min(READ_EVERY, settings.quota_timeout / 4)
-        self._read_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._read_at: dict[str, float] = {}  # the oldest first
         self._ended: dict[str, End] = {}
 
     def end_of(self, name: str) -> End | None:
@@ -59,12 +63,12 @@ class JobsWithoutPod:
         if name in self._ended:
             return self._ended[name]
         now = self._clock()
-        first = name not in self._read_at
-        if first or now - self._read_at[name] < self._every:
-            # Not at the first call: the watch mostly reports a new pod earlier.
-            self._read_at.setdefault(name, now)
+        read_at = self._read_at.get(name)
+        if read_at is not None and now - read_at < self._every:
             return None
-        self._read_at[name] = now
+        self._note(name, now)
+        if read_at is None:  # the watch mostly reports a new pod earlier
+            return None
         try:
             end = self._read(name)
         except ApiError as exc:
@@ -73,12 +77,21 @@ class JobsWithoutPod:
             if len(self._ended) >= MOST_ENDS:
                 del self._ended[next(iter(self._ended))]
             self._ended[name] = end
-            del self._read_at[name]
+            self._read_at.pop(name, None)
         return end
+
+    def _note(self, name: str, at: float) -> None:
+        """Note when a Job was read, and forget those that no caller asks for any more."""
+        with self._lock:
+            self._read_at.pop(name, None)
+            self._read_at[name] = at
+            while (oldest := next(iter(self._read_at))) and self._read_at[oldest] < at - FORGET:
+                del self._read_at[oldest]
 
     def pod_appeared(self, name: str) -> None:
         """Forget a Job: the watch has reported a pod of it."""
-        self._read_at.pop(name, None)
+        with self._lock:
+            self._read_at.pop(name, None)
         self._ended.pop(name, None)
 
     def _read(self, name: str) -> End | None:
@@ -119,7 +132,9 @@ class JobsWithoutPod:
                 "%s: given up: %s", attempt.delivery, error, extra={"action": "given_up"}
             )
             self._api.delete_job(name)
-            self._read_at[name] = float("-inf")  # the next call reads it: it is gone by then
+            with self._lock:
+                # The next call reads it: it is gone by then.
+                self._read_at[name] = self._clock() - self._every
 
     def _why(self, name: str) -> tuple[EndReason, str, WaitReason, float]:
         rejections = [each for each in self._api.job_events(name) if each.reason == "FailedCreate"]

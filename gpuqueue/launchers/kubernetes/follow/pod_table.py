@@ -60,16 +60,22 @@ class PodTable:
         uid = pod.metadata.uid
         with self._lock:
             entry = self._entry(pod, read_status(pod, deleted=True), now)
-            self._entries.pop(uid, None)
+            known = self._entries.pop(uid, None)
             self._pending.discard(uid)
-            others = tuple(other for other in self._by_job.pop(entry.job, ()) if other != uid)
-            if others:
-                self._by_job[entry.job] = others
+            # Its label may have been removed, and it is stored under the last one.
+            for job in {entry.job, known.job if known else entry.job}:
+                others = tuple(other for other in self._by_job.pop(job, ()) if other != uid)
+                if others:
+                    self._by_job[job] = others
         return entry
 
     def _entry(self, pod: Pod, status: PodStatusSummary, now: float) -> Entry:
         known = self._entries.get(pod.metadata.uid)
         return Entry(_trimmed(pod), status, known.first_seen if known else now)
+
+    def __contains__(self, uid: str) -> bool:
+        with self._lock:
+            return uid in self._entries
 
     def version(self, uid: str) -> str:
         """Return the latest version of a pod, or ""."""

@@ -65,6 +65,7 @@ class Pods:
         self.snapshot = self._table.snapshot
         self.by_job = self._table.by_job
         self.pending = self._table.pending
+        self.known = self._table.__contains__
 
     def start(self) -> None:
         """Start the thread. It reports every pod, and those removed since the last stop."""

@@ -138,46 +138,61 @@ local function take_again(q, name, index)
   end
 end
 
-local function take_new(q, index)
-  for place, list in ipairs(q.lists) do
-    while taken < context.most and size < context.bytes and not alone do
-      local text = redis.call('RPOP', list)
-      if not text then break end
-      local number = numbered(redis.call('INCR', q.last), place)
-      redis.call('HSET', q.texts, number, text)
-      hand_over(q, index, number, text, 0)
+local function take_new(q, index, place)
+  local list = q.lists[place]
+  while taken < context.most and size < context.bytes and not alone do
+    local text = redis.call('RPOP', list)
+    if not text then break end
+    local number = numbered(redis.call('INCR', q.last), place)
+    redis.call('HSET', q.texts, number, text)
+    hand_over(q, index, number, text, 0)
+  end
+end
+
+-- What a client that tracks its keys is woken for, and who takes what is there.
+local watched, lists, takers = {}, {}, {}
+local reports = 0
+for index, queue in ipairs(context.queues) do
+  reports = reports + #queue.reports
+  if queue.take == 1 then
+    local q = keys_of(index, context.lists)
+    watched[#watched + 1] = q.leases
+    takers[#watched] = function() take_again(q, queue.name, index) end
+    for place, list in ipairs(q.lists) do
+      watched[#watched + 1], lists[#lists + 1] = list, list
+      takers[#watched] = function() take_new(q, index, place) end
     end
   end
 end
 
--- What a client that tracks its keys is woken for.
-local watched, reports = {}, 0
-for index, queue in ipairs(context.queues) do
-  local q = keys_of(index, context.lists)
-  if queue.take == 1 then
-    watched[#watched + 1] = q.leases
-    for _, list in ipairs(q.lists) do watched[#watched + 1] = list end
-  end
-  reports = reports + #queue.reports
+local function how_many(first, last)
+  return first > last and 0 or redis.call('EXISTS', unpack(watched, first, last))
 end
-local found = #watched > 0 and redis.call('EXISTS', unpack(watched)) or 0
-if found == 0 and reports == 0 then return { 0, holders, buried, answer } end
-for index, queue in ipairs(context.queues) do
-  local q = keys_of(index, context.lists)
-  for _, report in ipairs(queue.reports) do hear(q, queue.name, unpack(report)) end
-  if context.others == 1 or next(lost) or next(gone) then look_at_hands(q) end
-  if queue.take == 1 then
-    take_again(q, queue.name, index)
-    take_new(q, index)
-  end
+
+-- Take from those keys that exist, in their order. A part without any costs one call, so that a
+-- queue that is idle costs none.
+local function take_from(first, last, existing)
+  if existing == 0 then return end
+  if first == last then return takers[first]() end
+  local middle = math.floor((first + last) / 2)
+  local before = how_many(first, middle)
+  take_from(first, middle, before)
+  take_from(middle + 1, last, existing - before)
 end
-if taken > 0 then
-  -- The lists that were just read are watched again.
-  local lists = {}
-  for index, queue in ipairs(context.queues) do
+
+local existing = how_many(1, #watched)
+if existing == 0 and reports == 0 then return { 0, holders, buried, answer } end
+local looks = context.others == 1 or next(lost) or next(gone)
+for index, queue in ipairs(context.queues) do
+  if looks or #queue.reports > 0 then
     local q = keys_of(index, context.lists)
-    for _, list in ipairs(queue.take == 1 and q.lists or {}) do lists[#lists + 1] = list end
+    for _, report in ipairs(queue.reports) do hear(q, queue.name, unpack(report)) end
+    if looks then look_at_hands(q) end
   end
-  more = redis.call('EXISTS', unpack(lists)) > 0 or more or alone
 end
+-- What was reported or given back has changed the keys.
+if reports > 0 or looks then existing = how_many(1, #watched) end
+take_from(1, #watched, existing)
+-- The lists that were just read are watched again.
+if taken > 0 then more = redis.call('EXISTS', unpack(lists)) > 0 or more or alone end
 return { more and 1 or 0, holders, buried, answer }

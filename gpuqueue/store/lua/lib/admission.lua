@@ -127,7 +127,7 @@ local function put_aside(job, name)
   leave_line(job)
   local pause = entry['until'] > now and entry['until'] - now or RECHECK
   -- In the order of the line, if many return at once.
-  job.state, job.eta = 'delayed', now + pause + job.arrival % 2 ^ 20 / 2 ^ 20
+  job.state, job.eta = 'delayed', now + pause + (job.arrival or 0) % 2 ^ 20 / 2 ^ 20
   job.wait, job.detail = 'APPLICATION_HELD', entry.error
   redis.call('ZADD', K.delayed, job.eta, job.delivery)
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
@@ -183,6 +183,7 @@ local function admit(ask)
     if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
       -- A leftover: no job waits under this name here.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
+      if job then put_back(job) end
     elseif job.expires and job.expires <= now then
       leave_line(job)
       hand_to_finish(job, 'EXPIRED')

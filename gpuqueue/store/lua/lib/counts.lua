@@ -1,8 +1,9 @@
--- Counts for /metrics of what has happened: they only grow. BOUNDS comes from counts.py.
+-- Counts for /metrics of what has happened: they only grow. BOUNDS comes from counts.py. A damaged
+-- count stays as it is, and keeps no job from its way.
 
 local function count(what, job, reason)
   local field = what .. ':' .. job.isolation .. (reason and ':' .. reason or '')
-  redis.call('HINCRBY', K.counts, field, 1)
+  redis.pcall('HINCRBY', K.counts, field, 1)
 end
 
 -- Add one duration (s) to the smallest bucket that holds it.
@@ -15,8 +16,9 @@ local function note_seconds(what, job, seconds)
     end
   end
   local field = what .. ':' .. job.isolation
-  redis.call('HINCRBY', K.counts, field .. ':' .. bucket, 1)
-  redis.call('HINCRBYFLOAT', K.counts, field .. ':sum', string.format('%.3f', math.max(0, seconds)))
+  redis.pcall('HINCRBY', K.counts, field .. ':' .. bucket, 1)
+  local total = string.format('%.3f', math.max(0, seconds))
+  redis.pcall('HINCRBYFLOAT', K.counts, field .. ':sum', total)
 end
 
 -- Since when a job could have started, had a slot been free.

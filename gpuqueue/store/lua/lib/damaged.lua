@@ -7,7 +7,7 @@ local LONGEST = 4096
 local UNREADABLE = 'its record in Redis is damaged'
 
 local function set_aside(where, name, text)
-  redis.call('HSET', K.damaged, where .. ':' .. name, string.sub(text, 1, LONGEST))
+  redis.pcall('HSET', K.damaged, where .. ':' .. name, string.sub(text, 1, LONGEST))
 end
 
 -- The job of a damaged record, as far as its message tells. Its attempt, if any, writes no result.

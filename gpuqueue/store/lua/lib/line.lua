@@ -51,6 +51,17 @@ local function next_due()
   return soonest, text
 end
 
+-- A job of which a key has lost the name: back to where its state says. Nothing changes otherwise.
+local function put_back(job)
+  if job.state == 'waiting' then
+    if redis.call('ZSCORE', K['waiting_' .. job.isolation], job.delivery) then return end
+    take_place(job)
+    save(job)
+  elseif job.state == 'accepted' or job.state == 'delayed' or job.state == 'finishing' then
+    redis.call('ZADD', K[job.state], 'NX', now, job.delivery)
+  end
+end
+
 local function leave_line(job)
   redis.call('ZREM', K.accepted, job.delivery)
   redis.call('ZREM', K.delayed, job.delivery)

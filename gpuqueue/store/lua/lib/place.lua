@@ -13,15 +13,37 @@ end
 -- Name -> entry, false if there is none.
 local known_places = {}
 
+-- Field -> its type. Those that are optional have a default of that type here.
+local PLACE = { failures = 'number', last = 'number', jobs = 'table' }
+local IF_SET = { ['until'] = 0, pause = 0, since = 0, error = '', probe = '', delivery = '' }
+
+local function sound_place(entry)
+  if type(entry) ~= 'table' or not pcall(cjson.encode, entry) then return false end
+  for field, kind in pairs(PLACE) do
+    if type(entry[field]) ~= kind then return false end
+  end
+  for field, like in pairs(IF_SET) do
+    local value = entry[field]
+    if value ~= nil and type(value) ~= type(like) then return false end
+  end
+  for _, met in pairs(entry.jobs) do
+    if type(met) ~= 'table' or type(met[1]) ~= 'string' or type(met[2]) ~= 'number' then
+      return false
+    end
+  end
+  return (entry['until'] and entry.pause or not entry['until'])
+    and (entry.probe and entry.delivery or not entry.probe)
+end
+
 -- An entry that cannot be read is no evidence.
 local function parse_place(text)
   local decoded, entry = pcall(cjson.decode, text or '')
-  return decoded and type(entry) == 'table' and entry.jobs and entry.last and entry or false
+  return decoded and sound_place(entry) and entry or false
 end
 
 local function place_entry(name)
   if known_places[name] == nil then
-    known_places[name] = parse_place(redis.call('HGET', K.places, name))
+    known_places[name] = parse_place(redis.pcall('HGET', K.places, name))
   end
   return known_places[name] or nil
 end
@@ -33,7 +55,7 @@ end
 
 local function save_place(name, entry)
   known_places[name] = entry
-  redis.call('HSET', K.places, name, cjson.encode(entry))
+  redis.pcall('HSET', K.places, name, cjson.encode(entry))
 end
 
 -- An attempt went well at a place: a failure before that is forgotten. A place that is set aside

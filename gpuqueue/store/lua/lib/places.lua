@@ -15,7 +15,7 @@ local MOST_ERROR = 300
 
 -- Name -> entry of all places.
 local function places()
-  local found, all = redis.call('HGETALL', K.places), {}
+  local found, all = redis.pcall('HGETALL', K.places), {}
   for i = 1, #found, 2 do
     if known_places[found[i]] == nil then known_places[found[i]] = parse_place(found[i + 1]) end
     all[found[i]] = known_places[found[i]] or nil
@@ -165,9 +165,13 @@ local function earlier(at, soonest, text)
 end
 
 local function forget_places()
+  redis.call('HLEN', K.places) -- a key of another type is told, and is no evidence elsewhere
   for name, entry in pairs(places()) do
     local probing, proven = probe_of(entry)
     local idle = math.max(entry.last, entry['until'] or 0) + FORGOTTEN < now
     if proven or (idle and not probing) then forget_place(name) end
+  end
+  for name, entry in pairs(known_places) do
+    if not entry then forget_place(name) end
   end
 end

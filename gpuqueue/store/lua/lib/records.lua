@@ -1,21 +1,39 @@
 -- Records of jobs: read and write. A record is one JSON object in the hash K.jobs. Needs clock.
--- KINDS, the types of fields that scripts compute with, comes from model/record.py.
+-- KINDS, the types of fields that scripts compute with, and NEEDED, the fields that a record has in
+-- each state, come from model/record.py.
+
+-- The numbers of attempts are below: the name of a holder has all their digits.
+local MOST_ATTEMPTS = 10 ^ 15
+
+local function is_of_texts(list)
+  for index, text in pairs(list) do
+    if type(index) ~= 'number' or type(text) ~= 'string' then return false end
+  end
+  return true
+end
 
 -- Whether a record can be worked with. A field without a value counts as absent.
 local function sound(job, delivery)
-  if type(job) ~= 'table' then return false end
+  -- A number may be infinite, or none: JSON cannot hold it again.
+  if type(job) ~= 'table' or not pcall(cjson.encode, job) then return false end
   for field, value in pairs(job) do
     local kind = KINDS[field]
     if value == cjson.null then
       job[field] = nil
-    elseif kind and type(value) ~= kind then
+    elseif kind and type(value) ~= kind or kind == 'table' and not is_of_texts(value) then
       return false
     end
   end
+  for _, field in ipairs(NEEDED[job.state or ''] or { '' }) do
+    if not job[field] then return false end
+  end
+  local attempt = job.attempt or 0
   return job.delivery == delivery
     and job.id
-    and job.state
     and (job.isolation == 'shared' or job.isolation == 'exclusive')
+    and attempt >= 0
+    and attempt < MOST_ATTEMPTS
+    and attempt == math.floor(attempt)
 end
 
 -- Answers also how much of a script's time the record takes: 1 for most, 30 for the largest; and

@@ -1,0 +1,151 @@
+"""What a follower keeps of pods: nothing once they are gone, also when they go meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpuqueue.launchers.kubernetes.follow.follower import Follower
+from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.names import RECORD, instance_of
+from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
+from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.settings.kubernetes import ClusterSettings
+from tests.support.instant_cluster import InstantCluster
+from tests.support.waiting import until
+
+#: Jobs that are in flight together.
+AT_ONCE = 500
+
+
+class Seen:
+    """Ends and observations, counted. A container job's pod may be gone before each of them."""
+
+    def __init__(self) -> None:
+        self.ended, self.fails = 0, 0
+        self.recording = threading.Event()
+        self._lock = threading.Lock()
+
+    def on_end(self, running: RunningAttempt, end: End) -> bool:
+        with self._lock:
+            self.ended += 1
+            if self.fails and self.ended % self.fails == 0:
+                raise ConnectionError("Redis is away")
+        return True
+
+    def now(self) -> float:
+        return 4e9
+
+    def observed(self, observations: list[Observation]) -> None:
+        self.recording.set()
+
+    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+        return False
+
+    def begun(self, live: LiveAttempt, worker: str) -> None:
+        """It is claimed."""
+
+    def wants_log(self, attempt: Attempt) -> bool:
+        return False
+
+
+class World:
+    """A follower of a cluster whose pods are gone at once."""
+
+    def __init__(self) -> None:
+        self.cluster, self.seen, self.made = InstantCluster(), Seen(), 0
+        self.follower = Follower(
+            _any(self.cluster),
+            "",
+            ClusterSettings(pod_relist_seconds=3600),
+            ManifestContext("gpus", "us", None, "INFO", 60, 5, 60, 60),
+            self.seen.on_end,
+            _any(self.seen),
+        )
+        self.follower.lead(True)
+        assert self.follower.pods.wait_synced(5)
+        self._stopped = threading.Event()
+        self._checks = threading.Thread(target=self._check)
+        self._checks.start()
+
+    def _check(self) -> None:
+        while not self._stopped.wait(0.001):
+            self.follower.check(4e9)
+
+    def run(self, number: int, task: str) -> None:
+        """Have pods of jobs live and end, and ask for Jobs as a repair does."""
+        while self.made < number:
+            for _ in range(AT_ONCE):
+                job = f"gpu-job-{self.made}"
+                record = {
+                    "delivery": job,
+                    "id": job,
+                    "gpu_class": "t4",
+                    "isolation": "shared",
+                    "attempt": 1,
+                    "token": "x",
+                    "task": task,
+                }
+                annotations = {RECORD: msgspec.json.encode(record).decode()}
+                template = {"metadata": {"labels": {}, "annotations": annotations}}
+                manifest = {"metadata": {"name": job}, "spec": {"template": template}}
+                self.follower.end_of(instance_of("gpus", job))
+                self.cluster.create_job(manifest)
+                self.made += 1
+            until(lambda: self.seen.ended >= self.made, 60, f"{self.made} pods have ended")
+
+    def kept(self) -> dict[str, int]:
+        """The sizes of all tables, those of the parts included, that are not empty."""
+        parts = {
+            "follower": self.follower,
+            "table": self.follower.pods._table,
+            "clocks": self.follower._clocks,
+            "jobs without a pod": self.follower._jobs_without_pod,
+        }
+        return {
+            f"{part}.{name}": len(value)
+            for part, owner in parts.items()
+            for name, value in vars(owner).items()
+            if isinstance(value, dict | set | list) and value and name != "_limits"
+        }
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._checks.join()
+        self.follower.close()
+
+
+def _any(double: Any) -> Any:
+    return double
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("task", [CONTAINER_TASK, "shop.train"])
+def test_pods_that_are_gone_leave_nothing(world: World, task: str) -> None:
+    world.run(2000, task)
+    assert world.seen.recording.is_set()
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
+
+
+@pytest.mark.slow
+def test_ten_thousand_container_jobs_leave_nothing(world: World) -> None:
+    world.run(10_000, CONTAINER_TASK)
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
+
+
+def test_pods_whose_end_was_not_handled_leave_nothing(world: World) -> None:
+    world.seen.fails = 3
+    world.run(1000, "shop.train")
+    until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
