@@ -30,6 +30,7 @@ from gpuqueue.launchers.base import (
 from gpuqueue.launchers.local import earlier, runtime
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.listing import Listing
+from gpuqueue.launchers.local.output import Output
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
@@ -90,7 +91,7 @@ class LocalLauncher:
         environ = own | self._settings
         alike = {name: own[name] for name in set(own) - unread} | self._settings
         key = runtime.key_of(__version__, [sys.executable, *command], alike, str(Path.cwd()))
-        base = runtime.base(directory)
+        base = directory or runtime.base()
         self._runtime = runtime.prepare(base, key)
         self._listing = Listing(base, self._settings.get("GPUQUEUE_REDIS_URL", ""))
         self._runner = Runner(
@@ -105,6 +106,7 @@ class LocalLauncher:
         #: Nonce → what this launcher started.
         self._started: dict[str, Record] = {}
         self._finishes: dict[str, Future[int | None]] = {}
+        self._output = Output()
         self._ends = ThreadPoolExecutor(1, "gpuqueue-ends")
         self._closed = threading.Event()
 
@@ -126,17 +128,18 @@ class LocalLauncher:
         self._end_strays(record)
         nonce = secrets.token_hex(8)
         self._started[nonce] = record
+        self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
         try:
             return self._runner.start(
                 nonce, {**self._settings, **record_variables(record), **self._gpu(record)}
             )
-        except (RunnerRefuses, RunnerAway) as exc:
+        except BaseException as exc:
+            self._output.ended(nonce)
             self._started.pop(nonce, None)
             if isinstance(exc, RunnerRefuses) and exc.kind == "application":
                 raise ApplicationUnavailable(str(exc)) from exc
-            raise OSError(str(exc)) from exc
-        except BaseException:
-            self._started.pop(nonce, None)
+            if isinstance(exc, RunnerRefuses | RunnerAway):
+                raise OSError(str(exc)) from exc
             raise
 
     def stop(self, instance: str, signal: str) -> bool:
@@ -198,6 +201,7 @@ class LocalLauncher:
         self._finishes[nonce] = ended
         no_gpu = {FINISHER: finisher, "CUDA_VISIBLE_DEVICES": ""}
         deadline = time.monotonic() + timeout
+        self._output.follow(nonce, f"{record['delivery']} finish", self._runtime.output(nonce))
         try:
             instance = self._runner.start(
                 nonce, {**self._settings, **record_variables(record), **no_gpu}
@@ -219,6 +223,7 @@ class LocalLauncher:
         except RunnerAway as exc:
             raise LauncherUnavailable(str(exc)) from exc
         finally:
+            self._output.ended(nonce)
             self._finishes.pop(nonce, None)
         raise LauncherClosed
 
@@ -241,6 +246,7 @@ class LocalLauncher:
         self._closed.set()
         self._runner.close()
         self._ends.shutdown(wait=True, cancel_futures=True)
+        self._output.close()
 
     def _end_strays(self, record: Record) -> None:
         """Kill the processes of the same delivery with another token that were admitted earlier:
@@ -278,13 +284,16 @@ class LocalLauncher:
 
     def _report(self, message: Mapping[str, Any]) -> None:
         nonce, instance = message["nonce"], message["instance"]
+        self._output.ended(nonce)
         try:
             record = self._started.get(nonce) or parse_record(message["variables"])
             self._started.pop(nonce, None)
             if self._on_end(RunningAttempt(Attempt.of(record), instance), _end(message["code"])):
                 self._runtime.end(nonce).unlink(missing_ok=True)
         except Exception:
-            logger.exception("the end of %s was not handled", instance, extra={"action": "end_lost"})
+            logger.exception(
+                "the end of %s was not handled", instance, extra={"action": "end_lost"}
+            )
 
     def _gpu(self, record: Record) -> dict[str, str]:
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")

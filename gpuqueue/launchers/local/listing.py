@@ -42,6 +42,15 @@ class Listing:
                     found.append(LiveAttempt.of(parse_record(variables), str(instance)))
         return found
 
+    def instances(self) -> list[Instance]:
+        """Return what runs, finishers included."""
+        found = []
+        for content in self._attempts():
+            if content["variables"].get("GPUQUEUE_REDIS_URL") == self._url:
+                with contextlib.suppress(ValueError):
+                    found.append(Instance.parse(content["instance"]))
+        return found
+
     def find(self, nonce: str) -> Instance | None:
         """Return the instance of an attempt that has not ended."""
         for runtime in all_of(self._base):

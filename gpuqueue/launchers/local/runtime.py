@@ -139,15 +139,12 @@ def _contents(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path.name, content
 
 
-def base(setting: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the directory that holds the runtime directories of this user.
-
-    Args:
-        setting: GPUQUEUE_RUNTIME_DIR.
-        environ: has XDG_RUNTIME_DIR where the system gives each user a directory.
+def base(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory that holds the runtime directories of this user: GPUQUEUE_RUNTIME_DIR,
+    or below XDG_RUNTIME_DIR where the system gives each user a directory.
     """
-    if setting:
-        return setting
+    if setting := environ.get("GPUQUEUE_RUNTIME_DIR"):
+        return Path(setting)
     if given := environ.get("XDG_RUNTIME_DIR"):
         return Path(given) / "gpuqueue"
     return Path(tempfile.gettempdir()) / f"gpuqueue-{os.getuid()}"
