@@ -28,7 +28,12 @@ LONGEST_SOCKET = 103
 KEPT = 86_400.0
 #: Variables that tell nothing about how an application is imported.
 _NOISE = frozenset(
-    ("_", "PWD", "OLDPWD", "SHLVL", "INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LS_COLORS")
+    (
+        *("_", "PWD", "OLDPWD", "SHLVL", "LS_COLORS", "INVOCATION_ID", "JOURNAL_STREAM"),
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LINES", "COLUMNS", "TERM", "TERMCAP"),
+        *("SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "SSH_AUTH_SOCK", "XDG_SESSION_ID", "WINDOWID"),
+        *("TMUX", "TMUX_PANE", "STY", "WINDOW", "TERM_SESSION_ID", "SYSTEMD_EXEC_PID"),
+    )
 )
 #: A variable of a runner whose place in its memory shows the variables of the attempt in each
 #: executor that it forks, and how many bytes it has.
