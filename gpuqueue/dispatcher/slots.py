@@ -19,6 +19,7 @@ from gpuqueue.launchers.base import (
     ApplicationUnavailable,
     CannotLaunch,
     Launcher,
+    LauncherClosed,
     LauncherUnavailable,
     LaunchLater,
 )
@@ -105,9 +106,7 @@ class Slots:
         try:
             self._pool.submit(self._launch, record, repeated)
         except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
-            logger.info(
-                "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
-            )
+            _left(record)
 
     def _launch(self, record: Record, repeated: bool) -> None:
         try:
@@ -116,6 +115,8 @@ class Slots:
                 self._states.store(record, DISPATCHED)
             try:
                 instance = self._launcher.start(record)
+            except LauncherClosed:
+                _left(record)
             except LaunchLater as exc:
                 LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
@@ -268,3 +269,9 @@ class Slots:
         """Complete the launches under way. The next watcher takes over the postponed ones."""
         self._timer.close()
         self._pool.shutdown(wait=True, cancel_futures=False)
+
+
+def _left(record: Record) -> None:
+    logger.info(
+        "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
+    )

@@ -51,7 +51,8 @@ class LauncherUnavailable(GpuQueueError):
 
 
 class LauncherClosed(GpuQueueError):
-    """This process is shutting down; the finish that it waited for continues."""
+    """This process is shutting down: the finish that it waited for continues, and a launch is left
+    to another dispatcher."""
 
 
 #: Called with each end. Returns whether this call freed the slot; an end may be reported twice.
@@ -113,7 +114,7 @@ class Launcher(Protocol):
         """Start an attempt and return its instance. May be repeated.
 
         Raises :class:`CannotLaunch`, :class:`LaunchLater`, :class:`ApplicationUnavailable`, or
-        OSError for a failed attempt.
+        OSError for a failed attempt; :class:`LauncherClosed` if this process shuts down.
         """
         ...
 

@@ -90,7 +90,11 @@ class Attempts:
         return len(self._running)
 
     def start(self, nonce: str, variables: Mapping[str, str]) -> str:
-        """Start an attempt and return its instance. Raises OSError."""
+        """Start an attempt and return its instance. May be repeated: the answer of an earlier
+        runner may be lost. Raises OSError.
+        """
+        if (known := self._running.get(nonce)) is not None:
+            return str(known.instance)
         spawned = bool(self._why_spawn or safety.unsafe())
         output = os.open(self._runtime.output(nonce), _NEW | os.O_WRONLY | os.O_APPEND, 0o600)
         held = -1

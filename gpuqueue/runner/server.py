@@ -16,6 +16,7 @@ from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.launchers.local import wire
+from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.runner.attempts import Attempts, Ended
 from gpuqueue.runner.parent import Parent
@@ -142,7 +143,7 @@ class Server:
 
     def _welcome(self) -> None:
         connection, _ = self._listener.accept()
-        if _user_of(connection) != os.getuid():
+        if user_of(connection) != os.getuid():
             connection.close()
             logger.warning("a process of another user was turned away")
             return
@@ -200,11 +201,3 @@ class Server:
         asked = self._dispatchers.get(self._asked.pop(ended.nonce, -1))
         for each in [asked] if asked else list(self._dispatchers.values()):
             each.say("ended", **asdict(ended))
-
-
-def _user_of(connection: socket.socket) -> int:
-    """Return the user of the process at the other end."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return os.getuid()  # only the mode of the directory protects the socket
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[4:8], "little")

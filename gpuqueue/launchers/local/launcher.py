@@ -138,6 +138,8 @@ class LocalLauncher:
             self._started.pop(nonce, None)
             if isinstance(exc, RunnerRefuses) and exc.kind == "application":
                 raise ApplicationUnavailable(str(exc)) from exc
+            if isinstance(exc, RunnerAway) and self._closed.is_set():
+                raise LauncherClosed from exc
             if isinstance(exc, RunnerRefuses | RunnerAway):
                 raise OSError(str(exc)) from exc
             raise

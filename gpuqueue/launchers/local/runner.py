@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import threading
@@ -15,8 +16,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from typing import Any
 
-from gpuqueue.errors import GpuQueueError
+from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.local import wire
+from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, ROOM_BYTES, Runtime
 
 logger = logging.getLogger(__name__)
@@ -107,11 +109,14 @@ class Runner:
         self._connected()
 
     def close(self) -> None:
-        """Leave the runner. Its attempts go on."""
+        """Leave the runner. Its attempts go on. What is asked for later goes to the runner that
+        there is.
+        """
         self._closed = True
         with self._lock:
             if self._connection is not None:
                 _shut(self._connection)
+                self._connection = None
 
     def _ask(self, word: str, nonce: str, **fields: Any) -> Mapping[str, Any]:
         answer: Future[Mapping[str, Any]] = Future()
@@ -163,13 +168,16 @@ class Runner:
 
     def _find(self) -> socket.socket:
         deadline, started = time.monotonic() + self._start_within, None
-        while time.monotonic() < deadline and not self._closed:
+        while time.monotonic() < deadline:
             connection = socket.socket(socket.AF_UNIX)
             try:
                 connection.connect(str(self._runtime.socket))
-                return connection
             except OSError:
                 connection.close()
+            else:
+                return self._trusted(connection)
+            if self._closed:
+                break
             if started is not None and (status := started.poll()):
                 raise self._died(started.pid, status)
             # A second runner of the directory ends at once, with status 0.
@@ -180,6 +188,16 @@ class Runner:
             f"the runner of {self._runtime.path} does not listen after {self._start_within:g} s;"
             f" see {self._runtime.log}"
         )
+
+    def _trusted(self, connection: socket.socket) -> socket.socket:
+        if (user := user_of(connection)) != os.getuid():
+            connection.close()
+            raise SettingsError(
+                f"GPUQUEUE_RUNTIME_DIR={str(self._runtime.path.parent)!r}: user {user} listens on"
+                f" {self._runtime.socket}, not user {os.getuid()}; set GPUQUEUE_RUNTIME_DIR to a"
+                " directory that only this user can use"
+            )
+        return connection
 
     def _died(self, pid: int, status: int) -> GpuQueueError:
         """Return the error for a runner that died at its start."""
