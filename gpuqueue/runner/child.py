@@ -38,7 +38,7 @@ def fork(run: Callable[[], object], *, close: Iterable[int], output: int) -> int
     """Fork, and run a function in the new process as a fresh process would; return its pid.
 
     Args:
-        run: the executor. It ends by SystemExit.
+        run: the executor.
         close: descriptors of the runner.
         output: where standard output and error go.
     """
@@ -71,6 +71,7 @@ def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoR
             Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
         _forget()
         run()
+        code = os.EX_OK
     except SystemExit as exc:
         code = exc.code
     except BaseException:

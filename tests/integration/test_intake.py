@@ -45,7 +45,9 @@ class Taking:
         self.meanwhile: Callable[[str], object] = lambda job: None
         self.loop = IntakeLoop(lambda: Broker(self.app), self.accept, 60.0)
 
-    def accept(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def accept(
+        self, packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
+    ) -> str:
         job = identify(packed).id
         self.meanwhile(job)
         if errors := self.errors.get(job):

@@ -27,42 +27,51 @@ ENV = {
 }
 
 
-#: Each executor imports the application by itself, as in a pod.
-SPAWN = {"GPUQUEUE_START": "spawn"}
-
-
-@pytest.fixture(scope="module", params=[SPAWN, {}], ids=["spawned", "forked"])
+@pytest.fixture(scope="module")
 def stack(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    running_stacks: list[Stack],
-    kind: str,
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack], kind: str
 ) -> Iterator[Stack]:
-    if kind != "local" and not request.param:
-        pytest.skip("each pod starts its executor")
-    made = Stack(tmp_path_factory.mktemp("leaving"), {**ENV, **request.param}, "troubled", kind)
+    made = Stack(tmp_path_factory.mktemp("leaving"), ENV, "troubled", kind)
     with listed(running_stacks, made):
         made.dispatcher()
         yield made
 
 
-@pytest.fixture(autouse=True)
-def healthy(stack: Stack) -> Iterator[None]:
-    yield
-    stack.client.delete("troubled:import")
-    stack.go("troubled", 9)
-    # An import that goes well: those that hung in two tests would hold the application.
-    stack.app.send_task("troubled.add", [1, 2], queue=GPU).get(PATIENCE)
-    stack.idle()
-    stack.client.delete("go:troubled", "troubled:imports")
+@pytest.fixture(scope="module")
+def importing(
+    stack: Stack,
+    tmp_path_factory: pytest.TempPathFactory,
+    running_stacks: list[Stack],
+    kind: str,
+) -> Iterator[Stack]:
+    """A stack whose executors import the application, each by itself."""
+    if kind != "local":
+        yield stack
+        return
+    env = {**ENV, "GPUQUEUE_START": "spawn"}
+    made = Stack(tmp_path_factory.mktemp("spawned"), env, "troubled", kind)
+    with listed(running_stacks, made):
+        made.dispatcher()
+        yield made
 
 
 @pytest.fixture
-def importing(stack: Stack) -> Stack:
-    """A stack whose executors import the application."""
-    if stack.env.get("GPUQUEUE_START") != "spawn":
-        pytest.skip("its runner has imported the application")
-    return stack
+def any_stack(request: pytest.FixtureRequest, stack: Stack) -> Stack:
+    """The stack of a test."""
+    wanted = "importing" in request.fixturenames
+    found: Stack = request.getfixturevalue("importing") if wanted else stack
+    return found
+
+
+@pytest.fixture(autouse=True)
+def healthy(any_stack: Stack) -> Iterator[None]:
+    yield
+    any_stack.client.delete("troubled:import")
+    any_stack.go("troubled", 9)
+    # An import that goes well: those that hung in two tests would hold the application.
+    any_stack.app.send_task("troubled.add", [1, 2], queue=GPU).get(PATIENCE)
+    any_stack.idle()
+    any_stack.client.delete("go:troubled", "troubled:imports")
 
 
 @pytest.mark.parametrize("what", ["thread", "atexit", "child", "fork"])

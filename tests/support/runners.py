@@ -19,7 +19,7 @@ def runtimes() -> list[Runtime]:
 
 def runners_of(url: str | None = None) -> Iterator[psutil.Process]:
     """The runners whose executors work for this Redis; without one, all of this process."""
-    base = os.environ["GPUQUEUE_RUNTIME_DIR"]
+    base = os.environ.get("GPUQUEUE_RUNTIME_DIR", "")
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()

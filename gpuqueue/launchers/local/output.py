@@ -50,6 +50,7 @@ class Output:
     def follow(self, nonce: str, name: str, path: Path) -> None:
         """Show what an attempt prints from now on."""
         self._followed[nonce] = _Followed(path, name)
+        self._wake.set()
 
     def ended(self, nonce: str) -> None:
         """An attempt has ended: show the rest of its output."""
