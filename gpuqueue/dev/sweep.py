@@ -57,13 +57,18 @@ def _environment(pid: int) -> dict[str, str]:
     return {}
 
 
-def end_runners(url: str) -> None:
-    """Tell the runners of a Redis to end once their attempts have."""
+def end_runners(url: str, within: float) -> None:
+    """Tell the runners of a Redis, whose attempts have ended, to end; kill them after a time."""
+    runners = []
     for pid in psutil.pids():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            command = psutil.Process(pid).cmdline()
-            if RUNNER in command and _environment(pid).get("GPUQUEUE_REDIS_URL") == url:
-                os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if RUNNER in process.cmdline() and _environment(pid).get("GPUQUEUE_REDIS_URL") == url:
+                process.terminate()
+                runners.append(process)
+    for process in psutil.wait_procs(runners, timeout=within)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def sweep(url: str, grace: float = GRACE) -> int:
@@ -89,7 +94,7 @@ def sweep(url: str, grace: float = GRACE) -> int:
         if time.monotonic() > deadline + grace:
             break  # a process in an uninterruptible wait: the kernel ends it when it can
         time.sleep(0.05)
-    end_runners(url)
+    end_runners(url, grace)
     return len(seen)
 
 

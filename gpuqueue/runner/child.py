@@ -61,6 +61,7 @@ def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoR
             os.close(each)
         os.setsid()
         adopt_orphans()
+        signal.set_wakeup_fd(-1)
         for number, handler in _SIGNALS.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -76,16 +76,21 @@ class Server:
         self._asked: dict[str, int] = {}
         #: Why this runner starts no further attempt.
         self._stale = ""
-        signal.signal(signal.SIGTERM, self._asked_to_stop)
-        signal.signal(signal.SIGINT, self._asked_to_stop)
-        # What its attempts would be woken by, and a dispatcher that goes away.
+        # A signal ends the wait of the selector.
+        self._woken, waker = os.pipe()
+        for end in (self._woken, waker):
+            os.set_blocking(end, False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_stop)
         self._attempts = Attempts(
             runtime,
             self._selector,
             environ,
             parent.unsafe,
             command,
-            [lock, self._selector.fileno()],
+            [lock, waker, self._selector.fileno()],
         )
         for ended in self._attempts.adopt():
             self._tell(ended)
@@ -114,6 +119,8 @@ class Server:
                     self._attempts.exited(key.data)
                 elif key.fileobj is self._listener:
                     self._welcome()
+                elif key.fd == self._woken:
+                    os.read(self._woken, 4096)
                 elif key.fd in self._dispatchers:
                     self._hear(self._dispatchers[key.fd])
             if now - looked >= LATER:
