@@ -146,6 +146,12 @@ class StateUnavailable(GpuQueueError):
     """The queue state cannot be written now; the message waits in Redis and is taken again."""
 
 
+class StateDamaged(GpuQueueError):
+    """A key of the queue's state has another type than the queue gives it; messages for its class
+    wait in Redis until it is repaired.
+    """
+
+
 class RecordDamaged(GpuQueueError):
     """The record of the job in Redis cannot be read; ``gpuqueue doctor`` shows what it was."""
 

@@ -12,7 +12,13 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.slots import Slots
-from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable, UntrustedMessage
+from gpuqueue.errors import (
+    InvalidJob,
+    MalformedMessage,
+    StateDamaged,
+    StateUnavailable,
+    UntrustedMessage,
+)
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.message import encode, outline
 from gpuqueue.glue.messages.parse import identify, parse
@@ -64,6 +70,7 @@ class Accept:
         Raises:
             MalformedMessage: it has no task id.
             StateUnavailable: the job is not, or perhaps not, kept, and a later try can succeed.
+            StateDamaged: the job is not kept, since a key of its class must be repaired.
             RedisError: the same, and the message may be the cause.
         """
         identity = identify(packed)
@@ -74,6 +81,11 @@ class Accept:
                 words = f"the message cannot be kept: {exc}; send Celery's own headers"
                 return self._refuse(packed, identity, MalformedMessage(words))
         except RedisError as exc:
+            if _is_of_key(exc):
+                raise StateDamaged(
+                    f"a key of the class, gpuqueue:*:{{CLASS}}:*, has a wrong type: {exc};"
+                    " RENAME it (`gpuqueue doctor` compares what is left)"
+                ) from exc
             if isinstance(exc, ResponseError) and not (passes(exc) or forbidden(exc)):
                 raise
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
@@ -185,3 +197,10 @@ class Accept:
     def _known(self, delivery: str, why: str) -> str:
         logger.info("%s dropped: %s", delivery, why, extra={"action": "known"})
         return "known"
+
+
+def _is_of_key(exc: RedisError) -> bool:
+    """Whether a key has another type than a script needs. Redis 6.2 and newer ones word the error
+    within a script differently.
+    """
+    return isinstance(exc, ResponseError) and "WRONGTYPE Operation against a key" in str(exc)

@@ -43,7 +43,7 @@ from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.redis import names
 from gpuqueue.steps import Steps
-from gpuqueue.store import layout, rights
+from gpuqueue.store import layout, rights, scripts
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
 from gpuqueue.store.keys import VERSION, letter_keys
 from gpuqueue.store.lease import Lease, group_of
@@ -84,6 +84,7 @@ class DispatcherProcess:
         watch: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> None:
+        scripts.read()
         client, classes = _checked_client(settings), configured(settings)
         reader, logs, events = Reader(client), Logs(client), EventQueue(app)
         job_states = JobStates(ResultStates(app), reader, classes)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
+from gpuqueue.steps import Steps
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Items that wait at most, and items of one write.
@@ -36,7 +38,7 @@ class BackgroundQueue(Generic[T]):
     """A bounded queue with one thread. Thread-safe.
 
     Args:
-        name: of the thread.
+        name: of the thread, and of its step (:class:`Steps`) without ``gpuqueue-``.
         write: writes items, oldest first. If it raises an error that passes, the items wait for the
             next write; the items of any other error are lost.
         passes: whether an error passes.
@@ -66,6 +68,8 @@ class BackgroundQueue(Generic[T]):
         self._pause = 0.0
         self._failures = 0
         self._thread: threading.Thread | None = None
+        self._step = name.removeprefix("gpuqueue-")
+        self._steps = Steps()
 
     def put(self, key: Hashable, item: T, seconds: float = 0.0) -> None:
         """Write an item in ``seconds``, in place of a waiting one with the same key."""
@@ -99,7 +103,10 @@ class BackgroundQueue(Generic[T]):
             self._thread.join(LAST_WRITE)
 
     def _run(self) -> None:
-        self._begin()
+        try:
+            self._begin()
+        except Exception as exc:  # would end the thread: a write tells whether it can do without
+            self._steps.failed(self._step, exc)
         while some := self._due():
             self._write_some(some)
 
@@ -133,13 +140,7 @@ class BackgroundQueue(Generic[T]):
             if self._passes(exc) and not self._closed:
                 self._put_back(some, exc)
             elif len(some) == 1 or self._closed:
-                logger.warning(
-                    "%s: %d not written: %s",
-                    self._name,
-                    len(some),
-                    exc,
-                    extra={"action": "write_lost"},
-                )
+                self._steps.failed(self._step, exc)
                 self._lost(len(some))
             else:  # one item must not cost the others
                 for each in some:

@@ -196,14 +196,14 @@ class Canceller:
                 break
             except RedisError as exc:
                 if not passes(exc):
-                    logger.exception("revoke failed", extra={"action": "revoke_failed"})
+                    self.steps.failed("revoke", exc)
                     break
                 if str(exc) != told:  # once: Redis may be away for long
                     logger.warning("revoke put off: %s", exc, extra={"action": "revoke_later"})
                 told = str(exc)
                 self._stop.wait(PAUSE)
-            except Exception:
-                logger.exception("revoke failed", extra={"action": "revoke_failed"})
+            except Exception as exc:
+                self.steps.failed("revoke", exc)
                 break
 
     def close(self) -> None:

@@ -51,8 +51,11 @@ class ClassTurns:
         self._look_at = 0.0
 
     def forget(self) -> None:
-        """Take a turn in all classes next: another watcher led, or Redis has lost its data."""
+        """Take a turn in all classes next: another watcher led, Redis has lost its data, or its
+        clock has jumped.
+        """
         self._at.clear()
+        self._look_at = 0.0
 
     def take(self, now: float, woken: str | None) -> None:
         """Take the turn of each class whose time has come, of each that has work by now, and of one

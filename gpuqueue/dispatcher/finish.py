@@ -9,7 +9,6 @@ writes the result alone. Each of these steps has a number of tries.
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections.abc import Callable
@@ -25,18 +24,18 @@ from gpuqueue.launchers.base import Launcher, LauncherClosed, LauncherUnavailabl
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.steps import Steps
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 
-logger = logging.getLogger(__name__)
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
 class Finisher:
-    """Finishes jobs in its threads, each job once at a time.
+    """Finishes jobs in its threads, each job once at a time. Each fails by itself.
 
     Args:
         line, reader, logs: the state.
@@ -71,8 +70,9 @@ class Finisher:
         self._lease = lease
         self._timeout = timeout
         self._tries = tries
-        # Their writes fail within the lease if the result backend is away.
-        self._here = ThreadPoolExecutor(2, "gpuqueue-finish", lambda: answer_soon(app))
+        self._steps = Steps()
+        self._closed = False
+        self._here = ThreadPoolExecutor(2, "gpuqueue-finish", self._begin, (app,))
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._by_application = ThreadPoolExecutor(
@@ -80,12 +80,21 @@ class Finisher:
         )
 
     def submit(self, gpu_class: str, delivery: str) -> None:
-        """Finish a job soon, unless its finish is under way here."""
+        """Finish a job soon, unless its finish is under way here, or has just failed."""
+        if not self._steps.ready("finish", job=delivery):
+            return  # the watcher comes back to it
         with self._lock:
             if delivery in self._under_way:
                 return
             self._under_way.add(delivery)
         self._put(self._here, gpu_class, delivery, self._first)
+
+    def _begin(self, app: Any) -> None:
+        """Make the writes of a thread fail within the lease if the result backend is away."""
+        try:
+            answer_soon(app)
+        except Exception as exc:  # would end the pool
+            self._steps.failed("finish thread", exc)
 
     def _put(
         self,
@@ -98,13 +107,12 @@ class Finisher:
             done = True
             try:
                 done = step(gpu_class, delivery)
-            except RedisError as exc:
-                # The claim expires, and the watcher retries it.
-                logger.warning(
-                    "%s: finish put off: %s", delivery, exc, extra={"action": "finish_later"}
-                )
-            except Exception:
-                logger.exception("%s: finish failed", delivery, extra={"action": "finish_failed"})
+            except Exception as exc:
+                # The claim expires, and the watcher retries it. An outage is not the job's.
+                self._steps.failed("finish", exc, job="" if passes(exc) else delivery)
+            else:
+                self._steps.succeeded("finish")
+                self._steps.succeeded("finish", job=delivery)
             finally:
                 if done:
                     with self._lock:
@@ -112,9 +120,11 @@ class Finisher:
 
         try:
             pool.submit(run)
-        except RuntimeError:  # shutting down: another dispatcher takes it over
+        except RuntimeError as exc:
             with self._lock:
                 self._under_way.discard(delivery)
+            if not self._closed:  # else another dispatcher takes it over
+                self._steps.failed("finish", exc, job=delivery)
 
     def _first(self, gpu_class: str, delivery: str) -> bool:
         finisher = uuid.uuid4().hex
@@ -173,6 +183,7 @@ class Finisher:
         """Complete the finishes under way here. Those in the application's code continue by
         themselves.
         """
+        self._closed = True
         self._outcomes.close()
         self._here.shutdown(wait=True, cancel_futures=True)
         self._by_application.shutdown(wait=True, cancel_futures=True)

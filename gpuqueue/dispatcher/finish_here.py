@@ -54,7 +54,7 @@ class HereFinisher:
         self._send = send
         self._bodies = bodies
         self._lease = lease
-        self._timer = Timer("gpuqueue-finish-later")
+        self._timer = Timer("gpuqueue-finish-later", "finish later")
 
     def finish(
         self, gpu_class: str, delivery: str, finisher: str, tries: int, *, instead: bool
@@ -146,7 +146,9 @@ class HereFinisher:
             if not passes(exc):
                 raise
             self._timer.call(
-                AGAIN, lambda: self.failed(gpu_class, delivery, finisher, error, passing=True)
+                AGAIN,
+                lambda: self.failed(gpu_class, delivery, finisher, error, passing=True),
+                delivery,
             )
             return
         if told is None:

@@ -14,11 +14,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+import redis
+
 from gpuqueue.dispatcher.this_process import has_ended, process_name
-from gpuqueue.errors import InvalidJob, MalformedMessage, StateUnavailable
+from gpuqueue.errors import InvalidJob, MalformedMessage, StateDamaged, StateUnavailable
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.envelope import open_envelope
 from gpuqueue.model.text import LONGEST_ERROR, fitting
+from gpuqueue.steps import Steps
 from gpuqueue.store.intake import BrokerKeys, InHand, Intake, Report, Taken, Verdict
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,7 @@ class IntakeLoop:
         self._accept = accept
         self._lease = lease
         self._process = process_name()
+        self._steps = Steps()
         self._stop = threading.Event()
         self._leaves = False
         self._thread: threading.Thread | None = None
@@ -194,6 +198,11 @@ class IntakeLoop:
                 error,
                 extra={"action": "message_dead"},
             )
+        for queue in queues:
+            if problem := taken.problems.get(queue):
+                self._steps.failed("take", redis.ResponseError(problem), job=f"queue {queue}")
+            else:
+                self._steps.succeeded("take", job=f"queue {queue}")
         return taken
 
     def _leave(self, intake: Intake) -> None:
@@ -245,14 +254,17 @@ class IntakeLoop:
             # Without an id no caller can see a refusal.
             return Report(message, Verdict.DEAD, fitting(str(exc), LONGEST_ERROR))
         except StateUnavailable as exc:
-            logger.error(
-                "message not kept; it is taken again: %s", exc, extra={"action": "accept_failed"}
-            )
+            self._steps.failed("accept", exc)  # the message is taken again
             raise _Wait from exc
+        except StateDamaged as exc:  # the messages of other classes are accepted
+            self._steps.failed("accept", exc, where=message.queue)
+            return Report(message, Verdict.WAITS)
         except Exception as exc:
-            logger.exception("message not accepted", extra={"action": "accept_error"})
+            self._steps.failed("accept", exc, job=f"message {message.number}")
             error = fitting(f"{type(exc).__name__}: {exc}", LONGEST_ERROR)
             return Report(message, Verdict.FAILED, error)
+        self._steps.succeeded("accept")
+        self._steps.succeeded("accept", job=f"message {message.number}")
         if not told:
             events.tell(outcome, packed["headers"])
         return Report(message, Verdict.DONE)

@@ -4,8 +4,8 @@ stored beside the path while they are true, and kept from expiring while a job l
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,11 +13,11 @@ from gpuqueue.dispatcher.background import BackgroundQueue
 from gpuqueue.glue.results.states import Informing, ResultStates
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, DISPATCHED, QUEUED, JobState
+from gpuqueue.steps import Steps
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
-from gpuqueue.telemetry import STATES_LOST, STEP_FAILURES
+from gpuqueue.telemetry import STATES_LOST
 
-logger = logging.getLogger(__name__)
 #: State → seconds until it is stored. Most jobs have moved on by then: a job that starts at once
 #: needs no QUEUED, and one whose executor starts soon needs no DISPATCHED.
 DELAYS = {QUEUED: 0.1, DISPATCHED: 0.5}
@@ -40,6 +40,7 @@ class JobStates:
             "gpuqueue-states", self._write, passes, STATES_LOST.inc, begin=states.answer_soon
         )
         self._refresh_at = 0.0
+        self._steps = Steps()
         self._refreshing = threading.Lock()
 
     def store(self, record: Record, state: str, packed: Mapping[str, Any] | None = None) -> None:
@@ -69,11 +70,11 @@ class JobStates:
             true += [each for each in asked if _is_true(each, now.get(each.record["delivery"]))]
         self._states.store(true)
 
-    def refresh_if_due(self, now: float) -> None:
+    def refresh_if_due(self) -> None:
         """Keep the stored states of live jobs from expiring. It works in a thread, since there may
         be many.
         """
-        every = self._states.refresh_seconds
+        every, now = self._states.refresh_seconds, time.monotonic()
         if every and now >= self._refresh_at:
             self._refresh_at = now + every
             threading.Thread(target=self._refresh, name="gpuqueue-refresh", daemon=True).start()
@@ -90,13 +91,10 @@ class JobStates:
     def _refresh_class(self, name: str) -> None:
         try:
             self._states.refresh(self._live(name))
-        except Exception:
-            STEP_FAILURES.labels("states").inc()
-            logger.exception(
-                "states of class %s not refreshed; the next refresh retries",
-                name,
-                extra={"action": "refresh_failed"},
-            )
+        except Exception as exc:
+            self._steps.failed("states", exc, where=name)  # the next refresh tries again
+        else:
+            self._steps.succeeded("states", where=name)
 
     def _live(self, name: str) -> Iterator[Record]:
         """Yield the records of the jobs that wait or run, and never those of ended ones."""

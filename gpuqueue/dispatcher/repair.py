@@ -12,14 +12,15 @@ from functools import partial
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.identity import Standing, is_meant, of_record, standing
+from gpuqueue.dispatcher.identity import is_meant, of_record
 from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.dispatcher.strays import Strays
+from gpuqueue.dispatcher.suspects import Suspects
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
-from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
@@ -27,9 +28,6 @@ from gpuqueue.store.reader import Reader
 logger = logging.getLogger(__name__)
 #: How often a launch that stays unconfirmed is repeated, after 1, 2, 4, 8 times the usual seconds.
 LAUNCHES = 4
-#: How many times as long as usual to look for the end of an attempt that holds the slot of a later
-#: one.
-LOOKS = 4
 
 
 @dataclass
@@ -49,9 +47,23 @@ class Repair:
     relist: float
     """Seconds between two runs. A dispatcher has half of it to report how its process ended."""
     steps: Steps = field(default_factory=Steps)
-    unsettled: set[str] = field(default_factory=set, init=False)
-    """Closed classes that must stay closed: the last run left an attempt without its slot."""
-    _suspects: dict[str, float] = field(default_factory=dict)
+    suspects: Suspects = field(default_factory=Suspects)
+
+    def __post_init__(self) -> None:
+        self._strays = Strays(
+            self.client,
+            self.line,
+            self.reader,
+            self.classes,
+            self.launcher,
+            self.suspects,
+            self.abandoned_after,
+        )
+
+    @property
+    def unsettled(self) -> set[str]:
+        """Closed classes that must stay closed: the last run left an attempt without its slot."""
+        return self._strays.unsettled
 
     def run(
         self,
@@ -60,17 +72,17 @@ class Repair:
         unserved: Collection[str] = (),
         working: Collection[str] | None = None,
     ) -> None:
-        """Compare once, and repair each difference that has persisted; in the classes of
-        ``adopt_at_once`` adopt without waiting. Only those of ``working`` may have holders; None:
-        all may.
+        """Compare once at ``now``, a time of Redis, and repair each difference that has persisted.
+        In the classes of ``adopt_at_once`` adopt without waiting. Only those of ``working`` may
+        have holders; None: all may.
 
         In the classes of ``unserved``, which no dispatcher serves, it only frees the slots of
         attempts that have ended: a launch is left to the next dispatcher of the class.
 
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
-        suspects, self._suspects = self._suspects, {}
-        self.unsettled.clear()
+        self.suspects.begin()
+        self._strays.unsettled.clear()
         live = self.launcher.list()
         of_slot: dict[Attempt, list[LiveAttempt]] = defaultdict(list)
         for each in live:
@@ -89,14 +101,14 @@ class Repair:
             for slot, since, record in holders:
                 own = [each for each in of_slot[slot] if _is_own(record, each)]
                 held.update(each.running.instance for each in own)
-                self._each(slot, self._held, slot, since, record, own, suspects, now)
+                self._each(slot, self._held, slot, since, record, own, now)
         tokens = {each.running.attempt.token for each in live}
         for each in live:
             attempt = each.running.attempt
             if each.running.instance in held or attempt.gpu_class not in read:
                 continue
             if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
-                self._each(attempt, self._without_slot, each, tokens, suspects, now, adopt_at_once)
+                self._each(attempt, self._strays.settle, each, tokens, adopt_at_once)
 
     def _each(self, attempt: Attempt, act: Callable[..., None], *arguments: Any) -> None:
         """Repair one attempt. Raises :class:`LauncherUnavailable`, which concerns all."""
@@ -117,7 +129,6 @@ class Repair:
         since: float,
         record: Record | None,
         own: list[LiveAttempt],
-        suspects: dict[str, float],
         now: float,
     ) -> None:
         attempt = of_record(record, slot)
@@ -125,7 +136,7 @@ class Repair:
             return  # another cluster's watcher looks after it
         instance = self._instance(record, attempt, own)
         if instance:
-            self._with_process(RunningAttempt(attempt, instance), suspects, now)
+            self._with_process(RunningAttempt(attempt, instance))
         elif now - since >= self.abandoned_after and (
             attempt.gpu_class in self.classes or not _is_wanted(record, attempt)
         ):
@@ -150,10 +161,6 @@ class Repair:
         known = {record["delivery"]: record for record in records}
         return [(attempt, since, known.get(attempt.delivery)) for attempt, since in holders]
 
-    def _for_long(self, suspects: dict[str, float], name: str, now: float, seconds: float) -> bool:
-        self._suspects[name] = suspects.get(name, now)
-        return now - self._suspects[name] >= seconds
-
     def _instance(
         self, record: Record | None, attempt: Attempt, own: list[LiveAttempt]
     ) -> str | None:
@@ -166,15 +173,13 @@ class Repair:
             self.line.launched(attempt, instance, self.launcher.claim_within)
         return instance
 
-    def _with_process(
-        self, running: RunningAttempt, suspects: dict[str, float], now: float
-    ) -> None:
+    def _with_process(self, running: RunningAttempt) -> None:
         end = self.launcher.end_of(running.instance)
         if end is None:
             self.launcher.watch(running)
             return
         holder = running.attempt.holder
-        if self._for_long(suspects, holder, now, self.relist / 2):
+        if self.suspects.for_long(holder, self.relist / 2):
             logger.warning(
                 "%s: gone without a reported end: %s",
                 holder,
@@ -208,71 +213,6 @@ class Repair:
             extra={"action": "repair_freed"},
         )
         self.slots.on_end(RunningAttempt(attempt, ""), explain(None))
-
-    def _without_slot(
-        self,
-        each: LiveAttempt,
-        tokens: Collection[str],
-        suspects: dict[str, float],
-        now: float,
-        adopt_at_once: Collection[str],
-    ) -> None:
-        """An attempt runs without a slot: adopt it if Redis has lost it, stop it if its job goes on
-        without it.
-        """
-        running = each.running
-        attempt, instance = running.attempt, running.instance
-        record = self.reader.record(attempt.gpu_class, attempt.delivery)
-        match standing(record, each, tokens):
-            case Standing.CURRENT:
-                return  # its slot is written by now
-            case Standing.UNKNOWN:
-                at_once = attempt.gpu_class in adopt_at_once
-                if at_once or self._for_long(suspects, instance, now, self.abandoned_after):
-                    self._adopt(each)
-            case Standing.AHEAD:
-                if self._adopt(each):
-                    return
-                # The holder in its way may have ended, which takes a moment to see.
-                closed = attempt.gpu_class in adopt_at_once
-                if closed and not self._for_long(suspects, instance, now, self.abandoned_after):
-                    self.unsettled.add(attempt.gpu_class)
-                else:
-                    self._stop(each)
-            case Standing.SUCCESSOR:
-                earlier = (record or {}).get("instance")
-                if not earlier or self.launcher.end_of(earlier) is not None:
-                    if not self._adopt(each, instead_of=(record or {}).get("token", "")):
-                        self._stop(each)
-                elif self._for_long(suspects, instance, now, LOOKS * self.abandoned_after):
-                    self._stop(each)
-            case Standing.STRAY:
-                self._stop(each)
-            case Standing.OVER:
-                if self._for_long(suspects, instance, now, self.abandoned_after):
-                    self._stop(each)
-
-    def _adopt(self, each: LiveAttempt, instead_of: str = "") -> bool:
-        attempt = each.running.attempt
-        adopted: Record = {**each.record, "instance": each.running.instance}
-        slots = self.classes[attempt.gpu_class].slots(each.record["isolation"])
-        if not self.line.adopt(attempt.gpu_class, adopted, slots, instead_of):
-            return False
-        logger.warning(
-            "%s: runs, and Redis has lost that; adopted",
-            attempt.holder,
-            extra={"action": "repair_adopted"},
-        )
-        wakeups.wake(self.client, attempt.gpu_class)
-        return True
-
-    def _stop(self, each: LiveAttempt) -> None:
-        logger.warning(
-            "%s: runs without a slot; stopped",
-            each.running.attempt.holder,
-            extra={"action": "repair_stopped"},
-        )
-        self.launcher.stop(each.running.instance, "KILL")
 
 
 def _is_own(record: Record | None, live: LiveAttempt) -> bool:

@@ -75,19 +75,13 @@ class Slots:
         self._finisher = finisher
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuqueue-launch")
         self._places = PlaceLog(client)
-        self._timer = Timer("gpuqueue-launch-later")
+        self._timer = Timer("gpuqueue-launch-later", "launch later")
 
-    # -- grant -------------------------------------------------------------------------------------
+    # -- launch ------------------------------------------------------------------------------------
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> None:
         """Put a delivery in line that was only stored, and launch each attempt that may start."""
         self.launch(gpu_class, self._line.enqueue(gpu_class, delivery))
-
-    def grant(self, gpu_class: GpuClass) -> None:
-        """Grant free slots to waiting jobs, and launch their attempts."""
-        self.launch(gpu_class, self._line.admit(gpu_class))
-
-    # -- launch ------------------------------------------------------------------------------------
 
     def relaunch(self, record: Record) -> None:
         """Launch an attempt again whose launch is unconfirmed."""
@@ -105,8 +99,9 @@ class Slots:
     def _submit(self, record: Record, *, repeated: bool = False) -> None:
         try:
             self._pool.submit(self._launch, record, repeated)
-        except RuntimeError:  # this dispatcher shuts down: the next watcher launches the attempt
-            _left(record)
+        except RuntimeError as exc:
+            # This dispatcher shuts down, or has no thread left: a watcher launches the attempt.
+            _left(record, exc)
 
     def _launch(self, record: Record, repeated: bool) -> None:
         try:
@@ -115,8 +110,8 @@ class Slots:
                 self._states.store(record, DISPATCHED)
             try:
                 instance = self._launcher.start(record)
-            except LauncherClosed:
-                _left(record)
+            except LauncherClosed as exc:
+                _left(record, exc)
             except LaunchLater as exc:
                 LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
@@ -191,7 +186,7 @@ class Slots:
             if found:  # else it is cancelled, or another process has launched it
                 self.relaunch(found)
 
-        self._timer.call(pause, again)
+        self._timer.call(pause, again, attempt.holder)
 
     def _nothing_runs(self, record: Record) -> bool:
         """Return whether a launch was certainly prevented."""
@@ -225,7 +220,7 @@ class Slots:
                 exc,
                 extra={"action": "end_later"},
             )
-            self._timer.call(EARLIEST, lambda: self.on_end(running, end))
+            self._timer.call(EARLIEST, lambda: self.on_end(running, end), running.attempt.holder)
             return False
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:
@@ -271,7 +266,10 @@ class Slots:
         self._pool.shutdown(wait=True, cancel_futures=False)
 
 
-def _left(record: Record) -> None:
+def _left(record: Record, why: Exception) -> None:
     logger.info(
-        "%s left to another dispatcher", record["delivery"], extra={"action": "launch_left"}
+        "%s: launch left to a watcher: %s",
+        record["delivery"],
+        why,
+        extra={"action": "launch_left"},
     )

@@ -32,6 +32,8 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
+#: A change of the clock of Redis against the monotonic one that counts as a jump, in seconds.
+JUMP = 1.0
 
 
 def concerns_all(exc: BaseException) -> bool:
@@ -154,7 +156,7 @@ class Watcher:
         # 1. Announce this dispatcher. Lead, unless another watcher does.
         if self._due("announce", max(tick, self.lease.seconds)):
             self.check_layout()
-            self._offset = redis_time(self.client) - time.monotonic()
+            self._set_clock()
             run("announce", self._announce, None)
         if self._due("lease", self.lease.seconds / 3 if self.leads else tick):
             self._set_leads(self.may_lead and self.lease.hold())
@@ -175,7 +177,7 @@ class Watcher:
         if self._due("launcher", tick):
             run("launcher", lambda: self.launcher.check(self._now()), None)
         # 6. Keep the states of long jobs from expiring.
-        run("states", lambda: self.states.refresh_if_due(self._now()), None)
+        run("states", self.states.refresh_if_due, None)
         # 7. Sleep until the next class is due, or until one is woken.
         now = self._now()
         return self.turns.next(now) - now
@@ -187,6 +189,13 @@ class Watcher:
             return False
         self._next[step] = now + every
         return True
+
+    def _set_clock(self) -> None:
+        """Follow the clock of Redis. After a jump, no time that was planned before it is right."""
+        offset = redis_time(self.client) - time.monotonic()
+        if abs(offset - self._offset) > JUMP:
+            self.turns.forget()
+        self._offset = offset
 
     def _now(self) -> float:
         return self._offset + time.monotonic()

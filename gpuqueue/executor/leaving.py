@@ -37,7 +37,10 @@ def end_within(seconds: float, code: int) -> None:
         time.sleep(seconds)
         leave_at_once(code, f"this process did not end within {seconds:g} s after its work")
 
-    threading.Thread(target=watch, name="gpuqueue-leave", daemon=True).start()
+    try:
+        threading.Thread(target=watch, name="gpuqueue-leave", daemon=True).start()
+    except RuntimeError as exc:  # the task has used up the threads, and may keep them
+        leave_at_once(code, f"this process leaves at once: {exc}")
 
 
 def leave_at_once(code: int, why: str = "") -> NoReturn:
@@ -45,9 +48,11 @@ def leave_at_once(code: int, why: str = "") -> NoReturn:
     status. ``why`` is logged.
     """
     last = threading.Thread(target=_last_words, args=(why,), daemon=True)
-    last.start()
-    last.join(FLUSH)
-    os._exit(code)
+    try:
+        last.start()
+        last.join(FLUSH)
+    finally:  # also without a thread for the last words
+        os._exit(code)
 
 
 def _last_words(why: str) -> None:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from celery import Celery, states
 from celery.app.trace import build_tracer
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 
 from gpuqueue.errors import (
     ApplicationNotFound,
-    ExecutorDied,
     MalformedMessage,
-    StaleAttempt,
     TaskNotFound,
 )
-from gpuqueue.executor import adoption, application
+from gpuqueue.executor import application
 from gpuqueue.executor.celery_task import (
     check_arguments,
     has_own_call,
@@ -30,29 +26,26 @@ from gpuqueue.executor.celery_task import (
     with_run,
 )
 from gpuqueue.executor.leaving import grace_of
+from gpuqueue.executor.outcome import Outcome
 from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.results.events import Events
 from gpuqueue.model import celery_redis
-from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_NO_STATE
+from gpuqueue.model.ends import EXIT_NO_APPLICATION
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
-from gpuqueue.nvidia import failures as gpu_failures
-from gpuqueue.nvidia.sampler import Sample, Sampler, has_gpu
+from gpuqueue.nvidia.sampler import Sample, Sampler
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import RedisError
-from gpuqueue.store.passing import describe
 
 logger = get_logger("gpuqueue.executor")
 #: Loggers of Celery are silent until the application sets logging up.
 start_logger = logging.getLogger("gpuqueue.start")
 #: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
 KEEP = 86_400.0
-#: How many characters of a GPU failure the record keeps; the log has all.
-MOST_GPU_ERROR = 300
 #: How many characters the record keeps of why an application cannot be loaded.
 MOST_LOAD_ERROR = 500
 
@@ -75,8 +68,8 @@ class Run:
         self._worker = worker
         self._keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
         self._loglevel = environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
-        self._outcome: EndReason | None = None
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
+        self._outcome = Outcome(environ, executor, self._sampler)
 
     def run(self) -> None:
         """Load the application and run the task. If either is impossible, the job fails with a
@@ -150,7 +143,7 @@ class Run:
                 state = getattr(info, "state", None) or states.SUCCESS
                 if state == states.FAILURE and self._has_stored_success(app, request.id):
                     state = states.SUCCESS
-            if self._outcome:
+            if self._outcome.claimed:
                 failed = state == states.FAILURE
                 self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
             if state == states.SUCCESS:
@@ -172,7 +165,7 @@ class Run:
         """Whether Celery has stored the success, and failed afterwards: for its log and its event,
         it shows the result as text.
         """
-        return self._outcome == EndReason.SUCCEEDED and (
+        return self._outcome.claimed == EndReason.SUCCEEDED and (
             app.backend.get_task_meta(task_id, cache=False)["status"] == states.SUCCESS
         )
 
@@ -181,11 +174,11 @@ class Run:
         inner = task.__call__ if has_own_call(task) else task.run
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with self._claiming():
+            with self._outcome.claiming():
                 check_arguments(task, args, kwargs)
                 with soft_limit(soft):
                     result = inner(*args, **kwargs)
-            self._claim(EndReason.SUCCEEDED)
+            self._outcome.claim(EndReason.SUCCEEDED)
             return result
 
         return run
@@ -196,66 +189,13 @@ class Run:
         """
 
         def hook(*args: Any, **kwargs: Any) -> None:
-            with self._claiming():
+            with self._outcome.claiming():
                 before_start(*args, **kwargs)
 
         return hook
 
-    @contextmanager
-    def _claiming(self) -> Iterator[None]:
-        """Claim the outcome of an exception of the task."""
-        try:
-            yield
-        except Retry:
-            self._claim(EndReason.RETRIED)
-            raise
-        except (Ignore, Reject):
-            self._claim(EndReason.IGNORED)
-            raise
-        except application.Stopped:
-            raise
-        except SystemExit as exc:
-            self._claim(EndReason.ERROR)
-            raise ExecutorDied(
-                f"the task called sys.exit with exit code {exc.code!r}, without a result"
-            ) from exc
-        except SoftTimeLimitExceeded:
-            self._claim(EndReason.ERROR)  # the time limit is the cause, not the interrupted code
-            raise
-        except Exception as exc:
-            reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
-            if reason == EndReason.INFRA:
-                self._give_up(exc)
-            self._claim(reason or EndReason.ERROR)
-            raise
-
-    def _give_up(self, exc: Exception) -> NoReturn:
-        """The GPU failed: write no result, so that another attempt may end the job."""
-        number = self._executor.attempt.number
-        logger.error("the GPU failed during attempt %s: %r", number, exc, exc_info=exc)
-        first_line = f"{type(exc).__name__}: {exc}".partition("\n")[0]
-        try:
-            self._sampled({**self._sampler.latest(), "gpu_error": first_line[:MOST_GPU_ERROR]})
-        except RedisError as error:
-            logger.warning("the GPU error is not recorded: %s", error)
-        raise application.Stopped(EXIT_DEVICE) from exc
-
     def _sampled(self, seen: Sample) -> None:
         self._executor.sampled(seen)
-
-    def _claim(self, outcome: EndReason) -> None:
-        try:
-            adoption.report(self._executor, outcome, self._sampler.latest())
-        except StaleAttempt as exc:
-            # Ignore makes the tracer write no result, no callback and no chord part.
-            logger.warning("outcome %s dropped: %s", outcome, exc)
-            raise Ignore() from None
-        except RedisError as exc:
-            # The tracer must not treat this as a failure of the task, and write an unclaimed
-            # result.
-            logger.error("Redis %s; outcome %s lost: %s", describe(exc).problem, outcome, exc)
-            raise application.Stopped(EXIT_NO_STATE) from exc
-        self._outcome = outcome
 
     def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
         """Report that the application is loaded, with the hard limit; return the soft one. A

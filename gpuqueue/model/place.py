@@ -90,8 +90,8 @@ class Place:
             int(found.get("failures", 0)),
             sorted(found.get("jobs") or ()),
             float(found.get("since", 0)),
-            found.get("until"),
+            None if found.get("until") is None else float(found["until"]),
             float(found.get("pause", 0)),
-            found.get("probe", ""),
-            found.get("error", ""),
+            str(found.get("probe", "")),
+            str(found.get("error", "")),
         )

@@ -14,7 +14,7 @@ from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
-from gpuqueue.store.scripts import Scripts
+from gpuqueue.store import scripts
 
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
@@ -48,7 +48,8 @@ class ExecutorAttempt:
     """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
-        self._scripts = Scripts(client)
+        scripts.read("claim", "loaded", "not_loaded", "sampled", "report", "reported")
+        self._scripts = scripts.Scripts(client)
         self.token = token
         self.attempt = attempt
         self._claimed: dict[str, Any] | None = None
@@ -162,7 +163,8 @@ class ExecutorFinish:
         keep: float,
         lease: float = 180.0,
     ) -> None:
-        self._scripts = Scripts(client)
+        scripts.read("finish_claim", "finish_failed", "finished")
+        self._scripts = scripts.Scripts(client)
         self._attempt = attempt
         self._finisher = finisher
         self._keep = keep

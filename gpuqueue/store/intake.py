@@ -35,6 +35,8 @@ class Verdict(StrEnum):
     """It was not tried: any dispatcher may take it."""
     RETURNED = "returned"
     """It was not tried, and this process takes no more: it is the next of its list again."""
+    WAITS = "waits"
+    """It cannot be accepted now, and is not at fault: it is taken again after a pause."""
     FAILED = "failed"
     """Its acceptance failed: it is tried again, or set aside after the last try."""
     DEAD = "dead"
@@ -93,6 +95,8 @@ class Taken:
     """The processes that have messages in hand, if the call asked for them."""
     set_aside: dict[str, str] = field(default_factory=dict)
     """Dead letter → error."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Queue → its key of a wrong type, which keeps messages where they are."""
 
 
 class Intake:
@@ -173,18 +177,20 @@ class Intake:
             letters=MOST_LETTERS,
             kept=KEPT,
         )
+        taken = _taken(answer, list(reported), hand)
         self._lost.clear()
-        return _taken(answer, list(reported), hand)
+        return taken
 
 
 def _taken(answer: Sequence[Any], queues: Sequence[str], hand: str) -> Taken:
-    more, processes, buried, found = answer
+    more, processes, buried, wrong, found = answer
     messages = [
         InHand(queues[index - 1], number.decode(), hand, tries, text)
         for index, number, tries, text in _grouped(found, 4)
     ]
     set_aside = {letter.decode(): error.decode() for letter, error in _grouped(buried, 2)}
-    return Taken(messages, bool(more), [each.decode() for each in processes], set_aside)
+    problems = {queues[index - 1]: problem.decode() for index, problem in _grouped(wrong, 2)}
+    return Taken(messages, bool(more), [each.decode() for each in processes], set_aside, problems)
 
 
 def _grouped(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 
 import redis
@@ -44,7 +45,7 @@ class Lease:
         self._hosts = [socket.gethostname(), *([machine] if machine else [])]
         self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have the same name
         self._holds = False
-        self._settings_at = 0.0
+        self._settings_due = 0.0
         self.seconds = seconds
         self.taken = False
         """Whether the last :meth:`hold` found no lease: none was there, or Redis has lost it."""
@@ -74,7 +75,7 @@ class Lease:
         for key, names in members.items():
             pipe.zadd(key, dict.fromkeys(names, now))
         # A member that was not there: it is the first time, or Redis has lost its data.
-        if any(pipe.execute()) or now - self._settings_at >= SETTINGS_EVERY:
+        if any(pipe.execute()) or time.monotonic() >= self._settings_due:
             for key in members:
                 pipe.zremrangebyscore(key, "-inf", now - FORGET_DISPATCHER)
             if classes:
@@ -82,7 +83,7 @@ class Lease:
                     CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes}
                 )
             pipe.execute()
-            self._settings_at = now
+            self._settings_due = time.monotonic() + SETTINGS_EVERY
 
     def leave(self) -> None:
         """Resign, and record that this dispatcher is gone."""

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import KINDS, MOST_ATTEMPTS, NEEDED, Record
 
@@ -14,6 +15,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "number": (int, float),
     "table": list,
 }
+
+#: The types of settings that are None by default, and no text.
+_UNSET: dict[str, type] = {"memory": int, "devices": list}
 
 
 def readable(text: Any) -> dict[str, Any] | None:
@@ -25,8 +29,24 @@ def readable(text: Any) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def readable_record(text: Any) -> Record | None:
-    """Return a record. The scripts set a damaged one aside, by the same rule."""
+def readable_class(name: str, text: Any) -> dict[str, Any]:
+    """Return the settings of a class. In place of one that cannot be read comes its default."""
+    found = GpuClass(name).public()
+    for field, value in (readable(text) or {}).items():
+        default = found.get(field, value)
+        kind = type(default) if default is not None else _UNSET.get(field, str)
+        if isinstance(value, kind) or (value is None and default is None):
+            found[field] = value
+    return found | {"name": name}
+
+
+def whole(text: str) -> int:
+    """Return a count; 0 for one that cannot be read."""
+    return int(text) if text.isdecimal() else 0
+
+
+def readable_record(text: Any, gpu_class: str) -> Record | None:
+    """Return a record of a class. The scripts set a damaged one aside, by the same rule."""
     found: Any = readable(text)
     if found is None or not _is_json(found):
         return None
@@ -46,8 +66,8 @@ def readable_record(text: Any) -> Record | None:
         and 0 <= attempt < MOST_ATTEMPTS
         and attempt == int(attempt)
     )
-    record: Record | None = found if sound else None
-    return record
+    record: Any = {"gpu_class": gpu_class, **found}
+    return record if sound else None
 
 
 def _is_json(value: Any) -> bool:

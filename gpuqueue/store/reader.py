@@ -16,7 +16,7 @@ from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
-from gpuqueue.store.readable import readable, readable_record
+from gpuqueue.store.readable import readable, readable_class, readable_record, whole
 from gpuqueue.store.scripts import Scripts
 
 
@@ -67,13 +67,12 @@ class Reader:
     def classes(self) -> dict[str, dict[str, Any]]:
         """Return the settings of all classes, as the newest dispatcher of each announced them."""
         found: dict[str, str] = self._client.hgetall(CLASSES)  # type: ignore[assignment]
-        parsed = {name: readable(text) for name, text in sorted(found.items())}
-        return {name: spec for name, spec in parsed.items() if spec is not None}
+        return {name: readable_class(name, text) for name, text in sorted(found.items())}
 
     def record(self, gpu_class: str, delivery: str) -> Record | None:
         """Return the record of a delivery; None if it is unknown."""
         raw = self._client.hget(class_key(gpu_class, "jobs"), delivery)
-        return readable_record(raw)
+        return readable_record(raw, gpu_class)
 
     def records(self, gpu_class: str, deliveries: Iterable[str]) -> list[Record]:
         """Return the records of several deliveries, without those that no longer exist."""
@@ -81,7 +80,7 @@ class Reader:
         if not names:
             return []
         raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names)  # type: ignore[assignment]
-        return [record for each in raw if (record := readable_record(each))]
+        return [record for each in raw if (record := readable_record(each, gpu_class))]
 
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
         """Return the newest delivery of a job, in any of the classes. The name of a delivery finds
@@ -94,13 +93,17 @@ class Reader:
         newest = pipe.execute()
         for name, delivery in zip(names, newest, strict=True):
             pipe.hget(class_key(name, "jobs"), delivery or job_id)
-        found = [record for raw in pipe.execute() if (record := readable_record(raw))]
+        found = [
+            record
+            for name, raw in zip(names, pipe.execute(), strict=True)
+            if (record := readable_record(raw, name))
+        ]
         return max(found, key=lambda record: record.get("created", 0), default=None)
 
     def all_records(self, gpu_class: str) -> Iterable[Record]:
         """Yield every record of a class, tombstones included, in no order."""
         for _, raw in self._client.hscan_iter(class_key(gpu_class, "jobs"), count=500):
-            record = readable_record(raw)
+            record = readable_record(raw, gpu_class)
             if record is not None:
                 yield record
 
@@ -225,7 +228,7 @@ class Reader:
             delayed,
             finishing,
             {
-                key.removeprefix("*:"): int(value)
+                key.removeprefix("*:"): whole(value)
                 for key, value in gate.items()
                 if key.startswith("*:")
             },

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
 
 import redis
@@ -48,6 +49,22 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 def source(verb: str) -> str:
     """Return the whole text of a verb."""
     return "".join(text for _, text in sections(verb))
+
+
+def read(*verbs: str) -> None:
+    """Read the texts of verbs now, or of all. An upgrade of the package changes its files under a
+    process that goes on with the older code.
+    """
+    for verb in verbs or _verbs(files("gpuqueue.store") / "lua"):
+        source(verb)
+
+
+def _verbs(folder: Traversable, prefix: str = "") -> Iterator[str]:
+    for each in folder.iterdir():
+        if each.is_dir() and each.name != "lib":
+            yield from _verbs(each, f"{prefix}{each.name}/")
+        elif each.name.endswith(".lua"):
+            yield prefix + each.name.removesuffix(".lua")
 
 
 def sections(verb: str) -> Iterator[tuple[str, str]]:

@@ -15,13 +15,17 @@ from kombu import Message
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher.accept import Accept
+from gpuqueue.errors import StateDamaged
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.worker.events import MessageEvents
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import Redis, connect
-from gpuqueue.store.keys import wake_key
+from gpuqueue.store.keys import NAMES, class_keys, wake_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
@@ -197,3 +201,29 @@ def test_no_event_is_sent_while_they_are_off() -> None:
     eventer = Eventer()
     MessageEvents(lambda: eventer, lambda: False).tell("accepted", {"id": "a", "task": "t"})
     assert eventer.sent == []
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_a_class_with_a_key_of_a_wrong_type_keeps_its_messages(
+    dispatcher: Dispatcher, key: str
+) -> None:
+    client, name = dispatcher.client, class_keys("t4")[list(NAMES).index(key)]
+    dispatcher.take("before")
+    if client.exists(name):
+        client.rename(name, "moved")
+    wrong = client.rpush if client.type("moved") == "string" else client.set
+    wrong(name, "x")
+    try:
+        outcome = dispatcher.take("j")
+    except StateDamaged as exc:
+        assert "wrong type" in str(exc)
+        outcome = "waits"
+    assert dispatcher.take("other", "gpu.a100.shared") == "accepted"
+    client.delete(name)
+    if client.exists("moved"):
+        client.rename("moved", name)
+    if outcome == "waits":  # known: it was put in line before the script came to that key
+        assert dispatcher.take("j") in ("accepted", "known")
+    end = End(EndReason.SUCCEEDED, "")
+    granted = dispatcher.line.release(CLASSES["t4"], Attempt("t4", "before", 1), end).granted
+    assert [each["delivery"] for each in granted] == ["j"]

@@ -17,7 +17,8 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher import intake as loop
 from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.this_process import has_ended, process_name
-from gpuqueue.errors import InvalidJob, StateUnavailable
+from gpuqueue.errors import InvalidJob, StateDamaged, StateUnavailable
+from gpuqueue.glue.messages.message import encode
 from gpuqueue.glue.messages.parse import identify
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.store.dead_letters import DeadLetters
@@ -170,6 +171,41 @@ def test_what_cannot_be_accepted_is_set_aside_and_the_next_taken(
     until(lambda: "bad" in taking.accepted, SOON, "sent again")
 
 
+def test_a_list_that_is_none_keeps_no_other_queue_from_its_turn(
+    taking: Taking, caplog: pytest.LogCaptureFixture
+) -> None:
+    taking.queues = ["gpu.a100", QUEUE]
+    taking.client.set("gpu.a100", "x")
+    taking.start()
+    for number in range(3):
+        taking.send(f"j{number}")
+        taking.has(*(f"j{each}" for each in range(number + 1)))
+    assert taking.loop.works()
+    lines = [each.getMessage() for each in caplog.records if "queue gpu.a100" in each.getMessage()]
+    assert len(lines) == 1
+    assert "key=gpu.a100 is no list; RENAME it" in lines[0]
+    taking.client.delete("gpu.a100")
+    taking.send("other", queue="gpu.a100")
+    taking.has("j0", "j1", "j2", "other")
+
+
+def test_a_class_that_must_be_repaired_keeps_its_messages_and_no_other(
+    taking: Taking, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind")
+    taking.errors["waits"] = [StateDamaged(str(damaged))] * 7
+    taking.send("waits", "a", "b")
+    taking.start()
+    taking.has("a", "b")
+    assert taking.loop.works()
+    until(lambda: taking.in_hand() == 1, SOON, "the one that waits")
+    assert not taking.client.exists(f"gpuqueue:1:{{{QUEUE}}}:tries")
+    lines = [each for each in caplog.records if "WRONGTYPE" in each.getMessage()]
+    assert len(lines) == 1
+    taking.errors["waits"].clear()
+    taking.has("a", "b", "waits")
+
+
 GOOD = {
     "body": base64.b64encode(b"[[1, 2], {}, {}]").decode(),
     "content-type": "application/json",
@@ -214,6 +250,31 @@ def test_an_envelope_that_cannot_be_read_is_refused_at_its_id(
     taking.start()
     taking.has("j", "next")
     assert "the envelope cannot be decoded: " in taking.problems["j"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *({"__type__": "zz", "__value__": 7}, {"__type__": "decimal", "__value__": "abc"}),
+        *({"__type__": "uuid", "__value__": 7}, {"__type__": ["a"], "__value__": 7}),
+        *({"__type__": "uuid", "__value__": {"hex": "0" * 32}}, [{"__type__": 7}]),
+        {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"},
+    ],
+    ids=str,
+)
+def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent: Any) -> None:
+    taking.push(GOOD | {"headers": {"id": "j", "task": "shop.add", "mine": sent}})
+    kept: list[dict[str, Any]] = []
+
+    def keep(packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+        kept.append(json.loads(encode(packed)))
+        return "accepted" if problem is None else "refused"
+
+    taking.loop._accept = keep
+    taking.start()
+    until(lambda: taking.told, SOON, "accepted")
+    assert taking.told == [("j", "accepted")]
+    assert kept[0]["headers"]["mine"] == sent
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,6 @@ def test_a_refresh_reads_live_jobs_in_pages_and_no_tombstone(
         return records(self, name, found)
 
     monkeypatch.setattr(Reader, "records", counted)
-    world.states.refresh_if_due(1.0)
+    world.states.refresh_if_due()
     until(lambda: all(world.client.ttl(key) > 100 for key in keys), 5, "every state is refreshed")
     assert sum(read) == 40

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,21 @@ import pytest
 import redis
 from celery import Celery
 from celery.app.task import Context
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.glue.results import started, states
+from gpuqueue.glue.results.started import store_started_beside
 from gpuqueue.glue.results.states import (
     LONGEST,
     Informing,
     ResultStates,
-    store_started_at_once,
 )
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import DISPATCHED, QUEUED
+from gpuqueue.store.passing import passes
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 RECORD: Record = {
@@ -200,13 +208,13 @@ def test_headers_of_any_size_leave_a_short_state(app: Celery) -> None:
 @pytest.mark.parametrize("known", [*FURTHER, QUEUED, DISPATCHED])
 def test_started_of_an_executor_replaces_all_but_a_success(app: Celery, known: str) -> None:
     put(app, known)
-    store_started_at_once(app)
+    store_started_beside(app, passes)
     app.backend.store_result("a", {"pid": 1}, "STARTED", request=Context({"id": "a"}))
     assert app.AsyncResult("a").state == ("SUCCESS" if known == "SUCCESS" else "STARTED")
 
 
 def test_started_of_an_executor_is_one_command(app: Celery) -> None:
-    store_started_at_once(app)
+    store_started_beside(app, passes)
     app.backend.store_result("b", {"pid": 1}, "STARTED")
     app.backend.client.config_resetstat()
     app.backend.store_result("a", {"pid": 1}, "STARTED")
@@ -221,7 +229,7 @@ def test_started_that_the_script_cannot_read_is_left_to_celery(
 ) -> None:
     other = application(server.url, result_compression="gzip")
     put(other, "RETRY")
-    store_started_at_once(other)
+    store_started_beside(other, passes)
     other.backend.store_result("a", {"pid": 1}, "STARTED")
     assert other.AsyncResult("a").state == "STARTED"
     other.close()
@@ -233,7 +241,7 @@ def test_started_needs_no_right_to_run_scripts(server: EmbeddedRedis, app: Celer
     admin.acl_setuser("plain", enabled=True, passwords=["+plain"], keys=["*"], channels=["*"],
                       commands=list(rights))  # fmt: skip
     other = application(server.url.replace("redis://", "redis://plain:plain@"))
-    store_started_at_once(other)
+    store_started_beside(other, passes)
     other.backend.store_result("a", {"pid": 1}, "STARTED")
     assert app.AsyncResult("a").state == "STARTED"
     other.close()
@@ -271,3 +279,79 @@ def test_states_that_do_not_expire_are_not_refreshed(app: Celery) -> None:
     other.conf.result_expires = None
     assert ResultStates(other).refresh_seconds is None
     other.close()
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddedRedis, Celery]]:
+    """A result backend that is away, and the application of an executor."""
+    monkeypatch.setattr(started, "EARLIEST", 0.1)
+    server = EmbeddedRedis(tmp_path / "results")
+    server.start()
+    made = application(server.url)
+    made.backend.client.flushdb()
+    store_started_beside(made, passes)
+    server.stop()
+    yield server, made
+    made.close()
+    server.stop()
+
+
+def late() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "gpuqueue-started"]
+
+
+def test_started_does_not_wait_for_an_absent_backend(away: tuple[EmbeddedRedis, Celery]) -> None:
+    server, app = away
+    app.backend.client.set_retry(Retry(ConstantBackoff(1), 60))  # the patience of an executor
+    began = time.monotonic()
+    app.backend.store_result("a", {"pid": 1}, "STARTED", request=Context({"id": "a"}))
+    assert time.monotonic() - began < 5
+    assert app.backend.client.get_retry()._retries == 60, "results must be as patient as before"
+    server.start()
+    until(lambda: app.AsyncResult("a").state == "STARTED", 10)
+    assert app.AsyncResult("a").info == {"pid": 1}
+    until(lambda: not late(), 5)
+
+
+@pytest.mark.parametrize("state", ["RETRY", "PROGRESS", "SUCCESS", "FAILURE", "REVOKED"])
+def test_a_late_started_replaces_nothing_that_says_more(
+    away: tuple[EmbeddedRedis, Celery], state: str
+) -> None:
+    server, app = away
+    app.backend.store_result("a", {"pid": 1}, "STARTED")
+    server.start()
+    put(app, state)
+    until(lambda: not late(), 10)
+    assert app.AsyncResult("a").state == state
+
+
+def test_a_late_started_is_given_up_when_another_state_follows(
+    away: tuple[EmbeddedRedis, Celery],
+) -> None:
+    server, app = away
+    app.backend.store_result("a", {"pid": 1}, "STARTED")
+    assert late()
+    with suppress(Exception):  # it is away for this one, too
+        app.backend.store_result("a", 1, "SUCCESS")
+    until(lambda: not late(), 5)
+    server.start()
+    assert app.AsyncResult("a").state == "PENDING"
+
+
+def test_started_of_a_repeat_replaces_only_what_it_has_read(app: Celery) -> None:
+    """A command that the server takes late must not replace what this process has written since."""
+    sent: list[Any] = []
+    run = states.ask
+
+    def delayed(backend: Any, asked: Any) -> Any:
+        sent.append(asked)
+        return [0] if len(sent) == 2 else run(backend, asked)
+
+    put(app, "RETRY")
+    store_started_beside(app, passes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(started, "ask", delayed)
+        app.backend.store_result("a", {"pid": 1}, "STARTED")
+    app.backend.store_result("a", ValueError("wrong"), "FAILURE")
+    assert run(app.backend, sent[1]) == [0]
+    assert app.AsyncResult("a").state == "FAILURE"

@@ -34,7 +34,7 @@ WIDTH = 100
 #: Names that Redis gives to a script, of those that the scripts may use.
 NAMES = (
     *("redis", "cjson", "KEYS", "ARGV", "math", "string", "table"),
-    *("ipairs", "next", "pairs", "pcall", "tonumber", "tostring", "type", "unpack"),
+    *("error", "ipairs", "next", "pairs", "pcall", "tonumber", "tostring", "type", "unpack"),
 )
 #: luacheck's codes of a name or value that is not used: 211 to 241, 311 to 331.
 UNUSED = ("2", "3")

@@ -9,6 +9,7 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.slots import Slots
+from gpuqueue.dispatcher.suspects import Suspects
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
@@ -98,6 +99,7 @@ class OlderState(Timed):
             cast(Slots, self),
             abandoned_after=2.0,
             relist=1.0,
+            suspects=Suspects(lambda: self.now),
         )
 
     # -- what a dispatcher does --------------------------------------------------------------------

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.checks.celery import damaged
+from gpuqueue.cli.view.state import gate, gpu_class
 from gpuqueue.dispatcher.class_turns import IN_SCRIPT
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
 from gpuqueue.model.job import Job
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt
-from gpuqueue.store.keys import BUSY, class_key
+from gpuqueue.store.keys import BUSY, CLASSES, class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
@@ -211,6 +215,45 @@ def test_a_record_of_an_older_version_waits_for_its_application(queue: Queue) ->
     assert why.reason == "APPLICATION_HELD"
 
 
+@pytest.mark.parametrize("text", ["many", "1.5", "9223372036854775807"])
+def test_jobs_keep_their_order_though_the_counter_is_damaged(queue: Queue, text: str) -> None:
+    holder, _ = queue.send("one"), queue.send("two")
+    queue.send("before")
+    queue.client.hset(queue.key("gate"), "seq", text)
+    for name in ("c", "b", "a"):
+        assert queue.send(name) is None
+    waiting = queue.client.zrange(queue.key("waiting_shared"), 0, -1)
+    assert waiting == ["before", "c", "b", "a"]
+    assert holder is not None
+
+
+def test_a_record_without_its_class_runs_in_the_class_that_has_it(queue: Queue) -> None:
+    holder, _ = queue.send("one"), queue.send("two")
+    queue.send("bare")
+    queue.damage("bare", {"gpu_class": None})
+    found = queue.reader.find("bare", ["refused", "t4"])
+    assert (found or {}).get("gpu_class") == "t4"
+    assert holder is not None
+    [granted] = queue.line.release(T4, holder).granted
+    assert Attempt.of(granted) == Attempt("t4", "bare", 1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"name": 7, "shared_slots": "x", "image": 7}'])
+def test_a_class_with_damaged_settings_is_shown(queue: Queue, text: str) -> None:
+    queue.client.hset(CLASSES, "t4", text)
+    queue.client.hset(queue.key("gate"), "*:bypassed", "many")
+    [(name, spec)] = queue.reader.classes().items()
+    assert gpu_class(spec) == GpuClass(name) == GpuClass("t4")
+    assert gate(queue.reader.view(name, spec))["bypassed"] == 0
+
+
+def test_settings_of_a_class_are_shown_as_they_were_announced(queue: Queue) -> None:
+    made = GpuClass("a100", memory=7, devices=(1, 2), image="i", node_selector={"a": "b"})
+    queue.client.hset(CLASSES, "a100", json.dumps(made.public() | {"of tomorrow": 1}))
+    assert gpu_class(queue.reader.classes()["a100"]) == made
+    assert queue.reader.classes()["a100"]["of tomorrow"] == 1
+
+
 @pytest.mark.parametrize("name", ["counts", "places", "damaged"])
 def test_a_damaged_key_for_people_keeps_no_job_from_its_way(queue: Queue, name: str) -> None:
     queue.client.set(queue.key(name), "text")
@@ -241,6 +284,7 @@ def test_a_damaged_entry_of_a_place_is_no_evidence(queue: Queue, text: str) -> N
     queue.line = Line(queue.client, by="d1", devices={"t4": 1}, site=Site("h", "shop"))
     for place in ("device:h/0", "host:h", "application:shop@h", "none"):
         queue.client.hset(queue.key("places"), place, text)
+    assert all(place.until is None or place.until <= NOW for place in places.of(queue.client, "t4"))
     walk_through(queue, [])
     assert Measures(queue.client).of("t4").set_aside == {}
 
@@ -348,3 +392,16 @@ def test_a_turn_names_the_time_of_the_next_one(queue: Queue) -> None:
     assert queue.turn().due == NOW + 30
     queue.send("later", eta=NOW + 20)
     assert queue.turn().due == NOW + 20
+
+
+def test_doctor_shows_what_a_turn_has_set_aside(queue: Queue) -> None:
+    state: Any = SimpleNamespace(reader=queue.reader)
+    queue.client.hset(CLASSES, "t4", "{}")
+    queue.send("a")
+    assert list(damaged(state)) == []
+    queue.client.zadd(queue.key("holders_shared"), {"nothing": 1.0})
+    queue.line.set_aside("t4", "holders_shared", "nothing")
+    [check] = damaged(state)
+    assert "in class t4" in check.saw and "nothing" in check.saw
+    [where] = queue.reader.damaged("t4")
+    assert where in check.saw

@@ -153,6 +153,22 @@ def test_a_stray_is_stopped_when_its_number_is_given_again(queue: OlderState) ->
     assert finish(again)
 
 
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_jump_of_the_clock_of_redis_does_not_hasten_or_delay_a_repair(
+    queue: OlderState, jump: float
+) -> None:
+    [process] = queue.launch(queue.submit("a"))
+    process.executor.claim(process.instance, "w")
+    queue.client.flushdb()
+    queue.line.open("t4")
+    queue.repair.run(queue.now)
+    queue.repair.run(queue.now + jump)
+    assert queue.holders() == [], "no difference has persisted yet"
+    queue.now += 2.0
+    queue.repair.run(queue.now + jump)
+    assert queue.holders() == ["a#1"]
+
+
 def test_a_strays_end_does_not_free_the_slot_that_has_its_number(queue: OlderState) -> None:
     queue.come_back_with(walk(queue, "waiting", "claimed"))
     [stray] = queue.machine.of("a")

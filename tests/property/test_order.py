@@ -159,6 +159,17 @@ def test_a_job_with_an_eta_arrives_when_it_is_due(queue: Queue) -> None:
     assert queue.started() == ["second", "early", "third"]
 
 
+def test_jobs_of_one_eta_arrive_in_the_order_of_their_acceptance(queue: Queue) -> None:
+    names = [f"j{number * 37 % 101:03}" for number in range(101)]
+    eta = queue.now + 5
+    for name in names:
+        assert queue.submit(name, eta=eta) == []
+    queue.now += 5.001
+    for _ in range(3):
+        queue.line.tick("t4")
+    assert queue.client.zrange(class_key("t4", "waiting_shared"), 0, -1) == names
+
+
 def test_an_exclusive_job_that_returns_is_not_overtaken_beyond_the_bound(queue: Queue) -> None:
     [first] = queue.submit("first", "exclusive", priority=3)
     queue.submit("running", priority=3)

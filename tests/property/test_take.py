@@ -232,6 +232,75 @@ def test_a_failing_message_keeps_no_other_from_its_turn(broker: Broker) -> None:
     assert texts(process.take([QUEUE], reports)) == [b"good"]
 
 
+@pytest.mark.parametrize("name", ["texts", "leases", "hands", "tries", "last", "list"])
+def test_a_key_of_a_wrong_type_stops_no_other_queue(broker: Broker, name: str) -> None:
+    other = "gpu.a100"
+    key = other if name == "list" else f"gpuqueue:1:{{{other}}}:{name}"
+    process = broker.process("p")
+    broker.push("held", queue=other)
+    verdict = Verdict.FAILED if name == "tries" else Verdict.BACK
+    reports = all_as(process.take([other]), verdict, "no")
+    if name == "last":
+        broker.client.set(key, "x")
+    else:
+        if broker.client.exists(key):
+            broker.client.rename(key, "moved")
+        broker.client.hset(key, "a", "b") if name == "leases" else broker.client.set(key, "x")
+    if name != "list":
+        broker.push("waits", queue=other)
+    seen = []
+    for text in (b"one", b"two"):
+        broker.push(text)
+        taken = process.take([other, QUEUE], reports, others=True)
+        assert text in texts(taken)
+        assert f"key={key} is no " in taken.problems.get(other, "") or text == b"two"
+        reports = all_as(taken, Verdict.DONE)
+        seen += texts(taken)
+    if name != "tries":  # which new messages do not need
+        assert b"waits" not in seen
+        assert name == "list" or broker.waiting(other) == [b"waits"]
+    process.take([QUEUE], reports)
+    assert broker.in_hand() == 0
+
+    if broker.client.exists("moved"):
+        broker.client.rename("moved", key)
+    else:
+        broker.client.delete(key)
+    for _ in range(4):
+        broker.now += LEASE + max(PAUSES) + 1
+        taken = process.take([other])
+        assert not taken.problems
+        seen += texts(taken)
+        process.take([other], all_as(taken, Verdict.DONE), most=0)
+    assert sorted(each for each in seen if each not in (b"one", b"two")) == (
+        [b"held"] if name == "list" else [b"held", b"waits"]
+    )
+
+
+def test_an_answer_that_cannot_be_read_costs_no_try(broker: Broker) -> None:
+    broker.push("a")
+    process = broker.process("p")
+    hands, tries = (f"gpuqueue:1:{{{QUEUE}}}:{each}" for each in ("hands", "tries"))
+    broker.client.hset(hands, "1", b"\xff\xfe/x")
+    for _ in range(2):
+        with pytest.raises(UnicodeDecodeError):
+            process.take([QUEUE], others=True)
+    broker.client.hdel(hands, "1")
+    assert texts(process.take([QUEUE])) == [b"a"]
+    assert not broker.client.exists(tries)
+
+
+def test_a_damaged_count_of_tries_starts_again(broker: Broker) -> None:
+    process = broker.process("p")
+    broker.push("a")
+    (message,) = process.take([QUEUE]).messages
+    for damaged in ("garbage", "[]", "7", '{"tries": "x"}'):
+        broker.client.hset(f"gpuqueue:1:{{{QUEUE}}}:tries", message.number, damaged)
+        taken = process.take([QUEUE], [Report(message, Verdict.FAILED, "no")])
+        (message,) = taken.messages
+        assert message.tries == 1
+
+
 def test_what_ends_each_holder_is_set_aside(broker: Broker) -> None:
     broker.push("poison", "good")
     seen = []

@@ -14,6 +14,7 @@ from celery.app.task import Context
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu import Message
+from kombu.utils.json import loads
 
 from gpuqueue.errors import MalformedMessage
 from gpuqueue.glue.messages.bodies import Bodies
@@ -134,6 +135,18 @@ def outline(packed: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def restored(value: Any) -> Any:
+    """Return the value of a header as its sender had it: a UUID or a time, which kombu writes as an
+    object of JSON. A value without a form of kombu stays as it is.
+    """
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return loads(json.dumps(value))
+    except Exception:  # of the code of any type
+        return value
+
+
 def _is_flat(value: Any, most: int) -> bool:
     level = [value]
     for _ in range(most):
@@ -155,7 +168,7 @@ def unpack(stored: Mapping[str, Any]) -> Message:
         delivery_tag="",
         content_type=stored["content_type"],
         content_encoding=stored["content_encoding"],
-        headers=dict(stored["headers"]),
+        headers={name: restored(value) for name, value in stored["headers"].items()},
         properties=dict(stored["properties"]),
         delivery_info=dict(stored["delivery_info"]),
         channel=None,
@@ -218,7 +231,7 @@ def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies:
     }
     if stored is None:
         return Context(base)
-    base |= _usable(stored["headers"]) | {
+    base |= _usable(unpack(stored).headers) | {
         "delivery_info": dict(stored["delivery_info"]),
         **stored["properties"],
     }

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
-from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.errors import InvalidJob, MalformedMessage, shown
 from gpuqueue.glue.messages.bodies import PROTOCOL, ClosedBody, DispatcherBodies, is_signed
+from gpuqueue.glue.messages.message import restored
 from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
 from gpuqueue.model.names import parse_queue
@@ -80,7 +81,8 @@ def parse(
         raise MalformedMessage.field(
             "task", headers.get("task"), "is not a task name", "send Celery's header 'task'"
         )
-    queue = parse_queue(packed["delivery_info"].get("routing_key") or "")
+    key = packed["delivery_info"].get("routing_key") or ""
+    queue = parse_queue(key if isinstance(key, str) else shown(key))
     request = GpuRequest.parse(headers.get(HEADER))
     embed, signed = _embed(body), is_signed(packed)
     _check_counts(headers)
@@ -107,7 +109,7 @@ def parse(
 
 def stamps_of(headers: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the stamps in a message's headers: header → values."""
-    stamps = headers.get("stamps") or {}
+    stamps = restored(headers.get("stamps")) or {}
     wanted = {name: stamps.get(name) for name in headers.get("stamped_headers") or []}
     return {
         name: [str(each) for each in (value if isinstance(value, list) else [value])]
@@ -117,6 +119,14 @@ def stamps_of(headers: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _stamps(headers: Mapping[str, Any]) -> dict[str, list[str]]:
+    for name, kind, words in (("stamped_headers", list, "a list"), ("stamps", dict, "an object")):
+        if not isinstance(headers.get(name) or kind(), kind):
+            raise InvalidJob.field(
+                name, headers[name], f"is not {words}", f"send Celery's header {name!r}"
+            )
+    for each in headers.get("stamped_headers") or []:
+        if not isinstance(each, str):
+            raise InvalidJob.field("stamped_headers", each, "is no name", "name headers of stamps")
     stamps = stamps_of(headers)
     fix = f"use up to {MOST_STAMPS} stamps of {LONGEST_STAMP} characters"
     texts = [f"{header}={value}" for header, values in stamps.items() for value in values]

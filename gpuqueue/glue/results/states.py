@@ -20,7 +20,6 @@ from typing import Any
 from celery import Celery, states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
-from redis import ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -39,8 +38,6 @@ REPLACES: dict[str, tuple[str, ...]] = {
     DISPATCHED: _BEFORE_START,
     states.STARTED: (*_BEFORE_START, states.STARTED),
 }
-#: What an executor's STARTED replaces: as in Celery, anything but a success.
-_ALL_BUT_SUCCESS = "! SUCCESS "
 _STORED, _KEPT, _UNREADABLE = 1, 0, 2
 #: The headers of a message that a state repeats.
 _SHOWN = ("group", "parent_id", "retries", "stamps", "stamped_headers")
@@ -79,16 +76,16 @@ class ResultStates:
         if not isinstance(backend, RedisBackend):
             return [self._read_then_store(backend, each) for each in some]
         asked = [
-            _Ask(backend, each.record["id"], self._meta(backend, each), _named(each.state))
+            Ask(backend, each.record["id"], self._meta(backend, each), named(each.state))
             for each in some
         ]
-        answers = _ask(backend, asked)
+        answers = ask(backend, asked)
         unread = [index for index, answer in enumerate(answers) if answer == _UNREADABLE]
         # The script reads JSON only. Celery reads what it has written in any other way.
         for index in unread:
             asked[index].expect(self._replaceable(backend, some[index]))
         again = [index for index in unread if asked[index].expected]
-        for index, answer in zip(again, _ask(backend, [asked[i] for i in again]), strict=True):
+        for index, answer in zip(again, ask(backend, [asked[i] for i in again]), strict=True):
             answers[index] = answer
         return [answer == _STORED for answer in answers]
 
@@ -139,33 +136,6 @@ class ResultStates:
             pipe.execute()
 
 
-def store_started_at_once(app: Celery) -> None:
-    """Make the STARTED of this process one command in place of Celery's three."""
-    backend = app.backend
-    plain = backend.store_result
-
-    def store_result(task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
-        if state == states.STARTED and _started(backend, task_id, result, kwargs.get("request")):
-            return result
-        return plain(task_id, result, state, *args, **kwargs)
-
-    if isinstance(backend, RedisBackend):
-        backend.store_result = store_result
-
-
-def _started(backend: Any, task_id: str, result: Any, request: Any) -> bool:
-    """Store STARTED; return False where Celery's own way is needed."""
-    meta = backend._get_result_meta(
-        result=result, state=states.STARTED, traceback=None, request=request
-    )
-    meta["task_id"] = task_id
-    ask = _Ask(backend, task_id, backend.encode(meta), _ALL_BUT_SUCCESS)
-    try:
-        return _ask(backend, [ask])[0] in (_STORED, _KEPT)
-    except ResponseError:  # a server, or a user, without scripts
-        return False
-
-
 def answer_soon(app: Celery) -> None:
     """Make the backend of this thread give up within seconds, for callers that try again later."""
     backend = app.backend
@@ -174,7 +144,7 @@ def answer_soon(app: Celery) -> None:
         backend.retry_policy = {**backend.retry_policy, "max_retries": 1}
 
 
-class _Ask:
+class Ask:
     """One key of the script, with its arguments."""
 
     def __init__(self, backend: Any, job_id: str, value: Any, statuses: str) -> None:
@@ -188,7 +158,8 @@ class _Ask:
         self.expected = value or ""
 
 
-def _ask(backend: Any, asked: Sequence[_Ask]) -> list[int]:
+def ask(backend: Any, asked: Sequence[Ask]) -> list[int]:
+    """Run the script; return its answers."""
     if not asked:
         return []
     arguments: list[Any] = [int(backend.expires or 0), LONGEST]
@@ -199,7 +170,8 @@ def _ask(backend: Any, asked: Sequence[_Ask]) -> list[int]:
     return found
 
 
-def _named(state: str) -> str:
+def named(state: str) -> str:
+    """Return the states that a state may replace, as the script reads them."""
     return f" {' '.join(REPLACES[state])} "
 
 

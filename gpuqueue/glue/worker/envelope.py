@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from kombu import Message
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 
 from gpuqueue.errors import MalformedMessage
 from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.worker.compression import unpacked
 
 #: Only JSON is decoded.
 _ACCEPTED = {"application/json"}
@@ -27,15 +28,16 @@ def open_envelope(channel: Any, text: bytes) -> tuple[dict[str, Any], MalformedM
         MalformedMessage: it is no envelope.
     """
     try:
-        envelope = loads(bytes_to_str(text))
+        # As JSON has it: what kombu writes for a UUID or a time in a header stays as it is sent.
+        envelope = json.loads(bytes_to_str(text))
     except (ValueError, TypeError, LookupError, RecursionError) as exc:
         raise MalformedMessage(f"not JSON: {exc}; send kombu's envelope") from None
     if not isinstance(envelope, Mapping):
         raise MalformedMessage("not an object; send kombu's envelope")
     try:
         return _read(channel, envelope), None
-    except MalformedMessage:
-        raise
+    except MalformedMessage as exc:
+        return _outline(envelope), exc
     except Exception as exc:  # of any codec
         problem = f"the envelope cannot be decoded: {type(exc).__name__}: {exc}; send kombu's own"
         return _outline(envelope), MalformedMessage(problem)
@@ -46,11 +48,15 @@ def _read(channel: Any, envelope: Mapping[str, Any]) -> dict[str, Any]:
     body = envelope.get("body")
     if body:
         body = channel.decode_body(body, properties.get("body_encoding"))
+    headers = envelope.get("headers")
+    if isinstance(headers, Mapping) and (compression := headers.get("compression")):
+        body = unpacked(body, compression)
+        headers = {name: value for name, value in headers.items() if name != "compression"}
     message = Message(
         body=body,
         content_type=envelope.get("content-type"),
         content_encoding=envelope.get("content-encoding"),
-        headers=envelope.get("headers"),
+        headers=headers,
         properties=properties,
         delivery_info=properties.get("delivery_info"),
         postencode="utf-8",

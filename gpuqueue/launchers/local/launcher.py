@@ -38,6 +38,7 @@ from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
 from gpuqueue.model.executor_env import FINISHER, OF_ATTEMPT, parse_record, record_variables
 from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
+from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
 #: Seconds that a killed stray process has to end.
@@ -106,6 +107,7 @@ class LocalLauncher:
         #: Nonce → what this launcher started.
         self._started: dict[str, Record] = {}
         self._finishes: dict[str, Future[int | None]] = {}
+        self._steps = Steps()
         self._output = Output()
         self._ends = ThreadPoolExecutor(1, "gpuqueue-ends")
         self._closed = threading.Event()

@@ -70,7 +70,7 @@ class Output:
             self._wake.clear()
             for nonce, followed in list(self._followed.items()):
                 ended = followed.ended
-                with contextlib.suppress(OSError):  # its file is gone, or our reader is
+                with contextlib.suppress(Exception):  # its file is gone, or our reader is
                     self._show(followed, whole=ended)
                 if ended:
                     self._followed.pop(nonce, None)

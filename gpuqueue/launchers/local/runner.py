@@ -227,10 +227,20 @@ class Runner:
 
     def _read(self, connection: socket.socket) -> None:
         lines = wire.Lines()
-        with contextlib.suppress(OSError, wire.Malformed):
+        try:
             while data := connection.recv(1 << 20):
                 for message in lines.feed(data):
                     self._take(message)
+        except OSError:
+            pass  # it has ended
+        except Exception as exc:
+            logger.error(
+                "the runner of %s said what is no message: %s: %s",
+                self._runtime.path,
+                type(exc).__name__,
+                exc,
+                extra={"action": "runner_unread"},
+            )
         self._drop(connection)
         for asked, answer in list(self._answers.values()):
             if asked is connection:

@@ -162,3 +162,29 @@ def test_an_item_of_a_closed_queue_waits_for_nothing(desk: Desk) -> None:
     desk.queue.close()
     desk.queue.put("a", "a")
     assert took(desk.queue.close) < 1
+
+
+def test_a_thread_that_cannot_prepare_itself_writes_all_the_same() -> None:
+    written: list[str] = []
+
+    def begin() -> None:
+        raise ZeroDivisionError
+
+    beside: BackgroundQueue[str] = BackgroundQueue(
+        "desk", written.extend, lambda exc: False, int, begin=begin
+    )
+    beside.put(1, "a")
+    until(lambda: written == ["a"], 5)
+    beside.close()
+
+
+def test_items_lost_for_one_cause_are_logged_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.refused = "bad"
+    for number in range(5):
+        desk.queue.put(number, "bad")
+    desk.queue.put("good", "good")
+    desk.wrote("good")
+    assert desk.lost == 5
+    assert len([each for each in caplog.records if "ValueError: no" in each.getMessage()]) == 1

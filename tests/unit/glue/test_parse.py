@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from kombu.utils.json import dumps
 
 from gpuqueue.errors import InvalidJob, MalformedMessage
+from gpuqueue.glue.messages.message import unpack
 from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.glue.messages.submission import Submission
 from gpuqueue.model.container import CONTAINER_TASK
@@ -101,3 +106,43 @@ def test_a_refused_job_keeps_only_its_identity() -> None:
     assert (job.eta, job.needs_app) == (None, False)
     nameless = identify(message(task=7)).refused("refused", "exclusive", trusted=True)
     assert (nameless.task, nameless.needs_app) == ("unknown", True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"stamped_headers": 7}, "stamped_headers=7 is not a list; "),
+        ({"stamped_headers": {"a": 1}}, "stamped_headers={'a': 1} is not a list; "),
+        ({"stamped_headers": [["a"]], "stamps": {}}, "stamped_headers=['a'] is no name; "),
+        ({"stamped_headers": ["a"], "stamps": ["a"]}, "stamps=['a'] is not an object; "),
+    ],
+)
+def test_stamps_of_a_wrong_shape_are_refused_by_name(headers: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=re.escape(words)):
+        read(message(**headers))
+
+
+@pytest.mark.parametrize("key", [7, ["gpu.t4"], {"a": 1}])
+def test_a_routing_key_that_is_no_text_is_refused_by_name(key: Any) -> None:
+    packed = message()
+    packed["delivery_info"]["routing_key"] = key
+    with pytest.raises(InvalidJob, match=re.escape(f"queue={str(key)!r} is not the name of a")):
+        read(packed)
+
+
+def test_stamps_in_a_form_of_kombu_are_those_of_their_revoke() -> None:
+    stamp = {"__type__": "uuid", "__value__": {"hex": "0" * 32}}
+    found = read(message(stamped_headers=["by"], stamps={"by": [stamp, 7]}))
+    assert found.stamps == {"by": ["00000000-0000-0000-0000-000000000000", "7"]}
+
+
+def test_a_worker_gets_a_header_as_its_sender_had_it() -> None:
+    sent = {
+        "at": datetime(2026, 1, 1, tzinfo=UTC),
+        "by": [uuid.UUID(int=7)],
+        "odd": {"__type__": "no"},
+    }
+    wire = json.loads(dumps(sent)) | {"bad": {"__type__": "zz", "__value__": 7}}
+    found = unpack(message(**wire)).headers
+    assert {name: found[name] for name in sent} == sent
+    assert found["bad"] == wire["bad"]

@@ -29,7 +29,7 @@ J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
     "accept": ["accepted", 0, [0]],
     "enqueue": [0],
-    "intake/take": [0, [], [], []],
+    "intake/take": [0, [], [], [], []],
     "admit": [0],
     "relaunch": None,
     "release": [0, ""],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from gpuqueue.model import states
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.states import JobState
-from gpuqueue.store import keys
+from gpuqueue.store import keys, scripts
+from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.client import connect
 from gpuqueue.store.keys import HAND_NAMES, LETTER_NAMES, NAMES, class_key, class_keys
 from gpuqueue.store.scripts import _KEYS, source
 
@@ -27,6 +32,8 @@ HEADER = re.compile(
     re.DOTALL,
 )
 FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
+_ATTEMPTS = inspect.getsource(ExecutorAttempt), inspect.getsource(ExecutorFinish)
+OF_EXECUTORS, OF_FINISHERS = (tuple(re.findall(r'_call\(\s*"(\w+)"', text)) for text in _ATTEMPTS)
 #: How a script names the keys of a queue, of which it works on several.
 KEYS_OF = {"intake/take": ("q.", "q[", "unpack(", "list"), "lib/hands": ("q.",)}
 #: What the library takes of the context that a verb hands to it as a whole.
@@ -161,3 +168,20 @@ def test_every_state_has_its_moves_and_leads_to_the_end() -> None:
         leads |= {state for state, following in states.MOVES.items() if following & leads}
     assert leads == set(JobState)
     assert states.MOVES[JobState.ENDED] == frozenset()
+
+
+def test_a_process_reads_its_scripts_once_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade of the package changes the files under a process of the older version."""
+    client, attempt = connect("redis://127.0.0.1:1"), Attempt("t4", "j", 1)
+    starts: dict[tuple[str, ...], Callable[[], object]] = {
+        tuple(VERBS): scripts.read,
+        OF_EXECUTORS: lambda: ExecutorAttempt(client, attempt, "token"),
+        OF_FINISHERS: lambda: ExecutorFinish(client, attempt, "finisher", 1.0),
+    }
+    for verbs, start in starts.items():
+        source.cache_clear()
+        start()
+        with monkeypatch.context() as changed:
+            changed.setattr(scripts, "files", None)
+            for verb in verbs:
+                assert EVERY[verb] in source(verb)

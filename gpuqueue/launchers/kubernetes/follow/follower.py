@@ -5,7 +5,10 @@ from __future__ import annotations
 import builtins
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 from gpuqueue.launchers.base import LauncherUnavailable, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
@@ -23,6 +26,7 @@ from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.steps import Steps
 
 #: Logs fetched in parallel.
 LOG_THREADS = 4
@@ -65,6 +69,7 @@ class Follower:
         )
         self._jobs_without_pod = JobsWithoutPod(api, observations, settings)
         self._logs = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="gpuqueue-logs")
+        self._steps = Steps()
         # What is known of pods in the table. Threads may still handle one that was deleted.
         self._lock = threading.Lock()
         self._attempts: dict[str, LiveAttempt | None] = {}
@@ -197,10 +202,15 @@ class Follower:
         self._ended_pods.add(uid)
         end = _end_of(entry, live)
         if live.is_container:  # its log is part of its result
-            self._logs.submit(self._container_ended, entry, live, end)
+            self._beside(self._container_ended, entry, live, end)
             return
         self._on_end(live.running, end)
-        self._logs.submit(self._keep_log, entry, live)
+        self._beside(self._keep_log, entry, live)
+
+    def _beside(self, act: Callable[..., None], entry: Entry, *arguments: Any) -> None:
+        """Act in a thread of the logs: a pool tells of no error by itself."""
+        step = partial(act, entry, *arguments)
+        self._logs.submit(self._steps.run, "log", step, None, job=entry.pod.metadata.name)
 
     def _begun(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid

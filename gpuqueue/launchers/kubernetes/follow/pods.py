@@ -20,7 +20,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.api.watch import PodWatch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.settings.kubernetes import ClusterSettings
-from gpuqueue.telemetry import STEP_FAILURES
+from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
 #: Seconds without the API until the table counts as out of date: several tries to connect have
@@ -61,6 +61,7 @@ class Pods:
         self._clock = clock
         self._table = PodTable()
         self._lock = threading.Condition()
+        self._steps = Steps()
         self._run: _Run | None = None
         self.snapshot = self._table.snapshot
         self.by_job = self._table.by_job
@@ -123,8 +124,10 @@ class Pods:
                 run.version, after = "", exc.retry_after
                 error = "" if run.healthy and isinstance(exc, Expired) else str(exc)
             except Exception as exc:
-                logger.exception("pods: watch failed", extra={"action": "pods_failed"})
+                self._steps.failed("pods", exc)
                 run.version, error = "", repr(exc)
+            else:
+                self._steps.succeeded("pods")
             if run.healthy:
                 backoff.reset()
             if error and not run.stopped.is_set():
@@ -178,15 +181,11 @@ class Pods:
                     return
                 entry = change(pod, self._clock())
             self._on_event(entry, kind)
-        except Exception:
+        except Exception as exc:
             run.failed = True  # the other pods go on
-            STEP_FAILURES.labels("pod").inc()
-            logger.exception(
-                "pod %s: the event %s was not handled",
-                pod.metadata.name,
-                kind,
-                extra={"action": "pod_event_lost"},
-            )
+            self._steps.failed("pod", exc, job=pod.metadata.name)
+        else:
+            self._steps.succeeded("pod", job=pod.metadata.name)
 
 
 class _Run:

@@ -12,13 +12,42 @@
 --   tries, pauses: how often a message is tried, and the seconds before each further try
 --   letters, kept: how many dead letters are kept, and for how many seconds
 -- Answer: {more to take now (0|1), {process...}, {dead letter, error...}, {number of the queue,
---         number of the message, tries before, message...}}
+--         problem...} of the queues with a key of a wrong type, {number of the queue, number of the
+--         message, tries before, message...}}
 --! clock dead hands
 local answer, holders, buried = {}, {}, {}
 local taken, size, alone, more = 0, 0, false, false
 local lost, gone, named = {}, {}, {}
+local problems, failing = {}, {}
 for _, hand in ipairs(context.lost) do lost[hand] = true end
 for _, process in ipairs(context.gone) do gone[process] = true end
+
+-- Seconds until a message is taken again whose class must be repaired.
+local REPAIR = 5
+-- Errors of what a key holds.
+local WRONG = { 'WRONGTYPE', 'not an integer' }
+
+local function is_of_key(problem)
+  -- Redis 7 answers a table, older ones a text.
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  for _, words in ipairs(WRONG) do
+    if string.find(text, words, 1, true) then return true end
+  end
+  return false
+end
+
+-- Do a part for one queue. A key of a wrong type keeps no other queue from its turn; any other
+-- error concerns them all.
+local function attempt(index, act, ...)
+  local done, problem = pcall(act, ...)
+  if done then return end
+  if not is_of_key(problem) then error(problem, 0) end
+  if not failing[index] then
+    failing[index] = true
+    problems[#problems + 1] = index
+    problems[#problems + 1] = wrong_key(index, context.lists)
+  end
+end
 
 local function forget(q, number)
   for _, name in ipairs({ 'texts', 'hands', 'tries' }) do redis.call('HDEL', q[name], number) end
@@ -56,7 +85,9 @@ end
 
 local function failures_of(q, number)
   local raw = redis.call('HGET', q.tries, number)
-  return raw and cjson.decode(raw) or { tries = 0, first = now }
+  local decoded, failures = pcall(cjson.decode, raw or '')
+  if decoded and type(failures) == 'table' and tonumber(failures.tries) then return failures end
+  return { tries = 0, first = now }
 end
 
 -- A try has failed. Answers whether the message may be taken at once.
@@ -79,6 +110,8 @@ local function hear(q, name, number, hand, verdict, problem)
     forget(q, number)
   elseif verdict == 'back' then
     put_back(q, number, 0)
+  elseif verdict == 'waits' then
+    put_back(q, number, REPAIR)
   elseif verdict == 'returned' then
     give_back(q, number)
   elseif verdict == 'dead' then
@@ -138,14 +171,29 @@ local function take_again(q, name, index)
   end
 end
 
-local function take_new(q, index, place)
+-- Whether there was one. What cannot be noted stays the next one of its list.
+local function take_next(q, index, place)
   local list = q.lists[place]
-  while taken < context.most and size < context.bytes and not alone do
-    local text = redis.call('RPOP', list)
-    if not text then break end
-    local number = numbered(redis.call('INCR', q.last), place)
+  local text = redis.call('RPOP', list)
+  if not text then return false end
+  local number
+  local kept, problem = pcall(function()
+    number = numbered(redis.call('INCR', q.last), place)
     redis.call('HSET', q.texts, number, text)
     hand_over(q, index, number, text, 0)
+  end)
+  if kept then return true end
+  if number then
+    redis.pcall('HDEL', q.texts, number)
+    redis.pcall('HDEL', q.hands, number)
+  end
+  redis.call('RPUSH', list, text)
+  error(problem, 0)
+end
+
+local function take_new(q, index, place)
+  while taken < context.most and size < context.bytes and not alone do
+    if not take_next(q, index, place) then break end
   end
 end
 
@@ -157,10 +205,10 @@ for index, queue in ipairs(context.queues) do
   if queue.take == 1 then
     local q = keys_of(index, context.lists)
     watched[#watched + 1] = q.leases
-    takers[#watched] = function() take_again(q, queue.name, index) end
+    takers[#watched] = function() attempt(index, take_again, q, queue.name, index) end
     for place, list in ipairs(q.lists) do
       watched[#watched + 1], lists[#lists + 1] = list, list
-      takers[#watched] = function() take_new(q, index, place) end
+      takers[#watched] = function() attempt(index, take_new, q, index, place) end
     end
   end
 end
@@ -181,13 +229,15 @@ local function take_from(first, last, existing)
 end
 
 local existing = how_many(1, #watched)
-if existing == 0 and reports == 0 then return { 0, holders, buried, answer } end
+if existing == 0 and reports == 0 then return { 0, holders, buried, problems, answer } end
 local looks = context.others == 1 or next(lost) or next(gone)
 for index, queue in ipairs(context.queues) do
   if looks or #queue.reports > 0 then
     local q = keys_of(index, context.lists)
-    for _, report in ipairs(queue.reports) do hear(q, queue.name, unpack(report)) end
-    if looks then look_at_hands(q) end
+    for _, report in ipairs(queue.reports) do
+      attempt(index, hear, q, queue.name, unpack(report))
+    end
+    if looks then attempt(index, look_at_hands, q) end
   end
 end
 -- What was reported or given back has changed the keys.
@@ -195,4 +245,4 @@ if reports > 0 or looks then existing = how_many(1, #watched) end
 take_from(1, #watched, existing)
 -- The lists that were just read are watched again.
 if taken > 0 then more = redis.call('EXISTS', unpack(lists)) > 0 or more or alone end
-return { more and 1 or 0, holders, buried, answer }
+return { more and 1 or 0, holders, buried, problems, answer }

@@ -27,3 +27,24 @@ end
 local function process_of(hand)
   return string.match(hand, '^(.*)/') or hand
 end
+
+-- The first key, of one queue or of the dead letters, that has another type than ours, and its fix.
+-- Asked by commands that a dispatcher has the right to.
+local function wrong_key(index, lists)
+  local q = keys_of(index, lists)
+  local wanted = {
+    { q.texts, 'HLEN', 'hash' },
+    { q.leases, 'ZCARD', 'sorted set' },
+    { q.hands, 'HLEN', 'hash' },
+    { q.tries, 'HLEN', 'hash' },
+    { K.letters, 'HLEN', 'hash' },
+    { K.times, 'ZCARD', 'sorted set' },
+  }
+  for _, list in ipairs(q.lists) do wanted[#wanted + 1] = { list, 'LLEN', 'list' } end
+  for _, each in ipairs(wanted) do
+    local key, length, kind = unpack(each)
+    local answer = redis.pcall(length, key)
+    if type(answer) == 'table' then return 'key=' .. key .. ' is no ' .. kind .. '; RENAME it' end
+  end
+  return 'key=' .. q.last .. ' is no number; RENAME it'
+end

@@ -8,8 +8,17 @@ local function arrival_of(rank)
   return rank % ARRIVALS
 end
 
+-- The next arrival. A damaged counter starts again above all arrivals: none comes each millisecond.
+local function next_arrival()
+  local next = redis.pcall('HINCRBY', K.gate, 'seq', 1)
+  if type(next) == 'number' then return next end
+  local above = math.floor(now * 1000)
+  redis.call('HSET', K.gate, 'seq', string.format('%.0f', above))
+  return above
+end
+
 local function take_place(job)
-  job.arrival = job.arrival or redis.call('HINCRBY', K.gate, 'seq', 1)
+  job.arrival = job.arrival or next_arrival()
   job.state = 'waiting'
   job.wait, job.detail = nil, nil
   -- No exclusive job waited until now, so none was overtaken.
@@ -20,12 +29,23 @@ local function take_place(job)
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
 end
 
+-- Put a job aside until its eta. Among jobs of one eta the first accepted comes first: its score is
+-- lower by one step (in seconds, the smallest that a double holds). Jobs of one eta beyond
+-- MOST_AT_ONCE are in no order.
+local STEP, MOST_AT_ONCE = 5e-7, 100000
+local function delay(job)
+  job.state = 'delayed'
+  local last = string.format('(%.17g', job.eta + STEP * MOST_AT_ONCE)
+  local before = redis.call('ZCOUNT', K.delayed, job.eta, last)
+  local score = job.eta + STEP * math.min(before, MOST_AT_ONCE)
+  redis.call('ZADD', K.delayed, score, job.delivery)
+end
+
 local function enter_line(job)
   redis.call('ZREM', K.accepted, job.delivery)
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
   if job.eta and job.eta > now then
-    job.state = 'delayed'
-    redis.call('ZADD', K.delayed, job.eta, job.delivery)
+    delay(job)
   else
     take_place(job)
   end

@@ -27,6 +27,7 @@ local function sound(job, delivery)
   for _, field in ipairs(NEEDED[job.state or ''] or { '' }) do
     if not job[field] then return false end
   end
+  job.gpu_class = job.gpu_class or string.match(K.jobs, '{(.*)}')
   local attempt = job.attempt or 0
   return job.delivery == delivery
     and job.id

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
@@ -18,6 +19,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import RECORD
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.telemetry import STEP_FAILURES
 
 #: 2026-11-25T00:00:00Z.
 MIDNIGHT = 1795564800.0
@@ -241,3 +243,76 @@ def test_running_container_must_be_claimed_in_time(bench: Bench) -> None:
     )
     bench.check(1)
     assert [each.claim_within for each in bench.notes.noted] == [60]
+
+
+# -- one pod fails ---------------------------------------------------------------------------------
+
+
+def failing(bench: Bench, *names: str) -> None:
+    """Pods of these names cannot be read."""
+    read = bench.clocks._attempt_of
+
+    def attempt_of(entry: Entry) -> Any:
+        if entry.pod.metadata.name in names:
+            raise ValueError("broken")
+        return read(entry)
+
+    bench.clocks._attempt_of = attempt_of
+
+
+def two(bench: Bench, status: dict[str, Any]) -> None:
+    for number, name in (("1", "bad"), ("2", "good")):
+        labels = {"batch.kubernetes.io/job-name": f"job-{number}"}
+        bench.put(status, node="n", name=name, uid=number, labels=labels)
+
+
+def test_a_pod_that_cannot_be_read_keeps_no_other_from_being_recorded(bench: Bench) -> None:
+    failing(bench, "bad")
+    before = STEP_FAILURES.labels("pod")._value.get()
+    two(bench, waiting("ContainerCreating"))
+    bench.check(1)
+    assert [each.pod for each in bench.notes.noted] == ["good"]
+    assert STEP_FAILURES.labels("pod")._value.get() == before + 1
+
+
+def test_a_pod_that_cannot_be_read_keeps_no_other_from_its_clock(bench: Bench) -> None:
+    failing(bench, "bad")
+    two(bench, waiting("InvalidImageName"))
+    before = STEP_FAILURES.labels("clock")._value.get()
+    bench.check(25)
+    assert bench.api.deleted == ["job-2"]
+    assert STEP_FAILURES.labels("clock")._value.get() == before + 1
+
+
+def test_a_deletion_that_fails_keeps_no_other_pod_from_its_clock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.clocks._steps, "_clock", lambda: bench.elapsed)
+    delete = bench.api.delete_job
+    errors = ["broken"]
+
+    def broken(name: str) -> bool:
+        if name == "job-1" and errors:
+            raise KeyError(errors.pop())
+        return delete(name)
+
+    monkeypatch.setattr(bench.api, "delete_job", broken)
+    two(bench, waiting("InvalidImageName"))
+    bench.check(25)
+    assert bench.api.deleted == ["job-2"]
+    bench.check(30)
+    assert bench.api.deleted == ["job-2", "job-1"]
+
+
+def test_no_clock_runs_out_while_redis_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two(bench, waiting("InvalidImageName"))
+
+    def away(*arguments: Any) -> bool:
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(bench.notes, "give_up", away)
+    with pytest.raises(redis.ConnectionError):
+        bench.check(25)
+    assert bench.api.deleted == []

@@ -348,7 +348,8 @@ def test_failed_handler_does_not_stop_the_thread(
     here.pods.start()
     assert here.pods.wait_synced(5)
     assert handled == ["a", "b"]
-    assert "pod a: the event changed was not handled" in caplog.text
+    assert "step 'pod' of a failed; the other steps go on: ValueError: no" in caplog.text
+    assert "step 'pod' of b failed" in caplog.text
 
 
 def test_internal_error_does_not_end_the_thread(

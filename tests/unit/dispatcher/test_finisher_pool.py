@@ -1,0 +1,113 @@
+"""A finish that fails keeps no other from its turn, and is logged once per cause."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue import steps
+from gpuqueue.dispatcher.finish import Finisher
+from tests.support.waiting import until
+
+
+class Line:
+    """Every claim is an answer, or an error."""
+
+    def __init__(self) -> None:
+        self.claims: list[str] = []
+        self.answer: Callable[[str], Any] = lambda delivery: ("gone", None, None)
+
+    def finish_claim(self, gpu_class: str, delivery: str, *more: Any) -> Any:
+        self.claims.append(delivery)
+        return self.answer(delivery)
+
+
+class App:
+    """Its result backend cannot be made."""
+
+    @property
+    def backend(self) -> Any:
+        raise ZeroDivisionError("no backend")
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
+def finisher(line: Line, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finisher]:
+    monkeypatch.setattr(steps, "EARLIEST", 0.01)
+    monkeypatch.setattr(steps, "LATEST", 0.01)
+    known: Any = line
+    launcher: Any = SimpleNamespace(finishers=1)
+    nothing: Any = None
+    made = Finisher(known, nothing, nothing, App(), "here", launcher, print)
+    yield made
+    made.close()
+
+
+def finish(finisher: Finisher, line: Line, delivery: str, times: int = 1) -> None:
+    """Submit a job until it was tried so many times more."""
+    target = line.claims.count(delivery) + times
+
+    def tried() -> bool:
+        finisher.submit("t4", delivery)
+        return line.claims.count(delivery) >= target
+
+    until(tried, 10)
+
+
+def test_a_result_backend_that_cannot_be_made_does_not_end_the_pool(
+    finisher: Finisher, line: Line
+) -> None:
+    for delivery in ("a", "b", "c"):
+        finish(finisher, line, delivery)
+
+
+def test_a_finish_that_fails_is_logged_once_and_tried_again(
+    finisher: Finisher, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(delivery: str) -> Any:
+        raise KeyError(delivery)
+
+    line.answer = fail
+    finish(finisher, line, "a", 4)
+    finish(finisher, line, "b")
+    logged = [each.getMessage() for each in caplog.records if "finish" in each.getMessage()]
+    until(lambda: len([each for each in caplog.records if "of b" in each.getMessage()]) == 1, 5)
+    assert len([each for each in logged if "of a" in each]) == 1
+
+
+def test_an_outage_is_logged_once_for_all_jobs(
+    finisher: Finisher, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(delivery: str) -> Any:
+        raise redis.ConnectionError("away")
+
+    line.answer = away
+    for delivery in ("a", "b", "c"):
+        finish(finisher, line, delivery)
+    finisher.close()
+    assert len([each for each in caplog.records if "away" in each.getMessage()]) == 1
+
+
+def test_a_job_under_way_is_not_finished_twice_at_a_time(finisher: Finisher, line: Line) -> None:
+    goes_on = threading.Event()
+
+    def wait(delivery: str) -> Any:
+        goes_on.wait(10)
+        return "gone", None, None
+
+    line.answer = wait
+    finisher.submit("t4", "a")
+    until(lambda: line.claims == ["a"], 5)
+    finisher.submit("t4", "a")
+    goes_on.set()
+    finisher.close()
+    assert line.claims == ["a"]

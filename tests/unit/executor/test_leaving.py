@@ -1,0 +1,29 @@
+"""A process ends in time also where it can start no thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+#: A process whose task has used up all threads, and whose interpreter would wait for one of them.
+PROGRAM = """
+import sys, threading, time
+from gpuqueue.executor import leaving
+threading.Thread(target=time.sleep, args=(60,)).start()
+def start(self):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+leaving.end_within(60, 9) if sys.argv[1] == "in time" else leaving.leave_at_once(9)
+"""
+
+
+def left(how: str) -> int:
+    return subprocess.run([sys.executable, "-c", PROGRAM, how], timeout=30, check=False).returncode
+
+
+def test_a_process_without_a_thread_for_its_deadline_ends_at_once() -> None:
+    assert left("in time") == 9
+
+
+def test_a_process_without_a_thread_for_its_last_words_ends() -> None:
+    assert left("at once") == 9
