@@ -266,7 +266,9 @@ def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent:
     taking.push(GOOD | {"headers": {"id": "j", "task": "shop.add", "mine": sent}})
     kept: list[dict[str, Any]] = []
 
-    def keep(packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def keep(
+        packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
+    ) -> str:
         kept.append(json.loads(encode(packed)))
         return "accepted" if problem is None else "refused"
 

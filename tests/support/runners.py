@@ -27,9 +27,8 @@ def runners_of(url: str | None = None) -> Iterator[psutil.Process]:
                 continue
             if "GPUQUEUE_TOKEN" in process.environ():
                 continue  # an executor that it has forked
-            if process.environ().get("GPUQUEUE_REDIS_URL") == url or (
-                url is None and any(each.startswith(base) for each in command)
-            ):
+            mine = any(each.startswith(base) for each in command) if base else False
+            if mine if url is None else process.environ().get("GPUQUEUE_REDIS_URL") == url:
                 yield process
 
 

@@ -13,29 +13,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError, InvalidJob
-from gpuqueue.launchers.base import (
-    ApplicationUnavailable,
-    LauncherClosed,
-    LauncherUnavailable,
-    OnEnd,
-)
+from gpuqueue.launchers.base import ApplicationUnavailable, LauncherClosed, OnEnd
 from gpuqueue.launchers.local import earlier, runtime
+from gpuqueue.launchers.local.finishes import Finishes
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.listing import Listing
 from gpuqueue.launchers.local.output import Output
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
-from gpuqueue.model.executor_env import FINISHER, OF_ATTEMPT, parse_record, record_variables
+from gpuqueue.model.ends import End, explain
+from gpuqueue.model.executor_env import (
+    FINISHER,
+    LOAD_TIMEOUT,
+    OF_ATTEMPT,
+    parse_record,
+    record_variables,
+)
 from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
@@ -43,8 +44,31 @@ from gpuqueue.steps import Steps
 logger = logging.getLogger(__name__)
 #: Seconds that a killed stray process has to end.
 STRAY_ENDS_WITHIN = 5.0
-#: Seconds that the end of a killed finisher may take to be told.
-TOLD_WITHIN = 10.0
+#: Seconds that a runner gets to start, beside the import of the application.
+MARGIN = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    record: Record
+    instance: Future[str] = field(default_factory=Future)
+
+    def is_same(self, other: Record) -> bool:
+        """Whether it is the attempt of a record."""
+        attempt = Attempt.of(self.record)
+        return attempt == Attempt.of(other) and self.record.get("token") == other.get("token")
+
+    def is_stray_of(self, other: Record) -> bool:
+        """Whether it is an attempt at the same delivery with another token that was admitted
+        earlier: Redis has come back with an older state.
+        """
+        own = self.record
+        return (
+            own["delivery"] == other["delivery"]
+            and own["gpu_class"] == other["gpu_class"]
+            and own["token"] != other["token"]
+            and own.get("admitted", 0.0) < other.get("admitted", 0.0)
+        )
 
 
 class LocalLauncher:
@@ -100,15 +124,16 @@ class LocalLauncher:
             environ,
             [sys.executable, "-m", "gpuqueue.runner"],
             command,
-            claim_within,
+            float(self._settings.get(LOAD_TIMEOUT, claim_within)) + MARGIN,
             self._ended,
             lambda: bool(self._started),
         )
         #: Nonce → what this launcher started.
-        self._started: dict[str, Record] = {}
-        self._finishes: dict[str, Future[int | None]] = {}
+        self._started: dict[str, _Started] = {}
+        self._lock = threading.Lock()
         self._steps = Steps()
         self._output = Output()
+        self._finishes = Finishes(self._runner, self._runtime, self._output)
         self._ends = ThreadPoolExecutor(1, "gpuqueue-ends")
         self._closed = threading.Event()
 
@@ -128,23 +153,32 @@ class LocalLauncher:
         A stray process of the job that this launcher started, with an earlier token, ends first.
         """
         self._end_strays(record)
-        nonce = secrets.token_hex(8)
-        self._started[nonce] = record
-        self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
+        nonce, own = secrets.token_hex(8), _Started(record)
+        with self._lock:
+            again = next((each for each in self._started.values() if each.is_same(record)), own)
+            if again is own:
+                self._started[nonce] = own
+        if again is not own:  # a watcher repeats a launch that takes long
+            return again.instance.result()
         try:
-            return self._runner.start(
-                nonce, {**self._settings, **record_variables(record), **self._gpu(record)}
-            )
+            self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
+            variables = {**self._settings, **record_variables(record), **self._gpu(record)}
+            own.instance.set_result(self._runner.start(nonce, variables))
         except BaseException as exc:
             self._output.ended(nonce)
+            error = self._error(exc)
+            own.instance.set_exception(error)
             self._started.pop(nonce, None)
-            if isinstance(exc, RunnerRefuses) and exc.kind == "application":
-                raise ApplicationUnavailable(str(exc)) from exc
-            if isinstance(exc, RunnerAway) and self._closed.is_set():
-                raise LauncherClosed from exc
-            if isinstance(exc, RunnerRefuses | RunnerAway):
-                raise OSError(str(exc)) from exc
-            raise
+            raise error from exc
+        return own.instance.result()
+
+    def _error(self, exc: BaseException) -> BaseException:
+        """Return what the contract has for an error of the runner."""
+        if isinstance(exc, RunnerRefuses) and exc.kind == "application":
+            return ApplicationUnavailable(str(exc))
+        if isinstance(exc, RunnerAway) and self._closed.is_set():
+            return LauncherClosed()
+        return OSError(str(exc)) if isinstance(exc, RunnerRefuses | RunnerAway) else exc
 
     def stop(self, instance: str, signal: str) -> bool:
         """Send a signal to an attempt, if its pid is still the same process."""
@@ -201,35 +235,8 @@ class LocalLauncher:
 
         Returns its exit status, or None after the timeout.
         """
-        nonce, ended = secrets.token_hex(8), Future[int | None]()
-        self._finishes[nonce] = ended
-        no_gpu = {FINISHER: finisher, "CUDA_VISIBLE_DEVICES": ""}
-        deadline = time.monotonic() + timeout
-        self._output.follow(nonce, f"{record['delivery']} finish", self._runtime.output(nonce))
-        try:
-            instance = self._runner.start(
-                nonce, {**self._settings, **record_variables(record), **no_gpu}
-            )
-            while not self._closed.is_set():
-                with contextlib.suppress(Late):
-                    return ended.result(min(1.0, max(0.0, deadline - time.monotonic())))
-                if self.end_of(instance) is not None:  # its runner died
-                    return None
-                if time.monotonic() >= deadline:
-                    self.stop(instance, "KILL")
-                    with contextlib.suppress(Late):
-                        ended.result(TOLD_WITHIN)
-                    return None
-        except RunnerRefuses as exc:
-            if exc.kind == "application":
-                return EXIT_NO_APPLICATION
-            raise OSError(str(exc)) from exc
-        except RunnerAway as exc:
-            raise LauncherUnavailable(str(exc)) from exc
-        finally:
-            self._output.ended(nonce)
-            self._finishes.pop(nonce, None)
-        raise LauncherClosed
+        variables = {**self._settings, **record_variables(record), FINISHER: finisher}
+        return self._finishes.run(record["delivery"], variables, timeout)
 
     def connect(self) -> None:
         """Start the runner, if there is none, in the background: the first job need not wait, and
@@ -248,26 +255,18 @@ class LocalLauncher:
     def close(self) -> None:
         """Stop watching. Jobs continue, and another dispatcher hears of their ends."""
         self._closed.set()
+        self._finishes.close()
         self._runner.close()
         self._ends.shutdown(wait=True, cancel_futures=True)
         self._output.close()
 
     def _end_strays(self, record: Record) -> None:
-        """Kill the processes of the same delivery with another token that were admitted earlier:
-        Redis has come back with an older state. Raises OSError if one does not end.
-        """
-
-        def are_strays(nonce: str) -> bool:
-            other = self._started.get(nonce)
-            return (
-                other is not None
-                and other["delivery"] == record["delivery"]
-                and other["gpu_class"] == record["gpu_class"]
-                and other["token"] != record["token"]
-                and other.get("admitted", 0.0) < record.get("admitted", 0.0)
-            )
-
-        strays = {nonce for nonce in builtins.list(self._started) if are_strays(nonce)}
+        """Kill the strays of a job. Raises OSError if one does not end."""
+        strays = {
+            nonce
+            for nonce, each in builtins.list(self._started.items())
+            if each.is_stray_of(record)
+        }
         deadline = time.monotonic() + STRAY_ENDS_WITHIN
         while strays & set(self._started):
             for nonce in strays:
@@ -279,10 +278,7 @@ class LocalLauncher:
 
     def _ended(self, message: Mapping[str, Any]) -> None:
         """Take an end from the thread that reads, which must go on."""
-        finish = self._finishes.get(message["nonce"])
-        if finish is not None:
-            finish.set_result(message["code"])
-        elif FINISHER not in message["variables"]:
+        if not self._finishes.take(message["nonce"], message["variables"], message["code"]):
             with contextlib.suppress(RuntimeError):  # closed: its file keeps the end
                 self._ends.submit(self._report, message)
 
@@ -290,14 +286,14 @@ class LocalLauncher:
         nonce, instance = message["nonce"], message["instance"]
         self._output.ended(nonce)
         try:
-            record = self._started.get(nonce) or parse_record(message["variables"])
-            self._started.pop(nonce, None)
+            started = self._started.pop(nonce, None)
+            record = started.record if started else parse_record(message["variables"])
             if self._on_end(RunningAttempt(Attempt.of(record), instance), _end(message["code"])):
                 self._runtime.end(nonce).unlink(missing_ok=True)
-        except Exception:
-            logger.exception(
-                "the end of %s was not handled", instance, extra={"action": "end_lost"}
-            )
+        except Exception as exc:  # its file keeps the end, and a watcher finds it there
+            self._steps.failed("exit", exc, job=instance)
+        else:
+            self._steps.succeeded("exit", job=instance)
 
     def _gpu(self, record: Record) -> dict[str, str]:
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")

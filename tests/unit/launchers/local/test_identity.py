@@ -15,11 +15,12 @@ from gpuqueue.launchers.local.identity import Instance, Process, machine, start_
 def test_process_runs_until_it_ends_also_as_a_zombie() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as child:
         process = Process.of(child.pid)
-        assert process is not None and process.runs and process.is_here
+        assert process is not None
+        assert [process.runs, process.is_here] == [True, True]
         assert not Process(process.machine, child.pid, "1").runs, "another had its pid before"
         assert process.signal("KILL")
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert not process.runs and start_of(child.pid) == "" and Process.of(child.pid) is None
+        assert [process.runs, start_of(child.pid), Process.of(child.pid)] == [False, "", None]
     assert child.returncode == -signal.SIGKILL
     assert process.signal("TERM") is False
 

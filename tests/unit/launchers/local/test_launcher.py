@@ -166,9 +166,12 @@ def test_what_left_its_session_is_gone_before_the_end_is_told(
     go_on = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', *sys.argv[1:]],"
     parent = go_on + " env={}, start_new_session=True); import signal; signal.pause()"
     one = launcher(parent, FORKS_TWICE, fifo)
-    one._on_end = lambda running, end: bool(  # type: ignore[method-assign, assignment]
-        seen.append(psutil.pid_exists(left_behind)) or one._keep(running, end)
-    )
+
+    def on_end(running: RunningAttempt, end: End) -> bool:
+        seen.append(psutil.pid_exists(left_behind))
+        return one._keep(running, end)
+
+    one._on_end = on_end
     instance = one.start(RECORD)
     left_behind = int(first_output(fifo))
     assert os.getsid(left_behind) != int(instance.rpartition(":")[2])

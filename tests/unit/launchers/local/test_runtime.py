@@ -93,13 +93,13 @@ def test_half_written_file_is_not_read(folder: Path) -> None:
 
 def test_lock_tells_whether_a_runner_is_there(folder: Path) -> None:
     made = prepare(folder, "key")
-    assert not made.has_runner
+    seen = [made.has_runner]
     with made.lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made.stage(lock.fileno(), runtime.SERVING)
-        assert made.has_runner
+        seen.append(made.has_runner)
         assert made.runner == (os.getpid(), runtime.SERVING)
-    assert not made.has_runner
+    assert [*seen, made.has_runner] == [False, True, False]
 
 
 def test_old_files_are_forgotten_but_those_of_running_attempts(folder: Path) -> None:
