@@ -88,7 +88,7 @@ def adopt_orphans() -> None:
 
 def show_environment(variables: Mapping[str, str]) -> None:
     """Write variables where the system shows the environment of this process (Linux), as those of a
-    process that was started with them: dispatchers of before 0.2 and ``ps e`` look there. The
+    process that was started with them: dispatchers without runners and ``ps e`` look there. The
     program itself does not.
     """
     size = len(os.environ.pop(ROOM, ""))  # no pointer to it is left

@@ -1,4 +1,4 @@
-"""Attempts that a dispatcher before 0.2 started without a runner, for the time of an upgrade.
+"""Attempts that a dispatcher without runners has started, for the time of an upgrade.
 
 Their instance is ``host:nonce:pid``. The nonce is in the environment of the process, too.
 """

@@ -91,7 +91,7 @@ class Instance:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse an instance. Raises ValueError for another text, also for one of a dispatcher
-        before 0.2, which did not note the start time: see :mod:`.earlier`.
+        without runners: see :mod:`.earlier`.
         """
         head, _, pid = text.rpartition(":")
         named, _, identity = head.partition("~")

@@ -10,10 +10,9 @@ import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.listing import Listing
 from gpuqueue.launchers.local.output import Output
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
+from gpuqueue.launchers.local.started import Started
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End, explain
@@ -42,33 +42,8 @@ from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
-#: Seconds that a killed stray process has to end.
-STRAY_ENDS_WITHIN = 5.0
 #: Seconds that a runner gets to start, beside the import of the application.
 MARGIN = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Started:
-    record: Record
-    instance: Future[str] = field(default_factory=Future)
-
-    def is_same(self, other: Record) -> bool:
-        """Whether it is the attempt of a record."""
-        attempt = Attempt.of(self.record)
-        return attempt == Attempt.of(other) and self.record.get("token") == other.get("token")
-
-    def is_stray_of(self, other: Record) -> bool:
-        """Whether it is an attempt at the same delivery with another token that was admitted
-        earlier: Redis has come back with an older state.
-        """
-        own = self.record
-        return (
-            own["delivery"] == other["delivery"]
-            and own["gpu_class"] == other["gpu_class"]
-            and own["token"] != other["token"]
-            and own.get("admitted", 0.0) < other.get("admitted", 0.0)
-        )
 
 
 class LocalLauncher:
@@ -83,7 +58,7 @@ class LocalLauncher:
             machine.
         directory: GPUQUEUE_RUNTIME_DIR.
         unread: variables of our environment that make no difference to an application.
-        command: the command of the executor in place of our own. Each attempt is a new process
+        command: the command of attempts in place of the executor. Each one is a new process
             then.
     """
 
@@ -128,9 +103,7 @@ class LocalLauncher:
             self._ended,
             lambda: bool(self._started),
         )
-        #: Nonce → what this launcher started.
-        self._started: dict[str, _Started] = {}
-        self._lock = threading.Lock()
+        self._started = Started(self._kill)
         self._steps = Steps()
         self._output = Output()
         self._finishes = Finishes(self._runner, self._runtime, self._output)
@@ -152,14 +125,11 @@ class LocalLauncher:
 
         A stray process of the job that this launcher started, with an earlier token, ends first.
         """
-        self._end_strays(record)
-        nonce, own = secrets.token_hex(8), _Started(record)
-        with self._lock:
-            again = next((each for each in self._started.values() if each.is_same(record)), own)
-            if again is own:
-                self._started[nonce] = own
-        if again is not own:  # a watcher repeats a launch that takes long
-            return again.instance.result()
+        self._started.end_strays(record)
+        nonce = secrets.token_hex(8)
+        own, is_new = self._started.begin(nonce, record)
+        if not is_new:
+            return own.instance.result()
         try:
             self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
             variables = {**self._settings, **record_variables(record), **self._gpu(record)}
@@ -168,7 +138,7 @@ class LocalLauncher:
             self._output.ended(nonce)
             error = self._error(exc)
             own.instance.set_exception(error)
-            self._started.pop(nonce, None)
+            self._started.pop(nonce)
             raise error from exc
         return own.instance.result()
 
@@ -223,7 +193,7 @@ class LocalLauncher:
         """Do nothing: a runner tells every dispatcher the ends of orphans."""
 
     def lead(self, leads: bool) -> None:
-        """Do nothing: each dispatcher hears of its own processes."""
+        """Do nothing: runners tell each dispatcher what it has started."""
 
     def check(self, now: float) -> None:
         """Do nothing: a started process does not wait for anything."""
@@ -260,21 +230,9 @@ class LocalLauncher:
         self._ends.shutdown(wait=True, cancel_futures=True)
         self._output.close()
 
-    def _end_strays(self, record: Record) -> None:
-        """Kill the strays of a job. Raises OSError if one does not end."""
-        strays = {
-            nonce
-            for nonce, each in builtins.list(self._started.items())
-            if each.is_stray_of(record)
-        }
-        deadline = time.monotonic() + STRAY_ENDS_WITHIN
-        while strays & set(self._started):
-            for nonce in strays:
-                if (found := self._listing.find(nonce)) is not None:
-                    found.process.signal("KILL")
-            if time.monotonic() >= deadline:
-                raise OSError(f"a process of an attempt with another token runs: {min(strays)}")
-            time.sleep(0.02)
+    def _kill(self, nonce: str) -> None:
+        if (found := self._listing.find(nonce)) is not None:
+            found.process.signal("KILL")
 
     def _ended(self, message: Mapping[str, Any]) -> None:
         """Take an end from the thread that reads, which must go on."""
@@ -286,7 +244,7 @@ class LocalLauncher:
         nonce, instance = message["nonce"], message["instance"]
         self._output.ended(nonce)
         try:
-            started = self._started.pop(nonce, None)
+            started = self._started.pop(nonce)
             record = started.record if started else parse_record(message["variables"])
             if self._on_end(RunningAttempt(Attempt.of(record), instance), _end(message["code"])):
                 self._runtime.end(nonce).unlink(missing_ok=True)

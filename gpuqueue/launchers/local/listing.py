@@ -1,4 +1,4 @@
-"""What the runtime directories of this machine tell of its attempts, whoever's runner started them.
+"""What the runtime directories of this machine tell of its attempts, of all runners.
 
 Never here: conclusions from a missing file. A process runs as long as its start time says so.
 """

@@ -1,6 +1,6 @@
 """Shows what attempts print in the output of their dispatcher, each line with its attempt.
 
-Never here: an attempt that waits for a reader. It writes to a file, whatever becomes of this.
+Never here: an attempt that waits for a reader. It writes to a file.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Runner:
         try:
             connection.sendall(wire.encode(word, nonce=nonce, **fields))
             found = answer.result(ANSWER)
-            if found.get("kind") == "stale":  # it still tells the ends of its own attempts
+            if found.get("kind") == "stale":  # it still tells the ends of what it started
                 self._drop(connection)
             return found
         except Late as exc:
