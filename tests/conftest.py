@@ -17,7 +17,7 @@ import pytest
 
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
-from tests.support.collecting import no_collection
+from tests.support.making_reports import no_collection, sendable
 from tests.support.redis_servers import version
 from tests.support.runners import end_runners
 from tests.support.stack import Stack, listed
@@ -135,3 +135,9 @@ def pytest_runtest_makereport(
                 if new.strip():
                     report.sections.append((f"log of {name}", new[-SHOWN:]))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Send what tests wrote in a form that can be sent."""
+    return sendable((yield))

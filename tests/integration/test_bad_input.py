@@ -158,8 +158,8 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
         ({"task": ..., "body": "add 1 and 2"}, MalformedMessage, "task=None is not a task name"),
         (
             {"stamped_headers": ["a"], "stamps": "a"},
-            MalformedMessage,
-            "headers cannot be read: AttributeError",
+            InvalidJob,
+            "stamps='a' is not an object; send Celery's header 'stamps'",
         ),
         ({"gpu": {"memory": "9" * 400}}, InvalidJob, "gpu.memory='9999"),
         ({"gpu": {"memory": 10**400}}, InvalidJob, "is above 1 PiB; write bytes, or a number"),

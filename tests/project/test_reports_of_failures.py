@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests import conftest
+from tests.support.making_reports import sendable
 
 SOURCE = f"x = [{','.join(f'f(a + b * {number})' for number in range(3000))}]"
 
@@ -35,3 +36,9 @@ def test_a_report_is_made_with_garbage_that_parses(request: pytest.FixtureReques
         with pytest.raises(StopIteration):
             made.send(report)
         assert gc.isenabled()
+
+
+def test_a_report_with_a_lone_surrogate_is_sent() -> None:
+    sent = sendable({"sections": [("log", "job \ud800")], "outcome": "failed", "when": None})
+    assert sent == {"sections": [("log", "job \\ud800")], "outcome": "failed", "when": None}
+    sent["sections"][0][1].encode()

@@ -1,10 +1,11 @@
-"""When Python may collect garbage in a test run."""
+"""How reports of pytest are made, and made ready to be sent."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -22,3 +23,14 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def sendable(data: Any) -> Any:
+    """Return the parts of a report with lone surrogates written out: xdist sends UTF-8 alone."""
+    if isinstance(data, str):
+        return data.encode(errors="backslashreplace").decode()
+    if isinstance(data, dict):
+        return {sendable(key): sendable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(sendable, data))
+    return data
