@@ -40,6 +40,9 @@ _NOISE = frozenset(
 ROOM, ROOM_BYTES = "GPUQUEUE_ROOM", 4096
 #: The stages of a runner.
 IMPORTING, SERVING = "importing", "serving"
+#: Bytes of a stage in the lock file.
+_STAGE_BYTES = 80
+_FIX = "set GPUQUEUE_RUNTIME_DIR to a directory that only this user can use"
 _FOLDERS = ("attempts", "ends", "output")
 
 
@@ -79,8 +82,8 @@ class Runtime:
     @staticmethod
     def stage(lock: int, stage: str) -> None:
         """Note how far the runner is, which holds the lock."""
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"pid": os.getpid(), "stage": stage}).encode(), 0)
+        text = json.dumps({"pid": os.getpid(), "stage": stage})
+        os.pwrite(lock, text.ljust(_STAGE_BYTES).encode(), 0)  # written over an earlier one
 
     @property
     def runner(self) -> tuple[int, str]:
@@ -146,13 +149,17 @@ def _contents(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def base(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that holds the runtime directories of this user: GPUQUEUE_RUNTIME_DIR,
-    or below XDG_RUNTIME_DIR where the system gives each user a directory.
+    or below XDG_RUNTIME_DIR where the system gives each user a directory. Raises
+    :class:`SettingsError` if there is none.
     """
     if setting := environ.get("GPUQUEUE_RUNTIME_DIR"):
         return Path(setting)
     if given := environ.get("XDG_RUNTIME_DIR"):
         return Path(given) / "gpuqueue"
-    return Path(tempfile.gettempdir()) / f"gpuqueue-{os.getuid()}"
+    try:
+        return Path(tempfile.gettempdir()) / f"gpuqueue-{os.getuid()}"
+    except FileNotFoundError as exc:
+        raise SettingsError(f"GPUQUEUE_RUNTIME_DIR is not set, and {exc}; {_FIX}") from exc
 
 
 def all_of(folder: Path) -> Iterator[Runtime]:
@@ -168,7 +175,6 @@ def prepare(folder: Path, key: str) -> Runtime:
 
     Raises :class:`SettingsError` if another user could read or change it, or it cannot be made.
     """
-    fix = "set GPUQUEUE_RUNTIME_DIR to a directory that only this user can use"
     made = folder / key
     if len(os.fsencode(made / "sock")) > LONGEST_SOCKET:
         raise SettingsError(
@@ -182,13 +188,13 @@ def prepare(folder: Path, key: str) -> Runtime:
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 raise SettingsError(
                     f"GPUQUEUE_RUNTIME_DIR={str(folder)!r}: {each} belongs to user"
-                    f" {found.st_uid}, not to {os.getuid()}; {fix}"
+                    f" {found.st_uid}, not to {os.getuid()}; {_FIX}"
                 )
             if stat.S_IMODE(found.st_mode) & 0o077:
                 each.chmod(0o700)
     except OSError as exc:
         raise SettingsError(
-            f"GPUQUEUE_RUNTIME_DIR={str(folder)!r} cannot be used: {exc}; {fix}"
+            f"GPUQUEUE_RUNTIME_DIR={str(folder)!r} cannot be used: {exc}; {_FIX}"
         ) from exc
     return Runtime(made)
 
