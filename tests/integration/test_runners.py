@@ -88,7 +88,7 @@ def test_changed_application_is_imported_again(own: Stack) -> None:
     write(own, "raise RuntimeError('half-written')")
     job = own.app.send_task("own.value", queue=GPU)
     until(
-        lambda: own.known(job.id).get("wait") == "APPLICATION_HELD",
+        lambda: (own.record(job.id) or {}).get("wait") == "APPLICATION_HELD",
         PATIENCE,
         "it is held",
         lambda: str(own.record(job.id)),
@@ -153,7 +153,7 @@ def test_output_of_jobs_outlives_the_readers_of_their_dispatcher(own: Stack) -> 
         for line in dispatcher.stdout:
             if b"ready." in line:
                 break
-        jobs = [own.app.send_task("own.loud", queue=GPU) for _ in range(3)]  # nobody reads
+        jobs = [own.app.send_task("own.loud", queue=GPU) for _ in range(3)]  # its output is not read
         assert [job.get(PATIENCE) for job in jobs] == [None] * 3
         dispatcher.stdout.close()
         assert own.app.send_task("own.loud", queue=GPU).get(PATIENCE) is None
