@@ -153,7 +153,7 @@ def test_output_of_jobs_outlives_the_readers_of_their_dispatcher(own: Stack) -> 
         for line in dispatcher.stdout:
             if b"ready." in line:
                 break
-        jobs = [own.app.send_task("own.loud", queue=GPU) for _ in range(3)]  # its output is not read
+        jobs = [own.app.send_task("own.loud", queue=GPU) for _ in range(3)]  # it is not read
         assert [job.get(PATIENCE) for job in jobs] == [None] * 3
         dispatcher.stdout.close()
         assert own.app.send_task("own.loud", queue=GPU).get(PATIENCE) is None
