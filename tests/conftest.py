@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +19,7 @@ from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
 from tests.support.making_reports import no_collection, sendable
 from tests.support.redis_servers import version
+from tests.support.runners import end_runners
 from tests.support.stack import Stack, listed
 
 _LOGS: pytest.StashKey[tuple[list[Stack], dict[int, dict[str, int]]]] = pytest.StashKey()
@@ -28,11 +31,19 @@ def pytest_configure() -> None:
     """On SIGTERM, as of `timeout` or CI, tear fixtures down: no process is left behind."""
     # Hundreds of processes import the same modules: each would compile them.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Short: the path of a socket may have 103 bytes.
+    os.environ["GPUQUEUE_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="gpuqueue-")
 
     def on_term(*_: object) -> None:
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, on_term)
+
+
+def pytest_unconfigure() -> None:
+    """No runner outlives its tests."""
+    end_runners()
+    shutil.rmtree(os.environ["GPUQUEUE_RUNTIME_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,18 @@ class Accept:
     states: JobStates
     finisher: Finisher
 
-    def __call__(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def __call__(
+        self,
+        packed: dict[str, Any],
+        problem: InvalidJob | None = None,
+        before_start: Callable[[], object] = lambda: None,
+    ) -> str:
         """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
 
         Args:
             packed: the message.
             problem: why its content cannot be read, and is missing here: it is refused.
+            before_start: called once the job is kept, before any attempt starts for it.
 
         Raises:
             MalformedMessage: it has no task id.
@@ -70,7 +76,7 @@ class Accept:
         identity = identify(packed)
         try:
             try:
-                return self._accept(packed, identity, problem)
+                return self._accept(packed, identity, problem, before_start)
             except UNSTORABLE as exc:
                 words = f"the message cannot be kept: {exc}; send Celery's own headers"
                 return self._refuse(packed, identity, MalformedMessage(words))
@@ -85,7 +91,11 @@ class Accept:
             raise StateUnavailable(f"the queue's state cannot be written: {exc}") from exc
 
     def _accept(
-        self, packed: dict[str, Any], identity: Identity, problem: InvalidJob | None
+        self,
+        packed: dict[str, Any],
+        identity: Identity,
+        problem: InvalidJob | None,
+        before_start: Callable[[], object],
     ) -> str:
         try:
             # 1. Read.
@@ -105,7 +115,7 @@ class Accept:
             words = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
             return self._refuse(packed, identity, MalformedMessage(words))
         # 3. Keep it in line.
-        return self._take_in(packed, stored, submission, job, gpu_class)
+        return self._take_in(packed, stored, submission, job, gpu_class, before_start)
 
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
         queue, request = submission.queue, submission.request
@@ -128,6 +138,7 @@ class Accept:
         submission: Submission,
         job: Job,
         gpu_class: GpuClass,
+        before_start: Callable[[], object],
     ) -> str:
         record = job.record()
         stamps = submission.stamps
@@ -147,6 +158,8 @@ class Accept:
             extra={"action": "accepted"},
         )
         starts = any(each["delivery"] == job.delivery for each in taken.granted)
+        if taken.granted:
+            before_start()
         self.slots.launch(gpu_class, taken.granted)
         # A retry in line shows RETRY, as in plain Celery. A job that starts shows DISPATCHED.
         if not (starts or job.retries):

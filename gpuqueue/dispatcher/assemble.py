@@ -32,6 +32,7 @@ from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
 from gpuqueue.launchers.base import Launcher, OnEnd
+from gpuqueue.launchers.local.identity import machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
@@ -40,6 +41,7 @@ from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.redis import names
 from gpuqueue.steps import Steps
 from gpuqueue.store import layout, rights, scripts
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
@@ -142,7 +144,13 @@ class DispatcherProcess:
             waiting=connect(settings.redis_url, timeout=tick + 10),
             line=line,
             classes=classes,
-            lease=Lease(client, name, settings.lease_seconds, group_of(launcher.owner, classes)),
+            lease=Lease(
+                client,
+                name,
+                settings.lease_seconds,
+                group_of(launcher.owner, classes),
+                machine() if settings.execution_mode == "local" else "",
+            ),
             launcher=launcher,
             turns=turns,
             stopper=stopper,
@@ -229,13 +237,15 @@ def _local(
     dealt = devices.deal(classes.values(), found)
     launcher = LocalLauncher(
         on_end,
-        executor_environment(settings),
+        {**executor_environment(settings), "GPUQUEUE_START": settings.start},
         settings.start_timeout,
         dealt,
-        # A silent host is gone with its jobs: its container restarted under a new name, or its
-        # machine is off.
-        lambda host: reader.host_heard(host, settings.host_silent_seconds),
+        # A silent machine is gone with its jobs: it is off, or its container has restarted.
+        lambda machine: reader.host_heard(machine, settings.host_silent_seconds),
+        directory=settings.runtime_dir,
+        unread=names(Settings),
     )
+    launcher.connect()
     return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 
 

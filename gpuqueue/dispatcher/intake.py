@@ -43,7 +43,12 @@ SHARE = 0.5
 class Accepting(Protocol):
     """Accepts messages. Accepting a message twice makes one job."""
 
-    def __call__(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def __call__(
+        self,
+        packed: dict[str, Any],
+        problem: InvalidJob | None = None,
+        before_start: Callable[[], object] = lambda: None,
+    ) -> str:
         """Accept a message; return the outcome."""
         ...
 
@@ -237,7 +242,14 @@ class IntakeLoop:
     def _accept_one(self, broker: Broker, message: InHand, events: Telling) -> Report:
         try:
             packed, problem = open_envelope(broker.channel, message.text)
-            outcome = self._accept(packed, problem)
+            told: list[str] = []
+
+            def received() -> None:  # else Flower could see the job start first
+                events.tell("accepted", packed["headers"])
+                events.flush()
+                told.append("accepted")
+
+            outcome = self._accept(packed, problem, received)
         except MalformedMessage as exc:
             # Without an id no caller can see a refusal.
             return Report(message, Verdict.DEAD, fitting(str(exc), LONGEST_ERROR))
@@ -253,7 +265,8 @@ class IntakeLoop:
             return Report(message, Verdict.FAILED, error)
         self._steps.succeeded("accept")
         self._steps.succeeded("accept", job=f"message {message.number}")
-        events.tell(outcome, packed["headers"])
+        if not told:
+            events.tell(outcome, packed["headers"])
         return Report(message, Verdict.DONE)
 
     # -- what is logged once -----------------------------------------------------------------------

@@ -15,7 +15,14 @@ from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.place_log import PlaceLog
 from gpuqueue.dispatcher.timer import Timer
-from gpuqueue.launchers.base import CannotLaunch, Launcher, LauncherUnavailable, LaunchLater
+from gpuqueue.launchers.base import (
+    ApplicationUnavailable,
+    CannotLaunch,
+    Launcher,
+    LauncherClosed,
+    LauncherUnavailable,
+    LaunchLater,
+)
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind
@@ -94,12 +101,7 @@ class Slots:
             self._pool.submit(self._launch, record, repeated)
         except RuntimeError as exc:
             # This dispatcher shuts down, or has no thread left: a watcher launches the attempt.
-            logger.info(
-                "%s: launch left to a watcher: %s",
-                record["delivery"],
-                exc,
-                extra={"action": "launch_left"},
-            )
+            _left(record, exc)
 
     def _launch(self, record: Record, repeated: bool) -> None:
         try:
@@ -108,10 +110,12 @@ class Slots:
                 self._states.store(record, DISPATCHED)
             try:
                 instance = self._launcher.start(record)
+            except LauncherClosed as exc:
+                _left(record, exc)
             except LaunchLater as exc:
                 LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
-            except (CannotLaunch, OSError) as exc:
+            except (CannotLaunch, ApplicationUnavailable, OSError) as exc:
                 LAUNCHES.labels(attempt.gpu_class, "failed").inc()
                 self._launch_failed(attempt, exc)
             except Exception as exc:  # a fault of the launcher: it would meet each repeat
@@ -149,8 +153,11 @@ class Slots:
         )
         final = isinstance(exc, CannotLaunch)
         reason = exc.reason if isinstance(exc, CannotLaunch) else EndReason.INFRA
-        text = str(exc) if isinstance(exc, CannotLaunch | OSError) else repr(exc)
-        end = End(reason, text, blames="" if final else PlaceKind.HOST)
+        known = isinstance(exc, CannotLaunch | ApplicationUnavailable | OSError)
+        text = str(exc) if known else repr(exc)
+        loads = not isinstance(exc, ApplicationUnavailable)
+        place = PlaceKind.HOST if loads else PlaceKind.APPLICATION
+        end = End(reason, text, blames="" if final else place)
         self._release(RunningAttempt(attempt, ""), end, final=final)
 
     def _put_off(self, record: Record, why: LaunchLater) -> None:
@@ -257,3 +264,12 @@ class Slots:
         """Complete the launches under way. The next watcher takes over the postponed ones."""
         self._timer.close()
         self._pool.shutdown(wait=True, cancel_futures=False)
+
+
+def _left(record: Record, why: Exception) -> None:
+    logger.info(
+        "%s: launch left to a watcher: %s",
+        record["delivery"],
+        why,
+        extra={"action": "launch_left"},
+    )

@@ -42,12 +42,17 @@ class LaunchLater(GpuQueueError):
         self.reason = reason
 
 
+class ApplicationUnavailable(GpuQueueError):
+    """The application cannot be loaded where the attempt would run; the job is not at fault."""
+
+
 class LauncherUnavailable(GpuQueueError):
     """The launcher cannot tell at present which attempts run. Their absence proves nothing."""
 
 
 class LauncherClosed(GpuQueueError):
-    """This process is shutting down; the finish that it waited for continues."""
+    """This process is shutting down: the finish that it waited for continues, and a launch is left
+    to another dispatcher."""
 
 
 #: Called with each end. Returns whether this call freed the slot; an end may be reported twice.
@@ -108,7 +113,8 @@ class Launcher(Protocol):
     def start(self, record: Record) -> str:
         """Start an attempt and return its instance. May be repeated.
 
-        Raises :class:`CannotLaunch`, :class:`LaunchLater`, or OSError for a failed attempt.
+        Raises :class:`CannotLaunch`, :class:`LaunchLater`, :class:`ApplicationUnavailable`, or
+        OSError for a failed attempt; :class:`LauncherClosed` if this process shuts down.
         """
         ...
 

@@ -39,6 +39,16 @@ class Settings(RedisSettings):
     """How an attempt runs: ``local`` as a process of this machine, ``k8s_job`` as a Kubernetes
     Job.
     """
+    start: Literal["fork", "spawn"] = Field("fork", validation_alias=named("GPUQUEUE_START"))
+    """How the runner of local mode starts an executor: ``fork`` from its imported application, or
+    ``spawn`` as a new process that imports it. With ``fork``, it still spawns where the application
+    has opened a GPU or started threads when it was imported.
+    """
+    runtime_dir: Path | None = Field(None, validation_alias=named("GPUQUEUE_RUNTIME_DIR"))
+    """Directory of the runners of local mode: their sockets, and what they know of their attempts.
+    All dispatchers of one machine and user must have the same. Unset: ``gpuqueue`` in
+    XDG_RUNTIME_DIR, else ``gpuqueue-UID`` in the directory for temporary files.
+    """
 
     t4_shared_slots: int = Field(8, ge=0, le=10_000, validation_alias=named("T4_SHARED_SLOTS"))
     """Shared jobs that the class ``t4`` runs at once. 8: the replicas of our time-slicing

@@ -18,6 +18,15 @@ def named(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
 
+def names(kind: type[BaseSettings]) -> frozenset[str]:
+    """Return the environment names of all fields of a settings class."""
+    found: set[str] = set()
+    for each in kind.model_fields.values():
+        if isinstance(each.validation_alias, AliasChoices):
+            found.update(str(name) for name in each.validation_alias.choices)
+    return frozenset(found)
+
+
 class EnvironmentSettings(BaseSettings):
     """How settings classes read the environment. The reference pages take the docstrings of the
     fields.

@@ -34,6 +34,7 @@ class Lease:
         name: str,
         seconds: float,
         group: str = "",
+        machine: str = "",
     ) -> None:
         self._client = client
         self._scripts = Scripts(client)
@@ -41,7 +42,7 @@ class Lease:
         self.name = name
         self._group = group
         self._key = leader_key(group)
-        self._host = socket.gethostname()
+        self._hosts = [socket.gethostname(), *([machine] if machine else [])]
         self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have the same name
         self._holds = False
         self._settings_due = 0.0
@@ -69,10 +70,10 @@ class Lease:
         """Record that this dispatcher is alive ``now``, and, at times, the settings of its
         classes.
         """
-        members = {DISPATCHERS: self.name, HOSTS: self._host, GROUPS: self._group}
+        members = {DISPATCHERS: [self.name], HOSTS: self._hosts, GROUPS: [self._group]}
         pipe = self._client.pipeline(transaction=False)
-        for key, member in members.items():
-            pipe.zadd(key, {member: now})
+        for key, names in members.items():
+            pipe.zadd(key, dict.fromkeys(names, now))
         # A member that was not there: it is the first time, or Redis has lost its data.
         if any(pipe.execute()) or time.monotonic() >= self._settings_due:
             for key in members:

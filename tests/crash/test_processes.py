@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gpuqueue.errors import ExecutorDied
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
@@ -19,6 +20,7 @@ from gpuqueue.store.line import Line
 from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.nodes import WorkerNode
 from tests.support.processes import is_running
+from tests.support.runners import end_runners
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -121,8 +123,24 @@ def test_nothing_is_lost_when_redis_is_killed_and_comes_back(
     assert cluster.noted() == ["holding", "ran 1"]
 
 
-@pytest.mark.local_only("a kubelet sees an end that no dispatcher is there to see")
-def test_an_orphan_killed_after_its_dispatcher_is_tried_again(
+def test_the_end_of_an_orphan_is_kept_for_the_next_dispatcher(
+    cluster: CrashStack, tmp_path: Path
+) -> None:
+    first = cluster.start("one")
+    result = cluster.send("hold", str(tmp_path / "never"))
+    holding(cluster)
+    first.kill()
+    (record,) = cluster.records()
+    cluster.process_of(record).kill()
+    cluster.start("two")
+    with pytest.raises(ExecutorDied, match="signal 9"):
+        result.get(timeout=30)
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert len(cluster.noted()) == 1
+
+
+@pytest.mark.local_only("a kubelet sees an end that no runner is there to see")
+def test_an_orphan_killed_after_its_runner_is_tried_again(
     cluster: CrashStack, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -130,6 +148,7 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(
     result = cluster.send("hold", str(gate))
     holding(cluster)
     first.kill()
+    end_runners(cluster.url)
     (record,) = cluster.records()
     cluster.process_of(record).kill()
     cluster.start("two")
@@ -137,6 +156,22 @@ def test_an_orphan_killed_after_its_dispatcher_is_tried_again(
     gate.touch()
     assert result.get(timeout=30) == "held"
     until(cluster.is_idle, PATIENCE, "an idle queue")
+
+
+@pytest.mark.local_only("runners")
+def test_a_job_goes_on_when_its_runner_is_killed(cluster: CrashStack, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.start("one")
+    result = cluster.send("hold", str(gate))
+    holding(cluster)
+    end_runners(cluster.url)
+    assert cluster.send("work", 1).get(timeout=30) == 2, "a new runner starts attempts"
+    (record,) = [each for each in cluster.records() if each["id"] == result.id]
+    assert (record["state"], record["attempt"]) == ("running", 1)
+    gate.touch()
+    assert result.get(timeout=30) == "held"
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert sorted(cluster.noted()) == ["holding", "ran 1"]
 
 
 def test_running_jobs_are_adopted_when_redis_has_lost_everything(

@@ -64,6 +64,14 @@ EXECUTOR = {
     ),
     "23 confirmed": ("gpuqueue.store.attempts:ExecutorAttempt.reported:after", "SUCCESS"),
 }
+RUNNER = {
+    "before the fork": "gpuqueue.runner.attempts:Attempts.start:before",
+    "forked, not answered": "gpuqueue.runner.attempts:Attempts.start:after",
+    "attempt ended, not noted": "gpuqueue.runner.attempts:Attempts.exited:before",
+    "end read, not kept": "gpuqueue.runner.attempts:Attempts._end:before",
+    "end kept, not told": "gpuqueue.runner.attempts:Attempts._end:after",
+    "before it listens": "gpuqueue.runner.attempts:Attempts.adopt:before",
+}
 FINISH = {
     "24 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
     "25 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
@@ -96,6 +104,19 @@ def test_every_job_ends_once_when_the_dispatcher_dies_at_step(
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == [f"ran {number}" for number in range(6)]
     assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 6
+
+
+@pytest.mark.local_only("runners")
+@pytest.mark.parametrize("step", RUNNER)
+def test_every_job_ends_once_when_its_runner_dies_at_step(cluster: CrashStack, step: str) -> None:
+    results = [cluster.send("work", number) for number in range(3)]
+    results.append(cluster.send("work", 3, queue="gpu.t4.exclusive"))
+    cluster.start("one", crash=RUNNER[step])
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6]
+    assert cluster.mark.exists(), "the runner has died"
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(4)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 4
 
 
 @pytest.mark.parametrize("step", EXECUTOR)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.support.dev_command import alive, end, family, start_dev
+from tests.support.dev_command import alive, end, executors, family, start_dev
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -28,7 +28,8 @@ def test_ctrl_c_ends_dev_with_flower_redis_and_running_jobs(tmp_path: Path) -> N
             assert answer.status == 200
         processes = family(dev)
         names = " ".join(" ".join(each.cmdline()) for each in processes)
-        assert all(part in names for part in ("gpuqueue worker", "flower", "gpuqueue.executor"))
+        assert all(part in names for part in ("gpuqueue worker", "flower", "gpuqueue.runner"))
+        assert len(executors(dev)) == 1
         assert re.search("(redis|valkey)-server", names)
         assert end(dev) == 0
     finally:
@@ -54,7 +55,7 @@ def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> No
         dev = start_dev(tmp_path / "dev", "--no-flower", "--redis-url", server.url)
         job_id = dev.send("hold", str(gate), queue="gpu.t4.shared")
         dev.reaches(job_id, "running")
-        (executor,) = [each for each in family(dev) if "gpuqueue.executor" in each.cmdline()]
+        (executor,) = executors(dev)
         try:
             assert end(dev, signal.SIGTERM) == 0
             assert executor.is_running()

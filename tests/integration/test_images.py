@@ -242,12 +242,18 @@ def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
 ) -> None:
     (home / "where.py").write_text(APPLICATION)
     path = os.pathsep.join([str(dispatcher.root / "read-only"), str(home)])
+    writable = home / "run"
+    writable.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(writable, 1000, 1000)
     process = dispatcher.start(
         log=log,
         CELERY_BROKER_URL=redis.url,
         GPUQUEUE_APP="where",
         PYTHONPATH=path,
         GPUQUEUE_DEVICES="none",
+        GPUQUEUE_RUNTIME_DIR=str(writable),
+        WRITABLE=str(writable),
     )
     try:
         known = Reader(connect(redis.url))
@@ -265,6 +271,16 @@ def test_a_dispatcher_of_the_image_runs_jobs_and_leaves_on_sigterm(
         assert "Traceback" not in log.read_text()
     finally:
         _end(process)
+
+
+def test_local_mode_without_a_writable_directory_names_the_setting(
+    dispatcher: Image, redis: EmbeddedRedis
+) -> None:
+    done = dispatcher.run(CELERY_BROKER_URL=redis.url, GPUQUEUE_APP="a", GPUQUEUE_DEVICES="none")
+    assert (done.returncode, "set GPUQUEUE_RUNTIME_DIR to a directory" in done.stderr) == (
+        78,
+        True,
+    ), done.stderr
 
 
 def test_a_dispatcher_of_the_image_knows_kubernetes(

@@ -46,7 +46,9 @@ class Taking:
         self.meanwhile: Callable[[str], object] = lambda job: None
         self.loop = IntakeLoop(lambda: Broker(self.app), self.accept, 60.0)
 
-    def accept(self, packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def accept(
+        self, packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
+    ) -> str:
         job = identify(packed).id
         self.meanwhile(job)
         if errors := self.errors.get(job):
@@ -264,7 +266,9 @@ def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent:
     taking.push(GOOD | {"headers": {"id": "j", "task": "shop.add", "mine": sent}})
     kept: list[dict[str, Any]] = []
 
-    def keep(packed: dict[str, Any], problem: InvalidJob | None = None) -> str:
+    def keep(
+        packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
+    ) -> str:
         kept.append(json.loads(encode(packed)))
         return "accepted" if problem is None else "refused"
 

@@ -5,11 +5,12 @@ and an import that hangs does not hold it for good.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gpuqueue.errors import StartTimeout
+from gpuqueue.store import places
 from gpuqueue.store.attempts import EXIT_MARGIN
 from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
@@ -36,15 +37,41 @@ def stack(
         yield made
 
 
+@pytest.fixture(scope="module")
+def importing(
+    stack: Stack,
+    tmp_path_factory: pytest.TempPathFactory,
+    running_stacks: list[Stack],
+    kind: str,
+) -> Iterator[Stack]:
+    """A stack whose executors import the application, each by itself."""
+    if kind != "local":
+        yield stack
+        return
+    env = {**ENV, "GPUQUEUE_START": "spawn"}
+    made = Stack(tmp_path_factory.mktemp("spawned"), env, "troubled", kind)
+    with listed(running_stacks, made):
+        made.dispatcher()
+        yield made
+
+
+@pytest.fixture
+def any_stack(request: pytest.FixtureRequest, stack: Stack) -> Stack:
+    """The stack of a test."""
+    wanted = "importing" in request.fixturenames
+    found: Stack = request.getfixturevalue("importing") if wanted else stack
+    return found
+
+
 @pytest.fixture(autouse=True)
-def healthy(stack: Stack) -> Iterator[None]:
+def healthy(any_stack: Stack) -> Iterator[None]:
     yield
-    stack.client.delete("troubled:import")
-    stack.go("troubled", 9)
+    any_stack.client.delete("troubled:import")
+    any_stack.go("troubled", 9)
     # An import that goes well: those that hung in two tests would hold the application.
-    stack.app.send_task("troubled.add", [1, 2], queue=GPU).get(PATIENCE)
-    stack.idle()
-    stack.client.delete("go:troubled", "troubled:imports")
+    any_stack.app.send_task("troubled.add", [1, 2], queue=GPU).get(PATIENCE)
+    any_stack.idle()
+    any_stack.client.delete("go:troubled", "troubled:imports")
 
 
 @pytest.mark.parametrize("what", ["thread", "atexit", "child", "fork"])
@@ -78,38 +105,54 @@ def test_a_thread_that_is_left_behind_is_named_in_the_log(stack: Stack) -> None:
     assert "threads that still run: left-behind" in stack.workers[0].logs()
 
 
-def test_an_import_that_hangs_is_stopped_and_tried_again(stack: Stack) -> None:
-    stack.client.set("troubled:import", "hang")
-    sent = stack.app.send_task("troubled.add", [1, 2], queue=GPU)
-    first = stack.in_state(sent.id, "running")["attempt"]
-    until(lambda: stack.client.llen("troubled:imports"), PATIENCE, "its import hangs")
-    stack.client.delete("troubled:import")
+def test_an_import_that_hangs_is_stopped_and_tried_again(importing: Stack) -> None:
+    importing.client.set("troubled:import", "hang")
+    sent = importing.app.send_task("troubled.add", [1, 2], queue=GPU)
+    first = importing.in_state(sent.id, "running")["attempt"]
+    until(lambda: importing.client.llen("troubled:imports"), PATIENCE, "its import hangs")
+    importing.client.delete("troubled:import")
     assert sent.get(PATIENCE + LOAD) == 3
-    assert (first, stack.known(sent.id)["attempt"]) == (1, 2)
+    assert (first, importing.known(sent.id)["attempt"]) == (1, 2)
 
 
 @pytest.mark.parametrize("limit", [None, 3600])
-def test_imports_that_hang_end_the_job_after_its_attempts(stack: Stack, limit: int | None) -> None:
-    stack.client.set("troubled:import", "hang")
+def test_imports_that_hang_end_the_job_after_its_attempts(
+    importing: Stack, limit: int | None
+) -> None:
+    importing.client.set("troubled:import", "hang")
     began = time.monotonic()
-    sent = stack.app.send_task("troubled.add", [1, 2], queue=GPU, time_limit=limit)
+    sent = importing.app.send_task("troubled.add", [1, 2], queue=GPU, time_limit=limit)
     # A finisher of the application hangs as well, until the import is repaired.
-    stack.in_state(sent.id, "finishing")
+    importing.in_state(sent.id, "finishing")
     assert time.monotonic() - began < 2 * LOAD + PATIENCE
-    stack.client.delete("troubled:import")
-    stack.go("troubled", 9)
+    importing.client.delete("troubled:import")
+    importing.go("troubled", 9)
     with pytest.raises(StartTimeout, match=r"not loaded in time \(GPUQUEUE_LOAD_TIMEOUT\) in 2"):
         sent.get(PATIENCE)
-    until(lambda: stack.known(sent.id)["state"] == "ended", PATIENCE, "it has ended")
-    assert stack.known(sent.id)["reason"] == "INFRA"
+    until(lambda: importing.known(sent.id)["state"] == "ended", PATIENCE, "it has ended")
+    assert importing.known(sent.id)["reason"] == "INFRA"
 
 
-def test_a_task_may_take_longer_than_its_import(stack: Stack) -> None:
-    stack.client.set("troubled:import", "hang")
-    sent = stack.app.send_task("troubled.leave", ["thread"], queue=GPU)
-    stack.in_state(sent.id, "running")
-    until(lambda: stack.client.llen("troubled:imports"), PATIENCE, "its import hangs")
-    stack.client.delete("troubled:import")
-    stack.go("troubled")  # the import goes on in time
+def test_a_task_may_take_longer_than_its_import(importing: Stack) -> None:
+    importing.client.set("troubled:import", "hang")
+    sent = importing.app.send_task("troubled.leave", ["thread"], queue=GPU)
+    importing.in_state(sent.id, "running")
+    until(lambda: importing.client.llen("troubled:imports"), PATIENCE, "its import hangs")
+    importing.client.delete("troubled:import")
+    importing.go("troubled")  # the import goes on in time
     assert sent.get(PATIENCE) == "thread"
-    assert stack.known(sent.id)["attempt"] == 1
+    assert importing.known(sent.id)["attempt"] == 1
+
+
+@pytest.mark.local_only("runners")
+def test_jobs_wait_while_the_import_of_their_runner_hangs(
+    stack_factory: Callable[..., Stack],
+) -> None:
+    stack = stack_factory(ENV, app="troubled")
+    stack.client.set("troubled:import", "hang")
+    stack.dispatcher()
+    sent = [stack.app.send_task("troubled.add", [n, 2], queue=GPU) for n in range(3)]
+    [place] = until(lambda: places.set_aside(places.of(stack.client, "t4")), PATIENCE, "it is held")
+    assert place.kind == "application" and "when it was imported" in place.error
+    stack.client.delete("troubled:import")
+    assert [each.get(PATIENCE + LOAD) for each in sent] == [2, 3, 4]

@@ -48,13 +48,36 @@ def stack(
         yield made
 
 
+@pytest.fixture(scope="module")
+def importing(
+    stack: Stack,
+    tmp_path_factory: pytest.TempPathFactory,
+    running_stacks: list[Stack],
+    kind: str,
+) -> Iterator[Stack]:
+    """A stack whose executors import the application, each by itself."""
+    if kind != "local":
+        yield stack
+        return
+    env = {**ENV, "GPUQUEUE_START": "spawn"}
+    made = Stack(tmp_path_factory.mktemp("spawned"), env, "troubled", kind)
+    with listed(running_stacks, made):
+        made.dispatcher()
+        yield made
+
+
 @pytest.fixture(autouse=True)
-def healthy(stack: Stack) -> Iterator[None]:
+def healthy(request: pytest.FixtureRequest, stack: Stack) -> Iterator[None]:
     yield
-    stack.client.delete("troubled:import")
-    stack.go("troubled", 20)
-    stack.idle()
-    stack.client.delete("go:troubled", "troubled:imports", "troubled:hooks", "troubled:errbacks")
+    used = {id(stack): stack}
+    if "importing" in request.fixturenames:
+        importing = request.getfixturevalue("importing")
+        used[id(importing)] = importing
+    for each in used.values():
+        each.client.delete("troubled:import")
+        each.go("troubled", 20)
+        each.idle()
+        each.client.delete("go:troubled", "troubled:imports", "troubled:hooks", "troubled:errbacks")
 
 
 def send(stack: Stack, task: str, embed: dict[str, Any] | None = None) -> AsyncResult:
@@ -109,13 +132,13 @@ def test_the_error_and_the_record_say_that_no_callback_was_sent(stack: Stack) ->
     until(lambda: line in stack.workers[0].logs(), PATIENCE, "the log says so")
 
 
-def test_errbacks_that_the_application_does_not_have_are_sent_by_name(stack: Stack) -> None:
+def test_errbacks_that_the_application_does_not_have_are_sent_by_name(importing: Stack) -> None:
     errback = {"task": "unknown.errback", "args": [], "kwargs": {}, "options": {"queue": "other"}}
-    error = failure(stack, send(stack, "die", {"errbacks": [errback]}))
+    error = failure(importing, send(importing, "die", {"errbacks": [errback]}))
     assert "callback" not in str(error)
-    [sent] = stack.client.lrange("other", 0, -1)
+    [sent] = importing.client.lrange("other", 0, -1)
     assert json.loads(sent)["headers"]["task"] == "unknown.errback"
-    assert stack.client.llen("troubled:imports") == 2
+    assert importing.client.llen("troubled:imports") == 2
 
 
 def test_an_errback_that_raises_ends_the_job(stack: Stack) -> None:
@@ -144,7 +167,7 @@ def test_a_hook_that_never_ends_well_is_tried_a_few_times(stack: Stack, hook: st
 
 @pytest.mark.parametrize("trouble", ["raise", "hang", "die"])
 def test_an_application_that_cannot_be_imported_finishes_nothing(
-    stack: Stack, trouble: str
+    importing: Stack, trouble: str
 ) -> None:
     errback = {
         "task": "troubled.errback",
@@ -152,17 +175,19 @@ def test_an_application_that_cannot_be_imported_finishes_nothing(
         "kwargs": {},
         "options": {"queue": "by-name"},
     }
-    sent = stack.app.send_task("troubled.hold", queue=GPU, link_error=stack.app.signature(errback))
-    record = stack.in_state(sent.id, "running")
-    until(lambda: stack.client.llen("troubled:holding"), PATIENCE, "it runs")
-    stack.client.set("troubled:import", trouble)
-    stack.process_of(record).kill()
-    error = failure(stack, sent)
+    sent = importing.app.send_task(
+        "troubled.hold", queue=GPU, link_error=importing.app.signature(errback)
+    )
+    record = importing.in_state(sent.id, "running")
+    until(lambda: importing.client.llen("troubled:holding"), PATIENCE, "it runs")
+    importing.client.set("troubled:import", trouble)
+    importing.process_of(record).kill()
+    error = failure(importing, sent)
     assert "signal 9" in str(error)
     assert f"it could not be finished (tries: {TRIES}; " in str(error)
     assert ("a broken import" in str(error)) == (trouble == "raise")
-    assert stack.client.llen("by-name") == 1, "callbacks that have a name are sent"
-    stack.client.delete("by-name", "troubled:holding")
+    assert importing.client.llen("by-name") == 1, "callbacks that have a name are sent"
+    importing.client.delete("by-name", "troubled:holding")
 
 
 @pytest.mark.parametrize(

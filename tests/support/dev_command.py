@@ -128,6 +128,11 @@ def family(dev: Dev) -> list[psutil.Process]:
     return children
 
 
+def executors(dev: Dev) -> list[psutil.Process]:
+    """The executors among them."""
+    return [each for each in family(dev) if "GPUQUEUE_TOKEN" in each.environ()]
+
+
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [each for each in processes if runs(each)]
 

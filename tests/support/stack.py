@@ -30,6 +30,7 @@ from tests.support.launching import (
     process_of,
 )
 from tests.support.nodes import APPS, WorkerNode, executors_of, redis_node, worker_node
+from tests.support.runners import end_runners
 from tests.support.waiting import PATIENCE, until
 
 CLASSES = ("t4", "refused")
@@ -134,6 +135,7 @@ class Stack:
         for worker in self.workers:
             worker.stop()
         self.launching.close()
+        end_runners(self.url)
         for executor in self.executors():
             executor.kill()
             executor.wait(PATIENCE)

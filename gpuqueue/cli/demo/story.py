@@ -10,7 +10,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.demo.promises import Evidence
 from gpuqueue.cli.demo.view import Look, View, look
 from gpuqueue.dev.stack import Stack
-from gpuqueue.launchers.local.process import environment
+from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.model.states import JobState
 from gpuqueue.store.reader import Reader
 
@@ -67,7 +67,6 @@ class Story:
         seen = look(self._reader, self._class, self.jobs, time.time())
         states = {label: job.state for label, job in self.jobs.items()}
         todo = self._reader.view(self._class.name, {})
-        pid = int(self._instance.rpartition(":")[2] or 0)
         return Evidence(
             records=seen.records,
             states=states,
@@ -88,8 +87,7 @@ class Story:
             stopped=ENDLESS,
             withdrawn=UNNEEDED,
             stopped_at=self._stopped_at,
-            process_gone=pid > 0
-            and environment(pid).get("GPUQUEUE_INSTANCE") != self._instance.rpartition(":")[0],
+            process_gone=bool(self._instance) and not Instance.parse(self._instance).process.runs,
         )
 
     def close(self) -> None:

@@ -1,66 +1,69 @@
-"""The local launcher: each attempt is a process of this machine, in its own session."""
+"""The local launcher: each attempt is a process of this machine, started by a runner."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
+import os
 import secrets
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import psutil
-
+from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.errors import InvalidJob
-from gpuqueue.launchers.base import LauncherClosed, OnEnd
-from gpuqueue.launchers.local.exits import Exits
-from gpuqueue.launchers.local.process import (
-    environment,
-    host_of,
-    is_orphan,
-    is_running,
-    leads_session,
-    pid_of,
-    send_signal,
-    spawn,
-)
+from gpuqueue.errors import GpuQueueError, InvalidJob
+from gpuqueue.launchers.base import ApplicationUnavailable, LauncherClosed, OnEnd
+from gpuqueue.launchers.local import earlier, runtime
+from gpuqueue.launchers.local.finishes import Finishes
+from gpuqueue.launchers.local.identity import Instance
+from gpuqueue.launchers.local.listing import Listing
+from gpuqueue.launchers.local.output import Output
+from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
+from gpuqueue.launchers.local.started import Started
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End, explain
 from gpuqueue.model.executor_env import (
     FINISHER,
-    INSTANCE,
-    VARIABLES,
+    LOAD_TIMEOUT,
+    OF_ATTEMPT,
     parse_record,
     record_variables,
 )
 from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
+from gpuqueue.steps import Steps
 
-#: Seconds that a killed stray process has to end.
-STRAY_ENDS_WITHIN = 5.0
+logger = logging.getLogger(__name__)
+#: Seconds that a runner gets to start, beside the import of the application.
+MARGIN = 10.0
 
 
 class LocalLauncher:
     """Starts executors as processes.
 
     Args:
-        on_end: called with each end, from the thread that watches processes.
+        on_end: called with each end, from a thread of this launcher.
         claim_within: seconds from the launch until an executor must have claimed its attempt.
         settings: environment of every executor (broker, backend, application).
         devices: class → its GPUs, as UUIDs or indexes for CUDA_VISIBLE_DEVICES.
-        host_lives: whether another host still has a dispatcher. A restarted container may have a
-            new host name.
-        command: the command of the executor.
+        host_lives: whether another machine still has a dispatcher. A restarted container is a new
+            machine.
+        directory: GPUQUEUE_RUNTIME_DIR.
+        unread: variables of our environment that make no difference to an application.
+        command: the command of attempts in place of the executor. Each one is a new process
+            then.
     """
 
     owner = ""
-    #: Each one starts a Python process, and the jobs need the CPU of a GPU machine.
+    #: Each one may import the application, and the jobs need the CPU of a GPU machine.
     finishers = 2
 
     def __init__(
@@ -69,21 +72,42 @@ class LocalLauncher:
         settings: Mapping[str, str],
         claim_within: float,
         devices: Mapping[str, Sequence[str]] | None = None,
-        host_lives: Callable[[str], bool] = lambda host: True,
-        command: Sequence[str] = (sys.executable, "-m", "gpuqueue.executor"),
+        host_lives: Callable[[str], bool] = lambda machine: True,
+        *,
+        directory: Path | None = None,
+        unread: frozenset[str] = frozenset(),
+        command: Sequence[str] = (),
     ) -> None:
         self._on_end = on_end
         self.claim_within = claim_within
         self._settings = dict(settings)
         self._devices = devices or {}
         self._host_lives = host_lives
-        self._command = list(command)
-        self._host = socket.gethostname()
-        self.site = Site(self._host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
-        self._exits = Exits()
-        self._adopted: set[str] = set()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._started: dict[str, Record] = {}
+        host = socket.gethostname()
+        self.site = Site(host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
+        if command:
+            self._settings["GPUQUEUE_START"] = "spawn"
+        own = {name: value for name, value in os.environ.items() if name not in OF_ATTEMPT}
+        environ = own | self._settings
+        alike = {name: own[name] for name in set(own) - unread} | self._settings
+        key = runtime.key_of(__version__, [sys.executable, *command], alike, str(Path.cwd()))
+        base = directory or runtime.base()
+        self._runtime = runtime.prepare(base, key)
+        self._listing = Listing(base, self._settings.get("GPUQUEUE_REDIS_URL", ""))
+        self._runner = Runner(
+            self._runtime,
+            environ,
+            [sys.executable, "-m", "gpuqueue.runner"],
+            command,
+            float(self._settings.get(LOAD_TIMEOUT, claim_within)) + MARGIN,
+            self._ended,
+            lambda: bool(self._started),
+        )
+        self._started = Started(self._kill)
+        self._steps = Steps()
+        self._output = Output()
+        self._finishes = Finishes(self._runner, self._runtime, self._output)
+        self._ends = ThreadPoolExecutor(1, "gpuqueue-ends")
         self._closed = threading.Event()
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
@@ -101,75 +125,75 @@ class LocalLauncher:
 
         A stray process of the job that this launcher started, with an earlier token, ends first.
         """
-        attempt = Attempt.of(record)
-        self._end_strays(record)
-        nonce = f"{self._host}:{secrets.token_hex(8)}"
-        process = self._spawn(record, {INSTANCE: nonce, **self._gpu(record)})
-        instance = f"{nonce}:{process.pid}"
-        self._processes[instance] = process
-        self._started[instance] = record
+        self._started.end_strays(record)
+        nonce = secrets.token_hex(8)
+        own, is_new = self._started.begin(nonce, record)
+        if not is_new:
+            return own.instance.result()
         try:
-            self._watch_exit(RunningAttempt(attempt, instance), process.pid)
-        except OSError:  # this process has no file descriptor left: the launch has failed
-            send_signal(process.pid, "KILL")
-            process.wait()
-            del self._processes[instance], self._started[instance]
-            raise
-        return instance
+            self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
+            variables = {**self._settings, **record_variables(record), **self._gpu(record)}
+            own.instance.set_result(self._runner.start(nonce, variables))
+        except BaseException as exc:
+            self._output.ended(nonce)
+            error = self._error(exc)
+            own.instance.set_exception(error)
+            self._started.pop(nonce)
+            raise error from exc
+        return own.instance.result()
+
+    def _error(self, exc: BaseException) -> BaseException:
+        """Return what the contract has for an error of the runner."""
+        if isinstance(exc, RunnerRefuses) and exc.kind == "application":
+            return ApplicationUnavailable(str(exc))
+        if isinstance(exc, RunnerAway) and self._closed.is_set():
+            return LauncherClosed()
+        return OSError(str(exc)) if isinstance(exc, RunnerRefuses | RunnerAway) else exc
 
     def stop(self, instance: str, signal: str) -> bool:
         """Send a signal to an attempt, if its pid is still the same process."""
-        if not self._is_here(instance):
+        try:
+            found = Instance.parse(instance)
+        except ValueError:
+            if earlier.host_of(instance) != self.site.host:
+                return True
+            if not earlier.runs(instance):
+                return False
+            earlier.send_signal(instance, signal)
             return True
-        if not is_running(instance):
-            return False
-        send_signal(pid_of(instance), signal)
-        return True
+        return not found.process.is_here or found.process.signal(signal)
 
     def abandon(self, record: Record) -> bool:
         """Return True: a process is listed from its start on, so an unlisted one does not run."""
         return True
 
     def end_of(self, instance: str) -> End | None:
-        """Return an end with an unknown cause for a process that is gone.
+        """Return how a process ended; with an unknown cause if no runner has seen it.
 
-        An instance of another host counts as running while a dispatcher lives there.
+        An instance of another machine counts as running while a dispatcher lives there.
         """
-        if self._is_here(instance):
-            runs = is_running(instance)
-        else:
-            runs = self._host_lives(host_of(instance))
-        return None if runs else explain(None)
+        try:
+            found = Instance.parse(instance)
+        except ValueError:
+            host = earlier.host_of(instance)
+            here = host == self.site.host
+            runs = earlier.runs(instance) if here else self._host_lives(host)
+            return None if runs else explain(None)
+        if not found.process.is_here:
+            return None if self._host_lives(found.process.machine) else explain(None)
+        if found.process.runs or self._listing.is_being_ended(found):
+            return None
+        return _end(self._listing.status(found))
 
     def list(self) -> builtins.list[LiveAttempt]:
         """Return the attempts of our Redis among the processes of this machine."""
-        found = []
-        for pid in psutil.pids():
-            env = environment(pid)
-            # Children of a task inherit its environment, but only the executor leads its session.
-            if VARIABLES["token"] not in env or FINISHER in env or not leads_session(pid):
-                continue
-            if env.get("GPUQUEUE_REDIS_URL") == self._settings["GPUQUEUE_REDIS_URL"]:
-                with contextlib.suppress(KeyError, ValueError):
-                    instance = f"{env[INSTANCE]}:{pid}"
-                    found.append(LiveAttempt.of(parse_record(env), instance))
-        return found
+        return self._listing.live()
 
     def watch(self, running: RunningAttempt) -> None:
-        """Report the end of an orphan, a process whose dispatcher is gone. May be repeated."""
-        if not self._is_here(running.instance) or running.instance in self._adopted:
-            return
-        pid = pid_of(running.instance)
-        if is_orphan(pid):
-            self._adopted.add(running.instance)
-            try:
-                self._watch_exit(running, pid)
-            except OSError:  # no file descriptor is left: the next call tries again
-                self._adopted.discard(running.instance)
-                raise
+        """Do nothing: a runner tells every dispatcher the ends of orphans."""
 
     def lead(self, leads: bool) -> None:
-        """Do nothing: each dispatcher watches its own processes."""
+        """Do nothing: runners tell each dispatcher what it has started."""
 
     def check(self, now: float) -> None:
         """Do nothing: a started process does not wait for anything."""
@@ -181,65 +205,53 @@ class LocalLauncher:
 
         Returns its exit status, or None after the timeout.
         """
-        process = self._spawn(record, {FINISHER: finisher, "CUDA_VISIBLE_DEVICES": ""})
-        deadline = time.monotonic() + timeout
-        while not self._closed.is_set():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(min(1.0, max(0.0, deadline - time.monotonic())))
-            if time.monotonic() >= deadline:
-                send_signal(process.pid, "KILL")
-                process.wait()
-                return None
-        raise LauncherClosed
+        variables = {**self._settings, **record_variables(record), FINISHER: finisher}
+        return self._finishes.run(record["delivery"], variables, timeout)
+
+    def connect(self) -> None:
+        """Start the runner, if there is none, in the background: the first job need not wait, and
+        ends of earlier attempts are told.
+        """
+
+        def connect() -> None:
+            try:
+                self._runner.connect()
+            except (GpuQueueError, OSError) as exc:
+                if not self._closed.is_set():
+                    logger.error("%s", exc, extra={"action": "runner_failed"})
+
+        threading.Thread(target=connect, name="gpuqueue-connect", daemon=True).start()
 
     def close(self) -> None:
-        """Stop watching. Jobs continue, and another dispatcher adopts them."""
+        """Stop watching. Jobs continue, and another dispatcher hears of their ends."""
         self._closed.set()
-        self._exits.close()
-        for instance in list(self._processes):
-            self._forget(instance, None)
+        self._finishes.close()
+        self._runner.close()
+        self._ends.shutdown(wait=True, cancel_futures=True)
+        self._output.close()
 
-    def _end_strays(self, record: Record) -> None:
-        """Kill the processes of the same delivery with another token that were admitted earlier:
-        Redis has come back with an older state. Raises OSError if one does not end.
-        """
-        strays = [
-            instance
-            for instance, other in list(self._started.items())
-            if other["delivery"] == record["delivery"]
-            and other["gpu_class"] == record["gpu_class"]
-            and other["token"] != record["token"]
-            and other.get("admitted", 0.0) < record.get("admitted", 0.0)
-        ]
-        for instance in strays:
-            self.stop(instance, "KILL")
-        deadline = time.monotonic() + STRAY_ENDS_WITHIN
-        while any(instance in self._started for instance in strays):
-            if time.monotonic() >= deadline:
-                raise OSError(f"a process of an attempt with another token runs: {strays[0]}")
-            time.sleep(0.02)
+    def _kill(self, nonce: str) -> None:
+        if (found := self._listing.find(nonce)) is not None:
+            found.process.signal("KILL")
 
-    def _spawn(self, record: Record, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        return spawn(self._command, {**self._settings, **record_variables(record), **variables})
+    def _ended(self, message: Mapping[str, Any]) -> None:
+        """Take an end from the thread that reads, which must go on."""
+        if not self._finishes.take(message["nonce"], message["variables"], message["code"]):
+            with contextlib.suppress(RuntimeError):  # closed: its file keeps the end
+                self._ends.submit(self._report, message)
 
-    def _watch_exit(self, running: RunningAttempt, pid: int) -> None:
-        def report(code: int | None) -> None:
-            self._adopted.discard(running.instance)
-            self._forget(running.instance, code)
-            end = explain(code)
-            self._on_end(
-                running, replace(end, evidence={"exit_code": code}) if code is not None else end
-            )
-
-        self._exits.watch(pid, report)
-
-    def _forget(self, instance: str, code: int | None) -> None:
-        # subprocess reaps the child of a dropped Popen without a status at the start of the next
-        # process, and we would lose the exit status.
-        self._started.pop(instance, None)
-        process = self._processes.pop(instance, None)
-        if process is not None:
-            process.returncode = code if code is not None else 0
+    def _report(self, message: Mapping[str, Any]) -> None:
+        nonce, instance = message["nonce"], message["instance"]
+        self._output.ended(nonce)
+        try:
+            started = self._started.pop(nonce)
+            record = started.record if started else parse_record(message["variables"])
+            if self._on_end(RunningAttempt(Attempt.of(record), instance), _end(message["code"])):
+                self._runtime.end(nonce).unlink(missing_ok=True)
+        except Exception as exc:  # its file keeps the end, and a watcher finds it there
+            self._steps.failed("exit", exc, job=instance)
+        else:
+            self._steps.succeeded("exit", job=instance)
 
     def _gpu(self, record: Record) -> dict[str, str]:
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")
@@ -249,5 +261,7 @@ class LocalLauncher:
             else {}
         )
 
-    def _is_here(self, instance: str) -> bool:
-        return host_of(instance) == self._host
+
+def _end(code: int | None) -> End:
+    end = explain(code)
+    return end if code is None else replace(end, evidence={"exit_code": code})

@@ -55,6 +55,7 @@ local function blamed()
   for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
   if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
   if job.state == 'launching' then
+    if ended.blames == 'application' then return where.application, 1 end
     local start = ended.blames == 'start' and (where.host or where.application)
     return start or ended.blames == 'host' and where.host, 2
   end

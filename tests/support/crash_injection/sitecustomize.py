@@ -141,5 +141,9 @@ if "CRASH_STEPS" in os.environ:
 if _finder.steps:
     sys.meta_path.insert(0, _finder)
 if "CRASH_CLOCKS" in os.environ:
-    _executor = "GPUQUEUE_TOKEN" in os.environ or "CRASH_CLOCK" not in os.environ
+    _executor = (
+        "GPUQUEUE_TOKEN" in os.environ
+        or "CRASH_CLOCK" not in os.environ
+        or "gpuqueue.runner" in sys.orig_argv
+    )
     _shift(os.environ["CRASH_CLOCKS"], 0 if _executor else int(os.environ["CRASH_CLOCK"]))

@@ -1,4 +1,4 @@
-"""The local launcher, with real processes of a few lines each."""
+"""The local launcher, with a real runner and real processes of a few lines each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
+from gpuqueue.launchers.local.identity import machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.model.record import Record
+from tests.support.runners import end_runners
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
@@ -47,9 +49,8 @@ class Launcher(LocalLauncher):
     def __init__(self, program: str, *arguments: object, **more: Any) -> None:
         self.ends: queue.Queue[tuple[RunningAttempt, End]] = queue.Queue()
         command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
-        super().__init__(
-            self._keep, {"GPUQUEUE_REDIS_URL": URL}, claim_within=60, command=command, **more
-        )
+        settings = {"GPUQUEUE_REDIS_URL": more.pop("url", URL)}
+        super().__init__(self._keep, settings, claim_within=60, command=command, **more)
 
     def _keep(self, running: RunningAttempt, end: End) -> bool:
         self.ends.put((running, end))
@@ -80,6 +81,7 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
         for live in each.list():
             each.stop(live.running.instance, "KILL")
         each.close()
+    end_runners()
 
 
 def first_output(fifo: Path) -> str:
@@ -149,29 +151,54 @@ def test_child_processes_end_with_their_attempt(
     )
 
 
-def test_start_of_an_attempt_does_not_reap_another(
-    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+#: Leaves its session, group and parent behind, and writes its pid.
+FORKS_TWICE = (
+    "import os, sys, signal; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0);"
+    "os.write(os.open(sys.argv[1], os.O_WRONLY), str(os.getpid()).encode()); signal.pause()"
+)
+
+
+def test_what_left_its_session_is_gone_before_the_end_is_told(
+    launcher: Callable[..., Launcher], tmp_path: Path
 ) -> None:
-    one = launcher("import os; os._exit(7)")
-    # As if the watching thread were late.
-    monkeypatch.setattr(one._exits, "watch", lambda pid, callback: None)
-    pid = int(one.start(RECORD).rpartition(":")[2])
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
-    still_there = os.waitid(os.P_PID, pid, os.WEXITED)
-    assert still_there and still_there.si_status == 7
+    fifo, seen = tmp_path / "pid", []
+    os.mkfifo(fifo)
+    go_on = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', *sys.argv[1:]],"
+    parent = go_on + " env={}, start_new_session=True); import signal; signal.pause()"
+    one = launcher(parent, FORKS_TWICE, fifo)
+
+    def on_end(running: RunningAttempt, end: End) -> bool:
+        seen.append(psutil.pid_exists(left_behind))
+        return one._keep(running, end)
+
+    one._on_end = on_end
+    instance = one.start(RECORD)
+    left_behind = int(first_output(fifo))
+    assert os.getsid(left_behind) != int(instance.rpartition(":")[2])
+    assert one.stop(instance, "TERM")
+    assert one.code() == -15
+    assert seen == [False]
 
 
-def test_exits_are_polled_without_pidfds(
-    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+def test_end_without_a_dispatcher_is_kept_for_the_next_one(
+    launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
-    monkeypatch.delattr(os, "pidfd_open", raising=False)
-    one = launcher("import os; os._exit(7)")
-    one.start(RECORD)
-    assert one.code() == 7
+    one = launcher(SLEEPER, fifo)
+    instance = one.start(RECORD)
+    assert first_output(fifo) == "ready"
+    one.close()
+    assert one.stop(instance, "TERM")
+    until(lambda: not one.alive(instance), PATIENCE, "its end")
+    end = one.end_of(instance)
+    assert end is not None and end.evidence == {"exit_code": -15}
+    heir = launcher(SLEEPER, fifo)
+    heir.connect()
+    running, told = heir.ended()
+    assert (running.instance, told.evidence) == (instance, {"exit_code": -15})
+    until(lambda: not list(heir._runtime.ends()), PATIENCE, "the end is forgotten once written")
 
 
-def test_live_attempts_are_found_by_environment(
+def test_live_attempts_are_found_by_their_files(
     launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
     one = launcher(SLEEPER, fifo)
@@ -180,10 +207,9 @@ def test_live_attempts_are_found_by_environment(
     [found] = one.list()
     assert found.running.instance == instance
     assert found.record == RECORD
-    other = Launcher("pass")
-    other._settings["GPUQUEUE_REDIS_URL"] = "redis://elsewhere/0"
+    assert [each.running.instance for each in launcher("").list()] == [instance]
+    other = launcher("", url="redis://elsewhere/0")
     assert other.list() == [], "attempts of another queue do not count"
-    other.close()
 
 
 def test_orphan_of_another_dispatcher_is_watched_to_its_end(
@@ -194,20 +220,22 @@ def test_orphan_of_another_dispatcher_is_watched_to_its_end(
         f" LocalLauncher(print, {{'GPUQUEUE_REDIS_URL': {URL!r}}}, 60, command=[sys.executable,"
         f" '-S', '-c', *sys.argv[1:]]);print(one.start({RECORD!r}), flush=True); os._exit(0)"
     )
-    # Not capture_output: it would wait for the end of the orphan, which has the pipe too.
+    # Not capture_output: it would wait for the end of all that has the pipe.
     with subprocess.Popen(
         [sys.executable, "-c", first, SLEEPER, str(fifo)], stdout=subprocess.PIPE, text=True
     ) as dispatcher:
         assert dispatcher.stdout
         instance = dispatcher.stdout.readline().strip()
     assert first_output(fifo) == "ready"
-    one = launcher("pass")
+    one = launcher(SLEEPER, fifo)
+    one.connect()
     orphan = RunningAttempt(Attempt("t4", "a~1", 2), instance)
     assert [each.running.instance for each in one.list()] == [instance]
     for _ in range(2):
         one.watch(orphan)
     assert one.stop(instance, "TERM")
-    assert one.ended() == (orphan, explain(None)), "only its parent can read the exit status"
+    running, end = one.ended()
+    assert (running, end.evidence) == (orphan, {"exit_code": -15}), "its runner has read it"
     assert one.ends.empty(), "it is reported once, however often it was watched"
 
 
@@ -215,16 +243,35 @@ def test_other_process_with_the_same_pid_is_not_the_attempt(
     launcher: Callable[..., Launcher],
 ) -> None:
     one = launcher("pass")
-    instance = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
+    instance = f"{socket.gethostname()}:0123456789abcdef~{machine()}.1:{os.getpid()}"
     assert one.alive(instance) is False
     assert one.stop(instance, "KILL") is False, "it must not be killed"
+    before = f"{socket.gethostname()}:0123456789abcdef:{os.getpid()}"
+    assert one.alive(before) is False and one.stop(before, "KILL") is False
+
+
+def test_process_of_a_dispatcher_without_runners_is_known(
+    launcher: Callable[..., Launcher],
+) -> None:
+    named = f"{socket.gethostname()}:0123456789abcdef"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "import signal; signal.pause()"],
+        env={**os.environ, "GPUQUEUE_INSTANCE": named},
+    ) as process:
+        one = launcher("")
+        instance = f"{named}:{process.pid}"
+        assert one.alive(instance) and one.stop(instance, "TERM")
+    assert not one.alive(instance)
+
+
+#: An instance of another machine, and one of a dispatcher without runners.
+ELSEWHERE = ("elsewhere:0123456789abcdef~boot.2.77:1", "elsewhere:0123456789abcdef:1")
 
 
 def test_attempt_on_another_host_counts_as_alive(launcher: Callable[..., Launcher]) -> None:
     one = launcher("pass")
-    assert one.alive("elsewhere:0123456789abcdef:1") and one.stop(
-        "elsewhere:0123456789abcdef:1", "KILL"
-    )
+    for instance in ELSEWHERE:
+        assert one.alive(instance) and one.stop(instance, "KILL")
 
 
 def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(
@@ -281,8 +328,16 @@ def test_instance_on_another_host_lives_while_its_dispatcher_does(
         return lives
 
     one = launcher("", host_lives=host_lives)
-    assert one.alive("elsewhere:0123:42") is lives
-    assert asked == ["elsewhere"]
+    assert [one.alive(each) for each in ELSEWHERE] == [lives, lives]
+    assert asked == ["boot.2", "elsewhere"]
+
+
+def test_same_host_name_with_other_pids_is_another_machine(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher("", host_lives=lambda asked: asked == "boot.2")
+    assert one.alive(f"{socket.gethostname()}:0123~boot.2.77:1"), "unknown is not gone"
+    assert not one.alive(f"{socket.gethostname()}:0123~boot.3.77:1")
 
 
 #: Sleeps until a signal, and needs nothing.

@@ -1,0 +1,100 @@
+"""Shows what attempts print in the output of their dispatcher, each line with its attempt.
+
+Never here: an attempt that waits for a reader. It writes to a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Seconds between two looks.
+LOOK = 0.2
+#: The most bytes of one attempt that are shown at once; the rest is left out.
+MOST = 1 << 18
+
+
+@dataclass(slots=True)
+class _Followed:
+    path: Path
+    name: str
+    at: int = 0
+    ended: bool = False
+
+
+def to_stderr(data: bytes) -> None:
+    """Write to the standard error of this process."""
+    while data:
+        data = data[os.write(2, data) :]
+
+
+class Output:
+    """Follows the files of running attempts, in a thread.
+
+    Args:
+        write: takes the text. It may block: then later lines are left out.
+    """
+
+    def __init__(self, write: Callable[[bytes], None] = to_stderr) -> None:
+        self._write = write
+        self._followed: dict[str, _Followed] = {}
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="gpuqueue-output", daemon=True)
+        self._thread.start()
+
+    def follow(self, nonce: str, name: str, path: Path) -> None:
+        """Show what an attempt prints from now on."""
+        self._followed[nonce] = _Followed(path, name)
+        self._wake.set()
+
+    def ended(self, nonce: str) -> None:
+        """An attempt has ended: show the rest of its output."""
+        if (followed := self._followed.get(nonce)) is not None:
+            followed.ended = True
+            self._wake.set()
+
+    def close(self) -> None:
+        """Show what there is, and no more."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(LOOK * 5)
+
+    def _run(self) -> None:
+        while True:
+            last = self._closed
+            self._wake.clear()
+            for nonce, followed in list(self._followed.items()):
+                ended = followed.ended
+                with contextlib.suppress(Exception):  # its file is gone, or our reader is
+                    self._show(followed, whole=ended)
+                if ended:
+                    self._followed.pop(nonce, None)
+            if last:
+                return
+            self._wake.wait(LOOK if self._followed else None)
+
+    def _show(self, followed: _Followed, *, whole: bool) -> None:
+        size = followed.path.stat().st_size
+        if size < followed.at:  # it was rotated
+            followed.at = 0
+        if size == followed.at:
+            return
+        left_out = max(0, size - followed.at - MOST)
+        with followed.path.open("rb") as file:
+            file.seek(followed.at + left_out)
+            data = file.read(MOST)
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if rest and (whole or not lines):
+            lines.append(rest)
+            rest = b""
+        followed.at += left_out + len(data) - len(rest)
+        if left_out:
+            lines.insert(0, f"({left_out} bytes left out)".encode())
+        prefix = f"{followed.name} | ".encode()
+        self._write(b"".join(prefix + line + b"\n" for line in lines))

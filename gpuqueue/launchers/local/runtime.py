@@ -1,0 +1,208 @@
+"""The runtime directory: where the dispatchers and the runner of one user and application meet.
+
+``sock``, ``lock`` and ``log`` are the runner's. ``attempts/NONCE`` names a process and its attempt
+from its start until its end is known; the process holds a lock on the file. ``ends/NONCE`` keeps an
+end until a dispatcher has written it to Redis. ``output/NONCE`` has what it printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuqueue.errors import SettingsError
+
+#: The longest path of a unix socket: 108 bytes with the final zero (Linux), 104 elsewhere.
+LONGEST_SOCKET = 103
+#: Seconds for which an end that no dispatcher has written, and an output, are kept.
+KEPT = 86_400.0
+#: Variables that tell nothing about how an application is imported.
+_NOISE = frozenset(
+    (
+        *("_", "PWD", "OLDPWD", "SHLVL", "LS_COLORS", "INVOCATION_ID", "JOURNAL_STREAM"),
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LINES", "COLUMNS", "TERM", "TERMCAP"),
+        *("SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "SSH_AUTH_SOCK", "XDG_SESSION_ID", "WINDOWID"),
+        *("TMUX", "TMUX_PANE", "STY", "WINDOW", "TERM_SESSION_ID", "SYSTEMD_EXEC_PID"),
+    )
+)
+#: A variable of a runner whose place in its memory shows the variables of the attempt in each
+#: executor that it forks, and how many bytes it has.
+ROOM, ROOM_BYTES = "GPUQUEUE_ROOM", 4096
+#: The stages of a runner.
+IMPORTING, SERVING = "importing", "serving"
+#: Bytes of a stage in the lock file.
+_STAGE_BYTES = 80
+_FIX = "set GPUQUEUE_RUNTIME_DIR to a directory that only this user can use"
+_FOLDERS = ("attempts", "ends", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The runtime directory of one runner."""
+
+    path: Path
+
+    @property
+    def socket(self) -> Path:
+        """The socket that the runner listens on."""
+        return self.path / "sock"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the runner holds a lock on."""
+        return self.path / "lock"
+
+    @property
+    def log(self) -> Path:
+        """What the runner and the import of the application print."""
+        return self.path / "log"
+
+    @property
+    def has_runner(self) -> bool:
+        """Whether a runner holds the lock: it serves, or imports the application."""
+        try:
+            with self.lock.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @staticmethod
+    def stage(lock: int, stage: str) -> None:
+        """Note how far the runner is, which holds the lock."""
+        text = json.dumps({"pid": os.getpid(), "stage": stage})
+        os.pwrite(lock, text.ljust(_STAGE_BYTES).encode(), 0)  # written over an earlier one
+
+    @property
+    def runner(self) -> tuple[int, str]:
+        """The pid and the stage of the latest runner; 0 and empty if there was none."""
+        try:
+            found = json.loads(self.lock.read_text())
+            return int(found["pid"]), str(found["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, ""
+
+    def attempt(self, nonce: str) -> Path:
+        """The file that names an attempt, which its process holds a lock on."""
+        return self.path / "attempts" / nonce
+
+    def end(self, nonce: str) -> Path:
+        """The file of an end that is not written to Redis yet."""
+        return self.path / "ends" / nonce
+
+    def output(self, nonce: str) -> Path:
+        """The file of what an attempt printed."""
+        return self.path / "output" / nonce
+
+    def attempts(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield nonce and content of each attempt's file."""
+        return _contents(self.path / "attempts")
+
+    def ends(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield nonce and content of each end that is not written yet."""
+        return _contents(self.path / "ends")
+
+    def forget_old(self) -> None:
+        """Remove ends and outputs of long ago. Those of running attempts stay."""
+        running = {nonce for nonce, _ in self.attempts()}
+        for folder in ("ends", "output"):
+            for path in list((self.path / folder).iterdir()):
+                with contextlib.suppress(OSError):
+                    old = time.time() - path.stat().st_mtime > KEPT
+                    if old and path.name.partition(".")[0] not in running:
+                        path.unlink()
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file at once or not at all."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(json.dumps(content))
+    new.rename(path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file; None if there is none, or its writer has just begun."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("instance") else None
+
+
+def _contents(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and (content := read(path)) is not None:
+            yield path.name, content
+
+
+def base(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory that holds the runtime directories of this user: GPUQUEUE_RUNTIME_DIR,
+    or below XDG_RUNTIME_DIR where the system gives each user a directory. Raises
+    :class:`SettingsError` if there is none.
+    """
+    if setting := environ.get("GPUQUEUE_RUNTIME_DIR"):
+        return Path(setting)
+    if given := environ.get("XDG_RUNTIME_DIR"):
+        return Path(given) / "gpuqueue"
+    try:
+        return Path(tempfile.gettempdir()) / f"gpuqueue-{os.getuid()}"
+    except FileNotFoundError as exc:
+        raise SettingsError(f"GPUQUEUE_RUNTIME_DIR is not set, and {exc}; {_FIX}") from exc
+
+
+def all_of(folder: Path) -> Iterator[Runtime]:
+    """Yield every runtime directory below the base: those of other runners, too."""
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if all((path / name).is_dir() for name in _FOLDERS):
+                yield Runtime(path)
+
+
+def prepare(folder: Path, key: str) -> Runtime:
+    """Make the runtime directory of a runner, or use the one that is there.
+
+    Raises :class:`SettingsError` if another user could read or change it, or it cannot be made.
+    """
+    made = folder / key
+    if len(os.fsencode(made / "sock")) > LONGEST_SOCKET:
+        raise SettingsError(
+            f"GPUQUEUE_RUNTIME_DIR={str(folder)!r} is too long for the path of a socket; use a"
+            f" path of at most {LONGEST_SOCKET - len(key) - 6} bytes"
+        )
+    try:
+        for each in (folder, made, *(made / name for name in _FOLDERS)):
+            each.mkdir(mode=0o700, parents=each == folder, exist_ok=True)
+            found = os.lstat(each)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise SettingsError(
+                    f"GPUQUEUE_RUNTIME_DIR={str(folder)!r}: {each} belongs to user"
+                    f" {found.st_uid}, not to {os.getuid()}; {_FIX}"
+                )
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                each.chmod(0o700)
+    except OSError as exc:
+        raise SettingsError(
+            f"GPUQUEUE_RUNTIME_DIR={str(folder)!r} cannot be used: {exc}; {_FIX}"
+        ) from exc
+    return Runtime(made)
+
+
+def key_of(version: str, command: Sequence[str], environ: Mapping[str, str], folder: str) -> str:
+    """Return the name of the runtime directory. A runner serves the dispatchers that would import
+    the application in the same way: the same version, command, environment and working directory.
+    """
+    known = sorted((name, value) for name, value in environ.items() if name not in _NOISE)
+    text = json.dumps([version, list(command), folder, known])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,220 @@
+"""The attempts of a runner: start each, notice its end, and keep the end until it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from gpuqueue.launchers.local.identity import Instance, Process
+from gpuqueue.launchers.local.marked import end_marked
+from gpuqueue.launchers.local.runtime import Runtime, write
+from gpuqueue.model.executor_env import FINISHER, INSTANCE
+from gpuqueue.runner import child, safety
+from gpuqueue.runner.descendants import Strays
+
+#: What a spawned attempt runs.
+COMMAND = (sys.executable, "-m", "gpuqueue.executor")
+
+_NEW = os.O_CREAT | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Running:
+    """One attempt that runs. ``ours``: this runner started it, and can read how it ends. ``pidfd``
+    is negative on a system that has none.
+    """
+
+    instance: Instance
+    pidfd: int
+    ours: bool
+    variables: Mapping[str, str]
+    reaped: bool = False
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended: ``code`` as :mod:`subprocess` has it, None if it is unknown.
+    ``variables`` describe the attempt.
+    """
+
+    nonce: str
+    instance: str
+    code: int | None
+    variables: Mapping[str, str]
+
+
+class Attempts:
+    """Starts and reaps attempts. For one thread.
+
+    Args:
+        runtime: where their files are.
+        selector: gets the pidfd of each attempt, with its nonce as data.
+        environ: the environment that this runner was started with.
+        why_spawn: why attempts are spawned; empty: they are forked.
+        command: what a spawned attempt runs; empty: the executor.
+        private: more descriptors that no attempt may have.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        selector: selectors.BaseSelector,
+        environ: Mapping[str, str],
+        why_spawn: str = "",
+        command: Sequence[str] = (),
+        private: Iterable[int] = (),
+    ) -> None:
+        self._runtime = runtime
+        self._selector = selector
+        self._environ = environ
+        self._why_spawn = why_spawn
+        self._command = tuple(command) or COMMAND
+        self._private = list(private)
+        self._me = Process.of(os.getpid())
+        self._running: dict[str, Running] = {}
+        self._over: list[str] = []
+        self._strays = Strays()
+        child.adopt_orphans()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, nonce: str, variables: Mapping[str, str]) -> str:
+        """Start an attempt and return its instance. May be repeated: the answer of an earlier
+        runner may be lost. Raises OSError.
+        """
+        if (known := self._running.get(nonce)) is not None:
+            return str(known.instance)
+        spawned = bool(self._why_spawn or safety.unsafe())
+        output = os.open(self._runtime.output(nonce), _NEW | os.O_WRONLY | os.O_APPEND, 0o600)
+        held = -1
+        try:
+            held = os.open(self._runtime.attempt(nonce), _NEW | os.O_RDWR, 0o600)
+            # The process inherits the lock, and holds it to its end.
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            private = [*(key.fd for key in self._selector.get_map().values()), *self._private]
+            run = partial(self._run, nonce, held, variables, spawned)
+            pid = child.fork(run, close=private, output=output)
+            process = Process.of(pid)
+        finally:
+            os.close(output)
+            if held >= 0:
+                os.close(held)
+        if process is None:  # it has ended by now: its end is read below
+            process = Process(self._me.machine if self._me else "", pid, "0")
+        instance = Instance(socket.gethostname(), nonce, process)
+        self._note(nonce, instance, variables, ours=True)
+        return str(instance)
+
+    def _run(self, nonce: str, held: int, variables: Mapping[str, str], spawned: bool) -> None:
+        """In the new process: note which it is, and become the executor."""
+        process = Process.of(os.getpid())
+        assert process is not None, "this process runs"
+        instance = str(Instance(socket.gethostname(), nonce, process))
+        content = {
+            "instance": instance,
+            "variables": dict(variables),
+            "runner": asdict(self._me) if self._me else None,
+        }
+        os.pwrite(held, json.dumps(content).encode(), 0)
+        # The executor adds its pid.
+        named = {**variables, INSTANCE: instance.rpartition(":")[0]}
+        if spawned:
+            os.set_inheritable(held, True)
+            os.execve(self._command[0], self._command, {**self._environ, **named})
+        child.show_environment(named)
+        os.environ.update(named)
+        from gpuqueue.executor import main as executor
+
+        executor.run()
+
+    def _note(
+        self, nonce: str, instance: Instance, variables: Mapping[str, str], *, ours: bool
+    ) -> None:
+        pidfd = os.pidfd_open(instance.process.pid) if hasattr(os, "pidfd_open") else -1
+        self._running[nonce] = Running(instance, pidfd, ours, variables)
+        if pidfd >= 0:
+            self._selector.register(pidfd, selectors.EVENT_READ, nonce)
+
+    def adopt(self) -> Iterator[Ended]:
+        """Take over the attempts whose runner has died. Yields those that have ended."""
+        for nonce, content in list(self._runtime.attempts()):
+            runner = content.get("runner")
+            if nonce in self._running or (runner and Process(**runner).runs):
+                continue
+            with contextlib.suppress(ValueError, ProcessLookupError):
+                instance = Instance.parse(content["instance"])
+                if instance.process.runs:
+                    self._note(nonce, instance, content["variables"], ours=False)
+                    continue
+            end_marked(nonce)
+            yield self._end(Ended(nonce, content["instance"], None, content["variables"]))
+
+    def exited(self, nonce: str) -> None:
+        """Note that the process of an attempt has ended."""
+        self._selector.unregister(self._running[nonce].pidfd)
+        self._over.append(nonce)
+
+    @property
+    def polled(self) -> bool:
+        """Whether the ends of attempts must be polled: the system has no pidfds."""
+        return any(each.pidfd < 0 for each in self._running.values())
+
+    def poll(self) -> None:
+        """Look which of those have ended."""
+        for nonce, each in self._running.items():
+            if each.pidfd < 0 and nonce not in self._over and not each.instance.process.runs:
+                self._over.append(nonce)
+
+    def reap(self) -> Iterator[Ended]:
+        """Yield the ends of attempts of which nothing is left. Call it again soon if
+        :attr:`reaping`.
+        """
+        for nonce in self._over:
+            running = self._running[nonce]
+            if running.ours and not running.reaped:
+                pid = running.instance.process.pid
+                # Its group goes first: the pid of a child is not given again before it is reaped.
+                child.kill_group(pid)
+                running.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                running.reaped = True
+        living = {each.instance.process.pid for each in self._running.values() if not each.reaped}
+        left = self._strays.end(living, self._over)
+        for nonce in [each for each in self._over if each not in left]:
+            running = self._running[nonce]
+            if not running.ours and end_marked(nonce, running.instance.process.pid):
+                continue
+            self._over.remove(nonce)
+            del self._running[nonce]
+            if running.pidfd >= 0:
+                os.close(running.pidfd)
+            end = Ended(nonce, str(running.instance), running.code, running.variables)
+            yield self._end(end)
+
+    @property
+    def reaping(self) -> bool:
+        """Whether an attempt has ended, and what it left has not."""
+        return bool(self._over)
+
+    def _end(self, ended: Ended) -> Ended:
+        if FINISHER not in ended.variables:
+            content: dict[str, Any] = asdict(ended)
+            del content["nonce"]
+            write(self._runtime.end(ended.nonce), content)
+        self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
+        return ended
+
+    def unwritten(self) -> Iterator[Ended]:
+        """Yield the ends that no dispatcher has written yet."""
+        for nonce, content in self._runtime.ends():
+            yield Ended(nonce, content["instance"], content["code"], content["variables"])

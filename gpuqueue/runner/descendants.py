@@ -1,0 +1,77 @@
+"""Find and end what an attempt leaves behind: processes in other sessions and groups, with other
+parents and environments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+#: Seconds that a resource tracker gets to remove the shared memory that its process left.
+TRACKER_GRACE = 1.0
+
+
+class Strays:
+    """The children of this process that no attempt has: their own parents have ended.
+
+    Each attempt adopts its orphans while it lives (see :func:`child.adopt_orphans`), so that a
+    child of the runner without an attempt is of one that has ended.
+    """
+
+    def __init__(self) -> None:
+        #: Those that the application itself started when it was imported.
+        self._known = set(children())
+        self._since: dict[int, float] = {}
+        self._of: dict[int, set[str]] = {}
+
+    def end(self, living: set[int], over: Collection[str]) -> set[str]:
+        """Kill and reap the strays beside the ``living`` attempts. Returns those of the attempts
+        that are ``over`` of which a process may be left.
+
+        What dies may leave children, too, so it looks again until nothing new dies.
+        """
+        while True:
+            found = [pid for pid in children() if pid not in living and pid not in self._known]
+            for pid in found:
+                self._of.setdefault(pid, set(over))
+                since = self._since.setdefault(pid, time.monotonic())
+                if not (_is_tracker(pid) and time.monotonic() - since < TRACKER_GRACE):
+                    _kill(pid)
+            dead = [pid for pid in found if _reaped(pid)]
+            for pid in dead:
+                del self._since[pid], self._of[pid]
+            if not dead:
+                return set().union(*self._of.values())
+
+
+def children() -> list[int]:
+    """Return the children of this process, ended ones included."""
+    try:
+        return [
+            int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        ]
+    except OSError:  # no /proc, or a kernel without CONFIG_PROC_CHILDREN
+        return []
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True

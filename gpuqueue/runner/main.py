@@ -1,0 +1,50 @@
+"""The entry point of a runner: ``python -m gpuqueue.runner DIRECTORY``.
+
+The environment is that of the dispatcher that starts it, which is also that of its application:
+see :mod:`gpuqueue.launchers.local.runtime` for the directory. A second runner of a directory ends
+at once, with exit status 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, SERVING, Runtime
+
+
+def main(argv: list[str]) -> int:
+    """Be the runner of a directory; return the exit status. More arguments are the command of the
+    executor, in place of ``python -m gpuqueue.executor``.
+    """
+    if not argv:
+        sys.stderr.write("usage: python -m gpuqueue.runner DIRECTORY [COMMAND...]\n")
+        return os.EX_USAGE
+    runtime = Runtime(Path(argv[0]))
+    lock = os.open(runtime.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    # Only the one that has the lock pays for the imports.
+    from gpuqueue.runner.parent import load
+    from gpuqueue.runner.server import Server
+
+    # A dispatcher reads it where this process dies.
+    runtime.stage(lock, IMPORTING)
+    environ = {name: value for name, value in os.environ.items() if name != ROOM}
+    server = Server(runtime, load(environ), environ, lock=lock, command=argv[1:])
+    runtime.stage(lock, SERVING)
+    server.serve()
+    server.close()
+    return 0
+
+
+def run() -> None:
+    """Run the runner, and leave without taking the application apart."""
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

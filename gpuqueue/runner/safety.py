@@ -1,0 +1,42 @@
+"""Whether this process may fork executors: threads and open GPUs do not survive a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+#: An open file of these means that the application has opened a GPU. NVML opens /dev/nvidiactl
+#: too, which a fork does no harm.
+_GPUS = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/render")
+
+
+def unsafe() -> str:
+    """Return why this process must not fork an executor; empty if it may.
+
+    The answer holds for this moment: a library may start threads at its first call.
+    """
+    if sys.platform != "linux":
+        return f"forking is not safe on {sys.platform}"
+    if (count := sum(1 for _ in Path("/proc/self/task").iterdir())) > 1:
+        names = [each.name for each in threading.enumerate() if each.name != "MainThread"]
+        of = f": {', '.join(names)}" if names else " of native libraries"
+        return f"the application started {count - 1} threads when it was imported{of}"
+    for fd in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            opened = str(fd.readlink())
+            if opened.startswith(_GPUS):
+                return f"the application opened {opened} when it was imported"
+    return ""
+
+
+def settle() -> None:
+    """Fork once: OpenBLAS ends its threads at a fork, and starts them again where it needs them."""
+    if sys.platform != "linux":
+        return
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)

@@ -1,0 +1,182 @@
+"""Runners of local mode, with dispatchers, Redis and an application."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import APPS
+from tests.support.runners import runners_of
+from tests.support.stack import Stack
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.local_only("runners"),
+]
+GPU = "gpu.t4.shared"
+#: An application in a file that a test can change. ``{}`` is run when it is imported.
+APP = """
+import os
+from celery import Celery, signals
+URL = os.environ["CELERY_BROKER_URL"]
+app = Celery("own", broker=URL, backend=URL)
+{}
+
+@app.task
+def value(*args):
+    return VALUE
+
+@app.task
+def see(*args):
+    return [os.getpid(), os.getppid(), SEEN]
+
+SEEN = []
+for name in ("celeryd_init", "worker_init", "worker_process_init"):
+    @getattr(signals, name).connect(weak=False)
+    def note(name=name, **_):
+        SEEN.append([name, os.getpid()])
+"""
+
+
+def write(stack: Stack, text: str) -> None:
+    """Write the application, with a time that no earlier version has."""
+    path = stack.directory / "own.py"
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_text(APP.format(text))
+    os.utime(path, ns=(before + 10**9, max(before + 10**9, path.stat().st_mtime_ns)))
+
+
+@pytest.fixture
+def own(stack_factory: Callable[..., Stack]) -> Stack:
+    path = os.pathsep.join(["", str(APPS)])
+    return stack_factory({"PYTHONPATH": path, "GPUQUEUE_APP": "own"})
+
+
+def ask(stack: Stack, task: str) -> object:
+    return stack.app.send_task(f"own.{task}", queue=GPU).get(PATIENCE)
+
+
+def test_executors_are_forked_from_one_application_and_see_the_signals(own: Stack) -> None:
+    write(own, "VALUE = 1")
+    own.dispatcher()
+    first, second = ask(own, "see"), ask(own, "see")
+    [runner] = runners_of(own.url)
+    assert isinstance(first, list) and isinstance(second, list)
+    assert first[0] != second[0] and first[1] == second[1] == runner.pid
+    for pid, parent, seen in (first, second):
+        assert seen == [
+            ["celeryd_init", parent],
+            ["worker_init", parent],
+            ["worker_process_init", pid],
+        ]
+
+
+def test_changed_application_is_imported_again(own: Stack) -> None:
+    write(own, "VALUE = 1")
+    own.dispatcher()
+    assert ask(own, "value") == 1
+    [before] = runners_of(own.url)
+    write(own, "VALUE = 2")
+    assert ask(own, "value") == 2
+    until(lambda: not before.is_running(), PATIENCE, "the runner of the old code has ended")
+    write(own, "raise RuntimeError('half-written')")
+    job = own.app.send_task("own.value", queue=GPU)
+    until(
+        lambda: (own.record(job.id) or {}).get("wait") == "APPLICATION_HELD",
+        PATIENCE,
+        "it is held",
+        lambda: str(own.record(job.id)),
+    )
+    write(own, "VALUE = 3")
+    assert job.get(PATIENCE) == 3
+
+
+def test_dispatchers_of_one_application_share_a_runner(own: Stack) -> None:
+    write(own, "VALUE = 1")
+    nodes = [
+        own.dispatcher(name, ready=False, env={"GPUQUEUE_TICK_SECONDS": tick})
+        for name, tick in (("one", "0.5"), ("two", "0.6"))
+    ]
+    for node in nodes:
+        node.ready()
+    assert [ask(own, "value") for _ in range(4)] == [1] * 4
+    until(lambda: len(list(runners_of(own.url))) == 1, PATIENCE, "one runner")
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (
+            "import threading, time\n"
+            "threading.Thread(target=time.sleep, args=(600,), name='pump', daemon=True).start()",
+            "1 threads when it was imported: pump",
+        ),
+        ("opened = open(os.environ['DEVICE'])", "opened"),
+    ],
+    ids=["threads", "gpu"],
+)
+def test_application_that_cannot_be_forked_is_spawned(
+    own: Stack, tmp_path: Path, does: str, why: str
+) -> None:
+    device = tmp_path / "nvidia-uvm"
+    device.touch()
+    if why == "opened":
+        does += f"\nfrom gpuqueue.runner import safety; safety._GPUS = ({str(device)!r},)"
+    own.env["DEVICE"] = str(device)
+    write(own, f"{does}\nVALUE = 1")
+    node = own.dispatcher()
+    seen = ask(own, "see")
+    assert isinstance(seen, list)
+    assert [name for name, _ in seen[2]] == ["worker_process_init"], "it was imported there"
+    assert "executors are started, not forked" in node.logs() and why in node.logs()
+
+
+def test_output_of_jobs_outlives_the_readers_of_their_dispatcher(own: Stack) -> None:
+    write(own, "VALUE = 1\n@app.task\ndef loud():\n    print('x' * 300_000, flush=True)")
+    node = own.dispatcher(ready=False)
+    node.stop()
+    env = {**os.environ, **node.container.environment, "PYTHONPATH": f":{APPS}"}
+    with subprocess.Popen(
+        node.container.argv,
+        env=env,
+        cwd=own.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as dispatcher:
+        assert dispatcher.stdout
+        for line in dispatcher.stdout:
+            if b"ready." in line:
+                break
+        jobs = [own.app.send_task("own.loud", queue=GPU) for _ in range(3)]  # it is not read
+        assert [job.get(PATIENCE) for job in jobs] == [None] * 3
+        dispatcher.stdout.close()
+        assert own.app.send_task("own.loud", queue=GPU).get(PATIENCE) is None
+        dispatcher.kill()
+
+
+@pytest.mark.slow
+def test_two_hundred_forks_of_an_application_with_threads_and_connections(own: Stack) -> None:
+    pytest.importorskip("numpy")
+    write(
+        own,
+        "import numpy, redis\n"
+        "a = numpy.ones((400, 400)); a @ a\n"
+        "shared = redis.Redis.from_url(URL); shared.ping()\n"
+        "VALUE = 1\n"
+        "@app.task\n"
+        "def multiply():\n"
+        "    shared.connection_pool.reset(); shared.ping()\n"
+        "    return float((a @ a)[0, 0])",
+    )
+    node = own.dispatcher()
+    jobs = [own.app.send_task("own.multiply", queue=GPU) for _ in range(200)]
+    assert {job.get(2 * PATIENCE) for job in jobs} == {400.0}
+    assert "not forked" not in node.logs()
+    own.idle()
+    assert len(list(runners_of(own.url))) == 1
