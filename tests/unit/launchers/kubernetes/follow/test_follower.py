@@ -135,7 +135,13 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("task", [CONTAINER_TASK, "shop.train"])
 def test_pods_that_are_gone_leave_nothing(world: World, task: str) -> None:
     world.run(2000, task)
-    assert world.seen.recording.is_set()
+
+    def observed() -> bool:  # a check has met pods in the middle of their lives
+        if not world.seen.recording.is_set():
+            world.run(world.made + AT_ONCE, task)
+        return world.seen.recording.is_set()
+
+    until(observed, what="a pod is observed")
     until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
 
 
