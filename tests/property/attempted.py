@@ -211,6 +211,7 @@ class Attempted(Entrance):
                 "",
                 False,
             )
+            job.due = job.eta
             job.deadline = None
         else:
             self.model.hand_over(job, "INFRA" if blameless else reason)

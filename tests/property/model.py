@@ -29,6 +29,10 @@ class Rules:
         return self.shared_slots if isolation == SHARED else self.exclusive_slots
 
 
+#: Seconds between two jobs of one eta, and for how many these are kept.
+MOMENT, MOST_AT_ONCE = 5e-7, 100_000
+
+
 @dataclass
 class ModelJob:
     """One delivery, as far as the promise knows it."""
@@ -42,6 +46,8 @@ class ModelJob:
     avoid: tuple[int, ...] = ()
     loading: bool = False
     eta: float | None = None
+    #: When it goes into line: among jobs of one eta, the later accepted ones a moment later.
+    due: float = 0.0
     expires: float | None = None
     state: JobState = JobState.ACCEPTED
     arrival: int = 0
@@ -148,6 +154,13 @@ class Model:
     def enter(self, job: ModelJob, now: float) -> None:
         """Into line, or aside until its time has come."""
         if job.state == JobState.ACCEPTED and job.eta is not None and job.eta > now:
+            last = job.eta + MOMENT * MOST_AT_ONCE
+            before = [
+                each
+                for each in self.jobs.values()
+                if each.state == JobState.DELAYED and job.eta <= each.due < last
+            ]
+            job.due = job.eta + MOMENT * len(before)
             job.move(JobState.DELAYED)
             return
         if job.isolation == EXCLUSIVE and not self.waiting(EXCLUSIVE):

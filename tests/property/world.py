@@ -115,12 +115,8 @@ class World(Attempted):
                 and job.expires <= self.now
             ):
                 self.model.hand_over(job, "EXPIRED")
-        due = [
-            job
-            for job in jobs
-            if job.state == JobState.DELAYED and job.eta is not None and job.eta <= self.now
-        ]
-        for job in sorted(due, key=lambda each: (each.eta, each.delivery)):
+        due = [job for job in jobs if job.state == JobState.DELAYED and job.due <= self.now]
+        for job in sorted(due, key=lambda each: (each.due, each.delivery)):
             self.model.enter(job, self.now)
         self.model.gpus.forget(self.now, self.model.running())
         for job in jobs:
