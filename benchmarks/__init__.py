@@ -7,6 +7,16 @@ its peer, its floor and its aim.
 
 #: Modules of this package in the order of execution, each with ``run(size) -> list[Figure]``.
 NAMES = (
-    *("submit", "accept", "admissions", "commands", "handover", "memory", "depth", "replay"),
+    *(
+        "submit",
+        "accept",
+        "admissions",
+        "commands",
+        "start",
+        "handover",
+        "memory",
+        "depth",
+        "replay",
+    ),
     *("kube_decode", "kube_launch", "kube_handover", "kube_requests", "kube_scale"),
 )

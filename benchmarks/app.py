@@ -17,6 +17,7 @@ app = Celery(
     backend=os.environ.get("CELERY_RESULT_BACKEND"),
 )
 app.conf.worker_prefetch_multiplier = int(os.environ.get("BENCH_PREFETCH", "4"))
+app.conf.worker_max_tasks_per_child = int(os.environ.get("BENCH_TASKS_PER_CHILD", "0")) or None
 
 
 @app.task(name="bench.noop")  # type: ignore[untyped-decorator]

@@ -110,7 +110,7 @@ class DispatcherProcess:
             return slots.on_end(running, end)  # slots exist before the first launch
 
         if settings.execution_mode == "local":
-            launcher, gpus = _local(settings, classes, reader, on_end)
+            launcher, gpus = _local(settings, classes, reader, logs, on_end)
         else:
             # Observations need no owner: only the launcher knows it.
             send = events.put
@@ -225,7 +225,11 @@ def _checked_client(settings: Settings) -> Redis:
 
 
 def _local(
-    settings: Settings, classes: Mapping[str, GpuClass], reader: Reader, on_end: OnEnd
+    settings: Settings,
+    classes: Mapping[str, GpuClass],
+    reader: Reader,
+    logs: Logs,
+    on_end: OnEnd,
 ) -> tuple[Launcher, dict[str, int]]:
     """Return the local launcher, and how many GPUs it deals to each class."""
     if not settings.app:
@@ -242,6 +246,7 @@ def _local(
         dealt,
         # A silent machine is gone with its jobs: it is off, or its container has restarted.
         lambda machine: reader.host_heard(machine, settings.host_silent_seconds),
+        keep_log=lambda attempt, text: logs.keep(attempt, text, settings.tombstone_seconds),
         directory=settings.runtime_dir,
         unread=names(Settings),
     )

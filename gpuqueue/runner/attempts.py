@@ -106,6 +106,9 @@ class Attempts:
             run = partial(self._run, nonce, held, variables, spawned)
             pid = child.fork(run, close=private, output=output)
             process = Process.of(pid)
+            if process is not None:
+                # So does the new process, which may outlive this one.
+                self._write(held, Instance(socket.gethostname(), nonce, process), variables)
         finally:
             os.close(output)
             if held >= 0:
@@ -120,15 +123,10 @@ class Attempts:
         """In the new process: note which it is, and become the executor."""
         process = Process.of(os.getpid())
         assert process is not None, "this process runs"
-        instance = str(Instance(socket.gethostname(), nonce, process))
-        content = {
-            "instance": instance,
-            "variables": dict(variables),
-            "runner": asdict(self._me) if self._me else None,
-        }
-        os.pwrite(held, json.dumps(content).encode(), 0)
+        instance = Instance(socket.gethostname(), nonce, process)
+        self._write(held, instance, variables)
         # The executor adds its pid.
-        named = {**variables, INSTANCE: instance.rpartition(":")[0]}
+        named = {**variables, INSTANCE: str(instance).rpartition(":")[0]}
         if spawned:
             os.set_inheritable(held, True)
             os.execve(self._command[0], self._command, {**self._environ, **named})
@@ -137,6 +135,14 @@ class Attempts:
         from gpuqueue.executor import main as executor
 
         executor.run()
+
+    def _write(self, held: int, instance: Instance, variables: Mapping[str, str]) -> None:
+        content = {
+            "instance": str(instance),
+            "variables": dict(variables),
+            "runner": asdict(self._me) if self._me else None,
+        }
+        os.pwrite(held, json.dumps(content).encode(), 0)
 
     def _note(
         self, nonce: str, instance: Instance, variables: Mapping[str, str], *, ours: bool

@@ -30,6 +30,8 @@ IDLE = 60.0
 SOON, SLOWLY, SLOW, POLL, LATER = 0.002, 0.1, 0.5, 0.05, 1.0
 #: Seconds between two looks for old files.
 TIDY = 600.0
+#: Bytes of an attempt's output after which its file begins again; as many before them are kept.
+LONGEST_OUTPUT = 1 << 26
 #: Seconds that a dispatcher may leave a message unread.
 PATIENCE = 5.0
 
@@ -125,6 +127,7 @@ class Server:
                     self._hear(self._dispatchers[key.fd])
             if now - looked >= LATER:
                 looked = now
+                self._runtime.rotate(LONGEST_OUTPUT)
                 for ended in self._attempts.adopt():
                     self._tell(ended)
             if now - tidied >= TIDY:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from gpuqueue import cli
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store.logs import Logs
 from tests.support.nodes import APPS
-from tests.support.runners import runners_of
+from tests.support.runners import runners_of, runtimes
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -180,3 +184,40 @@ def test_two_hundred_forks_of_an_application_with_threads_and_connections(own: S
     assert "not forked" not in node.logs()
     own.idle()
     assert len(list(runners_of(own.url))) == 1
+
+
+def test_logs_of_a_process_are_followed_and_kept(
+    own: Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate = own.directory / "gate"
+    write(
+        own,
+        "import time\n"
+        "VALUE = 1\n"
+        "@app.task\n"
+        "def talk():\n"
+        "    print('first words', flush=True)\n"
+        f"    while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+        "    print('last words', flush=True)",
+    )
+    node = own.dispatcher()
+    monkeypatch.setenv("CELERY_BROKER_URL", own.url)
+    job = own.app.send_task("own.talk", queue=GPU)
+    own.in_state(job.id, "running")
+    until(lambda: f"{job.id}#1 | first words" in node.logs(), PATIENCE, "the dispatcher shows it")
+    assert cli.main(["logs", job.id]) == 0
+    shown = capfd.readouterr().out
+    assert "first words" in shown and "last words" not in shown
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(cli.main, ["logs", "-f", job.id])
+        gate.touch()
+        assert following.result(PATIENCE) == 0
+    followed = capfd.readouterr().out
+    assert followed.count("first words") == followed.count("last words") == 1
+    own.idle()
+    until(lambda: Logs(own.client).has(Attempt("t4", job.id, 1)), PATIENCE, "Redis keeps it")
+    for runtime in runtimes():
+        for path in (runtime.path / "output").iterdir():
+            path.unlink()
+    assert cli.main(["logs", job.id]) == 0
+    assert "last words" in capfd.readouterr().out

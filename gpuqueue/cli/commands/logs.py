@@ -1,4 +1,6 @@
-"""``gpuqueue logs ID``: the log of a job, from its pod while it exists, later from Redis."""
+"""``gpuqueue logs ID``: the log of a job, from its pod or its file while that exists, later from
+Redis.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ NONE = 1
 )
 @render.json_option
 def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
-    """Print the log of a job, from its pod while it exists, later from Redis. ID: the Celery task
-    id.
+    """Print the log of a job, from its pod or its file on this machine while that exists, later
+    from Redis. ID: the Celery task id.
 
     Exit status: 0; 1 if there is no log.
     """
@@ -99,7 +101,7 @@ class _Following:
         record = find(self._state, self._job_id)
         if record is None:
             return 0 if self._wrote else _unknown(self._job_id)
-        if pod_logs.is_process(record):
+        if pod_logs.is_out_of_reach(record):
             return _none(record, None)
         new = self._shown is None or pod_logs.holder(self._shown) != pod_logs.holder(record)
         if new:
@@ -221,9 +223,12 @@ def _none(record: Record, attempt: int | None) -> int:
         text = f"{name} has no log: no attempt has started yet; see `gpuqueue why {record['id']}`"
     elif attempt is not None and attempt > newest:
         text = f"{name} has no attempt {attempt}; its newest is {newest}"
-    elif pod_logs.is_process(record):
+    elif pod_logs.is_out_of_reach(record):
         host = record["instance"].partition(":")[0]
-        text = f"{name} is a process on {host}: its output is in the log of its dispatcher there"
+        text = (
+            f"{name} is a process on {host}: run `gpuqueue logs` there, as the user of its"
+            " dispatcher, until it has ended"
+        )
     elif attempt is not None and attempt < newest:
         text = f"{name}: no log of attempt {attempt} was kept"
     elif record["state"] != JobState.ENDED:

@@ -1,4 +1,4 @@
-"""Reads the log of an attempt: from its pod while it exists, later from Redis."""
+"""Reads the log of an attempt: from its pod or its file while that exists, later from Redis."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
+from gpuqueue.cli.logs import processes
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
+from gpuqueue.model.states import JobState
 from gpuqueue.store.logs import Logs
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ def read(state: State, record: Record, attempt: int, tail: int) -> str:
     Raises :class:`GpuQueueError` if its pod cannot be read.
     """
     text = kept(state, record, attempt)
-    # Only the pod of the newest attempt is known.
-    if text or attempt != record.get("attempt", 0) or is_process(record):
+    # Only the pod or process of the newest attempt is known.
+    if text or attempt != record.get("attempt", 0):
         return text
+    if is_process(record):
+        return processes.read(record, tail)
     try:
         return _of_pod(record, tail)
     except GpuQueueError:
@@ -50,13 +54,17 @@ def _of_pod(record: Record, tail: int) -> str:
 
 
 def follow(record: Record, tail: int) -> Iterator[str]:
-    """Yield the log of a pod until its container ends; nothing if there is no pod yet.
+    """Yield the log of a pod until its container ends, or of a process until it does; nothing if
+    there is none yet.
 
     Raises :class:`~gpuqueue.launchers.kubernetes.api.errors.ApiError`, or :class:`GpuQueueError`
     if no cluster is configured.
     """
     from gpuqueue.launchers.kubernetes.api.errors import Invalid, NotFound
 
+    if is_process(record):
+        yield from processes.follow(record, tail)
+        return
     pod = _pod(record)
     if pod is None:
         return
@@ -114,3 +122,9 @@ def holder(record: Record) -> str:
 def is_process(record: Record) -> bool:
     """Whether the attempt is a local process, not a pod."""
     return bool(record.get("instance")) and parse_instance(record["instance"]) is None
+
+
+def is_out_of_reach(record: Record) -> bool:
+    """Whether the attempt runs as a process whose output cannot be read on this machine."""
+    running = record["state"] != JobState.ENDED
+    return running and is_process(record) and processes.is_elsewhere(record)

@@ -24,7 +24,7 @@ from gpuqueue.launchers.local import earlier, runtime
 from gpuqueue.launchers.local.finishes import Finishes
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.listing import Listing
-from gpuqueue.launchers.local.output import Output
+from gpuqueue.launchers.local.output import Output, last_bytes
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.started import Started
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
@@ -56,6 +56,7 @@ class LocalLauncher:
         devices: class → its GPUs, as UUIDs or indexes for CUDA_VISIBLE_DEVICES.
         host_lives: whether another machine still has a dispatcher. A restarted container is a new
             machine.
+        keep_log: keeps the end of what an attempt printed.
         directory: GPUQUEUE_RUNTIME_DIR.
         unread: variables of our environment that make no difference to an application.
         command: the command of attempts in place of the executor. Each one is a new process
@@ -74,6 +75,7 @@ class LocalLauncher:
         devices: Mapping[str, Sequence[str]] | None = None,
         host_lives: Callable[[str], bool] = lambda machine: True,
         *,
+        keep_log: Callable[[Attempt, str], object] = lambda attempt, text: None,
         directory: Path | None = None,
         unread: frozenset[str] = frozenset(),
         command: Sequence[str] = (),
@@ -83,6 +85,7 @@ class LocalLauncher:
         self._settings = dict(settings)
         self._devices = devices or {}
         self._host_lives = host_lives
+        self._keep_log = keep_log
         host = socket.gethostname()
         self.site = Site(host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         if command:
@@ -246,7 +249,11 @@ class LocalLauncher:
         try:
             started = self._started.pop(nonce)
             record = started.record if started else parse_record(message["variables"])
-            if self._on_end(RunningAttempt(Attempt.of(record), instance), _end(message["code"])):
+            attempt = Attempt.of(record)
+            freed = self._on_end(RunningAttempt(attempt, instance), _end(message["code"]))
+            if freed and (printed := last_bytes(self._runtime.output(nonce))):
+                self._keep_log(attempt, printed)
+            if freed:
                 self._runtime.end(nonce).unlink(missing_ok=True)
         except Exception as exc:  # its file keeps the end, and a watcher finds it there
             self._steps.failed("exit", exc, job=instance)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: Seconds between two looks.
 LOOK = 0.2
+#: Bytes of an attempt's output that are kept in Redis.
+KEPT_BYTES = 16_384
 #: The most bytes of one attempt that are shown at once; the rest is left out.
 MOST = 1 << 18
 
@@ -98,3 +100,17 @@ class Output:
             lines.insert(0, f"({left_out} bytes left out)".encode())
         prefix = f"{followed.name} | ".encode()
         self._write(b"".join(prefix + line + b"\n" for line in lines))
+
+
+def last_bytes(path: Path) -> str:
+    """Return the end of an output, from the begin of a line; "" if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - KEPT_BYTES))
+            data = file.read(KEPT_BYTES)
+    except OSError:
+        return ""
+    if size > len(data):
+        data = data.partition(b"\n")[2] or data
+    return data.decode(errors="replace")

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -113,6 +114,17 @@ class Runtime:
     def ends(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield nonce and content of each end that is not written yet."""
         return _contents(self.path / "ends")
+
+    def rotate(self, most: int) -> None:
+        """Bound the outputs of running attempts: what is too long moves to ``NONCE.1``, in place of
+        what is there. An attempt appends to its file, and goes on at its begin.
+        """
+        for nonce, _ in self.attempts():
+            path = self.output(nonce)
+            with contextlib.suppress(OSError):
+                if path.stat().st_size > most:
+                    shutil.copyfile(path, path.with_name(f"{nonce}.1"))
+                    os.truncate(path, 0)
 
     def forget_old(self) -> None:
         """Remove ends and outputs of long ago. Those of running attempts stay."""

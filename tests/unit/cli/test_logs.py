@@ -110,13 +110,13 @@ def test_an_older_attempt_is_never_answered_with_the_newest_ones_log(
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_process_has_its_log_with_its_dispatcher(
+def test_a_process_of_another_machine_has_its_log_there(
     world: World, follow: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.records = [PROCESS]
     assert main(["logs", "j", *follow]) == 1
     assert (
-        "is a process on host-a: its output is in the log of its dispatcher there"
+        "is a process on host-a: run `gpuqueue logs` there, as the user of its dispatcher"
         in capsys.readouterr().err
     )
 

@@ -115,3 +115,15 @@ def test_old_files_are_forgotten_but_those_of_running_attempts(folder: Path) -> 
     made.forget_old()
     assert sorted(each.name for each in (made.path / "output").iterdir()) == ["new", "runs"]
     assert [nonce for nonce, _ in made.ends()] == ["runs"]
+
+
+def test_output_of_a_running_attempt_is_bounded(folder: Path) -> None:
+    made = prepare(folder, "key")
+    write(made.attempt("a"), {"instance": "x"})
+    with made.output("a").open("a") as job:
+        for text in ("first " * 100, "second " * 100, "third"):
+            job.write(text)
+            job.flush()
+            made.rotate(500)
+    assert made.output("a").read_text() == "third"
+    assert made.output("a").with_name("a.1").read_text() == "second " * 100
