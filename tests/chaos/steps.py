@@ -16,6 +16,8 @@ OF_FINISHERS = {
 STEPS = {**OF_DISPATCHERS, **OF_EXECUTORS, **OF_FINISHERS}
 #: Steps before which no code of a task can have run.
 UNSTARTED = ("17 before it claims", "18 claimed", "19 application loaded")
+#: The step at which an executor leaves its job to a finisher.
+UNFINISHED = "21 finish claimed, nothing written"
 
 
 def resolved(kind: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from tests.chaos.messages import Expected, Made
 from tests.chaos.plan import Sent, plan
 from tests.chaos.runner import one
 from tests.chaos.stage import Stage
-from tests.chaos.steps import OF_EXECUTORS, UNSTARTED
+from tests.chaos.steps import OF_EXECUTORS, UNFINISHED, UNSTARTED
 from tests.support.launching import KUBERNETES, LOCAL
 
 #: What the schedules of CI do: each fault acts on something else.
@@ -59,8 +59,8 @@ def test_a_seed_gives_the_same_schedule_and_each_fault_a_turn(launcher: str) -> 
     assert {plan(seed, launcher, known).faults[0].kind for seed in range(len(known))} == set(known)
 
 
-def test_the_steps_before_a_task_runs_are_steps_of_executors() -> None:
-    assert set(UNSTARTED) < set(OF_EXECUTORS)
+def test_steps_that_are_named_are_steps_of_executors() -> None:
+    assert {*UNSTARTED, UNFINISHED} < set(OF_EXECUTORS)
 
 
 def event(kind: str, at: float, *, pid: int = 1, **more: Any) -> dict[str, Any]:

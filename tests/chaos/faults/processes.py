@@ -10,7 +10,7 @@ import psutil
 
 from tests.chaos.faults.base import Fault
 from tests.chaos.stage import DISPATCHERS
-from tests.chaos.steps import OF_DISPATCHERS, OF_EXECUTORS, OF_FINISHERS
+from tests.chaos.steps import OF_DISPATCHERS, OF_EXECUTORS, OF_FINISHERS, UNFINISHED
 
 #: How far a clock is off, in seconds.
 FAR = 90.0
@@ -77,7 +77,7 @@ class FinisherAtStep(DispatcherAtStep):
     steps = list(OF_FINISHERS)
 
     def begin(self) -> None:
-        self.stage.arm("17 finish claimed, nothing written")  # gives it something to finish
+        self.stage.arm(UNFINISHED)  # gives it something to finish
         super().begin()
 
 
