@@ -28,6 +28,10 @@ TESTS = (
     "tests/property/test_due.py",
     "tests/property/test_bounds.py",
     "tests/property/test_measured.py",
+    "tests/property/test_finishes.py",
+    "tests/property/test_places.py",
+    "tests/property/test_damaged.py",
+    "tests/property/test_older_state.py",
     "tests/race/test_races.py",
 )
 LEFT_OUT = "not several_processes and not hundred"
