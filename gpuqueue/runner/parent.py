@@ -20,7 +20,8 @@ from gpuqueue.executor import application
 from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from gpuqueue.runner import safety
 from gpuqueue.runner.sources import Sources
-from gpuqueue.store.scripts import source
+from gpuqueue.store import scripts
+from gpuqueue.store.attempts import VERBS
 
 #: What a job would import by itself, at its own cost: the difference of ``sys.modules`` before and
 #: after a job.
@@ -45,8 +46,6 @@ _LATE = (
     "redis.commands",
     "secrets",
 )
-#: The scripts of an executor.
-_VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
 #: Seconds after which an application that could not be imported is imported again if it is asked
 #: for. What is asked for meanwhile meets the same error.
 PAUSE = 1.0
@@ -82,8 +81,7 @@ def load(environ: Mapping[str, str]) -> Parent:
     before, problem = set(sys.modules), ""
     for name in _LATE:
         importlib.import_module(name)
-    for verb in _VERBS:
-        source(verb)
+    scripts.read(*VERBS)
     own = set(sys.modules)
     if within := float(environ.get(LOAD_TIMEOUT, 0)):
         # Its thread ends with the import: it would forbid to fork.

@@ -29,6 +29,8 @@ GRACE = 10.0
 #: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
 #: itself after the grace.
 EXIT_MARGIN = 2.0
+#: The scripts of an executor.
+VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
 
 
 class UnknownJob(StaleAttempt):
@@ -48,7 +50,7 @@ class ExecutorAttempt:
     """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
-        scripts.read("claim", "loaded", "not_loaded", "sampled", "report", "reported")
+        scripts.read(*VERBS)
         self._scripts = scripts.Scripts(client)
         self.token = token
         self.attempt = attempt
