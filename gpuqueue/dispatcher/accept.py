@@ -84,7 +84,7 @@ class Accept:
             if _is_of_key(exc):
                 raise StateDamaged(
                     f"a key of the class, gpuqueue:*:{{CLASS}}:*, has a wrong type: {exc};"
-                    " RENAME it (`gpuqueue doctor` compares what is left)"
+                    " RENAME it, and its messages are accepted"
                 ) from exc
             if isinstance(exc, ResponseError) and not (passes(exc) or forbidden(exc)):
                 raise
