@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from gpuqueue.errors import ExecutorDied
 from gpuqueue.store.counts import parse
 from gpuqueue.store.keys import class_key
-from tests.support.stack import Stack, listed
+from tests.support.stack import Stack, importing_by_itself, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -50,19 +50,10 @@ def stack(
 
 @pytest.fixture(scope="module")
 def importing(
-    stack: Stack,
-    tmp_path_factory: pytest.TempPathFactory,
-    running_stacks: list[Stack],
-    kind: str,
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
 ) -> Iterator[Stack]:
-    """A stack whose executors import the application, each by itself."""
-    if kind != "local":
-        yield stack
-        return
-    env = {**ENV, "GPUQUEUE_START": "spawn"}
-    made = Stack(tmp_path_factory.mktemp("spawned"), env, "troubled", kind)
-    with listed(running_stacks, made):
-        made.dispatcher()
+    folder = tmp_path_factory.mktemp("spawned")
+    with importing_by_itself(stack, running_stacks, folder, ENV, "troubled") as made:
         yield made
 
 

@@ -52,6 +52,7 @@ class Stack:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        self.kind = kind
         self.redis = redis_node(directory / "redis")
         self.url = self.redis.container.url
         self.client = redis.Redis.from_url(
@@ -210,6 +211,22 @@ def listed(stacks: list[Stack], made: S) -> Iterator[S]:
     finally:
         stacks.remove(made)
         made.close()
+
+
+@contextmanager
+def importing_by_itself(
+    stack: Stack, stacks: list[Stack], directory: Path, env: dict[str, str], app: str
+) -> Iterator[Stack]:
+    """A stack whose executors import the application, each by itself, with a dispatcher. Those of a
+    stack of pods do so anyway.
+    """
+    if stack.kind != LOCAL:
+        yield stack
+        return
+    spawning = {**env, "GPUQUEUE_START": "spawn"}
+    with listed(stacks, Stack(directory, spawning, app, LOCAL)) as made:
+        made.dispatcher()
+        yield made
 
 
 def load_application(name: str, url: str) -> ModuleType:
