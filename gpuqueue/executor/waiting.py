@@ -16,7 +16,7 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
-from gpuqueue.glue.results.started import store_started_beside
+from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
 from gpuqueue.store.handshake import shorten
@@ -107,7 +107,7 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     app.conf.result_backend_always_retry = True
     app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)
     app.conf.result_backend_max_sleep_between_retries_ms = 5_000
-    store_started_beside(app, passes)
+    store_running_states(app, passes)
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.always_retry = False

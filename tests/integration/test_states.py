@@ -17,8 +17,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from gpuqueue.glue.results import started, states
-from gpuqueue.glue.results.started import store_started_beside
+from gpuqueue.glue.results import running, states
+from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.glue.results.states import (
     LONGEST,
     Informing,
@@ -208,13 +208,13 @@ def test_headers_of_any_size_leave_a_short_state(app: Celery) -> None:
 @pytest.mark.parametrize("known", [*FURTHER, QUEUED, DISPATCHED])
 def test_started_of_an_executor_replaces_all_but_a_success(app: Celery, known: str) -> None:
     put(app, known)
-    store_started_beside(app, passes)
+    store_running_states(app, passes)
     app.backend.store_result("a", {"pid": 1}, "STARTED", request=Context({"id": "a"}))
     assert app.AsyncResult("a").state == ("SUCCESS" if known == "SUCCESS" else "STARTED")
 
 
 def test_started_of_an_executor_is_one_command(app: Celery) -> None:
-    store_started_beside(app, passes)
+    store_running_states(app, passes)
     app.backend.store_result("b", {"pid": 1}, "STARTED")
     app.backend.client.config_resetstat()
     app.backend.store_result("a", {"pid": 1}, "STARTED")
@@ -229,21 +229,70 @@ def test_started_that_the_script_cannot_read_is_left_to_celery(
 ) -> None:
     other = application(server.url, result_compression="gzip")
     put(other, "RETRY")
-    store_started_beside(other, passes)
+    store_running_states(other, passes)
     other.backend.store_result("a", {"pid": 1}, "STARTED")
     assert other.AsyncResult("a").state == "STARTED"
     other.close()
 
 
-def test_started_needs_no_right_to_run_scripts(server: EmbeddedRedis, app: Celery) -> None:
+def retry(app: Celery) -> None:
+    """Store RETRY of job ``a`` as an executor does whose retry has been sent."""
+    error, request = ValueError("later"), Context({"id": "a"})
+    app.backend.mark_as_retry("a", error, traceback="the traceback", request=request)
+
+
+@pytest.mark.parametrize("compression", ["", "gzip"])
+@pytest.mark.parametrize("known", [*FURTHER, QUEUED, DISPATCHED, ""])
+def test_retry_of_an_executor_replaces_all_but_a_result(
+    server: EmbeddedRedis, app: Celery, known: str, compression: str
+) -> None:
+    other = application(server.url, **({"result_compression": compression} if compression else {}))
+    if known:
+        put(other, known)
+    store_running_states(other, passes)
+    retry(other)
+    kept = known if known in ("SUCCESS", "FAILURE", "REVOKED") else "RETRY"
+    result = other.AsyncResult("a")
+    assert result.state == kept
+    if kept == "RETRY":
+        assert (result.traceback, repr(result.info)) == ("the traceback", "ValueError('later')")
+        assert 390 <= app.backend.client.ttl(app.backend.get_key_for_task("a")) <= 400
+    other.close()
+
+
+@pytest.mark.parametrize("known", ["SUCCESS", "FAILURE"])
+def test_retry_that_redis_refused_replaces_no_result_of_the_retry(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    """The message of a retry is sent first, so the retry can end while Redis takes no RETRY."""
+    run, asked = states.ask, 0
+
+    def late(backend: Any, some: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # between the look at the progress, and RETRY in its place
+            put(app, known)
+        return run(backend, some)
+
+    put(app, "PROGRESS")
+    store_running_states(app, passes)
+    monkeypatch.setattr(running, "ask", late)
+    retry(app)
+    assert (app.AsyncResult("a").state, asked) == (known, 2)
+
+
+@pytest.mark.parametrize("state", ["STARTED", "RETRY"])
+def test_states_need_no_right_to_run_scripts(
+    server: EmbeddedRedis, app: Celery, state: str
+) -> None:
     admin = redis.Redis.from_url(server.url)
     rights = ("+@all", "-evalsha", "-eval", "-strlen")
     admin.acl_setuser("plain", enabled=True, passwords=["+plain"], keys=["*"], channels=["*"],
                       commands=list(rights))  # fmt: skip
     other = application(server.url.replace("redis://", "redis://plain:plain@"))
-    store_started_beside(other, passes)
-    other.backend.store_result("a", {"pid": 1}, "STARTED")
-    assert app.AsyncResult("a").state == "STARTED"
+    store_running_states(other, passes)
+    put(other, state)
+    assert app.AsyncResult("a").state == state
     other.close()
 
 
@@ -284,12 +333,12 @@ def test_states_that_do_not_expire_are_not_refreshed(app: Celery) -> None:
 @pytest.fixture
 def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddedRedis, Celery]]:
     """A result backend that is away, and the application of an executor."""
-    monkeypatch.setattr(started, "EARLIEST", 0.1)
+    monkeypatch.setattr(running, "EARLIEST", 0.1)
     server = EmbeddedRedis(tmp_path / "results")
     server.start()
     made = application(server.url)
     made.backend.client.flushdb()
-    store_started_beside(made, passes)
+    store_running_states(made, passes)
     server.stop()
     yield server, made
     made.close()
@@ -348,9 +397,9 @@ def test_started_of_a_repeat_replaces_only_what_it_has_read(app: Celery) -> None
         return [0] if len(sent) == 2 else run(backend, asked)
 
     put(app, "RETRY")
-    store_started_beside(app, passes)
+    store_running_states(app, passes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(started, "ask", delayed)
+        patch.setattr(running, "ask", delayed)
         app.backend.store_result("a", {"pid": 1}, "STARTED")
     app.backend.store_result("a", ValueError("wrong"), "FAILURE")
     assert run(app.backend, sent[1]) == [0]

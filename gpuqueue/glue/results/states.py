@@ -1,4 +1,4 @@
-"""Write a state that is not a result (QUEUED, DISPATCHED, STARTED) into Celery's result backend.
+"""Write a state that is no result (QUEUED, DISPATCHED, STARTED, RETRY) into Celery's result backend.
 
 Such a state only informs people, so it never replaces one that says more: STARTED, RETRY, a state
 that the task chose, a result. Where the backend is a Redis, one script compares and writes. Where a
@@ -37,6 +37,7 @@ REPLACES: dict[str, tuple[str, ...]] = {
     QUEUED: _BEFORE_START,
     DISPATCHED: _BEFORE_START,
     states.STARTED: (*_BEFORE_START, states.STARTED),
+    states.RETRY: (*_BEFORE_START, states.STARTED, states.RETRY),
 }
 _STORED, _KEPT, _UNREADABLE = 1, 0, 2
 #: The headers of a message that a state repeats.

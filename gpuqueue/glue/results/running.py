@@ -1,7 +1,11 @@
-"""STARTED of an executor: stored in order while the result backend answers, else beside the task.
+"""STARTED and RETRY of an executor, which inform people: neither may replace what says more.
 
-A state for people must not hold a GPU. A late STARTED replaces only the states before it: never a
-RETRY, a state that the task chose, or a result.
+STARTED is stored in order while the result backend answers, else beside the task: it must not hold
+a GPU. A late one replaces only the states before it: never a RETRY, a state that the task chose, or
+a result.
+
+RETRY follows the message of the retry. While the result backend refuses it, that retry can run and
+end, so it replaces no result.
 """
 
 from __future__ import annotations
@@ -25,19 +29,33 @@ EARLIEST, LATEST = 1.0, 30.0
 _STORED = 1
 
 
-def store_started_beside(app: Celery, passes: Callable[[BaseException], bool]) -> None:
+def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -> None:
     """Make the STARTED of this process one command in place of Celery's three, tried once; if the
-    error ``passes``, a thread goes on until another state of this process follows.
+    error ``passes``, a thread goes on until another state of this process follows. Make its RETRY
+    wait as its results do, and replace none.
     """
     backend = app.backend
     plain = backend.store_result
     over = threading.Event()
 
-    def store_result(task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+    def store_result(
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        def as_celery_does() -> Any:
+            return plain(task_id, result, state, traceback=traceback, request=request, **kwargs)
+
         if state != states.STARTED:
             over.set()
-            return plain(task_id, result, state, *args, **kwargs)
-        value = _value(backend, task_id, result, kwargs.get("request"))
+        if state not in (states.STARTED, states.RETRY):
+            return as_celery_does()
+        value = _value(backend, task_id, result, state, traceback, request)
+        if state == states.RETRY:
+            return result if _retry(backend, task_id, value, passes) else as_celery_does()
         try:
             stored = _tried_once(backend, task_id, value, passes)
         except RedisError as exc:
@@ -52,15 +70,20 @@ def store_started_beside(app: Celery, passes: Callable[[BaseException], bool]) -
             )
             late.start()
             return result
-        return result if stored else plain(task_id, result, state, *args, **kwargs)
+        return result if stored else as_celery_does()
 
     if isinstance(backend, RedisBackend):
         backend.store_result = store_result
 
 
-def _value(backend: Any, task_id: str, result: Any, request: Any) -> Any:
+def _value(
+    backend: Any, task_id: str, result: Any, state: str, traceback: Any, request: Any
+) -> Any:
     meta = backend._get_result_meta(
-        result=result, state=states.STARTED, traceback=None, request=request
+        result=backend.encode_result(result, state),
+        state=state,
+        traceback=traceback,
+        request=request,
     )
     meta["task_id"] = task_id
     return backend.encode(meta)
@@ -92,17 +115,38 @@ def _started(backend: Any, task_id: str, value: Any) -> bool:
     asked = Ask(backend, task_id, value, named(states.STARTED))
     if ask(backend, [asked])[0] != _STORED:
         known = backend.get(asked.key)
-        if not _is_success(backend, known):
+        if _status(backend, known) != states.SUCCESS:
             asked.expect(known)
             ask(backend, [asked])
     return True
 
 
-def _is_success(backend: Any, known: Any) -> bool:
+def _retry(
+    backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]
+) -> bool:
+    """Store RETRY in place of anything but a result; return False where Celery's own way is needed.
+    The retry may write meanwhile: each try replaces what it has read.
+    """
+    asked = Ask(backend, task_id, value, named(states.RETRY))
     try:
-        return bool(backend.decode(known)["status"] == states.SUCCESS)
-    except Exception:  # of any library that decodes
+        while ask(backend, [asked])[0] != _STORED:
+            known = backend.get(asked.key)
+            if _status(backend, known) in states.READY_STATES:
+                break
+            asked.expect(known)
+    except ResponseError as exc:  # a server, or a user, without scripts
+        if passes(exc):
+            raise
         return False
+    return True
+
+
+def _status(backend: Any, known: Any) -> Any:
+    """Return the status of a value; None: it cannot be read."""
+    try:
+        return backend.decode(known)["status"]
+    except Exception:  # of any library that decodes
+        return None
 
 
 def _store_late(
