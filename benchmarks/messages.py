@@ -18,8 +18,9 @@ from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.model.names import SHARED
 from gpuqueue.model.record import Record
+from gpuqueue.store.answers import BATCH
 from gpuqueue.store.client import Redis
-from gpuqueue.store.line import BATCH, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.scripts import Scripts
 
 #: Records and messages per pipeline: enough to fill packets, few enough to keep other clients

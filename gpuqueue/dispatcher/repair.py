@@ -17,7 +17,7 @@ from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.strays import Strays
 from gpuqueue.dispatcher.suspects import Suspects
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable
-from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
+from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt, is_same_instance
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
@@ -89,6 +89,7 @@ class Repair:
             of_slot[each.running.attempt].append(each)
         runs = {each.running.attempt.gpu_class for each in live}
         held: set[str] = set()
+        warm: list[str] = []  # instances that have gone on to the attempt of the record
         read: set[str] = set()
         for name in (*self.classes, *unserved):
             idle = working is not None and not (name in working or name in runs)
@@ -101,11 +102,15 @@ class Repair:
             for slot, since, record in holders:
                 own = [each for each in of_slot[slot] if _is_own(record, each)]
                 held.update(each.running.instance for each in own)
+                if record and record.get("warm_of") and record.get("attempt") == slot.number:
+                    warm.append(record.get("instance", ""))
                 self._each(slot, self._held, slot, since, record, own, now)
         tokens = {each.running.attempt.token for each in live}
         for each in live:
-            attempt = each.running.attempt
-            if each.running.instance in held or attempt.gpu_class not in read:
+            attempt, instance = each.running.attempt, each.running.instance
+            if instance in held or attempt.gpu_class not in read:
+                continue
+            if any(is_same_instance(instance, other) for other in warm):
                 continue
             if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
                 self._each(attempt, self._strays.settle, each, tokens, adopt_at_once)

@@ -224,11 +224,11 @@ class Slots:
             return False
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:
-        attempt = running.attempt
-        name, delivery, number = attempt.gpu_class, attempt.delivery, attempt.number
         # The slot of a class that is no longer configured must be freed too.
+        name = running.attempt.gpu_class
         gpu_class = self._classes.get(name) or GpuClass(name)
-        released = self._line.release(gpu_class, attempt, end, running.instance, final)
+        released = self._line.release(gpu_class, running.attempt, end, running.instance, final)
+        delivery, number = released.attempt.delivery, released.attempt.number
         self.launch(gpu_class, released.granted)
         if released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job

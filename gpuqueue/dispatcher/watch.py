@@ -34,6 +34,8 @@ from gpuqueue.store.passing import passes
 logger = logging.getLogger(__name__)
 #: A change of the clock of Redis against the monotonic one that counts as a jump, in seconds.
 JUMP = 1.0
+#: Heartbeats for which the terms of a dispatcher hold that has had no further one.
+HOLDS = 3
 
 
 def concerns_all(exc: BaseException) -> bool:
@@ -99,6 +101,11 @@ class Watcher:
         """Class that no dispatcher serves → number of its jobs, as the leader has counted them."""
         return self.unserved.jobs if self.leads else {}
 
+    @property
+    def _heartbeat(self) -> float:
+        """Seconds between two signs of life."""
+        return max(self.intervals.tick, self.lease.seconds)
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -154,7 +161,7 @@ class Watcher:
         """
         run, tick = self.steps.run, self.intervals.tick
         # 1. Announce this dispatcher. Lead, unless another watcher does.
-        if self._due("announce", max(tick, self.lease.seconds)):
+        if self._due("announce", self._heartbeat):
             self.check_layout()
             self._set_clock()
             run("announce", self._announce, None)
@@ -202,6 +209,7 @@ class Watcher:
 
     def _announce(self) -> None:
         self.lease.announce(list(self.classes.values()), self._now())
+        self.line.announce(self.classes.values(), HOLDS * self._heartbeat)
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self.leads:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpuqueue.model.place import PlaceKind
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 
 #: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
@@ -49,6 +49,22 @@ class End:
     avoid: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     blames: str = ""
+
+    def context(self) -> dict[str, Any]:
+        """Return it as the scripts need it: see release.lua."""
+        return {
+            "reason": self.reason,
+            "error": self.error,
+            "avoid": self.avoid,
+            "blames": self.blames,
+            "evidence": dict(self.evidence),
+            "tried": tried_again(self.reason),
+        }
+
+
+def tried_again(reason: EndReason) -> str:
+    """Return when an attempt follows one with this end, in the scripts' words."""
+    return "always" if reason in TRY_AGAIN else "never" if reason in NEVER_AGAIN else "unstarted"
 
 
 def explain(code: int | None) -> End:

@@ -54,6 +54,7 @@ class Record(TypedDict, total=False):
     arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     container: dict[str, Any]
+    reuse: Annotated[int, TOMBSTONE, SHOWN]
     needs_app: bool
     signed: bool
     ignore_result: bool
@@ -85,6 +86,12 @@ class Record(TypedDict, total=False):
     load_error: Annotated[str, ATTEMPT]
     instance: Annotated[str, ATTEMPT, TOMBSTONE]
     worker: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    # An instance that runs several attempts, by the names of their holders: the first and the one
+    # before, how many they are with this one, and the last, in the record of each that went before.
+    warm_of: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
+    warm_after: Annotated[str, ATTEMPT, TOMBSTONE]
+    warm_turn: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
+    warm_last: Annotated[str, ATTEMPT, TOMBSTONE]
     image: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]
     node: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     pod: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]

@@ -5,16 +5,23 @@ redis.
 from __future__ import annotations
 
 import json
+import logging
+import secrets
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import redis
 
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import End
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
-from gpuqueue.store import scripts
+from gpuqueue.store import scripts, wakeups
+from gpuqueue.store.answers import BATCH
+
+logger = logging.getLogger("gpuqueue.start")
 
 #: Seconds an executor may take to write what it has claimed. 900: above its patience with a result
 #: backend that is down (10 min).
@@ -30,7 +37,23 @@ GRACE = 10.0
 #: itself after the grace.
 EXIT_MARGIN = 2.0
 #: The scripts of an executor.
-VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
+VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported", "next")
+
+
+@dataclass(frozen=True, slots=True)
+class WarmInstance:
+    """An instance that can run another attempt, and what it was started with.
+
+    ``instance`` as it was claimed; ``host`` is its host, or pod; ``site`` the host or the owner
+    of pods whose dispatchers started it; ``loads_within`` as in :meth:`ExecutorAttempt.claim`.
+    """
+
+    instance: str
+    host: str
+    site: str
+    application: str = ""
+    settings: str | None = None
+    loads_within: float | None = None
 
 
 class UnknownJob(StaleAttempt):
@@ -51,6 +74,7 @@ class ExecutorAttempt:
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
         scripts.read(*VERBS)
+        self._client = client
         self._scripts = scripts.Scripts(client)
         self.token = token
         self.attempt = attempt
@@ -69,13 +93,46 @@ class ExecutorAttempt:
         if answer[0] != "ok":
             raise self._stale(answer[1])
         record: Record = json.loads(answer[1])
+        self._has_claimed(record, instance, worker, loads_within)
+        return record, json.loads(answer[2])
+
+    def take_next(
+        self, instance: WarmInstance, *, ended: End | None = None, reuses: bool = False
+    ) -> tuple[ExecutorAttempt, Record, dict[str, Any]] | None:
+        """Ask for the next job of an instance whose attempt has ended, in place of its end. Returns
+        the claimed attempt, its record and its message; None: it gets none. May be repeated.
+
+        ``ended`` is how its executor ended, if the instance has seen it. ``reuses``: the same
+        process goes on, so that a slot is given up only for another one.
+        """
+        answer = self._call(
+            "next",
+            **asdict(instance),
+            ended=ended and ended.context(),
+            reuses=reuses or None,
+            nonce=secrets.token_hex(16),
+            most=BATCH,
+        )
+        if answer[0] != "ok":
+            logger.debug("%s: no next job: %s", self.attempt.holder, answer[1])
+            if answer[2]:
+                wakeups.wake(self._client, self.attempt.gpu_class)
+            return None
+        record: Record = json.loads(answer[1])
+        taken = ExecutorAttempt(self._client, Attempt.of(record), record["token"])
+        name = instance.instance
+        taken._has_claimed(record, name, record["worker"], instance.loads_within)
+        return taken, record, json.loads(answer[2])
+
+    def _has_claimed(
+        self, record: Record, instance: str, worker: str, loads_within: float | None
+    ) -> None:
         self._claimed = {
             "instance": instance,
             "worker": worker,
             "started": record["started"],
             "loads_within": loads_within,
         }
-        return record, json.loads(answer[2])
 
     def loaded(self, seconds: float | None = None) -> bool:
         """Report that the application is loaded, with the hard limit that the task itself declares,

@@ -53,6 +53,10 @@ NAMES: dict[str, str] = {
         "hash: GPU, host, application or node that fails jobs → its failures (JSON, see"
         " lua/lib/places.lua)"
     ),
+    "terms": (
+        "hash: host, or owner of pods → by which terms its dispatchers admit jobs, and until when"
+        " these hold (JSON, see lua/announce.lua)"
+    ),
 }
 
 

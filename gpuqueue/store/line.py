@@ -7,26 +7,25 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import End, tried_again
 from gpuqueue.model.place import NOWHERE, Site
-from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.answers import Granted, Released, TakenIn
+from gpuqueue.store.answers import BATCH, Granted, Released, TakenIn
 from gpuqueue.store.cancels import Cancels
 from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
 
-#: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
-#: record counts as several.
-BATCH = 64
+#: Seconds after which the terms of a site without a dispatcher are forgotten.
+FORGET_TERMS = 3600.0
 #: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
 
@@ -125,14 +124,7 @@ class Line(Cancels):
         cannot be met (``NEVER_AGAIN``), or ``final``. ``instance`` is empty if no process was
         observed: that frees no attempt that has an instance.
         """
-        ended = {
-            "reason": end.reason,
-            "error": end.error,
-            "avoid": end.avoid,
-            "blames": end.blames,
-            "evidence": dict(end.evidence),
-            "tried": "never" if final else tried_again(end.reason),
-        }
+        ended = end.context() | ({"tried": "never"} if final else {})
         answer = self._on(
             attempt,
             "release",
@@ -141,7 +133,22 @@ class Line(Cancels):
             max_attempts=self.max_attempts,
             **self.admission(gpu_class),
         )
-        return Released(bool(answer[0]), answer[1], Granted(answer[2:] or (0,)))
+        last = Attempt.parse(attempt.gpu_class, answer[2]) or attempt
+        return Released(bool(answer[0]), answer[1], last, Granted(answer[3:] or (0,)))
+
+    def announce(self, classes: Iterable[GpuClass], holds: float) -> None:
+        """Write by which terms this dispatcher admits jobs, for instances that ask for their next
+        one (see next.lua). They hold for so many seconds.
+        """
+        calls = [(each.name, {**self._terms(each), "holds": holds}) for each in classes]
+        for answer in self._scripts.each("announce", calls):
+            if isinstance(answer, Exception):
+                raise answer
+
+    def _terms(self, gpu_class: GpuClass) -> dict[str, Any]:
+        terms = {"spec": self.spec(gpu_class), "by": self.by, "max_attempts": self.max_attempts}
+        site = self.owner or self.site.host
+        return {"site": site, "terms": terms, "forget_after": FORGET_TERMS}
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is
@@ -194,11 +201,6 @@ class Line(Cancels):
             "by": self.by,
             "most": BATCH,
         }
-
-
-def tried_again(reason: EndReason) -> str:
-    """Return when an attempt follows one with this end, in the scripts' words."""
-    return "always" if reason in TRY_AGAIN else "never" if reason in NEVER_AGAIN else "unstarted"
 
 
 def _named(attempt: Attempt) -> dict[str, Any]:

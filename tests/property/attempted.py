@@ -75,14 +75,18 @@ class Attempted(Entrance):
         assert expected and job
         assert record["token"] == told.token
         if free:
-            job.move(JobState.RUNNING)
-            job.instance, job.claimed = process.instance, True
-            clocks = [each for each in (job.time_limit, loads_within) if each]
-            job.deadline = self.now + min(clocks) if clocks else None
-            job.started, job.loaded = self.now, loads_within is None
-            short = job.time_limit and loads_within and job.time_limit <= loads_within
-            job.loading = loads_within is not None and not short
+            self.begin(job, process.instance, loads_within)
         return True
+
+    def begin(self, job: ModelJob, instance: str, loads_within: float | None) -> None:
+        """An instance has claimed the latest attempt of a job."""
+        job.move(JobState.RUNNING)
+        job.instance, job.claimed = instance, True
+        clocks = [each for each in (job.time_limit, loads_within) if each]
+        job.deadline = self.now + min(clocks) if clocks else None
+        job.started, job.loaded = self.now, loads_within is None
+        short = job.time_limit and loads_within and job.time_limit <= loads_within
+        job.loading = loads_within is not None and not short
 
     def loaded(self, process: Process, told: Told, limit: float | None) -> bool:
         job = self.model.jobs.get(process.delivery)
@@ -150,32 +154,47 @@ class Attempted(Entrance):
         again: bool,
         blames: str = "",
     ) -> None:
-        job = self.model.jobs.get(delivery)
-        current = job is not None and job.attempt == attempt
-        beside = bool(current and job and job.instance and job.instance != instance)
         answer = self.line.release(
             self.gpu_class,
             Attempt(CLASS, delivery, attempt),
             End(EndReason(reason), "gone", blames=blames),
             instance,
         )
+        first = self.model.jobs.get(delivery)
+        if first and first.last and (first.attempt, first.instance) == (attempt, instance):
+            delivery, attempt = first.last
+        assert answer.attempt == Attempt(CLASS, delivery, attempt)
+        job = self.model.jobs.get(delivery)
+        current = job is not None and job.attempt == attempt
+        beside = bool(current and job and job.instance and job.instance != instance)
         if beside and job:
             assert (answer.freed, answer.state, answer.granted) == (False, job.state, [])
             return
         assert answer.freed == ((delivery, attempt) in self.model.holders), (
             "a slot is freed by its holder's name, once"
         )
-        self.model.holders.pop((delivery, attempt), None)
-        gpu = self.model.gpus.dealt.pop((delivery, attempt), None)
-        if current and job and gpu is not None:
-            if (job.outcome or job.reason) == "SUCCEEDED":
-                self.model.gpus.succeed(gpu, (delivery, attempt))
-            elif blames and job.state == JobState.RUNNING:
-                self._gpu_fails(job, gpu)
-        if current and job and job.state in HOLDING:
-            self._after(job, reason, again)
+        self._released(job if current else None, (delivery, attempt), reason, again, blames)
         assert answer.state == (job.state if job else "")
         self.take(answer.granted)
+
+    def _released(
+        self,
+        job: ModelJob | None,
+        holder: tuple[str, int],
+        reason: str,
+        again: bool,
+        blames: str = "",
+    ) -> None:
+        """``job``: that of the holder, if the attempt is its latest."""
+        self.model.holders.pop(holder, None)
+        gpu = self.model.gpus.dealt.pop(holder, None)
+        if job and gpu is not None:
+            if (job.outcome or job.reason) == "SUCCEEDED":
+                self.model.gpus.succeed(gpu, holder)
+            elif blames and job.state == JobState.RUNNING:
+                self._gpu_fails(job, gpu)
+        if job and job.state in HOLDING:
+            self._after(job, reason, again)
 
     def _gpu_fails(self, job: ModelJob, gpu: int) -> None:
         if job.cancelled or job.timed_out == "run":
@@ -213,5 +232,6 @@ class Attempted(Entrance):
             )
             job.due = job.eta
             job.deadline = None
+            job.turn, job.first, job.after, job.last = 1, None, None, None
         else:
             self.model.hand_over(job, "INFRA" if blameless else reason)

@@ -41,6 +41,8 @@ class Process:
     token: str
     instance: str
     isolation: str
+    first: tuple[str, int] | None = None
+    """The attempt that it was started for, if it has gone on to others."""
 
     @property
     def told(self) -> Told:
@@ -60,6 +62,8 @@ class Entrance(Timed):
         self.line.devices = {CLASS: rules.devices}
         self.processes: list[Process] = []
         self.granted: list[Record] = []
+        self.asked: list[tuple[Process, Process]] = []
+        """Instances that asked for their next job, and what they went on as."""
         self.ends: dict[str, int] = {}
         self.tokens: set[str] = set()
         self.revoked: set[str] = set()
@@ -103,8 +107,10 @@ class Entrance(Timed):
             "isolation": job.isolation,
             "priority": job.priority,
         }
-        record |= {"gpu_class": CLASS, "task": "t", "retries": job.retries}
+        record |= {"gpu_class": CLASS, "task": job.task, "retries": job.retries}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
+        optional |= {"reuse": job.reuse or None}
+        record |= {"tenant": job.tenant} if job.tenant else {}
         record |= {name: value for name, value in optional.items() if value is not None}
         return record  # type: ignore[return-value]
 
@@ -133,11 +139,24 @@ class Entrance(Timed):
 
     def take(self, granted: list[Record]) -> None:
         """Compare what was started with the model's own decision, and see to the bounds."""
-        lines = {
+        lines = self.lines()
+        self.compare(granted, self.model.admit(self.now), lines)
+        self.granted += granted
+
+    def lines(self) -> dict[str, list[ModelJob]]:
+        """The jobs in line, of isolations with slots."""
+        return {
             each: self.model.waiting(each) if self.model.rules.slots(each) else []
             for each in ISOLATIONS
         }
-        expected = self.model.admit(self.now)
+
+    def compare(
+        self,
+        granted: list[Record],
+        expected: list[ModelJob],
+        lines: dict[str, list[ModelJob]],
+    ) -> None:
+        """``lines``: before these started."""
         assert [record["delivery"] for record in granted] == [job.delivery for job in expected]
         to_come = [job.delivery for job in expected]
         for record, job in zip(granted, expected, strict=True):
@@ -158,7 +177,6 @@ class Entrance(Timed):
             assert record["token"] not in self.tokens, "every attempt has a new token"
             self.tokens.add(record["token"])
             now_known.token, now_known.began = record["token"], self.now
-        self.granted += granted
 
     def end(self, job: ModelJob) -> None:
         self.model.end(job)

@@ -71,6 +71,7 @@ class Schedule(RuleBasedStateMachine):
         eta=maybe_seconds,
         expires=maybe_seconds,
         limit=maybe_seconds,
+        kind=st.sampled_from([("", 0), ("", 3), ("", 3), ("a", 2)]),
         enqueue=st.sampled_from([True, True, True, False]),
     )
     def submit(
@@ -80,6 +81,7 @@ class Schedule(RuleBasedStateMachine):
         eta: int | None,
         expires: int | None,
         limit: int | None,
+        kind: tuple[str, int],
         enqueue: bool,
     ) -> None:
         world, name = self.world, f"j{self.count}"
@@ -93,6 +95,8 @@ class Schedule(RuleBasedStateMachine):
             eta=times[0],
             expires=times[1],
             time_limit=limit or None,
+            tenant=kind[0],
+            reuse=kind[1],
         )
         if enqueue:
             world.take_in(job)
@@ -102,7 +106,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(isolation=st.sampled_from(ISOLATIONS), number=st.integers(2, 6))
     def submit_several(self, isolation: str, number: int) -> None:
         for _ in range(number):
-            self.submit(isolation, 3 * (number % 2), None, None, None, True)
+            self.submit(isolation, 3 * (number % 2), None, None, None, ("", 3), True)
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)
@@ -203,10 +207,73 @@ class Schedule(RuleBasedStateMachine):
         self.world.reported(process, process.told)
 
     @precondition(lambda self: self.world.processes)
-    @rule(number=index, again=st.booleans(), times=st.integers(0, 2))
-    def process_ends(self, number: int, again: bool, times: int) -> None:
+    @rule(
+        number=index,
+        reuses=st.booleans(),
+        does=st.sampled_from(["reports", "reports", "reports", "dies", ""]),
+        reason=st.sampled_from(["INFRA", "ERROR"]),
+        loads_within=st.sampled_from([None, 5, 15]),
+        wrong=st.sampled_from(["", "", "", "", "instance", "token", "attempt"]),
+        again=st.booleans(),
+    )
+    def instance_asks_for_its_next_job(
+        self,
+        number: int,
+        reuses: bool,
+        does: str,
+        reason: str,
+        loads_within: float | None,
+        wrong: str,
+        again: bool,
+    ) -> None:
+        process, world = self.some_process(number), self.world
+        if does == "reports" and world.report(process, process.told, "SUCCEEDED"):
+            world.reported(process, process.told)
+        if wrong in ("token", "attempt"):
+            told = self.told(process, wrong)
+            process = replace(process, attempt=told.attempt.number, token=told.token)
+            if self.world.model.jobs[process.delivery].token == "":
+                return  # the tombstone has no token, and the instance proves itself
+        world.ask_next(
+            process,
+            reuses=reuses,
+            loads_within=loads_within,
+            dies=reason if does == "dies" else "",
+            instance="h:other:1" if wrong == "instance" else "",
+            again=again,
+        )
+
+    @precondition(lambda self: self.world.granted)
+    @rule(number=index, reuses=st.booleans(), jobs=st.integers(1, 4), limit=st.sampled_from([0, 7]))
+    def instance_runs_several(self, number: int, reuses: bool, jobs: int, limit: int) -> None:
+        """The ordinary way of a warm instance, until it gets nothing."""
+        world, record = self.world, self.one(self.world.granted, number)
+        world.granted.remove(record)
+        process: Process | None = world.spawn(record)
+        for turn in range(jobs):
+            if process is None:
+                break
+            if not turn:
+                world.launched(process)
+                world.claim(process, process.told)
+            if limit:
+                world.loaded(process, process.told, limit)
+            if world.report(process, process.told, "SUCCEEDED"):
+                world.reported(process, process.told)
+            process = world.ask_next(process, reuses=reuses, loads_within=5 if limit else None)
+
+    @precondition(lambda self: self.world.asked)
+    @rule(number=index)
+    def instance_asks_once_more_much_later(self, number: int) -> None:
+        self.world.ask_late(number)
+
+    @precondition(lambda self: self.world.processes)
+    @rule(number=index, again=st.booleans(), times=st.integers(0, 2), by_first=st.booleans())
+    def process_ends(self, number: int, again: bool, times: int, by_first: bool) -> None:
         process = self.some_process(number)
         self.world.processes.remove(process)
+        if by_first and process.first:  # as a launcher names it that knows nothing of the others
+            process = replace(process, delivery=process.first[0], attempt=process.first[1])
         for _ in range(times):  # 0: its end goes unseen
             self.world.release(
                 process.delivery,

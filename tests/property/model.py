@@ -71,6 +71,17 @@ class ModelJob:
     started: float = 0.0
     loaded: bool = True
     """Its executor loads no application, or has reported that it is loaded."""
+    tenant: str = ""
+    task: str = "t"
+    reuse: int = 0
+    turn: int = 1
+    """How many attempts its instance has run with this one."""
+    first: tuple[str, int] | None = None
+    """The holder that its instance was started for, unless that is its own."""
+    after: tuple[str, int] | None = None
+    """The holder from which its instance came."""
+    last: tuple[str, int] | None = None
+    """The latest holder to which its instance has gone on."""
 
     def move(self, state: JobState) -> None:
         """Go on to a state; the moves that states.py lists are all there are."""
@@ -170,18 +181,42 @@ class Model:
             job.arrival = self.arrivals
         job.move(JobState.WAITING)
 
+    def startable(self, now: float) -> ModelJob | None:
+        """The first that may start, after those whose time is over."""
+        while job := self.next(now):
+            if job.expires is None or job.expires > now:
+                return job
+            self.hand_over(job, "EXPIRED")
+        return None
+
     def admit(self, now: float) -> list[ModelJob]:
         """Start all that may start; answers copies as they were in line, in order."""
         started = []
-        while job := self.next(now):
-            if job.expires is not None and job.expires <= now:
-                self.hand_over(job, "EXPIRED")
-                continue
+        while job := self.startable(now):
             started.append(replace(job))
-            self._start(job, now)
+            self.start(job, now)
         return started
 
-    def _start(self, job: ModelJob, now: float) -> None:
+    def fits(
+        self, job: ModelJob, before: ModelJob, gpu: int | None, reuses: bool, now: float
+    ) -> bool:
+        """Whether an instance can go on with a job, which has a GPU and ran another one before."""
+        if (job.isolation, job.tenant) != (before.isolation, before.tenant):
+            return False
+        allowed = job.task == before.task and before.turn < min(job.reuse, before.reuse)
+        if reuses and not allowed:
+            return False
+        if not self.gpus.total:
+            return gpu is None
+        if gpu is None or gpu in job.avoid:
+            return False
+        beside = list(self.gpus.dealt.values()).count(gpu)
+        slots = self.rules.slots(job.isolation)
+        room = math.ceil(slots / self.gpus.total) if job.isolation == SHARED else 1
+        return self.gpus.standing(gpu, now, self.running()) == "in use" and beside < room
+
+    def start(self, job: ModelJob, now: float, gpu: int | None = None) -> None:
+        """Make it a holder; ``gpu``: the one that its instance has."""
         exclusive, shared = self.first(EXCLUSIVE), self.first(SHARED)
         if job.isolation == EXCLUSIVE:
             self.overtaken, self.row = 0, self.row + 1 if shared else 0
@@ -192,8 +227,10 @@ class Model:
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
         job.loading = False
+        job.turn, job.first, job.after, job.last = 1, None, None, None
         holder = (job.delivery, job.attempt)
-        gpu = self.gpu_for(job.isolation, now, job.avoid) if self.gpus.total else None
+        if gpu is None and self.gpus.total:
+            gpu = self.gpu_for(job.isolation, now, job.avoid)
         if gpu is not None:
             self.gpus.start(holder, gpu, now, self.running())
         self.holders[holder] = job.isolation

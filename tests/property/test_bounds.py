@@ -15,11 +15,11 @@ from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.job import Job
 from gpuqueue.store import revocations
-from gpuqueue.store.answers import Granted
+from gpuqueue.store.answers import BATCH, Granted
 from gpuqueue.store.cancels import CANCEL_BATCH, REVOKED_FOR
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import CLASSES, REVOKED_STAMPS, class_key
-from gpuqueue.store.line import BATCH, Line
+from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.upkeep import TICK_BATCH

@@ -6,12 +6,12 @@ from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import FREE_FOR
-from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules
+from tests.property.warm import Warm
 
 
-class World(Attempted):
+class World(Warm):
     """One class, its processes, and the clock: cancel, finish, tick, adopt."""
 
     def cancel(self, job_id: str, terminate: bool) -> None:
@@ -136,7 +136,7 @@ class World(Attempted):
         self.now = self._now
         self.model = Model(self.model.rules)
         self.bounds = Bounds()
-        self.ends, self.revoked, self.granted = {}, set(), []
+        self.ends, self.revoked, self.granted, self.asked = {}, set(), [], []
         for process in self.processes:
             self.adopt(process)
         self.line.open(CLASS)

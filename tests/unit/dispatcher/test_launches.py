@@ -65,7 +65,7 @@ class Fake:
         self, gpu_class: GpuClass, attempt: Attempt, end: End, instance: str, final: bool
     ) -> Released:
         self.released.append((attempt.delivery, end, final))
-        return Released(True, "ended")
+        return Released(True, "ended", attempt)
 
     def launch(self) -> None:
         self.slots.relaunch(RECORD)

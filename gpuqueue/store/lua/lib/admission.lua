@@ -46,19 +46,25 @@ local function look(spec)
   return v
 end
 
--- The GPU of the next job of an isolation: the idle one for an exclusive job, the one with the
--- fewest jobs for a shared one. One that is due for its probe comes first, one where this job has
--- failed comes last. A GPU takes its share of the slots, also if others are set aside. Answer: its
--- index; nil: none can take the job now.
-local function pick_device(spec, isolation, job)
-  local jobs, avoided, best, least, any_aside = {}, {}, nil, nil, false
+-- The jobs of each GPU, and for how many of an isolation it has room.
+local function jobs_of_devices(spec, isolation)
+  local jobs = {}
   for i = 0, spec.devices - 1 do jobs[i] = 0 end
   for _, index in ipairs(redis.call('HVALS', K.devices)) do
     index = tonumber(index)
     if jobs[index] then jobs[index] = jobs[index] + 1 end
   end
+  return jobs, isolation == 'shared' and math.ceil(spec.shared_slots / spec.devices) or 1
+end
+
+-- The GPU of the next job of an isolation: the idle one for an exclusive job, the one with the
+-- fewest jobs for a shared one. One that is due for its probe comes first, one where this job has
+-- failed comes last. A GPU takes its share of the slots, also if others are set aside. Answer: its
+-- index; nil: none can take the job now.
+local function pick_device(spec, isolation, job)
+  local jobs, room = jobs_of_devices(spec, isolation)
+  local avoided, best, least, any_aside = {}, nil, nil, false
   for _, name in ipairs(job and job.avoid or {}) do avoided[name] = true end
-  local room = isolation == 'shared' and math.ceil(spec.shared_slots / spec.devices) or 1
   for i = 0, spec.devices - 1 do
     local name = device_place(spec, i)
     local stands = standing(name)
@@ -134,8 +140,9 @@ local function put_aside(job, name)
   save(job)
 end
 
--- Make the job a holder: its attempt gets a number, a token and a device.
-local function grant(job, ask)
+-- Make the job a holder: its attempt gets a number, a token and a device. `device`: the one that
+-- its instance has already.
+local function grant(job, ask, device)
   local spec = ask.spec
   note_seconds('wait', job, now - in_line_since(job))
   forget_attempt(job)
@@ -148,7 +155,7 @@ local function grant(job, ask)
   job.owner = spec.owner
   job.places = places_of(spec, job)
   if spec.devices > 0 then
-    job.device = pick_device(spec, job.isolation, job)
+    job.device = device or pick_device(spec, job.isolation, job)
     redis.call('HSET', K.devices, holder, job.device)
     job.places[#job.places + 1] = device_place(spec, job.device)
   end
@@ -157,29 +164,28 @@ local function grant(job, ask)
   redis.call('ZADD', K['holders_' .. job.isolation], now, holder)
   redis.call('ZADD', K.launching, now, holder)
   save(job)
-  return cjson.encode(job)
 end
 
--- Start every job that can start. Each job that is looked at uses up the budget: one that starts,
--- one that has expired, and a leftover. `ask`: the context of admit. Answer: {whether the budget
--- was used up (0|1), granted record (JSON)...}
-local function admit(ask)
-  local spec, granted, spent = ask.spec, { 0 }, 0
+-- The first job that can start. Each job that is looked at uses up the `budget`: one that starts,
+-- one that has expired, and a leftover. `ask`: the context of admit. Answer: the job, and what the
+-- decision depends on; nil if none can start, or the budget is used up.
+local function startable(ask, budget)
+  local spec = ask.spec
   while true do
     local v = look(spec)
     local isolation = decide(v, spec)
-    if not isolation then break end
-    if spent >= ask.most then
-      granted[1] = 1
-      break
+    if not isolation then return nil end
+    if budget.spent >= ask.most then
+      budget.over = true
+      return nil
     end
     -- What runs is compared with the holders first: this server may not know of it.
-    if #granted == 1 and spent == 0 and is_elsewhere(v.opened, v.opened_on) then
+    if budget.spent == 0 and is_elsewhere(v.opened, v.opened_on) then
       redis.call('HDEL', K.gate, 'opened')
-      break
+      return nil
     end
     local job, weight = load_or_set_aside(v[isolation])
-    spent = spent + weight
+    budget.spent = budget.spent + weight
     if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
       -- A leftover: no job waits under this name here.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
@@ -190,10 +196,28 @@ local function admit(ask)
     elseif standing(application_place(spec, job)) == 'held' then
       put_aside(job, application_place(spec, job))
     else
-      count_start(v, isolation)
-      leave_line(job)
-      granted[#granted + 1] = grant(job, ask)
+      return job, v
     end
   end
+end
+
+-- Take a job that can start out of line, and make it a holder; see grant.
+local function give_slot(job, v, ask, device)
+  count_start(v, job.isolation)
+  leave_line(job)
+  grant(job, ask, device)
+end
+
+-- Start every job that can start. Answer: {whether the budget was used up (0|1), granted record
+-- (JSON)...}
+local function admit(ask)
+  local granted, budget = { 0 }, { spent = 0 }
+  while true do
+    local job, v = startable(ask, budget)
+    if not job then break end
+    give_slot(job, v, ask)
+    granted[#granted + 1] = cjson.encode(job)
+  end
+  if budget.over then granted[1] = 1 end
   return granted
 end

@@ -65,6 +65,11 @@ local function delivery_of(holder)
   return string.match(holder, '^(.+)#%d+$')
 end
 
+-- The number of the attempt in the name of a holder.
+local function attempt_of(holder)
+  return tonumber(string.match(holder, '#(%d+)$'))
+end
+
 -- Whether this is the latest attempt of a record. A number is given twice if Redis comes back with
 -- an older state, so the token decides; an older dispatcher does not send it.
 local function is_current(job, asked)

@@ -1,10 +1,15 @@
 -- The server that runs the script. A promoted replica, or the same server restarted, is another,
 -- and may have an older state.
 
+local known_server
+
 -- '' if the user may not ask.
 local function server()
-  local info = redis.pcall('INFO', 'server')
-  return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+  if not known_server then
+    local info = redis.pcall('INFO', 'server')
+    known_server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+  end
+  return known_server
 end
 
 -- Whether the class was opened on another server. `opened_on`: see open; an older version does not

@@ -1,0 +1,192 @@
+-- next: an instance whose attempt has ended asks for its next job, in place of an end and a new
+-- start. In one step its attempt is released as in release, and its next one is admitted as in
+-- admit and claimed as in claim. It gets the job that admission would start first at this moment,
+-- if that fits it, and no other. May be repeated: the answer is the same while that job runs.
+-- Context:
+--   delivery, attempt, token?: of the attempt that has ended
+--   instance: what ran it, as it was claimed
+--   host: its host, or pod
+--   site: whose terms hold for it (see announce)
+--   application, settings?: what it was started with
+--   reuses: true: the same process goes on. It gives a slot up only for another one, since its GPU
+--     memory is free when it has ended; its job must have the same task, and both must allow this.
+--     Absent: only the instance stays, and the slot is free in any case
+--   ended?: as in release; only for an instance that saw how its executor ended
+--   loads_within?: as in claim
+--   nonce, most: as in admit
+-- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
+--         not fit, or may, else 0}
+--! clock counts records line damaged attempts server place places admission release
+local holder, instance = holder_name(context.delivery, context.attempt), context.instance
+-- What is known of the end of an attempt that has reported.
+local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }
+UNSEEN.evidence = {}
+
+local function none(why, wakes)
+  return { 'none', why, wakes and 1 or 0 }
+end
+
+-- Whether the user may do what admission does: a script that is refused in its middle has written.
+-- A server that does not tell who it is may have an older state.
+local function has_rights()
+  redis.call('HMGET', K.gate, 'opened')
+  redis.call('HVALS', K.devices)
+  redis.call('HGETALL', K.places)
+  redis.call('HEXISTS', K.messages, context.delivery)
+  redis.call('ZCARD', K.holders_shared)
+  redis.call('ZCOUNT', K.delayed, 0, 0)
+  return server() ~= ''
+end
+
+-- The first attempt of the instance: its record names the last one.
+local function first_of(job)
+  if not job.warm_of then return job end
+  local first = load(delivery_of(job.warm_of) or '')
+  return first and first.attempt == attempt_of(job.warm_of) and first or nil
+end
+
+-- The job that an earlier call of this instance gave; nil: none was given, or it has gone on since.
+local function given_before(before)
+  local name = before and before.warm_last
+  local job = name and load(delivery_of(name) or '')
+  local same = job and holder_of(job) == name and job.warm_after == holder
+  return same and job.instance == instance and job or nil
+end
+
+-- What the dispatchers of the site admit by; nil: none of them lives, or they start other ones.
+local function terms_of_site()
+  local decoded, terms = pcall(cjson.decode, redis.call('HGET', K.terms, context.site) or '')
+  if not decoded or type(terms) ~= 'table' or type(terms.spec) ~= 'table' then return nil end
+  local lives = type(terms['until']) == 'number' and now < terms['until']
+  local same = (terms.spec.application or '') == context.application
+    and (terms.settings or '') == (context.settings or '')
+  return lives and same and terms or nil
+end
+
+-- Whether all places of the attempt are in use: a probe, and what follows one, is a cold start.
+local function met_trouble(before)
+  for _, name in ipairs(before.places or {}) do
+    if place_entry(name) then return true end
+  end
+  return false
+end
+
+-- Whether the instance can run a job.
+local function fits(job, before, spec)
+  for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
+    if job[field] ~= before[field] then return false end
+  end
+  if job.container then return false end
+  if context.reuses then
+    local turn = (before.warm_turn or 1) + 1
+    if job.task ~= before.task or turn > math.min(job.reuse or 0, before.reuse or 0) then
+      return false
+    end
+  end
+  local device = before.device
+  if spec.devices == 0 then return device == nil end
+  if not device or device >= spec.devices then return false end
+  if standing(device_place(spec, device)) then return false end
+  for _, name in ipairs(job.avoid or {}) do
+    if name == device_place(spec, device) then return false end
+  end
+  local jobs, room = jobs_of_devices(spec, job.isolation)
+  return jobs[device] < room
+end
+
+-- Whether the GPU of the instance still has its place among those of the class.
+local function same_device(before, spec)
+  if not before.device then return true end
+  local own = device_place(spec, before.device)
+  for _, name in ipairs(before.places or {}) do
+    if name == own then return true end
+  end
+  return false
+end
+
+-- What would start if the attempt were released, and whether it fits. The slot is given back.
+local function look_ahead(before, ask)
+  local slots = K['holders_' .. before.isolation]
+  local since = redis.call('ZSCORE', slots, holder)
+  local device = redis.call('HGET', K.devices, holder)
+  redis.call('ZREM', slots, holder)
+  redis.call('HDEL', K.devices, holder)
+  local job, v = startable(ask, { spent = 0 })
+  local good = job and fits(job, before, ask.spec)
+  redis.call('ZADD', slots, since, holder)
+  if device then redis.call('HSET', K.devices, holder, device) end
+  return job, v, good
+end
+
+-- 1. Who asks?
+if not has_rights() then return none('the user of Redis may not ask') end
+local before = load(context.delivery)
+local given = before and before.attempt == context.attempt and given_before(before)
+if given then
+  local message = redis.call('HGET', K.messages, given.delivery)
+  if given.state ~= 'running' or not message then return none('the next attempt has gone on') end
+  return { 'ok', cjson.encode(given), message }
+end
+if not is_current(before, context) then return none('the attempt is not current') end
+if not before.instance or not same_instance(before.instance, instance) then
+  return none('another instance runs the attempt')
+end
+if not redis.call('ZSCORE', K['holders_' .. before.isolation], holder) then
+  return none('its slot is free')
+end
+if redis.call('ZSCORE', K.stopping, holder) then return none('it is being stopped') end
+local seen = context.ended and not context.reuses
+if before.state ~= 'ended' and not seen then return none('state ' .. before.state) end
+local first = first_of(before)
+if not first then return none('its first attempt is forgotten') end
+
+-- 2. By which terms?
+local terms = terms_of_site()
+if not terms or not same_device(before, terms.spec) then
+  return none('no dispatcher starts such an instance any more')
+end
+local ask = { spec = terms.spec, by = terms.by, nonce = context.nonce, most = context.most }
+
+-- 3. Which job would start?
+local job, v, good
+if context.reuses then
+  if met_trouble(before) then return none('a place of the attempt has failed before') end
+  job, v, good = look_ahead(before, ask)
+  if not good then return none(job and 'another job is first' or 'no job can start') end
+end
+local _, released = release({
+  delivery = context.delivery,
+  attempt = context.attempt,
+  token = context.token,
+  instance = instance,
+  max_attempts = terms.max_attempts,
+  ended = context.ended or UNSEEN,
+})
+if not context.reuses then
+  local budget = { spent = 0 }
+  job, v = startable(ask, budget)
+  if not job then return none('no job can start', budget.over) end
+  if not fits(job, before, ask.spec) then return none('another job is first', true) end
+end
+
+-- 4. The instance goes on with it.
+give_slot(job, v, ask, before.device)
+job.launched = now
+job.warm_of, job.warm_after = before.warm_of or holder, holder
+job.warm_turn = (before.warm_turn or 1) + 1
+begin(job, {
+  instance = instance,
+  worker = string.format('%s-%s-%d@%s', job.gpu_class, job.delivery, job.attempt, context.host),
+  started = now,
+  loads_within = context.loads_within,
+})
+save(job)
+if first.delivery == released.delivery then first = released end
+for _, each in ipairs({ released, first }) do
+  -- The number of an attempt that ended otherwise may be given again here.
+  if each.delivery ~= job.delivery then
+    each.warm_last = holder_of(job)
+    save(each)
+  end
+end
+return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, job.delivery) }

@@ -1,0 +1,178 @@
+"""Instances that ask for their next job, on the real store and on the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
+from gpuqueue.model.states import JobState
+from gpuqueue.store.attempts import WarmInstance
+from gpuqueue.store.keys import class_key, class_keys
+from tests.property.attempted import Attempted
+from tests.property.entrance import CLASS, Process
+from tests.property.model import ModelJob
+
+
+@dataclass(frozen=True)
+class Given:
+    """A job that the model gives: as it is, as it was in line, and what waited then."""
+
+    job: ModelJob
+    in_line: ModelJob
+    lines: dict[str, list[ModelJob]]
+
+
+class Warm(Attempted):
+    """The verb ``next``."""
+
+    def ask_next(
+        self,
+        process: Process,
+        *,
+        reuses: bool,
+        loads_within: float | None = None,
+        dies: str = "",
+        instance: str = "",
+        again: bool = False,
+    ) -> Process | None:
+        """The instance of a process asks. ``dies``: why its executor ended, if it has seen that;
+        ``instance``: another one asks. Twice, if ``again``: its first answer is lost.
+        """
+        self.line.announce([self.gpu_class], 60)
+        end = End(EndReason(dies), "gone") if dies else None
+        asker = replace(process, instance=instance or process.instance)
+        may = self._may_ask(asker, reuses, dies)
+        first = self._first_cold(process, end) if may else None
+        gpu = self.model.gpus.dealt.get((process.delivery, process.attempt))
+        record = self._ask(asker, reuses, loads_within, end)
+        before = self.model.jobs.get(process.delivery)
+        as_it_was = replace(before) if before else None
+        given = self._given(asker, as_it_was, gpu, reuses, dies) if may and as_it_was else None
+        assert (record and record["delivery"]) == (given and given.job.delivery)
+        if again:
+            assert self._ask(asker, reuses, loads_within, end) == record, "an answer may be lost"
+        if record is None or given is None or as_it_was is None:
+            return None
+        assert record["delivery"] == first, "a cold start would have started another job first"
+        self.compare([record], [given.in_line], given.lines)
+        started = self._goes_on(given.job, as_it_was, process, record, loads_within)
+        self.processes.remove(process)
+        self.processes.append(started)
+        self.asked.append((process, started))
+        return started
+
+    def ask_late(self, number: int) -> None:
+        """An old question comes once more: the answer is the same, or none."""
+        process, given = self.asked[number % len(self.asked)]
+        job = self.model.jobs.get(given.delivery)
+        running = (
+            job is not None
+            and (job.attempt, job.instance) == (given.attempt, given.instance)
+            and job.state == JobState.RUNNING
+            and job.has_message
+            and job.after == (process.delivery, process.attempt)
+        )
+        before = self.model.jobs.get(process.delivery)
+        known = before and before.attempt == process.attempt and before.last
+        same = bool(running and known == (given.delivery, given.attempt))
+        holds = (process.delivery, process.attempt) in self.model.holders
+        if holds and not same:
+            return  # after a loss of Redis it is a new question
+        record = self._ask(process, True, None, None)
+        assert (record and record["token"]) == (given.token if same else None)
+
+    def _ask(
+        self, process: Process, reuses: bool, loads_within: float | None, end: End | None
+    ) -> Record | None:
+        told = WarmInstance(process.instance, "h", "", loads_within=loads_within)
+        taken = self.executor(process.told).take_next(told, ended=end, reuses=reuses)
+        return taken and taken[1]
+
+    def _may_ask(self, process: Process, reuses: bool, dies: str) -> bool:
+        job = self.model.jobs.get(process.delivery)
+        holder = Attempt(CLASS, process.delivery, process.attempt).holder
+        return bool(
+            job
+            and (job.attempt, job.instance) == (process.attempt, process.instance)
+            and (not job.token or job.token == process.token)
+            and (process.delivery, process.attempt) in self.model.holders
+            and self.client.zscore(class_key(CLASS, "stopping"), holder) is None
+            and (job.state == JobState.ENDED or (dies and not reuses))
+            and self._knows_first(job)
+        )
+
+    def _knows_first(self, job: ModelJob) -> bool:
+        if job.first is None:
+            return True
+        first = self.model.jobs.get(job.first[0])
+        return bool(first and first.attempt == job.first[1])
+
+    def _first_cold(self, process: Process, end: End | None) -> str | None:
+        """What admission would start first if this attempt were released now, in the usual way."""
+        keys = class_keys(CLASS)
+        pipe = self.client.pipeline(transaction=False)
+        for key in keys:
+            pipe.copy(key, f"{key}:kept")
+        copied = pipe.execute()
+        released = self.line.release(
+            self.gpu_class,
+            Attempt(CLASS, process.delivery, process.attempt),
+            end or End(EndReason.INFRA, ""),
+            process.instance,
+        )
+        for key, kept in zip(keys, copied, strict=True):
+            pipe.delete(key)
+            if kept:
+                pipe.rename(f"{key}:kept", key)
+        pipe.execute()
+        return released.granted[0]["delivery"] if released.granted else None
+
+    def _given(
+        self, process: Process, before: ModelJob, gpu: int | None, reuses: bool, dies: str
+    ) -> Given | None:
+        """What the model gives. The slot is taken, or given back."""
+        model, holder = self.model, (process.delivery, process.attempt)
+        if gpu is not None and gpu >= model.rules.devices:
+            return None
+        if reuses:
+            if gpu in model.gpus.failed:
+                return None
+            isolation = model.holders.pop(holder)
+            dealt = model.gpus.dealt.pop(holder, None)
+            job = model.startable(self.now)
+            good = job is not None and model.fits(job, before, gpu, reuses, self.now)
+            model.holders[holder] = isolation
+            if dealt is not None:
+                model.gpus.dealt[holder] = dealt
+            if not good:
+                return None
+        reason = dies or "INFRA"
+        self._released(model.jobs[process.delivery], holder, reason, reason == "INFRA")
+        job = model.startable(self.now)
+        if job is None or not model.fits(job, before, gpu, reuses, self.now):
+            return None
+        given = Given(job, replace(job), self.lines())
+        model.start(job, self.now, gpu)
+        return given
+
+    def _goes_on(
+        self,
+        job: ModelJob,
+        before: ModelJob,
+        process: Process,
+        record: Record,
+        loads_within: float | None,
+    ) -> Process:
+        own = (process.delivery, process.attempt)
+        job.first, job.after, job.turn = before.first or own, own, before.turn + 1
+        assert (record["warm_turn"], record["state"]) == (job.turn, "running")
+        for name in {own[0], job.first[0]} - {job.delivery}:
+            self.model.jobs[name].last = (job.delivery, job.attempt)
+        self.begin(job, process.instance, loads_within)
+        return Process(
+            *(job.delivery, job.attempt, job.token),
+            *(process.instance, job.isolation, job.first),
+        )
