@@ -51,7 +51,7 @@ class WarmInstance:
     instance: str
     host: str
     site: str
-    application: str = ""
+    application: str
     settings: str | None = None
     loads_within: float | None = None
 

@@ -9,12 +9,14 @@ import redis
 from gpuqueue.store.keys import wake_key
 
 
+#: How many tokens a list has: more would add nothing.
+MOST = 8
+
+
 def wake(client: redis.Redis, gpu_class: str) -> None:
-    """Wake the leader of a class. Only a few tokens are kept: more would add nothing."""
-    pipe = client.pipeline(transaction=False)
-    pipe.lpush(wake_key(gpu_class), "1")
-    pipe.ltrim(wake_key(gpu_class), 0, 7)
-    pipe.execute()
+    """Wake the leader of a class. Executors may do so, too: they may not shorten a list."""
+    if client.llen(wake_key(gpu_class)) < MOST:
+        client.lpush(wake_key(gpu_class), "1")
 
 
 def wait(client: redis.Redis, classes: Iterable[str], seconds: float) -> str | None:

@@ -87,7 +87,7 @@ class Warm(Attempted):
     def _ask(
         self, process: Process, reuses: bool, loads_within: float | None, end: End | None
     ) -> Record | None:
-        told = WarmInstance(process.instance, "h", "", loads_within=loads_within)
+        told = WarmInstance(process.instance, "h", "", "", loads_within=loads_within)
         taken = self.executor(process.told).take_next(told, ended=end, reuses=reuses)
         return taken and taken[1]
 

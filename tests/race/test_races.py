@@ -17,9 +17,10 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
@@ -160,6 +161,52 @@ def test_one_delivery_brought_by_twenty_is_accepted_once(client: redis.Redis, ra
     assert sorted(answers) == ["accepted"] + ["known"] * 19
     granted = [each for answer in race(20, lambda _: line.enqueue(T4, "a")) for each in answer]
     assert [(each["delivery"], each["attempt"]) for each in granted] == [("a", 1)]
+
+
+def test_an_instance_that_asks_fifty_times_at_once_gets_one_job(
+    client: redis.Redis, race: Race
+) -> None:
+    line = Line(client, site=Site("h"))
+    asker = asking(client, line, start_one(line, "first", "exclusive"))
+    for name in accept_many(line, 10, "exclusive"):
+        line.enqueue(T4, name)
+    given = race(50, lambda _: asker.take_next(WarmInstance("h:n:1", "h", "h", "")))
+    kept = Reader(client).record("t4", "exclusive0")
+    assert kept and {each and each[1]["token"] for each in given} == {kept["token"]}
+    assert [attempt.holder for attempt, _ in Reader(client).holders("t4")] == ["exclusive0#1"]
+
+
+def test_warm_and_cold_starts_at_once_fill_the_slots_once(client: redis.Redis, race: Race) -> None:
+    """Four instances ask, one ends in the usual way, and dispatchers ask what may start."""
+    line = Line(client, site=Site("h"))
+    askers = [
+        asking(client, line, start_one(line, f"first{number}"), number) for number in range(5)
+    ]
+    for name in accept_many(line, 30):
+        line.enqueue(T4, name)
+
+    def contender(number: int) -> list[str]:
+        if number < 4:
+            found = askers[number].take_next(WarmInstance(f"h:n:{number}", "h", "h", ""))
+            return [found[1]["delivery"]] if found else []
+        if number == 4:
+            ended = line.release(T4, askers[4].attempt, instance="h:n:4")
+            return [each["delivery"] for each in ended.granted]
+        return [each["delivery"] for each in line.admit(T4)]
+
+    started = [name for answer in race(10, contender) for name in answer]
+    assert sorted(started) == sorted(f"shared{index}" for index in range(5))
+    assert {attempt.delivery for attempt, _ in Reader(client).holders("t4")} == set(started)
+
+
+def asking(client: redis.Redis, line: Line, granted: Record, number: int = 1) -> ExecutorAttempt:
+    """The attempt of an instance that has reported, and may ask for its next job."""
+    line.announce([T4], 60)
+    executor = executor_of(client, granted)
+    executor.claim(f"h:n:{number}", "w")
+    executor.report("SUCCEEDED")
+    assert executor.reported(1000)
+    return executor
 
 
 def test_a_cancel_and_a_report_at_once_agree_on_one_end(client: redis.Redis, race: Race) -> None:

@@ -7,6 +7,12 @@ from typing import Any
 
 import redis
 
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.place import Site
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
+from gpuqueue.store.line import Line
+from gpuqueue.store.reader import Reader
 from tests.security.acl_redis import AclRedis
 from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
 from tests.support.waiting import until
@@ -39,6 +45,7 @@ def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
         what for key in ("old", "new", "died", "no image") for what, *_ in stack.told(key)
     ]
     seen["revoked"] = _revokes(stack, client)
+    seen["next"] = _asks_for_the_next(acl_redis)
     seen["commands"] = _commands(stack, client)
     seen["flower"] = _flower(page, lost)
     metrics = f"http://127.0.0.1:{stack.env['GPUQUEUE_METRICS_PORT']}"
@@ -92,6 +99,33 @@ results = [
 ]
 answer = [outcome(each) for each in results]
 """
+
+
+def _asks_for_the_next(acl_redis: AclRedis) -> list[str]:
+    """An instance asks for its next job, twice, in a class that no dispatcher serves. Answers who
+    holds a slot after each time.
+    """
+    warm = GpuClass("warm", shared_slots=1)
+    dispatcher, user = acl_redis.as_user("dispatcher"), acl_redis.as_user("executor")
+    line = Line(dispatcher, owner="o", site=Site(application="shop"))
+    holders: list[str] = []
+    line.open("warm")
+    line.announce([warm], 600)
+    for name, tenant in (("n1", "blue"), ("n2", "blue"), ("n3", "red")):
+        record: Any = {"delivery": name, "id": name, "gpu_class": "warm", "isolation": "shared"}
+        granted = line.take_in(warm, record | {"tenant": tenant, "task": "t"}, "{}").granted
+        if granted:
+            executor = ExecutorAttempt(user, Attempt.of(granted[0]), granted[0]["token"])
+            executor.claim("ns/job/pod", "w")
+    for _ in range(2):
+        executor.report("SUCCEEDED")
+        executor.reported(600)
+        taken = executor.take_next(WarmInstance("ns/job/pod", "pod", "o", "shop"))
+        executor = taken[0] if taken else executor
+        holders.append(*[each.holder for each, _ in Reader(dispatcher).holders("warm")] or [""])
+    for each in (dispatcher, user):
+        each.close()
+    return holders
 
 
 def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:

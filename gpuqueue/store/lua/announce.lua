@@ -5,6 +5,7 @@
 --   terms: spec and by, as in admit, and max_attempts, as in release
 --   holds: seconds for which they hold
 --   forget_after: seconds after which they are forgotten
+-- Answer: nothing
 --! clock
 context.terms['until'] = now + context.holds
 redis.call('HSET', K.terms, context.site, cjson.encode(context.terms))

@@ -3,17 +3,17 @@
 -- admit and claimed as in claim. It gets the job that admission would start first at this moment,
 -- if that fits it, and no other. May be repeated: the answer is the same while that job runs.
 -- Context:
---   delivery, attempt, token?: of the attempt that has ended
+--   delivery, attempt, token: of the attempt that has ended
 --   instance: what ran it, as it was claimed
 --   host: its host, or pod
 --   site: whose terms hold for it (see announce)
 --   application, settings?: what it was started with
---   reuses: true: the same process goes on. It gives a slot up only for another one, since its GPU
---     memory is free when it has ended; its job must have the same task, and both must allow this.
---     Absent: only the instance stays, and the slot is free in any case
---   ended?: as in release; only for an instance that saw how its executor ended
+--   reuses?: true: the same process goes on. It gives a slot up only for another one, since its
+--     GPU memory is free when it has ended; the job must have the same task, and both must allow
+--     it. Without it, the slot is free in any case: the process has ended, and the instance stays
+--   ended?: as in release; of an instance that saw how its executor ended
 --   loads_within?: as in claim
---   nonce, most: as in admit
+--   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0}
 --! clock counts records line damaged attempts server place places admission release
@@ -30,12 +30,17 @@ end
 -- A server that does not tell who it is may have an older state.
 local function has_rights()
   redis.call('HMGET', K.gate, 'opened')
-  redis.call('HVALS', K.devices)
-  redis.call('HGETALL', K.places)
   redis.call('HEXISTS', K.messages, context.delivery)
   redis.call('ZCARD', K.holders_shared)
   redis.call('ZCOUNT', K.delayed, 0, 0)
   return server() ~= ''
+end
+
+-- The same for a class whose GPUs are handed out.
+local function check_rights_for(devices)
+  if devices == 0 then return end
+  redis.call('HVALS', K.devices)
+  redis.call('HGETALL', K.places)
 end
 
 -- The first attempt of the instance: its record names the last one.
@@ -106,14 +111,14 @@ end
 
 -- What would start if the attempt were released, and whether it fits. The slot is given back.
 local function look_ahead(before, ask)
-  local slots = K['holders_' .. before.isolation]
-  local since = redis.call('ZSCORE', slots, holder)
+  local key = K['holders_' .. before.isolation]
+  local since = redis.call('ZSCORE', key, holder)
   local device = redis.call('HGET', K.devices, holder)
-  redis.call('ZREM', slots, holder)
+  redis.call('ZREM', key, holder)
   redis.call('HDEL', K.devices, holder)
   local job, v = startable(ask, { spent = 0 })
   local good = job and fits(job, before, ask.spec)
-  redis.call('ZADD', slots, since, holder)
+  redis.call('ZADD', key, since, holder)
   if device then redis.call('HSET', K.devices, holder, device) end
   return job, v, good
 end
@@ -145,6 +150,7 @@ local terms = terms_of_site()
 if not terms or not same_device(before, terms.spec) then
   return none('no dispatcher starts such an instance any more')
 end
+check_rights_for(terms.spec.devices)
 local ask = { spec = terms.spec, by = terms.by, nonce = context.nonce, most = context.most }
 
 -- 3. Which job would start?

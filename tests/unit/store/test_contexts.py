@@ -13,7 +13,7 @@ from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.store import places
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
 from gpuqueue.store.dead_letters import DeadLetters, Letter
 from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
@@ -32,7 +32,8 @@ ANSWERS: dict[str, Any] = {
     "intake/take": [0, [], [], [], []],
     "admit": [0],
     "relaunch": None,
-    "release": [0, ""],
+    "release": [0, "", "j#1"],
+    "next": ["none", "no job can start", 0],
     "tick": [0, ""],
     "turn": [0, "", 0, 1, [0], [], [], [], []],
     "claim": ["ok", '{"started": 1}', "{}"],
@@ -116,6 +117,7 @@ def every_call() -> RecordingRedis:
     line.finished("t4", "j", "finisher", "ERROR")
     line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
+    line.announce([T4], 30)
     line.adopt("t4", {"delivery": "j"})
     line.adopt("t4", {"delivery": "j"}, slots=1, instead_of="token")
     for claims in (True, False):
@@ -132,6 +134,9 @@ def every_call() -> RecordingRedis:
         executor.report("SUCCEEDED", {"gpu": "T4"})
         executor.report("SUCCEEDED")
         executor.reported(60, failed=True)
+        executor.take_next(WarmInstance("h:1", "h", "h", "shop"))
+        told = WarmInstance("h:1", "h", "h", "shop", "v1", 60)
+        executor.take_next(told, ended=End(EndReason.ERROR, "failed"), reuses=True)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)

@@ -40,6 +40,7 @@ KEYS_OF = {"intake/take": ("q.", "q[", "unpack(", "list"), "lib/hands": ("q.",)}
 HANDED = {
     "admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"])),
     "is_current(job, context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/records"])),
+    "release(context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/release"])),
 }
 
 
