@@ -1,4 +1,4 @@
-"""Which waiting job a decision starts, and on which GPU, where both isolations meet in one class."""
+"""Which waiting job a decision starts, and on which GPU, where both isolations meet."""
 
 from __future__ import annotations
 

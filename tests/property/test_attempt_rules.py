@@ -36,10 +36,12 @@ class Queue(Timed):
         [granted] = self.line.take_in(T4, record | more, "{}").granted
         self.attempt = Attempt.of(granted)
 
-    def call(self, verb: str, instance: str = "h:n:1", **more: Any) -> Any:
-        """Call a verb of the executor that claimed the attempt."""
-        claimed = {"instance": instance, "worker": "w", "started": self.now}
-        context = {"delivery": "a", "attempt": 1, "token": self.attempt.token, "claimed": claimed}
+    def call(
+        self, verb: str, instance: str = "h:n:1", claimed: dict[str, Any] | None = None, **more: Any
+    ) -> Any:
+        """Call a verb of the executor that claimed the attempt; ``claimed``: what it says of it."""
+        said = {"instance": instance, "worker": "w", "started": self.now} | (claimed or {})
+        context = {"delivery": "a", "attempt": 1, "token": self.attempt.token, "claimed": said}
         return Scripts(self.client).call(verb, "t4", **context, instance=instance, **more)
 
     def end(self, reason: EndReason) -> str:
@@ -108,3 +110,60 @@ def test_a_lost_claim_keeps_the_stop_of_a_cancel_alone(queue: Queue, cancelled: 
     assert queue.call("loaded")
     assert queue.record()["state"] == "running"
     assert (queue.time_of("stopping") is not None) is cancelled
+
+
+def test_a_word_after_the_report_takes_no_report_back(queue: Queue) -> None:
+    queue.start()
+    queue.call("claim", worker="w")
+    assert queue.call("report", outcome="SUCCEEDED", within=60) == "ok"
+    assert queue.call("sampled", claimed={"loaded": True})
+    assert queue.record()["state"] == "reporting"
+    assert queue.time_of("deadlines") == queue.now + 60
+
+
+@pytest.mark.parametrize(
+    ("loaded", "loading", "seconds"), [(True, None, 90), (False, 1, 10)], ids=["loaded", "not yet"]
+)
+def test_a_lost_word_that_the_application_is_loaded_is_said_again(
+    queue: Queue, loaded: bool, loading: int | None, seconds: float
+) -> None:
+    queue.start()
+    queue.call("claim", worker="w", loads_within=10)
+    said = {"loaded": True, "time_limit": 90} if loaded else {"loads_within": 10}
+    assert queue.call("sampled", claimed=said)
+    assert queue.record().get("loading") == loading
+    assert queue.time_of("deadlines") == queue.now + seconds
+
+
+def test_an_attempt_that_is_out_of_time_gets_no_second_deadline(queue: Queue) -> None:
+    queue.start(time_limit=5)
+    queue.call("claim", worker="w")
+    queue.now += 6
+    queue.line.tick("t4")
+    assert queue.record()["timed_out"] == "run"
+    assert queue.call("sampled", claimed={"loaded": True, "time_limit": 90})
+    assert (queue.record()["timed_out"], queue.time_of("deadlines")) == ("run", None)
+
+
+def test_an_adopted_attempt_learns_from_its_process_how_it_began(queue: Queue) -> None:
+    queue.start()
+    found: Any = {**queue.record(), "token": queue.attempt.token, "instance": "h:n:1"}
+    queue.client.flushdb()
+    queue.now += 50
+    assert queue.line.adopt("t4", found)
+    assert queue.call("sampled", claimed={"started": queue.now - 50, "worker": "shop@h"})
+    record = queue.record()
+    assert (record["started"], record["worker"]) == (queue.now - 50, "shop@h")
+
+
+def test_a_job_avoids_each_of_the_last_five_nodes_at_fault(queue: Queue) -> None:
+    queue.line = Line(queue.client, max_attempts=99)
+    queue.start()
+    for node in "abacdef":
+        end = End(EndReason.NODE_LOST, "gone", avoid=node)
+        queue.line.release(T4, queue.attempt, end)
+        queue.now += 61
+        queue.line.tick("t4")
+        [granted] = queue.line.admit(T4)
+        queue.attempt = Attempt.of(granted)
+    assert queue.record()["avoid"] == ["f", "e", "d", "c", "a"]
