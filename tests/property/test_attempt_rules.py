@@ -156,14 +156,17 @@ def test_an_adopted_attempt_learns_from_its_process_how_it_began(queue: Queue) -
     assert (record["started"], record["worker"]) == (queue.now - 50, "shop@h")
 
 
-def test_a_job_avoids_each_of_the_last_five_nodes_at_fault(queue: Queue) -> None:
+@pytest.mark.parametrize(("nodes", "avoided"), [("aba", "ab"), ("abcdef", "fedcb")])
+def test_a_job_avoids_each_of_the_last_five_nodes_at_fault(
+    queue: Queue, nodes: str, avoided: str
+) -> None:
     queue.line = Line(queue.client, max_attempts=99)
     queue.start()
-    for node in "abacdef":
+    for node in nodes:
         end = End(EndReason.NODE_LOST, "gone", avoid=node)
         queue.line.release(T4, queue.attempt, end)
         queue.now += 61
         queue.line.tick("t4")
         [granted] = queue.line.admit(T4)
         queue.attempt = Attempt.of(granted)
-    assert queue.record()["avoid"] == ["f", "e", "d", "c", "a"]
+    assert queue.record()["avoid"] == list(avoided)
