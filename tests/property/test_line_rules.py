@@ -11,6 +11,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.turn import Turn, Turns
 from tests.support.model_time import Timed
@@ -81,3 +82,55 @@ def test_a_turn_is_due_when_the_first_of_all_jobs_is(queue: Queue, first: str) -
     queue.send("waits", expires=NOW + (500 if first == "eta" else 100))
     queue.send("later", eta=NOW + (100 if first == "eta" else 500))
     assert queue.turn().due == NOW + 100
+
+
+def test_a_cancelled_job_is_due_no_more(queue: Queue) -> None:
+    queue.send("later", eta=NOW + 100, expires=NOW + 200)
+    assert queue.turn().due == NOW + 100
+    queue.line.cancel("t4", "later")
+    assert queue.turn().due > NOW + 200, "only the mark of its revoke ends then"
+
+
+#: State → how a job gets there.
+STATES: dict[str, dict[str, Any]] = {
+    "accepted": {},
+    "delayed": {"eta": NOW + 100},
+    "finishing": {"reason": "REJECTED"},
+}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("state", STATES)
+def test_a_name_left_in_line_changes_no_job_that_does_not_wait(
+    queue: Queue, state: str, lost: bool
+) -> None:
+    record: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    if state == "delayed":
+        queue.send("a", **STATES[state])
+    else:
+        queue.line.accept("t4", record | STATES[state], "{}")
+    key = class_key("t4", state)
+    known = queue.client.zscore(key, "a")
+    queue.now += 10
+    if lost:
+        queue.client.zrem(key, "a")
+    queue.client.zadd(class_key("t4", "waiting_shared"), {"a": 1})
+    assert list(queue.line.admit(T4)) == []
+    assert queue.client.zscore(key, "a") == (queue.now if lost else known)
+    assert not queue.client.exists(class_key("t4", "waiting_shared"))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_name_left_in_another_line_changes_no_place(queue: Queue, lost: bool) -> None:
+    shared, exclusive = (class_key("t4", f"waiting_{each}") for each in ("shared", "exclusive"))
+    for name in ("s1", "s2", "a", "b", "c", "d", "e"):
+        queue.send(name)
+    place = queue.client.zscore(shared, "e")
+    if lost:
+        queue.client.zrem(shared, "e")
+    queue.client.zadd(exclusive, {"e": 1})
+    assert queue.ends("s1") + queue.ends("s2") == ["a", "b"]
+    # It is the turn of the exclusive line now.
+    assert queue.ends("a") + queue.ends("b") == ["c", "d"]
+    assert not queue.client.exists(exclusive)
+    assert queue.client.zscore(shared, "e") == place
