@@ -28,6 +28,8 @@ TESTS = (
     "tests/property/test_due.py",
     "tests/property/test_bounds.py",
     "tests/property/test_measured.py",
+    "tests/property/test_lease.py",
+    "tests/property/test_line_rules.py",
     "tests/property/test_finishes.py",
     "tests/property/test_adopt.py",
     "tests/property/test_attempt_rules.py",

@@ -63,6 +63,7 @@ TEXTS: list[Any] = [
     {"attempt": 1e30},
     {"places": [{}]},
     {"avoid": {"node": 1}},
+    {"avoid": {"node": "node-1"}},
     # States of which a record lacks a field, and one that is none.
     {"state": "elsewhere"},
     {"state": None},
