@@ -49,7 +49,7 @@ class Queue(Timed):
 
     def time_of(self, key: str) -> float | None:
         """Return the time that a key has for the attempt."""
-        return self.client.zscore(class_key("t4", key), "a#1")  # type: ignore[return-value]
+        return self.client.zscore(class_key("t4", key), "a#1")
 
     def record(self) -> Record:
         found = self.reader.record("t4", "a")

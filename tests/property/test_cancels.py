@@ -30,7 +30,8 @@ class Queue(Timed):
         for delivery in deliveries:
             retries = int(delivery.removeprefix(of).removeprefix("~") or 0)
             record: Any = {"delivery": delivery, "id": of, "retries": retries, "gpu_class": "t4"}
-            assert self.line.take_in(FULL, record | {"isolation": "shared"}, "{}")
+            taken = self.line.take_in(FULL, record | {"isolation": "shared"}, "{}")
+            assert taken.outcome == "accepted"
 
     def cancel(self, job_id: str, most: int, after: str | None = None) -> tuple[str, str, str]:
         """Make one call of a cancel. Returns its whole answer."""

@@ -177,7 +177,7 @@ def test_how_a_place_stands_decides_who_starts_there(
         ExecutorAttempt(here.client, Attempt.of(running), running["token"]).claim("h:n:1", "w")
         here.now += float(seconds)
         until = until and until + float(seconds)
-    named = {"probe": holder, "delivery": "p"} if holder else {}
+    named: Any = {"probe": holder, "delivery": "p"} if holder else {}
     here.client.hset(class_key("t4", "places"), HOST, entry(until=until, **named))
     here.submit("a")
     assert [record["delivery"] for record in here.started] == ["a"] * starts
@@ -205,7 +205,7 @@ def test_a_success_at_a_place_forgets_the_failures_that_it_disproves(
     here.submit("a")
     [granted] = here.started
     here.line.observed([Observation(Attempt.of(granted), node="n")])
-    named = {"probe": probe, "delivery": "a"} if probe else {}
+    named: Any = {"probe": probe, "delivery": "a"} if probe else {}
     here.client.hset(class_key("t4", "places"), place, entry(until=until, **named))
     here.end_all()
     assert here.ended == {"a": "SUCCEEDED"}
@@ -234,7 +234,7 @@ def test_a_place_is_forgotten_after_an_hour_without_failure_or_probe(
     """``due``: when the next turn looks at the place; None: it is forgotten in this one."""
     here = machine(lambda record: "success", devices=0)
     here.submit("p")
-    named = {"probe": probe, "delivery": "p"} if probe else {}
+    named: Any = {"probe": probe, "delivery": "p"} if probe else {}
     here.client.hset(class_key("t4", "places"), HOST, entry(last, until, **named))
     _, found = here.line.tick("t4")
     assert list(here.places()) == ([] if due is None else [HOST])
