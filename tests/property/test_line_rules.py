@@ -134,3 +134,9 @@ def test_a_name_left_in_another_line_changes_no_place(queue: Queue, lost: bool) 
     assert queue.ends("a") + queue.ends("b") == ["c", "d"]
     assert not queue.client.exists(exclusive)
     assert queue.client.zscore(shared, "e") == place
+
+
+def test_a_class_that_names_no_server_starts_jobs(queue: Queue) -> None:
+    """Versions that did not write where they had opened a class."""
+    queue.client.hdel(class_key("t4", "gate"), "opened_on")
+    assert queue.send("a") == ["a"]
