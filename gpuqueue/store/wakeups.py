@@ -8,7 +8,6 @@ import redis
 
 from gpuqueue.store.keys import wake_key
 
-
 #: How many tokens a list has: more would add nothing.
 MOST = 8
 
