@@ -13,6 +13,9 @@ from pathlib import Path
 
 #: Seconds that a resource tracker gets to remove the shared memory that its process left.
 TRACKER_GRACE = 1.0
+#: Seconds between two looks at what an ended attempt left: at first, and after :data:`SLOW`
+#: seconds.
+SOON, SLOWLY, SLOW = 0.002, 0.1, 0.5
 
 
 class Strays:
@@ -46,6 +49,13 @@ class Strays:
                 del self._since[pid], self._of[pid]
             if not dead:
                 return set().union(*self._of.values())
+
+
+def pause(since: float) -> float:
+    """Return the seconds until the next look at what is left, ``since`` seconds after the end of
+    an attempt.
+    """
+    return SOON if since < SLOW else SLOWLY
 
 
 def children() -> list[int]:
