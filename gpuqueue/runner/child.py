@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpuqueue.launchers.local.runtime import ROOM
+from gpuqueue.runner.descendants import children
 
 #: What a spawned executor runs. It needs no runner: see :mod:`gpuqueue.runner.pod`.
 ALONE = "--alone"
@@ -125,9 +126,10 @@ def show_environment(variables: Mapping[str, str]) -> None:
 
 def reap(pid: int) -> int:
     """Return how a forked process ended, which has ended: its exit code, or -N for signal N."""
-    # Its group goes first: the pid of a child is not given again before it is reaped.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    if not children():  # unlike its descendants, its group is known here
+        # It goes first: the pid of a child is not given again before it is reaped.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -59,7 +59,9 @@ def pause(since: float) -> float:
 
 
 def children() -> list[int]:
-    """Return the children of this process, ended ones included."""
+    """Return the children of this process, ended ones included; none where the system does not
+    list them.
+    """
     try:
         return [
             int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
