@@ -135,7 +135,7 @@ print(os.path.exists(f"/proc/{orphan}"))
 def test_all_that_the_task_left_has_ended_before_the_pod(prefix: tuple[str, ...]) -> None:
     body = """
 sleep = "import time; time.sleep(600)"
-# In a session of its own, with another environment, and with a parent that has ended.
+# In other sessions, with another environment, and with a parent that has ended.
 subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True, env={})
 if not os.fork():
     os.setsid()
