@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
 
 from gpuqueue.errors import (
     ApplicationNotFound,
@@ -40,6 +41,7 @@ from gpuqueue.model.executor_env import (
     POD_UID,
     VARIABLES,
 )
+from gpuqueue.model.record import Record
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
 from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
@@ -92,7 +94,7 @@ class Executor:
             {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
         )
         self._host = environ.get(POD) or socket.gethostname()
-        self._run: Run | None = None
+        self._claimed: tuple[ExecutorAttempt, Record, dict[str, Any], str] | None = None
 
     def main(self) -> int:
         """Claim the attempt and run it; return the exit status."""
@@ -129,19 +131,20 @@ class Executor:
         loads_within = float(self._environ.get(LOAD_TIMEOUT, 0)) or None
         instance = _instance(self._environ, self._host)
         record, stored = executor.claim(instance, worker, loads_within)
-        self._run = Run(self._environ, executor, record, stored, worker)
+        self._claimed = executor, record, stored, worker
         return EXIT_OK
 
-    def _claimed(self) -> Run:
-        assert self._run is not None, "the attempt is claimed"
-        return self._run
+    def _run(self) -> Run:
+        """Make the run, which a process must not inherit: it has a thread that is not started."""
+        assert self._claimed is not None, "the attempt is claimed"
+        return Run(self._environ, *self._claimed)
 
     def _work(self) -> int:
-        self._claimed().run()
+        self._run().run()
         return self._left()
 
     def _not_loaded(self, exc: ApplicationNotFound) -> int:
-        self._claimed().not_loaded(exc)
+        self._run().not_loaded(exc)
         return self._left()
 
     def _left(self) -> int:

@@ -150,17 +150,14 @@ def leave(code: object) -> NoReturn:
 
 def _forget() -> None:
     """Drop what a fresh process would not have. redis-py and logging see a fork themselves."""
-    from multiprocessing import resource_tracker, util
-
-    from billiard import util as billiard_util
-
-    for each in (billiard_util, util):
-        forkers: Any = each
-        forkers._run_after_forkers()
-    tracker: Any = resource_tracker._resource_tracker
-    if tracker._fd is not None:
-        os.close(tracker._fd)
-        tracker._fd = tracker._pid = None
+    for name in ("billiard.util", "multiprocessing.util"):
+        if (forkers := sys.modules.get(name)) is not None:
+            forkers._run_after_forkers()
+    if (module := sys.modules.get("multiprocessing.resource_tracker")) is not None:
+        tracker = module._resource_tracker
+        if tracker._fd is not None:
+            os.close(tracker._fd)
+            tracker._fd = tracker._pid = None
     if (random := sys.modules.get("numpy.random")) is not None:
         random.seed()
     if (torch := sys.modules.get("torch")) is not None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from gpuqueue.model.record import Record
 from tests.support.hands import INSTANCE, Hands
 from tests.support.waiting import PATIENCE
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 POD = {"GPUQUEUE_POD": "gpu-where-1-x7k", "GPUQUEUE_POD_UID": "8a0b-77"}
 LOAD = {"GPUQUEUE_LOAD_TIMEOUT": "50"}
 #: An application that notes who gets which signal of Celery. ``{}`` is run when it is imported.
@@ -76,6 +78,15 @@ class Pods:
     def run(self, record: Record, **env: str) -> tuple[int, str]:
         done = self.hands.run(record, self.env | env)
         return done.returncode, done.stdout + done.stderr
+
+    @contextmanager
+    def started(self, record: Record, **env: str) -> Iterator[subprocess.Popen[str]]:
+        """A pod that is killed at the latest when its test ends."""
+        with self.hands.start(record, self.env | env) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def result(self, record: Record) -> Any:
         return self.hands.app.AsyncResult(record["id"])
@@ -163,7 +174,7 @@ def test_second_import_has_the_whole_time_of_an_import(pods: Pods) -> None:
         f"open({str(fifo)!r}).close()"
     )
     record = pods.attempt("see")
-    with pods.hands.start(record, pods.env) as process:
+    with pods.started(record) as process:
         with fifo.open("w"):  # the first import
             first = pods.deadline(record)
         with fifo.open("w"):
@@ -191,7 +202,7 @@ def test_pod_ends_as_its_executor_does(
 def test_stop_of_the_pod_reaches_the_task(pods: Pods, start: str) -> None:
     fifo = pods.fifo()
     record = pods.attempt("wait", str(fifo))
-    with pods.hands.start(record, {**pods.env, "GPUQUEUE_START": start}) as process:
+    with pods.started(record, GPUQUEUE_START=start) as process:
         executor, runner = fifo.read_text().split()
         assert int(runner) == process.pid != int(executor)
         process.send_signal(signal.SIGTERM)
@@ -208,7 +219,7 @@ def test_stop_during_the_import_is_a_stop(pods: Pods, start: str) -> None:
         "except BaseException as exc:\n    raise ImportError('broken') from exc"
     )
     record = pods.attempt("see")
-    with pods.hands.start(record, {**pods.env, "GPUQUEUE_START": start}) as process:
+    with pods.started(record, GPUQUEUE_START=start) as process:
         fifo.read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == EXIT_TERMINATED

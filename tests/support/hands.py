@@ -77,13 +77,11 @@ class Hands:
             COMMAND, env=told, capture_output=True, text=True, timeout=PATIENCE, **how
         )
 
-    def start(
-        self, record: Record, env: dict[str, str] | None = None, before: tuple[str, ...] = ()
-    ) -> subprocess.Popen[str]:
-        """Start it, as an argument of the command ``before``."""
+    def start(self, record: Record, env: dict[str, str]) -> subprocess.Popen[str]:
+        """Start it."""
         return subprocess.Popen(
-            [*before, *COMMAND],
-            env=self.environment(record) | (env or {}),
+            COMMAND,
+            env=self.environment(record) | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
