@@ -8,7 +8,6 @@ import json
 import os
 import selectors
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,9 +19,6 @@ from gpuqueue.launchers.local.runtime import Runtime, write
 from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
 from gpuqueue.runner.descendants import Strays
-
-#: What a spawned attempt runs.
-COMMAND = (sys.executable, "-m", "gpuqueue.executor")
 
 _NEW = os.O_CREAT | os.O_CLOEXEC
 
@@ -78,7 +74,7 @@ class Attempts:
         self._selector = selector
         self._environ = environ
         self._why_spawn = why_spawn
-        self._command = tuple(command) or COMMAND
+        self._command = tuple(command) or child.SPAWNED
         self._private = list(private)
         self._me = Process.of(os.getpid())
         self._running: dict[str, Running] = {}
@@ -189,10 +185,7 @@ class Attempts:
         for nonce in self._over:
             running = self._running[nonce]
             if running.ours and not running.reaped:
-                pid = running.instance.process.pid
-                # Its group goes first: the pid of a child is not given again before it is reaped.
-                child.kill_group(pid)
-                running.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                running.code = child.reap(running.instance.process.pid)
                 running.reaped = True
         living = {each.instance.process.pid for each in self._running.values() if not each.reaped}
         left = self._strays.end(living, self._over)

@@ -76,6 +76,9 @@ class Attempted(Entrance):
         assert record["token"] == told.token
         if free:
             self.begin(job, process.instance, loads_within)
+        elif job.loading and loads_within:
+            limit = job.started + job.time_limit if job.time_limit else float("inf")
+            job.deadline = min(limit, self.now + loads_within)
         return True
 
     def begin(self, job: ModelJob, instance: str, loads_within: float | None) -> None:
