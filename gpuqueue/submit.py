@@ -23,6 +23,7 @@ def gpu(
     slices: int | None = None,
     tenant: str | None = None,
     image: str | None = None,
+    reuse: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return options that route a task to a GPU queue.
@@ -38,6 +39,9 @@ def gpu(
         slices: MIG compute slices that the job needs, 1 to 7.
         tenant: the owner of the job, for fair sharing.
         image: container image of the executor (Kubernetes).
+        reuse: how many jobs of this task and tenant one process may run, one after the other, so
+            that a model stays loaded (local mode). 0 or 1: each job has its own process. Between
+            two jobs, the process keeps its GPU memory, and all else that the task left.
         options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``,
             ``priority``, ``headers``, …
 
@@ -55,6 +59,7 @@ def gpu(
         "slices": slices,
         "tenant": tenant,
         "image": image,
+        "reuse": reuse,
     }
     request = GpuRequest.parse({key: value for key, value in fields.items() if value is not None})
     for key in ("time_limit", "soft_time_limit"):

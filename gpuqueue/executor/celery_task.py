@@ -1,4 +1,4 @@
-"""Changes to a Celery task object for its one run in this process."""
+"""Changes to a Celery task object for one run in this process."""
 
 from __future__ import annotations
 
@@ -40,6 +40,27 @@ def with_run(task: Any, run: Callable[..., Any]) -> Any:
     else:
         task.run = run
     return task
+
+
+#: What :func:`changed` sets on a task.
+_CHANGED = ("run", "before_start", "track_started")
+
+
+@contextmanager
+def changed(task: Any, run: Callable[..., Any], before_start: Callable[..., Any]) -> Iterator[None]:
+    """Replace the code and the first hook of a task instance meanwhile, and have its start stored.
+    What the code itself keeps on the task stays.
+    """
+    kind, own = type(task), {name: vars(task)[name] for name in _CHANGED if name in vars(task)}
+    with_run(task, run)
+    task.before_start, task.track_started = before_start, True
+    try:
+        yield
+    finally:
+        task.__class__ = kind
+        for name in _CHANGED:
+            vars(task).pop(name, None)
+        vars(task).update(own)
 
 
 def has_own_call(task: Any) -> bool:

@@ -40,6 +40,8 @@ class Outcome:
         self._executor = executor
         self._sampler = sampler
         self.claimed: EndReason | None = None
+        self.ends_process = False
+        """Whether another task must not follow in this process."""
 
     @contextmanager
     def claiming(self) -> Iterator[None]:
@@ -55,6 +57,7 @@ class Outcome:
         except application.Stopped:
             raise
         except SystemExit as exc:
+            self.ends_process = True
             self.claim(EndReason.ERROR)
             raise ExecutorDied(
                 f"the task called sys.exit with exit code {exc.code!r}, without a result"
@@ -66,6 +69,7 @@ class Outcome:
             reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
             if reason == EndReason.INFRA:
                 self._give_up(exc)
+            self.ends_process = reason == EndReason.GPU_OOM
             self.claim(reason or EndReason.ERROR)
             raise
 

@@ -1,5 +1,5 @@
-"""What one executor does with its Redis: claim its attempt, run it, and translate each error into
-an exit status.
+"""What one executor does with its Redis: claim its attempt, run it, go on with another one where
+the application asks for that, and translate each error into an exit status.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gpuqueue.errors import (
 )
 from gpuqueue.executor import application
 from gpuqueue.executor.leaving import end_within, grace_of
+from gpuqueue.executor.reuse import Reuse
 from gpuqueue.executor.task_run import KEEP, Run
 from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
@@ -140,8 +141,23 @@ class Executor:
         return Run(self._environ, *self._claimed)
 
     def _work(self) -> int:
-        self._run().run()
+        run = self._run()
+        app = run.load()
+        if app is None:
+            return self._left()
+        assert self._claimed is not None, "the attempt is claimed"
+        executor, record, *_ = self._claimed
+        reuse = self._reuse() if Reuse.is_wanted(record, self._environ) else None
+        while run.run(app) and reuse and (taken := reuse.take_next(executor)):
+            executor, record, stored = taken
+            self._claimed = executor, record, stored, record["worker"]
+            run = self._run()
         return self._left()
+
+    def _reuse(self) -> Reuse:
+        instance = _instance(self._environ, self._host)
+        keep = float(self._environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+        return Reuse(self._environ, self._client, self._host, instance, keep)
 
     def _not_loaded(self, exc: ApplicationNotFound) -> int:
         self._run().not_loaded(exc)

@@ -19,11 +19,11 @@ from gpuqueue.errors import (
 )
 from gpuqueue.executor import application
 from gpuqueue.executor.celery_task import (
+    changed,
     check_arguments,
     has_own_call,
     raiser,
     soft_limit,
-    with_run,
 )
 from gpuqueue.executor.leaving import grace_of
 from gpuqueue.executor.outcome import Outcome
@@ -71,23 +71,26 @@ class Run:
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
         self._outcome = Outcome(environ, executor, self._sampler)
 
-    def run(self) -> None:
-        """Load the application and run the task. If either is impossible, the job fails with a
-        typed error.
-        """
+    def load(self) -> Celery | None:
+        """Load the application. If that is impossible, report it, and return None."""
         try:
-            app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
+            name = self._environ.get("GPUQUEUE_APP")
+            return application.load(name, self._worker, self._loglevel)
         except ApplicationNotFound as exc:
             self.not_loaded(exc)
-            return
+            return None
+
+    def run(self, app: Celery) -> bool:
+        """Run the task. If that is impossible, the job fails with a typed error. Returns whether
+        this process may run another one.
+        """
         name = self._record["task"]
         try:
             body = messages.payload(self._stored, ApplicationBodies(app))
         except MalformedMessage as exc:
             # No code of the application runs for it, and no callback that it names.
             logger.warning("refused: %s", exc)
-            self._trace(app, raiser(app, self._record, exc), NOTHING)
-            return
+            return self._trace(app, raiser(app, self._record, exc), NOTHING)
         task = app.tasks.get(name)
         if task is None:
             known = ", ".join(
@@ -96,7 +99,7 @@ class Run:
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
             missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
             task = raiser(app, self._record, missing)
-        self._trace(app, task, body)
+        return self._trace(app, task, body)
 
     def not_loaded(self, exc: ApplicationNotFound) -> None:
         """The application cannot be loaded: hold it, or fail the job if its dispatcher is older,
@@ -124,7 +127,7 @@ class Run:
         except MalformedMessage:
             return NOTHING
 
-    def _trace(self, app: Celery, task: Any, body: messages.Payload) -> None:
+    def _trace(self, app: Celery, task: Any, body: messages.Payload) -> bool:
         with Events(app, self._worker) as events:
             request, context = messages.request(
                 self._stored, body, app, hostname=self._worker, task=task
@@ -139,19 +142,18 @@ class Run:
                 app.backend.forget(
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
-            task.track_started = True
-            task = with_run(task, self._guarded(task, soft))
-            task.before_start = self._begun(task.before_start)
-            tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
-            events.send("task-started", request.id)
-            with self._sampler, sending():
+            code, hook = self._guarded(task, soft), self._begun(task.before_start)
+            with changed(task, code, hook), self._sampler, sending():
+                tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
+                events.send("task-started", request.id)
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
                 state = getattr(info, "state", None) or states.SUCCESS
                 if state == states.FAILURE and self._has_stored_success(app, request.id):
                     state = states.SUCCESS
+            reported = False
             if self._outcome.claimed:
-                failed = state == states.FAILURE
-                self._executor.reported(self._keep, grace_of(self._environ), failed=failed)
+                failed, grace = state == states.FAILURE, grace_of(self._environ)
+                reported = self._executor.reported(self._keep, grace, failed=failed)
             if state == states.SUCCESS:
                 events.send("task-succeeded", request.id, result=shown, runtime=runtime)
             elif state in (states.FAILURE, states.RETRY):
@@ -166,6 +168,7 @@ class Run:
                 )
             elif state == states.REJECTED:
                 events.send("task-rejected", request.id)
+        return reported and not self._outcome.ends_process
 
     def _has_stored_success(self, app: Celery, task_id: str) -> bool:
         """Whether Celery has stored the success, and failed afterwards: for its log and its event,

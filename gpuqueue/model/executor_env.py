@@ -26,8 +26,12 @@ LOAD_TIMEOUT = "GPUQUEUE_LOAD_TIMEOUT"
 START = "GPUQUEUE_START"
 #: Fields of the pod, which only the cluster knows.
 POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
+#: The runtime directory of an executor that may go on with other jobs.
+RUNTIME = "GPUQUEUE_RUNTIME"
+#: The variables of a job and its attempt, which change if a process goes on with another one.
+OF_JOB = frozenset(VARIABLES.values())
 #: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.
-OF_ATTEMPT = frozenset(VARIABLES.values()) | {INSTANCE, FINISHER, POD, POD_UID, NODE}
+OF_ATTEMPT = OF_JOB | {INSTANCE, FINISHER, RUNTIME, POD, POD_UID, NODE}
 
 
 def record_variables(record: Record) -> dict[str, str]:

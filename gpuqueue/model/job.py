@@ -41,6 +41,8 @@ class Job:
     can do.
     """
     ignore_result: bool = False
+    reuse: int = 0
+    """How many jobs of its task its process may run, one after the other."""
     group: str | None = None
     """Its chord or group, kept from expiring until the job ends."""
 

@@ -14,7 +14,7 @@ from gpuqueue.model.text import fits, fitting
 #: The message header that carries a job's request.
 HEADER = "gpu"
 #: The fields of the header.
-REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image")
+REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image", "reuse")
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -31,6 +31,8 @@ _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 _MOST_MEMORY = 2**50
 _TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LONGEST_IMAGE = 1024
+#: The most jobs of one process. A number far above serves nothing.
+_MOST_JOBS = 10**6
 
 
 def parse_memory(value: object) -> int:
@@ -52,13 +54,16 @@ def parse_memory(value: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested."""
+    """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested. ``reuse`` is how
+    many jobs of its task its process may run, one after the other.
+    """
 
     isolation: str | None = None
     memory: int | None = None
     slices: int | None = None
     tenant: str | None = None
     image: str | None = None
+    reuse: int | None = None
 
     @classmethod
     def parse(cls, header: object) -> GpuRequest:
@@ -107,9 +112,15 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.image", image, "is not an image reference", "use e.g. registry/name:tag"
             )
-        return cls(
-            isolation, parse_memory(memory) if memory is not None else None, slices, tenant, image
-        )
+        reuse = header.get("reuse")
+        if reuse is not None and (
+            not isinstance(reuse, int) or isinstance(reuse, bool) or not 0 <= reuse <= _MOST_JOBS
+        ):
+            raise InvalidJob.field(
+                "gpu.reuse", reuse, "is not a number of jobs", f"use 0 to {_MOST_JOBS}"
+            )
+        amount = parse_memory(memory) if memory is not None else None
+        return cls(isolation, amount, slices, tenant, image, reuse)
 
     def header(self) -> dict[str, Any]:
         """Return the header of this request, without its unset fields."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
-from gpuqueue.launchers.local.runtime import Runtime, write
+from gpuqueue.launchers.local.runtime import Runtime, read, write
 from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
 from gpuqueue.runner.descendants import Strays
@@ -40,7 +40,7 @@ class Running:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How an attempt ended: ``code`` as :mod:`subprocess` has it, None if it is unknown.
-    ``variables`` describe the attempt.
+    ``variables`` describe the attempt, the last one if the process ran several.
     """
 
     nonce: str
@@ -197,8 +197,10 @@ class Attempts:
             del self._running[nonce]
             if running.pidfd >= 0:
                 os.close(running.pidfd)
-            end = Ended(nonce, str(running.instance), running.code, running.variables)
-            yield self._end(end)
+            # It may have gone on to another attempt.
+            content = read(self._runtime.attempt(nonce))
+            variables = content["variables"] if content else running.variables
+            yield self._end(Ended(nonce, str(running.instance), running.code, variables))
 
     @property
     def reaping(self) -> bool:

@@ -17,9 +17,9 @@ from celery import Celery, signals
 
 from gpuqueue.errors import ApplicationNotFound
 from gpuqueue.executor import application
+from gpuqueue.executor.sources import Sources
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
 from gpuqueue.runner import safety
-from gpuqueue.runner.sources import Sources
 from gpuqueue.store import scripts
 from gpuqueue.store.attempts import VERBS
 

@@ -30,9 +30,14 @@ def follow(record: Record, tail: int) -> Iterator[str]:
         return
     instance, path = found
     text, at = _last_lines(path, tail)
+    number = _number(path)
     yield text
     while True:
         ended = not (instance.process.is_here and instance.process.runs)
+        if _number(path) != number:  # its process has gone on to another attempt
+            ended, path = True, path.with_name(f"{path.name}.1")
+            if _number(path) != number:
+                return
         size = path.stat().st_size if path.exists() else 0
         if size < at:  # it was rotated
             at = 0
@@ -53,7 +58,13 @@ def is_elsewhere(record: Record) -> bool:
     return _output(record) is None
 
 
+def _number(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
+
+
 def _output(record: Record) -> tuple[Instance, Path] | None:
+    if record.get("warm_last"):  # its process has gone on: the file is of another attempt
+        return None
     try:
         instance = Instance.parse(record.get("instance", ""))
         for runtime in all_of(base()):

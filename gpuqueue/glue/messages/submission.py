@@ -74,6 +74,7 @@ class Submission:
             time_limit=self.time_limit,
             tenant=self.request.tenant,
             image=self.image,
+            reuse=self.request.reuse or 0,
             container=self.container,
             group=self.group,
             needs_app=self.needs_app,

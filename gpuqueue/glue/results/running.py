@@ -32,7 +32,7 @@ _STORED = 1
 def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -> None:
     """Make the STARTED of this process one command in place of Celery's three, tried once; if the
     error ``passes``, a thread goes on until another state of this process follows. Make its RETRY
-    wait as its results do, and replace none.
+    wait as its results do, and replace none. Each STARTED begins another job.
     """
     backend = app.backend
     plain = backend.store_result
@@ -46,11 +46,14 @@ def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
+        nonlocal over
+
         def as_celery_does() -> Any:
             return plain(task_id, result, state, traceback=traceback, request=request, **kwargs)
 
-        if state != states.STARTED:
-            over.set()
+        over.set()
+        if state == states.STARTED:
+            over = threading.Event()
         if state not in (states.STARTED, states.RETRY):
             return as_celery_does()
         value = _value(backend, task_id, result, state, traceback, request)

@@ -34,7 +34,9 @@ from gpuqueue.model.executor_env import (
     FINISHER,
     LOAD_TIMEOUT,
     OF_ATTEMPT,
+    RUNTIME,
     START,
+    VARIABLES,
     parse_record,
     record_variables,
 )
@@ -109,7 +111,7 @@ class LocalLauncher:
         )
         self._started = Started(self._kill)
         self._steps = Steps()
-        self._output = Output()
+        self._output = Output(name_of=self._listing.holder)
         self._finishes = Finishes(self._runner, self._runtime, self._output)
         self._ends = ThreadPoolExecutor(1, "gpuqueue-ends")
         self._closed = threading.Event()
@@ -137,6 +139,8 @@ class LocalLauncher:
         try:
             self._output.follow(nonce, Attempt.of(record).holder, self._runtime.output(nonce))
             variables = {**self._settings, **record_variables(record), **self._gpu(record)}
+            if record.get("reuse", 0) > 1:
+                variables[RUNTIME] = str(self._runtime.path)
             own.instance.set_result(self._runner.start(nonce, variables))
         except BaseException as exc:
             self._output.ended(nonce)
@@ -234,9 +238,14 @@ class LocalLauncher:
         self._ends.shutdown(wait=True, cancel_futures=True)
         self._output.close()
 
-    def _kill(self, nonce: str) -> None:
+    def _kill(self, nonce: str, record: Record) -> bool:
+        """Kill the process of an attempt; return False if it has gone on to another one."""
+        variables = self._listing.variables(nonce)
+        if variables and variables.get(VARIABLES["token"]) != record.get("token"):
+            return False
         if (found := self._listing.find(nonce)) is not None:
             found.process.signal("KILL")
+        return True
 
     def _ended(self, message: Mapping[str, Any]) -> None:
         """Take an end from the thread that reads, which must go on."""
@@ -249,7 +258,10 @@ class LocalLauncher:
         self._output.ended(nonce)
         try:
             started = self._started.pop(nonce)
-            record = started.record if started else parse_record(message["variables"])
+            record = parse_record(message["variables"])
+            # The process may have gone on to another attempt.
+            if started and started.is_same(record):
+                record = started.record
             attempt = Attempt.of(record)
             freed = self._on_end(RunningAttempt(attempt, instance), _end(message["code"]))
             if freed and (printed := last_bytes(self._runtime.output(nonce))):

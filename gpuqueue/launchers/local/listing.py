@@ -13,7 +13,7 @@ from typing import Any
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
 from gpuqueue.launchers.local.runtime import Runtime, all_of, read
-from gpuqueue.model.attempt import LiveAttempt
+from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.executor_env import FINISHER, parse_record
 
 
@@ -58,6 +58,20 @@ class Listing:
                 with contextlib.suppress(ValueError):
                     return Instance.parse(content["instance"])
         return None
+
+    def variables(self, nonce: str) -> dict[str, str]:
+        """Return what describes the attempt that a process runs; empty if it is not known."""
+        for runtime in all_of(self._base):
+            if (content := read(runtime.attempt(nonce))) is not None:
+                found: dict[str, str] = content["variables"]
+                return found
+        return {}
+
+    def holder(self, nonce: str) -> str:
+        """Return the name of the attempt that a process runs; empty if it is not known."""
+        with contextlib.suppress(KeyError, ValueError):
+            return Attempt.of(parse_record(self.variables(nonce))).holder
+        return ""
 
     def is_being_ended(self, instance: Instance) -> bool:
         """Whether something that a process has left may still run. Where no runner cares for that,

@@ -26,6 +26,8 @@ class _Followed:
     name: str
     at: int = 0
     ended: bool = False
+    file: int = 0
+    """The number of the file that is shown; 0: none yet."""
 
 
 def to_stderr(data: bytes) -> None:
@@ -39,10 +41,16 @@ class Output:
 
     Args:
         write: takes the text. It may block: then later lines are left out.
+        name_of: names the attempt that the process of a nonce has gone on to.
     """
 
-    def __init__(self, write: Callable[[bytes], None] = to_stderr) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None] = to_stderr,
+        name_of: Callable[[str], str] = lambda nonce: "",
+    ) -> None:
         self._write = write
+        self._name_of = name_of
         self._followed: dict[str, _Followed] = {}
         self._wake = threading.Event()
         self._closed = False
@@ -81,13 +89,23 @@ class Output:
             self._wake.wait(LOOK if self._followed else None)
 
     def _show(self, followed: _Followed, *, whole: bool) -> None:
-        size = followed.path.stat().st_size
+        found = followed.path.stat()
+        if followed.file and found.st_ino != followed.file:  # of the next attempt of its process
+            earlier = followed.path.with_name(f"{followed.path.name}.1")
+            with contextlib.suppress(OSError):
+                if earlier.stat().st_ino == followed.file:
+                    self._show_file(followed, earlier, earlier.stat().st_size, whole=True)
+            followed.at, followed.name = 0, self._name_of(followed.path.name) or followed.name
+        followed.file = found.st_ino
+        self._show_file(followed, followed.path, found.st_size, whole=whole)
+
+    def _show_file(self, followed: _Followed, path: Path, size: int, *, whole: bool) -> None:
         if size < followed.at:  # it was rotated
             followed.at = 0
         if size == followed.at:
             return
         left_out = max(0, size - followed.at - MOST)
-        with followed.path.open("rb") as file:
+        with path.open("rb") as file:
             file.seek(followed.at + left_out)
             data = file.read(MOST)
         lines = data.split(b"\n")

@@ -1,8 +1,9 @@
 """The runtime directory: where the dispatchers and the runner of one user and application meet.
 
 ``sock``, ``lock`` and ``log`` are the runner's. ``attempts/NONCE`` names a process and its attempt
-from its start until its end is known; the process holds a lock on the file. ``ends/NONCE`` keeps an
-end until a dispatcher has written it to Redis. ``output/NONCE`` has what it printed.
+from its start until its end is known; the process holds a lock on the file. A process that goes on
+to another attempt writes that there. ``ends/NONCE`` keeps an end until a dispatcher has written it
+to Redis. ``output/NONCE`` has what the attempt printed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqueue.errors import SettingsError
+from gpuqueue.model.executor_env import OF_JOB
 
 #: The longest path of a unix socket: 108 bytes with the final zero (Linux), 104 elsewhere.
 LONGEST_SOCKET = 103
@@ -106,6 +108,30 @@ class Runtime:
     def output(self, nonce: str) -> Path:
         """The file of what an attempt printed."""
         return self.path / "output" / nonce
+
+    def go_on(self, nonce: str, variables: Mapping[str, str]) -> None:
+        """Note that a process has gone on to another attempt. It holds the lock on its file, which
+        must stay the same one.
+        """
+        path = self.attempt(nonce)
+        content = json.loads(path.read_text())
+        kept = {each: value for each, value in content["variables"].items() if each not in OF_JOB}
+        content["variables"] = kept | dict(variables)
+        held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # A shorter text must cover the longer one.
+            os.pwrite(held, json.dumps(content).encode().ljust(os.fstat(held).st_size), 0)
+        finally:
+            os.close(held)
+
+    def renew_output(self, nonce: str) -> int:
+        """Let the output of a process begin again in another file; return its descriptor. What is
+        there moves to ``NONCE.1``, as in :meth:`rotate`.
+        """
+        output = self.output(nonce)
+        with contextlib.suppress(FileNotFoundError):
+            output.rename(output.with_name(f"{nonce}.1"))
+        return os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def attempts(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield nonce and content of each attempt's file."""

@@ -44,10 +44,11 @@ class Started:
     """Nonce → attempt. Thread-safe.
 
     Args:
-        kill: kills an attempt by its nonce, if it runs.
+        kill: kills an attempt by its nonce, if it runs. It returns False if the process has gone
+            on to another attempt.
     """
 
-    def __init__(self, kill: Callable[[str], object]) -> None:
+    def __init__(self, kill: Callable[[str, Record], bool]) -> None:
         self._kill = kill
         self._lock = threading.Lock()
         self._all: dict[str, OneStarted] = {}
@@ -77,7 +78,9 @@ class Started:
         deadline = time.monotonic() + STRAY_ENDS_WITHIN
         while strays & set(self._all):
             for nonce in strays:
-                self._kill(nonce)
+                stray = self._all.get(nonce)
+                if stray is not None and not self._kill(nonce, stray.record):
+                    self.pop(nonce)
             if time.monotonic() >= deadline:
                 raise OSError(f"a process of an attempt with another token runs: {min(strays)}")
             time.sleep(0.02)

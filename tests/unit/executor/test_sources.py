@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuqueue.runner.sources import Sources
+from gpuqueue.executor.sources import Sources
 
 
 @pytest.fixture

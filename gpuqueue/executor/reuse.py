@@ -1,0 +1,106 @@
+"""Go on with another job in the same process, where the application asks for that (``reuse``).
+
+Never here: GPU memory, and whatever else the code of a task keeps between two jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gpuqueue.executor.sources import Sources
+from gpuqueue.launchers.local.output import last_bytes
+from gpuqueue.launchers.local.runtime import Runtime
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, OF_JOB, RUNTIME, record_variables
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
+from gpuqueue.store.client import Redis, RedisError, forbidden
+from gpuqueue.store.logs import Logs
+
+logger = logging.getLogger("gpuqueue.start")
+#: Signals whose handlers a task may have changed.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+
+
+class Reuse:
+    """Asks for the next job of this process, and makes it that job's process.
+
+    Made before the first job runs: files that change later end the reuse.
+
+    Args:
+        environ: the environment of this process, which changes with the job.
+        client: of the Redis that has the state.
+        host: the name of this host.
+        instance: this process, as it has claimed its attempt.
+        keep: seconds that the log of an ended attempt is kept.
+    """
+
+    def __init__(
+        self,
+        environ: MutableMapping[str, str],
+        client: Redis,
+        host: str,
+        instance: str,
+        keep: float,
+    ) -> None:
+        self._environ = environ
+        self._logs = Logs(client)
+        self._keep = keep
+        self._runtime = Runtime(Path(environ[RUNTIME]))
+        self._nonce = instance.partition("~")[0].rpartition(":")[2]  # HOST:NONCE~MACHINE.START:PID
+        application = environ.get("GPUQUEUE_APP", "")
+        loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
+        self._me = WarmInstance(instance, host, host, application, None, loads_within)
+        self._sources = Sources(())
+        self._handlers = {each: signal.getsignal(each) for each in _SIGNALS}
+
+    @staticmethod
+    def is_wanted(record: Record, environ: Mapping[str, str]) -> bool:
+        """Whether the process of a job may run others."""
+        return record.get("reuse", 0) > 1 and RUNTIME in environ
+
+    def take_next(
+        self, executor: ExecutorAttempt
+    ) -> tuple[ExecutorAttempt, Record, dict[str, Any]] | None:
+        """Take the next job, once an attempt has reported; None: there is none for this process,
+        which must end. Raises RedisError: a job may be taken, and this process must end, too.
+        """
+        if changed := self._sources.changed():
+            logger.info("this process takes no further job: %s has changed", changed)
+            return None
+        try:
+            taken = executor.take_next(self._me, reuses=True)
+        except RedisError as exc:
+            if not forbidden(exc):
+                raise
+            logger.warning("this process takes no further job: %s", exc)
+            return None
+        if taken is not None:
+            self._become(executor, taken[1])
+        return taken
+
+    def _become(self, before: ExecutorAttempt, record: Record) -> None:
+        variables = record_variables(record)
+        for name in OF_JOB:
+            self._environ.pop(name, None)
+        self._environ.update(variables)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        printed = last_bytes(self._runtime.output(self._nonce))
+        self._runtime.go_on(self._nonce, variables)
+        output = self._runtime.renew_output(self._nonce)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        os.close(output)
+        if printed:
+            self._logs.keep(before.attempt, printed, self._keep)
+        logger.info("this process goes on with %s", record["delivery"])
