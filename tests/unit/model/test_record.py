@@ -30,13 +30,15 @@ USED = {
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
-    | {"places", "probes", "loading", "load_error", "launches"},
+    | {"places", "probes", "loading", "load_error", "launches"}
+    | {"warm_of", "warm_after", "warm_turn", "warm_last"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
-    | {"places", "probes", "spared"},
+    | {"places", "probes", "spared", "reuse"}
+    | {"warm_of", "warm_after", "warm_turn", "warm_last"},
 }
 
 
@@ -49,12 +51,15 @@ def test_commands_show_fields_in_their_order() -> None:
     assert fields_with(Use.SHOWN) == (
         *("id", "delivery", "name", "task", "gpu_class", "isolation", "tenant", "priority"),
         *(
+            "reuse",
             "state",
             "attempt",
             "device",
             "probes",
             "spared",
             "worker",
+            "warm_of",
+            "warm_turn",
             "image",
             "node",
             "pod",
