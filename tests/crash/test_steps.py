@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuqueue import gpu
 from tests.support.crash_stack import PATIENCE, CrashStack
 from tests.support.waiting import until
 
@@ -79,6 +80,14 @@ POD = {
     "executor ended, not reaped": "gpuqueue.runner.child:reap:before",
     "executor reaped, what it left not ended": "gpuqueue.runner.pod:Pod._sweep:before",
     "nothing left": "gpuqueue.runner.pod:Pod._over:before",
+}
+#: The steps of a process that goes on with another job.
+NEXT = {
+    "before it asks": "gpuqueue.store.attempts:ExecutorAttempt.take_next:before",
+    "given, not noted": "gpuqueue.store.attempts:ExecutorAttempt.take_next:after",
+    "noted, its output not parted": "gpuqueue.launchers.local.runtime:Runtime.go_on:after",
+    "it runs": "gpuqueue.executor.reuse:Reuse.take_next:after",
+    "the second reported": "gpuqueue.store.attempts:ExecutorAttempt.reported:after",
 }
 FINISH = {
     "24 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
@@ -161,6 +170,25 @@ def test_a_job_ends_once_when_its_executor_dies_at_step(cluster: CrashStack, ste
         until(lambda: "errback ExecutorDied" in cluster.noted(), PATIENCE, "the errback")
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted().count("errback ExecutorDied") == (state == "FAILURE")
+
+
+@pytest.mark.local_only("reuse")
+@pytest.mark.parametrize("step", NEXT)
+def test_every_job_ends_once_when_its_process_dies_as_it_goes_on(
+    cluster: CrashStack, step: str
+) -> None:
+    told = gpu("t4", isolation="exclusive", reuse=9)
+    del told["queue"]
+    results = [
+        cluster.send("work", number, queue="gpu.t4.exclusive", **told) for number in range(4)
+    ]
+    cluster.start("one", crash=NEXT[step])
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4, 6]
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert cluster.mark.exists(), "the process has died"
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(4)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 4
+    assert any(record.get("warm_turn") for record in cluster.records())
 
 
 @pytest.mark.parametrize("step", FINISH)

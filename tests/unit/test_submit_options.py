@@ -28,6 +28,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "mig", "memory": "4GiB", "slices": 2},
         {"queue": "gpu.mig", "headers": {"gpu": {"memory": 4 * 2**30, "slices": 2}}},
     ),
+    "how many jobs a process may run": (
+        {"gpu_class": "t4", "reuse": 10},
+        {"queue": "gpu.t4", "headers": {"gpu": {"reuse": 10}}},
+    ),
     "headers of the caller": (
         {"gpu_class": "t4", "headers": {"trace": "x"}, "priority": 3},
         {"queue": "gpu.t4", "headers": {"trace": "x", "gpu": {}}, "priority": 3},
@@ -47,6 +51,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "soft_time_limit='1h' is not a number of seconds",
     ),
     "a class in capitals": ({"gpu_class": "T4"}, "gpu_class='T4' cannot name a class"),
+    "a negative number of jobs": (
+        {"reuse": -1},
+        "gpu.reuse=-1 is not a number of jobs; use 0 to 1000000",
+    ),
+    "a truth for a number of jobs": ({"reuse": True}, "gpu.reuse=True is not a number of jobs"),
     "an unknown isolation": ({"isolation": "both"}, "gpu.isolation='both' is unknown"),
 }
 

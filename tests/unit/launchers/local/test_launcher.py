@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqueue.launchers.local.identity import machine
+from gpuqueue.launchers.local.identity import Instance, machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
+from gpuqueue.model.executor_env import record_variables
 from gpuqueue.model.record import Record
 from tests.support.runners import end_runners
 from tests.support.waiting import PATIENCE, until
@@ -364,6 +365,26 @@ def test_a_late_launch_does_not_end_the_process_that_was_admitted_later(
     current = one.start({**RECORD, "token": "given again", "admitted": 2.0})
     one.start({**RECORD, "admitted": 1.0})
     until(lambda: one.alive(current), PATIENCE, "the process")
+
+
+def test_a_process_that_has_gone_on_is_that_of_its_last_attempt(
+    launcher: Callable[..., Launcher],
+) -> None:
+    one = launcher(SLEEPS)
+    instance = one.start({**RECORD, "admitted": 1.0, "reuse": 3})
+    following: Any = {**RECORD, "delivery": "b", "id": "b", "token": "b", "attempt": 1}
+    one._runtime.go_on(Instance.parse(instance).nonce, record_variables(following))
+    [live] = one.list()
+    assert (live.running.instance, live.running.attempt.holder) == (instance, "b#1")
+    one.start({**RECORD, "token": "given again", "admitted": 2.0})
+    assert one.alive(instance), "the first job, given again, does not end the process of another"
+    one.stop(instance, "KILL")
+    running, _ = one.ended()
+    assert (running.instance, running.attempt.holder, running.attempt.token) == (
+        instance,
+        "b#1",
+        "b",
+    )
 
 
 def test_a_repeated_launch_ends_no_process_with_the_same_token(

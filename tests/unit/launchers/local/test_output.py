@@ -86,3 +86,21 @@ def test_reader_that_is_gone_or_stuck_delays_nothing(tmp_path: Path) -> None:
     output.follow("c", "c", tmp_path / "c")
     go_on.set()
     output.close()
+
+
+def test_the_output_of_the_next_attempt_of_a_process_has_its_name(
+    screen: Screen, tmp_path: Path
+) -> None:
+    output = Output(screen, name_of=lambda nonce: {"a": "next#1"}[nonce])
+    path = tmp_path / "a"
+    output.follow("a", "job#1", path)
+    path.write_text("one\n")
+    until(lambda: screen.text == "job#1 | one\n", 5, "the first line", lambda: screen.text)
+    with path.open("a") as file:
+        file.write("two\nthr")
+    path.rename(tmp_path / "a.1")
+    path.write_text("four\n")
+    output.ended("a")
+    expected = "job#1 | one\njob#1 | two\njob#1 | thr\nnext#1 | four\n"
+    until(lambda: screen.text == expected, 5, "all lines", lambda: screen.text)
+    output.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -127,3 +128,31 @@ def test_output_of_a_running_attempt_is_bounded(folder: Path) -> None:
             made.rotate(500)
     assert made.output("a").read_text() == "third"
     assert made.output("a").with_name("a.1").read_text() == "second " * 100
+
+
+def test_a_process_that_goes_on_keeps_its_file_and_its_lock(folder: Path) -> None:
+    made = prepare(folder, "key")
+    path = made.attempt("n")
+    long = {"GPUQUEUE_DELIVERY": "a" * 200, "GPUQUEUE_TIME_LIMIT": "9.5", "HOME": "/h"}
+    path.write_text('{"instance": "i", "runner": null, "variables": ' + json.dumps(long) + "}")
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        made.go_on("n", {"GPUQUEUE_DELIVERY": "b"})
+        with path.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert read(path) == {
+        "instance": "i",
+        "runner": None,
+        "variables": {"GPUQUEUE_DELIVERY": "b", "HOME": "/h"},
+    }
+
+
+def test_an_output_that_begins_again_keeps_the_part_before(folder: Path) -> None:
+    made = prepare(folder, "key")
+    made.output("n").write_text("first")
+    opened = made.renew_output("n")
+    os.write(opened, b"second")
+    os.close(opened)
+    assert made.output("n").read_text() == "second"
+    assert (made.path / "output" / "n.1").read_text() == "first"
+    assert made.output("n").stat().st_mode & 0o777 == 0o600
