@@ -1,6 +1,6 @@
 """Go on with another job in the same process, where the application asks for that (``reuse``).
 
-Never here: GPU memory, and whatever else the code of a task keeps between two jobs.
+Never here: GPU memory, and all else that the code of a task keeps between two jobs.
 """
 
 from __future__ import annotations

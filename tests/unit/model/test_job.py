@@ -35,7 +35,8 @@ HEADERS: dict[str, tuple[object, str]] = {
     "is no object": ("t4", "gpu='t4' is not an object; send e.g."),
     "has an unknown field": (
         {"memroy": "9GiB"},
-        "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, tenant, image, reuse",
+        "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, tenant, image,"
+        " reuse",
     ),
     "has an unknown isolation": (
         {"isolation": "solo"},
