@@ -152,3 +152,13 @@ def test_a_dispatcher_that_may_not_ask_for_the_server_starts_jobs(queue: Queue) 
         queue.line = Line(client)
         assert queue.send("a") == ["a"]
     queue.client.acl_deluser("plain")
+
+
+@pytest.mark.parametrize("key", ["expiring", "delayed", "deadlines", "ended", "finishing"])
+def test_a_name_that_is_due_without_a_record_stops_nothing(queue: Queue, key: str) -> None:
+    name = "lost#1" if key == "deadlines" else "lost"
+    queue.client.zadd(class_key("t4", key), {name: NOW - 1})
+    queue.turn()
+    if key == "finishing":  # its finisher finds that there is none
+        assert queue.line.finish_claim("t4", name, "me", 15)[0] == "not finishing"
+    assert not queue.client.exists(class_key("t4", key))
