@@ -121,9 +121,7 @@ def _started(backend: Any, task_id: str, value: Any) -> bool:
     return True
 
 
-def _retry(
-    backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]
-) -> bool:
+def _retry(backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]) -> bool:
     """Store RETRY in place of anything but a result; return False where Celery's own way is needed.
     The retry may write meanwhile: each try replaces what it has read.
     """
