@@ -52,6 +52,10 @@ class Ended:
     code: int | None
     variables: Mapping[str, str]
 
+    def described(self) -> dict[str, Any]:
+        """Return what a file and a dispatcher keep of it, beside its nonce."""
+        return {"instance": self.instance, "code": self.code, "variables": self.variables}
+
 
 class Attempts:
     """Starts and reaps attempts. For one thread.
@@ -230,9 +234,7 @@ class Attempts:
 
     def _end(self, ended: Ended) -> Ended:
         if FINISHER not in ended.variables:
-            content: dict[str, Any] = asdict(ended)
-            del content["nonce"]
-            write(self._runtime.end(ended.nonce), content)
+            write(self._runtime.end(ended.nonce), ended.described())
         self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
         return ended
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -162,7 +162,7 @@ class Server:
         self._selector.register(connection, selectors.EVENT_READ)
         dispatcher.say("hello", version=__version__, pid=os.getpid(), unsafe=self._parent.unsafe)
         for ended in self._attempts.unwritten():
-            dispatcher.say("ended", **asdict(ended))
+            dispatcher.say("ended", nonce=ended.nonce, **ended.described())
 
     def _hear(self, dispatcher: Dispatcher) -> None:
         data = b""
@@ -210,4 +210,4 @@ class Server:
         """
         asked = self._dispatchers.get(self._asked.pop(ended.nonce, -1))
         for each in [asked] if asked else list(self._dispatchers.values()):
-            each.say("ended", **asdict(ended))
+            each.say("ended", nonce=ended.nonce, **ended.described())
