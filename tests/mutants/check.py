@@ -28,6 +28,7 @@ TESTS = (
     "tests/property/test_due.py",
     "tests/property/test_bounds.py",
     "tests/property/test_measured.py",
+    "tests/property/test_lease.py",
     "tests/property/test_finishes.py",
     "tests/property/test_places.py",
     "tests/property/test_damaged.py",

@@ -188,6 +188,13 @@ def test_a_process_with_the_token_of_another_that_runs_is_refused(world: World) 
     assert world.call("claim", instance="h:n:2") == ["refused", "state running"]
 
 
+def test_a_confirmed_launch_is_not_repeated(world: World) -> None:
+    world.bring("launching")
+    assert world.call("launched")
+    world.now += 1000
+    assert not heard(world.call("relaunch"))
+
+
 def test_a_confirmation_without_its_outcome_needs_the_report(world: World) -> None:
     world.bring("running")
     assert not world.call("reported", outcome=None)

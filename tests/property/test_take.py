@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,7 +117,8 @@ def test_only_the_queues_that_are_asked_for_are_taken(broker: Broker) -> None:
     taken = process.take(["gpu.a100"])
     assert [(each.queue, each.text) for each in taken.messages] == [("gpu.a100", b"b")]
     # Its queue was cancelled meanwhile: the report arrives all the same.
-    process.take([QUEUE], all_as(taken, Verdict.DONE))
+    broker.push("c", queue="gpu.a100")
+    assert texts(process.take([QUEUE], all_as(taken, Verdict.DONE))) == [b"a"]
     assert broker.in_hand("gpu.a100") == 0
 
 
@@ -160,7 +162,7 @@ def test_a_holder_that_does_not_report_loses_its_messages_one_by_one(broker: Bro
 
 
 def test_the_messages_of_a_process_that_has_ended_are_taken_at_once(broker: Broker) -> None:
-    broker.push("a")
+    broker.push("a", "b")
     broker.process("dead").take([QUEUE])
     other = broker.process("other")
     assert other.take([QUEUE], others=True).processes == ["dead"]
@@ -199,6 +201,62 @@ def test_a_process_that_leaves_puts_its_messages_back_onto_their_lists(broker: B
     process.take([], all_as(taken, Verdict.RETURNED)[::-1], most=0)
     assert broker.in_hand() == 0
     assert broker.waiting() == [b"a", b"b", b"new", b"low1", b"low2"]
+
+
+def test_a_message_that_has_failed_is_returned_with_its_count_of_tries(broker: Broker) -> None:
+    broker.push("a")
+    process = broker.process("p")
+    taken = process.take([QUEUE], all_as(process.take([QUEUE]), Verdict.FAILED, "no"))
+    process.take([], all_as(taken, Verdict.RETURNED), most=0)
+    assert (broker.waiting(), broker.in_hand()) == ([], 1)
+    assert [each.tries for each in process.take([QUEUE]).messages] == [1]
+
+
+def test_a_message_of_a_list_that_is_no_longer_known_is_returned_here(broker: Broker) -> None:
+    broker.push("a")
+    process = broker.process("p")
+    (message,) = process.take([QUEUE]).messages
+    beyond = message.number.rpartition("-")[0] + "-99"
+    for name in ("texts", "hands"):
+        key = f"gpuqueue:1:{{{QUEUE}}}:{name}"
+        broker.client.hset(key, beyond, broker.client.hget(key, message.number))
+        broker.client.hdel(key, message.number)
+    broker.client.zadd(f"gpuqueue:1:{{{QUEUE}}}:leases", {beyond: broker.now + LEASE})
+    broker.client.zrem(f"gpuqueue:1:{{{QUEUE}}}:leases", message.number)
+    process.take([], [Report(replace(message, number=beyond), Verdict.RETURNED)], most=0)
+    assert broker.in_hand() == 1
+    assert texts(process.take([QUEUE])) == [b"a"]
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_message_whose_text_is_gone_stops_nothing(broker: Broker, verdict: Verdict) -> None:
+    broker.push("a", "b")
+    process = broker.process("p")
+    first, second = process.take([QUEUE]).messages
+    broker.client.hdel(f"gpuqueue:1:{{{QUEUE}}}:texts", first.number)
+    reports = [Report(first, verdict, "no"), Report(second, Verdict.DONE)]
+    broker.push("c")
+    assert texts(process.take([QUEUE], reports)) == [b"c"]
+    broker.now += LEASE
+    process.take([QUEUE])
+    assert (broker.letters.count(), broker.in_hand()) == (0, 1)
+
+
+def test_returned_messages_of_all_queues_are_within_the_bounds_of_one_call(broker: Broker) -> None:
+    other, large = "gpu.a100", "x" * BATCH_BYTES
+    process = broker.process("p")
+    for bodies, most, sizes in ((["1", "2"], 3, [3, 1]), ([large, "2"], 9, [1, 2, 1])):
+        back: list[Report] = []
+        for queue in (QUEUE, other):
+            broker.push(*bodies, queue=queue)
+            while (taken := process.take([queue])).messages:
+                back += all_as(taken, Verdict.BACK)
+        taken, seen = process.take([QUEUE, other], back, most=most), []
+        while taken.messages:
+            seen.append(len(taken.messages))
+            assert taken.more == (sum(seen) < 4)
+            taken = process.take([QUEUE, other], all_as(taken, Verdict.DONE), most=most)
+        assert seen == sizes
 
 
 def test_a_failed_message_is_tried_after_pauses_then_set_aside(broker: Broker) -> None:

@@ -15,9 +15,8 @@ local function attempt(step, act, otherwise)
   local done, answer = pcall(act)
   if done then return answer end
   problems[#problems + 1] = step
-  -- Redis 7 answers a table, older ones a text that begins with the place in the script.
-  local text = type(answer) == 'table' and answer.err or tostring(answer)
-  problems[#problems + 1] = string.match(text, '^@?user_script: ?%d+: %-?(.*)$') or text
+  -- An error of the script itself begins with its place.
+  problems[#problems + 1] = string.match(answer, '^@?user_script: ?%d+: %-?(.*)$') or answer
   return otherwise
 end
 

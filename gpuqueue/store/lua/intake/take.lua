@@ -28,10 +28,8 @@ local REPAIR = 5
 local WRONG = { 'WRONGTYPE', 'not an integer' }
 
 local function is_of_key(problem)
-  -- Redis 7 answers a table, older ones a text.
-  local text = type(problem) == 'table' and problem.err or tostring(problem)
   for _, words in ipairs(WRONG) do
-    if string.find(text, words, 1, true) then return true end
+    if string.find(problem, words, 1, true) then return true end
   end
   return false
 end
@@ -85,8 +83,8 @@ end
 
 local function failures_of(q, number)
   local raw = redis.call('HGET', q.tries, number)
-  local decoded, failures = pcall(cjson.decode, raw or '')
-  if decoded and type(failures) == 'table' and tonumber(failures.tries) then return failures end
+  local _, failures = pcall(cjson.decode, raw or '')
+  if type(failures) == 'table' and tonumber(failures.tries) then return failures end
   return { tries = 0, first = now }
 end
 
@@ -240,8 +238,8 @@ for index, queue in ipairs(context.queues) do
     if looks then attempt(index, look_at_hands, q) end
   end
 end
--- What was reported or given back has changed the keys.
-if reports > 0 or looks then existing = how_many(1, #watched) end
+-- What was reported has changed the keys.
+if reports > 0 then existing = how_many(1, #watched) end
 take_from(1, #watched, existing)
 -- The lists that were just read are watched again.
 if taken > 0 then more = redis.call('EXISTS', unpack(lists)) > 0 or more or alone end
