@@ -73,6 +73,7 @@ class Server:
     ) -> None:
         self._runtime = runtime
         self._parent = parent
+        self._app = environ.get("GPUQUEUE_APP")
         self._selector = selectors.DefaultSelector()
         self._dispatchers: dict[int, Dispatcher] = {}
         self._asked: dict[str, int] = {}
@@ -160,7 +161,13 @@ class Server:
         connection.settimeout(PATIENCE)
         dispatcher = self._dispatchers[connection.fileno()] = Dispatcher(connection)
         self._selector.register(connection, selectors.EVENT_READ)
-        dispatcher.say("hello", version=__version__, pid=os.getpid(), unsafe=self._parent.unsafe)
+        dispatcher.say(
+            "hello",
+            version=__version__,
+            pid=os.getpid(),
+            unsafe=self._parent.unsafe,
+            app=self._app,
+        )
         for ended in self._attempts.unwritten():
             dispatcher.say("ended", nonce=ended.nonce, **ended.described())
 
