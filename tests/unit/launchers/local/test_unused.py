@@ -69,6 +69,12 @@ def test_own_directory_stays(folder: Path, own: Runtime) -> None:
     assert remove_unused(folder, own) == []
 
 
+def test_directory_that_a_dispatcher_has_just_prepared_stays(folder: Path, own: Runtime) -> None:
+    old(folder)
+    prepare(folder, "old")
+    assert remove_unused(folder, own) == []
+
+
 @pytest.mark.parametrize("path", ["", "lock", "log", "attempts", "ends", "output"])
 def test_directory_with_something_new_stays(folder: Path, own: Runtime, path: str) -> None:
     os.utime(old(folder).path / path)
