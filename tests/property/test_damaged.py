@@ -63,6 +63,7 @@ TEXTS: list[Any] = [
     {"attempt": 1e30},
     {"places": [{}]},
     {"avoid": {"node": 1}},
+    {"avoid": {"node": "node-1"}},
     # States of which a record lacks a field, and one that is none.
     {"state": "elsewhere"},
     {"state": None},
@@ -267,9 +268,16 @@ def test_a_damaged_key_for_people_keeps_no_job_from_its_way(queue: Queue, name: 
 ENTRIES = [
     "{",
     "[]",
+    "7",
+    '"text"',
+    "null",
     '{"jobs": {}, "last": "x", "failures": 1}',
     '{"jobs": 7, "last": 1, "failures": 1}',
     '{"jobs": {"a": 7}, "last": 1, "failures": 1}',
+    '{"jobs": {"a": []}, "last": 1, "failures": 1}',
+    '{"jobs": {"a": [7, 1]}, "last": 1, "failures": 1}',
+    '{"jobs": {"a": ["a", "once"]}, "last": 1, "failures": 1}',
+    '{"jobs": {}, "last": 1e999, "failures": 1}',
     '{"jobs": {}, "last": 1}',
     '{"jobs": {}, "last": 1, "failures": 1, "until": "x", "pause": 1}',
     '{"jobs": {}, "last": 1, "failures": 1, "until": 1}',
@@ -287,6 +295,46 @@ def test_a_damaged_entry_of_a_place_is_no_evidence(queue: Queue, text: str) -> N
     assert all(place.until is None or place.until <= NOW for place in places.of(queue.client, "t4"))
     walk_through(queue, [])
     assert Measures(queue.client).of("t4").set_aside == {}
+
+
+@pytest.mark.parametrize("text", ENTRIES)
+def test_a_failure_at_a_place_with_a_damaged_entry_is_its_first(queue: Queue, text: str) -> None:
+    queue.line = Line(queue.client, by="d1", site=Site("h", "shop"))
+    attempt = queue.send("bad")
+    assert attempt is not None
+    queue.client.hset(queue.key("places"), "host:h", text)
+    queue.line.release(T4, attempt, explain(-9))
+    [place] = places.of(queue.client, "t4")
+    assert (place.failures, place.jobs, place.until) == (1, ["bad"], None)
+
+
+@pytest.mark.parametrize(
+    ("message", "known"),
+    [
+        (None, ("shop~1", "")),
+        ("{", ("shop~1", "")),
+        ("7", ("shop~1", "")),
+        ('{"headers": 7}', ("shop~1", "")),
+        ('{"headers": {"id": 7, "task": 7}}', ("shop~1", "")),
+        ('{"headers": {"id": "another", "task": "train"}}', ("another", "train")),
+    ],
+)
+def test_the_job_of_a_damaged_record_is_named_by_its_message(
+    queue: Queue, message: str | None, known: tuple[str, str]
+) -> None:
+    job = Job("shop~1", "shop.train", "t4", "shared")
+    delivery = job.record()["delivery"]
+    queue.line.take_in(GpuClass("t4"), job.record(), "{}")
+    queue.damage(delivery, "{")
+    if message is None:
+        queue.client.hdel(queue.key("messages"), delivery)
+    else:
+        queue.client.hset(queue.key("messages"), delivery, message)
+    assert queue.line.cancel("t4", delivery) == "finishing"
+    assert queue.client.exists(queue.key("waiting_shared")) == 0
+    assert list(queue.reader.damaged("t4")) == [f"jobs:{delivery}"]
+    found = queue.reader.record("t4", delivery) or {}
+    assert (found["id"], found["task"], found["state"]) == (*known, "finishing")
 
 
 def test_a_damaged_count_is_left_out(queue: Queue) -> None:

@@ -188,6 +188,17 @@ def test_a_process_with_the_token_of_another_that_runs_is_refused(world: World) 
     assert world.call("claim", instance="h:n:2") == ["refused", "state running"]
 
 
+def test_a_sample_keeps_the_highest_memory_and_the_last_gpu(world: World) -> None:
+    world.bring("running")
+    assert world.call("sampled", sample={"gpu": "0", "gpu_memory_peak": 7, "gpu_memory_own": 5})
+    assert world.call("sampled", sample={"gpu": "1", "gpu_memory_peak": 6})
+    assert world.call("report", sample={"gpu_error": "no driver"})
+    record = world.record()
+    assert record is not None
+    shown = [record.get(each) for each in ("gpu", "gpu_memory_peak", "gpu_memory_own", "gpu_error")]
+    assert shown == ["1", 7, 5, "no driver"]
+
+
 def test_a_confirmed_launch_is_not_repeated(world: World) -> None:
     world.bring("launching")
     assert world.call("launched")

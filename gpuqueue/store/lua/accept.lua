@@ -12,10 +12,8 @@ local job = context.record
 local delivery = job.delivery
 local known = load(delivery)
 if known then
-  -- Redis had lost the message of an attempt that was adopted.
-  if known.adopted and known.state ~= 'ended' then
-    redis.call('HSETNX', K.messages, delivery, ARGV[2])
-  end
+  -- Redis had lost the message of an attempt that was adopted. A tombstone has none.
+  if known.state ~= 'ended' then redis.call('HSETNX', K.messages, delivery, ARGV[2]) end
   return { 'known', 0, { 0 } }
 end
 -- Before anything is written: a number may be one that JSON cannot hold.

@@ -38,7 +38,7 @@ local function free(holder)
 end
 
 local job = found
-if known and known.attempt == found.attempt and known.token == found.token then
+if known and known.token == found.token then
   return redis.call('ZSCORE', K[own], holder_of(found)) and 1 or 0
 elseif known then
   if not is_older() then return 0 end

@@ -9,7 +9,7 @@
 --         finisher has not the job any more
 --! clock records
 local job = load(context.delivery)
-if not job or job.state ~= 'finishing' or job.finisher ~= context.finisher then return { 0 } end
+if not job or job.finisher ~= context.finisher then return { 0 } end
 local pause, waited
 if context.passing then
   job.finish_waits = job.finish_waits or now

@@ -8,7 +8,8 @@
 -- Answer: 1 if this ended the job, else 0
 --! clock counts records tombstones
 local job = load(context.delivery)
-if not job or job.state ~= 'finishing' or job.finisher ~= context.finisher then return 0 end
+-- A job has a finisher in the state finishing alone.
+if not job or job.finisher ~= context.finisher then return 0 end
 if context.given_up then
   job.error = context.given_up
   count('given_up', job, context.reason)

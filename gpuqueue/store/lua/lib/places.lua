@@ -99,7 +99,7 @@ end
 -- A text of some bytes, with no part of a character at its end.
 local function shortened(text)
   if #text <= MOST_ERROR then return text end
-  return (string.gsub(string.sub(text, 1, MOST_ERROR), '[\128-\255]+$', ''))
+  return (string.gsub(string.sub(text, 1, MOST_ERROR), '[\192-\255][\128-\191]*$', ''))
 end
 
 -- An attempt failed at a place. `enough`: how many jobs prove that the place is at fault. Answer:

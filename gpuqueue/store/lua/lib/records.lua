@@ -43,8 +43,8 @@ local function load(delivery)
   local raw = redis.call('HGET', K.jobs, delivery)
   if not raw then return nil, 1 end
   local weight = 1 + math.floor(#raw / 2048)
-  local decoded, job = pcall(cjson.decode, raw)
-  if decoded and sound(job, delivery) then return job, weight end
+  local _, job = pcall(cjson.decode, raw)
+  if sound(job, delivery) then return job, weight end
   return nil, weight, raw
 end
 
