@@ -1,5 +1,4 @@
-"""Write a state that is no result (QUEUED, DISPATCHED, STARTED, RETRY) into Celery's result
-backend.
+"""Write a state that is no result (QUEUED, DISPATCHED, STARTED, RETRY) into the result backend.
 
 Such a state only informs people, so it never replaces one that says more: STARTED, RETRY, a state
 that the task chose, a result. Where the backend is a Redis, one script compares and writes. Where a
