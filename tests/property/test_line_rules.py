@@ -162,3 +162,13 @@ def test_a_name_that_is_due_without_a_record_stops_nothing(queue: Queue, key: st
     if key == "finishing":  # its finisher finds that there is none
         assert queue.line.finish_claim("t4", name, "me", 15)[0] == "not finishing"
     assert not queue.client.exists(class_key("t4", key))
+
+
+def test_a_deadline_of_a_job_that_never_started_stops_nothing(queue: Queue) -> None:
+    record: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    queue.line.accept("t4", record | {"reason": "REJECTED"}, "{}")
+    assert queue.line.finish_claim("t4", "a", "me", 15)[0] == "ok"
+    assert queue.line.finished("t4", "a", "me", "REJECTED")
+    queue.client.zadd(class_key("t4", "deadlines"), {"a#1": NOW - 1})
+    assert queue.turn().stopping == []
+    assert not queue.client.exists(class_key("t4", "deadlines"))
