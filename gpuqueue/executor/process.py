@@ -19,14 +19,15 @@ from gpuqueue.errors import (
 )
 from gpuqueue.executor import application
 from gpuqueue.executor.leaving import end_within, grace_of
+from gpuqueue.executor.redis_of import addresses, client
 from gpuqueue.executor.reuse import Reuse
 from gpuqueue.executor.task_run import KEEP, Run
-from gpuqueue.executor.waiting import FINISH_PATIENCE, PATIENCE, sending
+from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE, CeleryRedis, read
+from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_NO_APPLICATION,
@@ -43,9 +44,8 @@ from gpuqueue.model.executor_env import (
     VARIABLES,
 )
 from gpuqueue.model.record import Record
-from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
-from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
+from gpuqueue.store.client import RedisError, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import describe, passes
@@ -74,7 +74,7 @@ class Executor:
                 " application"
             )
         try:
-            where = _addresses(environ)
+            where = addresses(environ)
             self._url = where.state or environ["CELERY_BROKER_URL"]
             self._attempt = Attempt(
                 environ[VARIABLES["gpu_class"]],
@@ -89,7 +89,7 @@ class Executor:
             ) from None
         self._environ = environ
         self._setting = STATE if environ.get(STATE) else BROKER
-        self._client = connect(self._url, retries=PATIENCE)
+        self._client = client(self._url)
         complete_urls = where.environment()
         environ.update(
             {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
@@ -193,19 +193,6 @@ class Executor:
                 return EXIT_CONFIG
             logger.error("Redis %s: %s", describe(exc).problem, exc)
             return EXIT_NO_STATE
-
-
-def _addresses(environ: Mapping[str, str]) -> CeleryRedis:
-    """Return the addresses of Redis. Raises :class:`SettingsError` for a wrong one, incomplete TLS
-    options included: Celery would connect to any server.
-    """
-    try:
-        where = read(environ)
-    except ValueError as exc:
-        raise SettingsError(str(exc)) from None
-    for problem in tls_problems({name: environ.get(name) for name in (BROKER, BACKEND, STATE)}):
-        raise SettingsError(problem)
-    return where
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:

@@ -8,45 +8,22 @@ import json
 import os
 import selectors
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from gpuqueue.launchers.local import cgroup
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
 from gpuqueue.launchers.local.runtime import Runtime, read, write
 from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
-from gpuqueue.runner.descendants import Strays
+from gpuqueue.runner.descendants import Strays, is_tracker
+from gpuqueue.runner.running import Ended, Running
 
 _NEW = os.O_CREAT | os.O_CLOEXEC
-
-
-@dataclass(slots=True)
-class Running:
-    """One attempt that runs. ``ours``: this runner started it, and can read how it ends. ``pidfd``
-    is negative on a system that has none.
-    """
-
-    instance: Instance
-    pidfd: int
-    ours: bool
-    variables: Mapping[str, str]
-    reaped: bool = False
-    code: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended: ``code`` as :mod:`subprocess` has it, None if it is unknown.
-    ``variables`` describe the attempt, the last one if the process ran several.
-    """
-
-    nonce: str
-    instance: str
-    code: int | None
-    variables: Mapping[str, str]
 
 
 class Attempts:
@@ -76,10 +53,14 @@ class Attempts:
         self._why_spawn = why_spawn
         self._command = tuple(command) or child.SPAWNED
         self._private = list(private)
+        self._host = socket.gethostname()
         self._me = Process.of(os.getpid())
+        self._described = asdict(self._me) if self._me else None
         self._running: dict[str, Running] = {}
         self._over: list[str] = []
         self._strays = Strays()
+        self._cgroups = cgroup.own()
+        cgroup.remove_empty(self._cgroups)
         child.adopt_orphans()
 
     def __len__(self) -> int:
@@ -99,52 +80,84 @@ class Attempts:
             # The process inherits the lock, and holds it to its end.
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             private = [*(key.fd for key in self._selector.get_map().values()), *self._private]
-            run = partial(self._run, nonce, held, variables, spawned)
-            pid = child.fork(run, close=private, output=output)
+            group = cgroup.make(self._cgroups, nonce)
+            about = self._about(variables, group)
+            run = partial(self._run, nonce, held, variables, about, group, spawned)
+            try:
+                pid = child.fork(run, close=private, output=output)
+            except OSError:
+                cgroup.remove_empty(self._cgroups)
+                raise
             process = Process.of(pid)
             if process is not None:
                 # So does the new process, which may outlive this one.
-                self._write(held, Instance(socket.gethostname(), nonce, process), variables)
+                os.pwrite(held, about(self._instance(nonce, process)), 0)
         finally:
             os.close(output)
             if held >= 0:
                 os.close(held)
         if process is None:  # it has ended by now: its end is read below
             process = Process(self._me.machine if self._me else "", pid, "0")
-        instance = Instance(socket.gethostname(), nonce, process)
-        self._note(nonce, instance, variables, ours=True)
+        instance = self._instance(nonce, process)
+        self._note(nonce, instance, variables, group, ours=True)
         return str(instance)
 
-    def _run(self, nonce: str, held: int, variables: Mapping[str, str], spawned: bool) -> None:
+    def _instance(self, nonce: str, process: Process) -> Instance:
+        return Instance(self._host, nonce, process)
+
+    def _run(
+        self,
+        nonce: str,
+        held: int,
+        variables: Mapping[str, str],
+        about: Callable[[Instance], bytes],
+        group: Path | None,
+        spawned: bool,
+    ) -> None:
         """In the new process: note which it is, and become the executor."""
+        cgroup.enter(group)
         process = Process.of(os.getpid())
         assert process is not None, "this process runs"
-        instance = Instance(socket.gethostname(), nonce, process)
-        self._write(held, instance, variables)
+        instance = self._instance(nonce, process)
+        os.pwrite(held, about(instance), 0)
         # The executor adds its pid.
         named = {**variables, INSTANCE: str(instance).rpartition(":")[0]}
         if spawned:
             os.set_inheritable(held, True)
             os.execve(self._command[0], self._command, {**self._environ, **named})
         child.show_environment(named)
-        os.environ.update(named)
+        for name, value in named.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         from gpuqueue.executor import main as executor
 
         executor.run()
 
-    def _write(self, held: int, instance: Instance, variables: Mapping[str, str]) -> None:
-        content = {
-            "instance": str(instance),
-            "variables": dict(variables),
-            "runner": asdict(self._me) if self._me else None,
-        }
-        os.pwrite(held, json.dumps(content).encode(), 0)
+    def _about(
+        self, variables: Mapping[str, str], group: Path | None
+    ) -> Callable[[Instance], bytes]:
+        """Return what makes the content of the file of an attempt: its process adds little."""
+        known: dict[str, Any] = {"variables": dict(variables), "runner": self._described}
+        if group:
+            known["cgroup"] = str(group)
+        rest = json.dumps(known)[1:].encode()
+
+        def about(instance: Instance) -> bytes:
+            return b'{"instance": %s, %s' % (json.dumps(str(instance)).encode(), rest)
+
+        return about
 
     def _note(
-        self, nonce: str, instance: Instance, variables: Mapping[str, str], *, ours: bool
+        self,
+        nonce: str,
+        instance: Instance,
+        variables: Mapping[str, str],
+        group: Path | None,
+        *,
+        ours: bool,
     ) -> None:
         pidfd = os.pidfd_open(instance.process.pid) if hasattr(os, "pidfd_open") else -1
-        self._running[nonce] = Running(instance, pidfd, ours, variables)
+        self._running[nonce] = Running(instance, pidfd, ours, variables, group)
         if pidfd >= 0:
             self._selector.register(pidfd, selectors.EVENT_READ, nonce)
 
@@ -154,11 +167,15 @@ class Attempts:
             runner = content.get("runner")
             if nonce in self._running or (runner and Process(**runner).runs):
                 continue
+            group = cgroup.named(content.get("cgroup"), nonce)
             with contextlib.suppress(ValueError, ProcessLookupError):
                 instance = Instance.parse(content["instance"])
                 if instance.process.runs:
-                    self._note(nonce, instance, content["variables"], ours=False)
+                    self._note(nonce, instance, content["variables"], group, ours=False)
                     continue
+            if group:
+                cgroup.kill(group)
+                cgroup.is_empty(group)
             end_marked(nonce)
             yield self._end(Ended(nonce, content["instance"], None, content["variables"]))
 
@@ -187,11 +204,15 @@ class Attempts:
             if running.ours and not running.reaped:
                 running.code = child.reap(running.instance.process.pid)
                 running.reaped = True
+            if running.cgroup and not any(map(is_tracker, cgroup.processes(running.cgroup))):
+                cgroup.kill(running.cgroup)
         living = {each.instance.process.pid for each in self._running.values() if not each.reaped}
         left = self._strays.end(living, self._over)
         for nonce in [each for each in self._over if each not in left]:
             running = self._running[nonce]
             if not running.ours and end_marked(nonce, running.instance.process.pid):
+                continue
+            if running.cgroup and not cgroup.is_empty(running.cgroup):
                 continue
             self._over.remove(nonce)
             del self._running[nonce]
@@ -209,9 +230,7 @@ class Attempts:
 
     def _end(self, ended: Ended) -> Ended:
         if FINISHER not in ended.variables:
-            content: dict[str, Any] = asdict(ended)
-            del content["nonce"]
-            write(self._runtime.end(ended.nonce), content)
+            write(self._runtime.end(ended.nonce), ended.described())
         self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
         return ended
 

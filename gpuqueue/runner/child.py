@@ -29,6 +29,7 @@ SUBREAPER = 36
 OOM_SCORE = 500
 #: Exit status of an error before the executor (EX_SOFTWARE).
 EXIT_BEFORE = 70
+_LIBC = ctypes.CDLL(None)
 #: Signals that a runner waits for, or passes on.
 SIGNALS = frozenset(
     (
@@ -95,13 +96,13 @@ def _part(output: int) -> None:
     os.dup2(output, 2)
     os.close(output)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+        Path("/proc/self/oom_score_adj").write_bytes(b"%d" % OOM_SCORE)
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of each descendant whose own parent dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(SUBREAPER, 1, 0, 0, 0)
 
 
 def show_environment(variables: Mapping[str, str]) -> None:

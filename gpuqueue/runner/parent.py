@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from celery import Celery, signals
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.executor import application
+from gpuqueue.executor import application, redis_of, waiting
 from gpuqueue.executor.sources import Sources
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
 from gpuqueue.runner import safety
@@ -37,7 +37,6 @@ _LATE = (
     "celery.worker.request",
     "celery.worker.strategy",
     "encodings.idna",
-    "gpuqueue.executor.main",
     "hmac",
     "kombu.pools",
     "kombu.transport.redis",
@@ -109,6 +108,7 @@ def become(environ: Mapping[str, str]) -> None:
     app = application.find(name)
     with application.becoming_worker(name):
         _become_parent(app, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
+        _prepare(app, environ)
 
 
 def settle() -> str:
@@ -118,6 +118,15 @@ def settle() -> str:
     gc.collect()
     gc.freeze()  # a child's collector would write to each page that has an object, and so copy it
     return why
+
+
+def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
+    """Make what each executor would make by itself: an object that only a child makes costs each
+    child the same again, and each page of memory that it touches is copied.
+    """
+    application.keep(environ["GPUQUEUE_APP"], app)
+    redis_of.prepare(environ)
+    waiting.prepare(app)
 
 
 def _become_parent(app: Celery, loglevel: str) -> None:

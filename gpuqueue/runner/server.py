@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -18,9 +18,10 @@ from gpuqueue import __version__
 from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.runner.attempts import Attempts, Ended
+from gpuqueue.runner.attempts import Attempts
 from gpuqueue.runner.descendants import pause
 from gpuqueue.runner.parent import Parent
+from gpuqueue.runner.running import Ended
 
 logger = logging.getLogger(__name__)
 #: Seconds without a dispatcher and an attempt after which a runner ends.
@@ -73,6 +74,7 @@ class Server:
     ) -> None:
         self._runtime = runtime
         self._parent = parent
+        self._app = environ.get("GPUQUEUE_APP")
         self._selector = selectors.DefaultSelector()
         self._dispatchers: dict[int, Dispatcher] = {}
         self._asked: dict[str, int] = {}
@@ -160,9 +162,15 @@ class Server:
         connection.settimeout(PATIENCE)
         dispatcher = self._dispatchers[connection.fileno()] = Dispatcher(connection)
         self._selector.register(connection, selectors.EVENT_READ)
-        dispatcher.say("hello", version=__version__, pid=os.getpid(), unsafe=self._parent.unsafe)
+        dispatcher.say(
+            "hello",
+            version=__version__,
+            pid=os.getpid(),
+            unsafe=self._parent.unsafe,
+            app=self._app,
+        )
         for ended in self._attempts.unwritten():
-            dispatcher.say("ended", **asdict(ended))
+            dispatcher.say("ended", nonce=ended.nonce, **ended.described())
 
     def _hear(self, dispatcher: Dispatcher) -> None:
         data = b""
@@ -210,4 +218,4 @@ class Server:
         """
         asked = self._dispatchers.get(self._asked.pop(ended.nonce, -1))
         for each in [asked] if asked else list(self._dispatchers.values()):
-            each.say("ended", **asdict(ended))
+            each.say("ended", nonce=ended.nonce, **ended.described())
