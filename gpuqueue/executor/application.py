@@ -23,9 +23,13 @@ class Stopped(SystemExit):
     """
 
 
+#: What this process, or the runner that it was forked from, has imported: name → application.
+_imported: dict[str, Celery] = {}
+
+
 def find(name: str | None) -> Celery:
-    """Import the application as ``celery -A`` does, with its tasks. Raises
-    :class:`ApplicationNotFound` with the cause.
+    """Import the application as ``celery -A`` does, with its tasks, unless :func:`keep` was called.
+    Raises :class:`ApplicationNotFound` with the cause.
 
     A stop signal during the import stops the process: the application is not at fault.
     """
@@ -35,6 +39,8 @@ def find(name: str | None) -> Celery:
     )
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
+    if (known := _imported.get(name)) is not None:
+        return known
     sys.path.insert(0, "")  # like celery: the working directory
     try:
         app: Celery = find_app(name)
@@ -48,6 +54,11 @@ def find(name: str | None) -> Celery:
             f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}"
         ) from exc
     return app
+
+
+def keep(name: str, app: Celery) -> None:
+    """Have the processes that are forked from this one find an application imported."""
+    _imported[name] = app
 
 
 def _stopped(exc: BaseException | None) -> Stopped | None:

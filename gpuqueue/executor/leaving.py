@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import sys
@@ -19,6 +20,8 @@ from gpuqueue.store.attempts import GRACE
 SHORTEST = 1.0
 #: Seconds that the log and the streams get: the task may have left them locked or full.
 FLUSH = 1.0
+#: The exit status of the end that is under way.
+_watched: list[int] = []
 #: Not a logger of Celery (as in main.py).
 logger = logging.getLogger("gpuqueue.start")
 
@@ -31,14 +34,20 @@ def grace_of(environ: Mapping[str, str]) -> float:
 
 
 def end_within(seconds: float, code: int) -> None:
-    """End this process with an exit status in ``seconds``, unless it has ended by then."""
+    """End this process with an exit status in ``seconds``, unless it has ended by then. The first
+    call counts.
+    """
+    if _watched:
+        return
+    _watched.append(code)
 
     def watch() -> None:
         time.sleep(seconds)
         leave_at_once(code, f"this process did not end within {seconds:g} s after its work")
 
     try:
-        threading.Thread(target=watch, name="gpuqueue-leave", daemon=True).start()
+        # Not of threading: that would wait for its begin.
+        _thread.start_new_thread(watch, ())
     except RuntimeError as exc:  # the task has used up the threads, and may keep them
         leave_at_once(code, f"this process leaves at once: {exc}")
 

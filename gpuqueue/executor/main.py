@@ -27,6 +27,8 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from functools import cache
 from types import FrameType
 from typing import NoReturn
 
@@ -45,7 +47,7 @@ from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE, CeleryRedis, read
+from gpuqueue.model.celery_redis import BACKEND, BROKER, NAMES, STATE, CeleryRedis, read
 from gpuqueue.model.ends import (
     EXIT_CONFIG,
     EXIT_DEVICE,
@@ -65,7 +67,7 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
-from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
+from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import describe, passes
@@ -98,7 +100,7 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
             f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
         ) from None
     setting = STATE if environ.get(STATE) else BROKER
-    client = connect(state_url, retries=PATIENCE)
+    client = _client(state_url)
     # Applications read them when they are imported.
     complete_urls = where.environment()
     environ.update(
@@ -136,17 +138,36 @@ def main(environ: MutableMapping[str, str] = os.environ) -> int:
     return EXIT_OK
 
 
+@cache
+def _client(state_url: str) -> Redis:
+    return connect(state_url, retries=PATIENCE)
+
+
 def _addresses(environ: Mapping[str, str]) -> CeleryRedis:
     """Return the addresses of Redis. Raises :class:`SettingsError` for a wrong one, incomplete TLS
     options included: Celery would connect to any server.
     """
+    return _checked(*(environ.get(name) for name in NAMES))
+
+
+@cache
+def _checked(*values: str | None) -> CeleryRedis:
+    environ = dict(zip(NAMES, values, strict=True))
     try:
         where = read(environ)
     except ValueError as exc:
         raise SettingsError(str(exc)) from None
-    for problem in tls_problems({name: environ.get(name) for name in (BROKER, BACKEND, STATE)}):
+    for problem in tls_problems({name: environ[name] for name in (BROKER, BACKEND, STATE)}):
         raise SettingsError(problem)
     return where
+
+
+def prepare(environ: Mapping[str, str]) -> None:
+    """Make before a fork what each executor with these addresses of Redis would make. It connects
+    nowhere.
+    """
+    with suppress(SettingsError, KeyError):
+        _client(_addresses(environ).state or environ[BROKER])
 
 
 def _instance(environ: Mapping[str, str], host: str) -> str:

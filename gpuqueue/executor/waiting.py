@@ -6,16 +6,19 @@ task that has succeeded, drop its callbacks, or lose its retry.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery
 from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
+from gpuqueue.glue.results import events
 from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.store import sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
@@ -75,13 +78,29 @@ class _SenderPatience(_OutagePatience):
 
 
 class _Waiting:
-    """A channel of kombu whose connections wait."""
+    """A channel of kombu whose connections wait. ``prepared_by`` is the process that has made it
+    for those that it forks.
+    """
+
+    prepared_by = 0
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
         shorten(pool)
         pool.set_retry(_SenderPatience(pool, _broker))
         return pool
+
+    def _after_fork(self) -> None:
+        if self.prepared_by != os.getppid():  # else it has connected nowhere
+            super()._after_fork()  # type: ignore[misc]
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        client = super()._create_client(asynchronous)  # type: ignore[misc]
+        if asynchronous:
+            # kombu pings the server on this client, then sends on another connection, whose first
+            # words tell as much.
+            client.ping = lambda: True
+        return client
 
 
 class _Channel(_Waiting, transport.Channel):
@@ -94,6 +113,8 @@ class _SentinelChannel(_Waiting, transport.SentinelChannel):
 
 
 _broker = _Outage()
+#: The applications that wait.
+_prepared: WeakSet[Celery] = WeakSet()
 
 
 def wait_for_redis(app: Celery, patience: float | None = None) -> None:
@@ -101,11 +122,13 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     messages within :func:`sending`.
     """
     _OutagePatience.patience = patience
+    app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)  # for other backends
+    if app in _prepared:
+        return
+    _prepared.add(app)
     transport.Transport.Channel = _Channel
     transport.SentinelTransport.Channel = _SentinelChannel
-    # For other backends.
     app.conf.result_backend_always_retry = True
-    app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)
     app.conf.result_backend_max_sleep_between_retries_ms = 5_000
     store_running_states(app, passes)
     backend = app.backend
@@ -115,6 +138,18 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
         sentinel.ask_again(client.connection_pool)
         shorten(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
+
+
+def prepare(app: Celery) -> None:
+    """Make before a fork what the first commands of each executor would make, without a
+    connection.
+    """
+    wait_for_redis(app)
+    with suppress(Exception):  # an executor logs that it sends no events
+        if issubclass(app.connection_for_write().transport.Channel, _Waiting):
+            channel = events.prepare(app)
+            _ = channel.pool
+            channel.prepared_by = os.getpid()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -52,6 +52,10 @@ class Ended:
     code: int | None
     variables: Mapping[str, str]
 
+    def described(self) -> dict[str, Any]:
+        """Return what a file and a dispatcher keep of it, beside its nonce."""
+        return {"instance": self.instance, "code": self.code, "variables": self.variables}
+
 
 class Attempts:
     """Starts and reaps attempts. For one thread.
@@ -80,7 +84,9 @@ class Attempts:
         self._why_spawn = why_spawn
         self._command = tuple(command) or COMMAND
         self._private = list(private)
+        self._host = socket.gethostname()
         self._me = Process.of(os.getpid())
+        self._described = asdict(self._me) if self._me else None
         self._running: dict[str, Running] = {}
         self._over: list[str] = []
         self._strays = Strays()
@@ -103,46 +109,60 @@ class Attempts:
             # The process inherits the lock, and holds it to its end.
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             private = [*(key.fd for key in self._selector.get_map().values()), *self._private]
-            run = partial(self._run, nonce, held, variables, spawned)
+            about = self._about(variables)
+            run = partial(self._run, nonce, held, variables, about, spawned)
             pid = child.fork(run, close=private, output=output)
             process = Process.of(pid)
             if process is not None:
                 # So does the new process, which may outlive this one.
-                self._write(held, Instance(socket.gethostname(), nonce, process), variables)
+                os.pwrite(held, about(self._instance(nonce, process)), 0)
         finally:
             os.close(output)
             if held >= 0:
                 os.close(held)
         if process is None:  # it has ended by now: its end is read below
             process = Process(self._me.machine if self._me else "", pid, "0")
-        instance = Instance(socket.gethostname(), nonce, process)
+        instance = self._instance(nonce, process)
         self._note(nonce, instance, variables, ours=True)
         return str(instance)
 
-    def _run(self, nonce: str, held: int, variables: Mapping[str, str], spawned: bool) -> None:
+    def _instance(self, nonce: str, process: Process) -> Instance:
+        return Instance(self._host, nonce, process)
+
+    def _run(
+        self,
+        nonce: str,
+        held: int,
+        variables: Mapping[str, str],
+        about: Callable[[Instance], bytes],
+        spawned: bool,
+    ) -> None:
         """In the new process: note which it is, and become the executor."""
         process = Process.of(os.getpid())
         assert process is not None, "this process runs"
-        instance = Instance(socket.gethostname(), nonce, process)
-        self._write(held, instance, variables)
+        instance = self._instance(nonce, process)
+        os.pwrite(held, about(instance), 0)
         # The executor adds its pid.
         named = {**variables, INSTANCE: str(instance).rpartition(":")[0]}
         if spawned:
             os.set_inheritable(held, True)
             os.execve(self._command[0], self._command, {**self._environ, **named})
         child.show_environment(named)
-        os.environ.update(named)
+        for name, value in named.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         from gpuqueue.executor import main as executor
 
         executor.run()
 
-    def _write(self, held: int, instance: Instance, variables: Mapping[str, str]) -> None:
-        content = {
-            "instance": str(instance),
-            "variables": dict(variables),
-            "runner": asdict(self._me) if self._me else None,
-        }
-        os.pwrite(held, json.dumps(content).encode(), 0)
+    def _about(self, variables: Mapping[str, str]) -> Callable[[Instance], bytes]:
+        """Return what makes the content of the file of an attempt: its process adds little."""
+        rest = json.dumps({"variables": dict(variables), "runner": self._described})[1:].encode()
+
+        def about(instance: Instance) -> bytes:
+            return b'{"instance": %s, %s' % (json.dumps(str(instance)).encode(), rest)
+
+        return about
 
     def _note(
         self, nonce: str, instance: Instance, variables: Mapping[str, str], *, ours: bool
@@ -214,9 +234,7 @@ class Attempts:
 
     def _end(self, ended: Ended) -> Ended:
         if FINISHER not in ended.variables:
-            content: dict[str, Any] = asdict(ended)
-            del content["nonce"]
-            write(self._runtime.end(ended.nonce), content)
+            write(self._runtime.end(ended.nonce), ended.described())
         self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
         return ended
 

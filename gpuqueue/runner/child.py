@@ -25,6 +25,7 @@ SUBREAPER = 36
 OOM_SCORE = 500
 #: Exit status of an error before the executor (EX_SOFTWARE).
 EXIT_BEFORE = 70
+_LIBC = ctypes.CDLL(None)
 #: Signals that the runner, or the application in it, may handle, and what a fresh process does.
 _SIGNALS: Mapping[signal.Signals, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
@@ -69,7 +70,7 @@ def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoR
         os.dup2(output, 2)
         os.close(output)
         with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+            Path("/proc/self/oom_score_adj").write_bytes(b"%d" % OOM_SCORE)
         _forget()
         run()
         code = os.EX_OK
@@ -83,7 +84,7 @@ def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoR
 def adopt_orphans() -> None:
     """Make this process the parent of each descendant whose own parent dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(SUBREAPER, 1, 0, 0, 0)
 
 
 def show_environment(variables: Mapping[str, str]) -> None:

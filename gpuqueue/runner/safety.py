@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import threading
-from pathlib import Path
 
 #: An open file of these means that the application has opened a GPU. NVML opens /dev/nvidiactl
 #: too, which a fork does no harm.
@@ -20,13 +19,13 @@ def unsafe() -> str:
     """
     if sys.platform != "linux":
         return f"forking is not safe on {sys.platform}"
-    if (count := sum(1 for _ in Path("/proc/self/task").iterdir())) > 1:
+    if (count := len(os.listdir("/proc/self/task"))) > 1:  # noqa: PTH208 - at each start
         names = [each.name for each in threading.enumerate() if each.name != "MainThread"]
         of = f": {', '.join(names)}" if names else " of native libraries"
         return f"the application started {count - 1} threads when it was imported{of}"
-    for fd in list(Path("/proc/self/fd").iterdir()):
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with contextlib.suppress(OSError):
-            opened = str(fd.readlink())
+            opened = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
             if opened.startswith(_GPUS):
                 return f"the application opened {opened} when it was imported"
     return ""

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -73,6 +73,7 @@ class Server:
     ) -> None:
         self._runtime = runtime
         self._parent = parent
+        self._app = environ.get("GPUQUEUE_APP")
         self._selector = selectors.DefaultSelector()
         self._dispatchers: dict[int, Dispatcher] = {}
         self._asked: dict[str, int] = {}
@@ -160,9 +161,15 @@ class Server:
         connection.settimeout(PATIENCE)
         dispatcher = self._dispatchers[connection.fileno()] = Dispatcher(connection)
         self._selector.register(connection, selectors.EVENT_READ)
-        dispatcher.say("hello", version=__version__, pid=os.getpid(), unsafe=self._parent.unsafe)
+        dispatcher.say(
+            "hello",
+            version=__version__,
+            pid=os.getpid(),
+            unsafe=self._parent.unsafe,
+            app=self._app,
+        )
         for ended in self._attempts.unwritten():
-            dispatcher.say("ended", **asdict(ended))
+            dispatcher.say("ended", nonce=ended.nonce, **ended.described())
 
     def _hear(self, dispatcher: Dispatcher) -> None:
         data = b""
@@ -210,4 +217,4 @@ class Server:
         """
         asked = self._dispatchers.get(self._asked.pop(ended.nonce, -1))
         for each in [asked] if asked else list(self._dispatchers.values()):
-            each.say("ended", **asdict(ended))
+            each.say("ended", nonce=ended.nonce, **ended.described())

@@ -23,7 +23,7 @@ from gpuqueue.errors import (
 from gpuqueue.model import sentinel_url
 from gpuqueue.model.redis_url import mask, plain
 from gpuqueue.store import sentinel
-from gpuqueue.store.handshake import short
+from gpuqueue.store.handshake import opened, short
 from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
 
 logger = logging.getLogger(__name__)
@@ -146,8 +146,8 @@ def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> 
 
 
 def look(client: redis.Redis, url: str, setting: str) -> None:
-    """Raise at once if waiting cannot help. A server that is unavailable raises nothing: the first
-    command waits for it.
+    """Connect, and raise at once if waiting cannot help. A server that is unavailable raises
+    nothing: the first command waits for it.
 
     Call it before other threads use the client, which does not retry meanwhile.
     """
@@ -155,11 +155,11 @@ def look(client: redis.Redis, url: str, setting: str) -> None:
     patience = client.get_retry() or Patience(RETRIES, COMMAND_TIMEOUT, pool)
     client.set_retry(Patience(0, COMMAND_TIMEOUT, pool))
     try:
-        check(client, url, setting)
-    except (ServerRefuses, ServerNotTrusted):
-        raise
-    except ServerUnreachable:
-        pass
+        pool.release(opened(pool))
+    except redis.RedisError as exc:
+        error = explained(exc, url, setting)
+        if isinstance(error, ServerRefuses | ServerNotTrusted):
+            raise error from exc
     finally:
         client.set_retry(patience)
 

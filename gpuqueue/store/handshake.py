@@ -13,6 +13,14 @@ from typing import Any
 
 import redis
 
+#: redis-py before 5.3 wants the name of a command.
+_COMMAND = (
+    ("PING",)
+    if inspect.signature(redis.ConnectionPool.get_connection).parameters["command_name"].default
+    is inspect.Parameter.empty
+    else ()
+)
+
 
 @cache
 def short() -> dict[str, Any]:
@@ -37,6 +45,11 @@ def greet(connection: redis.Connection) -> None:
     if not (connection.db or connection.username or connection.password):  # else it has answered
         connection.send_command("PING", check_health=False)  # type: ignore[no-untyped-call]
         connection.read_response()
+
+
+def opened(pool: redis.ConnectionPool) -> Any:
+    """Return a connection of a pool that has greeted its server."""
+    return pool.get_connection(*_COMMAND)
 
 
 def shorten(pool: redis.ConnectionPool) -> None:

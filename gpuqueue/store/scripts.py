@@ -7,13 +7,14 @@ the context it would be encoded twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError
@@ -22,7 +23,6 @@ from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
 
-T = TypeVar("T")
 #: How often a script that a changed server has not is loaded again.
 LOADS = 5
 #: The keys of the verbs of a folder. Those outside any folder work on the keys of a class.
@@ -51,12 +51,19 @@ def source(verb: str) -> str:
     return "".join(text for _, text in sections(verb))
 
 
+@cache
+def named(verb: str) -> str:
+    """Return the name of a verb in Redis."""
+    return hashlib.sha1(source(verb).encode(), usedforsecurity=False).hexdigest()
+
+
 def read(*verbs: str) -> None:
     """Read the texts of verbs now, or of all. An upgrade of the package changes its files under a
     process that goes on with the older code.
     """
     for verb in verbs or _verbs(files("gpuqueue.store") / "lua"):
         source(verb)
+        named(verb)
 
 
 def _verbs(folder: Traversable, prefix: str = "") -> Iterator[str]:
@@ -123,7 +130,6 @@ class Scripts:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._loaded: dict[str, Any] = {}
 
     def call(self, verb: str, gpu_class: str, body: str | None = None, /, **context: object) -> Any:
         """Call one verb on the keys of a class. Fields of the context that are None are left out.
@@ -146,7 +152,7 @@ class Scripts:
         """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
         them together are not. One that fails has its error in place of its answer.
         """
-        sha = self._script(verb).sha
+        sha = named(verb)
         arguments = [(class_keys(name), _arguments(context)) for name, context in calls]
         answers: list[Any] = []
         for _ in range(LOADS):
@@ -160,17 +166,16 @@ class Scripts:
         return [_typed(answer) for answer in answers]
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
-        script = self._script(verb)
+        name, texts = named(verb), [*keys, *arguments]
         try:
-            return _until_loaded(lambda: script(keys=keys, args=arguments))
+            for _ in range(2 * LOADS):
+                with suppress(NoScriptError):
+                    return self._client.evalsha(name, len(keys), *texts)
+                # Until the next try another server may have become the primary, without the script.
+                self._client.script_load(source(verb))
+            return self._client.evalsha(name, len(keys), *texts)
         except redis.ResponseError as exc:
             raise _typed(exc) from None
-
-    def _script(self, verb: str) -> Any:
-        script = self._loaded.get(verb)
-        if script is None:
-            script = self._loaded[verb] = self._client.register_script(source(verb))
-        return script
 
 
 def _typed(answer: Any) -> Any:
@@ -178,16 +183,6 @@ def _typed(answer: Any) -> Any:
     if isinstance(answer, redis.ResponseError) and str(answer).startswith(_MARK):
         return UnstorableText(str(answer))
     return answer
-
-
-def _until_loaded(run: Callable[[], T]) -> T:
-    """Run a script that redis-py loads if it is missing. Between the two, another server may have
-    become the primary, without the script.
-    """
-    for _ in range(LOADS):
-        with suppress(NoScriptError):
-            return run()
-    return run()
 
 
 def _arguments(context: Mapping[str, object], body: str | None = None) -> list[str]:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from gpuqueue import cli
+from gpuqueue.cli.checks.check import Level
+from gpuqueue.cli.checks.runners import executors
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.settings.dispatcher import load
 from gpuqueue.store.logs import Logs
 from tests.support.nodes import APPS
 from tests.support.runners import runners_of, runtimes
@@ -73,6 +76,8 @@ def test_executors_are_forked_from_one_application_and_see_the_signals(own: Stac
     [runner] = runners_of(own.url)
     assert isinstance(first, list) and isinstance(second, list)
     assert first[0] != second[0] and first[1] == second[1] == runner.pid
+    [found] = executors(load(), "own")
+    assert (found.level, str(runner.pid) in found.saw) == (Level.OK, True)
     for pid, parent, seen in (first, second):
         assert seen == [
             ["celeryd_init", parent],
@@ -139,6 +144,8 @@ def test_application_that_cannot_be_forked_is_spawned(
     assert isinstance(seen, list)
     assert [name for name, _ in seen[2]] == ["worker_process_init"], "it was imported there"
     assert "executors are started, not forked" in node.logs() and why in node.logs()
+    [found] = executors(load(), "own")
+    assert (found.level, why in found.saw) == (Level.WARN, True)
 
 
 def test_output_of_jobs_outlives_the_readers_of_their_dispatcher(own: Stack) -> None:

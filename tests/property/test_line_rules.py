@@ -11,6 +11,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.store.client import connect
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.turn import Turn, Turns
@@ -140,3 +141,34 @@ def test_a_class_that_names_no_server_starts_jobs(queue: Queue) -> None:
     """Versions that did not write where they had opened a class."""
     queue.client.hdel(class_key("t4", "gate"), "opened_on")
     assert queue.send("a") == ["a"]
+
+
+def test_a_dispatcher_that_may_not_ask_for_the_server_starts_jobs(queue: Queue) -> None:
+    rights = ["+@all", "-info"]
+    queue.client.acl_setuser("plain", enabled=True, passwords=["+plain"], keys=["*"],
+                             channels=["*"], commands=rights)  # fmt: skip
+    kwargs = queue.client.connection_pool.connection_kwargs
+    with connect(f"redis://plain:plain@{kwargs['host']}:{kwargs['port']}/0") as client:
+        queue.line = Line(client)
+        assert queue.send("a") == ["a"]
+    queue.client.acl_deluser("plain")
+
+
+@pytest.mark.parametrize("key", ["expiring", "delayed", "deadlines", "ended", "finishing"])
+def test_a_name_that_is_due_without_a_record_stops_nothing(queue: Queue, key: str) -> None:
+    name = "lost#1" if key == "deadlines" else "lost"
+    queue.client.zadd(class_key("t4", key), {name: NOW - 1})
+    queue.turn()
+    if key == "finishing":  # its finisher finds that there is none
+        assert queue.line.finish_claim("t4", name, "me", 15)[0] == "not finishing"
+    assert not queue.client.exists(class_key("t4", key))
+
+
+def test_a_deadline_of_a_job_that_never_started_stops_nothing(queue: Queue) -> None:
+    record: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    queue.line.accept("t4", record | {"reason": "REJECTED"}, "{}")
+    assert queue.line.finish_claim("t4", "a", "me", 15)[0] == "ok"
+    assert queue.line.finished("t4", "a", "me", "REJECTED")
+    queue.client.zadd(class_key("t4", "deadlines"), {"a#1": NOW - 1})
+    assert queue.turn().stopping == []
+    assert not queue.client.exists(class_key("t4", "deadlines"))

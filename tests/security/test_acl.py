@@ -34,6 +34,7 @@ UNSEEN = {
     "client|id": "the same",
     "client|tracking": "the same",
     "zrevrangebyscore": "kombu 5.6 says so what 5.7 says by zrange",
+    "ping": "a client asks so whether a connection still works that was idle for 30 s",
     "exists": "a chord's script asks it when another worker has lost its claim",
     # ACL GETUSER of Redis 6.2 answers these two as parts of categories.
     "unwatch": "redis-py sends it only if it abandons a transaction",

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.checks import application, celery, machine, redis_server
+from gpuqueue.cli.checks import application, celery, machine, redis_server, runners
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State
@@ -76,6 +76,7 @@ def examine(app: str | None) -> Iterator[Check]:
     seen = application.finish(looking, name) if looking and name else None
     yield from application.check(name, seen, settings)
     yield from machine.gpus(settings, classes)
+    yield from runners.executors(settings, name)
     yield from _cluster(settings, classes)
     if isinstance(state, State):
         yield from _celery(state, seen)

@@ -34,6 +34,8 @@ class Event:
     timestamp: float = field(default_factory=time.time)
 
 
+#: The connections of :func:`prepare`; each process uses its own once.
+_prepared: dict[Celery, Any] = {}
 #: Takes events to send, and waits for nothing.
 Sender = Callable[[Event], object]
 
@@ -98,8 +100,20 @@ class Events:
             )
 
 
+def prepare(app: Celery) -> Any:
+    """Open the channel of :class:`Events` before a fork, and return it. Only for a transport whose
+    channels connect later.
+    """
+    connection = _connection(app)
+    channel = connection.default_channel
+    _prepared[app] = connection
+    return channel
+
+
 def _connection(app: Celery) -> Any:
     """Return a connection to the broker that waits for no answer for long."""
+    if (prepared := _prepared.pop(app, None)) is not None:
+        return prepared
     connection = app.connection_for_write(connect_timeout=TIMEOUT)
     connection.transport_options = {
         **(connection.transport_options or {}),

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Self
 
 #: The states of /proc/PID/stat of a process that has ended: zombie, dead.
-_ENDED = "ZX"
+_ENDED = b"ZX"
+_LONGEST_STAT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +106,13 @@ class Instance:
 def start_of(pid: int) -> str:
     """Return when a process started, in ticks since boot; empty if it does not run."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:  # noqa: PTH123 - called at each start
+            stat = file.read(_LONGEST_STAT)
     except OSError:
         return "" if Path("/proc/self/stat").exists() else _start_elsewhere(pid)
     # The name of the program, in parentheses, may hold any character.
-    fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in _ENDED else fields[19]
+    fields = stat.rpartition(b")")[2].split()
+    return "" if fields[0] in _ENDED else fields[19].decode()
 
 
 def _start_elsewhere(pid: int) -> str:

@@ -27,6 +27,7 @@ from gpuqueue.launchers.local.listing import Listing
 from gpuqueue.launchers.local.output import Output, last_bytes
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.started import Started
+from gpuqueue.launchers.local.unused import remove_unused
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End, explain
@@ -94,9 +95,9 @@ class LocalLauncher:
         environ = own | self._settings
         alike = {name: own[name] for name in set(own) - unread} | self._settings
         key = runtime.key_of(__version__, [sys.executable, *command], alike, str(Path.cwd()))
-        base = directory or runtime.base()
-        self._runtime = runtime.prepare(base, key)
-        self._listing = Listing(base, self._settings.get("GPUQUEUE_REDIS_URL", ""))
+        self._base = directory or runtime.base()
+        self._runtime = runtime.prepare(self._base, key)
+        self._listing = Listing(self._base, self._settings.get("GPUQUEUE_REDIS_URL", ""))
         self._runner = Runner(
             self._runtime,
             environ,
@@ -217,6 +218,12 @@ class LocalLauncher:
         """
 
         def connect() -> None:
+            if gone := remove_unused(self._base, self._runtime):
+                logger.info(
+                    "unused runtime directories removed: %s",
+                    ", ".join(gone),
+                    extra={"action": "directories_removed"},
+                )
             try:
                 self._runner.connect()
             except (GpuQueueError, OSError) as exc:

@@ -19,7 +19,7 @@ from typing import Any
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
-from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, ROOM_BYTES, Runtime
+from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, ROOM_BYTES, Runtime, prepare
 
 logger = logging.getLogger(__name__)
 #: Seconds that a runner has to answer a request.
@@ -212,6 +212,8 @@ class Runner:
         return RunnerAway(f"the runner ended at its start with exit code {status}; {log}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        # It may be gone: nothing in it was used for long.
+        prepare(self._runtime.path.parent, self._runtime.path.name)
         with self._runtime.log.open("ab") as log:
             started = subprocess.Popen(
                 self._command,

@@ -178,7 +178,8 @@ def all_of(folder: Path) -> Iterator[Runtime]:
     """Yield every runtime directory below the base: those of other runners, too."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir()):
-            if all((path / name).is_dir() for name in _FOLDERS):
+            named = not path.name.startswith(".")  # else it is being removed
+            if named and all((path / name).is_dir() for name in _FOLDERS):
                 yield Runtime(path)
 
 
@@ -194,21 +195,41 @@ def prepare(folder: Path, key: str) -> Runtime:
             f" path of at most {LONGEST_SOCKET - len(key) - 6} bytes"
         )
     try:
-        for each in (folder, made, *(made / name for name in _FOLDERS)):
-            each.mkdir(mode=0o700, parents=each == folder, exist_ok=True)
-            found = os.lstat(each)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                raise SettingsError(
-                    f"GPUQUEUE_RUNTIME_DIR={str(folder)!r}: {each} belongs to user"
-                    f" {found.st_uid}, not to {os.getuid()}; {_FIX}"
-                )
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                each.chmod(0o700)
+        _make(folder, folder)
+        with guard(folder):
+            for each in (made, *(made / name for name in _FOLDERS)):
+                _make(each, folder)
+            os.utime(made)  # it is in use
     except OSError as exc:
         raise SettingsError(
             f"GPUQUEUE_RUNTIME_DIR={str(folder)!r} cannot be used: {exc}; {_FIX}"
         ) from exc
     return Runtime(made)
+
+
+def _make(path: Path, folder: Path) -> None:
+    path.mkdir(mode=0o700, parents=path == folder, exist_ok=True)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise SettingsError(
+            f"GPUQUEUE_RUNTIME_DIR={str(folder)!r}: {path} belongs to user {found.st_uid}, not to"
+            f" {os.getuid()}; {_FIX}"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+@contextlib.contextmanager
+def guard(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Hold the lock of all runtime directories: those who make one share it, who removes some has
+    it ``alone``. Raises BlockingIOError if another one removes some.
+    """
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
 
 
 def key_of(version: str, command: Sequence[str], environ: Mapping[str, str], folder: str) -> str:

@@ -1,7 +1,7 @@
 """What a dispatcher and a runner say to each other: one JSON object a line. Pure.
 
-A dispatcher says ``start`` (nonce, variables). The runner says ``hello`` once, then ``started`` or
-``refused`` for each start, and ``ended``, each with its nonce.
+A dispatcher says ``start`` (nonce, variables). The runner says ``hello`` once, with what it is,
+then ``started`` or ``refused`` for each start, and ``ended``, each with its nonce.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ import sys
 
 #: A process whose task has used up all threads, and whose interpreter would wait for one of them.
 PROGRAM = """
-import sys, threading, time
+import _thread, sys, threading, time
 from gpuqueue.executor import leaving
 threading.Thread(target=time.sleep, args=(60,)).start()
-def start(self):
+def start(*args):
     raise RuntimeError("can't start new thread")
-threading.Thread.start = start
+_thread.start_new_thread = threading.Thread.start = start
 leaving.end_within(60, 9) if sys.argv[1] == "in time" else leaving.leave_at_once(9)
 """
 

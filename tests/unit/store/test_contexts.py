@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
-from gpuqueue.store.scripts import source
+from gpuqueue.store.scripts import named
 from gpuqueue.store.turn import Turns
 from tests.unit.store.test_scripts import VERBS, documented
 
@@ -51,25 +50,16 @@ class RecordingRedis:
     def __init__(self) -> None:
         self.called: dict[str, list[list[str]]] = defaultdict(list)
         self._answers: list[Any] = []
-        self._verbs: dict[str, Callable[..., Any]] = {}
 
-    def register_script(self, text: str) -> Callable[..., Any]:
-        verb = next(verb for verb in VERBS if source(verb) == text)
-
-        def call(keys: list[str], args: list[str], client: object = None) -> Any:
-            self.called[verb].append(args)
-            answer = ANSWERS.get(verb, 0)
-            if verb == "cancel":  # the first call stopped in the middle
-                answer = ["ended", "" if "after" in json.loads(args[0]) else "j", "j"]
-            self._answers.append(answer)
-            return answer
-
-        call.sha = verb  # type: ignore[attr-defined]
-        self._verbs[verb] = call
-        return call
-
-    def evalsha(self, sha: str, number: int, *keys_and_args: str) -> None:
-        self._verbs[sha](list(keys_and_args[:number]), list(keys_and_args[number:]))
+    def evalsha(self, sha: str, number: int, *keys_and_args: str) -> Any:
+        verb = next(verb for verb in VERBS if named(verb) == sha)
+        args = list(keys_and_args[number:])
+        self.called[verb].append(args)
+        answer = ANSWERS.get(verb, 0)
+        if verb == "cancel":  # the first call stopped in the middle
+            answer = ["ended", "" if "after" in json.loads(args[0]) else "j", "j"]
+        self._answers.append(answer)
+        return answer
 
     def pipeline(self, transaction: bool = True) -> RecordingRedis:
         self._answers = []

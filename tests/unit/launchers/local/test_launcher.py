@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import socket
 import subprocess
 import sys
@@ -355,6 +356,13 @@ def test_an_earlier_process_of_the_job_with_another_token_ends_first(
     running, _ = one.ended()
     assert (running.instance, running.attempt.token) == (stray, "secret")
     until(lambda: one.alive(beside) and one.alive(again), PATIENCE, "two processes")
+
+
+def test_removed_runtime_directory_is_made_again(launcher: Callable[..., Launcher]) -> None:
+    local = launcher("import os; os._exit(7)")
+    shutil.rmtree(local._runtime.path)
+    local.start(RECORD)
+    assert local.code() == 7
 
 
 def test_a_late_launch_does_not_end_the_process_that_was_admitted_later(

@@ -1,0 +1,72 @@
+"""Remove the runtime directories that nothing uses: each version, environment and working directory
+of an application has its own.
+
+A directory goes if no runner holds its lock, none of its attempts may run, no end in it may still
+be told, and all of it is old. A dispatcher that prepares the same directory meanwhile finds it
+whole or gone: see :func:`gpuqueue.launchers.local.runtime.guard`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpuqueue.launchers.local.identity import Instance
+from gpuqueue.launchers.local.runtime import KEPT, Runtime, all_of, guard, read
+
+#: Seconds for which an end that no dispatcher has written keeps its directory.
+UNTOLD = 30 * 86_400.0
+#: How the name of a directory begins that is being removed.
+_GONE = ".gone."
+
+
+def remove_unused(base: Path, own: Runtime) -> list[str]:
+    """Remove the unused directories below the base, but ``own``; return their names."""
+    gone = []
+    with contextlib.suppress(OSError), guard(base, alone=True):
+        for each in all_of(base):
+            if each.path == own.path or is_used(each):
+                continue
+            each.path.rename(base / f"{_GONE}{each.path.name}.{secrets.token_hex(4)}")
+            gone.append(each.path.name)
+    for path in base.glob(f"{_GONE}*"):  # also what a killed process has left
+        shutil.rmtree(path, ignore_errors=True)
+    return gone
+
+
+def is_used(runtime: Runtime) -> bool:
+    """Whether a runtime directory may still be needed. What cannot be read may be."""
+    try:
+        return (
+            runtime.has_runner
+            or any(age < KEPT for age in _ages(runtime.path, runtime.path.iterdir()))
+            or any(_may_run(path) for path in (runtime.path / "attempts").iterdir())
+            or any(age < UNTOLD for age in _ages(*(runtime.path / "ends").iterdir()))
+        )
+    except OSError:
+        return True
+
+
+def _ages(*paths: Path | Iterator[Path]) -> Iterator[float]:
+    now = time.time()
+    for each in paths:
+        for path in (each,) if isinstance(each, Path) else each:
+            yield now - path.stat().st_mtime
+
+
+def _may_run(path: Path) -> bool:
+    """Whether the process that a file names may run: only its own machine knows that it does
+    not.
+    """
+    content = read(path)
+    if content is None:  # its writer died before it wrote, long ago
+        return False
+    try:
+        process = Instance.parse(content["instance"]).process
+    except ValueError:
+        return True
+    return not process.is_here or process.runs
