@@ -32,9 +32,14 @@ def model_time() -> Iterator[None]:
 
     with MonkeyPatch.context() as patch:
         patch.setattr(scripts, "_library", with_model)
-        scripts.source.cache_clear()
+        _forget()
         yield
+    _forget()
+
+
+def _forget() -> None:
     scripts.source.cache_clear()
+    scripts.named.cache_clear()
 
 
 class Timed:
