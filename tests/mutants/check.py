@@ -57,7 +57,7 @@ def use(mutant: Mutant) -> None:
             yield file, mutant.text if file == mutant.file else text
 
     scripts.sections = sections
-    scripts.source.cache_clear()
+    scripts.script.cache_clear()
 
 
 def catcher() -> str:
