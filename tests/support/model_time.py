@@ -32,14 +32,9 @@ def model_time() -> Iterator[None]:
 
     with MonkeyPatch.context() as patch:
         patch.setattr(scripts, "_library", with_model)
-        _forget()
+        scripts.script.cache_clear()
         yield
-    _forget()
-
-
-def _forget() -> None:
-    scripts.source.cache_clear()
-    scripts.named.cache_clear()
+    scripts.script.cache_clear()
 
 
 class Timed:
