@@ -99,15 +99,17 @@ class Own:
 
 
 @pytest.fixture
-def own(stack_factory: Callable[..., Stack]) -> Own:
+def own(stack_factory: Callable[..., Stack], request: pytest.FixtureRequest) -> Own:
     path = os.pathsep.join(["", str(APPS)])
     clocks = {"GPUQUEUE_REPAIR_SECONDS": "0.5", "GPUQUEUE_RELIST_SECONDS": "0.5"}
-    made = stack_factory({"PYTHONPATH": path, "GPUQUEUE_APP": "own", **clocks})
+    start = {"GPUQUEUE_START": getattr(request, "param", "fork")}
+    made = stack_factory({"PYTHONPATH": path, "GPUQUEUE_APP": "own", **clocks, **start})
     (made.directory / "own.py").write_text(APP)
     made.dispatcher()
     return Own(made)
 
 
+@pytest.mark.parametrize("own", ["fork", "spawn"], indirect=True)
 def test_jobs_of_a_task_share_a_process_up_to_a_number(own: Own) -> None:
     first = own.send("first", "waits", reuse=3)
     own.began("first")
