@@ -376,15 +376,17 @@ def test_a_late_launch_does_not_end_the_process_that_was_admitted_later(
 
 
 def test_a_process_that_has_gone_on_is_that_of_its_last_attempt(
-    launcher: Callable[..., Launcher],
+    launcher: Callable[..., Launcher], fifo: Path
 ) -> None:
-    one = launcher(SLEEPS)
+    one = launcher(SLEEPER, fifo)
     instance = one.start({**RECORD, "admitted": 1.0, "reuse": 3})
+    assert first_output(fifo) == "ready", "its program runs, and its file is written"
     following: Any = {**RECORD, "delivery": "b", "id": "b", "token": "b", "attempt": 1}
     one._runtime.go_on(Instance.parse(instance).nonce, record_variables(following))
     [live] = one.list()
     assert (live.running.instance, live.running.attempt.holder) == (instance, "b#1")
     one.start({**RECORD, "token": "given again", "admitted": 2.0})
+    assert first_output(fifo) == "ready"
     assert one.alive(instance), "the first job, given again, does not end the process of another"
     one.stop(instance, "KILL")
     running, _ = one.ended()
