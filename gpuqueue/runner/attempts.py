@@ -10,51 +10,24 @@ import selectors
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from gpuqueue.launchers.local import cgroup
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
 from gpuqueue.launchers.local.runtime import Runtime, write
 from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
-from gpuqueue.runner.descendants import Strays
+from gpuqueue.runner.descendants import Strays, is_tracker
+from gpuqueue.runner.running import Ended, Running
 
 #: What a spawned attempt runs.
 COMMAND = (sys.executable, "-m", "gpuqueue.executor")
 
 _NEW = os.O_CREAT | os.O_CLOEXEC
-
-
-@dataclass(slots=True)
-class Running:
-    """One attempt that runs. ``ours``: this runner started it, and can read how it ends. ``pidfd``
-    is negative on a system that has none.
-    """
-
-    instance: Instance
-    pidfd: int
-    ours: bool
-    variables: Mapping[str, str]
-    reaped: bool = False
-    code: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended: ``code`` as :mod:`subprocess` has it, None if it is unknown.
-    ``variables`` describe the attempt.
-    """
-
-    nonce: str
-    instance: str
-    code: int | None
-    variables: Mapping[str, str]
-
-    def described(self) -> dict[str, Any]:
-        """Return what a file and a dispatcher keep of it, beside its nonce."""
-        return {"instance": self.instance, "code": self.code, "variables": self.variables}
 
 
 class Attempts:
@@ -90,6 +63,8 @@ class Attempts:
         self._running: dict[str, Running] = {}
         self._over: list[str] = []
         self._strays = Strays()
+        self._cgroups = cgroup.own()
+        cgroup.remove_empty(self._cgroups)
         child.adopt_orphans()
 
     def __len__(self) -> int:
@@ -109,9 +84,14 @@ class Attempts:
             # The process inherits the lock, and holds it to its end.
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             private = [*(key.fd for key in self._selector.get_map().values()), *self._private]
-            about = self._about(variables)
-            run = partial(self._run, nonce, held, variables, about, spawned)
-            pid = child.fork(run, close=private, output=output)
+            group = cgroup.make(self._cgroups, nonce)
+            about = self._about(variables, group)
+            run = partial(self._run, nonce, held, variables, about, group, spawned)
+            try:
+                pid = child.fork(run, close=private, output=output)
+            except OSError:
+                cgroup.remove_empty(self._cgroups)
+                raise
             process = Process.of(pid)
             if process is not None:
                 # So does the new process, which may outlive this one.
@@ -123,7 +103,7 @@ class Attempts:
         if process is None:  # it has ended by now: its end is read below
             process = Process(self._me.machine if self._me else "", pid, "0")
         instance = self._instance(nonce, process)
-        self._note(nonce, instance, variables, ours=True)
+        self._note(nonce, instance, variables, group, ours=True)
         return str(instance)
 
     def _instance(self, nonce: str, process: Process) -> Instance:
@@ -135,9 +115,11 @@ class Attempts:
         held: int,
         variables: Mapping[str, str],
         about: Callable[[Instance], bytes],
+        group: Path | None,
         spawned: bool,
     ) -> None:
         """In the new process: note which it is, and become the executor."""
+        cgroup.enter(group)
         process = Process.of(os.getpid())
         assert process is not None, "this process runs"
         instance = self._instance(nonce, process)
@@ -155,9 +137,14 @@ class Attempts:
 
         executor.run()
 
-    def _about(self, variables: Mapping[str, str]) -> Callable[[Instance], bytes]:
+    def _about(
+        self, variables: Mapping[str, str], group: Path | None
+    ) -> Callable[[Instance], bytes]:
         """Return what makes the content of the file of an attempt: its process adds little."""
-        rest = json.dumps({"variables": dict(variables), "runner": self._described})[1:].encode()
+        known: dict[str, Any] = {"variables": dict(variables), "runner": self._described}
+        if group:
+            known["cgroup"] = str(group)
+        rest = json.dumps(known)[1:].encode()
 
         def about(instance: Instance) -> bytes:
             return b'{"instance": %s, %s' % (json.dumps(str(instance)).encode(), rest)
@@ -165,10 +152,16 @@ class Attempts:
         return about
 
     def _note(
-        self, nonce: str, instance: Instance, variables: Mapping[str, str], *, ours: bool
+        self,
+        nonce: str,
+        instance: Instance,
+        variables: Mapping[str, str],
+        group: Path | None,
+        *,
+        ours: bool,
     ) -> None:
         pidfd = os.pidfd_open(instance.process.pid) if hasattr(os, "pidfd_open") else -1
-        self._running[nonce] = Running(instance, pidfd, ours, variables)
+        self._running[nonce] = Running(instance, pidfd, ours, variables, group)
         if pidfd >= 0:
             self._selector.register(pidfd, selectors.EVENT_READ, nonce)
 
@@ -178,11 +171,15 @@ class Attempts:
             runner = content.get("runner")
             if nonce in self._running or (runner and Process(**runner).runs):
                 continue
+            group = cgroup.named(content.get("cgroup"), nonce)
             with contextlib.suppress(ValueError, ProcessLookupError):
                 instance = Instance.parse(content["instance"])
                 if instance.process.runs:
-                    self._note(nonce, instance, content["variables"], ours=False)
+                    self._note(nonce, instance, content["variables"], group, ours=False)
                     continue
+            if group:
+                cgroup.kill(group)
+                cgroup.is_empty(group)
             end_marked(nonce)
             yield self._end(Ended(nonce, content["instance"], None, content["variables"]))
 
@@ -214,11 +211,15 @@ class Attempts:
                 child.kill_group(pid)
                 running.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 running.reaped = True
+            if running.cgroup and not any(map(is_tracker, cgroup.processes(running.cgroup))):
+                cgroup.kill(running.cgroup)
         living = {each.instance.process.pid for each in self._running.values() if not each.reaped}
         left = self._strays.end(living, self._over)
         for nonce in [each for each in self._over if each not in left]:
             running = self._running[nonce]
             if not running.ours and end_marked(nonce, running.instance.process.pid):
+                continue
+            if running.cgroup and not cgroup.is_empty(running.cgroup):
                 continue
             self._over.remove(nonce)
             del self._running[nonce]

@@ -39,7 +39,7 @@ class Strays:
             for pid in found:
                 self._of.setdefault(pid, set(over))
                 since = self._since.setdefault(pid, time.monotonic())
-                if not (_is_tracker(pid) and time.monotonic() - since < TRACKER_GRACE):
+                if not (is_tracker(pid) and time.monotonic() - since < TRACKER_GRACE):
                     _kill(pid)
             dead = [pid for pid in found if _reaped(pid)]
             for pid in dead:
@@ -63,7 +63,8 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _is_tracker(pid: int) -> bool:
+def is_tracker(pid: int) -> bool:
+    """Whether a process is a resource tracker of :mod:`multiprocessing`."""
     try:
         return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

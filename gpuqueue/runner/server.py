@@ -18,8 +18,9 @@ from gpuqueue import __version__
 from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.runner.attempts import Attempts, Ended
+from gpuqueue.runner.attempts import Attempts
 from gpuqueue.runner.parent import Parent
+from gpuqueue.runner.running import Ended
 
 logger = logging.getLogger(__name__)
 #: Seconds without a dispatcher and an attempt after which a runner ends.

@@ -19,13 +19,21 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 ALL = sorted({(command, page) for page in PAGES for command in commands(page)})
 #: Programs that are checked with the manifests on pages about production.
 IN_PRODUCTION = {"kubectl": check_cluster_kubectl, "helm": check_helm}
-LANGUAGES = {"sh", "text", "python", "toml", "yaml", "dockerfile", "promql"}
+LANGUAGES = {"sh", "text", "python", "toml", "yaml", "dockerfile", "promql", "ini"}
 
 
 def test_pages_have_blocks_of_known_languages_only() -> None:
     for page in PAGES:
         opened = re.findall(r"^```(\w*)$", (ROOT / page).read_text(), re.MULTILINE)[::2]
         assert set(opened) <= LANGUAGES, page
+
+
+def test_systemd_unit_sets_known_settings_and_starts_a_dispatcher(tmp_path: Path) -> None:
+    page = "docs/operate/local.md"
+    [unit] = re.findall(r"```ini\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    check_settings(re.findall(r"^Environment=(.*)$", unit, re.MULTILINE))
+    [command] = re.findall(r"^ExecStart=\S*/(celery .*)$", unit, re.MULTILINE)
+    check_command(command, page, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,16 @@ def test_dispatchers_of_one_application_share_a_runner(own: Stack) -> None:
             "threading.Thread(target=time.sleep, args=(600,), name='pump', daemon=True).start()",
             "1 threads when it was imported: pump",
         ),
+        ("import grpc\nchannel = grpc.insecure_channel('127.0.0.1:1')", "of native libraries"),
         ("opened = open(os.environ['DEVICE'])", "opened"),
     ],
-    ids=["threads", "gpu"],
+    ids=["threads", "grpc", "gpu"],
 )
 def test_application_that_cannot_be_forked_is_spawned(
     own: Stack, tmp_path: Path, does: str, why: str
 ) -> None:
+    if "grpc" in does:
+        pytest.importorskip("grpc")
     device = tmp_path / "nvidia-uvm"
     device.touch()
     if why == "opened":
@@ -174,20 +177,28 @@ def test_output_of_jobs_outlives_the_readers_of_their_dispatcher(own: Stack) -> 
 @pytest.mark.slow
 def test_two_hundred_forks_of_an_application_with_threads_and_connections(own: Stack) -> None:
     pytest.importorskip("numpy")
+    pytest.importorskip("grpc")
     write(
         own,
-        "import numpy, redis\n"
+        "import grpc, numpy, redis\n"
         "a = numpy.ones((400, 400)); a @ a\n"
         "shared = redis.Redis.from_url(URL); shared.ping()\n"
         "VALUE = 1\n"
         "@app.task\n"
         "def multiply():\n"
         "    shared.connection_pool.reset(); shared.ping()\n"
-        "    return float((a @ a)[0, 0])",
+        "    return float((a @ a)[0, 0])\n"
+        "@app.task\n"
+        "def call():\n"
+        "    with grpc.insecure_channel('127.0.0.1:1') as channel:\n"
+        "        try: channel.unary_unary('/a/b')(b'', timeout=60)\n"
+        "        except grpc.RpcError as exc: return exc.code().name",
     )
     node = own.dispatcher()
-    jobs = [own.app.send_task("own.multiply", queue=GPU) for _ in range(200)]
+    jobs = [own.app.send_task("own.multiply", queue=GPU) for _ in range(190)]
+    calls = [own.app.send_task("own.call", queue=GPU) for _ in range(10)]
     assert {job.get(2 * PATIENCE) for job in jobs} == {400.0}
+    assert {job.get(2 * PATIENCE) for job in calls} == {"UNAVAILABLE"}
     assert "not forked" not in node.logs()
     own.idle()
     assert len(list(runners_of(own.url))) == 1

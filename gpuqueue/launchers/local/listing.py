@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpuqueue.launchers.local import cgroup
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
 from gpuqueue.launchers.local.runtime import Runtime, all_of, read
@@ -69,7 +70,12 @@ class Listing:
                 continue
             if _lives(content.get("runner")) or runtime.has_runner:
                 return True
+            group = cgroup.named(content.get("cgroup"), instance.nonce)
+            if group:
+                cgroup.kill(group)
             if end_marked(instance.nonce, instance.process.pid):
+                return True
+            if group and not cgroup.is_empty(group):
                 return True
             runtime.attempt(instance.nonce).unlink(missing_ok=True)
         return False
