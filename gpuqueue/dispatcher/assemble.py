@@ -36,7 +36,7 @@ from gpuqueue.launchers.local.identity import machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.executor_env import LOAD_TIMEOUT
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
 from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured
@@ -241,7 +241,7 @@ def _local(
     dealt = devices.deal(classes.values(), found)
     launcher = LocalLauncher(
         on_end,
-        {**executor_environment(settings), "GPUQUEUE_START": settings.start},
+        {**executor_environment(settings), START: settings.start},
         settings.start_timeout,
         dealt,
         # A silent machine is gone with its jobs: it is off, or its container has restarted.

@@ -1,5 +1,7 @@
-"""``python -m gpuqueue.executor``: run the attempt that the environment names."""
+"""``python -m gpuqueue.executor``: run the attempt that the environment names. In a pod, this is
+its runner.
+"""
 
-from gpuqueue.executor.main import run
+from gpuqueue.runner.pod import run
 
 run()

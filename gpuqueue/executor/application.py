@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, signals
@@ -77,17 +78,26 @@ def load(
     seconds. Raises :class:`ApplicationNotFound`.
     """
     app = find(name)
-    try:
+    with becoming_worker(name):
         become_worker(app, worker, loglevel)
         wait_for_redis(app, patience)
-    except Exception as exc:  # a setting that only a worker reads, or a missing client library
+    return app
+
+
+@contextmanager
+def becoming_worker(name: str | None) -> Iterator[None]:
+    """Raise :class:`ApplicationNotFound` for an error of an application that is imported: a setting
+    that only a worker reads, a missing client library, a handler of a signal.
+    """
+    try:
+        yield
+    except Exception as exc:
         if (stopped := _stopped(exc)) is not None:
             raise stopped from None
         raise ApplicationNotFound(
             f"GPUQUEUE_APP={name!r} cannot become a worker: {type(exc).__name__}: {exc}; correct"
             " its settings"
         ) from exc
-    return app
 
 
 def stand_in(settings: Mapping[str, Any], worker: str, loglevel: str = "INFO") -> Celery:

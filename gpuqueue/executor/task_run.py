@@ -78,11 +78,7 @@ class Run:
         try:
             app = application.load(self._environ.get("GPUQUEUE_APP"), self._worker, self._loglevel)
         except ApplicationNotFound as exc:
-            if LOAD_TIMEOUT in self._environ:  # else its dispatcher knows no held applications
-                self._not_loaded(exc)
-            settings = celery_redis.read(self._environ).celery()
-            app = application.stand_in(settings, self._worker, self._loglevel)
-            self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
+            self.not_loaded(exc)
             return
         name = self._record["task"]
         try:
@@ -102,7 +98,17 @@ class Run:
             task = raiser(app, self._record, missing)
         self._trace(app, task, body)
 
-    def _not_loaded(self, exc: ApplicationNotFound) -> NoReturn:
+    def not_loaded(self, exc: ApplicationNotFound) -> None:
+        """The application cannot be loaded: hold it, or fail the job if its dispatcher is older,
+        and knows no held applications.
+        """
+        if LOAD_TIMEOUT in self._environ:
+            self._hold(exc)
+        settings = celery_redis.read(self._environ).celery()
+        app = application.stand_in(settings, self._worker, self._loglevel)
+        self._trace(app, raiser(app, self._record, exc), self._readable_body(app))
+
+    def _hold(self, exc: ApplicationNotFound) -> NoReturn:
         """Write no result: the job is not at fault, and waits until its application works."""
         start_logger.error("%s", exc, exc_info=exc)
         try:

@@ -22,6 +22,8 @@ INSTANCE = "GPUQUEUE_INSTANCE"
 FINISHER = "GPUQUEUE_FINISHER"
 #: Seconds that an executor gets to load the application. Absent: an older dispatcher set none.
 LOAD_TIMEOUT = "GPUQUEUE_LOAD_TIMEOUT"
+#: How a runner starts an executor: ``fork`` or ``spawn``. Absent: ``fork``.
+START = "GPUQUEUE_START"
 #: Fields of the pod, which only the cluster knows.
 POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
 #: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.

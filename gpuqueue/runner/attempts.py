@@ -8,7 +8,6 @@ import json
 import os
 import selectors
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,9 +22,6 @@ from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
 from gpuqueue.runner.descendants import Strays, is_tracker
 from gpuqueue.runner.running import Ended, Running
-
-#: What a spawned attempt runs.
-COMMAND = (sys.executable, "-m", "gpuqueue.executor")
 
 _NEW = os.O_CREAT | os.O_CLOEXEC
 
@@ -55,7 +51,7 @@ class Attempts:
         self._selector = selector
         self._environ = environ
         self._why_spawn = why_spawn
-        self._command = tuple(command) or COMMAND
+        self._command = tuple(command) or child.SPAWNED
         self._private = list(private)
         self._host = socket.gethostname()
         self._me = Process.of(os.getpid())
@@ -206,10 +202,7 @@ class Attempts:
         for nonce in self._over:
             running = self._running[nonce]
             if running.ours and not running.reaped:
-                pid = running.instance.process.pid
-                # Its group goes first: the pid of a child is not given again before it is reaped.
-                child.kill_group(pid)
-                running.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                running.code = child.reap(running.instance.process.pid)
                 running.reaped = True
             if running.cgroup and not any(map(is_tracker, cgroup.processes(running.cgroup))):
                 cgroup.kill(running.cgroup)

@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpuqueue.launchers.local.runtime import ROOM
+from gpuqueue.runner.descendants import children
 
+#: What a spawned executor runs. It needs no runner: see :mod:`gpuqueue.runner.pod`.
+ALONE = "--alone"
+SPAWNED = (sys.executable, "-m", "gpuqueue.executor", ALONE)
 #: ``prctl``: descendants whose parent dies become children of this process.
 SUBREAPER = 36
 #: ``oom_score_adj`` of an attempt: the kernel must end it before the runner, whose score is 0.
@@ -26,8 +30,15 @@ OOM_SCORE = 500
 #: Exit status of an error before the executor (EX_SOFTWARE).
 EXIT_BEFORE = 70
 _LIBC = ctypes.CDLL(None)
-#: Signals that the runner, or the application in it, may handle, and what a fresh process does.
-_SIGNALS: Mapping[signal.Signals, Any] = {
+#: Signals that a runner waits for, or passes on.
+SIGNALS = frozenset(
+    (
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
+        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
+    )
+)
+#: Those that the runner, or the application in it, may handle, and what a fresh process does.
+_HANDLERS: Mapping[signal.Signals, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
     signal.SIGHUP: signal.SIG_DFL,
@@ -35,42 +46,39 @@ _SIGNALS: Mapping[signal.Signals, Any] = {
 }
 
 
-def fork(run: Callable[[], object], *, close: Iterable[int], output: int) -> int:
+def fork(run: Callable[[], object], *, close: Iterable[int] = (), output: int | None = None) -> int:
     """Fork, and run a function in the new process as a fresh process would; return its pid.
 
     Args:
         run: the executor.
         close: descriptors of the runner.
-        output: where standard output and error go.
+        output: where standard output and error go. None: the executor is the only one of its
+            runner, and shares its output, its orphans and its fate when the memory is used up.
     """
     # No signal may reach a handler of the runner in the new process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         pid = os.fork()
         if not pid:
             _become(run, close, output)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
-def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoReturn:
+def _become(run: Callable[[], object], close: Iterable[int], output: int | None) -> NoReturn:
     code: object = EXIT_BEFORE
     try:
         for each in close:
             # By number: the objects that own them stay, and must not close them again.
             os.close(each)
         os.setsid()
-        adopt_orphans()
         signal.set_wakeup_fd(-1)
-        for number, handler in _SIGNALS.items():
+        for number, handler in _HANDLERS.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_bytes(b"%d" % OOM_SCORE)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if output is not None:
+            _part(output)
         _forget()
         run()
         code = os.EX_OK
@@ -79,6 +87,16 @@ def _become(run: Callable[[], object], close: Iterable[int], output: int) -> NoR
     except BaseException:
         traceback.print_exc()
     leave(code)
+
+
+def _part(output: int) -> None:
+    """Have an output, orphans and a fate that the runner and its other executors do not share."""
+    adopt_orphans()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(b"%d" % OOM_SCORE)
 
 
 def adopt_orphans() -> None:
@@ -107,10 +125,13 @@ def show_environment(variables: Mapping[str, str]) -> None:
         ctypes.memmove(begin + at, written, whole)
 
 
-def kill_group(pid: int) -> None:
-    """Kill the group that a process leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def reap(pid: int) -> int:
+    """Return how a forked process ended, which has ended: its exit code, or -N for signal N."""
+    if not children():  # unlike its descendants, its group is known here
+        # It goes first: the pid of a child is not given again before it is reaped.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def leave(code: object) -> NoReturn:
@@ -130,17 +151,14 @@ def leave(code: object) -> NoReturn:
 
 def _forget() -> None:
     """Drop what a fresh process would not have. redis-py and logging see a fork themselves."""
-    from multiprocessing import resource_tracker, util
-
-    from billiard import util as billiard_util
-
-    for each in (billiard_util, util):
-        forkers: Any = each
-        forkers._run_after_forkers()
-    tracker: Any = resource_tracker._resource_tracker
-    if tracker._fd is not None:
-        os.close(tracker._fd)
-        tracker._fd = tracker._pid = None
+    for name in ("billiard.util", "multiprocessing.util"):
+        if (forkers := sys.modules.get(name)) is not None:
+            forkers._run_after_forkers()
+    if (module := sys.modules.get("multiprocessing.resource_tracker")) is not None:
+        tracker = module._resource_tracker
+        if tracker._fd is not None:
+            os.close(tracker._fd)
+            tracker._fd = tracker._pid = None
     if (random := sys.modules.get("numpy.random")) is not None:
         random.seed()
     if (torch := sys.modules.get("torch")) is not None:

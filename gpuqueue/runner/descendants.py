@@ -13,6 +13,9 @@ from pathlib import Path
 
 #: Seconds that a resource tracker gets to remove the shared memory that its process left.
 TRACKER_GRACE = 1.0
+#: Seconds between two looks at what an ended attempt left: at first, and after :data:`SLOW`
+#: seconds.
+SOON, SLOWLY, SLOW = 0.002, 0.1, 0.5
 
 
 class Strays:
@@ -48,8 +51,17 @@ class Strays:
                 return set().union(*self._of.values())
 
 
+def pause(since: float) -> float:
+    """Return the seconds until the next look at what is left, ``since`` seconds after the end of
+    an attempt.
+    """
+    return SOON if since < SLOW else SLOWLY
+
+
 def children() -> list[int]:
-    """Return the children of this process, ended ones included."""
+    """Return the children of this process, ended ones included; none where the system does not
+    list them.
+    """
     try:
         return [
             int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from celery import Celery, signals
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.executor import application, waiting
-from gpuqueue.executor import main as executor
-from gpuqueue.model.executor_env import LOAD_TIMEOUT
+from gpuqueue.executor import application, redis_of, waiting
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
 from gpuqueue.runner import safety
 from gpuqueue.runner.sources import Sources
 from gpuqueue.store import scripts
@@ -76,37 +75,49 @@ def load(environ: Mapping[str, str]) -> Parent:
     """Import the application. An error is kept for those who ask for an attempt. Where executors
     are spawned, each imports it by itself.
     """
-    if environ.get("GPUQUEUE_START") == "spawn":
+    if environ.get(START) == "spawn":
         return Parent("", "GPUQUEUE_START=spawn", Sources(sys.modules))
-    before, problem = set(sys.modules), ""
-    for name in _LATE:
-        importlib.import_module(name)
-    scripts.read(*VERBS)
-    own = set(sys.modules)
+    import_late()
+    own, problem = set(sys.modules), ""
     if within := float(environ.get(LOAD_TIMEOUT, 0)):
         # Its thread ends with the import: it would forbid to fork.
         faulthandler.dump_traceback_later(within, exit=True)
     try:
-        app = application.find(environ.get("GPUQUEUE_APP"))
-        _become_parent(app, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
-        _prepare(app, environ)
+        become(environ)
     except ApplicationNotFound as exc:
         problem = str(exc)
         traceback.print_exception(exc)
-    except Exception as exc:  # a signal handler of the application, or a wrong setting
-        problem = (
-            f"GPUQUEUE_APP={environ.get('GPUQUEUE_APP')!r} cannot become a worker:"
-            f" {type(exc).__name__}: {exc}; correct its settings"
-        )
-        traceback.print_exception(exc)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    sources = Sources(own | before)
+    sources = Sources(own)
+    return Parent(problem, settle(), sources)
+
+
+def import_late() -> None:
+    """Import what each executor would import by itself, beside the application."""
+    for name in _LATE:
+        importlib.import_module(name)
+    scripts.read(*VERBS)
+
+
+def become(environ: Mapping[str, str]) -> None:
+    """Import the application, and take the steps of a Celery worker before it forks its pool.
+    Raises :class:`ApplicationNotFound`.
+    """
+    name = environ.get("GPUQUEUE_APP")
+    app = application.find(name)
+    with application.becoming_worker(name):
+        _become_parent(app, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
+        _prepare(app, environ)
+
+
+def settle() -> str:
+    """Prepare this process for forks. Returns why it must not fork; empty if it may."""
     safety.settle()
     why = safety.unsafe()
     gc.collect()
     gc.freeze()  # a child's collector would write to each page that has an object, and so copy it
-    return Parent(problem, why, sources)
+    return why
 
 
 def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
@@ -114,12 +125,12 @@ def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
     child the same again, and each page of memory that it touches is copied.
     """
     application.keep(environ["GPUQUEUE_APP"], app)
-    executor.prepare(environ)
+    redis_of.prepare(environ)
     waiting.prepare(app)
 
 
 def _become_parent(app: Celery, loglevel: str) -> None:
-    """Take the steps of a Celery worker before it forks its pool, in its order."""
+    """Take these steps, in the order of Celery."""
     signals.celeryd_init.send(sender="gpuqueue", instance=None, conf=app.conf, options={})
     signals.worker_init.send(sender=None)
     app.log.setup(loglevel, hostname="gpuqueue-runner")

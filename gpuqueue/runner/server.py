@@ -19,16 +19,16 @@ from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.runner.attempts import Attempts
+from gpuqueue.runner.descendants import pause
 from gpuqueue.runner.parent import Parent
 from gpuqueue.runner.running import Ended
 
 logger = logging.getLogger(__name__)
 #: Seconds without a dispatcher and an attempt after which a runner ends.
 IDLE = 60.0
-#: Seconds between two looks at what an ended attempt left: at first, and after :data:`SLOW`
-#: seconds; between two polls of processes on systems without pidfds; and between two looks at all
+#: Seconds between two polls of processes on systems without pidfds, and between two looks at all
 #: else.
-SOON, SLOWLY, SLOW, POLL, LATER = 0.002, 0.1, 0.5, 0.05, 1.0
+POLL, LATER = 0.05, 1.0
 #: Seconds between two looks for old files.
 TIDY = 600.0
 #: Bytes of an attempt's output after which its file begins again; as many before them are kept.
@@ -141,7 +141,7 @@ class Server:
 
     def _pause(self, reaping: float) -> float:
         if self._attempts.reaping:
-            return SOON if reaping < SLOW else SLOWLY
+            return pause(reaping)
         return POLL if self._attempts.polled else LATER
 
     def close(self) -> None:

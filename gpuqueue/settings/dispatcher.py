@@ -40,9 +40,10 @@ class Settings(RedisSettings):
     Job.
     """
     start: Literal["fork", "spawn"] = Field("fork", validation_alias=named("GPUQUEUE_START"))
-    """How the runner of local mode starts an executor: ``fork`` from its imported application, or
-    ``spawn`` as a new process that imports it. With ``fork``, it still spawns where the application
-    has opened a GPU or started threads when it was imported.
+    """How a runner starts an executor: ``fork`` from its imported application, or ``spawn`` as a
+    new process that imports it. With ``fork``, it still spawns where the application has opened a
+    GPU or started threads when it was imported. On Kubernetes, an image may set ``spawn`` for its
+    pods.
     """
     runtime_dir: Path | None = Field(None, validation_alias=named("GPUQUEUE_RUNTIME_DIR"))
     """Directory of the runners of local mode: their sockets, and what they know of their attempts.

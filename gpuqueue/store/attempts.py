@@ -62,7 +62,8 @@ class ExecutorAttempt:
     ) -> tuple[Record, dict[str, Any]]:
         """Claim the attempt for this process; return its record and message.
 
-        ``loads_within`` seconds later the attempt is stopped, unless :meth:`loaded` was called.
+        ``loads_within`` seconds after the last claim the attempt is stopped, unless :meth:`loaded`
+        was called.
         Raises :class:`StaleAttempt` if another process has it, or if it is no longer wanted.
         """
         answer = self._call("claim", instance=instance, worker=worker, loads_within=loads_within)

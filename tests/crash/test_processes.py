@@ -158,6 +158,23 @@ def test_an_orphan_killed_after_its_runner_is_tried_again(
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
+@pytest.mark.parametrize("kind", ["kubernetes"])
+def test_a_job_ends_with_process_1_of_its_pod(cluster: CrashStack, tmp_path: Path) -> None:
+    cluster.start("one")
+    result = cluster.send("hold", str(tmp_path / "never"))
+    holding(cluster)
+    (record,) = cluster.records()
+    executor = cluster.process_of(record)
+    runner = executor.parent()
+    assert runner and runner.environ()["GPUQUEUE_TOKEN"] == record["token"]
+    runner.kill()
+    with pytest.raises(ExecutorDied, match=r"signal 9.*exit code 137"):
+        result.get(timeout=30)
+    assert not is_running(executor.pid)
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert cluster.noted() == ["holding"]
+
+
 @pytest.mark.local_only("runners")
 def test_a_job_goes_on_when_its_runner_is_killed(cluster: CrashStack, tmp_path: Path) -> None:
     gate = tmp_path / "gate"

@@ -72,6 +72,14 @@ RUNNER = {
     "end kept, not told": "gpuqueue.runner.attempts:Attempts._end:after",
     "before it listens": "gpuqueue.runner.attempts:Attempts.adopt:before",
 }
+#: The steps of process 1 of a pod.
+POD = {
+    "claimed, nothing imported": "gpuqueue.executor.process:Executor.claim:after",
+    "imported, not forked": "gpuqueue.runner.parent:settle:after",
+    "executor ended, not reaped": "gpuqueue.runner.child:reap:before",
+    "executor reaped, what it left not ended": "gpuqueue.runner.pod:Pod._sweep:before",
+    "nothing left": "gpuqueue.runner.pod:Pod._over:before",
+}
 FINISH = {
     "24 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
     "25 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
@@ -117,6 +125,21 @@ def test_every_job_ends_once_when_its_runner_dies_at_step(cluster: CrashStack, s
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == [f"ran {number}" for number in range(4)]
     assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 4
+
+
+@pytest.mark.parametrize("kind", ["kubernetes"])
+@pytest.mark.parametrize("step", POD)
+def test_every_job_ends_once_when_process_1_of_its_pod_dies_at_step(
+    cluster: CrashStack, step: str
+) -> None:
+    results = [cluster.send("work", number) for number in range(2)]
+    results.append(cluster.send("work", 2, queue="gpu.t4.exclusive"))
+    cluster.start("one", crash=POD[step])
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4]
+    assert cluster.mark.exists(), "process 1 has died"
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(3)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 3
 
 
 @pytest.mark.parametrize("step", EXECUTOR)

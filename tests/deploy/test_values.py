@@ -43,7 +43,7 @@ OTHERWISE = {
     ),
     *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST"),
     # Of local mode.
-    *("GPUQUEUE_DEVICES", "GPUQUEUE_RUNTIME_DIR", "GPUQUEUE_START"),
+    *("GPUQUEUE_DEVICES", "GPUQUEUE_RUNTIME_DIR"),
 }
 #: Maps with free keys.
 OPEN = {

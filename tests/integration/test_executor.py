@@ -4,89 +4,22 @@ nothing else.
 
 from __future__ import annotations
 
-import json
-import os
 import resource
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
 
-from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_DEVICE
-from gpuqueue.model.job import Job
-from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
-from gpuqueue.store.client import connect
-from gpuqueue.store.line import Line
-from gpuqueue.store.reader import Reader
-from tests.support.nodes import APPS
+from tests.support.hands import INSTANCE, Hands
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
-T4 = GpuClass("t4", shared_slots=100)
-INSTANCE = "gpu/gpu-where-1"
-
-
-class Hands:
-    """Makes attempts, starts their executors, and reads what became of them."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = connect(url)
-        self.line, self.reader = Line(self.client), Reader(self.client)
-        self.line.open("t4")
-        self.app = Celery("by-hand", broker=url, backend=url)
-
-    def attempt(self, task: str, *args: Any) -> Record:
-        """Accept a call of a task, and make it a holder."""
-        job = Job(str(uuid.uuid4()), task, "t4", "shared")
-        sent = self.app.amqp.as_task_v2(job.id, task, args=args)
-        message = {
-            "headers": sent.headers,
-            "body": json.dumps(sent.body),
-            "content_type": "application/json",
-            "content_encoding": "utf-8",
-            "properties": {"correlation_id": job.id},
-            "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
-        }
-        assert self.line.accept("t4", job.record(), json.dumps(message)) == "accepted"
-        [granted] = self.line.enqueue(T4, job.delivery)
-        return granted
-
-    def run(
-        self, record: Record, env: dict[str, str] | None = None, **how: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run the executor of an attempt to its end."""
-        told = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH")])),
-            "CELERY_BROKER_URL": self.url,
-            "GPUQUEUE_APP": record["task"].partition(".")[0],
-            "GPUQUEUE_JOB_ID": record["id"],
-            "GPUQUEUE_DELIVERY": record["delivery"],
-            "GPUQUEUE_GPU_CLASS": "t4",
-            "GPUQUEUE_ATTEMPT": str(record["attempt"]),
-            "GPUQUEUE_TOKEN": record["token"],
-            "GPUQUEUE_INSTANCE": INSTANCE,
-        }
-        command = [sys.executable, "-m", "gpuqueue.executor"]
-        return subprocess.run(
-            command, env=told | (env or {}), capture_output=True, text=True, timeout=PATIENCE, **how
-        )
-
-    def kept(self, record: Record) -> Record:
-        found = self.reader.record("t4", record["delivery"])
-        assert found
-        return found
 
 
 @pytest.fixture(scope="module")

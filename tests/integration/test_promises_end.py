@@ -7,13 +7,13 @@ import signal
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
-import psutil
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
 from tests.support.celery_series import needs_late_revoked
+from tests.support.processes import is_running
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -67,7 +67,7 @@ def test_a_running_job_is_revoked_only_when_its_process_is_gone(
     assert (result.state, stack.holders()) == ("STARTED", [result.id])
     stack.go(key)
     until(
-        lambda: result.state == "REVOKED" and not psutil.pid_exists(pid),
+        lambda: result.state == "REVOKED" and not is_running(pid),
         PATIENCE,
         "revoked",
         lambda: result.state,
@@ -86,7 +86,7 @@ def test_a_job_that_ignores_its_end_is_killed_after_the_grace(
     assert stack.told(key) == "terminating"
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
-    assert not psutil.pid_exists(pid)
+    assert not is_running(pid)
 
 
 @pytest.mark.local_only("Kubernetes sends SIGTERM, and SIGKILL after the grace")
@@ -162,7 +162,7 @@ def test_a_running_job_is_terminated_by_its_stamp(shop: ModuleType, stack: Stack
     shop.app.control.revoke_by_stamped_headers({"order": [key]}, terminate=True)
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
-    assert not psutil.pid_exists(pid)
+    assert not is_running(pid)
 
 
 # -- death -----------------------------------------------------------------------------------------

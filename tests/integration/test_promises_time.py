@@ -8,10 +8,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 
-import psutil
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
+from tests.support.processes import is_running
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -70,7 +70,7 @@ def test_a_hard_time_limit_kills_the_task_with_a_typed_error(
         result.get(PATIENCE)
     assert stack.told(result.id) == ["old", result.id]
     if queue == GPU:
-        assert not psutil.pid_exists(pid)
+        assert not is_running(pid)
         assert stack.known(result.id)["reason"] == "TIME_LIMIT"
 
 

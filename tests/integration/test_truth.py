@@ -8,7 +8,7 @@ import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.measures import Measures
-from tests.integration.test_executor import Hands
+from tests.support.hands import Hands
 
 pytestmark = pytest.mark.integration
 

@@ -82,6 +82,9 @@ class Attempted(Entrance):
             job.started, job.loaded = self.now, loads_within is None
             short = job.time_limit and loads_within and job.time_limit <= loads_within
             job.loading = loads_within is not None and not short
+        elif job.loading and loads_within:
+            limit = job.started + job.time_limit if job.time_limit else float("inf")
+            job.deadline = min(limit, self.now + loads_within)
         return True
 
     def loaded(self, process: Process, told: Told, limit: float | None) -> bool:

@@ -262,6 +262,43 @@ def test_an_import_has_a_deadline_until_the_application_is_loaded(
         assert queue.ends(executor, reason=EndReason.ERROR).state == "delayed"
 
 
+@pytest.mark.parametrize(
+    ("limit", "loads_within", "loaded", "until", "word"),
+    [
+        (None, 5, False, 9, "load"),
+        (12, 5, False, 9, "load"),
+        (8, 5, False, 8, "run"),
+        (3, 5, False, 3, "run"),
+        (12, 5, True, 12, "run"),
+        (None, 5, True, 10_000, None),
+        (12, None, False, 12, "run"),
+    ],
+)
+def test_repeated_claim_begins_the_time_of_the_import_again(
+    queue: Queue,
+    limit: float | None,
+    loads_within: float | None,
+    loaded: bool,
+    until: float,
+    word: str | None,
+) -> None:
+    began = queue.now = PRECISE
+    more: dict[str, Any] = {"time_limit": limit} if limit else {}
+    [granted] = queue.submit("a", **more)
+    executor = queue.executor(granted)
+    executor.claim("h:n:1", "w", loads_within)
+    if loaded:
+        assert executor.loaded()
+    queue.now = began + min(4, until - 1)
+    executor.claim("h:n:1", "w", loads_within)
+    for after, expected in ((until - 0.001, None), (until + 0.001, word)):
+        queue.now = began + after
+        queue.line.tick("t4")
+        record = queue.reader.record("t4", "a")
+        assert record and record.get("timed_out") == expected
+        assert record["started"] == pytest.approx(began)
+
+
 def test_the_limit_of_the_task_itself_replaces_that_of_its_import(queue: Queue) -> None:
     queue.now = PRECISE
     [granted] = queue.submit("a")

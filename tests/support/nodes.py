@@ -213,14 +213,22 @@ def worker_node(
 
 
 def executors_of(url: str) -> list[psutil.Process]:
-    """Executors that work for this Redis, dispatchers dead or alive."""
-    found = []
+    """Executors that work for this Redis, dispatchers dead or alive; process 1 of a pod that has
+    not forked one yet, too.
+    """
+    found: dict[int, tuple[psutil.Process, int, bool]] = {}
     for process in psutil.process_iter():
         try:
             env: dict[str, Any] = process.environ()
             urls = (env.get("GPUQUEUE_REDIS_URL"), env.get("CELERY_BROKER_URL"))
             if "GPUQUEUE_TOKEN" in env and url in urls and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                found[process.pid] = process, process.ppid(), "GPUQUEUE_POD_UID" in env
         except psutil.Error:
             continue
-    return found
+    # A runner is the only process of its pod without a parent there.
+    runners = {
+        parent
+        for _, parent, is_pod in found.values()
+        if is_pod and parent in found and found[parent][1] not in found
+    }
+    return [process for pid, (process, *_) in found.items() if pid not in runners]

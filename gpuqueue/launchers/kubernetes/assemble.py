@@ -48,6 +48,7 @@ def context(settings: Settings, cluster: ClusterSettings, api: Api) -> ManifestC
         grace_seconds=settings.grace_seconds,
         start_timeout=settings.start_timeout,
         load_timeout=settings.load_timeout or settings.start_timeout,
+        start=settings.start,
         pod_template=load_pod_template(cluster.pod_template) if cluster.pod_template else None,
     )
 

@@ -35,6 +35,7 @@ from gpuqueue.model.executor_env import (
     FINISHER,
     LOAD_TIMEOUT,
     OF_ATTEMPT,
+    START,
     parse_record,
     record_variables,
 )
@@ -90,7 +91,7 @@ class LocalLauncher:
         host = socket.gethostname()
         self.site = Site(host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         if command:
-            self._settings["GPUQUEUE_START"] = "spawn"
+            self._settings[START] = "spawn"
         own = {name: value for name, value in os.environ.items() if name not in OF_ATTEMPT}
         environ = own | self._settings
         alike = {name: own[name] for name in set(own) - unread} | self._settings

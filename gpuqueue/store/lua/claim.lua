@@ -1,4 +1,5 @@
--- claim: an executor takes its attempt. The first process with the token gets it, and may repeat.
+-- claim: an executor takes its attempt. The first process with the token gets it, and may repeat
+-- it: then the time to load the application begins again.
 -- Context:
 --   delivery, attempt, token: of the attempt
 --   instance: the process, or the Job and its pod
@@ -19,6 +20,11 @@ local message = redis.call('HGET', K.messages, context.delivery)
 -- It was adopted after Redis lost its data, before it was claimed.
 if not message then return { 'refused', 'message lost' } end
 if job.state == 'running' and job.instance == context.instance then
+  -- It imports the application again: see gpuqueue/runner/pod.py.
+  if job.loading and context.loads_within then
+    local limit = job.started + (job.time_limit or math.huge)
+    redis.call('ZADD', K.deadlines, math.min(limit, now + context.loads_within), holder_of(job))
+  end
   return { 'ok', cjson.encode(job), message }
 end
 if job.state ~= 'launching' then return { 'refused', 'state ' .. job.state } end

@@ -22,6 +22,26 @@ def quick(
         yield made
 
 
+@pytest.fixture(scope="session")
+def spawning(
+    tmp_path_factory: pytest.TempPathFactory, running_stacks: list[Stack]
+) -> Iterator[ClusterStack]:
+    """The same, whose pods start their executors."""
+    env = {"GPUQUEUE_START": "spawn"}
+    with listed(running_stacks, ClusterStack(tmp_path_factory.mktemp("spawning"), env)) as made:
+        made.dispatcher()
+        made.cpu_worker()
+        yield made
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def either(request: pytest.FixtureRequest) -> ClusterStack:
+    """One of both: what holds for a forked executor holds for one that is started."""
+    name = "quick" if request.param == "fork" else "spawning"
+    found: ClusterStack = request.getfixturevalue(name)
+    return found
+
+
 @pytest.fixture
 def shop(quick: ClusterStack) -> ModuleType:
     """The application, as its callers import it."""

@@ -45,21 +45,22 @@ def ended(stack: ClusterStack, result: AsyncResult, reason: str) -> Record:
 # -- while it runs ---------------------------------------------------------------------------------
 
 
-def test_an_oom_killed_job_fails_with_errbacks_and_evidence(
-    shop: ModuleType, quick: ClusterStack, key: str
-) -> None:
-    errbacks = [shop.old_errback.s(f"{key}-errback"), shop.new_errback.s(f"{key}-errback")]
-    result = shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
-    assert [quick.told(key) for _ in range(3)][:2] == ["before_start", "__call__"]
-    quick.cluster.faults.oom_kill(quick.pod_name(result.id))
+def test_an_oom_killed_job_fails_with_errbacks_and_evidence(either: ClusterStack, key: str) -> None:
+    errbacks = [
+        either.shop.old_errback.s(f"{key}-errback"),
+        either.shop.new_errback.s(f"{key}-errback"),
+    ]
+    result = either.shop.recorded.apply_async((key, "hold"), queue=GPU, link_error=errbacks)
+    assert [either.told(key) for _ in range(3)][:2] == ["before_start", "__call__"]
+    either.cluster.faults.oom_kill(either.pod_name(result.id))
     with pytest.raises(
         HostOutOfMemory, match=r"(?s)exit code 137.*OOMKilled.*node node-a"
     ) as caught:
         result.get(PATIENCE)
     assert "out of host memory" in str(caught.value)
-    assert quick.told(key) == "on_failure HostOutOfMemory"
-    assert sorted(quick.told(f"{key}-errback")[0] for _ in range(2)) == ["new", "old"]
-    record = ended(quick, result, "HOST_OOM")
+    assert either.told(key) == "on_failure HostOutOfMemory"
+    assert sorted(either.told(f"{key}-errback")[0] for _ in range(2)) == ["new", "old"]
+    record = ended(either, result, "HOST_OOM")
     assert (record["exit_code"], record["container_reason"], record["node"]) == (
         137,
         "OOMKilled",
@@ -68,74 +69,66 @@ def test_an_oom_killed_job_fails_with_errbacks_and_evidence(
     assert record["container_started"] <= record["container_finished"]
 
 
-def test_the_error_of_a_crash_has_exit_code_and_node(
-    shop: ModuleType, quick: ClusterStack, key: str
-) -> None:
-    result = shop.leave.apply_async(("os._exit",), queue=GPU)
+def test_the_error_of_a_crash_has_exit_code_and_node(either: ClusterStack, key: str) -> None:
+    result = either.shop.leave.apply_async(("os._exit",), queue=GPU)
     with pytest.raises(ExecutorDied, match=r"exit code 4.*node node-a"):
         result.get(PATIENCE)
-    assert ended(quick, result, "ERROR")["exit_code"] == 4
+    assert ended(either, result, "ERROR")["exit_code"] == 4
 
 
-def test_an_evicted_job_runs_again_in_a_new_pod(
-    shop: ModuleType, quick: ClusterStack, key: str
-) -> None:
-    result = shop.hold.apply_async((key,), queue=GPU)
-    first = quick.told(key)["pid"]
-    quick.cluster.faults.evict(quick.pod_name(result.id))
-    second = quick.told(key)["pid"]
+def test_an_evicted_job_runs_again_in_a_new_pod(either: ClusterStack, key: str) -> None:
+    result = either.shop.hold.apply_async((key,), queue=GPU)
+    first = either.told(key)["pid"]
+    either.cluster.faults.evict(either.pod_name(result.id))
+    second = either.told(key)["pid"]
     assert first != second
-    quick.go(key)
+    either.go(key)
     assert result.get(PATIENCE) == key
-    assert ended(quick, result, "SUCCEEDED")["attempt"] == 2
+    assert ended(either, result, "SUCCEEDED")["attempt"] == 2
 
 
 def test_a_job_evicted_while_its_application_is_imported_runs_again(
-    shop: ModuleType, quick: ClusterStack, key: str
+    either: ClusterStack, key: str
 ) -> None:
-    result = shop.hold.apply_async((key,), queue=GPU)
-    quick.in_state(result.id, "running")
-    quick.cluster.faults.evict(quick.pod_name(result.id))
+    result = either.shop.hold.apply_async((key,), queue=GPU)
+    either.in_state(result.id, "running")
+    either.cluster.faults.evict(either.pod_name(result.id))
     until(
-        lambda: quick.known(result.id)["attempt"] == 2,
+        lambda: either.known(result.id)["attempt"] == 2,
         PATIENCE,
         "a new attempt",
-        lambda: str(quick.record(result.id)),
+        lambda: str(either.record(result.id)),
     )
-    quick.go(key, 2)
+    either.go(key, 2)
     assert result.get(PATIENCE) == key
 
 
-def test_a_job_fails_when_its_pod_is_deleted_by_hand(
-    shop: ModuleType, quick: ClusterStack, key: str
-) -> None:
-    result = shop.hold.apply_async((key,), queue=GPU)
-    quick.told(key)
-    quick.cluster.faults.delete_pod(quick.pod_name(result.id))
+def test_a_job_fails_when_its_pod_is_deleted_by_hand(either: ClusterStack, key: str) -> None:
+    result = either.shop.hold.apply_async((key,), queue=GPU)
+    either.told(key)
+    either.cluster.faults.delete_pod(either.pod_name(result.id))
     with pytest.raises(PodDeleted, match="deleted"):
         result.get(PATIENCE)
-    ended(quick, result, "POD_DELETED")
+    ended(either, result, "POD_DELETED")
 
 
-def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(
-    shop: ModuleType, quick: ClusterStack, key: str
-) -> None:
-    result = shop.hold.apply_async((key,), queue=GPU)
-    pid = quick.told(key)["pid"]
-    job = quick.known(result.id)["instance"].split("/")[1]
+def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(either: ClusterStack, key: str) -> None:
+    result = either.shop.hold.apply_async((key,), queue=GPU)
+    pid = either.told(key)["pid"]
+    job = either.known(result.id)["instance"].split("/")[1]
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError, match="terminated"):
         result.get(PATIENCE)
-    assert quick.cluster.job(job) is None
-    assert not any(pid in quick.cluster.pids(pod) for pod in quick.cluster.pods())
-    ended(quick, result, "CANCELLED")
+    assert either.cluster.job(job) is None
+    assert not any(pid in either.cluster.pids(pod) for pod in either.cluster.pods())
+    ended(either, result, "CANCELLED")
 
 
-def test_the_log_of_a_job_outlives_its_pod(shop: ModuleType, quick: ClusterStack, key: str) -> None:
-    result = shop.tell_of.apply_async((key, "done"), queue=GPU)
+def test_the_log_of_a_job_outlives_its_pod(either: ClusterStack, key: str) -> None:
+    result = either.shop.tell_of.apply_async((key, "done"), queue=GPU)
     assert result.get(PATIENCE) == "done"
-    record = ended(quick, result, "SUCCEEDED")
-    assert "succeeded" in until(lambda: quick.log_of(record), PATIENCE, "the log is kept")
+    record = ended(either, result, "SUCCEEDED")
+    assert "succeeded" in until(lambda: either.log_of(record), PATIENCE, "the log is kept")
 
 
 # -- before it runs --------------------------------------------------------------------------------

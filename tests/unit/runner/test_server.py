@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.runtime import Runtime, prepare
+from tests.support.shared_memory import LEAVES_SHARED_MEMORY
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
@@ -178,6 +180,15 @@ def test_runner_asked_to_stop_stays_for_its_attempts(machine: Machine) -> None:
     assert (told["nonce"], told["code"]) == ("a", -15), "its own runner has read it"
     until(lambda: old not in machine.runners(), PATIENCE, "it has ended with its last attempt")
     assert second.process.runs
+
+
+def test_shared_memory_is_removed_before_the_end_is_told(machine: Machine, tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    one = machine.dispatcher(LEAVES_SHARED_MEMORY.format(path=str(name)))
+    one.start("a", {})
+    assert machine.end()["code"] == -signal.SIGABRT
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(name.read_text())
 
 
 def test_repeated_start_is_one_attempt(machine: Machine) -> None:

@@ -40,7 +40,7 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
 )
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
 from gpuqueue.model.container import CONTAINER_TASK
-from gpuqueue.model.executor_env import LOAD_TIMEOUT, VARIABLES
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, VARIABLES
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
@@ -61,6 +61,7 @@ class ManifestContext:
     grace_seconds: float = 10
     start_timeout: float = 120
     load_timeout: float = 120
+    start: str = "fork"
     pod_template: PodTemplate | None = None
 
 
@@ -244,5 +245,7 @@ def common_environment(common: ManifestContext) -> dict[str, str]:
         "GPUQUEUE_TOMBSTONE_SECONDS": str(common.tombstone_seconds),
         "GPUQUEUE_GRACE_SECONDS": str(common.grace_seconds),
         LOAD_TIMEOUT: str(common.load_timeout),
+        # Else the image may choose.
+        **({START: common.start} if common.start != "fork" else {}),
         "PYTHONUNBUFFERED": "1",
     }

@@ -208,6 +208,7 @@ def test_job_of_an_attempt_with_every_setting() -> None:
         grace_seconds=29.5,
         start_timeout=60,
         load_timeout=300,
+        start="spawn",
     )
     name = job_name("prod", full)
     kept = (
@@ -292,6 +293,7 @@ def test_job_of_an_attempt_with_every_setting() -> None:
                                 {"name": "GPUQUEUE_TOMBSTONE_SECONDS", "value": "7200"},
                                 {"name": "GPUQUEUE_GRACE_SECONDS", "value": "29.5"},
                                 {"name": "GPUQUEUE_LOAD_TIMEOUT", "value": "300"},
+                                {"name": "GPUQUEUE_START", "value": "spawn"},
                                 {"name": "PYTHONUNBUFFERED", "value": "1"},
                                 {"name": "GPUQUEUE_JOB_ID", "value": "a"},
                                 {"name": "GPUQUEUE_DELIVERY", "value": "a~1"},

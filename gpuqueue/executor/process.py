@@ -1,0 +1,221 @@
+"""What one executor does with its Redis: claim its attempt, run it, and translate each error into
+an exit status.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from gpuqueue.errors import (
+    ApplicationNotFound,
+    ServerNotTrusted,
+    ServerRefuses,
+    SettingsError,
+    StaleAttempt,
+)
+from gpuqueue.executor import application
+from gpuqueue.executor.leaving import end_within, grace_of
+from gpuqueue.executor.redis_of import addresses, client
+from gpuqueue.executor.task_run import KEEP, Run
+from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
+from gpuqueue.glue.messages.bodies import ApplicationBodies
+from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.events import Event, try_to_send
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE
+from gpuqueue.model.ends import (
+    EXIT_CONFIG,
+    EXIT_NO_APPLICATION,
+    EXIT_NO_STATE,
+    EXIT_OK,
+    EXIT_STALE,
+)
+from gpuqueue.model.executor_env import (
+    FINISHER,
+    INSTANCE,
+    LOAD_TIMEOUT,
+    POD,
+    POD_UID,
+    VARIABLES,
+)
+from gpuqueue.model.record import Record
+from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.client import RedisError, explained, forbidden, look
+from gpuqueue.store.keys import VERSION
+from gpuqueue.store.logs import Logs
+from gpuqueue.store.passing import describe, passes
+
+#: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
+#: up, and errors here come earlier.
+logger = logging.getLogger("gpuqueue.start")
+
+
+class Executor:
+    """One executor: its attempt, and the Redis that has it.
+
+    Args:
+        environ: names both. It gets the complete addresses, which applications read when they are
+            imported.
+
+    Raises:
+        SettingsError: the environment is incomplete, wrong, or for another version.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        if (layout := environ.get("GPUQUEUE_LAYOUT", str(VERSION))) != str(VERSION):
+            raise SettingsError(
+                f"GPUQUEUE_LAYOUT={layout!r} is the layout of the dispatcher, but the gpuqueue here"
+                f" reads layout {VERSION} only; install the dispatcher's version with the"
+                " application"
+            )
+        try:
+            where = addresses(environ)
+            self._url = where.state or environ["CELERY_BROKER_URL"]
+            self._attempt = Attempt(
+                environ[VARIABLES["gpu_class"]],
+                environ[VARIABLES["delivery"]],
+                int(environ.get(VARIABLES["attempt"], 0)),
+            )
+            # A finisher proves itself by its claim instead.
+            self._token = "" if FINISHER in environ else environ[VARIABLES["token"]]
+        except KeyError as exc:
+            raise SettingsError(
+                f"{exc.args[0]} is not set; start the executor through a dispatcher, which sets it"
+            ) from None
+        self._environ = environ
+        self._setting = STATE if environ.get(STATE) else BROKER
+        self._client = client(self._url)
+        complete_urls = where.environment()
+        environ.update(
+            {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
+        )
+        self._host = environ.get(POD) or socket.gethostname()
+        self._claimed: tuple[ExecutorAttempt, Record, dict[str, Any], str] | None = None
+
+    def main(self) -> int:
+        """Claim the attempt and run it; return the exit status."""
+        return self.claim() or self.work()
+
+    def claim(self) -> int:
+        """Claim the attempt; return the exit status, :data:`EXIT_OK` if it is claimed."""
+        return self._status_of(self._claim)
+
+    def work(self) -> int:
+        """Load the application and run the claimed attempt; return the exit status."""
+        return self._status_of(self._work)
+
+    def not_loaded(self, exc: ApplicationNotFound) -> int:
+        """Report that the application of the claimed attempt cannot be loaded; return the exit
+        status.
+        """
+        return self._status_of(lambda: self._not_loaded(exc))
+
+    def disconnect(self) -> None:
+        """Close the connections: a forked process must not share them. A later call opens new
+        ones.
+        """
+        self._client.connection_pool.disconnect()
+
+    def finish(self, finisher: str) -> int:
+        """Write the outcome of a job in place of its executor; return the exit status."""
+        return self._status_of(lambda: self._finish(finisher))
+
+    def _claim(self) -> int:
+        look(self._client, self._url, self._setting)
+        executor = ExecutorAttempt(self._client, self._attempt, self._token)
+        worker = self._attempt.worker(self._host)
+        loads_within = float(self._environ.get(LOAD_TIMEOUT, 0)) or None
+        instance = _instance(self._environ, self._host)
+        record, stored = executor.claim(instance, worker, loads_within)
+        self._claimed = executor, record, stored, worker
+        return EXIT_OK
+
+    def _run(self) -> Run:
+        """Make the run, which a process must not inherit: it has a thread that is not started."""
+        assert self._claimed is not None, "the attempt is claimed"
+        return Run(self._environ, *self._claimed)
+
+    def _work(self) -> int:
+        self._run().run()
+        return self._left()
+
+    def _not_loaded(self, exc: ApplicationNotFound) -> int:
+        self._run().not_loaded(exc)
+        return self._left()
+
+    def _left(self) -> int:
+        end_within(grace_of(self._environ), EXIT_OK)  # hooks of the application may hang, too
+        application.leave()
+        return EXIT_OK
+
+    def _finish(self, finisher: str) -> int:
+        look(self._client, self._url, self._setting)
+        keep = float(self._environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+        finish = ExecutorFinish(self._client, self._attempt, finisher, keep)
+        worker = f"{self._attempt.gpu_class}@{self._host}"
+        return _finish(self._environ, finish, Logs(self._client), worker)
+
+    def _status_of(self, do: Callable[[], int]) -> int:
+        try:
+            return do()
+        except StaleAttempt as exc:
+            logger.warning("%s", exc)
+            return EXIT_STALE
+        except ApplicationNotFound as exc:
+            logger.error("%s", exc)
+            return EXIT_NO_APPLICATION
+        except (ServerRefuses, ServerNotTrusted) as exc:
+            logger.error("%s", exc)
+            return EXIT_CONFIG
+        except RedisError as exc:
+            if forbidden(exc):
+                logger.error("%s", explained(exc, self._url, self._setting, "gpuqueue-executor"))
+                return EXIT_CONFIG
+            logger.error("Redis %s: %s", describe(exc).problem, exc)
+            return EXIT_NO_STATE
+
+
+def _instance(environ: Mapping[str, str], host: str) -> str:
+    """Name this process among all that may have been started for the attempt."""
+    started, pod = environ.get(INSTANCE, host), environ.get(POD_UID)
+    return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
+
+
+def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, worker: str) -> int:
+    """Write the outcome of a job in place of its executor, with the application's errbacks and
+    hooks.
+    """
+    claimed = finish.claim()
+    if claimed is None:
+        return EXIT_STALE
+    record, stored = claimed
+    events: list[Event] = []
+    try:
+        app = application.load(
+            environ.get("GPUQUEUE_APP"),
+            worker,
+            environ.get("GPUQUEUE_LOG_LEVEL", "INFO"),
+            FINISH_PATIENCE,
+        )
+        log = logs.for_result(record)
+        with sending():
+            reason = complete(
+                app,
+                record,
+                stored,
+                ApplicationBodies(app),
+                send=events.append,
+                hostname=record.get("worker") or worker,
+                own_tasks=True,
+                log=log,
+            )
+    except Exception as exc:
+        finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
+        raise
+    finish.finished(reason)
+    try_to_send(app, events)
+    return EXIT_OK

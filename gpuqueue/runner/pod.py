@@ -1,0 +1,146 @@
+"""The runner of a pod: process 1 of its container. It claims the attempt of the pod, imports the
+application, forks the executor, and ends as the executor does, once nothing is left of the attempt.
+
+``python -m gpuqueue.executor`` comes here, since that is the command of every manifest, and images
+have other versions than dispatchers. It is the executor itself for a finisher, for an executor that
+a runner starts, and outside of pods.
+
+The claim precedes the import, so that the watcher sees an import that hangs, and one that kills
+this process. Light as long as executors are spawned: the rest is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from gpuqueue.model.executor_env import FINISHER, POD_UID, START
+from gpuqueue.runner import child
+from gpuqueue.runner.descendants import Strays, children, pause
+
+#: Not a logger of Celery (as in gpuqueue.executor).
+logger = logging.getLogger("gpuqueue.start")
+#: Seconds for which what the attempt left may resist SIGKILL. The kernel ends it with process 1.
+RESISTING = 10.0
+
+
+def run() -> NoReturn:
+    """Run the attempt, or the finish, that the environment names: the entry point."""
+    if not is_runner(os.environ, sys.argv[1:]):
+        from gpuqueue.executor import main
+
+        main.run()
+    # Process 1 has no default action: a signal before its handler would be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
+    child.adopt_orphans()
+    if os.environ.get(START) == "spawn":
+        _end_as(Pod().run(partial(os.execv, child.SPAWNED[0], child.SPAWNED)))
+    from gpuqueue.executor import main
+
+    main.run(partial(_fork, Path.cwd()))
+
+
+def is_runner(environ: Mapping[str, str], arguments: Sequence[str]) -> bool:
+    """Return whether this process is the runner of a pod."""
+    return bool(environ.get(POD_UID)) and FINISHER not in environ and child.ALONE not in arguments
+
+
+def _fork(folder: Path) -> int:
+    """Import the application, and fork the executor. Returns the exit status of an attempt that
+    gets no further.
+    """
+    from gpuqueue.errors import ApplicationNotFound
+    from gpuqueue.executor import main
+    from gpuqueue.executor.process import Executor
+    from gpuqueue.runner import parent
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, child.SIGNALS)
+    executor = Executor(os.environ)
+    if status := executor.claim():
+        return status
+    parent.import_late()
+    try:
+        parent.become(os.environ)
+    except ApplicationNotFound as exc:
+        return executor.not_loaded(exc)
+    executor.disconnect()
+    why = parent.settle()
+    # From here on, signals are for the executor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
+    if why:
+        _spawn_instead(why, folder)
+    return _end_as(Pod().run(partial(main.run, executor.work)))
+
+
+def _spawn_instead(why: str, folder: Path) -> NoReturn:
+    """Begin again as a runner that has not imported the application: memory, threads and GPUs of
+    the import are gone. Its executor claims the attempt again, as the same instance.
+    """
+    logger.warning(
+        "the executor is started, not forked: %s; GPUQUEUE_START=spawn saves the first import",
+        why,
+        extra={"action": "spawns"},
+    )
+    sys.stderr.flush()
+    os.chdir(folder)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, START: "spawn"})
+
+
+class Pod:
+    """The processes of a pod. For one thread, which blocks :data:`child.SIGNALS`."""
+
+    def __init__(self) -> None:
+        self._strays = Strays()
+
+    def run(self, executor: Callable[[], object]) -> int:
+        """Run an executor to its end; return the exit status of the pod."""
+        pid = child.fork(executor)
+        code = self._await(pid)
+        self._sweep()
+        return self._over(code if code >= 0 else 128 - code)
+
+    def _over(self, status: int) -> int:
+        """Nothing is left of the attempt. Returns the exit status of the pod, which runs one
+        attempt.
+        """
+        return status
+
+    def _await(self, pid: int) -> int:
+        """Pass signals on and reap orphans until the executor has ended; return how."""
+        while True:
+            # A signal that came before is still pending: nothing is missed.
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid == pid:
+                    return child.reap(pid)
+                os.waitpid(ended.si_pid, 0)
+            number = signal.sigwait(child.SIGNALS)
+            if number != signal.SIGCHLD:
+                os.kill(pid, number)
+
+    def _sweep(self) -> None:
+        """End what the attempt left."""
+        began = time.monotonic()
+        while self._strays.end(set(), ("attempt",)):
+            since = time.monotonic() - began
+            if since > RESISTING:
+                return
+            time.sleep(pause(since))
+
+
+def _end_as(status: int) -> NoReturn:
+    """End with a status, and with the processes that the import of the application started."""
+    for pid in children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
