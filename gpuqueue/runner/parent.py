@@ -114,8 +114,7 @@ def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
     child the same again, and each page of memory that it touches is copied.
     """
     application.keep(environ["GPUQUEUE_APP"], app)
-    executor.prepare(environ)
-    waiting.prepare(app)
+    waiting.prepare(app, executor.prepare(environ))
 
 
 def _become_parent(app: Celery, loglevel: str) -> None:
