@@ -46,15 +46,15 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @cache
+def script(verb: str) -> tuple[str, str]:
+    """Return the whole text of a verb, and its name in Redis."""
+    text = "".join(text for _, text in sections(verb))
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def source(verb: str) -> str:
     """Return the whole text of a verb."""
-    return "".join(text for _, text in sections(verb))
-
-
-@cache
-def named(verb: str) -> str:
-    """Return the name of a verb in Redis."""
-    return hashlib.sha1(source(verb).encode(), usedforsecurity=False).hexdigest()
+    return script(verb)[0]
 
 
 def read(*verbs: str) -> None:
@@ -62,8 +62,7 @@ def read(*verbs: str) -> None:
     process that goes on with the older code.
     """
     for verb in verbs or _verbs(files("gpuqueue.store") / "lua"):
-        source(verb)
-        named(verb)
+        script(verb)
 
 
 def _verbs(folder: Traversable, prefix: str = "") -> Iterator[str]:
@@ -152,7 +151,7 @@ class Scripts:
         """Call one verb for several (class, context) in one round trip. Each call is atomic; all of
         them together are not. One that fails has its error in place of its answer.
         """
-        sha = named(verb)
+        text, sha = script(verb)
         arguments = [(class_keys(name), _arguments(context)) for name, context in calls]
         answers: list[Any] = []
         for _ in range(LOADS):
@@ -162,18 +161,18 @@ class Scripts:
             answers = pipe.execute(raise_on_error=False) if calls else []
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
-            self._client.script_load(source(verb))
+            self._client.script_load(text)
         return [_typed(answer) for answer in answers]
 
     def _run(self, verb: str, keys: Sequence[str], arguments: list[str]) -> Any:
-        name, texts = named(verb), [*keys, *arguments]
+        (text, sha), texts = script(verb), [*keys, *arguments]
         try:
             for _ in range(2 * LOADS):
                 with suppress(NoScriptError):
-                    return self._client.evalsha(name, len(keys), *texts)
+                    return self._client.evalsha(sha, len(keys), *texts)
                 # Until the next try another server may have become the primary, without the script.
-                self._client.script_load(source(verb))
-            return self._client.evalsha(name, len(keys), *texts)
+                self._client.script_load(text)
+            return self._client.evalsha(sha, len(keys), *texts)
         except redis.ResponseError as exc:
             raise _typed(exc) from None
 

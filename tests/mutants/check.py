@@ -30,6 +30,7 @@ TESTS = (
     "tests/property/test_measured.py",
     "tests/property/test_lease.py",
     "tests/property/test_line_rules.py",
+    "tests/property/test_upkeep_rules.py",
     "tests/property/test_finishes.py",
     "tests/property/test_adopt.py",
     "tests/property/test_attempt_rules.py",
@@ -56,7 +57,7 @@ def use(mutant: Mutant) -> None:
             yield file, mutant.text if file == mutant.file else text
 
     scripts.sections = sections
-    scripts.source.cache_clear()
+    scripts.script.cache_clear()
 
 
 def catcher() -> str:

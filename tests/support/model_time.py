@@ -32,9 +32,9 @@ def model_time() -> Iterator[None]:
 
     with MonkeyPatch.context() as patch:
         patch.setattr(scripts, "_library", with_model)
-        scripts.source.cache_clear()
+        scripts.script.cache_clear()
         yield
-    scripts.source.cache_clear()
+    scripts.script.cache_clear()
 
 
 class Timed:

@@ -19,7 +19,7 @@ from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
 from gpuqueue.store.reader import Reader
-from gpuqueue.store.scripts import named
+from gpuqueue.store.scripts import script
 from gpuqueue.store.turn import Turns
 from tests.unit.store.test_scripts import VERBS, documented
 
@@ -51,7 +51,7 @@ class RecordingRedis:
         self._answers: list[Any] = []
 
     def evalsha(self, sha: str, number: int, *keys_and_args: str) -> Any:
-        verb = next(verb for verb in VERBS if named(verb) == sha)
+        verb = next(verb for verb in VERBS if script(verb)[1] == sha)
         args = list(keys_and_args[number:])
         self.called[verb].append(args)
         answer = ANSWERS.get(verb, 0)

@@ -1,0 +1,64 @@
+"""Single rules of what is due, each where it alone decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.store.keys import class_key
+from gpuqueue.store.turn import Turn, Turns
+from tests.property.test_guards import T4, World
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def world(schedule_redis: redis.Redis) -> World:
+    return World(schedule_redis)
+
+
+def turn(world: World) -> Turn:
+    [found] = Turns(world.client, world.line).take([T4])
+    assert isinstance(found, Turn) and not found.problems, found
+    return found
+
+
+def test_a_deadline_of_an_earlier_attempt_stops_no_later_one(world: World) -> None:
+    world.bring("running")
+    world.release(EndReason.INFRA)
+    world.now += 5
+    [granted] = turn(world).granted
+    assert granted["attempt"] == 2
+    assert world.call("claim", attempt=2, token=granted["token"])[0] == "ok"
+    world.client.zadd(class_key("t4", "deadlines"), {"a#1": world.now - 1})
+    assert turn(world).stopping == []
+    record = world.record()
+    assert record is not None and "timed_out" not in record
+
+
+def test_an_attempt_is_to_stop_since_the_first_reason(world: World) -> None:
+    world.bring("running")
+    began = world.now
+    world.line.cancel("t4", "a")
+    world.client.zadd(class_key("t4", "deadlines"), {"a#1": world.now + 5})
+    world.now += 6
+    [(_, since)] = turn(world).stopping
+    assert since == began
+
+
+def test_the_end_of_an_old_tombstone_forgets_no_newer_delivery(world: World) -> None:
+    world.bring("running")
+    retry: Any = {"delivery": "a~1", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    world.line.take_in(T4, retry | {"retries": 1, "eta": world.now + 5000}, "{}")
+    world.call("report", outcome="RETRIED")
+    world.call("reported")
+    world.release(EndReason.ERROR)
+    world.now += 1001
+    turn(world)
+    assert world.record() is None
+    assert world.line.cancel("t4", "a") == "cancelled"
+    record = world.reader.record("t4", "a~1")
+    assert record is not None and record["state"] == "finishing"
