@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,12 @@ def test_events_of_a_forked_executor_reach_monitors(own: Stack) -> None:
                 one_shot = {name for name in names if uuid in name}
                 return [each for each in heard if each["hostname"] in one_shot]
 
+            def are(uuid: str, expected: list[str]) -> bool:
+                return [each["type"] for each in of(uuid)] == expected
+
             for each, ended in ((job, "task-succeeded"), (failed, "task-failed")):
                 expected = ["task-started", ended, "worker-offline"]
-                until(
-                    lambda id=each.id, all=expected: [e["type"] for e in of(id)] == all,
-                    PATIENCE,
-                    f"{expected}",
-                )
+                until(partial(are, each.id, expected), PATIENCE, f"{expected}")
             assert of(job.id)[1]["result"] == "1"
             assert "ValueError('wrong')" in of(failed.id)[1]["exception"]
             assert "Traceback" in of(failed.id)[1]["traceback"]
