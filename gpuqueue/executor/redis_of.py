@@ -38,9 +38,10 @@ def _checked(*values: str | None) -> CeleryRedis:
     return where
 
 
-def prepare(environ: Mapping[str, str]) -> None:
-    """Make before a fork what each executor with these addresses of Redis would make. It connects
-    nowhere.
+def prepare(environ: Mapping[str, str]) -> Redis | None:
+    """Make before a fork the client that each executor with these addresses of Redis would make,
+    and return it. It has not connected.
     """
     with suppress(SettingsError, KeyError):
-        client(addresses(environ).state or environ[BROKER])
+        return client(addresses(environ).state or environ[BROKER])
+    return None

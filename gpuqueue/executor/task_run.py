@@ -38,7 +38,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
 from gpuqueue.nvidia.sampler import Sample, Sampler
-from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.attempts import ExecutorAttempt, Messages
 from gpuqueue.store.client import RedisError
 
 logger = get_logger("gpuqueue.executor")
@@ -132,7 +132,8 @@ class Run:
             request, context = messages.request(
                 self._stored, body, app, hostname=self._worker, task=task
             )
-            soft = self._limits(request.time_limits, task)
+            started = events.packed("task-started", request.id)
+            soft, told = self._limits(request.time_limits, task, started)
             ignored = (
                 task.ignore_result
                 if self._stored["headers"].get("ignore_result") is None
@@ -143,31 +144,28 @@ class Run:
                     request.id
                 )  # the QUEUED that a dispatcher, who does not know the task, had written
             code, hook = self._guarded(task, soft), self._begun(task.before_start)
+            if not (started and told):
+                events.send("task-started", request.id)
             with changed(task, code, hook), self._sampler, sending():
                 tracer = build_tracer(task.name, task, app.loader, self._worker, app=app)
-                events.send("task-started", request.id)
                 _, info, runtime, shown = tracer(request.id, request.args, request.kwargs, context)
                 state = getattr(info, "state", None) or states.SUCCESS
                 if state == states.FAILURE and self._has_stored_success(app, request.id):
                     state = states.SUCCESS
+            ended = _event(state, info, runtime, shown)
+            packed: list[tuple[str, str]] = []
             reported = False
             if self._outcome.claimed:
-                failed, grace = state == states.FAILURE, grace_of(self._environ)
-                reported = self._executor.reported(self._keep, grace, failed=failed)
-            if state == states.SUCCESS:
-                events.send("task-succeeded", request.id, result=shown, runtime=runtime)
-            elif state in (states.FAILURE, states.RETRY):
-                event = "task-failed" if state == states.FAILURE else "task-retried"
-                exc = (
-                    info.retval.exc
-                    if state == states.RETRY and info.retval.exc is not None
-                    else info.retval
+                if ended:
+                    packed = events.packed(ended[0], request.id, **ended[1])
+                reported = self._executor.reported(
+                    self._keep,
+                    grace_of(self._environ),
+                    failed=state == states.FAILURE,
+                    events=[*packed, *events.goodbye()],
                 )
-                events.send(
-                    event, request.id, exception=saferepr(exc), traceback=_traceback(info.retval)
-                )
-            elif state == states.REJECTED:
-                events.send("task-rejected", request.id)
+            if ended and not packed:
+                events.send(ended[0], request.id, **ended[1])
         return reported and not self._outcome.ends_process
 
     def _has_stored_success(self, app: Celery, task_id: str) -> bool:
@@ -206,9 +204,11 @@ class Run:
     def _sampled(self, seen: Sample) -> None:
         self._executor.sampled(seen)
 
-    def _limits(self, limits: tuple[float | None, float | None], task: Any) -> float | None:
-        """Report that the application is loaded, with the hard limit; return the soft one. A
-        message overrides the task's limits.
+    def _limits(
+        self, limits: tuple[float | None, float | None], task: Any, events: Messages
+    ) -> tuple[float | None, bool]:
+        """Report that the application is loaded, with the hard limit and events; return the soft
+        limit, and whether that was needed. A message overrides the task's limits.
         """
         hard, soft = (
             limit or own
@@ -217,9 +217,22 @@ class Run:
         known, loads_within = self._record.get("time_limit"), self._environ.get(LOAD_TIMEOUT)
         own = float(hard) if hard and hard != known else None
         is_watched = loads_within and not 0 < (known or 0) <= float(loads_within)
-        if own or is_watched or self._record.get("probes"):
-            self._executor.loaded(own)
-        return soft
+        told = bool(own or is_watched or self._record.get("probes"))
+        if told:
+            self._executor.loaded(own, events)
+        return soft, told
+
+
+def _event(state: str, info: Any, runtime: Any, shown: Any) -> tuple[str, dict[str, Any]] | None:
+    """Return the event of the end of a task, as a worker of Celery sends it."""
+    if state == states.SUCCESS:
+        return "task-succeeded", {"result": shown, "runtime": runtime}
+    if state in (states.FAILURE, states.RETRY):
+        name = "task-failed" if state == states.FAILURE else "task-retried"
+        is_retry = state == states.RETRY and info.retval.exc is not None
+        exc = info.retval.exc if is_retry else info.retval
+        return name, {"exception": saferepr(exc), "traceback": _traceback(info.retval)}
+    return ("task-rejected", {}) if state == states.REJECTED else None
 
 
 def _traceback(exc: object) -> str:

@@ -18,10 +18,10 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from redis import ConnectionPool
 
-from gpuqueue.glue.results import events
+from gpuqueue.glue.results import envelope, events
 from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.store import sentinel
-from gpuqueue.store.client import COMMAND_TIMEOUT, Patience
+from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis
 from gpuqueue.store.handshake import shorten
 from gpuqueue.store.passing import passes
 
@@ -140,16 +140,27 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 
-def prepare(app: Celery) -> None:
-    """Make before a fork what the first commands of each executor would make, without a
-    connection.
+def prepare(app: Celery, state: Redis | None) -> None:
+    """Make before a fork what the first commands of each executor would make, without a connection.
+    Where the broker is the Redis of the ``state``, events need none.
     """
     wait_for_redis(app)
     with suppress(Exception):  # an executor logs that it sends no events
         if issubclass(app.connection_for_write().transport.Channel, _Waiting):
-            channel = events.prepare(app)
-            _ = channel.pool
+            connection = events.prepare(app)
+            channel = connection.default_channel
             channel.prepared_by = os.getpid()
+            same = state and _server(state.connection_pool) == _server(channel.pool)
+            if same and not channel.global_keyprefix:
+                envelope.learn(app, connection)
+
+
+def _server(pool: ConnectionPool) -> Any:
+    """Return what tells servers apart, and the rights that one has there."""
+    known = pool.connection_kwargs
+    names = ("host", "port", "path", "db", "username", "password")
+    # Behind Sentinels no connection has a host.
+    return [known.get(name) for name in names] if {"host", "path"} & set(known) else pool
 
 
 @contextmanager

@@ -125,8 +125,7 @@ def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
     child the same again, and each page of memory that it touches is copied.
     """
     application.keep(environ["GPUQUEUE_APP"], app)
-    redis_of.prepare(environ)
-    waiting.prepare(app)
+    waiting.prepare(app, redis_of.prepare(environ))
 
 
 def _become_parent(app: Celery, loglevel: str) -> None:

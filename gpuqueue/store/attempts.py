@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ GRACE = 10.0
 #: Seconds beyond the grace until a dispatcher stops a process that has reported. The executor ends
 #: itself after the grace.
 EXIT_MARGIN = 2.0
+#: Messages that Redis publishes, each with its channel.
+Messages = Sequence[tuple[str, str]]
 #: The scripts of an executor.
 VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported", "next")
 
@@ -135,13 +137,14 @@ class ExecutorAttempt:
             "loads_within": loads_within,
         }
 
-    def loaded(self, seconds: float | None = None) -> bool:
+    def loaded(self, seconds: float | None = None, events: Messages = ()) -> bool:
         """Report that the application is loaded, with the hard limit that the task itself declares,
-        in seconds from the start. Returns False if the attempt is not current.
+        in seconds from the start, and send events. Returns False if the attempt is not current.
         """
         if self._claimed:
             self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
-        return bool(self._call("loaded", seconds=seconds, claimed=self._claim()))
+        claimed = self._claim()
+        return bool(self._call("loaded", seconds=seconds, claimed=claimed, events=events or None))
 
     def not_loaded(self, error: str) -> bool:
         """Report why the application cannot be loaded, before this process ends without a result.
@@ -172,10 +175,12 @@ class ExecutorAttempt:
             raise self._stale(answer)
         self._outcome = outcome
 
-    def reported(self, keep: float, grace: float = GRACE, *, failed: bool = False) -> bool:
+    def reported(
+        self, keep: float, grace: float = GRACE, *, failed: bool = False, events: Messages = ()
+    ) -> bool:
         """Confirm that everything is written. The tombstone stays for ``keep`` seconds, and this
         process ends itself within ``grace`` seconds. ``failed``: Celery could not store the success
-        that was claimed, and has stored a failure.
+        that was claimed, and has stored a failure. Sends ``events``.
         """
         return bool(
             self._call(
@@ -185,6 +190,7 @@ class ExecutorAttempt:
                 outcome=self._outcome,
                 failed=failed or None,
                 claimed=self._claim(),
+                events=events or None,
             )
         )
 

@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +86,39 @@ def test_executors_are_forked_from_one_application_and_see_the_signals(own: Stac
             ["worker_init", parent],
             ["worker_process_init", pid],
         ]
+
+
+def test_events_of_a_forked_executor_reach_monitors(own: Stack) -> None:
+    write(own, "VALUE = 1\n@app.task\ndef fail():\n    raise ValueError('wrong')")
+    own.dispatcher()
+    heard: list[dict[str, Any]] = []
+    with own.app.connection_for_read() as connection:
+        receiver = own.app.events.Receiver(connection, handlers={"*": heard.append})
+        with ThreadPoolExecutor(1) as pool:
+            capture = pool.submit(receiver.capture, limit=None, timeout=PATIENCE)
+            until(lambda: any(each["type"] == "worker-heartbeat" for each in heard), PATIENCE)
+            job, failed = (
+                own.app.send_task(f"own.{name}", queue=GPU) for name in ("value", "fail")
+            )
+            assert job.get(PATIENCE) == 1
+            assert isinstance(failed.get(PATIENCE, propagate=False), ValueError)
+
+            def of(uuid: str) -> list[dict[str, Any]]:
+                names = {each["hostname"] for each in heard if each.get("uuid") == uuid}
+                one_shot = {name for name in names if uuid in name}
+                return [each for each in heard if each["hostname"] in one_shot]
+
+            def are(uuid: str, expected: list[str]) -> bool:
+                return [each["type"] for each in of(uuid)] == expected
+
+            for each, ended in ((job, "task-succeeded"), (failed, "task-failed")):
+                expected = ["task-started", ended, "worker-offline"]
+                until(partial(are, each.id, expected), PATIENCE, f"{expected}")
+            assert of(job.id)[1]["result"] == "1"
+            assert "ValueError('wrong')" in of(failed.id)[1]["exception"]
+            assert "Traceback" in of(failed.id)[1]["traceback"]
+            receiver.should_stop = True
+            capture.result(PATIENCE)
 
 
 def test_changed_application_is_imported_again(own: Stack) -> None:

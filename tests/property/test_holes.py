@@ -314,6 +314,22 @@ def test_the_limit_of_the_task_itself_replaces_that_of_its_import(queue: Queue) 
     assert record and record.get("timed_out") == "run"
 
 
+def test_events_go_out_with_what_an_executor_writes(queue: Queue) -> None:
+    monitor: Any = queue.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    with monitor:
+        monitor.subscribe("events")
+        executor = queue.run("a")
+        executor.loaded(events=[("events", "begun"), ("events", "ä")])
+        executor.report("SUCCEEDED")
+        executor.reported(60, events=[("events", "ended")])
+        executor.reported(60, events=[("events", "again")])  # its answer was lost
+        heard: list[str] = []
+        while len(heard) < 4:
+            message = monitor.get_message(timeout=10)
+            heard += [message["data"]] if message else []
+    assert heard == ["begun", "ä", "ended", "again"]
+
+
 def test_nothing_is_written_for_an_ignored_task_whose_report_died(
     queue: Queue,
 ) -> None:

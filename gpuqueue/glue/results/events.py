@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
 from celery.utils.log import get_logger
+
+from gpuqueue.glue.results.envelope import envelope_of
 
 logger = get_logger(__name__)
 #: Seconds for each answer of the broker: an event is not worth more.
@@ -61,53 +63,71 @@ def try_to_send(app: Celery, events: Sequence[Event]) -> None:
 
 class Events:
     """A context that sends the events of one executor as the worker ``hostname``, which then goes
-    offline.
+    offline. It connects at the first event.
     """
 
     def __init__(self, app: Celery, hostname: str) -> None:
         self._app = app
         self._hostname = hostname
         self._stack = ExitStack()
-        self._events: Any = None
+        self._dispatcher: Any = None
+        self._leaves = True
 
     def __enter__(self) -> Events:
-        try:
-            connection = self._stack.enter_context(_connection(self._app))
-            self._events = self._stack.enter_context(
-                self._app.events.Dispatcher(connection, hostname=self._hostname)
-            )
-        except Exception as exc:
-            logger.warning("no events will be sent: %s", exc, extra={"action": "event_lost"})
         return self
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if self._events is not None:
-                self._events.send("worker-offline")
+            if self._leaves:
+                self._connected().send("worker-offline")
             self._stack.close()
         except Exception as error:
             logger.warning("events not flushed: %s", error, extra={"action": "event_lost"})
 
+    def _connected(self) -> Any:
+        if self._dispatcher is None:
+            connection = self._stack.enter_context(_connection(self._app))
+            self._dispatcher = self._stack.enter_context(
+                self._app.events.Dispatcher(connection, hostname=self._hostname)
+            )
+        return self._dispatcher
+
     def send(self, event: str, job_id: str, **fields: Any) -> None:
         """Send one event of a job."""
-        if self._events is None:
-            return
         try:
-            self._events.send(event, uuid=job_id, **fields)
+            self._connected().send(event, uuid=job_id, **fields)
         except Exception as exc:
             logger.warning(
                 "event %s of %s not sent: %s", event, job_id, exc, extra={"action": "event_lost"}
             )
 
+    def packed(self, event: str, job_id: str, **fields: Any) -> list[tuple[str, str]]:
+        """Return the message of an event with its channel, for a script of the same Redis; empty if
+        the event must be sent.
+        """
+        return self._packed(event, uuid=job_id, **fields)
+
+    def goodbye(self) -> list[tuple[str, str]]:
+        """Return the last event as :meth:`packed` does. It is not sent at the end then."""
+        packed = self._packed("worker-offline")
+        self._leaves = not packed
+        return packed
+
+    def _packed(self, event: str, **fields: Any) -> list[tuple[str, str]]:
+        with suppress(TypeError, ValueError):  # it cannot be written; the sender logs why
+            if (envelope := envelope_of(self._app)) is not None:
+                return [envelope.pack(self._app, self._hostname, event, **fields)]
+        return []
+
 
 def prepare(app: Celery) -> Any:
-    """Open the channel of :class:`Events` before a fork, and return it. Only for a transport whose
-    channels connect later.
+    """Make the connection of :class:`Events` before a fork, and return it, with its channel. Only
+    for a transport whose channels connect later.
     """
     connection = _connection(app)
-    channel = connection.default_channel
+    _ = connection.default_channel
     _prepared[app] = connection
-    return channel
+    return connection
 
 
 def _connection(app: Celery) -> Any:

@@ -6,8 +6,10 @@
 --     limit of the message, if it has one
 --   claimed?: the process as it claimed the attempt: instance, worker, started, time_limit?,
 --     loads_within?, loaded?
+--   events?: what Celery's monitors are told, as {channel, message}
 -- Answer: 1 if the attempt is current, else 0
---! clock records attempts place
+--! clock records attempts place events
+tell(context.events)
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end

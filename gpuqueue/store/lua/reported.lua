@@ -7,8 +7,10 @@
 --   outcome?: as in report
 --   failed?: true: Celery could not store the success that was claimed, and has stored a failure
 --   claimed?: the process as it claimed the attempt, as in loaded
+--   events?: what Celery's monitors are told, as in loaded
 -- Answer: 1 if this ended the job, else 0
---! clock counts records attempts tombstones
+--! clock counts records attempts tombstones events
+tell(context.events)
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end
