@@ -150,3 +150,12 @@ def test_a_lost_message_is_kept_when_it_comes_again_for_work_to_do(
     assert queue.accept("a") == "known"
     kept = queue.client.hget(class_key("t4", "messages"), "a")
     assert kept == (None if over else '"message"'), "a tombstone leaves no message behind"
+
+
+def test_an_attempt_in_the_place_of_another_one_than_the_known_is_no_successor(
+    queue: Queue,
+) -> None:
+    queue.start("a", EXCLUSIVE)
+    keys = queue.keys_of("a#1")
+    assert not queue.adopt("a", EXCLUSIVE, attempt=2, device=1, instead_of="another")
+    assert (queue.keys_of("a#1"), queue.keys_of("a#2")) == (keys, set())

@@ -299,6 +299,17 @@ def test_repeated_claim_begins_the_time_of_the_import_again(
         assert record["started"] == pytest.approx(began)
 
 
+def test_a_repeated_claim_without_a_time_for_the_import_keeps_the_first(queue: Queue) -> None:
+    [granted] = queue.submit("a")
+    queue.executor(granted).claim("h:n:1", "w", 5)
+    queue.now += 4
+    queue.executor(granted).claim("h:n:1", "w")
+    queue.now += 2
+    queue.line.tick("t4")
+    record = queue.reader.record("t4", "a")
+    assert record and record.get("timed_out") == "load"
+
+
 def test_the_limit_of_the_task_itself_replaces_that_of_its_import(queue: Queue) -> None:
     queue.now = PRECISE
     [granted] = queue.submit("a")
