@@ -152,7 +152,7 @@ def test_a_lost_message_is_kept_when_it_comes_again_for_work_to_do(
     assert kept == (None if over else '"message"'), "a tombstone leaves no message behind"
 
 
-def test_an_attempt_in_the_place_of_another_one_than_the_known_is_no_successor(
+def test_an_attempt_that_follows_another_one_is_not_adopted(
     queue: Queue,
 ) -> None:
     queue.start("a", EXCLUSIVE)
