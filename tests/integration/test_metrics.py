@@ -43,6 +43,7 @@ def test_the_state_of_the_queue_is_what_jobs_have_made_of_it(stack: Stack) -> No
     assert endpoint.metrics()("gpuqueue_jobs_accepted_total", **SHARED) is None
     assert endpoint.ask("/") == (404, "paths: /metrics, /healthz, /readyz\n")
     held = [stack.shop.hold.apply_async((f"hold{number}",), queue=GPU) for number in range(5)]
+    until(lambda: stack.record(held[-1].id), PATIENCE, "all shared jobs are accepted")
     alone = stack.shop.echo.apply_async(("alone",), queue="gpu.t4.exclusive")
     until(
         lambda: endpoint.metrics()("gpuqueue_waiting_jobs", **EXCLUSIVE),
