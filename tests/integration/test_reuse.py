@@ -42,6 +42,13 @@ def use(self, name, does="", folder=""):
         os.kill(os.getpid(), signal.SIGKILL)
     elif does == "fails":
         raise ValueError(name)
+    elif does == "arms":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+    elif does == "rests":
+        time.sleep(0.6)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
     elif does == "exits":
         sys.exit(3)
     elif does == "retries" and not self.request.retries:
@@ -165,6 +172,31 @@ def test_a_time_limit_is_that_of_the_job_that_runs(own: Own) -> None:
         soft.get(PATIENCE)
     assert third.get(PATIENCE)[1] == ["soft", "third"], "a soft limit ends no process"
     assert (own.of(first)["reason"], own.of(second)["reason"]) == ("SUCCEEDED", "TIME_LIMIT")
+
+
+def test_a_timer_and_blocked_signals_end_with_their_job(own: Own) -> None:
+    first, arms, rests = own.first_and(("arms", "arms"), ("rests", "rests"))
+    assert len({each.get(PATIENCE)[0] for each in (first, arms, rests)}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [{}, {"MODEL": "/models/new"}])
+def test_a_process_outlives_its_dispatchers_and_takes_jobs_of_none(
+    own: Own, other: dict[str, str]
+) -> None:
+    first = own.send("first", "waits")
+    own.began("first")
+    second = own.send("second")
+    own.in_line(second)
+    [node] = own.stack.workers
+    if other:
+        own.stack.dispatcher("two", env=other)
+    node.stop()
+    own.go()
+    pid = first.get(PATIENCE)[0]
+    if not other:
+        own.stack.dispatcher("two")
+    assert second.get(PATIENCE)[0] != pid
 
 
 def test_a_failure_and_a_retry_keep_the_process_and_an_exit_ends_it(own: Own) -> None:
