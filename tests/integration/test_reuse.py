@@ -116,7 +116,9 @@ def own(stack_factory: Callable[..., Stack], request: pytest.FixtureRequest) -> 
     return Own(made)
 
 
-@pytest.mark.parametrize("own", ["fork", "spawn"], indirect=True)
+@pytest.mark.parametrize(
+    "own", ["fork", pytest.param("spawn", marks=pytest.mark.slow)], indirect=True
+)
 def test_jobs_of_a_task_share_a_process_up_to_a_number(own: Own) -> None:
     first = own.send("first", "waits", reuse=3)
     own.began("first")
@@ -157,6 +159,7 @@ def test_a_job_that_dies_or_is_stopped_ends_alone(own: Own) -> None:
     own.idle()
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_that_of_the_job_that_runs(own: Own) -> None:
     first = own.send("first", "waits", time_limit=60)
     own.began("first")
@@ -215,6 +218,7 @@ def test_a_failure_and_a_retry_keep_the_process_and_an_exit_ends_it(own: Own) ->
     assert own.of(exits)["warm_of"] == Attempt.of(own.of(first)).holder
 
 
+@pytest.mark.slow
 def test_a_job_of_others_that_is_first_ends_the_reuse(own: Own) -> None:
     first = own.send("first", "waits")
     own.began("first")
@@ -229,6 +233,7 @@ def test_a_job_of_others_that_is_first_ends_the_reuse(own: Own) -> None:
     assert [own.of(each).get("warm_of") for each in (other, tenant, shared)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_changed_application_ends_the_reuse(own: Own) -> None:
     path = own.stack.directory / "own.py"
     first = own.send("first", "waits")
@@ -242,6 +247,7 @@ def test_a_changed_application_ends_the_reuse(own: Own) -> None:
     assert second.get(PATIENCE)[1] == ["new", "second"]
 
 
+@pytest.mark.slow
 def test_another_leader_leaves_the_second_job_of_a_process_alone(own: Own) -> None:
     """What runs is compared with the holders many times while it runs."""
     own.first_and(("second", "waits"))
