@@ -46,6 +46,7 @@ HEARD = {
     "give_up": {"launching"},
     "claim": {"launching", "running"},
     "loaded": {"running"},
+    "not_loaded": {"running"},
     "sampled": {"running", "reporting"},
     # Redis may have lost the claim, and the report: the token proves both.
     "report": {"launching", "running", "reporting"},
@@ -54,7 +55,7 @@ HEARD = {
     "finished": {"finishing"},
 }
 #: Verbs that prove themselves by the token, and by the claim of a finish.
-BY_TOKEN = ("claim", "loaded", "sampled", "report", "reported")
+BY_TOKEN = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
 BY_FINISHER = ("finish_claim", "finished")
 STATES = ("unknown", "launching", "running", "reporting", "delayed", "finishing", "ended")
 
@@ -197,6 +198,34 @@ def test_a_sample_keeps_the_highest_memory_and_the_last_gpu(world: World) -> Non
     assert record is not None
     shown = [record.get(each) for each in ("gpu", "gpu_memory_peak", "gpu_memory_own", "gpu_error")]
     assert shown == ["1", 7, 5, "no driver"]
+
+
+def test_a_report_of_the_launcher_changes_no_deadline_of_a_run(world: World) -> None:
+    world.bring("running")
+    before = world.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True)
+    assert world.call("observed", launch_in=5)
+    assert world.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True) == before
+    assert not world.client.exists(class_key("t4", "launching"))
+
+
+@pytest.mark.parametrize("state", ["unknown", "running", "ended", "launching"])
+def test_a_launch_that_is_left_over_is_forgotten(world: World, state: str) -> None:
+    """A launch of attempt 1 is noted though the job has gone on, or is unknown."""
+    world.bring(state)
+    world.now += 1000
+    name = "a#2" if state == "launching" else "a#1"
+    world.client.zadd(class_key("t4", "launching"), {name: world.now - 500})
+    assert not heard(world.call("relaunch", attempt=int(name[-1])))
+    left = world.client.zrange(class_key("t4", "launching"), 0, -1)
+    assert left == (["a#1"] if state == "launching" else [])
+
+
+def test_an_older_executor_that_has_loaded_has_no_deadline_without_a_limit(world: World) -> None:
+    world.bring("launching")
+    assert heard(world.call("claim", loads_within=5))
+    assert world.client.exists(class_key("t4", "deadlines"))
+    assert world.call("loaded", seconds=None)
+    assert not world.client.exists(class_key("t4", "deadlines"))
 
 
 def test_a_confirmed_launch_is_not_repeated(world: World) -> None:
