@@ -30,14 +30,14 @@ ME = WarmInstance("gpu-box:n:1", HOST, HOST, "shop")
 class World(Timed):
     """A job ``a`` that has reported, and whose instance asks."""
 
-    def __init__(self, client: redis.Redis, devices: int = 0) -> None:
+    def __init__(self, client: redis.Redis, devices: int = 0, **more: Any) -> None:
         client.flushdb()
         self.client = client
         self.now = 1_000_000.0
         self.reader = Reader(client)
         self.line = Line(client, by="d1", site=SITE, devices={"t4": devices})
         self.line.open("t4")
-        self.asker = self.run(self.take_in("a"))
+        self.asker = self.run(self.take_in("a", **more))
         self.line.announce([T4], 30)
 
     def take_in(self, name: str, **more: Any) -> Record | None:
@@ -144,6 +144,19 @@ def test_a_process_runs_as_many_jobs_as_both_allow(world: World) -> None:
     before = world.dumped()
     assert world.ask() is None, "it was its third"
     assert world.dumped() == before
+
+
+@pytest.mark.parametrize("reuses", [(3, 50, 50), (50, 3, 50)], ids=["first", "second"])
+def test_a_process_runs_no_more_than_any_of_its_jobs_allows(
+    schedule_redis: redis.Redis, reuses: tuple[int, int, int]
+) -> None:
+    world = World(schedule_redis, reuse=reuses[0])
+    for name, reuse in (("b", reuses[1]), ("c", reuses[2]), ("d", 50)):
+        world.take_in(name, reuse=reuse)
+    for name in ("b", "c"):
+        assert world.ask() == name
+        world.end(world.asker)
+    assert world.ask() is None, "one of them allowed three"
 
 
 @pytest.mark.parametrize(

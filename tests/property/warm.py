@@ -156,6 +156,7 @@ class Warm(Attempted):
             return None
         given = Given(job, replace(job), self.lines())
         model.start(job, self.now, gpu)
+        job.most = min(job.reuse, before.allows) if reuses else None
         return given
 
     def _goes_on(
