@@ -173,6 +173,7 @@ class Warm(Attempted):
         for name in {own[0], job.first[0]} - {job.delivery}:
             self.model.jobs[name].last = (job.delivery, job.attempt)
         self.begin(job, process.instance, loads_within)
+        job.loading = True
         return Process(
             *(job.delivery, job.attempt, job.token),
             *(process.instance, job.isolation, job.first),

@@ -192,6 +192,7 @@ begin(job, {
   started = now,
   loads_within = context.loads_within,
 })
+job.loading = 1 -- until it reports that its task begins, with any limit
 save(job)
 if first.delivery == released.delivery then first = released end
 for _, each in ipairs({ released, first }) do
