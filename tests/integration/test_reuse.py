@@ -162,7 +162,7 @@ def test_a_job_that_dies_or_is_stopped_ends_alone(own: Own) -> None:
 
 
 def test_a_job_that_dies_below_its_short_limit_fails(own: Own) -> None:
-    first = own.send("first", "waits")
+    own.send("first", "waits")
     own.began("first")
     dies = own.send("dies", "dies", time_limit=60)
     own.in_line(dies)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
+from gpuqueue.model.attempt import Attempt, RunningAttempt
+from gpuqueue.model.ends import explain
+from gpuqueue.model.names import ISOLATIONS, SHARED
 from gpuqueue.model.place import Site
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from tests.property.older_state import T4, OlderState, Process, finish
@@ -51,6 +54,63 @@ def test_an_end_that_no_dispatcher_has_seen_is_that_of_the_last_attempt(
     assert world.holders() == []
     assert world.record("a")["reason"] == "SUCCEEDED"
     assert world.record("b")["state"] == "delayed", "its code never ran"
+
+
+def take_next(world: OlderState, process: Process) -> None:
+    """It goes on, as its launcher knows."""
+    world.line.announce([T4], 600)
+    taken = process.executor.take_next(WarmInstance(process.instance, "h", "h", ""), reuses=True)
+    assert taken is not None
+    process.executor, process.record, _ = taken
+
+
+def ends_as(world: OlderState, process: Process, name: str) -> None:
+    """It ends, as its launcher names it that has started it for this job."""
+    world.machine.living.remove(process)
+    world.on_end(RunningAttempt(Attempt("t4", name, 1), process.instance), explain(0))
+
+
+STEPS = ("launched", "claimed", "loading", "reported", "written")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["b is known", "b is lost"])
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_process_keeps_its_next_job_when_the_end_of_the_last_is_lost(
+    world: OlderState, step: str, isolation: str, known: bool
+) -> None:
+    beside = world.launch(world.submit("beside", isolation)) if isolation == SHARED else []
+    [process] = world.launch(world.submit("a", isolation, reuse=3))
+    older = {}
+    if known:
+        assert not world.submit("b", isolation, reuse=3)
+    for each in STEPS:
+        if each == "claimed":
+            process.executor.claim(process.instance, "w", 60.0 if step == "loading" else None)
+        elif each == "reported":
+            process.executor.report("SUCCEEDED")
+        elif each == "written":
+            process.executor.reported(1000)
+        if each == step:
+            older = world.keep()
+    if not known:
+        world.submit("b", isolation, reuse=3)
+    take_next(world, process)
+    world.come_back_with(older)
+    world.look(3)
+    assert world.machine.stopped == []
+    assert sorted(world.holders()) == sorted(
+        ["b#1", *(each.live.running.attempt.holder for each in beside)]
+    )
+    last, record = world.record("a"), world.record("b")
+    assert (record["warm_of"], record["warm_turn"], last["warm_last"]) == ("a#1", 2, "b#1")
+    if step == "written":
+        assert (last["state"], last["reason"]) == ("ended", "SUCCEEDED")
+    else:  # so that its stored result counts
+        assert (last["state"], last["reason"], last["exit_code"]) == ("finishing", "ERROR", 0)
+    assert finish(process)
+    ends_as(world, process, "a")
+    assert "b#1" not in world.holders() and world.record("b")["reason"] == "SUCCEEDED"
 
 
 def test_a_state_from_before_the_step_starts_the_job_again(world: OlderState) -> None:

@@ -59,7 +59,7 @@ def going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Going:
 
 
 @pytest.mark.parametrize("lost", [[], ["attempts"], ["output"], ["attempts", "output"]])
-def test_a_job_that_was_taken_runs_whatever_is_not_noted(going: Going, lost: list[str]) -> None:
+def test_a_job_that_was_taken_runs_though_it_is_not_noted(going: Going, lost: list[str]) -> None:
     asker = Asker(*(going.runtime.path / name for name in lost))
     assert going.ask(asker) == NEXT
     assert going.environ["GPUQUEUE_JOB_ID"] == "b"
