@@ -113,6 +113,51 @@ def test_a_process_keeps_its_next_job_when_the_end_of_the_last_is_lost(
     assert "b#1" not in world.holders() and world.record("b")["reason"] == "SUCCEEDED"
 
 
+def lose_the_third(world: OlderState, isolation: str) -> Process:
+    """A process runs ``c``, after ``a`` and ``b``, and the state is that of ``b``."""
+    [process] = world.launch(world.submit("a", isolation, reuse=9))
+    process.executor.claim(process.instance, "w")
+    for name in ("b", "c"):
+        assert not world.submit(name, isolation, reuse=9)
+    assert finish(process)
+    take_next(world, process)
+    older = world.keep()
+    assert finish(process)
+    take_next(world, process)
+    assert process.record["delivery"] == "c"
+    world.come_back_with(older)
+    assert "b#1" in world.holders() and world.record("c")["state"] == "waiting"
+    return process
+
+
+def test_a_third_job_that_is_started_again_runs_once(world: OlderState) -> None:
+    [beside] = world.launch(world.submit("beside", SHARED))
+    process = lose_the_third(world, SHARED)
+    world.ends(beside)
+    world.look(3)
+    [again] = world.machine.of("c")
+    assert again != process and world.machine.stopped == [process.instance]
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_third_job_whose_start_is_lost_keeps_its_process(
+    world: OlderState, isolation: str
+) -> None:
+    beside = world.launch(world.submit("beside", isolation)) if isolation == SHARED else []
+    process = lose_the_third(world, isolation)
+    world.look(3)
+    assert world.machine.stopped == []
+    assert sorted(world.holders()) == sorted(
+        ["c#1", *(each.live.running.attempt.holder for each in beside)]
+    )
+    last, record = world.record("b"), world.record("c")
+    assert (last["state"], last["reason"], last["exit_code"]) == ("finishing", "ERROR", 0)
+    assert (record["warm_of"], record["warm_after"], record["warm_turn"]) == ("a#1", "b#1", 3)
+    assert finish(process)
+    ends_as(world, process, "a")
+    assert "c#1" not in world.holders() and world.record("c")["reason"] == "SUCCEEDED"
+
+
 def test_a_state_from_before_the_step_starts_the_job_again(world: OlderState) -> None:
     [process] = world.launch(world.submit("a", reuse=3))
     process.executor.claim(process.instance, "w")
