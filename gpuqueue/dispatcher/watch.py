@@ -121,6 +121,7 @@ class Watcher:
             for name in self.classes:
                 wakeups.wake(self.client, name)
             self._thread.join(self.intervals.tick + 5)
+            self.line.announce(self.classes.values(), 0)
             self.lease.leave()
         except RedisError as exc:
             logger.warning("not signed off: %s", exc, extra={"action": "leave_failed"})

@@ -26,6 +26,7 @@ from gpuqueue.store.logs import Logs
 logger = logging.getLogger("gpuqueue.start")
 #: Signals whose handlers a task may have changed.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 class Reuse:
@@ -56,9 +57,11 @@ class Reuse:
         self._nonce = instance.partition("~")[0].rpartition(":")[2]  # HOST:NONCE~MACHINE.START:PID
         application = environ.get("GPUQUEUE_APP", "")
         loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
-        self._me = WarmInstance(instance, host, host, application, None, loads_within)
+        settings = self._runtime.path.name
+        self._me = WarmInstance(instance, host, host, application, settings, loads_within)
         self._sources = Sources(())
         self._handlers = {each: signal.getsignal(each) for each in _SIGNALS}
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     @staticmethod
     def is_wanted(record: Record, environ: Mapping[str, str]) -> bool:
@@ -71,6 +74,8 @@ class Reuse:
         """Take the next job, once an attempt has reported; None: there is none for this process,
         which must end. Raises RedisError: a job may be taken, and this process must end, too.
         """
+        self._take_signals_back()
+        self._sources.add_imported()
         if changed := self._sources.changed():
             logger.info("this process takes no further job: %s has changed", changed)
             return None
@@ -87,13 +92,19 @@ class Reuse:
                 self._become(executor, taken[1], output)
             return taken
 
+    def _take_signals_back(self) -> None:
+        """What a task has set must not reach the next one, nor keep it from its own cancel."""
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+
     def _become(self, before: ExecutorAttempt, record: Record, output: int) -> None:
         variables = record_variables(record)
         for name in OF_JOB:
             self._environ.pop(name, None)
         self._environ.update(variables)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

@@ -16,14 +16,18 @@ class Sources:
     """
 
     def __init__(self, before: Iterable[str]) -> None:
-        known = set(before)
+        self._known = set(before)
+        self._times: dict[str, int] = {}
+        self.add_imported()
+
+    def add_imported(self) -> None:
+        """Add the files of what was imported since."""
         outside = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
-        paths = {getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - known}
-        self._times = {
-            path: time
-            for path in paths
-            if path and not path.startswith(outside) and (time := _time(path))
-        }
+        for name in set(sys.modules) - self._known:
+            path = getattr(sys.modules[name], "__file__", None)
+            if path and not path.startswith(outside) and (time := _time(path)):
+                self._times.setdefault(path, time)
+            self._known.add(name)
 
     def changed(self) -> str:
         """Return a file that has changed or is gone; empty if all are as they were."""

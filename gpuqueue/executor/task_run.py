@@ -162,7 +162,8 @@ class Run:
                     self._keep,
                     grace_of(self._environ),
                     failed=state == states.FAILURE,
-                    events=[*packed, *events.goodbye()],
+                    # The last event follows the others, in the same way.
+                    events=[*packed, *(events.goodbye() if packed or not ended else ())],
                 )
             if ended and not packed:
                 events.send(ended[0], request.id, **ended[1])

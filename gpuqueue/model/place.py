@@ -35,13 +35,15 @@ class Site:
     """What the places of a dispatcher's attempts are named after.
 
     ``host`` is empty if the attempts run in pods; ``images`` has class → its image there, and
-    ``gpus`` class → its GPUs elsewhere.
+    ``gpus`` class → its GPUs elsewhere. ``settings`` names the environment in which the processes
+    of a host start: one with another environment takes no further job.
     """
 
     host: str = ""
     application: str = ""
     gpus: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
 
     def spec(self, gpu_class: str) -> dict[str, Any]:
         """Return the fields for the scripts; empty ones are left out."""

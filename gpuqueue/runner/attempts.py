@@ -89,8 +89,8 @@ class Attempts:
                 cgroup.remove_empty(self._cgroups)
                 raise
             process = Process.of(pid)
-            if process is not None:
-                # So does the new process, which may outlive this one.
+            # So does the new process, which may outlive this one, and have gone on by now.
+            if process is not None and not os.fstat(held).st_size:
                 os.pwrite(held, about(self._instance(nonce, process)), 0)
         finally:
             os.close(output)

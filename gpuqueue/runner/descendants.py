@@ -23,11 +23,14 @@ class Strays:
 
     Each attempt adopts its orphans while it lives (see :func:`child.adopt_orphans`), so that a
     child of the runner without an attempt is of one that has ended.
+
+    Args:
+        kept: children that are none. None: those of now, which the application itself started when
+            it was imported.
     """
 
-    def __init__(self) -> None:
-        #: Those that the application itself started when it was imported.
-        self._known = set(children())
+    def __init__(self, kept: Collection[int] | None = None) -> None:
+        self._known = set(children() if kept is None else kept)
         self._since: dict[int, float] = {}
         self._of: dict[int, set[str]] = {}
 

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +38,8 @@ def run() -> NoReturn:
         from gpuqueue.executor import main
 
         main.run()
+    before = dict(os.environ)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have had it ignored
     # Process 1 has no default action: a signal before its handler would be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     child.adopt_orphans()
@@ -45,7 +47,7 @@ def run() -> NoReturn:
         _end_as(Pod().run(partial(os.execv, child.SPAWNED[0], child.SPAWNED)))
     from gpuqueue.executor import main
 
-    main.run(partial(_fork, Path.cwd()))
+    main.run(partial(_fork, Path.cwd(), before))
 
 
 def is_runner(environ: Mapping[str, str], arguments: Sequence[str]) -> bool:
@@ -53,7 +55,7 @@ def is_runner(environ: Mapping[str, str], arguments: Sequence[str]) -> bool:
     return bool(environ.get(POD_UID)) and FINISHER not in environ and child.ALONE not in arguments
 
 
-def _fork(folder: Path) -> int:
+def _fork(folder: Path, before: Mapping[str, str]) -> int:
     """Import the application, and fork the executor. Returns the exit status of an attempt that
     gets no further.
     """
@@ -76,35 +78,43 @@ def _fork(folder: Path) -> int:
     # From here on, signals are for the executor.
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     if why:
-        _spawn_instead(why, folder)
+        _spawn_instead(why, folder, before)
     return _end_as(Pod().run(partial(main.run, executor.work)))
 
 
-def _spawn_instead(why: str, folder: Path) -> NoReturn:
-    """Begin again as a runner that has not imported the application: memory, threads and GPUs of
-    the import are gone. Its executor claims the attempt again, as the same instance.
+def _spawn_instead(why: str, folder: Path, before: Mapping[str, str]) -> NoReturn:
+    """Begin again, in the folder and the environment of before, as a runner that has not imported
+    the application: memory, threads, GPUs and processes of the import are gone. Its executor claims
+    the attempt again, as the same instance.
     """
     logger.warning(
         "the executor is started, not forked: %s; GPUQUEUE_START=spawn saves the first import",
         why,
         extra={"action": "spawns"},
     )
+    sys.stdout.flush()
     sys.stderr.flush()
-    os.chdir(folder)
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, START: "spawn"})
+    if Path.cwd() != folder:
+        os.chdir(folder)
+    Pod(kept=()).sweep()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**before, START: "spawn"})
 
 
 class Pod:
-    """The processes of a pod. For one thread, which blocks :data:`child.SIGNALS`."""
+    """The processes of a pod. For one thread, which blocks :data:`child.SIGNALS`.
 
-    def __init__(self) -> None:
-        self._strays = Strays()
+    Args:
+        kept: see :class:`Strays`.
+    """
+
+    def __init__(self, kept: Collection[int] | None = None) -> None:
+        self._strays = Strays(kept)
 
     def run(self, executor: Callable[[], object]) -> int:
         """Run an executor to its end; return the exit status of the pod."""
         pid = child.fork(executor)
         code = self._await(pid)
-        self._sweep()
+        self.sweep()
         return self._over(code if code >= 0 else 128 - code)
 
     def _over(self, status: int) -> int:
@@ -123,10 +133,11 @@ class Pod:
                 os.waitpid(ended.si_pid, 0)
             number = signal.sigwait(child.SIGNALS)
             if number != signal.SIGCHLD:
-                os.kill(pid, number)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
-    def _sweep(self) -> None:
-        """End what the attempt left."""
+    def sweep(self) -> None:
+        """End what the attempt left, or the import of its application."""
         began = time.monotonic()
         while self._strays.end(set(), ("attempt",)):
             since = time.monotonic() - began

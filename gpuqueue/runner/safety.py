@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 
@@ -32,7 +33,10 @@ def unsafe() -> str:
 
 
 def settle() -> None:
-    """Fork once: OpenBLAS ends its threads at a fork, and starts them again where it needs them."""
+    """Fork once: OpenBLAS ends its threads at a fork, and starts them again where it needs them.
+    From here on this process reaps its children itself, also if the application had them reaped.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform != "linux":
         return
     pid = os.fork()

@@ -138,7 +138,7 @@ class Line(Cancels):
 
     def announce(self, classes: Iterable[GpuClass], holds: float) -> None:
         """Write by which terms this dispatcher admits jobs, for instances that ask for their next
-        one (see next.lua). They hold for so many seconds.
+        one (see next.lua). They hold for so many seconds; 0: no more.
         """
         calls = [(each.name, {**self._terms(each), "holds": holds}) for each in classes]
         for answer in self._scripts.each("announce", calls):
@@ -147,6 +147,7 @@ class Line(Cancels):
 
     def _terms(self, gpu_class: GpuClass) -> dict[str, Any]:
         terms = {"spec": self.spec(gpu_class), "by": self.by, "max_attempts": self.max_attempts}
+        terms["settings"] = self.site.settings
         site = self.owner or self.site.host
         return {"site": site, "terms": terms, "forget_after": FORGET_TERMS}
 

@@ -167,6 +167,32 @@ def test_application_that_cannot_be_forked_is_spawned(pods: Pods, does: str, why
     assert seen == [["worker_process_init", executor]]
 
 
+def test_second_import_meets_nothing_that_the_first_has_left(pods: Pods) -> None:
+    left = pods.folder / "left"
+    pods.image(
+        "import pathlib, subprocess\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "print('secret', os.environ.pop('SECRET'))\n"
+        f"left = pathlib.Path({str(left)!r})\n"
+        "if left.exists():\n"
+        "    print('runs', os.path.exists('/proc/' + left.read_text()))\n"
+        "left.write_text(str(subprocess.Popen(['sleep', '600']).pid))"
+    )
+    record = pods.attempt("see")
+    status, log = pods.run(record, SECRET="s")
+    assert status == 0, log
+    assert log.count("secret s\n") == 2 and "runs False\n" in log
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_an_application_that_has_its_children_reaped_runs(pods: Pods, start: str) -> None:
+    pods.image("signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    record = pods.attempt("see")
+    status, log = pods.run(record, GPUQUEUE_START=start)
+    assert status == 0, log
+    assert pods.result(record).get(PATIENCE)
+
+
 def test_second_import_has_the_whole_time_of_an_import(pods: Pods) -> None:
     fifo = pods.fifo()
     pods.image(

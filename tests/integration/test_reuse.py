@@ -43,6 +43,13 @@ def use(self, name, does="", folder=""):
         os.kill(os.getpid(), signal.SIGKILL)
     elif does == "fails":
         raise ValueError(name)
+    elif does == "arms":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+    elif does == "rests":
+        time.sleep(0.6)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
     elif does == "exits":
         sys.exit(3)
     elif does == "retries" and not self.request.retries:
@@ -120,7 +127,9 @@ def own(stack_factory: Callable[..., Stack], request: pytest.FixtureRequest) -> 
     return Own(made)
 
 
-@pytest.mark.parametrize("own", ["fork", "spawn"], indirect=True)
+@pytest.mark.parametrize(
+    "own", ["fork", pytest.param("spawn", marks=pytest.mark.slow)], indirect=True
+)
 def test_jobs_of_a_task_share_a_process_up_to_a_number(own: Own) -> None:
     first = own.send("first", "waits", reuse=3)
     own.began("first")
@@ -172,6 +181,7 @@ def test_a_job_that_dies_below_its_short_limit_fails(own: Own) -> None:
     assert (own.of(dies)["warm_turn"], own.of(dies)["attempt"]) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_job_that_leaks_files_ends_the_reuse(own: Own) -> None:
     first, leaks, last = own.first_and(("leaks", "leaks"), ("last", ""))
     assert last.get(PATIENCE)[0] != leaks.get(PATIENCE)[0] == first.get(PATIENCE)[0]
@@ -179,6 +189,7 @@ def test_a_job_that_leaks_files_ends_the_reuse(own: Own) -> None:
     assert "leaked" in (Logs(own.stack.client).read(Attempt.of(own.of(leaks))) or "")
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_that_of_the_job_that_runs(own: Own) -> None:
     first = own.send("first", "waits", time_limit=60)
     own.began("first")
@@ -194,6 +205,31 @@ def test_a_time_limit_is_that_of_the_job_that_runs(own: Own) -> None:
         soft.get(PATIENCE)
     assert third.get(PATIENCE)[1] == ["soft", "third"], "a soft limit ends no process"
     assert (own.of(first)["reason"], own.of(second)["reason"]) == ("SUCCEEDED", "TIME_LIMIT")
+
+
+def test_a_timer_and_blocked_signals_end_with_their_job(own: Own) -> None:
+    first, arms, rests = own.first_and(("arms", "arms"), ("rests", "rests"))
+    assert len({each.get(PATIENCE)[0] for each in (first, arms, rests)}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [{}, {"MODEL": "/models/new"}])
+def test_a_process_outlives_its_dispatchers_and_takes_jobs_of_none(
+    own: Own, other: dict[str, str]
+) -> None:
+    first = own.send("first", "waits")
+    own.began("first")
+    second = own.send("second")
+    own.in_line(second)
+    [node] = own.stack.workers
+    if other:
+        own.stack.dispatcher("two", env=other)
+    node.stop()
+    own.go()
+    pid = first.get(PATIENCE)[0]
+    if not other:
+        own.stack.dispatcher("two")
+    assert second.get(PATIENCE)[0] != pid
 
 
 def test_a_failure_and_a_retry_keep_the_process_and_an_exit_ends_it(own: Own) -> None:
@@ -212,6 +248,7 @@ def test_a_failure_and_a_retry_keep_the_process_and_an_exit_ends_it(own: Own) ->
     assert own.of(exits)["warm_of"] == Attempt.of(own.of(first)).holder
 
 
+@pytest.mark.slow
 def test_a_job_of_others_that_is_first_ends_the_reuse(own: Own) -> None:
     first = own.send("first", "waits")
     own.began("first")
@@ -226,6 +263,7 @@ def test_a_job_of_others_that_is_first_ends_the_reuse(own: Own) -> None:
     assert [own.of(each).get("warm_of") for each in (other, tenant, shared)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_changed_application_ends_the_reuse(own: Own) -> None:
     path = own.stack.directory / "own.py"
     first = own.send("first", "waits")
@@ -239,6 +277,7 @@ def test_a_changed_application_ends_the_reuse(own: Own) -> None:
     assert second.get(PATIENCE)[1] == ["new", "second"]
 
 
+@pytest.mark.slow
 def test_another_leader_leaves_the_second_job_of_a_process_alone(own: Own) -> None:
     """What runs is compared with the holders many times while it runs."""
     own.first_and(("second", "waits"))

@@ -121,6 +121,7 @@ def test_events_of_a_forked_executor_reach_monitors(own: Stack) -> None:
             capture.result(PATIENCE)
 
 
+@pytest.mark.slow
 def test_changed_application_is_imported_again(own: Stack) -> None:
     write(own, "VALUE = 1")
     own.dispatcher()
@@ -161,8 +162,12 @@ def test_dispatchers_of_one_application_share_a_runner(own: Stack) -> None:
             "threading.Thread(target=time.sleep, args=(600,), name='pump', daemon=True).start()",
             "1 threads when it was imported: pump",
         ),
-        ("import grpc\nchannel = grpc.insecure_channel('127.0.0.1:1')", "of native libraries"),
-        ("opened = open(os.environ['DEVICE'])", "opened"),
+        pytest.param(
+            "import grpc\nchannel = grpc.insecure_channel('127.0.0.1:1')",
+            "of native libraries",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("opened = open(os.environ['DEVICE'])", "opened", marks=pytest.mark.slow),
     ],
     ids=["threads", "grpc", "gpu"],
 )

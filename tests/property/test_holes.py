@@ -341,6 +341,32 @@ def test_events_go_out_with_what_an_executor_writes(queue: Queue) -> None:
     assert heard == ["begun", "ä", "ended", "again"]
 
 
+def test_events_of_a_refused_write_are_heard_once(queue: Queue) -> None:
+    monitor: Any = queue.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    with monitor:
+        monitor.subscribe("events")
+        executor = queue.run("a")
+        executor.report("SUCCEEDED")
+        kwargs = queue.client.connection_pool.connection_kwargs
+        impatient = redis.Redis(host=kwargs["host"], port=kwargs["port"], decode_responses=True)
+        hasty = ExecutorAttempt(impatient, executor.attempt, executor.token)
+        queue.client.config_set("min-replicas-to-write", 1)
+        try:
+            for _ in range(2):
+                with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+                    hasty.reported(60, events=[("events", "ended")])
+        finally:
+            queue.client.config_set("min-replicas-to-write", 0)
+            impatient.close()
+        assert executor.reported(60, events=[("events", "ended")])
+        executor.reported(60, events=[("events", "last")])
+        heard: list[str] = []
+        while "last" not in heard:
+            message = monitor.get_message(timeout=10)
+            heard += [message["data"]] if message else []
+    assert heard == ["ended", "last"]
+
+
 def test_nothing_is_written_for_an_ignored_task_whose_report_died(
     queue: Queue,
 ) -> None:

@@ -65,6 +65,7 @@ class ProcessContainer(CeleryWorkerContainer):
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         path = os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH", "")]))
         env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.environment}
+        env.pop("PYTEST_CURRENT_TEST", None)  # it changes during a test, as no environment does
         with self.log_file.open("ab") as log:
             self._popen = subprocess.Popen(
                 self.argv,

@@ -7,6 +7,7 @@ Never here: a cgroup whose subtree is not ours. Its files belong to the service 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +104,9 @@ def is_empty(path: Path) -> bool:
     try:
         if "populated 0" not in (path / "cgroup.events").read_text():
             return False
-    except OSError:
-        return True  # it is gone
+    except OSError as exc:
+        gone = isinstance(exc, FileNotFoundError) or exc.errno == errno.ENODEV
+        return gone and path.parent.exists()
     remove(path)
     return True
 

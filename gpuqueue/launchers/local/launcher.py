@@ -90,8 +90,6 @@ class LocalLauncher:
         self._devices = devices or {}
         self._host_lives = host_lives
         self._keep_log = keep_log
-        host = socket.gethostname()
-        self.site = Site(host, self._settings.get("GPUQUEUE_APP", ""), self._devices)
         if command:
             self._settings[START] = "spawn"
         own = {name: value for name, value in os.environ.items() if name not in OF_ATTEMPT}
@@ -100,6 +98,8 @@ class LocalLauncher:
         key = runtime.key_of(__version__, [sys.executable, *command], alike, str(Path.cwd()))
         self._base = directory or runtime.base()
         self._runtime = runtime.prepare(self._base, key)
+        app = self._settings.get("GPUQUEUE_APP", "")
+        self.site = Site(socket.gethostname(), app, self._devices, settings=key)
         self._listing = Listing(self._base, self._settings.get("GPUQUEUE_REDIS_URL", ""))
         self._runner = Runner(
             self._runtime,

@@ -27,8 +27,11 @@ from gpuqueue.model.executor_env import OF_JOB
 
 #: The longest path of a unix socket: 108 bytes with the final zero (Linux), 104 elsewhere.
 LONGEST_SOCKET = 103
-#: Seconds for which an end that no dispatcher has written, and an output, are kept.
+#: Seconds for which an output is kept.
 KEPT = 86_400.0
+#: Seconds for which an end that no dispatcher has written is kept: dispatchers, or Redis, may be
+#: away for days.
+UNTOLD = 30 * 86_400.0
 #: Variables that tell nothing about how an application is imported.
 _NOISE = frozenset(
     (
@@ -169,10 +172,10 @@ class Runtime:
     def forget_old(self) -> None:
         """Remove ends and outputs of long ago. Those of running attempts stay."""
         running = {nonce for nonce, _ in self.attempts()}
-        for folder in ("ends", "output"):
+        for folder, kept in (("ends", UNTOLD), ("output", KEPT)):
             for path in list((self.path / folder).iterdir()):
                 with contextlib.suppress(OSError):
-                    old = time.time() - path.stat().st_mtime > KEPT
+                    old = time.time() - path.stat().st_mtime > kept
                     if old and path.name.partition(".")[0] not in running:
                         path.unlink()
 

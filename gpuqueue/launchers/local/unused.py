@@ -16,10 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpuqueue.launchers.local.identity import Instance
-from gpuqueue.launchers.local.runtime import KEPT, Runtime, all_of, guard, read
+from gpuqueue.launchers.local.runtime import KEPT, UNTOLD, Runtime, all_of, guard, read
 
-#: Seconds for which an end that no dispatcher has written keeps its directory.
-UNTOLD = 30 * 86_400.0
 #: How the name of a directory begins that is being removed.
 _GONE = ".gone."
 
@@ -45,6 +43,8 @@ def is_used(runtime: Runtime) -> bool:
             runtime.has_runner
             or any(age < KEPT for age in _ages(runtime.path, runtime.path.iterdir()))
             or any(_may_run(path) for path in (runtime.path / "attempts").iterdir())
+            # An attempt that has a file has an end that is not told yet, too.
+            or any(age < UNTOLD for age in _ages(*(runtime.path / "attempts").iterdir()))
             or any(age < UNTOLD for age in _ages(*(runtime.path / "ends").iterdir()))
         )
     except OSError:
@@ -63,8 +63,8 @@ def _may_run(path: Path) -> bool:
     not.
     """
     content = read(path)
-    if content is None:  # its writer died before it wrote, long ago
-        return False
+    if content is None:  # empty: its writer died before it wrote
+        return path.stat().st_size > 0
     try:
         process = Instance.parse(content["instance"]).process
     except ValueError:

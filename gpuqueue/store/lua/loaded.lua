@@ -9,21 +9,26 @@
 --   events?: what Celery's monitors are told, as {channel, message}
 -- Answer: 1 if the attempt is current, else 0
 --! clock records attempts place events
+local function write()
+  local job = load(context.delivery)
+  if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+  if is_another(job, context.claimed) then return 0 end
+  if context.claimed then recall(job, context.claimed) end
+  if job.state ~= 'running' or job.timed_out then return 0 end
+  job.time_limit = context.seconds or job.time_limit
+  job.loading = nil
+  for _, name in ipairs(job.places or {}) do
+    if place_kind(name) == 'application' then succeed_at(name, holder_of(job)) end
+  end
+  if job.time_limit then
+    redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
+  else
+    redis.call('ZREM', K.deadlines, holder_of(job))
+  end
+  save(job)
+  return 1
+end
+
+local answer = write()
 tell(context.events)
-local job = load(context.delivery)
-if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
-if is_another(job, context.claimed) then return 0 end
-if context.claimed then recall(job, context.claimed) end
-if job.state ~= 'running' or job.timed_out then return 0 end
-job.time_limit = context.seconds or job.time_limit
-job.loading = nil
-for _, name in ipairs(job.places or {}) do
-  if place_kind(name) == 'application' then succeed_at(name, holder_of(job)) end
-end
-if job.time_limit then
-  redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder_of(job))
-else
-  redis.call('ZREM', K.deadlines, holder_of(job))
-end
-save(job)
-return 1
+return answer

@@ -10,18 +10,23 @@
 --   events?: what Celery's monitors are told, as in loaded
 -- Answer: 1 if this ended the job, else 0
 --! clock counts records attempts tombstones events
-tell(context.events)
-local job = load(context.delivery)
-if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
-if is_another(job, context.claimed) then return 0 end
--- Redis has lost the report, which was accepted before anything was written.
-if context.outcome and (job.state == 'launching' or job.state == 'running') then
-  recall(job, context.claimed)
-  job.state, job.outcome = 'reporting', context.outcome
-  redis.call('ZREM', K.stopping, holder_of(job))
+local function write()
+  local job = load(context.delivery)
+  if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
+  if is_another(job, context.claimed) then return 0 end
+  -- Redis has lost the report, which was accepted before anything was written.
+  if context.outcome and (job.state == 'launching' or job.state == 'running') then
+    recall(job, context.claimed)
+    job.state, job.outcome = 'reporting', context.outcome
+    redis.call('ZREM', K.stopping, holder_of(job))
+  end
+  if job.state ~= 'reporting' then return 0 end
+  redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
+  if context.failed and job.outcome == 'SUCCEEDED' then job.outcome = 'ERROR' end
+  entomb(job, job.outcome, context.keep)
+  return 1
 end
-if job.state ~= 'reporting' then return 0 end
-redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
-if context.failed and job.outcome == 'SUCCEEDED' then job.outcome = 'ERROR' end
-entomb(job, job.outcome, context.keep)
-return 1
+
+local answer = write()
+tell(context.events)
+return answer

@@ -34,7 +34,7 @@ def spawning(
         yield made
 
 
-@pytest.fixture(params=["fork", "spawn"])
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def either(request: pytest.FixtureRequest) -> ClusterStack:
     """One of both: what holds for a forked executor holds for one that is started."""
     name = "quick" if request.param == "fork" else "spawning"

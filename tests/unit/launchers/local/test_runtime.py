@@ -109,13 +109,16 @@ def test_old_files_are_forgotten_but_those_of_running_attempts(folder: Path) -> 
     for name in ("runs", "old"):
         write(made.end(name), {"instance": "x"})
         made.output(name).write_text("text")
-        long_ago = time.time() - runtime.KEPT - 60
-        for path in (made.end(name), made.output(name)):
+        for path, kept in ((made.end(name), runtime.UNTOLD), (made.output(name), runtime.KEPT)):
+            long_ago = time.time() - kept - 60
             os.utime(path, (long_ago, long_ago))
+    write(made.end("new"), {"instance": "x"})
+    long_ago = time.time() - runtime.UNTOLD + 60
+    os.utime(made.end("new"), (long_ago, long_ago))
     made.output("new").write_text("text")
     made.forget_old()
     assert sorted(each.name for each in (made.path / "output").iterdir()) == ["new", "runs"]
-    assert [nonce for nonce, _ in made.ends()] == ["runs"]
+    assert sorted(nonce for nonce, _ in made.ends()) == ["new", "runs"]
 
 
 def test_output_of_a_running_attempt_is_bounded(folder: Path) -> None:

@@ -14,8 +14,16 @@ import pytest
 
 from gpuqueue.launchers.local import unused
 from gpuqueue.launchers.local.identity import Instance, Process
-from gpuqueue.launchers.local.runtime import KEPT, Runtime, all_of, guard, prepare, write
-from gpuqueue.launchers.local.unused import UNTOLD, remove_unused
+from gpuqueue.launchers.local.runtime import (
+    KEPT,
+    UNTOLD,
+    Runtime,
+    all_of,
+    guard,
+    prepare,
+    write,
+)
+from gpuqueue.launchers.local.unused import remove_unused
 
 OLD = KEPT + 60
 
@@ -100,7 +108,18 @@ def test_directory_of_a_runner_stays(folder: Path, own: Runtime) -> None:
 def test_attempt_that_may_run_keeps_its_directory(
     folder: Path, own: Runtime, process: Callable[[], Process | None], gone: list[str]
 ) -> None:
-    old(folder, lambda made: write(made.attempt("n"), instance(process())))
+    made = old(folder, lambda made: write(made.attempt("n"), instance(process())))
+    assert remove_unused(folder, own) == [], "its end is not told yet"
+    age(made, UNTOLD + 60)
+    assert remove_unused(folder, own) == gone
+
+
+@pytest.mark.parametrize(("text", "gone"), [("", ["old"]), ('{"instance": "h', [])])
+def test_attempt_that_cannot_be_read_may_run(
+    folder: Path, own: Runtime, text: str, gone: list[str]
+) -> None:
+    made = old(folder, lambda made: made.attempt("n").write_text(text))
+    age(made, UNTOLD + 60)
     assert remove_unused(folder, own) == gone
 
 
