@@ -110,10 +110,9 @@ class Repair:
             attempt, instance = each.running.attempt, each.running.instance
             if instance in held or attempt.gpu_class not in read:
                 continue
-            if any(is_same_instance(instance, other) for other in warm):
-                continue
+            has_slot = any(is_same_instance(instance, other) for other in warm)
             if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
-                self._each(attempt, self._strays.settle, each, tokens, adopt_at_once)
+                self._each(attempt, self._strays.settle, each, tokens, adopt_at_once, has_slot)
 
     def _each(self, attempt: Attempt, act: Callable[..., None], *arguments: Any) -> None:
         """Repair one attempt. Raises :class:`LauncherUnavailable`, which concerns all."""

@@ -43,6 +43,7 @@ class Strays:
         each: LiveAttempt,
         tokens: Collection[str],
         adopt_at_once: Collection[str],
+        has_slot: bool = False,
     ) -> None:
         """Adopt an attempt if Redis has lost it, stop it if its job goes on without it.
 
@@ -50,6 +51,8 @@ class Strays:
             each: an attempt that runs and holds no slot.
             tokens: those of all attempts that run.
             adopt_at_once: the classes in which adoption does not wait.
+            has_slot: whether its process holds the slot of an attempt to which it went on. It may
+                be listed under an earlier one.
         """
         running = each.running
         attempt, instance = running.attempt, running.instance
@@ -57,6 +60,8 @@ class Strays:
         match standing(record, each, tokens):
             case Standing.CURRENT:
                 return  # its slot is written by now
+            case Standing.UNKNOWN | Standing.OVER if has_slot:
+                return
             case Standing.UNKNOWN:
                 at_once = attempt.gpu_class in adopt_at_once
                 if at_once or self.suspects.for_long(instance, self.abandoned_after):

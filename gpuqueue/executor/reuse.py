@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,18 @@ class Reuse:
         if changed := self._sources.changed():
             logger.info("this process takes no further job: %s has changed", changed)
             return None
-        try:
-            taken = executor.take_next(self._me, reuses=True)
-        except RedisError as exc:
-            if not forbidden(exc):
-                raise
-            logger.warning("this process takes no further job: %s", exc)
-            return None
-        if taken is not None:
-            self._become(executor, taken[1])
-        return taken
+        with ExitStack() as stack:
+            try:  # before a job is taken: earlier ones may have left no file to open
+                output = stack.enter_context(self._runtime.next_output(self._nonce))
+                taken = executor.take_next(self._me, reuses=True)
+            except (OSError, RedisError) as exc:
+                if isinstance(exc, RedisError) and not forbidden(exc):
+                    raise
+                logger.warning("this process takes no further job: %s", exc)
+                return None
+            if taken is not None:
+                self._become(executor, taken[1], output)
+            return taken
 
     def _take_signals_back(self) -> None:
         """What a task has set must not reach the next one, nor keep it from its own cancel."""
@@ -98,7 +100,7 @@ class Reuse:
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
 
-    def _become(self, before: ExecutorAttempt, record: Record) -> None:
+    def _become(self, before: ExecutorAttempt, record: Record, output: int) -> None:
         variables = record_variables(record)
         for name in OF_JOB:
             self._environ.pop(name, None)
@@ -107,11 +109,22 @@ class Reuse:
             with suppress(OSError, ValueError):
                 stream.flush()
         printed = last_bytes(self._runtime.output(self._nonce))
-        self._runtime.go_on(self._nonce, variables)
-        output = self._runtime.renew_output(self._nonce)
-        for descriptor in (1, 2):
-            os.dup2(output, descriptor)
-        os.close(output)
+        with _borne("its file names an earlier attempt, until it ends"):
+            self._runtime.go_on(self._nonce, variables)
+        with _borne("it prints into the log of an earlier attempt"):
+            self._runtime.renew_output(self._nonce)
+            for descriptor in (1, 2):
+                os.dup2(output, descriptor)
         if printed:
-            self._logs.keep(before.attempt, printed, self._keep)
+            with _borne(f"the log of {before.attempt.holder} is not kept"):
+                self._logs.keep(before.attempt, printed, self._keep)
         logger.info("this process goes on with %s", record["delivery"])
+
+
+@contextmanager
+def _borne(consequence: str) -> Iterator[None]:
+    """Go on after an error: the job that was taken does not depend on this step."""
+    try:
+        yield
+    except (OSError, ValueError, RedisError) as exc:
+        logger.warning("%s: %s", consequence, exc)

@@ -218,7 +218,8 @@ class Run:
         known, loads_within = self._record.get("time_limit"), self._environ.get(LOAD_TIMEOUT)
         own = float(hard) if hard and hard != known else None
         is_watched = loads_within and not 0 < (known or 0) <= float(loads_within)
-        told = bool(own or is_watched or self._record.get("probes"))
+        went_on = self._record.get("warm_of")
+        told = bool(own or is_watched or went_on or self._record.get("probes"))
         if told:
             self._executor.loaded(own, events)
         return soft, told

@@ -121,18 +121,23 @@ def test_a_job_with_the_name_of_a_dispatchers_task_leaves_it_alone(
 ENDED = {"exit_code": 0, "started": 1.0, "released": 2.0}
 
 
-def test_a_stored_result_counts_if_redis_has_lost_the_report(app: Celery) -> None:
+@pytest.mark.parametrize(
+    "ended", [ENDED, {**ENDED, "exit_code": -9, "reuse": 2}], ids=["exit 0", "of another job"]
+)
+def test_a_stored_result_counts_if_redis_has_lost_the_report(
+    app: Celery, ended: dict[str, Any]
+) -> None:
     app.backend.store_result("a", 42, states.SUCCESS)
-    found = finish(app, "a", "shop.train", "ERROR", **ENDED)
+    found = finish(app, "a", "shop.train", "ERROR", **ended)
     assert (found["status"], found["result"]) == ("SUCCESS", 42)
     app.backend.store_result("b", ValueError("wrong size"), states.FAILURE)
-    found = finish(app, "b", "shop.train", "ERROR", **ENDED)
+    found = finish(app, "b", "shop.train", "ERROR", **ended)
     assert (found["status"], found["result"]["exc_type"]) == ("FAILURE", "ValueError")
 
 
 @pytest.mark.parametrize(
     ("reason", "fields"),
-    [("ERROR", {**ENDED, "exit_code": 1}), ("TIME_LIMIT", ENDED), ("INFRA", {})],
+    [("ERROR", {**ENDED, "exit_code": 1, "reuse": 1}), ("TIME_LIMIT", ENDED), ("INFRA", {})],
 )
 def test_a_result_of_an_executor_that_did_not_report_is_replaced(
     app: Celery, reason: str, fields: dict[str, Any]

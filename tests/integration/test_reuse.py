@@ -21,8 +21,9 @@ from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120), pytest.mark.local_only("reuse")]
 APP = """
-import os, pathlib, signal, sys, time
+import os, pathlib, resource, signal, sys, time
 from celery import Celery
+from celery.signals import task_postrun
 URL = os.environ["CELERY_BROKER_URL"]
 app = Celery("own", broker=URL, backend=URL)
 LOADED = []
@@ -55,6 +56,16 @@ def use(self, name, does="", folder=""):
         raise self.retry(countdown=0)
     names = self.request.id, self.request.hostname, os.environ["GPUQUEUE_JOB_ID"]
     return [os.getpid(), list(LOADED), *names]
+
+@task_postrun.connect
+def leak(args=(), **_):
+    if "leaks" in args:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        try:
+            while True:
+                LOADED.append(open(os.devnull))
+        except OSError:
+            print("leaked", len(LOADED))
 
 @app.task
 def other():
@@ -157,6 +168,25 @@ def test_a_job_that_dies_or_is_stopped_ends_alone(own: Own) -> None:
     assert [own.of(each).get("warm_turn") for each in (dies, after, limited)] == [2, None, 2]
     assert [own.of(each)["attempt"] for each in (first, dies, after, limited, last)] == [1] * 5
     own.idle()
+
+
+def test_a_job_that_dies_below_its_short_limit_fails(own: Own) -> None:
+    own.send("first", "waits")
+    own.began("first")
+    dies = own.send("dies", "dies", time_limit=60)
+    own.in_line(dies)
+    own.go()
+    with pytest.raises(ExecutorDied, match="SIGKILL"):
+        dies.get(PATIENCE)
+    assert (own.of(dies)["warm_turn"], own.of(dies)["attempt"]) == (2, 1)
+
+
+@pytest.mark.slow
+def test_a_job_that_leaks_files_ends_the_reuse(own: Own) -> None:
+    first, leaks, last = own.first_and(("leaks", "leaks"), ("last", ""))
+    assert last.get(PATIENCE)[0] != leaks.get(PATIENCE)[0] == first.get(PATIENCE)[0]
+    assert own.of(last)["attempt"] == 1, "no job was taken that could not run"
+    assert "leaked" in (Logs(own.stack.client).read(Attempt.of(own.of(leaks))) or "")
 
 
 @pytest.mark.slow

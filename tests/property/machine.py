@@ -71,7 +71,7 @@ class Schedule(RuleBasedStateMachine):
         eta=maybe_seconds,
         expires=maybe_seconds,
         limit=maybe_seconds,
-        kind=st.sampled_from([("", 0), ("", 3), ("", 3), ("a", 2)]),
+        kind=st.sampled_from([("", 0), ("", 3), ("", 9), ("a", 2)]),
         enqueue=st.sampled_from([True, True, True, False]),
     )
     def submit(

@@ -76,6 +76,8 @@ class ModelJob:
     reuse: int = 0
     turn: int = 1
     """How many attempts its instance has run with this one."""
+    most: int | None = None
+    """The least ``reuse`` of those that its process has run, if it is not its first."""
     first: tuple[str, int] | None = None
     """The holder that its instance was started for, unless that is its own."""
     after: tuple[str, int] | None = None
@@ -89,6 +91,11 @@ class ModelJob:
             f"{self.delivery}: {self.state} → {state} is no legal move"
         )
         self.state = state
+
+    @property
+    def allows(self) -> int:
+        """How many attempts its process may run."""
+        return self.reuse if self.most is None else self.most
 
     @property
     def place(self) -> tuple[int, int]:
@@ -203,7 +210,7 @@ class Model:
         """Whether an instance can go on with a job, which has a GPU and ran another one before."""
         if (job.isolation, job.tenant) != (before.isolation, before.tenant):
             return False
-        allowed = job.task == before.task and before.turn < min(job.reuse, before.reuse)
+        allowed = job.task == before.task and before.turn < min(job.reuse, before.allows)
         if reuses and not allowed:
             return False
         if not self.gpus.total:
@@ -227,7 +234,8 @@ class Model:
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
         job.loading = False
-        job.turn, job.first, job.after, job.last = 1, None, None, None
+        job.turn, job.most = 1, None
+        job.first, job.after, job.last = None, None, None
         holder = (job.delivery, job.attempt)
         if gpu is None and self.gpus.total:
             gpu = self.gpu_for(job.isolation, now, job.avoid)

@@ -11,7 +11,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.ends import End, explain
+from gpuqueue.model.ends import EXIT_NO_APPLICATION, End, explain
 from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
@@ -30,14 +30,14 @@ ME = WarmInstance("gpu-box:n:1", HOST, HOST, "shop")
 class World(Timed):
     """A job ``a`` that has reported, and whose instance asks."""
 
-    def __init__(self, client: redis.Redis, devices: int = 0) -> None:
+    def __init__(self, client: redis.Redis, devices: int = 0, **more: Any) -> None:
         client.flushdb()
         self.client = client
         self.now = 1_000_000.0
         self.reader = Reader(client)
         self.line = Line(client, by="d1", site=SITE, devices={"t4": devices})
         self.line.open("t4")
-        self.asker = self.run(self.take_in("a"))
+        self.asker = self.run(self.take_in("a", **more))
         self.line.announce([T4], 30)
 
     def take_in(self, name: str, **more: Any) -> Record | None:
@@ -125,6 +125,7 @@ def test_the_end_of_the_process_is_that_of_its_last_attempt(world: World) -> Non
     for name in ("b", "c"):
         world.take_in(name)
         assert world.ask() == name
+        assert world.asker.loaded()
         if name == "b":
             world.end(world.asker)
     released = world.line.release(T4, first, explain(-9), ME.instance)
@@ -144,6 +145,19 @@ def test_a_process_runs_as_many_jobs_as_both_allow(world: World) -> None:
     before = world.dumped()
     assert world.ask() is None, "it was its third"
     assert world.dumped() == before
+
+
+@pytest.mark.parametrize("reuses", [(3, 50, 50), (50, 3, 50)], ids=["first", "second"])
+def test_a_process_runs_no_more_than_any_of_its_jobs_allows(
+    schedule_redis: redis.Redis, reuses: tuple[int, int, int]
+) -> None:
+    world = World(schedule_redis, reuse=reuses[0])
+    for name, reuse in (("b", reuses[1]), ("c", reuses[2]), ("d", 50)):
+        world.take_in(name, reuse=reuse)
+    for name in ("b", "c"):
+        assert world.ask() == name
+        world.end(world.asker)
+    assert world.ask() is None, "one of them allowed three"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +209,7 @@ def test_an_instance_may_take_another_task_after_its_executor_died(
     world = World(schedule_redis)
     world.take_in("b", task="u", reuse=None)
     assert world.ask(reuses=False) == "b"
+    assert world.asker.loaded()
     world.take_in("c")
     assert world.ask(reuses=False) is None, "b runs, and no end of it was seen"
     assert world.ask(reuses=False, ended=explain(1)) == "c"
@@ -329,11 +344,26 @@ def test_a_user_with_the_rights_of_an_older_file_changes_nothing(world: World) -
     assert world.dumped() == before
 
 
-def test_a_process_that_died_on_the_way_gives_its_job_another_attempt(world: World) -> None:
-    world.take_in("b")
+@pytest.mark.parametrize("code", [-9, 1, EXIT_NO_APPLICATION])
+@pytest.mark.parametrize("limit", [None, 60.0, 5.0])
+@pytest.mark.parametrize("loads_within", [None, 20.0])
+def test_a_process_that_died_on_the_way_gives_its_job_another_attempt(
+    world: World, loads_within: float | None, limit: float | None, code: int
+) -> None:
+    world.take_in("b", time_limit=limit)
     first = world.asker.attempt
-    assert world.ask(replace(ME, loads_within=20.0)) == "b"
-    released = world.line.release(T4, first, explain(-9), ME.instance)
+    assert world.ask(replace(ME, loads_within=loads_within)) == "b"
+    assert f"application:shop@{HOST}" in world.record("b")["places"]
+    released = world.line.release(T4, first, explain(code), ME.instance)
     assert (released.attempt.holder, released.state) == ("b#1", "delayed")
     record = world.record("b")
     assert not record.get("warm_of") and not record.get("warm_turn")
+    assert not world.client.hkeys(class_key("t4", "places")), "earlier jobs may be at fault"
+
+
+def test_a_process_that_died_in_its_next_task_fails_that_job(world: World) -> None:
+    world.take_in("b", time_limit=5.0)
+    assert world.ask(replace(ME, loads_within=20.0)) == "b"
+    assert world.asker.loaded()
+    released = world.line.release(T4, world.asker.attempt, explain(1), ME.instance)
+    assert (released.state, world.record("b")["reason"]) == ("finishing", "ERROR")

@@ -156,6 +156,7 @@ class Warm(Attempted):
             return None
         given = Given(job, replace(job), self.lines())
         model.start(job, self.now, gpu)
+        job.most = min(job.reuse, before.allows) if reuses else None
         return given
 
     def _goes_on(
@@ -172,6 +173,7 @@ class Warm(Attempted):
         for name in {own[0], job.first[0]} - {job.delivery}:
             self.model.jobs[name].last = (job.delivery, job.attempt)
         self.begin(job, process.instance, loads_within)
+        job.loading = True
         return Process(
             *(job.delivery, job.attempt, job.token),
             *(process.instance, job.isolation, job.first),

@@ -98,7 +98,8 @@ def complete(
     the same again, but errbacks are sent again.
 
     If the executor died after it had claimed its finish, a result that it had stored counts. So it
-    does if the executor ended with exit code 0: then Redis has lost its report.
+    does if the executor ended with exit code 0, or may have gone on with another job: then Redis
+    has lost its report.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -116,7 +117,8 @@ def complete(
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
     reason = record["reason"]
-    report_lost = reason == EndReason.ERROR and record.get("exit_code") == EXIT_OK
+    others = record.get("reuse", 0) > 1  # the status may be that of another job of its process
+    report_lost = reason == EndReason.ERROR and (others or record.get("exit_code") == EXIT_OK)
     stored_state = (
         app.backend.get_state(request.id)
         if (record.get("outcome") or report_lost) and not record.get("ignore_result")

@@ -127,14 +127,28 @@ class Runtime:
         finally:
             os.close(held)
 
-    def renew_output(self, nonce: str) -> int:
-        """Let the output of a process begin again in another file; return its descriptor. What is
-        there moves to ``NONCE.1``, as in :meth:`rotate`.
+    @contextlib.contextmanager
+    def next_output(self, nonce: str) -> Iterator[int]:
+        """Open another file for the output of a process, ``NONCE.next``; :meth:`renew_output` puts
+        it in its place. Else it is removed.
+        """
+        path = self.output(nonce).with_name(f"{nonce}.next")
+        opened = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            yield opened
+        finally:
+            os.close(opened)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def renew_output(self, nonce: str) -> None:
+        """Let the output of a process begin again in the file that :meth:`next_output` has opened.
+        What is there moves to ``NONCE.1``, as in :meth:`rotate`.
         """
         output = self.output(nonce)
         with contextlib.suppress(FileNotFoundError):
             output.rename(output.with_name(f"{nonce}.1"))
-        return os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        output.with_name(f"{nonce}.next").rename(output)
 
     def attempts(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield nonce and content of each attempt's file."""

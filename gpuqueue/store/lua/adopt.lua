@@ -1,10 +1,11 @@
--- adopt: make a live attempt a holder again: Redis has lost its job, or the grant of its slot.
+-- adopt: make a live attempt a holder again: Redis has lost its job, or the grant of its slot. The
+-- attempt from which its process has gone on gives its slot up.
 -- Context:
 --   record: of the attempt: delivery, attempt, token, instance, ...
 --   slots?: how many its isolation has
 --   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock records line attempts
+--! clock counts records line damaged attempts place places release
 local found = context.record
 local known = load(found.delivery)
 local own = 'holders_' .. found.isolation
@@ -37,11 +38,58 @@ local function free(holder)
   redis.call('HDEL', K.devices, holder)
 end
 
-local job = found
+-- The process has gone on from another attempt, which holds its slot in an older state. What that
+-- one reported is lost, as if its process had ended with exit code 0: its stored result counts.
+-- Answer: that attempt; nil: there is none.
+local function leave_earlier()
+  if not found.instance then return nil end
+  for _, holder in ipairs(redis.call('ZRANGE', K[own], 0, -1)) do
+    local previous = load(delivery_of(holder) or '')
+    local its = previous and previous.delivery ~= found.delivery and holder_of(previous) == holder
+    if its and previous.instance and same_instance(previous.instance, found.instance) then
+      -- It had claimed, and reported in time: what was decided since then is void.
+      if previous.state == 'launching' then
+        previous.state, previous.started = 'running', previous.launched or previous.admitted
+      end
+      previous.loading, previous.timed_out, previous.doomed = nil, nil, nil
+      save(previous)
+      local error = 'its process has gone on, and Redis has lost its report'
+      local ended = { reason = 'ERROR', error = error, avoid = '', blames = '', tried = 'never' }
+      ended.evidence = { exit_code = 0 }
+      release({
+        delivery = previous.delivery,
+        attempt = previous.attempt,
+        token = previous.token,
+        instance = previous.instance,
+        max_attempts = 0,
+        ended = ended,
+      })
+      return load(previous.delivery)
+    end
+  end
+  return nil
+end
+
+-- As next has written it, for the end of the process.
+local function go_on_from(previous, job)
+  local name = holder_of(previous)
+  job.warm_of, job.warm_after = previous.warm_of or name, name
+  job.warm_turn = (previous.warm_turn or 1) + 1
+  job.warm_most = math.min(job.reuse or 0, previous.warm_most or previous.reuse or 0)
+  local first = load(delivery_of(job.warm_of))
+  local is_first = first and first.delivery ~= previous.delivery and holder_of(first) == job.warm_of
+  for _, each in ipairs({ previous, is_first and first or nil }) do
+    each.warm_last = holder_of(job)
+    save(each)
+  end
+end
+
+local job, previous = found
 if known and known.token == found.token then
   return redis.call('ZSCORE', K[own], holder_of(found)) and 1 or 0
 elseif known then
   if not is_older() then return 0 end
+  previous = leave_earlier()
   if known.token then
     free(holder_of(known)) -- its slot passes on
   elseif not has_room() then
@@ -51,7 +99,10 @@ elseif known then
   job = known
   job.attempt, job.owner = found.attempt, found.owner
   for _, field in ipairs(OF_ATTEMPT) do job[field] = found[field] end
+else
+  previous = leave_earlier()
 end
+if previous then go_on_from(previous, job) end
 job.state = 'running'
 job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)

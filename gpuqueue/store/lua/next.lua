@@ -76,6 +76,11 @@ local function met_trouble(before)
   return false
 end
 
+-- How many attempts the process of the attempt may run: the least that one of its jobs allows.
+local function most_of(before)
+  return before.warm_most or before.reuse or 0
+end
+
 -- Whether the instance can run a job.
 local function fits(job, before, spec)
   for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
@@ -84,7 +89,7 @@ local function fits(job, before, spec)
   if job.container then return false end
   if context.reuses then
     local turn = (before.warm_turn or 1) + 1
-    if job.task ~= before.task or turn > math.min(job.reuse or 0, before.reuse or 0) then
+    if job.task ~= before.task or turn > math.min(job.reuse or 0, most_of(before)) then
       return false
     end
   end
@@ -180,12 +185,14 @@ give_slot(job, v, ask, before.device)
 job.launched = now
 job.warm_of, job.warm_after = before.warm_of or holder, holder
 job.warm_turn = (before.warm_turn or 1) + 1
+if context.reuses then job.warm_most = math.min(job.reuse, most_of(before)) end
 begin(job, {
   instance = instance,
   worker = string.format('%s-%s-%d@%s', job.gpu_class, job.delivery, job.attempt, context.host),
   started = now,
   loads_within = context.loads_within,
 })
+job.loading = 1 -- until it reports that its task begins, with any limit
 save(job)
 if first.delivery == released.delivery then first = released end
 for _, each in ipairs({ released, first }) do

@@ -31,14 +31,14 @@ USED = {
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
     | {"places", "probes", "loading", "load_error", "launches"}
-    | {"warm_of", "warm_after", "warm_turn", "warm_last"},
+    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
     | {"places", "probes", "spared", "reuse"}
-    | {"warm_of", "warm_after", "warm_turn", "warm_last"},
+    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last"},
 }
 
 

@@ -36,12 +36,14 @@ local function blamed(job, ended)
     local start = ended.blames == 'start' and (where.host or where.application)
     return start or ended.blames == 'host' and where.host, 2
   end
+  -- A process that goes on has loaded it: earlier jobs may have left what ends the process.
+  local application = not job.warm_most and where.application
   if ended.blames == 'application' then
     -- The code of a task may end with the same status.
-    return (job.load_error or job.loading) and where.application, 1
+    return (job.load_error or job.loading) and application, 1
   end
   local loading = job.loading and ended.blames == 'start' or job.timed_out == 'load'
-  return loading and where.application or ended.blames == 'device' and where.device, 2
+  return loading and application or ended.blames == 'device' and where.device, 2
 end
 
 -- Note the failure where it happened. Answer: until when the job must not be tried again (0: it

@@ -153,9 +153,18 @@ def test_a_process_that_goes_on_keeps_its_file_and_its_lock(folder: Path) -> Non
 def test_an_output_that_begins_again_keeps_the_part_before(folder: Path) -> None:
     made = prepare(folder, "key")
     made.output("n").write_text("first")
-    opened = made.renew_output("n")
-    os.write(opened, b"second")
-    os.close(opened)
+    with made.next_output("n") as opened:
+        made.renew_output("n")
+        os.write(opened, b"second")
     assert made.output("n").read_text() == "second"
     assert (made.path / "output" / "n.1").read_text() == "first"
     assert made.output("n").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_output_that_does_not_begin_again_stays(folder: Path) -> None:
+    made = prepare(folder, "key")
+    made.output("n").write_text("first")
+    with made.next_output("n"):
+        pass
+    assert [each.name for each in (made.path / "output").iterdir()] == ["n"]
+    assert made.output("n").read_text() == "first"
