@@ -42,7 +42,8 @@ end
 -- one reported is lost, as if its process had ended with exit code 0: its stored result counts.
 -- Answer: that attempt; nil: there is none.
 local function leave_earlier()
-  if not found.instance then return nil end
+  -- A pod (NAMESPACE/JOB/UID) runs one attempt, and its class may have thousands of holders.
+  if not found.instance or string.find(found.instance, '/', 1, true) then return nil end
   for _, holder in ipairs(redis.call('ZRANGE', K[own], 0, -1)) do
     local previous = load(delivery_of(holder) or '')
     local its = previous and previous.delivery ~= found.delivery and holder_of(previous) == holder
