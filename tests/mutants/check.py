@@ -31,6 +31,7 @@ TESTS = (
     "tests/property/test_lease.py",
     "tests/property/test_line_rules.py",
     "tests/property/test_upkeep_rules.py",
+    "tests/property/test_release_rules.py",
     "tests/property/test_finishes.py",
     "tests/property/test_adopt.py",
     "tests/property/test_attempt_rules.py",

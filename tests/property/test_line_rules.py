@@ -14,6 +14,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.client import connect
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
+from gpuqueue.store.scripts import Scripts
 from gpuqueue.store.turn import Turn, Turns
 from tests.support.model_time import Timed
 
@@ -172,3 +173,9 @@ def test_a_deadline_of_a_job_that_never_started_stops_nothing(queue: Queue) -> N
     queue.client.zadd(class_key("t4", "deadlines"), {"a#1": NOW - 1})
     assert queue.turn().stopping == []
     assert not queue.client.exists(class_key("t4", "deadlines"))
+
+
+def test_a_name_without_a_record_is_measured_as_nothing(queue: Queue) -> None:
+    queue.client.zadd(class_key("t4", "waiting_shared"), {"lost": 1})
+    measured = Scripts(queue.client).call("measured", "t4")
+    assert (measured[0], float(measured[2])) == (1, 0.0)
