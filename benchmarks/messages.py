@@ -21,7 +21,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.store.answers import BATCH
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
-from gpuqueue.store.scripts import Scripts
+from gpuqueue.store.scripts import Scripts, source
 
 #: Records and messages per pipeline: enough to fill packets, few enough to keep other clients
 #: responsive.
@@ -93,6 +93,8 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
     line = Line(client)
     line.open(gpu_class.name)
     spec = line.spec(gpu_class)
+    for verb in ("accept", "enqueue"):
+        client.script_load(source(verb))
     for start in range(0, count, CHUNK):
         pipe = client.pipeline(transaction=False)
         scripts = Scripts(pipe)

@@ -73,6 +73,8 @@ def test_a_time_limit_ends_a_job(cluster: RealCluster) -> None:
 def test_a_cancelled_job_is_revoked_when_its_pod_is_gone(cluster: RealCluster) -> None:
     result = cluster.send("hold", 300)
     pod = cluster.pod_of(result.id)
+    # The worker for CPU tasks writes REVOKED where it finds no state.
+    until(lambda: result.state == "STARTED", PATIENCE, "it runs")
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
