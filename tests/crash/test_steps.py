@@ -78,7 +78,7 @@ POD = {
     "claimed, nothing imported": "gpuqueue.executor.process:Executor.claim:after",
     "imported, not forked": "gpuqueue.runner.parent:settle:after",
     "executor ended, not reaped": "gpuqueue.runner.child:reap:before",
-    "executor reaped, what it left not ended": "gpuqueue.runner.pod:Pod._sweep:before",
+    "executor reaped, what it left not ended": "gpuqueue.runner.pod:Pod.sweep:before",
     "nothing left": "gpuqueue.runner.pod:Pod._over:before",
 }
 #: The steps of a process that goes on with another job.
