@@ -11,6 +11,7 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.store.keys import class_key
 from gpuqueue.store.turn import Turns
 from tests.property.test_guards import T4, World
 
@@ -101,3 +102,20 @@ def test_a_late_end_of_a_container_tells_nothing_of_its_next_attempt(world: Worl
     assert not isinstance(turn, Exception) and turn.granted[0]["attempt"] == 2
     assert ends(world, EndReason.ERROR, **STARTED).state == "launching"
     assert known(world)["state"] == "launching"
+
+
+def test_a_report_after_the_time_limit_is_refused(world: World) -> None:
+    world.bring("running")
+    world.client.zadd(class_key("t4", "deadlines"), {"a#1": world.now + 1})
+    world.now += 2
+    world.line.tick("t4")
+    assert world.call("report") == "out of time"
+    assert known(world)["state"] == "running"
+
+
+@pytest.mark.parametrize("outcome", ["GPU_OOM", "SUCCEEDED"])
+def test_only_a_success_that_could_not_be_stored_is_a_failure(world: World, outcome: str) -> None:
+    world.bring("running")
+    assert world.call("report", outcome=outcome) == "ok"
+    assert world.call("reported", outcome=outcome, failed=True)
+    assert known(world)["reason"] == ("ERROR" if outcome == "SUCCEEDED" else outcome)
