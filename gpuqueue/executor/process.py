@@ -21,7 +21,7 @@ from gpuqueue.executor import application
 from gpuqueue.executor.leaving import end_within, grace_of
 from gpuqueue.executor.redis_of import addresses, client
 from gpuqueue.executor.reuse import Reuse
-from gpuqueue.executor.task_run import KEEP, Run
+from gpuqueue.executor.task_run import Run, keep_of
 from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
@@ -95,6 +95,8 @@ class Executor:
             {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
         )
         self._host = environ.get(POD) or socket.gethostname()
+        self._instance = _instance(environ, self._host)
+        self._loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
         self._claimed: tuple[ExecutorAttempt, Record, dict[str, Any], str] | None = None
 
     def main(self) -> int:
@@ -129,9 +131,7 @@ class Executor:
         look(self._client, self._url, self._setting)
         executor = ExecutorAttempt(self._client, self._attempt, self._token)
         worker = self._attempt.worker(self._host)
-        loads_within = float(self._environ.get(LOAD_TIMEOUT, 0)) or None
-        instance = _instance(self._environ, self._host)
-        record, stored = executor.claim(instance, worker, loads_within)
+        record, stored = executor.claim(self._instance, worker, self._loads_within)
         self._claimed = executor, record, stored, worker
         return EXIT_OK
 
@@ -155,9 +155,14 @@ class Executor:
         return self._left()
 
     def _reuse(self) -> Reuse:
-        instance = _instance(self._environ, self._host)
-        keep = float(self._environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
-        return Reuse(self._environ, self._client, self._host, instance, keep)
+        return Reuse(
+            self._environ,
+            self._client,
+            self._host,
+            self._instance,
+            self._loads_within,
+            keep_of(self._environ),
+        )
 
     def _not_loaded(self, exc: ApplicationNotFound) -> int:
         self._run().not_loaded(exc)
@@ -170,8 +175,7 @@ class Executor:
 
     def _finish(self, finisher: str) -> int:
         look(self._client, self._url, self._setting)
-        keep = float(self._environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
-        finish = ExecutorFinish(self._client, self._attempt, finisher, keep)
+        finish = ExecutorFinish(self._client, self._attempt, finisher, keep_of(self._environ))
         worker = f"{self._attempt.gpu_class}@{self._host}"
         return _finish(self._environ, finish, Logs(self._client), worker)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from gpuqueue.executor.sources import Sources
+from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.output import last_bytes
 from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.model.executor_env import LOAD_TIMEOUT, OF_JOB, RUNTIME, record_variables
+from gpuqueue.model.executor_env import OF_JOB, RUNTIME, record_variables
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.client import Redis, RedisError, forbidden
@@ -39,6 +40,7 @@ class Reuse:
         client: of the Redis that has the state.
         host: the name of this host.
         instance: this process, as it has claimed its attempt.
+        loads_within: as it has claimed it, too.
         keep: seconds that the log of an ended attempt is kept.
     """
 
@@ -48,15 +50,15 @@ class Reuse:
         client: Redis,
         host: str,
         instance: str,
+        loads_within: float | None,
         keep: float,
     ) -> None:
         self._environ = environ
         self._logs = Logs(client)
         self._keep = keep
         self._runtime = Runtime(Path(environ[RUNTIME]))
-        self._nonce = instance.partition("~")[0].rpartition(":")[2]  # HOST:NONCE~MACHINE.START:PID
+        self._nonce = Instance.parse(instance).nonce
         application = environ.get("GPUQUEUE_APP", "")
-        loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
         settings = self._runtime.path.name
         self._me = WarmInstance(instance, host, host, application, settings, loads_within)
         self._sources = Sources(())

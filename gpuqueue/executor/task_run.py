@@ -50,6 +50,11 @@ KEEP = 86_400.0
 MOST_LOAD_ERROR = 500
 
 
+def keep_of(environ: Mapping[str, str]) -> float:
+    """Return the seconds that the tombstone of a job stays."""
+    return float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+
+
 class Run:
     """One run of one message."""
 
@@ -66,7 +71,7 @@ class Run:
         self._record = record
         self._stored = stored
         self._worker = worker
-        self._keep = float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
+        self._keep = keep_of(environ)
         self._loglevel = environ.get("GPUQUEUE_LOG_LEVEL", "INFO")
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
         self._outcome = Outcome(environ, executor, self._sampler)

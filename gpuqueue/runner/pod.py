@@ -115,13 +115,7 @@ class Pod:
         pid = child.fork(executor)
         code = self._await(pid)
         self.sweep()
-        return self._over(code if code >= 0 else 128 - code)
-
-    def _over(self, status: int) -> int:
-        """Nothing is left of the attempt. Returns the exit status of the pod, which runs one
-        attempt.
-        """
-        return status
+        return code if code >= 0 else 128 - code
 
     def _await(self, pid: int) -> int:
         """Pass signals on and reap orphans until the executor has ended; return how."""

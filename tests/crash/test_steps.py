@@ -79,7 +79,7 @@ POD = {
     "imported, not forked": "gpuqueue.runner.parent:settle:after",
     "executor ended, not reaped": "gpuqueue.runner.child:reap:before",
     "executor reaped, what it left not ended": "gpuqueue.runner.pod:Pod.sweep:before",
-    "nothing left": "gpuqueue.runner.pod:Pod._over:before",
+    "nothing left": "gpuqueue.runner.pod:Pod.sweep:after",
 }
 #: The steps of a process that goes on with another job.
 NEXT = {

@@ -121,12 +121,10 @@ class Events:
 
 
 def prepare(app: Celery) -> Any:
-    """Make the connection of :class:`Events` before a fork, and return it, with its channel. Only
-    for a transport whose channels connect later.
+    """Make the connection of :class:`Events` before a fork, and return it. Only for a transport
+    whose channels connect later.
     """
-    connection = _connection(app)
-    _ = connection.default_channel
-    _prepared[app] = connection
+    connection = _prepared[app] = _connection(app)
     return connection
 
 

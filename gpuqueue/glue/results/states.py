@@ -10,7 +10,6 @@ the two is lost.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from celery import Celery, states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from gpuqueue.model.record import Record
@@ -168,13 +166,8 @@ def ask(backend: Any, asked: Sequence[Ask]) -> list[int]:
     arguments: list[Any] = [int(backend.expires or 0), LONGEST]
     for each in asked:
         arguments += [each.value, each.statuses, each.expected]
-    arguments = [len(asked), *(each.key for each in asked), *arguments]
-    found: list[int]
-    try:
-        found = backend.client.evalsha(_NAME, *arguments)
-    except NoScriptError:
-        backend.client.script_load(_SCRIPT)
-        found = backend.client.evalsha(_NAME, *arguments)
+    script = backend.client.register_script(_SCRIPT)
+    found: list[int] = script(keys=[each.key for each in asked], args=arguments)
     return found
 
 
@@ -197,7 +190,6 @@ def _context(each: Informing) -> Context:
 
 
 _SCRIPT = (files("gpuqueue.glue.results") / "inform.lua").read_text()
-_NAME = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

@@ -54,18 +54,16 @@ class Listing:
 
     def find(self, nonce: str) -> Instance | None:
         """Return the instance of an attempt that has not ended."""
-        for runtime in all_of(self._base):
-            if (content := read(runtime.attempt(nonce))) is not None:
-                with contextlib.suppress(ValueError):
-                    return Instance.parse(content["instance"])
+        for content in self._contents(nonce):
+            with contextlib.suppress(ValueError):
+                return Instance.parse(content["instance"])
         return None
 
     def variables(self, nonce: str) -> dict[str, str]:
         """Return what describes the attempt that a process runs; empty if it is not known."""
-        for runtime in all_of(self._base):
-            if (content := read(runtime.attempt(nonce))) is not None:
-                found: dict[str, str] = content["variables"]
-                return found
+        for content in self._contents(nonce):
+            found: dict[str, str] = content["variables"]
+            return found
         return {}
 
     def holder(self, nonce: str) -> str:
@@ -102,6 +100,11 @@ class Listing:
                 code: int | None = content["code"]
                 return code
         return None
+
+    def _contents(self, nonce: str) -> Iterator[dict[str, Any]]:
+        for runtime in all_of(self._base):
+            if (content := read(runtime.attempt(nonce))) is not None:
+                yield content
 
     def _attempts(self) -> Iterator[dict[str, Any]]:
         for runtime in all_of(self._base):

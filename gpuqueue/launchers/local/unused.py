@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from gpuqueue.launchers.local.identity import Instance
@@ -38,24 +38,22 @@ def remove_unused(base: Path, own: Runtime) -> list[str]:
 
 def is_used(runtime: Runtime) -> bool:
     """Whether a runtime directory may still be needed. What cannot be read may be."""
+    now = time.time()
     try:
+        attempts, ends = (list((runtime.path / name).iterdir()) for name in ("attempts", "ends"))
         return (
             runtime.has_runner
-            or any(age < KEPT for age in _ages(runtime.path, runtime.path.iterdir()))
-            or any(_may_run(path) for path in (runtime.path / "attempts").iterdir())
+            or _newest([runtime.path, *runtime.path.iterdir()]) > now - KEPT
             # An attempt that has a file has an end that is not told yet, too.
-            or any(age < UNTOLD for age in _ages(*(runtime.path / "attempts").iterdir()))
-            or any(age < UNTOLD for age in _ages(*(runtime.path / "ends").iterdir()))
+            or _newest([*attempts, *ends]) > now - UNTOLD
+            or any(map(_may_run, attempts))
         )
     except OSError:
         return True
 
 
-def _ages(*paths: Path | Iterator[Path]) -> Iterator[float]:
-    now = time.time()
-    for each in paths:
-        for path in (each,) if isinstance(each, Path) else each:
-            yield now - path.stat().st_mtime
+def _newest(paths: Iterable[Path]) -> float:
+    return max((path.stat().st_mtime for path in paths), default=0.0)
 
 
 def _may_run(path: Path) -> bool:

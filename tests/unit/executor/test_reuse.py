@@ -44,7 +44,7 @@ class Going:
         self.runtime: Runtime = prepare(folder, "key")
         self.environ = {RUNTIME: str(self.runtime.path)}
         away = redis.Redis(unix_socket_path=str(folder / "nothing"), decode_responses=True)
-        self.reuse = Reuse(self.environ, away, "h", "h:n:1", 60.0)
+        self.reuse = Reuse(self.environ, away, "h", "h:n~m.1:1", None, 60.0)
         self.runtime.output("n").write_text("printed")
 
     def ask(self, asker: Asker) -> Record | None:
