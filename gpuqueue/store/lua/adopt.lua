@@ -5,7 +5,7 @@
 --   slots?: how many its isolation has
 --   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock counts records line damaged attempts place places release
+--! clock counts records line damaged attempts place places release warm
 local found = context.record
 local known = load(found.delivery)
 local own = 'holders_' .. found.isolation
@@ -71,20 +71,6 @@ local function leave_earlier()
   return nil
 end
 
--- As next has written it, for the end of the process.
-local function go_on_from(previous, job)
-  local name = holder_of(previous)
-  job.warm_of, job.warm_after = previous.warm_of or name, name
-  job.warm_turn = (previous.warm_turn or 1) + 1
-  job.warm_most = math.min(job.reuse or 0, previous.warm_most or previous.reuse or 0)
-  local first = load(delivery_of(job.warm_of))
-  local is_first = first and first.delivery ~= previous.delivery and holder_of(first) == job.warm_of
-  for _, each in ipairs({ previous, is_first and first or nil }) do
-    each.warm_last = holder_of(job)
-    save(each)
-  end
-end
-
 local job, previous = found
 if known and known.token == found.token then
   return redis.call('ZSCORE', K[own], holder_of(found)) and 1 or 0
@@ -103,7 +89,10 @@ elseif known then
 else
   previous = leave_earlier()
 end
-if previous then go_on_from(previous, job) end
+if previous then -- as next has written it, for the end of the process
+  follow(job, previous, true)
+  name_last(job, previous, first_of(job))
+end
 job.state = 'running'
 job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)

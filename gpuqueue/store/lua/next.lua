@@ -16,7 +16,7 @@
 --   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0}
---! clock counts records line damaged attempts server place places admission release
+--! clock counts records line damaged attempts server place places admission release warm
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
 local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }
@@ -41,13 +41,6 @@ local function check_rights_for(devices)
   if devices == 0 then return end
   redis.call('HVALS', K.devices)
   redis.call('HGETALL', K.places)
-end
-
--- The first attempt of the instance: its record names the last one.
-local function first_of(job)
-  if not job.warm_of then return job end
-  local first = load(delivery_of(job.warm_of) or '')
-  return first and first.attempt == attempt_of(job.warm_of) and first or nil
 end
 
 -- The job that an earlier call of this instance gave; nil: none was given, or it has gone on since.
@@ -76,11 +69,6 @@ local function met_trouble(before)
   return false
 end
 
--- How many attempts the process of the attempt may run: the least that one of its jobs allows.
-local function most_of(before)
-  return before.warm_most or before.reuse or 0
-end
-
 -- Whether the instance can run a job.
 local function fits(job, before, spec)
   for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
@@ -88,10 +76,8 @@ local function fits(job, before, spec)
   end
   if job.container then return false end
   if context.reuses then
-    local turn = (before.warm_turn or 1) + 1
-    if job.task ~= before.task or turn > math.min(job.reuse or 0, most_of(before)) then
-      return false
-    end
+    local most = math.min(job.reuse or 0, most_of(before))
+    if job.task ~= before.task or turn_after(before) > most then return false end
   end
   local device = before.device
   if spec.devices == 0 then return device == nil end
@@ -183,9 +169,7 @@ end
 -- 4. The instance goes on with it.
 give_slot(job, v, ask, before.device)
 job.launched = now
-job.warm_of, job.warm_after = before.warm_of or holder, holder
-job.warm_turn = (before.warm_turn or 1) + 1
-if context.reuses then job.warm_most = math.min(job.reuse, most_of(before)) end
+follow(job, before, context.reuses)
 begin(job, {
   instance = instance,
   worker = string.format('%s-%s-%d@%s', job.gpu_class, job.delivery, job.attempt, context.host),
@@ -195,11 +179,5 @@ begin(job, {
 job.loading = 1 -- until it reports that its task begins, with any limit
 save(job)
 if first.delivery == released.delivery then first = released end
-for _, each in ipairs({ released, first }) do
-  -- The number of an attempt that ended otherwise may be given again here.
-  if each.delivery ~= job.delivery then
-    each.warm_last = holder_of(job)
-    save(each)
-  end
-end
+name_last(job, released, first)
 return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, job.delivery) }
