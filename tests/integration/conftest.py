@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.hands import Hands
 from tests.support.stack import Stack, listed
 
 GPU = "gpu.t4.shared"
@@ -24,6 +26,16 @@ def stack(
         made.dispatcher()
         made.cpu_worker()
         yield made
+
+
+@pytest.fixture(scope="module")
+def hands() -> Iterator[Hands]:
+    """Attempts made by hand, in a Redis of the test file."""
+    with EmbeddedRedis() as server:
+        made = Hands(server.url)
+        yield made
+        made.app.close()
+        made.client.close()
 
 
 @pytest.fixture

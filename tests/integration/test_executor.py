@@ -5,14 +5,12 @@ nothing else.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from celery import Celery
 
-from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_DEVICE
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -20,15 +18,6 @@ from tests.support.hands import INSTANCE, Hands
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def hands() -> Iterator[Hands]:
-    with EmbeddedRedis() as server:
-        made = Hands(server.url)
-        yield made
-        made.app.close()
-        made.client.close()
 
 
 def test_the_brokers_address_is_all_that_an_executor_must_know_of_redis(hands: Hands) -> None:

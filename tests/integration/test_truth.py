@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.measures import Measures
 from tests.support.hands import Hands
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def hands() -> Iterator[Hands]:
-    with EmbeddedRedis() as server:
-        made = Hands(server.url)
-        yield made
-        made.app.close()
-        made.client.close()
 
 
 def ended(hands: Hands) -> dict[tuple[str, str], float]:

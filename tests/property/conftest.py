@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
+from tests.property.faulty_machine import Ends, Machine
+from tests.property.one_job import World
 from tests.support.model_time import model_time
 
 
@@ -18,3 +21,18 @@ def schedule_redis() -> Iterator[redis.Redis]:
         client = connect(server.url)
         yield client
         client.close()
+
+
+@pytest.fixture
+def machine(schedule_redis: redis.Redis) -> Callable[..., Machine]:
+    """Makes a machine on which jobs end as it is told."""
+
+    def make(how: Ends, **more: Any) -> Machine:
+        return Machine(schedule_redis, how, **more)
+
+    return make
+
+
+@pytest.fixture
+def world(schedule_redis: redis.Redis) -> World:
+    return World(schedule_redis)

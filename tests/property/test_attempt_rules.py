@@ -14,22 +14,15 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
-from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import Scripts
-from tests.support.model_time import Timed
+from tests.property.open_class import OpenClass
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=1)
 
 
-class Queue(Timed):
+class Queue(OpenClass):
     """A class with one attempt, which has not been claimed."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        client.flushdb()
-        self.client, self.now = client, 1_000_000.0
-        self.line, self.reader = Line(client), Reader(client)
-        self.line.open("t4")
 
     def start(self, **more: Any) -> None:
         record: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}

@@ -8,23 +8,15 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.store.line import Line
-from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import Scripts
-from tests.support.model_time import Timed
+from tests.property.open_class import OpenClass
 
 pytestmark = pytest.mark.integration
 FULL = GpuClass("t4")
 
 
-class Queue(Timed):
+class Queue(OpenClass):
     """A class without slots, so that each delivery waits."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        client.flushdb()
-        self.client, self.now = client, 1_000_000.0
-        self.line, self.reader = Line(client), Reader(client)
-        self.line.open("t4")
 
     def submit(self, *deliveries: str, of: str) -> None:
         for delivery in deliveries:

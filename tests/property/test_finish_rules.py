@@ -13,23 +13,15 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
-from gpuqueue.store.line import Line
-from gpuqueue.store.reader import Reader
-from tests.support.model_time import Timed
+from tests.property.open_class import OpenClass
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=1)
 RECORD: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}
 
 
-class Queue(Timed):
+class Queue(OpenClass):
     """A class with one job."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        client.flushdb()
-        self.client, self.now = client, 1_000_000.0
-        self.line, self.reader = Line(client, keep=1000), Reader(client)
-        self.line.open("t4")
 
     def refuse(self) -> None:
         """Let the job wait for a finisher."""
@@ -47,7 +39,7 @@ class Queue(Timed):
 
 @pytest.fixture
 def queue(schedule_redis: redis.Redis) -> Queue:
-    return Queue(schedule_redis)
+    return Queue(schedule_redis, keep=1000)
 
 
 def test_a_clock_that_jumps_back_lets_a_job_be_finished_at_once(queue: Queue) -> None:

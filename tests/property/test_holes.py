@@ -62,6 +62,18 @@ class Queue(Timed):
         attempt, token = Attempt.of(granted), granted["token"]
         return ExecutorAttempt(self.client, attempt, token)
 
+    def claimed(
+        self, limit: float | None, loads_within: float | None, *, loaded: bool
+    ) -> ExecutorAttempt:
+        """Start job ``a``; its process has this long to load its application, and may have."""
+        more: dict[str, Any] = {"time_limit": limit} if limit else {}
+        [granted] = self.submit("a", **more)
+        executor = self.executor(granted)
+        executor.claim("h:n:1", "w", loads_within)
+        if loaded:
+            assert executor.loaded()
+        return executor
+
     def ends(
         self,
         executor: ExecutorAttempt,
@@ -246,12 +258,7 @@ def test_an_import_has_a_deadline_until_the_application_is_loaded(
     word: str | None,
 ) -> None:
     queue.now = PRECISE
-    more: dict[str, Any] = {"time_limit": limit} if limit else {}
-    [granted] = queue.submit("a", **more)
-    executor = queue.executor(granted)
-    executor.claim("h:n:1", "w", loads_within)
-    if loaded:
-        assert executor.loaded()
+    executor = queue.claimed(limit, loads_within, loaded=loaded)
     queue.now += after + 0.001
     queue.line.tick("t4")
     record = queue.reader.record("t4", "a")
@@ -283,12 +290,7 @@ def test_repeated_claim_begins_the_time_of_the_import_again(
     word: str | None,
 ) -> None:
     began = queue.now = PRECISE
-    more: dict[str, Any] = {"time_limit": limit} if limit else {}
-    [granted] = queue.submit("a", **more)
-    executor = queue.executor(granted)
-    executor.claim("h:n:1", "w", loads_within)
-    if loaded:
-        assert executor.loaded()
+    executor = queue.claimed(limit, loads_within, loaded=loaded)
     queue.now = began + min(4, until - 1)
     executor.claim("h:n:1", "w", loads_within)
     for after, expected in ((until - 0.001, None), (until + 0.001, word)):

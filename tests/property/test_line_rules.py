@@ -16,21 +16,14 @@ from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.scripts import Scripts
 from gpuqueue.store.turn import Turn, Turns
-from tests.support.model_time import Timed
+from tests.property.open_class import NOW, OpenClass
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1, exclusive_patience=2)
-NOW = 1_000_000.0
 
 
-class Queue(Timed):
+class Queue(OpenClass):
     """A class with an open line."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        client.flushdb()
-        self.client, self.now = client, NOW
-        self.line = Line(client)
-        self.line.open("t4")
 
     def send(self, name: str, isolation: str = "shared", **fields: Any) -> list[str]:
         """Accept a job; return the jobs that start."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
@@ -17,17 +16,9 @@ from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
-from tests.property.faulty_machine import APPLICATION, HOST, Ends, Machine, names
+from tests.property.faulty_machine import APPLICATION, HOST, Machine, names
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def machine(schedule_redis: redis.Redis) -> Callable[..., Machine]:
-    def make(how: Ends, **more: Any) -> Machine:
-        return Machine(schedule_redis, how, **more)
-
-    return make
 
 
 #: Attempts in pods, and the application in the image of their class.

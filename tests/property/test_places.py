@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import START, explain
@@ -18,17 +17,9 @@ from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
-from tests.property.faulty_machine import APPLICATION, GPUS, HOST, Ends, Machine, names
+from tests.property.faulty_machine import APPLICATION, GPUS, HOST, Machine, names
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def machine(schedule_redis: redis.Redis) -> Callable[..., Machine]:
-    def make(how: Ends, **more: Any) -> Machine:
-        return Machine(schedule_redis, how, **more)
-
-    return make
 
 
 # -- GPUs ------------------------------------------------------------------------------------------

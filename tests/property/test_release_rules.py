@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import redis
 
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
@@ -13,15 +12,10 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.turn import Turns
-from tests.property.test_guards import T4, World
+from tests.property.one_job import T4, World
 
 pytestmark = pytest.mark.integration
 STARTED = {"container_started": 1_000_000.0}
-
-
-@pytest.fixture
-def world(schedule_redis: redis.Redis) -> World:
-    return World(schedule_redis)
 
 
 def known(world: World) -> Record:

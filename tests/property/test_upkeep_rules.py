@@ -5,19 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import redis
 
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.turn import Turn, Turns
-from tests.property.test_guards import T4, World
+from tests.property.one_job import T4, World
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def world(schedule_redis: redis.Redis) -> World:
-    return World(schedule_redis)
 
 
 def turn(world: World) -> Turn:
