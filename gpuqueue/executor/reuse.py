@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from gpuqueue.executor.sources import Sources
-from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.output import last_bytes
 from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.model.executor_env import OF_JOB, RUNTIME, record_variables
@@ -57,7 +56,8 @@ class Reuse:
         self._logs = Logs(client)
         self._keep = keep
         self._runtime = Runtime(Path(environ[RUNTIME]))
-        self._nonce = Instance.parse(instance).nonce
+        # HOST:NONCE~MACHINE.START:PID, whose own module needs more than an executor has.
+        self._nonce = instance.partition("~")[0].rpartition(":")[2]
         application = environ.get("GPUQUEUE_APP", "")
         settings = self._runtime.path.name
         self._me = WarmInstance(instance, host, host, application, settings, loads_within)
