@@ -31,7 +31,7 @@ from gpuqueue.launchers.base import Launcher, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.settings.kubernetes import ClusterSettings

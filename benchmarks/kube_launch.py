@@ -30,7 +30,8 @@ from benchmarks.kube_eyes import Eye
 from benchmarks.stage import Stage
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.api.client import Api
-from gpuqueue.launchers.kubernetes.manifest.job import Manifest, ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.job import Manifest, attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import selector
 
 #: Slots of the class: more than the number of jobs, because no job ends.

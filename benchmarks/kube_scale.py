@@ -31,7 +31,8 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import Launcher, LauncherUnavailable, Observations, OnEnd
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.job import attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import selector
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record

@@ -24,6 +24,7 @@ def gpu(
     tenant: str | None = None,
     image: str | None = None,
     reuse: int | None = None,
+    warm: float | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return options that route a task to a GPU queue.
@@ -42,6 +43,8 @@ def gpu(
         reuse: how many jobs of this task and tenant one process may run, one after the other, so
             that a model stays loaded (local mode). 0 or 1: each job has its own process. Between
             two jobs, the process keeps its GPU memory, and all else that the task left.
+        warm: for how many seconds the pod of the job may wait for another job, once it has ended
+            (Kubernetes). 0: it ends with the job. None: as the class says (``warm_seconds``).
         options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``,
             ``priority``, ``headers``, …
 
@@ -60,6 +63,7 @@ def gpu(
         "tenant": tenant,
         "image": image,
         "reuse": reuse,
+        "warm": warm,
     }
     request = GpuRequest.parse({key: value for key, value in fields.items() if value is not None})
     for key in ("time_limit", "soft_time_limit"):

@@ -20,7 +20,10 @@ _NUMBERS = {
     "exclusive_patience": 1,
     "shared_patience": 1,
     "slices": 1,
+    "warm_jobs": 1,
 }
+#: Fields with seconds → the least and the most.
+_SECONDS = {"warm_seconds": (0, 86_400), "warm_age": (1, 604_800)}
 
 
 def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
@@ -54,6 +57,7 @@ def _from_table(
             )
     values = {**defaults, **table}
     _check_numbers(values, where)
+    _check_seconds(values, where)
     if "memory" in values:
         try:
             values["memory"] = parse_memory(values["memory"])
@@ -74,6 +78,16 @@ def _check_numbers(values: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SettingsError(
                 f"{where}.{key}={value!r} is not a whole number of at least {least}; use e.g. 1"
+            )
+
+
+def _check_seconds(values: Mapping[str, Any], where: str) -> None:
+    for key, (least, most) in _SECONDS.items():
+        value = values.get(key, least)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
+            raise SettingsError(
+                f"{where}.{key}={value!r} is not a number of seconds; use {least} to {most}"
             )
 
 

@@ -103,7 +103,7 @@ class Accept:
             stored = encode(packed)
             # 2. Choose.
             gpu_class, isolation = self._choose(submission)
-            job = submission.job(gpu_class.name, isolation)
+            job = submission.job(gpu_class.name, isolation, gpu_class.warm_seconds)
             self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
             unread = problem if problem and not isinstance(exc, UntrustedMessage) else exc

@@ -21,7 +21,7 @@ from gpuqueue.store.turn import Turn, Turns
 logger = logging.getLogger(__name__)
 #: The steps of turn.lua.
 IN_SCRIPT = (
-    *("expiring", "delayed", "deadlines", "ended", "revoked_until", "places"),
+    *("expiring", "delayed", "deadlines", "ended", "revoked_until", "warm_until", "places"),
     *("admit", "stopping", "finishing", "accepted", "opened", "due"),
 )
 

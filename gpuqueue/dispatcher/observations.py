@@ -10,7 +10,13 @@ from celery import states
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.glue.results.events import Event, Sender
-from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation
+from gpuqueue.model.attempt import (
+    Attempt,
+    LiveAttempt,
+    Observation,
+    RunningAttempt,
+    is_same_instance,
+)
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis
@@ -41,6 +47,17 @@ class KeptObservations:
         """Record what attempts wait for, in one round trip."""
         self.line.observed(observations)
 
+    def make_room(self, pods: int) -> None:
+        """End pods without a job, of all classes: they may share a GPU."""
+        told = self.line.send_away(self.reader.classes(), pods)
+        if told:
+            logger.info(
+                "%d pods without a job end: %d others find no room",
+                told,
+                pods,
+                extra={"action": "sent_away"},
+            )
+
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Record why an attempt is given up, before it is stopped."""
         return self.line.give_up(attempt, reason, error)
@@ -61,6 +78,16 @@ class KeptObservations:
             return
         self.states.store(claimed, states.STARTED, stored)
         self.events(Event(worker, "task-started", claimed["id"]))
+
+    def latest(self, running: RunningAttempt) -> Attempt:
+        """Return the attempt that an instance ran last, by the record of its first."""
+        attempt = running.attempt
+        first = self.reader.record(attempt.gpu_class, attempt.delivery)
+        if not first or first.get("attempt") != attempt.number:
+            return attempt
+        if not is_same_instance(first.get("instance", ""), running.instance):
+            return attempt
+        return Attempt.parse(attempt.gpu_class, first.get("warm_last", "")) or attempt
 
     def wants_log(self, attempt: Attempt) -> bool:
         """Return whether the job is known and no log of the attempt is stored yet.

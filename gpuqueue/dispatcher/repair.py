@@ -89,7 +89,7 @@ class Repair:
             of_slot[each.running.attempt].append(each)
         runs = {each.running.attempt.gpu_class for each in live}
         held: set[str] = set()
-        warm: list[str] = []  # instances that have gone on to the attempt of the record
+        warm: list[str] = []  # instances that have gone on to another attempt, or wait for one
         read: set[str] = set()
         for name in (*self.classes, *unserved):
             idle = working is not None and not (name in working or name in runs)
@@ -99,6 +99,8 @@ class Repair:
             if holders is None:
                 continue  # nothing is known of the class
             read.add(name)
+            if name in runs:
+                warm += self.reader.waiting_pods(name)
             for slot, since, record in holders:
                 own = [each for each in of_slot[slot] if _is_own(record, each)]
                 held.update(each.running.instance for each in own)

@@ -39,12 +39,14 @@ from gpuqueue.model.executor_env import (
     FINISHER,
     INSTANCE,
     LOAD_TIMEOUT,
+    OF_JOB,
     POD,
     POD_UID,
     VARIABLES,
+    record_variables,
 )
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
 from gpuqueue.store.client import RedisError, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
@@ -122,6 +124,60 @@ class Executor:
         ones.
         """
         self._client.connection_pool.disconnect()
+
+    # -- the next job of a pod ---------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        """The name of its attempt."""
+        return self._attempt.holder
+
+    def goes_on(self, **pod: Any) -> bool:
+        """Turn to the next job of its pod in place of an end; return whether there is one now. It
+        is claimed. For ``pod`` see :class:`WarmInstance`. Raises RedisError.
+        """
+        me = WarmInstance(self._instance, self._host, loads_within=self._loads_within, **pod)
+        taken = self._ask().take_next(me)
+        if taken:
+            executor, record, stored = taken
+            self._turn_to(record)
+            self._claimed = executor, record, stored, record["worker"]
+        return bool(taken)
+
+    def called(self, first: str, *, leaves: bool) -> bool | None:
+        """Turn to the job that was given to its pod. Returns whether there is one, which must be
+        claimed; None: the pod may wait. Raises RedisError.
+        """
+        found = self._ask().called(self._instance, first, leaves=leaves)
+        if isinstance(found, bool):
+            return None if found else False
+        self._turn_to(found)
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the pod is told something, or for so many seconds. Raises RedisError."""
+        self._ask().sleep(self._instance, seconds)
+
+    def keep_log(self, printed: bytes) -> None:
+        """Keep the end of what the attempt has printed."""
+        if printed:
+            try:
+                text = printed.decode(errors="replace")
+                Logs(self._client).keep(self._attempt, text, keep_of(self._environ))
+            except RedisError as exc:
+                logger.warning("the log of %s is not kept: %s", self.holder, exc)
+
+    def _ask(self) -> ExecutorAttempt:
+        """Return the verbs of its latest attempt."""
+        if self._claimed:
+            return self._claimed[0]
+        return ExecutorAttempt(self._client, self._attempt, self._token)
+
+    def _turn_to(self, record: Record) -> None:
+        for name in OF_JOB:
+            self._environ.pop(name, None)
+        self._environ.update(record_variables(record))
+        self._attempt, self._token = Attempt.of(record), record["token"]
 
     def finish(self, finisher: str) -> int:
         """Write the outcome of a job in place of its executor; return the exit status."""

@@ -70,6 +70,10 @@ class Observations(Protocol):
         """Record what attempts wait for."""
         ...
 
+    def make_room(self, pods: int) -> None:
+        """End pods without a job, since so many other pods find no room."""
+        ...
+
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         """Record why an attempt is given up, before it is stopped.
 
@@ -79,6 +83,10 @@ class Observations(Protocol):
 
     def begun(self, live: LiveAttempt, worker: str) -> None:
         """Record the start of a container job, which has no executor to report it."""
+        ...
+
+    def latest(self, running: RunningAttempt) -> Attempt:
+        """Return the attempt that an instance ran last: it may have gone on to others."""
         ...
 
     def wants_log(self, attempt: Attempt) -> bool:

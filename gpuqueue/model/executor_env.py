@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
+from gpuqueue.model.warm_pod import WARM_POD
 
 #: Record field → variable.
 VARIABLES = {
@@ -31,7 +32,7 @@ RUNTIME = "GPUQUEUE_RUNTIME"
 #: The variables of a job and its attempt, which change if a process goes on with another one.
 OF_JOB = frozenset(VARIABLES.values())
 #: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.
-OF_ATTEMPT = OF_JOB | {INSTANCE, FINISHER, RUNTIME, POD, POD_UID, NODE}
+OF_ATTEMPT = OF_JOB | {INSTANCE, FINISHER, RUNTIME, POD, POD_UID, NODE, WARM_POD}
 
 
 def record_variables(record: Record) -> dict[str, str]:

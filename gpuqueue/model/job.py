@@ -43,6 +43,8 @@ class Job:
     ignore_result: bool = False
     reuse: int = 0
     """How many jobs of its task its process may run, one after the other."""
+    warm: float = 0
+    """For how many seconds its pod may wait for another job, once it has ended."""
     group: str | None = None
     """Its chord or group, kept from expiring until the job ends."""
 

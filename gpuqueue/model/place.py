@@ -36,7 +36,8 @@ class Site:
 
     ``host`` is empty if the attempts run in pods; ``images`` has class → its image there, and
     ``gpus`` class → its GPUs elsewhere. ``settings`` names the environment in which the processes
-    of a host start: one with another environment takes no further job.
+    of a host start: one with another environment takes no further job; ``pods`` names class → what
+    its pods are made from.
     """
 
     host: str = ""
@@ -44,6 +45,11 @@ class Site:
     gpus: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
+    pods: Mapping[str, str] = field(default_factory=dict)
+
+    def settings_of(self, gpu_class: str) -> str:
+        """Return what names the settings of the instances of a class."""
+        return self.pods.get(gpu_class, self.settings)
 
     def spec(self, gpu_class: str) -> dict[str, Any]:
         """Return the fields for the scripts; empty ones are left out."""

@@ -14,7 +14,7 @@ from gpuqueue.model.text import fits, fitting
 #: The message header that carries a job's request.
 HEADER = "gpu"
 #: The fields of the header.
-REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image", "reuse")
+REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image", "reuse", "warm")
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -33,6 +33,8 @@ _TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LONGEST_IMAGE = 1024
 #: The most jobs of one process. A number far above serves nothing.
 _MOST_JOBS = 10**6
+#: Seconds: the longest that a pod may wait for a job.
+_LONGEST_WAIT = 86_400
 
 
 def parse_memory(value: object) -> int:
@@ -55,7 +57,8 @@ def parse_memory(value: object) -> int:
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
     """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested. ``reuse`` is how
-    many jobs of its task its process may run, one after the other.
+    many jobs of its task its process may run, one after the other; ``warm`` for how many seconds
+    its pod may wait for another job.
     """
 
     isolation: str | None = None
@@ -64,6 +67,7 @@ class GpuRequest:
     tenant: str | None = None
     image: str | None = None
     reuse: int | None = None
+    warm: float | None = None
 
     @classmethod
     def parse(cls, header: object) -> GpuRequest:
@@ -119,8 +123,17 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.reuse", reuse, "is not a number of jobs", f"use 0 to {_MOST_JOBS}"
             )
+        warm = header.get("warm")
+        if warm is not None and (
+            not isinstance(warm, int | float)
+            or isinstance(warm, bool)
+            or not 0 <= warm <= _LONGEST_WAIT
+        ):
+            raise InvalidJob.field(
+                "gpu.warm", warm, "is not a number of seconds", f"use 0 to {_LONGEST_WAIT}"
+            )
         amount = parse_memory(memory) if memory is not None else None
-        return cls(isolation, amount, slices, tenant, image, reuse)
+        return cls(isolation, amount, slices, tenant, image, reuse, warm)
 
     def header(self) -> dict[str, Any]:
         """Return the header of this request, without its unset fields."""

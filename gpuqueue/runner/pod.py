@@ -20,11 +20,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gpuqueue.model.executor_env import FINISHER, POD_UID, START
+from gpuqueue.model.warm_pod import WARM_POD
 from gpuqueue.runner import child
 from gpuqueue.runner.descendants import Strays, children, pause
+
+if TYPE_CHECKING:
+    from gpuqueue.executor.process import Executor
 
 #: Not a logger of Celery (as in gpuqueue.executor).
 logger = logging.getLogger("gpuqueue.start")
@@ -44,7 +48,7 @@ def run() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     child.adopt_orphans()
     if os.environ.get(START) == "spawn":
-        _end_as(Pod().run(partial(os.execv, child.SPAWNED[0], child.SPAWNED)))
+        _end_as(_run_all(partial(os.execv, child.SPAWNED[0], child.SPAWNED), None))
     from gpuqueue.executor import main
 
     main.run(partial(_fork, Path.cwd(), before))
@@ -79,7 +83,39 @@ def _fork(folder: Path, before: Mapping[str, str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     if why:
         _spawn_instead(why, folder, before)
-    return _end_as(Pod().run(partial(main.run, executor.work)))
+    return _end_as(_run_all(partial(main.run, executor.work), executor))
+
+
+def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
+    """Run the attempt of the pod, and the jobs that follow it there; return the exit status.
+
+    Args:
+        start: becomes the executor, in a new process.
+        executor: has claimed the attempt; None: the new process claims it.
+    """
+    pod = Pod()
+    if not os.environ.get(WARM_POD):
+        return pod.run(start)
+    from gpuqueue.executor.process import Executor
+    from gpuqueue.executor.warm import Warm
+    from gpuqueue.runner.pod_output import PodOutput
+    from gpuqueue.runner.temporary import temporary_files
+
+    warm = Warm.of(executor or Executor(os.environ), time.monotonic())
+    if warm is None:
+        return pod.run(start)
+    while True:
+        output = PodOutput(warm.log_bytes)
+        with temporary_files():
+            status = pod.run(partial(output.into, start), output.follow)
+        printed = output.close()
+        if status or printed is None or pod.told_to_end:
+            return status
+        taken = warm.next(printed)
+        if taken is None:
+            return status
+        if taken:
+            return taken
 
 
 def _spawn_instead(why: str, folder: Path, before: Mapping[str, str]) -> NoReturn:
@@ -109,10 +145,17 @@ class Pod:
 
     def __init__(self, kept: Collection[int] | None = None) -> None:
         self._strays = Strays(kept)
+        self.told_to_end = False
+        """A signal has asked the pod to end."""
 
-    def run(self, executor: Callable[[], object]) -> int:
-        """Run an executor to its end; return the exit status of the pod."""
+    def run(
+        self, executor: Callable[[], object], begun: Callable[[], object] = lambda: None
+    ) -> int:
+        """Run an executor to its end; return the exit status of the pod. ``begun`` is called once
+        it is forked.
+        """
         pid = child.fork(executor)
+        begun()
         code = self._await(pid)
         self.sweep()
         return code if code >= 0 else 128 - code
@@ -126,6 +169,7 @@ class Pod:
                     return child.reap(pid)
                 os.waitpid(ended.si_pid, 0)
             number = signal.sigwait(child.SIGNALS)
+            self.told_to_end |= number in (signal.SIGTERM, signal.SIGINT)
             if number != signal.SIGCHLD:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)

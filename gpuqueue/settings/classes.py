@@ -13,9 +13,12 @@ from gpuqueue.settings.dispatcher import Settings
 
 def configured(settings: Settings) -> dict[str, GpuClass]:
     """Return name → class. A class of the file replaces one of the same name."""
-    patience: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "exclusive_patience": settings.exclusive_patience,
         "shared_patience": settings.shared_patience,
+        "warm_seconds": settings.warm_seconds,
+        "warm_jobs": settings.warm_jobs,
+        "warm_age": settings.warm_age,
     }
     resource = settings.resource_name
     is_mig = bool(resource and MIG_PROFILE.match(resource.rpartition("/")[2]))
@@ -27,7 +30,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
             shared_slots=settings.t4_shared_slots,
             exclusive_slots=settings.t4_exclusive_slots,
             memory=T4_MEMORY,
-            **patience,
+            **defaults,
         )
     if settings.mig_total_slots:
         if not resource:
@@ -35,7 +38,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
                 "GPU_RESOURCE_NAME is not set, but MIG_TOTAL_SLOTS requires it; set it to e.g."
                 " nvidia.com/mig-1g.5gb"
             )
-        mig = mig_class(resource, settings.mig_total_slots, **patience)
+        mig = mig_class(resource, settings.mig_total_slots, **defaults)
         found[mig.name] = mig
     if settings.classes_file:
         try:
@@ -45,7 +48,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
                 f"GPUQUEUE_CLASSES_FILE={str(settings.classes_file)!r} cannot be read:"
                 f" {exc.strerror}"
             ) from None
-        found |= from_toml(text, str(settings.classes_file), **patience)
+        found |= from_toml(text, str(settings.classes_file), **defaults)
     if not found:
         raise SettingsError(
             "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and no other class is configured;"

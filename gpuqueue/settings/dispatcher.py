@@ -82,6 +82,19 @@ class Settings(RedisSettings):
     turns.
     """
 
+    warm_seconds: float = Field(0, ge=0, le=86_400, validation_alias=named("GPUQUEUE_WARM_SECONDS"))
+    """Kubernetes: seconds that the pod of a job may wait for another job that fits it, unless the
+    job says otherwise (`gpu(..., warm=…)`). 0: each job has its own pod.
+    """
+    warm_jobs: int = Field(100, ge=1, le=1_000_000, validation_alias=named("GPUQUEUE_WARM_JOBS"))
+    """How many jobs such a pod runs at most. 100: what an application leaks stays small."""
+    warm_age: float = Field(
+        3600, ge=1, le=604_800, validation_alias=named("GPUQUEUE_WARM_AGE_SECONDS")
+    )
+    """Seconds after its start in which such a pod takes jobs. 3600: an hour after a change of what
+    no dispatcher knows, such as a ConfigMap, no pod is older.
+    """
+
     max_attempts: int = Field(3, ge=1, le=100, validation_alias=named("GPUQUEUE_MAX_ATTEMPTS"))
     """Attempts at one delivery when the infrastructure is at fault."""
     grace_seconds: float = Field(

@@ -20,6 +20,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
 from gpuqueue.store import scripts, wakeups
 from gpuqueue.store.answers import BATCH
+from gpuqueue.store.keys import bell_key
 
 logger = logging.getLogger("gpuqueue.start")
 
@@ -39,7 +40,7 @@ EXIT_MARGIN = 2.0
 #: Messages that Redis publishes, each with its channel.
 Messages = Sequence[tuple[str, str]]
 #: The scripts of an executor.
-VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported", "next")
+VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported", "next", "idle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,9 @@ class WarmInstance:
     """An instance that can run another attempt, and what it was started with.
 
     ``instance`` as it was claimed; ``host`` is its host, or pod; ``site`` the host or the owner
-    of pods whose dispatchers started it; ``loads_within`` as in :meth:`ExecutorAttempt.claim`.
+    of pods whose dispatchers started it; ``loads_within`` as in :meth:`ExecutorAttempt.claim`. A
+    pod is on a ``node``, has a deadline that a job with a limit above ``longest`` would meet, and
+    ``stays`` for so many seconds without a job; see :meth:`ExecutorAttempt.called`.
     """
 
     instance: str
@@ -56,6 +59,9 @@ class WarmInstance:
     application: str
     settings: str | None = None
     loads_within: float | None = None
+    node: str | None = None
+    longest: float | None = None
+    stays: float | None = None
 
 
 class UnknownJob(StaleAttempt):
@@ -126,6 +132,28 @@ class ExecutorAttempt:
         name = instance.instance
         taken._has_claimed(record, name, record["worker"], instance.loads_within)
         return taken, record, json.loads(answer[2])
+
+    def called(self, instance: str, first: str, *, leaves: bool = False) -> Record | bool:
+        """Ask for the job of a pod that stays without one. Returns its record, whose attempt it
+        must claim; True: it may stay; False: it must end. ``first`` is the holder of its first
+        attempt. ``leaves``: it stays no longer.
+        """
+        answer = self._scripts.call(
+            "idle",
+            self.attempt.gpu_class,
+            instance=instance,
+            first=first,
+            last=self.attempt.holder,
+            leaves=leaves or None,
+        )
+        if answer[0] == "job":
+            record: Record = json.loads(answer[1])
+            return record
+        return bool(answer[0] == "waits")
+
+    def sleep(self, instance: str, seconds: float) -> None:
+        """Sleep until the pod is told something, or for so many seconds."""
+        self._client.blpop([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
 
     def _has_claimed(
         self, record: Record, instance: str, worker: str, loads_within: float | None

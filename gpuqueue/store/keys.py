@@ -57,6 +57,11 @@ NAMES: dict[str, str] = {
         "hash: host, or owner of pods → by which terms its dispatchers admit jobs, and until when"
         " these hold (JSON, see lua/announce.lua)"
     ),
+    "warm": (
+        "hash: pod that waits for a job, by its instance → what it can run (JSON, see"
+        " lua/lib/waiting_pods.lua)"
+    ),
+    "warm_until": "zset: such a pod by the time at which it is forgotten",
 }
 
 
@@ -107,6 +112,11 @@ def class_key(gpu_class: str, name: str) -> str:
     if name not in NAMES:
         raise KeyError(name)
     return class_prefix(gpu_class) + name
+
+
+def bell_key(gpu_class: str, instance: str) -> str:
+    """Return the list that a pod without a job blocks on; any element wakes it."""
+    return f"{class_key(gpu_class, 'warm')}:{instance}"
 
 
 def log_key(gpu_class: str, holder: str) -> str:

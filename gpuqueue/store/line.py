@@ -147,9 +147,21 @@ class Line(Cancels):
 
     def _terms(self, gpu_class: GpuClass) -> dict[str, Any]:
         terms = {"spec": self.spec(gpu_class), "by": self.by, "max_attempts": self.max_attempts}
-        terms["settings"] = self.site.settings
+        terms["settings"] = self.site.settings_of(gpu_class.name)
         site = self.owner or self.site.host
         return {"site": site, "terms": terms, "forget_after": FORGET_TERMS}
+
+    def send_away(self, classes: Iterable[str], most: int) -> int:
+        """Tell pods without a job to end, since other pods find no room: up to ``most`` of each
+        class. Returns how many were told.
+        """
+        calls = [(name, {"site": self.owner, "most": most}) for name in classes]
+        told = 0
+        for answer in self._scripts.each("send_away", calls):
+            if isinstance(answer, Exception):
+                raise answer
+            told += answer
+        return told
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:
         """Record what attempts wait for, all in one round trip. Returns for each whether it is

@@ -119,6 +119,11 @@ class Reader:
             pipe.hget(class_key(gpu_class, "messages"), delivery)
         return [packed for raw in pipe.execute() if (packed := readable(raw))]
 
+    def waiting_pods(self, gpu_class: str) -> list[str]:
+        """Return the instances that wait for a job, and hold no slot."""
+        found: list[str] = self._client.hkeys(class_key(gpu_class, "warm"))  # type: ignore[assignment]
+        return found
+
     def live(self, gpu_class: str, size: int = 500) -> Iterator[list[str]]:
         """Yield the deliveries that wait or run, in lists of up to ``size``. One that moves on
         meanwhile may be missing, or twice.

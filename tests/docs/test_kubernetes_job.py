@@ -9,7 +9,8 @@ import yaml
 from kubernetes import client
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.job import attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import record_of
 from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template

@@ -37,9 +37,21 @@ class Hands:
         self.line.open("t4")
         self.app = Celery("by-hand", broker=url, backend=url)
 
-    def attempt(self, task: str, *args: Any) -> Record:
-        """Accept a call of a task, and make it a holder."""
-        job = Job(str(uuid.uuid4()), task, "t4", "shared")
+    def attempt(self, task: str, *args: Any, **fields: Any) -> Record:
+        """Accept a call of a task, and make it a holder. ``fields``: of its :class:`Job`."""
+        job, message = self._sent(task, *args, **fields)
+        assert self.line.accept("t4", job.record(), message) == "accepted"
+        [granted] = self.line.enqueue(T4, job.delivery)
+        return granted
+
+    def accepted(self, task: str, *args: Any, **fields: Any) -> Record:
+        """Accept a call of a task, as a dispatcher does; what it grants is left."""
+        job, message = self._sent(task, *args, **fields)
+        assert self.line.take_in(T4, job.record(), message).outcome == "accepted"
+        return self.kept(job.record())
+
+    def _sent(self, task: str, *args: Any, **fields: Any) -> tuple[Job, str]:
+        job = Job(str(uuid.uuid4()), task, "t4", "shared", **fields)
         sent = self.app.amqp.as_task_v2(job.id, task, args=args)
         message = {
             "headers": sent.headers,
@@ -49,9 +61,7 @@ class Hands:
             "properties": {"correlation_id": job.id},
             "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
         }
-        assert self.line.accept("t4", job.record(), json.dumps(message)) == "accepted"
-        [granted] = self.line.enqueue(T4, job.delivery)
-        return granted
+        return job, json.dumps(message)
 
     def environment(self, record: Record) -> dict[str, str]:
         """What the launcher of an attempt sets."""

@@ -57,9 +57,11 @@ class Submission:
     needs_app: bool
     signed: bool
 
-    def job(self, gpu_class: str, isolation: str) -> Job:
-        """Return the job, once its class and isolation are chosen."""
-        identity = self.identity
+    def job(self, gpu_class: str, isolation: str, warm: float = 0) -> Job:
+        """Return the job, once its class and isolation are chosen. ``warm`` is for a request that
+        says nothing of it.
+        """
+        identity, asked = self.identity, self.request.warm
         return Job(
             id=identity.id,
             task=identity.task,
@@ -75,6 +77,7 @@ class Submission:
             tenant=self.request.tenant,
             image=self.image,
             reuse=self.request.reuse or 0,
+            warm=0 if self.container else float(warm if asked is None else asked),
             container=self.container,
             group=self.group,
             needs_app=self.needs_app,

@@ -13,7 +13,8 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, attempt_manifest
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.job import attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.names import default_owner
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.model.record import Record

@@ -22,9 +22,9 @@ from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, In
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
 from gpuqueue.launchers.kubernetes.manifest.job import (
-    ManifestContext,
     attempt_manifest,
     container_manifest,
 )
@@ -37,6 +37,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     record_of,
     selector,
 )
+from gpuqueue.launchers.kubernetes.manifest.warm import settings_name
 from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
@@ -75,6 +76,7 @@ class KubernetesLauncher:
         self.site = Site(
             application=common.app or "",
             images={name: image for name, image in images.items() if image},
+            pods={n: settings_name(each, settings, common) for n, each in classes.items()},
         )
         # The last resort: each wait has a shorter clock.
         waits = (

@@ -7,7 +7,7 @@
 -- Answer: {'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived);
 --         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit},
 --         or the error UNSTORABLE
---! clock counts records line damaged attempts server place places admission
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
 local job = context.record
 local delivery = job.delivery
 local known = load(delivery)

@@ -5,5 +5,5 @@
 --   by: the dispatcher that launches the granted attempts
 --   most: how many jobs to look at, so that one call stays short; a large record counts more
 -- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
---! clock counts records line damaged attempts server place places admission
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
 return admit(context)

@@ -5,7 +5,7 @@
 --   slots?: how many its isolation has
 --   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock counts records line damaged attempts place places release warm
+--! clock counts records line damaged attempts place places warm waiting_pods release
 local found = context.record
 local known = load(found.delivery)
 local own = 'holders_' .. found.isolation

@@ -3,7 +3,7 @@
 --   delivery: of the accepted job
 --   spec, nonce, by, most: see admit
 -- Answer: as of admit
---! clock counts records line damaged attempts server place places admission
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
 local job = load_or_set_aside(context.delivery)
 if job and job.state == 'accepted' then
   enter_line(job)

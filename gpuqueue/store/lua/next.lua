@@ -12,11 +12,14 @@
 --     GPU memory is free when it has ended; the job must have the same task, and both must allow
 --     it. Without it, the slot is free in any case: the process has ended, and the instance stays
 --   ended?: as in release; of an instance that saw how its executor ended
+--   node?, longest?: see suits in lib/warm
+--   stays?: seconds that the instance may wait for a job without a slot; not with `reuses`
 --   loads_within?: as in claim
 --   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
---         not fit, or may, else 0}
---! clock counts records line damaged attempts server place places admission release warm
+--         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
+--! release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
 local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }
@@ -51,16 +54,6 @@ local function given_before(before)
   return same and job.instance == instance and job or nil
 end
 
--- What the dispatchers of the site admit by; nil: none of them lives, or they start other ones.
-local function terms_of_site()
-  local decoded, terms = pcall(cjson.decode, redis.call('HGET', K.terms, context.site) or '')
-  if not decoded or type(terms) ~= 'table' or type(terms.spec) ~= 'table' then return nil end
-  local lives = type(terms['until']) == 'number' and now < terms['until']
-  local same = (terms.spec.application or '') == context.application
-    and (terms.settings or '') == (context.settings or '')
-  return lives and same and terms or nil
-end
-
 -- Whether all places of the attempt are in use: a probe, and what follows one, is a cold start.
 local function met_trouble(before)
   for _, name in ipairs(before.places or {}) do
@@ -69,15 +62,24 @@ local function met_trouble(before)
   return false
 end
 
+local function as_instance(before)
+  return {
+    isolation = before.isolation,
+    tenant = before.tenant,
+    image = before.image,
+    node = context.node,
+    longest = context.longest,
+  }
+end
+
 -- Whether the instance can run a job.
 local function fits(job, before, spec)
-  for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
-    if job[field] ~= before[field] then return false end
-  end
-  if job.container then return false end
+  if not suits(job, as_instance(before)) then return false end
   if context.reuses then
     local most = math.min(job.reuse or 0, most_of(before))
     if job.task ~= before.task or turn_after(before) > most then return false end
+  elseif not job.warm or standing(application_place(spec, job)) then
+    return false
   end
   local device = before.device
   if spec.devices == 0 then return device == nil end
@@ -114,15 +116,30 @@ local function look_ahead(before, ask)
   return job, v, good
 end
 
+-- Wait for a job, if a share is left that no job needs. Answer: as that of none.
+local function wait_or_none(before, spec, why, wakes)
+  local free = shares_in_use() < shares_of(spec)
+  if not context.stays or met_trouble(before) or not free then return none(why, wakes) end
+  local pod = as_instance(before)
+  pod.last, pod.site, pod.name = holder, context.site, context.host
+  pod.application, pod.settings = context.application, context.settings
+  redis.call('HSET', K.warm, instance, cjson.encode(pod))
+  redis.call('ZADD', K.warm_until, now + context.stays + LEAVES_WITHIN, instance)
+  return { 'waits', why, wakes and 1 or 0 }
+end
+
 -- 1. Who asks?
 if not has_rights() then return none('the user of Redis may not ask') end
 local before = load(context.delivery)
 local given = before and before.attempt == context.attempt and given_before(before)
 if given then
+  if given.state == 'launching' then return { 'waits', 'it is called', 0 } end
   local message = redis.call('HGET', K.messages, given.delivery)
   if given.state ~= 'running' or not message then return none('the next attempt has gone on') end
   return { 'ok', cjson.encode(given), message }
 end
+local waits = waiting_pod(instance)
+if waits and waits.last == holder then return { 'waits', 'it waits', 0 } end
 if not is_current(before, context) then return none('the attempt is not current') end
 if not before.instance or not same_instance(before.instance, instance) then
   return none('another instance runs the attempt')
@@ -137,7 +154,7 @@ local first = first_of(before)
 if not first then return none('its first attempt is forgotten') end
 
 -- 2. By which terms?
-local terms = terms_of_site()
+local terms = terms_of(context.site, context.application, context.settings)
 if not terms or not same_device(before, terms.spec) then
   return none('no dispatcher starts such an instance any more')
 end
@@ -162,14 +179,19 @@ local _, released = release({
 if not context.reuses then
   local budget = { spent = 0 }
   job, v = startable(ask, budget)
-  if not job then return none('no job can start', budget.over) end
-  if not fits(job, before, ask.spec) then return none('another job is first', true) end
+  if not job then return wait_or_none(before, ask.spec, 'no job can start', budget.over) end
+  if met_trouble(before) or not fits(job, before, ask.spec) then
+    return wait_or_none(before, ask.spec, 'another job is first', true)
+  end
 end
 
 -- 4. The instance goes on with it.
 give_slot(job, v, ask, before.device)
 job.launched = now
 follow(job, before, context.reuses)
+if not context.reuses then
+  job.node, job.pod = context.node, context.host
+end
 begin(job, {
   instance = instance,
   worker = string.format('%s-%s-%d@%s', job.gpu_class, job.delivery, job.attempt, context.host),

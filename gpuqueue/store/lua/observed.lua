@@ -7,9 +7,9 @@
 --   claim_within?: seconds that its executor has to claim it, from now; absent: as before
 --   launch_in?: seconds until its launch is tried again; absent: it is not postponed
 -- Answer: 1 if the attempt is current, else 0
---! clock records
-local job = load(context.delivery)
-if not is_current(job, context) then return 0 end
+--! clock records attempts warm
+local job = current_job(context)
+if not job then return 0 end
 local launching = job.state == 'launching'
 if not launching and job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
 job.wait, job.detail = context.wait, context.detail

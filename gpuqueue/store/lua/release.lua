@@ -12,7 +12,8 @@
 --   max_attempts: how many attempts a job gets
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), the holder, then the answer of admit...}
---! clock counts records line damaged attempts server place places admission release
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
+--! release
 local freed, job, holder, beside = release(context)
 local answer = beside and {} or admit(context)
 table.insert(answer, 1, freed)

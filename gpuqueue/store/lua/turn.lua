@@ -8,7 +8,8 @@
 --         work in each turn; 1 if its jobs may start (see open); answer of admit; then pairs of
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
---! clock counts records line damaged attempts server place places admission upkeep
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
+--! upkeep
 local problems = {}
 
 local function attempt(step, act, otherwise)

@@ -4,7 +4,7 @@
 --   spec: the class, as GpuClass.spec returns it
 --   most: how many of the jobs ahead to name
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! clock counts records line damaged attempts server place places admission
+--! clock counts records line damaged attempts server place places warm waiting_pods admission
 local delivery = context.delivery
 local job = load(delivery)
 if not job then return nil end

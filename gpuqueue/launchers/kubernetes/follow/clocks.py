@@ -119,7 +119,11 @@ class PodClocks:
                 self._gone = None
 
     def _check_all(self, pending: Iterable[Entry], now: float) -> None:
-        for entry in pending:
+        entries = list(pending)
+        without_room = sum(each.status.wait == WaitReason.UNSCHEDULABLE for each in entries)
+        if without_room:
+            self._observations.make_room(without_room)
+        for entry in entries:
             check = partial(self._check, entry, now)
             if not self._steps.run("clock", check, True, job=entry.pod.metadata.name):
                 return  # the server is unreachable: the other deletions would fail too

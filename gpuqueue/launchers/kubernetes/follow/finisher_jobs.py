@@ -14,7 +14,8 @@ from gpuqueue.launchers.base import LauncherClosed, LauncherUnavailable
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext, finisher_manifest
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.job import finisher_manifest
 from gpuqueue.model.record import Record
 from gpuqueue.settings.kubernetes import ClusterSettings
 

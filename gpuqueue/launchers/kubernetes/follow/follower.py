@@ -19,7 +19,7 @@ from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.launchers.kubernetes.status.ends import container_end
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
@@ -230,11 +230,14 @@ class Follower:
             self._on_end(live.running, end)
 
     def _keep_log(self, entry: Entry, live: LiveAttempt) -> None:
-        if not entry.status.node or not self._observations.wants_log(live.running.attempt):
+        if not entry.status.node:
+            return
+        attempt = self._observations.latest(live.running)
+        if not self._observations.wants_log(attempt):
             return
         text = logs.tail(self._api, entry.pod.metadata.name, self._settings.log_tail_bytes)
         if text:
-            self._observations.keep_log(live.running.attempt, text)
+            self._observations.keep_log(attempt, text)
 
     def close(self) -> None:
         """Stop following. Jobs go on, and another dispatcher follows them."""

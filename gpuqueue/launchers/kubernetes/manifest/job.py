@@ -7,12 +7,13 @@ and each attempt has its own Job. Every pod satisfies Pod Security "restricted".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.environment import (
     VISIBLE_GPUS,
     executor_variables,
@@ -38,7 +39,8 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
     tolerations,
     whole_seconds,
 )
-from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate, apply_template
+from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
+from gpuqueue.launchers.kubernetes.manifest.warm import warm_variables
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, VARIABLES
 from gpuqueue.model.record import Record
@@ -46,23 +48,6 @@ from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
 
 Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestContext:
-    """What all Jobs of a dispatcher share beside the cluster settings. Times in seconds."""
-
-    namespace: str
-    owner: str
-    app: str | None = None
-    """GPUQUEUE_APP. None: the image sets it."""
-    log_level: str = "INFO"
-    tombstone_seconds: float = 86_400
-    grace_seconds: float = 10
-    start_timeout: float = 120
-    load_timeout: float = 120
-    start: str = "fork"
-    pod_template: PodTemplate | None = None
 
 
 def attempt_manifest(
@@ -80,7 +65,7 @@ def attempt_manifest(
         "env": executor_variables(
             record,
             instance_of(common.namespace, name),
-            common_environment(common),
+            common_environment(common) | warm_variables(record, gpu_class, settings, common),
             settings.secret_name,
         ),
         "resources": gpu_resources(gpu_class, settings),
@@ -233,6 +218,8 @@ def _gpu_pod(
 ) -> dict[str, Any]:
     # The deadline counts from the arrival of the pod on its node.
     overhead = settings.image_pull_timeout + common.start_timeout + common.grace_seconds
+    if record.get("warm"):
+        overhead += gpu_class.warm_age
     return {**deadline(record, overhead), **scheduling(record, gpu_class, settings)}
 
 

@@ -1,5 +1,5 @@
 -- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- clock, counts, records, line, damaged, attempts, server, places.
+-- clock, counts, records, line, damaged, attempts, server, places, warm, waiting_pods.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -208,15 +208,18 @@ local function give_slot(job, v, ask, device)
   grant(job, ask, device)
 end
 
--- Start every job that can start. Answer: {whether the budget was used up (0|1), granted record
--- (JSON)...}
+-- Start every job that can start. Answer: {whether the budget was used up (0|1), record (JSON) of
+-- each that must be launched...}
 local function admit(ask)
   local granted, budget = { 0 }, { spent = 0 }
   while true do
     local job, v = startable(ask, budget)
     if not job then break end
     give_slot(job, v, ask)
-    granted[#granted + 1] = cjson.encode(job)
+    if not wake_pod(job, ask.spec) then
+      granted[#granted + 1] = cjson.encode(job)
+      free_shares(ask.spec)
+    end
   end
   if budget.over then granted[1] = 1 end
   return granted

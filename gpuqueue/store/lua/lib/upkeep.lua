@@ -64,6 +64,7 @@ local MOVES = {
     end,
   },
   { 'revoked_until', function(id) redis.call('HDEL', K.revoked, id) end },
+  { 'warm_until', function(instance) redis.call('HDEL', K.warm, instance) end },
 }
 
 -- Take what is due out of a key, one by one, until the budget of its kind is used up. Answers how

@@ -1,4 +1,4 @@
--- An instance that runs several attempts, one after the other. Needs records.
+-- An instance that runs several attempts, one after the other. Needs clock, records.
 
 -- The record of its first attempt, which names the last one; nil: it is forgotten.
 local function first_of(job)
@@ -34,4 +34,39 @@ local function name_last(job, ...)
       save(each)
     end
   end
+end
+
+-- The job of an attempt, if it is the latest one; nil: it is not. What happens to an instance that
+-- has gone on, happens to its last attempt.
+local function current_job(asked)
+  local job = load(asked.delivery)
+  if not is_current(job, asked) then return nil end
+  if not job.warm_last then return job end
+  local last = load(delivery_of(job.warm_last) or '')
+  return last and holder_of(last) == job.warm_last and last or nil
+end
+
+-- What the dispatchers of a site admit by; nil: none of them lives, or they start other instances.
+local function terms_of(site, application, settings)
+  local decoded, terms = pcall(cjson.decode, redis.call('HGET', K.terms, site) or '')
+  if not decoded or type(terms) ~= 'table' or type(terms.spec) ~= 'table' then return nil end
+  local lives = type(terms['until']) == 'number' and now < terms['until']
+  local same = (terms.spec.application or '') == application
+    and (terms.settings or '') == (settings or '')
+  return lives and same and terms or nil
+end
+
+-- Whether an instance can run a job. `instance`: isolation, tenant and image of what it has run;
+-- node?; longest?, the time limit beyond which something else would end it.
+local function suits(job, instance)
+  for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
+    if job[field] ~= instance[field] then return false end
+  end
+  if job.container then return false end
+  local limit = job.time_limit or math.huge
+  if instance.longest and limit > instance.longest then return false end
+  for _, name in ipairs(job.avoid or {}) do
+    if name == instance.node then return false end
+  end
+  return true
 end

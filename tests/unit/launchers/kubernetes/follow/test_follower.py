@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
-from gpuqueue.launchers.kubernetes.manifest.job import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, instance_of
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK

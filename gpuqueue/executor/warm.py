@@ -1,0 +1,126 @@
+"""The next job of a pod: what its runner asks Redis for, once an executor has ended.
+
+Never here: processes (see :mod:`gpuqueue.runner.pod`), and the reuse of one
+(:mod:`gpuqueue.executor.reuse`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from types import FrameType
+from typing import NoReturn
+
+from gpuqueue.executor.process import Executor
+from gpuqueue.model.ends import EXIT_OK
+from gpuqueue.model.executor_env import NODE, VARIABLES
+from gpuqueue.model.warm_pod import WARM_POD, WarmPod
+from gpuqueue.store.client import RedisError
+from gpuqueue.store.passing import describe
+
+logger = logging.getLogger("gpuqueue.start")
+#: Seconds after which a pod that waits looks, though nobody has woken it.
+LOOK = 2.0
+#: Signals that end a pod that waits.
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Warm:
+    """A pod that may run other jobs after its own. For one thread.
+
+    Args:
+        pod: what its launcher told it.
+        executor: of its first attempt.
+        began: when the pod started, by ``time.monotonic``.
+    """
+
+    def __init__(self, pod: WarmPod, executor: Executor, began: float) -> None:
+        self._pod = pod
+        self._executor = executor
+        self._until = began + pod.age
+        self._first = executor.holder
+        self._jobs = 1
+
+    @classmethod
+    def of(cls, executor: Executor, began: float) -> Warm | None:
+        """Return the pod of this process; None: it runs one job."""
+        pod = WarmPod.parse(os.environ[WARM_POD]) if os.environ.get(WARM_POD) else None
+        return cls(pod, executor, began) if pod else None
+
+    @property
+    def log_bytes(self) -> int:
+        """How many bytes of the output of a job are kept."""
+        return self._pod.log
+
+    def next(self, printed: bytes) -> int | None:
+        """Turn the executor to the next job of this pod, and claim it. Returns its exit status, 0
+        if it is claimed; None: there is no job.
+
+        Args:
+            printed: the end of the output of the job that has ended.
+        """
+        self._executor.keep_log(printed)
+        left = self._until - time.monotonic()
+        if self._jobs >= self._pod.jobs or left <= 0:
+            logger.info("this pod takes no further job: it has run %d", self._jobs)
+            return None
+        stays = min(float(os.environ.get(VARIABLES["warm"], 0)), left)
+        try:
+            status = self._take(stays) if stays > 0 else None
+        except RedisError as exc:
+            logger.warning("this pod takes no further job: Redis %s", describe(exc).problem)
+            return None
+        finally:
+            self._executor.disconnect()
+        self._jobs += 1
+        return status
+
+    def _take(self, stays: float) -> int | None:
+        pod, executor = self._pod, self._executor
+        if executor.goes_on(
+            site=pod.site,
+            application=pod.application,
+            settings=pod.settings,
+            node=os.environ.get(NODE) or None,
+            longest=pod.longest,
+            stays=stays,
+        ):
+            logger.info("this pod goes on with %s", executor.holder)
+            return EXIT_OK
+        try:
+            found = self._wait(time.monotonic() + stays)
+        except _Ended:
+            self._executor.called(self._first, leaves=True)  # it is given no job from now on
+            return None
+        if not found:
+            return None
+        logger.info("this pod goes on with %s, after a pause", executor.holder)
+        return executor.claim()
+
+    def _wait(self, until: float) -> bool:
+        """Wait for a job. Returns whether the executor is turned to one, which it must claim. A
+        signal ends it.
+        """
+        before = {number: signal.signal(number, _end) for number in _ENDING}
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            while True:
+                left = until - time.monotonic()
+                given = self._executor.called(self._first, leaves=left <= 0)
+                if given is not None:
+                    return given
+                self._executor.sleep(max(0.01, min(LOOK, left)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Ended(BaseException):
+    """A signal ends the pod."""
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Ended

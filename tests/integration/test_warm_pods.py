@@ -1,0 +1,135 @@
+"""A warm pod, by hand: its runner goes on with other jobs, and waits for one without a slot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import states
+
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.record import Record
+from gpuqueue.model.warm_pod import WARM_POD, WarmPod
+from gpuqueue.store.line import Line
+from gpuqueue.store.logs import Logs
+from tests.support.hands import T4, Hands
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+OWNER = "gpu-jobs-1"
+POD_NAME, UID = "gpu-own-1-x7k", "8a0b-77"
+INSTANCE = f"gpu/gpu-where-1/{UID}"
+#: What an attempt finds of those before it, and leaves for those after it.
+APP = """
+import os, sys, tempfile, threading
+from pathlib import Path
+from celery import Celery
+URL = os.environ["CELERY_BROKER_URL"]
+print("imports", os.getpid(), flush=True)
+app = Celery("own", broker=URL, backend=URL)
+LEFT = []
+
+@app.task
+def see(name):
+    print("sees", name, flush=True)
+    known = [*LEFT, *os.listdir(tempfile.gettempdir()), *(n for n in os.environ if n == "LEFT")]
+    known += [n for n in sys.modules if n == "this_was_left"]
+    LEFT.append("a value")
+    os.environ["LEFT"] = "a variable"
+    sys.modules["this_was_left"] = sys
+    tempfile.mkstemp(prefix="a file")
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    if os.fork() == 0:  # a process that outlives its task
+        os.setsid()
+        threading.Event().wait()
+    return [os.getpid(), os.getppid(), os.environ["GPUQUEUE_JOB_ID"], known]
+
+@app.task
+def leave(code):
+    os._exit(code)
+
+@app.task
+def wait(path):
+    with open(path, "w") as fifo:
+        fifo.write(str(os.getpid()))
+    threading.Event().wait()
+"""
+
+
+class Pods:
+    """Warm pods whose image has an application ``own``."""
+
+    def __init__(self, hands: Hands, folder: Path, start: str) -> None:
+        (folder / "own.py").write_text(APP)
+        hands.line = Line(hands.client, by="d1", owner=OWNER)
+        hands.line.open("t4")
+        hands.line.announce([T4], 600)
+        self.hands = hands
+        self.env = {
+            "GPUQUEUE_POD": POD_NAME,
+            "GPUQUEUE_POD_UID": UID,
+            "GPUQUEUE_NODE": "node-1",
+            "PYTHONPATH": str(folder),
+            "GPUQUEUE_START": start,
+        }
+
+    @contextmanager
+    def pod(self, record: Record, **terms: Any) -> Iterator[subprocess.Popen[str]]:
+        told = {"site": OWNER, "application": "", "settings": "", "jobs": 9, "age": 60, "log": 900}
+        text = WarmPod(**(told | terms)).text()
+        with self.hands.start(record, self.env | {WARM_POD: text}) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def attempt(self, task: str, *args: Any, warm: float = 60) -> Record:
+        return self.hands.attempt(f"own.{task}", *args, warm=warm)
+
+    def accept(self, task: str, *args: Any, warm: float = 60) -> Record:
+        return self.hands.accepted(f"own.{task}", *args, warm=warm)
+
+    def result(self, record: Record) -> Any:
+        return self.hands.app.AsyncResult(record["id"]).get(timeout=PATIENCE)
+
+    def waits(self) -> bool:
+        return bool(self.hands.reader.waiting_pods("t4"))
+
+
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def pods(hands: Hands, tmp_path: Path, request: pytest.FixtureRequest) -> Pods:
+    return Pods(hands, tmp_path, request.param)
+
+
+def test_a_pod_that_waits_gets_the_next_job_and_finds_nothing_of_the_last(pods: Pods) -> None:
+    first = pods.attempt("see", "one")
+    with pods.pod(first) as process:
+        pid, runner, its_id, _ = pods.result(first)
+        assert (runner, its_id) == (process.pid, first["id"])
+        until(pods.waits, PATIENCE, "the pod waits without a slot")
+        assert pods.hands.reader.holder_names("t4") == []
+        second = pods.hands.accepted("own.see", "two", warm=60)
+        other, runner, its_id, found = pods.result(second)
+        assert other != pid
+        assert (runner, its_id) == (process.pid, second["id"])
+        assert found == [], "nothing of the first job"
+        kept = pods.hands.kept(second)
+        assert kept["instance"] == INSTANCE
+        assert kept["worker"] == f"t4-{second['id']}-1@{POD_NAME}"
+        assert (kept["node"], kept["pod"], kept["warm_turn"]) == ("node-1", POD_NAME, 2)
+        until(pods.waits, PATIENCE, "the pod waits again")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        output = process.stdout.read() if process.stdout else ""
+    logs = Logs(pods.hands.client)
+    for record, own, other in ((first, "one", "two"), (kept, "two", "one")):
+        log = logs.read(Attempt.of(record)) or ""
+        assert f"sees {own}\n" in log
+        assert f"sees {other}" not in log
+    assert output.index("sees one") < output.index("sees two")
