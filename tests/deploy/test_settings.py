@@ -12,8 +12,8 @@ import pytest
 from flower.options import options as flower_options
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.environment import SECRET_KEYS
 from gpuqueue.launchers.kubernetes.manifest.job import attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.model.names import CHOOSING, parse_queue

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import states
 
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.executor_env import record_variables
 from gpuqueue.model.record import Record
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.line import Line
@@ -83,7 +81,8 @@ class Pods:
     def pod(self, record: Record, **terms: Any) -> Iterator[subprocess.Popen[str]]:
         told = {"site": OWNER, "application": "", "settings": "", "jobs": 9, "age": 60, "log": 900}
         text = WarmPod(**(told | terms)).text()
-        with self.hands.start(record, self.env | {WARM_POD: text}) as process:
+        env = self.env | record_variables(record) | {WARM_POD: text}
+        with self.hands.start(record, env) as process:
             try:
                 yield process
             finally:

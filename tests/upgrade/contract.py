@@ -11,8 +11,8 @@ import json
 from typing import Any, get_type_hints
 
 from gpuqueue.dispatcher.assemble import executor_environment
-from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.launchers.kubernetes.manifest.job import common_environment
 from gpuqueue.launchers.kubernetes.manifest.names import (
     annotations_of,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gpuqueue.classes.gpu_class import GpuClass, mig_class
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables, literal
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables, literal
 from gpuqueue.launchers.kubernetes.manifest.job import (
     attempt_manifest,
     container_manifest,

@@ -9,8 +9,8 @@ import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import SettingsError
-from gpuqueue.launchers.kubernetes.manifest.environment import is_ours
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.environment import is_ours
 from gpuqueue.launchers.kubernetes.manifest.job import (
     attempt_manifest,
     finisher_manifest,
