@@ -79,7 +79,14 @@ class Pods:
 
     @contextmanager
     def pod(self, record: Record, **terms: Any) -> Iterator[subprocess.Popen[str]]:
-        told = {"site": OWNER, "application": "", "settings": "", "jobs": 9, "age": 60, "log": 900}
+        told: dict[str, Any] = {
+            "site": OWNER,
+            "application": "",
+            "settings": "",
+            "jobs": 9,
+            "age": 60,
+            "log": 900,
+        }
         text = WarmPod(**(told | terms)).text()
         env = self.env | record_variables(record) | {WARM_POD: text}
         with self.hands.start(record, env) as process:
