@@ -62,6 +62,12 @@ class Strays:
                 return  # its slot is written by now
             case Standing.UNKNOWN | Standing.OVER if has_slot:
                 return
+            case Standing.UNKNOWN if each.record.get("warm"):
+                # It may run another job by now, and says so itself (runner/pod.py).
+                if self.suspects.for_long(instance, LOOKS * self.abandoned_after):
+                    self._adopt(each)
+                elif attempt.gpu_class in adopt_at_once:
+                    self.unsettled.add(attempt.gpu_class)
             case Standing.UNKNOWN:
                 at_once = attempt.gpu_class in adopt_at_once
                 if at_once or self.suspects.for_long(instance, self.abandoned_after):

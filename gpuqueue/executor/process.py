@@ -47,11 +47,13 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
-from gpuqueue.store.client import RedisError, explained, forbidden, look
+from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import describe, passes
 
+#: Seconds that the runner of a pod waits for Redis while an executor runs: it must hear signals.
+BRIEF = 2.0
 #: Not a logger of Celery (as in task_run.py): those are silent until the application sets logging
 #: up, and errors here come earlier.
 logger = logging.getLogger("gpuqueue.start")
@@ -100,6 +102,7 @@ class Executor:
         self._instance = _instance(environ, self._host)
         self._loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
         self._claimed: tuple[ExecutorAttempt, Record, dict[str, Any], str] | None = None
+        self._known: Record | None = None  # by the runner of a pod that goes on
 
     def main(self) -> int:
         """Claim the attempt and run it; return the exit status."""
@@ -154,6 +157,19 @@ class Executor:
         self._turn_to(found)
         return True
 
+    def stands(self) -> None:
+        """Have Redis know the attempt that runs: it may have lost it, and only this process knows
+        by now which one it is.
+        """
+        client = connect(self._url, timeout=BRIEF, retries=0)
+        try:
+            asks = ExecutorAttempt(client, self._attempt, self._token)
+            self._known = asks.stands(self._known, self._instance) or self._known
+        except RedisError as exc:
+            logger.debug("%s: Redis cannot tell whether it knows it: %s", self.holder, exc)
+        finally:
+            client.close()
+
     def sleep(self, seconds: float) -> None:
         """Sleep until the pod is told something, or for so many seconds. Raises RedisError."""
         self._ask().sleep(self._instance, seconds)
@@ -178,6 +194,7 @@ class Executor:
             self._environ.pop(name, None)
         self._environ.update(record_variables(record))
         self._attempt, self._token = Attempt.of(record), record["token"]
+        self._known = record
 
     def finish(self, finisher: str) -> int:
         """Write the outcome of a job in place of its executor; return the exit status."""

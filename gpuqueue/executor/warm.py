@@ -54,6 +54,10 @@ class Warm:
         """How many bytes of the output of a job are kept."""
         return self._pod.log
 
+    def watch(self) -> None:
+        """Have Redis know what runs here: a leader knows only what the pod was started for."""
+        self._executor.stands()
+
     def next(self, printed: bytes) -> int | None:
         """Turn the executor to the next job of this pod, and claim it. Returns its exit status, 0
         if it is claimed; None: there is no job.

@@ -55,7 +55,7 @@ class Record(TypedDict, total=False):
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     container: dict[str, Any]
     reuse: Annotated[int, TOMBSTONE, SHOWN]
-    warm: Annotated[float, ENVIRONMENT, TOMBSTONE, SHOWN]
+    warm: Annotated[float, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
     needs_app: bool
     signed: bool
     ignore_result: bool

@@ -21,7 +21,7 @@ from gpuqueue.executor.sources import Sources
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
 from gpuqueue.runner import safety
 from gpuqueue.store import scripts
-from gpuqueue.store.attempts import VERBS
+from gpuqueue.store.attempts import GOING_ON, VERBS
 
 #: What a job would import by itself, at its own cost: the difference of ``sys.modules`` before and
 #: after a job.
@@ -97,7 +97,7 @@ def import_late() -> None:
     """Import what each executor would import by itself, beside the application."""
     for name in _LATE:
         importlib.import_module(name)
-    scripts.read(*VERBS)
+    scripts.read(*VERBS, *GOING_ON)
 
 
 def become(environ: Mapping[str, str]) -> None:

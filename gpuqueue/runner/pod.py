@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gpuqueue.start")
 #: Seconds for which what the attempt left may resist SIGKILL. The kernel ends it with process 1.
 RESISTING = 10.0
+#: Seconds between two looks of a pod that may run several jobs whether Redis knows its job.
+LOOK = 5.0
 
 
 def run() -> NoReturn:
@@ -107,7 +109,7 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
     while True:
         output = PodOutput(warm.log_bytes)
         with temporary_files():
-            status = pod.run(partial(output.into, start), output.follow)
+            status = pod.run(partial(output.into, start), output.follow, warm.watch)
         printed = output.close()
         if status or printed is None or pod.told_to_end:
             return status
@@ -149,18 +151,21 @@ class Pod:
         """A signal has asked the pod to end."""
 
     def run(
-        self, executor: Callable[[], object], begun: Callable[[], object] = lambda: None
+        self,
+        executor: Callable[[], object],
+        begun: Callable[[], object] = lambda: None,
+        watch: Callable[[], object] | None = None,
     ) -> int:
         """Run an executor to its end; return the exit status of the pod. ``begun`` is called once
-        it is forked.
+        it is forked, ``watch`` every :data:`LOOK` seconds.
         """
         pid = child.fork(executor)
         begun()
-        code = self._await(pid)
+        code = self._await(pid, watch)
         self.sweep()
         return code if code >= 0 else 128 - code
 
-    def _await(self, pid: int) -> int:
+    def _await(self, pid: int, watch: Callable[[], object] | None) -> int:
         """Pass signals on and reap orphans until the executor has ended; return how."""
         while True:
             # A signal that came before is still pending: nothing is missed.
@@ -168,7 +173,7 @@ class Pod:
                 if ended.si_pid == pid:
                     return child.reap(pid)
                 os.waitpid(ended.si_pid, 0)
-            number = signal.sigwait(child.SIGNALS)
+            number = _next_signal(watch)
             self.told_to_end |= number in (signal.SIGTERM, signal.SIGINT)
             if number != signal.SIGCHLD:
                 with contextlib.suppress(ProcessLookupError):
@@ -182,6 +187,14 @@ class Pod:
             if since > RESISTING:
                 return
             time.sleep(pause(since))
+
+
+def _next_signal(watch: Callable[[], object] | None) -> int:
+    if watch is None:
+        return signal.sigwait(child.SIGNALS)
+    while (came := signal.sigtimedwait(child.SIGNALS, LOOK)) is None:
+        watch()
+    return came.si_signo
 
 
 def _end_as(status: int) -> NoReturn:

@@ -40,7 +40,9 @@ EXIT_MARGIN = 2.0
 #: Messages that Redis publishes, each with its channel.
 Messages = Sequence[tuple[str, str]]
 #: The scripts of an executor.
-VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported", "next", "idle")
+VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
+#: Those of the runner of a pod, and of a process that goes on with other jobs.
+GOING_ON = ("next", "idle", "here", "adopt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class ExecutorAttempt:
     """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
-        scripts.read(*VERBS)
+        scripts.read(*VERBS, *GOING_ON)
         self._client = client
         self._scripts = scripts.Scripts(client)
         self.token = token
@@ -132,6 +134,21 @@ class ExecutorAttempt:
         name = instance.instance
         taken._has_claimed(record, name, record["worker"], instance.loads_within)
         return taken, record, json.loads(answer[2])
+
+    def stands(self, known: Record | None, instance: str) -> Record | None:
+        """See whether Redis knows the attempt, and return its record. It is adopted, as ``known``
+        before, if Redis has lost it or its grant; None: it is neither.
+        """
+        answer = self._call("here")
+        if answer:
+            record: Record = json.loads(answer)
+            return record
+        if known:
+            adopted = {**known, "instance": instance}
+            if self._scripts.call("adopt", self.attempt.gpu_class, record=adopted):
+                logger.warning("%s: Redis has lost that it runs; adopted", self.attempt.holder)
+                return known
+        return None
 
     def called(self, instance: str, first: str, *, leaves: bool = False) -> Record | bool:
         """Ask for the job of a pod that stays without one. Returns its record, whose attempt it

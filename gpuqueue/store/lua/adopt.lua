@@ -7,6 +7,8 @@
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
 --! clock counts records line damaged attempts place places warm waiting_pods release
 local found = context.record
+-- The instance of a pod is NAMESPACE/JOB/UID.
+local is_pod = found.instance and string.find(found.instance, '/', 1, true)
 local known = load(found.delivery)
 local own = 'holders_' .. found.isolation
 local other = found.isolation == 'shared' and 'holders_exclusive' or 'holders_shared'
@@ -42,8 +44,8 @@ end
 -- one reported is lost, as if its process had ended with exit code 0: its stored result counts.
 -- Answer: that attempt; nil: there is none.
 local function leave_earlier()
-  -- A pod (NAMESPACE/JOB/UID) runs one attempt, and its class may have thousands of holders.
-  if not found.instance or string.find(found.instance, '/', 1, true) then return nil end
+  -- Most pods run one attempt, and their class may have thousands of holders.
+  if not found.instance or is_pod and not found.warm_of then return nil end
   for _, holder in ipairs(redis.call('ZRANGE', K[own], 0, -1)) do
     local previous = load(delivery_of(holder) or '')
     local its = previous and previous.delivery ~= found.delivery and holder_of(previous) == holder
@@ -90,7 +92,7 @@ else
   previous = leave_earlier()
 end
 if previous then -- as next has written it, for the end of the process
-  follow(job, previous, true)
+  follow(job, previous, not is_pod)
   name_last(job, previous, first_of(job))
 end
 job.state = 'running'

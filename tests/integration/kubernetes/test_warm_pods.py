@@ -204,6 +204,21 @@ def test_a_job_that_was_given_to_a_pod_as_it_died_is_not_lost(
     assert warm.known(late.id)["attempt"] == 2
 
 
+def test_a_job_in_a_warm_pod_is_adopted_when_redis_has_lost_all(
+    shop: ModuleType, warm: ClusterStack, held: Any, key: str
+) -> None:
+    where = instance(warm, held)
+    kept = warm.client.keys("gpuqueue:1:{t4}:*")
+    warm.client.delete(*kept)
+    found = warm.in_state(held.id, "running")
+    assert (found["instance"], found["warm_turn"], found["attempt"]) == (where, 2, 1)
+    until(lambda: warm.holders() == [held.id], PATIENCE, "it alone holds a slot")
+    warm.go(key)
+    assert held.get(PATIENCE) == key
+    warm.idle()
+    assert shop.add.apply_async((2, 2), queue=GPU).get(PATIENCE) == 4
+
+
 def test_a_pod_takes_no_job_beyond_its_limits(tmp_path: Path, running_stacks: list[Stack]) -> None:
     env = {**ENV, "GPUQUEUE_WARM_JOBS": "2"}
     with listed(running_stacks, ClusterStack(tmp_path, env)) as stack:
