@@ -43,6 +43,7 @@ from gpuqueue.model.executor_env import (
     POD,
     POD_UID,
     VARIABLES,
+    parse_record,
     record_variables,
 )
 from gpuqueue.model.record import Record
@@ -174,6 +175,11 @@ class Executor:
         """Sleep until the pod is told something, or for so many seconds. Raises RedisError."""
         self._ask().sleep(self._instance, seconds)
 
+    def turned(self, variables: Mapping[str, str]) -> None:
+        """Note that its process has gone on to the attempt of the variables."""
+        self._turn_to(parse_record(variables))
+        self._claimed = None
+
     def keep_log(self, printed: bytes) -> None:
         """Keep the end of what the attempt has printed."""
         if printed:
@@ -220,15 +226,15 @@ class Executor:
             return self._left()
         assert self._claimed is not None, "the attempt is claimed"
         executor, record, *_ = self._claimed
-        reuse = self._reuse() if Reuse.is_wanted(record, self._environ) else None
+        reuse = self._reuse() if Reuse.is_wanted(record) else None
         while run.run(app) and reuse and (taken := reuse.take_next(executor)):
             executor, record, stored = taken
             self._claimed = executor, record, stored, record["worker"]
             run = self._run()
         return self._left()
 
-    def _reuse(self) -> Reuse:
-        return Reuse(
+    def _reuse(self) -> Reuse | None:
+        return Reuse.of(
             self._environ,
             self._client,
             self._host,

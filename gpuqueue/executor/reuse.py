@@ -6,22 +6,21 @@ Never here: GPU memory, and all else that the code of a task keeps between two j
 from __future__ import annotations
 
 import logging
-import os
+import math
 import signal
-import sys
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import MutableMapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from gpuqueue.executor.sources import Sources
-from gpuqueue.launchers.local.output import last_bytes
-from gpuqueue.launchers.local.runtime import Runtime
-from gpuqueue.model.executor_env import OF_JOB, RUNTIME, record_variables
+from gpuqueue.executor.turns import Turns, TurnsInFiles, TurnsInPod
+from gpuqueue.model.executor_env import NODE, OF_JOB, RUNTIME, TURN, UNTIL, record_variables
 from gpuqueue.model.record import Record
+from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.client import Redis, RedisError, forbidden
-from gpuqueue.store.logs import Logs
 
 logger = logging.getLogger("gpuqueue.start")
 #: Signals whose handlers a task may have changed.
@@ -36,39 +35,65 @@ class Reuse:
 
     Args:
         environ: the environment of this process, which changes with the job.
-        client: of the Redis that has the state.
-        host: the name of this host.
-        instance: this process, as it has claimed its attempt.
-        loads_within: as it has claimed it, too.
-        keep: seconds that the log of an ended attempt is kept.
+        me: this process, as it has claimed its attempt.
+        turns: follow each turn to another job.
+        until: when its pod takes no job any more, by ``time.monotonic``.
     """
 
     def __init__(
         self,
+        environ: MutableMapping[str, str],
+        me: WarmInstance,
+        turns: Turns,
+        until: float = math.inf,
+    ) -> None:
+        self._environ = environ
+        self._me = me
+        self._turns = turns
+        self._until = until
+        self._sources = Sources(())
+        self._handlers = {each: signal.getsignal(each) for each in _SIGNALS}
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    @classmethod
+    def of(
+        cls,
         environ: MutableMapping[str, str],
         client: Redis,
         host: str,
         instance: str,
         loads_within: float | None,
         keep: float,
-    ) -> None:
-        self._environ = environ
-        self._logs = Logs(client)
-        self._keep = keep
-        self._runtime = Runtime(Path(environ[RUNTIME]))
-        # HOST:NONCE~MACHINE.START:PID, whose own module needs more than an executor has.
-        self._nonce = instance.partition("~")[0].rpartition(":")[2]
-        application = environ.get("GPUQUEUE_APP", "")
-        settings = self._runtime.path.name
-        self._me = WarmInstance(instance, host, host, application, settings, loads_within)
-        self._sources = Sources(())
-        self._handlers = {each: signal.getsignal(each) for each in _SIGNALS}
-        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    ) -> Reuse | None:
+        """Return that of this process; None: it runs one job.
+
+        Args:
+            environ, client: see :class:`TurnsInFiles`.
+            host: the name of this host, or pod.
+            instance, loads_within: as this process has claimed its attempt.
+            keep: seconds that the log of an ended attempt is kept.
+        """
+        if RUNTIME in environ:
+            # HOST:NONCE~MACHINE.START:PID, whose own module needs more than an executor has.
+            nonce = instance.partition("~")[0].rpartition(":")[2]
+            settings = Path(environ[RUNTIME]).name
+            application = environ.get("GPUQUEUE_APP", "")
+            me = WarmInstance(instance, host, host, application, settings, loads_within)
+            return cls(environ, me, TurnsInFiles(environ, client, nonce, keep))
+        pod = WarmPod.parse(environ.get(WARM_POD, ""))
+        if pod is None or TURN not in environ:
+            return None
+        me = WarmInstance(
+            *(instance, host, pod.site, pod.application, pod.settings, loads_within),
+            node=environ.get(NODE) or None,
+            longest=pod.longest,
+        )
+        return cls(environ, me, TurnsInPod(environ), float(environ.get(UNTIL, math.inf)))
 
     @staticmethod
-    def is_wanted(record: Record, environ: Mapping[str, str]) -> bool:
+    def is_wanted(record: Record) -> bool:
         """Whether the process of a job may run others."""
-        return record.get("reuse", 0) > 1 and RUNTIME in environ
+        return record.get("reuse", 0) > 1
 
     def take_next(
         self, executor: ExecutorAttempt
@@ -81,9 +106,11 @@ class Reuse:
         if changed := self._sources.changed():
             logger.info("this process takes no further job: %s has changed", changed)
             return None
+        if time.monotonic() >= self._until:
+            return None
         with ExitStack() as stack:
             try:  # before a job is taken: earlier ones may have left no file to open
-                output = stack.enter_context(self._runtime.next_output(self._nonce))
+                stack.enter_context(self._turns.ready())
                 taken = executor.take_next(self._me, reuses=True)
             except (OSError, RedisError) as exc:
                 if isinstance(exc, RedisError) and not forbidden(exc):
@@ -91,7 +118,7 @@ class Reuse:
                 logger.warning("this process takes no further job: %s", exc)
                 return None
             if taken is not None:
-                self._become(executor, taken[1], output)
+                self._become(executor, taken[1])
             return taken
 
     def _take_signals_back(self) -> None:
@@ -102,31 +129,10 @@ class Reuse:
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
 
-    def _become(self, before: ExecutorAttempt, record: Record, output: int) -> None:
+    def _become(self, before: ExecutorAttempt, record: Record) -> None:
         variables = record_variables(record)
         for name in OF_JOB:
             self._environ.pop(name, None)
         self._environ.update(variables)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        printed = last_bytes(self._runtime.output(self._nonce))
-        with _borne("its file names an earlier attempt, until it ends"):
-            self._runtime.go_on(self._nonce, variables)
-        with _borne("it prints into the log of an earlier attempt"):
-            self._runtime.renew_output(self._nonce)
-            for descriptor in (1, 2):
-                os.dup2(output, descriptor)
-        if printed:
-            with _borne(f"the log of {before.attempt.holder} is not kept"):
-                self._logs.keep(before.attempt, printed, self._keep)
+        self._turns.turn(before.attempt, variables)
         logger.info("this process goes on with %s", record["delivery"])
-
-
-@contextmanager
-def _borne(consequence: str) -> Iterator[None]:
-    """Go on after an error: the job that was taken does not depend on this step."""
-    try:
-        yield
-    except (OSError, ValueError, RedisError) as exc:
-        logger.warning("%s: %s", consequence, exc)

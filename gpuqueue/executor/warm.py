@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import NoReturn
 
 from gpuqueue.executor.process import Executor
 from gpuqueue.model.ends import EXIT_OK
-from gpuqueue.model.executor_env import NODE, VARIABLES
+from gpuqueue.model.executor_env import NODE, TURN, UNTIL, VARIABLES
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe
@@ -42,6 +44,8 @@ class Warm:
         self._until = began + pod.age
         self._first = executor.holder
         self._jobs = 1
+        self._mark = secrets.token_hex(16)
+        os.environ[TURN], os.environ[UNTIL] = self._mark, str(self._until)
 
     @classmethod
     def of(cls, executor: Executor, began: float) -> Warm | None:
@@ -53,6 +57,22 @@ class Warm:
     def log_bytes(self) -> int:
         """How many bytes of the output of a job are kept."""
         return self._pod.log
+
+    @property
+    def mark(self) -> str:
+        """What marks a turn in the output of a process (see turns.py)."""
+        return self._mark
+
+    def turned(self, printed: bytes, variables: Mapping[str, str]) -> None:
+        """Follow the process to its next job.
+
+        Args:
+            printed: the end of the output of the job before.
+            variables: those of the attempt that it runs now.
+        """
+        self._executor.keep_log(printed)
+        self._executor.turned(variables)
+        self._jobs += 1
 
     def watch(self) -> None:
         """Have Redis know what runs here: a leader knows only what the pod was started for."""

@@ -88,12 +88,13 @@ class Record(TypedDict, total=False):
     instance: Annotated[str, ATTEMPT, TOMBSTONE]
     worker: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     # An instance that runs several attempts, by the names of their holders: the first and the one
-    # before, how many they are with this one and may become, and the last, in the record of each
-    # that went before.
+    # before; how many they are with this one; how many its process has run, and may run; and the
+    # last, in the record of each that went before.
     warm_of: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     warm_after: Annotated[str, ATTEMPT, TOMBSTONE]
     warm_turn: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
     warm_most: Annotated[int, ATTEMPT, TOMBSTONE]
+    reused: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
     warm_last: Annotated[str, ATTEMPT, TOMBSTONE]
     image: Annotated[str, ANNOTATION, TOMBSTONE, SHOWN]
     node: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]

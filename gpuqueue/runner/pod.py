@@ -29,6 +29,8 @@ from gpuqueue.runner.descendants import Strays, children, pause
 
 if TYPE_CHECKING:
     from gpuqueue.executor.process import Executor
+    from gpuqueue.executor.warm import Warm
+    from gpuqueue.runner.pod_output import PodOutput
 
 #: Not a logger of Celery (as in gpuqueue.executor).
 logger = logging.getLogger("gpuqueue.start")
@@ -107,10 +109,12 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
     if warm is None:
         return pod.run(start)
     while True:
-        output = PodOutput(warm.log_bytes)
+        output = PodOutput(warm.log_bytes, warm.mark)
+        watch = partial(_watch, output, warm)
         with temporary_files():
-            status = pod.run(partial(output.into, start), output.follow, warm.watch)
+            status = pod.run(partial(output.into, start), output.follow, watch)
         printed = output.close()
+        _follow(output, warm)
         if status or printed is None or pod.told_to_end:
             return status
         taken = warm.next(printed)
@@ -118,6 +122,16 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
             return status
         if taken:
             return taken
+
+
+def _follow(output: PodOutput, warm: Warm) -> None:
+    for turn in output.turns():
+        warm.turned(*turn)
+
+
+def _watch(output: PodOutput, warm: Warm) -> None:
+    _follow(output, warm)
+    warm.watch()
 
 
 def _spawn_instead(why: str, folder: Path, before: Mapping[str, str]) -> NoReturn:

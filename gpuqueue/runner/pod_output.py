@@ -5,26 +5,36 @@ Only a pod that may run several jobs needs it: else the log of the pod is that o
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 #: Bytes of one read.
 _READ = 1 << 16
+#: Bytes of a turn: far above the variables of an attempt.
+_LONGEST_TURN = 1 << 16
 #: Seconds in which what was printed is copied, once all processes of the attempt have ended.
 _COPIED_WITHIN = 5.0
 
 
 class PodOutput:
-    """The output of one attempt. Made before its executor is forked.
+    """The output of one process. Made before its executor is forked.
 
     Args:
         kept: how many bytes of its end are kept.
+        mark: what marks a turn to another job (see executor/turns.py).
     """
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, kept: int, mark: str) -> None:
         self._kept = kept
+        self._turn = re.compile(rb"\0" + mark.encode() + rb" (\{[^\0]*\})\0")
+        self._begin = b"\0" + mark.encode()
         self._end = b""
+        self._turns: SimpleQueue[tuple[bytes, dict[str, str]]] = SimpleQueue()
         self._read, self._write = os.pipe()
         self._thread = threading.Thread(target=self._copy, name="gpuqueue-output", daemon=True)
 
@@ -41,6 +51,14 @@ class PodOutput:
         os.close(self._write)
         self._thread.start()
 
+    def turns(self) -> Iterator[tuple[bytes, dict[str, str]]]:
+        """Yield the turns since the last call: the end of what was printed before it, and the
+        variables of the attempt that follows.
+        """
+        with suppress(Empty):
+            while True:
+                yield self._turns.get_nowait()
+
     def close(self) -> bytes | None:
         """Return the end of what was printed; None: something still prints."""
         self._thread.join(_COPIED_WITHIN)
@@ -50,7 +68,28 @@ class PodOutput:
         return self._end
 
     def _copy(self) -> None:
+        held = b""
         while data := os.read(self._read, _READ):
-            self._end = (self._end + data)[-self._kept :] if self._kept else b""
-            while data:
-                data = data[os.write(1, data) :]
+            held += data
+            while turn := self._turn.search(held):
+                self._pass_on(held[: turn.start()])
+                self._turns.put((self._end, json.loads(turn[1])))
+                self._end, held = b"", held[turn.end() :]
+            whole = self._without_begun_turn(held)
+            self._pass_on(held[:whole])
+            held = held[whole:]
+        self._pass_on(held)
+
+    def _without_begun_turn(self, held: bytes) -> int:
+        """Return up to where no turn has begun whose end is still to come."""
+        begun = held.rfind(b"\0")
+        if begun < 0 or len(held) - begun > _LONGEST_TURN:
+            return len(held)
+        rest = held[begun:]
+        same = rest.startswith(self._begin) or self._begin.startswith(rest)
+        return begun if same else len(held)
+
+    def _pass_on(self, data: bytes) -> None:
+        self._end = (self._end + data)[-self._kept :] if self._kept else b""
+        while data:
+            data = data[os.write(1, data) :]

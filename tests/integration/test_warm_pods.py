@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.executor_env import record_variables
 from gpuqueue.model.record import Record
@@ -49,14 +51,11 @@ def see(name):
     return [os.getpid(), os.getppid(), os.environ["GPUQUEUE_JOB_ID"], known]
 
 @app.task
-def leave(code):
-    os._exit(code)
-
-@app.task
-def wait(path):
-    with open(path, "w") as fifo:
-        fifo.write(str(os.getpid()))
-    threading.Event().wait()
+def load(name, path):
+    print("loads", name, flush=True)
+    LEFT.append(name)
+    with open(path):  # opens once the test has sent the other jobs
+        return [os.getpid(), LEFT]
 """
 
 
@@ -95,11 +94,11 @@ class Pods:
             finally:
                 process.kill()
 
-    def attempt(self, task: str, *args: Any, warm: float = 60) -> Record:
-        return self.hands.attempt(f"own.{task}", *args, warm=warm)
+    def attempt(self, task: str, *args: Any, **fields: Any) -> Record:
+        return self.hands.attempt(f"own.{task}", *args, **({"warm": 60} | fields))
 
-    def accept(self, task: str, *args: Any, warm: float = 60) -> Record:
-        return self.hands.accepted(f"own.{task}", *args, warm=warm)
+    def accept(self, task: str, *args: Any, **fields: Any) -> Record:
+        return self.hands.accepted(f"own.{task}", *args, **({"warm": 60} | fields))
 
     def result(self, record: Record) -> Any:
         return self.hands.app.AsyncResult(record["id"]).get(timeout=PATIENCE)
@@ -110,6 +109,7 @@ class Pods:
 
 @pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def pods(hands: Hands, tmp_path: Path, request: pytest.FixtureRequest) -> Pods:
+    hands.client.flushdb()
     return Pods(hands, tmp_path, request.param)
 
 
@@ -120,7 +120,7 @@ def test_a_pod_that_waits_gets_the_next_job_and_finds_nothing_of_the_last(pods: 
         assert (runner, its_id) == (process.pid, first["id"])
         until(pods.waits, PATIENCE, "the pod waits without a slot")
         assert pods.hands.reader.holder_names("t4") == []
-        second = pods.hands.accepted("own.see", "two", warm=60)
+        second = pods.accept("see", "two")
         other, runner, its_id, found = pods.result(second)
         assert other != pid
         assert (runner, its_id) == (process.pid, second["id"])
@@ -139,3 +139,36 @@ def test_a_pod_that_waits_gets_the_next_job_and_finds_nothing_of_the_last(pods: 
         assert f"sees {own}\n" in log
         assert f"sees {other}" not in log
     assert output.index("sees one") < output.index("sees two")
+
+
+def test_a_model_stays_loaded_in_a_pod(pods: Pods, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    slots = GpuClass("t4", shared_slots=1)  # the others wait for the process
+    pods.hands.line.announce([slots], 600)
+    first = pods.attempt("load", "one", str(gate), reuse=3, warm=0)
+    with pods.pod(first) as process:
+        others = [
+            pods.hands.accepted("own.load", name, str(gate), slots=slots, reuse=3)
+            for name in ("two", "three", "four")
+        ]
+        results = []
+        for record in (first, *others[:2]):
+            gate.write_text("")
+            results.append(pods.result(record))
+        assert process.wait(PATIENCE) == 0, "one of them allowed three"
+        pid = results[0][0]
+        assert results == [
+            [pid, ["one"]],
+            [pid, ["one", "two"]],
+            [pid, ["one", "two", "three"]],
+        ]
+    logs = Logs(pods.hands.client)
+    for record, name in zip((first, *others), ("one", "two", "three"), strict=False):
+        kept = pods.hands.kept(record)
+        assert kept["instance"] == INSTANCE
+        log = logs.read(Attempt.of(kept)) or ""
+        assert [each for each in ("one", "two", "three") if f"loads {each}\n" in log] == [name]
+    last = Attempt.of(pods.hands.kept(others[1]))
+    released = pods.hands.line.release(slots, last, instance=INSTANCE)
+    assert [each["id"] for each in released.granted] == [others[2]["id"]]

@@ -44,10 +44,10 @@ class Hands:
         [granted] = self.line.enqueue(T4, job.delivery)
         return granted
 
-    def accepted(self, task: str, *args: Any, **fields: Any) -> Record:
+    def accepted(self, task: str, *args: Any, slots: GpuClass = T4, **fields: Any) -> Record:
         """Accept a call of a task, as a dispatcher does; what it grants is left."""
         job, message = self._sent(task, *args, **fields)
-        assert self.line.take_in(T4, job.record(), message).outcome == "accepted"
+        assert self.line.take_in(slots, job.record(), message).outcome == "accepted"
         return self.kept(job.record())
 
     def _sent(self, task: str, *args: Any, **fields: Any) -> tuple[Job, str]:

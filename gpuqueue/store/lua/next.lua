@@ -77,7 +77,7 @@ local function fits(job, before, spec)
   if not suits(job, as_instance(before)) then return false end
   if context.reuses then
     local most = math.min(job.reuse or 0, most_of(before))
-    if job.task ~= before.task or turn_after(before) > most then return false end
+    if job.task ~= before.task or runs_of_process(before) > most then return false end
   elseif not job.warm or standing(application_place(spec, job)) then
     return false
   end

@@ -44,7 +44,9 @@ class Going:
         self.runtime: Runtime = prepare(folder, "key")
         self.environ = {RUNTIME: str(self.runtime.path)}
         away = redis.Redis(unix_socket_path=str(folder / "nothing"), decode_responses=True)
-        self.reuse = Reuse(self.environ, away, "h", "h:n~m.1:1", None, 60.0)
+        reuse = Reuse.of(self.environ, away, "h", "h:n~m.1:1", None, 60.0)
+        assert reuse
+        self.reuse = reuse
         self.runtime.output("n").write_text("printed")
 
     def ask(self, asker: Asker) -> Record | None:
@@ -54,7 +56,7 @@ class Going:
 
 @pytest.fixture
 def going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Going:
-    monkeypatch.setattr("gpuqueue.executor.reuse.os.dup2", lambda one, other: other)
+    monkeypatch.setattr("gpuqueue.executor.turns.os.dup2", lambda one, other: other)
     return Going(tmp_path / "r")
 
 

@@ -18,7 +18,7 @@ def warm_variables(
     record: Record, gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext
 ) -> dict[str, str]:
     """Return what a pod needs to go on with other jobs; {} if its job does not allow it."""
-    if not record.get("warm"):
+    if not goes_on(record):
         return {}
     pod = WarmPod(
         site=common.owner,
@@ -30,6 +30,11 @@ def warm_variables(
         longest=record.get("time_limit"),
     )
     return {WARM_POD: pod.text()}
+
+
+def goes_on(record: Record) -> bool:
+    """Whether the pod of a job may run others after it."""
+    return bool(record.get("warm")) or record.get("reuse", 0) > 1
 
 
 def settings_name(gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext) -> str:

@@ -17,12 +17,19 @@ local function turn_after(job)
   return (job.warm_turn or 1) + 1
 end
 
+-- How many attempts its process has run with the next one.
+local function runs_of_process(job)
+  return (job.reused or 1) + 1
+end
+
 -- It goes on to a job from the attempt before. `reuses`: in the same process.
 local function follow(job, before, reuses)
   local name = holder_of(before)
   job.warm_of, job.warm_after = before.warm_of or name, name
   job.warm_turn = turn_after(before)
-  if reuses then job.warm_most = math.min(job.reuse or 0, most_of(before)) end
+  if reuses then
+    job.warm_most, job.reused = math.min(job.reuse or 0, most_of(before)), runs_of_process(before)
+  end
 end
 
 -- Let the records of earlier attempts name its last one.
