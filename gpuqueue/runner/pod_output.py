@@ -31,7 +31,7 @@ class PodOutput:
 
     def __init__(self, kept: int, mark: str) -> None:
         self._kept = kept
-        self._turn = re.compile(rb"\0" + mark.encode() + rb" (\{[^\0]*\})\0")
+        self._turn = re.compile(rb"\x00" + mark.encode() + rb" (\{[^\x00]*\})\x00")
         self._begin = b"\0" + mark.encode()
         self._end = b""
         self._turns: SimpleQueue[tuple[bytes, dict[str, str]]] = SimpleQueue()

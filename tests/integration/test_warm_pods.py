@@ -84,7 +84,7 @@ class Pods:
             "settings": "",
             "jobs": 9,
             "age": 60,
-            "log": 900,
+            "log": 9000,
         }
         text = WarmPod(**(told | terms)).text()
         env = self.env | record_variables(record) | {WARM_POD: text}
