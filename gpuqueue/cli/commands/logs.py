@@ -124,6 +124,10 @@ class _Following:
             return False
         if self._state.now() - record["ended"] > SETTLED:
             return True
+        if pod_logs.outlives_job(record) and not pod_logs.kept(
+            self._state, record, record.get("attempt", 0)
+        ):
+            return False  # its pod goes on, and soon keeps what the job has printed
         released = "admitted" not in record or "released" in record
         return record.get("reason") != EndReason.RETRIED and (released or not new)
 

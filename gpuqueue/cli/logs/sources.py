@@ -73,7 +73,8 @@ def _now(state: State, record: Record, api: Requests, pod: str, tail: int) -> st
 
 def outlives_job(record: Record) -> bool:
     """Whether the pod of an attempt may run other jobs before and after it."""
-    return bool(record.get("warm") or record.get("warm_of")) and not is_process(record)
+    several = record.get("warm") or record.get("reuse", 0) > 1 or record.get("warm_of")
+    return bool(several) and not is_process(record)
 
 
 def has_left(record: Record, attempt: int) -> bool:
