@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,6 +40,8 @@ GRACE = 10.0
 EXIT_MARGIN = 2.0
 #: Messages that Redis publishes, each with its channel.
 Messages = Sequence[tuple[str, str]]
+#: Seconds after which a pod looks whose user may not wait until it is told.
+UNTOLD = 0.5
 #: The scripts of an executor.
 VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
 #: Those of the runner of a pod, and of a process that goes on with other jobs.
@@ -169,8 +172,13 @@ class ExecutorAttempt:
         return bool(answer[0] == "waits")
 
     def sleep(self, instance: str, seconds: float) -> None:
-        """Sleep until the pod is told something, or for so many seconds."""
-        self._client.blpop([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
+        """Sleep until the pod is told something, or for so many seconds. It may be shorter: a user
+        of executors may not block on lists, since it could take messages off a queue so.
+        """
+        try:
+            self._client.blpop([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
+        except redis.exceptions.NoPermissionError:
+            time.sleep(min(seconds, UNTOLD))
 
     def _has_claimed(
         self, record: Record, instance: str, worker: str, loads_within: float | None

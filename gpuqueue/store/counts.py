@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 #: ``inf`` is above all.
 BOUNDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400)
 ACCEPTED, ENDED, REPEATED, WAIT, HELD = "accepted", "ended", "repeated", "wait", "held"
-GIVEN_UP = "given_up"
+GIVEN_UP, WARM = "given_up", "warm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Counts:
     ended: dict[tuple[str, str], float] = field(default_factory=dict)
     repeated: dict[tuple[str, str], float] = field(default_factory=dict)
     given_up: dict[tuple[str, str], float] = field(default_factory=dict)
+    warm: dict[str, float] = field(default_factory=dict)
     wait: dict[str, Durations] = field(default_factory=dict)
     held: dict[str, Durations] = field(default_factory=dict)
 
@@ -52,6 +53,8 @@ def parse(fields: Mapping[str, str]) -> Counts:
         isolation, _, detail = rest.partition(":")
         if what == ACCEPTED:
             found.accepted[isolation] = number
+        elif what == WARM:
+            found.warm[isolation] = number
         elif what in by_reason:
             by_reason[what][isolation, detail] = number
         elif what in (WAIT, HELD):

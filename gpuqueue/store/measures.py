@@ -29,6 +29,8 @@ class Measured:
     counts: Counts
     set_aside: Mapping[str, int] = field(default_factory=dict)
     """Kind of places → how many are set aside."""
+    idle_pods: int = 0
+    """Pods that wait for a job, without a slot."""
 
 
 class Measures:
@@ -51,6 +53,7 @@ class Measures:
             finishing,
             fields,
             known,
+            idle_pods,
         ) = answer
         places = parse_places(_pairs(known))
         return Measured(
@@ -61,6 +64,7 @@ class Measures:
             finishing,
             parse(_pairs(fields)),
             Counter(place.kind for place in set_aside(places)),
+            idle_pods,
         )
 
 

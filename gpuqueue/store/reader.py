@@ -44,6 +44,7 @@ class ClassView:
     delayed: int
     finishing: int
     gate: dict[str, int] = field(default_factory=dict)
+    idle_pods: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,8 @@ class Reader:
         pipe.zcard(class_key(name, "delayed"))
         pipe.zcard(class_key(name, "finishing"))
         pipe.hgetall(class_key(name, "gate"))
-        hs, ws, ts, he, we, te, delayed, finishing, gate = pipe.execute()
+        pipe.zcard(class_key(name, "warm_until"))
+        hs, ws, ts, he, we, te, delayed, finishing, gate, idle_pods = pipe.execute()
         holders = {
             kind: _deliveries(name, part) for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
         }
@@ -237,6 +239,7 @@ class Reader:
                 for key, value in gate.items()
                 if key.startswith("*:")
             },
+            idle_pods,
         )
 
     def dispatchers(self, since: float) -> list[str]:

@@ -9,6 +9,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import explain
 from gpuqueue.model.place import Site
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.line import Line
@@ -46,6 +47,7 @@ def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
     ]
     seen["revoked"] = _revokes(stack, client)
     seen["next"] = _asks_for_the_next(acl_redis)
+    seen["waits"] = _waits_for_a_job(acl_redis)
     seen["commands"] = _commands(stack, client)
     seen["flower"] = _flower(page, lost)
     metrics = f"http://127.0.0.1:{stack.env['GPUQUEUE_METRICS_PORT']}"
@@ -113,7 +115,9 @@ def _asks_for_the_next(acl_redis: AclRedis) -> list[str]:
     line.announce([warm], 600)
     for name, tenant in (("n1", "blue"), ("n2", "blue"), ("n3", "red")):
         record: Any = {"delivery": name, "id": name, "gpu_class": "warm", "isolation": "shared"}
-        granted = line.take_in(warm, record | {"tenant": tenant, "task": "t"}, "{}").granted
+        granted = line.take_in(
+            warm, record | {"tenant": tenant, "task": "t", "warm": 60}, "{}"
+        ).granted
         if granted:
             executor = ExecutorAttempt(user, Attempt.of(granted[0]), granted[0]["token"])
             executor.claim("ns/job/pod", "w")
@@ -126,6 +130,39 @@ def _asks_for_the_next(acl_redis: AclRedis) -> list[str]:
     for each in (dispatcher, user):
         each.close()
     return holders
+
+
+def _waits_for_a_job(acl_redis: AclRedis) -> list[Any]:
+    """A pod waits for a job and gets one, in a class that no dispatcher serves. Answers whether it
+    waited, what it was given, who held a slot, and whether it may stay when it leaves.
+    """
+    idle, pod = GpuClass("idle", shared_slots=1), "ns/job/pod"
+    dispatcher, user = acl_redis.as_user("dispatcher"), acl_redis.as_user("executor")
+    line = Line(dispatcher, owner="o", site=Site(application="shop"))
+    line.open("idle")
+    line.announce([idle], 600)
+    record: Any = {"gpu_class": "idle", "isolation": "shared", "task": "t", "warm": 60}
+    [first] = line.take_in(idle, record | {"delivery": "m1", "id": "m1"}, "{}").granted
+    executor = ExecutorAttempt(user, Attempt.of(first), first["token"])
+    executor.claim(pod, "w")
+    executor.report("SUCCEEDED")
+    executor.reported(600)
+    me = WarmInstance(pod, "pod", "o", "shop", stays=60)
+    assert executor.take_next(me, ended=explain(0)) is None
+    seen: list[Any] = [executor.called(pod, "m1#1")]
+    assert not line.take_in(idle, record | {"delivery": "m2", "id": "m2"}, "{}").granted
+    given: Any = executor.called(pod, "m1#1")
+    second = ExecutorAttempt(user, Attempt.of(given), given["token"])
+    second.claim(pod, "w")
+    assert second.stands(None, pod)
+    seen += [Attempt.of(given).holder, [each.holder for each, _ in Reader(user).holders("idle")]]
+    second.report("SUCCEEDED")
+    second.reported(600)
+    assert second.take_next(me, ended=explain(0)) is None
+    seen.append(second.called(pod, "m1#1", leaves=True))
+    for each in (dispatcher, user):
+        each.close()
+    return seen
 
 
 def _in_hand(admin: redis.Redis, queue: str, key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 import redis
 
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.store import rights
+from gpuqueue.store.attempts import UNTOLD, ExecutorAttempt
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
 from tests.security import full_run
@@ -256,6 +259,7 @@ def test_everything_works_with_these_users_and_nothing_is_refused(told: Any) -> 
     assert [(each["username"], each["object"]) for each in denied] == []
     assert seen["given back"] == [2, 4, 2]
     assert seen["next"] == ["n2#1", ""], "the second time, another job was first"
+    assert seen["waits"] == [True, "m2#1", ["m2#1"], False]
     assert seen["ran"] == [
         *(
             42,
@@ -440,6 +444,20 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
     acl_redis.denied()
 
 
+def test_a_pod_that_may_not_wait_until_it_is_told_looks_often(
+    acl_redis: AclRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    client = acl_redis.as_user("executor")
+    executor = ExecutorAttempt(client, Attempt("t4", "j", 1), "token")
+    for seconds in (60.0, 0.1):
+        executor.sleep("ns/job/pod", seconds)
+    assert slept == [UNTOLD, 0.1]
+    assert {each["object"] for each in acl_redis.denied()} == {"blpop"}
+    client.close()
+
+
 # -- what the scripts run --------------------------------------------------------------------------
 
 SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
@@ -455,9 +473,12 @@ EXECUTORS_VERBS = (
     "finish_failed",
     "finished",
     "next",
+    "idle",
+    "here",
+    "adopt",
 )
 #: In local mode, the only one where GPUs are handed out, executors have the user of the dispatcher.
-OF_LOCAL_MODE = {"next": {"hvals", "hgetall"}}
+OF_LOCAL_MODE = {"next": {"hvals", "hgetall"}, "adopt": {"hvals"}}
 
 
 @pytest.mark.parametrize("user", ["executor", "dispatcher"])

@@ -124,12 +124,16 @@ class _Following:
             return False
         if self._state.now() - record["ended"] > SETTLED:
             return True
+        if pod_logs.outlives_job(record) and not pod_logs.kept(
+            self._state, record, record.get("attempt", 0)
+        ):
+            return False  # its pod goes on, and soon keeps what the job has printed
         released = "admitted" not in record or "released" in record
         return record.get("reason") != EndReason.RETRIED and (released or not new)
 
     def _stream(self, record: Record, new: bool) -> str | None:
-        """Print a pod's log until its container ends. If nothing came, return what the job waits
-        for.
+        """Print a pod's log until its container ends, or what is there now if the pod outlives the
+        job. Return what the job waits for; None if the next look need not wait.
         """
         from gpuqueue.launchers.kubernetes.api.errors import ApiError
 
@@ -138,7 +142,7 @@ class _Following:
         written = False
         try:
             for text in self._seam.join(
-                pod_logs.follow(record, self._tail if new else self._seam.tail)
+                pod_logs.follow(self._state, record, self._tail if new else self._seam.tail)
             ):
                 if self._seam.lost and not written:
                     self._say(
@@ -151,7 +155,7 @@ class _Following:
             if not exc.passing:
                 raise pod_logs.unreadable(exc) from exc
             return f"{exc}; trying again"
-        return None if written else _waits(record)
+        return None if written and not pod_logs.outlives_job(record) else _waits(record)
 
     def _print_missed(self, record: Record) -> None:
         """Print the rest of the attempt shown last, and the stored logs of attempts that came and

@@ -78,6 +78,7 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
         "waiting_total": view.waiting_total,
         "delayed": view.delayed,
         "finishing": view.finishing,
+        "idle_pods": view.idle_pods,
         "places": [place_view(each) for each in stored.of(state.client, name)],
         "gate": gate(view) if built.has_sharing and built.exclusive_slots else None,
     }
@@ -121,6 +122,8 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     ]
     counts = [f"waiting {sum(each['waiting_total'].values())}"]
     counts += [f"{name} {each[name]}" for name in ("delayed", "finishing") if each[name]]
+    if each["idle_pods"]:
+        counts.append(f"idle pods {each['idle_pods']}")
     if each["gate"]:
         counts.append(f"gate {'closed for an exclusive job' if each['gate']['closed'] else 'open'}")
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
@@ -131,16 +134,11 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
             words = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
             out.print(f"[bold red]{escape(words.partition(chr(10))[0])}[/]")
     if each["holders"]:
-        columns: tuple[str, ...] = (
-            "RUNNING",
-            "NAME",
-            "ISOLATION",
-            "STATE",
-            "ATTEMPT",
-            "GPU",
-            "WORKER",
-        )
-        keys: tuple[str, ...] = ("id", "name", "isolation", "stands", "attempt", "where", "worker")
+        columns: tuple[str, ...] = ("RUNNING", "NAME", "ISOLATION", "STATE", "ATTEMPT")
+        keys: tuple[str, ...] = ("id", "name", "isolation", "stands", "attempt")
+        if any(one.get("warm_turn") for one in each["holders"]):
+            columns, keys = (*columns, "TURN"), (*keys, "warm_turn")
+        columns, keys = (*columns, "GPU", "WORKER"), (*keys, "where", "worker")
         out.print(_jobs(columns, keys, each["holders"], now))
     if each["waiting"]:
         columns, keys = (

@@ -33,6 +33,7 @@ _FACTS = {
     "probes": "tries",
 }
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
+_FACTS |= {"warm_turn": "turn in its pod or process", "warm_of": "first attempt there"}
 _FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
 
 

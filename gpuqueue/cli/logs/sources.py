@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from gpuqueue.cli.logs import processes
+from gpuqueue.cli.logs.stamped import written_since
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
@@ -33,29 +34,60 @@ def read(state: State, record: Record, attempt: int, tail: int) -> str:
         return text
     if is_process(record):
         return processes.read(record, tail)
+    if has_left(record, attempt):
+        return ""
     try:
-        return _of_pod(record, tail)
+        return _of_pod(state, record, tail) or kept(state, record, attempt)
     except GpuQueueError:
         if "released" in record:  # its pod has ended and left no log
             return ""
         raise
 
 
-def _of_pod(record: Record, tail: int) -> str:
+def _of_pod(state: State, record: Record, tail: int) -> str:
     from gpuqueue.launchers.kubernetes.api.errors import ApiError, Invalid, NotFound
 
     try:
         pod = _pod(record)
-        return "" if pod is None else pod[0].pod_log(pod[1], tail, _LARGEST)
+        return "" if pod is None else _now(state, record, *pod, tail)
     except (NotFound, Invalid):  # gone, or its container does not run yet
         return ""
     except ApiError as exc:
         raise unreadable(exc) from exc
 
 
-def follow(record: Record, tail: int) -> Iterator[str]:
+def _now(state: State, record: Record, api: Requests, pod: str, tail: int) -> str:
+    """Return what an attempt has written in its pod by now; "" if the pod has left it."""
+    if not outlives_job(record):
+        return api.pod_log(pod, tail, _LARGEST)
+    if record.get("warm_of"):
+        since = record.get("launched", 0.0)
+        text = written_since(api.pod_log(pod, tail, _LARGEST, since), since)
+    else:
+        text = api.pod_log(pod, tail, _LARGEST)
+    latest = state.reader.record(record["gpu_class"], record["delivery"])
+    if latest is None or has_left(latest, record["attempt"]):
+        return ""  # the text may be of another job in part
+    return text
+
+
+def outlives_job(record: Record) -> bool:
+    """Whether the pod of an attempt may run other jobs before and after it."""
+    several = record.get("warm") or record.get("reuse", 0) > 1 or record.get("warm_of")
+    return bool(several) and not is_process(record)
+
+
+def has_left(record: Record, attempt: int) -> bool:
+    """Whether such a pod has ended the attempt: what it writes now is not of the attempt."""
+    if not outlives_job(record) or record.get("attempt") != attempt:
+        return outlives_job(record)
+    released = record.get("released", 0.0) >= record.get("admitted", 0.0)
+    return released or bool(record.get("warm_last"))
+
+
+def follow(state: State, record: Record, tail: int) -> Iterator[str]:
     """Yield the log of a pod until its container ends, or of a process until it does; nothing if
-    there is none yet.
+    there is none yet. Of a pod that outlives its job, only what there is by now.
 
     Raises :class:`~gpuqueue.launchers.kubernetes.api.errors.ApiError`, or :class:`GpuQueueError`
     if no cluster is configured.
@@ -69,7 +101,10 @@ def follow(record: Record, tail: int) -> Iterator[str]:
     if pod is None:
         return
     try:
-        yield from pod[0].follow_log(pod[1], tail)
+        if outlives_job(record):
+            yield from filter(None, [_now(state, record, *pod, tail)])
+        else:
+            yield from pod[0].follow_log(pod[1], tail)
     except (NotFound, Invalid):
         return
 

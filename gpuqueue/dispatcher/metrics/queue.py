@@ -117,6 +117,11 @@ class QueueCollector(Collector):
             "Jobs whose result another process than their executor writes.",
             labels=("gpu_class",),
         )
+        idle = GaugeMetricFamily(
+            "gpuqueue_idle_pods",
+            "Warm pods that wait for a job: each holds a GPU, or its share of one, and no slot.",
+            labels=("gpu_class",),
+        )
         aside = GaugeMetricFamily(
             "gpuqueue_places_set_aside",
             "GPUs, hosts, applications and nodes that failed several jobs; only one job at a time"
@@ -133,7 +138,8 @@ class QueueCollector(Collector):
                 slots.add_metric((name, isolation), self._classes[name].slots(isolation))
             delayed.add_metric((name,), each.delayed)
             finishing.add_metric((name,), each.finishing)
-        yield from (waiting, longest, running, slots, delayed, finishing, aside)
+            idle.add_metric((name,), each.idle_pods)
+        yield from (waiting, longest, running, slots, delayed, finishing, idle, aside)
 
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
@@ -154,6 +160,11 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
         " GPUQUEUE_FINISH_TRIES tries, by reason.",
         labels=(*_PLACE, "reason"),
     )
+    warm = CounterMetricFamily(
+        "gpuqueue_warm_starts",
+        "Attempts given to a pod, or to a process with `reuse`, that had run another one.",
+        labels=_PLACE,
+    )
     wait = HistogramMetricFamily(
         "gpuqueue_wait_seconds",
         "Seconds from entering the line to a slot, without eta and the pause before a new attempt.",
@@ -167,6 +178,8 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
     for name, each in measured.items():
         for isolation, number in each.counts.accepted.items():
             accepted.add_metric((name, isolation), number)
+        for isolation, number in each.counts.warm.items():
+            warm.add_metric((name, isolation), number)
         for family, counted in (
             (ended, each.counts.ended),
             (repeated, each.counts.repeated),
@@ -176,7 +189,7 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
                 family.add_metric((name, isolation, reason), number)
         _histogram(wait, name, each.counts.wait)
         _histogram(held, name, each.counts.held)
-    yield from (accepted, ended, repeated, given_up, wait, held)
+    yield from (accepted, ended, repeated, given_up, warm, wait, held)
 
 
 def _histogram(

@@ -25,7 +25,9 @@ end
 local function has_room()
   if redis.call('ZCARD', K[other]) > 0 then return false end
   if context.slots and redis.call('ZCARD', K[own]) >= context.slots then return false end
-  local devices = found.isolation == 'exclusive' and redis.call('HVALS', K.devices) or {}
+  -- The runner of a pod may call this: its user may not read devices, and its attempt has none.
+  local listed = found.device and found.isolation == 'exclusive'
+  local devices = listed and redis.call('HVALS', K.devices) or {}
   for _, index in ipairs(devices) do
     if tonumber(index) == found.device then return false end
   end

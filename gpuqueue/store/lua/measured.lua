@@ -1,7 +1,7 @@
 -- measured: measure a class for /metrics. Reads only.
 -- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
 --          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts,
---          {name, entry (JSON), ...} of places}
+--          {name, entry (JSON), ...} of places, pods without a job}
 --! clock counts records line
 local PRIORITIES = 10
 
@@ -35,4 +35,5 @@ return {
   redis.call('ZCARD', K.finishing),
   read(K.counts),
   read(K.places),
+  redis.call('ZCARD', K.warm_until),
 }

@@ -202,4 +202,5 @@ job.loading = 1 -- until it reports that its task begins, with any limit
 save(job)
 if first.delivery == released.delivery then first = released end
 name_last(job, released, first)
+count('warm', job)
 return { 'ok', cjson.encode(job), redis.call('HGET', K.messages, job.delivery) }

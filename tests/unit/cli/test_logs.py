@@ -27,6 +27,15 @@ LAUNCHING = {
 RUNNING = {**LAUNCHING, "state": "running", "pod": "gpu-j-1-abcde"}
 ENDED = {**RUNNING, "state": "ended", "ended": 100.0, "released": 100.0, "reason": "SUCCEEDED"}
 PROCESS = {**RUNNING, "instance": "host-a:nonce:17"}
+#: The second job of its pod; and the same, once its pod has left it.
+WARM = {**RUNNING, "warm": 60.0, "warm_of": "i#1", "warm_turn": 2, "launched": 1000.5}
+LEFT = {**ENDED, "warm": 60.0, "warm_of": "i#1", "launched": 1000.5}
+IN_POD = """\
+1970-01-01T00:16:40.499999999Z of the first
+1970-01-01T01:16:40.5+01:00 of the second
+1970-01-01T00:16:41.25Z\x20
+1970-01-01T00:16:30Z after the clock was set back
+"""
 
 
 class World:
@@ -39,7 +48,9 @@ class World:
         self.pods: dict[str, list[Any]] = {}
         self.kept: dict[str, str] = {}
         self.asked: list[tuple[str, int]] = []
-        self.client = self
+        self.client = self.reader = self
+        self.now_known: Any = None
+        self.since: list[float | None] = []
         patch.setattr(logs, "open_state", lambda: self)
         patch.setattr(logs, "find", self.find)
         patch.setattr(time, "sleep", lambda seconds: None)
@@ -71,8 +82,12 @@ class World:
             raise answer
         yield from filter(None, [answer])
 
-    def pod_log(self, pod: str, tail: int, limit: int) -> str:
+    def pod_log(self, pod: str, tail: int, limit: int, since: float | None = None) -> str:
+        self.since.append(since)
         return "".join(self.follow_log(pod, tail))
+
+    def record(self, gpu_class: str, delivery: str) -> Any:
+        return self.now_known or self.records[0]
 
 
 @pytest.fixture
@@ -86,6 +101,79 @@ def test_a_log_is_read_from_the_pod_while_it_lives(
     world.records, world.pods = [RUNNING], {"gpus/gpu-j-1": ["one\ntwo\nthree"]}
     assert main(["logs", "j", "--tail", "2"]) == 0
     assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_the_log_of_a_warm_pod_is_cut_where_its_job_begins(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records, world.pods = [WARM], {"gpus/gpu-j-1": [IN_POD]}
+    assert main(["logs", "j"]) == 0
+    assert capsys.readouterr().out == "of the second\n\nafter the clock was set back\n"
+    assert world.since == [1000.5]
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        {**WARM, "state": "ended", "admitted": 1.0, "released": 1.0},
+        {**WARM, "state": "ended", "warm_last": "k#1"},
+        {**WARM, "attempt": 2},
+    ],
+    ids=["released", "gone on", "another attempt"],
+)
+def test_what_a_warm_pod_prints_after_a_job_is_not_of_it(
+    world: World, then: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records, world.now_known, world.pods = [WARM], then, {"gpus/gpu-j-1": [IN_POD]}
+    assert main(["logs", "j"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("left", [{"admitted": 1.0, "released": 1.0}, {"warm_last": "k#1"}])
+def test_the_pod_is_not_asked_for_a_job_that_it_has_left(
+    world: World, left: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records = [{**WARM, "state": "ended", "ended": 100.0, **left}]
+    assert main(["logs", "j"]) == 1
+    assert not world.asked
+    world.kept = {"j#1": "kept\n"}
+    assert main(["logs", "j"]) == 0
+    assert capsys.readouterr().out == "kept\n"
+
+
+def test_the_first_job_of_a_warm_pod_has_its_log_from_the_start(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records, world.pods = [{**RUNNING, "warm": 60.0}], {"gpus/gpu-j-1": ["one\n"]}
+    assert main(["logs", "j"]) == 0
+    assert capsys.readouterr().out == "one\n"
+    assert world.since == [None]
+
+
+def test_following_ends_with_the_job_though_its_pod_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.records = [WARM, WARM, WARM, LEFT]
+    stamp = "1970-01-01T00:16:41Z"
+    world.pods = {
+        "gpus/gpu-j-1": [
+            f"{stamp} one\n",
+            f"{stamp} one\n{stamp} two\n",
+            f"{stamp} one\n{stamp} two\n",
+        ]
+    }
+    world.now_known, original = WARM, world.find
+
+    def find(state: object, job_id: str) -> Any:
+        found = original(state, job_id)
+        if found is LEFT:
+            world.kept = {"j#1": "one\ntwo\nthree\n"}
+        return found
+
+    monkeypatch.setattr(logs, "find", find)
+    assert main(["logs", "-f", "j"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("one\ntwo\nthree\n", "")
 
 
 def test_what_was_kept_needs_no_cluster(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -110,13 +111,23 @@ class Requests(ObjectReader):
             request, self._transport.open(request, f"{self._core}/pods", query, silence)
         )
 
-    def pod_log(self, pod: str, tail_lines: int, limit_bytes: int) -> str:
-        """Return the last lines of a pod log, up to ``limit_bytes``. The API cuts off the end."""
+    def pod_log(
+        self, pod: str, tail_lines: int, limit_bytes: int, since: float | None = None
+    ) -> str:
+        """Return the last lines of a pod log, up to ``limit_bytes``. The API cuts off the end.
+
+        ``since``: only lines written from the second of this time on (Unix seconds), each with its
+        time and a space before it.
+        """
         query: dict[str, str | int] = {
             "container": CONTAINER,
             "tailLines": tail_lines,
             "limitBytes": limit_bytes,
         }
+        if since is not None:
+            # The API server passes whole seconds on to the node.
+            second = datetime.fromtimestamp(int(since), UTC)
+            query |= {"sinceTime": f"{second:%Y-%m-%dT%H:%M:%SZ}", "timestamps": "true"}
         request = f"get log of pod {pod} in {self.namespace}"
         return self._transport.send(request, "GET", self._log(pod), query).decode(errors="replace")
 

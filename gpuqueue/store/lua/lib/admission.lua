@@ -216,7 +216,9 @@ local function admit(ask)
     local job, v = startable(ask, budget)
     if not job then break end
     give_slot(job, v, ask)
-    if not wake_pod(job, ask.spec) then
+    if wake_pod(job, ask.spec) then
+      count('warm', job)
+    else
       granted[#granted + 1] = cjson.encode(job)
       free_shares(ask.spec)
     end
