@@ -34,6 +34,7 @@ TESTS = (
     "tests/property/test_release_rules.py",
     "tests/property/test_finishes.py",
     "tests/property/test_adopt.py",
+    "tests/property/test_adopt_next.py",
     "tests/property/test_next.py",
     "tests/property/test_warm_repair.py",
     "tests/property/test_attempt_rules.py",
