@@ -56,8 +56,9 @@ local function holder_name(delivery, attempt)
   return string.format('%s#%d', delivery, attempt)
 end
 
+-- A job that had no attempt yet, or whose record was damaged, holds nothing: its name is none's.
 local function holder_of(job)
-  return holder_name(job.delivery, job.attempt)
+  return holder_name(job.delivery, job.attempt or 0)
 end
 
 -- The delivery in the name of a holder; nil: it is no such name.
