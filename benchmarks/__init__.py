@@ -13,6 +13,7 @@ NAMES = (
         "admissions",
         "commands",
         "start",
+        "start_pods",
         "handover",
         "memory",
         "depth",

@@ -52,7 +52,13 @@ _AT_ONCE = 500
 
 
 class Double:
-    """A cluster in a separate process."""
+    """A cluster in a separate process.
+
+    Args:
+        pace, latency, nodes, gpus: see ``python -m tests.doubles.kubernetes --help``.
+        broker: what its Secret says.
+        image_env: the environment of the image. With it, containers are processes, not timers.
+    """
 
     def __init__(
         self,
@@ -62,17 +68,11 @@ class Double:
         latency: float = LATENCY,
         nodes: int = 1,
         gpus: int = 8,
+        broker: str = "redis://nowhere/0",
+        image_env: Mapping[str, str] | None = None,
     ) -> None:
-        options = [
-            "--pace",
-            str(pace),
-            "--latency",
-            str(latency),
-            "--scripted",
-            "--image",
-            IMAGE,
-            "--no-events",
-        ]
+        options = ["--pace", str(pace), "--latency", str(latency), "--image", IMAGE, "--no-events"]
+        options += [] if image_env else ["--scripted"]
         options += ["--nodes", str(nodes), "--gpus", str(gpus)]
         command = [
             sys.executable,
@@ -89,12 +89,21 @@ class Double:
         api = self.api()
         secret = {
             "metadata": {"name": SETTINGS.secret_name},
-            "stringData": {"CELERY_BROKER_URL": "redis://nowhere/0"},
+            "stringData": {"CELERY_BROKER_URL": broker},
         }
         headers = {"Authorization": token_of(api), "Content-Type": "application/json"}
         path = f"{api.server}/api/v1/namespaces/{api.namespace}/secrets"
         urllib.request.urlopen(
             urllib.request.Request(path, json.dumps(secret).encode(), headers)
+        ).close()
+        if image_env:
+            self._control_by("image", {"name": IMAGE, "env": image_env})
+
+    def _control_by(self, fault: str, arguments: Mapping[str, Any]) -> None:
+        body = json.dumps(arguments).encode()
+        url = f"{self._control.rstrip('/')}/{fault}"
+        urllib.request.urlopen(
+            urllib.request.Request(url, body, {"Content-Type": "application/json"})
         ).close()
 
     def api(self, kind: type[Api] = Api) -> Any:
@@ -114,11 +123,7 @@ class Double:
         """Store Jobs, each with a pod that runs forever."""
         left = iter(jobs)
         while some := list(islice(left, _AT_ONCE)):
-            body = json.dumps({"jobs": some}).encode()
-            request = urllib.request.Request(
-                f"{self._control.rstrip('/')}/preload", body, {"Content-Type": "application/json"}
-            )
-            urllib.request.urlopen(request).close()
+            self._control_by("preload", {"jobs": some})
 
     def close(self) -> None:
         """End it."""

@@ -1,4 +1,4 @@
--- here: an instance that goes on with several attempts says which one it runs: the annotation of its
+-- here: an instance that goes on with several attempts says which one it runs. The annotation of its
 -- pod names the first.
 -- Context:
 --   delivery, attempt, token: of the attempt
