@@ -89,6 +89,16 @@ NEXT = {
     "it runs": "gpuqueue.executor.reuse:Reuse.take_next:after",
     "the second reported": "gpuqueue.store.attempts:ExecutorAttempt.reported:after",
 }
+#: The steps of process 1 of a pod that goes on with another job, or waits for one.
+WARM = {
+    "the first has ended": "gpuqueue.executor.warm:Warm.next:before",
+    "its log kept, nothing asked": "gpuqueue.executor.process:Executor.keep_log:after",
+    "asked, the answer not read": "gpuqueue.store.attempts:ExecutorAttempt.take_next:after",
+    "turned to the next": "gpuqueue.executor.process:Executor.goes_on:after",
+    "the next is claimed": "gpuqueue.executor.warm:Warm.next:after",
+    "it waits": "gpuqueue.executor.process:Executor.called:after",
+    "it looks for its job": "gpuqueue.executor.process:Executor.sleep:after",
+}
 FINISH = {
     "24 finish claimed": "gpuqueue.store.line:Line.finish_claim:after",
     "25 written, not confirmed": "gpuqueue.store.line:Line.finished:before",
@@ -149,6 +159,23 @@ def test_every_job_ends_once_when_process_1_of_its_pod_dies_at_step(
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == [f"ran {number}" for number in range(3)]
     assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 3
+
+
+@pytest.mark.parametrize("kind", ["kubernetes"])
+@pytest.mark.parametrize("step", WARM)
+def test_every_job_ends_once_when_its_warm_pod_dies_as_it_goes_on(
+    cluster: CrashStack, step: str
+) -> None:
+    alone = gpu("t4", isolation="exclusive", warm=30)
+    results = [cluster.send("work", number, **alone) for number in range(3)]
+    cluster.start("one", crash=WARM[step])
+    assert [result.get(timeout=45) for result in results] == [0, 2, 4]
+    until(cluster.mark.exists, PATIENCE, "process 1 has died")
+    results.append(cluster.send("work", 3, **alone))
+    assert results[-1].get(timeout=45) == 6
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert sorted(cluster.noted()) == [f"ran {number}" for number in range(4)]
+    assert [record["reason"] for record in cluster.records()] == ["SUCCEEDED"] * 4
 
 
 @pytest.mark.parametrize("step", EXECUTOR)

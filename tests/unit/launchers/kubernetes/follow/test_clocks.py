@@ -39,6 +39,7 @@ class Observations:
     runs: bool = False
     noted: list[Observation] = field(default_factory=list)
     given_up: list[tuple[str, EndReason, str]] = field(default_factory=list)
+    room_for: list[int] = field(default_factory=list)
     fails: bool = False
     time: float = 4e9
     """The time of Redis: long after all that happens here."""
@@ -50,6 +51,9 @@ class Observations:
         if self.fails:
             raise ConnectionError("Redis is away")
         self.noted += observations
+
+    def make_room(self, pods: int) -> None:
+        self.room_for.append(pods)
 
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         self.given_up.append((attempt.delivery, reason, error))
@@ -162,6 +166,16 @@ def test_wait_of_a_pod_is_recorded_once(bench: Bench) -> None:
         "0/1 nodes are available",
         "job-a-1",
     )
+
+
+def test_room_is_made_as_long_as_a_pod_finds_none(bench: Bench) -> None:
+    bench.put(waiting("ContainerCreating"), node="n")
+    bench.check(1)
+    assert bench.notes.room_for == []
+    bench.put(UNSCHEDULABLE)
+    bench.check(2)
+    bench.check(3)
+    assert bench.notes.room_for == [1, 1]
 
 
 def test_failed_observation_is_recorded_at_the_next_check(bench: Bench) -> None:

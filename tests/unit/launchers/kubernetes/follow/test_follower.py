@@ -51,6 +51,12 @@ class Seen:
     def begun(self, live: LiveAttempt, worker: str) -> None:
         """It is claimed."""
 
+    def latest(self, running: RunningAttempt) -> Attempt:
+        return running.attempt
+
+    def make_room(self, pods: int) -> None:
+        """Nothing waits for a job."""
+
     def wants_log(self, attempt: Attempt) -> bool:
         return False
 
