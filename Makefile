@@ -46,7 +46,8 @@ test: $(DEV) $(TOOLS) $(SERVER) ## run the quick tests
 	$(PYTEST) -m "not slow" tests
 
 test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests, with one third of the whole-stack cases on the double
-	GPUQUEUE_TEST_THIRD=$(or $(GPUQUEUE_TEST_THIRD),commit) $(PYTEST) -m slow tests
+	GPUQUEUE_TEST_THIRD=$(or $(GPUQUEUE_TEST_THIRD),commit) GPUQUEUE_TEST_PODS=$(or $(GPUQUEUE_TEST_PODS),commit) \
+	  $(PYTEST) -m slow tests
 
 test-all: $(DEV) $(TOOLS) $(SERVER) ## run every test
 	GPUQUEUE_TEST_THIRD=all $(PYTEST) tests

@@ -62,6 +62,7 @@ def pytest_report_header() -> list[str]:
         # make has REDIS= and CELERY=.
         f"{version(find_server())}, Celery {celery.__version__}",
         f"whole-stack cases on the double of Kubernetes: {taken}; {selection.THIRD}",
+        f"their pods are {'warm' if selection.has_warm_pods() else 'cold'}; {selection.PODS}",
     ]
 
 

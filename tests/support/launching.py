@@ -13,6 +13,7 @@ import psutil
 from gpuqueue.model.record import Record
 from tests.doubles.kubernetes import Cluster, Image
 from tests.support.nodes import APPS, executors_of
+from tests.support.selection import has_warm_pods
 
 LOCAL, KUBERNETES = "local", "kubernetes"
 #: The image of the application under test, as the double knows it.
@@ -59,7 +60,8 @@ class ClusterLaunching:
 
     def env(self) -> dict[str, str]:
         """What dispatchers are told."""
-        return {
+        warm = {"GPUQUEUE_WARM_SECONDS": "20"} if has_warm_pods() else {}
+        return warm | {
             "GPU_EXECUTION_MODE": "k8s_job",
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "GPU_EXECUTOR_IMAGE": IMAGE,

@@ -6,6 +6,9 @@ so a run of CI takes one third of them: a hash of the case's name says which thi
 runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` counts the commits, so three commits
 in a row cover all, too; ``all`` (as is unset) leaves nothing out.
 
+**Pods.** What holds for a pod of each job holds for warm ones. GPUQUEUE_TEST_PODS=cold or warm says
+what the cases on the double have; ``commit`` takes warm ones in every other three commits.
+
 **Groups.** A file stays on one worker if its tests share a fixture, which is set up once, and so do
 quick unit tests.
 
@@ -26,7 +29,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-THIRD = "GPUQUEUE_TEST_THIRD"
+THIRD, PODS = "GPUQUEUE_TEST_THIRD", "GPUQUEUE_TEST_PODS"
 #: Seconds of a test's timeout from which on it counts as long.
 LONG = 400.0
 
@@ -35,7 +38,7 @@ def chosen_third() -> int | None:
     """Return which third of the cases on the double to run; None stands for all."""
     value = os.environ.get(THIRD) or "all"
     if value == "commit":
-        value = _third_of_commit()
+        value = str(_commits() % 3)
         # Workers of pytest-xdist inherit the number.
         os.environ[THIRD] = value
     if value == "all":
@@ -45,7 +48,17 @@ def chosen_third() -> int | None:
     return int(value)
 
 
-def _third_of_commit() -> str:
+def has_warm_pods() -> bool:
+    """Return whether jobs on the double let their pods go on with others."""
+    value = os.environ.get(PODS) or "cold"
+    if value == "commit":
+        value = os.environ[PODS] = ("cold", "warm")[_commits() // 3 % 2]
+    if value not in ("cold", "warm"):
+        raise pytest.UsageError(f"{PODS}={value} is unknown; use cold, warm or commit")
+    return value == "warm"
+
+
+def _commits() -> int:
     try:
         count = subprocess.run(
             ["git", "rev-list", "--count", "--first-parent", "HEAD"],
@@ -55,8 +68,8 @@ def _third_of_commit() -> str:
             check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):  # an archive of the sources
-        return "0"
-    return str(int(count) % 3)
+        return 0
+    return int(count)
 
 
 def third_of(name: str) -> int:
