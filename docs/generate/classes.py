@@ -15,6 +15,7 @@ _TYPES = {
     "str | None": "text",
     "int": "whole number",
     "int | None": "whole number",
+    "float": "number",
     "tuple[int, ...] | None": "list of whole numbers",
     "Mapping[str, str]": "table of texts",
     "Sequence[Mapping[str, Any]]": "list of tables",
@@ -25,6 +26,9 @@ _ALSO = {"memory": "whole number, or text such as `15GiB`", "cpu": "text or numb
 _SETTINGS = {
     "exclusive_patience": "GPUQUEUE_EXCLUSIVE_PATIENCE",
     "shared_patience": "GPUQUEUE_SHARED_PATIENCE",
+    "warm_seconds": "GPUQUEUE_WARM_SECONDS",
+    "warm_jobs": "GPUQUEUE_WARM_JOBS",
+    "warm_age": "GPUQUEUE_WARM_AGE_SECONDS",
 }
 
 

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -483,6 +485,23 @@ def test_logs_are_read_whole_by_their_end_and_while_they_grow(
     assert ask(f"pods/{name}/log?tailLines=2") == (200, "3\n4\n")
     assert ask(f"pods/{name}/log?limitBytes=3&container=executor") == (200, "0\n1")
     assert ask(f"pods/{name}/log?container=other")[0] == 400
+
+
+def test_lines_of_a_log_have_their_times_and_older_ones_are_left_out(
+    cluster: Cluster, ask: Callable[[str], tuple[int, str]]
+) -> None:
+    name = run(cluster, "print('one')")["metadata"]["name"]
+    began = int(time.time())
+    status, text = ask(f"pods/{name}/log?timestamps=true&sinceTime={_second(began)}")
+    stamp, rest = text.split(" ")
+    assert (status, rest) == (200, "one\n")
+    assert began <= datetime.fromisoformat(stamp).timestamp() < began + 20
+    later = _second(began + 60)
+    assert ask(f"pods/{name}/log?timestamps=true&sinceTime={later}") == (200, "")
+
+
+def _second(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def test_what_has_not_started_has_no_log(

@@ -67,6 +67,9 @@ def test_the_table_of_class_fields_has_each_with_its_default() -> None:
     settings = {
         "exclusive_patience": "GPUQUEUE_EXCLUSIVE_PATIENCE",
         "shared_patience": "GPUQUEUE_SHARED_PATIENCE",
+        "warm_seconds": "GPUQUEUE_WARM_SECONDS",
+        "warm_jobs": "GPUQUEUE_WARM_JOBS",
+        "warm_age": "GPUQUEUE_WARM_AGE_SECONDS",
     }
     unset = {
         *("memory", "devices", "image", "node_selector", "tolerations"),

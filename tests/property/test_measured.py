@@ -10,14 +10,16 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import End, explain
 from gpuqueue.model.names import EXCLUSIVE, SHARED
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.counts import BOUNDS, Durations
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measured, Measures
+from gpuqueue.store.reader import Reader
 from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
@@ -160,6 +162,31 @@ def test_a_repeated_attempt_is_counted_and_its_wait_starts_again(queue: Queue) -
     queue.line.admit(T4)
     assert number(queue.measure().counts.wait[SHARED]) == 2
     assert number(queue.measure().counts.held[SHARED]) == 1
+
+
+def test_a_pod_without_a_job_is_measured_and_counts_when_it_gets_one(queue: Queue) -> None:
+    queue.line = Line(queue.client, owner="o", site=Site(application="shop"))
+    queue.line.announce([T4], 600)
+    [first] = queue.submit("a", warm=60)
+    executor = ExecutorAttempt(queue.client, Attempt.of(first), first["token"])
+    executor.claim("ns/job/pod", "w")
+    executor.report("SUCCEEDED")
+    executor.reported(1000)
+    me = WarmInstance("ns/job/pod", "pod", "o", "shop", stays=60)
+    assert queue.measure().idle_pods == 0
+    assert executor.take_next(me, ended=explain(0)) is None
+    assert (queue.measure().idle_pods, queue.measure().counts.warm) == (1, {})
+    assert Reader(queue.client).view("t4", T4.spec()).idle_pods == 1
+    assert queue.submit("b", warm=60) == [], "the pod has it: nothing is launched"
+    assert (queue.measure().idle_pods, queue.measure().counts.warm) == (0, {SHARED: 1})
+    record: Any = Reader(queue.client).record("t4", "b")
+    executor = ExecutorAttempt(queue.client, Attempt.of(record), record["token"])
+    executor.claim("ns/job/pod", "w")
+    executor.report("SUCCEEDED")
+    executor.reported(1000)
+    queue.line.take_in(GpuClass("t4"), record | {"delivery": "c", "id": "c"}, "{}")
+    assert executor.take_next(me, ended=explain(0))
+    assert (queue.measure().idle_pods, queue.measure().counts.warm) == (0, {SHARED: 2})
 
 
 def test_measuring_changes_nothing(queue: Queue) -> None:

@@ -39,7 +39,7 @@ class Measuring:
             numbers,
             1,
             1,
-            parse({"accepted:shared": "1", **COUNTED}),
+            parse({"accepted:shared": "1", "warm:shared": "1", **COUNTED}),
         )
 
 

@@ -32,6 +32,14 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "t4", "reuse": 10},
         {"queue": "gpu.t4", "headers": {"gpu": {"reuse": 10}}},
     ),
+    "seconds that a pod may wait for another job": (
+        {"gpu_class": "t4", "warm": 0.5},
+        {"queue": "gpu.t4", "headers": {"gpu": {"warm": 0.5}}},
+    ),
+    "a pod that ends with its job, whatever the class says": (
+        {"gpu_class": "t4", "warm": 0},
+        {"queue": "gpu.t4", "headers": {"gpu": {"warm": 0}}},
+    ),
     "headers of the caller": (
         {"gpu_class": "t4", "headers": {"trace": "x"}, "priority": 3},
         {"queue": "gpu.t4", "headers": {"trace": "x", "gpu": {}}, "priority": 3},

@@ -110,6 +110,26 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.l4]\nshared_slots = 1\nshared_patience = 0",
         "shared_patience=0 is not a whole number of at least 1",
     ),
+    "has pods that wait for less than no time": (
+        "[classes.l4]\nshared_slots = 1\nwarm_seconds = -0.5",
+        "f.toml: classes.l4.warm_seconds=-0.5 is not a number of seconds; use 0 to 86400",
+    ),
+    "has pods that wait for more than a day": (
+        "[classes.l4]\nshared_slots = 1\nwarm_seconds = inf",
+        "warm_seconds=inf is not a number of seconds; use 0 to 86400",
+    ),
+    "has text for the age of pods": (
+        "[classes.l4]\nshared_slots = 1\nwarm_age = '1h'",
+        "classes.l4.warm_age='1h' is not a number of seconds; use 1 to 604800",
+    ),
+    "has a truth for seconds": (
+        "[classes.l4]\nshared_slots = 1\nwarm_seconds = true",
+        "warm_seconds=True is not a number of seconds",
+    ),
+    "has pods that run no job": (
+        "[classes.l4]\nshared_slots = 1\nwarm_jobs = 0",
+        "classes.l4.warm_jobs=0 is not a whole number of at least 1",
+    ),
     "has text for memory": (
         "[classes.l4]\nshared_slots = 1\nmemory = 'big'",
         "classes.l4: gpu.memory='big' is not an amount",

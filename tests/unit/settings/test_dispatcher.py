@@ -25,6 +25,9 @@ NAMES: dict[str, tuple[str, str, object]] = {
     "GPU_RESOURCE_NAME": ("nvidia.com/gpu.shared", "resource_name", "nvidia.com/gpu.shared"),
     "GPUQUEUE_EXCLUSIVE_PATIENCE": ("3", "exclusive_patience", 3),
     "GPUQUEUE_SHARED_PATIENCE": ("2", "shared_patience", 2),
+    "GPUQUEUE_WARM_SECONDS": ("30", "warm_seconds", 30.0),
+    "GPUQUEUE_WARM_JOBS": ("5", "warm_jobs", 5),
+    "GPUQUEUE_WARM_AGE_SECONDS": ("600", "warm_age", 600.0),
     "GPUQUEUE_MAX_ATTEMPTS": ("5", "max_attempts", 5),
     "GPUQUEUE_TOMBSTONE_SECONDS": ("7200", "tombstone_seconds", 7200.0),
     "GPUQUEUE_DEVICES": ("none", "devices", "none"),
@@ -39,6 +42,22 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         "T4_EXCLUSIVE_SLOTS='-1': input should be greater than or equal to 0",
     ),
     "a patience of 0": ({"GPUQUEUE_SHARED_PATIENCE": "0"}, "GPUQUEUE_SHARED_PATIENCE='0'"),
+    "a wait of more than a day": (
+        {"GPUQUEUE_WARM_SECONDS": "86401"},
+        "GPUQUEUE_WARM_SECONDS='86401': input should be less than or equal to 86400",
+    ),
+    "a wait that is not a number": (
+        {"GPUQUEUE_WARM_SECONDS": "nan"},
+        "GPUQUEUE_WARM_SECONDS='nan': input should be",
+    ),
+    "a pod that runs no job": (
+        {"GPUQUEUE_WARM_JOBS": "0"},
+        "GPUQUEUE_WARM_JOBS='0': input should be greater than or equal to 1",
+    ),
+    "a pod that is old at once": (
+        {"GPUQUEUE_WARM_AGE_SECONDS": "0"},
+        "GPUQUEUE_WARM_AGE_SECONDS='0': input should be greater than or equal to 1",
+    ),
     "an unknown mode": (
         {"GPU_EXECUTION_MODE": "slurm"},
         "GPU_EXECUTION_MODE='slurm': input should be 'local' or 'k8s_job'",
@@ -102,6 +121,18 @@ def test_slots_in_the_environment_configure_the_t4() -> None:
     made = found["t4"]
     assert (made.resource, made.shared_slots, made.exclusive_slots) == ("nvidia.com/gpu", 3, 1)
     assert (made.memory, made.exclusive_patience) == (T4_MEMORY, 2)
+
+
+def test_pods_wait_as_the_settings_say_unless_a_class_says_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "classes.toml"
+    file.write_text(
+        "[classes.l4]\nshared_slots = 1\n[classes.a100]\nshared_slots = 1\nwarm_seconds = 0\n"
+    )
+    found = configured(
+        Settings(GPUQUEUE_CLASSES_FILE=file, GPUQUEUE_WARM_SECONDS=30, GPUQUEUE_WARM_JOBS=5)
+    )
+    waits = {name: (each.warm_seconds, each.warm_jobs) for name, each in found.items()}
+    assert waits == {"t4": (30, 5), "l4": (30, 5), "a100": (0, 5)}
 
 
 def test_mig_resource_makes_a_mig_class_beside_the_t4() -> None:

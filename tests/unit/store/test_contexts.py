@@ -39,7 +39,8 @@ ANSWERS: dict[str, Any] = {
     "report": "ok",
     "finish_claim": ["busy"],
     "finish_failed": [0],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0],
+    "idle": ["waits"],
     "why": None,
 }
 
@@ -125,8 +126,12 @@ def every_call() -> RecordingRedis:
         executor.report("SUCCEEDED")
         executor.reported(60, failed=True, events=[("channel", "message")])
         executor.take_next(WarmInstance("h:1", "h", "h", "shop"))
-        told = WarmInstance("h:1", "h", "h", "shop", "v1", 60)
+        told = WarmInstance("h:1", "h", "h", "shop", "v1", 60, "n", 60, 60)
         executor.take_next(told, ended=End(EndReason.ERROR, "failed"), reuses=True)
+        executor.called("h:1", "i#1")
+        executor.called("h:1", "i#1", leaves=True)
+        executor.stands(None, "h:1")
+    line.send_away(["t4"], 2)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()
     finish.failed("no callback", passing=True)

@@ -17,11 +17,13 @@ def test_a_field_is_what_isolation_and_reason() -> None:
             "ended:shared:HOST_OOM": "2",
             "ended:exclusive:ERROR": "1",
             "repeated:shared:INFRA": "4",
+            "warm:shared": "7",
         }
     )
     assert found.accepted == {"shared": 3}
     assert found.ended == {("shared", "HOST_OOM"): 2, ("exclusive", "ERROR"): 1}
     assert found.repeated == {("shared", "INFRA"): 4}
+    assert found.warm == {"shared": 7}
 
 
 def test_buckets_are_cumulative_and_complete() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.doubles.kubernetes.http.messages import Send
@@ -25,6 +26,8 @@ class PodLogs:
     def __init__(self, folder: Path, ended: Callable[[str, str], bool]) -> None:
         self._folder = folder
         self._ended = ended
+        # Of each log: how long it was at each look. A line has the time of the first look after it.
+        self._looks: dict[Path, list[tuple[int, float]]] = {}
 
     def check(self, pod: Body, query: Mapping[str, str]) -> None:
         """Check that a container has a log.
@@ -59,6 +62,10 @@ class PodLogs:
         path = self._folder / uid / name / "log"
         limit = int(query.get("limitBytes") or 1 << 62)
         start = _start(path, query.get("tailLines"))
+        self._look(path)
+        if query.get("timestamps") == "true":
+            send(self._with_times(path, start, query.get("sinceTime"))[:limit])
+            return
         follow = query.get("follow") == "true"
         while True:
             over = not follow or self._ended(uid, name)
@@ -69,6 +76,21 @@ class PodLogs:
             if over or not limit or gone():
                 return
             time.sleep(READ)
+
+    def _look(self, path: Path) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        self._looks.setdefault(path, []).append((size, time.time()))
+
+    def _with_times(self, path: Path, start: int, since: str | None) -> bytes:
+        """Return the lines from an offset on that are not older than a time, each with its own."""
+        oldest = datetime.fromisoformat(since).timestamp() if since else 0.0
+        found = b""
+        for line in _read(path, start, 1 << 62).splitlines(keepends=True):
+            start += len(line)
+            at = next((at for size, at in self._looks[path] if size >= start), time.time())
+            if at >= oldest:
+                found += f"{datetime.fromtimestamp(at, UTC).isoformat()} ".encode() + line
+        return found
 
     def _container(self, pod: Body, query: Mapping[str, str]) -> str:
         names = [container["name"] for container in containers_of(pod["spec"])]

@@ -132,6 +132,22 @@ def test_log_is_followed_while_it_is_written(
         }
 
 
+def test_log_since_a_time_has_the_time_of_each_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving(stream(b"2026-01-02T03:04:05.6Z one\n")) as server:
+        api = api_of(server, monkeypatch, tmp_path)
+        text = api.pod_log("gpu-job-x", 10, 100, since=1767323045.9)
+        assert text == "2026-01-02T03:04:05.6Z one\n"
+        assert server.asked[0].query == {
+            "container": "executor",
+            "tailLines": "10",
+            "limitBytes": "100",
+            "sinceTime": "2026-01-02T03:04:05Z",
+            "timestamps": "true",
+        }
+
+
 def test_following_the_log_of_a_missing_pod_raises(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
