@@ -163,6 +163,8 @@ class Attempted(Entrance):
             End(EndReason(reason), "gone", blames=blames),
             instance,
         )
+        if instance:
+            self.model.pods.forget(instance)
         first = self.model.jobs.get(delivery)
         if first and first.last and (first.attempt, first.instance) == (attempt, instance):
             delivery, attempt = first.last

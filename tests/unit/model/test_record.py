@@ -23,9 +23,9 @@ CONTAINER = {"exit_code", "container_reason", "scheduled", "container_started"}
 CONTAINER |= {"container_finished"}
 USED = {
     Use.REQUIRED: ADOPTED,
-    Use.ENVIRONMENT: ADOPTED | {"device", "time_limit", "task", "tenant", "retries", "nesting"},
+    Use.ENVIRONMENT: ADOPTED | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
     Use.ANNOTATION: ADOPTED
-    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image"},
+    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
@@ -37,7 +37,7 @@ USED = {
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
-    | {"places", "probes", "spared", "reuse"}
+    | {"places", "probes", "spared", "reuse", "warm"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last"},
 }
 
@@ -52,6 +52,7 @@ def test_commands_show_fields_in_their_order() -> None:
         *("id", "delivery", "name", "task", "gpu_class", "isolation", "tenant", "priority"),
         *(
             "reuse",
+            "warm",
             "state",
             "attempt",
             "device",
