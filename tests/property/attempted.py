@@ -237,7 +237,7 @@ class Attempted(Entrance):
             )
             job.due = job.eta
             job.deadline = None
-            job.turn, job.most = 1, None
+            job.turn, job.runs, job.most = 1, 1, None
             job.first, job.after, job.last = None, None, None
         else:
             self.model.hand_over(job, "INFRA" if blameless else reason)

@@ -81,6 +81,8 @@ class ModelJob:
     task: str = "t"
     reuse: int = 0
     warm: float = 0
+    runs: int = 1
+    """How many its process has run."""
     turn: int = 1
     """How many attempts its instance has run with this one."""
     most: int | None = None
@@ -245,7 +247,9 @@ class Model:
         for name in {own[0], job.first[0]} - {job.delivery}:
             self.jobs[name].last = (job.delivery, job.attempt)
 
-    def called(self, instance: str, first: tuple[str, int], last: tuple[str, int]) -> ModelJob | None:
+    def called(
+        self, instance: str, first: tuple[str, int], last: tuple[str, int]
+    ) -> ModelJob | None:
         """The job that a pod was given since its last one, which it may have left since."""
         began = self.jobs.get(first[0])
         name = began.last if began and began.attempt == first[1] else None
@@ -259,7 +263,7 @@ class Model:
         """Whether an instance can go on with a job, which has a GPU and ran another one before."""
         if (job.isolation, job.tenant) != (before.isolation, before.tenant):
             return False
-        allowed = job.task == before.task and before.turn < min(job.reuse, before.allows)
+        allowed = job.task == before.task and before.runs < min(job.reuse, before.allows)
         if not (allowed if reuses else job.warm):
             return False
         if not self.gpus.total:
@@ -283,7 +287,7 @@ class Model:
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
         job.loading = False
-        job.turn, job.most = 1, None
+        job.turn, job.runs, job.most = 1, 1, None
         job.first, job.after, job.last = None, None, None
         holder = (job.delivery, job.attempt)
         if gpu is None and self.gpus.total:

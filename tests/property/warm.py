@@ -42,7 +42,7 @@ class Warm(Attempted):
         longest: float | None = None,
     ) -> Process | None:
         """The instance of a process asks. ``dies``: why its executor ended, if it has seen that;
-        ``instance``: another one asks. Twice, if ``again``: its first answer is lost. With ``stays``
+        ``instance``: another one asks. Twice, if ``again``: its first answer is lost. ``stays``:
         it may wait, for a job whose limit is up to ``longest``.
         """
         self.announce()
@@ -92,7 +92,9 @@ class Warm(Attempted):
         record = self._ask(process, True, None, None)
         assert (record and record["token"]) == (given.token if same else None)
 
-    def look(self, process: Process, *, leaves: bool = False, again: bool = False) -> Process | None:
+    def look(
+        self, process: Process, *, leaves: bool = False, again: bool = False
+    ) -> Process | None:
         """A pod that waits asks what it shall do; answers the process that it is from now on, with
         a job. Twice, if ``again``: its first answer is lost.
         """
@@ -128,8 +130,10 @@ class Warm(Attempted):
         return started
 
     def pods_that_wait(self) -> list[Process]:
-        """Those that live."""
-        return [each for each in self.waiters if each in self.processes]
+        """Those that live, and those that have been told nothing yet first."""
+        living = [each for each in self.waiters if each in self.processes]
+        waiting = [each for each in living if each.instance in self.model.pods.until]
+        return waiting or living
 
     def pod_of(
         self, process: Process, stays: float | None, longest: float | None
@@ -234,7 +238,8 @@ class Warm(Attempted):
             return None
         given = Given(job, replace(job), self.lines())
         model.start(job, self.now, gpu)
-        job.most = min(job.reuse, before.allows) if reuses else None
+        if reuses:
+            job.most, job.runs = min(job.reuse, before.allows), before.runs + 1
         return given
 
     def _goes_on(

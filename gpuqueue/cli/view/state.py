@@ -24,7 +24,11 @@ TIMEOUT = 5.0
 #: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps.
 _PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 #: The times of a job that commands show, in the order in which they come.
-MOMENTS = tuple(name for name in fields_with(Use.SHOWN) if FIELDS[name].kind is float)
+MOMENTS = tuple(
+    name
+    for name in fields_with(Use.SHOWN)
+    if FIELDS[name].kind is float and name != "warm"  # seconds
+)
 
 
 @dataclass(frozen=True, slots=True)

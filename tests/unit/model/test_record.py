@@ -23,7 +23,8 @@ CONTAINER = {"exit_code", "container_reason", "scheduled", "container_started"}
 CONTAINER |= {"container_finished"}
 USED = {
     Use.REQUIRED: ADOPTED,
-    Use.ENVIRONMENT: ADOPTED | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
+    Use.ENVIRONMENT: ADOPTED
+    | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
     Use.ANNOTATION: ADOPTED
     | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm"},
     Use.ATTEMPT: GPU
@@ -31,14 +32,14 @@ USED = {
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
     | {"places", "probes", "loading", "load_error", "launches"}
-    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last"},
+    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
     | {"places", "probes", "spared", "reuse", "warm"}
-    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last"},
+    | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
 }
 
 
@@ -61,6 +62,7 @@ def test_commands_show_fields_in_their_order() -> None:
             "worker",
             "warm_of",
             "warm_turn",
+            "reused",
             "image",
             "node",
             "pod",

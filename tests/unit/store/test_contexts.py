@@ -41,7 +41,7 @@ ANSWERS: dict[str, Any] = {
     "report": "ok",
     "finish_claim": ["busy"],
     "finish_failed": [0],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], []],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0],
     "why": None,
 }
 
