@@ -138,6 +138,17 @@ def test_an_attempt_that_is_out_of_time_gets_no_second_deadline(queue: Queue) ->
     assert (queue.record()["timed_out"], queue.time_of("deadlines")) == ("run", None)
 
 
+def test_a_process_that_has_written_is_not_stopped_for_its_time_limit(queue: Queue) -> None:
+    """Redis has lost its report, which came in time."""
+    queue.start(time_limit=5)
+    queue.call("claim", worker="w")
+    queue.now += 6
+    queue.line.tick("t4")
+    assert queue.time_of("stopping") is not None
+    assert queue.call("reported", outcome="SUCCEEDED", within=60, keep=1000) == 1
+    assert queue.time_of("stopping") is None
+
+
 def test_an_adopted_attempt_learns_from_its_process_how_it_began(queue: Queue) -> None:
     queue.start()
     found: Any = {**queue.record(), "token": queue.attempt.token, "instance": "h:n:1"}
