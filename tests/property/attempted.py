@@ -163,6 +163,8 @@ class Attempted(Entrance):
             End(EndReason(reason), "gone", blames=blames),
             instance,
         )
+        if instance:
+            self.model.pods.forget(instance)
         first = self.model.jobs.get(delivery)
         if first and first.last and (first.attempt, first.instance) == (attempt, instance):
             delivery, attempt = first.last
@@ -235,7 +237,7 @@ class Attempted(Entrance):
             )
             job.due = job.eta
             job.deadline = None
-            job.turn, job.most = 1, None
+            job.turn, job.runs, job.most = 1, 1, None
             job.first, job.after, job.last = None, None, None
         else:
             self.model.hand_over(job, "INFRA" if blameless else reason)

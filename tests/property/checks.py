@@ -33,6 +33,7 @@ def check(world: World) -> None:
     records = {delivery: json.loads(text) for delivery, text in keys["jobs"].items()}
     holders = {isolation: set(keys[f"holders_{isolation}"]) for isolation in ISOLATIONS}
     check_slots(world, holders)
+    check_pods(world, keys, records, holders)
     check_devices(world, keys["devices"], holders)
     check_states(world, keys, records)
     everybody = holders[SHARED] | holders[EXCLUSIVE]
@@ -66,6 +67,20 @@ def check_slots(world: World, holders: dict[str, set[str]]) -> None:
     assert world.mixed or not (holders[SHARED] and holders[EXCLUSIVE]), (
         "shared and exclusive never meet"
     )
+
+
+def check_pods(
+    world: World, keys: dict[str, Any], records: dict[str, Any], holders: dict[str, set[str]]
+) -> None:
+    """A pod that waits has no job, and all pods have a share each."""
+    pods = world.model.pods
+    assert keys["warm_until"] == pods.until
+    assert set(keys["warm"]) == set(pods.known)
+    total = len(pods.until) + sum(map(len, holders.values()))
+    world.most_pods = max(world.model.rules.shares, min(world.most_pods, total))
+    assert total <= world.most_pods
+    running = [each.get("instance") for each in records.values() if each["state"] in HOLDING]
+    assert not set(pods.until) & set(running), "a pod that waits holds no slot"
 
 
 def check_clocks(world: World, keys: dict[str, Any], holders: set[str]) -> None:

@@ -23,6 +23,9 @@ def drain(world: World) -> None:
     """Play the watcher until all jobs have ended, in a bounded number of turns; nothing may be left
     behind.
     """
+    for process in list(world.waiters):
+        if process in world.processes:
+            world.look(process, leaves=True)
     for turn in range(TURNS + TURNS_A_JOB * len(world.model.jobs)):
         if (
             all(job.state == JobState.ENDED for job in world.model.jobs.values())
@@ -44,6 +47,7 @@ def drain(world: World) -> None:
         "ended",
         "revoked",
         "revoked_until",
+        *("warm", "warm_until"),  # of pods that have fallen silent
         *KEPT,
     }
     world.now += KEEP + 20_000

@@ -13,6 +13,7 @@ from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.keys import bell_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.property.model import Bounds, Model, ModelJob, Rules
@@ -62,12 +63,15 @@ class Entrance(Timed):
         self.line.devices = {CLASS: rules.devices}
         self.processes: list[Process] = []
         self.granted: list[Record] = []
+        self.waiters: list[Process] = []
+        """Pods that have been told to wait, and have not looked since they were told more."""
         self.asked: list[tuple[Process, Process]] = []
         """Instances that asked for their next job, and what they went on as."""
         self.ends: dict[str, int] = {}
         self.tokens: set[str] = set()
         self.revoked: set[str] = set()
         self.limits = {isolation: rules.slots(isolation) for isolation in ISOLATIONS}
+        self.most_pods = rules.shares
         self.mixed = False
         self.redealt = False
         self._instances = 0
@@ -109,7 +113,7 @@ class Entrance(Timed):
         }
         record |= {"gpu_class": CLASS, "task": job.task, "retries": job.retries}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
-        optional |= {"reuse": job.reuse or None}
+        optional |= {"reuse": job.reuse or None, "warm": job.warm or None}
         record |= {"tenant": job.tenant} if job.tenant else {}
         record |= {name: value for name, value in optional.items() if value is not None}
         return record  # type: ignore[return-value]
@@ -139,9 +143,30 @@ class Entrance(Timed):
 
     def take(self, granted: list[Record]) -> None:
         """Compare what was started with the model's own decision, and see to the bounds."""
-        lines = self.lines()
-        self.compare(granted, self.model.admit(self.now), lines)
+        lines, cold = self.lines(), iter(granted)
+        started = self.model.admit(self.now)
+        found = [self.called(job.delivery) or next(cold, None) for job in started]
+        self.compare([*filter(None, found), *cold], started, lines)
         self.granted += granted
+
+    def called(self, delivery: str) -> Record | None:
+        """The record of a job that a waiting pod was given, by the model; None: it has none."""
+        job = self.model.jobs[delivery]
+        if not job.instance:
+            return None
+        record = self.reader.record(CLASS, delivery)
+        assert record and record.get("instance") == job.instance, "the newest pod that fits has it"
+        assert (record["state"], record["launched"]) == ("launching", self.now)
+        holders = [each and Attempt(CLASS, *each).holder for each in (job.first, job.after)]
+        assert [record["warm_of"], record["warm_after"]] == holders
+        assert record["warm_turn"] == job.turn
+        assert self.client.llen(bell_key(CLASS, job.instance)) == 1, "it looks at once"
+        return record
+
+    def announce(self) -> None:
+        """A dispatcher lives, and starts such instances."""
+        self.line.announce([self.gpu_class], 60)
+        self.model.pods.terms_until = self.now + 60
 
     def lines(self) -> dict[str, list[ModelJob]]:
         """The jobs in line, of isolations with slots."""

@@ -26,7 +26,7 @@ maybe_seconds = st.none() | st.integers(0, 20)
 
 @st.composite
 def some_rules(draw: st.DrawFn) -> Rules:
-    shared, devices = draw(st.integers(0, 4)), draw(st.integers(0, 3))
+    shared, devices = draw(st.integers(0, 4)), draw(st.sampled_from([0, 0, 0, 1, 2, 3]))
     most = min(3, devices) if devices else 3
     return Rules(shared, draw(st.integers(0, most)), draw(patience), draw(patience), devices)
 
@@ -72,6 +72,7 @@ class Schedule(RuleBasedStateMachine):
         expires=maybe_seconds,
         limit=maybe_seconds,
         kind=st.sampled_from([("", 0), ("", 3), ("", 9), ("a", 2)]),
+        warm=st.sampled_from([0, 60]),
         enqueue=st.sampled_from([True, True, True, False]),
     )
     def submit(
@@ -82,6 +83,7 @@ class Schedule(RuleBasedStateMachine):
         expires: int | None,
         limit: int | None,
         kind: tuple[str, int],
+        warm: float,
         enqueue: bool,
     ) -> None:
         world, name = self.world, f"j{self.count}"
@@ -97,6 +99,7 @@ class Schedule(RuleBasedStateMachine):
             time_limit=limit or None,
             tenant=kind[0],
             reuse=kind[1],
+            warm=warm,
         )
         if enqueue:
             world.take_in(job)
@@ -106,7 +109,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(isolation=st.sampled_from(ISOLATIONS), number=st.integers(2, 6))
     def submit_several(self, isolation: str, number: int) -> None:
         for _ in range(number):
-            self.submit(isolation, 3 * (number % 2), None, None, None, ("", 3), True)
+            self.submit(isolation, 3 * (number % 2), None, None, None, ("", 3), 60, True)
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)
@@ -215,6 +218,8 @@ class Schedule(RuleBasedStateMachine):
         loads_within=st.sampled_from([None, 5, 15]),
         wrong=st.sampled_from(["", "", "", "", "instance", "token", "attempt"]),
         again=st.booleans(),
+        stays=st.sampled_from([None, 5, 100]),
+        longest=st.sampled_from([None, None, 7]),
     )
     def instance_asks_for_its_next_job(
         self,
@@ -225,6 +230,8 @@ class Schedule(RuleBasedStateMachine):
         loads_within: float | None,
         wrong: str,
         again: bool,
+        stays: float | None,
+        longest: float | None,
     ) -> None:
         process, world = self.some_process(number), self.world
         if does == "reports" and world.report(process, process.told, "SUCCEEDED"):
@@ -241,12 +248,22 @@ class Schedule(RuleBasedStateMachine):
             dies=reason if does == "dies" else "",
             instance="h:other:1" if wrong == "instance" else "",
             again=again,
+            stays=stays,
+            longest=longest,
         )
 
     @precondition(lambda self: self.world.granted)
-    @rule(number=index, reuses=st.booleans(), jobs=st.integers(1, 4), limit=st.sampled_from([0, 7]))
-    def instance_runs_several(self, number: int, reuses: bool, jobs: int, limit: int) -> None:
-        """The ordinary way of a warm instance, until it gets nothing."""
+    @rule(
+        number=index,
+        reuses=st.booleans(),
+        jobs=st.integers(1, 4),
+        limit=st.sampled_from([0, 7]),
+        stays=st.sampled_from([None, 100]),
+    )
+    def instance_runs_several(
+        self, number: int, reuses: bool, jobs: int, limit: int, stays: float | None
+    ) -> None:
+        """The ordinary way of a warm instance, until it gets nothing, or waits."""
         world, record = self.world, self.one(self.world.granted, number)
         world.granted.remove(record)
         process: Process | None = world.spawn(record)
@@ -260,7 +277,81 @@ class Schedule(RuleBasedStateMachine):
                 world.loaded(process, process.told, limit)
             if world.report(process, process.told, "SUCCEEDED"):
                 world.reported(process, process.told)
-            process = world.ask_next(process, reuses=reuses, loads_within=5 if limit else None)
+            process = world.ask_next(
+                process, reuses=reuses, loads_within=5 if limit else None, stays=stays
+            )
+
+    @rule(
+        isolation=st.sampled_from(ISOLATIONS),
+        number=st.integers(0, 2),
+        jobs=st.sampled_from([2, 20]),
+        stays=st.sampled_from([20, 100]),
+        longest=st.sampled_from([None, None, 7]),
+    )
+    def pods_run_all_and_wait(
+        self, isolation: str, number: int, jobs: int, stays: float, longest: float | None
+    ) -> None:
+        """The ordinary way of pods, until no job is left for them."""
+        world = self.world
+        if number:
+            self.submit_several(isolation, number)
+        while world.granted and jobs:
+            record = world.granted.pop(0)
+            process: Process | None = world.spawn(record)
+            if process:
+                world.launched(process)
+                world.claim(process, process.told)
+            while process and jobs:
+                jobs -= 1
+                if world.report(process, process.told, "SUCCEEDED"):
+                    world.reported(process, process.told)
+                process = world.ask_next(process, reuses=False, stays=stays, longest=longest)
+            world.admit()
+
+    @precondition(lambda self: self.world.pods_that_wait())
+    @rule(number=index, limit=st.sampled_from([None, None, 5, 9]), looks=st.booleans())
+    def job_comes_that_a_pod_can_run(self, number: int, limit: int | None, looks: bool) -> None:
+        world, pod = self.world, self.one(self.world.pods_that_wait(), number)
+        world.announce()
+        job = world.model.jobs.get(pod.delivery)
+        kind = (job.tenant if job else "", 0)
+        self.submit(pod.isolation, 3, None, None, limit, kind, 60, True)
+        process = world.look(pod) if looks else None
+        if process:
+            world.claim(process, process.told)
+
+    @precondition(lambda self: self.world.pods_that_wait())
+    @rule(
+        number=index,
+        leaves=st.sampled_from([False, False, True]),
+        again=st.booleans(),
+        claims=st.booleans(),
+    )
+    def pod_looks(self, number: int, leaves: bool, again: bool, claims: bool) -> None:
+        pod = self.one(self.world.pods_that_wait(), number)
+        process = self.world.look(pod, leaves=leaves, again=again)
+        if process and claims:
+            self.world.claim(process, process.told)
+
+    @precondition(lambda self: self.world.pods_that_wait())
+    @rule(number=index, times=st.integers(0, 2), by_first=st.booleans())
+    def pod_ends_without_a_word(self, number: int, times: int, by_first: bool) -> None:
+        """While it waits, or before it has looked at the job that it was given."""
+        self.ends(self.one(self.world.pods_that_wait(), number), "INFRA", times, by_first)
+
+    @precondition(lambda self: self.world.model.pods.until)
+    @rule(most=st.integers(0, 2))
+    def another_pod_finds_no_room(self, most: int) -> None:
+        self.world.send_away(most)
+
+    @rule()
+    def dispatcher_says_that_it_lives(self) -> None:
+        self.world.announce()
+
+    @precondition(lambda self: self.world.model.pods.until)
+    @rule(names=st.sampled_from([("warm",), ("warm", "warm_until")]))
+    def redis_loses_the_pods_that_wait(self, names: tuple[str, ...]) -> None:
+        self.world.lose_pods(*names)
 
     @precondition(lambda self: self.world.asked)
     @rule(number=index)
@@ -270,17 +361,16 @@ class Schedule(RuleBasedStateMachine):
     @precondition(lambda self: self.world.processes)
     @rule(number=index, again=st.booleans(), times=st.integers(0, 2), by_first=st.booleans())
     def process_ends(self, number: int, again: bool, times: int, by_first: bool) -> None:
-        process = self.some_process(number)
+        self.ends(self.some_process(number), "INFRA" if again else "ERROR", times, by_first)
+
+    def ends(self, process: Process, reason: str, times: int, by_first: bool) -> None:
         self.world.processes.remove(process)
         if by_first and process.first:  # as a launcher names it that knows nothing of the others
             process = replace(process, delivery=process.first[0], attempt=process.first[1])
         for _ in range(times):  # 0: its end goes unseen
             self.world.release(
-                process.delivery,
-                process.attempt,
-                process.instance,
-                "INFRA" if again else "ERROR",
-                again,
+                *(process.delivery, process.attempt, process.instance),
+                *(reason, reason == "INFRA"),
             )
 
     @precondition(lambda self: self.world.processes)

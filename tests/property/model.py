@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.states import MOVES, JobState
 from tests.property.model_places import Gpus
+from tests.property.model_pods import CLAIMS_WITHIN, Pods
 
 HOLDING = (JobState.LAUNCHING, JobState.RUNNING, JobState.REPORTING)
 IN_LINE = (JobState.ACCEPTED, JobState.DELAYED, JobState.WAITING)
@@ -27,6 +28,11 @@ class Rules:
 
     def slots(self, isolation: str) -> int:
         return self.shared_slots if isolation == SHARED else self.exclusive_slots
+
+    @property
+    def shares(self) -> int:
+        """How many pods can run at once."""
+        return max(self.shared_slots, self.exclusive_slots)
 
 
 #: Seconds between two jobs of one eta, and for how many these are kept.
@@ -74,6 +80,9 @@ class ModelJob:
     tenant: str = ""
     task: str = "t"
     reuse: int = 0
+    warm: float = 0
+    runs: int = 1
+    """How many its process has run."""
     turn: int = 1
     """How many attempts its instance has run with this one."""
     most: int | None = None
@@ -110,6 +119,7 @@ class Model:
     jobs: dict[str, ModelJob] = field(default_factory=dict)
     holders: dict[tuple[str, int], str] = field(default_factory=dict)
     gpus: Gpus = field(init=False)
+    pods: Pods = field(default_factory=Pods)
     arrivals: int = 0
     overtaken: int = 0
     """Later shared jobs that started while an exclusive job waited, since one last started or began
@@ -202,7 +212,50 @@ class Model:
         while job := self.startable(now):
             started.append(replace(job))
             self.start(job, now)
+            if not self.call_pod(job, now):
+                self.pods.free(self.rules.shares, len(self.holders))
         return started
+
+    def first_of(self, job: ModelJob) -> ModelJob | None:
+        """The job that the instance of a job ran first; None: it is forgotten."""
+        if job.first is None:
+            return job
+        first = self.jobs.get(job.first[0])
+        return first if first and first.attempt == job.first[1] else None
+
+    def call_pod(self, job: ModelJob, now: float) -> bool:
+        """Give a job that has a slot to the newest pod that waits, and can run it."""
+        for instance in reversed(self.pods.oldest()) if job.warm else ():
+            pod = self.pods.known.get(instance)
+            before = self.jobs.get(pod.last[0]) if pod else None
+            ran_it = pod and before and before.attempt == pod.last[1]
+            if not (pod and before and ran_it and self.first_of(before)) or (
+                self.pods.terms_until <= now
+            ):
+                self.pods.forget(instance)
+            elif pod.suits(job.isolation, job.tenant, job.time_limit):
+                self.pods.forget(instance)
+                self.go_on(job, before)
+                job.instance, job.deadline = instance, now + CLAIMS_WITHIN
+                return True
+        return False
+
+    def go_on(self, job: ModelJob, before: ModelJob) -> None:
+        """The instance of a job goes on to another one."""
+        own = (before.delivery, before.attempt)
+        job.first, job.after, job.turn = before.first or own, own, before.turn + 1
+        for name in {own[0], job.first[0]} - {job.delivery}:
+            self.jobs[name].last = (job.delivery, job.attempt)
+
+    def called(
+        self, instance: str, first: tuple[str, int], last: tuple[str, int]
+    ) -> ModelJob | None:
+        """The job that a pod was given since its last one, which it may have left since."""
+        began = self.jobs.get(first[0])
+        name = began.last if began and began.attempt == first[1] else None
+        job = self.jobs.get(name[0]) if name and name != last else None
+        same = job and name and (job.attempt, job.instance) == (name[1], instance)
+        return job if same else None
 
     def fits(
         self, job: ModelJob, before: ModelJob, gpu: int | None, reuses: bool, now: float
@@ -210,8 +263,8 @@ class Model:
         """Whether an instance can go on with a job, which has a GPU and ran another one before."""
         if (job.isolation, job.tenant) != (before.isolation, before.tenant):
             return False
-        allowed = job.task == before.task and before.turn < min(job.reuse, before.allows)
-        if reuses and not allowed:
+        allowed = job.task == before.task and before.runs < min(job.reuse, before.allows)
+        if not (allowed if reuses else job.warm):
             return False
         if not self.gpus.total:
             return gpu is None
@@ -234,7 +287,7 @@ class Model:
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
         job.loading = False
-        job.turn, job.most = 1, None
+        job.turn, job.runs, job.most = 1, 1, None
         job.first, job.after, job.last = None, None, None
         holder = (job.delivery, job.attempt)
         if gpu is None and self.gpus.total:

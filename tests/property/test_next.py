@@ -207,10 +207,10 @@ def test_an_instance_may_take_another_task_after_its_executor_died(
     schedule_redis: redis.Redis,
 ) -> None:
     world = World(schedule_redis)
-    world.take_in("b", task="u", reuse=None)
+    world.take_in("b", task="u", reuse=None, warm=60.0)
     assert world.ask(reuses=False) == "b"
     assert world.asker.loaded()
-    world.take_in("c")
+    world.take_in("c", warm=60.0)
     assert world.ask(reuses=False) is None, "b runs, and no end of it was seen"
     assert world.ask(reuses=False, ended=explain(1)) == "c"
     assert (world.record("b")["state"], world.record("b")["reason"]) == ("finishing", "ERROR")

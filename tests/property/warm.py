@@ -14,6 +14,7 @@ from gpuqueue.store.keys import class_key, class_keys
 from tests.property.attempted import Attempted
 from tests.property.entrance import CLASS, Process
 from tests.property.model import ModelJob
+from tests.property.model_pods import LEAVES_WITHIN, Pod
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Given:
 
 
 class Warm(Attempted):
-    """The verb ``next``."""
+    """The verbs ``next`` and ``idle``."""
 
     def ask_next(
         self,
@@ -37,23 +38,30 @@ class Warm(Attempted):
         dies: str = "",
         instance: str = "",
         again: bool = False,
+        stays: float | None = None,
+        longest: float | None = None,
     ) -> Process | None:
         """The instance of a process asks. ``dies``: why its executor ended, if it has seen that;
-        ``instance``: another one asks. Twice, if ``again``: its first answer is lost.
+        ``instance``: another one asks. Twice, if ``again``: its first answer is lost. ``stays``:
+        it may wait, for a job whose limit is up to ``longest``.
         """
-        self.line.announce([self.gpu_class], 60)
+        self.announce()
+        pod = self.pod_of(process, None if reuses else stays, longest)
         end = End(EndReason(dies), "gone") if dies else None
         asker = replace(process, instance=instance or process.instance)
         may = self._may_ask(asker, reuses, dies)
         first = self._first_cold(process, end) if may else None
         gpu = self.model.gpus.dealt.get((process.delivery, process.attempt))
-        record = self._ask(asker, reuses, loads_within, end)
+        record = self._ask(asker, reuses, loads_within, end, pod)
         before = self.model.jobs.get(process.delivery)
         as_it_was = replace(before) if before else None
-        given = self._given(asker, as_it_was, gpu, reuses, dies) if may and as_it_was else None
+        given = self._given(asker, as_it_was, gpu, reuses, dies, pod) if may and as_it_was else None
         assert (record and record["delivery"]) == (given and given.job.delivery)
         if again:
-            assert self._ask(asker, reuses, loads_within, end) == record, "an answer may be lost"
+            again_given = self._ask(asker, reuses, loads_within, end, pod)
+            assert again_given == record, "an answer may be lost"
+        if process.instance in self.model.pods.known and process not in self.waiters:
+            self.waiters.append(process)
         if record is None or given is None or as_it_was is None:
             return None
         assert record["delivery"] == first, "a cold start would have started another job first"
@@ -84,10 +92,73 @@ class Warm(Attempted):
         record = self._ask(process, True, None, None)
         assert (record and record["token"]) == (given.token if same else None)
 
+    def look(
+        self, process: Process, *, leaves: bool = False, again: bool = False
+    ) -> Process | None:
+        """A pod that waits asks what it shall do; answers the process that it is from now on, with
+        a job. Twice, if ``again``: its first answer is lost.
+        """
+        own = (process.delivery, process.attempt)
+        first = process.first or own
+        job = self.model.called(process.instance, first, own)
+        if not job and leaves:
+            self.model.pods.forget(process.instance)
+        waits = not job and process.instance in self.model.pods.known
+        given = job if job and job.state == JobState.LAUNCHING else None
+        for _ in range(2 if again else 1):
+            answer = self.executor(process.told).called(
+                process.instance, Attempt(CLASS, *first).holder, leaves=leaves
+            )
+            if isinstance(answer, bool):
+                assert (given, answer) == (None, waits)
+            else:
+                assert given and (answer["delivery"], answer["token"]) == (
+                    given.delivery,
+                    given.token,
+                )
+        if not waits:
+            self.waiters.remove(process)
+        if not given:
+            return None
+        started = Process(
+            *(given.delivery, given.attempt, given.token),
+            *(process.instance, given.isolation, first),
+        )
+        self.processes.remove(process)
+        self.processes.append(started)
+        self.asked.append((process, started))
+        return started
+
+    def pods_that_wait(self) -> list[Process]:
+        """Those that live, and those that have been told nothing yet first."""
+        living = [each for each in self.waiters if each in self.processes]
+        waiting = [each for each in living if each.instance in self.model.pods.until]
+        return waiting or living
+
+    def pod_of(
+        self, process: Process, stays: float | None, longest: float | None
+    ) -> tuple[Pod, float | None]:
+        """The pod of a process, and for how long it waits."""
+        job = self.model.jobs.get(process.delivery)
+        tenant = job.tenant if job else ""
+        own = (process.delivery, process.attempt)
+        return Pod(own, process.isolation, tenant, longest), stays
+
     def _ask(
-        self, process: Process, reuses: bool, loads_within: float | None, end: End | None
+        self,
+        process: Process,
+        reuses: bool,
+        loads_within: float | None,
+        end: End | None,
+        pod: tuple[Pod, float | None] | None = None,
     ) -> Record | None:
-        told = WarmInstance(process.instance, "h", "", "", loads_within=loads_within)
+        longest, stays = (pod[0].longest, pod[1]) if pod else (None, None)
+        told = WarmInstance(
+            *(process.instance, "h", "", ""),
+            loads_within=loads_within,
+            longest=longest,
+            stays=stays,
+        )
         taken = self.executor(process.told).take_next(told, ended=end, reuses=reuses)
         return taken and taken[1]
 
@@ -101,14 +172,8 @@ class Warm(Attempted):
             and (process.delivery, process.attempt) in self.model.holders
             and self.client.zscore(class_key(CLASS, "stopping"), holder) is None
             and (job.state == JobState.ENDED or (dies and not reuses))
-            and self._knows_first(job)
+            and self.model.first_of(job)
         )
-
-    def _knows_first(self, job: ModelJob) -> bool:
-        if job.first is None:
-            return True
-        first = self.model.jobs.get(job.first[0])
-        return bool(first and first.attempt == job.first[1])
 
     def _first_cold(self, process: Process, end: End | None) -> str | None:
         """What admission would start first if this attempt were released now, in the usual way."""
@@ -117,6 +182,7 @@ class Warm(Attempted):
         for key in keys:
             pipe.copy(key, f"{key}:kept")
         copied = pipe.execute()
+        self.client.delete(class_key(CLASS, "warm"), class_key(CLASS, "warm_until"))
         released = self.line.release(
             self.gpu_class,
             Attempt(CLASS, process.delivery, process.attempt),
@@ -131,9 +197,15 @@ class Warm(Attempted):
         return released.granted[0]["delivery"] if released.granted else None
 
     def _given(
-        self, process: Process, before: ModelJob, gpu: int | None, reuses: bool, dies: str
+        self,
+        process: Process,
+        before: ModelJob,
+        gpu: int | None,
+        reuses: bool,
+        dies: str,
+        asked: tuple[Pod, float | None],
     ) -> Given | None:
-        """What the model gives. The slot is taken, or given back."""
+        """What the model gives. The slot is taken, or given back, and the pod may wait."""
         model, holder = self.model, (process.delivery, process.attempt)
         if gpu is not None and gpu >= model.rules.devices:
             return None
@@ -151,12 +223,23 @@ class Warm(Attempted):
                 return None
         reason = dies or "INFRA"
         self._released(model.jobs[process.delivery], holder, reason, reason == "INFRA")
+        pod, stays = asked
+        if not reuses:
+            model.pods.forget(process.instance)
         job = model.startable(self.now)
-        if job is None or not model.fits(job, before, gpu, reuses, self.now):
+        suits = job and (reuses or pod.suits(job.isolation, job.tenant, job.time_limit))
+        failed = not reuses and gpu in model.gpus.failed
+        if job is None or failed or not suits or not model.fits(job, before, gpu, reuses, self.now):
+            first = model.first_of(before)
+            shares = len(model.holders) + len(model.pods.until)
+            over = first and {first.state, before.state} == {JobState.ENDED}
+            if stays and over and not model.rules.devices and shares < model.rules.shares:
+                model.pods.wait(process.instance, pod, self.now + stays + LEAVES_WITHIN)
             return None
         given = Given(job, replace(job), self.lines())
         model.start(job, self.now, gpu)
-        job.most = min(job.reuse, before.allows) if reuses else None
+        if reuses:
+            job.most, job.runs = min(job.reuse, before.allows), before.runs + 1
         return given
 
     def _goes_on(
@@ -167,11 +250,9 @@ class Warm(Attempted):
         record: Record,
         loads_within: float | None,
     ) -> Process:
-        own = (process.delivery, process.attempt)
-        job.first, job.after, job.turn = before.first or own, own, before.turn + 1
+        self.model.go_on(job, before)
+        assert job.first
         assert (record["warm_turn"], record["state"]) == (job.turn, "running")
-        for name in {own[0], job.first[0]} - {job.delivery}:
-            self.model.jobs[name].last = (job.delivery, job.attempt)
         self.begin(job, process.instance, loads_within)
         job.loading = True
         return Process(

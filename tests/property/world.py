@@ -6,6 +6,7 @@ from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import FREE_FOR
+from gpuqueue.store.keys import class_key
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules
 from tests.property.warm import Warm
@@ -119,6 +120,7 @@ class World(Warm):
         for job in sorted(due, key=lambda each: (each.due, each.delivery)):
             self.model.enter(job, self.now)
         self.model.gpus.forget(self.now, self.model.running())
+        self.model.pods.tick(self.now)
         for job in jobs:
             if job.deadline is not None and job.deadline <= self.now and job.state in HOLDING:
                 words = {"launching": "start", "running": "run", "reporting": "report"}
@@ -175,6 +177,7 @@ class World(Warm):
         )
         self.model.jobs[job.delivery] = job
         self.model.holders[job.delivery, job.attempt] = job.isolation
+        self.model.pods.forget(process.instance)
         self._excuse()
         self.redealt = True  # its GPU is not in the model
         return True
@@ -192,7 +195,21 @@ class World(Warm):
         """
         held = {isolation: self.model.held(isolation) for isolation in ISOLATIONS}
         self.limits = {each: max(self.model.rules.slots(each), held[each]) for each in ISOLATIONS}
+        self.most_pods = max(self.model.rules.shares, self._pods())
         self.mixed = all(held.values())
+
+    def _pods(self) -> int:
+        return len(self.model.holders) + len(self.model.pods.until)
+
+    def lose_pods(self, *names: str) -> None:
+        """Redis loses what it knows of pods that wait, or only what they can run."""
+        self.client.delete(*(class_key(CLASS, name) for name in names))
+        self.model.pods.known.clear()
+        if "warm_until" in names:
+            self.model.pods.until.clear()
+
+    def send_away(self, most: int) -> None:
+        assert self.line.send_away([CLASS], most) == self.model.pods.send_away(most)
 
     def retry_of(self, job: ModelJob) -> ModelJob:
         return ModelJob(

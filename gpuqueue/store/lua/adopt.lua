@@ -97,6 +97,7 @@ if previous then -- as next has written it, for the end of the process
   follow(job, previous, not is_pod)
   name_last(job, previous, first_of(job))
 end
+if found.instance then forget_waiting(found.instance) end
 job.state = 'running'
 job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)

@@ -1,5 +1,5 @@
--- here: an instance that goes on with several attempts says which one it runs. The annotation of its
--- pod names the first.
+-- here: an instance that goes on with several attempts says which one it runs. The annotation of
+-- its pod names the first.
 -- Context:
 --   delivery, attempt, token: of the attempt
 -- Answer: the record (JSON); nil if the attempt is not known

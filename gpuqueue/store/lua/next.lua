@@ -116,10 +116,12 @@ local function look_ahead(before, ask)
   return job, v, good
 end
 
--- Wait for a job, if a share is left that no job needs. Answer: as that of none.
-local function wait_or_none(before, spec, why, wakes)
-  local free = shares_in_use() < shares_of(spec)
-  if not context.stays or met_trouble(before) or not free then return none(why, wakes) end
+-- Wait for a job, if a share is left that no job needs. An instance with a GPU of its own gives
+-- that up, and one whose jobs may run again would look as if it ran those. Answer: as that of none.
+local function wait_or_none(before, first, spec, why, wakes)
+  local over = before.state == 'ended' and first.state == 'ended'
+  local free = spec.devices == 0 and shares_in_use() < shares_of(spec)
+  if not (context.stays and over and free) or met_trouble(before) then return none(why, wakes) end
   local pod = as_instance(before)
   pod.last, pod.site, pod.name = holder, context.site, context.host
   pod.application, pod.settings = context.application, context.settings
@@ -177,11 +179,12 @@ local _, released = release({
   ended = context.ended or UNSEEN,
 })
 if not context.reuses then
+  forget_waiting(instance) -- as an older state has it
   local budget = { spent = 0 }
   job, v = startable(ask, budget)
-  if not job then return wait_or_none(before, ask.spec, 'no job can start', budget.over) end
+  if not job then return wait_or_none(before, first, ask.spec, 'no job can start', budget.over) end
   if met_trouble(before) or not fits(job, before, ask.spec) then
-    return wait_or_none(before, ask.spec, 'another job is first', true)
+    return wait_or_none(before, first, ask.spec, 'another job is first', true)
   end
 end
 

@@ -14,6 +14,7 @@
 -- Answer: {freed (0|1), state of the job ('' if unknown), the holder, then the answer of admit...}
 --! clock counts records line damaged attempts server place places warm waiting_pods admission
 --! release
+if context.instance and not context.spec.host then forget_waiting(context.instance) end
 local freed, job, holder, beside = release(context)
 local answer = beside and {} or admit(context)
 table.insert(answer, 1, freed)

@@ -33,6 +33,8 @@ ANSWERS: dict[str, Any] = {
     "relaunch": None,
     "release": [0, "", "j#1"],
     "next": ["none", "no job can start", 0],
+    "idle": ["waits"],
+    "here": None,
     "tick": [0, ""],
     "turn": [0, "", 0, 1, [0], [], [], [], []],
     "claim": ["ok", '{"started": 1}', "{}"],
@@ -109,6 +111,7 @@ def every_call() -> RecordingRedis:
     line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.announce([T4], 30)
+    line.send_away(["t4"], 1)
     line.adopt("t4", {"delivery": "j"})
     line.adopt("t4", {"delivery": "j"}, slots=1, instead_of="token")
     for claims in (True, False):
@@ -126,11 +129,11 @@ def every_call() -> RecordingRedis:
         executor.report("SUCCEEDED")
         executor.reported(60, failed=True, events=[("channel", "message")])
         executor.take_next(WarmInstance("h:1", "h", "h", "shop"))
-        told = WarmInstance("h:1", "h", "h", "shop", "v1", 60, "n", 60, 60)
+        executor.called("h:1", "j#1")
+        executor.called("h:1", "j#1", leaves=True)
+        executor.stands({"delivery": "j"}, "h:1")
+        told = WarmInstance("h:1", "h", "h", "shop", "v1", 60, node="n", longest=60, stays=60)
         executor.take_next(told, ended=End(EndReason.ERROR, "failed"), reuses=True)
-        executor.called("h:1", "i#1")
-        executor.called("h:1", "i#1", leaves=True)
-        executor.stands(None, "h:1")
     line.send_away(["t4"], 2)
     finish = ExecutorFinish(redis, J, "finisher", 60)
     finish.claim()

@@ -35,11 +35,16 @@ FIELDS = re.compile(r"^--   ([\w?, ]+): ", re.MULTILINE)
 _ATTEMPTS = inspect.getsource(ExecutorAttempt), inspect.getsource(ExecutorFinish)
 OF_EXECUTORS, OF_FINISHERS = (tuple(re.findall(r'_call\(\s*"(\w+)"', text)) for text in _ATTEMPTS)
 #: How a script names the keys of a queue, of which it works on several.
-KEYS_OF = {"intake/take": ("q.", "q[", "unpack(", "list"), "lib/hands": ("q.",)}
+KEYS_OF = {
+    "intake/take": ("q.", "q[", "unpack(", "list"),
+    "lib/hands": ("q.",),
+    "lib/waiting_pods": ("K.", "K[", "bell"),  # that of one pod
+}
 #: What the library takes of the context that a verb hands to it as a whole.
 HANDED = {
     "admit(context)": set(re.findall(r"\bask\.(\w+)", EVERY["lib/admission"])),
     "is_current(job, context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/records"])),
+    "current_job(context)": {"delivery", "attempt", "token"},
     "release(context)": set(re.findall(r"\basked\.(\w+)", EVERY["lib/release"])),
 }
 

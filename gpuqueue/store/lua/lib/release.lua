@@ -1,5 +1,5 @@
 -- The release of an attempt: its slot, what its end means, and what becomes of its job. Needs
--- clock, counts, records, line, damaged, attempts, place, places, warm, waiting_pods.
+-- clock, counts, records, line, damaged, attempts, place, places.
 
 local WAIT_OF = { application = 'APPLICATION_HELD', host = 'HOST_SET_ASIDE' }
 -- Seconds before its next probe at which the job that failed in an application is back in line.
@@ -103,7 +103,6 @@ end
 -- release. Answer: whether a slot was freed (0|1), the job, the holder, and whether the end was of
 -- another process or an earlier attempt than those of the record.
 local function release(asked)
-  if asked.instance then forget_waiting(asked.instance) end
   local delivery, attempt, token = last_of(asked)
   local ended, instance = asked.ended, asked.instance or ''
   local job = load_or_set_aside(delivery)

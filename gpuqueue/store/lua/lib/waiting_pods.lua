@@ -20,9 +20,24 @@ local function ring(instance)
   redis.call('EXPIRE', bell, 60)
 end
 
+-- Field of such a pod -> the types that it may have.
+local POD = {
+  last = 'string',
+  site = 'string',
+  application = 'string',
+  name = 'string',
+  node = 'string nil',
+  longest = 'number nil',
+}
+
+-- What a pod can run, and what it has run; nil: it does not wait, or its entry is damaged.
 local function waiting_pod(instance)
   local decoded, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
-  return decoded and type(pod) == 'table' and type(pod.last) == 'string' and pod or nil
+  if not decoded or type(pod) ~= 'table' then return nil end
+  for field, kinds in pairs(POD) do
+    if not string.find(kinds, type(pod[field])) then return nil end
+  end
+  return pod
 end
 
 -- How many pods of the class can run at once.
@@ -38,6 +53,7 @@ end
 
 -- Pods go, the one that would have gone first at first, until each job has its share.
 local function free_shares(spec)
+  if spec.host or redis.call('ZCARD', K.warm_until) == 0 then return end
   local over = shares_in_use() - shares_of(spec)
   if over <= 0 then return end
   for _, each in ipairs(redis.call('ZRANGE', K.warm_until, 0, over - 1)) do ring(each) end
@@ -45,18 +61,19 @@ end
 
 -- Give a job that has a slot to a pod that waits, in place of a launch. Answer: whether one has it.
 local function wake_pod(job, spec)
-  if not job.warm or job.container or job.probes then return false end
-  local newest = redis.call('ZREVRANGE', K.warm_until, 0, MOST_LOOKED_AT - 1)
-  for _, instance in ipairs(newest) do
+  if spec.host or not job.warm or job.probes then return false end
+  local found = redis.call('ZRANGE', K.warm_until, -MOST_LOOKED_AT, -1)
+  for i = #found, 1, -1 do -- the newest first
+    local instance = found[i]
     local pod = waiting_pod(instance)
-    local own = pod and pod.site == (spec.owner or '')
-    local terms = own and terms_of(pod.site, pod.application, pod.settings)
+    local others = pod and pod.site ~= (spec.owner or '')
+    local terms = pod and terms_of(pod.site, pod.application, pod.settings)
     local before = terms and load(delivery_of(pod.last) or '')
-    local ran_it = before and holder_of(before) == pod.last
+    local ran_it = before and before.attempt == attempt_of(pod.last)
     local first = ran_it and first_of(before)
-    if not first then
+    if not others and not first then
       ring(instance) -- nothing starts such a pod any more, or what it has run is forgotten
-    elseif suits(job, pod) then
+    elseif not others and suits(job, pod) then
       follow(job, before)
       name_last(job, before, first)
       job.instance, job.launched, job.node, job.pod = instance, now, pod.node, pod.name
