@@ -39,11 +39,11 @@ class GpuClass:
     """M: number of exclusive jobs that may start in a row while shared jobs wait."""
     devices: tuple[int, ...] | None = None
     """Local launcher: indexes of the GPUs of this class. None: all that no other class names."""
-    warm_seconds: float = 0
+    warm_seconds: float = 0.0
     """Kubernetes: seconds that the pod of a job may wait for another one (see ``gpu(warm=)``)."""
     warm_jobs: int = 100
     """How many jobs such a pod runs at most."""
-    warm_age: float = 3600
+    warm_age: float = 3600.0
     """Seconds after its start in which such a pod takes jobs."""
     # Kubernetes. Dicts and lists, since a class travels as JSON and must compare equal after that;
     # therefore they are left out of the hash.

@@ -35,7 +35,9 @@ def readable_class(name: str, text: Any) -> dict[str, Any]:
     for field, value in (readable(text) or {}).items():
         default = found.get(field, value)
         kind = type(default) if default is not None else _UNSET.get(field, str)
-        if isinstance(value, kind) or (value is None and default is None):
+        if isinstance(value, int | float if kind is float else kind) or (
+            value is None and default is None
+        ):
             found[field] = value
     return found | {"name": name}
 

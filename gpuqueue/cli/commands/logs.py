@@ -182,7 +182,8 @@ class _Following:
         # The stored log may begin long before the lines already shown.
         text = "".join(lines_of(text)[-self._seam.tail :])
         rest = "".join(self._seam.join([text]))
-        if self._seam.lost:
+        # What is kept of a job in a warm pod lacks what its runner printed before it.
+        if self._seam.lost and not pod_logs.outlives_job(record):
             self._say(
                 f"the log was interrupted before its end; `gpuqueue logs {self._job_id}` shows the"
                 " stored part"

@@ -19,6 +19,10 @@ from gpuqueue.store.logs import Logs
 if TYPE_CHECKING:
     from gpuqueue.launchers.kubernetes.api.requests import Requests
 
+#: What the runner of a pod logs before the name of its next attempt (executor/warm.py).
+GOES_ON = "this pod goes on with"
+#: Seconds by which the clock of a node may be behind that of Redis.
+CLOCKS = 5.0
 #: The most bytes of a pod's log to fetch. The API cuts the rest at the end.
 _LARGEST = 1 << 24
 
@@ -62,7 +66,8 @@ def _now(state: State, record: Record, api: Requests, pod: str, tail: int) -> st
         return api.pod_log(pod, tail, _LARGEST)
     if record.get("warm_of"):
         since = record.get("launched", 0.0)
-        text = written_since(api.pod_log(pod, tail, _LARGEST, since), since)
+        stamped = api.pod_log(pod, tail, _LARGEST, since - CLOCKS)
+        text = written_since(stamped, since, f"{GOES_ON} {holder(record)}")
     else:
         text = api.pod_log(pod, tail, _LARGEST)
     latest = state.reader.record(record["gpu_class"], record["delivery"])

@@ -7,16 +7,19 @@ from datetime import datetime
 from gpuqueue.cli.logs.seam import lines_of
 
 
-def written_since(text: str, moment: float) -> str:
+def written_since(text: str, moment: float, after: str) -> str:
     """Return the lines written from a time on (Unix seconds), without their times.
 
-    A line without a time belongs to the one before it.
+    A line that has ``after`` is the last before them, whatever the clocks say. A line without a
+    time belongs to the one before it.
     """
     found: list[str] = []
     for line in lines_of(text):
         stamp, _, rest = line.partition(" ")
         at = _seconds(stamp)
-        if at is None:
+        if after in line:
+            found, moment = [], 0.0
+        elif at is None:
             found += [line] if found else []
         elif found or at >= moment:  # a clock that is set back hides nothing
             found.append(rest)

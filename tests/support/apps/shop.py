@@ -112,6 +112,16 @@ def hold(self: Task, key: str) -> str:
     return key
 
 
+@app.task
+def say(key: str) -> str:
+    """Prints before and after its pause."""
+    print("says", key, flush=True)
+    tell(key, "said")
+    wait_for_test(key)
+    print("has said", key, flush=True)
+    return key
+
+
 @app.task(bind=True)
 def stubborn(self: Task, key: str) -> NoReturn:
     """Takes its time to end when told to."""

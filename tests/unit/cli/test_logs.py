@@ -109,7 +109,22 @@ def test_the_log_of_a_warm_pod_is_cut_where_its_job_begins(
     world.records, world.pods = [WARM], {"gpus/gpu-j-1": [IN_POD]}
     assert main(["logs", "j"]) == 0
     assert capsys.readouterr().out == "of the second\n\nafter the clock was set back\n"
-    assert world.since == [1000.5]
+    assert world.since == [995.5]
+
+
+def test_a_job_begins_where_the_runner_of_its_pod_goes_on_with_it(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock of its node is behind that of Redis."""
+    text = [
+        "1970-01-01T00:16:38Z of the first",
+        "1970-01-01T00:16:39Z [INFO] this pod goes on with j#1",
+        "1970-01-01T00:16:39Z of the second",
+        "1970-01-01T00:16:40.5Z too",
+    ]
+    world.records, world.pods = [WARM], {"gpus/gpu-j-1": ["\n".join(text)]}
+    assert main(["logs", "j"]) == 0
+    assert capsys.readouterr().out == "of the second\ntoo\n"
 
 
 @pytest.mark.parametrize(
