@@ -18,6 +18,7 @@ from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.warm_pod import WARM_POD
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pages import PAGES, ROOT, Page, anchor, defaults
@@ -123,7 +124,7 @@ def test_every_setting_named_anywhere_in_the_docs_exists() -> None:
     known = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
     whole: Any = dict.fromkeys(Record.__annotations__, "x")
     known |= {
-        "GPUQUEUE_LAYOUT",
+        *("GPUQUEUE_LAYOUT", WARM_POD),
         *(each["name"] for each in executor_variables(whole, "ns/job", {}, "secret")),
     }
     for page in PAGES:

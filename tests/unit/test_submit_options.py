@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "t4", "warm": 0.5},
         {"queue": "gpu.t4", "headers": {"gpu": {"warm": 0.5}}},
     ),
-    "a pod that ends with its job, whatever the class says": (
+    "a pod that ends with its job in any class": (
         {"gpu_class": "t4", "warm": 0},
         {"queue": "gpu.t4", "headers": {"gpu": {"warm": 0}}},
     ),

@@ -10,7 +10,7 @@ from gpuqueue.cli.logs.seam import lines_of
 def written_since(text: str, moment: float, after: str) -> str:
     """Return the lines written from a time on (Unix seconds), without their times.
 
-    A line that has ``after`` is the last before them, whatever the clocks say. A line without a
+    A line that has ``after`` is the last before them, even if the clocks differ. A line without a
     time belongs to the one before it.
     """
     found: list[str] = []

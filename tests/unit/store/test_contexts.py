@@ -42,7 +42,6 @@ ANSWERS: dict[str, Any] = {
     "finish_claim": ["busy"],
     "finish_failed": [0],
     "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0],
-    "idle": ["waits"],
     "why": None,
 }
 
