@@ -138,6 +138,19 @@ def test_a_pod_that_has_gone_on_frees_its_last_slot(queue: Queue) -> None:
     assert queue.record("b").get("warm_most") is None, "each of its jobs has a process"
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "token", "known"),
+    [("a", 1, "", True), ("a", 2, "", False), ("a", 1, "x", False), ("b", 1, "", False)],
+)
+def test_a_pod_learns_whether_redis_knows_its_attempt(
+    queue: Queue, name: str, number: int, token: str, known: bool
+) -> None:
+    granted = queue.start("a")
+    executor = ExecutorAttempt(queue.client, Attempt("t4", name, number), token or granted.token)
+    found = executor.stands(None, ME)
+    assert (found and found["delivery"]) == ("a" if known else None)
+
+
 @pytest.mark.parametrize("text", ["{", "5", "{}", '{"until": "soon"}'])
 def test_terms_that_nobody_can_read_are_forgotten(queue: Queue, text: str) -> None:
     terms = class_key("t4", "terms")

@@ -30,8 +30,9 @@ LOST = End(EndReason.INFRA, "gone")
 class Queue(OpenClass):
     """A class of one machine."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        super().__init__(client, site=Site("h", "shop"), max_attempts=2)
+    def __init__(self, client: redis.Redis, devices: int = 0) -> None:
+        site = Site("h", "shop", {"t4": ["GPU-1"]})
+        super().__init__(client, site=site, max_attempts=2, devices={"t4": devices})
 
     def start(self, name: str, claims: bool = False, **claim: Any) -> ExecutorAttempt:
         record: Any = {"delivery": name, "id": name, "isolation": "shared", "gpu_class": "t4"}
@@ -114,6 +115,22 @@ def test_only_a_status_of_a_job_that_never_began_is_a_fault_of_the_place(
     assert queue.record("a")["reason"] == shown
 
 
+def test_a_job_waits_while_others_try_the_host_that_failed_it(queue: Queue) -> None:
+    """The job may be at fault itself."""
+    for name in ("a", "b"):
+        queue.end(queue.start(name), STARTED)
+    place = queue.places()[HOST]
+    assert queue.record("b")["eta"] == place["until"] + 4 * place["pause"]
+
+
+def test_a_job_that_fails_by_itself_blames_no_gpu(schedule_redis: redis.Redis) -> None:
+    queue = Queue(schedule_redis, devices=1)
+    for name in ("a", "b"):
+        queue.end(queue.start(name, True), LOST, claimed=True)
+    assert queue.record("b").get("avoid") is None
+    assert queue.places() == {}
+
+
 # -- an import -------------------------------------------------------------------------------------
 
 
@@ -161,6 +178,24 @@ def test_an_end_without_a_process_frees_no_slot_of_one_that_goes_on(queue: Queue
     assert queue.line.release(T4, first.attempt).freed is False
     assert queue.holders() == ["b#1"]
     assert queue.line.release(T4, first.attempt, explain(EXIT_OK), ME.instance).freed
+
+
+def test_an_end_of_another_process_is_not_that_of_one_that_goes_on(queue: Queue) -> None:
+    first = queue.start("a", True)
+    go_on(queue, first)
+    released = queue.line.release(T4, first.attempt, LOST, "h:n:2")
+    assert (released.attempt.holder, released.freed) == ("a#1", False)
+
+
+def test_a_slot_that_an_earlier_attempt_has_left_is_freed(queue: Queue) -> None:
+    early = queue.start("a")
+    queue.end(early, LOST)
+    queue.now += 5
+    queue.line.tick("t4")
+    queue.line.admit(T4)
+    queue.client.zadd(class_key("t4", "holders_shared"), {"a#1": queue.now})
+    assert queue.line.release(T4, Attempt("t4", "a", 1)).freed
+    assert queue.holders() == ["a#2"]
 
 
 def test_a_late_end_of_an_earlier_attempt_frees_no_slot(queue: Queue) -> None:

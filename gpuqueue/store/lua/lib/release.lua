@@ -73,7 +73,7 @@ local function settle(job, ended, max_attempts, not_before, waits, why)
   job.released = now
   if job.cancel and state ~= 'reporting' then
     hand_to_finish(job, 'CANCELLED')
-  elseif job.timed_out == 'run' and state == 'running' then
+  elseif job.timed_out == 'run' then
     hand_to_finish(job, 'TIME_LIMIT')
   elseif due_again(job, ended, max_attempts) then
     count('repeated', job, ended.reason)
