@@ -154,7 +154,7 @@ def test_a_job_that_failed_in_a_pod_is_launched_again(here: Pods) -> None:
     here.start(ends=False)
     ended = End(EndReason.INFRA, "gone")
     assert here.ask(ended=ended) is None
-    assert (here.record("a")["state"], here.called()) == ("delayed", True)
+    assert (here.record("a")["state"], here.called()) == ("delayed", False)
     here.now += 5
     here.line.tick("t4")
     assert [record["delivery"] for record in here.line.admit(here.gpu_class)] == ["a"]
@@ -179,7 +179,8 @@ def test_as_many_pods_of_the_cluster_are_sent_away_as_needed(
     here: Pods, most: int, told: int
 ) -> None:
     for name, site in (("other", "cluster-2"), ("a", POD.site), ("b", POD.site)):
-        here.put(f"gpu/{name}/u", json.dumps({"last": f"{name}#1", "site": site}))
+        pod = {"last": f"{name}#1", "site": site, "application": "shop", "name": "p"}
+        here.put(f"gpu/{name}/u", json.dumps(pod))
     assert here.line.send_away(["t4"], most) == told
     assert here.kept() == [3 - told, 3 - told]
     assert "gpu/other/u" in here.reader.waiting_pods("t4")

@@ -32,8 +32,8 @@ local POD = {
 
 -- What a pod can run, and what it has run; nil: it does not wait, or its entry is damaged.
 local function waiting_pod(instance)
-  local decoded, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
-  if not decoded or type(pod) ~= 'table' then return nil end
+  local _, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
+  if type(pod) ~= 'table' then return nil end
   for field, kinds in pairs(POD) do
     if not string.find(kinds, type(pod[field])) then return nil end
   end
@@ -53,6 +53,7 @@ end
 
 -- Pods go, the one that would have gone first at first, until each job has its share.
 local function free_shares(spec)
+  -- Most classes have no such pod, and those of a host have none.
   if spec.host or redis.call('ZCARD', K.warm_until) == 0 then return end
   local over = shares_in_use() - shares_of(spec)
   if over <= 0 then return end
