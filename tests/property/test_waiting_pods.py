@@ -186,7 +186,7 @@ def test_as_many_pods_of_the_cluster_are_sent_away_as_needed(
     assert "gpu/other/u" in here.reader.waiting_pods("t4")
 
 
-def test_a_pod_that_nobody_can_read_is_sent_away(here: Pods) -> None:
+def test_a_pod_whose_entry_is_damaged_is_sent_away(here: Pods) -> None:
     here.put("gpu/a/u", "{")
     assert here.line.send_away(["t4"], 1) == 1
     assert here.kept() == [0, 0]
