@@ -227,14 +227,12 @@ class Model:
         """Give a job that has a slot to the newest pod that waits, and can run it."""
         for instance in reversed(self.pods.oldest()) if job.warm else ():
             pod = self.pods.known.get(instance)
+            if pod and not pod.suits(job.isolation, job.tenant, job.time_limit):
+                continue
+            self.pods.forget(instance)
             before = self.jobs.get(pod.last[0]) if pod else None
             ran_it = pod and before and before.attempt == pod.last[1]
-            if not (pod and before and ran_it and self.first_of(before)) or (
-                self.pods.terms_until <= now
-            ):
-                self.pods.forget(instance)
-            elif pod.suits(job.isolation, job.tenant, job.time_limit):
-                self.pods.forget(instance)
+            if before and ran_it and self.first_of(before) and now < self.pods.terms_until:
                 self.go_on(job, before)
                 job.instance, job.deadline = instance, now + CLAIMS_WITHIN
                 return True

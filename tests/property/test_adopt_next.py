@@ -152,7 +152,7 @@ def test_a_pod_learns_whether_redis_knows_its_attempt(
 
 
 @pytest.mark.parametrize("text", ["{", "5", "{}", '{"until": "soon"}'])
-def test_terms_that_nobody_can_read_are_forgotten(queue: Queue, text: str) -> None:
+def test_terms_that_are_damaged_are_forgotten(queue: Queue, text: str) -> None:
     terms = class_key("t4", "terms")
     queue.client.hset(terms, "other", text)
     queue.line.announce([T4], 30)

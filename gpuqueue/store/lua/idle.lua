@@ -5,11 +5,11 @@
 --   last: of its latest one
 --   leaves?: true: it goes, unless it is given a job
 -- Answer: {'waits'} | {'job', record (JSON)}, whose attempt it must claim | {'goes', why}
---! clock records attempts
+--! clock records
 local first = load(delivery_of(context.first) or '')
-local name = first and first.attempt == attempt_of(context.first) and first.warm_last
+local name = first and first.warm_last
 local job = name and name ~= context.last and load(delivery_of(name) or '')
-if job and holder_of(job) == name and job.instance == context.instance then
+if job and job.instance == context.instance then
   return job.state == 'launching' and { 'job', cjson.encode(job) } or { 'goes', 'given up' }
 end
 if context.leaves then

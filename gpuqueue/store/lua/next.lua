@@ -116,8 +116,8 @@ local function look_ahead(before, ask)
   return job, v, good
 end
 
--- Wait for a job, if a share is left that no job needs. An instance with a GPU of its own gives
--- that up, and one whose jobs may run again would look as if it ran those. Answer: as that of none.
+-- Wait for a job, if a share is left that no job needs. An instance that was given a GPU gives it
+-- up. One whose job may run again could not be found by that any more. Answer: as that of none.
 local function wait_or_none(before, first, spec, why, wakes)
   local over = before.state == 'ended' and first.state == 'ended'
   local free = spec.devices == 0 and shares_in_use() < shares_of(spec)

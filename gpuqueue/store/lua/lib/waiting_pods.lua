@@ -32,8 +32,8 @@ local POD = {
 
 -- What a pod can run, and what it has run; nil: it does not wait, or its entry is damaged.
 local function waiting_pod(instance)
-  local decoded, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
-  if not decoded or type(pod) ~= 'table' then return nil end
+  local _, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
+  if type(pod) ~= 'table' then return nil end
   for field, kinds in pairs(POD) do
     if not string.find(kinds, type(pod[field])) then return nil end
   end
@@ -53,10 +53,20 @@ end
 
 -- Pods go, the one that would have gone first at first, until each job has its share.
 local function free_shares(spec)
+  -- Most classes have no such pod, and those of a host have none.
   if spec.host or redis.call('ZCARD', K.warm_until) == 0 then return end
   local over = shares_in_use() - shares_of(spec)
   if over <= 0 then return end
   for _, each in ipairs(redis.call('ZRANGE', K.warm_until, 0, over - 1)) do ring(each) end
+end
+
+-- The jobs that a pod ran last and first; nil: its end could not be told to be that of a job which
+-- it is given, or nothing starts such a pod any more.
+local function known_to_run(pod)
+  local before = load(delivery_of(pod.last) or '')
+  local ran_it = before and before.attempt == attempt_of(pod.last)
+  local first = ran_it and first_of(before)
+  if first and terms_of(pod.site, pod.application, pod.settings) then return before, first end
 end
 
 -- Give a job that has a slot to a pod that waits, in place of a launch. Answer: whether one has it.
@@ -66,22 +76,20 @@ local function wake_pod(job, spec)
   for i = #found, 1, -1 do -- the newest first
     local instance = found[i]
     local pod = waiting_pod(instance)
-    local others = pod and pod.site ~= (spec.owner or '')
-    local terms = pod and terms_of(pod.site, pod.application, pod.settings)
-    local before = terms and load(delivery_of(pod.last) or '')
-    local ran_it = before and before.attempt == attempt_of(pod.last)
-    local first = ran_it and first_of(before)
-    if not others and not first then
-      ring(instance) -- nothing starts such a pod any more, or what it has run is forgotten
-    elseif not others and suits(job, pod) then
-      follow(job, before)
-      name_last(job, before, first)
-      job.instance, job.launched, job.node, job.pod = instance, now, pod.node, pod.name
-      redis.call('ZREM', K.launching, holder_of(job))
-      redis.call('ZADD', K.deadlines, now + CLAIMS_WITHIN, holder_of(job))
-      save(job)
+    if not pod then
       ring(instance)
-      return true
+    elseif pod.site == (spec.owner or '') and suits(job, pod) then
+      ring(instance)
+      local before, first = known_to_run(pod)
+      if before then
+        follow(job, before)
+        name_last(job, before, first)
+        job.instance, job.launched, job.node, job.pod = instance, now, pod.node, pod.name
+        redis.call('ZREM', K.launching, holder_of(job))
+        redis.call('ZADD', K.deadlines, now + CLAIMS_WITHIN, holder_of(job))
+        save(job)
+        return true
+      end
     end
   end
   return false
