@@ -31,7 +31,8 @@ T4 = GpuClass("t4", shared_slots=5, exclusive_slots=1)
 
 
 def record(name: str, isolation: str = "shared") -> Record:
-    return {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4", "task": "t"}
+    made: Record = {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4"}
+    return made | {"task": "t", "warm": 60.0}
 
 
 def accept_many(line: Line, number: int, isolation: str = "shared") -> list[str]:
