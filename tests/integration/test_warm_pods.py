@@ -28,18 +28,24 @@ INSTANCE = f"gpu/gpu-where-1/{UID}"
 #: What an attempt finds of those before it, and leaves for those after it.
 APP = """
 import os, sys, tempfile, threading
-from pathlib import Path
+from contextlib import suppress
 from celery import Celery
 URL = os.environ["CELERY_BROKER_URL"]
 print("imports", os.getpid(), flush=True)
 app = Celery("own", broker=URL, backend=URL)
 LEFT = []
+GPU = "/dev/full"  # stands in for one
 
 @app.task
 def see(name):
     print("sees", name, flush=True)
     known = [*LEFT, *os.listdir(tempfile.gettempdir()), *(n for n in os.environ if n == "LEFT")]
     known += [n for n in sys.modules if n == "this_was_left"]
+    for pid in (os.getpid(), os.getppid()):  # a GPU would be open here, or in the runner
+        for each in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                known += [n for n in [os.readlink(f"/proc/{pid}/fd/{each}")] if n == GPU]
+    LEFT.append(open(GPU))
     LEFT.append("a value")
     os.environ["LEFT"] = "a variable"
     sys.modules["this_was_left"] = sys
