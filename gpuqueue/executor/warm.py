@@ -23,7 +23,7 @@ from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe
 
 logger = logging.getLogger("gpuqueue.start")
-#: Seconds after which a pod that waits looks, though nobody has woken it.
+#: Seconds after which a pod that waits looks, though it was not woken.
 LOOK = 2.0
 #: Signals that end a pod that waits.
 _ENDING = (signal.SIGTERM, signal.SIGINT)

@@ -19,8 +19,8 @@ logger = logging.getLogger("gpuqueue.start")
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """Have processes that start meanwhile make their temporary files in a directory of their own,
-    and remove it. Where none can be made, they use that of the pod.
+    """Have processes that start meanwhile make their temporary files in a separate directory, and
+    remove it. Where none can be made, they use that of the pod.
     """
     before = os.environ.get(VARIABLE)
     try:

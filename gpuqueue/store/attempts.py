@@ -172,11 +172,11 @@ class ExecutorAttempt:
         return bool(answer[0] == "waits")
 
     def sleep(self, instance: str, seconds: float) -> None:
-        """Sleep until the pod is told something, or for so many seconds. It may be shorter: a user
-        of executors may not block on lists, since it could take messages off a queue so.
+        """Sleep until the pod is told something, or for so many seconds. It is shorter for a user of
+        Redis that may not block.
         """
         try:
-            self._client.blpop([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
+            self._client.bzpopmin([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
         except redis.exceptions.NoPermissionError:
             time.sleep(min(seconds, UNTOLD))
 

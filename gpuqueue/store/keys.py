@@ -115,7 +115,7 @@ def class_key(gpu_class: str, name: str) -> str:
 
 
 def bell_key(gpu_class: str, instance: str) -> str:
-    """Return the list that a pod without a job blocks on; any element wakes it."""
+    """Return the zset that a pod without a job blocks on; any element wakes it."""
     return f"{class_key(gpu_class, 'warm')}:{instance}"
 
 

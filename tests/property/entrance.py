@@ -160,7 +160,7 @@ class Entrance(Timed):
         holders = [each and Attempt(CLASS, *each).holder for each in (job.first, job.after)]
         assert [record["warm_of"], record["warm_after"]] == holders
         assert record["warm_turn"] == job.turn
-        assert self.client.llen(bell_key(CLASS, job.instance)) == 1, "it looks at once"
+        assert self.client.zcard(bell_key(CLASS, job.instance)) == 1, "it looks at once"
         return record
 
     def announce(self) -> None:

@@ -52,7 +52,7 @@ class Pods(Instance):
         return list(known)
 
     def told(self, instance: str) -> bool:
-        return bool(self.client.llen(bell_key("t4", instance)))
+        return bool(self.client.zcard(bell_key("t4", instance)))
 
     def launched(self, name: str = "b", **more: Any) -> bool:
         """Whether a job that comes now is launched, and not given to a pod."""

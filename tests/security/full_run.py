@@ -151,6 +151,7 @@ def _waits_for_a_job(acl_redis: AclRedis) -> list[Any]:
     assert executor.take_next(me, ended=explain(0)) is None
     seen: list[Any] = [executor.called(pod, "m1#1")]
     assert not line.take_in(idle, record | {"delivery": "m2", "id": "m2"}, "{}").granted
+    executor.sleep(pod, 60)  # it is woken at once
     given: Any = executor.called(pod, "m1#1")
     second = ExecutorAttempt(user, Attempt.of(given), given["token"])
     second.claim(pod, "w")

@@ -449,12 +449,12 @@ def test_a_pod_that_may_not_wait_until_it_is_told_looks_often(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    client = acl_redis.as_user("executor")
+    client = acl_redis.as_user("client")  # as an executor with the rights of an older file
     executor = ExecutorAttempt(client, Attempt("t4", "j", 1), "token")
     for seconds in (60.0, 0.1):
         executor.sleep("ns/job/pod", seconds)
     assert slept == [UNTOLD, 0.1]
-    assert {each["object"] for each in acl_redis.denied()} == {"blpop"}
+    assert {each["object"] for each in acl_redis.denied()} == {"bzpopmin"}
     client.close()
 
 

@@ -113,7 +113,7 @@ def test_what_waits_gives_its_share_to_a_job_of_another_kind(
     assert alone.get(PATIENCE) == 4
 
 
-def test_a_job_may_ask_for_a_pod_of_its_own(shop: ModuleType, warm: ClusterStack) -> None:
+def test_a_job_may_ask_for_a_separate_pod(shop: ModuleType, warm: ClusterStack) -> None:
     first = shop.add.apply_async((1, 1), queue=GPU)
     first.get(PATIENCE)
     pod_waits(warm)
@@ -179,7 +179,7 @@ def test_a_job_whose_warm_pod_must_go_is_tried_again(
     ("fault", "reason"),
     [("oom_kill", "HOST_OOM"), ("delete_pod", "POD_DELETED"), ("kill", "ERROR")],
 )
-def test_a_job_whose_warm_pod_ends_ends_as_in_a_pod_of_its_own(
+def test_a_job_whose_warm_pod_ends_ends_as_in_a_cold_one(
     shop: ModuleType, warm: ClusterStack, held: Any, fault: str, reason: str
 ) -> None:
     getattr(warm.cluster.faults, fault)(warm.pod_name(held.id))

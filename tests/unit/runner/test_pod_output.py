@@ -45,7 +45,7 @@ def test_each_job_has_its_own_log_however_its_lines_arrive(mark: str, size: int)
     logs, attempts, shown = printed_in(pieces, 900, mark)
     assert logs == [b"one\n" * 9, b"two\0\n", b""]
     assert attempts == ["2", "3"]
-    assert shown == b"one\n" * 9 + b"two\0\n", "nobody sees the turns"
+    assert shown == b"one\n" * 9 + b"two\0\n", "without the turns"
 
 
 def test_only_the_end_of_a_log_is_kept_and_all_of_it_is_shown() -> None:

@@ -16,7 +16,7 @@ end
 local function ring(instance)
   forget_waiting(instance)
   local bell = K.warm .. ':' .. instance
-  redis.call('RPUSH', bell, '')
+  redis.call('ZADD', bell, now, '') -- no list: who may block on lists may take messages
   redis.call('EXPIRE', bell, 60)
 end
 
