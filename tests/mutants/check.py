@@ -41,6 +41,7 @@ TESTS = (
     "tests/property/test_waiting_pods.py",
     "tests/property/test_waiting_rules.py",
     "tests/property/test_blame_rules.py",
+    "tests/property/test_why.py",
     "tests/property/test_warm_repair.py",
     "tests/property/test_attempt_rules.py",
     "tests/property/test_admission_rules.py",

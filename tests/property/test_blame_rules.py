@@ -10,7 +10,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.ends import EXIT_NO_APPLICATION, EXIT_OK, End, explain
+from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_OK, End, explain
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -49,6 +49,11 @@ class Queue(OpenClass):
     def places(self) -> dict[str, Any]:
         found: Any = self.client.hgetall(class_key("t4", "places"))
         return {name: json.loads(text) for name, text in found.items()}
+
+    def fail(self, place: str) -> None:
+        """Let a place have failed once."""
+        known = {"failures": 1, "jobs": {}, "last": self.now, "since": self.now}
+        self.client.hset(class_key("t4", "places"), place, json.dumps(known))
 
     def set_aside(self) -> list[str]:
         return [name for name, each in self.places().items() if "until" in each]
@@ -131,6 +136,52 @@ def test_a_job_that_fails_by_itself_blames_no_gpu(schedule_redis: redis.Redis) -
     assert queue.places() == {}
 
 
+def test_a_launch_that_was_cancelled_blames_no_place(queue: Queue) -> None:
+    executor = queue.start("a")
+    queue.line.cancel("t4", "a")
+    assert queue.end(executor, STARTED) == "finishing"
+    assert queue.places() == {}
+
+
+def test_an_attempt_without_a_slot_blames_no_place(queue: Queue) -> None:
+    """Its end was told before Redis came back with an older state, or comes twice."""
+    executor = queue.start("a")
+    queue.client.zrem(class_key("t4", "holders_shared"), "a#1")
+    queue.end(executor, STARTED)
+    assert queue.places() == {}
+
+
+# -- a report --------------------------------------------------------------------------------------
+
+
+def test_a_process_that_has_reported_blames_no_gpu(schedule_redis: redis.Redis) -> None:
+    queue = Queue(schedule_redis, devices=1)
+    executor = queue.start("a", True)
+    executor.report("ERROR")
+    queue.end(executor, explain(EXIT_DEVICE), claimed=True)
+    assert queue.places() == {}
+
+
+def test_a_success_that_is_told_twice_disproves_no_later_failure(queue: Queue) -> None:
+    executor = queue.start("a", True)
+    executor.report("SUCCEEDED")
+    assert queue.end(executor, LOST, claimed=True) == "finishing"
+    queue.fail(HOST)
+    queue.end(executor, LOST, claimed=True)
+    assert list(queue.places()) == [HOST]
+
+
+def test_a_slot_is_free_since_the_first_end_that_was_told(queue: Queue) -> None:
+    executor = queue.start("a", True)
+    executor.report("SUCCEEDED")
+    assert executor.reported(1000)
+    since = queue.now
+    for _ in range(2):
+        assert queue.end(executor, LOST, claimed=True) == "ended"
+        queue.now += 1
+    assert queue.record("a")["released"] == since
+
+
 # -- an import -------------------------------------------------------------------------------------
 
 
@@ -187,15 +238,22 @@ def test_an_end_of_another_process_is_not_that_of_one_that_goes_on(queue: Queue)
     assert (released.attempt.holder, released.freed) == ("a#1", False)
 
 
-def test_a_slot_that_an_earlier_attempt_has_left_is_freed(queue: Queue) -> None:
+def test_a_slot_that_an_earlier_attempt_has_left_tells_nothing_of_the_next(queue: Queue) -> None:
     early = queue.start("a")
     queue.end(early, LOST)
     queue.now += 5
     queue.line.tick("t4")
-    queue.line.admit(T4)
+    [granted] = queue.line.admit(T4)
+    executor = ExecutorAttempt(queue.client, Attempt.of(granted), granted["token"])
+    executor.claim("h:n:2", "w")
+    executor.report("SUCCEEDED")
+    queue.fail(HOST)
     queue.client.zadd(class_key("t4", "holders_shared"), {"a#1": queue.now})
-    assert queue.line.release(T4, Attempt("t4", "a", 1)).freed
+    counted = queue.client.hgetall(class_key("t4", "counts"))
+    assert queue.line.release(T4, Attempt("t4", "a", 1), LOST).freed
     assert queue.holders() == ["a#2"]
+    assert queue.client.hgetall(class_key("t4", "counts")) == counted, "it runs on"
+    assert list(queue.places()) == [HOST], "the success of the next is not known yet"
 
 
 def test_a_late_end_of_an_earlier_attempt_frees_no_slot(queue: Queue) -> None:

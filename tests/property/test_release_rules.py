@@ -79,6 +79,15 @@ def test_a_container_that_was_given_up_ends_for_that_reason(world: World) -> Non
     assert (known(world)["reason"], known(world)["error"]) == ("QUOTA", "no quota")
 
 
+def test_a_container_that_was_not_seen_to_start_in_time_starts_again(world: World) -> None:
+    container(world)
+    world.now += 61
+    world.line.tick("t4")
+    assert known(world)["timed_out"] == "start"
+    ends(world, EndReason.ERROR, **STARTED)
+    assert known(world)["state"] == "delayed"
+
+
 def test_a_repeated_end_of_a_container_does_not_revive_its_job(world: World) -> None:
     container(world)
     ends(world, EndReason.ERROR, **STARTED)
@@ -86,6 +95,14 @@ def test_a_repeated_end_of_a_container_does_not_revive_its_job(world: World) -> 
     assert world.call("finished")
     ends(world, EndReason.ERROR, **STARTED)
     assert known(world)["state"] == "ended"
+
+
+def test_a_repeated_end_of_a_container_takes_no_finish_from_its_finisher(world: World) -> None:
+    container(world)
+    ends(world, EndReason.ERROR, **STARTED)
+    assert world.call("finish_claim")[0] == "ok"
+    ends(world, EndReason.ERROR, **STARTED)
+    assert world.call("finish_claim", finisher="g") == ["busy"]
 
 
 def test_a_late_end_of_a_container_tells_nothing_of_its_next_attempt(world: World) -> None:
@@ -96,6 +113,13 @@ def test_a_late_end_of_a_container_tells_nothing_of_its_next_attempt(world: Worl
     assert not isinstance(turn, Exception) and turn.granted[0]["attempt"] == 2
     assert ends(world, EndReason.ERROR, **STARTED).state == "launching"
     assert known(world)["state"] == "launching"
+
+
+def test_a_job_that_has_ended_leaves_no_message(world: World) -> None:
+    world.bring("reporting")
+    assert world.client.hexists(class_key("t4", "messages"), "a")
+    assert world.call("reported")
+    assert not world.client.exists(class_key("t4", "messages"))
 
 
 def test_a_report_after_the_time_limit_is_refused(world: World) -> None:

@@ -116,7 +116,7 @@ local function release(asked)
   if current and job.instance and not same_instance(job.instance, instance) then
     return 0, job, holder, true
   end
-  if current and job.doomed and job.state == 'launching' then
+  if current and job.doomed then
     ended.reason, ended.error, ended.tried = job.doomed, job.doom_error, job.doom_tried
   elseif current and job.timed_out == 'load' then
     -- Stopped in the import: the code of its task never ran.
