@@ -172,8 +172,8 @@ class ExecutorAttempt:
         return bool(answer[0] == "waits")
 
     def sleep(self, instance: str, seconds: float) -> None:
-        """Sleep until the pod is told something, or for so many seconds. It is shorter for a user of
-        Redis that may not block.
+        """Sleep until the pod is told something, or for so many seconds; less if its user of Redis
+        may not block.
         """
         try:
             self._client.bzpopmin([bell_key(self.attempt.gpu_class, instance)], timeout=seconds)
