@@ -99,7 +99,7 @@ class Repair:
             if holders is None:
                 continue  # nothing is known of the class
             read.add(name)
-            if name in runs:
+            if name in runs and name not in adopt_at_once:  # else they may run a job by now
                 warm += self.reader.waiting_pods(name)
             for slot, since, record in holders:
                 own = [each for each in of_slot[slot] if _is_own(record, each)]

@@ -11,7 +11,7 @@ from gpuqueue.dispatcher.identity import Standing, standing
 from gpuqueue.dispatcher.suspects import Suspects
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.attempt import LiveAttempt
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, goes_on
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
@@ -60,14 +60,17 @@ class Strays:
         match standing(record, each, tokens):
             case Standing.CURRENT:
                 return  # its slot is written by now
-            case Standing.UNKNOWN | Standing.OVER if has_slot:
+            case _ if has_slot:
                 return
-            case Standing.UNKNOWN if each.record.get("warm"):
+            case (Standing.UNKNOWN | Standing.OVER) as stands if goes_on(each.record):
                 # It may run another job by now, and says so itself (runner/pod.py).
-                if self.suspects.for_long(instance, LOOKS * self.abandoned_after):
+                if not self.suspects.for_long(instance, LOOKS * self.abandoned_after):
+                    if attempt.gpu_class in adopt_at_once:
+                        self.unsettled.add(attempt.gpu_class)
+                elif stands is Standing.UNKNOWN:
                     self._adopt(each)
-                elif attempt.gpu_class in adopt_at_once:
-                    self.unsettled.add(attempt.gpu_class)
+                else:
+                    self._stop(each)
             case Standing.UNKNOWN:
                 at_once = attempt.gpu_class in adopt_at_once
                 if at_once or self.suspects.for_long(instance, self.abandoned_after):

@@ -48,7 +48,7 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
-from gpuqueue.store.client import RedisError, connect, explained, forbidden, look
+from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidden, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import describe, passes
@@ -104,6 +104,7 @@ class Executor:
         self._loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
         self._claimed: tuple[ExecutorAttempt, Record, dict[str, Any], str] | None = None
         self._known: Record | None = None  # by the runner of a pod that goes on
+        self._soon: Redis | None = None
 
     def main(self) -> int:
         """Claim the attempt and run it; return the exit status."""
@@ -128,6 +129,8 @@ class Executor:
         ones.
         """
         self._client.connection_pool.disconnect()
+        if self._soon is not None:
+            self._soon.connection_pool.disconnect()
 
     # -- the next job of a pod ---------------------------------------------------------------------
 
@@ -162,14 +165,11 @@ class Executor:
         """Have Redis know the attempt that runs: it may have lost it, and only this process knows
         by now which one it is.
         """
-        client = connect(self._url, timeout=BRIEF, retries=0)
         try:
-            asks = ExecutorAttempt(client, self._attempt, self._token)
+            asks = ExecutorAttempt(self._brief(), self._attempt, self._token)
             self._known = asks.stands(self._known, self._instance) or self._known
         except RedisError as exc:
             logger.debug("%s: Redis cannot tell whether it knows it: %s", self.holder, exc)
-        finally:
-            client.close()
 
     def sleep(self, seconds: float) -> None:
         """Sleep until the pod is told something, or for so many seconds. Raises RedisError."""
@@ -181,13 +181,18 @@ class Executor:
         self._claimed = None
 
     def keep_log(self, printed: bytes) -> None:
-        """Keep the end of what the attempt has printed."""
-        if printed:
-            try:
-                text = printed.decode(errors="replace")
-                Logs(self._client).keep(self._attempt, text, keep_of(self._environ))
-            except RedisError as exc:
-                logger.warning("the log of %s is not kept: %s", self.holder, exc)
+        """Keep the end of what the attempt has printed; the log of its pod has other ones, too."""
+        try:
+            text = printed.decode(errors="replace")
+            Logs(self._brief()).keep(self._attempt, text, keep_of(self._environ))
+        except RedisError as exc:
+            logger.warning("the log of %s is not kept: %s", self.holder, exc)
+
+    def _brief(self) -> Redis:
+        """Return a client that fails soon."""
+        if self._soon is None:
+            self._soon = connect(self._url, timeout=BRIEF, retries=0)
+        return self._soon
 
     def _ask(self) -> ExecutorAttempt:
         """Return the verbs of its latest attempt."""

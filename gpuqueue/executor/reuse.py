@@ -16,7 +16,7 @@ from typing import Any
 
 from gpuqueue.executor.sources import Sources
 from gpuqueue.executor.turns import Turns, TurnsInFiles, TurnsInPod
-from gpuqueue.model.executor_env import NODE, OF_JOB, RUNTIME, TURN, UNTIL, record_variables
+from gpuqueue.model.executor_env import JOBS, NODE, OF_JOB, RUNTIME, TURN, UNTIL, record_variables
 from gpuqueue.model.record import Record
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
@@ -38,6 +38,7 @@ class Reuse:
         me: this process, as it has claimed its attempt.
         turns: follow each turn to another job.
         until: when its pod takes no job any more, by ``time.monotonic``.
+        jobs: how many more its pod takes.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Reuse:
         me: WarmInstance,
         turns: Turns,
         until: float = math.inf,
+        jobs: float = math.inf,
     ) -> None:
         self._environ = environ
         self._me = me
         self._turns = turns
         self._until = until
+        self._jobs = jobs
         self._sources = Sources(())
         self._handlers = {each: signal.getsignal(each) for each in _SIGNALS}
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -88,7 +91,8 @@ class Reuse:
             node=environ.get(NODE) or None,
             longest=pod.longest,
         )
-        return cls(environ, me, TurnsInPod(environ), float(environ.get(UNTIL, math.inf)))
+        until, jobs = (float(environ.get(name, math.inf)) for name in (UNTIL, JOBS))
+        return cls(environ, me, TurnsInPod(environ), until, jobs)
 
     @staticmethod
     def is_wanted(record: Record) -> bool:
@@ -106,8 +110,9 @@ class Reuse:
         if changed := self._sources.changed():
             logger.info("this process takes no further job: %s has changed", changed)
             return None
-        if time.monotonic() >= self._until:
+        if time.monotonic() >= self._until or self._jobs <= 0:
             return None
+        self._jobs -= 1
         with ExitStack() as stack:
             try:  # before a job is taken: earlier ones may have left no file to open
                 stack.enter_context(self._turns.ready())

@@ -16,9 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 from gpuqueue.executor.process import Executor
-from gpuqueue.model.ends import EXIT_OK
-from gpuqueue.model.executor_env import NODE, TURN, UNTIL, VARIABLES
-from gpuqueue.model.warm_pod import WARM_POD, WarmPod
+from gpuqueue.model.ends import EXIT_OK, EXIT_STALE
+from gpuqueue.model.executor_env import JOBS, NODE, TURN, UNTIL, VARIABLES
+from gpuqueue.model.warm_pod import GOES_ON, WARM_POD, WarmPod
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe
 
@@ -46,6 +46,7 @@ class Warm:
         self._jobs = 1
         self._mark = secrets.token_hex(16)
         os.environ[TURN], os.environ[UNTIL] = self._mark, str(self._until)
+        os.environ[JOBS] = str(pod.jobs - 1)
 
     @classmethod
     def of(cls, executor: Executor, began: float) -> Warm | None:
@@ -78,27 +79,29 @@ class Warm:
         """Have Redis know what runs here: a leader knows only what the pod was started for."""
         self._executor.stands()
 
-    def next(self, printed: bytes) -> int | None:
+    def keep(self, printed: bytes) -> None:
+        """Keep the end of the output of the job that has ended."""
+        self._executor.keep_log(printed)
+
+    def next(self) -> int | None:
         """Turn the executor to the next job of this pod, and claim it. Returns its exit status, 0
         if it is claimed; None: there is no job.
-
-        Args:
-            printed: the end of the output of the job that has ended.
         """
-        self._executor.keep_log(printed)
         left = self._until - time.monotonic()
         if self._jobs >= self._pod.jobs or left <= 0:
             logger.info("this pod takes no further job: it has run %d", self._jobs)
             return None
         stays = min(float(os.environ.get(VARIABLES["warm"], 0)), left)
         try:
-            status = self._take(stays) if stays > 0 else None
+            status = self._take(stays) if stays > 0 and not is_told_to_end() else None
         except RedisError as exc:
+            # It may have been given a job, which must not look like one that ended by itself.
             logger.warning("this pod takes no further job: Redis %s", describe(exc).problem)
-            return None
+            return EXIT_STALE
         finally:
             self._executor.disconnect()
         self._jobs += 1
+        os.environ[JOBS] = str(self._pod.jobs - self._jobs)
         return status
 
     def _take(self, stays: float) -> int | None:
@@ -111,16 +114,16 @@ class Warm:
             longest=pod.longest,
             stays=stays,
         ):
-            logger.info("this pod goes on with %s", executor.holder)
+            logger.info("%s %s", GOES_ON, executor.holder)
             return EXIT_OK
         try:
             found = self._wait(time.monotonic() + stays)
         except _Ended:
-            self._executor.called(self._first, leaves=True)  # it is given no job from now on
-            return None
+            # It is given no job from now on; one that it has been given needs another pod.
+            return EXIT_STALE if executor.called(self._first, leaves=True) else None
         if not found:
             return None
-        logger.info("this pod goes on with %s, after a pause", executor.holder)
+        logger.info("%s %s, after a pause", GOES_ON, executor.holder)
         return executor.claim()
 
     def _wait(self, until: float) -> bool:
@@ -140,6 +143,11 @@ class Warm:
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def is_told_to_end() -> bool:
+    """Whether a signal waits that ends the pod."""
+    return not signal.sigpending().isdisjoint(_ENDING)
 
 
 class _Ended(BaseException):

@@ -29,13 +29,13 @@ START = "GPUQUEUE_START"
 POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
 #: The runtime directory of an executor that may go on with other jobs.
 RUNTIME = "GPUQUEUE_RUNTIME"
-#: In a pod that runs several jobs: what marks a turn in the output of a process, and until when it
-#: takes jobs, by the monotonic clock.
-TURN, UNTIL = "GPUQUEUE_TURN", "GPUQUEUE_UNTIL"
+#: In a pod that runs several jobs: what marks a turn in the output of a process; until when it
+#: takes jobs, by the monotonic clock; and how many more.
+TURN, UNTIL, JOBS = "GPUQUEUE_TURN", "GPUQUEUE_UNTIL", "GPUQUEUE_JOBS_LEFT"
 #: The variables of a job and its attempt, which change if a process goes on with another one.
 OF_JOB = frozenset(VARIABLES.values())
 #: All variables of one attempt. A dispatcher that runs within a job must not pass on its own.
-OF_ATTEMPT = OF_JOB | {INSTANCE, FINISHER, RUNTIME, POD, POD_UID, NODE, WARM_POD, TURN, UNTIL}
+OF_ATTEMPT = OF_JOB | {INSTANCE, FINISHER, RUNTIME, POD, POD_UID, NODE, WARM_POD, TURN, UNTIL, JOBS}
 
 
 def record_variables(record: Record) -> dict[str, str]:

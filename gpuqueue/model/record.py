@@ -54,7 +54,7 @@ class Record(TypedDict, total=False):
     arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     container: dict[str, Any]
-    reuse: Annotated[int, TOMBSTONE, SHOWN]
+    reuse: Annotated[int, ANNOTATION, TOMBSTONE, SHOWN]
     warm: Annotated[float, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
     needs_app: bool
     signed: bool
@@ -168,3 +168,8 @@ MOST_ATTEMPTS = 10**15
 def fields_with(use: Use) -> tuple[str, ...]:
     """Return the names of the fields with a use, in the order of the table."""
     return tuple(name for name, field in FIELDS.items() if use in field.uses)
+
+
+def goes_on(record: Record) -> bool:
+    """Whether the pod of a job may run others after it."""
+    return bool(record.get("warm")) or record.get("reuse", 0) > 1

@@ -11,6 +11,9 @@ from typing import Self
 
 #: The variable of such a pod.
 WARM_POD = "GPUQUEUE_WARM_POD"
+#: What its runner prints when it goes on, before the name of the holder: there the log of a job
+#: begins.
+GOES_ON = "this pod goes on with"
 
 
 @dataclass(frozen=True, slots=True)

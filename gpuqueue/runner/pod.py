@@ -37,7 +37,7 @@ logger = logging.getLogger("gpuqueue.start")
 #: Seconds for which what the attempt left may resist SIGKILL. The kernel ends it with process 1.
 RESISTING = 10.0
 #: Seconds between two looks of a pod that may run several jobs whether Redis knows its job.
-LOOK = 5.0
+LOOK = 2.0
 
 
 def run() -> NoReturn:
@@ -100,24 +100,32 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
     pod = Pod()
     if not os.environ.get(WARM_POD):
         return pod.run(start)
+    from gpuqueue.errors import SettingsError
     from gpuqueue.executor.process import Executor
     from gpuqueue.executor.warm import Warm
     from gpuqueue.runner.pod_output import PodOutput
     from gpuqueue.runner.temporary import temporary_files
 
-    warm = Warm.of(executor or Executor(os.environ), time.monotonic())
+    try:
+        warm = Warm.of(executor or Executor(os.environ), time.monotonic())
+    except SettingsError:
+        warm = None  # the executor says so, too
     if warm is None:
         return pod.run(start)
     while True:
         output = PodOutput(warm.log_bytes, warm.mark)
-        watch = partial(_watch, output, warm)
         with temporary_files():
-            status = pod.run(partial(output.into, start), output.follow, watch)
+            status = pod.run(
+                partial(output.into, start), output.follow, partial(_watch, output, warm)
+            )
         printed = output.close()
         _follow(output, warm)
-        if status or printed is None or pod.told_to_end:
+        if printed is None:
             return status
-        taken = warm.next(printed)
+        warm.keep(printed)
+        if status or pod.told_to_end:
+            return status
+        taken = warm.next()
         if taken is None:
             return status
         if taken:
@@ -126,12 +134,18 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
 
 def _follow(output: PodOutput, warm: Warm) -> None:
     for turn in output.turns():
-        warm.turned(*turn)
+        try:
+            warm.turned(*turn)
+        except Exception:  # the job goes on
+            logger.exception("a turn to another job is not noted", extra={"action": "turn"})
 
 
 def _watch(output: PodOutput, warm: Warm) -> None:
     _follow(output, warm)
-    warm.watch()
+    try:
+        warm.watch()
+    except Exception:  # the job goes on
+        logger.exception("Redis was not told what runs here", extra={"action": "watch"})
 
 
 def _spawn_instead(why: str, folder: Path, before: Mapping[str, str]) -> NoReturn:

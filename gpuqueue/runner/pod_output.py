@@ -72,9 +72,12 @@ class PodOutput:
         while data := os.read(self._read, _READ):
             held += data
             while turn := self._turn.search(held):
-                self._pass_on(held[: turn.start()])
-                self._turns.put((self._end, json.loads(turn[1])))
-                self._end, held = b"", held[turn.end() :]
+                variables = _variables(turn[1])
+                self._pass_on(held[: turn.end() if variables is None else turn.start()])
+                if variables is not None:
+                    self._turns.put((self._end, variables))
+                    self._end = b""
+                held = held[turn.end() :]
             whole = self._without_begun_turn(held)
             self._pass_on(held[:whole])
             held = held[whole:]
@@ -93,3 +96,12 @@ class PodOutput:
         self._end = (self._end + data)[-self._kept :] if self._kept else b""
         while data:
             data = data[os.write(1, data) :]
+
+
+def _variables(text: bytes) -> dict[str, str] | None:
+    """Parse the variables of a turn; None: a job has printed what looks like one."""
+    with suppress(ValueError):
+        found = json.loads(text)
+        if all(isinstance(each, str) for each in found.values()):
+            return dict(found)
+    return None

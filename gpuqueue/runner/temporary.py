@@ -22,7 +22,7 @@ def temporary_files() -> Iterator[None]:
     """Have processes that start meanwhile make their temporary files in a separate directory, and
     remove it. Where none can be made, they use that of the pod.
     """
-    before = os.environ.get(VARIABLE)
+    before, chosen = os.environ.get(VARIABLE), tempfile.tempdir
     try:
         folder = tempfile.mkdtemp(prefix="gpuqueue-job-")
     except OSError as exc:
@@ -37,5 +37,5 @@ def temporary_files() -> Iterator[None]:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = before
-        tempfile.tempdir = None  # as before the first use
+        tempfile.tempdir = chosen
         shutil.rmtree(folder, ignore_errors=True)

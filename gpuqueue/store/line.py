@@ -158,9 +158,12 @@ class Line(Cancels):
         calls = [(name, {"site": self.owner, "most": most}) for name in classes]
         told = 0
         for answer in self._scripts.each("send_away", calls):
-            if isinstance(answer, Exception):
+            if not isinstance(answer, Exception):
+                told += answer
+            elif passes(answer):
                 raise answer
-            told += answer
+            else:
+                logger.error("pods may wait on: %s", answer, extra={"action": "not_sent_away"})
         return told
 
     def observed(self, observations: Sequence[Observation]) -> list[bool]:

@@ -14,13 +14,12 @@ from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
+from gpuqueue.model.warm_pod import GOES_ON
 from gpuqueue.store.logs import Logs
 
 if TYPE_CHECKING:
     from gpuqueue.launchers.kubernetes.api.requests import Requests
 
-#: What the runner of a pod logs before the name of its next attempt (executor/warm.py).
-GOES_ON = "this pod goes on with"
 #: Seconds by which the clock of a node may be behind that of Redis.
 CLOCKS = 5.0
 #: The most bytes of a pod's log to fetch. The API cuts the rest at the end.

@@ -19,6 +19,7 @@ from gpuqueue.launchers.base import (
     OnEnd,
 )
 from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
+from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
@@ -43,7 +44,7 @@ from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason, WaitReason
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, goes_on
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 
@@ -147,6 +148,8 @@ class KubernetesLauncher:
                 f"a Job {name} of another owner exists in namespace {self._common.namespace};"
                 " delete it"
             )
+        if found["token"] != record["token"] and goes_on(found) and _runs(job):
+            raise self._later(f"Job {name} of an earlier state has gone on with another job", None)
         if found["token"] != record["token"]:
             try:
                 self._api.delete_job(name)
@@ -222,3 +225,7 @@ class KubernetesLauncher:
         """Stop following. Jobs go on, and another dispatcher follows them."""
         self._closed.set()
         self._follower.close()
+
+
+def _runs(job: Job) -> bool:
+    return not any(each.status == "True" for each in job.status.conditions or ())

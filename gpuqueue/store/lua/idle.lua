@@ -5,17 +5,21 @@
 --   last: of its latest one
 --   leaves?: true: it goes, unless it is given a job
 -- Answer: {'waits'} | {'job', record (JSON)}, whose attempt it must claim | {'goes', why}
---! clock records
+--! clock records attempts place places warm waiting_pods
 local first = load(delivery_of(context.first) or '')
 local name = first and first.warm_last
 local job = name and name ~= context.last and load(delivery_of(name) or '')
 if job and job.instance == context.instance then
   return job.state == 'launching' and { 'job', cjson.encode(job) } or { 'goes', 'given up' }
 end
-if context.leaves then
-  redis.call('HDEL', K.warm, context.instance)
-  redis.call('ZREM', K.warm_until, context.instance)
-  return { 'goes', 'no job came' }
+local pod = waiting_pod(context.instance)
+local wanted = pod and terms_of(pod.site, pod.application, pod.settings)
+-- An older state knows nothing of what pods run by now: until it is compared with that, none waits.
+local open = redis.call('HEXISTS', K.gate, 'opened') == 1
+if context.leaves or not (wanted and open) then
+  forget_waiting(context.instance)
+  return { 'goes', context.leaves and 'no job came' or 'nothing starts such a pod any more' }
 end
-if redis.call('HEXISTS', K.warm, context.instance) == 1 then return { 'waits' } end
-return { 'goes', 'its share is needed, or nothing starts such a pod any more' }
+pod.seen = now -- it lives
+redis.call('HSET', K.warm, context.instance, cjson.encode(pod))
+return { 'waits' }

@@ -123,7 +123,7 @@ local function wait_or_none(before, first, spec, why, wakes)
   local free = spec.devices == 0 and shares_in_use() < shares_of(spec)
   if not (context.stays and over and free) or met_trouble(before) then return none(why, wakes) end
   local pod = as_instance(before)
-  pod.last, pod.site, pod.name = holder, context.site, context.host
+  pod.last, pod.site, pod.name, pod.seen = holder, context.site, context.host, now
   pod.application, pod.settings = context.application, context.settings
   redis.call('HSET', K.warm, instance, cjson.encode(pod))
   redis.call('ZADD', K.warm_until, now + context.stays + LEAVES_WITHIN, instance)

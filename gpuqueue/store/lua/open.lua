@@ -5,4 +5,6 @@
 local opened = redis.call('HSETNX', K.gate, 'opened', string.format('%.6f', now))
 local since = redis.call('HGET', K.gate, 'opened')
 redis.call('HSET', K.gate, 'opened_on', since .. ' ' .. server())
+-- A pod that waited in an older state may run a job by now.
+if opened == 1 then redis.call('DEL', K.warm, K.warm_until) end
 return opened

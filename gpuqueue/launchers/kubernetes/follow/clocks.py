@@ -122,7 +122,8 @@ class PodClocks:
         entries = list(pending)
         without_room = sum(each.status.wait == WaitReason.UNSCHEDULABLE for each in entries)
         if without_room:
-            self._observations.make_room(without_room)
+            make_room = partial(self._observations.make_room, without_room)
+            self._steps.run("make room", make_room, None)
         for entry in entries:
             check = partial(self._check, entry, now)
             if not self._steps.run("clock", check, True, job=entry.pod.metadata.name):

@@ -25,6 +25,7 @@ from gpuqueue.launchers.kubernetes.status.ends import container_end
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.ends import End, explain
+from gpuqueue.model.warm_pod import GOES_ON
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.steps import Steps
 
@@ -236,6 +237,9 @@ class Follower:
         if not self._observations.wants_log(attempt):
             return
         text = logs.tail(self._api, entry.pod.metadata.name, self._settings.log_tail_bytes)
+        if attempt != live.running.attempt:  # the log of the pod is that of earlier ones, too
+            _, begins, text = text.rpartition(f"{GOES_ON} {attempt.holder}")
+            text = text.partition("\n")[2] if begins else ""
         if text:
             self._observations.keep_log(attempt, text)
 

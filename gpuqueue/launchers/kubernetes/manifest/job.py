@@ -40,10 +40,10 @@ from gpuqueue.launchers.kubernetes.manifest.pod_fields import (
     whole_seconds,
 )
 from gpuqueue.launchers.kubernetes.manifest.pod_template import apply_template
-from gpuqueue.launchers.kubernetes.manifest.warm import goes_on, warm_variables
+from gpuqueue.launchers.kubernetes.manifest.warm import warm_variables
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, VARIABLES
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, goes_on
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
 
@@ -219,7 +219,7 @@ def _gpu_pod(
     # The deadline counts from the arrival of the pod on its node.
     overhead = settings.image_pull_timeout + common.start_timeout + common.grace_seconds
     if goes_on(record):
-        overhead += gpu_class.warm_age
+        overhead += common.load_timeout + gpu_class.warm_age
     return {**deadline(record, overhead), **scheduling(record, gpu_class, settings)}
 
 

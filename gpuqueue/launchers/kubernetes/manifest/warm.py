@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, goes_on
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.settings.kubernetes import ClusterSettings
 
@@ -30,11 +30,6 @@ def warm_variables(
         longest=record.get("time_limit"),
     )
     return {WARM_POD: pod.text()}
-
-
-def goes_on(record: Record) -> bool:
-    """Whether the pod of a job may run others after it."""
-    return bool(record.get("warm")) or record.get("reuse", 0) > 1
 
 
 def settings_name(gpu_class: GpuClass, settings: ClusterSettings, common: ManifestContext) -> str:

@@ -4,6 +4,8 @@
 -- Seconds that a pod has to claim the job that it is given, and after its last second in which it
 -- leaves by itself.
 local CLAIMS_WITHIN, LEAVES_WITHIN = 20, 30
+-- Seconds without a sign of life after which a pod is given no job: its node may be lost.
+local SILENT = 10
 -- How many of them one decision looks at.
 local MOST_LOOKED_AT = 64
 
@@ -28,6 +30,7 @@ local POD = {
   name = 'string',
   node = 'string nil',
   longest = 'number nil',
+  seen = 'number nil',
 }
 
 -- What a pod can run, and what it has run; nil: it does not wait, or its entry is damaged.
@@ -78,7 +81,11 @@ local function wake_pod(job, spec)
     local pod = waiting_pod(instance)
     if not pod then
       ring(instance)
-    elseif pod.site == (spec.owner or '') and suits(job, pod) then
+    elseif
+      pod.site == (spec.owner or '')
+      and now - (pod.seen or now) < SILENT
+      and suits(job, pod)
+    then
       ring(instance)
       local before, first = known_to_run(pod)
       if before then
