@@ -149,6 +149,14 @@ def test_a_process_that_has_written_is_not_stopped_for_its_time_limit(queue: Que
     assert queue.time_of("stopping") is None
 
 
+def test_an_attempt_that_runs_does_not_expire(queue: Queue) -> None:
+    queue.start()
+    queue.call("claim", worker="w")
+    queue.client.zadd(class_key("t4", "expiring"), {"a": queue.now - 1})
+    queue.line.tick("t4")
+    assert queue.record()["state"] == "running"
+
+
 def test_an_adopted_attempt_learns_from_its_process_how_it_began(queue: Queue) -> None:
     queue.start()
     found: Any = {**queue.record(), "token": queue.attempt.token, "instance": "h:n:1"}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.store.keys import class_key
+from gpuqueue.store.keys import NAMES, class_key
 from gpuqueue.store.turn import Turn, Turns
 from tests.property.one_job import T4, World
 
@@ -56,3 +57,21 @@ def test_the_end_of_an_old_tombstone_forgets_no_newer_delivery(world: World) -> 
     assert world.line.cancel("t4", "a") == "cancelled"
     record = world.reader.record("t4", "a~1")
     assert record is not None and record["state"] == "finishing"
+
+
+def test_a_job_that_is_forgotten_leaves_nothing_behind(world: World) -> None:
+    world.bring("running")
+    retry: Any = {"delivery": "a~1", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    [granted] = world.line.take_in(T4, retry | {"retries": 1}, "{}").granted
+    world.call("report", outcome="RETRIED")
+    world.call("reported")
+    world.release(EndReason.ERROR)
+    retried = {"delivery": "a~1", "token": granted["token"]}
+    assert world.call("claim", **retried)[0] == "ok"
+    assert world.call("report", **retried) == "ok" and world.call("reported", **retried)
+    world.line.release(T4, Attempt("t4", "a~1", 1), instance="h:n:1")
+    assert world.client.hget(class_key("t4", "latest"), "a") == "a~1"
+    world.now += 1001
+    turn(world)
+    left = {name for name in NAMES if world.client.exists(class_key("t4", name))}
+    assert left == {"gate", "counts"}

@@ -41,7 +41,7 @@ local MOVES = {
       if not delivery then return set_aside('deadlines', holder, holder) end
       local job, weight = load_or_set_aside(delivery)
       local word = job and (TIMED_OUT[job.state] or job.state == 'ended')
-      if word and job.attempt and holder_of(job) == holder then
+      if word and holder_of(job) == holder then
         redis.call('ZADD', K.stopping, 'NX', now, holder)
         if job.state ~= 'ended' then
           job.timed_out = is_loading(job, deadline) and 'load' or word
