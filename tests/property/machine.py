@@ -39,10 +39,13 @@ class Schedule(RuleBasedStateMachine):
 
     redis_client: redis.Redis
 
-    @initialize(rules=some_rules())
-    def begin(self, rules: Rules) -> None:
+    @initialize(rules=some_rules(), pods=st.integers(0, 4), isolation=st.sampled_from(ISOLATIONS))
+    def begin(self, rules: Rules, pods: int, isolation: str) -> None:
         self.world = World(self.redis_client, rules)
         self.count = 0
+        if pods:  # of jobs that have run, one beside the other
+            self.submit_several(isolation, pods)
+            self.pods_run_all_and_wait(isolation, 0, 20, 100, None, 0, False)
 
     def one(self, things: list[T], number: int) -> T:
         return things[number % len(things)]
@@ -287,26 +290,39 @@ class Schedule(RuleBasedStateMachine):
         jobs=st.sampled_from([2, 20]),
         stays=st.sampled_from([20, 100]),
         longest=st.sampled_from([None, None, 7]),
+        comes=st.integers(0, 3),
+        looks=st.booleans(),
     )
     def pods_run_all_and_wait(
-        self, isolation: str, number: int, jobs: int, stays: float, longest: float | None
+        self,
+        isolation: str,
+        number: int,
+        jobs: int,
+        stays: float,
+        longest: float | None,
+        comes: int,
+        looks: bool,
     ) -> None:
-        """The ordinary way of pods, until no job is left for them."""
+        """The ordinary way of pods, until no job is left for them, and others come."""
         world = self.world
         if number:
             self.submit_several(isolation, number)
-        while world.granted and jobs:
-            record = world.granted.pop(0)
-            process: Process | None = world.spawn(record)
-            if process:
-                world.launched(process)
-                world.claim(process, process.told)
+        started = [world.spawn(record) for record in world.granted]
+        world.granted.clear()
+        for each in started:
+            world.launched(each)
+            world.claim(each, each.told)
+        for each in started:
+            process: Process | None = each
             while process and jobs:
                 jobs -= 1
                 if world.report(process, process.told, "SUCCEEDED"):
                     world.reported(process, process.told)
                 process = world.ask_next(process, reuses=False, stays=stays, longest=longest)
-            world.admit()
+        world.admit()
+        for turn in range(comes):
+            if world.pods_that_wait():
+                self.job_comes_that_a_pod_can_run(turn, 5 if longest else None, looks)
 
     @precondition(lambda self: self.world.pods_that_wait())
     @rule(number=index, limit=st.sampled_from([None, None, 5, 9]), looks=st.booleans())

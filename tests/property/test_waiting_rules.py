@@ -95,6 +95,14 @@ def test_a_pod_does_not_wait_while_its_first_job_may_run_again(here: Pods) -> No
     assert (here.record("a")["state"], here.waiting()) == ("delayed", [])
 
 
+def test_a_pod_does_not_wait_after_a_job_that_runs_again(here: Pods) -> None:
+    here.start()
+    here.submit("b")
+    assert here.ask() == "b"
+    assert here.answer(ended=LOST.context() | {"tried": "always"}) == "none"
+    assert (here.record("b")["state"], here.waiting()) == ("delayed", [])
+
+
 def test_a_pod_that_was_sent_away_gets_no_other_answer(here: Pods) -> None:
     here.wait()
     assert here.line.send_away(["t4"], 1) == 1
@@ -340,6 +348,14 @@ def test_the_end_of_a_pod_before_its_claim_has_its_job_launched(here: Pods, name
     assert (granted["delivery"], "warm_of" in granted) == ("c", False)
 
 
+def test_a_launch_that_fails_ends_no_pod(make: Callable[..., Pods]) -> None:
+    here = make(slots=2)
+    here.wait()
+    assert here.launched(warm=None)
+    assert here.release("b#1", instance="").freed
+    assert here.waiting() == [POD.instance]
+
+
 def test_a_pod_that_leaves_takes_no_other_pod_with_it(make: Callable[..., Pods]) -> None:
     here = make(slots=2)
     here.wait()
@@ -356,6 +372,7 @@ def test_a_pod_claims_the_job_that_it_is_given(here: Pods) -> None:
     executor = ExecutorAttempt(here.client, Attempt.of(record), record["token"])
     claimed, _ = executor.claim(POD.instance, "w")
     assert (claimed["state"], claimed["node"], claimed["pod"]) == ("running", "n1", POD.host)
+    assert not {"warm_most", "reused"} & set(claimed), "in a process that runs no other job"
     assert here.called() is False, "it runs"
     deadlines = here.client.zrange(class_key("t4", "deadlines"), 0, -1, withscores=True)
     assert deadlines == [("b#1", here.now + 5)]

@@ -207,6 +207,7 @@ class Warm(Attempted):
     ) -> Given | None:
         """What the model gives. The slot is taken, or given back, and the pod may wait."""
         model, holder = self.model, (process.delivery, process.attempt)
+        pod, stays = asked
         if gpu is not None and gpu >= model.rules.devices:
             return None
         if reuses:
@@ -215,7 +216,8 @@ class Warm(Attempted):
             isolation = model.holders.pop(holder)
             dealt = model.gpus.dealt.pop(holder, None)
             job = model.startable(self.now)
-            good = job is not None and model.fits(job, before, gpu, reuses, self.now)
+            suits = job and pod.suits(job.isolation, job.tenant, job.time_limit)
+            good = job and suits and model.fits(job, before, gpu, reuses, self.now)
             model.holders[holder] = isolation
             if dealt is not None:
                 model.gpus.dealt[holder] = dealt
@@ -223,11 +225,10 @@ class Warm(Attempted):
                 return None
         reason = dies or "INFRA"
         self._released(model.jobs[process.delivery], holder, reason, reason == "INFRA")
-        pod, stays = asked
         if not reuses:
             model.pods.forget(process.instance)
         job = model.startable(self.now)
-        suits = job and (reuses or pod.suits(job.isolation, job.tenant, job.time_limit))
+        suits = job and pod.suits(job.isolation, job.tenant, job.time_limit)
         failed = not reuses and gpu in model.gpus.failed
         if job is None or failed or not suits or not model.fits(job, before, gpu, reuses, self.now):
             first = model.first_of(before)

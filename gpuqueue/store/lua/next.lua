@@ -48,9 +48,9 @@ end
 
 -- The job that an earlier call of this instance gave; nil: none was given, or it has gone on since.
 local function given_before(before)
-  local name = before and before.warm_last
+  local name = before.warm_last
   local job = name and load(delivery_of(name) or '')
-  local same = job and holder_of(job) == name and job.warm_after == holder
+  local same = job and job.warm_after == holder
   return same and job.instance == instance and job or nil
 end
 
@@ -84,7 +84,6 @@ local function fits(job, before, spec)
   local device = before.device
   if spec.devices == 0 then return device == nil end
   if not device or device >= spec.devices then return false end
-  if standing(device_place(spec, device)) then return false end
   for _, name in ipairs(job.avoid or {}) do
     if name == device_place(spec, device) then return false end
   end
@@ -133,7 +132,7 @@ end
 -- 1. Who asks?
 if not has_rights() then return none('the user of Redis may not ask') end
 local before = load(context.delivery)
-local given = before and before.attempt == context.attempt and given_before(before)
+local given = before and given_before(before)
 if given then
   if given.state == 'launching' then return { 'waits', 'it is called', 0 } end
   local message = redis.call('HGET', K.messages, given.delivery)
