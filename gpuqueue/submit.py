@@ -41,7 +41,7 @@ def gpu(
         tenant: the owner of the job, for fair sharing.
         image: container image of the executor (Kubernetes).
         reuse: how many jobs of this task and tenant one process may run, one after the other, so
-            that a model stays loaded (local mode). 0 or 1: each job has its own process. Between
+            that a model stays loaded. 0 or 1: each job has its own process. Between
             two jobs, the process keeps its GPU memory, and all else that the task left.
         warm: for how many seconds the pod of the job may wait for another job, once it has ended
             (Kubernetes). 0: it ends with the job. None: as the class says (``warm_seconds``).

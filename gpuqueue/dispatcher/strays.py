@@ -60,8 +60,10 @@ class Strays:
         match standing(record, each, tokens):
             case Standing.CURRENT:
                 return  # its slot is written by now
-            case _ if has_slot:
+            case Standing.UNKNOWN | Standing.OVER if has_slot:
                 return
+            case _ if has_slot and self.launcher.owner:
+                return  # a pod is always listed under its first attempt
             case (Standing.UNKNOWN | Standing.OVER) as stands if goes_on(each.record):
                 # It may run another job by now, and says so itself (runner/pod.py).
                 if not self.suspects.for_long(instance, LOOKS * self.abandoned_after):

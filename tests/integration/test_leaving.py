@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 GPU = "gpu.t4.shared"
 GRACE, LOAD = 2.0, 2.0
 ENV = {
+    "GPUQUEUE_WARM_SECONDS": "0",  # each attempt imports the application
     "GPUQUEUE_GRACE_SECONDS": str(GRACE),
     "GPUQUEUE_LOAD_TIMEOUT": str(LOAD),
     "GPUQUEUE_MAX_ATTEMPTS": "2",

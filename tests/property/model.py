@@ -229,10 +229,11 @@ class Model:
             pod = self.pods.known.get(instance)
             if pod and not pod.suits(job.isolation, job.tenant, job.time_limit):
                 continue
+            lives = pod and self.pods.lives(instance, now)
             self.pods.forget(instance)
             before = self.jobs.get(pod.last[0]) if pod else None
             ran_it = pod and before and before.attempt == pod.last[1]
-            if before and ran_it and self.first_of(before) and now < self.pods.terms_until:
+            if before and ran_it and self.first_of(before) and lives:
                 self.go_on(job, before)
                 job.instance, job.deadline = instance, now + CLAIMS_WITHIN
                 return True

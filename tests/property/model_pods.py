@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 #: Seconds that a pod has to claim the job that it is given, and to leave after its last second.
 CLAIMS_WITHIN, LEAVES_WITHIN = 20, 30
+#: Seconds without a sign of life after which it is given no job.
+SILENT = 10
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,17 @@ class Pods:
 
     known: dict[str, Pod] = field(default_factory=dict)
     until: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
     terms_until: float = 0.0
     """Until when dispatchers start such pods."""
 
-    def wait(self, instance: str, pod: Pod, until: float) -> None:
+    def wait(self, instance: str, pod: Pod, until: float, now: float) -> None:
         self.known[instance], self.until[instance] = pod, until
+        self.seen[instance] = now
+
+    def lives(self, instance: str, now: float) -> bool:
+        """Whether it may be given a job."""
+        return now < self.terms_until and now - self.seen[instance] < SILENT
 
     def forget(self, instance: str) -> None:
         self.known.pop(instance, None)

@@ -262,3 +262,13 @@ def test_the_probe_of_an_application_is_a_cold_start(here: Instance) -> None:
     assert here.ask(reuses=False) is None
     [granted] = here.line.admit(here.gpu_class)
     assert granted["probes"] == [APPLICATION]
+
+
+def test_a_pod_whose_last_job_runs_again_does_not_wait(make: Callable[..., Instance]) -> None:
+    here = make(POD)
+    here.start()
+    here.submit("b")
+    assert here.ask() == "b"
+    assert here.ask(ended=End(EndReason.INFRA, "gone")) is None
+    assert (here.record("a")["state"], here.record("b")["state"]) == ("ended", "delayed")
+    assert here.called() is False

@@ -210,6 +210,36 @@ def test_a_pod_goes_whose_job_is_over_or_forgotten(here: Pods) -> None:
     assert here.called() is False
 
 
+def test_a_pod_that_asks_shows_that_it_lives(here: Pods) -> None:
+    here.wait()
+    for _ in range(3):
+        here.now += 9
+        assert here.called() is True
+    assert not here.launched(), "it has the job"
+
+
+def test_no_pod_waits_in_a_class_that_is_closed(here: Pods) -> None:
+    here.wait()
+    here.client.hdel(class_key("t4", "gate"), "opened")
+    assert (here.called(), here.waiting()) == (False, [])
+
+
+def test_a_class_that_opens_knows_no_pod_that_waits(here: Pods) -> None:
+    here.wait()
+    here.line.open("t4")
+    assert here.waiting() == [POD.instance], "it was open"
+    here.client.hdel(class_key("t4", "gate"), "opened")
+    here.line.open("t4")
+    assert here.waiting() == []
+
+
+def test_a_pod_goes_when_nothing_starts_such_pods(here: Pods) -> None:
+    here.wait()
+    here.line.site = replace(here.line.site, settings="v2")
+    here.announce()
+    assert (here.called(), here.waiting()) == (False, [])
+
+
 # -- a state that is not as it was -----------------------------------------------------------------
 
 
@@ -236,7 +266,7 @@ def test_a_pod_whose_entry_is_damaged_goes_and_the_job_is_launched(here: Pods, t
     assert (here.waiting(), here.told("gpu/z/u")) == ([], True)
 
 
-@pytest.mark.parametrize("what", ["silence", "settings", "last", "first", "again"])
+@pytest.mark.parametrize("what", ["silence", "no dispatcher", "settings", "last", "first", "again"])
 def test_a_pod_that_could_not_be_found_goes_and_the_job_is_launched(
     make: Callable[..., Pods], what: str
 ) -> None:
@@ -246,7 +276,13 @@ def test_a_pod_that_could_not_be_found_goes_and_the_job_is_launched(
         known = json.dumps(here.record("a") | {"warm_of": "gone#1"})
         here.client.hset(class_key("t4", "jobs"), "a", known)
     elif what == "silence":
+        here.now += 10
+    elif what == "no dispatcher":
         here.now += 601
+        entry = json.loads(here.client.hget(class_key("t4", "warm"), POD.instance) or "")
+        here.client.hset(
+            class_key("t4", "warm"), POD.instance, json.dumps(entry | {"seen": here.now})
+        )
         here.client.zadd(class_key("t4", "warm_until"), {POD.instance: here.now + 9})
     elif what == "settings":
         here.line.site = replace(here.line.site, settings="v2")

@@ -101,9 +101,13 @@ class Warm(Attempted):
         own = (process.delivery, process.attempt)
         first = process.first or own
         job = self.model.called(process.instance, first, own)
-        if not job and leaves:
-            self.model.pods.forget(process.instance)
-        waits = not job and process.instance in self.model.pods.known
+        pods, instance = self.model.pods, process.instance
+        wanted = instance in pods.known and self.now < pods.terms_until
+        if not job and (leaves or not wanted):
+            pods.forget(instance)
+        waits = not job and instance in pods.known
+        if waits:
+            pods.seen[instance] = self.now
         given = job if job and job.state == JobState.LAUNCHING else None
         for _ in range(2 if again else 1):
             answer = self.executor(process.told).called(
@@ -235,7 +239,8 @@ class Warm(Attempted):
             shares = len(model.holders) + len(model.pods.until)
             over = first and {first.state, before.state} == {JobState.ENDED}
             if stays and over and not model.rules.devices and shares < model.rules.shares:
-                model.pods.wait(process.instance, pod, self.now + stays + LEAVES_WITHIN)
+                until = self.now + stays + LEAVES_WITHIN
+                model.pods.wait(process.instance, pod, until, self.now)
             return None
         given = Given(job, replace(job), self.lines())
         model.start(job, self.now, gpu)

@@ -91,6 +91,7 @@ def test_a_pod_runs_job_after_job(shop: ModuleType, warm: ClusterStack) -> None:
     assert warm.holders() == []
 
 
+@pytest.mark.slow
 def test_a_burst_uses_the_slots_and_no_more_pods(shop: ModuleType, warm: ClusterStack) -> None:
     results = [shop.add.apply_async((number, 1), queue=GPU) for number in range(12)]
     assert [each.get(PATIENCE) for each in results] == list(range(1, 13))
@@ -123,6 +124,7 @@ def test_a_job_may_ask_for_a_separate_pod(shop: ModuleType, warm: ClusterStack) 
     pod_waits(warm)
 
 
+@pytest.mark.slow
 def test_a_pod_that_waits_is_left_alone_by_repairs(shop: ModuleType, warm: ClusterStack) -> None:
     first = shop.add.apply_async((1, 1), queue=GPU)
     first.get(PATIENCE)
@@ -162,6 +164,7 @@ def held(shop: ModuleType, warm: ClusterStack, key: str) -> Any:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["evict", "preempt"])
 def test_a_job_whose_warm_pod_must_go_is_tried_again(
     warm: ClusterStack, held: Any, key: str, fault: str
@@ -175,6 +178,7 @@ def test_a_job_whose_warm_pod_must_go_is_tried_again(
     assert instance(warm, held) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [("oom_kill", "HOST_OOM"), ("delete_pod", "POD_DELETED"), ("kill", "ERROR")],
@@ -188,6 +192,7 @@ def test_a_job_whose_warm_pod_ends_ends_as_in_a_cold_one(
     assert shop.add.apply_async((2, 2), queue=GPU).get(PATIENCE) == 4
 
 
+@pytest.mark.slow
 def test_a_job_that_was_given_to_a_pod_as_it_died_is_not_lost(
     shop: ModuleType, warm: ClusterStack
 ) -> None:
@@ -204,6 +209,7 @@ def test_a_job_that_was_given_to_a_pod_as_it_died_is_not_lost(
     assert warm.known(late.id)["attempt"] == 2
 
 
+@pytest.mark.slow
 def test_a_job_in_a_warm_pod_is_adopted_when_redis_has_lost_all(
     shop: ModuleType, warm: ClusterStack, held: Any, key: str
 ) -> None:
@@ -219,6 +225,7 @@ def test_a_job_in_a_warm_pod_is_adopted_when_redis_has_lost_all(
     assert shop.add.apply_async((2, 2), queue=GPU).get(PATIENCE) == 4
 
 
+@pytest.mark.slow
 def test_a_pod_takes_no_job_beyond_its_limits(tmp_path: Path, running_stacks: list[Stack]) -> None:
     env = {**ENV, "GPUQUEUE_WARM_JOBS": "2"}
     with listed(running_stacks, ClusterStack(tmp_path, env)) as stack:

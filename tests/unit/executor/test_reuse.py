@@ -14,8 +14,9 @@ import redis
 from gpuqueue.executor.reuse import Reuse
 from gpuqueue.launchers.local.runtime import Runtime, prepare
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.executor_env import RUNTIME
+from gpuqueue.model.executor_env import JOBS, RUNTIME, TURN, UNTIL
 from gpuqueue.model.record import Record
+from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.attempts import ExecutorAttempt
 
 NEXT: Record = {"delivery": "b", "id": "b", "gpu_class": "t4", "isolation": "shared", "attempt": 1}
@@ -78,3 +79,19 @@ def test_a_process_that_can_open_no_file_takes_no_job(
     asker = Asker()
     assert going.ask(asker) is None
     assert asker.asked == 0
+
+
+@pytest.mark.parametrize(("limit", "value", "jobs"), [(JOBS, "2", 2), (UNTIL, "0", 0)])
+def test_a_process_takes_no_more_jobs_than_its_pod_may(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: str, jobs: int
+) -> None:
+    monkeypatch.setattr("gpuqueue.executor.turns.os.write", lambda _, text: len(text))
+    pod = WarmPod("gpu-1", "shop", "v1", 100, 3600, 16_384)
+    environ = {WARM_POD: pod.text(), TURN: "mark", limit: value}
+    away = redis.Redis(unix_socket_path="/nowhere", decode_responses=True)
+    reuse = Reuse.of(environ, away, "pod", "ns/job/uid", None, 60.0)
+    assert reuse
+    asker = Asker()
+    taken = [reuse.take_next(cast(ExecutorAttempt, asker)) for _ in range(4)]
+    assert [each is not None for each in taken] == [True] * jobs + [False] * (4 - jobs)
+    assert asker.asked == jobs

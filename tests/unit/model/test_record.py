@@ -26,7 +26,7 @@ USED = {
     Use.ENVIRONMENT: ADOPTED
     | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
     Use.ANNOTATION: ADOPTED
-    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm"},
+    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}

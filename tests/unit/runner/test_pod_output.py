@@ -59,3 +59,11 @@ def test_what_looks_like_a_turn_is_printed() -> None:
         [text[at : at + 900] for at in range(0, len(text), 900)], 9, MARKS[1]
     )
     assert (attempts, shown) == ([], text)
+
+
+@pytest.mark.parametrize("text", [b"{}x}", b"{1}", b'{"A": 5}'])
+def test_a_turn_that_cannot_be_read_is_printed(text: bytes) -> None:
+    turn = b"\0" + MARKS[0].encode() + b" " + text + b"\0"
+    logs, attempts, shown = printed_in([b"one\n", turn, b"more\n"], 900, MARKS[0])
+    assert (attempts, shown) == ([], b"one\n" + turn + b"more\n")
+    assert logs == [shown]

@@ -4,7 +4,7 @@
 -- Seconds that a pod has to claim the job that it is given, and after its last second in which it
 -- leaves by itself.
 local CLAIMS_WITHIN, LEAVES_WITHIN = 20, 30
--- Seconds without a sign of life after which a pod is given no job: its node may be lost.
+-- Seconds without a sign of life after which a pod is given no job: its node may be away.
 local SILENT = 10
 -- How many of them one decision looks at.
 local MOST_LOOKED_AT = 64
@@ -64,8 +64,9 @@ local function free_shares(spec)
 end
 
 -- The jobs that a pod ran last and first; nil: its end could not be told to be that of a job which
--- it is given, or nothing starts such a pod any more.
+-- it is given, it is silent, or nothing starts such a pod any more.
 local function known_to_run(pod)
+  if now - (pod.seen or now) >= SILENT then return nil end
   local before = load(delivery_of(pod.last) or '')
   local ran_it = before and before.attempt == attempt_of(pod.last)
   local first = ran_it and first_of(before)
@@ -81,11 +82,7 @@ local function wake_pod(job, spec)
     local pod = waiting_pod(instance)
     if not pod then
       ring(instance)
-    elseif
-      pod.site == (spec.owner or '')
-      and now - (pod.seen or now) < SILENT
-      and suits(job, pod)
-    then
+    elseif pod.site == (spec.owner or '') and suits(job, pod) then
       ring(instance)
       local before, first = known_to_run(pod)
       if before then

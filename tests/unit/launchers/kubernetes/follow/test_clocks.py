@@ -40,6 +40,7 @@ class Observations:
     noted: list[Observation] = field(default_factory=list)
     given_up: list[tuple[str, EndReason, str]] = field(default_factory=list)
     room_for: list[int] = field(default_factory=list)
+    keeps_all: bool = False
     fails: bool = False
     time: float = 4e9
     """The time of Redis: long after all that happens here."""
@@ -54,6 +55,8 @@ class Observations:
 
     def make_room(self, pods: int) -> None:
         self.room_for.append(pods)
+        if self.keeps_all:
+            raise ValueError("a class is damaged")
 
     def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
         self.given_up.append((attempt.delivery, reason, error))
@@ -176,6 +179,13 @@ def test_room_is_made_as_long_as_a_pod_finds_none(bench: Bench) -> None:
     bench.check(2)
     bench.check(3)
     assert bench.notes.room_for == [1, 1]
+
+
+def test_a_clock_runs_out_though_no_room_can_be_made(bench: Bench) -> None:
+    bench.notes.keeps_all = True
+    bench.put(UNSCHEDULABLE)
+    bench.check(101)
+    assert (bench.notes.room_for, bench.api.deleted) == ([1], ["job-a"])
 
 
 def test_failed_observation_is_recorded_at_the_next_check(bench: Bench) -> None:
