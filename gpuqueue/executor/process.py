@@ -39,10 +39,10 @@ from gpuqueue.model.executor_env import (
     FINISHER,
     INSTANCE,
     LOAD_TIMEOUT,
-    OF_JOB,
     POD,
     POD_UID,
     VARIABLES,
+    become,
     parse_record,
     record_variables,
 )
@@ -201,9 +201,7 @@ class Executor:
         return ExecutorAttempt(self._client, self._attempt, self._token)
 
     def _turn_to(self, record: Record) -> None:
-        for name in OF_JOB:
-            self._environ.pop(name, None)
-        self._environ.update(record_variables(record))
+        become(self._environ, record_variables(record))
         self._attempt, self._token = Attempt.of(record), record["token"]
         self._known = record
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gpuqueue.executor.sources import Sources
 from gpuqueue.executor.turns import Turns, TurnsInFiles, TurnsInPod
-from gpuqueue.model.executor_env import JOBS, NODE, OF_JOB, RUNTIME, TURN, UNTIL, record_variables
+from gpuqueue.model.executor_env import JOBS, NODE, RUNTIME, TURN, UNTIL, become, record_variables
 from gpuqueue.model.record import Record
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
@@ -136,8 +136,6 @@ class Reuse:
 
     def _become(self, before: ExecutorAttempt, record: Record) -> None:
         variables = record_variables(record)
-        for name in OF_JOB:
-            self._environ.pop(name, None)
-        self._environ.update(variables)
+        become(self._environ, variables)
         self._turns.turn(before.attempt, variables)
         logger.info("this process goes on with %s", record["delivery"])

@@ -6,7 +6,7 @@ part of the contract with executors of other versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
@@ -46,6 +46,13 @@ def record_variables(record: Record) -> dict[str, str]:
         for name, variable in VARIABLES.items()
         if known.get(name) is not None
     }
+
+
+def become(environ: MutableMapping[str, str], variables: Mapping[str, str]) -> None:
+    """Turn the environment of a process to the attempt that it goes on with."""
+    for name in OF_JOB:
+        environ.pop(name, None)
+    environ.update(variables)
 
 
 def parse_record(env: Mapping[str, str]) -> Record:

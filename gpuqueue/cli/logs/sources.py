@@ -12,7 +12,7 @@ from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, goes_on
 from gpuqueue.model.states import JobState
 from gpuqueue.model.warm_pod import GOES_ON
 from gpuqueue.store.logs import Logs
@@ -77,8 +77,7 @@ def _now(state: State, record: Record, api: Requests, pod: str, tail: int) -> st
 
 def outlives_job(record: Record) -> bool:
     """Whether the pod of an attempt may run other jobs before and after it."""
-    several = record.get("warm") or record.get("reuse", 0) > 1 or record.get("warm_of")
-    return bool(several) and not is_process(record)
+    return (goes_on(record) or bool(record.get("warm_of"))) and not is_process(record)
 
 
 def has_left(record: Record, attempt: int) -> bool:
