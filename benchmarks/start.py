@@ -14,7 +14,7 @@ has no such pause, is what counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -48,15 +48,15 @@ def run(size: Size) -> list[Figure]:
         times = alternate(
             repeats,
             *(
-                _one_by_one(stage, queue, size.of(20, 4), share)
+                one_by_one(stage, {"queue": queue}, size.of(20, 4), share)
                 for (stage, queue), share in zip(sides, shares, strict=True)
             ),
         )
         rates = alternate(
             repeats,
-            *(_at_once(stage, queue, size.of(200, 10)) for stage, queue in sides[:1]),
-            *(_at_once(stage, queue, size.of(30, 5)) for stage, queue in sides[1:2]),
-            *(_at_once(stage, queue, size.of(200, 10)) for stage, queue in sides[2:]),
+            *(at_once(stage, {"queue": queue}, size.of(200, 10)) for stage, queue in sides[:1]),
+            *(at_once(stage, {"queue": queue}, size.of(30, 5)) for stage, queue in sides[1:2]),
+            *(at_once(stage, {"queue": queue}, size.of(200, 10)) for stage, queue in sides[2:]),
         )
     took = [Sample(label, values) for label, values in zip(TIMES, times, strict=True)]
     ran = [Sample(label, values) for label, values in zip(LABELS, rates, strict=True)]
@@ -75,23 +75,30 @@ def _figure(name: str, unit: str, samples: list[Sample], met: bool) -> Figure:
     return Figure(name, unit, samples[0], tuple(samples[1:]), None, aim, met and faster)
 
 
-def _send(stage: Stage, queue: str) -> Any:
-    return stage.app.send_task("bench.noop", queue=queue)
+def one_by_one(
+    stage: Stage, to: Mapping[str, Any], times: int, share: float = 0.5
+) -> Callable[[], float]:
+    """Return a turn: milliseconds from sending an empty job to its answer, one at a time. ``to``:
+    options of ``send_task``; ``share``: the percentile.
+    """
+
+    def once() -> object:
+        return _send(stage, to).get(timeout=60)
+
+    return lambda: percentile([timed(once) for _ in range(times)], share) * 1000
 
 
-def _one_by_one(stage: Stage, queue: str, times: int, share: float) -> Callable[[], float]:
-    def measure() -> float:
-        took = [timed(lambda: _send(stage, queue).get(timeout=60)) for _ in range(times)]
-        return percentile(took, share) * 1000
+def at_once(stage: Stage, to: Mapping[str, Any], jobs: int) -> Callable[[], float]:
+    """Return a turn: empty jobs per second, of some that are sent at once."""
 
-    return measure
-
-
-def _at_once(stage: Stage, queue: str, jobs: int) -> Callable[[], float]:
     def measure() -> float:
         begun = time.perf_counter()
-        for result in [_send(stage, queue) for _ in range(jobs)]:
+        for result in [_send(stage, to) for _ in range(jobs)]:
             result.get(timeout=120)
         return jobs / (time.perf_counter() - begun)
 
     return measure
+
+
+def _send(stage: Stage, to: Mapping[str, Any]) -> Any:
+    return stage.app.send_task("bench.noop", **to)

@@ -13,15 +13,15 @@ the double runs, too: warm p50 ≤ 30 ms and ≥ 60 jobs/s; reused at least half
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Figure, Sample, Size, alternate, percentile, timed
+from benchmarks.harness import Figure, Sample, Size, alternate
 from benchmarks.kube import IMAGE, Double
 from benchmarks.stage import ROOT, Stage
+from benchmarks.start import at_once, one_by_one
 
 AIM_MS, AIM_RATE, AIM_REUSED = 30.0, 60.0, 0.5
 SLOTS = 8
@@ -68,15 +68,15 @@ def run(size: Size) -> list[Figure]:
         )
         rates = alternate(
             repeats,
-            _at_once(stage, WARM, size.of(200, 20)),
-            _at_once(stage, COLD, size.of(20, 4)),
-            _at_once(stage, ONCE, size.of(200, 20)),
-            _at_once(stage, USUAL, size.of(400, 40)),
+            at_once(stage, WARM, size.of(200, 20)),
+            at_once(stage, COLD, size.of(20, 4)),
+            at_once(stage, ONCE, size.of(200, 20)),
+            at_once(stage, USUAL, size.of(400, 40)),
         )
         reused = alternate(
             repeats,
-            _at_once(stage, REUSED, size.of(400, 40)),
-            _at_once(stage, USUAL, size.of(400, 40)),
+            at_once(stage, REUSED, size.of(400, 40)),
+            at_once(stage, USUAL, size.of(400, 40)),
         )
     took = _samples(("warm pod", "pod per job", "prefork"), times)
     ran = _samples(("warm pods", "pod per job", "prefork, one task per process", "prefork"), rates)
@@ -118,21 +118,10 @@ def _samples(labels: tuple[str, ...], values: Any) -> list[Sample]:
 
 
 def _one_by_one(stage: Stage, to: dict[str, Any], times: int) -> Callable[[], float]:
-    def once() -> object:
-        return stage.app.send_task("bench.noop", **to).get(timeout=60)
+    measure = one_by_one(stage, to, times)
 
-    def measure() -> float:
-        once()  # a pod, or a process, is there
-        return percentile([timed(once) for _ in range(times)], 0.5) * 1000
+    def there() -> float:
+        one_by_one(stage, to, 1)()  # a pod, or a process, is there
+        return measure()
 
-    return measure
-
-
-def _at_once(stage: Stage, to: dict[str, Any], jobs: int) -> Callable[[], float]:
-    def measure() -> float:
-        begun = time.perf_counter()
-        for result in [stage.app.send_task("bench.noop", **to) for _ in range(jobs)]:
-            result.get(timeout=120)
-        return jobs / (time.perf_counter() - begun)
-
-    return measure
+    return there
