@@ -19,6 +19,7 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.property.looks import Looks
 from tests.support.model_time import Timed
 
 GPUS = ["GPU-a", "GPU-b", "GPU-c", "GPU-d"]
@@ -28,7 +29,7 @@ Ends = Callable[[Record], str]
 
 
 @dataclass
-class Machine(Timed):
+class Machine(Timed, Looks):
     """One machine with four GPUs and one application, on a clock that tests set. ``how`` decides
     how an attempt ends: ``gpu``, ``import``, ``start`` (three faults of places), ``crash`` (killed
     before its claim), ``error`` (of the task), ``success``.
@@ -106,11 +107,6 @@ class Machine(Timed):
             self.succeeded.append(record["delivery"])
         if released.state in ("ended", "finishing"):
             self.ended[record["delivery"]] = self.record(record["delivery"])["reason"]
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
 
     def places(self) -> dict[str, Any]:
         found: dict[str, str] = self.client.hgetall(class_key("t4", "places"))  # type: ignore[assignment]

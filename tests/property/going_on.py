@@ -90,11 +90,3 @@ class Instance(OpenClass):
     def fail(self, place: str, **more: Any) -> None:
         """Let a place have failed."""
         self.client.hset(class_key("t4", "places"), place, json.dumps(FAILED | more))
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
-
-    def holders(self) -> list[str]:
-        return [attempt.holder for attempt, _ in self.reader.holders("t4")]

@@ -19,6 +19,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.property.looks import Looks
 from tests.support.model_time import KEY, Timed
 
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)
@@ -79,7 +80,7 @@ class Machine:
         """Do nothing: a turn finds the end."""
 
 
-class OlderState(Timed):
+class OlderState(Timed, Looks):
     """One class, its machine, and the repair of its leader."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -156,14 +157,6 @@ class OlderState(Timed):
             self.client.restore(key, 0, value)
 
     # -- looks -------------------------------------------------------------------------------------
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
-
-    def holders(self) -> list[str]:
-        return [attempt.holder for attempt, _ in self.reader.holders("t4")]
 
 
 def finish(process: Process) -> bool:

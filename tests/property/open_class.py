@@ -8,12 +8,13 @@ import redis
 
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.property.looks import Looks
 from tests.support.model_time import Timed
 
 NOW = 1_000_000.0
 
 
-class OpenClass(Timed):
+class OpenClass(Timed, Looks):
     """``line``: arguments of the line."""
 
     def __init__(self, client: redis.Redis, **line: Any) -> None:

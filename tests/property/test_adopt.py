@@ -17,13 +17,14 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.property.looks import Looks
 from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=2)
 
 
-class Queue(Timed):
+class Queue(Timed, Looks):
     """A class of two GPUs."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -53,11 +54,6 @@ class Queue(Timed):
         found: Any = {"attempt": 1, "token": "x", "instance": "h:n:2"}
         found |= described(name, isolation) | more
         return self.line.adopt("t4", found, slots, instead_of)
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
 
     def keys_of(self, holder: str) -> set[str]:
         """Return the keys that name a holder."""

@@ -10,7 +10,6 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import SHARED
-from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from tests.property.open_class import OpenClass
@@ -40,14 +39,6 @@ class Queue(OpenClass):
         found: Any = {"delivery": name, "id": name, "isolation": SHARED, "gpu_class": "t4"}
         found |= {"attempt": 1, "token": "x"} | ({"instance": instance} if instance else {})
         return self.line.adopt("t4", found | more, 4, instead_of)
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
-
-    def holders(self) -> list[str]:
-        return [attempt.holder for attempt, _ in self.reader.holders("t4")]
 
     def finishing(self) -> list[str]:
         return [name for name, _ in self.reader.todo("t4", self.now).finishing]

@@ -13,7 +13,6 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, EXIT_OK, End, explain
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
-from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
@@ -57,14 +56,6 @@ class Queue(OpenClass):
 
     def set_aside(self) -> list[str]:
         return [name for name, each in self.places().items() if "until" in each]
-
-    def record(self, name: str) -> Record:
-        found = self.reader.record("t4", name)
-        assert found is not None
-        return found
-
-    def holders(self) -> list[str]:
-        return [attempt.holder for attempt, _ in self.reader.holders("t4")]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.keys import class_key, class_keys, wake_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.property.looks import Looks
 from tests.support.model_time import Timed
 
 pytestmark = pytest.mark.integration
@@ -27,7 +28,7 @@ SITE = Site(HOST, "shop", {"t4": ["GPU-1", "GPU-2"]})
 ME = WarmInstance("gpu-box:n:1", HOST, HOST, "shop")
 
 
-class World(Timed):
+class World(Timed, Looks):
     """A job ``a`` that has reported, and whose instance asks."""
 
     def __init__(self, client: redis.Redis, devices: int = 0, **more: Any) -> None:
@@ -69,14 +70,6 @@ class World(Timed):
         self.asker, record, message = taken
         assert message == {"body": "[]"}
         return record["delivery"]
-
-    def record(self, delivery: str) -> Record:
-        found = self.reader.record("t4", delivery)
-        assert found is not None
-        return found
-
-    def holders(self) -> list[str]:
-        return [attempt.holder for attempt, _ in self.reader.holders("t4")]
 
     def dumped(self) -> dict[str, Any]:
         pool = self.client.connection_pool.connection_kwargs
