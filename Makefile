@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow test-all test-cluster chaos mutants lint docs bench wheel clean
+.PHONY: help venv demo test test-slow test-all test-cluster test-celery chaos mutants lint docs bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,15 +45,21 @@ demo: $(DEMO) ## run the demo (installs only what it needs)
 test: $(DEV) $(TOOLS) $(SERVER) ## run the quick tests
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests, with one third of the whole-stack cases on the double
-	GPUQUEUE_TEST_THIRD=$(or $(GPUQUEUE_TEST_THIRD),commit) GPUQUEUE_TEST_PODS=$(or $(GPUQUEUE_TEST_PODS),commit) \
+test-slow: $(DEV) $(TOOLS) $(SERVER) ## run the slow tests, with one of five parts of the whole-stack cases on the double
+	GPUQUEUE_TEST_PART=$(or $(GPUQUEUE_TEST_PART),commit) GPUQUEUE_TEST_PODS=$(or $(GPUQUEUE_TEST_PODS),commit) \
 	  $(PYTEST) -m slow tests
 
 test-all: $(DEV) $(TOOLS) $(SERVER) ## run every test
-	GPUQUEUE_TEST_THIRD=all $(PYTEST) tests
+	GPUQUEUE_TEST_PART=all $(PYTEST) tests
 
 test-cluster: $(DEV) ## run the end-to-end tests on the cluster of KUBECONFIG (see tests/cluster/conftest.py)
 	$(VENV)/bin/pytest tests/cluster
+
+SUITE := --packages $(VENV)/celery-suite $(and $(OUTPUT),--output $(OUTPUT)) $(and $(ONLY),--only $(ONLY))
+
+test-celery: $(DEV) $(SERVER) ## run Celery's integration suites through GPU queues: CELERY_REPO=../celery
+	@test -n "$(CELERY_REPO)" || { echo "error: name a checkout: make test-celery CELERY_REPO=../celery" >&2; exit 2; }
+	$(PY) -m tests.celery_suite $(CELERY_REPO) $(SUITE)
 
 lint: $(DEV) ## check style, types, layers, Lua and names of tests
 	$(VENV)/bin/ruff check .
@@ -78,8 +84,18 @@ chaos: $(DEV) $(SERVER) ## run seeded schedules of faults: SEED=1 SCHEDULES=100 
 mutants: $(DEV) $(SERVER) ## remove the guards of the Lua scripts one by one; a test must fail for each
 	$(PY) -m tests.mutants
 
-bench: $(DEV) $(SERVER) ## run the benchmarks
-	$(PY) -m benchmarks
+# The words after `bench` are names of benchmarks, and no targets.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+BENCHMARKS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ifneq ($(BENCHMARKS),)
+.PHONY: $(BENCHMARKS)
+$(BENCHMARKS): bench
+	@:
+endif
+endif
+
+bench: $(DEV) $(SERVER) ## run the benchmarks, or some: make bench replay TRACES=../traces
+	$(PY) -m benchmarks $(BENCHMARKS) $(and $(TRACES),--traces $(TRACES))
 
 wheel: $(DEV) ## build the wheel and the source archive into dist/
 	rm -rf build dist

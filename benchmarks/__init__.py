@@ -17,7 +17,16 @@ NAMES = (
         "handover",
         "memory",
         "depth",
+        "monitors",
         "replay",
     ),
-    *("kube_decode", "kube_launch", "kube_handover", "kube_requests", "kube_scale"),
+    *(
+        "kube_decode",
+        "kube_launch",
+        "kube_handover",
+        "kube_requests",
+        "kube_scale",
+        "kube_in_flight",
+        "kube_failover",
+    ),
 )

@@ -1,7 +1,7 @@
-"""``python -m benchmarks [names...] [--quick] [--output FILE]``. The exit status is 0 even if an
-aim is missed; the table shows it.
+"""``python -m benchmarks [names...] [--quick] [--output FILE] [--traces DIRECTORY]``.
 
-The exit status is 1 if a benchmark fails; all others still run, and their results are written.
+The exit status is 0 even if an aim is missed; the table shows it. It is 1 if a benchmark fails; all
+others still run, and their results are written.
 """
 
 from __future__ import annotations
@@ -47,10 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
         default=OUTPUT,
         help="file for the JSON results (default: %(default)s)",
     )
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        help="directory of the recorded traces, which are not part of the project (default:"
+        " BENCH_TRACES)",
+    )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in NAMES]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(NAMES)}")
+    if chosen.traces:
+        if not chosen.traces.is_dir():
+            parser.error(f"--traces {chosen.traces}: no such directory")
+        os.environ["BENCH_TRACES"] = str(chosen.traces)
+    os.environ.setdefault("BENCH_PICTURE", str(chosen.output.with_name("replay.html")))
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
     facts = machine()
     console.print(
@@ -84,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
             "figures": [each.shape() for each in figures],
         }
         missed += sum(each.met is False for each in figures)
-        show(console, name, figures, took)
+        show(console, name, figures, took, getattr(module, "tables", None))
     seconds = round(time.monotonic() - begun, 1)
     write(
         chosen.output,

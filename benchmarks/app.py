@@ -18,6 +18,7 @@ app = Celery(
 )
 app.conf.worker_prefetch_multiplier = int(os.environ.get("BENCH_PREFETCH", "4"))
 app.conf.worker_max_tasks_per_child = int(os.environ.get("BENCH_TASKS_PER_CHILD", "0")) or None
+app.conf.worker_send_task_events = bool(os.environ.get("BENCH_EVENTS"))
 
 
 @app.task(name="bench.noop")  # type: ignore[untyped-decorator]
@@ -30,6 +31,12 @@ def hold() -> None:
     """Hold a slot until a signal ends it."""
     while True:
         time.sleep(1)
+
+
+@app.task(name="bench.hold_until")  # type: ignore[untyped-decorator]
+def hold_until(key: str) -> None:
+    """Hold a slot until a key of the broker's Redis is a list with an element."""
+    _slots().blpop([key])
 
 
 @cache

@@ -79,7 +79,7 @@ def template(
 
 def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -> Record:
     """Return the record that the dispatcher would keep."""
-    return parse(packed, identify(packed)).job(gpu_class, isolation).record()
+    return parse(packed, identify(packed)).job(GpuClass(gpu_class), isolation).record()
 
 
 def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:

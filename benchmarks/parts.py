@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.stage import Stage
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass, chords_class
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
+from gpuqueue.dispatcher.shown import ShownClasses
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.states import ResultStates
@@ -59,6 +60,8 @@ class Parts:
             self.line, reader, logs, stage.app, "bench", self.launcher, self.events.put
         )
         self.slots = Slots(client, self.line, classes, self.launcher, self.states, self.finisher)
+        chords = chords_class(classes.values())
+        self.shown = ShownClasses(client, classes, chords)
         self.accept = Accept(
             client,
             self.line,
@@ -69,6 +72,8 @@ class Parts:
             self.slots,
             self.states,
             self.finisher,
+            chords,
+            self.shown,
         )
         self.repair = Repair(
             client, self.line, reader, classes, self.launcher, self.slots, REPAIR, RELIST

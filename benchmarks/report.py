@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def show(console: Console, name: str, figures: list[Figure], seconds: float) -> None:
-    """Print one benchmark when it is complete."""
-    console.print(table(f"{name} ({seconds:.0f} s)", figures))
+def show(
+    console: Console,
+    name: str,
+    figures: list[Figure],
+    seconds: float,
+    tables: Callable[[list[Figure]], list[Table]] | None = None,
+) -> None:
+    """Print one benchmark when it is complete; ``tables`` makes its tables, if it has others."""
+    title = f"{name} ({seconds:.0f} s)"
+    if tables is None:
+        console.print(table(title, figures))
+        return
+    console.print(title, style="bold")
+    for each in tables(figures):
+        console.print(each)

@@ -102,10 +102,10 @@ class Stage:
             **more,
         }
 
-    def dispatcher(self, *queues: str, **env: str) -> psutil.Process:
+    def dispatcher(self, *queues: str, name: str = "dispatcher", **env: str) -> psutil.Process:
         """Start a dispatcher and wait until it consumes."""
         names = ",".join(queues or ("gpu.t4.shared", "gpu.t4.exclusive"))
-        return self._worker("dispatcher", "gpuqueue", names, (), env)
+        return self._worker(name, "gpuqueue", names, (), env)
 
     def worker(
         self, queue: str, pool: str, concurrency: int, *, backend: int = 0, **env: str

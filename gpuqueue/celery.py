@@ -16,7 +16,14 @@ from celery.worker import state
 
 from gpuqueue.dispatcher.assemble import DispatcherProcess
 from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
-from gpuqueue.errors import GpuQueueError, InvalidJob, ServerNotReady, SettingsError
+from gpuqueue.errors import (
+    ClusterNotReady,
+    GpuQueueError,
+    InvalidJob,
+    ServerNotReady,
+    SettingsError,
+)
+from gpuqueue.glue.worker.consumer import connect_again
 from gpuqueue.glue.worker.control import Control
 from gpuqueue.glue.worker.heartbeat import Heartbeat
 from gpuqueue.glue.worker.intake_step import Intake
@@ -25,7 +32,7 @@ from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import load
 
 logger = get_logger(__name__)
-# To Flower each attempt is a worker while it runs: ended ones must not fill its list.
+# To Flower each attempt of an executor of 0.1 is a worker: ended ones must not fill its list.
 os.environ.setdefault("FLOWER_PURGE_OFFLINE_WORKERS", "60")
 
 app = Celery("gpuqueue", amqp="gpuqueue.glue.worker.queues:DispatcherAMQP")
@@ -45,9 +52,17 @@ class GpuStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
     name = "gpuqueue"
 
-    def __init__(self, worker: Any, gpu_watch: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        gpu_watch: bool = True,
+        without_heartbeat: bool = False,
+        heartbeat_interval: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(worker, **kwargs)
         self._watch = gpu_watch
+        self._heartbeat = None if without_heartbeat else float(heartbeat_interval or 0)
         self._dispatcher: DispatcherProcess | None = None
 
     def start(self, worker: Any) -> None:
@@ -64,17 +79,23 @@ class GpuStep(bootsteps.StartStopStep):
         self._dispatcher.start()
 
     def _make(self, worker: Any) -> DispatcherProcess:
-        """Make the dispatcher, once Redis can serve it."""
+        """Make the dispatcher, once Redis and the cluster can serve it."""
         told = ""
         while True:
             try:
                 return DispatcherProcess(
-                    worker.app, load(), worker.hostname, watch=self._watch, leave=_leave
+                    worker.app,
+                    load(),
+                    worker.hostname,
+                    watch=self._watch,
+                    leave=_leave,
+                    heartbeat=self._heartbeat,
+                    connect_again=lambda: connect_again(worker.consumer),
                 )
-            except ServerNotReady as exc:
+            except (ServerNotReady, ClusterNotReady) as exc:
                 if str(exc) != told:
                     told = str(exc)
-                    logger.warning("waiting: %s", exc, extra={"action": "redis_not_ready"})
+                    logger.warning("waiting: %s", exc, extra={"action": "not_ready"})
             state.maybe_shutdown()
             time.sleep(1)
 
@@ -133,7 +154,7 @@ def _check_queues(application: Celery) -> None:
                 f" has: {', '.join(classes)}"
             )
         if parsed.gpu_class not in CHOOSING:
-            queues.select_add(f"gpu.{parsed.gpu_class}")
+            queues.select_add(queues[f"gpu.{parsed.gpu_class}"])
 
 
 app.steps["worker"].add(GpuStep)

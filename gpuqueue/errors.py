@@ -38,7 +38,9 @@ class InvalidSignal(GpuQueueError, ValueError):
 
 
 class MalformedMessage(InvalidJob):
-    """The message is not a Celery task message with a JSON body of the documented shape."""
+    """The message is not a Celery task message, or its body is not one that the application
+    accepts and can decode.
+    """
 
     @classmethod
     def body(cls, body: object, problem: str, fix: str) -> Self:
@@ -52,16 +54,16 @@ class UntrustedMessage(MalformedMessage):
     """The message has no signature that the application, or the dispatcher, trusts."""
 
 
+class TenantLimit(InvalidJob):
+    """The tenant of the job has ``max_queued`` jobs in the class: as many as it may have."""
+
+
 class ApplicationNotFound(GpuQueueError, ImportError):
     """The executor cannot import the application that GPUQUEUE_APP names."""
 
 
 class TaskNotFound(GpuQueueError, LookupError):
     """The application has no task with the name in the message."""
-
-
-class ArgumentsMismatch(InvalidJob, TypeError):
-    """The arguments in the message do not fit the signature of the task."""
 
 
 class ExecutorDied(GpuQueueError):
@@ -101,15 +103,19 @@ class LaunchFailed(GpuQueueError):
 
 
 class ImageUnusable(LaunchFailed):
-    """The image cannot be pulled, or its name is invalid."""
+    """The image that the job names does not exist, its name is invalid, or jobs with the image were
+    held for too long (GPU_HELD_TIMEOUT).
+    """
 
 
 class Unschedulable(LaunchFailed):
-    """No node could take the pod in time (GPU_UNSCHEDULABLE_TIMEOUT)."""
+    """No node took the pod, and its class was held for too long (GPU_HELD_TIMEOUT)."""
 
 
 class QuotaExceeded(LaunchFailed):
-    """The quota of the namespace did not admit the Job or its pod in time (GPU_QUOTA_TIMEOUT)."""
+    """The quota of the namespace admitted no Job or pod, and the class was held for too long
+    (GPU_HELD_TIMEOUT).
+    """
 
 
 class StartTimeout(LaunchFailed):
@@ -132,6 +138,10 @@ class ServerUnreachable(GpuQueueError):
 
 class ServerNotReady(ServerUnreachable):
     """Redis answers, but cannot serve for now: it loads, is read-only, or must not write."""
+
+
+class ClusterNotReady(GpuQueueError):
+    """The API server does not answer what a dispatcher must know before it starts."""
 
 
 class ServerRefuses(ServerUnreachable):

@@ -11,7 +11,8 @@ from prometheus_client import Counter, Histogram, disable_created_metrics
 disable_created_metrics()  # type: ignore[no-untyped-call]  # would add an unused gauge per counter
 LAUNCHES = Counter(
     "gpuqueue_launches",
-    "Launches by this dispatcher, by outcome: launched, later (retried), failed.",
+    "Launches by this dispatcher, by outcome: launched, later (retried), held (the class waits),"
+    " failed.",
     ("gpu_class", "outcome"),
     registry=None,
 )
@@ -45,6 +46,13 @@ EVENTS_LOST = Counter(
     "Celery events that this dispatcher did not send: the broker was away for too long.",
     registry=None,
 )
+WHOLE_LOGS = Counter(
+    "gpuqueue_whole_logs",
+    "Whole logs of attempts for the sink, by outcome: written, later (a try failed and is"
+    " repeated), missing (the log had gone before it could be written).",
+    ("outcome",),
+    registry=None,
+)
 #: All metrics, for a registry.
 OWN = (
     LAUNCHES,
@@ -53,4 +61,5 @@ OWN = (
     KUBERNETES_SECONDS,
     STATES_LOST,
     EVENTS_LOST,
+    WHOLE_LOGS,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import celery
 import pytest
+from celery.result import AsyncResult
 
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
@@ -38,12 +39,21 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, on_term)
+    # A result that is collected unsubscribes, and tries for 20 s where its Redis has gone: in any
+    # thread that collects, such as one that a later test waits for.
+    del AsyncResult.__del__
 
 
 def pytest_unconfigure() -> None:
     """No runner outlives its tests."""
     end_runners()
     shutil.rmtree(os.environ["GPUQUEUE_RUNTIME_DIR"], ignore_errors=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that have none of the tests that are asked for."""
+    only_slow = config.option.markexpr == "slow"
+    return True if only_slow and selection.is_quick(collection_path) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,13 +65,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header() -> list[str]:
-    """Name the Redis server, the Celery and the third of the cases on the double."""
-    third = selection.chosen_third()
-    taken = "all" if third is None else f"third {third} (0 to 2)"
+    """Name the Redis server, the Celery and the part of the cases on the double."""
+    part = selection.chosen_part()
+    taken = "all" if part is None else f"part {part} (0 to {selection.PARTS - 1})"
     return [
         # make has REDIS= and CELERY=.
         f"{version(find_server())}, Celery {celery.__version__}",
-        f"whole-stack cases on the double of Kubernetes: {taken}; {selection.THIRD}",
+        f"whole-stack cases on the double of Kubernetes: {taken}; {selection.PART}",
         f"their pods are {'warm' if selection.has_warm_pods() else 'cold'}; {selection.PODS}",
     ]
 

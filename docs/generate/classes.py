@@ -16,19 +16,26 @@ _TYPES = {
     "int": "whole number",
     "int | None": "whole number",
     "float": "number",
+    "float | None": "number",
+    "float | str | None": "number, or `never`",
     "tuple[int, ...] | None": "list of whole numbers",
     "Mapping[str, str]": "table of texts",
+    "Sequence[str]": "list of texts",
     "Sequence[Mapping[str, Any]]": "list of tables",
+    "Mapping[str, Any]": "table",
 }
 #: Fields that a file may write in one more way than the class keeps them.
 _ALSO = {"memory": "whole number, or text such as `15GiB`", "cpu": "text or number"}
+_ALSO["price_per_hour"] = "number, or text such as `0.35`"
 #: Fields whose default is a setting.
 _SETTINGS = {
     "exclusive_patience": "GPUQUEUE_EXCLUSIVE_PATIENCE",
     "shared_patience": "GPUQUEUE_SHARED_PATIENCE",
+    "held_timeout": "GPU_HELD_TIMEOUT",
     "warm_seconds": "GPUQUEUE_WARM_SECONDS",
     "warm_jobs": "GPUQUEUE_WARM_JOBS",
     "warm_age": "GPUQUEUE_WARM_AGE_SECONDS",
+    "price_per_hour": "GPUQUEUE_PRICE_PER_HOUR",
 }
 
 
@@ -45,11 +52,11 @@ def make() -> str:
             [
                 (code(field.name), _type(field), _default(field), _meaning(docs[field.name]))
                 for field in fields(GpuClass)
-                if field.name != "name"
+                if field.name not in ("name", "domains")
             ],
         ),
         "A class must have at least one slot.\n"
-        "Slots belong to the class as a whole, not to each of its GPUs.\n"
+        "Slots are those of one domain: see `domain`.\n"
         f"A job may ask for up to {DRIVER_RESERVE // 2**20} MiB less than `memory`: the driver and"
         " the CUDA context keep the rest.",
     )

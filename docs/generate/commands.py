@@ -8,21 +8,36 @@ from docs.generate.markdown import code, lines, page, table
 from docs.generate.source import prose
 from gpuqueue.cli import COMMANDS, cli
 
+#: The commands that mend something, or look for what is wrong.
+_MENDING = ("places", "adopt", "confirm-gone", "dead", "tenants", "doctor")
+#: The page of a section, as links of the first page name it: of other commands, and of these.
+_PAGES = ("", "cli-mend.md")
+
 
 def make() -> str:
-    """Make the page."""
+    """Make the page of all commands, with the sections of those for every day."""
     with click.Context(cli, info_name="gpuqueue") as context:
         return page(
             "Command line",
-            lines(prose(cli.help or "")),
+            lines(f"{prose(cli.help or '')} With `--json`, a command prints JSON."),
             table(
                 ("command", "purpose"),
                 [
-                    (f"[`{name}`](#gpuqueue-{name})", text)
+                    (f"[`{name}`]({_PAGES[name in _MENDING]}#gpuqueue-{name})", text)
                     for name, (_, _, text) in COMMANDS.items()
                 ],
             ),
-            *(_command(context, name) for name in COMMANDS),
+            *(_command(context, name) for name in COMMANDS if name not in _MENDING),
+        )
+
+
+def make_mending() -> str:
+    """Make the page of the commands that mend something."""
+    with click.Context(cli, info_name="gpuqueue") as context:
+        return page(
+            "Commands that mend",
+            "These commands of [the command line](cli.md) find what is wrong, and mend it.",
+            *(_command(context, name) for name in COMMANDS if name in _MENDING),
         )
 
 
@@ -34,8 +49,10 @@ def _command(context: click.Context, name: str) -> str:
 
 def _section(context: click.Context, name: str, found: click.Command, level: str) -> str:
     with click.Context(found, info_name=name, parent=context) as own:
-        usage = f"{own.command_path} {' '.join(found.collect_usage_pieces(own))}"
-        records = [each.get_help_record(own) for each in found.params]
+        json = any("--json" in each.opts for each in found.params)
+        pieces = [*found.collect_usage_pieces(own), *(["[--json]"] if json else [])]
+        usage = f"{own.command_path} {' '.join(pieces)}"
+        records = [each.get_help_record(own) for each in found.params if "--json" not in each.opts]
         commands = found.commands if isinstance(found, click.Group) else {}
         within = [_section(own, each, command, "###") for each, command in commands.items()]
     paragraphs = "\n\n".join(lines(prose(each)) for each in (found.help or "").split("\n\n"))

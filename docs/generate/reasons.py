@@ -20,7 +20,7 @@ from gpuqueue.model.record import Record
 
 _PACKAGE = Path(gpuqueue.__file__).parent
 #: Code that runs only with Kubernetes.
-_KUBERNETES = "launchers/kubernetes/*"
+_KUBERNETES = ("launchers/kubernetes/*", "model/place.py")
 #: Code that names reasons and gives none to a job.
 _ABOUT_REASONS = (
     "model/reasons.py",
@@ -33,6 +33,7 @@ _STATES = {
     EndReason.SUCCEEDED: "`SUCCESS`",
     EndReason.RETRIED: "`RETRY`",
     EndReason.IGNORED: "none",
+    EndReason.REQUEUED: "none",
     EndReason.CANCELLED: "`REVOKED`",
     EndReason.EXPIRED: "`REVOKED`",
 }
@@ -68,7 +69,11 @@ def make() -> str:
         + table(("reason", "meaning", "result", "new attempt", "where"), _ends()),
         "A new attempt starts after a pause of 1, 2, 4, … 60 seconds, up to"
         " `GPUQUEUE_MAX_ATTEMPTS`.\n"
+        "After attempts that never took the job, the pause grows to 300 seconds.\n"
+        "`EVICTED`, `PREEMPTED` and `NODE_LOST` do not count as attempts, up to"
+        " `GPUQUEUE_MAX_DISRUPTIONS`.\n"
         '"If not started" means: only if the executor had not taken the job.\n'
+        "An attempt that ended as `REQUEUED` does not count, and its pauses count by themselves.\n"
         "A retry of your task is no attempt but a new delivery: Celery counts it.\n"
         "In local mode, a job that the kernel kills for its memory ends as `ERROR`.\n"
         "[Errors](errors.md) describes the exceptions that `AsyncResult.get()` raises.",
@@ -111,7 +116,7 @@ def result(reason: EndReason) -> str:
 
 
 def _again(reason: EndReason) -> str:
-    if reason in TRY_AGAIN:
+    if reason in {*TRY_AGAIN, EndReason.REQUEUED}:
         return "yes"
     return "no" if reason in {*NEVER_AGAIN, *_STATES, *_OF_STARTED} else "if not started"
 
@@ -132,6 +137,6 @@ def _code(*, kubernetes: bool) -> tuple[str, ...]:
         name = path.relative_to(_PACKAGE).as_posix()
         if any(fnmatch(name, pattern) for pattern in _ABOUT_REASONS):
             continue
-        if fnmatch(name, _KUBERNETES) == kubernetes:
+        if any(fnmatch(name, pattern) for pattern in _KUBERNETES) == kubernetes:
             found.append(path.read_text())
     return tuple(found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
@@ -19,6 +21,10 @@ _INTRODUCTION = (
     "A wrong value stops the dispatcher with a message of the form `NAME=value problem; fix`.\n"
     "`gpuqueue doctor` checks all settings."
 )
+#: The settings that make classes, or hold for all of them.
+_OF_CLASSES = re.compile(
+    r"T4_|MIG_|GPU_RESOURCE_NAME|GPUQUEUE_(CLASSES_FILE|WARM_|\w+_PATIENCE|DEVICES)"
+)
 
 
 def make() -> str:
@@ -26,8 +32,19 @@ def make() -> str:
     return page(
         "Settings",
         _INTRODUCTION,
-        "Dispatchers of Kubernetes Jobs read [more settings](kubernetes-settings.md).",
-        _table(Settings),
+        "Those of GPU classes are on [another page](class-settings.md)."
+        "\nDispatchers of Kubernetes Jobs read [more settings](kubernetes-settings.md).",
+        _table(Settings, lambda name: not _OF_CLASSES.match(name)),
+    )
+
+
+def make_classes() -> str:
+    """Make the page of the settings that make GPU classes, or hold for all of them."""
+    return page(
+        "Settings of GPU classes",
+        "A dispatcher reads these settings beside [all others](settings.md)."
+        "\n[The classes file](classes-file.md) has more classes, and more fields of each.",
+        _table(Settings, lambda name: bool(_OF_CLASSES.match(name))),
     )
 
 
@@ -54,7 +71,8 @@ def shown_default(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def _table(kind: type[BaseSettings]) -> str:
+def _table(kind: type[BaseSettings], shows: Callable[[str], bool] = lambda name: True) -> str:
+    """Return the table of the settings whose variable is shown."""
     docs = field_docs(kind)
     return table(
         ("setting", "default", "values", "meaning"),
@@ -66,6 +84,7 @@ def _table(kind: type[BaseSettings]) -> str:
                 docs[name],
             )
             for name, field in kind.model_fields.items()
+            if shows(environment_name(field))
         ],
     )
 
@@ -76,21 +95,34 @@ def _default(default: object) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    """Return what a setting may hold: its choices, or its type with its bounds."""
+    """Return what a setting may hold: its choices, or its type with its bounds and its word."""
+    extra = field.json_schema_extra
+    word = extra.get("or") if isinstance(extra, dict) else None
+    return _typed(field) + (f", or {code(word)}" if word else "")
+
+
+def _typed(field: FieldInfo) -> str:
     kinds = get_args(field.annotation)
     kind = kinds[0] if type(None) in kinds else field.annotation
     if get_origin(kind) is Literal:
         return codes(get_args(kind))
+    words = [each for each in kinds if get_origin(each) is Literal]
+    metadata = list(field.metadata)
+    if words:  # a number, or one of some words
+        kind = next(each for each in kinds if each not in words)
+        kind, *found = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        metadata += [one for each in found for one in getattr(each, "metadata", ())]
     bounds = {
         key: getattr(each, key)
-        for each in field.metadata
+        for each in metadata
         for key in ("gt", "ge", "le")
         if hasattr(each, key)
     }
     names: dict[object, str] = {int: "whole number", float: "number", Path: "path", str: "text"}
     name = names[kind]
     least, most = bounds.get("ge", bounds.get("gt")), bounds.get("le")
+    also = "".join(f", or {codes(get_args(each))}" for each in words)
     if least is None:
-        return name
+        return name + also
     above = "above " if "gt" in bounds else "from "
-    return f"{name} {above}{least:g}" + (f" to {most}" if most else "")
+    return f"{name} {above}{least:g}" + (f" to {most}" if most else "") + also

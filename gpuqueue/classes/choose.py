@@ -14,11 +14,15 @@ DRIVER_RESERVE = 512 * 1024**2
 
 
 def resolve(
-    classes: Mapping[str, GpuClass], queue: QueueName, request: GpuRequest
+    classes: Mapping[str, GpuClass],
+    queue: QueueName,
+    request: GpuRequest,
+    time_limit: float | None = None,
 ) -> tuple[list[GpuClass], str]:
     """Return the classes that could run a job, cheapest first, and its isolation.
 
-    A queue that names a class gives that class alone. Raises :class:`InvalidJob` when no class
+    A queue that names a class gives that class alone. ``time_limit``: of the message, in seconds.
+    Raises :class:`InvalidJob` when no class
     could ever run the job.
     """
     _check_class(classes, queue)
@@ -33,7 +37,8 @@ def resolve(
     problems: list[InvalidJob] = []
     fitting: list[GpuClass] = []
     for candidate in sorted(_candidates(classes, queue), key=_cost):
-        problem = _problem(candidate, wanted or candidate.default_isolation, request)
+        isolation = wanted or candidate.default_isolation
+        problem = _problem(candidate, isolation, request, time_limit)
         if problem:
             problems.append(problem)
         else:
@@ -95,7 +100,9 @@ def _cost(each: GpuClass) -> tuple[float, int, str]:
     return (each.memory if each.memory is not None else float("inf"), each.slices, each.name)
 
 
-def _problem(each: GpuClass, isolation: str, request: GpuRequest) -> InvalidJob | None:
+def _problem(
+    each: GpuClass, isolation: str, request: GpuRequest, time_limit: float | None
+) -> InvalidJob | None:
     if not each.slots(isolation):
         return InvalidJob.field(
             "gpu.isolation",
@@ -121,5 +128,13 @@ def _problem(each: GpuClass, isolation: str, request: GpuRequest) -> InvalidJob 
             request.slices,
             f"exceeds the slices of class {each.name!r} ({each.slices})",
             "ask for fewer, or add a larger profile",
+        )
+    most = each.max_time_limit
+    if time_limit is not None and most is not None and time_limit > most:
+        return InvalidJob.field(
+            "time_limit",
+            time_limit,
+            f"exceeds max_time_limit of class {each.name!r} ({most:g} s)",
+            f"ask for up to {most:g}, or use another class",
         )
     return None

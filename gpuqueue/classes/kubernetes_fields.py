@@ -1,7 +1,8 @@
-"""The Kubernetes fields of a class: image, nodes, tolerations, host resources. Pure."""
+"""The Kubernetes fields of a class: image, nodes, host resources, names, pod template. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,12 +10,19 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.model.kube_syntax import (
     CPU_FIX,
     MEMORY_FIX,
+    NAMESPACE_FIX,
+    TIMEOUT_FIX,
     is_cpu,
+    is_dns_label,
     is_label_key,
     is_label_value,
     is_memory,
+    is_subdomain,
+    is_timeout,
 )
 
+#: The size of /dev/shm that leaves it to the container runtime, which mostly gives 64 MiB.
+NO_SHM = "0"
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _TOLERATION = ("key", "operator", "value", "effect", "tolerationSeconds")
 
@@ -69,6 +77,23 @@ def is_node_selector(value: object) -> bool:
     )
 
 
+def _is_shm_size(value: object) -> bool:
+    return value == NO_SHM or is_memory(value)
+
+
+def _is_template(value: object) -> bool:
+    return isinstance(value, Mapping) and _is_json(value)
+
+
+def _is_json(value: object) -> bool:
+    """Whether JSON has such values: a time of TOML, for one, it does not have."""
+    if isinstance(value, Mapping):
+        return all(map(_is_json, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _is_value(text: object) -> bool:
     return text == "" or is_label_value(text)
 
@@ -79,6 +104,11 @@ def _is_image(value: object) -> bool:
 
 def _are_tolerations(value: object) -> bool:
     return isinstance(value, list) and not any(map(toleration_problem, value))
+
+
+def _are_nodes(value: object) -> bool:
+    names = value if isinstance(value, list) else []
+    return bool(names) and all(map(is_subdomain, names)) and len(set(names)) == len(names)
 
 
 _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -94,6 +124,33 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
             ' effect = "NoSchedule" }]'
         ),
     ),
+    "nodes": (
+        _are_nodes,
+        "is not a list of different node names; use e.g. ['gpu-a', 'gpu-b'], or leave it out",
+    ),
+    "held_timeout": (is_timeout, f"is not a time to wait; {TIMEOUT_FIX}"),
     "cpu": (is_cpu, f"is not a CPU quantity; {CPU_FIX}"),
     "host_memory": (is_memory, f"is not a memory quantity; {MEMORY_FIX}"),
+    "shm_size": (
+        _is_shm_size,
+        f"is not a memory quantity; {MEMORY_FIX}, or '0' for the size that the runtime sets",
+    ),
+    "ephemeral_storage": (is_memory, "is not an amount of disk; use e.g. '20Gi'"),
+    **{
+        name: (is_subdomain, f"is not a name of Kubernetes; use lower-case letters, e.g. {each!r}")
+        for name, each in (
+            ("runtime_class", "nvidia"),
+            ("priority_class", "gpu-batch"),
+            ("service_account", "trainer"),
+            ("secret_name", "gpuqueue-a100"),
+        )
+    },
+    "namespace": (is_dns_label, f"is not a valid namespace name; {NAMESPACE_FIX}"),
+    "pod_template": (
+        _is_template,
+        (
+            "is not a table of texts, numbers, booleans, lists and tables; use e.g."
+            ' { spec = { dnsPolicy = "Default" } }'
+        ),
+    ),
 }

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import DOMAINS, NODE, GpuClass
 from gpuqueue.classes.kubernetes_fields import kubernetes_fields
 from gpuqueue.errors import InvalidJob, SettingsError
-from gpuqueue.model.names import CHOOSING, CLASS_NAME
-from gpuqueue.model.request import parse_memory
+from gpuqueue.model.kube_syntax import amount
+from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE
+from gpuqueue.model.request import MOST_SECONDS, parse_memory
+from gpuqueue.model.usage import price_text
 
 #: Fields with a whole number → the smallest one.
 _NUMBERS = {
@@ -21,9 +23,19 @@ _NUMBERS = {
     "shared_patience": 1,
     "slices": 1,
     "warm_jobs": 1,
+    "gpus": 0,
 }
 #: Fields with seconds → the least and the most.
-_SECONDS = {"warm_seconds": (0, 86_400), "warm_age": (1, 604_800)}
+_SECONDS = {
+    "warm_seconds": (0, 86_400),
+    "warm_age": (1, 604_800),
+    "default_time_limit": (1, MOST_SECONDS),
+    "max_time_limit": (1, MOST_SECONDS),
+    "quota_timeout": (1, 86_400),
+    "unschedulable_timeout": (1, 86_400),
+    "image_pull_timeout": (1, 86_400),
+    "start_timeout": (1, 86_400),
+}
 
 
 def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
@@ -44,32 +56,80 @@ def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
 def _from_table(
     name: str, table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
 ) -> GpuClass:
-    if not CLASS_NAME.match(name) or name in CHOOSING:
+    taken = (*CHOOSING, *INTERNAL)
+    if not CLASS_NAME.match(name) or name in taken:
         raise SettingsError(
             f"{where}: {name!r} is not a valid class name; use lower-case letters, digits, '.', '-'"
-            f" (not {', '.join(CHOOSING)})"
+            f" (not {', '.join(taken)})"
         )
-    known = {each.name for each in fields(GpuClass)} - {"name"}
+    known = {each.name for each in fields(GpuClass)} - {"name", "domains"}
     for key in table:
         if key not in known:
             raise SettingsError(
                 f"{where}.{key}={table[key]!r} is unknown; known: {', '.join(sorted(known))}"
             )
+    if "resource" in table and not (isinstance(table["resource"], str) and table["resource"]):
+        raise SettingsError(
+            f"{where}.resource={table['resource']!r} is not the name of a resource; use e.g."
+            " 'nvidia.com/gpu'"
+        )
     values = {**defaults, **table}
     _check_numbers(values, where)
     _check_seconds(values, where)
+    if values.get("domain") not in (None, *DOMAINS):
+        raise SettingsError(
+            f"{where}.domain={values['domain']!r} is no domain; use one of: {', '.join(DOMAINS)}"
+        )
     if "memory" in values:
         try:
             values["memory"] = parse_memory(values["memory"])
         except InvalidJob as exc:
             raise SettingsError(f"{where}: {exc}") from None
+    if values.get("price_per_hour") is not None:
+        try:
+            values["price_per_hour"] = price_text(values["price_per_hour"])
+        except ValueError as exc:
+            price = values["price_per_hour"]
+            raise SettingsError(f"{where}.price_per_hour={price!r} {exc}") from None
     if "devices" in values:
         values["devices"] = _devices(values["devices"], where)
     values |= kubernetes_fields(table, where)
     made = GpuClass(name, **values)
     if not made.shared_slots and not made.exclusive_slots:
         raise SettingsError(f"{where} has no slots; set shared_slots or exclusive_slots")
+    _check_together(made, where)
     return made
+
+
+def _check_together(made: GpuClass, where: str) -> None:
+    """Check fields that limit one another."""
+    if made.nodes and made.domain != NODE:
+        raise SettingsError(
+            f"{where}.nodes={made.nodes!r} names its domains, but domain={made.domain!r}; set"
+            " domain = 'node', or use node_selector"
+        )
+    default, most = made.default_time_limit, made.max_time_limit
+    if default and most and default > most:
+        raise SettingsError(
+            f"{where}.default_time_limit={default!r} exceeds max_time_limit={most!r}; lower it, or"
+            " raise max_time_limit"
+        )
+    shm, memory = amount(made.shm_size), amount(made.host_memory)
+    if shm is not None and memory is not None and shm > memory:
+        raise SettingsError(
+            f"{where}.shm_size={made.shm_size!r} exceeds host_memory={made.host_memory!r}, which"
+            " its content counts against; lower it, or raise host_memory"
+        )
+    if made.gpus > 1 and made.shared_slots:
+        raise SettingsError(
+            f"{where}.gpus={made.gpus} needs whole GPUs, but shared_slots={made.shared_slots};"
+            " use exclusive_slots, or gpus = 1"
+        )
+    if made.gpus > 1 and MIG_PROFILE.match(made.resource.rpartition("/")[2]):
+        raise SettingsError(
+            f"{where}.gpus={made.gpus} needs whole GPUs, but resource={made.resource!r} is a MIG"
+            " slice; a process can use one slice: use gpus = 1"
+        )
 
 
 def _check_numbers(values: Mapping[str, Any], where: str) -> None:

@@ -1,7 +1,8 @@
 """The command line ``gpuqueue``. A command's module is imported only when the command is called.
 
-Never here: changes to the state, except to jobs by `cancel`, to messages by `dead`, and to places
-by `places --clear`. Commands read through ``store.reader``.
+Never here: changes to the state, except to jobs by `cancel`, to messages by `dead`, to places by
+`places --clear`, to rules by `tenants`, to owners by `adopt`, and to nodes by `confirm-gone`.
+Commands read through ``store.reader``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COMMANDS = {
         "status",
         "Show classes, running jobs and waiting jobs.",
     ),
+    "top": ("gpuqueue.cli.commands.top", "top", "Watch classes, GPUs, tenants and jobs live."),
     "why": ("gpuqueue.cli.commands.why", "why", "Explain why a job waits, or how it ended."),
     "logs": (
         "gpuqueue.cli.commands.logs",
@@ -42,10 +44,30 @@ COMMANDS = {
     "run": ("gpuqueue.cli.commands.run", "run", "Run a container image as a job, and wait for it."),
     "cancel": ("gpuqueue.cli.commands.cancel", "cancel", "Cancel jobs, waiting or running."),
     "classes": ("gpuqueue.cli.commands.classes", "classes", "List the GPU classes."),
+    "usage": (
+        "gpuqueue.cli.commands.usage",
+        "usage",
+        "Show who used what, and what it cost.",
+    ),
+    "tenants": (
+        "gpuqueue.cli.commands.tenants",
+        "tenants",
+        "List tenants, and set what they may have.",
+    ),
     "places": (
         "gpuqueue.cli.commands.places",
         "places",
         "List GPUs, hosts and applications that fail jobs.",
+    ),
+    "adopt": (
+        "gpuqueue.cli.commands.adopt",
+        "adopt",
+        "Take over slots that no live dispatcher looks after.",
+    ),
+    "confirm-gone": (
+        "gpuqueue.cli.commands.confirm_gone",
+        "confirm_gone",
+        "Free the slots of a node that is gone for good.",
     ),
     "dead": (
         "gpuqueue.cli.commands.dead",

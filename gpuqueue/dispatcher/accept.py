@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from gpuqueue.classes.choose import choose, resolve
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.shown import ShownClasses
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.errors import (
     InvalidJob,
@@ -25,7 +26,7 @@ from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.launchers.base import Launcher
 from gpuqueue.model.job import Job
-from gpuqueue.model.names import EXCLUSIVE, REFUSED
+from gpuqueue.model.names import CHORDS, EXCLUSIVE, REFUSED, SHARED, UNLOCK
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.states import QUEUED
 from gpuqueue.model.text import LONGEST_ERROR, fitting
@@ -40,6 +41,15 @@ from gpuqueue.store.scripts import UNSTORABLE
 logger = logging.getLogger(__name__)
 
 
+class Accepted(NamedTuple):
+    """What became of a message, and the class of its job: ``accepted``, ``known``, ``cancelled``,
+    ``refused``; or ``ending``: its id was sent again, and the job with that id is about to end.
+    """
+
+    outcome: str
+    gpu_class: str
+
+
 @dataclass(frozen=True)
 class Accept:
     """Accepts messages. Thread-safe; accepting a message twice makes one job."""
@@ -48,24 +58,28 @@ class Accept:
     line: Line
     reader: Reader
     classes: Mapping[str, GpuClass]
+    """Those that queues lead to."""
     bodies: DispatcherBodies
     launcher: Launcher
     slots: Slots
     states: JobStates
     finisher: Finisher
+    chords: GpuClass
+    """The class of unlocks."""
+    shown: ShownClasses
 
     def __call__(
         self,
         packed: dict[str, Any],
         problem: InvalidJob | None = None,
-        before_start: Callable[[], object] = lambda: None,
-    ) -> str:
-        """Accept a message. Returns ``accepted``, ``known``, ``cancelled`` or ``refused``.
+        before_start: Callable[[str], object] = lambda gpu_class: None,
+    ) -> Accepted:
+        """Accept a message.
 
         Args:
             packed: the message.
             problem: why its content cannot be read, and is missing here: it is refused.
-            before_start: called once the job is kept, before any attempt starts for it.
+            before_start: called with the class once the job is kept, before any attempt starts.
 
         Raises:
             MalformedMessage: it has no task id.
@@ -95,16 +109,19 @@ class Accept:
         packed: dict[str, Any],
         identity: Identity,
         problem: InvalidJob | None,
-        before_start: Callable[[], object],
-    ) -> str:
+        before_start: Callable[[str], object],
+    ) -> Accepted:
         try:
             # 1. Read.
             submission = parse(packed, identity, self.bodies)
             stored = encode(packed)
             # 2. Choose.
-            gpu_class, isolation = self._choose(submission)
-            job = submission.job(gpu_class.name, isolation, gpu_class.warm_seconds)
-            self.launcher.check_job(job.record(), gpu_class)
+            if self._is_unlock(submission):
+                gpu_class, job = self.chords, self._unlock(submission)
+            else:
+                gpu_class, isolation = self._choose(submission)
+                job = submission.job(gpu_class, isolation)
+                self.launcher.check_job(job.record(), gpu_class)
         except InvalidJob as exc:
             unread = problem if problem and not isinstance(exc, UntrustedMessage) else exc
             return self._refuse(packed, identity, unread)
@@ -117,9 +134,45 @@ class Accept:
         # 3. Keep it in line.
         return self._take_in(packed, stored, submission, job, gpu_class, before_start)
 
+    def _is_unlock(self, submission: Submission) -> bool:
+        """Whether a message waits for the header of a chord, for which it needs no GPU. One that an
+        older dispatcher has accepted stays in the class that it has there.
+        """
+        identity = submission.identity
+        if identity.task != UNLOCK:
+            return False
+        known = self.reader.find(identity.id, [*self.classes, CHORDS])
+        same = known is not None and (
+            (known.get("retries", 0), known.get("nesting", 0))
+            == (identity.retries, identity.nesting)
+        )
+        return not (known and same and known["gpu_class"] != CHORDS)
+
+    def _unlock(self, submission: Submission) -> Job:
+        """Return the job of an unlock. It runs where the body of its chord would, without a GPU;
+        what the body asks for is no condition for it. Raises :class:`InvalidJob`.
+        """
+        try:
+            of_body: GpuClass | None = resolve(self.classes, submission.queue, submission.request)[
+                0
+            ][0]
+        except InvalidJob:  # the body itself will be refused, where its caller sees it
+            of_body = None
+        self.shown.use()
+        job = submission.job(self.chords, SHARED)
+        job = replace(
+            job,
+            image=job.image or (of_body.image if of_body else None),
+            reuse=0,
+            warm=self.chords.warm_seconds,
+            needs_app=True,  # if it fails, the body must be told
+        )
+        self.launcher.check_job(job.record(), of_body or self.chords)
+        return job
+
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
         queue, request = submission.queue, submission.request
-        fitting, isolation = resolve(self.classes, queue, request)
+        fitting, isolation = resolve(self.classes, queue, request, submission.time_limit)
         if len(fitting) == 1:
             return fitting[0], isolation
         known = self.reader.find(submission.identity.id, [each.name for each in fitting])
@@ -138,37 +191,48 @@ class Accept:
         submission: Submission,
         job: Job,
         gpu_class: GpuClass,
-        before_start: Callable[[], object],
-    ) -> str:
+        before_start: Callable[[str], object],
+    ) -> Accepted:
         record = job.record()
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
-        taken = self.line.take_in(gpu_class, record, stored)
+        taken = self.line.take_in(gpu_class, record, stored, job.again)
+        delivery = record["delivery"]
+        if taken.outcome == "refused":
+            logger.warning(
+                "%s refused: its tenant %r has max_queued jobs in %s",
+                delivery,
+                job.tenant or "",
+                job.gpu_class,
+                extra={"action": "refused"},
+            )
+            self.finisher.submit(job.gpu_class, delivery)
+            return Accepted("refused", job.gpu_class)
         if taken.outcome == "finishing":
-            self.finisher.submit(job.gpu_class, job.delivery)
-            return "cancelled"
+            self.finisher.submit(job.gpu_class, delivery)
+            return Accepted("cancelled", job.gpu_class)
         if taken.outcome != "accepted":
-            return self._known(job.delivery, "it was accepted before")
+            return self._known(job.gpu_class, delivery, taken.outcome, "accepted")
         logger.info(
             "%s accepted for %s %s",
-            job.delivery,
+            delivery,
             job.gpu_class,
             job.isolation,
             extra={"action": "accepted"},
         )
-        starts = any(each["delivery"] == job.delivery for each in taken.granted)
+        starts = any(each["delivery"] == delivery for each in taken.granted)
         if taken.granted:
-            before_start()
+            before_start(job.gpu_class)
         self.slots.launch(gpu_class, taken.granted)
         # A retry in line shows RETRY, as in plain Celery. A job that starts shows DISPATCHED.
         if not (starts or job.retries):
             self.states.store(record, QUEUED, packed)
         if taken.sooner and not starts:
             wakeups.wake(self.client, job.gpu_class)
-        return "accepted"
+        return Accepted("accepted", job.gpu_class)
 
-    def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> str:
+    def _refuse(self, packed: dict[str, Any], identity: Identity, exc: InvalidJob) -> Accepted:
         trusted = not isinstance(exc, UntrustedMessage)
         if not trusted and self.reader.find(identity.id, self.reader.classes()):
             # The id may be forged: the result of a known job must not change.
@@ -177,7 +241,7 @@ class Accept:
                 identity.id,
                 extra={"action": "forged"},
             )
-            return "known"
+            return Accepted("known", REFUSED)
         job = identity.refused(REFUSED, EXCLUSIVE, trusted=trusted)
         record = job.record()
         record["reason"] = EndReason.REJECTED
@@ -187,16 +251,26 @@ class Accept:
             stored = encode(packed)
         except MalformedMessage:
             stored = encode(outline(packed))
-        outcome = self.line.accept(REFUSED, record, stored)
-        if outcome == "known":
-            return self._known(job.delivery, "it was refused before")
-        logger.warning("%s refused: %s", job.delivery, record["error"], extra={"action": "refused"})
-        self.finisher.submit(REFUSED, job.delivery)
-        return "refused"
+        outcome = self.line.accept(REFUSED, record, stored, job.again)
+        delivery = record["delivery"]
+        if outcome != "finishing":
+            return self._known(REFUSED, delivery, outcome, "refused")
+        logger.warning("%s refused: %s", delivery, record["error"], extra={"action": "refused"})
+        self.finisher.submit(REFUSED, delivery)
+        return Accepted("refused", REFUSED)
 
-    def _known(self, delivery: str, why: str) -> str:
-        logger.info("%s dropped: %s", delivery, why, extra={"action": "known"})
-        return "known"
+    def _known(self, gpu_class: str, delivery: str, outcome: str, before: str) -> Accepted:
+        if outcome == "ending":
+            return Accepted(outcome, gpu_class)
+        if outcome == "busy":
+            logger.warning(
+                "%s dropped: its id was sent again before the job with that id has ended",
+                delivery,
+                extra={"action": "sent_again"},
+            )
+        else:
+            logger.info("%s dropped: it was %s before", delivery, before, extra={"action": "known"})
+        return Accepted("known", gpu_class)
 
 
 def _is_of_key(exc: RedisError) -> bool:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuqueue import __version__
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import DEVICE, GpuClass, chords_class
 from gpuqueue.dispatcher.accept import Accept
+from gpuqueue.dispatcher.application import Application
 from gpuqueue.dispatcher.cancel import Canceller
 from gpuqueue.dispatcher.class_turns import ClassTurns
+from gpuqueue.dispatcher.class_workers import ClassWorkers, interval
 from gpuqueue.dispatcher.events import EventQueue
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.health import Health
+from gpuqueue.dispatcher.inspection import Inspection
 from gpuqueue.dispatcher.intake import IntakeLoop
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.leadership import Leadership
+from gpuqueue.dispatcher.log_writer import LogWriter
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.metrics.serve import Endpoint, open_endpoint
 from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
+from gpuqueue.dispatcher.shown import ShownClasses
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import LEASES, Unserved
@@ -28,18 +34,21 @@ from gpuqueue.dispatcher.watch import Watcher, WatchIntervals, concerns_all
 from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
+from gpuqueue.glue.profile import profile_of
 from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
-from gpuqueue.launchers.base import Launcher, OnEnd
+from gpuqueue.launchers.base import FindLog, Launcher, LogSource, OnEnd
 from gpuqueue.launchers.local.identity import machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.launchers.local.log_source import find as find_output
+from gpuqueue.launchers.local.runner import OnProfile
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
+from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, STATES, WHOLE_LOGS
 from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.nvidia import devices
-from gpuqueue.settings.classes import configured
+from gpuqueue.settings.classes import configured, rules_of_tenants
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.redis import names
 from gpuqueue.steps import Steps
@@ -50,9 +59,17 @@ from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.measures import Measures
+from gpuqueue.store.owners import Owners
 from gpuqueue.store.passing import passes
+from gpuqueue.store.profiles import Profiles
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.tenants import RulesOfFile
 from gpuqueue.store.turn import Turns
+from gpuqueue.store.usage import Capacities
+from gpuqueue.whole_logs.sink import open_sink
+
+if TYPE_CHECKING:
+    from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
@@ -67,6 +84,8 @@ class DispatcherProcess:
         name: its name.
         watch: whether its watcher may lead.
         leave: called if Redis has the state of another layout by now: the process must end.
+        heartbeat: seconds between two heartbeats for monitors; 0: a default; None: none are sent.
+        connect_again: has Celery's consumer connect once more.
 
     Raises:
         SettingsError: a setting is missing or wrong.
@@ -83,11 +102,33 @@ class DispatcherProcess:
         *,
         watch: bool = True,
         leave: Callable[[], None] = lambda: None,
+        heartbeat: float | None = 0.0,
+        connect_again: Callable[[], object] = lambda: None,
     ) -> None:
         scripts.read()
-        client, classes = _checked_client(settings), configured(settings)
+        client, gpu_classes = _checked_client(settings), configured(settings)
+        dealt = _dealt(settings, gpu_classes)
+        if settings.execution_mode == "local":
+            gpu_classes = {
+                name: each.on(len(dealt.get(name, ()))) for name, each in gpu_classes.items()
+            }
+        rules = rules_of_tenants(settings, gpu_classes)
+        chords = chords_class(gpu_classes.values())
+        classes = {**gpu_classes, chords.name: chords}
+        shown = ShownClasses(client, gpu_classes, chords)
         reader, logs, events = Reader(client), Logs(client), EventQueue(app)
-        job_states = JobStates(ResultStates(app), reader, classes)
+
+        def again() -> None:
+            self.intake.connect_again()
+            events.connect_again()
+            connect_again()
+
+        profiles = Profiles(client, classes)
+        own = profile_of(app, settings.redis.told_backend)
+        application = Application(app, own, settings.app, settings.told, profiles, again)
+        states, informs = ResultStates(app), settings.states == "all"
+        writes_here = application.has_our_results
+        job_states = JobStates(states, reader, classes, informs, writes_here)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
@@ -95,13 +136,13 @@ class DispatcherProcess:
         def make_line(
             owner: str = "", devices: Mapping[str, int] | None = None, site: Site = NOWHERE
         ) -> Line:
-            keep, most = settings.tombstone_seconds, settings.max_attempts
             return Line(
                 client,
                 by=name,
                 owner=owner,
-                keep=keep,
-                max_attempts=most,
+                keep=settings.tombstone_seconds,
+                max_attempts=settings.max_attempts,
+                max_disruptions=settings.max_disruptions,
                 devices=devices,
                 site=site,
             )
@@ -109,25 +150,53 @@ class DispatcherProcess:
         def on_end(running: RunningAttempt, end: End) -> bool:
             return slots.on_end(running, end)  # slots exist before the first launch
 
+        def find_log(where: Mapping[str, str]) -> LogSource | None:
+            return find(where)  # likewise
+
+        find: FindLog
+        whole_logs = self.whole_logs = _whole_logs(settings, client, reader, name, find_log)
         if settings.execution_mode == "local":
-            launcher, gpus = _local(settings, classes, reader, logs, on_end)
+            local, gpus = _local(
+                settings, gpu_classes, dealt, reader, logs, on_end, application.learn, whole_logs
+            )
+            launcher: Launcher = local
+            begin, find = local.connect, find_output
         else:
+            begin = _nothing
             # Observations need no owner: only the launcher knows it.
             send = events.put
             observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
-            launcher, gpus = _kubernetes(settings, classes, on_end, observations), {}
+            owners = Owners(client)
+            kubernetes = _kubernetes(settings, classes, on_end, observations, owners, whole_logs)
+            launcher, gpus, find = kubernetes, {}, kubernetes.find_log
         line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
         finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
-        finisher = Finisher(line, reader, logs, app, name, launcher, events.put, bodies, *finishes)
+        finisher = Finisher(
+            *(line, reader, logs, app, name, launcher, events.put, bodies, *finishes),
+            writes_here=writes_here,
+            asked=application.asked,
+        )
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)
         self.launcher, self.finisher, self.slots = launcher, finisher, slots
         self._beside = (job_states, events)
         self.accept = Accept(
-            client, line, reader, classes, bodies, launcher, slots, job_states, finisher
+            client=client,
+            line=line,
+            reader=reader,
+            classes=gpu_classes,
+            chords=chords,
+            shown=shown,
+            bodies=bodies,
+            launcher=launcher,
+            slots=slots,
+            states=job_states,
+            finisher=finisher,
         )
         visible = float(settings.visibility_seconds)
-        self.intake = IntakeLoop(lambda: Broker(app), self.accept, visible)
+        self.intake: IntakeLoop = IntakeLoop(lambda: Broker(app), self.accept, visible)
+        application.look()
+        begin()  # it may learn how messages are taken
         self.passes = passes
         relist = settings.relist_seconds
         steps = Steps(concerns_all)
@@ -138,34 +207,43 @@ class DispatcherProcess:
         turns = ClassTurns(
             Turns(client, line), classes, slots, stopper, finisher, steps, tick, repair
         )
+        group = group_of(launcher.owner, classes)
+        here = machine() if settings.execution_mode == "local" else ""
+        lease = Lease(client, name, settings.lease_seconds, group, here)
+        every = max(heartbeat or interval(gpu_classes), tick)
+        self.workers = ClassWorkers(
+            client, shown, lease, events.put, every, beats=heartbeat is not None
+        )
         self.canceller = Canceller(client, line, reader, classes, finisher, unserved.names)
         self.watcher = Watcher(
             client=client,
             waiting=connect(settings.redis_url, timeout=tick + 10),
             line=line,
             classes=classes,
-            lease=Lease(
-                client,
-                name,
-                settings.lease_seconds,
-                group_of(launcher.owner, classes),
-                machine() if settings.execution_mode == "local" else "",
-            ),
+            shown=shown,
+            lease=lease,
+            leadership=Leadership(lease, launcher, tick, may_lead=watch),
             launcher=launcher,
             turns=turns,
             stopper=stopper,
             repair=Repair(client, line, reader, classes, launcher, slots, repair, relist, steps),
             unserved=unserved,
+            workers=self.workers,
             states=job_states,
             intervals=WatchIntervals(tick, relist),
             steps=steps,
-            may_lead=watch,
+            consumed=lambda: self.intake.consumed,
+            learn=application.look,
+            note_capacity=Capacities(client, shown, settings.usage_entries).note,
+            follow=RulesOfFile(client, *rules, list(gpu_classes)).follow,
             check_layout=lambda: layout.claim(client, *_where(settings)),
             leave=leave,
         )
+        inspecting = connect(settings.redis_url, timeout=SCRAPE_TIMEOUT, retries=0)
+        self.inspection = Inspection(inspecting, self.watcher.heard_within)
         self.health = Health(self.watcher, settings.tick_seconds)
         self.queue_lengths = QueueLengths(app, list(app.amqp.queues.consume_from), SCRAPE_TIMEOUT)
-        self.endpoint = self._endpoint(settings, classes) if settings.metrics_port else None
+        self.endpoint = self._endpoint(settings, shown) if settings.metrics_port else None
 
     def _endpoint(self, settings: Settings, classes: Mapping[str, GpuClass]) -> Endpoint | None:
         measures = Measures(connect(settings.redis_url, timeout=SCRAPE_TIMEOUT, retries=0))
@@ -188,6 +266,8 @@ class DispatcherProcess:
     def start(self) -> None:
         """Start the watcher and the endpoint. Celery's consumer starts to accept messages."""
         self.watcher.start()
+        if self.whole_logs is not None:
+            self.whole_logs.start()
         if self.endpoint is not None:
             self.endpoint.start()
 
@@ -201,6 +281,8 @@ class DispatcherProcess:
         self.finisher.close()
         for each in self._beside:
             each.close()
+        if self.whole_logs is not None:
+            self.whole_logs.close()
         if self.endpoint is not None:
             self.endpoint.close()
         self.queue_lengths.close()
@@ -224,33 +306,75 @@ def _checked_client(settings: Settings) -> Redis:
     return client
 
 
+def _whole_logs(
+    settings: Settings, client: Redis, reader: Reader, name: str, find: FindLog
+) -> LogWriter | None:
+    if settings.sink is None:
+        return None
+    sink = open_sink(settings.sink)
+    return LogWriter(client, reader, sink, name, settings.tombstone_seconds, find)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _dealt(settings: Settings, classes: Mapping[str, GpuClass]) -> Mapping[str, list[str]]:
+    """Return class → the UUIDs of its GPUs, where jobs run on this machine."""
+    if settings.execution_mode == "local":
+        for each in classes.values():
+            if each.nodes:
+                raise SettingsError(
+                    f"class {each.name!r}: nodes={each.nodes!r} needs GPU_EXECUTION_MODE='k8s_job',"
+                    " since this machine is the only node; remove nodes"
+                )
+        found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
+        return devices.deal(classes.values(), found)
+    for each in classes.values():
+        if each.domain == DEVICE:
+            raise SettingsError(
+                f"class {each.name!r}: domain={DEVICE!r} needs GPU_EXECUTION_MODE='local', since a"
+                " cluster deals the GPUs of its nodes; use domain='node', or remove it"
+            )
+    return {}
+
+
 def _local(
     settings: Settings,
     classes: Mapping[str, GpuClass],
+    dealt: Mapping[str, list[str]],
     reader: Reader,
     logs: Logs,
     on_end: OnEnd,
-) -> tuple[Launcher, dict[str, int]]:
+    on_profile: OnProfile,
+    whole_logs: LogWriter | None,
+) -> tuple[LocalLauncher, dict[str, int]]:
     """Return the local launcher, and how many GPUs it deals to each class."""
     if not settings.app:
         raise SettingsError(
             "GPUQUEUE_APP is not set; set it to the argument of `celery -A` for the application"
             " whose tasks run here"
         )
-    found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-    dealt = devices.deal(classes.values(), found)
+    for each in classes.values():
+        if each.gpus != 1:
+            raise SettingsError(
+                f"class {each.name!r}: gpus={each.gpus} needs GPU_EXECUTION_MODE='k8s_job'; on this"
+                " machine each job gets one GPU: remove gpus"
+            )
+    sinks = {WHOLE_LOGS: "1"} if whole_logs is not None else {}
     launcher = LocalLauncher(
         on_end,
-        {**executor_environment(settings), START: settings.start},
+        {**executor_environment(settings), START: settings.start, **sinks},
         settings.start_timeout,
         dealt,
         # A silent machine is gone with its jobs: it is off, or its container has restarted.
         lambda machine: reader.host_heard(machine, settings.host_silent_seconds),
         keep_log=lambda attempt, text: logs.keep(attempt, text, settings.tombstone_seconds),
+        whole_logs=whole_logs,
+        on_profile=on_profile,
         directory=settings.runtime_dir,
         unread=names(Settings),
     )
-    launcher.connect()
     return launcher, {name: len(gpus) for name, gpus in dealt.items()}
 
 
@@ -259,14 +383,16 @@ def _kubernetes(
     classes: Mapping[str, GpuClass],
     on_end: OnEnd,
     observations: KeptObservations,
-) -> Launcher:
+    owners: Owners,
+    whole_logs: LogWriter | None,
+) -> KubernetesLauncher:
     try:
         from gpuqueue.launchers.kubernetes.assemble import assemble
     except ImportError as exc:
         raise SettingsError(
             f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
         ) from exc
-    return assemble(settings, classes, on_end, observations)
+    return assemble(settings, classes, on_end, observations, owners, whole_logs)
 
 
 def executor_environment(settings: Settings) -> dict[str, str]:
@@ -278,6 +404,7 @@ def executor_environment(settings: Settings) -> dict[str, str]:
         "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
         "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
         LOAD_TIMEOUT: str(settings.load_timeout or settings.start_timeout),
+        STATES: settings.states if settings.states != "all" else None,
         **settings.redis.environment(),
         "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
     }

@@ -45,6 +45,8 @@ class BackgroundQueue(Generic[T]):
         lost: called with a number of items that are lost: the oldest ones if the queue is full.
         limit: items that wait at most.
         begin: called first in the thread.
+        at_once: items of one write.
+        in_turn: whether an item whose write has failed goes behind the others.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class BackgroundQueue(Generic[T]):
         lost: Callable[[int], object],
         limit: int = LIMIT,
         begin: Callable[[], object] = lambda: None,
+        at_once: int = AT_ONCE,
+        in_turn: bool = False,
     ) -> None:
         self._name = name
         self._write = write
@@ -62,6 +66,8 @@ class BackgroundQueue(Generic[T]):
         self._lost = lost
         self._limit = limit
         self._begin = begin
+        self._at_once = at_once
+        self._in_turn = in_turn
         self._waiting: OrderedDict[Hashable, Waiting[T]] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
@@ -91,6 +97,9 @@ class BackgroundQueue(Generic[T]):
         with self._changed:
             self._waiting.pop(key, None)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._waiting
+
     def __len__(self) -> int:
         return len(self._waiting)
 
@@ -116,7 +125,7 @@ class BackgroundQueue(Generic[T]):
             while True:
                 now = time.monotonic()
                 due = (each for each in self._waiting.values() if each.due <= now or self._closed)
-                some = [] if self._pause and not self._closed else list(islice(due, AT_ONCE))
+                some = [] if self._pause and not self._closed else list(islice(due, self._at_once))
                 for each in some:
                     del self._waiting[each.key]
                 if some or self._closed:
@@ -160,6 +169,6 @@ class BackgroundQueue(Generic[T]):
             kept = old[max(0, len(old) + len(self._waiting) - self._limit) :]
             for each in reversed(kept):
                 self._waiting[each.key] = each
-                self._waiting.move_to_end(each.key, last=False)
+                self._waiting.move_to_end(each.key, last=self._in_turn)
         if lost := len(old) - len(kept):
             self._lost(lost)

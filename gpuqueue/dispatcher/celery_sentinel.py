@@ -13,11 +13,8 @@ from kombu.transport import redis as transport
 from gpuqueue.store import sentinel
 
 
-class Channel(transport.SentinelChannel):  # type: ignore[misc]
+class Channel(sentinel.Asking, transport.SentinelChannel):  # type: ignore[misc]
     """The channel of the broker."""
-
-    connection_class = sentinel.Connection
-    connection_class_ssl = sentinel.SSLConnection
 
 
 class Backend(SentinelBackend):  # type: ignore[misc]

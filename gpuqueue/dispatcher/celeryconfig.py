@@ -1,5 +1,7 @@
 """The Celery configuration of dispatchers (and of Flower beside them), a reason per line."""
 
+import socket
+
 from kombu import Exchange, Queue
 
 from gpuqueue.settings.classes import configured
@@ -32,17 +34,41 @@ task_serializer = result_serializer = "json"
 # The pool stays empty: messages never enter it.
 worker_pool = "threads"
 worker_concurrency = 1
+# Where the applications send commands and expect events.
+control_exchange = _settings.control_exchange or "celery"
+event_exchange = _settings.event_exchange or "celeryev"
 # Flower needs events.
 worker_send_task_events = True
 # A dispatcher often starts before its Redis: it logs that, and retries.
 broker_connection_retry_on_startup = True
+# However long it is away.
+broker_connection_max_retries = None
 # Seconds for each answer of the result backend: a write that fails is repeated later.
 redis_socket_timeout = 5.0
 redis_socket_connect_timeout = 3.0
+redis_backend_health_check_interval = 30
+# A Unix socket has no keepalive, and Celery would ask for it.
+redis_socket_keepalive = "socket://" not in (result_backend or broker_url or "")
+# A failover, a firewall or a NAT can lose a connection without a word. Commands fail after 10 s;
+# Celery's loop checks idle connections of consumers; and the kernel checks those that only listen,
+# as Flower's for events, after a minute instead of two hours.
+_connection = {
+    "socket_timeout": 10.0,
+    "socket_connect_timeout": 5.0,
+    "health_check_interval": 25,
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)
+    },
+}
 # Separate keys for unacknowledged messages: what receives replies of remote control also puts back
 # messages whose visibility timeout has passed, and the timeout of the applications may be longer.
 # Dispatchers before the intake left messages under these keys; newer ones put them back.
 broker_transport_options = {
+    **_connection,
+    # What the operator has set comes after it.
     **for_celery(_redis["broker_transport_options"]),
     "unacked_key": "gpuqueue.unacked",
     "unacked_index_key": "gpuqueue.unacked_index",

@@ -10,18 +10,21 @@ writes the result alone. Each of these steps has a number of tries.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from gpuqueue.dispatcher.finish_here import HereFinisher
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.events import Sender
-from gpuqueue.glue.results.states import answer_soon
-from gpuqueue.launchers.base import Launcher, LauncherClosed, LauncherUnavailable
+from gpuqueue.glue.results.states import answer_soon, pass_values_on
+from gpuqueue.launchers.base import FinishHeld, Launcher, LauncherClosed, LauncherUnavailable
 from gpuqueue.model.container import CONTAINER_TASK
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
@@ -31,6 +34,8 @@ from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
 
+#: How often a claim is renewed within its lease: the executor may wait for a node or an image.
+RENEWALS = 3
 _DIRECT = (EndReason.CANCELLED, EndReason.EXPIRED, EndReason.REJECTED)
 
 
@@ -40,13 +45,16 @@ class Finisher:
     Args:
         line, reader, logs: the state.
         app: the dispatcher's Celery application, for jobs that do not need their own.
-        hostname: the worker that events name.
+        hostname: the worker that the result of a job without an attempt names.
         launcher: starts the finishes that need the application's code.
         send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish here may take until another dispatcher may repeat it.
         timeout: seconds that a finish in the application's code may take: import and hooks.
         tries: how often a finish may fail.
+        writes_here: whether results of this dispatcher are results of the application in an image;
+            None: unknown.
+        asked: told the image in which the code of the application has finished a job.
     """
 
     def __init__(
@@ -62,6 +70,9 @@ class Finisher:
         lease: float = 15.0,
         timeout: float = 120.0,
         tries: int = 3,
+        *,
+        writes_here: Callable[[str | None], bool | None] = lambda image: True,
+        asked: Callable[[str | None], object] = lambda image: None,
     ) -> None:
         self._line = line
         self._reader = reader
@@ -70,6 +81,8 @@ class Finisher:
         self._lease = lease
         self._timeout = timeout
         self._tries = tries
+        self._writes_here = writes_here
+        self._asked = asked
         self._steps = Steps()
         self._closed = False
         self._here = ThreadPoolExecutor(2, "gpuqueue-finish", self._begin, (app,))
@@ -90,9 +103,12 @@ class Finisher:
         self._put(self._here, gpu_class, delivery, self._first)
 
     def _begin(self, app: Any) -> None:
-        """Make the writes of a thread fail within the lease if the result backend is away."""
+        """Make the writes of a thread fail within the lease if the result backend is away, and let
+        the results of a chord pass through it.
+        """
         try:
             answer_soon(app)
+            pass_values_on(app)
         except Exception as exc:  # would end the pool
             self._steps.failed("finish thread", exc)
 
@@ -131,7 +147,7 @@ class Finisher:
         answer, record, _ = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
-        if not needs_application(record):
+        if not self._is_the_application_s(record):
             self._outcomes.finish(gpu_class, delivery, finisher, self._tries, instead=False)
             return True
         if record.get("finishes", 0) >= self._tries:
@@ -142,19 +158,38 @@ class Finisher:
             self._by_application,
             gpu_class,
             delivery,
-            lambda name, each: self._in_application(name, each, finisher),
+            lambda name, each: self._later(name, each, finisher, record),
         )
         return False
 
-    def _in_application(self, gpu_class: str, delivery: str, finisher: str) -> bool:
-        answer, record, _ = self._line.finish_claim(
-            gpu_class, delivery, finisher, self._timeout + self._lease, begins=True
-        )
+    def _later(self, gpu_class: str, delivery: str, finisher: str, record: Record) -> bool:
+        if self._is_the_application_s(record):
+            return self._in_application(gpu_class, record, finisher)
+        # Meanwhile another job has shown where the application keeps its results.
+        self._outcomes.finish(gpu_class, delivery, finisher, self._tries, instead=False)
+        return True
+
+    def _is_the_application_s(self, record: Record) -> bool:
+        """Return whether the code of the application must finish a job."""
+        ours = self._writes_here(record.get("image")) or record.get("reason") in NO_APPLICATION
+        return not ours or needs_application(record)
+
+    def _in_application(self, gpu_class: str, known: Record, finisher: str) -> bool:
+        delivery = known["delivery"]
+        lease = self._timeout + self._lease
+        claim = partial(self._line.finish_claim, gpu_class, delivery, finisher, lease)
+        answer, record, _ = claim(begins=True, hold=self._hold(known))
         if answer != "ok" or record is None:
             return True
+        tries = record.get("finish_probes", ())
+        renewed = time.monotonic()
 
         def wanted() -> bool:
+            nonlocal renewed
             try:
+                if time.monotonic() - renewed >= lease / RENEWALS:
+                    renewed = time.monotonic()
+                    return claim()[0] == "ok"
                 now = self._reader.record(gpu_class, delivery)
             except RedisError as exc:
                 if passes(exc):
@@ -168,16 +203,37 @@ class Finisher:
             status = self._launcher.finish(record, finisher, self._timeout, wanted)
         except LauncherClosed:
             return True
+        except FinishHeld as exc:
+            of_image = exc.kind is PlaceKind.IMAGE
+            place = self._places(record)[of_image]
+            self._outcomes.held(gpu_class, delivery, finisher, place, str(exc))
+            return True
         except Exception as exc:
             error = f"the executor could not be started: {exc}"
             passing = passes(exc) or isinstance(exc, LauncherUnavailable)
             self._outcomes.failed(gpu_class, delivery, finisher, error, passing)
             return True
+        if tries:
+            self._line.finishes_go_on(gpu_class, tries)
+        if not wanted():
+            self._asked(record.get("image"))
         took = f"not done within {self._timeout:g} s" if status is None else f"exit {status}"
         self._outcomes.failed(
             gpu_class, delivery, finisher, f"the executor did not finish it ({took})"
         )
         return True
+
+    def _places(self, record: Record) -> tuple[str, str]:
+        """Return what may keep a finisher from a pod: its class, and its image."""
+        gpu_class = record["gpu_class"]
+        image = record.get("image") or self._launcher.site.images.get(gpu_class, gpu_class)
+        return f"{PlaceKind.FINISHES}:{gpu_class}", f"{PlaceKind.FINISHES}:{image}"
+
+    def _hold(self, record: Record) -> dict[str, Any]:
+        """Return what finish_claim must know of it."""
+        most = self._launcher.site.held.get(record["gpu_class"])
+        hold = {"places": self._places(record), "most": most, "tries": self._tries}
+        return {name: value for name, value in hold.items() if value is not None}
 
     def close(self) -> None:
         """Complete the finishes under way here. Those in the application's code continue by

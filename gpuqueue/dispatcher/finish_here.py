@@ -31,7 +31,7 @@ class HereFinisher:
     Args:
         line, logs: the state.
         app: the dispatcher's Celery application.
-        hostname: the worker that events name.
+        hostname: the worker that the result of a job without an attempt names.
         send: sends events, and does not wait for the broker.
         bodies: how the dispatcher reads bodies.
         lease: seconds that a finish may take until another dispatcher may repeat it.
@@ -169,6 +169,24 @@ class HereFinisher:
                 number,
                 error,
                 extra={"action": "finish_again"},
+            )
+
+    def held(self, gpu_class: str, delivery: str, finisher: str, place: str, error: str) -> None:
+        """Record that the cluster gives the finisher of a job no pod: the job waits for it."""
+        try:
+            pause = self._line.finish_held(gpu_class, delivery, finisher, place, error)
+        except RedisError as exc:
+            if not passes(exc):
+                raise
+            self.failed(gpu_class, delivery, finisher, error, passing=True)
+            return
+        if pause is not None:
+            logger.warning(
+                "%s: its finisher gets no pod, tried again in %s s: %s",
+                delivery,
+                pause,
+                error,
+                extra={"action": "finish_held"},
             )
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Whether a dispatcher is healthy and ready: the answers of ``/healthz`` and ``/readyz``.
 
 A busy dispatcher is healthy. An unreachable Redis is no reason to restart one: it waits, and
-continues.
+continues. A cluster out of sight for minutes is one: the fault may be in the process (its token,
+its connections, a name that it has resolved), and another leads meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ STUCK = 180.0
 #: Seconds, beyond the watcher's sleep, within which a cycle must have succeeded for a dispatcher to
 #: be ready. 30: three timeouts of an API server.
 LATE = 30.0
+#: Seconds without a good answer of the cluster after which a dispatcher that must see it counts as
+#: sick. 300: an upgrade of a control plane mostly takes less.
+OUT_OF_SIGHT = 300.0
 
 
 class WatchedLoop(Protocol):
@@ -27,6 +31,16 @@ class WatchedLoop(Protocol):
     """End of its last successful cycle."""
     trouble: str
     """Why its latest cycle failed, or which step has failed for long; empty if all work."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether it must know the cluster state, and does not."""
+        ...
+
+    @property
+    def unseen(self) -> float:
+        """The age of the cluster's last good answer in seconds; 0 if it need not see it."""
+        ...
 
     def alive(self) -> bool:
         """Return whether its thread runs."""
@@ -66,6 +80,8 @@ class Health:
             return f"one cycle of the watcher has taken {now - self._watcher.began:.0f} s so far"
         if beat is not None and now - beat > STUCK:
             return f"the consumer's loop has been stuck for {now - beat:.0f} s"
+        if self._watcher.unseen > OUT_OF_SIGHT:
+            return _unseen(self._watcher.unseen)
         return ""
 
     def unready(self) -> str:
@@ -79,4 +95,11 @@ class Health:
             return "the watcher has not completed a cycle yet"
         if now - watcher.succeeded > LATE + self._tick:
             return f"the watcher's last good cycle was {now - watcher.succeeded:.0f} s ago"
+        if watcher.blind:
+            unseen = watcher.unseen
+            return _unseen(unseen) if unseen >= 1 else "the cluster state is unknown"
         return self.sick()
+
+
+def _unseen(seconds: float) -> str:
+    return f"the cluster has given no good answer for {seconds:.0f} s"

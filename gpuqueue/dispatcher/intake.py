@@ -47,16 +47,16 @@ class Accepting(Protocol):
         self,
         packed: dict[str, Any],
         problem: InvalidJob | None = None,
-        before_start: Callable[[], object] = lambda: None,
-    ) -> str:
-        """Accept a message; return the outcome."""
+        before_start: Callable[[str], object] = lambda gpu_class: None,
+    ) -> tuple[str, str]:
+        """Accept a message; return the outcome and the class of its job."""
         ...
 
 
 class Telling(Protocol):
     """Sends the events of messages."""
 
-    def tell(self, outcome: str, headers: Mapping[str, Any]) -> None:
+    def tell(self, outcome: str, gpu_class: str, headers: Mapping[str, Any]) -> None:
         """Send the event of a message."""
         ...
 
@@ -89,8 +89,10 @@ class IntakeLoop:
         self._process = process_name()
         self._steps = Steps()
         self._stop = threading.Event()
-        self._leaves = False
+        self._leaves = self._anew = False
         self._thread: threading.Thread | None = None
+        self.consumed: tuple[str, ...] = ()
+        """The queues whose messages it takes."""
         self._reports: list[Report] = []
         self._lost: list[str] = []
         self._turned = time.monotonic()
@@ -114,8 +116,13 @@ class IntakeLoop:
         """Give the messages in hand back, and take no more."""
         thread, self._thread = self._thread, None
         self._stop.set()
+        self.consumed = ()
         if thread is not None:
             thread.join(HANGS)
+
+    def connect_again(self) -> None:
+        """Connect once more soon: the options of the broker have changed."""
+        self._anew = True
 
     def take_no_more(self) -> None:
         """Give the messages in hand back soon, and take no more in this process. For handlers of
@@ -136,6 +143,7 @@ class IntakeLoop:
     ) -> None:
         while not self._ends(stop):
             try:
+                self._anew = False  # before: an option that changes meanwhile counts
                 broker = self._connect()
                 try:
                     self._serve(stop, broker, queues, events)
@@ -163,9 +171,10 @@ class IntakeLoop:
         poll = POLL_UNTRACKED if broker.untracked else POLL
         turn, look_at, gone = 0, 0.0, list[str]()
         try:
-            while not self._ends(stop):
+            while not (self._ends(stop) or self._anew):
                 self._turned = now = time.monotonic()
                 names = list(queues())
+                self.consumed = tuple(names)
                 looks = now >= look_at
                 if looks:
                     look_at = now + LOOK
@@ -215,7 +224,7 @@ class IntakeLoop:
 
     def _sleep(self, stop: threading.Event, broker: Broker, poll: float) -> None:
         until = time.monotonic() + poll
-        while not self._ends(stop) and (left := until - time.monotonic()) > 0:
+        while not (self._ends(stop) or self._anew) and (left := until - time.monotonic()) > 0:
             if broker.wait(min(left, 0.25)):
                 return
 
@@ -244,12 +253,12 @@ class IntakeLoop:
             packed, problem = open_envelope(broker.channel, message.text)
             told: list[str] = []
 
-            def received() -> None:  # else Flower could see the job start first
-                events.tell("accepted", packed["headers"])
+            def received(gpu_class: str) -> None:  # else Flower could see the job start first
+                events.tell("accepted", gpu_class, packed["headers"])
                 events.flush()
                 told.append("accepted")
 
-            outcome = self._accept(packed, problem, received)
+            outcome, gpu_class = self._accept(packed, problem, received)
         except MalformedMessage as exc:
             # Without an id no caller can see a refusal.
             return Report(message, Verdict.DEAD, fitting(str(exc), LONGEST_ERROR))
@@ -265,8 +274,10 @@ class IntakeLoop:
             return Report(message, Verdict.FAILED, error)
         self._steps.succeeded("accept")
         self._steps.succeeded("accept", job=f"message {message.number}")
+        if outcome == "ending":
+            return Report(message, Verdict.SOON)
         if not told:
-            events.tell(outcome, packed["headers"])
+            events.tell(outcome, gpu_class, packed["headers"])
         return Report(message, Verdict.DONE)
 
     # -- what is logged once -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gpuqueue.dispatcher.background import BackgroundQueue
@@ -30,12 +30,24 @@ class JobStates:
         states: the result backend.
         reader: the records of the jobs.
         classes: names of this dispatcher's classes.
+        informs: whether states are stored that no Celery worker stores.
+        writes_here: whether results of this dispatcher are results of the application in an image;
+            None: unknown.
     """
 
-    def __init__(self, states: ResultStates, reader: Reader, classes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        states: ResultStates,
+        reader: Reader,
+        classes: Iterable[str],
+        informs: bool = True,
+        writes_here: Callable[[str | None], bool | None] = lambda image: True,
+    ) -> None:
         self._states = states
         self._reader = reader
         self._classes = tuple(classes)
+        self._informs = informs
+        self._writes_here = writes_here
         self._queue: BackgroundQueue[Informing] = BackgroundQueue(
             "gpuqueue-states", self._write, passes, STATES_LOST.inc, begin=states.answer_soon
         )
@@ -45,7 +57,9 @@ class JobStates:
 
     def store(self, record: Record, state: str, packed: Mapping[str, Any] | None = None) -> None:
         """Have a state stored soon, if it is still true then. ``packed``: the message."""
-        if record.get("ignore_result"):
+        if record.get("ignore_result") or (state in DELAYS and not self._informs):
+            return
+        if self._writes_here(record.get("image")) is False:
             return
         headers = packed["headers"] if packed else {}
         self._queue.put(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from celery import states
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.job_states import JobStates
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.glue.results.events import Event, Sender
@@ -17,7 +19,9 @@ from gpuqueue.model.attempt import (
     RunningAttempt,
     is_same_instance,
 )
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.ends import End
+from gpuqueue.model.states import JobState
+from gpuqueue.store import gone, wakeups
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import Redis
 from gpuqueue.store.clock import redis_time
@@ -47,6 +51,15 @@ class KeptObservations:
         """Record what attempts wait for, in one round trip."""
         self.line.observed(observations)
 
+    def confirmed_gone(self) -> Mapping[tuple[str, str], float]:
+        """Return the nodes that operators have confirmed gone: (class, node) → when."""
+        return gone.of(self.client, self.reader.classes())
+
+    def with_slot(self, running: list[RunningAttempt]) -> list[RunningAttempt]:
+        """Return those that hold a slot, or whose instance holds that of a later attempt."""
+        slots = self.reader.have_slots([self.latest(each) for each in running])
+        return [each for each, has in zip(running, slots, strict=True) if has]
+
     def make_room(self, pods: int) -> None:
         """End pods without a job, of all classes: they may share a GPU."""
         told = self.line.send_away(self.reader.classes(), pods)
@@ -58,9 +71,23 @@ class KeptObservations:
                 extra={"action": "sent_away"},
             )
 
-    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Make these nodes the domains of a class. Jobs that may start by that start soon."""
+        if self.line.set_nodes(gpu_class, nodes):
+            wakeups.wake(self.client, gpu_class.name)
+
+    def give_up(self, attempt: Attempt, end: End) -> bool:
         """Record why an attempt is given up, before it is stopped."""
-        return self.line.give_up(attempt, reason, error)
+        return self.line.give_up(attempt, end)
+
+    def has_begun(self, attempt: Attempt) -> bool:
+        """Return whether the attempt is current and was claimed: its code may have run."""
+        known = self.reader.record(attempt.gpu_class, attempt.delivery)
+        if not known or known.get("attempt") != attempt.number:
+            return False
+        if attempt.token and known.get("token", attempt.token) != attempt.token:
+            return False
+        return known.get("state") in (JobState.RUNNING, JobState.REPORTING)
 
     def begun(self, live: LiveAttempt, worker: str) -> None:
         """Claim a container job's attempt for its pod, and store STARTED. May be repeated."""
@@ -77,7 +104,7 @@ class KeptObservations:
             )
             return
         self.states.store(claimed, states.STARTED, stored)
-        self.events(Event(worker, "task-started", claimed["id"]))
+        self.events(Event(claimed["gpu_class"], "task-started", claimed["id"]))
 
     def latest(self, running: RunningAttempt) -> Attempt:
         """Return the attempt that an instance ran last, by the record of its first."""

@@ -24,7 +24,7 @@ class PlaceLog:
         for place in found:
             if known.get(place.name) != place.pause:
                 logger.warning(
-                    "%s: %s is set aside after %s failures; one job tries it in %.0f s: %s",
+                    "%s: %s is set aside (failures: %s); one job tries it in %.0f s: %s",
                     gpu_class,
                     place.name,
                     place.failures,

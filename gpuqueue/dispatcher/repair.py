@@ -23,6 +23,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
 from gpuqueue.store.client import Redis
 from gpuqueue.store.line import Line
+from gpuqueue.store.owners import Owners
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,11 @@ class Repair:
     steps: Steps = field(default_factory=Steps)
     suspects: Suspects = field(default_factory=Suspects)
 
+    unowned: Mapping[tuple[str, str], int] = field(default_factory=dict, init=False)
+    """(class, owner) → slots that no live dispatcher looks after, as of the last run."""
+
     def __post_init__(self) -> None:
+        self._foreign = False
         self._strays = Strays(
             self.client,
             self.line,
@@ -77,7 +82,8 @@ class Repair:
         have holders; None: all may.
 
         In the classes of ``unserved``, which no dispatcher serves, it only frees the slots of
-        attempts that have ended: a launch is left to the next dispatcher of the class.
+        attempts that have ended: a launch is left to the next dispatcher of the class. Nothing is
+        repaired in a class of which the launcher tells nothing now; if it is closed, it stays so.
 
         Raises :class:`LauncherUnavailable` if it is unknown what runs; then nothing is repaired.
         """
@@ -91,7 +97,11 @@ class Repair:
         held: set[str] = set()
         warm: list[str] = []  # instances that have gone on to another attempt, or wait for one
         read: set[str] = set()
+        unknown = self.launcher.unknown
+        self._strays.unsettled.update(unknown)
         for name in (*self.classes, *unserved):
+            if name in unknown:
+                continue
             idle = working is not None and not (name in working or name in runs)
             if idle and name in self.classes:
                 continue
@@ -107,6 +117,7 @@ class Repair:
                 if record and record.get("warm_of") and record.get("attempt") == slot.number:
                     warm.append(record.get("instance", ""))
                 self._each(slot, self._held, slot, since, record, own, now)
+        self._look_for_unowned()
         tokens = {each.running.attempt.token for each in live}
         for each in live:
             attempt, instance = each.running.attempt, each.running.instance
@@ -115,6 +126,12 @@ class Repair:
             has_slot = any(is_same_instance(instance, other) for other in warm)
             if attempt.gpu_class in self.classes:  # else it belongs to its dispatchers
                 self._each(attempt, self._strays.settle, each, tokens, adopt_at_once, has_slot)
+
+    def _look_for_unowned(self) -> None:
+        foreign, self._foreign = self._foreign, False
+        if foreign or self.unowned:
+            look = partial(Owners(self.client).unowned, list(self.classes))
+            self.unowned = self.steps.run("owners", look, {})
 
     def _each(self, attempt: Attempt, act: Callable[..., None], *arguments: Any) -> None:
         """Repair one attempt. Raises :class:`LauncherUnavailable`, which concerns all."""
@@ -139,6 +156,7 @@ class Repair:
     ) -> None:
         attempt = of_record(record, slot)
         if record is not None and record.get("owner", "") != self.launcher.owner:
+            self._foreign = True
             return  # another cluster's watcher looks after it
         instance = self._instance(record, attempt, own)
         if instance:

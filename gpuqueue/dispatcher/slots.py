@@ -21,14 +21,15 @@ from gpuqueue.launchers.base import (
     Launcher,
     LauncherClosed,
     LauncherUnavailable,
+    LaunchHeld,
     LaunchLater,
 )
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.place import HOLDS, PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
-from gpuqueue.model.states import DISPATCHED
+from gpuqueue.model.states import BEFORE_SLOT, DISPATCHED, JobState
 from gpuqueue.store import wakeups
 from gpuqueue.store.answers import Granted
 from gpuqueue.store.client import Redis, RedisError
@@ -115,6 +116,9 @@ class Slots:
             except LaunchLater as exc:
                 LAUNCHES.labels(attempt.gpu_class, "later").inc()
                 self._put_off(record, exc)
+            except LaunchHeld as exc:
+                LAUNCHES.labels(attempt.gpu_class, "held").inc()
+                self._hold(attempt, exc.kind, str(exc))
             except (CannotLaunch, ApplicationUnavailable, OSError) as exc:
                 LAUNCHES.labels(attempt.gpu_class, "failed").inc()
                 self._launch_failed(attempt, exc)
@@ -147,6 +151,14 @@ class Slots:
                 exc_info=None if passes(exc) else exc,
             )
 
+    def _hold(self, attempt: Attempt, kind: PlaceKind, text: str) -> None:
+        """Give the slot of an attempt back that was certainly not launched; its class waits."""
+        logger.warning(
+            "%s not launched, waits: %s", attempt.delivery, text, extra={"action": "launch_held"}
+        )
+        end = End(HOLDS[kind].end, text, blames=kind)
+        self._release(RunningAttempt(attempt, ""), end)
+
     def _launch_failed(self, attempt: Attempt, exc: Exception) -> None:
         logger.warning(
             "%s not launched: %s", attempt.delivery, exc, extra={"action": "launch_failed"}
@@ -167,9 +179,7 @@ class Slots:
         attempt = Attempt.of(record)
         waited = redis_time(self._client) - record["admitted"]
         if waited >= why.limit and self._nothing_runs(record):
-            text, limit = "%s not launched within %.0f s: %s", why.limit
-            logger.warning(text, attempt.delivery, limit, why, extra={"action": "launch_failed"})
-            self._release(RunningAttempt(attempt, ""), End(why.reason, str(why)))
+            self._hold(attempt, PlaceKind.LAUNCH, f"not within {why.limit:g} s: {why}")
             return
         pause = min(LATEST, max(EARLIEST, waited)) if why.after is None else min(LATEST, why.after)
         logger.warning(
@@ -179,7 +189,8 @@ class Slots:
             why,
             extra={"action": "launch_later"},
         )
-        self._line.observed([Observation(attempt, why.wait, str(why), launch_in=pause)])
+        wait = HOLDS[PlaceKind.LAUNCH].wait
+        self._line.observed([Observation(attempt, wait, str(why), launch_in=pause)])
 
         def again() -> None:
             found = self._line.relaunch(attempt, -EARLY)
@@ -247,15 +258,16 @@ class Slots:
                     extra={"action": "executor_lost"},
                 )
             self._finisher.submit(name, delivery)
-        elif released.state == "delayed" and released.freed:
+        elif released.state in BEFORE_SLOT and released.freed:
             logger.warning(
                 "%s attempt %s: %s; a new attempt follows",
                 delivery,
                 number,
-                end.error,
+                released.error or end.error,
                 extra={"action": "try_again"},
             )
-            if end.blames or end.avoid:
+            # It is in line again since its class is held.
+            if released.state == JobState.WAITING or end.blames or end.avoid:
                 self._places.look(name)
             wakeups.wake(self._client, name)
         return released.freed

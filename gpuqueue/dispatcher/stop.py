@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +16,9 @@ from gpuqueue.steps import Steps
 from gpuqueue.store.reader import Reader
 
 logger = logging.getLogger(__name__)
+#: Seconds that a turn sends signals of one class: each may wait for the API. The next turn sends
+#: the others.
+WITHIN = 5.0
 #: In place of a signal: the launcher can stop nothing for now.
 _UNAVAILABLE = ("", "")
 
@@ -30,6 +35,7 @@ class Stopper:
     launcher: Launcher
     grace: float
     steps: Steps = field(default_factory=Steps)
+    clock: Callable[[], float] = time.monotonic
     _sent: dict[str, dict[Attempt, tuple[str, str]]] = field(default_factory=dict)
 
     def forget(self) -> None:
@@ -42,12 +48,14 @@ class Stopper:
         sent = self._sent[gpu_class] = {
             attempt: before[attempt] for attempt, _ in stopping if attempt in before
         }
+        began = self.clock()
         for attempt, since in stopping:
+            if self.clock() - began >= WITHIN:
+                return
             stop = partial(self._stop, attempt, since, now, sent.get(attempt))
             signalled = self.steps.run("stop", stop, None, job=attempt.holder)
             if signalled == _UNAVAILABLE:
-                # The other attempts would wait for the same server, and the lease would run out:
-                # the next turn retries all.
+                # The other attempts would wait for the same server: the next turn retries all.
                 return
             if signalled is not None:
                 sent[attempt] = signalled

@@ -2,7 +2,8 @@
 state after a crash.
 
 Never here: the usual hand-over of a slot; :mod:`gpuqueue.dispatcher.slots` does it on the end of an
-attempt. Every step of a leader is safe if another watcher believes that it leads, too.
+attempt. Nor who leads: :mod:`gpuqueue.dispatcher.leadership`, in a thread that no slow step delays.
+Every step of a leader is safe if another watcher believes that it leads, too.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.class_turns import ClassTurns
+from gpuqueue.dispatcher.class_workers import ClassWorkers
 from gpuqueue.dispatcher.job_states import JobStates
+from gpuqueue.dispatcher.leadership import Leadership
 from gpuqueue.dispatcher.repair import Repair
+from gpuqueue.dispatcher.shown import ShownClasses
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import Unserved
 from gpuqueue.errors import LayoutMismatch
-from gpuqueue.launchers.base import Launcher, LauncherUnavailable
+from gpuqueue.launchers.base import BLIND_AFTER, Launcher, LauncherUnavailable
+from gpuqueue.model.names import CHORDS
 from gpuqueue.steps import Steps
 from gpuqueue.store import wakeups
 from gpuqueue.store.client import Redis, RedisError
@@ -36,6 +41,14 @@ logger = logging.getLogger(__name__)
 JUMP = 1.0
 #: Heartbeats for which the terms of a dispatcher hold that has had no further one.
 HOLDS = 3
+#: Seconds between two looks at what executors have told of the application.
+LEARNS = 5.0
+#: Seconds after which the leader compares its file of tenants with the rules in Redis again.
+FOLLOWS = 15.0
+#: Seconds between two looks whether another dispatcher shows the class of unlocks.
+LOOK = 10.0
+#: How long repair rests, in its own time: with 10,000 attempts it takes a second.
+REPAIR_RESTS = 4
 
 
 def concerns_all(exc: BaseException) -> bool:
@@ -61,26 +74,32 @@ class Watcher:
     """A client whose timeout exceeds the tick."""
     line: Line
     classes: Mapping[str, GpuClass]
+    shown: ShownClasses
     lease: Lease
+    leadership: Leadership
     launcher: Launcher
     turns: ClassTurns
     stopper: Stopper
     repair: Repair
     unserved: Unserved
+    workers: ClassWorkers
     states: JobStates
     intervals: WatchIntervals
     steps: Steps
     """Those of its parts too, so that one place knows what fails."""
-    may_lead: bool = True
-    """False: it only announces its dispatcher."""
+    consumed: Callable[[], Sequence[str]] = tuple
+    """Returns the queues whose messages this dispatcher takes."""
+    learn: Callable[[], None] = lambda: None
+    """Learns what executors have told of the application."""
+    note_capacity: Callable[[], None] = lambda: None
+    """Notes what the classes have, for the accounts."""
+    follow: Callable[[], None] = lambda: None
+    """Sets the rules of tenants that the file of this dispatcher has, while it leads."""
     check_layout: Callable[[], None] = lambda: None
     """Raises :class:`LayoutMismatch` if the state has another layout by now."""
     leave: Callable[[], None] = lambda: None
     """Shuts this dispatcher down in that case."""
 
-    leads: bool = field(default=False, init=False)
-    blind: bool = field(default=False, init=False)
-    """It leads, and the cluster state is unknown."""
     turned: float = field(default=0.0, init=False)
     """End of its last successful cycle in Unix seconds; 0: none yet."""
     began: float = field(default=0.0, init=False)
@@ -92,9 +111,29 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
+        self._leading = False  # whether the loop does a leader's work
+        self._unknown = False  # whether the last repair could not read the state of a class
+        self._terms = 0
         self._thread = threading.Thread(target=self._run, name="gpuqueue-watch", daemon=True)
+        self._announced: Sequence[str] = ()
+        self._spoken = 0
         self._offset = 0.0  # from the monotonic clock to that of Redis
         self._next: dict[str, float] = {}  # step → when it is due, by the monotonic clock
+
+    @property
+    def leads(self) -> bool:
+        """Whether its dispatcher leads: the loop may still be in the cycle in which it did not."""
+        return self.leadership.leads
+
+    @property
+    def unseen(self) -> float:
+        """The age of the cluster's last good answer in seconds; 0 if it need not see it."""
+        return self.launcher.unseen()
+
+    @property
+    def blind(self) -> bool:
+        """Whether the cluster state is unknown to it, as the leader or since it has resigned."""
+        return self._unknown or self.unseen >= BLIND_AFTER
 
     @property
     def unserved_jobs(self) -> Mapping[str, int]:
@@ -102,28 +141,55 @@ class Watcher:
         return self.unserved.jobs if self.leads else {}
 
     @property
+    def unowned_slots(self) -> Mapping[tuple[str, str], int]:
+        """(class, owner) → slots that no live dispatcher looks after, as the leader has counted
+        them.
+        """
+        return self.repair.unowned if self.leads else {}
+
+    @property
+    def silent_attempts(self) -> Mapping[tuple[str, str], int]:
+        """(class, node) → attempts that hold a slot on a node that does not answer."""
+        return self.launcher.silent if self.leads else {}
+
+    @property
     def _heartbeat(self) -> float:
         """Seconds between two signs of life."""
         return max(self.intervals.tick, self.lease.seconds)
 
+    @property
+    def heard_within(self) -> float:
+        """Seconds since the last heartbeat of a dispatcher that is alive."""
+        return HOLDS * self._heartbeat
+
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
+        self.leadership.start()
         self._thread.start()
 
+    def beat_soon(self) -> None:
+        """Send the next heartbeat of each class at once. Thread-safe."""
+        self._next.pop("beat", None)
+
     def alive(self) -> bool:
-        """Return whether the loop runs, or was stopped on purpose."""
-        return self._thread.is_alive() or self._stop.is_set()
+        """Return whether the loops run, or were stopped on purpose."""
+        runs = self._thread.is_alive() and self.leadership.alive()
+        return runs or self._stop.is_set()
 
     def stop(self) -> None:
         """End the loop, and let another watcher lead."""
         self._stop.set()
+        self.leadership.changed.set()
         try:
             for name in self.classes:
                 wakeups.wake(self.client, name)
             self._thread.join(self.intervals.tick + 5)
-            self.line.announce(self.classes.values(), 0)
+            self.leadership.stop()
+            self.line.announce(self.shown.values(), 0)
             self.lease.leave()
+            self.workers.leave(self._heard_since())
         except RedisError as exc:
+            self.leadership.stop()
             logger.warning("not signed off: %s", exc, extra={"action": "leave_failed"})
 
     def _run(self) -> None:
@@ -134,9 +200,11 @@ class Watcher:
                 sleep = self.cycle(woken)
                 self._tell(self.steps.trouble())
                 self.succeeded, self.turned = time.monotonic(), self._now()
+                self.leadership.worked()
                 woken = self._wait(sleep)
             except LayoutMismatch as exc:
                 logger.error("%s", exc, extra={"action": "layout_mismatch"})
+                self.leadership.stop()
                 self.leave()
                 return
             except Exception as exc:
@@ -161,17 +229,27 @@ class Watcher:
         how long to sleep at most, in seconds.
         """
         run, tick = self.steps.run, self.intervals.tick
-        # 1. Announce this dispatcher. Lead, unless another watcher does.
+        # 1. Announce this dispatcher. Go on only as the leader.
+        if self.consumed() != self._announced:
+            self._next.pop("announce", None)
         if self._due("announce", self._heartbeat):
             self.check_layout()
             self._set_clock()
             run("announce", self._announce, None)
-        if self._due("lease", self.lease.seconds / 3 if self.leads else tick):
-            self._set_leads(self.may_lead and self.lease.hold())
-        if not self.leads:
+        if self._due("learn", LEARNS):
+            run("learn", self.learn, None)
+        if self._due("shown", LOOK):
+            run("shown", self.shown.look, None)
+        self._set_leads(self.leadership.leads)
+        if not self._leading:
             return tick
+        # Before any job of a new class starts.
+        if self._due("capacity", self._heartbeat):
+            run("capacity", self.note_capacity, None)
         # 2. In each class that has work or is due: move jobs, grant slots, stop attempts, resume
         #    the steps that a crash interrupted.
+        if self._due("tenants", FOLLOWS):
+            run("tenants", self.follow, None)
         self.turns.take(self._now(), woken)
         # 3. Look after classes that no dispatcher serves any more. To find one is not urgent.
         every = self.intervals.relist if self.unserved.jobs else self.unserved.silence / 3
@@ -186,7 +264,17 @@ class Watcher:
             run("launcher", lambda: self.launcher.check(self._now()), None)
         # 6. Keep the states of long jobs from expiring.
         run("states", self.states.refresh_if_due, None)
-        # 7. Sleep until the next class is due, or until one is woken.
+        # 7. Be the worker of each class to monitors.
+        if CHORDS in self.turns.working:
+            run("shown", self.shown.use, None)
+        if len(self.shown) != self._spoken:
+            self._next.pop("speak", None)
+            self._spoken = len(self.shown)
+        if self._due("speak", self.heard_within):
+            run("speak", lambda: self.workers.look(self._heard_since()), None)
+        if self._due("beat", self.workers.every):
+            run("beat", lambda: self.workers.beat(self.turns.working), None)
+        # 8. Sleep until the next class is due, or until one is woken.
         now = self._now()
         return self.turns.next(now) - now
 
@@ -208,25 +296,38 @@ class Watcher:
     def _now(self) -> float:
         return self._offset + time.monotonic()
 
+    def _heard_since(self) -> float:
+        """Return since when a dispatcher that is alive has had a heartbeat."""
+        return self._now() - self.heard_within
+
     def _announce(self) -> None:
-        self.lease.announce(list(self.classes.values()), self._now())
-        self.line.announce(self.classes.values(), HOLDS * self._heartbeat)
+        consumed = self.consumed()
+        self.lease.announce(list(self.shown.values()), self._now(), consumed)
+        self._announced = consumed
+        self.line.announce(self.shown.values(), self.heard_within)
 
     def _set_leads(self, leads: bool) -> None:
-        if leads and not self.leads:
+        if leads and not self._leading:
             logger.info("this watcher leads", extra={"action": "leads"})
             self.stopper.forget()
-        if self.lease.taken:  # nothing is known of any class
+        terms = self.leadership.terms
+        if leads and terms != self._terms:  # nothing is known of any class
+            self._terms = terms
             self._next.pop("repair", None)
+            self._next.pop("capacity", None)
             self.turns.forget()
-        if leads != self.leads:
+        if leads != self._leading:
             self.launcher.lead(leads)
-            self.blind = False
-        self.leads = leads
+            self._unknown = False
+            self._next.pop("speak", None)
+            if not leads:
+                self.workers.be_silent()
+        self._leading = leads
 
     def _repair(self) -> None:
         """Repair, and open the closed classes, unless the cluster state is unknown."""
         closed = set(self.turns.closed)
+        began = time.monotonic()
         try:
             self.repair.run(
                 self._now(),
@@ -235,23 +336,26 @@ class Watcher:
                 working=self.turns.working,
             )
         except LauncherUnavailable as exc:
-            if not self.blind:  # log it once: it may last an hour
+            if not self._unknown:  # log it once: it may last an hour
                 logger.warning(
                     "cluster state unknown; repair paused: %s",
                     exc,
                     extra={"action": "watch_blind"},
                 )
-            self.blind = True
+            self._unknown = True
             return
-        self.blind = False
+        self._unknown = bool(self.launcher.unknown)
+        rests = (now := time.monotonic()) + REPAIR_RESTS * (now - began)
+        self._next["repair"] = max(self._next.get("repair", 0.0), rests)
         settled = closed - self.repair.unsettled
         for name in settled:
             self.line.open(name)
             self.turns.open(name)
 
     def _wait(self, seconds: float) -> str | None:
-        if not self.leads:
-            self._stop.wait(min(seconds, self.intervals.tick))  # only the leader is woken
+        if not self._leading:
+            self.leadership.changed.wait(min(seconds, self.intervals.tick))
+            self.leadership.changed.clear()
         elif seconds > 0:
             return wakeups.wait(self.waiting, self.classes, seconds)
         return None

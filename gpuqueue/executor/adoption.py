@@ -19,8 +19,15 @@ ADOPTION = 60.0
 PAUSE = 0.5
 
 
-def report(executor: ExecutorAttempt, outcome: EndReason, sample: Sample) -> None:
-    """Report an outcome, once Redis knows the job.
+def report(
+    executor: ExecutorAttempt,
+    outcome: EndReason,
+    sample: Sample,
+    error: str | None = None,
+    *,
+    elsewhere: bool = False,
+) -> None:
+    """Report an outcome, once Redis knows the job. For ``error`` and ``elsewhere`` see the verb.
 
     Raises:
         StaleAttempt: this attempt may write nothing; UnknownJob: no leader has adopted it in time.
@@ -29,7 +36,7 @@ def report(executor: ExecutorAttempt, outcome: EndReason, sample: Sample) -> Non
     told = False
     while True:
         try:
-            executor.report(outcome, sample)
+            executor.report(outcome, sample, error, elsewhere=elsewhere)
             return
         except UnknownJob as exc:
             if time.monotonic() - began >= ADOPTION:

@@ -4,18 +4,25 @@ Celery's worker pool.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, signals
 from celery._state import _set_task_join_will_block
+from celery.app import trace
 from celery.app.utils import find_app
+from celery.worker.request import Request
 
 from gpuqueue.errors import ApplicationNotFound
+from gpuqueue.executor import redis_of
 from gpuqueue.executor.waiting import wait_for_redis
+
+logger = logging.getLogger("gpuqueue.start")
 
 
 class Stopped(SystemExit):
@@ -40,13 +47,14 @@ def find(name: str | None) -> Celery:
     )
     if not name:
         raise ApplicationNotFound(f"GPUQUEUE_APP is not set; {fix}")
-    if (known := _imported.get(name)) is not None:
+    if (known := kept(name)) is not None:
         return known
     sys.path.insert(0, "")  # like celery: the working directory
     try:
         app: Celery = find_app(name)
         app.finalize()
         app.loader.import_default_modules()
+        redis_of.name_backend(app, os.environ)
         _ = app.conf.broker_url  # a lazy configuration fails here, not in the middle of the job
     except (Exception, SystemExit) as exc:
         if (stopped := _stopped(exc)) is not None:
@@ -62,6 +70,11 @@ def keep(name: str, app: Celery) -> None:
     _imported[name] = app
 
 
+def kept(name: str | None) -> Celery | None:
+    """Return the application that :func:`keep` was called for."""
+    return _imported.get(name or "")
+
+
 def _stopped(exc: BaseException | None) -> Stopped | None:
     """Return the stop in an error's chain of causes: libraries wrap exceptions that their import
     raises.
@@ -75,12 +88,18 @@ def load(
     name: str | None, worker: str, loglevel: str = "INFO", patience: float | None = None
 ) -> Celery:
     """Import the application and become a worker of it, which waits for Redis for ``patience``
-    seconds. Raises :class:`ApplicationNotFound`.
+    seconds: a process of its pool, and the main one, too, unless :func:`keep` was called. Raises
+    :class:`ApplicationNotFound`.
     """
+    alone = kept(name) is None
     app = find(name)
     with becoming_worker(name):
+        if alone:
+            become_main(app, worker, loglevel)
         become_worker(app, worker, loglevel)
         wait_for_redis(app, patience)
+        if alone:
+            be_ready(app, worker)
     return app
 
 
@@ -109,6 +128,58 @@ def stand_in(settings: Mapping[str, Any], worker: str, loglevel: str = "INFO") -
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class MainProcess:
+    """The worker, and its consumer, for the handlers of Celery's signals: it has no pool, and takes
+    no messages.
+    """
+
+    app: Celery
+    hostname: str
+    pool: None = None
+
+    @property
+    def controller(self) -> MainProcess:
+        """The worker of this consumer."""
+        return self
+
+
+def become_main(app: Celery, hostname: str, loglevel: str) -> None:
+    """Take the steps of Celery in the main process of a worker before its pool, in its order."""
+    main = MainProcess(app, hostname)
+    app.loader.init_worker()
+    # One request for a task whose class has a __call__ that calls the one of Task.
+    trace.setup_worker_optimizations(app, hostname)
+    signals.celeryd_init.send(sender=hostname, instance=main, conf=app.conf, options={})
+    signals.worker_init.send(sender=main)
+    app.log.setup(loglevel, hostname=hostname)
+    trace.setup_worker_optimizations(app, hostname)  # handlers may have changed settings
+    signals.celeryd_after_setup.send(sender=hostname, instance=main, conf=app.conf)
+
+
+def be_ready(app: Celery, hostname: str) -> None:
+    """Tell the application that its worker is ready: once, when a process of the pool has begun."""
+    signals.worker_ready.send(sender=MainProcess(app, hostname))
+
+
+def receive(app: Celery, hostname: str, request: Request) -> None:
+    """Tell the application that its worker has received a task, as the consumer does."""
+    signals.task_received.send(sender=MainProcess(app, hostname), request=request)
+
+
+def shut_down(app: Celery, hostname: str, stopped_by: str = "") -> None:
+    """Tell the application that its worker has ended, in the process that :func:`become_main` was
+    called in; ``stopped_by``: the signal that the worker got, if it did.
+    """
+    try:
+        app.loader.shutdown_worker()
+    except Exception:  # of a loader of the application
+        logger.exception("the loader failed", extra={"action": "hook_failed"})
+    if stopped_by:
+        signals.worker_shutting_down.send(sender=hostname, sig=stopped_by, how="Warm", exitcode=0)
+    signals.worker_shutdown.send(sender=MainProcess(app, hostname))
+
+
 def become_worker(app: Celery, worker: str, loglevel: str) -> None:
     """Take the steps of Celery in a new pool process, in its order."""
     _set_task_join_will_block(True)  # result.get() in a task is an error, as in Celery's pool
@@ -117,7 +188,7 @@ def become_worker(app: Celery, worker: str, loglevel: str) -> None:
     app.loader.init_worker_process()
     app.set_current()
     app.set_default()
-    signals.worker_process_init.send(sender=None)
+    signals.worker_process_init.send(sender=worker)
 
 
 def leave() -> None:

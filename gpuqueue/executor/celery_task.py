@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,9 +11,7 @@ from typing import Any, NoReturn
 
 from celery import Celery, Task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.utils.saferepr import saferepr
 
-from gpuqueue.errors import ArgumentsMismatch
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.record import Record
 
@@ -47,13 +46,17 @@ _CHANGED = ("run", "before_start", "track_started")
 
 
 @contextmanager
-def changed(task: Any, run: Callable[..., Any], before_start: Callable[..., Any]) -> Iterator[None]:
-    """Replace the code and the first hook of a task instance meanwhile, and have its start stored.
-    What the code itself keeps on the task stays.
+def changed(
+    task: Any, run: Callable[..., Any], before_start: Callable[..., Any], *, tracks: bool
+) -> Iterator[None]:
+    """Replace the code and the first hook of a task instance meanwhile, and have its start stored
+    if ``tracks``. What the code itself keeps on the task stays.
     """
     kind, own = type(task), {name: vars(task)[name] for name in _CHANGED if name in vars(task)}
     with_run(task, run)
-    task.before_start, task.track_started = before_start, True
+    task.before_start = before_start
+    if tracks:
+        task.track_started = True
     try:
         yield
     finally:
@@ -68,33 +71,32 @@ def has_own_call(task: Any) -> bool:
     return type(task).__call__ is not Task.__call__
 
 
-def check_arguments(task: Any, args: Any, kwargs: Any) -> None:
-    """Raise :class:`ArgumentsMismatch` if the arguments do not fit a task that checks them."""
-    header = getattr(task, "__header__", None) if getattr(task, "typing", False) else None
-    if header is None:
-        return
-    try:
-        header(*args, **kwargs)
-    except TypeError as exc:
-        shown = f"args={saferepr(args)}, kwargs={saferepr(kwargs)}"
-        raise ArgumentsMismatch(
-            f"{shown} do not fit the signature of task {task.name!r}: {exc}; correct the call"
-        ) from exc
-
-
 @contextmanager
-def soft_limit(seconds: float | None) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in the task at its soft limit, by a signal like Celery's pool."""
+def soft_limit(seconds: float | None, met: Callable[[], object]) -> Iterator[None]:
+    """Raise SoftTimeLimitExceeded in the task at its soft limit, by the signal that Celery's pool
+    uses for it: alarm and timers of the process are the task's. ``met`` is called just before, in
+    another thread.
+    """
+    over, ending, main = threading.Event(), threading.Lock(), threading.main_thread()
 
-    def expire(number: int, frame: FrameType | None) -> NoReturn:
-        raise SoftTimeLimitExceeded(seconds)
+    def expire(number: int, frame: FrameType | None) -> None:
+        if not over.is_set():  # else it came while the task ended
+            raise SoftTimeLimitExceeded(seconds)
+
+    def watch() -> None:
+        if not over.wait(seconds) and main.ident is not None:
+            met()
+            with ending:  # never later: the process may have gone on with another job
+                if not over.is_set():
+                    signal.pthread_kill(main.ident, signal.SIGUSR1)
 
     if not seconds:
         yield
         return
-    signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGUSR1, expire)
+    threading.Thread(target=watch, name="gpuqueue-soft-limit", daemon=True).start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with ending:
+            over.set()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from gpuqueue.errors import ExecutorDied, StaleAttempt
 from gpuqueue.executor import adoption, application
+from gpuqueue.executor.redelivery import outcome_of, reason_of, status_of
+from gpuqueue.executor.retry_queue import RetryQueue
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.text import fitting
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sampler, has_gpu
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -31,33 +34,47 @@ class Outcome:
         environ: the environment of this executor.
         executor: its attempt.
         sampler: has the last sample of the GPU.
+        retry: knows where its retry went.
     """
 
     def __init__(
-        self, environ: Mapping[str, str], executor: ExecutorAttempt, sampler: Sampler
+        self,
+        environ: Mapping[str, str],
+        executor: ExecutorAttempt,
+        sampler: Sampler,
+        retry: RetryQueue,
     ) -> None:
         self._environ = environ
         self._executor = executor
         self._sampler = sampler
+        self._retry = retry
+        self._visible = environ.get("CUDA_VISIBLE_DEVICES")
         self.claimed: EndReason | None = None
         self.ends_process = False
         """Whether another task must not follow in this process."""
+        self.if_lost: str | None = None
+        """What Celery does if this process is lost."""
 
     @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """Claim the outcome of an exception of the task."""
+    def claiming(self, task: Any) -> Iterator[None]:
+        """Claim the outcome of an exception of a task."""
         try:
             yield
         except Retry:
             self.claim(EndReason.RETRIED)
             raise
-        except (Ignore, Reject):
+        except Ignore:
             self.claim(EndReason.IGNORED)
+            raise
+        except Reject as exc:
+            self.claim(outcome_of(exc, task), reason_of(exc) if exc.requeue else None)
             raise
         except application.Stopped:
             raise
         except SystemExit as exc:
             self.ends_process = True
+            if self.if_lost:  # for Celery this process is lost
+                raise application.Stopped(status_of(exc)) from exc
             self.claim(EndReason.ERROR)
             raise ExecutorDied(
                 f"the task called sys.exit with exit code {exc.code!r}, without a result"
@@ -66,19 +83,21 @@ class Outcome:
             self.claim(EndReason.ERROR)  # the time limit is the cause, not the interrupted code
             raise
         except Exception as exc:
-            reason = gpu_failures.classify(exc, has_gpu=has_gpu(self._environ))
+            reason = gpu_failures.classify(exc, has_gpu=self._has_gpu())
             if reason == EndReason.INFRA:
                 self._give_up(exc)
             self.ends_process = reason == EndReason.GPU_OOM
             self.claim(reason or EndReason.ERROR)
             raise
 
-    def claim(self, outcome: EndReason) -> None:
-        """Claim an outcome. Raises Celery's :class:`Ignore` if another attempt counts, and
-        :class:`application.Stopped` if Redis cannot be written.
+    def claim(self, outcome: EndReason, why: str | None = None) -> None:
+        """Claim an outcome; ``why`` the job is delivered again. Raises Celery's :class:`Ignore` if
+        another attempt counts, and :class:`application.Stopped` if Redis cannot be written.
         """
+        elsewhere = outcome == EndReason.RETRIED and self._retry.is_elsewhere
+        seen = self._sampler.latest()
         try:
-            adoption.report(self._executor, outcome, self._sampler.latest())
+            adoption.report(self._executor, outcome, seen, why, elsewhere=elsewhere)
         except StaleAttempt as exc:
             # Ignore makes the tracer write no result, no callback and no chord part.
             logger.warning("outcome %s dropped: %s", outcome, exc)
@@ -90,12 +109,17 @@ class Outcome:
             raise application.Stopped(EXIT_NO_STATE) from exc
         self.claimed = outcome
 
+    def _has_gpu(self) -> bool:
+        """Whether a missing GPU is no doing of the task: it has one, and has not hidden it."""
+        hidden = self._environ.get("CUDA_VISIBLE_DEVICES") != self._visible
+        return has_gpu(self._environ) and not hidden
+
     def _give_up(self, exc: Exception) -> NoReturn:
         """The GPU failed: write no result, so that another attempt may end the job."""
         number = self._executor.attempt.number
         logger.error("the GPU failed during attempt %s: %r", number, exc, exc_info=exc)
         first_line = f"{type(exc).__name__}: {exc}".partition("\n")[0]
-        seen = {**self._sampler.latest(), "gpu_error": first_line[:MOST_GPU_ERROR]}
+        seen = {**self._sampler.latest(), "gpu_error": fitting(first_line, MOST_GPU_ERROR)}
         try:
             self._executor.sampled(seen)
         except RedisError as error:

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+from celery import Celery
+
 from gpuqueue.errors import (
     ApplicationNotFound,
     ServerNotTrusted,
@@ -19,11 +21,12 @@ from gpuqueue.errors import (
 )
 from gpuqueue.executor import application
 from gpuqueue.executor.leaving import end_within, grace_of
-from gpuqueue.executor.redis_of import addresses, client
+from gpuqueue.executor.redis_of import addresses, client, forget_default, told_backend
 from gpuqueue.executor.reuse import Reuse
 from gpuqueue.executor.task_run import Run, keep_of
 from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
 from gpuqueue.glue.messages.bodies import ApplicationBodies
+from gpuqueue.glue.profile import profile_of
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
@@ -52,6 +55,7 @@ from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidd
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.passing import describe, passes
+from gpuqueue.store.profiles import Profiles
 
 #: Seconds that the runner of a pod waits for Redis while an executor runs: it must hear signals.
 BRIEF = 2.0
@@ -78,6 +82,7 @@ class Executor:
                 f" reads layout {VERSION} only; install the dispatcher's version with the"
                 " application"
             )
+        forget_default(environ)
         try:
             where = addresses(environ)
             self._url = where.state or environ["CELERY_BROKER_URL"]
@@ -96,9 +101,10 @@ class Executor:
         self._setting = STATE if environ.get(STATE) else BROKER
         self._client = client(self._url)
         complete_urls = where.environment()
-        environ.update(
-            {name: complete_urls[name] for name in (BROKER, BACKEND) if name in complete_urls}
-        )
+        # A backend that was not set is the one that the application names, if it names one.
+        named = (BROKER, BACKEND) if where.names_backend else (BROKER,)
+        environ.update({name: complete_urls[name] for name in named if name in complete_urls})
+        self._profiles = Profiles(self._client, [self._attempt.gpu_class])
         self._host = environ.get(POD) or socket.gethostname()
         self._instance = _instance(environ, self._host)
         self._loads_within = float(environ.get(LOAD_TIMEOUT, 0)) or None
@@ -123,6 +129,13 @@ class Executor:
         status.
         """
         return self._status_of(lambda: self._not_loaded(exc))
+
+    def describe(self, app: Celery) -> None:
+        """Tell dispatchers what the application, which was imported here, says of its broker and
+        results.
+        """
+        assert self._claimed is not None, "the attempt is claimed"
+        self._describe(app, self._claimed[1])
 
     def disconnect(self) -> None:
         """Close the connections: a forked process must not share them. A later call opens new
@@ -222,19 +235,32 @@ class Executor:
         assert self._claimed is not None, "the attempt is claimed"
         return Run(self._environ, *self._claimed)
 
+    def _describe(self, app: Celery, record: Record) -> None:
+        try:
+            self._profiles.keep(
+                self._environ.get("GPUQUEUE_APP", ""),
+                record.get("image") or "",
+                profile_of(app, told_backend(self._environ)).described(),
+            )
+        except RedisError as exc:  # dispatchers go on with what they know
+            logger.warning("what the application says of itself is not told: %s", exc)
+
     def _work(self) -> int:
+        imported = application.kept(self._environ.get("GPUQUEUE_APP")) is not None
         run = self._run()
         app = run.load()
         if app is None:
             return self._left()
+        if not imported:
+            self.describe(app)
         assert self._claimed is not None, "the attempt is claimed"
-        executor, record, *_ = self._claimed
+        executor, record, _, worker = self._claimed
         reuse = self._reuse() if Reuse.is_wanted(record) else None
         while run.run(app) and reuse and (taken := reuse.take_next(executor)):
             executor, record, stored = taken
             self._claimed = executor, record, stored, record["worker"]
             run = self._run()
-        return self._left()
+        return self._left(app, worker)
 
     def _reuse(self) -> Reuse | None:
         return Reuse.of(
@@ -250,16 +276,19 @@ class Executor:
         self._run().not_loaded(exc)
         return self._left()
 
-    def _left(self) -> int:
+    def _left(self, app: Celery | None = None, worker: str = "") -> int:
+        """Leave the application; ``app`` if it was loaded, as that worker."""
         end_within(grace_of(self._environ), EXIT_OK)  # hooks of the application may hang, too
         application.leave()
+        if app is not None and application.kept(self._environ.get("GPUQUEUE_APP")) is None:
+            application.shut_down(app, worker)  # a runner does that itself
         return EXIT_OK
 
     def _finish(self, finisher: str) -> int:
         look(self._client, self._url, self._setting)
         finish = ExecutorFinish(self._client, self._attempt, finisher, keep_of(self._environ))
         worker = f"{self._attempt.gpu_class}@{self._host}"
-        return _finish(self._environ, finish, Logs(self._client), worker)
+        return _finish(self._environ, finish, Logs(self._client), worker, self._describe)
 
     def _status_of(self, do: Callable[[], int]) -> int:
         try:
@@ -287,9 +316,15 @@ def _instance(environ: Mapping[str, str], host: str) -> str:
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
 
 
-def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, worker: str) -> int:
+def _finish(
+    environ: Mapping[str, str],
+    finish: ExecutorFinish,
+    logs: Logs,
+    worker: str,
+    describe: Callable[[Celery, Record], object],
+) -> int:
     """Write the outcome of a job in place of its executor, with the application's errbacks and
-    hooks.
+    hooks. ``describe`` is called with the application.
     """
     claimed = finish.claim()
     if claimed is None:
@@ -303,6 +338,7 @@ def _finish(environ: Mapping[str, str], finish: ExecutorFinish, logs: Logs, work
             environ.get("GPUQUEUE_LOG_LEVEL", "INFO"),
             FINISH_PATIENCE,
         )
+        describe(app, record)
         log = logs.for_result(record)
         with sending():
             reason = complete(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from functools import cache
 
+from celery import Celery
+
 from gpuqueue.errors import SettingsError
 from gpuqueue.executor.waiting import PATIENCE
-from gpuqueue.model.celery_redis import BACKEND, BROKER, NAMES, STATE, CeleryRedis, read
+from gpuqueue.model.celery_redis import (
+    BACKEND,
+    BROKER,
+    DEFAULT_BACKEND,
+    NAMES,
+    STATE,
+    CeleryRedis,
+    for_celery,
+    read,
+)
 from gpuqueue.model.redis_url import tls_problems
 from gpuqueue.store.client import Redis, connect
 
@@ -36,6 +47,27 @@ def _checked(*values: str | None) -> CeleryRedis:
     for problem in tls_problems({name: environ[name] for name in (BROKER, BACKEND, STATE)}):
         raise SettingsError(problem)
     return where
+
+
+def forget_default(environ: MutableMapping[str, str]) -> None:
+    """Forget a result backend that was not set: Celery would prefer it to the application's."""
+    if environ.pop(DEFAULT_BACKEND, None):
+        environ.pop(BACKEND, None)
+
+
+def told_backend(environ: Mapping[str, str]) -> str | None:
+    """Return the result backend that the operator has set."""
+    return None if environ.get(DEFAULT_BACKEND) else environ.get(BACKEND)
+
+
+def name_backend(app: Celery, environ: Mapping[str, str]) -> None:
+    """Give an application that names no result backend the one of its dispatchers."""
+    with suppress(SettingsError):
+        if not app.conf.result_backend and (backend := addresses(environ).backend):
+            app.conf.result_backend = for_celery(backend)
+            # A module of the application may have made one before, which keeps nothing.
+            app._backend_cache = None
+            vars(app._local).pop("backend", None)
 
 
 def prepare(environ: Mapping[str, str]) -> Redis | None:

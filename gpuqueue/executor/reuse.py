@@ -24,7 +24,10 @@ from gpuqueue.store.client import Redis, RedisError, forbidden
 
 logger = logging.getLogger("gpuqueue.start")
 #: Signals whose handlers a task may have changed.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1)
+#: Seconds between its questions for a job while none waits: together less than its successor would
+#: take to load what this process has loaded.
+_PAUSES = (0.005, 0.01, 0.02, 0.04)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -116,7 +119,7 @@ class Reuse:
         with ExitStack() as stack:
             try:  # before a job is taken: earlier ones may have left no file to open
                 stack.enter_context(self._turns.ready())
-                taken = executor.take_next(self._me, reuses=True)
+                taken = executor.take_next(self._me, reuses=True, pauses=_PAUSES)
             except (OSError, RedisError) as exc:
                 if isinstance(exc, RedisError) and not forbidden(exc):
                     raise

@@ -18,10 +18,14 @@ class Sources:
     def __init__(self, before: Iterable[str]) -> None:
         self._known = set(before)
         self._times: dict[str, int] = {}
+        self._seen = 0
         self.add_imported()
 
     def add_imported(self) -> None:
         """Add the files of what was imported since."""
+        if len(sys.modules) == self._seen:
+            return
+        self._seen = len(sys.modules)
         outside = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
         for name in set(sys.modules) - self._known:
             path = getattr(sys.modules[name], "__file__", None)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Protocol
 
 from gpuqueue.launchers.local.output import last_bytes
+from gpuqueue.launchers.local.output_file import noted
 from gpuqueue.launchers.local.runtime import Runtime
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.executor_env import RUNTIME, TURN
+from gpuqueue.model.executor_env import INSTANCE, RUNTIME, TURN, WHOLE_LOGS
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.logs import Logs
+from gpuqueue.store.whole_logs import WholeLogNotes
 
 logger = logging.getLogger("gpuqueue.start")
 
@@ -54,6 +56,9 @@ class TurnsInFiles:
         self._nonce = nonce
         self._keep = keep
         self._output = -1
+        # HOST:NONCE~MACHINE.START:PID
+        self._machine = environ.get(INSTANCE, "").rpartition("~")[2].rpartition(".")[0]
+        self._whole = WholeLogNotes(client, keep) if environ.get(WHOLE_LOGS) else None
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -65,6 +70,10 @@ class TurnsInFiles:
         """Print into the file of the next job, and keep the end of the last one's."""
         flush()
         printed = last_bytes(self._runtime.output(self._nonce))
+        if self._whole is not None:
+            with _borne(f"the whole log of {before.holder} is not kept"):
+                path = self._runtime.whole_output(self._nonce)
+                self._whole.due(before, noted(self._machine, path))
         with _borne("its file names an earlier attempt, until it ends"):
             self._runtime.go_on(self._nonce, dict(variables))
         with _borne("it prints into the log of an earlier attempt"):

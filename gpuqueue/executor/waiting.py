@@ -107,9 +107,8 @@ class _Channel(_Waiting, transport.Channel):
     pass
 
 
-class _SentinelChannel(_Waiting, transport.SentinelChannel):
-    connection_class = sentinel.Connection
-    connection_class_ssl = sentinel.SSLConnection
+class _SentinelChannel(_Waiting, sentinel.Asking, transport.SentinelChannel):
+    pass
 
 
 _broker = _Outage()

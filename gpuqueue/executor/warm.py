@@ -44,6 +44,8 @@ class Warm:
         self._until = began + pod.age
         self._first = executor.holder
         self._jobs = 1
+        self.stopped_by = ""
+        """The signal that has ended the pod, if one came between two jobs."""
         self._mark = secrets.token_hex(16)
         os.environ[TURN], os.environ[UNTIL] = self._mark, str(self._until)
         os.environ[JOBS] = str(pod.jobs - 1)
@@ -93,7 +95,8 @@ class Warm:
             return None
         stays = min(float(os.environ.get(VARIABLES["warm"], 0)), left)
         try:
-            status = self._take(stays) if stays > 0 and not is_told_to_end() else None
+            self.stopped_by = waiting_signal()
+            status = self._take(stays) if stays > 0 and not self.stopped_by else None
         except RedisError as exc:
             # It may have been given a job, which must not look like one that ended by itself.
             logger.warning("this pod takes no further job: Redis %s", describe(exc).problem)
@@ -118,7 +121,8 @@ class Warm:
             return EXIT_OK
         try:
             found = self._wait(time.monotonic() + stays)
-        except _Ended:
+        except _Ended as ended:
+            self.stopped_by = signal.Signals(ended.number).name
             # It is given no job from now on; one that it has been given needs another pod.
             return EXIT_STALE if executor.called(self._first, leaves=True) else None
         if not found:
@@ -145,14 +149,18 @@ class Warm:
                 signal.signal(number, handler)
 
 
-def is_told_to_end() -> bool:
-    """Whether a signal waits that ends the pod."""
-    return not signal.sigpending().isdisjoint(_ENDING)
+def waiting_signal() -> str:
+    """Return the name of a signal that waits and ends the pod; empty: none does."""
+    waiting = signal.sigpending() & set(_ENDING)
+    return signal.Signals(min(waiting)).name if waiting else ""
 
 
 class _Ended(BaseException):
     """A signal ends the pod."""
 
+    def __init__(self, number: int) -> None:
+        self.number = number
+
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Ended
+    raise _Ended(number)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.place import Site
-from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.place import PlaceKind, Site
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+
+#: Seconds without a good answer of the cluster until what runs there counts as unknown. 10: several
+#: tries to connect have failed by then, and a restart of an API server is over.
+BLIND_AFTER = 10.0
 
 
 class CannotLaunch(GpuQueueError):
@@ -23,23 +27,42 @@ class CannotLaunch(GpuQueueError):
 
 
 class LaunchLater(GpuQueueError):
-    """The launcher cannot launch the attempt now, but a later try may succeed.
+    """The launcher does not know whether it has launched the attempt, or can do so in a moment.
 
     Args:
         after: seconds until the next try; None leaves it to the caller.
-        limit: seconds from admission until the attempt is given up.
-        wait: the reason that ``why`` shows meanwhile.
-        reason: the reason of the end if the attempt is given up.
+        limit: seconds from admission until the attempt gives its slot back, and its class is held.
     """
 
-    def __init__(
-        self, text: str, *, after: float | None, limit: float, wait: WaitReason, reason: EndReason
-    ) -> None:
+    def __init__(self, text: str, *, after: float | None, limit: float) -> None:
         super().__init__(text)
         self.after = after
         self.limit = limit
-        self.wait = wait
-        self.reason = reason
+
+
+class LaunchHeld(GpuQueueError):
+    """The cluster refuses the attempt as it would refuse others of its class: the job waits.
+
+    Args:
+        kind: what is held.
+    """
+
+    def __init__(self, text: str, kind: PlaceKind) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class FinishHeld(GpuQueueError):
+    """The cluster gives a finisher no pod, as it would give none to others of its class, or of its
+    image: the finish waits.
+
+    Args:
+        kind: what the cluster lacks, or refuses.
+    """
+
+    def __init__(self, text: str, kind: PlaceKind) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class ApplicationUnavailable(GpuQueueError):
@@ -53,6 +76,43 @@ class LauncherUnavailable(GpuQueueError):
 class LauncherClosed(GpuQueueError):
     """This process is shutting down: the finish that it waited for continues, and a launch is left
     to another dispatcher."""
+
+
+class LogGone(GpuQueueError):
+    """The log of an attempt exists no longer."""
+
+
+class NoLog(GpuQueueError):
+    """An attempt never had a log: its container did not start."""
+
+
+class LogSource(Protocol):
+    """The whole log of an attempt that has ended, where its launcher has it."""
+
+    @property
+    def where(self) -> Mapping[str, str]:
+        """What another dispatcher needs to find it: see :data:`FindLog`."""
+        ...
+
+    def read(self) -> Iterator[bytes]:
+        """Yield its parts. Raises :class:`LogGone` or :class:`NoLog`; any other error passes."""
+        ...
+
+
+#: Returns the source of a log that another dispatcher has noted; None: it is not for this one.
+FindLog = Callable[[Mapping[str, str]], LogSource | None]
+
+
+class WholeLogs(Protocol):
+    """Where launchers hand whole logs over. No call waits for the sink."""
+
+    def keep(self, attempt: Attempt, source: LogSource) -> None:
+        """Have the log of an ended attempt written, once. May be repeated."""
+        ...
+
+    def before(self, attempt: Attempt) -> list[Attempt]:
+        """Return the attempts that its instance has ended before it, oldest first."""
+        ...
 
 
 #: Called with each end. Returns whether this call freed the slot; an end may be reported twice.
@@ -70,15 +130,35 @@ class Observations(Protocol):
         """Record what attempts wait for."""
         ...
 
+    def confirmed_gone(self) -> Mapping[tuple[str, str], float]:
+        """Return the nodes that operators have confirmed gone: (class, node) → when, in Unix
+        seconds.
+        """
+        ...
+
+    def with_slot(self, running: list[RunningAttempt]) -> list[RunningAttempt]:
+        """Return those that hold a slot, or whose instance holds that of a later attempt."""
+        ...
+
     def make_room(self, pods: int) -> None:
         """End pods without a job, since so many other pods find no room."""
         ...
 
-    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
+        domain.
+        """
+        ...
+
+    def give_up(self, attempt: Attempt, end: End) -> bool:
         """Record why an attempt is given up, before it is stopped.
 
         Returns False if the attempt runs by now or is no longer the current one.
         """
+        ...
+
+    def has_begun(self, attempt: Attempt) -> bool:
+        """Return whether the attempt is current and was claimed: its code may have run."""
         ...
 
     def begun(self, live: LiveAttempt, worker: str) -> None:
@@ -112,6 +192,13 @@ class Launcher(Protocol):
     finishers: int
     """How many finishes may run the application's code at the same time."""
 
+    @property
+    def silent(self) -> Mapping[tuple[str, str], int]:
+        """(class, node) → attempts that hold a slot there and may have ended without a word, as
+        the leader knows them.
+        """
+        ...
+
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
         """Refuse, at acceptance, a job that can never be launched here. Raises
         :class:`InvalidJob`.
@@ -121,8 +208,9 @@ class Launcher(Protocol):
     def start(self, record: Record) -> str:
         """Start an attempt and return its instance. May be repeated.
 
-        Raises :class:`CannotLaunch`, :class:`LaunchLater`, :class:`ApplicationUnavailable`, or
-        OSError for a failed attempt; :class:`LauncherClosed` if this process shuts down.
+        Raises :class:`CannotLaunch`, :class:`LaunchHeld`, :class:`LaunchLater`,
+        :class:`ApplicationUnavailable`, or OSError for a failed attempt; :class:`LauncherClosed` if
+        this process shuts down.
         """
         ...
 
@@ -151,7 +239,14 @@ class Launcher(Protocol):
         ...
 
     def list(self) -> list[LiveAttempt]:
-        """Return every attempt that runs or is about to. Raises :class:`LauncherUnavailable`."""
+        """Return every attempt that runs or is about to, but of :attr:`unknown` classes. Raises
+        :class:`LauncherUnavailable`.
+        """
+        ...
+
+    @property
+    def unknown(self) -> Collection[str]:
+        """The classes of which the last :meth:`list` has told nothing: what they run is unknown."""
         ...
 
     def watch(self, running: RunningAttempt) -> None:
@@ -162,6 +257,18 @@ class Launcher(Protocol):
 
     def lead(self, leads: bool) -> None:
         """Start or stop watching for all dispatchers: this process now leads, or no longer does."""
+        ...
+
+    def look(self) -> bool:
+        """Return whether this process can do a leader's work now: the cluster answers it. May send
+        a request. Thread-safe.
+        """
+        ...
+
+    def unseen(self) -> float:
+        """Return the age of the cluster's last good answer in seconds. 0: this process neither
+        leads nor has to see again, or it needs no cluster. Thread-safe.
+        """
         ...
 
     def check(self, now: float) -> None:
@@ -176,9 +283,11 @@ class Launcher(Protocol):
         """Run the executor once, without a GPU, to finish a job in its application's code.
 
         Returns a status for the log when the executor ends, when the finish is no longer
-        ``wanted``, or after ``timeout`` seconds.
+        ``wanted``, ``timeout`` seconds after the start of the executor, or when it does not start
+        in time. ``wanted`` is asked again and again, and keeps the claim of the finish.
 
         Raises :class:`LauncherClosed` if this process shuts down meanwhile; the finish continues.
+        Raises :class:`FinishHeld` if no finisher of the class, or the image, gets a pod at present.
         Raises :class:`LauncherUnavailable`, or OSError, if the executor cannot be started.
         """
         ...

@@ -46,7 +46,9 @@ class Attempt:
         return f"{self.delivery}#{self.number}"
 
     def worker(self, host: str) -> str:
-        """Return the name of its one-shot Celery worker, as Flower shows it."""
+        """Return the name of its one-shot Celery worker: what its task has as ``request.hostname``.
+        To monitors its class is the worker (see :func:`gpuqueue.model.names.worker_name`).
+        """
         return f"{self.gpu_class}-{self.delivery}-{self.number}@{host}"
 
 

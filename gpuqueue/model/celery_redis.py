@@ -16,6 +16,10 @@ from gpuqueue.model.redis_url import mask, unix
 BROKER, BACKEND, STATE = "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GPUQUEUE_REDIS_URL"
 BROKER_OPTIONS = "GPUQUEUE_BROKER_TRANSPORT_OPTIONS"
 BACKEND_OPTIONS = "GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS"
+#: Tells an executor that the backend that it is told was not set: its application may name
+#: another one.
+DEFAULT_BACKEND = "GPUQUEUE_DEFAULT_BACKEND"
+CONTROL_EXCHANGE, EVENT_EXCHANGE = "GPUQUEUE_CONTROL_EXCHANGE", "GPUQUEUE_EVENT_EXCHANGE"
 #: The settings that tell where Redis is.
 NAMES = (BROKER, BACKEND, STATE, BROKER_OPTIONS, BACKEND_OPTIONS)
 #: The option of Celery's transports that all keys begin with.
@@ -26,7 +30,8 @@ _SECRET = re.compile(r"""(password["']?\s*[:=]\s*["']?)[^"',}]*""", re.IGNORECAS
 @dataclass(frozen=True, slots=True)
 class CeleryRedis:
     """Three addresses, each complete: that of Sentinels names the primary. ``backend`` may be no
-    Redis. The options are those that Celery takes beside the addresses.
+    Redis. The options are those that Celery takes beside the addresses. ``names_backend``: it was
+    set; else it is the broker, unless an application names another one in its code.
     """
 
     broker: str | None
@@ -34,6 +39,7 @@ class CeleryRedis:
     state: str | None
     broker_options: Mapping[str, Any] = field(default_factory=dict)
     backend_options: Mapping[str, Any] = field(default_factory=dict)
+    names_backend: bool = True
 
     def celery(self) -> dict[str, Any]:
         """Return the settings of an application of Celery."""
@@ -57,11 +63,17 @@ class CeleryRedis:
         found = {
             BROKER: for_celery(self.broker),
             BACKEND: for_celery(self.backend),
+            DEFAULT_BACKEND: None if self.names_backend else "1",
             STATE: self.state,
             BROKER_OPTIONS: json.dumps(self.broker_options) if self.broker_options else None,
             BACKEND_OPTIONS: json.dumps(self.backend_options) if self.backend_options else None,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def told_backend(self) -> str | None:
+        """The result backend that was set, in Celery's form."""
+        return for_celery(self.backend) if self.names_backend else None
 
     @property
     def broker_prefix(self) -> str:
@@ -85,6 +97,7 @@ def read(environ: Mapping[str, str | None]) -> CeleryRedis:
     broker, backend, state = (environ.get(name) or None for name in (BROKER, BACKEND, STATE))
     broker_options = _options(BROKER_OPTIONS, environ.get(BROKER_OPTIONS))
     backend_options = _options(BACKEND_OPTIONS, environ.get(BACKEND_OPTIONS))
+    names_backend = backend is not None
     broker, found = _complete(BROKER, broker, broker_options, BROKER_OPTIONS)
     broker_options |= found
     backend, found = _complete(
@@ -93,7 +106,8 @@ def read(environ: Mapping[str, str | None]) -> CeleryRedis:
     backend_options |= found
     state, _ = _complete(STATE, state or broker, broker_options, BROKER_OPTIONS)
     return CeleryRedis(
-        broker, backend, unix(state) if state else None, broker_options, backend_options
+        *(broker, backend, unix(state) if state else None, broker_options, backend_options),
+        names_backend=names_backend,
     )
 
 

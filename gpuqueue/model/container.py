@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.text import fits
+from gpuqueue.model.text import can_be_kept, fits
 
 #: The name of the built-in task.
 CONTAINER_TASK = "gpuqueue.run"
@@ -82,7 +82,7 @@ def _words(field: str, value: object) -> list[str]:
             f'use a list of words, or for a shell: ["sh", "-c", {json.dumps(value)}]',
         )
     if not isinstance(value, (list, tuple)) or not all(
-        isinstance(word, str) and "\0" not in word for word in value
+        isinstance(word, str) and can_be_kept(word) for word in value
     ):
         raise _wrong(field, value, "is not a list of strings", 'use e.g. ["nvidia-smi", "-L"]')
     return list(value)
@@ -109,7 +109,8 @@ def _environment(value: object) -> dict[str, str]:
                 "would expose every GPU of the node",
                 "leave it out: the device plugin sets it",
             )
-        if isinstance(text, bool) or not isinstance(text, (str, int, float)) or "\0" in str(text):
+        plain = isinstance(text, (str, int, float)) and not isinstance(text, bool)
+        if not plain or not can_be_kept(str(text)):
             raise _wrong(f"env.{name}", text, "is not a string or number", "pass a string")
         made[name] = str(text)
     return made

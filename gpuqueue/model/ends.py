@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpuqueue.model.place import PlaceKind
-from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
+from gpuqueue.model.place import HOLDS, TRIED_WHEN_HELD, PlaceKind
+from gpuqueue.model.reasons import LOST, NEVER_AGAIN, TRY_AGAIN, EndReason
 
 #: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
@@ -31,6 +31,8 @@ EXECUTORS_OWN = (EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EX
 EXIT_TERMINATED = 128 + signal.SIGTERM
 #: What an end blames that came before the job's own code.
 START = "start"
+#: What an end blames if a node has rejected a pod before it looked at the job.
+REJECTION = "rejection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class End:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     blames: str = ""
 
+    @property
+    def tried(self) -> str:
+        """When an attempt follows one with this end, in the scripts' words."""
+        return TRIED_WHEN_HELD if self.blames in HOLDS else tried_again(self.reason)
+
     def context(self) -> dict[str, Any]:
         """Return it as the scripts need it: see release.lua."""
         return {
@@ -58,7 +65,9 @@ class End:
             "avoid": self.avoid,
             "blames": self.blames,
             "evidence": dict(self.evidence),
-            "tried": tried_again(self.reason),
+            "tried": self.tried,
+            # With exit code 0 its work may be done, and Redis has lost its report.
+            "lost": self.reason in LOST and self.evidence.get("exit_code") != EXIT_OK,
         }
 
 

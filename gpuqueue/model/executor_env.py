@@ -25,6 +25,10 @@ FINISHER = "GPUQUEUE_FINISHER"
 LOAD_TIMEOUT = "GPUQUEUE_LOAD_TIMEOUT"
 #: How a runner starts an executor: ``fork`` or ``spawn``. Absent: ``fork``.
 START = "GPUQUEUE_START"
+#: States that are stored before a result: ``celery``, only those of a Celery worker. Absent: all.
+STATES = "GPUQUEUE_STATES"
+#: On this machine, the whole output of each attempt goes to the sink.
+WHOLE_LOGS = "GPUQUEUE_WHOLE_LOGS"
 #: Fields of the pod, which only the cluster knows.
 POD, POD_UID, NODE = "GPUQUEUE_POD", "GPUQUEUE_POD_UID", "GPUQUEUE_NODE"
 #: The runtime directory of an executor that may go on with other jobs.

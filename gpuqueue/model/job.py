@@ -21,12 +21,16 @@ class Job:
     isolation: str
     retries: int = 0
     nesting: int = 0
+    tag: str = ""
+    """What tells its message from another one that was sent with the same id and counts."""
     name: str = ""
     """The name that Flower and `status` show: the task or its shadow."""
     priority: int = 0
     eta: float | None = None
     expires: float | None = None
     time_limit: float | None = None
+    max_time_limit: float | None = None
+    """The largest limit of its class: one that its task declares is cut to it."""
     tenant: str | None = None
     image: str | None = None
     """The image that the job names: of its executor, or of a container job."""
@@ -52,6 +56,11 @@ class Job:
     def delivery(self) -> str:
         """The name of the delivery."""
         return delivery_name(self.id, self.retries, self.nesting)
+
+    @property
+    def again(self) -> str | None:
+        """The name of the delivery if its message was sent again; None: nothing tells."""
+        return delivery_name(self.id, self.retries, self.nesting, self.tag) if self.tag else None
 
     def record(self) -> Record:
         """Return its record for the store, without empty fields."""

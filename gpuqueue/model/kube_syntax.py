@@ -21,6 +21,9 @@ _UNITS = {
 #: Fixes for error messages.
 CPU_FIX = "use e.g. '500m' or '2'"
 MEMORY_FIX = "use at least 1 MiB, e.g. '512Mi' or '16Gi'"
+NAMESPACE_FIX = "use up to 63 lower-case letters, digits and '-'"
+TIMEOUT_FIX = "use seconds of at least 1, or 'never'"
+NEVER = "never"
 _LEAST_MEMORY = 2**20
 _LEAST_CPU = Decimal("0.001")
 
@@ -41,6 +44,12 @@ def is_memory(text: object) -> bool:
     """Whether this is at least 1 MiB of memory. ``512m``, a common slip, is half a byte."""
     found = amount(text)
     return found is not None and found >= _LEAST_MEMORY
+
+
+def is_timeout(value: object) -> bool:
+    """Whether this is a number of seconds to wait, or ``never``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value == NEVER or (number and 1 <= float(str(value)) < float("inf"))
 
 
 def is_label_value(text: object) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, NamedTuple
+
+from gpuqueue.model.reasons import EndReason, WaitReason
 
 
 class PlaceKind(StrEnum):
@@ -23,6 +25,43 @@ class PlaceKind(StrEnum):
     """The application where it is loaded: ``application:APP@HOST``, or ``@IMAGE`` in pods."""
     NODE = "node"
     """A node of a cluster: ``node:NAME``."""
+    LAUNCH = "launch"
+    """Creating the Jobs of a class and their pods: ``launch:CLASS``."""
+    QUOTA = "quota"
+    """The quota of the namespace, for a class: ``quota:CLASS``."""
+    SCHEDULING = "scheduling"
+    """Nodes that take the pods of a class: ``scheduling:CLASS``."""
+    PODS = "pods"
+    """What the pods of a class need on their nodes (a volume, a Secret): ``pods:CLASS``."""
+    IMAGE = "image"
+    """An image that nodes pull: ``image:IMAGE``."""
+    FINISHES = "finishes"
+    """Pods without a GPU that finish jobs in the code of their application: ``finishes:CLASS``, or
+    ``finishes:IMAGE`` if their image is missing. Attempts start meanwhile."""
+
+
+class Hold(NamedTuple):
+    """What a place does that is no GPU, host, application or node: it holds a class, or an image.
+
+    ``wait``: why the jobs wait. ``end``: their end if the hold lasts for too long. ``stage``: how
+    far an attempt must get to end it: 1 its pod exists, 2 it has a node, 3 its executor runs.
+    """
+
+    wait: WaitReason
+    end: EndReason
+    stage: int
+
+
+#: Kind → what it does. Its first failure is believed, since the cluster tells its cause.
+HOLDS: Final = {
+    PlaceKind.LAUNCH: Hold(WaitReason.LAUNCH_REFUSED, EndReason.INFRA, 1),
+    PlaceKind.QUOTA: Hold(WaitReason.QUOTA, EndReason.QUOTA, 1),
+    PlaceKind.SCHEDULING: Hold(WaitReason.UNSCHEDULABLE, EndReason.UNSCHEDULABLE, 2),
+    PlaceKind.PODS: Hold(WaitReason.LAUNCH_REFUSED, EndReason.BAD_SPEC, 3),
+    PlaceKind.IMAGE: Hold(WaitReason.IMAGE, EndReason.IMAGE, 3),
+}
+#: When an attempt follows one that met a hold, in the scripts' words.
+TRIED_WHEN_HELD: Final = "held"
 
 
 def kind_of(place: str) -> str:
@@ -37,7 +76,8 @@ class Site:
     ``host`` is empty if the attempts run in pods; ``images`` has class → its image there, and
     ``gpus`` class → its GPUs elsewhere. ``settings`` names the environment in which the processes
     of a host start: one with another environment takes no further job; ``pods`` names class → what
-    its pods are made from.
+    its pods are made from. ``held`` names class → seconds that a job waits for a hold; the jobs of
+    other classes wait without an end.
     """
 
     host: str = ""
@@ -46,6 +86,7 @@ class Site:
     images: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
     pods: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, float] = field(default_factory=dict)
 
     def settings_of(self, gpu_class: str) -> str:
         """Return what names the settings of the instances of a class."""
@@ -58,6 +99,7 @@ class Site:
             "application": self.application,
             "gpus": list(self.gpus.get(gpu_class, ())),
             "image": self.images.get(gpu_class, ""),
+            "held_timeout": self.held.get(gpu_class, 0),
         }
         return {name: value for name, value in known.items() if value}
 
@@ -84,6 +126,8 @@ class Place:
     probe: str
     """The holder that tries the place; it may have ended."""
     error: str
+    domain: str = ""
+    """The domain that a GPU is, for people; empty: none, or unknown."""
 
     @property
     def kind(self) -> str:
@@ -102,4 +146,5 @@ class Place:
             float(found.get("pause", 0)),
             str(found.get("probe", "")),
             str(found.get("error", "")),
+            str(found.get("domain", "")),
         )

@@ -33,15 +33,31 @@ class WaitReason(StrEnum):
     """No executor could start on the machine for several jobs; one job tries it after a pause."""
     APPLICATION_HELD = "APPLICATION_HELD"
     """Its application cannot be loaded; one job tries it after a pause."""
+    NODE_SET_ASIDE = "NODE_SET_ASIDE"
+    """Nodes have failed jobs and are set aside, and no other node has room for its pod; or the
+    pause before its next attempt, elsewhere."""
     NOT_BEFORE = "NOT_BEFORE"
+    REQUEUED = "REQUEUED"
+    """It goes back into line after a pause, since its task has rejected its message."""
     UNSCHEDULABLE = "UNSCHEDULABLE"
     PULLING_IMAGE = "PULLING_IMAGE"
+    IMAGE = "IMAGE"
+    """Its image cannot be pulled at present (its registry is away, or refuses the credentials); one
+    job tries it after a pause.
+    """
     STARTING = "STARTING"
     """It has a slot; its executor is starting."""
     LAUNCH_REFUSED = "LAUNCH_REFUSED"
-    """The Kubernetes API refuses its Job for now; the launch is retried."""
+    """The cluster refuses its Job, its pod, or what its pod needs (a volume, a Secret) for now; one
+    job tries it after a pause.
+    """
     QUOTA = "QUOTA"
     """The quota of the namespace does not admit its pod for now."""
+    SUSPENDED = "SUSPENDED"
+    """Another controller holds its Job or its pod back: by suspend, managedBy or scheduling gates.
+    """
+    NODE_SILENT = "NODE_SILENT"
+    """The node of its pod does not answer: its slot stays taken."""
     UNCONFIRMED = "UNCONFIRMED"
     """It should have ended, but its node does not confirm that: its slot stays taken."""
 
@@ -54,7 +70,9 @@ class EndReason(StrEnum):
     RETRIED = "RETRIED"
     """The task asked Celery for a retry: its next delivery continues the job."""
     IGNORED = "IGNORED"
-    """The task raised Ignore or Reject: Celery writes no result."""
+    """The task raised Ignore, or a Reject for which Celery writes no result."""
+    REQUEUED = "REQUEUED"
+    """The task raised Reject(requeue=True): another attempt follows. Of attempts alone."""
     GPU_OOM = "GPU_OOM"
     HOST_OOM = "HOST_OOM"
     TIME_LIMIT = "TIME_LIMIT"
@@ -72,11 +90,29 @@ class EndReason(StrEnum):
     REJECTED = "REJECTED"
 
 
+#: The cluster took the pod away. A new attempt follows, up to another limit.
+DISRUPTIONS = frozenset({EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST})
+#: What scripts note of nodes: why a job waits for one that is set aside, how a pod ends that found
+#: no room beside it, and how an attempt ends whose node is lost.
+OF_NODES = {
+    "aside": WaitReason.NODE_SET_ASIDE.value,
+    "no_room": EndReason.UNSCHEDULABLE.value,
+    "lost": EndReason.NODE_LOST.value,
+}
 #: Faults of the infrastructure: a new attempt follows, up to the limit. Every other reason ends the
 #: job.
-TRY_AGAIN = frozenset(
-    {EndReason.EVICTED, EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.INFRA}
-)
+TRY_AGAIN = DISRUPTIONS | {EndReason.INFRA}
+
+#: Ends whose attempt was in vain, through no fault of the job: what it cost is waste.
+WASTED = TRY_AGAIN | {EndReason.POD_DELETED}
+
+#: An attempt that may have ended without a word: its slot stays taken.
+SILENT = frozenset({WaitReason.NODE_SILENT, WaitReason.UNCONFIRMED})
+
+#: The process was lost, and the task with it: the application may have its jobs run again.
+LOST = frozenset({EndReason.ERROR, EndReason.HOST_OOM, EndReason.POD_DELETED})
+#: What the application wants then (see the field ``if_lost`` of a record).
+LOST_REQUEUE, LOST_RETRY = "requeue", "retry"
 
 #: The request cannot be met: no new attempt follows, even if this one never started.
 NEVER_AGAIN = frozenset(

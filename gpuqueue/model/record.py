@@ -50,9 +50,11 @@ class Record(TypedDict, total=False):
     tenant: Annotated[str, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
     retries: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE]
     nesting: Annotated[int, ENVIRONMENT, ANNOTATION]
+    tag: Annotated[str, TOMBSTONE]
     priority: Annotated[int, SHOWN]
     arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
+    max_time_limit: Annotated[float, ANNOTATION]
     container: dict[str, Any]
     reuse: Annotated[int, ANNOTATION, TOMBSTONE, SHOWN]
     warm: Annotated[float, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
@@ -71,8 +73,9 @@ class Record(TypedDict, total=False):
     finisher: str
     finish_tries: int  # only of versions that counted every claim
     finishes: int
-    finish_error: str
+    finish_error: Annotated[str, SHOWN]
     finish_waits: float
+    finish_probes: list[str]  # the places that its finisher tries
 
     # Its latest attempt.
     attempt: Annotated[int, ENVIRONMENT, ANNOTATION, REQUIRED, TOMBSTONE, SHOWN]
@@ -80,9 +83,19 @@ class Record(TypedDict, total=False):
     by: str
     owner: Annotated[str, TOMBSTONE]
     device: Annotated[int, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
+    domain: Annotated[str, ANNOTATION, ATTEMPT, TOMBSTONE, SHOWN]
     places: Annotated[list[str], ATTEMPT, TOMBSTONE]
     probes: Annotated[list[str], ATTEMPT, TOMBSTONE, SHOWN]
     spared: Annotated[int, TOMBSTONE, SHOWN]
+    disruptions: Annotated[int, TOMBSTONE, SHOWN]
+    recalled: Annotated[int, TOMBSTONE]
+    refused: str  # the kind of the hold that its last attempt met, unless one got further since
+    held: float  # since when it waits for a hold, once it has met one
+    requeues: Annotated[int, TOMBSTONE, SHOWN]
+    losses: Annotated[int, TOMBSTONE, SHOWN]
+    if_lost: Annotated[str, ATTEMPT]
+    earlier: Annotated[str, ATTEMPT]  # which result was there before its task began
+    elsewhere: Annotated[int, ATTEMPT, TOMBSTONE]  # 1: its retry never arrives in this class
     loading: Annotated[int, ATTEMPT]
     load_error: Annotated[str, ATTEMPT]
     instance: Annotated[str, ATTEMPT, TOMBSTONE]
@@ -102,11 +115,18 @@ class Record(TypedDict, total=False):
     wait: Annotated[str, ATTEMPT, SHOWN]
     detail: Annotated[str, ATTEMPT, SHOWN]
     avoid: Annotated[list[str], TOMBSTONE, SHOWN]
+    # Nodes: those that its pod is kept away from, until when it waits for others, and the one that
+    # it tries.
+    away: Annotated[list[str], ATTEMPT, SHOWN]
+    away_until: Annotated[float, ATTEMPT, ANNOTATION]
+    near: Annotated[str, ATTEMPT]
     timed_out: Annotated[str, ATTEMPT]
     launches: Annotated[int, ATTEMPT]
     doomed: Annotated[str, ATTEMPT]
     doom_error: Annotated[str, ATTEMPT]
     doom_tried: Annotated[str, ATTEMPT]
+    doom_blames: Annotated[str, ATTEMPT]
+    doom_avoid: Annotated[str, ATTEMPT]
     exit_code: Annotated[int, ATTEMPT, TOMBSTONE, SHOWN]
     container_reason: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]
     gpu: Annotated[str, ATTEMPT, TOMBSTONE, SHOWN]

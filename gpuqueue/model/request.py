@@ -9,12 +9,15 @@ from typing import Any
 
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.tenant import NAME
 from gpuqueue.model.text import fits, fitting
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
 #: The fields of the header.
 REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image", "reuse", "warm")
+#: The longest time limit in seconds, about 30 years: clocks of Redis and Kubernetes can add it.
+MOST_SECONDS = 10**9
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -29,7 +32,6 @@ _UNITS = {
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 #: Bytes: far above any GPU, and exact as a float.
 _MOST_MEMORY = 2**50
-_TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LONGEST_IMAGE = 1024
 #: The most jobs of one process. A number far above serves nothing.
 _MOST_JOBS = 10**6
@@ -105,7 +107,7 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.slices", slices, "is not a number of MIG slices", "use 1 to 7"
             )
-        if tenant is not None and (not isinstance(tenant, str) or not _TENANT.fullmatch(tenant)):
+        if tenant is not None and (not isinstance(tenant, str) or not NAME.fullmatch(tenant)):
             raise InvalidJob.field(
                 "gpu.tenant",
                 tenant,

@@ -40,9 +40,11 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.ACCEPTED: frozenset({JobState.DELAYED, JobState.WAITING, JobState.FINISHING}),
     JobState.DELAYED: frozenset({JobState.WAITING, JobState.FINISHING}),
     JobState.WAITING: frozenset({JobState.LAUNCHING, JobState.DELAYED, JobState.FINISHING}),
-    JobState.LAUNCHING: frozenset({JobState.RUNNING, JobState.DELAYED, JobState.FINISHING}),
+    JobState.LAUNCHING: frozenset(
+        {JobState.RUNNING, JobState.WAITING, JobState.DELAYED, JobState.FINISHING}
+    ),
     JobState.RUNNING: frozenset({JobState.REPORTING, JobState.DELAYED, JobState.FINISHING}),
-    JobState.REPORTING: frozenset({JobState.ENDED, JobState.FINISHING}),
+    JobState.REPORTING: frozenset({JobState.DELAYED, JobState.ENDED, JobState.FINISHING}),
     JobState.FINISHING: frozenset({JobState.ENDED}),
     JobState.ENDED: frozenset(),
 }

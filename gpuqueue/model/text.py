@@ -15,7 +15,16 @@ def fits(value: object, longest: int = LONGEST_NAME) -> TypeGuard[str]:
     """Return whether a value is a text that can be kept: not empty, not too long, no NUL, and no
     half of a surrogate pair.
     """
-    return isinstance(value, str) and 0 < len(value) <= longest and all(map(_is_kept, value))
+    return isinstance(value, str) and 0 < len(value) <= longest and can_be_kept(value)
+
+
+def can_be_kept(text: str) -> bool:
+    """Return whether a text has no NUL, and no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def fitting(text: str, longest: int = LONGEST_NAME) -> str:

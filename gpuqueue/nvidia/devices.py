@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pynvml
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import DEVICE, GpuClass
 from gpuqueue.errors import SettingsError
 from gpuqueue.nvidia import nvml
 
@@ -97,6 +97,11 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
         for each in classes
     }
     for each in classes:
+        if each.domain == DEVICE and each.exclusive_slots > 1:
+            raise SettingsError(
+                f"class {each.name}: with domain=device, exclusive_slots={each.exclusive_slots} are"
+                " those of one GPU, and an exclusive job needs a GPU for itself: use 1"
+            )
         if each.exclusive_slots > len(dealt[each.name]) > 0:
             raise SettingsError(
                 f"class {each.name} has {each.exclusive_slots} exclusive slots and"

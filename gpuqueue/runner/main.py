@@ -29,16 +29,19 @@ def main(argv: list[str]) -> int:
     except BlockingIOError:
         return 0
     # Only the one that has the lock pays for the imports.
-    from gpuqueue.runner.parent import load
+    from gpuqueue.executor.redis_of import forget_default
+    from gpuqueue.runner.parent import load, shut_down
     from gpuqueue.runner.server import Server
 
     # A dispatcher reads it where this process dies.
     runtime.stage(lock, IMPORTING)
+    forget_default(os.environ)
     environ = {name: value for name, value in os.environ.items() if name != ROOM}
     server = Server(runtime, load(environ), environ, lock=lock, command=argv[1:])
     runtime.stage(lock, SERVING)
     server.serve()
     server.close()
+    shut_down(environ, 0, server.stopped_by)
     return 0
 
 

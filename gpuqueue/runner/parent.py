@@ -7,18 +7,21 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from celery import Celery, signals
+from celery import Celery
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.executor import application, redis_of, waiting
+from gpuqueue.executor import application, leaving, redis_of, waiting
 from gpuqueue.executor.sources import Sources
+from gpuqueue.glue.profile import profile_of
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START
+from gpuqueue.model.profile import Profile
 from gpuqueue.runner import safety
 from gpuqueue.store import scripts
 from gpuqueue.store.attempts import GOING_ON, VERBS
@@ -37,6 +40,8 @@ _LATE = (
     "celery.worker.request",
     "celery.worker.strategy",
     "encodings.idna",
+    "gpuqueue.executor.main",
+    "gpuqueue.nvidia.nvml",
     "hmac",
     "kombu.pools",
     "kombu.transport.redis",
@@ -45,6 +50,8 @@ _LATE = (
     "redis.commands",
     "secrets",
 )
+#: The worker that an application sees in the main process.
+NAME = f"gpuqueue-runner@{socket.gethostname()}"
 #: Seconds after which an application that could not be imported is imported again if it is asked
 #: for. What is asked for meanwhile meets the same error.
 PAUSE = 1.0
@@ -55,12 +62,13 @@ class Parent:
     """An imported application.
 
     ``problem`` is why it could not be imported; empty if it was. ``unsafe`` is why its executors
-    are not forked.
+    are not forked. ``profile``: see :mod:`gpuqueue.model.profile`; None: it is not imported here.
     """
 
     problem: str
     unsafe: str
     sources: Sources
+    profile: Profile | None = None
     at: float = field(default_factory=time.monotonic)
 
     def outdated(self) -> str:
@@ -89,8 +97,9 @@ def load(environ: Mapping[str, str]) -> Parent:
         traceback.print_exception(exc)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    sources = Sources(own)
-    return Parent(problem, settle(), sources)
+    sources, app = Sources(own), application.kept(environ.get("GPUQUEUE_APP"))
+    profile = profile_of(app, redis_of.told_backend(environ)) if app else None
+    return Parent(problem, settle(), sources, profile)
 
 
 def import_late() -> None:
@@ -100,15 +109,16 @@ def import_late() -> None:
     scripts.read(*VERBS, *GOING_ON)
 
 
-def become(environ: Mapping[str, str]) -> None:
+def become(environ: Mapping[str, str]) -> Celery:
     """Import the application, and take the steps of a Celery worker before it forks its pool.
-    Raises :class:`ApplicationNotFound`.
+    Returns it. Raises :class:`ApplicationNotFound`.
     """
     name = environ.get("GPUQUEUE_APP")
     app = application.find(name)
     with application.becoming_worker(name):
         _become_parent(app, environ.get("GPUQUEUE_LOG_LEVEL", "INFO"))
         _prepare(app, environ)
+    return app
 
 
 def settle() -> str:
@@ -130,8 +140,20 @@ def _prepare(app: Celery, environ: Mapping[str, str]) -> None:
 
 def _become_parent(app: Celery, loglevel: str) -> None:
     """Take these steps, in the order of Celery."""
-    signals.celeryd_init.send(sender="gpuqueue", instance=None, conf=app.conf, options={})
-    signals.worker_init.send(sender=None)
-    app.log.setup(loglevel, hostname="gpuqueue-runner")
-    app.loader.init_worker()
-    _ = app.backend, app.amqp.queues, [app.tasks[name].__trace__ for name in app.tasks]
+    application.become_main(app, NAME, loglevel)
+    _ = app.backend, app.amqp.queues
+
+
+def be_ready(name: str | None) -> None:
+    """Tell the application, once its first executor is forked, that its worker is ready."""
+    if (app := application.kept(name)) is not None:
+        application.be_ready(app, NAME)
+
+
+def shut_down(environ: Mapping[str, str], status: int, stopped_by: str = "") -> None:
+    """Tell the application that its worker has ended, by a signal if it was. This process ends with
+    a status if that hangs.
+    """
+    if (app := application.kept(environ.get("GPUQUEUE_APP"))) is not None:
+        leaving.end_within(leaving.grace_of(environ), status)
+        application.shut_down(app, NAME, stopped_by)

@@ -52,7 +52,8 @@ def run() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     child.adopt_orphans()
     if os.environ.get(START) == "spawn":
-        _end_as(_run_all(partial(os.execv, child.SPAWNED[0], child.SPAWNED), None))
+        spawn = partial(os.execv, child.SPAWNED[0], child.SPAWNED)
+        _end_as(_run_all(Pod(), spawn, None))
     from gpuqueue.executor import main
 
     main.run(partial(_fork, Path.cwd(), before))
@@ -78,7 +79,7 @@ def _fork(folder: Path, before: Mapping[str, str]) -> int:
         return status
     parent.import_late()
     try:
-        parent.become(os.environ)
+        executor.describe(parent.become(os.environ))
     except ApplicationNotFound as exc:
         return executor.not_loaded(exc)
     executor.disconnect()
@@ -87,19 +88,33 @@ def _fork(folder: Path, before: Mapping[str, str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, child.SIGNALS)
     if why:
         _spawn_instead(why, folder, before)
-    return _end_as(_run_all(partial(main.run, executor.work), executor))
+    ready = partial(parent.be_ready, os.environ.get("GPUQUEUE_APP"))
+    pod = Pod()
+    status = _run_all(pod, partial(main.run, executor.work), executor, ready)
+    parent.shut_down(os.environ, status, pod.stopped_by)
+    return _end_as(status)
 
 
-def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
+def _nothing() -> None:
+    pass
+
+
+def _run_all(
+    pod: Pod,
+    start: Callable[[], object],
+    executor: Executor | None,
+    ready: Callable[[], object] = _nothing,
+) -> int:
     """Run the attempt of the pod, and the jobs that follow it there; return the exit status.
 
     Args:
+        pod: has run nothing yet.
         start: becomes the executor, in a new process.
         executor: has claimed the attempt; None: the new process claims it.
+        ready: called once the first process is forked.
     """
-    pod = Pod()
     if not os.environ.get(WARM_POD):
-        return pod.run(start)
+        return pod.run(start, ready)
     from gpuqueue.errors import SettingsError
     from gpuqueue.executor.process import Executor
     from gpuqueue.executor.warm import Warm
@@ -111,25 +126,34 @@ def _run_all(start: Callable[[], object], executor: Executor | None) -> int:
     except SettingsError:
         warm = None  # the executor says so, too
     if warm is None:
-        return pod.run(start)
+        return pod.run(start, ready)
     while True:
         output = PodOutput(warm.log_bytes, warm.mark)
         with temporary_files():
             status = pod.run(
-                partial(output.into, start), output.follow, partial(_watch, output, warm)
+                partial(output.into, start),
+                partial(_begin, output, ready),
+                partial(_watch, output, warm),
             )
+        ready = _nothing
         printed = output.close()
         _follow(output, warm)
         if printed is None:
             return status
         warm.keep(printed)
-        if status or pod.told_to_end:
+        if status or pod.stopped_by:
             return status
         taken = warm.next()
+        pod.stopped_by = warm.stopped_by
         if taken is None:
             return status
         if taken:
             return taken
+
+
+def _begin(output: PodOutput, ready: Callable[[], object]) -> None:
+    output.follow()
+    ready()
 
 
 def _follow(output: PodOutput, warm: Warm) -> None:
@@ -175,13 +199,13 @@ class Pod:
 
     def __init__(self, kept: Collection[int] | None = None) -> None:
         self._strays = Strays(kept)
-        self.told_to_end = False
-        """A signal has asked the pod to end."""
+        self.stopped_by = ""
+        """The signal that has asked the pod to end."""
 
     def run(
         self,
         executor: Callable[[], object],
-        begun: Callable[[], object] = lambda: None,
+        begun: Callable[[], object] = _nothing,
         watch: Callable[[], object] | None = None,
     ) -> int:
         """Run an executor to its end; return the exit status of the pod. ``begun`` is called once
@@ -202,7 +226,8 @@ class Pod:
                     return child.reap(pid)
                 os.waitpid(ended.si_pid, 0)
             number = _next_signal(watch)
-            self.told_to_end |= number in (signal.SIGTERM, signal.SIGINT)
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stopped_by = signal.Signals(number).name
             if number != signal.SIGCHLD:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)

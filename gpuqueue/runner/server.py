@@ -18,9 +18,10 @@ from gpuqueue import __version__
 from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import Runtime
+from gpuqueue.runner import safety
 from gpuqueue.runner.attempts import Attempts
 from gpuqueue.runner.descendants import pause
-from gpuqueue.runner.parent import Parent
+from gpuqueue.runner.parent import Parent, be_ready
 from gpuqueue.runner.running import Ended
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,11 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._dispatchers: dict[int, Dispatcher] = {}
         self._asked: dict[str, int] = {}
+        self._ready = False
         #: Why this runner starts no further attempt.
         self._stale = ""
+        self.stopped_by = ""
+        """The signal that has asked it to stop."""
         # A signal ends the wait of the selector.
         self._woken, waker = os.pipe()
         for end in (self._woken, waker):
@@ -151,7 +155,8 @@ class Server:
             each.connection.close()
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._retire(f"the runner got {signal.Signals(number).name}")
+        self.stopped_by = signal.Signals(number).name
+        self._retire(f"the runner got {self.stopped_by}")
 
     def _welcome(self) -> None:
         connection, _ = self._listener.accept()
@@ -162,12 +167,14 @@ class Server:
         connection.settimeout(PATIENCE)
         dispatcher = self._dispatchers[connection.fileno()] = Dispatcher(connection)
         self._selector.register(connection, selectors.EVENT_READ)
+        profile = self._parent.profile
         dispatcher.say(
             "hello",
             version=__version__,
             pid=os.getpid(),
             unsafe=self._parent.unsafe,
             app=self._app,
+            profile=profile.described() if profile else None,
         )
         for ended in self._attempts.unwritten():
             dispatcher.say("ended", nonce=ended.nonce, **ended.described())
@@ -204,6 +211,17 @@ class Server:
                 return
             self._asked[nonce] = dispatcher.connection.fileno()
             dispatcher.say("started", nonce=nonce, instance=instance)
+            self._be_ready()
+
+    def _be_ready(self) -> None:
+        """Tell the application once. An executor that is spawned tells its own."""
+        if not (self._ready or self._parent.unsafe):
+            self._ready = True
+            be_ready(self._app)
+            if why := safety.unsafe():
+                logger.warning(
+                    "executors are started, not forked, since worker_ready was sent: %s", why
+                )
 
     def _retire(self, why: str) -> None:
         """Take no further attempt: the next dispatcher finds no runner here, and starts one."""

@@ -1,14 +1,29 @@
-"""The configured GPU classes: ``t4``, a MIG class, and the classes of the classes file."""
+"""The configured GPU classes: ``t4``, a MIG class, and the classes of the classes file; and the
+cluster settings as a class changes them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gpuqueue.classes.gpu_class import T4_MEMORY, GpuClass, mig_class
+from gpuqueue.classes.tenants_file import tenants_from_toml
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.errors import SettingsError
 from gpuqueue.model.names import MIG_PROFILE
+from gpuqueue.model.tenant import ClassRules
 from gpuqueue.settings.dispatcher import Settings
+from gpuqueue.settings.kubernetes import ClusterSettings
+
+#: The fields of a class that replace the setting of the same name.
+_REPLACING = ("secret_name", "quota_timeout", "unschedulable_timeout", "image_pull_timeout")
+
+
+def of_class(settings: ClusterSettings, gpu_class: GpuClass) -> ClusterSettings:
+    """Return the cluster settings for the jobs of a class."""
+    own = {name: value for name in _REPLACING if (value := getattr(gpu_class, name)) is not None}
+    return settings.model_copy(update=own) if own else settings
 
 
 def configured(settings: Settings) -> dict[str, GpuClass]:
@@ -19,6 +34,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
         "warm_seconds": settings.warm_seconds,
         "warm_jobs": settings.warm_jobs,
         "warm_age": settings.warm_age,
+        "price_per_hour": settings.price_per_hour,
     }
     resource = settings.resource_name
     is_mig = bool(resource and MIG_PROFILE.match(resource.rpartition("/")[2]))
@@ -30,6 +46,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
             shared_slots=settings.t4_shared_slots,
             exclusive_slots=settings.t4_exclusive_slots,
             memory=T4_MEMORY,
+            domain=settings.t4_domain,
             **defaults,
         )
     if settings.mig_total_slots:
@@ -55,3 +72,22 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
             " configure at least one slot"
         )
     return found
+
+
+def rules_of_tenants(
+    settings: Settings, classes: Mapping[str, GpuClass]
+) -> tuple[dict[str, ClassRules], str]:
+    """Return class → the rules of its tenants, and the text of the file; empty without a file.
+
+    Raises :class:`SettingsError`.
+    """
+    if not settings.tenants_file:
+        return {}, ""
+    try:
+        text = settings.tenants_file.read_text()
+    except (OSError, UnicodeError) as exc:
+        problem = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise SettingsError(
+            f"GPUQUEUE_TENANTS_FILE={str(settings.tenants_file)!r} cannot be read: {problem}"
+        ) from None
+    return tenants_from_toml(text, str(settings.tenants_file), classes), text

@@ -7,15 +7,21 @@ passes its environment (see ``gpuqueue.executor``), so application images need n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings
 
 from gpuqueue.errors import SettingsError
+from gpuqueue.model.log_sink import SinkAddress, parse_sink
+from gpuqueue.model.usage import price_text
 from gpuqueue.settings.redis import RedisSettings, named
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def _price(value: object) -> str | None:
+    return None if value is None else price_text(value)
 
 
 class Settings(RedisSettings):
@@ -41,15 +47,17 @@ class Settings(RedisSettings):
     """
     start: Literal["fork", "spawn"] = Field("fork", validation_alias=named("GPUQUEUE_START"))
     """How a runner starts an executor: ``fork`` from its imported application, or ``spawn`` as a
-    new process that imports it. With ``fork``, it still spawns where the application has opened a
-    GPU or started threads when it was imported. On Kubernetes, an image may set ``spawn`` for its
+    new process that imports it. ``fork`` spawns, too, where the import opens a GPU or starts
+    threads. On Kubernetes, an image may set ``spawn`` for its
     pods.
     """
     runtime_dir: Path | None = Field(None, validation_alias=named("GPUQUEUE_RUNTIME_DIR"))
-    """Directory of the runners of local mode: their sockets, and what they know of their attempts.
-    All dispatchers of one machine and user must have the same. Unset: ``gpuqueue`` in
-    XDG_RUNTIME_DIR, else ``gpuqueue-UID`` in the directory for temporary files.
+    """Directory of the runners of local mode. All dispatchers of one machine and user must have the
+    same. Unset: ``gpuqueue`` in XDG_RUNTIME_DIR, else ``gpuqueue-UID`` in the directory for
+    temporary files.
     """
+    log_sink: str | None = Field(None, validation_alias=named("GPUQUEUE_LOG_SINK"))
+    """Keeps whole logs: ``/DIRECTORY`` or ``s3://BUCKET/PREFIX``. Unset: only their ends."""
 
     t4_shared_slots: int = Field(8, ge=0, le=10_000, validation_alias=named("T4_SHARED_SLOTS"))
     """Shared jobs that the class ``t4`` runs at once. 8: the replicas of our time-slicing
@@ -58,8 +66,15 @@ class Settings(RedisSettings):
     t4_exclusive_slots: int = Field(
         1, ge=0, le=10_000, validation_alias=named("T4_EXCLUSIVE_SLOTS")
     )
-    """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU. With 0 exclusive and 0 shared
-    slots, there is no class ``t4``.
+    """Exclusive jobs that the class ``t4`` runs at once. 1: one GPU. Without any slots,
+    there is no class ``t4``.
+    """
+    t4_domain: Literal["class", "node", "device"] | None = Field(
+        None, validation_alias=named("T4_DOMAIN")
+    )
+    """Where shared and exclusive jobs of ``t4`` must not meet: ``class``, all its GPUs together;
+    ``node``, each node of the cluster; ``device``, each GPU of the machine. The slots are those of
+    one. Unset: ``device`` where the class has several GPUs and T4_EXCLUSIVE_SLOTS is at most 1.
     """
     mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=named("MIG_TOTAL_SLOTS"))
     """Slices of the MIG class that GPU_RESOURCE_NAME names. 0: no MIG class."""
@@ -68,7 +83,9 @@ class Settings(RedisSettings):
     replaces ``nvidia.com/gpu`` of the class ``t4``. Unset: nvidia.com/gpu, and no MIG class.
     """
     classes_file: Path | None = Field(None, validation_alias=named("GPUQUEUE_CLASSES_FILE"))
-    """TOML file with more classes. A class of the file replaces one of the same name."""
+    """TOML file with more classes. They replace those of the same name."""
+    tenants_file: Path | None = Field(None, validation_alias=named("GPUQUEUE_TENANTS_FILE"))
+    """Rules of tenants, as TOML."""
     exclusive_patience: int = Field(
         8, ge=1, le=1_000_000, validation_alias=named("GPUQUEUE_EXCLUSIVE_PATIENCE")
     )
@@ -91,17 +108,33 @@ class Settings(RedisSettings):
     warm_age: float = Field(
         3600, ge=1, le=604_800, validation_alias=named("GPUQUEUE_WARM_AGE_SECONDS")
     )
-    """Seconds after its start in which such a pod takes jobs. 3600: an hour after a change of what
-    no dispatcher knows, such as a ConfigMap, no pod is older.
+    """Seconds after its start in which such a pod takes jobs. 3600: after an hour, each has seen a
+    changed ConfigMap.
     """
 
+    price_per_hour: Annotated[str | None, BeforeValidator(_price)] = Field(
+        None, validation_alias=named("GPUQUEUE_PRICE_PER_HOUR")
+    )
+    """What one domain of a class costs per hour, unless its table says that. Unset: nothing."""
+    usage_entries: int = Field(
+        10_000, ge=100, le=1_000_000, validation_alias=named("GPUQUEUE_USAGE_ENTRIES")
+    )
+    """Attempts of each class that `gpuqueue usage` knows one by one, beside the sums by day."""
+
+    states: Literal["all", "celery"] = Field("all", validation_alias=named("GPUQUEUE_STATES"))
+    """States that callers see before a result. ``all``: QUEUED, DISPATCHED and STARTED, too.
+    ``celery``: those of a Celery worker, with STARTED for tasks that have ``track_started``.
+    """
     max_attempts: int = Field(3, ge=1, le=100, validation_alias=named("GPUQUEUE_MAX_ATTEMPTS"))
     """Attempts at one delivery when the infrastructure is at fault."""
+    max_disruptions: int = Field(
+        50, ge=0, le=10_000, validation_alias=named("GPUQUEUE_MAX_DISRUPTIONS")
+    )
+    """Evictions, preemptions and lost nodes that use up no attempt. 50: days on moving nodes."""
     grace_seconds: float = Field(
         10, ge=0, le=3600, validation_alias=named("GPUQUEUE_GRACE_SECONDS")
     )
-    """Seconds between SIGTERM and SIGKILL when a job is stopped. 10: time to write a checkpoint,
-    and the default of `docker stop`.
+    """Seconds between SIGTERM and SIGKILL when a job is stopped. 10: time to write a checkpoint.
     """
     start_timeout: float = Field(
         120, gt=0, le=86_400, validation_alias=named("GPUQUEUE_START_TIMEOUT")
@@ -133,12 +166,14 @@ class Settings(RedisSettings):
         15, ge=1, le=600, validation_alias=named("GPUQUEUE_FINISH_SECONDS")
     )
     """Seconds that a dispatcher may take to finish a job before another one may repeat the finish.
-    15: a finish takes milliseconds, but Redis may be slow.
+    15: Redis may be slow.
     """
     finish_timeout: float = Field(
         120, gt=0, le=86_400, validation_alias=named("GPUQUEUE_FINISH_TIMEOUT")
     )
-    """Seconds that an application may take to finish a job in place of its executor."""
+    """Seconds that an application may take to finish a job in place of its executor. On Kubernetes,
+    from the start of the container.
+    """
     finish_tries: int = Field(3, ge=1, le=100, validation_alias=named("GPUQUEUE_FINISH_TRIES"))
     """How often an application may fail to do so, until the dispatcher writes the result alone."""
     leave_seconds: float = Field(30, ge=1, le=600, validation_alias=named("GPUQUEUE_LEAVE_SECONDS"))
@@ -161,13 +196,13 @@ class Settings(RedisSettings):
         60, ge=1, le=3600, validation_alias=named("GPUQUEUE_VISIBILITY_SECONDS")
     )
     """Seconds for which a dispatcher may hold a message that it has not accepted yet. Then another
-    dispatcher takes the message. 60: accepting takes milliseconds.
+    one takes it. 60: accepting takes milliseconds.
     """
     metrics_port: int = Field(
         9464, ge=0, le=65_535, validation_alias=named("GPUQUEUE_METRICS_PORT")
     )
-    """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use, as
-    with a second dispatcher on one machine, a warning is logged and nothing is served. 9464: the
+    """Port for /metrics, /healthz and /readyz; 0 disables it. If unset and the port is in use,
+    a warning is logged and nothing is served. 9464: the
     Prometheus port for exporters within applications.
     """
     metrics_host: str | None = Field(None, validation_alias=named("GPUQUEUE_METRICS_HOST"))
@@ -180,6 +215,16 @@ class Settings(RedisSettings):
     """GPUs for local jobs: indexes or UUIDs separated by commas, or ``none``. Unset: every GPU that
     NVML finds.
     """
+
+    @model_validator(mode="after")
+    def _valid_sink(self) -> Self:
+        _ = self.sink
+        return self
+
+    @property
+    def sink(self) -> SinkAddress | None:
+        """Where whole logs are kept."""
+        return parse_sink(self.log_sink) if self.log_sink else None
 
     @property
     def metrics_address(self) -> str:

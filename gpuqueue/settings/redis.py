@@ -50,8 +50,17 @@ class RedisSettings(EnvironmentSettings):
     """JSON object: the applications' ``broker_transport_options``, such as ``master_name``,
     ``sentinel_kwargs`` and ``global_keyprefix``. ``sentinel://`` requires ``master_name``.
     """
+    control_exchange: str | None = Field(None, validation_alias=named("GPUQUEUE_CONTROL_EXCHANGE"))
+    """The applications' ``control_exchange``. Unset: learnt from them; until then, and for Flower,
+    ``celery``.
+    """
+    event_exchange: str | None = Field(None, validation_alias=named("GPUQUEUE_EVENT_EXCHANGE"))
+    """The applications' ``event_exchange``. Unset: learnt from them; until then, and for Flower,
+    ``celeryev``.
+    """
     result_backend: str | None = Field(None, validation_alias=named("CELERY_RESULT_BACKEND"))
-    """URL of the Celery result backend. Unset: the broker. Applications must use the same one."""
+    """URL of the Celery result backend. Unset: the one that the application names, else the broker.
+    """
     backend_options: str | None = Field(
         None, validation_alias=named("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS")
     )
@@ -101,6 +110,18 @@ class RedisSettings(EnvironmentSettings):
             celery_redis.BACKEND_OPTIONS: self.backend_options,
         }
         return celery_redis.read({**self.addresses, **options})
+
+    @property
+    def told(self) -> frozenset[str]:
+        """What the operator says of the applications, which dispatchers then do not learn: names of
+        Celery's settings, and options of the broker.
+        """
+        said = {
+            "control_exchange": self.control_exchange,
+            "event_exchange": self.event_exchange,
+            "result_backend": self.result_backend,
+        }
+        return frozenset(self.redis.broker_options) | {name for name in said if said[name]}
 
     @property
     def redis_setting(self) -> str:

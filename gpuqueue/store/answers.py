@@ -28,7 +28,7 @@ class Granted(list[Record]):
 @dataclass(frozen=True, slots=True)
 class Released:
     """The result of a release: whether it freed the slot, the state of the job after it, whose slot
-    it was, and the attempts to launch now.
+    it was, why the job is tried again, and the attempts to launch now.
 
     ``attempt`` is the last one of an instance that ran several.
     """
@@ -36,13 +36,14 @@ class Released:
     freed: bool
     state: str
     attempt: Attempt
+    error: str = ""
     granted: Granted = field(default_factory=Granted)
 
 
 @dataclass(frozen=True, slots=True)
 class TakenIn:
-    """The result of taking a delivery in: ``accepted``, ``known`` or ``finishing``; whether its job
-    is due sooner than what the watcher waits for; the attempts to launch now.
+    """The result of taking a delivery in: what became of it (see accept.lua); whether its job is
+    due sooner than what the watcher waits for; the attempts to launch now.
     """
 
     outcome: str

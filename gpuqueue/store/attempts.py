@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ import redis
 from gpuqueue.errors import StaleAttempt
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
 from gpuqueue.store import scripts, wakeups
 from gpuqueue.store.answers import BATCH
-from gpuqueue.store.keys import bell_key
+from gpuqueue.store.keys import bell_key, class_key
 
 logger = logging.getLogger("gpuqueue.start")
 
@@ -42,8 +43,10 @@ EXIT_MARGIN = 2.0
 Messages = Sequence[tuple[str, str]]
 #: Seconds after which a pod looks whose user may not wait until it is told.
 UNTOLD = 0.5
+#: The answer of next.lua to a process that goes on, if neither its job nor another one can start.
+NO_JOB = "no job can start"
 #: The scripts of an executor.
-VERBS = ("claim", "loaded", "not_loaded", "sampled", "report", "reported")
+VERBS = ("claim", "describe", "loaded", "not_loaded", "sampled", "report", "reported")
 #: Those of the runner of a pod, and of a process that goes on with other jobs.
 GOING_ON = ("next", "idle", "here", "adopt")
 
@@ -93,6 +96,7 @@ class ExecutorAttempt:
         self.attempt = attempt
         self._claimed: dict[str, Any] | None = None
         self._outcome: str | None = None
+        self._elsewhere: bool | None = None
 
     def claim(
         self, instance: str, worker: str, loads_within: float | None = None
@@ -111,22 +115,34 @@ class ExecutorAttempt:
         return record, json.loads(answer[2])
 
     def take_next(
-        self, instance: WarmInstance, *, ended: End | None = None, reuses: bool = False
+        self,
+        instance: WarmInstance,
+        *,
+        ended: End | None = None,
+        reuses: bool = False,
+        pauses: Iterable[float] = (),
     ) -> tuple[ExecutorAttempt, Record, dict[str, Any]] | None:
         """Ask for the next job of an instance whose attempt has ended, in place of its end. Returns
         the claimed attempt, its record and its message; None: it gets none. May be repeated.
 
         ``ended`` is how its executor ended, if the instance has seen it. ``reuses``: the same
-        process goes on, so that a slot is given up only for another one.
+        process goes on, so that a slot is given up only for another one. It asks again after each
+        of the ``pauses``, in seconds, while no job at all can start.
         """
-        answer = self._call(
-            "next",
-            **asdict(instance),
-            ended=ended and ended.context(),
-            reuses=reuses or None,
-            nonce=secrets.token_hex(16),
-            most=BATCH,
-        )
+        left = iter(pauses)
+        while True:
+            answer = self._call(
+                "next",
+                **asdict(instance),
+                ended=ended and ended.context(),
+                reuses=reuses or None,
+                nonce=secrets.token_hex(16),
+                most=BATCH,
+            )
+            pause = next(left, None) if answer[:2] == ["none", NO_JOB] else None
+            if pause is None:
+                break
+            time.sleep(pause)
         if answer[0] != "ok":
             logger.debug("%s: no next job: %s", self.attempt.holder, answer[1])
             if answer[2]:
@@ -190,14 +206,24 @@ class ExecutorAttempt:
             "loads_within": loads_within,
         }
 
-    def loaded(self, seconds: float | None = None, events: Messages = ()) -> bool:
+    def loaded(
+        self,
+        seconds: float | None = None,
+        events: Messages = (),
+        if_lost: str | None = None,
+        earlier: str | None = None,
+    ) -> bool:
         """Report that the application is loaded, with the hard limit that the task itself declares,
-        in seconds from the start, and send events. Returns False if the attempt is not current.
+        in seconds from the start, what it wants if this process is lost, and which result was
+        stored before (see :func:`gpuqueue.glue.results.earlier.mark`); and send events. May be
+        repeated with more. Returns False if the attempt is not current.
         """
         if self._claimed:
             self._claimed |= {"loads_within": None, "loaded": True, "time_limit": seconds}
-        claimed = self._claim()
-        return bool(self._call("loaded", seconds=seconds, claimed=claimed, events=events or None))
+            self._claimed |= {"if_lost": if_lost, "earlier": earlier}
+        known: dict[str, Any] = {"seconds": seconds, "if_lost": if_lost, "earlier": earlier}
+        known |= {"claimed": self._claim()}
+        return bool(self._call("loaded", **known, events=events or None))
 
     def not_loaded(self, error: str) -> bool:
         """Report why the application cannot be loaded, before this process ends without a result.
@@ -211,8 +237,26 @@ class ExecutorAttempt:
         """
         return bool(self._call("sampled", sample=seen or None, claimed=self._claim()))
 
-    def report(self, outcome: str, seen: Mapping[str, Any] | None = None) -> None:
-        """Claim the finish, and keep the last sample of the GPU.
+    def others_wait(self) -> bool:
+        """Return whether another job of the class waits for a slot, as far as is known: an error of
+        Redis counts as yes.
+        """
+        keys = (class_key(self.attempt.gpu_class, f"waiting_{each}") for each in ISOLATIONS)
+        try:
+            return any(self._client.zcard(key) for key in keys)
+        except redis.RedisError:
+            return True
+
+    def report(
+        self,
+        outcome: str,
+        seen: Mapping[str, Any] | None = None,
+        error: str | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        """Claim the finish, and keep the last sample of the GPU; ``error``: why the job is
+        delivered again; ``elsewhere``: its retry went to a queue that never leads to this class.
 
         Raises :class:`StaleAttempt` if this attempt may no longer write anything, and
         :class:`UnknownJob` if it may again once a leader has adopted it.
@@ -223,10 +267,12 @@ class ExecutorAttempt:
             within=REPORT_TIMEOUT,
             claimed=self._claim(),
             sample=seen or None,
+            error=error,
+            elsewhere=elsewhere or None,
         )
         if answer != "ok":
             raise self._stale(answer)
-        self._outcome = outcome
+        self._outcome, self._elsewhere = outcome, elsewhere or None
 
     def reported(
         self, keep: float, grace: float = GRACE, *, failed: bool = False, events: Messages = ()
@@ -241,6 +287,7 @@ class ExecutorAttempt:
                 keep=keep,
                 within=grace + EXIT_MARGIN,
                 outcome=self._outcome,
+                elsewhere=self._elsewhere,
                 failed=failed or None,
                 claimed=self._claim(),
                 events=events or None,

@@ -37,6 +37,8 @@ class Verdict(StrEnum):
     """It was not tried, and this process takes no more: it is the next of its list again."""
     WAITS = "waits"
     """It cannot be accepted now, and is not at fault: it is taken again after a pause."""
+    SOON = "soon"
+    """It can be accepted in a moment: it is taken again after a short pause."""
     FAILED = "failed"
     """Its acceptance failed: it is tried again, or set aside after the last try."""
     DEAD = "dead"
@@ -168,7 +170,7 @@ class Intake:
             most=most,
             bytes=BATCH_BYTES,
             queues=asked,
-            lists=len(self._keys.steps),
+            steps=self._keys.steps,
             lost=lost,
             gone=list(gone),
             others=int(others),

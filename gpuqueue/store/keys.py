@@ -23,7 +23,7 @@ UNMARKED = "gpuqueue:1:classes"
 NAMES: dict[str, str] = {
     "jobs": "hash: delivery → record (JSON); a tombstone once the job has ended",
     "messages": "hash: delivery → the whole Celery message (JSON); gone when the job has ended",
-    "latest": "hash: task id → its newest delivery, unless that is the first",
+    "latest": "hash: task id → its newest delivery, unless that has the name of the id",
     "accepted": "zset: delivery by time of acceptance, until it is in line",
     "delayed": "zset: delivery by the time it may start",
     "waiting_shared": "zset: delivery by rank (priority, then arrival)",
@@ -33,7 +33,8 @@ NAMES: dict[str, str] = {
     "devices": "hash: holder → index of its GPU (local launcher)",
     "gate": (
         "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, opened and"
-        " opened_on"
+        " opened_on; of a class of several domains also domains, drained and shares"
+        " opened_on; order and the counters of lua/lib/tenants.lua"
     ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",
@@ -62,6 +63,23 @@ NAMES: dict[str, str] = {
         " lua/lib/waiting_pods.lua)"
     ),
     "warm_until": "zset: such a pod by the time at which it is forgotten",
+    "domains": "hash: domain → its slots (JSON, see lua/lib/domains.lua); none: the class is one",
+    "history": "zset: what an attempt has used (JSON) by when its slot was freed (microseconds)",
+    "capacity": "zset: domains, slots and price (JSON) by the time from which they hold",
+    "usage": "hash: what attempts have used, summed up (see lua/lib/accounting.lua)",
+    "profiles": (
+        "hash: application, or application@image → what it says of its broker and results (JSON,"
+        " see model/profile.py)"
+    ),
+    "tenants": "hash: =tenant → what it has used (JSON); #id → tenant (see lua/lib/tenants.lua)",
+    "tenant_rules": "hash: =tenant, or * for all others → its rule (JSON); half_life, epoch, share",
+    "tenant_jobs": (
+        "zset: isolation, priority, arrival and delivery by tenant; d:delivery of a delayed job"
+    ),
+    "tenant_order": "zset: place and name of a tenant whose jobs may start, by isolation",
+    "tenant_running": "zset: holder by tenant",
+    "tenant_charged": "zset: holder by the time up to which its tenant is charged",
+    "tenant_idle": "zset: =tenant without jobs, by the time at which it is forgotten",
 }
 
 
@@ -119,9 +137,36 @@ def bell_key(gpu_class: str, instance: str) -> str:
     return f"{class_key(gpu_class, 'warm')}:{instance}"
 
 
+def gone_key(gpu_class: str) -> str:
+    """Return the hash of the nodes that an operator has confirmed gone: node → when."""
+    return f"{class_prefix(gpu_class)}gone"
+
+
+def usage_key(gpu_class: str, day: str) -> str:
+    """Return the hash of what attempts have used on a past day: days since 1970, or "older"."""
+    return f"{class_key(gpu_class, 'usage')}:{day}"
+
+
 def log_key(gpu_class: str, holder: str) -> str:
     """Return the key of the end of an attempt's log (text; it expires)."""
     return f"{class_prefix(gpu_class)}log:{holder}"
+
+
+def due_logs_key(gpu_class: str) -> str:
+    """Return the hash of the whole logs that are to be written: holder → note (JSON, see
+    store/whole_logs.py).
+    """
+    return f"{class_prefix(gpu_class)}logs:due"
+
+
+def missing_logs_key(gpu_class: str) -> str:
+    """Return the zset of the attempts whose whole log is missing: holder by time."""
+    return f"{class_prefix(gpu_class)}logs:missing"
+
+
+def whole_log_key(gpu_class: str, holder: str) -> str:
+    """Return the key of what became of an attempt's whole log (JSON; it expires)."""
+    return f"{class_prefix(gpu_class)}log_sink:{holder}"
 
 
 #: zset: group by the time of the last heartbeat of any dispatcher of it.
@@ -161,9 +206,13 @@ def revoking_key(gpu_class: str, revoke: str) -> str:
 
 #: hash: class → its settings (JSON), as the newest dispatcher announced them; `status` shows them.
 CLASSES = PREFIX + "classes"
+#: hash: mark of a cluster → its owner, the name on every Job of this queue there.
+OWNERS = PREFIX + "owners"
 #: zset: dispatcher (worker name) by the time of its last heartbeat.
 DISPATCHERS = PREFIX + "dispatchers"
 #: zset: host name by the time of the last heartbeat of any dispatcher there.
 HOSTS = PREFIX + "hosts"
+#: zset: queue by the time of the last heartbeat of any dispatcher that takes its messages.
+CONSUMED = PREFIX + "consumed"
 #: hash: "header=value" → time; stamps revoked by Celery's revoke_by_stamped_headers.
 REVOKED_STAMPS = PREFIX + "revoked_stamps"

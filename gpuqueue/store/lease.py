@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, leader_key
+from gpuqueue.store.keys import CLASSES, CONSUMED, DISPATCHERS, GROUPS, HOSTS, leader_key
 from gpuqueue.store.scripts import Scripts
 
 #: Seconds without a heartbeat after which a dispatcher is forgotten.
@@ -50,6 +50,10 @@ class Lease:
         self.taken = False
         """Whether the last :meth:`hold` found no lease: none was there, or Redis has lost it."""
 
+    def is_free(self) -> bool:
+        """Return whether no watcher leads."""
+        return self._client.get(self._key) is None
+
     def hold(self) -> bool:
         """Take or renew the lease. Returns whether this watcher leads now."""
         self.taken = False
@@ -64,16 +68,40 @@ class Lease:
 
     def resign(self) -> None:
         """End the lease, so that another watcher can lead at once."""
+        self._holds = False
         self._scripts.call_on([self._key], "lease/resign", holder=self._holder)
 
-    def announce(self, classes: list[GpuClass], now: float) -> None:
-        """Record that this dispatcher is alive ``now``, and, at times, the settings of its
-        classes.
+    def speaks_for(self, classes: Iterable[str], since: float) -> set[str]:
+        """Return the classes for which this group answers monitors: those that no other group with
+        a leader serves, or only groups behind this one in the alphabet. Of the groups with a
+        heartbeat ``since`` a time.
         """
-        members = {DISPATCHERS: [self.name], HOSTS: self._hosts, GROUPS: [self._group]}
+        groups: list[str] = self._client.zrangebyscore(GROUPS, since, "+inf")  # type: ignore[assignment]
+        before = [group for group in groups if group < self._group]
+        keys = [leader_key(group) for group in before]
+        led: list[str | None] = self._client.mget(keys) if keys else []  # type: ignore[assignment]
+        others = {
+            name
+            for group, leader in zip(before, led, strict=True)
+            if leader
+            for name in classes_of(group)
+        }
+        return set(classes) - others
+
+    def announce(self, classes: list[GpuClass], now: float, queues: Iterable[str] = ()) -> None:
+        """Record that this dispatcher is alive ``now`` and takes messages of queues, and, at times,
+        the settings of its classes.
+        """
+        members = {
+            DISPATCHERS: [self.name],
+            HOSTS: self._hosts,
+            GROUPS: [self._group],
+            CONSUMED: list(queues),
+        }
         pipe = self._client.pipeline(transaction=False)
         for key, names in members.items():
-            pipe.zadd(key, dict.fromkeys(names, now))
+            if names:
+                pipe.zadd(key, dict.fromkeys(names, now))
         # A member that was not there: it is the first time, or Redis has lost its data.
         if any(pipe.execute()) or time.monotonic() >= self._settings_due:
             for key in members:

@@ -14,7 +14,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
-from gpuqueue.model.ends import End, tried_again
+from gpuqueue.model.ends import End
 from gpuqueue.model.place import NOWHERE, Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -39,6 +39,7 @@ class Line(Cancels):
         owner: the cluster that runs the attempts; empty for the local launcher.
         keep: seconds that a tombstone is kept.
         max_attempts: how many attempts a job gets.
+        max_disruptions: how many evictions, preemptions and lost nodes do not count as attempts.
         devices: class → number of GPUs that the local launcher assigns; 0 for other classes.
         site: what the places of the attempts are named after.
     """
@@ -51,6 +52,7 @@ class Line(Cancels):
         owner: str = "",
         keep: float = 86_400.0,
         max_attempts: int = 3,
+        max_disruptions: int = 50,
         devices: Mapping[str, int] | None = None,
         site: Site = NOWHERE,
     ) -> None:
@@ -58,6 +60,7 @@ class Line(Cancels):
         self.by = by
         self.owner = owner
         self.max_attempts = max_attempts
+        self.max_disruptions = max_disruptions
         self.devices = dict(devices or {})
         self.site = site
 
@@ -67,18 +70,24 @@ class Line(Cancels):
         spec = gpu_class.spec(self.devices.get(gpu_class.name, 0))
         return spec | owner | self.site.spec(gpu_class.name)
 
-    def accept(self, gpu_class: str, record: Record, message: str) -> str:
-        """Store a delivery that enters no line: a refused one. Returns ``accepted``, ``known`` or
-        ``finishing``.
+    def accept(self, gpu_class: str, record: Record, message: str, again: str | None = None) -> str:
+        """Store a delivery that enters no line: a refused one. Returns what became of it: see
+        accept.lua. ``again``: its name if its message was sent again; the record gets the name that
+        counts.
         """
-        answer = self._scripts.call("accept", gpu_class, message, record=record)
+        answer = self._scripts.call("accept", gpu_class, message, record=record, again=again)
+        record["delivery"] = answer[3]
         return str(answer[0])
 
-    def take_in(self, gpu_class: GpuClass, record: Record, message: str) -> TakenIn:
-        """Store a delivery, put it in line, and give a slot to every job that can start."""
-        outcome, sooner, granted = self._scripts.call(
-            "accept", gpu_class.name, message, record=record, **self.admission(gpu_class)
-        )
+    def take_in(
+        self, gpu_class: GpuClass, record: Record, message: str, again: str | None = None
+    ) -> TakenIn:
+        """Store a delivery, put it in line, and give a slot to every job that can start. For
+        ``again`` see :meth:`accept`.
+        """
+        context = {"record": record, "again": again, **self.admission(gpu_class)}
+        answer = self._scripts.call("accept", gpu_class.name, message, **context)
+        outcome, sooner, granted, record["delivery"] = answer
         return TakenIn(outcome, bool(sooner), Granted(granted))
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
@@ -130,11 +139,11 @@ class Line(Cancels):
             "release",
             instance=instance or None,
             ended=ended,
-            max_attempts=self.max_attempts,
+            **self._limits,
             **self.admission(gpu_class),
         )
         last = Attempt.parse(attempt.gpu_class, answer[2]) or attempt
-        return Released(bool(answer[0]), answer[1], last, Granted(answer[3:] or (0,)))
+        return Released(bool(answer[0]), answer[1], last, answer[3], Granted(answer[4:] or (0,)))
 
     def announce(self, classes: Iterable[GpuClass], holds: float) -> None:
         """Write by which terms this dispatcher admits jobs, for instances that ask for their next
@@ -145,8 +154,12 @@ class Line(Cancels):
             if isinstance(answer, Exception):
                 raise answer
 
+    @property
+    def _limits(self) -> dict[str, int]:
+        return {"max_attempts": self.max_attempts, "max_disruptions": self.max_disruptions}
+
     def _terms(self, gpu_class: GpuClass) -> dict[str, Any]:
-        terms = {"spec": self.spec(gpu_class), "by": self.by, "max_attempts": self.max_attempts}
+        terms = {"spec": self.spec(gpu_class), "by": self.by, **self._limits}
         terms["settings"] = self.site.settings_of(gpu_class.name)
         site = self.owner or self.site.host
         return {"site": site, "terms": terms, "forget_after": FORGET_TERMS}
@@ -198,12 +211,20 @@ class Line(Cancels):
                 )
         return [answer == 1 for answer in answers]
 
-    def give_up(self, attempt: Attempt, reason: EndReason, error: str) -> bool:
+    def give_up(self, attempt: Attempt, end: End) -> bool:
         """Record why an attempt that does not start is given up, before it is stopped. Returns
         False if it runs or is not current.
         """
         return bool(
-            self._on(attempt, "give_up", reason=reason, error=error, tried=tried_again(reason))
+            self._on(
+                attempt,
+                "give_up",
+                reason=end.reason,
+                error=end.error,
+                tried=end.tried,
+                blames=end.blames or None,
+                avoid=end.avoid or None,
+            )
         )
 
     def _on(self, attempt: Attempt, verb: str, **context: object) -> Any:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import redis
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.store.counts import Counts, parse
+from gpuqueue.store.domains import Domains
 from gpuqueue.store.places import parse as parse_places
 from gpuqueue.store.places import set_aside
 from gpuqueue.store.scripts import Scripts
+from gpuqueue.store.tenants import Tenant, Tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +36,26 @@ class Measured:
     """Kind of places → how many are set aside."""
     idle_pods: int = 0
     """Pods that wait for a job, without a slot."""
+    used: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    """(tenant, isolation, reason) → seconds of GPUs that ended attempts have used."""
+    tenants: Sequence[Tenant] = ()
+    """Those with jobs, and those that were served last; not all, if there are many."""
+    all_tenants: int = 0
 
 
 class Measures:
     """Measures classes."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._scripts = Scripts(client)
+        self._scripts, self._tenants = Scripts(client), Tenants(client)
+        self._domains = Domains(client)
+
+    def slots(self, gpu_class: GpuClass) -> dict[str, int]:
+        """Return the slots of a class by isolation, of all its domains together."""
+        return self._domains.slots(gpu_class)
 
     def of(self, gpu_class: str) -> Measured:
-        """Measure one class, in one script."""
+        """Measure one class, in two scripts."""
         answer = self._scripts.call("measured", gpu_class)
         (
             shared,
@@ -54,8 +69,10 @@ class Measures:
             fields,
             known,
             idle_pods,
+            used,
         ) = answer
         places = parse_places(_pairs(known))
+        tenants = self._tenants.of(gpu_class)
         return Measured(
             {SHARED: shared, EXCLUSIVE: exclusive},
             {SHARED: float(longest_shared), EXCLUSIVE: float(longest_exclusive)},
@@ -65,7 +82,20 @@ class Measures:
             parse(_pairs(fields)),
             Counter(place.kind for place in set_aside(places)),
             idle_pods,
+            _used(_pairs(used)),
+            tenants.tenants,
+            tenants.total,
         )
+
+
+def _used(totals: Mapping[str, str]) -> dict[tuple[str, str, str], float]:
+    """Parse the totals. What cannot be read is left out."""
+    found = {}
+    for name, seconds in totals.items():
+        with suppress(ValueError, TypeError):
+            tenant, isolation, reason = json.loads(name)
+            found[str(tenant), str(isolation), str(reason)] = float(seconds)
+    return found
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
@@ -17,7 +18,11 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 #: The types of settings that are None by default, and no text.
-_UNSET: dict[str, type] = {"memory": int, "devices": list}
+_UNSET: dict[str, type] = {
+    "memory": int,
+    "devices": list,
+    **{each.name: float for each in fields(GpuClass) if each.type == "float | None"},
+}
 
 
 def readable(text: Any) -> dict[str, Any] | None:
@@ -34,7 +39,7 @@ def readable_class(name: str, text: Any) -> dict[str, Any]:
     found = GpuClass(name).public()
     for field, value in (readable(text) or {}).items():
         default = found.get(field, value)
-        kind = type(default) if default is not None else _UNSET.get(field, str)
+        kind: Any = type(default) if default is not None else _UNSET.get(field, str)
         if isinstance(value, int | float if kind is float else kind) or (
             value is None and default is None
         ):
@@ -72,9 +77,12 @@ def readable_record(text: Any, gpu_class: str) -> Record | None:
     return record if sound else None
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: dict[str, Any] | list[Any]) -> bool:
     """Whether no number in it is infinite, or none: the scripts could not write it again."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return all(_is_json(each) for each in inner)
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, float):
+            if not math.isfinite(each):
+                return False
+        elif isinstance(each, dict | list) and not _is_json(each):
+            return False
+    return True

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.clock import redis_time
+from gpuqueue.store.domains import Domains
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
 from gpuqueue.store.readable import readable, readable_class, readable_record, whole
 from gpuqueue.store.scripts import Scripts
@@ -45,6 +46,7 @@ class ClassView:
     finishing: int
     gate: dict[str, int] = field(default_factory=dict)
     idle_pods: int = 0
+    held_total: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,16 @@ class Reader:
             pipe.hget(class_key(gpu_class, "messages"), delivery)
         return [packed for raw in pipe.execute() if (packed := readable(raw))]
 
+    def have_slots(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """Return whether each attempt holds a slot."""
+        held = []
+        for isolation in ISOLATIONS:
+            pipe = self._client.pipeline(transaction=False)
+            for each in attempts:
+                pipe.zscore(class_key(each.gpu_class, f"holders_{isolation}"), each.holder)
+            held.append(pipe.execute())
+        return [any(since is not None for since in each) for each in zip(*held, strict=True)]
+
     def waiting_pods(self, gpu_class: str) -> list[str]:
         """Return the instances that wait for a job, and hold no slot."""
         found: list[str] = self._client.hkeys(class_key(gpu_class, "warm"))  # type: ignore[assignment]
@@ -156,7 +168,10 @@ class Reader:
                 pipe.zcard(class_key(gpu_class.name, kind + each))
         shared, exclusive, *waiting = pipe.execute()
         held, other = (shared, exclusive) if isolation == SHARED else (exclusive, shared)
-        free = 0 if other else gpu_class.slots(isolation) - held
+        if gpu_class.domain == NODE:
+            free = Domains(self._client).free(gpu_class, isolation)
+        else:
+            free = 0 if other else gpu_class.slots(isolation) - held
         in_line: int = sum(waiting)
         return free if free > 0 and not in_line else -in_line
 
@@ -209,20 +224,23 @@ class Reader:
         found: dict[str, str] = self._client.hgetall(class_key(gpu_class, "damaged"))  # type: ignore[assignment]
         return found
 
-    def view(self, name: str, spec: dict[str, Any], most: int = 50) -> ClassView:
-        """Return one class at one moment, with the records of the first ``most`` waiting jobs of
-        each isolation.
+    def view(
+        self, name: str, spec: dict[str, Any], most: int = 50, held: int | None = None
+    ) -> ClassView:
+        """Return one class at one moment, with the records of the first ``most`` waiting jobs and
+        of the first ``held`` holders (None: all) of each isolation.
         """
         pipe = self._client.pipeline(transaction=True)
         for kind in ISOLATIONS:
-            pipe.zrange(class_key(name, f"holders_{kind}"), 0, -1)
+            pipe.zrange(class_key(name, f"holders_{kind}"), 0, -1 if held is None else held - 1)
+            pipe.zcard(class_key(name, f"holders_{kind}"))
             pipe.zrange(class_key(name, f"waiting_{kind}"), 0, most - 1)
             pipe.zcard(class_key(name, f"waiting_{kind}"))
         pipe.zcard(class_key(name, "delayed"))
         pipe.zcard(class_key(name, "finishing"))
         pipe.hgetall(class_key(name, "gate"))
         pipe.zcard(class_key(name, "warm_until"))
-        hs, ws, ts, he, we, te, delayed, finishing, gate, idle_pods = pipe.execute()
+        hs, hts, ws, ts, he, hte, we, te, delayed, finishing, gate, idle_pods = pipe.execute()
         holders = {
             kind: _deliveries(name, part) for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
         }
@@ -240,6 +258,7 @@ class Reader:
                 if key.startswith("*:")
             },
             idle_pods,
+            {SHARED: hts, EXCLUSIVE: hte},
         )
 
     def dispatchers(self, since: float) -> list[str]:

@@ -19,6 +19,8 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from gpuqueue.model.place import HOLDS, PlaceKind
+from gpuqueue.model.reasons import DISRUPTIONS, OF_NODES, WASTED
 from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
@@ -36,9 +38,18 @@ _KEYS = {
 _TABLES: dict[str, dict[str, Sequence[object] | Mapping[str, object]]] = {
     "records": {"KINDS": KINDS, "NEEDED": NEEDED},
     "upkeep": {"BUSY": BUSY},
+    "holds": {
+        "HOLD_WAITS": {kind.value: each.wait.value for kind, each in HOLDS.items()},
+        "HOLD_ENDS": {kind.value: each.end.value for kind, each in HOLDS.items()},
+        "HOLD_STAGES": {kind.value: each.stage for kind, each in HOLDS.items()},
+        "CLASS_HOLDS": [kind.value for kind in HOLDS if kind is not PlaceKind.IMAGE],
+    },
     "counts": {"BOUNDS": BOUNDS},
     "attempts": {"OF_ATTEMPT": fields_with(Use.ATTEMPT)},
     "tombstones": {"KEPT": fields_with(Use.TOMBSTONE)},
+    "accounting": {"WASTED": dict.fromkeys(sorted(WASTED), 1)},
+    "domains": {"OF_NODES": OF_NODES},
+    "release": {"DISRUPTIONS": dict.fromkeys(sorted(DISRUPTIONS), 1)},
 }
 #: The first word of the answer of a script that cannot keep a text of its caller.
 _MARK = "UNSTORABLE"
@@ -84,7 +95,10 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
             yield "", _tables(part)
             yield f"lib/{part}.lua", _library(part)
+    # Its own function: Lua allows 200 local names in each, and the parts have most of them.
+    yield "", "return (function()\n"
     yield f"{verb}.lua", own
+    yield "", "end)()\n"
 
 
 def _library(part: str) -> str:

@@ -1,17 +1,19 @@
 """A client of the primary that Sentinels name.
 
-Each new connection asks the Sentinels. The client of redis-py takes the first answer. A Sentinel
-that was cut off during a failover still names the old primary, so this one takes the newest of the
-answers of most Sentinels. An idle connection to an old primary is closed as soon as there is a
-newer one.
+Each new connection asks the Sentinels, and each that is used asks again every second: an old
+primary that the Sentinels cannot reach may go on taking writes, which are lost later. The client of
+redis-py takes the first answer. A Sentinel that was cut off during a failover still names the old
+primary, so this one takes the newest of the answers of most Sentinels. An idle connection to an old
+primary is closed as soon as there is a newer one.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from typing import Any, cast
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, cast
 
 import redis
 from redis import exceptions
@@ -29,6 +31,9 @@ from gpuqueue.model.sentinel_url import SentinelAddress
 logger = logging.getLogger(__name__)
 #: Timeout of a question to a Sentinel in seconds. It answers from memory.
 TIMEOUT = 1.0
+#: Seconds for which a primary counts as known, and those until the next question to Sentinels that
+#: did not answer.
+KNOWN, SILENT = 1.0, 10.0
 
 
 class NoSentinel(redis.ConnectionError):
@@ -55,12 +60,23 @@ class Sentinels:
     """Finds the primary. Thread-safe; as ``Sentinel`` of redis-py, for its pool.
 
     Args:
-        address: where the Sentinels are.
-        timeout: seconds for all questions of one search together.
+        clients: of each Sentinel.
+        least: how many others a Sentinel must see (``min_other_sentinels``).
     """
 
-    def __init__(self, address: SentinelAddress, timeout: float) -> None:
-        self._least = int(address.options.get("min_other_sentinels") or 0)
+    def __init__(self, clients: Iterable[redis.Redis], least: int) -> None:
+        self._clients = {_place(each.get_connection_kwargs()): each for each in clients}
+        self._least = least
+        self._lock = threading.Lock()
+        self._last = ""
+        self._known: tuple[str, int] | None = None
+        self._ask_at = 0.0
+
+    @classmethod
+    def at(cls, address: SentinelAddress, timeout: float) -> Self:
+        """Return those of an address; ``timeout`` are the seconds for all questions of one search
+        together.
+        """
         each = min(TIMEOUT, timeout / len(address.sentinels))
         options = {
             "socket_timeout": each,
@@ -69,11 +85,21 @@ class Sentinels:
             "retry": Retry(NoBackoff(), 0),
             **address.sentinel_kwargs,
         }
-        self._clients = {
-            f"{host}:{port}": redis.Redis(host, port, **options) for host, port in address.sentinels
-        }
-        self._lock = threading.Lock()
-        self._last = ""
+        clients = [redis.Redis(host, port, **options) for host, port in address.sentinels]
+        return cls(clients, int(address.options.get("min_other_sentinels") or 0))
+
+    def known(self, name: str) -> tuple[str, int] | None:
+        """Return the primary as of a second ago, or None where no Sentinel says."""
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._ask_at = now + SILENT  # other threads do not ask meanwhile
+            try:
+                self.discover_master(name)
+            except (NoPrimary, UnknownPrimary):
+                self._known, self._ask_at = None, now + KNOWN
+            except redis.RedisError:
+                self._known = None
+        return self._known
 
     def discover_master(self, name: str) -> tuple[str, int]:
         """Return host and port of the primary. Raises :class:`NoPrimary`, :class:`NoSentinel`,
@@ -110,6 +136,7 @@ class Sentinels:
                 extra={"action": "redis_primary"},
             )
         self._last = _place(newest)
+        self._known, self._ask_at = found, time.monotonic() + KNOWN
         return found
 
     def _order(self, failures: Mapping[str, object]) -> None:
@@ -145,8 +172,9 @@ class Sentinels:
 
 
 class Connection(SentinelManagedConnection):
-    """A connection that asks the Sentinels whenever it connects. That of redis-py asks them when it
-    leaves its pool, and connects to the same server again when a command is repeated.
+    """A connection that asks the Sentinels whenever it connects, and every second when it is used.
+    That of redis-py asks them when it leaves its pool, and connects to the same server again when a
+    command is repeated.
     """
 
     _asked = False
@@ -167,16 +195,37 @@ class Connection(SentinelManagedConnection):
         # The command is repeated, which asks again.
         super().connect_check_health(check_health, retry_socket_connect=False)
 
+    def check_health(self) -> None:
+        sentinels = self.connection_pool.sentinel_manager
+        known = sentinels.known(self.connection_pool.service_name)
+        if known not in (None, (self.host, self.port)):
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise redis.ConnectionError("another server is the primary now")
+        super().check_health()  # type: ignore[no-untyped-call]
+
 
 class SSLConnection(Connection, SentinelManagedSSLConnection):
     """The same with TLS."""
 
 
 def ask_again(pool: redis.ConnectionPool) -> None:
-    """Give a pool of Sentinels, made by another library, these connections."""
+    """Give a pool of Sentinels, made by another library, these connections and this search."""
     if isinstance(pool, SentinelConnectionPool):
         tls = issubclass(pool.connection_class, redis.SSLConnection)
         pool.connection_class = SSLConnection if tls else Connection
+        theirs = pool.sentinel_manager
+        found = Sentinels(theirs.sentinels, int(theirs.min_other_sentinels or 0))
+        pool.sentinel_manager = pool.proxy.sentinel_manager = found
+
+
+class Asking:
+    """Before kombu's channel of Sentinels: its pool has these connections."""
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:
+        found: redis.ConnectionPool
+        found = super()._sentinel_managed_pool(asynchronous)  # type: ignore[misc]
+        ask_again(found)
+        return found
 
 
 def pool(
@@ -189,7 +238,7 @@ def pool(
     kind = SSLConnection if tls else Connection
     return SentinelConnectionPool(  # type: ignore[no-untyped-call]
         address.master_name,
-        Sentinels(address, timeout),
+        Sentinels.at(address, timeout),
         connection_class=kind,
         db=address.db,
         username=address.username,
@@ -218,4 +267,4 @@ def _is_down(state: Mapping[str, Any]) -> bool:
 
 
 def _place(state: Mapping[str, Any]) -> str:
-    return f"{state['ip']}:{state['port']}"
+    return f"{state.get('ip') or state['host']}:{state['port']}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import redis
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import failure
 from gpuqueue.store.scripts import Scripts
@@ -36,10 +38,19 @@ class Upkeep:
         return moved, float(due) if due else None
 
     def finish_claim(
-        self, gpu_class: str, delivery: str, finisher: str, lease: float, *, begins: bool = False
+        self,
+        gpu_class: str,
+        delivery: str,
+        finisher: str,
+        lease: float,
+        *,
+        begins: bool = False,
+        hold: Mapping[str, Any] | None = None,
     ) -> tuple[str, Record | None, dict[str, Any] | None]:
         """Claim the finish of a job for ``lease`` seconds; ``begins`` counts a try. Returns
         (``ok``, record, message) or (why not, None, None).
+
+        ``hold``: what may keep its finisher from a pod; see finish_claim.lua.
         """
         answer = self._scripts.call(
             "finish_claim",
@@ -49,6 +60,7 @@ class Upkeep:
             lease=lease,
             keep=self.keep,
             begins=begins or None,
+            hold=hold,
         )
         if answer[0] != "ok":
             return answer[0], None, None
@@ -68,6 +80,27 @@ class Upkeep:
             **failure(error, passing),
         )
         return (answer[1], answer[2]) if answer[0] else None
+
+    def finish_held(
+        self, gpu_class: str, delivery: str, finisher: str, place: str, error: str
+    ) -> int | None:
+        """Record that the cluster gives a finisher no pod: the job waits, and the try does not
+        count. Returns the seconds until it is due again; None if the finisher has lost the job.
+        """
+        answer = self._scripts.call(
+            "finish_held",
+            gpu_class,
+            delivery=delivery,
+            finisher=finisher,
+            place=place,
+            error=error,
+        )
+        return int(answer[1]) if answer[0] else None
+
+    def finishes_go_on(self, gpu_class: str, places: Iterable[str]) -> None:
+        """Use these places again: a finisher that tried them has got its pod."""
+        for place in places:
+            self._scripts.call("clear_place", gpu_class, place=place)
 
     def finished(
         self, gpu_class: str, delivery: str, finisher: str, reason: str, given_up: str = ""
@@ -92,6 +125,13 @@ class Upkeep:
         class was closed.
         """
         return bool(self._scripts.call("open", gpu_class))
+
+    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> bool:
+        """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
+        domain. Returns whether jobs may start by that which could not before.
+        """
+        context = {"spec": gpu_class.spec(), "nodes": nodes}
+        return bool(self._scripts.call("domains", gpu_class.name, **context))
 
     def set_aside(self, gpu_class: str, key: str, name: str) -> bool:
         """Take a name that is none out of a sorted set of a class; ``doctor`` shows it."""

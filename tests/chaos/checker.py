@@ -46,7 +46,9 @@ class Verdict:
 
 class Checker:
     """``events``: what processes noted. ``results``: id → the stored result. ``moved``: a fault may
-    have given any job another attempt. ``seen``: id → final states in the order of their sight.
+    have given any job another attempt. ``resends``: an executor may have sent a callback twice; the
+    second message runs if the first one has ended by then. ``seen``: id → final states in the order
+    of their sight.
     """
 
     def __init__(
@@ -58,12 +60,15 @@ class Checker:
         cancels: dict[str, str],
         *,
         moved: bool,
+        resends: bool = False,
     ) -> None:
         self._made, self._events, self._results, self._seen = made, events, results, seen
         self._cancels, self._moved = cancels, moved
         self._starts = Counter(
             (each["id"], each["retries"]) for each in events if each["event"] == "start"
         )
+        sent_by_executors = {each.id for job in made for each in job.expected if each.needs}
+        self._resent = sent_by_executors if resends else set[str]()
         self._ended = {each["id"] for each in events if each["event"] == "end"}
         killed = [each for each in events if each["event"] == "killed" and each["id"]]
         #: ids whose executor was killed, at any step.
@@ -142,6 +147,7 @@ class Checker:
         for (task_id, retries), runs in self._starts.items():
             if runs > 1:
                 allowed = 1 + self._kills[task_id] + (2 if self._moved else 0)
+                allowed += task_id in self._resent
                 if runs > allowed:
                     self.verdict.twice.append(
                         f"{task_id} (retries={retries}) ran {runs} times, {allowed} allowed"

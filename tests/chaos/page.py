@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.report import facts, tables
 from tests.mutants.report import sentence
+from tests.support.pages import between_marks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "crash-report.md"
@@ -30,11 +30,7 @@ def parts() -> dict[str, str]:
 
 def filled(text: str) -> str:
     """Return a page with the results between its marks."""
-    for mark, content in parts().items():
-        pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, rf"\g<1>\n{content}\n\n\g<2>", text, flags=re.DOTALL)
-        assert count == 1, f"no mark {mark} on the page"
-    return text
+    return between_marks(text, parts())
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class Player:
         self._read_results()
         moved = loses or any(fault.moves_jobs for fault in self._faults)
         checker = Checker(
-            self._made, stage.events, self._results, self._seen, self._cancels, moved=moved
+            *(self._made, stage.events, self._results, self._seen, self._cancels),
+            moved=moved,
+            resends=any(fault.loses_answers for fault in self._faults),
         )
         verdict = checker.judge()
         verdict.stall = self._stall

@@ -40,6 +40,16 @@ class Proxy:
         """Pass nothing on, in either direction; connections stay."""
         self._do(self._flows.clear if frozen else self._flows.set)
 
+    def lose(self) -> None:
+        """Open connections pass nothing on from now on, without a word; new ones do."""
+
+        def replace() -> None:
+            self._flows.clear()
+            self._flows = asyncio.Event()
+            self._flows.set()
+
+        self._do(replace)
+
     def hold_answers(self, held: bool) -> None:
         """Pass commands on, and no answers."""
         self._do(self._answers.clear if held else self._answers.set)
@@ -75,21 +85,21 @@ class Proxy:
         if self.refuses:
             writer.transport.abort()
             return
+        ends = {writer}
         self._open.add(writer)
         try:
             up_reader, up_writer = await asyncio.open_connection(HOST, self.target)
+            ends.add(up_writer)
+            self._open.add(up_writer)
+            await asyncio.gather(
+                self._pass(reader, up_writer, None), self._pass(up_reader, writer, self._answers)
+            )
         except OSError:
-            writer.transport.abort()
-            self._open.discard(writer)
-            return
-        self._open.add(up_writer)
-        ways = (self._pass(reader, up_writer, None), self._pass(up_reader, writer, self._answers))
-        try:
-            await asyncio.gather(*ways)
+            pass  # the server is not there
         finally:
-            for each in (writer, up_writer):
+            for each in ends:
                 each.transport.abort()
-                self._open.discard(each)
+            self._open -= ends
 
     async def _pass(
         self,
@@ -97,9 +107,10 @@ class Proxy:
         writer: asyncio.StreamWriter,
         gate: asyncio.Event | None,
     ) -> None:
+        flows = self._flows
         with contextlib.suppress(OSError):
             while chunk := await reader.read(_CHUNK):
-                await self._flows.wait()
+                await flows.wait()
                 if gate is not None:
                     await gate.wait()
                 writer.write(chunk)

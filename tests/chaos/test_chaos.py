@@ -68,6 +68,7 @@ def event(kind: str, at: float, *, pid: int = 1, **more: Any) -> dict[str, Any]:
     return {"event": kind, "at": at, "pid": pid, **known, **more}
 
 
+CALLBACK = Expected("a", "chain", 2, ("b",), always=False)
 RUN = [event("start", 1.0), event("end", 2.0)]
 DONE = {"status": "SUCCESS", "result": 2}
 DIED = {"status": "FAILURE", "result": {"exc_type": "ExecutorDied"}}
@@ -82,11 +83,13 @@ def problems(
     seen: tuple[str, ...] = (),
     cancel: str = "",
     not_before: float = 0.0,
+    resends: bool = False,
 ) -> list[str]:
     made = Made(Sent(0, expected.kind, "gpu.t4.shared", 0, 0), [], [expected], not_before)
     results = {"a": result} if result else {}
     cancels = {"a": cancel} if cancel else {}
-    checker = Checker([made], events, results, {"a": list(seen)}, cancels, moved=False)
+    told = ([made], events, results, {"a": list(seen)}, cancels)
+    checker = Checker(*told, moved=False, resends=resends)
     return [re.split(r"[:]", each)[0] for each in checker.judge().problems]
 
 
@@ -97,6 +100,9 @@ def problems(
         (RUN, None, {}, ["lost"]),
         (RUN, {"status": "DISPATCHED", "result": None}, {}, ["lost"]),
         ([*RUN, event("start", 3.0), event("end", 4.0)], DONE, {}, ["run twice"]),
+        ([*RUN, *RUN], DONE, {"resends": True}, ["run twice"]),
+        ([*RUN, *RUN], DONE, {"expected": CALLBACK, "resends": True}, []),
+        ([*RUN, *RUN, *RUN], DONE, {"expected": CALLBACK, "resends": True}, ["run twice"]),
         ([*KILLED, *RUN], DONE, {}, []),
         *(
             ([*RUN, event("killed", 2.5, step=step), *RUN], DONE, {}, ["run twice"])

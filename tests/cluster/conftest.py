@@ -9,6 +9,7 @@ used by accident.
                              (examples/cluster/Dockerfile)
     CLUSTER_RESOURCE         an extended resource that a node advertises, at least once
                              (default: nvidia.com/gpu)
+    CLUSTER_RUNTIME_HANDLER  a handler of RuntimeClasses that nodes have (default: runc)
     CLUSTER_NAMESPACE        the namespace (default: a new one that enforces Pod Security
                              "restricted", deleted afterwards)
     CLUSTER_REDIS_URL        a Redis as pods reach it, its database empty

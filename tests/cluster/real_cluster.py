@@ -50,8 +50,11 @@ class RealCluster:
         self.name = f"gpuqueue-test-{secrets.token_hex(4)}"
         self.namespace = os.environ.get("CLUSTER_NAMESPACE") or self.name
         self.image = os.environ["CLUSTER_IMAGE"]
+        self.runtime_handler = os.environ.get("CLUSTER_RUNTIME_HANDLER") or "runc"
         self.resource = os.environ.get("CLUSTER_RESOURCE") or "nvidia.com/gpu"
         self.workers: list[WorkerNode] = []
+        #: The classes of its dispatchers, and the owners of their Jobs.
+        self.classes, self.owners = ["refused"], {self.name}
         self._undo = ExitStack()
         try:
             self._begin()
@@ -113,15 +116,21 @@ class RealCluster:
 
     def owning(self, name: str, text: str) -> dict[str, str]:
         """Settings of a dispatcher with one class, given as TOML, and with separate Jobs."""
+        self.classes.append(name)
+        self.owners.add(f"{self.name}-{name}")
         file = self.directory / f"{name}.toml"
         file.write_text(f'[classes.{name}]\nresource = "{self.resource}"\n{text}\n')
         return {"GPUQUEUE_CLASSES_FILE": str(file), "GPU_OWNER": f"{self.name}-{name}"}
 
     # -- processes here ----------------------------------------------------------------------------
 
-    def dispatcher(self, name: str, env: dict[str, str] | None = None) -> WorkerNode:
-        """Start one."""
-        return self._start(name, ["-A", "gpuqueue", "worker"], self.env | (env or {}))
+    def dispatcher(
+        self, name: str, env: dict[str, str] | None = None, without: str = ""
+    ) -> WorkerNode:
+        """Start one; without a setting, if it is named."""
+        told = self.env | (env or {})
+        told.pop(without, None)
+        return self._start(name, ["-A", "gpuqueue", "worker"], told)
 
     def cpu_worker(self, name: str) -> WorkerNode:
         """Start the application's own worker, plain Celery."""
@@ -167,7 +176,7 @@ class RealCluster:
 
     def record(self, job_id: str) -> Any:
         """What the queue knows of a job."""
-        return self.reader.find(job_id, ("test", "nowhere", "limited", "refused"))
+        return self.reader.find(job_id, self.classes)
 
     def in_state(self, job_id: str, *wanted: str) -> Any:
         """Wait until a job is there."""
@@ -210,17 +219,17 @@ class RealCluster:
                 self._undo.callback(worker.stop)
 
     def _delete_jobs(self) -> None:
-        for owner in ("test", "nowhere", "limited"):
-            selector = f"gpuqueue.io/owner={self.name}-{owner}"
-            for job in raw(self.batch.list_namespaced_job, self.namespace, label_selector=selector)[
-                "items"
-            ]:
-                raw(
-                    self.batch.delete_namespaced_job,
-                    job["metadata"]["name"],
-                    self.namespace,
-                    propagation_policy="Background",
-                )
+        owners = ",".join(sorted(self.owners))
+        selector = f"gpuqueue.io/owner in ({owners})"
+        for job in raw(self.batch.list_namespaced_job, self.namespace, label_selector=selector)[
+            "items"
+        ]:
+            raw(
+                self.batch.delete_namespaced_job,
+                job["metadata"]["name"],
+                self.namespace,
+                propagation_policy="Background",
+            )
 
 
 def shares(core: Any, resource: str) -> int:

@@ -14,7 +14,6 @@ from gpuqueue.errors import (
     ContainerFailed,
     ExecutorDied,
     HostOutOfMemory,
-    ImageUnusable,
     PodDeleted,
 )
 from gpuqueue.model.attempt import Attempt
@@ -167,13 +166,18 @@ def test_the_error_of_a_container_job_has_exit_code_and_log(cluster: RealCluster
         cluster.run("import sys; print('no data', file=sys.stderr); sys.exit(3)").get(PATIENCE)
 
 
-def test_an_image_that_cannot_be_pulled_ends_the_job(cluster: RealCluster) -> None:
+def test_an_image_that_cannot_be_pulled_is_waited_for(cluster: RealCluster) -> None:
     result = cluster.send(
         "add", 1, 1, headers=gpu("test", image="127.0.0.1:1/none/at-all:1")["headers"]
     )
-    with pytest.raises(ImageUnusable, match="at-all:1"):
+    until(
+        lambda: (cluster.record(result.id) or {}).get("wait") == "IMAGE",
+        PATIENCE,
+        "its image is held",
+    )
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
-    assert ended(cluster, result, "IMAGE")["attempt"] == 1
 
 
 # -- the cluster -----------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from tests.contract.recorder import Row
 Histories = dict[tuple[str, str, str], list[Any]]
 
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Characters that the server adds to a prefix.
+_RANDOM = 5
 _NEVER_MADE = re.compile(r"\bgpu-job-[a-z0-9]{5}\b")
 #: Events that come of the recorded machine's set-up: no cluster DNS, and a restarted kubelet that
 #: mounts again.
@@ -29,9 +31,14 @@ def histories(rows: list[Row]) -> Histories:
     """The histories of all objects."""
     found: Histories = defaultdict(list)
     names: dict[str, str] = {}
+    rows = [row for row in rows if row.get("type") != "ERROR"]  # a watch that had to begin again
     for row in rows:
         if row.get("watch") == "pods":
-            _name(row["object"], names)
+            _name(row["object"]["metadata"], names)
+    for row in rows:  # where the watch of pods had to begin again
+        about = row["object"]["involvedObject"] if row.get("watch") == "events" else {}
+        if about.get("kind") == "Pod":
+            _name({"generateName": about["name"][:-_RANDOM], **about}, names)
     # Pods are named in the order in which they came, events are about the same ones.
     for row in rows:
         if "watch" not in row:
@@ -53,8 +60,8 @@ def histories(rows: list[Row]) -> Histories:
     return found
 
 
-def _name(pod: Any, names: dict[str, str]) -> None:
-    name, prefix = pod["metadata"]["name"], pod["metadata"].get("generateName", "")
+def _name(metadata: Any, names: dict[str, str]) -> None:
+    name, prefix = metadata["name"], metadata.get("generateName", "")
     if name not in names:
         earlier = sum(plain.startswith(prefix) for plain in names.values())
         names[name] = f"{prefix}{chr(ord('A') + earlier)}"
@@ -137,7 +144,7 @@ def _job(event: str, job: Any) -> dict[str, Any]:
 
 
 def _event(found: Histories, event: str, body: Any) -> None:
-    if body["reason"] in _OF_THE_MACHINE:
+    if body["reason"] in _OF_THE_MACHINE and "absent" not in body["message"]:
         return
     about = body["involvedObject"]
     told = [

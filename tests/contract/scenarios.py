@@ -15,7 +15,9 @@ from tests.contract.recorder import Recorder, Row
 from tests.doubles.kubernetes import Image, Node
 
 IMAGE = "lab.local/base:1"
-IMAGES = {IMAGE: Image()}
+#: The image of the newer recordings.
+SHOP = "lab.local/shop:1"
+IMAGES = {IMAGE: Image(), SHOP: Image()}
 LABELS = {"app.kubernetes.io/name": "gpu-executor"}
 
 SIGTERM = (
@@ -103,6 +105,16 @@ def waiting(reason: str) -> Callable[[Row], bool]:
             else []
         )
         return any(item["state"].get("waiting", {}).get("reason") == reason for item in statuses)
+
+    return holds
+
+
+def event(reason: str, count: int = 1) -> Callable[[Row], bool]:
+    """An event of this reason was repeated so often."""
+
+    def holds(row: Row) -> bool:
+        about = row["object"] if row.get("watch") == "events" else {}
+        return about.get("reason") == reason and about["count"] >= count
 
     return holds
 
@@ -348,6 +360,11 @@ def _lose(r: Recorder, **spec: Any) -> None:
     r.until(deleted)
 
 
+def rejected_by_node(r: Recorder) -> None:
+    pod = {"nodeName": "node-a", "nodeSelector": {}}
+    r.ask("POST", r.jobs, job(res={"nvidia.com/gpu": "64"}, pod=pod))
+
+
 def suspend_resume(r: Recorder) -> None:
     r.ask("POST", r.jobs, job(spec={"suspend": True}))
     r.until(lambda row: row.get("watch") == "events" and row["object"]["reason"] == "Suspended")
@@ -360,6 +377,64 @@ def suspend_resume(r: Recorder) -> None:
         {"spec": {"suspend": False}},
         content="application/merge-patch+json",
     )
+
+
+def _beside(name: str, **fields: Any) -> dict[str, Any]:
+    """A container that runs until SIGTERM, beside the executor."""
+    command = ["python3", "-c", SIGTERM]
+    own = {"name": name, "image": SHOP, "imagePullPolicy": "IfNotPresent", "command": command}
+    return {**own, **fields}
+
+
+def sidecar_runs_on(r: Recorder) -> None:
+    body = job(container={"image": SHOP})
+    body["spec"]["template"]["spec"]["containers"].append(_beside("istio-proxy"))
+    r.ask("POST", r.jobs, body)
+    r.until(state("terminated"))
+    r.until(counts("ready", 0))
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
+
+
+def native_sidecar(r: Recorder) -> None:
+    proxy = _beside("proxy", restartPolicy="Always")
+    r.ask("POST", r.jobs, job(container={"image": SHOP}, pod={"initContainers": [proxy]}))
+
+
+def suspended_while_running(r: Recorder) -> None:
+    r.ask("POST", r.jobs, job(cmd=SIGTERM, container={"image": SHOP}))
+    _until_it_works(r)
+    r.until(counts("ready", 1))
+    first = r.pod()
+    _suspend(r, True)
+    r.until(gone("pods"))
+    r.until(lambda row: _job_status(row).get("terminating") == 0 and _is_suspended(row))
+    _suspend(r, False)
+    r.until(lambda row: running(row) and row["object"]["metadata"]["name"] != first)
+    r.until(_was_resumed)
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
+
+
+def _suspend(r: Recorder, suspend: bool) -> None:
+    change = {"spec": {"suspend": suspend}}
+    r.ask("PATCH", f"{r.jobs}/gpu-job", change, content="application/merge-patch+json")
+
+
+def _is_suspended(row: Row) -> bool:
+    conditions = _job_status(row).get("conditions", [])
+    return any(each["type"] == "Suspended" and each["status"] == "True" for each in conditions)
+
+
+def _was_resumed(row: Row) -> bool:
+    status = _job_status(row)
+    reasons = [each["reason"] for each in status.get("conditions", [])]
+    return "JobResumed" in reasons and status.get("ready") == 1
+
+
+def scheduling_gate(r: Recorder) -> None:
+    gates = {"schedulingGates": [{"name": "example.com/quota"}]}
+    r.ask("POST", r.jobs, job(container={"image": SHOP}, pod=gates))
+    r.until(counts("active", 1))
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
 
 
 def ttl_after_finished(r: Recorder) -> None:
@@ -376,8 +451,68 @@ def quota_refuses_job(r: Recorder) -> None:
     r.ask("POST", r.jobs, job(), note="POST jobs over the quota")
 
 
-def _quota(r: Recorder, name: str, resource: str) -> None:
-    spec = {"hard": {resource: "0"}}
+def policy_refuses_job(r: Recorder) -> None:
+    r.cluster.faults.policy("jobs", "cost-center label is required", r.namespace)
+    r.ask("POST", r.jobs, job(), note="POST jobs against a policy")
+    r.cluster.faults.policy("jobs", None)
+    r.cluster.faults.stall("jobs")  # the recording stops here
+    r.ask("POST", r.jobs, job("after"), note="POST jobs after the policy is gone")
+
+
+def policy_refuses_pod(r: Recorder) -> None:
+    r.cluster.faults.policy("pods", "cost-center label is required", r.namespace)
+    r.ask("POST", r.jobs, job(container={"image": SHOP}))
+    r.wait(lambda: len([row for row in r.rows if event("FailedCreate")(row)]) >= 2)
+    r.cluster.faults.policy("pods", None)
+
+
+def quota_demands_limits(r: Recorder) -> None:
+    _quota(r, "cpu", "limits.cpu", "4")
+    r.ask("POST", r.jobs, job(container={"image": SHOP}))
+
+
+def volume_missing(r: Recorder) -> None:
+    volume = {"volumes": [{"name": "v", "configMap": {"name": "absent"}}]}
+    mount = {"image": SHOP, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    r.ask("POST", r.jobs, job(pod=volume, container=mount))
+    r.until(event("FailedMount", 5))
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
+
+
+def runtime_class_unknown(r: Recorder) -> None:
+    why = 'failed to get sandbox runtime: no runtime for "absent" is configured'
+    r.cluster.faults.no_sandboxes(why)
+    r.ask("POST", r.jobs, job(container={"image": SHOP}, pod={"runtimeClassName": "rec-absent"}))
+    r.until(event("FailedCreatePodSandBox", 2))
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
+
+
+def registry_401(r: Recorder) -> None:
+    _registry(r, 401, 45133)
+
+
+def registry_404(r: Recorder) -> None:
+    _registry(r, 404, 36147)
+
+
+def registry_429(r: Recorder) -> None:
+    _registry(r, 429, 45831)
+
+
+def registry_503(r: Recorder) -> None:
+    _registry(r, 503, 38009)
+
+
+def _registry(r: Recorder, answer: int, port: int) -> None:
+    r.cluster.faults.registries_answer(answer)
+    image = {"image": f"127.0.0.1:{port}/team/train:7", "imagePullPolicy": "Always"}
+    r.ask("POST", r.jobs, job(container=image))
+    r.until(waiting("ImagePullBackOff"))
+    r.ask("DELETE", f"{r.jobs}/gpu-job?propagationPolicy=Background")
+
+
+def _quota(r: Recorder, name: str, resource: str, most: str = "0") -> None:
+    spec = {"hard": {resource: most}}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": spec}
     r.ask("POST", f"/api/v1/namespaces/{r.namespace}/resourcequotas", quota)
 
@@ -479,10 +614,24 @@ SCENARIOS = [
             pod_deleted_pod_failure_policy,
             evicted,
             preempted,
+            rejected_by_node,
             suspend_resume,
+            suspended_while_running,
+            scheduling_gate,
+            sidecar_runs_on,
+            native_sidecar,
             ttl_after_finished,
             quota_refuses_pod,
             quota_refuses_job,
+            policy_refuses_job,
+            policy_refuses_pod,
+            quota_demands_limits,
+            volume_missing,
+            runtime_class_unknown,
+            registry_401,
+            registry_404,
+            registry_429,
+            registry_503,
             api_errors,
             forbidden,
         ),

@@ -21,6 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import (
 )
 from gpuqueue.launchers.kubernetes.follow.logs import tail
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
+from gpuqueue.launchers.kubernetes.follow.sight import Sight
 from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.doubles.kubernetes import Cluster, Image
@@ -137,9 +138,33 @@ def test_the_events_of_a_job_explain_why_it_has_no_pod(api: Api, cluster: Cluste
     api.create_job(job("one"))
     api.create_job(job("two"))
     cluster.until(lambda: cluster.events_of("one"))
-    (event, *_) = api.job_events("one")
-    assert (event.reason, event.involved_object.name) == ("FailedCreate", "one")
-    assert "exceeded quota: pods" in (event.message or "")
+    cluster.until(lambda: cluster.events_of("two"))
+    events, version = api.list_rejections()
+    assert {event.involved_object.name for event in events} == {"one", "two"}
+    assert {event.reason for event in events} == {"FailedCreate"}
+    assert all("exceeded quota: pods" in (event.message or "") for event in events)
+    with api.watch_rejections(version, 60, 10) as watch:
+        api.create_job(job("three"))
+        # The controller may try the others again meanwhile.
+        names = (each.object.involved_object.name for each in watch)
+        assert "three" in names
+
+
+def test_a_look_finds_no_pod_and_needs_the_right_to_list_them(api: Api, cluster: Cluster) -> None:
+    api.create_job(job("one"))
+    cluster.until(lambda: cluster.pod_of("one"))
+    before = cluster.requests["list", "pods"]
+    count, sent = before.count, before.bytes_out
+    api.look()
+    after = cluster.requests["list", "pods"]
+    assert after.count == count + 1 and after.bytes_out - sent < 300
+
+
+def test_a_watch_of_jobs_tells_that_a_pod_is_active(api: Api, cluster: Cluster) -> None:
+    with api.watch_jobs(OURS, api.list_jobs(OURS)[1], 60, 10) as watch:
+        api.create_job(job("one"))
+        seen = next(each for each in watch if each.object.status.active)
+    assert seen.object.metadata.name == "one"
 
 
 def test_a_log_is_fetched_from_its_end_and_followed_to_it(api: Api, cluster: Cluster) -> None:
@@ -151,6 +176,8 @@ def test_a_log_is_fetched_from_its_end_and_followed_to_it(api: Api, cluster: Clu
     cluster.until(lambda: (cluster.pod(pod) or {})["status"]["phase"] != "Pending")
     assert tail(api, pod, 30) == "line 298\nline 299\nthe end\n"
     assert "".join(api.follow_log(pod, 2)) == "line 299\nthe end\n"
+    expected = "".join(f"line {n}\n" for n in range(300)) + "the end\n"
+    assert b"".join(api.whole_log(pod)).decode() == expected
     assert tail(api, "no-such-pod", 30) == ""
 
 
@@ -196,7 +223,7 @@ def test_what_we_may_is_what_we_can(cluster: Cluster, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(Forbidden) as raised:
             refused()
-        assert not raised.value.passing
+        assert raised.value.refused
 
 
 # -- the table, through faults ---------------------------------------------------------------------
@@ -272,7 +299,11 @@ def test_every_end_is_reported_through_every_fault_of_the_watch(
     settings = ClusterSettings(api_timeout=0.5, watch_silence_seconds=1)
     api, ended = Api(settings), set[str]()
     pods = Pods(
-        api, OURS, lambda entry, kind: ended.add(entry.job) if entry.status.end else None, settings
+        api,
+        OURS,
+        lambda entry, kind: ended.add(entry.job) if entry.status.end else None,
+        settings,
+        Sight(api.look),
     )
     for name in ("ends", "deleted", "stays"):
         api.create_job(job(name))
@@ -320,7 +351,7 @@ def truth(cluster: Cluster) -> dict[str, str]:
 
 
 def test_many_jobs_cost_one_list_and_one_watch(api: Api, cluster: Cluster) -> None:
-    pods = Pods(api, OURS, lambda entry, kind: None, ClusterSettings())
+    pods = Pods(api, OURS, lambda entry, kind: None, ClusterSettings(), Sight(api.look))
     pods.start()
     try:
         assert pods.wait_synced(5)

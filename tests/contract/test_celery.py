@@ -8,12 +8,13 @@ import inspect
 import json
 from collections import ChainMap
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from celery import Celery, Task, states
+from celery import Celery, Task, chord, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.backends.base import KeyValueStoreBackend
@@ -325,3 +326,17 @@ def test_only_success_is_never_overwritten(app: Celery) -> None:
     app.backend.store_result("j1", 1, states.SUCCESS, request=context)
     app.backend.store_result("j1", ValueError("late"), states.FAILURE, request=context)
     assert app.AsyncResult("j1").result == 1
+
+
+def test_chord_unlock_goes_to_the_queue_of_the_chord_s_body(app: Celery, tmp_path: Path) -> None:
+    """Of a result backend without native chords: it takes a slot there at each try."""
+    app.conf.result_backend = f"file://{tmp_path}"
+    app._local.backend = app._get_backend()
+    add = app.tasks["contract.add"]
+    body = add.s(1).set(queue="gpu.t4.shared")
+    with app.connection_for_write() as connection:
+        chord([add.s(1, 2).set(queue="cpu")], body, app=app).apply_async(connection=connection)
+        channel = connection.default_channel
+        found = channel.basic_get("gpu.t4.shared")
+        assert found and found.headers["task"] == "celery.chord_unlock"
+        channel.basic_ack(found.delivery_tag)

@@ -25,7 +25,7 @@ from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.nodes import processes
 from tests.doubles.kubernetes.nodes.runtime import Exit, Task
 from tests.doubles.kubernetes.objects.errors import Refused
-from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, SECRETS
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, RUNTIME_CLASSES, SECRETS
 from tests.support.processes import is_running
 from tests.support.waiting import until
 
@@ -195,6 +195,25 @@ def test_a_volume_that_comes_late_lets_the_pod_start(cluster: Cluster) -> None:
     assert _waits(cluster, "ContainerCreating")
     cluster.config_map("late", {})
     assert ended(cluster)["status"]["phase"] == "Succeeded"
+
+
+def test_a_runtime_that_the_node_lacks_makes_no_sandbox(cluster: Cluster) -> None:
+    for name, handler in (("absent", "none"), ("usual", "runc")):
+        cluster.create(RUNTIME_CLASSES, {"metadata": {"name": name}, "handler": handler})
+    cluster.create(JOBS, job(pod={"runtimeClassName": "absent"}))
+    pod = cluster.until(lambda: cluster.pod_of("gpu-job"))["metadata"]["name"]
+    [told, *_] = cluster.until(
+        lambda: [
+            each for each in cluster.events_of(pod) if each["reason"] == "FailedCreatePodSandBox"
+        ]
+    )
+    assert told["message"] == (
+        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to get sandbox"
+        ' runtime: no runtime for "none" is configured'
+    )
+    assert _waits(cluster, "ContainerCreating")
+    cluster.create(JOBS, job("other", pod={"runtimeClassName": "usual"}))
+    assert ended(cluster, "other")["status"]["phase"] == "Succeeded"
 
 
 def test_an_image_that_comes_late_is_pulled_in_the_end(cluster: Cluster) -> None:

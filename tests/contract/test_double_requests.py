@@ -613,6 +613,38 @@ def test_a_hanging_request_is_not_carried_out(cluster: Cluster, client: Client) 
     assert cluster.jobs() == []
 
 
+def test_a_door_cuts_off_one_client_alone(cluster: Cluster, client: Client) -> None:
+    door = cluster.door()
+
+    def connect(timeout: float) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", door.port, timeout=timeout)
+
+    def post(connection: http.client.HTTPConnection, name: str) -> None:
+        body, headers = job(), {"Authorization": f"Bearer {cluster.token}"}
+        body["metadata"]["name"] = name
+        connection.request("POST", JOBS_PATH, json.dumps(body), headers)
+
+    open_before, patient = connect(0.3), connect(10)
+    post(open_before, "first")
+    assert open_before.getresponse().read() and cluster.job("first")
+    door.drop()
+    for connection in (open_before, connect(0.3)):
+        post(connection, "lost")
+        with pytest.raises(TimeoutError):
+            connection.getresponse()
+        connection.close()
+    post(patient, "late")
+    assert client.ask("GET", JOBS_PATH)[0] == 200, "other clients go on"
+    door.let_through()
+    assert patient.getresponse().status == 201
+    patient.close()
+    assert {each["metadata"]["name"] for each in cluster.jobs()} == {"first", "late"}
+    door.down()
+    with pytest.raises(ConnectionRefusedError):
+        post(connect(1), "refused")
+    assert client.ask("GET", JOBS_PATH)[0] == 200
+
+
 def test_watches_can_be_dropped_silenced_or_expired(cluster: Cluster, client: Client) -> None:
     path = f"{JOBS_PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds=30"
     lines = client.lines(path)
@@ -714,3 +746,18 @@ def test_pods_can_be_made_by_hand_and_priorities_are_looked_up(
     assert cluster.create(PODS, {"metadata": {"generateName": "made-"}, "spec": spec})["metadata"][
         "name"
     ].startswith("made-")
+
+
+def test_a_policy_that_denies_pods_leaves_the_job_without_one(cluster: Cluster) -> None:
+    """As recorded of a real server: only an event tells, and the pod comes once it is gone."""
+    cluster.faults.policy("pods", "cost-center label is required", "rec")
+    cluster.create(JOBS, job("a"))
+    [event, *_] = cluster.until(lambda: cluster.events_of("a"))
+    assert event["reason"] == "FailedCreate"
+    words = (
+        "is forbidden: ValidatingAdmissionPolicy 'rec' with binding 'rec' denied request:"
+        " cost-center label is required"
+    )
+    assert words in event["message"]
+    cluster.faults.policy("pods", None)
+    assert cluster.until(lambda: cluster.pod_of("a"))

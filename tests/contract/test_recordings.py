@@ -43,12 +43,18 @@ DIFFERENCES = {
         "a kubelet gives them back piecemeal after the end (a memory limit of 9007199254740988Ki)"
     ),
     "managedFields": "not kept; they were dropped from the recordings of watches as well",
-    "events MissingClusterDNS, FailedMount": "of the recorded machine's set-up",
+    "events MissingClusterDNS, FailedMount": (
+        "of the recorded machine's set-up; those of a missing volume are compared"
+    ),
+    "pods of a watch that broke off": "they are known by their events alone",
+    "events of the Job controller": "the newer recordings have none of them",
     "oom_killed": "the process is killed by a fault: no memory limit is enforced here",
     "kubelet_down_then_back": (
         "the container computes for less than a second instead of two minutes"
     ),
 }
+
+JOB_EVENTS = ("events", "Job gpu-job", "job-controller")
 
 
 def recorded(name: str) -> list[Row]:
@@ -97,7 +103,10 @@ def test_the_double_reproduces_the_recording(scenario: Scenario, tmp_path: Path)
     assert [
         refusal(row) for row in rows if row.get("status", 0) >= 400 or _in_stream(row)
     ] == requests
-    assert set(histories(rows)) == set(wanted)
+    broken = {row["watch"] for row in truth if row.get("type") == "ERROR"}
+    beyond = {key for key in set(histories(rows)) - set(wanted) if key[0] not in broken}
+    assert beyond <= {JOB_EVENTS}
+    assert set(histories(rows)) >= set(wanted)
 
 
 def missing(wanted: Histories, said: Histories) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from gpuqueue.errors import ExecutorDied
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import CHORDS
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
@@ -221,6 +222,7 @@ def test_one_process_of_an_exclusive_job_stays_when_redis_comes_back_older(
     cluster: CrashStack, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
+    cluster.env["GPUQUEUE_WARM_SECONDS"] = "0"  # processes are told apart by what they began with
     cluster.start("one")
     cluster.send("hold", str(first), queue="gpu.t4.exclusive")
     holding(cluster)
@@ -277,8 +279,8 @@ def test_a_job_cancelled_while_no_dispatcher_ran_is_stopped(
 def test_a_watcher_that_lost_its_lease_does_no_harm(cluster: CrashStack) -> None:
     cluster.start("one")
     until(cluster.reader.leader, PATIENCE, "a leader")
-    usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4"]))
-    cluster.client.delete(leader_key(group_of("", ["t4"])))
+    usurper = Lease(cluster.client, "usurper", 2, group_of("", ["t4", CHORDS]))
+    cluster.client.delete(leader_key(group_of("", ["t4", CHORDS])))
     assert usurper.hold()
     result = cluster.send("work", 1, countdown=0.2)  # it is due while no dispatcher leads
     assert result.get(timeout=30) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gpuqueue.launchers.kubernetes.manifest import names
 from tests.support.every_metric import of_dispatcher, of_queue
 
 #: Labels that Prometheus and a ServiceMonitor add to every series.
@@ -13,7 +14,22 @@ METRICS: dict[str, frozenset[str]] = {"up": frozenset()}
 for _family in [*of_queue().values(), *of_dispatcher().values()]:
     for _sample in _family.samples:
         METRICS[_sample.name] = METRICS.get(_sample.name, frozenset()) | frozenset(_sample.labels)
-_NAME = re.compile(r"\b(?:up|gpuqueue_[a-z_]+)(?=[{\[ )]|$)")
+#: Labels of GPUs in every series of the DCGM exporter.
+_OF_GPUS = frozenset({"UUID", "GPU_I_ID", "gpu"})
+#: Its metrics that the dashboard uses, which the operator's default counters contain.
+DCGM = (
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
+    "DCGM_FI_DEV_FB_USED",
+    "DCGM_FI_DEV_FB_FREE",
+    "DCGM_FI_DEV_XID_ERRORS",
+)
+#: Labels of pods that the exporter may add, as it writes them.
+OF_PODS = {
+    re.sub(r"\W", "_", each): each
+    for each in (names.OWNER, names.CLASS, names.ISOLATION, names.TENANT)
+}
+METRICS |= dict.fromkeys(DCGM, _OF_GPUS.union(OF_PODS))
+_NAME = re.compile(r"\b(?:up|gpuqueue_(?!io_)[a-z_]+|DCGM_[A-Z_]+)(?=[{\[ )]|$)")
 
 
 def named_in(expression: str) -> set[str]:

@@ -38,7 +38,7 @@ def compared(found: Objects, *, hashed: bool) -> dict[tuple[str, str, str], Obje
             metadata["labels"] = {key: text for key, text in labels.items() if key not in HELMS}
         if one["kind"] == "Deployment":
             one["spec"]["template"]["metadata"].pop("annotations", None)
-        made[one["kind"], metadata["namespace"], metadata["name"]] = one
+        made[one["kind"], metadata.get("namespace", ""), metadata["name"]] = one
     return made
 
 

@@ -199,7 +199,9 @@ def test_an_alert_has_summary_remedy_and_a_link_to_its_runbook(rule: Object) -> 
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert len(rule["annotations"]["description"]) > 80
     page, _, section = rule["annotations"]["runbook_url"].partition("#")
-    assert (page, section) == (ALERTS.path, rule["alert"].lower())
+    # A relative address leads nowhere from Alertmanager.
+    assert page == "https://docs.example/gpuqueue/operate/alerts/"
+    assert section == rule["alert"].lower()
     used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
     # An aggregation keeps only the labels that it groups by.
     kept = re.match(r"(?:max|sum|count) by \(([\w, ]+)\)", rule["expr"])
@@ -272,6 +274,13 @@ def test_thresholds_and_labels_come_from_values() -> None:
         group["rules"][0]["annotations"]["runbook_url"]
         == "https://docs.example/GPU#gpuqueuedispatcherabsent"
     )
+
+
+def test_without_an_address_of_the_docs_alerts_have_no_link() -> None:
+    given: Any = values("production")
+    del given["monitoring"]["rules"]["docsUrl"]
+    (group,) = chart(given).one("PrometheusRule", "gpu-alerts")["spec"]["groups"]
+    assert all(each["annotations"].keys() == {"summary", "description"} for each in group["rules"])
 
 
 def test_a_dispatcher_with_zero_replicas_raises_no_alert() -> None:

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 
 from gpuqueue import __version__
+from gpuqueue.launchers.kubernetes.manifest.names import (
+    ATTEMPT_ROLE,
+    CONTAINER_ROLE,
+    FINISHER_ROLE,
+    labels,
+)
 from gpuqueue.model.names import MIG_PROFILE
-from tests.deploy.rendering import APPLICATIONS, application, overlay, settings_of
+from gpuqueue.model.reasons import TRY_AGAIN, EndReason
+from tests.deploy.rendering import APPLICATIONS, application, chart, overlay, settings_of, values
 from tests.deploy.tools import ROOT
+from tests.support.pages import Page
 
 NAMES = sorted(path.stem for path in APPLICATIONS.glob("*.yaml"))
 
 
 def helm(name: str) -> Any:
     return application(name)["spec"]["source"]["helm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_application_has_the_name_of_its_release(name: str) -> None:
+    """Where ArgoCD tracks objects by label, it replaces the instance of each object by the name of
+    the application, and a ServiceMonitor that selects by the release finds no Service.
+    """
+    found = application(name)
+    assert found["metadata"]["name"] == helm(name)["releaseName"]
+
+
+def test_the_service_monitor_selects_the_service_as_argocd_labels_it() -> None:
+    found = chart(values("production"))
+    (service,) = [each for each in found.of("Service") if "dispatchers" in each["metadata"]["name"]]
+    labels = service["metadata"]["labels"]
+    tracked = {**labels, "app.kubernetes.io/instance": application("gpuqueue")["metadata"]["name"]}
+    (monitor,) = found.of("ServiceMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= tracked.items()
 
 
 def test_there_are_the_two_that_operators_know() -> None:
@@ -45,7 +72,10 @@ def test_an_application_is_one_of_argocd(name: str) -> None:
         "syncOptions",
         "retry",
     }
-    assert "CreateNamespace=true" in spec["syncPolicy"]["syncOptions"]
+    # Custom resources of the Prometheus Operator must not keep the rest from being applied.
+    assert {"CreateNamespace=true", "SkipDryRunOnMissingResource=true"} <= set(
+        spec["syncPolicy"]["syncOptions"]
+    )
     assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
 
 
@@ -70,12 +100,12 @@ def test_the_operator_is_of_one_version_from_its_own_repository() -> None:
 
 
 def test_the_operator_brings_driver_toolkit_plugin_figures_and_mig() -> None:
-    values = helm("gpu-operator")["valuesObject"]
+    given = helm("gpu-operator")["valuesObject"]
     for part in ("driver", "toolkit", "devicePlugin", "dcgmExporter", "migManager"):
-        assert values[part]["enabled"] is True
-    assert values["dcgmExporter"]["serviceMonitor"]["enabled"] is True
-    assert values["operator"]["upgradeCRD"] is False
-    assert values["mig"]["strategy"] == "mixed"
+        assert given[part]["enabled"] is True
+    assert given["dcgmExporter"]["serviceMonitor"]["enabled"] is True
+    assert given["operator"]["upgradeCRD"] is False
+    assert given["mig"]["strategy"] == "mixed"
 
 
 def test_the_time_slicing_profile_has_a_replica_for_each_shared_slot() -> None:
@@ -94,29 +124,46 @@ def test_the_time_slicing_profile_has_a_replica_for_each_shared_slot() -> None:
     assert told["GPU_NODE_SELECTOR_VALUE"] in config["data"]
 
 
-def test_the_layouts_of_mig_fit_on_a_gpu() -> None:
-    config = helm("gpu-operator")["valuesObject"]["migManager"]["config"]
-    parsed = yaml.safe_load(config["data"]["config.yaml"])
-    assert parsed["version"] == "v1"
-    assert config["default"] in parsed["mig-configs"]
-    assert parsed["mig-configs"]["all-disabled"] == [{"devices": "all", "mig-enabled": False}]
-    for name, layout in parsed["mig-configs"].items():
-        for each in layout:
-            profiles = each.get("mig-devices", {})
-            assert bool(profiles) == each["mig-enabled"], name
-            assert all(MIG_PROFILE.match(f"mig-{profile}") for profile in profiles)
-            assert sum(int(profile[0]) * count for profile, count in profiles.items()) <= 7, name
+def test_the_layouts_that_the_mig_manager_generates_stay() -> None:
+    """A ConfigMap of ours would replace the layouts of every node by those in it."""
+    assert helm("gpu-operator")["valuesObject"]["migManager"] == {"enabled": True}
 
 
-def test_the_slices_of_production_are_those_of_a_layout() -> None:
-    config = yaml.safe_load(
-        helm("gpu-operator")["valuesObject"]["migManager"]["config"]["data"]["config.yaml"]
-    )
+def test_the_slices_of_production_are_those_of_a_generated_layout() -> None:
     found = overlay("production")
     told = settings_of(found, dict(found.pods())["gpu-dispatcher-mig"])
-    profile = told["GPU_RESOURCE_NAME"].removeprefix("nvidia.com/mig-")
-    (layout,) = config["mig-configs"][f"all-{profile}"]
-    assert layout["mig-devices"] == {profile: int(told["MIG_TOTAL_SLOTS"])}
+    profile = told["GPU_RESOURCE_NAME"].removeprefix("nvidia.com/")
+    assert MIG_PROFILE.match(profile)
+    # all-1g.5gb of an A100 40GB has as many slices as docs/GPU.md says.
+    (most,) = re.findall(r"A100 40GB \|.* 1g\.5gb × (\d)", Page("docs/GPU.md").text)
+    assert (profile, told["MIG_TOTAL_SLOTS"]) == ("mig-1g.5gb", most)
+
+
+def test_a_new_driver_waits_for_jobs_and_can_evict_what_remains() -> None:
+    policy = helm("gpu-operator")["valuesObject"]["driver"]["upgradePolicy"]
+    # Names of the chart v26.7.0. ClusterPolicy has podDeletion, which the chart ignores silently.
+    assert policy.keys() == {
+        *("autoUpgrade", "maxParallelUpgrades", "waitForCompletion", "gpuPodDeletion", "drain")
+    }
+    record: Any = {"id": "x", "gpu_class": "t4", "isolation": "shared"}
+    key, _, value = policy["waitForCompletion"]["podSelector"].partition("=")
+    for role in (ATTEMPT_ROLE, CONTAINER_ROLE, FINISHER_ROLE):
+        assert labels("owner", role, record)[key] == value
+    assert policy["waitForCompletion"]["timeoutSeconds"] > 3600
+    # Pods of jobs have a /tmp, and a job whose pod is evicted gets a new attempt.
+    assert "emptyDir" in pod_template()
+    assert policy["gpuPodDeletion"]["deleteEmptyDir"] is True
+    assert EndReason.EVICTED in TRY_AGAIN
+    assert policy["drain"] == {"enable": False}
+
+
+def pod_template() -> str:
+    (found,) = [
+        each["data"]["pod-template.yaml"]
+        for each in overlay("production").of("ConfigMap")
+        if "pod-template.yaml" in each["data"]
+    ]
+    return str(found)
 
 
 def test_the_argocd_application_has_what_the_gpu_operator_needs() -> None:

@@ -60,6 +60,14 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(redis={"builtin": {"enabled": True, "password": "0123456789/@:0123456789"}}),
         "redis.builtin.password is invalid",
     ),
+    "a directory of logs without a volume": (
+        having(logSink={"address": "/logs"}),
+        "logSink.address=/logs is a directory without a volume; set logSink.volume",
+    ),
+    "a volume without a directory": (
+        having(logSink={"address": "s3://logs", "volume": {"emptyDir": {}}}),
+        'logSink.volume is for a directory, and logSink.address="s3://logs" is none; set',
+    ),
     "no image for jobs": (
         having(jobs__image=""),
         (
@@ -256,6 +264,10 @@ REFUSED: dict[str, tuple[Object, str]] = {
         having(image__digest="sha256:1"),
         "at '/image/digest': 'sha256:1' does not match pattern",
     ),
+    "a namespace of a class that is none": (
+        having(jobs__classNamespaces=["Team"]),
+        "at '/jobs/classNamespaces/0': 'Team' does not match pattern",
+    ),
     "a peer that is none": (
         having(network__redis__to=[{"host": "redis"}]),
         "at '/network/redis/to/0': additional properties 'host' not allowed",
@@ -401,7 +413,13 @@ def test_the_operators_pod_template_is_laid_over_ours() -> None:
         ]
     )
     spec = found["spec"]
-    assert found["metadata"] == {"labels": {"team": "vision"}}
+    assert found["metadata"] == {
+        "labels": {
+            "team": "vision",
+            "example/cost-center": "4711",
+            "app.kubernetes.io/part-of": "vision",
+        }
+    }
     assert spec["priorityClassName"] == "gpu-batch"
     assert spec["serviceAccountName"] == "gpu-gpuqueue-executor"
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
@@ -458,6 +476,48 @@ def test_jobs_of_another_namespace_have_all_that_is_theirs_there() -> None:
     assert (
         found.one("ConfigMap", "gpu-gpuqueue-settings")["data"]["GPU_JOB_NAMESPACE"] == "gpu-jobs"
     )
+
+
+def test_each_namespace_of_a_class_has_what_the_namespace_of_the_jobs_has() -> None:
+    classes = '[classes.a]\nshared_slots = 1\nnamespace = "team-a"\n'
+    given = having(
+        redis={"url": "redis://r:6379/0"},
+        jobs__classNamespaces=["team-a", "mlops-saas"],
+        jobs__serviceAccount=True,
+        network__enabled=True,
+        dispatchers=[{"name": "all", "classes": classes}],
+    )
+    found = chart(given)
+
+    there = {
+        (each["kind"], each["metadata"]["name"].removeprefix("gpu-gpuqueue-")): each
+        for each in found
+        if each["metadata"].get("namespace") == "team-a"
+    }
+    assert sorted(there) == [
+        ("NetworkPolicy", "containers"),
+        ("NetworkPolicy", "executors"),
+        ("Role", "job-launcher"),
+        ("RoleBinding", "job-launcher"),
+        ("Secret", "redis"),
+        ("ServiceAccount", "executor"),
+    ]
+    for (kind, name), each in there.items():
+        moved = {**each, "metadata": {**each["metadata"], "namespace": "mlops-saas"}}
+        assert found.one(kind, f"gpu-gpuqueue-{name}", "mlops-saas") == moved
+    with pytest.raises(Refused, match='namespace="team-a", where dispatchers get no rights'):
+        chart({**given, "jobs": {**given["jobs"], "classNamespaces": []}})
+
+
+def test_a_builtin_redis_takes_executors_of_every_namespace() -> None:
+    builtin = {"builtin": {"enabled": True, "password": "a" * 16}}
+    found = chart(having(redis=builtin, jobs__classNamespaces=["team-a"], network__enabled=True))
+    policy = found.one("NetworkPolicy", "gpu-gpuqueue-redis")
+    peers = policy["spec"]["ingress"][0]["from"]
+    spaces = [
+        each["namespaceSelector"]["matchLabels"] for each in peers if "namespaceSelector" in each
+    ]
+    assert spaces == [{"kubernetes.io/metadata.name": each} for each in ("mlops-saas", "team-a")]
 
 
 def test_a_secret_from_values_is_in_both_namespaces() -> None:

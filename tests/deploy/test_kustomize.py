@@ -19,6 +19,10 @@ def told(name: str, dispatcher: str) -> dict[str, str]:
     return settings_of(found, dict(found.pods())[dispatcher])
 
 
+#: Nodes have no namespace.
+CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding")
+
+
 def test_what_operators_look_for_is_where_they_look() -> None:
     assert (BASE / "rbac" / "gpu-job-launcher-rbac.yaml").is_file()
     found = overlay("production")
@@ -32,6 +36,7 @@ def test_what_operators_look_for_is_where_they_look() -> None:
             "ServiceAccount",
             "Role",
             "RoleBinding",
+            *CLUSTER_WIDE,
             "ConfigMap",
             "Deployment",
             "Service",
@@ -75,7 +80,8 @@ def test_everything_of_an_overlay_is_in_its_namespace(name: str) -> None:
             assert each["metadata"]["name"] == wanted
             assert each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         else:
-            assert each["metadata"]["namespace"] == wanted
+            wide = each["kind"] in CLUSTER_WIDE
+            assert each["metadata"].get("namespace") == (None if wide else wanted)
     assert not overlay(name).of("Secret")
 
 

@@ -14,17 +14,30 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
+from gpuqueue.launchers.kubernetes.manifest import names
 from gpuqueue.telemetry import OWN
-from tests.deploy.metrics import METRICS, misread, named_in
-from tests.deploy.rendering import CHART, Object, chart, chart_set, values
+from tests.deploy.metrics import METRICS, OF_PODS, misread, named_in
+from tests.deploy.rendering import CHART, Object, application, chart, chart_set, values
 from tests.deploy.tools import ROOT, call
 from tests.support.every_metric import Measuring, Watcher
 from tests.support.pages import Page
 
 BOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
-PANELS: list[Object] = BOARD["panels"]
+ROWS: list[Object] = [each for each in BOARD["panels"] if each["type"] == "row"]
+#: The panels of the queue, and those of the GPUs of its jobs in a row below them.
+PANELS: list[Object] = [
+    each
+    for each in BOARD["panels"]
+    if each["type"] != "row" and each["gridPos"]["y"] < ROWS[0]["gridPos"]["y"]
+]
+GPUS: list[Object] = [each for each in BOARD["panels"] if each not in [*ROWS, *PANELS]]
 #: Values that Grafana substitutes for its variables.
-CHOSEN = {"$namespace": "mlops-saas", "$job": "gpu-dispatchers", "$__rate_interval": "2m"}
+CHOSEN = {
+    "$namespace": "mlops-saas",
+    "$job": "gpu-dispatchers",
+    "$__rate_interval": "2m",
+    "$owner": ".+",
+}
 TOLD = 'namespace="mlops-saas",job="gpu-dispatchers"'
 
 
@@ -79,7 +92,7 @@ def test_a_metric_or_a_label_that_there_is_not_is_seen() -> None:
 
 
 def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) -> None:
-    parsed([each for panel in PANELS for each in asked(panel)], tmp_path)
+    parsed([each for panel in [*PANELS, *GPUS] for each in asked(panel)], tmp_path)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[each["title"] for each in PANELS])
@@ -114,13 +127,79 @@ def test_metrics_that_every_dispatcher_repeats_are_never_summed() -> None:
 def test_panels_lie_beside_one_another_on_one_page_and_fill_it() -> None:
     cells = [
         (at["x"] + x, at["y"] + y)
-        for at in (panel["gridPos"] for panel in PANELS)
+        for at in (panel["gridPos"] for panel in BOARD["panels"])
         for x in range(at["w"])
         for y in range(at["h"])
     ]
     assert len(cells) == len(set(cells)) == 24 * (max(y for _, y in cells) + 1)
-    assert max(y for _, y in cells) < 30
-    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    assert max(y for _, y in cells) < 40
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+
+
+@pytest.mark.parametrize("panel", GPUS, ids=[each["title"] for each in GPUS])
+def test_a_panel_of_gpus_queries_the_pods_of_an_owner_alone(panel: Object) -> None:
+    assert panel["description"]
+    for each in asked(panel):
+        assert "$" not in each
+        assert misread(each) == set()
+        assert each.count('gpuqueue_io_owner=~".+"') == each.count("DCGM_")
+
+
+def test_the_exporter_has_the_labels_that_the_dashboard_uses() -> None:
+    exporter = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["dcgmExporter"]
+    assert exporter["enablePodLabels"] is True
+    patterns = [re.compile(each) for each in exporter["podLabelAllowlistRegex"]]
+    record: Any = {"id": "x", "gpu_class": "t4", "isolation": "shared", "tenant": "a", "attempt": 1}
+    made = names.labels("owner", names.ATTEMPT_ROLE, record)
+    allowed = {each for each in made if any(pattern.search(each) for pattern in patterns)}
+    assert allowed == set(OF_PODS.values()), "a label of each job would make series without end"
+    used = {label for panel in GPUS for each in asked(panel) for label in OF_PODS if label in each}
+    assert used == set(OF_PODS) - {"gpuqueue_io_isolation"}
+
+
+def test_a_shared_gpu_counts_once_and_a_slice_by_itself(tmp_path: Path) -> None:
+    pods = {
+        # Three pods share one T4; another T4 is idle.
+        'UUID="a",gpuqueue_io_class="t4",gpuqueue_io_tenant="x",pod="1"': 0.8,
+        'UUID="a",gpuqueue_io_class="t4",gpuqueue_io_tenant="x",pod="2"': 0.8,
+        'UUID="a",gpuqueue_io_class="t4",gpuqueue_io_tenant="y",pod="3"': 0.8,
+        'UUID="b",gpuqueue_io_class="t4",gpuqueue_io_tenant="y",pod="4"': 0.2,
+        'UUID="c",GPU_I_ID="1",gpuqueue_io_class="mig",pod="5"': 0.5,
+        'UUID="c",GPU_I_ID="2",gpuqueue_io_class="mig",pod="6"': 0.1,
+    }
+    series = [
+        {
+            "series": f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{gpuqueue_io_owner="o",{labels}}}',
+            "values": f"{value}+0x10",
+        }
+        for labels, value in pods.items()
+    ]
+    # Not of a job.
+    series.append({"series": 'DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID="d"}', "values": "1+0x10"})
+    activity, tenants = (asked(panel)[0] for panel in GPUS[:2])
+    wanted = {
+        activity: {'{gpuqueue_io_class="t4"}': 0.5, '{gpuqueue_io_class="mig"}': 0.3},
+        tenants: {'{gpuqueue_io_tenant="x"}': 0.8, '{gpuqueue_io_tenant="y"}': 1.0},
+    }
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": series,
+            "promql_expr_test": [
+                {
+                    "expr": f"round({query}, 0.01)",
+                    "eval_time": "2m",
+                    "exp_samples": [
+                        {"labels": labels, "value": value} for labels, value in values.items()
+                    ],
+                }
+            ],
+        }
+        for query, values in wanted.items()
+    ]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    done = call("promtool", "test", "rules", str(tmp_path / "tests.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_variables_are_all_used_and_asked_for_by_metrics_that_there_are() -> None:

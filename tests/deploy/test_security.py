@@ -22,6 +22,11 @@ from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from tests.deploy.rendering import EVERYTHING, OVERLAYS, Object, Objects, render
 
+#: The value set whose platform assigns users.
+ASSIGNED = "openshift"
+#: Value sets with the built-in Redis.
+TRIALS = ("trial", ASSIGNED)
+
 EVERY = pytest.mark.parametrize(("source", "name"), EVERYTHING)
 
 
@@ -30,7 +35,8 @@ def test_every_pod_is_fit_for_pod_security_restricted(source: str, name: str) ->
     for workload, template in render(source, name).pods():
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True, workload
-        assert pod["securityContext"]["runAsUser"] > 0
+        assert ("runAsUser" in pod["securityContext"]) is (name != ASSIGNED)
+        assert pod["securityContext"].get("runAsUser", 1) > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
         allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
@@ -43,6 +49,10 @@ def test_every_pod_is_fit_for_pod_security_restricted(source: str, name: str) ->
             }
 
 
+#: Values → where dispatchers keep whole logs.
+LOGS = {"openshift": {"/data/logs"}}
+
+
 @EVERY
 def test_every_pod_writes_only_to_its_tmp_and_its_data_volume(source: str, name: str) -> None:
     for workload, template in render(source, name).pods():
@@ -50,9 +60,10 @@ def test_every_pod_writes_only_to_its_tmp_and_its_data_volume(source: str, name:
         writable = {
             each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")
         }
-        assert writable == {"/tmp"} | ({"/data"} if container["name"] == "redis" else set()), (
-            workload
-        )
+        is_dispatcher = "dispatcher" in workload
+        own = LOGS[name] if is_dispatcher and name in LOGS else set()
+        own = {"/data"} if container["name"] == "redis" else own
+        assert writable == {"/tmp"} | own, workload
 
 
 @EVERY
@@ -120,8 +131,8 @@ def test_dispatchers_are_replaced_one_by_one_and_never_drained_together(
         tags = each["spec"]["template"]["metadata"]["labels"]
         if tags["app.kubernetes.io/component"] == "dispatcher":
             assert each["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-            (spread,) = each["spec"]["template"]["spec"]["topologySpreadConstraints"]
-            assert spread["labelSelector"] == each["spec"]["selector"]
+            spread = each["spec"]["template"]["spec"]["topologySpreadConstraints"]
+            assert spread[0]["labelSelector"] == each["spec"]["selector"]
             chosen = [budget for budget in budgets if selects(budget["selector"], tags)]
             assert [
                 (one["maxUnavailable"], one["unhealthyPodEvictionPolicy"]) for one in chosen
@@ -186,7 +197,7 @@ def test_no_credential_stands_outside_of_secrets(source: str, name: str) -> None
             assert not re.search(
                 r"redis(s)?://[^\s\"']*@|not-a-real-password", yaml.safe_dump(each)
             ), each["metadata"]["name"]
-    assert bool(found.of("Secret")) == (name == "trial")
+    assert bool(found.of("Secret")) == (name in TRIALS)
 
 
 def test_templates_of_secrets_hold_no_secret_and_are_never_applied() -> None:
@@ -221,6 +232,10 @@ def ports_of(policy: Object) -> list[list[int]]:
     return [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
 
 
+def dns(name: str) -> list[int]:
+    return [5353, 5353] if name == ASSIGNED else [53, 53]
+
+
 def policies(found: Objects, tags: Object) -> list[Object]:
     return [
         each["spec"]
@@ -253,7 +268,7 @@ def test_executors_accept_no_traffic_and_reach_dns_redis_and_allowed_hosts(
     (policy,) = policies(found, EXECUTOR)
     assert policies(found, FINISHER) == [policy]
     assert not policy.get("ingress")
-    assert ports_of(policy) == [[53, 53], [6379], *([[443]] if name == "everything" else [])]
+    assert ports_of(policy) == [dns(name), [6379], *([[443]] if name == "everything" else [])]
     assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
 
 
@@ -262,7 +277,7 @@ def test_container_jobs_reach_dns_and_allowed_hosts_but_never_redis(source: str,
     found = render(source, name)
     (policy,) = policies(found, CONTAINER)
     assert not policy.get("ingress")
-    assert ports_of(policy) == [[53, 53], *([[8443]] if name == "everything" else [])]
+    assert ports_of(policy) == [dns(name), *([[8443]] if name == "everything" else [])]
     assert all(rule["to"] for rule in policy["egress"]), "a rule without peers lets out to anywhere"
     redis = [
         each for each in found.of("NetworkPolicy") if each["metadata"]["name"].endswith("-redis")

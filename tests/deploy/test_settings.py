@@ -18,13 +18,20 @@ from gpuqueue.launchers.kubernetes.manifest.job import attempt_manifest
 from gpuqueue.launchers.kubernetes.manifest.template_file import load_pod_template
 from gpuqueue.model.names import CHOOSING, parse_queue
 from gpuqueue.model.record import Record
-from gpuqueue.settings.classes import configured
+from gpuqueue.settings.classes import configured, rules_of_tenants
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.deploy.rendering import EVERYTHING, Object, Objects, overlay, render, settings_of
 from tests.deploy.test_schemas import NEWEST, OLDEST, check
 from tests.support.pages import defaults
 
+#: What boto3 reads for the log sink.
+SINK = {
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+}
 KNOWN = {*defaults(Settings.model_fields), *defaults(ClusterSettings.model_fields)}
 
 
@@ -44,7 +51,7 @@ def files(found: Objects, pod: Object, folder: Path) -> dict[str, str]:
     }
     laid = {}
     for mount in container["volumeMounts"]:
-        if mount["name"] in ("pod-template", "classes"):
+        if mount["name"] in ("pod-template", "classes", "tenants"):
             for name, text in found.one("ConfigMap", maps[mount["name"]])["data"].items():
                 file = folder / name
                 file.write_text(text)
@@ -73,7 +80,7 @@ def test_every_setting_of_a_dispatcher_is_one_that_the_code_reads(source: str, n
             *(each["name"] for each in container["env"] if "valueFrom" in each),
         }
         ours = {each for each in told if each.startswith(("GPU", "T4_", "MIG_", "CELERY"))}
-        assert told - ours <= {"HTTPS_PROXY"}, workload
+        assert told - ours <= {"HTTPS_PROXY", *SINK}, workload
         assert ours <= KNOWN, workload
 
 
@@ -90,6 +97,8 @@ def test_the_settings_of_a_dispatcher_are_right_and_its_classes_its_own(
             workload.rpartition("-")[2]
         ]
         assert set(classes) == wanted, workload
+        rules, _ = rules_of_tenants(settings, classes)
+        assert ("a100" in rules) == (name == "everything" and "a100" in wanted), workload
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)
@@ -160,7 +169,7 @@ def test_redis_is_read_from_the_secret_key_by_key(source: str, name: str) -> Non
         keys = {
             each["name"]: each["valueFrom"]["secretKeyRef"]
             for each in container["env"]
-            if "secretKeyRef" in each.get("valueFrom", {})
+            if "secretKeyRef" in each.get("valueFrom", {}) and each["name"] not in SINK
         }
         assert {key: not each["optional"] for key, each in keys.items()} == SECRET_KEYS, workload
         assert all(key == each["key"] for key, each in keys.items())

@@ -29,6 +29,7 @@ OTHERWISE = {
     ),
     *(
         "GPUQUEUE_CLASSES_FILE",
+        "GPUQUEUE_TENANTS_FILE",
         "GPUQUEUE_APP",
         "GPUQUEUE_LOG_LEVEL",
         "GPUQUEUE_POD_TEMPLATE",
@@ -41,12 +42,13 @@ OTHERWISE = {
         "GPU_IMAGE_PULL_POLICY",
         "GPU_IMAGE_ALLOW",
     ),
-    *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST"),
+    *("GPUQUEUE_METRICS_PORT", "GPUQUEUE_METRICS_HOST", "GPUQUEUE_LOG_SINK"),
     # Of local mode.
     *("GPUQUEUE_DEVICES", "GPUQUEUE_RUNTIME_DIR"),
 }
 #: Maps with free keys.
 OPEN = {
+    "volume",
     "settings",
     "nodeSelector",
     "affinity",
@@ -56,6 +58,8 @@ OPEN = {
     "labels",
     "hard",
     "podTemplate",
+    "podSecurityContext",
+    "containerSecurityContext",
 }
 
 
@@ -76,6 +80,17 @@ def schemas(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
         yield from schemas(each, f"{path}.{name}".lstrip("."))
     if "items" in schema:
         yield from schemas(schema["items"], f"{path}[]")
+
+
+def every_value(schema: Object, path: str = "") -> Iterator[tuple[str, Object, str]]:
+    """Yield path, schema and description of every value that operators set."""
+    for name, each in schema.get("properties", {}).items():
+        at = f"{path}.{name}".lstrip(".")
+        found = follow(each)
+        if found.get("properties") and name not in OPEN and name != "resources":
+            yield from every_value(found, at)
+        else:
+            yield at, found, each.get("description") or found.get("description", "")
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
@@ -112,6 +127,12 @@ def test_every_map_rejects_an_unknown_key() -> None:
         if schema.get("properties") and schema.get("additionalProperties") is not False
     ]
     assert loose == []
+
+
+def test_every_value_has_a_description() -> None:
+    """The reference pages are made of them: see docs/generate/chart.py."""
+    silent = [name for name, _, described in every_value(SCHEMA) if not described]
+    assert silent == []
 
 
 def test_settings_by_name_are_the_codes_but_those_that_other_values_set() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lupa import lua51
 
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.model.names import MIG_PROFILE
@@ -66,9 +67,8 @@ def test_the_deployment_creates_the_secrets_that_pods_read() -> None:
     }
     assert made == wanted
     found = values("production")
-    assert {found["redis"]["existingSecret"], found["flower"]["auth"]["existingSecret"]} == set(
-        made
-    )
+    redis, flower = found["redis"], found["flower"]["auth"]
+    assert {redis["existingSecret"], redis["flowerSecret"], flower["existingSecret"]} == set(made)
 
 
 def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
@@ -95,6 +95,27 @@ def test_the_jobs_of_the_docs_go_to_queues_that_are_served() -> None:
     assert {each["queue"] for each in sent} <= set(queues)
 
 
+def test_the_parent_application_syncs_the_folder_of_the_applications() -> None:
+    parent, settings = (
+        yaml.safe_load(block) for block in DEPLOY.blocks("yaml", "## A parent application")
+    )
+    ours = application("gpuqueue")["spec"]
+    source = parent["spec"]["source"]
+    assert (source["repoURL"], source["targetRevision"]) == (
+        ours["source"]["repoURL"],
+        ours["source"]["targetRevision"],
+    )
+    assert sorted((APPLICATIONS.parents[2] / source["path"]).glob("*.yaml")) == sorted(
+        APPLICATIONS.glob("*.yaml")
+    )
+    (check_of_health,) = settings["data"].values()
+    run = lua51.LuaRuntime().execute
+    for health, wanted in (("", "Progressing"), ('health = {status = "Degraded"}', "Degraded")):
+        answer = run(f"obj = {{status = {{{health}}}}}\n{check_of_health}")
+        assert answer["status"] == wanted
+    assert run(f"obj = {{}}\n{check_of_health}")["status"] == "Progressing"
+
+
 # -- tables and blocks -----------------------------------------------------------------------------
 
 
@@ -111,19 +132,22 @@ def test_the_mig_profiles_are_valid_and_fit_on_a_gpu() -> None:
         )
 
 
-def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
-    config = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["migManager"][
-        "config"
-    ]
-    layouts = yaml.safe_load(config["data"]["config.yaml"])["mig-configs"]
+def test_the_mig_layouts_of_the_docs_are_ones_that_are_generated() -> None:
+    generated = {"all-disabled", "all-balanced"} | {
+        f"all-{profile}"
+        for _, cell in GPU.tables("## MIG")[0]
+        for profile in re.findall(r"(\S+) ×", cell)
+    }
     (sentence,) = re.findall(r"\*\*Layouts\*\*.*?\n- ", GPU.section("## MIG"), re.DOTALL)
-    assert set(re.findall(r"`((?:all|a100)-[\w.-]+)`", sentence)) == set(layouts)
+    assert set(re.findall(r"`(all-[\w.-]+)`", sentence)) <= generated
     named = [each for page in PAGES for each in re.findall(r"mig\.config=(\S+)", page.text)]
-    assert named and set(named) <= set(layouts)
+    assert named and set(named) <= generated
     classes = from_toml(GPU.blocks("toml", "## MIG")[0], "classes.toml")
-    (mixed,) = layouts["a100-40gb-mixed"]
+    # What all-balanced of an A100 40GB has.
     assert {each.name: each.exclusive_slots for each in classes.values()} == {
-        f"mig-{profile}": count for profile, count in mixed["mig-devices"].items()
+        "mig-1g.5gb": 2,
+        "mig-2g.10gb": 1,
+        "mig-3g.20gb": 1,
     }
     assert all(each.resource == f"nvidia.com/{each.name}" for each in classes.values())
     assert all(each.slices == int(each.name[4]) for each in classes.values())
@@ -131,14 +155,15 @@ def test_the_mig_layouts_match_the_values_of_the_operator() -> None:
 
 @pytest.mark.parametrize("text", [block for page in PAGES for block in page.blocks("toml")])
 def test_the_classes_files_of_the_docs_are_valid(text: str) -> None:
-    assert len(from_toml(text, "classes.toml")) > 1
+    assert from_toml(text, "classes.toml")
 
 
 def test_the_profile_for_mps_and_the_device_class_are_valid() -> None:
-    mps, device_class = (yaml.safe_load(block) for block in NODES.blocks("yaml"))
+    mps, claim_template, device_class = map(yaml.safe_load, NODES.blocks("yaml"))
     check(device_class, NEWEST)
+    check(claim_template, NEWEST)
     assert device_class["spec"]["extendedResourceName"] in NODES.text.replace(
-        NODES.blocks("yaml")[1], ""
+        NODES.blocks("yaml")[2], ""
     )
     sliced = application("gpu-operator")["spec"]["source"]["helm"]["valuesObject"]["devicePlugin"][
         "config"
@@ -208,7 +233,12 @@ def test_the_network_table_matches_the_network_policies() -> None:
 
 def test_the_chart_accepts_the_values_of_its_page() -> None:
     page = Page("charts/gpuqueue/README.md")
-    trial, several = (yaml.safe_load(block) for block in page.blocks("yaml"))
+    trial, several, openshift, cloud = (yaml.safe_load(block) for block in page.blocks("yaml"))
+    assert openshift.items() <= {**values("openshift"), "network": openshift["network"]}.items()
+    assert values("openshift")["network"] == openshift["network"]
+    assert chart(
+        {**values("minimal"), **cloud, "jobs": {**cloud["jobs"], **values("minimal")["jobs"]}}
+    )
     assert len(chart(trial).of("StatefulSet")) == 1
     assert len(chart({**values("minimal"), **several}).of("Deployment")) == 3
     (least, _) = page.blocks("sh")

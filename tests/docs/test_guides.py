@@ -69,7 +69,7 @@ def test_the_bounds_of_overtaking_are_the_defaults() -> None:
 
 
 def test_the_example_of_a_classes_file_is_one() -> None:
-    (example,) = CLASSES.blocks("toml")
+    example, *_ = CLASSES.blocks("toml")
     made = from_toml(example, "classes.toml")
     assert list(made) == list(tomllib.loads(example)["classes"])
     assert made["a100"].queues == ["gpu.a100"]
@@ -77,7 +77,7 @@ def test_the_example_of_a_classes_file_is_one() -> None:
 
 
 def test_the_example_of_a_classes_file_deals_three_gpus() -> None:
-    (example,) = CLASSES.blocks("toml")
+    example, *_ = CLASSES.blocks("toml")
     found = [Device(str(index), f"GPU-{index}", "T4", 2**34) for index in range(3)]
     dealt = deal(from_toml(example, "classes.toml").values(), found)
     assert dealt == {"t4": ["GPU-0"], "a100": ["GPU-1", "GPU-2"]}

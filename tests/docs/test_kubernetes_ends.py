@@ -13,7 +13,15 @@ from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.model.reasons import NEVER_AGAIN, TRY_AGAIN, EndReason
 from gpuqueue.model.record import Record
 from tests.support.pages import Page
-from tests.support.pod_objects import DELETION, a_pod, disrupted, ended, running, waiting
+from tests.support.pod_objects import (
+    DELETION,
+    a_pod,
+    condition,
+    disrupted,
+    ended,
+    running,
+    waiting,
+)
 
 ENDS_PAGE = Page("docs/operate/kubernetes-ends.md")
 
@@ -67,6 +75,13 @@ ENDS: dict[str, list[Pod]] = {
         failed("NodeAffinity"),
         failed("OutOfcpu"),
     ],
+    "deleted by force while its node was [silent](node-gone.md)": [
+        a_pod(
+            running(),
+            phase="Running",
+            conditions=[condition("Ready", "False"), condition("ContainersReady")],
+        )
+    ],
     "`OOMKilled`": [a_pod(ended(137, "OOMKilled"))],
     "`StartError`, `ContainerCannotRun`: the image or its command": [
         a_pod(ended(128, "StartError", MISSING)),
@@ -106,7 +121,7 @@ def test_a_pod_ends_as_in_the_docs(row: list[str]) -> None:
         row[3],
     )
     for pod in ENDS[said]:
-        end = read_status(pod).end
+        end = read_status(pod, deleted="by force" in said).end
         assert end is not None, said
         assert end.reason == reason
         assert again == (

@@ -45,7 +45,7 @@ def test_the_job_of_the_docs_has_only_fields_of_kubernetes() -> None:
 
 
 def test_the_pod_template_of_the_docs_is_valid(tmp_path: Path) -> None:
-    (text,) = TEMPLATE.blocks("yaml")
+    text, _ = TEMPLATE.blocks("yaml")
     file = tmp_path / "template.yaml"
     file.write_text(text)
     pod = job()["spec"]["template"]
@@ -56,10 +56,18 @@ def test_the_pod_template_of_the_docs_is_valid(tmp_path: Path) -> None:
     assert {"name": "HOME", "value": "/cache"} in container["env"]
     known = {volume["name"] for volume in made["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == known
+    assert known == {"data", "cache", "gpuqueue-shm"}
     assert (
         client.ApiClient().sanitize_for_serialization(client.V1PodTemplateSpec.from_dict(made))
         == made
     )
+
+
+def test_the_label_of_a_queue_of_the_cluster_is_valid(tmp_path: Path) -> None:
+    _, text = TEMPLATE.blocks("yaml")
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    assert load_pod_template(file).job_labels == {"kueue.x-k8s.io/queue-name": "gpu-batch"}
 
 
 def test_the_template_for_a_private_registry_names_the_secret(tmp_path: Path) -> None:

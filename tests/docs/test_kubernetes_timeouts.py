@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 from unittest.mock import create_autospec
 
 import pytest
@@ -12,7 +12,10 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.launchers.kubernetes.status.refusals import without_own_fault
+from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.reasons import SILENT, EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.docs.test_kubernetes_job import job
@@ -25,11 +28,18 @@ TIMEOUTS = Page("docs/operate/kubernetes-timeouts.md")
 CLOCKS = {row[0]: row for row in TIMEOUTS.tables("# Timeouts on Kubernetes")[0]}
 #: Timeout → a pod in that state, and the reason with which it ends (None: it does not end).
 PODS: dict[str, tuple[Pod, EndReason | None]] = {
-    "no node accepts the pod": (
+    "no node accepts the pod, and no autoscaler adds one": (
         a_pod(node=None, conditions=[condition("PodScheduled", "False", "Unschedulable")]),
         EndReason.UNSCHEDULABLE,
     ),
-    "pulling the image, mounting volumes": (
+    "its node prepares network and volumes": (
+        a_pod(
+            waiting("ContainerCreating"),
+            conditions=[condition("PodReadyToStartContainers", "False")],
+        ),
+        EndReason.INFRA,
+    ),
+    "pulling the image": (
         a_pod(waiting("ContainerCreating")),
         EndReason.IMAGE,
     ),
@@ -49,17 +59,18 @@ def test_the_timeouts_of_the_docs_have_their_defaults() -> None:
     for row in CLOCKS.values():
         for name in re.findall(r"`(GPU\w+)`", row[3]):
             named[name] = row[2]
-            assert re.findall(r"\d+|none", row[2])[0] == known[name], row
+            assert re.findall(r"\d+|none|never", row[2])[0] == known[name], row
     clocks = {
         name for name in defaults(ClusterSettings.model_fields) if re.search("TIMEOUT|GRACE", name)
     }
-    assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | {"GPUQUEUE_START_TIMEOUT"}
+    others = {"GPUQUEUE_START_TIMEOUT", "GPU_NODE_SILENT_SECONDS"}
+    assert named.keys() == clocks - {"GPU_API_TIMEOUT"} | others
 
 
 def test_the_reasons_of_the_timeouts_exist() -> None:
     for row in CLOCKS.values():
         for word in re.findall(r"`([A-Z_]+)`", row[4]):
-            assert word == "UNCONFIRMED" or word in EndReason.__members__, row
+            assert word in SILENT or word in EndReason.__members__, row
 
 
 @pytest.mark.parametrize(
@@ -90,12 +101,10 @@ def test_an_impossible_image_fails_immediately(reason: str) -> None:
         read_status(a_pod(waiting(reason))),
         CLOCKS["the image name is invalid, or the image is absent and must not be pulled"],
     )
-    assert (seen.at_once, seen.verdict, row[2], row[4]) == (
-        True,
-        EndReason.IMAGE,
-        "immediate",
-        "`IMAGE`",
-    )
+    assert (seen.at_once, seen.verdict, row[2]) == (True, EndReason.IMAGE, "immediate")
+    for record, held in (({"image": "x"}, reason == "ErrImageNeverPull"), ({}, True)):
+        found = without_own_fault(seen, cast(Record, record))
+        assert (found.holds == PlaceKind.IMAGE) is held
 
 
 def test_the_deadline_of_the_docs_is_the_sum_of_its_limits() -> None:

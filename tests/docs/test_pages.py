@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 import gpuqueue
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.tenants_file import tenants_from_toml
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli import COMMANDS
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
@@ -71,7 +73,10 @@ def test_a_paragraph_has_one_sentence_a_line(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_data_of_a_page_is_read_by_its_reader(page: str) -> None:
     for block in Page(page).blocks("toml"):
-        assert from_toml(block, page)
+        if ".tenants." in block:
+            assert tenants_from_toml(block, page, {"t4": GpuClass("t4", shared_slots=2)})
+        else:
+            assert from_toml(block, page)
     for block in Page(page).blocks("yaml"):
         assert all(isinstance(each, dict) for each in yaml.safe_load_all(block))
 

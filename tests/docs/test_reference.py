@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from docs.generate import chart
 from docs.generate.errors import classes
 from docs.generate.markdown import sentence
 from docs.generate.pages import FOLDER, PAGES
@@ -45,18 +46,22 @@ def rows(path: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("page", "settings"),
-    [("settings", Settings), ("kubernetes-settings", ClusterSettings)],
+    ("pages", "settings"),
+    [(("settings", "class-settings"), Settings), (("kubernetes-settings",), ClusterSettings)],
     ids=["dispatcher", "kubernetes"],
 )
-def test_the_table_of_settings_has_each_with_its_default(page: str, settings: Any) -> None:
-    found = rows(f"docs/reference/{page}.md")
-    assert [(row[0], row[1]) for row in found] == list(defaults(settings.model_fields).items())
+def test_the_tables_of_settings_have_each_once_with_its_default(
+    pages: tuple[str, ...], settings: Any
+) -> None:
+    found = [row for page in pages for row in rows(f"docs/reference/{page}.md")]
+    assert len(found) == len(settings.model_fields)
+    assert {row[0]: row[1] for row in found} == defaults(settings.model_fields)
     assert all(len(row[3]) > 10 for row in found)
 
 
 def test_the_values_of_a_setting_are_its_bounds_or_its_choices() -> None:
-    values = {row[0]: row[2] for row in rows("docs/reference/settings.md")}
+    pages = ("settings", "class-settings")
+    values = {row[0]: row[2] for page in pages for row in rows(f"docs/reference/{page}.md")}
     assert values["GPUQUEUE_MAX_ATTEMPTS"] == "whole number from 1 to 100"
     assert values["GPUQUEUE_START_TIMEOUT"] == "number above 0 to 86400"
     assert values["GPU_EXECUTION_MODE"] == "local, k8s_job"
@@ -70,18 +75,38 @@ def test_the_table_of_class_fields_has_each_with_its_default() -> None:
         "warm_seconds": "GPUQUEUE_WARM_SECONDS",
         "warm_jobs": "GPUQUEUE_WARM_JOBS",
         "warm_age": "GPUQUEUE_WARM_AGE_SECONDS",
+        "held_timeout": "GPU_HELD_TIMEOUT",
+        "price_per_hour": "GPUQUEUE_PRICE_PER_HOUR",
     }
     unset = {
-        *("memory", "devices", "image", "node_selector", "tolerations"),
-        *("cpu", "host_memory"),
+        *("memory", "devices", "domain", "nodes", "image", "node_selector", "tolerations"),
+        *("cpu", "host_memory", "shm_size", "ephemeral_storage", "pod_template"),
+        *("runtime_class", "priority_class", "service_account", "namespace"),
+        "secret_name",
+        *("quota_timeout", "unschedulable_timeout", "image_pull_timeout", "start_timeout"),
+        *("default_time_limit", "max_time_limit"),
     }
     wanted = {
         each.name: settings.get(each.name)
         or ("not set" if each.name in unset else str(each.default))
         for each in fields(GpuClass)
-        if each.name != "name"
+        if each.name not in ("name", "domains")
     }
     assert {row[0]: row[2] for row in rows("docs/reference/classes-file.md")} == wanted
+
+
+def test_the_pages_of_the_chart_have_every_value_once() -> None:
+    found = [
+        row[0].strip("`")
+        for name in ("chart-values", "chart-operations")
+        for row in re.findall(
+            r"^\| (`[\w.]+`)() ", Page(f"docs/reference/{name}.md").text, re.MULTILINE
+        )
+    ]
+    page = Page("docs/reference/chart-dispatchers.md")
+    found += [f"dispatcherDefaults.{row[0]}" for row in page.table(page.title)]
+    assert sorted(found) == sorted(chart.values())
+    assert all(len(description) > 10 for _, description, _ in chart.values().values())
 
 
 # -- states and reasons ----------------------------------------------------------------------------
@@ -119,8 +144,10 @@ def test_a_reason_names_the_mode_whose_code_gives_it() -> None:
         assert waits[name] == "both"
     for name in ("TURN_OF_SHARED", "REPAIRING", "BEHIND_OTHERS", "NOT_BEFORE", "STARTING"):
         assert waits[name] == "both"
-    assert waits["TENANT_LIMIT"] == "not yet"
+    assert waits["TENANT_LIMIT"] == "both"
     for name in ("UNSCHEDULABLE", "PULLING_IMAGE", "LAUNCH_REFUSED", "QUOTA", "UNCONFIRMED"):
+        assert waits[name] == "`k8s_job`"
+    for name in ("NODE_SET_ASIDE", "NODE_SILENT"):
         assert waits[name] == "`k8s_job`"
     of_pods = {
         *("BAD_SPEC", "HOST_OOM", "IMAGE", "UNSCHEDULABLE", "QUOTA"),
@@ -144,7 +171,8 @@ def test_errors_beside_reasons_exist_and_end_only_failures() -> None:
 
 def test_a_new_attempt_follows_the_reasons_of_the_infrastructure() -> None:
     again = {row[0].strip("`"): row[3] for row in ENDS}
-    assert {name for name, answer in again.items() if answer == "yes"} == set(TRY_AGAIN)
+    follows = {name for name, answer in again.items() if answer == "yes"}
+    assert follows == {*TRY_AGAIN, EndReason.REQUEUED}
     assert all(again[name] == "no" for name in NEVER_AGAIN)
 
 
@@ -159,8 +187,8 @@ def test_the_table_of_errors_has_each_public_error() -> None:
 
 
 def test_the_page_of_the_command_line_has_each_command() -> None:
-    text = Page("docs/reference/cli.md").text
-    assert re.findall(r"^## gpuqueue (\w+)$", text, re.MULTILINE) == list(COMMANDS)
+    text = "".join(Page(f"docs/reference/{name}.md").text for name in ("cli", "cli-mend"))
+    assert sorted(re.findall(r"^## gpuqueue ([\w-]+)$", text, re.MULTILINE)) == sorted(COMMANDS)
     assert "| `--most INTEGER RANGE` |" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,15 +13,17 @@ import pytest
 from celery.events.state import State
 from kombu import Message
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass, chords_class
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher.accept import Accept
+from gpuqueue.dispatcher.shown import ShownClasses
 from gpuqueue.errors import StateDamaged
 from gpuqueue.glue.messages.message import pack
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.worker.events import MessageEvents
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
+from gpuqueue.model.names import CHORDS, REFUSED, UNLOCK, delivery_name, worker_name
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.answers import Granted
@@ -30,7 +33,11 @@ from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 
 pytestmark = pytest.mark.integration
-CLASSES = {"t4": GpuClass("t4", shared_slots=1), "a100": GpuClass("a100", shared_slots=1)}
+CLASSES = {
+    "t4": GpuClass("t4", shared_slots=1),
+    "a100": GpuClass("a100", shared_slots=1, image="a100:1"),
+}
+CHORDS_CLASS = chords_class(CLASSES.values())
 
 
 class Dispatcher:
@@ -39,14 +46,17 @@ class Dispatcher:
     def __init__(self, client: Redis) -> None:
         client.flushall()
         self.client, self.line = client, Line(client)
-        for name in CLASSES:
+        for name in (*CLASSES, CHORDS):
             self.line.open(name)
         self.launched: list[str] = []
         self.states: list[tuple[str, str]] = []
         self.finished: list[str] = []
+        self.gpu_class = ""
         parts: Any = self
         self.accept = Accept(
-            client, self.line, Reader(client), CLASSES, UNSIGNED, parts, parts, parts, parts
+            *(client, self.line, Reader(client), CLASSES, UNSIGNED, parts, parts, parts, parts),
+            chords=CHORDS_CLASS,
+            shown=ShownClasses(client, CLASSES, CHORDS_CLASS),
         )
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:
@@ -61,16 +71,25 @@ class Dispatcher:
     def submit(self, gpu_class: str, delivery: str) -> None:
         self.finished.append(delivery)
 
-    def take(self, job: str, queue: str = "gpu.t4.shared", **headers: Any) -> str:
+    def take(self, job: str, queue: str = "gpu.t4.shared", tag: str = "", **headers: Any) -> str:
         sent = Message(
             body=json.dumps([[], {}, {}]),
             content_type="application/json",
             content_encoding="utf-8",
             headers={"id": job, "task": "shop.train", **headers},
-            properties={"priority": 0},
+            properties={"priority": 0, "delivery_tag": tag},
             delivery_info={"exchange": "", "routing_key": queue},
         )
-        return self.accept(pack(sent, None))
+        outcome, self.gpu_class = self.accept(pack(sent, None))
+        return outcome
+
+    def cancel(self, job: str) -> None:
+        """End a job that waits."""
+        self.line.cancel("t4", job)
+        for delivery, _ in Reader(self.client).todo("t4", time.time() + 1).finishing:
+            self.line.finish_claim("t4", delivery, "f", 60)
+            self.line.finished("t4", delivery, "f", "CANCELLED")
+        self.client.delete("gpuqueue:1:{t4}:revoked")
 
     def wakes(self, gpu_class: str) -> int:
         return self.client.llen(wake_key(gpu_class))
@@ -141,15 +160,68 @@ def test_a_known_message_is_dropped_with_a_line_and_an_event(
     assert dispatcher.finished == finished
 
 
+def test_an_id_that_is_sent_again_after_the_end_gets_another_delivery(
+    dispatcher: Dispatcher,
+) -> None:
+    dispatcher.take("runs")
+    dispatcher.take("a", tag="first")
+    dispatcher.cancel("a")
+    assert dispatcher.take("a", tag="second") == "accepted"
+    delivery = delivery_name("a", tag="second")
+    assert dispatcher.states == [("a", "QUEUED"), (delivery, "QUEUED")]
+    assert dispatcher.take("a", tag="second") == dispatcher.take("a", tag="first") == "known"
+    dispatcher.cancel("a")
+    dispatcher.line.release(CLASSES["t4"], Attempt("t4", "runs", 1), End(EndReason.ERROR, "gone"))
+    assert dispatcher.take("a", tag="third") == "accepted"
+    assert dispatcher.launched == ["runs", delivery_name("a", tag="third")]
+    assert len(dispatcher.states) == 2, "it has started"
+
+
+@pytest.mark.parametrize("headers", [{}, {"gpu": 7}], ids=["accepted", "refused"])
+def test_an_id_that_is_sent_again_too_soon_is_dropped_with_a_warning(
+    dispatcher: Dispatcher, headers: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert dispatcher.take("a", tag="first", **headers) in ("accepted", "refused")
+    finished = list(dispatcher.finished)
+    caplog.clear()
+    again = dispatcher.take("a", tag="second", **headers)
+    assert dispatcher.finished == finished
+    if headers:  # the refusal is about to be delivered
+        assert (again, caplog.records) == ("ending", [])
+        return
+    assert again == "known"
+    [line] = caplog.records
+    assert line.levelname == "WARNING"
+    assert line.getMessage().endswith(
+        " dropped: its id was sent again before the job with that id has ended"
+    )
+
+
+def test_a_refusal_that_is_sent_again_is_finished_again(dispatcher: Dispatcher) -> None:
+    assert dispatcher.take("a", tag="first", gpu=7) == "refused"
+    dispatcher.line.finish_claim(REFUSED, "a", "f", 60)
+    dispatcher.line.finished(REFUSED, "a", "f", "REJECTED")
+    assert dispatcher.take("a", tag="second", gpu=7) == "refused"
+    assert dispatcher.finished == ["a", delivery_name("a", tag="second")]
+
+
+@pytest.mark.parametrize("tag", [7, None, "x" * 600, "\0"])
+def test_a_tag_that_cannot_be_kept_is_none(dispatcher: Dispatcher, tag: Any) -> None:
+    assert dispatcher.take("a", tag=tag) == "accepted"
+    assert dispatcher.take("a", tag="other") == "known"
+
+
 class Eventer:
     """Notes events."""
+
+    hostname = "not said"
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.flushed = 0
 
     def send(self, kind: str, **fields: Any) -> None:
-        self.sent.append({"type": kind, **fields})
+        self.sent.append({"type": kind, "hostname": self.hostname, **fields})
 
     def flush(self) -> None:
         self.flushed += 1
@@ -159,13 +231,19 @@ def test_the_event_of_a_known_message_leaves_the_state_in_flower() -> None:
     eventer, seen = Eventer(), State()
     events = MessageEvents(lambda: eventer, lambda: True)
     headers = {"id": "a", "task": "shop.train", "retries": 1}
-    events.tell("accepted", headers)
-    events.tell("known", headers)
+    events.tell("accepted", "t4", headers)
+    events.tell("known", "t4", headers)
     events.flush()
     received, known = eventer.sent
     assert (received["type"], eventer.flushed) == ("task-received", 1)
-    assert known == {"type": "gpuqueue-known", "uuid": "a", "name": "shop.train", "retries": 1}
-    common = {"hostname": "d@h", "timestamp": 1.0, "local_received": 1.0, "clock": 1}
+    assert known == {
+        "type": "gpuqueue-known",
+        "uuid": "a",
+        "name": "shop.train",
+        "retries": 1,
+        "hostname": worker_name("t4"),
+    }
+    common = {"timestamp": 1.0, "local_received": 1.0, "clock": 1, "hostname": "gpu-t4@gpuqueue-t4"}
     seen.event({**received, **common})
     seen.event({**common, "type": "task-succeeded", "uuid": "a", "result": "1", "runtime": 1.0})
     seen.event({**known, **common})
@@ -176,9 +254,9 @@ def test_an_event_that_cannot_be_sent_costs_nothing_else() -> None:
     eventer = Eventer()
     events = MessageEvents(lambda: eventer, lambda: True)
     for outcome in ("accepted", "known"):
-        events.tell(outcome, {"id": "a", "task": object()})
+        events.tell(outcome, "t4", {"id": "a", "task": object()})
     assert eventer.sent == []
-    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    events.tell("accepted", "t4", {"id": "b", "task": "shop.train"})
     assert [each["uuid"] for each in eventer.sent] == ["b"]
 
 
@@ -191,15 +269,15 @@ def test_a_broker_that_is_away_costs_only_the_events() -> None:
         return eventer
 
     events = MessageEvents(make, lambda: True)
-    events.tell("accepted", {"id": "a", "task": "shop.train"})
+    events.tell("accepted", "t4", {"id": "a", "task": "shop.train"})
     away.clear()
-    events.tell("accepted", {"id": "b", "task": "shop.train"})
+    events.tell("accepted", "t4", {"id": "b", "task": "shop.train"})
     assert [each["uuid"] for each in eventer.sent] == ["b"]
 
 
 def test_no_event_is_sent_while_they_are_off() -> None:
     eventer = Eventer()
-    MessageEvents(lambda: eventer, lambda: False).tell("accepted", {"id": "a", "task": "t"})
+    MessageEvents(lambda: eventer, lambda: False).tell("accepted", "t4", {"id": "a", "task": "t"})
     assert eventer.sent == []
 
 
@@ -227,3 +305,68 @@ def test_a_class_with_a_key_of_a_wrong_type_keeps_its_messages(
     end = End(EndReason.SUCCEEDED, "")
     granted = dispatcher.line.release(CLASSES["t4"], Attempt("t4", "before", 1), end).granted
     assert [each["delivery"] for each in granted] == ["j"]
+
+
+# -- unlocks ---------------------------------------------------------------------------------------
+
+
+def record(dispatcher: Dispatcher, job: str) -> Record:
+    found = Reader(dispatcher.client).find(job, [*CLASSES, CHORDS])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("queue", "image"),
+    [
+        ("gpu.t4.shared", None),
+        ("gpu.a100", "a100:1"),
+        ("gpu.auto", "a100:1"),
+        ("gpu.no-such-class", None),
+    ],
+)
+def test_an_unlock_needs_no_slot_of_the_class_of_its_queue(
+    dispatcher: Dispatcher, queue: str, image: str | None
+) -> None:
+    dispatcher.take("runs")
+    assert Reader(dispatcher.client).classes() == {}
+    assert dispatcher.take("u", queue, task=UNLOCK, retries=3, ignore_result=True) == "accepted"
+    assert (dispatcher.gpu_class, dispatcher.launched) == (CHORDS, ["runs", "u~3"])
+    kept = record(dispatcher, "u")
+    assert (kept.get("image"), kept["needs_app"]) == (image, True)
+    assert list(Reader(dispatcher.client).classes()) == [CHORDS], "commands show it from now on"
+
+
+def test_an_unlock_asks_for_nothing_that_its_body_asks_for(dispatcher: Dispatcher) -> None:
+    asked = {"memory": "9GiB", "reuse": 5, "tenant": "vision", "image": "mine:2"}
+    assert dispatcher.take("u", "gpu.t4.exclusive", task=UNLOCK, gpu=asked) == "accepted"
+    kept = record(dispatcher, "u")
+    assert "reuse" not in kept
+    assert (kept["tenant"], kept["image"]) == ("vision", "mine:2")
+    assert dispatcher.take("body", "gpu.t4.exclusive", gpu=asked) == "refused", "its caller sees it"
+
+
+def test_an_unlock_of_an_older_dispatcher_stays_one_job(dispatcher: Dispatcher) -> None:
+    older: Record = {
+        "id": "u",
+        "delivery": "u~1",
+        "retries": 1,
+        "gpu_class": "t4",
+        "isolation": "shared",
+        "task": UNLOCK,
+    }
+    dispatcher.line.take_in(CLASSES["t4"], older, "{}")
+    assert dispatcher.take("u", task=UNLOCK, retries=1) == "known"
+    assert dispatcher.gpu_class == "t4"
+    assert dispatcher.take("u", task=UNLOCK, retries=2) == "accepted"
+    assert dispatcher.gpu_class == CHORDS
+
+
+def test_another_dispatcher_shows_the_class_once_it_has_been_used(dispatcher: Dispatcher) -> None:
+    other = ShownClasses(dispatcher.client, CLASSES, CHORDS_CLASS)
+    other.look()
+    assert list(other) == list(CLASSES)
+    dispatcher.take("u", task=UNLOCK)
+    other.look()
+    assert list(other) == [*CLASSES, CHORDS]
+    assert other[CHORDS] == CHORDS_CLASS

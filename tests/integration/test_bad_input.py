@@ -16,7 +16,7 @@ import pytest
 
 from gpuqueue import InvalidJob, TaskNotFound, gpu
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.errors import ArgumentsMismatch, MalformedMessage
+from gpuqueue.errors import MalformedMessage
 from gpuqueue.store import places as stored
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
@@ -138,7 +138,11 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
             "queue='celery' is not the name of a GPU queue; GPU queues are named",
         ),
         ({"body": "add 1 and 2"}, MalformedMessage, "body='add 1 and 2...' is not JSON"),
-        ({"body": b"\xff\xfe\x00"}, MalformedMessage, "is not application/json; send it as JSON"),
+        (
+            {"body": b"\xff\xfe\x00"},
+            MalformedMessage,
+            "is not JSON: it is not UTF-8; send Celery's",
+        ),
         ({"body": '{"x": 1}'}, MalformedMessage, "is not [args, kwargs, embed]: Expected `array`"),
         ({"body": "[[1, 2]]"}, MalformedMessage, "is not [args, kwargs, embed]"),
         ({"body": "[[1, 2], [], {}]"}, MalformedMessage, "is not [args, kwargs, embed]"),
@@ -150,7 +154,25 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
         (
             {"body": pickle.dumps([1]), "content_type": "application/x-python-serialize"},
             MalformedMessage,
-            "content_type='appl",
+            "content_type='application/x-python-serialize' is not in accept_content=['json'] of the"
+            " application; add 'pickle' to it, or send it as JSON",
+        ),
+        (
+            {"body": "<a/>", "content_type": "text/xml"},
+            MalformedMessage,
+            "content_type='text/xml' is not in accept_content=['json'] of the application; register"
+            " its serializer in the application and add it, or send it as JSON",
+        ),
+        (
+            {"content_type": "text/xml", "task": "gpuqueue.run"},
+            InvalidJob,
+            "task='gpuqueue.run' has arguments in text/xml, which no dispatcher decodes; send it as"
+            " JSON: ",
+        ),
+        (
+            {"body": '[[{"__type__": "fruit", "__value__": 1}, 2], {}, {}]'},
+            MalformedMessage,
+            "Unsupported type",
         ),
         ({"task": 5}, MalformedMessage, "task=5 is not a task name; send Celery's header 'task'"),
         ({"task": ["shop.add"]}, MalformedMessage, "task=['shop.add'] is not a task name"),
@@ -163,7 +185,7 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
         ),
         ({"gpu": {"memory": "9" * 400}}, InvalidJob, "gpu.memory='9999"),
         ({"gpu": {"memory": 10**400}}, InvalidJob, "is above 1 PiB; write bytes, or a number"),
-        ({"body": DEEP}, MalformedMessage, "is nested too deeply; send it as JSON"),
+        ({"body": DEEP}, MalformedMessage, "is nested too deeply; send Celery's"),
         ({"task": "shop.\ud800"}, MalformedMessage, "task='shop.\\ud800' is not a task name"),
         ({"retries": 10**400}, InvalidJob, "is not a count; use a whole number up to"),
         ({"argsrepr": nested(200)}, MalformedMessage, "headers are nested deeper than 100 levels"),
@@ -186,10 +208,10 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
         ),
         (
             {"body": "[[1], {}, {}]"},
-            ArgumentsMismatch,
-            "args=(1,), kwargs={} do not fit the signature of task 'shop.add'",
+            TypeError,
+            "missing 1 required positional argument: 'y'",
         ),
-        ({"body": '[[1], {"z": 2}, {}]'}, ArgumentsMismatch, "kwargs={'z': 2} do not fit"),
+        ({"body": '[[1], {"z": 2}, {}]'}, TypeError, "unexpected keyword argument 'z'"),
         (
             {"body": '[[1, 2], {}, {"callbacks": 7}]'},
             TypeError,

@@ -68,6 +68,10 @@ def start(env: Mapping[str, str], *arguments: str) -> tuple[int, str]:
             "GPUQUEUE_CLASSES_FILE='no/such.toml' cannot be read: No such file",
         ),
         (
+            {"GPUQUEUE_TENANTS_FILE": "no/such.toml"},
+            "GPUQUEUE_TENANTS_FILE='no/such.toml' cannot be read: No such file",
+        ),
+        (
             {"GPUQUEUE_GRACE_SECONDS": "soon", "T4_SHARED_SLOTS": "x"},
             "GPUQUEUE_GRACE_SECONDS='soon'",
         ),

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
+
+from benchmarks.replay.tables import reports
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -59,6 +62,28 @@ def test_every_figure_has_its_samples_and_its_verdict(results: dict[str, Any]) -
                 assert low <= sample["median"] <= high
             assert all(peer["ratio"] is not None for peer in figure["peers"])
             assert (figure["aim"] is None) == (figure["met"] is None)
+
+
+def test_the_replay_writes_its_figures_tables_and_picture(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    done = benchmarks("replay", "--quick", "--traces", str(tmp_path), "--output", str(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.read_text())["benchmarks"]["replay"]["figures"]
+    shown = reports(found)
+    assert len(shown) == 11 and all(each.title in done.stdout for each in shown)
+    assert all(len(each.rows) >= 5 for each in shown)
+    bypass = [each for each in found if each["name"].endswith(": overtaken before a drain")]
+    assert bypass and all(each["ours"]["median"] >= 0 for each in bypass)
+    picture = (tmp_path / "replay.html").read_text()
+    page = ET.fromstring(picture.partition("\n")[2])
+    assert len(page.findall(".//svg[@role='img']")) == 2 * 11 + 2 * len(shown[0].rows)
+    assert "://" not in picture, "the page loads nothing from elsewhere"
+
+
+def test_a_directory_of_traces_that_is_none_is_refused(tmp_path: Path) -> None:
+    done = benchmarks("replay", "--traces", str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert "--traces" in done.stderr and "no such directory" in done.stderr
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
-from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.dev_command import CLI, Dev, clean_env, end, start_dev
+from tests.support.terminal import RESTORED, Terminal
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -22,7 +24,11 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     running = start_dev(
-        tmp_path_factory.mktemp("dev"), "--no-flower", T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1"
+        tmp_path_factory.mktemp("dev"),
+        "--no-flower",
+        T4_SHARED_SLOTS="2",
+        T4_EXCLUSIVE_SLOTS="1",
+        GPUQUEUE_PRICE_PER_HOUR="3600",
     )
     yield running
     assert end(running) == 0, running.log.read_text()
@@ -109,6 +115,17 @@ def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, 
     assert "second" in told
     assert first in idle.run("status").stdout
 
+    url = idle.env["CELERY_BROKER_URL"]
+    with Celery("task", broker=url, backend=url, set_as_current=False) as app:
+        app.backend.store_result(first, {"done": 3, "of": 9}, "PROGRESS")  # as update_state() does
+    assert 'the task says: PROGRESS {"done": 3, "of": 9}' in idle.run("why", first).stdout
+    (t4,) = idle.json("status")["classes"]
+    said = {each["id"]: (each.get("task_state"), each["stands"]) for each in t4["holders"]}
+    assert said == {
+        first: ("PROGRESS", 'PROGRESS {"done": 3, "of": 9}'),
+        second: (None, "running"),
+    }
+
     # A waiting one is cancelled, and so is one that is delayed: both end as REVOKED.
     done = idle.json("cancel", later, behind, "--wait", "20")
     assert [(each["id"], each["outcome"], each["ended"]) for each in done["jobs"]] == [
@@ -117,6 +134,35 @@ def test_status_and_why_show_who_holds_a_slot_who_waits_and_what_for(idle: Dev, 
     ]
     assert idle.result(later)["status"] == idle.result(behind)["status"] == "REVOKED"
     assert idle.json("why", behind)["reason"] == "CANCELLED"
+
+
+def test_top_shows_a_job_until_it_ends_and_q_leaves_a_clean_terminal(idle: Dev, gate: Path) -> None:
+    headers = {"gpu": {"tenant": "speech"}}
+    job = idle.send("hold", str(gate), queue="gpu.t4.exclusive", time_limit=90, headers=headers)
+    idle.reaches(job, "running")
+    behind = idle.send("hold", str(gate), queue="gpu.t4.shared")
+    idle.reaches(behind, "waiting")
+    once = idle.run("top").stdout.splitlines()  # no terminal: one frame
+    assert max(map(len, once)) <= 80
+    assert "  [██]" in once and any(f"█ {job}" in line and "/ 1m 30s" in line for line in once)
+    found = idle.json("top", "--class", "t4")
+    assert [(line["isolation"], line["reason"]) for line in found["next"]] == [
+        ("shared", "EXCLUSIVE_RUNNING")
+    ]
+    assert found["tenants"][0] == {"tenant": "speech", "running": 1, "waiting": 0}
+    assert "class='b200' is unknown" in idle.run("top", "--once", "--class", "b200").stderr
+
+    with Terminal([*CLI, "top", "--interval", "0.2"], idle.env) as terminal:
+        until(lambda: terminal.shows(f"█ {job}") and terminal.shows(f"1 {behind}"))
+        terminal.resize(60, 24)
+        until(lambda: terminal.shows(f"█ {job[:20]}"))
+        assert terminal.settings != terminal.before, "keys come one by one"
+        gate.touch()
+        until(lambda: not terminal.shows(job[:20]) and terminal.shows("  [□□]"))
+        terminal.type("q")
+        assert terminal.process.wait(10) == 0
+        assert terminal.settings == terminal.before
+        assert terminal.output.endswith(RESTORED)
 
 
 def test_a_running_job_is_cancelled_and_its_slot_is_free(idle: Dev, gate: Path) -> None:
@@ -165,6 +211,51 @@ def test_classes_come_from_the_dispatcher_not_from_this_shell(idle: Dev) -> None
     assert (t4["name"], t4["shared_slots"], t4["exclusive_slots"]) == ("t4", 2, 1)
     assert t4["queues"] == ["gpu.t4.shared", "gpu.t4.exclusive"]
     assert "nvidia.com/gpu" in idle.run("classes").stdout
+
+
+def test_usage_shows_who_used_what_and_costs_add_up(idle: Dev, gate: Path) -> None:
+    options: dict[str, Any] = {"queue": "gpu.t4.shared", "headers": {"gpu": {"tenant": "vision"}}}
+    first, second = (idle.send("hold", str(gate), **options) for _ in range(2))
+    idle.reaches(first, "running")
+    idle.reaches(second, "running")
+
+    def vision(*more: str) -> dict[str, Any]:
+        lines: list[dict[str, Any]] = idle.json("usage", "--since", "1h", *more)["lines"]
+        return next((each for each in lines if each["tenant"] == "vision"), {})
+
+    assert (vision()["attempts"], vision()["running"]) == (0, 2)
+    gate.touch()
+    until(lambda: vision()["attempts"] == 2)
+    assert vision("--class", "t4")["running"] == 0
+    found = idle.json("usage", "--by", "class")
+    parts = [found["total"][name] for name in ("jobs", "waste", "idle", "capacity")]
+    for unit in ("gpu_seconds", "cost"):
+        *sums, whole = (Decimal(part[unit]) for part in parts)
+        assert sum(sums) == whole > 0
+    assert parts[0]["gpu_seconds"] == parts[0]["cost"], "a GPU costs 1 a second"
+    assert [each["class"] for each in found["lines"]] == ["t4"]
+    table = idle.run("usage", "--by", "task").stdout
+    assert "cliapp.hold" in table and "COST" in table
+    assert max(map(len, table.splitlines())) <= 80
+    head, *rows = csv.DictReader(idle.run("usage", "--csv", "--by", "day").stdout.splitlines())
+    assert len(head["day"]) == len("2026-11-30") and len(rows) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "problem"),
+    [
+        (["--since", "yesterday"], 2, "'yesterday' is no time; use a date"),
+        (["--since", "1h", "--until", "2h"], 2, "--since must be before --until"),
+        (["--class", "b200"], 1, "class='b200' is unknown; see `gpuqueue classes`"),
+        (["--json", "--csv"], 2, "use --csv or --json, not both"),
+    ],
+)
+def test_usage_says_what_is_wrong(
+    idle: Dev, arguments: list[str], status: int, problem: str
+) -> None:
+    done = idle.run("usage", *arguments)
+    assert done.returncode == status
+    assert problem in done.stderr
 
 
 def levels(found: dict[str, Any]) -> dict[str, str]:
@@ -234,35 +325,45 @@ def test_doctor_and_status_name_a_wrong_setting_and_an_unreachable_redis(tmp_pat
     assert "CELERY_BROKER_URL is not set" in unset.stderr
 
 
-def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
-    with EmbeddedRedis(tmp_path / "redis") as server:
-        env = clean_env(CELERY_BROKER_URL=server.url)
-        told = subprocess.run([*CLI, "status"], env=env, capture_output=True, text=True, timeout=30)
-        assert told.returncode == 0
-        assert "no dispatcher has ever announced itself" in told.stdout
-        cancelled = subprocess.run(
-            [*CLI, "cancel", "x"], env=env, capture_output=True, text=True, timeout=30
-        )
-        assert cancelled.returncode == 2
-        assert "cannot cancel" in cancelled.stderr
-        waited = subprocess.run(
-            [*CLI, "run", "--timeout", "1", "x:1"],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert waited.returncode == 1
-        assert "no dispatcher has ever announced itself" in waited.stderr
-        assert "not ended within 1 s; the job continues" in waited.stderr
-        assert "follow it with `gpuqueue logs -f" in waited.stderr
-        stopped = subprocess.Popen([*CLI, "run", "x:1"], env=env, stderr=subprocess.PIPE, text=True)
-        errors = stopped.stderr
-        assert errors is not None
-        until(lambda: "gpuqueue: job " in errors.readline())
-        stopped.send_signal(signal.SIGINT)
-        assert (
-            "is not cancelled: no dispatcher has ever announced itself"
-            in stopped.communicate(timeout=30)[1]
-        )
-        assert stopped.returncode == 130
+def test_tenants_are_set_listed_and_unset_while_jobs_run(idle: Dev, gate: Path) -> None:
+    """A job above ``max_queued`` fails with a typed error, as any other refused one."""
+
+    def send() -> str:
+        headers = {"gpu": {"tenant": "a"}}
+        return idle.send("hold", str(gate), queue="gpu.t4.shared", headers=headers)
+
+    def tenants(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = idle.run("tenants", *arguments)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    idle.reaches(send(), "running")
+    done = tenants("set", "t4", "a", "--max-running", "1", "--max-queued", "1", "--weight", "2")
+    assert done.stdout == "t4: set\n"
+    waits = send()
+    idle.reaches(waits, "waiting")
+    assert idle.json("why", waits)["reason"] == "TENANT_LIMIT"
+    refused = send()
+    idle.reaches(refused, "ended")
+    error = idle.result(refused)["result"]
+    assert error["exc_type"] == "TenantLimit"
+    assert "gpu.tenant='a' has 1 queued jobs, and max_queued=1" in error["exc_message"][0]
+    [t4] = idle.json("tenants")
+    own = next(each for each in t4["tenants"] if each["tenant"] == "a")
+    assert (own["running"]["shared"], own["waiting"]["shared"], own["at_limit"]) == (1, 1, True)
+    rule = {"weight": 2, "max_running": 1, "max_queued": 1, "guaranteed": 0}
+    assert t4["rules"] == [{"tenant": "a", **rule, "set_by": "command"}]
+    assert " a " in tenants("list").stdout
+    for wrong, words in (
+        (("h100", "a", "--weight", "1"), "class='h100' is unknown; use one of t4"),
+        (("t4", "a", "--weight", "0"), "tenant a.weight=0 is not a weight; use a number"),
+        (("t4", "a", "--max-queued", "-1"), "max_queued=-1 is not a number of jobs"),
+        (("t4", "a b", "--weight", "1"), "tenant='a b' cannot name a tenant; use up to"),
+        (("t4", "b", "--guaranteed", "3"), "t4.guaranteed=3 is more in sum than the 2"),
+        (("t4", "--half-life", "soon"), "half_life='soon' is not a half-life in seconds"),
+    ):
+        assert words in tenants("set", *wrong, status=2).stderr
+    assert idle.json("tenants")[0]["epoch"] == t4["epoch"], "half applied"
+    assert tenants("unset", "t4", "a").stdout == "t4: unset\n"
+    tenants("unset", "t4", "a", status=1)
+    idle.reaches(waits, "running")

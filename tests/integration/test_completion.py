@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from celery import Celery, Task, states
 from celery._state import _on_app_finalizers
+from celery.app.task import Context
 from kombu.exceptions import OperationalError
+from kombu.utils import json as kombu_json
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
+from gpuqueue.glue.results.earlier import mark
 from gpuqueue.glue.results.events import Event
+from gpuqueue.glue.results.plain import write_plainly
+from gpuqueue.glue.results.states import pass_values_on
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.record import Record
 
@@ -50,7 +59,8 @@ def stored(job: str, task: str) -> dict[str, Any]:
 
 
 def finish(app: Celery, job: str, task: str, reason: str, **fields: Any) -> dict[str, Any]:
-    record: Any = {"id": job, "delivery": job, "task": task, "reason": reason, **fields}
+    record: Any = {"id": job, "delivery": job, "task": task, "reason": reason}
+    record |= {"gpu_class": "t4", **fields}
     known: Record = record
     complete(
         app,
@@ -136,6 +146,41 @@ def test_a_stored_result_counts_if_redis_has_lost_the_report(
 
 
 @pytest.mark.parametrize(
+    "ended", [ENDED, {**ENDED, "outcome": "SUCCEEDED"}], ids=["no report", "a report"]
+)
+@pytest.mark.parametrize("plainly", [False, True], ids=["with callbacks", "plainly"])
+def test_a_result_of_an_earlier_run_never_counts(
+    app: Celery, ended: dict[str, Any], plainly: bool
+) -> None:
+    app.backend.store_result("twice", 42, states.SUCCESS)
+    earlier = mark(app.backend.get_task_meta("twice"))
+    assert earlier
+    record: Any = {"id": "twice", "delivery": "twice~0+0", "task": "t", "reason": "ERROR"}
+    record |= {"gpu_class": "t4", "attempt": 1, "error": "gone", "earlier": earlier, **ended}
+    options: Any = {"send": (told := list[Event]()).append, "hostname": "t4@here"}
+    if plainly:
+        options |= {"note": "no callback", "passes": lambda exc: False}
+        reason = write_plainly(app, record, stored("twice", "t"), UNSIGNED, **options)
+    else:
+        options |= {"own_tasks": False}
+        reason = complete(app, record, stored("twice", "t"), UNSIGNED, **options)
+    assert (reason, [each.name for each in told]) == ("ERROR", ["task-failed"])
+
+
+def test_a_container_is_not_finished_by_the_result_of_an_earlier_run(app: Celery) -> None:
+    app.backend.store_result("again", 42, states.SUCCESS)
+    made = stored("again", CONTAINER_TASK)
+    callback = {"task": "told", "args": [], "kwargs": {}, "options": {"queue": "of-callbacks"}}
+    made["body"] = json.dumps([["tool:1"], {}, {"callbacks": [callback]}])
+    record: Any = {"id": "again", "delivery": "again~0+0", "task": CONTAINER_TASK}
+    record |= {"gpu_class": "t4", "reason": "SUCCEEDED", "started": 1.0, "released": 2.0}
+    options: Any = {"send": lambda event: None, "hostname": "t4@here", "own_tasks": False}
+    for number, sent in ((1, 1), (2, 1)):  # the second try finds what the first has stored
+        complete(app, record | {"finishes": number}, made, UNSIGNED, **options)
+        assert app.backend.client.llen("of-callbacks") == sent
+
+
+@pytest.mark.parametrize(
     ("reason", "fields"),
     [("ERROR", {**ENDED, "exit_code": 1, "reuse": 1}), ("TIME_LIMIT", ENDED), ("INFRA", {})],
 )
@@ -159,7 +204,7 @@ def with_callback(job: str) -> dict[str, Any]:
 def container(app: Celery, sent: dict[str, Any], **fields: Any) -> tuple[str, list[Event]]:
     job = sent["headers"]["id"]
     record: Any = {"id": job, "delivery": job, "task": CONTAINER_TASK, "reason": "SUCCEEDED"}
-    record |= {"started": 1.0, "released": 2.0, **fields}
+    record |= {"gpu_class": "t4", "started": 1.0, "released": 2.0, **fields}
     events: list[Event] = []
     reason = complete(
         app,
@@ -211,3 +256,44 @@ def test_the_message_of_a_container_is_json_or_text(app: Celery, text: str, show
     container(app, stored("told", CONTAINER_TASK), message=text)
     assert app.backend.get_result("told")["message"] == shown
     app.backend.forget("told")
+
+
+@dataclass(frozen=True)
+class Fruit:
+    name: str
+
+
+def test_a_chord_that_a_dispatcher_ends_gets_results_as_they_are_stored(app: Celery) -> None:
+    """The dispatcher lacks the types of the application."""
+    job, group = "member", "of-a-chord"
+    body = app.signature("shop.total", queue="totals", chord_size=2)
+    app.backend.set_chord_size(group, 2)
+    kombu_json.register_type(Fruit, "fruit", lambda each: each.name, Fruit)
+    try:
+        request = Context(id="other", group=group, group_index=0, chord=body)
+        app.backend.on_chord_part_return(request, states.SUCCESS, [Fruit("pear"), math.nan])
+    finally:
+        del kombu_json._encoders[Fruit], kombu_json._decoders["fruit"]
+    message = stored(job, CONTAINER_TASK) | {
+        "headers": {"id": job, "task": CONTAINER_TASK, "group": group, "group_index": 1},
+        "body": json.dumps([["tool:1"], {}, {"chord": body}]),
+    }
+
+    events: list[Event] = []
+
+    def ends() -> None:  # in a thread of a finisher, which has its own backend
+        pass_values_on(app)
+        record: Any = {"id": job, "delivery": job, "task": CONTAINER_TASK, "reason": "SUCCEEDED"}
+        record["gpu_class"] = "t4"
+        complete(
+            app, record, message, UNSIGNED, send=events.append, hostname="t4@here", own_tasks=False
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ends).result()
+    with app.connection_for_read() as connection:
+        sent = connection.default_channel.client.lrange("totals", 0, -1)
+    [[args, *_]] = [json.loads(base64.b64decode(json.loads(each)["body"])) for each in sent]
+    [[pear, _], container] = args[0]
+    assert pear == {"__type__": "fruit", "__value__": "pear"}
+    assert container["exit_code"] == 0

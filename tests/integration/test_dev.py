@@ -75,7 +75,10 @@ def test_dev_beside_an_own_redis_leaves_running_jobs_alone(tmp_path: Path) -> No
 def test_dev_names_the_child_that_died(tmp_path: Path) -> None:
     dev = start_dev(tmp_path / "dev", "--no-flower")
     processes = family(dev)
-    (worker,) = [each for each in processes if "worker" in each.cmdline()]
+    # A child of the dispatcher has its command line until it has become a runner.
+    (worker,) = [
+        each for each in processes if "worker" in each.cmdline() and each.ppid() == dev.process.pid
+    ]
     worker.kill()
     assert dev.process.wait(30) == 1
     assert "the dispatcher ended by itself with status -9" in dev.log.read_text()

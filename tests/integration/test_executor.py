@@ -90,20 +90,18 @@ def test_an_executor_wants_no_home_and_writes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("file", ["a.pt", "caf\udce9.pt"], ids=["text", "half a pair"])
 def test_an_executor_with_a_failed_gpu_writes_nothing_and_exits_at_once(
-    hands: Hands,
+    hands: Hands, file: str
 ) -> None:
-    record = hands.attempt(
-        "shop.wear_out", "worn", 1
-    )  # it leaves a thread that would keep the process for a minute
+    problem = "CUDA error: uncorrectable ECC error encountered"
+    # It leaves a thread that would keep the process for a minute.
+    record = hands.attempt("shop.wear_out", "worn", 1, f"{problem}: {file}")
     done = hands.run(record)
     assert done.returncode == EXIT_DEVICE
-    assert "RuntimeError: CUDA error: uncorrectable ECC error encountered" in done.stderr
-    assert hands.kept(record)["state"] == "running"
-    assert (
-        hands.kept(record)["gpu_error"]
-        == "RuntimeError: CUDA error: uncorrectable ECC error encountered"
-    )
+    assert f"RuntimeError: {problem}" in done.stderr
+    kept, shown = hands.kept(record), file.replace("\udce9", "\N{REPLACEMENT CHARACTER}")
+    assert (kept["state"], kept["gpu_error"]) == ("running", f"RuntimeError: {problem}: {shown}")
     assert hands.app.AsyncResult(record["id"]).state == "STARTED"
 
 

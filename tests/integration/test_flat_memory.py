@@ -66,7 +66,7 @@ class Jobs:
                     "properties": {"priority": 0},
                     "delivery_info": {"exchange": "", "routing_key": "gpu.t4.shared"},
                 }
-                assert self.dispatcher.accept(packed) == "accepted"
+                assert self.dispatcher.accept(packed) == ("accepted", "t4")
                 self.sent += 1
             until(lambda: self.ended() == self.sent, 60, f"{self.sent} jobs have ended")
 

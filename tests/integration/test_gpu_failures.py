@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
 from tests.support.nodes import APPS, FAKE_GPUS
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
@@ -38,14 +38,9 @@ def stack(
         "CUDA_VISIBLE_DEVICES": f"{FIRST},{SECOND}",
         "GPUQUEUE_MAX_ATTEMPTS": "2",
     }
-    made = Stack(tmp_path_factory.mktemp("gpu"), env, kind=kind)
-    running_stacks.append(made)
-    try:
+    with listed(running_stacks, Stack(tmp_path_factory.mktemp("gpu"), env, kind=kind)) as made:
         made.dispatcher()
         yield made
-    finally:
-        running_stacks.remove(made)
-        made.close()
 
 
 @pytest.fixture

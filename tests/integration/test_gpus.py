@@ -5,6 +5,8 @@ is real.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -54,6 +56,33 @@ def test_shared_jobs_spread_over_gpus_and_exclusive_jobs_get_one_each(
     stack.dispatcher()
     assert given(stack, key, "gpu.t4.shared", 4) == {FIRST: 2, SECOND: 2}
     assert given(stack, key, "gpu.t4.exclusive", 2) == {FIRST: 1, SECOND: 1}
+
+
+def told(stack: Stack, *command: str) -> str:
+    """What a command of gpuqueue prints."""
+    words = [sys.executable, "-m", "gpuqueue.cli", *command]
+    return subprocess.run(
+        words, env={**os.environ, **stack.env}, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def test_an_exclusive_job_takes_one_gpu_while_shared_jobs_share_the_other(
+    machine: Callable[..., Stack], key: str
+) -> None:
+    """Each GPU is a domain by itself; the slots are those of one."""
+    stack = machine(T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1")
+    stack.dispatcher()
+    results = [stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.shared") for _ in range(2)]
+    assert [stack.told(key) for _ in results] == [FIRST, FIRST]
+    results.append(stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.exclusive"))
+    assert stack.told(key) == SECOND
+    later = stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.shared")
+    stack.in_state(later.id, "waiting")
+    assert "shared 2/4, exclusive 1/2" in told(stack, "status")
+    assert "GPUs  0: shared 2/2 | 1: exclusive 1/1" in told(stack, "status")
+    assert "NO_FREE_SLOT" in told(stack, "why", later.id)
+    stack.go(key, 4)
+    assert sorted(each.get(PATIENCE) for each in [*results, later])[-1] == SECOND
 
 
 def test_jobs_are_given_none_but_the_gpus_that_the_operator_allows(

@@ -40,6 +40,7 @@ DISPATCHERS_OWN = {
     *(
         "pydantic",
         "pydantic-settings",
+        "msgpack",
         "msgspec",
         "rich",
         "psutil",

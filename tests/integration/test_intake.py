@@ -43,22 +43,27 @@ class Taking:
         self.problems: dict[str, str] = {}
         self.told: list[tuple[str, str]] = []
         self.errors: dict[str, list[BaseException]] = {}
+        self.ending: dict[str, bool] = {}
+        self.tags: dict[str, str] = {}
         self.meanwhile: Callable[[str], object] = lambda job: None
         self.loop = IntakeLoop(lambda: Broker(self.app), self.accept, 60.0)
 
     def accept(
         self, packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
-    ) -> str:
-        job = identify(packed).id
+    ) -> tuple[str, str]:
+        found = identify(packed)
+        job, self.tags[found.id] = found.id, found.tag
         self.meanwhile(job)
         if errors := self.errors.get(job):
             raise errors.pop(0)
+        if self.ending.pop(job, None):
+            return "ending", "t4"
         if problem:
             self.problems[job] = str(problem)
         self.accepted.append(job)
-        return "accepted"
+        return "accepted", "t4"
 
-    def tell(self, outcome: str, headers: Mapping[str, Any]) -> None:
+    def tell(self, outcome: str, gpu_class: str, headers: Mapping[str, Any]) -> None:
         self.told.append((headers["id"], outcome))
 
     def flush(self) -> None:
@@ -206,6 +211,14 @@ def test_a_class_that_must_be_repaired_keeps_its_messages_and_no_other(
     taking.has("a", "b", "waits")
 
 
+def test_an_id_that_is_sent_again_waits_for_the_end_and_keeps_no_other(taking: Taking) -> None:
+    taking.ending["again"] = True
+    taking.send("again", "a", "b")
+    taking.start()
+    taking.has("a", "b", "again")
+    assert taking.told == [(job, "accepted") for job in ("a", "b", "again")]
+
+
 GOOD = {
     "body": base64.b64encode(b"[[1, 2], {}, {}]").decode(),
     "content-type": "application/json",
@@ -250,6 +263,7 @@ def test_an_envelope_that_cannot_be_read_is_refused_at_its_id(
     taking.start()
     taking.has("j", "next")
     assert "the envelope cannot be decoded: " in taking.problems["j"]
+    assert taking.tags["j"] == ("t" if "delivery_tag" in (GOOD | wrong)["properties"] else "")
 
 
 @pytest.mark.parametrize(
@@ -268,9 +282,9 @@ def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent:
 
     def keep(
         packed: dict[str, Any], problem: InvalidJob | None = None, before_start: Any = None
-    ) -> str:
+    ) -> tuple[str, str]:
         kept.append(json.loads(encode(packed)))
-        return "accepted" if problem is None else "refused"
+        return ("accepted" if problem is None else "refused"), "t4"
 
     taking.loop._accept = keep
     taking.start()
@@ -317,6 +331,20 @@ def test_it_goes_on_when_its_connections_are_closed(taking: Taking) -> None:
         taking.send(f"b{number}")
         taking.has("a", *(f"b{each}" for each in range(number + 1)))
     until(taking.loop.works, SOON, "it works")
+
+
+def test_it_is_told_of_messages_again_when_one_connection_was_closed(taking: Taking) -> None:
+    def tracked() -> list[str]:
+        return [each["id"] for each in taking.client.client_list() if "t" in each["flags"]]
+
+    taking.start()
+    taking.send("a")
+    taking.has("a")
+    [first] = until(tracked, SOON)
+    taking.client.client_kill_filter(_id=first)
+    taking.send("b")
+    taking.has("a", "b")
+    until(lambda: tracked() not in ([], [first]), SOON, "Redis tells of messages")
 
 
 def test_it_goes_on_when_the_server_was_away() -> None:

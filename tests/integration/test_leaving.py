@@ -107,7 +107,7 @@ def test_an_import_that_hangs_is_stopped_and_tried_again(importing: Stack) -> No
     assert (first, importing.known(sent.id)["attempt"]) == (1, 2)
 
 
-@pytest.mark.parametrize("limit", [None, 3600])
+@pytest.mark.parametrize("limit", [None, pytest.param(3600, marks=pytest.mark.slow)])
 def test_imports_that_hang_end_the_job_after_its_attempts(
     importing: Stack, limit: int | None
 ) -> None:

@@ -27,7 +27,7 @@ EXCLUSIVE = {"gpu_class": "t4", "isolation": "exclusive"}
 
 @pytest.fixture
 def stack(stack_factory: Callable[..., Stack]) -> Stack:
-    return stack_factory()
+    return stack_factory({"GPUQUEUE_WARM_SECONDS": "0"})  # each job is a launch
 
 
 def serving(stack: Stack, name: str = "dispatcher", **env: str) -> tuple[WorkerNode, Endpoint]:
@@ -249,6 +249,7 @@ def test_requests_to_the_api_server_are_counted_by_kind_and_code(
             "get log",
             "list jobs",
             "get job",
+            "get namespace",
         }
         seconds = endpoint.metrics().of("gpuqueue_kubernetes_request_seconds_count")
         assert seconds["create job",] == sum(

@@ -119,6 +119,7 @@ def test_imports_that_kill_the_process_hold_the_application(
     assert [result.get(LONG) for result in results] == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_a_host_where_no_executor_starts_costs_no_job(
     stack_factory: Callable[..., Stack], tmp_path: Path
 ) -> None:

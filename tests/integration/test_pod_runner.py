@@ -24,6 +24,8 @@ from tests.support.waiting import PATIENCE
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 POD = {"GPUQUEUE_POD": "gpu-where-1-x7k", "GPUQUEUE_POD_UID": "8a0b-77"}
 LOAD = {"GPUQUEUE_LOAD_TIMEOUT": "50"}
+#: What a spawned executor sends: the main process and one of its pool in one.
+SIGNALS = ("celeryd_init", "worker_init", "worker_process_init")
 #: An application that notes who gets which signal of Celery. ``{}`` is run when it is imported.
 APP = """
 import os, signal, sys, threading, time
@@ -35,6 +37,11 @@ for name in ("celeryd_init", "worker_init", "worker_process_init", "worker_proce
     @getattr(signals, name).connect(weak=False)
     def note(name=name, **_):
         SEEN.append([name, os.getpid()])
+for name in ("task_received", "task_prerun", "worker_shutting_down", "worker_shutdown"):
+    @getattr(signals, name).connect(weak=False)
+    def told(sender=None, request=None, sig="", name=name, **_):
+        worker = getattr(sender, "hostname", sender)
+        print("told", name, os.getpid(), worker, request and request.id, sig, flush=True)
 {}
 app = Celery("own", broker=URL, backend=URL)
 
@@ -120,13 +127,55 @@ def test_application_is_imported_once_and_its_executor_forked(pods: Pods) -> Non
     assert (kept["reason"], kept["instance"]) == ("SUCCEEDED", f"{INSTANCE}/8a0b-77")
 
 
+def told(log: str) -> list[list[str]]:
+    return [line.split()[1:] for line in log.splitlines() if line.startswith("told ")]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_an_application_is_told_what_its_worker_received_and_of_its_end(
+    pods: Pods, start: str
+) -> None:
+    record = pods.attempt("see")
+    _, log = pods.run(record, GPUQUEUE_START=start)
+    executor, runner, _, _ = pods.result(record).get(PATIENCE)
+    received, prerun, shutdown = told(log)
+    worker = pods.hands.kept(record)["worker"]
+    assert received == ["task_received", str(executor), worker, record["id"]]
+    assert prerun[:2] == ["task_prerun", str(executor)]
+    main = str(runner if start == "fork" else executor)
+    assert shutdown[:2] == ["worker_shutdown", main]
+    if start == "fork":
+        assert shutdown[2].startswith("gpuqueue-runner@")
+
+
+def test_an_application_is_told_the_signal_that_stops_its_worker(pods: Pods) -> None:
+    fifo = pods.fifo()
+    record = pods.attempt("wait", str(fifo))
+    with pods.started(record) as process:
+        fifo.read_text()
+        process.send_signal(signal.SIGTERM)
+        log, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == EXIT_TERMINATED
+    last = [(each[0], each[1], each[-1]) for each in told(log)[-2:]]
+    pid = str(process.pid)
+    assert last[0] == ("worker_shutting_down", pid, "SIGTERM")
+    assert last[1][:2] == ("worker_shutdown", pid)
+
+
+def test_a_handler_that_hangs_at_the_end_ends_with_the_grace(pods: Pods) -> None:
+    pods.image("signals.worker_shutdown.connect(lambda **_: time.sleep(600), weak=False)")
+    record = pods.attempt("see")
+    assert pods.run(record, GPUQUEUE_GRACE_SECONDS="1")[0] == 0
+    assert pods.hands.kept(record)["reason"] == "SUCCEEDED"
+
+
 def test_spawned_executor_imports_the_application_and_the_runner_does_not(pods: Pods) -> None:
     record = pods.attempt("see")
     status, log = pods.run(record, GPUQUEUE_START="spawn")
     executor, runner, seen, _ = pods.result(record).get(PATIENCE)
     assert (status, log.count("imports "), executor != runner) == (0, 1, True), log
     assert f"imports {executor}\n" in log
-    assert seen == [["worker_process_init", executor]]
+    assert seen == [[name, executor] for name in SIGNALS]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +203,7 @@ def test_application_that_cannot_be_forked_is_spawned(pods: Pods, does: str, why
     assert status == 0, log
     assert log.count("is started, not forked: ") == 1 and why in log
     assert f"imports {runner}\n" in log and f"imports {executor}\n" in log
-    assert seen == [["worker_process_init", executor]]
+    assert seen == [[name, executor] for name in SIGNALS]
 
 
 def test_second_import_meets_nothing_that_the_first_has_left(pods: Pods) -> None:

@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from celery.exceptions import MaxRetriesExceededError
+from celery.exceptions import MaxRetriesExceededError, Reject, TaskRevokedError
 from kombu.exceptions import EncodeError
 from stock import OutOfStock
 
 from gpuqueue import gpu
-from tests.support.celery_series import needs_results_ignored_by_name
+from tests.support.celery_series import needs_failed_rejects, needs_results_ignored_by_name
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
 
@@ -54,6 +54,46 @@ def test_a_task_is_sent_by_name_by_a_client_that_has_not_its_code(stack: Stack) 
 def test_the_caller_names_the_task_id(shop: ModuleType, queue: str, key: str) -> None:
     result = shop.echo.apply_async(("named",), queue=queue, task_id=f"order/{key}~1")
     assert (result.id, result.get(PATIENCE)) == (f"order/{key}~1", "named")
+
+
+def test_an_id_is_sent_again_as_soon_as_its_end_is_known(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    with pytest.raises(OutOfStock):
+        shop.fail.apply_async(("OutOfStock",), queue=queue, task_id=key).get(PATIENCE)
+    shop.tell_of.apply_async((key, "again"), queue=queue, task_id=key)
+    assert stack.told(key) == "again"
+
+    def meta() -> dict[str, Any]:  # of this moment: results are cached by their id
+        found: dict[str, Any] = shop.app.backend.get_task_meta(key, cache=False)
+        return found
+
+    until(lambda: meta()["status"] == "SUCCESS", PATIENCE, "its other result")
+    assert meta()["result"] == "again"
+    shop.tell_of.apply_async((key, "once more"), queue=queue, task_id=key)
+    assert stack.told(key) == "once more"
+
+
+def test_the_result_of_an_earlier_run_is_none_of_the_next(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
+    assert shop.echo.apply_async(("first",), queue=GPU, task_id=key).get(PATIENCE) == "first"
+    errback = shop.new_errback.s(f"{key}-errback")
+    shop.leave.apply_async(("status 0",), queue=GPU, task_id=key, link_error=errback)
+    assert stack.told(f"{key}-errback")[:3] == ["new", key, "ExecutorDied"]
+    record = stack.in_state(key, "ended")
+    assert (record["reason"], record["exit_code"]) == ("ERROR", 0)
+    assert shop.app.backend.get_result(key) == "first", "Celery stores nothing over a success"
+
+
+def test_an_id_whose_retry_went_to_another_queue_is_free_here(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
+    shop.again_on.apply_async((f"other-{key}",), queue=GPU, task_id=key)
+    stack.in_state(key, "ended")
+    assert stack.client.llen(f"other-{key}") == 1
+    shop.tell_of.apply_async((key, "again"), queue=GPU, task_id=key)
+    assert stack.told(key) == "again"
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -95,9 +135,41 @@ def test_a_task_that_never_begins_fails_with_what_its_before_start_raised(
         )
 
 
-@pytest.mark.parametrize("how", ["ignore", "reject"])
-def test_ignore_and_reject_leave_no_result(stack: Stack, shop: ModuleType, how: str) -> None:
-    result = shop.turn_away.apply_async((how,), queue=GPU)
+@needs_failed_rejects
+def test_a_rejected_message_fails_with_its_errbacks(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    result = shop.turn_away.apply_async(
+        ("reject",), queue=queue, link_error=shop.new_errback.s(key)
+    )
+    with pytest.raises(Reject, match="not today"):
+        result.get(PATIENCE)
+    assert stack.told(key)[:3] == ["new", result.id, "Reject"]
+
+
+def test_a_message_that_is_rejected_with_requeue_is_delivered_again(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    result = shop.put_off.apply_async((key,), queue=queue)
+    assert [stack.told(key), stack.told(key)] == [False, True], "the task sees the redelivery"
+    assert result.get(PATIENCE) == "done"
+
+
+@pytest.mark.slow
+def test_a_loop_of_rejections_slows_down_and_can_be_cancelled(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
+    result = shop.put_off.apply_async((key, True), queue=GPU)
+    assert [stack.told(key), stack.told(key)] == [False, True]
+    record = stack.in_state(result.id, "delayed")
+    assert (record["wait"], record["requeues"], result.state) == ("REQUEUED", 2, "STARTED")
+    result.revoke()
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+
+
+def test_ignore_leaves_no_result(stack: Stack, shop: ModuleType) -> None:
+    result = shop.turn_away.apply_async(("ignore",), queue=GPU)
     stack.in_state(result.id, "ended")
     assert result.state not in ("SUCCESS", "FAILURE", "REVOKED")
     assert stack.known(result.id)["reason"] == "IGNORED"

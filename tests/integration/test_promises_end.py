@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
-from tests.support.celery_series import needs_late_revoked
+from tests.support.celery_series import needs_late_revoked, needs_lost_retries
 from tests.support.processes import is_running
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
@@ -113,6 +114,14 @@ def test_revoke_without_terminate_leaves_a_running_job_alone(
     assert result.get(PATIENCE) == key
 
 
+def test_a_revoke_of_an_ended_job_is_forgotten(shop: ModuleType, stack: Stack, key: str) -> None:
+    assert shop.echo.apply_async((1,), queue=GPU, task_id=key).get(PATIENCE) == 1
+    stack.in_state(key, "ended")
+    assert shop.app.control.revoke(key, reply=True, timeout=PATIENCE, limit=1)
+    shop.tell_of.apply_async((key, "again"), queue=GPU, task_id=key)
+    assert stack.told(key) == "again"
+
+
 def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(
     stack_factory: Callable[..., Stack], key: str
 ) -> None:
@@ -184,6 +193,61 @@ def test_a_task_that_leaves_without_a_word_fails_with_what_happened(
         result.get(PATIENCE)
     assert stack.told(key)[:3] == ["new", result.id, "ExecutorDied"]
     assert stack.in_state(result.id, "ended")["reason"] == "ERROR"
+
+
+#: The application's own worker, which loses a process of its pool, then the GPU.
+LOSING = pytest.mark.parametrize("queue", [pytest.param("celery", marks=pytest.mark.slow), GPU])
+
+
+@LOSING
+def test_a_task_that_comes_back_runs_again_when_its_process_is_lost(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    result = shop.comes_back.apply_async((key,), queue=queue)
+    assert [stack.told(key), stack.told(key)] == [[False, 0], [True, 0]]
+    assert result.get(PATIENCE) == "stayed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sys.exit", "os._exit", "SIGKILL"])
+def test_a_task_comes_back_as_often_as_a_job_gets_attempts(
+    shop: ModuleType, stack: Stack, key: str, how: str
+) -> None:
+    result = shop.comes_back.apply_async(
+        (key, how, 9), queue=GPU, link_error=shop.new_errback.s(f"{key}-e")
+    )
+    with pytest.raises(ExecutorDied):
+        result.get(2 * PATIENCE)
+    assert stack.told(f"{key}-e")[:3] == ["new", result.id, "ExecutorDied"]
+    assert stack.told_so_far(key) == [[False, 0], [True, 0], [True, 0]]
+
+
+@needs_lost_retries
+@LOSING
+def test_a_task_that_is_retried_when_its_process_is_lost_counts_retries(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    result = shop.is_retried.apply_async((key,), queue=queue)
+    assert [stack.told(key), stack.told(key)] == [[False, 0], [False, 1]]
+    assert result.get(PATIENCE) == "stayed"
+    name = "ExecutorDied" if queue == GPU else "WorkerLostError"
+    assert stack.told(f"{key}-hook") == [name, 0]
+
+
+@pytest.mark.slow
+@needs_lost_retries
+@LOSING
+def test_a_task_whose_process_is_lost_after_its_last_retry_fails(
+    shop: ModuleType, stack: Stack, queue: str, key: str
+) -> None:
+    result = shop.is_retried.apply_async((key, "os._exit", 9), queue=queue)
+    with pytest.raises(ExecutorDied if queue == GPU else WorkerLostError):
+        result.get(2 * PATIENCE)
+    assert stack.told_so_far(key) == [[False, 0], [False, 1], [False, 2]]
+    if queue == GPU:
+        stack.in_state(result.id, "ended")
+        reasons = [stack.reader.record("t4", f"{result.id}{each}") for each in ("", "~1", "~2")]
+        assert [each and each["reason"] for each in reasons] == ["RETRIED", "RETRIED", "ERROR"]
 
 
 def test_an_executor_killed_from_outside_ends_its_job_exactly_once(

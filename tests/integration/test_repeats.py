@@ -148,7 +148,7 @@ def test_a_hook_that_raises_is_called_once_as_in_a_worker(stack: Stack) -> None:
     assert stack.client.llen("troubled:hooks") == 1
 
 
-@pytest.mark.parametrize("hook", ["hook_hangs", "hook_dies"])
+@pytest.mark.parametrize("hook", [pytest.param("hook_hangs", marks=pytest.mark.slow), "hook_dies"])
 def test_a_hook_that_never_ends_well_is_tried_a_few_times(stack: Stack, hook: str) -> None:
     error = failure(stack, send(stack, hook))
     assert "signal 9" in str(error)
@@ -156,7 +156,7 @@ def test_a_hook_that_never_ends_well_is_tried_a_few_times(stack: Stack, hook: st
     assert stack.client.llen("troubled:hooks") == TRIES
 
 
-@pytest.mark.parametrize("trouble", ["raise", "hang", "die"])
+@pytest.mark.parametrize("trouble", ["raise", pytest.param("hang", marks=pytest.mark.slow), "die"])
 def test_an_application_that_cannot_be_imported_finishes_nothing(
     importing: Stack, trouble: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from gpuqueue import cli
 from gpuqueue.cli.checks.check import Level
 from gpuqueue.cli.checks.runners import executors
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import worker_name
 from gpuqueue.settings.dispatcher import load
 from gpuqueue.store.logs import Logs
 from tests.support.nodes import APPS
@@ -50,6 +52,20 @@ for name in ("celeryd_init", "worker_init", "worker_process_init"):
     @getattr(signals, name).connect(weak=False)
     def note(name=name, **_):
         SEEN.append([name, os.getpid()])
+"""
+
+
+#: The signals that the application hears, in the order of a worker.
+SIGNALS = ["celeryd_init", "worker_init", "worker_process_init"]
+#: Notes which modules each executor has imported by itself.
+IMPORTS = """
+import sys
+os.register_at_fork(after_in_child=lambda: globals().update(FORKED=set(sys.modules)))
+
+@signals.worker_process_shutdown.connect(weak=False)
+def left(**_):
+    with open({!r}, "a") as file:
+        print(os.getpid(), *(set(sys.modules) - FORKED), file=file)
 """
 
 
@@ -88,6 +104,41 @@ def test_executors_are_forked_from_one_application_and_see_the_signals(own: Stac
         ]
 
 
+ENDS = """
+for name in ("worker_shutting_down", "worker_shutdown"):
+    @getattr(signals, name).connect(weak=False)
+    def ended(name=name, sig="", **_):
+        with open({!r}, "a") as file:
+            print(name, os.getpid(), sig, file=file)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_application_is_told_that_its_runner_ends(own: Stack, number: int) -> None:
+    noted = own.directory / "ended"
+    write(own, ENDS.format(str(noted)))
+    own.dispatcher()
+    ask(own, "see")
+    [runner] = runners_of(own.url)
+    assert not noted.exists()
+    runner.send_signal(number)
+    runner.wait(PATIENCE)
+    name = signal.Signals(number).name
+    told = [f"worker_shutting_down {runner.pid} {name}", f"worker_shutdown {runner.pid}"]
+    assert [line.rstrip() for line in noted.read_text().splitlines()] == told
+
+
+def test_a_forked_executor_imports_nothing_that_its_runner_has_not(own: Stack) -> None:
+    noted = own.directory / "imported"
+    write(own, f"VALUE = 1\n{IMPORTS.format(str(noted))}")
+    own.dispatcher()
+    seen = ask(own, "see")
+    assert isinstance(seen, list)
+    until(noted.exists, PATIENCE, "the executor has noted what it imported")
+    until(lambda: noted.read_text().endswith("\n"), PATIENCE, "all of it")
+    assert noted.read_text() == f"{seen[0]}\n"
+
+
 def test_events_of_a_forked_executor_reach_monitors(own: Stack) -> None:
     write(own, "VALUE = 1\n@app.task\ndef fail():\n    raise ValueError('wrong')")
     own.dispatcher()
@@ -104,21 +155,34 @@ def test_events_of_a_forked_executor_reach_monitors(own: Stack) -> None:
             assert isinstance(failed.get(PATIENCE, propagate=False), ValueError)
 
             def of(uuid: str) -> list[dict[str, Any]]:
-                names = {each["hostname"] for each in heard if each.get("uuid") == uuid}
-                one_shot = {name for name in names if uuid in name}
-                return [each for each in heard if each["hostname"] in one_shot]
+                return [each for each in heard if each.get("uuid") == uuid]
 
             def are(uuid: str, expected: list[str]) -> bool:
                 return [each["type"] for each in of(uuid)] == expected
 
             for each, ended in ((job, "task-succeeded"), (failed, "task-failed")):
-                expected = ["task-started", ended, "worker-offline"]
+                expected = ["task-received", "task-started", ended]
                 until(partial(are, each.id, expected), PATIENCE, f"{expected}")
-            assert of(job.id)[1]["result"] == "1"
-            assert "ValueError('wrong')" in of(failed.id)[1]["exception"]
-            assert "Traceback" in of(failed.id)[1]["traceback"]
+            assert of(job.id)[2]["result"] == "1"
+            assert "ValueError('wrong')" in of(failed.id)[2]["exception"]
+            assert "Traceback" in of(failed.id)[2]["traceback"]
+            assert {each["hostname"] for each in heard} == {worker_name("t4")}
+            assert not any(each["type"] == "worker-offline" for each in heard)
             receiver.should_stop = True
             capture.result(PATIENCE)
+
+
+@pytest.mark.slow
+def test_an_extended_result_names_the_attempt_and_its_host(own: Stack) -> None:
+    text = "@app.task\ndef die():\n    os.kill(os.getpid(), 9)"
+    write(own, f"VALUE = 1\napp.conf.result_extended = True\n{text}")
+    own.dispatcher()
+    done, died = (own.app.send_task(f"own.{name}", queue=GPU) for name in ("value", "die"))
+    assert done.get(PATIENCE) == 1
+    assert isinstance(died.get(PATIENCE, propagate=False), Exception)
+    for job in (done, died):
+        assert job.worker == own.known(job.id)["worker"]
+        assert job.worker.startswith(f"t4-{job.id}-1@")
 
 
 @pytest.mark.slow
@@ -185,7 +249,8 @@ def test_application_that_cannot_be_forked_is_spawned(
     node = own.dispatcher()
     seen = ask(own, "see")
     assert isinstance(seen, list)
-    assert [name for name, _ in seen[2]] == ["worker_process_init"], "it was imported there"
+    assert [name for name, _ in seen[2]] == SIGNALS
+    assert {pid for _, pid in seen[2]} == {seen[0]}, "it was imported there"
     assert "executors are started, not forked" in node.logs() and why in node.logs()
     [found] = executors(load(), "own")
     assert (found.level, why in found.saw) == (Level.WARN, True)

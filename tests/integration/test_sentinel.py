@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import redis
 from celery import Celery
 from kombu.transport import redis as transport
 
+from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
 from gpuqueue.errors import (
     ServerNotReady,
     ServerRefuses,
@@ -104,6 +106,42 @@ def test_no_connection_to_an_old_primary_is_used_again(servers: SentinelSet, add
             client.set("anything", "1")
         ports = {each.port for each in client.connection_pool._available_connections if each._sock}
         assert ports == {servers.primary().port}
+
+
+@pytest.mark.slow
+def test_no_write_goes_to_a_primary_that_the_sentinels_cannot_reach(
+    tmp_path: Path, restored: None
+) -> None:
+    """It takes writes until the Sentinels reach it again, which then takes them back."""
+    with SentinelSet(tmp_path, ["user client on >pw allkeys allchannels allcommands"]) as made:
+        url = made.url.replace("sentinel://", "sentinel://client:pw@")
+        celery = read(made.env | {"CELERY_BROKER_URL": url})
+        app = Celery("writes", set_as_current=False)
+        app.conf.update(celery.celery())
+        ask_sentinels(app)
+        assert celery.state is not None
+        with connect(celery.state, retries=60) as client, app.connection_for_write() as broker:
+            channel = broker.default_channel
+            clients = {"state": client, "broker": channel.client, "backend": app.backend.client}
+            for name, each in clients.items():
+                each.set(name, "before")
+            old = made.primary()
+            old.cut_off("client:pw")
+            made.fail_over(old)
+            assert old.runs
+            for name, each in clients.items():
+                there = partial(reached, made, each, name)
+                until(there, what=f"{name} writes to the new primary")
+        app.close()
+
+
+def reached(servers: SentinelSet, client: redis.Redis, name: str) -> bool:
+    """Write, and tell whether the primary has it."""
+    try:
+        client.set(name, "after")
+    except redis.ConnectionError as exc:  # once
+        assert "another server is the primary now" in str(exc)
+    return bool(servers.primary().client.get(name) == "after")
 
 
 def test_the_result_of_a_job_waits_for_the_next_primary(
@@ -227,12 +265,12 @@ def test_the_newest_answer_of_most_sentinels_counts() -> None:
     with says(1, 4) as stale, says(2, 5) as new, says(2, 5) as same:
         addresses = [each.url.replace("redis:", "sentinel:") for each in (stale, new, same)]
         url = ";".join(each.rpartition("/")[0] for each in addresses)
-        found = sentinel.Sentinels(parse(f"{url}?master_name={MASTER}"), 3)
+        found = sentinel.Sentinels.at(parse(f"{url}?master_name={MASTER}"), 3)
         assert found.discover_master(MASTER) == (HOST, 2)
     with says(1, 4, "master,s_down") as cut, says(1, 4) as sees:
         addresses = [each.url.replace("redis:", "sentinel:") for each in (cut, sees)]
         url = ";".join(each.rpartition("/")[0] for each in addresses)
-        found = sentinel.Sentinels(parse(f"{url}?master_name={MASTER}"), 3)
+        found = sentinel.Sentinels.at(parse(f"{url}?master_name={MASTER}"), 3)
         assert found.discover_master(MASTER) == (HOST, 1)
 
 

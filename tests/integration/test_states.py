@@ -18,7 +18,8 @@ from redis.retry import Retry
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.glue.results import running, states
-from gpuqueue.glue.results.running import store_running_states
+from gpuqueue.glue.results.earlier import mark, state_of
+from gpuqueue.glue.results.running import store_running_states, stored_before
 from gpuqueue.glue.results.states import (
     LONGEST,
     Informing,
@@ -213,6 +214,40 @@ def test_started_of_an_executor_replaces_all_but_a_success(app: Celery, known: s
     assert app.AsyncResult("a").state == ("SUCCESS" if known == "SUCCESS" else "STARTED")
 
 
+@pytest.mark.parametrize("started", [True, False], ids=["started", "no STARTED"])
+@pytest.mark.parametrize("known", ["SUCCESS", "FAILURE", "RETRY", QUEUED, None])
+@pytest.mark.parametrize("where", ["redis", "files"])
+def test_a_result_from_before_a_task_is_known(
+    app: Celery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    known: str | None,
+    started: bool,
+) -> None:
+    monkeypatch.setattr(running, "_found", {})
+    if where == "files":
+        app.conf.result_backend = f"file://{tmp_path}"
+        app._local.backend = app._get_backend()
+    if known:
+        put(app, known)
+    before = mark(app.backend.get_task_meta("a", cache=False))
+    store_running_states(app, passes)
+    if started:
+        app.backend.store_result("a", {"pid": 1}, "STARTED")
+    stays = known == "SUCCESS" or (known == "FAILURE" and not started)
+    found = stored_before(app, "a")
+    assert bool(found) == stays
+    assert found == (before if stays else "")
+    record: Any = {**RECORD, "earlier": found}
+    if stays:
+        assert state_of(app, record) is None
+    if known or started:
+        app.backend.forget("a")
+    put(app, "SUCCESS")
+    assert state_of(app, record) == "SUCCESS", "the result of this run"
+
+
 def test_started_of_an_executor_is_one_command(app: Celery) -> None:
     store_running_states(app, passes)
     app.backend.store_result("b", {"pid": 1}, "STARTED")
@@ -354,6 +389,7 @@ def test_started_does_not_wait_for_an_absent_backend(away: tuple[EmbeddedRedis, 
     app.backend.client.set_retry(Retry(ConstantBackoff(1), 60))  # the patience of an executor
     began = time.monotonic()
     app.backend.store_result("a", {"pid": 1}, "STARTED", request=Context({"id": "a"}))
+    assert stored_before(app, "a") == "", "unknown"
     assert time.monotonic() - began < 5
     assert app.backend.client.get_retry()._retries == 60, "results must be as patient as before"
     server.start()

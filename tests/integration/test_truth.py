@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gpuqueue.model.ends import explain
+from gpuqueue.model.record import Record
 from gpuqueue.store.measures import Measures
+from tests.support.celery_series import needs_failed_rejects
 from tests.support.hands import Hands
 
 pytestmark = pytest.mark.integration
@@ -16,8 +19,12 @@ def ended(hands: Hands) -> dict[tuple[str, str], float]:
 
 def check(hands: Hands, state: str, reason: str, task: str, *args: str) -> str:
     """Run a task; check its state, its reason and its count. Return its log."""
+    return check_attempt(hands, hands.attempt(f"odd_ends.{task}", *args), state, reason)
+
+
+def check_attempt(hands: Hands, record: Record, state: str, reason: str) -> str:
+    """The same for an attempt."""
     before = ended(hands)
-    record = hands.attempt(f"odd_ends.{task}", *args)
     done = hands.run(record)
     assert done.returncode == 0, done.stderr
     kept = hands.kept(record)
@@ -55,9 +62,30 @@ def test_an_error_that_cannot_be_stored_fails_everywhere(hands: Hands, error: st
     check(hands, "FAILURE", "ERROR", "raises", error)
 
 
-@pytest.mark.parametrize("error", ["ignore", "reject"])
-def test_an_ignored_task_is_no_success(hands: Hands, error: str) -> None:
-    check(hands, "STARTED", "IGNORED", "raises", error)
+@pytest.mark.parametrize("task", ["raises", "again_too_late"])
+def test_an_ignored_task_is_no_success(hands: Hands, task: str) -> None:
+    """Without acks_late, Celery has acknowledged the message before the task rejects it."""
+    check(hands, "STARTED", "IGNORED", task, *(["ignore"] if task == "raises" else []))
+
+
+@needs_failed_rejects
+@pytest.mark.parametrize("task", ["never_begins", "unsendable", "unsendable_by_itself", "raises"])
+def test_a_rejected_message_fails_everywhere(hands: Hands, task: str) -> None:
+    check(hands, "FAILURE", "ERROR", task, *(["reject"] if task == "raises" else []))
+
+
+@pytest.mark.parametrize("task", ["again", "begins_later"])
+def test_a_message_that_is_rejected_with_requeue_is_delivered_again(
+    hands: Hands, task: str
+) -> None:
+    record = hands.attempt(f"odd_ends.{task}")
+    assert hands.run(record).returncode == 0
+    assert hands.app.AsyncResult(record["id"]).state == "STARTED"
+    assert hands.kept(record)["state"] == "reporting"
+    again = hands.next_attempt(record, explain(0))
+    reason = "later" if task == "again" else "not yet"
+    assert again["error"] == f"the task rejected its message: {reason!r}"
+    check_attempt(hands, again, "SUCCESS", "SUCCEEDED")
 
 
 def test_a_custom_state_of_an_ignored_task_stays(hands: Hands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -32,12 +33,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", default="", help="mutants with this in their name")
     parser.add_argument("--output", type=Path, help="a JSON file for the result")
+    parser.add_argument("--again", action="store_true", help="only those that live in the file")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     reasons = equivalent()
     chosen = [each for each in mutants() if options.only in each.name]
     result: dict[str, Any] = about() | {"of": len(mutants()), "mutants": 0, "caught": 0}
     result |= {"equivalent": 0, "live": []}
+    if options.again:
+        result, chosen = again(json.loads(options.output.read_text()), chosen)
     [(_, broken)] = run([UNCHANGED], 1)
     if broken:
         raise SystemExit(f"the checks fail on the scripts as they are: {broken}")
@@ -53,6 +57,17 @@ def main(arguments: list[str]) -> int:
             write(options.output, result)
     print("\n" + sentence(result), *result["live"], sep="\n")
     return 1 if result["live"] else 0
+
+
+def again(result: dict[str, Any], chosen: list[Mutant]) -> tuple[dict[str, Any], list[Mutant]]:
+    """Return an earlier result without those that lived, and these: tests for them have come since,
+    and the scripts are the same.
+    """
+    found = [each for each in chosen if each.name in result["live"]]
+    if missing := set(result["live"]) - {each.name for each in found}:
+        raise SystemExit(f"the scripts have changed, and have no longer: {sorted(missing)}")
+    lived = {"mutants": result["mutants"] - len(found), "live": []}
+    return result | lived | {"again": about()["commit"]}, found
 
 
 def equivalent() -> dict[str, str]:

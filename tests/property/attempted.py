@@ -91,16 +91,18 @@ class Attempted(Entrance):
         short = job.time_limit and loads_within and job.time_limit <= loads_within
         job.loading = loads_within is not None and not short
 
-    def loaded(self, process: Process, told: Told, limit: float | None) -> bool:
+    def loaded(
+        self, process: Process, told: Told, limit: float | None, if_lost: str | None = None
+    ) -> bool:
         job = self.model.jobs.get(process.delivery)
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
         expected = bool(current and job and job.state == JobState.RUNNING and not job.timed_out)
-        assert self.executor(told).loaded(limit) == expected
+        assert self.executor(told).loaded(limit, if_lost=if_lost) == expected
         if job and expected:
             job.loaded, job.time_limit = True, limit or job.time_limit
-            job.loading = False
+            job.loading, job.if_lost = False, if_lost or ""
             job.deadline = job.started + job.time_limit if job.time_limit else None
         return expected
 
@@ -142,7 +144,8 @@ class Attempted(Entrance):
         current = bool(
             job and told.attempt.number == job.attempt and job.token and told.token == job.token
         )
-        expected = bool(current and job and job.state == JobState.REPORTING)
+        reports = bool(current and job and job.state == JobState.REPORTING)
+        expected = bool(reports and job and job.outcome != "REQUEUED")
         assert self.executor(told).reported(KEEP) == expected
         if job and expected:
             self.end(job)
@@ -222,22 +225,30 @@ class Attempted(Entrance):
         if job.claimed and self.has_retry(job):
             again = unclaimed = False
         due = (again and not reporting) or (unclaimed and reason != "BAD_SPEC")
+        rejected = reporting and job.outcome == "REQUEUED"
+        lost = job.if_lost and job.state == JobState.RUNNING and reason == "ERROR"
+        lost = lost and job.losses + 1 < MAX_ATTEMPTS and not self.has_retry(job)
         if job.cancelled and not reporting:
             self.model.hand_over(job, "CANCELLED")
         elif job.timed_out == "run":
             self.model.hand_over(job, "TIME_LIMIT")
+        elif (rejected or lost) and job.has_message and job.id in self.revoked:
+            job.outcome = ""
+            self.model.hand_over(job, "CANCELLED")
+        elif (rejected or lost) and job.has_message:
+            job.spared += 1
+            job.requeues, job.losses = job.requeues + rejected, job.losses + (not rejected)
+            self._delay(job, job.requeues if rejected else job.losses)
         elif due and job.attempt - job.spared < MAX_ATTEMPTS and job.has_message:
-            job.move(JobState.DELAYED)
-            job.eta, job.token, job.instance, job.timed_out, job.claimed = (
-                self.now + min(60, 2 ** (job.attempt - 1)),
-                "",
-                "",
-                "",
-                False,
-            )
-            job.due = job.eta
-            job.deadline = None
-            job.turn, job.runs, job.most = 1, 1, None
-            job.first, job.after, job.last = None, None, None
+            self._delay(job, job.attempt)
         else:
             self.model.hand_over(job, "INFRA" if blameless else reason)
+
+    def _delay(self, job: ModelJob, before: int) -> None:
+        """The pause before its next attempt, after so many."""
+        job.move(JobState.DELAYED)
+        job.eta = job.due = self.now + min(60, 2 ** (before - 1))
+        job.token, job.instance, job.timed_out, job.outcome, job.if_lost = "", "", "", "", ""
+        job.claimed, job.deadline = False, None
+        job.turn, job.runs, job.most = 1, 1, None
+        job.first, job.after, job.last = None, None, None

@@ -119,6 +119,7 @@ def check_states(world: World, keys: dict[str, Any], records: dict[str, Any]) ->
     def of(*states: JobState) -> set[str]:
         return {delivery for delivery, job in jobs.items() if job.state in states}
 
+    assert keys["latest"] == world.model.newest
     assert set(keys["accepted"]) == of(JobState.ACCEPTED)
     assert set(keys["delayed"]) == of(JobState.DELAYED)
     assert set(keys["finishing"]) == of(JobState.FINISHING)

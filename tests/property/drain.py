@@ -7,7 +7,9 @@ This knows only what a watcher knows: what Redis says, and which processes run.
 from __future__ import annotations
 
 from gpuqueue.model.states import JobState
+from gpuqueue.store.counts import parse
 from gpuqueue.store.upkeep import TICK_BATCH
+from gpuqueue.store.usage import Usage
 from tests.property.checks import check, look
 from tests.property.entrance import CLASS, KEEP
 from tests.property.world import World
@@ -16,7 +18,7 @@ from tests.property.world import World
 #: each with a start that times out and a pause, and waits for all that are ahead of it.
 TURNS_A_JOB, TURNS = 12, 120
 #: What stays for good: of a size that does not grow.
-KEPT = {"gate", "counts", "terms"}
+KEPT = {"gate", "counts", "terms", "history", "usage"}
 
 
 def drain(world: World) -> None:
@@ -50,6 +52,7 @@ def drain(world: World) -> None:
         *("warm", "warm_until"),  # of pods that have fallen silent
         *KEPT,
     }
+    _check_accounts(world)
     world.now += KEEP + 20_000
     for _ in range(1 + len(world.model.jobs) // TICK_BATCH):  # a tick is short
         world.line.tick(CLASS)
@@ -57,6 +60,14 @@ def drain(world: World) -> None:
     assert {name for name, value in left.items() if value} <= KEPT, (
         "tombstones and marks are forgotten in time"
     )
+
+
+def _check_accounts(world: World) -> None:
+    """Each attempt that got a slot has left one entry."""
+    entries = [(each.delivery, each.attempt) for each in Usage(world.client).of(CLASS, 0).entries]
+    assert len(entries) == len(set(entries))
+    waits = parse(look(world)["counts"]).wait.values()
+    assert len(entries) >= sum(dict(each.buckets)["+Inf"] for each in waits)
 
 
 def _turn(world: World, turn: int) -> None:

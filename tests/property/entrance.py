@@ -9,7 +9,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -67,6 +67,8 @@ class Entrance(Timed):
         """Pods that have been told to wait, and have not looked since they were told more."""
         self.asked: list[tuple[Process, Process]] = []
         """Instances that asked for their next job, and what they went on as."""
+        self.tags: dict[str, str] = {}
+        """Delivery → the tag of its message, which Redis may have lost."""
         self.ends: dict[str, int] = {}
         self.tokens: set[str] = set()
         self.revoked: set[str] = set()
@@ -74,7 +76,12 @@ class Entrance(Timed):
         self.most_pods = rules.shares
         self.mixed = False
         self.redealt = False
-        self._instances = 0
+        self._instances = self._tags = 0
+
+    def new_tag(self) -> str:
+        """What tells a message from all others."""
+        self._tags += 1
+        return f"tag {self._tags}"
 
     def executor(self, told: Told) -> ExecutorAttempt:
         return ExecutorAttempt(self.client, told.attempt, told.token)
@@ -92,21 +99,23 @@ class Entrance(Timed):
 
     def accept(self, job: ModelJob) -> str:
         """Store a delivery, not in line: as dispatchers of 0.1.0 do before they enqueue it."""
-        answer = self.line.accept(CLASS, self._record(job), '{"body": "[]"}')
-        self._accepted(job, answer)
+        record, again = self._record(job), self._again(job)
+        answer = self.line.accept(CLASS, record, '{"body": "[]"}', again)
+        self._accepted(job, answer, record["delivery"])
         return answer
 
     def take_in(self, job: ModelJob) -> None:
         """Store a delivery, and put it in line in the same step."""
-        taken = self.line.take_in(self.gpu_class, self._record(job), '{"body": "[]"}')
-        self._accepted(job, taken.outcome)
+        record, again = self._record(job), self._again(job)
+        taken = self.line.take_in(self.gpu_class, record, '{"body": "[]"}', again)
+        self._accepted(job, taken.outcome, record["delivery"])
         if taken.outcome == "accepted":
             self.model.enter(job, self.now)
             self.take(taken.granted)
 
     def _record(self, job: ModelJob) -> Record:
         record: dict[str, Any] = {
-            "delivery": job.delivery,
+            "delivery": delivery_name(job.id, job.retries),
             "id": job.id,
             "isolation": job.isolation,
             "priority": job.priority,
@@ -115,16 +124,47 @@ class Entrance(Timed):
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
         optional |= {"reuse": job.reuse or None, "warm": job.warm or None}
         record |= {"tenant": job.tenant} if job.tenant else {}
+        record |= {"tag": job.tag} if job.tag else {}
         record |= {name: value for name, value in optional.items() if value is not None}
         return record  # type: ignore[return-value]
 
-    def _accepted(self, job: ModelJob, answer: str) -> None:
-        if job.delivery in self.model.jobs:
+    def _again(self, job: ModelJob) -> str | None:
+        return delivery_name(job.id, job.retries, tag=job.tag) if job.tag else None
+
+    def _known(self, job: ModelJob) -> ModelJob | None:
+        """The delivery of a message; None: no message like it has come. Names it otherwise."""
+        job.delivery = delivery_name(job.id, job.retries)
+        plain = self.model.jobs.get(job.delivery)
+        if plain and not (plain.tag and job.tag and plain.tag != job.tag):
+            return plain
+        again = self._again(job) or ""
+        known = self.model.jobs.get(again)
+        job.delivery = again if plain or known else job.delivery
+        return known
+
+    def _hinders(self, job: ModelJob) -> str:
+        plain = delivery_name(job.id, job.retries)
+        if job.retries:
+            newer = job.retries > self.model.retries_of(job.id)
+            return "" if newer or plain not in self.model.jobs else "busy"
+        known = plain in self.model.jobs or job.id in self.model.newest
+        return self.model.hinders(job.id) if known else ""
+
+    def _accepted(self, job: ModelJob, answer: str, delivery: str) -> None:
+        known = self._known(job)
+        assert delivery == job.delivery
+        if known:
             assert answer == "known", "a delivery accepted twice is one job"
-            known = self.model.jobs[job.delivery]
             known.has_message = known.has_message or known.state != JobState.ENDED
             return
+        if hinders := self._hinders(job):
+            assert answer == hinders, "a task runs once at a time"
+            return
+        if not job.retries:
+            self.model.newest.pop(job.id, None)
+        self.model.follows(job)
         self.model.jobs[job.delivery] = job
+        self.tags[job.delivery] = job.tag
         if job.id in self.revoked:
             assert answer == "finishing", "a revoked task is not run when it comes"
             self.model.hand_over(job, "CANCELLED")
@@ -210,6 +250,4 @@ class Entrance(Timed):
         self.ends[job.delivery] = self.ends.get(job.delivery, 0) + 1
 
     def has_retry(self, job: ModelJob) -> bool:
-        return any(
-            each.id == job.id and each.retries > job.retries for each in self.model.jobs.values()
-        )
+        return self.model.retries_of(job.id) > job.retries

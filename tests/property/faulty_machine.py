@@ -12,7 +12,7 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_APPLICATION, End, explain
-from gpuqueue.model.place import PlaceKind, Site
+from gpuqueue.model.place import HOLDS, PlaceKind, Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -32,7 +32,7 @@ Ends = Callable[[Record], str]
 class Machine(Timed, Looks):
     """One machine with four GPUs and one application, on a clock that tests set. ``how`` decides
     how an attempt ends: ``gpu``, ``import``, ``start`` (three faults of places), ``crash`` (killed
-    before its claim), ``error`` (of the task), ``success``.
+    before its claim), ``error`` (of the task), ``success``, or the kind of a hold that it meets.
     """
 
     client: redis.Redis
@@ -90,8 +90,11 @@ class Machine(Timed, Looks):
             "status": explain(EXIT_NO_APPLICATION),
             "start": End(EndReason.INFRA, "[Errno 28] no space left", blames=PlaceKind.HOST),
         }.get(how, explain(1))
+        if how in HOLDS:
+            kind = PlaceKind(how)
+            end = End(HOLDS[kind].end, f"refused: {how}", blames=kind)
         instance = ""
-        if how not in ("start", "crash"):
+        if how not in ("start", "crash", *HOLDS):
             instance = "h:n:1"
             executor.claim(instance, "w", 120.0)
             if how == "import":

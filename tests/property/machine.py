@@ -74,7 +74,8 @@ class Schedule(RuleBasedStateMachine):
         eta=maybe_seconds,
         expires=maybe_seconds,
         limit=maybe_seconds,
-        kind=st.sampled_from([("", 0), ("", 3), ("", 9), ("a", 2)]),
+        # Without tenants: test_tenants.py has schedules of these.
+        kind=st.sampled_from([("", 0), ("", 3), ("", 9), ("", 2)]),
         warm=st.sampled_from([0, 60]),
         enqueue=st.sampled_from([True, True, True, False]),
     )
@@ -99,6 +100,7 @@ class Schedule(RuleBasedStateMachine):
             priority,
             eta=times[0],
             expires=times[1],
+            tag=world.new_tag(),
             time_limit=limit or None,
             tenant=kind[0],
             reuse=kind[1],
@@ -117,7 +119,15 @@ class Schedule(RuleBasedStateMachine):
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)
     def deliver_again(self, number: int) -> None:
-        self.world.accept(replace(self.some_job(number)))
+        job = self.some_job(number)
+        self.world.accept(replace(job, tag=self.world.tags[job.delivery]))
+
+    @precondition(lambda self: self.world.model.jobs)
+    @rule(number=index, tagged=st.sampled_from([True, True, True, False]))
+    def id_is_sent_again(self, number: int, tagged: bool) -> None:
+        world, known = self.world, self.some_job(number, JobState.ENDED)
+        tag = world.new_tag() if tagged else ""
+        world.take_in(ModelJob(known.id, known.delivery, known.isolation, known.priority, tag=tag))
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)
@@ -188,15 +198,18 @@ class Schedule(RuleBasedStateMachine):
         number=index,
         wrong=st.sampled_from(["", "", "", "token", "attempt"]),
         limit=st.sampled_from([None, 7]),
+        if_lost=st.sampled_from([None, "requeue"]),
     )
-    def application_is_loaded(self, number: int, wrong: str, limit: float | None) -> None:
+    def application_is_loaded(
+        self, number: int, wrong: str, limit: float | None, if_lost: str | None
+    ) -> None:
         process = self.some_process(number)
-        self.world.loaded(process, self.told(process, wrong), limit)
+        self.world.loaded(process, self.told(process, wrong), limit, if_lost)
 
     @precondition(lambda self: self.world.processes)
     @rule(
         number=index,
-        outcome=st.sampled_from(["SUCCEEDED", "ERROR", "RETRIED"]),
+        outcome=st.sampled_from(["SUCCEEDED", "ERROR", "RETRIED", "REQUEUED"]),
         wrong=st.sampled_from(["", "", "", "token", "attempt"]),
         confirm=st.booleans(),
     )

@@ -13,6 +13,7 @@ from tests.property.model_places import Gpus
 from tests.property.model_pods import CLAIMS_WITHIN, Pods
 
 HOLDING = (JobState.LAUNCHING, JobState.RUNNING, JobState.REPORTING)
+ENDING = (JobState.REPORTING, JobState.FINISHING)
 IN_LINE = (JobState.ACCEPTED, JobState.DELAYED, JobState.WAITING)
 
 
@@ -48,7 +49,12 @@ class ModelJob:
     isolation: str
     priority: int = 0
     retries: int = 0
+    tag: str = ""
+    """Of the message; empty: it is not known."""
     spared: int = 0
+    requeues: int = 0
+    losses: int = 0
+    if_lost: str = ""
     avoid: tuple[int, ...] = ()
     loading: bool = False
     eta: float | None = None
@@ -118,6 +124,8 @@ class Model:
     rules: Rules
     jobs: dict[str, ModelJob] = field(default_factory=dict)
     holders: dict[tuple[str, int], str] = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
+    """Task id → its newest delivery, unless that has the name of the id."""
     gpus: Gpus = field(init=False)
     pods: Pods = field(default_factory=Pods)
     arrivals: int = 0
@@ -130,6 +138,29 @@ class Model:
 
     def __post_init__(self) -> None:
         self.gpus = Gpus(self.rules.devices)
+
+    def newest_of(self, job_id: str) -> ModelJob | None:
+        return self.jobs.get(self.newest.get(job_id, job_id))
+
+    def retries_of(self, job_id: str) -> int:
+        """How often a task has asked for a retry in its latest run."""
+        newest = self.newest_of(job_id)
+        return newest.retries if newest else 0
+
+    def follows(self, job: ModelJob) -> None:
+        """A delivery may be the newest one of its task."""
+        if job.delivery != job.id and job.retries >= self.retries_of(job.id):
+            self.newest[job.id] = job.delivery
+
+    def hinders(self, job_id: str) -> str:
+        """What keeps a task from another run."""
+        newest = self.newest_of(job_id)
+        if newest and newest.reason == "RETRIED":
+            return "busy"
+        if newest and newest.state not in (*ENDING, JobState.ENDED):
+            return "busy"
+        live = [each for each in self.jobs.values() if each.state != JobState.ENDED]
+        return "ending" if any(each.id == job_id for each in live) else ""
 
     def running(self) -> dict[tuple[str, int], float]:
         """Holder → since when it runs; infinity: it has not been claimed."""

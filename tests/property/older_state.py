@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import redis
@@ -46,6 +47,7 @@ class Machine:
 
     owner = ""
     claim_within = 60.0
+    unknown: Collection[str] = ()
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client

@@ -79,6 +79,26 @@ def test_only_an_attempt_that_reports_its_import_can_die_in_it(
     assert queue.end(EndReason.ERROR) == state
 
 
+@pytest.mark.parametrize(
+    ("declared", "seconds"), [(30, 30), (90, 60), (None, 20)], ids=["below", "above", "none"]
+)
+def test_a_limit_that_the_task_declares_is_cut_to_the_largest(
+    queue: Queue, declared: float | None, seconds: float
+) -> None:
+    queue.start(time_limit=20, max_time_limit=60)
+    queue.line.launched(queue.attempt, "h:n:1", 60)
+    queue.call("claim", worker="w", loads_within=10)
+    assert queue.call("loaded", seconds=declared)
+    assert queue.own_record()["time_limit"] == seconds
+    assert queue.time_of("deadlines") == queue.now + seconds
+
+
+def test_a_lost_word_of_a_declared_limit_is_cut_to_the_largest(queue: Queue) -> None:
+    queue.start(max_time_limit=60)
+    assert queue.call("sampled", claimed={"loaded": True, "time_limit": 90})
+    assert queue.time_of("deadlines") == queue.now + 60
+
+
 @pytest.mark.parametrize("verb", ["loaded", "sampled", "report", "reported"])
 def test_a_lost_claim_of_another_process_than_the_launched_one_counts(
     queue: Queue, verb: str

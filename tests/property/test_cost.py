@@ -18,7 +18,7 @@ T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 #: Round trips of one job: take_in, launched, claim, report, reported, release.
 ROUND_TRIPS = 6
 #: Commands within those scripts at most, for a job that starts at once.
-COMMANDS = 73
+COMMANDS = 79
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:

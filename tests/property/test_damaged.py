@@ -317,6 +317,8 @@ def test_a_failure_at_a_place_with_a_damaged_entry_is_its_first(queue: Queue, te
         ('{"headers": 7}', ("shop~1", "")),
         ('{"headers": {"id": 7, "task": 7}}', ("shop~1", "")),
         ('{"headers": {"id": "another", "task": "train"}}', ("another", "train")),
+        ('{"headers": {"id": "another", "task": "train", "n": NaN}}', ("another", "train")),
+        ('{"headers": {"id": "another", "argsrepr": "\\udce9"}}', ("shop~1", "")),
     ],
 )
 def test_the_job_of_a_damaged_record_is_named_by_its_message(

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import redis
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher import finish_here
 from gpuqueue.dispatcher.finish_here import PLAIN_TRIES, HereFinisher
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.model.record import Record
+from gpuqueue.store import places
 from gpuqueue.store.attempts import FREE_FOR
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.turn import Turn, Turns
 from tests.support.model_time import Timed
 from tests.support.waiting import until
 
@@ -124,6 +127,112 @@ def test_a_finish_that_kills_its_dispatcher_each_time_ends(job: Finishing) -> No
     job.turn()
     assert job.written == ["no callback was sent: each try to finish it was cut off"]
     assert job.record()["state"] == "ended"
+
+
+# -- finishers without a pod -----------------------------------------------------------------------
+
+CLASS_PLACE, IMAGE_PLACE = "finishes:t4", "finishes:main"
+
+
+def begun(job: Finishing, name: str, finisher: str, most: float | None = None) -> str:
+    """Begin a finish in the code of its application; return the answer."""
+    hold: dict[str, Any] = {"places": [CLASS_PLACE, IMAGE_PLACE], "tries": TRIES}
+    hold |= {"most": most} if most else {}
+    return job.line.finish_claim("t4", name, finisher, 135, begins=True, hold=hold)[0]
+
+
+def another(job: Finishing, name: str) -> None:
+    record: Any = {"delivery": name, "id": name, "isolation": "shared", "gpu_class": "t4"}
+    job.line.accept("t4", record | {"task": "t", "reason": "REJECTED", "error": "no"}, "{}")
+
+
+def test_one_finisher_without_a_pod_holds_those_of_its_class(job: Finishing) -> None:
+    another(job, "k")
+    assert begun(job, "j", "f1") == "ok"
+    assert job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "quota: no room") == 2
+    assert "finishes" not in job.record() or job.record()["finishes"] == 0
+    assert job.record()["finish_error"] == "quota: no room"
+    assert begun(job, "k", "f2") == "held", "it does not try what the first has met"
+    [held] = places.of(job.client, "t4")
+    assert (held.kind, held.name, held.error) == ("finishes", CLASS_PLACE, "quota: no room")
+
+    pauses = []
+    for number in range(7):
+        entry = places.of(job.client, "t4")[0]
+        assert entry.until is not None
+        pauses.append(entry.pause)
+        job.now = entry.until
+        name, waits = ("k", "j") if number % 2 else ("j", "k")
+        assert begun(job, name, f"probe{number}") == "ok", "one tries"
+        assert begun(job, waits, f"other{number}") == "held", "the others wait for it"
+        assert job.line.finish_held("t4", name, f"probe{number}", CLASS_PLACE, "full")
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+    for name in ("j", "k"):
+        record = job.reader.record("t4", name)
+        assert record and record["state"] == "finishing" and not record.get("finishes")
+
+
+def test_a_finisher_that_gets_its_pod_ends_the_hold(job: Finishing) -> None:
+    another(job, "k")
+    begun(job, "j", "f1")
+    job.line.finish_held("t4", "j", "f1", IMAGE_PLACE, "registry away")
+    job.now += 2
+    assert begun(job, "k", "f2") == "ok"
+    tried = job.reader.record("t4", "k")
+    assert tried and tried["finish_probes"] == [IMAGE_PLACE]
+    job.now += 1
+    assert begun(job, "j", "f3") == "held", "the first waits"
+    job.line.finishes_go_on("t4", tried["finish_probes"])
+    assert places.of(job.client, "t4") == []
+    assert "j" in dict(job.reader.todo("t4", job.now).finishing), "at once"
+    assert begun(job, "j", "f4") == "ok" and "finish_probes" not in job.record()
+
+
+def test_a_trying_finisher_that_dies_leaves_the_hold_with_its_claim(job: Finishing) -> None:
+    another(job, "k")
+    begun(job, "j", "f1")
+    job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "full")
+    job.now += 2
+    assert begun(job, "j", "dies") == "ok"
+    job.now += 134
+    assert begun(job, "k", "f2") == "held"
+    job.now += 1
+    assert begun(job, "k", "f3") == "ok"
+
+
+def test_a_finish_that_outlasts_a_hold_with_an_end_needs_no_pod(job: Finishing) -> None:
+    begun(job, "j", "f1", 100)
+    job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "full")
+    job.now += 2
+    assert begun(job, "j", "f2", 100) == "ok"
+    job.line.finish_held("t4", "j", "f2", CLASS_PLACE, "full")
+    job.now += 99
+    assert begun(job, "j", "f3", 100) == "held"
+    assert job.record()["finishes"] == TRIES
+    job.turn(instead=True)
+    assert job.written == ["with callbacks"]
+    assert "could not be finished" in job.record()["error"] and "full" in job.record()["error"]
+
+
+def test_a_hold_that_no_finish_waits_for_is_forgotten(job: Finishing) -> None:
+    begun(job, "j", "f1")
+    job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "full")
+    turns, t4 = Turns(job.client, job.line), GpuClass("t4", shared_slots=1)
+    turns.take([t4])
+    assert places.of(job.client, "t4"), "one waits"
+    job.now += 2
+    job.turn()  # by a dispatcher of before
+    [turn] = turns.take([t4])
+    assert places.of(job.client, "t4") == []
+    assert isinstance(turn, Turn) and turn.problems == []
+
+
+def test_a_finisher_that_lost_its_job_holds_nothing(job: Finishing) -> None:
+    begun(job, "j", "f1")
+    job.now += 200
+    begun(job, "j", "f2")
+    assert job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "full") is None
+    assert places.of(job.client, "t4") == []
 
 
 def test_an_application_that_failed_leaves_the_callbacks_to_their_names(job: Finishing) -> None:

@@ -589,7 +589,7 @@ def test_a_launch_that_was_given_up_is_not_repeated(queue: Queue, field: str) ->
     [granted] = queue.submit("a")
     attempt = Attempt.of(granted)
     if field == "doomed":
-        queue.line.give_up(attempt, EndReason.INFRA, "no pod")
+        queue.line.give_up(attempt, End(EndReason.INFRA, "no pod"))
     else:
         queue.line.observed([Observation(attempt, claim_within=1)])
     queue.now += 10

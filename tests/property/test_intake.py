@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from kombu import Message
 
 from gpuqueue import errors
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import GpuClass, chords_class
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue.messages.bodies import ApplicationBodies, DispatcherBodies
 from gpuqueue.glue.messages.message import pack
-from gpuqueue.glue.messages.parse import UNSIGNED
+from gpuqueue.glue.messages.parse import MOST_DECODED, UNSIGNED
+from gpuqueue.glue.messages.signed import JSON, SIGNED
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.model.names import REFUSED
 from gpuqueue.model.record import Record
@@ -62,7 +63,10 @@ class Intake:
         parts: Any = self
         launcher: Any = Launcher()
         self.accept = Accept(
-            self.client, self.line, self.reader, classes, UNSIGNED, launcher, parts, parts, parts
+            *(self.client, self.line, self.reader, classes, UNSIGNED),
+            *(launcher, parts, parts, parts),
+            chords=chords_class(classes.values()),
+            shown=parts,
         )
 
     def launch(self, gpu_class: GpuClass, granted: Granted) -> None:
@@ -96,12 +100,13 @@ class Intake:
         """Accept a message as the consumer does, and check what became of it."""
         try:
             packed = pack(message, payload)
-            outcome = self.accept(packed)
+            outcome, gpu_class = self.accept(packed)
         except MalformedMessage as exc:
             assert "is not a task id" in str(exc)
             return "discarded"
         headers = packed["headers"]
         if outcome == "refused":
+            assert gpu_class == REFUSED
             record = self.reader.find(headers["id"], [REFUSED])
             assert record is not None
             assert record["state"] == "ended"
@@ -110,6 +115,7 @@ class Intake:
                 assert meta["status"] == states.FAILURE
                 assert issubclass(getattr(errors, meta["result"]["exc_type"]), errors.InvalidJob)
         elif outcome == "accepted":
+            assert gpu_class == "t4"
             record = self.reader.find(headers["id"], ["t4"])
             assert record is not None
             assert record["state"] in ("waiting", "delayed", "launching", "finishing")
@@ -173,7 +179,23 @@ HUGE = 10**400
         ({"argsrepr": 10**5000}, "the message cannot be kept as JSON: "),
         ({"argsrepr": nested(101)}, "headers are nested deeper than 100 levels"),
         ({"body": DEEP}, "is nested too deeply"),
-        ({"body": '[["\\ud800"], {}, {}]'}, "is not JSON"),
+        ({"body": "[[NaN], [], {}]"}, "is not [args, kwargs, embed]: "),
+        (
+            {"body": '[[], {}, {"errbacks": Infinity}]'},
+            "is not [args, kwargs, embed]: errbacks=inf",
+        ),
+        ({"body": "[[NaN, -NaN], {}, {}]"}, "is not JSON"),
+        ({"body": "[" * 500 + "NaN" + "]" * 499}, "is not JSON"),
+        ({"task": "gpuqueue.run", "body": "[[NaN], {}, {}]"}, "gpuqueue.run image=nan is not an"),
+        (
+            {"task": "gpuqueue.run", "body": '[["a:1", ["\\udce9"]], {}, {}]'},
+            "gpuqueue.run command",
+        ),
+        (
+            {"task": "gpuqueue.run", "body": b"\x80", "content_type": "application/x-yaml"},
+            "has arguments in application/x-yaml, which no dispatcher decodes; send it as JSON: ",
+        ),
+        ({"content_type": "application/\ud800"}, "is not a content type; send it as JSON"),
         ({"body": '[["\ud800"], {}, {}]'}, "is not JSON"),
         ({"body": 7}, "body='7...' is not text"),
         ({"body": None}, "body='None...' is not text"),
@@ -209,7 +231,7 @@ HUGE = 10**400
         ({"routing_key": "gpu.t4\n"}, "queue='gpu.t4\\n' has a malformed class"),
         ({"routing_key": 5}, "queue='5' is not the name of a GPU queue; "),
         ({"routing_key": "\ud800"}, "is not the name of a GPU queue"),
-        ({"content_type": []}, "content_type=[] is not application/json"),
+        ({"content_type": []}, "content_type=[] is not a content type; send it as JSON"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -241,6 +263,14 @@ def test_a_value_that_cannot_be_kept_is_refused_with_its_name(
         {"stamps": None, "stamped_headers": None},
         {"body": "[[" + "9" * 400 + "], {}, {}]"},
         {"body": "[[" + "[" * 500 + "]" * 500 + "], {}, {}]"},
+        {"body": '[[NaN, Infinity, -Infinity, 1e400], {"a": [NaN]}, {"b": NaN}]'},
+        {"body": '[["\\udce9"], {"\\ud800": ["\\udc00"]}, {"\\udce9": 1}]'},
+        {"body": f'[["{"a" * MOST_DECODED}", NaN], {{}}, {{}}]'},
+        {"body": b"\x93\x92\x01\x02\x80\x80", "content_type": "application/x-msgpack"},
+        {"body": "- [1, 2]\n- {}\n- {}\n", "content_type": "application/x-yaml"},
+        {"body": "", "content_type": "application/x-no-such"},
+        {"group_index": float("nan"), "custom": [float("inf"), "\udce9"]},
+        {"argsrepr": "('\udce9',)"},
     ],
     ids="-".join,
 )
@@ -289,7 +319,7 @@ def test_the_script_tells_an_error_of_the_data_and_keeps_nothing(
 class SignedBodies(DispatcherBodies):
     """Bodies of a dispatcher that trusts no message."""
 
-    def text(self, stored: Mapping[str, Any]) -> str | bytes:
+    def opened(self, stored: Mapping[str, Any]) -> tuple[str | bytes, list[str]]:
         raise UntrustedMessage("the message is not signed; sign it")
 
 
@@ -300,10 +330,10 @@ def test_an_untrusted_message_with_the_id_of_a_job_changes_nothing(intake: Intak
     Lease(intake.client, "me", 5, "t4").announce([GpuClass("t4")], time.time())
     signed = replace(intake.accept, bodies=SignedBodies())
     forged = message(id=sent.headers["id"], retries=3, gpu={"memory": "much"})
-    assert signed(pack(forged, None)) == "known"
+    assert signed(pack(forged, None)).outcome == "known"
     assert intake.reader.find(sent.headers["id"], ["t4", REFUSED]) == before
     assert intake.app.backend.get_state(sent.headers["id"]) == states.PENDING
-    assert signed(pack(message(id="of-no-job"), None)) == "refused"
+    assert signed(pack(message(id="of-no-job"), None)).outcome == "refused"
     assert intake.result("of-no-job")["result"]["exc_type"] == "UntrustedMessage"
 
 
@@ -367,11 +397,17 @@ BODIES = st.one_of(
 )
 
 
+#: The other arguments of :func:`message`.
+PARTS = ("body", "content_type", "routing_key", "priority")
+
+
 @given(
     headers=HEADERS,
-    other=st.dictionaries(TEXT, VALUES, max_size=2),
+    other=st.dictionaries(TEXT.filter(lambda name: name not in PARTS), VALUES, max_size=2),
     body=BODIES,
-    content_type=st.one_of(st.just("application/json"), VALUES),
+    content_type=st.one_of(
+        st.just(JSON), st.sampled_from([SIGNED, "application/x-msgpack", "text/plain"]), VALUES
+    ),
     routing_key=st.one_of(st.sampled_from([GPU, "gpu.t4", "gpu.auto", "gpu.mig"]), VALUES),
     priority=VALUES,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -111,6 +112,27 @@ def test_a_lost_answer_is_given_again_while_the_job_runs(world: World) -> None:
     world.take_in("c")
     assert asked.take_next(ME, reuses=True) is None, "it has gone on"
     assert world.holders() == ["b#1"]
+
+
+def test_a_process_asks_again_while_no_job_can_start(world: World) -> None:
+    asked: list[str] = []
+
+    def pauses(then: dict[str, Any]) -> Iterator[float]:
+        asked.append("again")
+        yield 0.0
+        world.take_in(**then)
+        asked.append("again")
+        yield 0.0
+        raise AssertionError("it has its answer by now")
+
+    taken = world.asker.take_next(ME, reuses=True, pauses=pauses({"name": "b"}))
+    assert taken and taken[1]["delivery"] == "b"
+    world.asker = taken[0]
+    world.end(world.asker)
+    other = {"name": "c", "task": "another"}
+    assert world.asker.take_next(ME, reuses=True, pauses=pauses(other)) is None
+    assert len(asked) == 4
+    assert world.holders() == ["b#1"], "it is free when the process has ended"
 
 
 def test_the_end_of_the_process_is_that_of_its_last_attempt(world: World) -> None:

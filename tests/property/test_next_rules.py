@@ -10,10 +10,12 @@ import redis
 
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End, explain
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.keys import class_key
 from tests.property.going_on import HOST, POD, PROCESS, Instance
+from tests.property.open_class import NOW
 
 pytestmark = pytest.mark.integration
 GPU = f"device:{HOST}/GPU-1"
@@ -195,6 +197,18 @@ def test_a_job_is_not_given_to_a_pod_on_a_node_that_it_avoids(
     assert here.ask(node=node) == given
 
 
+@pytest.mark.parametrize(("node", "given"), [("n1", None), ("n2", "b")])
+def test_no_job_is_given_to_a_pod_on_a_node_that_is_set_aside(
+    make: Callable[..., Instance], node: str, given: str | None
+) -> None:
+    """The probe of a node is a cold start."""
+    here = make(POD)
+    here.start()
+    here.fail("node:n1", until=here.now + 9, pause=9)
+    here.submit("b")
+    assert here.ask(node=node) == given
+
+
 @pytest.mark.parametrize(("warm", "given"), [(60.0, "b"), (None, None)])
 def test_a_pod_goes_on_with_jobs_that_allow_it(
     make: Callable[..., Instance], warm: float | None, given: str | None
@@ -272,3 +286,29 @@ def test_a_pod_whose_last_job_runs_again_does_not_wait(make: Callable[..., Insta
     assert here.ask(ended=End(EndReason.INFRA, "gone")) is None
     assert (here.record("a")["state"], here.record("b")["state"]) == ("ended", "delayed")
     assert here.called() is False
+
+
+@pytest.mark.parametrize("kind", ["launch", "quota", "scheduling", "pods"])
+def test_a_pod_that_runs_meets_no_hold(make: Callable[..., Instance], kind: str) -> None:
+    here = make(POD)
+    here.start(ends=False)
+    here.submit("b", "c")
+    here.fail(f"{kind}:t4", until=NOW + 60, pause=60)
+    here.end()
+    assert here.ask() == "b"
+    assert "probes" not in here.record("b")
+    here.end()
+    assert here.ask() == "c"
+    key = class_key("t4", "places")
+    assert here.client.hexists(key, f"{kind}:t4"), "it proves nothing about a launch"
+
+
+def test_a_quota_that_refuses_a_job_ends_a_pod_that_waits(make: Callable[..., Instance]) -> None:
+    here = make(POD, slots=2)
+    here.start()
+    assert here.ask() is None and here.called() is True
+    [granted] = here.submit("b", tenant="other")
+    end = End(EndReason.QUOTA, "exceeded quota", blames=PlaceKind.QUOTA)
+    here.line.release(here.gpu_class, Attempt.of(granted), end)
+    assert here.called() is False, "it has the share that is missing"
+    assert here.record("b")["state"] == "waiting"

@@ -186,7 +186,7 @@ def test_an_observation_of_a_stray_changes_nothing(queue: OlderState) -> None:
     before = queue.record("a")
     assert not queue.line.launched(stale, "h:stray:1", 60.0)
     assert queue.line.observed([Observation(stale, WaitReason.PULLING_IMAGE, "slow")]) == [False]
-    assert not queue.line.give_up(stale, EndReason.IMAGE, "no image")
+    assert not queue.line.give_up(stale, End(EndReason.IMAGE, "no image"))
     assert queue.line.relaunch(stale, 0.0) is None
     assert not queue.line.release(T4, stale, End(EndReason.INFRA, "gone")).freed
     assert queue.record("a") == before
@@ -457,3 +457,19 @@ def restarted(queue: OlderState) -> None:
     """As if the class had been opened on another server."""
     opened = cast(str, queue.client.hget(GATE, "opened"))
     queue.client.hset(GATE, "opened_on", f"{opened} another")
+
+
+def test_nothing_is_repaired_in_a_class_of_which_nothing_is_known(queue: OlderState) -> None:
+    queue.submit("a", SHARED)  # granted, and its launch is never confirmed
+    [process] = queue.launch(queue.submit("b", SHARED))
+    queue.machine.living.clear()
+    queue.machine.unknown = {"t4"}
+    queue.look(5)
+    assert queue.repair.unsettled == {"t4"}, "a closed class stays closed"
+    assert queue.machine.started == [process] and len(queue.reader.holders("t4")) == 2
+    queue.machine.unknown = ()
+    queue.look(5)
+    assert queue.repair.unsettled == set()
+    assert process.record["delivery"] not in [
+        each.delivery for each, _ in queue.reader.holders("t4")
+    ]

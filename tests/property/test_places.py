@@ -196,7 +196,7 @@ def test_one_job_alone_waits_for_its_application_without_an_end(
     broken = True
     here = machine(lambda record: "import" if broken else "success")
     here.submit("a")
-    here.play(3600)
+    here.play(1500)
     assert here.record("a")["state"] in ("delayed", "waiting")
     assert here.places()[APPLICATION]["pause"] == 300
     broken = False

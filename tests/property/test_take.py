@@ -99,6 +99,22 @@ def test_a_message_that_is_done_is_gone_and_only_then(broker: Broker) -> None:
     process.take([QUEUE], all_as(taken, Verdict.DONE))  # may be repeated
 
 
+@pytest.mark.parametrize(("verdict", "pause"), [(Verdict.SOON, 0.5), (Verdict.WAITS, 5.0)])
+def test_a_message_that_must_wait_is_taken_after_its_pause(
+    broker: Broker, verdict: Verdict, pause: float
+) -> None:
+    broker.push("a")
+    process = broker.process("p")
+    taken = process.take([QUEUE])
+    for _ in range(2 * TRIES):  # it costs no try
+        assert texts(process.take([QUEUE], all_as(taken, verdict))) == []
+        broker.now += pause - 0.1
+        assert texts(process.take([QUEUE])) == []
+        broker.now += 0.2
+        taken = process.take([QUEUE])
+        assert texts(taken) == [b"a"]
+
+
 def test_one_call_takes_a_bounded_number_and_size(broker: Broker) -> None:
     broker.push(*(str(number) for number in range(BATCH + 1)))
     process = broker.process("p")
@@ -212,18 +228,33 @@ def test_a_message_that_has_failed_is_returned_with_its_count_of_tries(broker: B
     assert [each.tries for each in process.take([QUEUE]).messages] == [1]
 
 
-def test_a_message_of_a_list_that_is_no_longer_known_is_returned_here(broker: Broker) -> None:
+def test_a_message_returns_to_its_priority_when_the_steps_have_changed(broker: Broker) -> None:
+    """They are learnt from the application while messages are in hand."""
+    broker.push("high", step=0)
+    broker.push("middle", step=3)
+    broker.push("low", step=9)
+    taken = broker.process("p").take([QUEUE])
+    broker.keys = BrokerKeys(steps=(0, 1, 2, 3))
+    process = broker.process("p")
+    process.take([], all_as(taken, Verdict.RETURNED), most=0)
+    lists = [broker.client.lrange(each, 0, -1) for each in broker.keys.lists(QUEUE)]
+    assert lists == [[b"high"], [], [], [b"middle"]]
+    assert broker.in_hand() == 1, "no list has the step of the last"
+    assert sorted(texts(process.take([QUEUE]))) == [b"high", b"low", b"middle"]
+
+
+def test_a_message_that_an_older_version_numbered_is_returned_here(broker: Broker) -> None:
     broker.push("a")
     process = broker.process("p")
     (message,) = process.take([QUEUE]).messages
-    beyond = message.number.rpartition("-")[0] + "-99"
+    older = message.number.partition("=")[0] + "-1"
     for name in ("texts", "hands"):
         key = f"gpuqueue:1:{{{QUEUE}}}:{name}"
-        broker.client.hset(key, beyond, broker.client.hget(key, message.number))
+        broker.client.hset(key, older, broker.client.hget(key, message.number))
         broker.client.hdel(key, message.number)
-    broker.client.zadd(f"gpuqueue:1:{{{QUEUE}}}:leases", {beyond: broker.now + LEASE})
+    broker.client.zadd(f"gpuqueue:1:{{{QUEUE}}}:leases", {older: broker.now + LEASE})
     broker.client.zrem(f"gpuqueue:1:{{{QUEUE}}}:leases", message.number)
-    process.take([], [Report(replace(message, number=beyond), Verdict.RETURNED)], most=0)
+    process.take([], [Report(replace(message, number=older), Verdict.RETURNED)], most=0)
     assert broker.in_hand() == 1
     assert texts(process.take([QUEUE])) == [b"a"]
 

@@ -157,6 +157,16 @@ def test_a_pod_that_waits_is_given_no_job_that_avoids_its_node(
     assert here.record("b").get("node") == (node if given else None)
 
 
+@pytest.mark.parametrize(("node", "given"), [("n1", False), ("n2", True)])
+def test_a_pod_that_waits_is_given_no_job_while_its_node_is_set_aside(
+    here: Pods, node: str, given: bool
+) -> None:
+    here.start()
+    assert here.ask(node=node) is None
+    here.fail("node:n1", until=here.now + 9, pause=9)
+    assert here.launched() is not given
+
+
 def test_the_pod_that_began_to_wait_last_is_given_the_job(make: Callable[..., Pods]) -> None:
     here = make(slots=3)
     here.wait()

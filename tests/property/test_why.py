@@ -9,7 +9,10 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.place import Site
+from gpuqueue.model.reasons import WaitReason
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.turn import Turn, Turns
 from tests.property.open_class import NOW, OpenClass
@@ -67,6 +70,36 @@ def test_a_job_waits_for_the_application_of_its_image(
     queue.fail("application:shop@shop:1", **({"until": until, "pause": 2} if until else {}))
     assert queue.reason(FREE) == reason
     assert queue.reason(FULL) == "NO_FREE_SLOT", "a slot is what every image needs"
+
+
+def test_a_job_that_runs_or_reports_waits_for_what_its_launcher_saw(queue: Queue) -> None:
+    queue.submit()
+    attempt, worker = Attempt.of(queue.record("a")), "t4-a-1@h"
+    executor = ExecutorAttempt(queue.client, attempt, queue.record("a")["token"])
+    executor.claim("h:n:1", worker)
+    for _ in range(2):
+        assert queue.line.observed([Observation(attempt, wait=WaitReason.UNSCHEDULABLE)]) == [True]
+        found = queue.reader.why(FULL, "a")
+        assert found and (found.reason, found.place, found.ahead) == ("UNSCHEDULABLE", 0, [])
+        executor.report("SUCCEEDED")
+    assert queue.record("a")["state"] == "reporting"
+
+
+def test_a_job_in_no_line_waits_for_nothing(queue: Queue) -> None:
+    queue.submit()
+    queue.line.accept("t4", {"delivery": "c", "id": "c", "isolation": "shared"}, "{}")
+    assert queue.record("c")["state"] == "accepted"
+    found = queue.reader.why(FULL, "c")
+    assert found and (found.reason, found.place, found.ahead) == ("", 0, [])
+
+
+def test_only_jobs_before_a_job_are_ahead_of_it(queue: Queue) -> None:
+    queue.submit()
+    record: Any = {"delivery": "c", "id": "c", "isolation": "shared"}
+    queue.line.take_in(FULL, record, "{}")
+    places = {name: queue.reader.why(FULL, name) for name in ("b", "c")}
+    ahead = {name: (why.place, why.ahead) for name, why in places.items() if why}
+    assert ahead == {"b": (1, []), "c": (2, ["b"])}
 
 
 def test_a_slot_of_no_job_asks_for_no_stop(queue: Queue) -> None:

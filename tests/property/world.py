@@ -18,7 +18,7 @@ class World(Warm):
     def cancel(self, job_id: str, terminate: bool) -> None:
         answer = self.line.cancel(CLASS, job_id, terminate=terminate)
         deliveries = [job for job in self.model.jobs.values() if job.id == job_id]
-        job = max(deliveries, key=lambda each: each.retries, default=None)
+        job = self.model.newest_of(job_id)
         for older in deliveries:
             if older is not job and older.state in IN_LINE:
                 self.model.hand_over(older, "CANCELLED")
@@ -150,8 +150,8 @@ class World(Warm):
             "token": process.token,
         }
         labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}
-        name, _, retries = process.delivery.partition("~")
-        labels |= {"id": name, "retries": int(retries or 0)}
+        name, _, counts = process.delivery.partition("~")
+        labels |= {"id": name, "retries": int(counts.partition("+")[0] or 0)}
         known = self.model.jobs.get(process.delivery)
         answer = self.line.adopt(CLASS, labels)
         if known:
@@ -175,6 +175,7 @@ class World(Warm):
             True,
             False,
         )
+        self.model.follows(job)
         self.model.jobs[job.delivery] = job
         self.model.holders[job.delivery, job.attempt] = job.isolation
         self.model.pods.forget(process.instance)
@@ -218,6 +219,7 @@ class World(Warm):
             job.isolation,
             job.priority,
             job.retries + 1,
+            tag=self.new_tag(),
         )
 
     def close(self) -> None:

@@ -49,7 +49,10 @@ def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
     seen["next"] = _asks_for_the_next(acl_redis)
     seen["waits"] = _waits_for_a_job(acl_redis)
     seen["commands"] = _commands(stack, client)
-    seen["flower"] = _flower(page, lost)
+    later = client.do(
+        "later = ledger.gpu_double.apply_async((1,), countdown=3600)\nanswer = later.id"
+    )
+    seen["flower"] = _flower(page, lost, later)
     metrics = f"http://127.0.0.1:{stack.env['GPUQUEUE_METRICS_PORT']}"
     seen["metrics"] = fetch(metrics, "/metrics").decode(), fetch(metrics, "/readyz").decode()
     for name in ("flower", "worker", "dispatcher"):
@@ -113,11 +116,11 @@ def _asks_for_the_next(acl_redis: AclRedis) -> list[str]:
     holders: list[str] = []
     line.open("warm")
     line.announce([warm], 600)
-    for name, tenant in (("n1", "blue"), ("n2", "blue"), ("n3", "red")):
+    # The turn would be that of the other tenant, but for its priority.
+    for name, tenant, priority in (("n1", "blue", 0), ("n2", "blue", 0), ("n3", "red", 9)):
         record: Any = {"delivery": name, "id": name, "gpu_class": "warm", "isolation": "shared"}
-        granted = line.take_in(
-            warm, record | {"tenant": tenant, "task": "t", "warm": 60}, "{}"
-        ).granted
+        record |= {"tenant": tenant, "priority": priority, "task": "t", "warm": 60}
+        granted = line.take_in(warm, record, "{}").granted
         if granted:
             executor = ExecutorAttempt(user, Attempt.of(granted[0]), granted[0]["token"])
             executor.claim("ns/job/pod", "w")
@@ -245,17 +248,25 @@ def _words(first: str, second: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _flower(page: str, job_id: str) -> dict[str, Any]:
+def _flower(page: str, job_id: str, later: str) -> dict[str, Any]:
     """What Flower knows, and what it does."""
 
     def get(path: str) -> Any:
         return json.loads(fetch(page, path) or b"null")
 
     until(
-        lambda: "dispatcher@test" in (get("/api/workers?refresh=1") or {}),
+        lambda: "gpu-t4@gpuqueue-t4" in (get("/api/workers?refresh=1") or {}),
         PATIENCE,
-        "Flower sees the dispatcher",
+        "Flower sees the worker of the class",
     )
+
+    def scheduled() -> Any:
+        worker = "gpu-t4@gpuqueue-t4"
+        seen = get(f"/api/workers?refresh=1&workername={worker}") or {}
+        return [each["request"] for each in seen.get(worker, {}).get("scheduled", ())]
+
+    [listed] = until(scheduled, PATIENCE, "Flower lists a job that starts later")
+    assert (listed["id"], listed["args"]) == (later, [1])
     return {
         "job": get(f"/api/task/info/{job_id}")["state"],
         "result": get(f"/api/task/result/{job_id}"),

@@ -16,10 +16,11 @@ import redis
 
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.celery_redis import CeleryRedis
-from gpuqueue.store import rights
+from gpuqueue.store import rights, whole_logs
 from gpuqueue.store.attempts import UNTOLD, ExecutorAttempt
 from gpuqueue.store.client import connect
 from gpuqueue.store.scripts import source
+from gpuqueue.store.whole_logs import WholeLogNotes
 from tests.security import full_run
 from tests.security.acl_redis import ROOT, USERS, USERS_FILE, AclRedis, filled
 from tests.security.secured_stack import PATIENCE, SecuredStack
@@ -518,3 +519,26 @@ def commands(verb: str) -> set[str]:
 def test_the_verbs_of_executors_are_those_that_they_call() -> None:
     text = (ROOT / "gpuqueue" / "store" / "attempts.py").read_text()
     assert set(re.findall(r'_?call\(\s*"(\w+)"', text)) == set(EXECUTORS_VERBS)
+
+
+def test_notes_of_whole_logs_need_no_other_right(
+    acl_redis: AclRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_logs, "MOST_MISSING", 1)
+    before = len(acl_redis.denied())
+    executor, dispatcher = (acl_redis.as_user(user) for user in ("executor", "dispatcher"))
+    first, second = Attempt("t4", "a", 1), Attempt("t4", "b", 1)
+    assert WholeLogNotes(executor, 60).due(first, {"path": "/a"})
+    notes = WholeLogNotes(dispatcher, 60, "one")
+    assert notes.due(second, {"path": "/b"}) and not notes.result(second)
+    due = notes.all_due(["t4"])
+    assert [due[first].by, due[second].by] == ["", "one"]
+    notes.failed(first, due[first], "no answer")
+    notes.written(first, "name", 3)
+    for each in (first, second):
+        notes.missing(each, "gone")
+    assert notes.all_missing(["t4"]) == [second] and notes.all_due(["t4"]) == {}
+    notes.forget(first)
+    assert len(acl_redis.denied()) == before
+    for client in (executor, dispatcher):
+        client.close()

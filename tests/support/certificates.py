@@ -41,13 +41,20 @@ class Authority:
         )
 
     def issue(
-        self, name: str, hosts: Sequence[str] = (), *, ends: dt.datetime | None = None
+        self,
+        name: str,
+        hosts: Sequence[str] = (),
+        *,
+        ends: dt.datetime | None = None,
+        units: Sequence[str] = (),
     ) -> Pair:
-        """Make a certificate for hosts (names or addresses), valid for a day, or until ``ends``."""
+        """Make a certificate for hosts (names or addresses), valid for a day, or until ``ends``,
+        with organizational units.
+        """
         key = _key()
-        builder = _builder(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key, ends
-        )
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        attributes += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, each) for each in units]
+        builder = _builder(x509.Name(attributes), self._name, key, ends)
         if hosts:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_host(each) for each in hosts]), False

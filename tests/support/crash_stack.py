@@ -50,6 +50,8 @@ class CrashStack(Stack):
             app="crashshop",
             kind=kind,
         )
+        # Else the application finishes what ends before a pod of it is known.
+        self.env["CELERY_RESULT_BACKEND"] = self.url
         self.sent: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
         self.sender = Celery("crashshop", broker=self.url, backend=self.url)
 

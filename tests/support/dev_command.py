@@ -130,7 +130,14 @@ def family(dev: Dev) -> list[psutil.Process]:
 
 def executors(dev: Dev) -> list[psutil.Process]:
     """The executors among them."""
-    return [each for each in family(dev) if "GPUQUEUE_TOKEN" in each.environ()]
+    return [each for each in family(dev) if is_executor(each)]
+
+
+def is_executor(process: psutil.Process) -> bool:
+    try:
+        return "GPUQUEUE_TOKEN" in process.environ()
+    except psutil.Error:  # it has ended since it was listed
+        return False
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

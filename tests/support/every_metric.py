@@ -14,6 +14,7 @@ from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.store.counts import parse
 from gpuqueue.store.measures import Measured
+from gpuqueue.store.tenants import Tenant
 from gpuqueue.telemetry import OWN
 
 COUNTED = {
@@ -40,12 +41,20 @@ class Measuring:
             1,
             1,
             parse({"accepted:shared": "1", "warm:shared": "1", **COUNTED}),
+            used={("vision", SHARED, "SUCCEEDED"): 1.0},
+            tenants=[Tenant("vision", numbers, 1, numbers, 1.0, 1.0, False)],
+            all_tenants=1,
         )
+
+    def slots(self, gpu_class: GpuClass) -> dict[str, int]:
+        return {each: gpu_class.slots(each) for each in (SHARED, EXCLUSIVE)}
 
 
 class Watcher:
     leads, blind, turned = True, False, 1.0
     unserved_jobs = {"a100": 1}
+    unowned_slots = {("t4", "north"): 8}
+    silent_attempts = {("t4", "node-a"): 1}
 
 
 def told(*collectors: Any) -> dict[str, Metric]:

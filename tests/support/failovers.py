@@ -141,6 +141,8 @@ def fail_over(
         )
         with stack, Celery("load", set_as_current=False) as app:
             app.conf.update(celery)
+            # Else kombu waits for up to 30 s between two tries to connect.
+            app.conf.broker_transport_options |= {"max_retries": 1, "interval_max": 0.2}
             # Else redis-py may lead this client back to a server that is no primary any more.
             ask_sentinels(app)
             words = ["-A", "gpuqueue", "worker", "--loglevel=INFO", "-n"]

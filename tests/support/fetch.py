@@ -27,6 +27,13 @@ def wheel(package: str, folder: Path, *options: str) -> Path:
     return found
 
 
+def packages(names: Sequence[str], folder: Path) -> None:
+    """Put packages of the package index, with their dependencies, into a folder for PYTHONPATH."""
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    pins = ["-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, *pins, "--target", str(folder), *names], check=True)
+
+
 def debian(packages: Sequence[str], folder: Path) -> list[Path]:
     """Download Debian packages, without their dependencies; [] if apt has not all of them.
 

@@ -14,13 +14,15 @@ from typing import Any
 from celery import Celery
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import End
 from gpuqueue.model.job import Job
 from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.support.nodes import APPS
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 T4 = GpuClass("t4", shared_slots=100)
 INSTANCE = "gpu/gpu-where-1"
@@ -96,6 +98,17 @@ class Hands:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def next_attempt(self, record: Record, end: End) -> Record:
+        """Release an attempt that has ended; return the next one, once its pause is over."""
+        self.line.release(T4, Attempt.of(record), end, self.kept(record)["instance"])
+
+        def granted() -> list[Record]:
+            self.line.tick("t4")
+            return self.line.admit(T4)
+
+        [found] = until(granted, PATIENCE, "it is tried again", lambda: str(self.kept(record)))
+        return found
 
     def kept(self, record: Record) -> Record:
         found = self.reader.record("t4", record["delivery"])

@@ -78,6 +78,24 @@ class InstantCluster:
     def watch_pods(self, *_: object) -> Any:
         return _Watch(self._events)
 
+    def look(self) -> None:
+        """It is always in sight."""
+
+    def watch_jobs(self, *_: object) -> Any:
+        return _Watch(SimpleQueue())
+
+    def list_rejections(self) -> tuple[list[Any], str]:
+        return [], str(self._version)
+
+    def watch_rejections(self, *_: object) -> Any:
+        return _Watch(SimpleQueue())
+
+    def get_namespace(self, name: str) -> None:
+        """It may not be read."""
+
+    def pod_events(self, name: str) -> list[Any]:
+        return []
+
     def list_jobs(self, selector: str) -> tuple[list[Job], str]:
         return [], str(self._version)
 

@@ -41,6 +41,10 @@ class LocalLaunching:
         """Nothing runs but processes, which the stack ends."""
 
 
+#: How variables begin that applications of tests read.
+SETTINGS = ("CRASHSHOP_", "PARCELS_", "HABITS_")
+
+
 class ClusterLaunching:
     """Dispatchers make Jobs in their own cluster."""
 
@@ -53,7 +57,7 @@ class ClusterLaunching:
         path = os.pathsep.join(filter(None, [str(APPS), env.get("PYTHONPATH", "")]))
         self._image_env = {
             "PYTHONPATH": path,
-            **{name: env[name] for name in env if name.startswith("CRASHSHOP_")},
+            **{name: env[name] for name in env if name.startswith(SETTINGS)},
         }
         self.told({})
         self.cluster.secret("gpuqueue", {"CELERY_BROKER_URL": url})

@@ -93,3 +93,12 @@ def shown(default: object) -> str:
         if isinstance(default, float)
         else str(default)
     )
+
+
+def between_marks(text: str, parts: Mapping[str, str]) -> str:
+    """Return the text of a page with parts that are generated between their marks."""
+    for mark, content in parts.items():
+        pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, rf"\g<1>\n{content}\n\n\g<2>", text, flags=re.DOTALL)
+        assert count == 1, f"no mark {mark} on the page"
+    return text

@@ -18,10 +18,12 @@ CREATED = 1_800_000_000.0
 
 
 def lines(recording: str, watch: str = "pods") -> Iterator[bytes]:
-    """The lines of a recorded watch, as the server sent them."""
+    """The lines of a recorded watch, as the server sent them, but for the end of one that broke
+    off.
+    """
     for text in (RECORDINGS / f"{recording}.jsonl").read_text().splitlines():
         line = json.loads(text)
-        if line.get("watch") == watch:
+        if line.get("watch") == watch and line["type"] != "ERROR":
             yield json.dumps({"type": line["type"], "object": line["object"]}).encode()
 
 

@@ -1,13 +1,16 @@
 """Which tests a run takes, and which of them stay together on one worker of pytest-xdist.
 
-**Thirds.** A whole-stack case runs with local processes and again with Jobs of the double of
+**Parts.** A whole-stack case runs with local processes and again with Jobs of the double of
 Kubernetes. The cases on the double take most of the time and seldom find what the local ones miss,
-so a run of CI takes one third of them: a hash of the case's name says which third it is in. Three
-runs with GPUQUEUE_TEST_THIRD=0, 1 and 2 cover all. ``commit`` counts the commits, so three commits
-in a row cover all, too; ``all`` (as is unset) leaves nothing out.
+so a run of CI takes one of five parts of them: a hash of the case's name says which part it is in.
+Five runs with GPUQUEUE_TEST_PART=0 to 4 cover all. ``commit`` counts the commits, so five commits
+in a row cover all, too; ``all`` (as is unset) leaves nothing out. The slow tests of Kubernetes mode
+alone, long schedules and crashes at each step are divided in the same way.
 
 **Pods.** What holds for a pod of each job holds for warm ones. GPUQUEUE_TEST_PODS=cold or warm says
-what the cases on the double have; ``commit`` takes warm ones in every other three commits.
+what the cases on the double have; ``commit`` takes warm ones in every other five commits.
+
+**Files.** Where only slow tests run, a file of quick ones alone is not read.
 
 **Groups.** A file stays on one worker if its tests share a fixture, which is set up once, and so do
 quick unit tests.
@@ -29,22 +32,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-THIRD, PODS = "GPUQUEUE_TEST_THIRD", "GPUQUEUE_TEST_PODS"
+PART, PODS = "GPUQUEUE_TEST_PART", "GPUQUEUE_TEST_PODS"
+PARTS = 5
+#: Folders whose slow tests are divided, with local processes, too.
+DIVIDED = ("tests/integration/kubernetes/", "tests/property/", "tests/crash/")
+#: Folders whose tests run without a launcher's kind, which is slow on Kubernetes.
+QUICK = ("unit", "property", "docs", "lint", "project", "deploy")
 #: Seconds of a test's timeout from which on it counts as long.
 LONG = 400.0
 
 
-def chosen_third() -> int | None:
-    """Return which third of the cases on the double to run; None stands for all."""
-    value = os.environ.get(THIRD) or "all"
+def chosen_part() -> int | None:
+    """Return which part of the cases on the double to run; None stands for all."""
+    value = os.environ.get(PART) or "all"
     if value == "commit":
-        value = str(_commits() % 3)
+        value = str(_commits() % PARTS)
         # Workers of pytest-xdist inherit the number.
-        os.environ[THIRD] = value
+        os.environ[PART] = value
     if value == "all":
         return None
-    if value not in ("0", "1", "2"):
-        raise pytest.UsageError(f"{THIRD}={value} is unknown; use 0, 1, 2, commit or all")
+    if value not in map(str, range(PARTS)):
+        raise pytest.UsageError(f"{PART}={value} is unknown; use 0 to {PARTS - 1}, commit or all")
     return int(value)
 
 
@@ -52,7 +60,7 @@ def has_warm_pods() -> bool:
     """Return whether jobs on the double let their pods go on with others."""
     value = os.environ.get(PODS) or "cold"
     if value == "commit":
-        value = os.environ[PODS] = ("cold", "warm")[_commits() // 3 % 2]
+        value = os.environ[PODS] = ("cold", "warm")[_commits() // PARTS % 2]
     if value not in ("cold", "warm"):
         raise pytest.UsageError(f"{PODS}={value} is unknown; use cold, warm or commit")
     return value == "warm"
@@ -72,9 +80,18 @@ def _commits() -> int:
     return int(count)
 
 
-def third_of(name: str) -> int:
-    """Return the third that a case belongs to."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 3
+def part_of(name: str) -> int:
+    """Return the part that a case belongs to."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % PARTS
+
+
+def is_quick(path: Path) -> bool:
+    """Return whether a file has quick tests alone: it names no slow one."""
+    if not path.name.startswith("test_") or not path.is_relative_to(ROOT / "tests"):
+        return False
+    if path.relative_to(ROOT / "tests").parts[0] not in QUICK:
+        return False
+    return "slow" not in path.read_text()
 
 
 def kind_of(item: pytest.Item) -> str | None:
@@ -84,16 +101,21 @@ def kind_of(item: pytest.Item) -> str | None:
     return kind
 
 
+def is_divided(item: pytest.Item) -> bool:
+    """Return whether a test is a slow one of a folder that is divided into the parts."""
+    return item.nodeid.startswith(DIVIDED) and item.get_closest_marker("slow") is not None
+
+
 def select(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """Divide tests into those to run and those to leave out."""
-    third = chosen_third()
+    part = chosen_part()
 
     def fits(item: pytest.Item) -> bool:
-        if kind_of(item) != "kubernetes":
+        if kind_of(item) != "kubernetes" and not is_divided(item):
             return True
-        if item.get_closest_marker("local_only"):
+        if kind_of(item) == "kubernetes" and item.get_closest_marker("local_only"):
             return False
-        return third is None or third == third_of(item.nodeid)
+        return part is None or part == part_of(item.nodeid)
 
     return [each for each in items if fits(each)], [each for each in items if not fits(each)]
 

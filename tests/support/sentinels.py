@@ -22,7 +22,7 @@ from tests.support.waiting import PATIENCE, until
 
 MASTER = "mymaster"
 #: How long the Sentinels wait for a silent primary, in milliseconds, and for one another.
-DOWN_AFTER, FAILOVER_TIMEOUT = 500, 2000
+DOWN_AFTER, FAILOVER_TIMEOUT = 2000, 4000
 HOST = "127.0.0.1"
 
 
@@ -75,6 +75,13 @@ class Server:
     def resume(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def cut_off(self, user: str) -> None:
+        """Answer no client but a user of Redis (``NAME:PASSWORD``): not the Sentinels."""
+        name, _, password = user.partition(":")
+        self.client.acl_setuser("default", enabled=False)
+        with redis.Redis(port=self.port, username=name, password=password) as client:
+            client.execute_command("CLIENT", "KILL", "USER", "default")
 
     @property
     def runs(self) -> bool:

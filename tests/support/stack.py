@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -111,8 +112,8 @@ class Stack:
 
     def cpu_worker(self, name: str = "cpu", *, processes: int = 2) -> WorkerNode:
         """Start the application's own worker, plain Celery."""
-        command = ["-A", "shop", "worker", "-Q", "celery", "-c", str(processes)]
-        node = worker_node(name, command, {"CELERY_BROKER_URL": self.url}, self.directory, self.app)
+        command = ["-A", self.env["GPUQUEUE_APP"], "worker", "-Q", "celery", "-c", str(processes)]
+        node = worker_node(name, command, self.env, self.directory, self.app)
         self.workers.append(node.start())
         node.ready()
         return node
@@ -133,8 +134,8 @@ class Stack:
 
     def close(self) -> None:
         """End everything, jobs included."""
-        for worker in self.workers:
-            worker.stop()
+        with ThreadPoolExecutor(max(1, len(self.workers))) as pool:
+            list(pool.map(WorkerNode.stop, self.workers))
         self.launching.close()
         end_runners(self.url)
         for executor in self.executors():

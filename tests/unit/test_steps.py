@@ -118,8 +118,8 @@ def test_a_step_that_fails_for_long_is_trouble_and_a_job_is_not(loop: Loop) -> N
 
 
 def test_failures_of_any_number_of_jobs_take_bounded_memory(loop: Loop) -> None:
-    loop.error = ValueError("x" * 100_000)
     for number in range(MOST + 50):
+        loop.error = ValueError("x" * 100_000)
         loop.run("stop", job=f"job-{number}")
     assert len(loop.steps._failures) == MOST
     assert max(len(each.cause) for each in loop.steps._failures.values()) <= module.LONGEST

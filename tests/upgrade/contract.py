@@ -55,6 +55,7 @@ def contract() -> dict[str, Any]:
             "classes": keys.CLASSES,
             "dispatchers": keys.DISPATCHERS,
             "hosts": keys.HOSTS,
+            "consumed": keys.CONSUMED,
             "revoked_stamps": keys.REVOKED_STAMPS,
         },
         "keys of a class": {name: text.partition(":")[0] for name, text in keys.NAMES.items()},

@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: The last commit before layouts were marked. What it calls itself is 0.1.0.
 PREVIOUS = "34541e3"
+#: The last commit whose dispatchers do not know that a class can be held.
+BEFORE_HOLDS = "21c1e8ba"
 #: The last commit whose scripts of this folder run on that code: later ones import by a newer
 #: layout of the package.
 SCRIPTS_AT = "6c5680c"

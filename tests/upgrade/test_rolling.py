@@ -113,5 +113,18 @@ def test_executors_of_one_version_serve_dispatchers_of_another(
     ]  # fmt: skip
 
 
+def test_an_old_dispatcher_ends_a_job_that_its_task_rejects(
+    versions: Callable[[str], Versions], previous: Path
+) -> None:
+    cluster = versions("kubernetes")
+    cluster.image(NEW)
+    cluster.ready(cluster.begin("one", previous))
+    rejected = cluster.send("put_off")
+    until(rejected.ready, PATIENCE, "an end")
+    assert (rejected.state, type(rejected.result).__name__) == ("FAILURE", "ExecutorDied")
+    until(cluster.is_idle, PATIENCE, "an idle queue")
+    assert cluster.noted() == ["put off"]
+
+
 def _is_noted(cluster: Versions, note: str) -> bool:
     return note in cluster.noted()

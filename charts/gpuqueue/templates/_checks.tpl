@@ -26,12 +26,14 @@
 
 {{- define "gpuqueue.checks.images" -}}
 {{- $problems := list }}
-{{- if eq .Values.image.tag "latest" }}
+{{- if and (eq .Values.image.tag "latest") (not .Values.image.digest) }}
 {{- $problems = append $problems "image.tag=latest does not identify a version; name one, or leave it empty for the version of the chart" }}
 {{- end }}
 {{- range $path, $image := dict "jobs.image" .Values.jobs.image "redis.builtin.image" .Values.redis.builtin.image }}
 {{- if and $image (not (contains "@" $image)) (or (hasSuffix ":latest" $image) (not (contains ":" (last (splitList "/" $image))))) }}
 {{- $problems = append $problems (printf "%s=%s does not identify a version; use a digest, or a tag other than latest" $path $image) }}
+{{- else if and (contains "@" $image) (not (regexMatch "@sha256:[0-9a-f]{64}$" $image)) }}
+{{- $problems = append $problems (printf "%s=%s has an invalid digest; use NAME@sha256: and 64 hexadecimal digits" $path $image) }}
 {{- end }}
 {{- end }}
 {{- $problems | toJson }}
@@ -64,6 +66,12 @@
 {{- end }}
 {{- if not (or $.Values.jobs.image $dispatcher.classes) }}
 {{- $problems = append $problems (printf "%s has no image for its jobs; set jobs.image, or image of each class in classes" $at) }}
+{{- end }}
+{{- range regexFindAll "(?m)^\\s*namespace\\s*=\\s*[\"'][^\"'#]*[\"']" ($dispatcher.classes | default "") -1 }}
+{{- $named := regexReplaceAll "^\\s*namespace\\s*=\\s*[\"']|[\"']$" . "" }}
+{{- if not (has $named (include "gpuqueue.jobNamespaces" $ | fromJsonArray)) }}
+{{- $problems = append $problems (printf "%s: classes have namespace=%q, where dispatchers get no rights; add it to jobs.classNamespaces" $at $named) }}
+{{- end }}
 {{- end }}
 {{- $scaling := $dispatcher.autoscaling }}
 {{- if and (ne $scaling.kind "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
@@ -113,11 +121,30 @@
 {{- if and .Values.monitoring.dashboard.enabled (not .Values.monitoring.dashboard.labels) }}
 {{- $problems = append $problems "monitoring.dashboard.labels is empty, and the sidecar of Grafana selects dashboards by label; set e.g. grafana_dashboard: \"1\"" }}
 {{- end }}
+{{- $sink := .Values.logSink }}
+{{- if and $sink.address (not (hasPrefix "s3://" $sink.address)) (not $sink.volume) }}
+{{- $problems = append $problems (printf "logSink.address=%s is a directory without a volume; set logSink.volume, e.g. persistentVolumeClaim: {claimName: logs}" $sink.address) }}
+{{- else if and $sink.volume (or (not $sink.address) (hasPrefix "s3://" $sink.address)) }}
+{{- $problems = append $problems (printf "logSink.volume is for a directory, and logSink.address=%q is none; set e.g. /data/logs" $sink.address) }}
+{{- end }}
 {{- if and .Values.quota.enabled (not .Values.quota.hard) }}
 {{- $problems = append $problems "quota.hard is empty; set e.g. requests.nvidia.com/gpu: \"8\"" }}
 {{- end }}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 {{- $problems = append $problems "serviceAccount.create=false needs serviceAccount.name; set it to an existing service account" }}
+{{- end }}
+{{- if and .Values.jobs.serviceAccountAnnotations (not .Values.jobs.serviceAccount) }}
+{{- $problems = append $problems "jobs.serviceAccountAnnotations without jobs.serviceAccount: there is no service account to annotate; set jobs.serviceAccount, or annotate your own" }}
+{{- end }}
+{{- range $key, $text := .Values.commonLabels }}
+{{- if or (hasPrefix "gpuqueue.io/" $key) (hasPrefix "helm.sh/" $key) (hasPrefix "batch.kubernetes.io/" $key) (has $key (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "job-name" "controller-uid")) }}
+{{- $problems = append $problems (printf "commonLabels.%s=%s is a label that the chart or Kubernetes sets; use another key" $key $text) }}
+{{- end }}
+{{- end }}
+{{- range $index, $each := .Values.extraObjects }}
+{{- if and (kindIs "map" $each) (not (and $each.apiVersion $each.kind (dig "metadata" "name" "" $each))) }}
+{{- $problems = append $problems (printf "extraObjects[%d] is no object; set apiVersion, kind and metadata.name" $index) }}
+{{- end }}
 {{- end }}
 {{- $containers := dig "spec" "containers" list .Values.jobs.podTemplate }}
 {{- if or (gt (len $containers) 1) (and $containers (ne (dig "name" "" (first $containers)) "executor")) }}

@@ -1,12 +1,16 @@
 {{/* All names and labels. */}}
 
+{{- define "gpuqueue.name" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end }}
+
 {{- define "gpuqueue.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
-{{- else if contains .Chart.Name .Release.Name -}}
+{{- else if contains (include "gpuqueue.name" .) .Release.Name -}}
 {{- .Release.Name | trunc 30 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 30 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "gpuqueue.name" .) | trunc 30 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
@@ -19,8 +23,25 @@
 {{- .Values.serviceAccount.name | default (include "gpuqueue.part" (list . "job-launcher")) -}}
 {{- end }}
 
+{{/* Not empty if a class has domain "node" and no list of its nodes: its dispatchers list the nodes of the cluster. */}}
+{{- define "gpuqueue.listsNodes" -}}
+{{- range $each := .Values.dispatchers }}
+{{- $dispatcher := include "gpuqueue.dispatcher" (list $ $each) | fromJson }}
+{{- $domain := get $dispatcher.settings "T4_DOMAIN" | default (get $.Values.settings "T4_DOMAIN") }}
+{{- if and (eq (toString $domain) "node") (or $dispatcher.t4.sharedSlots $dispatcher.t4.exclusiveSlots) }}T4{{ end }}
+{{- range regexSplit "(?m)^\\s*\\[" $dispatcher.classes -1 }}
+{{- if and (regexMatch "(?m)^\\s*domain\\s*=\\s*[\"']node[\"']" .) (not (regexMatch "(?m)^\\s*nodes\\s*=" .)) }}class{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "gpuqueue.jobNamespace" -}}
 {{- .Values.jobs.namespace | default .Release.Namespace -}}
+{{- end }}
+
+{{/* All namespaces of Jobs as a JSON list: that of dispatchers, then those of classes. */}}
+{{- define "gpuqueue.jobNamespaces" -}}
+{{- concat (list (include "gpuqueue.jobNamespace" .)) .Values.jobs.classNamespaces | uniq | toJson -}}
 {{- end }}
 
 {{/* The Secret with the Redis address for dispatchers and Flower. */}}
@@ -41,6 +62,11 @@ redis://:{{ .Values.redis.builtin.password }}@{{ include "gpuqueue.part" (list .
 {{- end -}}
 {{- end }}
 
+{{/* The Secret with the Redis address for Flower alone. */}}
+{{- define "gpuqueue.flowerRedisSecret" -}}
+{{- .Values.redis.flowerSecret | default (include "gpuqueue.redisSecret" .) -}}
+{{- end }}
+
 {{- define "gpuqueue.flowerSecret" -}}
 {{- .Values.flower.auth.existingSecret | default (include "gpuqueue.part" (list . "flower")) -}}
 {{- end }}
@@ -55,17 +81,30 @@ redis://:{{ .Values.redis.builtin.password }}@{{ include "gpuqueue.part" (list .
 
 {{/* (list . "flower"): the selector labels of one component. */}}
 {{- define "gpuqueue.selector" -}}
-app.kubernetes.io/name: {{ (first .).Chart.Name }}
+app.kubernetes.io/name: {{ include "gpuqueue.name" (first .) }}
 app.kubernetes.io/instance: {{ (first .).Release.Name }}
 app.kubernetes.io/component: {{ last . }}
 {{- end }}
 
-{{/* The labels of the objects of one component. Only executors may have managed-by: gpuqueue. */}}
+{{/* (list . "flower") or (list . "flower" labels): the labels of the objects of one component. Only executors may have managed-by: gpuqueue. */}}
 {{- define "gpuqueue.labels" -}}
-{{ include "gpuqueue.selector" . }}
-app.kubernetes.io/version: {{ (first .).Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ (first .).Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" (first .).Chart.Name (first .).Chart.Version }}
+{{- $root := first . }}
+{{- $labels := dict
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version)
+}}
+{{- $more := dict }}
+{{- if gt (len .) 2 }}{{ $more = last . }}{{ end }}
+{{- mergeOverwrite (deepCopy ($root.Values.commonLabels | default dict)) (include "gpuqueue.selector" (list $root (index . 1)) | fromYaml) $labels (deepCopy ($more | default dict)) | toYaml }}
+{{- end }}
+
+{{/* (list . "flower") or (list . "flower" labels): the labels of the pods of one component. */}}
+{{- define "gpuqueue.podLabels" -}}
+{{- $root := first . }}
+{{- $more := dict }}
+{{- if gt (len .) 2 }}{{ $more = last . }}{{ end }}
+{{- mergeOverwrite (deepCopy ($root.Values.commonLabels | default dict)) (deepCopy ($more | default dict)) (include "gpuqueue.selector" (list $root (index . 1)) | fromYaml) | toYaml }}
 {{- end }}
 
 {{/* The labels of the pods of Jobs: only those of this queue, if jobs.owner is set. */}}

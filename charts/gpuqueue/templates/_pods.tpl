@@ -1,24 +1,11 @@
 {{/* Parts that the pods of several components share. */}}
 
-{{- define "gpuqueue.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 1000
-runAsGroup: 1000
-fsGroup: 1000
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "gpuqueue.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{/* The Redis addresses, each by its key: other keys of the Secret do not become variables. */}}
+{{/* (list . secret): the Redis addresses, each by its key: other keys of the Secret do not become variables. */}}
 {{- define "gpuqueue.redisEnv" -}}
+{{- $secret := last . }}
 {{- range $key, $optional := dict "CELERY_BROKER_URL" false "CELERY_RESULT_BACKEND" true "GPUQUEUE_REDIS_URL" true "GPUQUEUE_BROKER_TRANSPORT_OPTIONS" true "GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS" true }}
 - name: {{ $key }}
-  valueFrom: {secretKeyRef: {name: {{ include "gpuqueue.redisSecret" $ }}, key: {{ $key }}, optional: {{ $optional }}}}
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $key }}, optional: {{ $optional }}}}
 {{- end }}
 {{- end }}
 

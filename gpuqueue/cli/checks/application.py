@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
 
 from gpuqueue.cli.checks.check import Check, Level
-from gpuqueue.errors import GpuQueueError
-from gpuqueue.model.celery_redis import PREFIX, for_celery
+from gpuqueue.errors import GpuQueueError, MalformedMessage
+from gpuqueue.model.celery_redis import for_celery
+from gpuqueue.model.profile import Profile
 from gpuqueue.model.redis_url import mask
 from gpuqueue.settings.dispatcher import Settings
 
@@ -29,18 +31,22 @@ IMPORT_SECONDS = 120.0
 class Application:
     """The settings of an application that ``doctor`` checks.
 
-    ``error`` says why the import failed. ``result_expires`` is in seconds; None means never.
+    ``error`` says why the import failed. ``described`` is its profile for JSON. ``accepts_it``:
+    whether ``accept_content`` names its ``task_serializer``.
     """
 
     error: str | None = None
     tasks: list[str] = field(default_factory=list)
     broker_url: str | None = None
-    result_backend: str | None = None
-    broker_prefix: str = ""
-    result_expires: float | None = None
+    described: dict[str, Any] = field(default_factory=dict)
     task_serializer: str = "json"
-    result_serializer: str = "json"
+    accepts_it: bool = True
     results_accepted: list[str] = field(default_factory=lambda: ["json"])
+
+    @property
+    def profile(self) -> Profile | None:
+        """What it says of its broker and results; None: it cannot be imported here."""
+        return Profile.parse(self.described)
 
 
 def begin(name: str, env: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
@@ -78,14 +84,29 @@ def finish(looking: subprocess.Popen[str], name: str) -> Application:
             looking.wait()
 
 
-def check(name: str | None, seen: Application | None, settings: Settings) -> Iterator[Check]:
-    """Check that executors can load the application and read its messages."""
+def check(
+    name: str | None,
+    seen: Application | None,
+    settings: Settings,
+    kept: Mapping[str, Profile] = MappingProxyType({}),
+) -> Iterator[Check]:
+    """Check that executors can load the application and read its messages. ``kept``: what its
+    executors have told, by image.
+    """
     if name is None or seen is None:
         yield Check(
             "application",
             Level.WARN,
             "GPUQUEUE_APP is not set here",
             "set it to the argument of `celery -A` to check the application",
+        )
+        return
+    if seen.error and settings.execution_mode == "k8s_job":
+        yield Check(
+            "application",
+            Level.OK if kept else Level.WARN,
+            f"{name}: known by its pods" if kept else f"{name}: no pod has imported it yet",
+            "" if kept else "run a job; its image must be able to import it, this one need not",
         )
         return
     if seen.error:
@@ -100,12 +121,15 @@ def check(name: str | None, seen: Application | None, settings: Settings) -> Ite
             Level.FAIL,
             "import the tasks where the application is created, or list their modules in `include`",
         )
-    elif seen.task_serializer not in ("json", "auth"):
+    elif not seen.accepts_it:
         level, fix = (
             Level.FAIL,
-            f"task_serializer={seen.task_serializer!r} is refused on GPU queues; set it to 'json'",
+            (
+                f"its accept_content refuses what task_serializer={seen.task_serializer!r} sends;"
+                f" add {seen.task_serializer!r} to accept_content"
+            ),
         )
-    elif seen.task_serializer == "json" and settings.cert_store:
+    elif seen.task_serializer != "auth" and settings.cert_store:
         level, fix = (
             Level.FAIL,
             (
@@ -113,22 +137,10 @@ def check(name: str | None, seen: Application | None, settings: Settings) -> Ite
                 " them, or unset it"
             ),
         )
-    elif seen.result_serializer != "json" or not {"json", "application/json"} & set(
-        seen.results_accepted
-    ):
+    elif _is_json(seen) and not {"json", "application/json"} & set(seen.results_accepted):
         level, fix = (
             Level.FAIL,
-            (
-                "set result_serializer='json' and result_accept_content=['json']; dispatchers write"
-                " results too"
-            ),
-        )
-    elif seen.broker_prefix != settings.redis.broker_prefix:
-        level = Level.FAIL
-        fix = (
-            f"its broker has {PREFIX}={seen.broker_prefix!r}, dispatchers have"
-            f" {settings.redis.broker_prefix!r}; set GPUQUEUE_BROKER_TRANSPORT_OPTIONS to its"
-            " broker_transport_options"
+            "add 'json' to its result_accept_content: dispatchers write such results, too",
         )
     elif seen.broker_url != for_celery(settings.redis.broker):
         level = Level.WARN
@@ -136,8 +148,14 @@ def check(name: str | None, seen: Application | None, settings: Settings) -> Ite
             f"its broker_url is {mask(seen.broker_url or 'unset')}; submit jobs where"
             " CELERY_BROKER_URL is the same as for dispatchers"
         )
-    how = ", signed" if seen.task_serializer == "auth" else ""
+    forms = {"json": "", "auth": ", signed"}
+    how = forms.get(seen.task_serializer, f", messages in {seen.task_serializer}")
     yield Check("application", level, f"{name}: {len(seen.tasks)} tasks{how}", fix)
+
+
+def _is_json(seen: Application) -> bool:
+    """Return whether its results are JSON; others it writes itself."""
+    return seen.profile is None or seen.profile.serializer == "json"
 
 
 def _normal(url: str | None) -> str | None:
@@ -147,24 +165,33 @@ def _normal(url: str | None) -> str | None:
         return url
 
 
+def _accepts(app: Any) -> bool:
+    """Return whether executors of an application read what it sends."""
+    from kombu.serialization import registry
+
+    from gpuqueue.glue.messages.bodies import accepted
+
+    try:
+        return registry.name_to_type.get(app.conf.task_serializer) in accepted(app)
+    except MalformedMessage:
+        return False
+
+
 def _look(name: str) -> Application:
     from gpuqueue.executor.application import find
+    from gpuqueue.executor.redis_of import told_backend
+    from gpuqueue.glue.profile import profile_of
 
     try:
         app = find(name)
     except GpuQueueError as exc:
         return Application(error=str(exc))
-    expires = app.conf.result_expires
     return Application(
         tasks=sorted(each for each in app.tasks if not each.startswith("celery.")),
         broker_url=_normal(app.conf.broker_url),
-        broker_prefix=str(app.conf.broker_transport_options.get(PREFIX) or ""),
-        result_backend=app.conf.result_backend,
-        result_expires=(
-            expires.total_seconds() if isinstance(expires, timedelta) else expires or None
-        ),
+        described=profile_of(app, told_backend(os.environ)).described(),
         task_serializer=app.conf.task_serializer,
-        result_serializer=app.conf.result_serializer,
+        accepts_it=_accepts(app),
         results_accepted=list(app.conf.result_accept_content or app.conf.accept_content or []),
     )
 

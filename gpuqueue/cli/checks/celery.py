@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 from gpuqueue.cli.checks.check import Check, Level
@@ -18,6 +17,7 @@ from gpuqueue.store import places as stored
 from gpuqueue.store import serving
 from gpuqueue.store.client import Redis, RedisError, connect, explained
 from gpuqueue.store.keys import class_key
+from gpuqueue.store.owners import Owners
 
 
 def backend(where: CeleryRedis, client: Redis) -> Iterator[Check]:
@@ -118,12 +118,19 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no live dispatcher serves: {saw}",
             "start a dispatcher with this class, or cancel the jobs (gpuqueue cancel ID)",
         )
+    for (name, owner), slots in Owners(state.client).unowned().items():
+        yield Check(
+            "owners",
+            Level.FAIL,
+            f"{name}: {slots} slots are held by attempts of {owner}, which has no live dispatcher",
+            "start its dispatchers; if its cluster is gone or renamed: gpuqueue adopt " + owner,
+        )
     for name in state.reader.classes():
         for place in stored.set_aside(stored.of(state.client, name)):
             yield Check(
                 "places",
                 Level.WARN,
-                f"{name}: {place.name} is set aside after {place.failures} failures: {place.error}",
+                f"{name}: {place.name} is set aside (failures: {place.failures}): {place.error}",
                 "repair it; one job tries it after each pause (or gpuqueue places --clear PLACE)",
             )
     waiting = state.unaccepted(state.reader.classes() or ["t4"])
@@ -151,10 +158,3 @@ def damaged(state: State) -> Iterator[Check]:
                 "find what writes to Redis beside gpuqueue; then delete the key"
                 f" {class_key(name, 'damaged')}",
             )
-
-
-def seconds(expires: object) -> float | None:
-    """Return Celery's result_expires in seconds; None means never."""
-    if isinstance(expires, timedelta):
-        return expires.total_seconds()
-    return float(expires) if isinstance(expires, (int, float)) and expires else None

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.cli.checks.check import Check, Level
+from gpuqueue.cli.checks.namespaces import in_namespace
 from gpuqueue.cli.checks.nodes import slots
+from gpuqueue.cli.checks.quotas import demands
 from gpuqueue.errors import GpuQueueError, SettingsError
-from gpuqueue.launchers.kubernetes.api.access import DISPATCHER
+from gpuqueue.launchers.kubernetes.api.access import BY_NODE
 from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.assemble import context, sample
+from gpuqueue.launchers.kubernetes.assemble import context, dry_run, namespaces_of, owner_of
 from gpuqueue.launchers.kubernetes.manifest.job import Manifest
+from gpuqueue.launchers.kubernetes.manifest.sample import sample
+from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import load_cluster
+from gpuqueue.store.owners import Owners
 
 #: The oldest Kubernetes whose features the Jobs use, and the newest that was recorded.
 LEAST, NEWEST = (1, 31), (1, 36)
-_NEEDED_KEY = "CELERY_BROKER_URL"
 
 
-def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Check]:
-    """Yield every check that the access allows."""
+def cluster(
+    settings: Settings, classes: Mapping[str, GpuClass], owners: Owners | None
+) -> Iterator[Check]:
+    """Yield every check that the access allows. ``owners``: as Redis knows them; None: unknown."""
     try:
         chosen = load_cluster()
         api = Api(chosen)
@@ -38,18 +44,32 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
         )
         return
     yield _version(api.server, version)
+    owner = chosen.owner or "unknown"
+    if owners is not None:
+        try:
+            owner = owner_of(
+                api, chosen, settings.redis_url, owners, namespaces_of(classes), keep=False
+            )
+        except GpuQueueError as exc:
+            yield Check.failed("owner", exc)
     try:
-        common = context(settings, chosen, api)
+        common = context(settings, chosen, api, owner)
     except SettingsError as exc:
         yield Check.failed("pod template", exc)
-        common = context(settings, chosen.model_copy(update={"pod_template": None}), api)
+        common = context(settings, chosen.model_copy(update={"pod_template": None}), api, owner)
     else:
         if chosen.pod_template:
             yield Check("pod template", Level.OK, str(chosen.pod_template))
     yield Check("owner", Level.OK, f"{common.owner} in namespace {api.namespace}")
-    yield from _namespace(api)
-    yield from _rights(api)
-    yield from _secret(api, chosen.secret_name)
+    secrets: dict[str, set[str]] = {api.namespace: set()}
+    for each in classes.values():
+        named = secrets.setdefault(common.of_class(each).namespace, set())
+        named.add(of_class(chosen, each).secret_name)
+    for name, named in secrets.items():
+        own = name == api.namespace
+        yield from in_namespace(api if own else api.within(name), named, own=own)
+    if by_node := [each for each in classes.values() if each.domain == NODE and not each.nodes]:
+        yield from _rights_of_nodes(api, by_node)
     jobs: dict[str, Manifest] = {}
     for name, gpu_class in classes.items():
         try:
@@ -58,6 +78,7 @@ def cluster(settings: Settings, classes: Mapping[str, GpuClass]) -> Iterator[Che
             yield Check.failed("jobs", exc, f"class {name!r}: ")
         else:
             yield _job(api, name, jobs[name])
+    yield from demands(api, jobs)
     yield from _nodes(api, {name: classes[name] for name in jobs}, jobs)
 
 
@@ -78,81 +99,27 @@ def _version(server: str, version: str) -> Check:
     return Check("cluster", Level.WARN if newer else Level.OK, saw, fix)
 
 
-def _namespace(api: Requests) -> Iterator[Check]:
-    try:
-        found = api.get_namespace(api.namespace)
-    except Forbidden:
-        yield Check(
-            "namespace",
-            Level.OK,
-            f"{api.namespace}: not checked, `get namespaces` is not allowed",
-        )
-        return
-    except ApiError as exc:
-        yield Check("namespace", Level.WARN, f"{api.namespace}: {exc}", "run the doctor again")
-        return
-    if found is None:
-        fix = f"kubectl create namespace {api.namespace}, or set GPU_JOB_NAMESPACE"
-        yield Check("namespace", Level.FAIL, f"{api.namespace} does not exist", fix)
-    elif found.status.phase == "Terminating":
-        yield Check(
-            "namespace",
-            Level.FAIL,
-            f"{api.namespace} is being deleted",
-            "set GPU_JOB_NAMESPACE to another",
-        )
-    else:
-        yield Check("namespace", Level.OK, api.namespace)
-
-
-def _rights(api: Requests) -> Iterator[Check]:
-    for right in DISPATCHER:
+def _rights_of_nodes(api: Requests, classes: Sequence[GpuClass]) -> Iterator[Check]:
+    names = ", ".join(each.name for each in classes)
+    fix = (
+        "allow dispatchers to get, list and watch nodes by a ClusterRole, or name the nodes in the"
+        f" field `nodes` of {names}: no job of it starts"
+    )
+    for right in BY_NODE:
         try:
-            allowed, reason = api.can(right.verb, right.resource, right.group, right.subresource)
+            allowed, reason = api.can(right.verb, right.resource, namespace="")
         except ApiError as exc:
             yield Check("rights", Level.WARN, f"{right}: {exc}", "ask with `kubectl auth can-i`")
             return
-        fix = "" if allowed else f"allow it by a Role in namespace {api.namespace}"
         saw = str(right) if allowed else f"may not {right}" + (f" ({reason})" if reason else "")
-        yield Check("rights", Level.OK if allowed else Level.FAIL, saw, fix)
-
-
-def _secret(api: Requests, name: str) -> Iterator[Check]:
-    try:
-        keys = api.get_secret_keys(name)
-    except Forbidden:
-        yield Check(
-            "secret",
-            Level.WARN,
-            f"{name}: not checked",
-            "run the doctor as a user with the right `get secrets`",
-        )
-        return
-    except ApiError as exc:
-        yield Check("secret", Level.WARN, f"{name}: {exc}", "run the doctor again")
-        return
-    fix = (
-        f"kubectl -n {api.namespace} create secret generic {name}"
-        f" --from-literal={_NEEDED_KEY}=redis://…"
-    )
-    if keys is None:
-        yield Check("secret", Level.FAIL, f"{name} does not exist", fix)
-    elif _NEEDED_KEY not in keys:
-        yield Check(
-            "secret",
-            Level.FAIL,
-            f"{name} has no {_NEEDED_KEY}; it has {', '.join(sorted(keys)) or 'nothing'}",
-            fix,
-        )
-    else:
-        yield Check("secret", Level.OK, f"{name} has {', '.join(sorted(keys))}")
+        yield Check("rights", Level.OK if allowed else Level.FAIL, saw, "" if allowed else fix)
 
 
 def _job(api: Requests, name: str, manifest: Manifest) -> Check:
     """Ask the server to dry-run a Job of the class."""
     image = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
     try:
-        api.create_job(manifest, dry_run=True)
+        dry_run(api, manifest)
     except ApiError as exc:
         if exc.passing:
             return Check("jobs", Level.WARN, f"{name}: not checked: {exc}", "run the doctor again")

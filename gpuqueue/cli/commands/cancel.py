@@ -12,7 +12,7 @@ from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, open_state
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER
 from gpuqueue.errors import GpuQueueError
-from gpuqueue.model.reasons import WaitReason
+from gpuqueue.model.reasons import SILENT
 from gpuqueue.store import wakeups
 from gpuqueue.store.cancels import REVOKED_FOR
 from gpuqueue.store.line import Line
@@ -95,8 +95,8 @@ def _wait(state: State, outcomes: list[dict[str, Any]], seconds: float) -> None:
     while True:
         for each in pending:
             record = find(state, each["id"])
-            unconfirmed = record if record and record.get("wait") == WaitReason.UNCONFIRMED else {}
-            each["wait"], each["detail"] = unconfirmed.get("wait"), unconfirmed.get("detail")
+            silent = record if record and record.get("wait") in SILENT else {}
+            each["wait"], each["detail"] = silent.get("wait"), silent.get("detail")
             # Its process is gone, and its slot free, once the attempt has been released too.
             if record is None or (
                 record["state"] == "ended" and ("admitted" not in record or "released" in record)

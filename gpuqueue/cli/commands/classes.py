@@ -29,14 +29,14 @@ def classes(as_json: bool) -> None:
     for each in known:
         patience = (
             f"{each.exclusive_patience} shared, {each.shared_patience} exclusive"
-            if each.has_sharing
+            if each.has_sharing and each.exclusive_slots
             else ""
         )
         memory = render.memory(each.memory)
         rows.append(
             (
                 each.name,
-                each.resource,
+                each.resource or "none",
                 each.shared_slots,
                 each.exclusive_slots,
                 memory,

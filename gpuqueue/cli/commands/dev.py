@@ -112,7 +112,7 @@ def summary(stack: Stack, settings: Settings, found: list[devices.Device]) -> st
         "",
         f'  Submit      your_task.apply_async(args, queue="{queues[0]}")',
         f"  CPU tasks   celery -A {shlex.quote(stack.app)} worker -Q celery",
-        "  Look        gpuqueue status | gpuqueue why ID | gpuqueue cancel ID | gpuqueue doctor",
+        "  Look        gpuqueue status | top | why ID | cancel ID | doctor",
         "",
         "Ctrl-C stops everything.",
         "",

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 import click
 from rich.markup import escape
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.checks import application, celery, machine, redis_server, runners
+from gpuqueue.cli.checks import (
+    application,
+    celery,
+    log_sink,
+    machine,
+    profiles,
+    redis_server,
+    runners,
+)
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State
 from gpuqueue.errors import GpuQueueError, SettingsError
+from gpuqueue.model.profile import Profile
 from gpuqueue.model.redis_url import mask
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store.client import check, connect
+from gpuqueue.store.owners import Owners
 from gpuqueue.store.reader import Reader
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
@@ -27,7 +37,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 @click.option("-A", "--app", help="The application to check, instead of GPUQUEUE_APP.")
 @render.json_option
 def doctor(app: str | None, as_json: bool) -> int:
-    """Check settings, Redis, Celery, dispatchers, GPUs, the cluster and the application.
+    """Check settings, Redis, Celery, dispatchers, GPUs, log sink, cluster and application.
 
     Exit status: 1 if a check is FAIL.
     """
@@ -74,12 +84,32 @@ def examine(app: str | None) -> Iterator[Check]:
     else:
         yield state
     seen = application.finish(looking, name) if looking and name else None
-    yield from application.check(name, seen, settings)
+    kept = state.profiles(name) if isinstance(state, State) else {}
+    yield from application.check(name, seen, settings, kept)
+    yield from _profiles(name, kept, seen, settings)
     yield from machine.gpus(settings, classes)
     yield from runners.executors(settings, name)
-    yield from _cluster(settings, classes)
+    yield from log_sink.writes(settings)
+    owners = Owners(state.client) if isinstance(state, State) else None
+    yield from _cluster(settings, classes, owners)
     if isinstance(state, State):
         yield from _celery(state, seen)
+        yield from log_sink.logs(state)
+
+
+def _profiles(
+    name: str | None,
+    kept: Mapping[str, Profile],
+    seen: application.Application | None,
+    settings: Settings,
+) -> Iterator[Check]:
+    """Check what the application says here, or else what its executors have told."""
+    from gpuqueue.celery import app  # its settings, read at import, are valid here
+    from gpuqueue.glue.profile import profile_of
+
+    here = {"": seen.profile} if seen and seen.profile else {}
+    own = profile_of(app, settings.redis.told_backend)
+    yield from profiles.profiles(name or "the application", {**kept, **here}, own, settings.told)
 
 
 def _connect(settings: Settings, url: str, setting: str) -> State | Check:
@@ -110,7 +140,9 @@ def _broker(settings: Settings, url: str) -> Iterator[Check]:
         )
 
 
-def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check]:
+def _cluster(
+    settings: Settings, classes: dict[str, GpuClass], owners: Owners | None
+) -> Iterator[Check]:
     if settings.execution_mode != "k8s_job":
         return
     try:
@@ -123,18 +155,19 @@ def _cluster(settings: Settings, classes: dict[str, GpuClass]) -> Iterator[Check
             "pip install 'gpuqueue[kubernetes]'",
         )
         return
-    yield from cluster(settings, classes)
+    yield from cluster(settings, classes, owners)
 
 
 def _celery(state: State, seen: application.Application | None) -> Iterator[Check]:
     from gpuqueue.celery import app  # its settings, read at import, are valid here
+    from gpuqueue.glue.profile import profile_of
 
     yield from celery.backend(state.settings.redis, state.client)
     yield from celery.dead_letters()
     yield from celery.tombstones(state.settings, app.conf.broker_transport_options)
-    expires = {"dispatcher": celery.seconds(app.conf.result_expires)}
-    if seen and not seen.error:
-        expires["application"] = seen.result_expires
+    expires = {"dispatcher": profile_of(app).expires}
+    if seen and seen.profile:
+        expires["application"] = seen.profile.expires
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
     yield from celery.damaged(state)

@@ -10,6 +10,7 @@ import click
 
 from gpuqueue.cli.commands.why import find
 from gpuqueue.cli.logs import sources as pod_logs
+from gpuqueue.cli.logs import whole as whole_logs
 from gpuqueue.cli.logs.seam import Seam, lines_of
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, open_state
@@ -19,6 +20,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.passing import describe, passes
+from gpuqueue.whole_logs.sink import NotInSink
 
 #: Seconds between two polls of a followed job.
 LOOK_EVERY = 0.5
@@ -34,6 +36,7 @@ NONE = 1
     "-f", "--follow", is_flag=True, help="Follow the log, across attempts, until the job has ended."
 )
 @click.option("--attempt", type=click.IntRange(1), help="The attempt; the newest by default.")
+@click.option("--whole", is_flag=True, help="All of an ended attempt's log, from the log sink.")
 @click.option(
     "--tail",
     default=1000,
@@ -42,20 +45,26 @@ NONE = 1
     help="The most lines, from the end.",
 )
 @render.json_option
-def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: bool) -> int:
+def logs(
+    job_id: str, follow: bool, attempt: int | None, whole: bool, tail: int, as_json: bool
+) -> int:
     """Print the log of a job, from its pod or its file on this machine while that exists, later
     from Redis. ID: the Celery task id.
 
     Exit status: 0; 1 if there is no log.
     """
-    if follow and (attempt is not None or as_json):
-        raise GpuQueueError("--follow cannot be combined with --attempt or --json; leave one out")
+    if follow and (attempt is not None or as_json or whole):
+        raise GpuQueueError(
+            "--follow cannot be combined with --attempt, --whole or --json; leave one out"
+        )
     state = open_state()
     record = find(state, job_id)
     if record is None:
         return _unknown(job_id)
     if follow:
         return _Following(state, job_id, tail).until_its_end()
+    if whole:
+        return _whole(state, record, attempt, as_json)
     text = pod_logs.read(state, record, attempt or record.get("attempt", 0), tail)
     if not text:
         return _none(record, attempt)
@@ -64,6 +73,24 @@ def logs(job_id: str, follow: bool, attempt: int | None, tail: int, as_json: boo
         render.emit({"id": record["id"], "attempt": attempt or record.get("attempt"), "log": text})
     else:
         _print(text)
+    return 0
+
+
+def _whole(state: State, record: Record, attempt: int | None, as_json: bool) -> int:
+    number, newest = attempt or record.get("attempt", 0), record.get("attempt", 0)
+    if not newest or number > newest:
+        return _none(record, attempt)
+    try:
+        name, parts = whole_logs.read(state, record, number)
+        if as_json:
+            text = b"".join(parts).decode(errors="replace")
+            render.emit({"id": record["id"], "attempt": number, "name": name, "log": text})
+        else:
+            for part in parts:
+                click.echo(part, nl=False)
+    except (whole_logs.NoWholeLog, NotInSink) as exc:
+        click.echo(f"gpuqueue: job {record['id']}: {exc}", err=True)
+        return NONE
     return 0
 
 

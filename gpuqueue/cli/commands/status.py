@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -9,12 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpuqueue.classes.gpu_class import CLASS, DEVICE, NODE
 from gpuqueue.cli.view import render
+from gpuqueue.cli.view.own_state import own_states, shown
 from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, NOT_SERVED
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
+from gpuqueue.model.states import JobState
 from gpuqueue.store import places as stored
+from gpuqueue.store.domains import Domains
+
+#: The most domains of a class that people are shown; --json has all.
+MOST_DOMAINS = 32
 
 
 @click.command()
@@ -35,24 +43,37 @@ def status(most: int, as_json: bool) -> None:
         show(render.console(), found)
 
 
-def collect(state: State, most: int) -> dict[str, Any]:
-    """Return the whole status as plain data; times are Unix seconds."""
+def collect(
+    state: State, most: int, *, only: str | None = None, held: int | None = None
+) -> dict[str, Any]:
+    """Return the whole status as plain data; times are Unix seconds. ``only`` one class; with
+    ``held``, so many holders of each isolation, those that began first, without what their tasks
+    say.
+    """
     specs, unserved = state.reader.classes(), state.unserved()
+    if only is not None:
+        specs = {name: spec for name, spec in specs.items() if name == only}
+    leaders = state.reader.leaders()
     return {
         "now": state.now(),
         "dispatchers": state.dispatchers(),
-        "leader": state.reader.leader(),
-        "unaccepted": state.unaccepted(specs or ["t4"]),
+        "leader": next(iter(leaders), None),
+        "leaders": leaders,
+        "unaccepted": state.unaccepted(specs or [only or "t4"]),
         "classes": [
-            {**_class(state, name, spec, most), "served": name not in unserved}
+            {**_class(state, name, spec, most, held), "served": name not in unserved}
             for name, spec in specs.items()
         ],
     }
 
 
-def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str, Any]:
-    view = state.reader.view(name, spec, most)
+def _class(
+    state: State, name: str, spec: dict[str, Any], most: int, held: int | None
+) -> dict[str, Any]:
+    view = state.reader.view(name, spec, most, held)
     built = gpu_class(spec)
+    total = Domains(state.client).slots(built)
+    kind_of_domain = NODE if built.domain == NODE else DEVICE if built.domains > 1 else CLASS
     waiting = []
     for kind in ISOLATIONS:
         # All waiting jobs of one isolation share the reason: one question to Redis is enough.
@@ -69,30 +90,43 @@ def _class(state: State, name: str, spec: dict[str, Any], most: int) -> dict[str
     return {
         "name": name,
         "resource": built.resource,
+        "domain": kind_of_domain,
         "slots": {
-            kind: {"used": len(view.holders[kind]), "total": built.slots(kind)}
-            for kind in ISOLATIONS
+            kind: {"used": view.held_total[kind], "total": total[kind]} for kind in ISOLATIONS
         },
-        "holders": [_holder(record) for kind in ISOLATIONS for record in view.holders[kind]],
+        "holders": _holders(
+            state, [each for kind in ISOLATIONS for each in view.holders[kind]], held is None
+        ),
         "waiting": waiting,
         "waiting_total": view.waiting_total,
         "delayed": view.delayed,
         "finishing": view.finishing,
         "idle_pods": view.idle_pods,
         "places": [place_view(each) for each in stored.of(state.client, name)],
-        "gate": gate(view) if built.has_sharing and built.exclusive_slots else None,
+        "domains": [asdict(each) for each in Domains(state.client).of(name)],
+        "gate": gate(view)
+        if built.has_sharing and built.exclusive_slots and kind_of_domain == CLASS
+        else None,
     }
 
 
-def _holder(record: Record) -> dict[str, Any]:
-    shown = job(record)
-    # Its wait reason says more than its state.
-    stands = shown.get("wait") or shown["state"]
+def _holders(state: State, records: list[Record], told: bool) -> list[dict[str, Any]]:
+    running = [each["id"] for each in records if told and each["state"] == JobState.RUNNING]
+    own = own_states(state, running)
+    return [_holder(each, own.get(each["id"], {})) for each in records]
+
+
+def _holder(record: Record, own: dict[str, Any]) -> dict[str, Any]:
+    seen = job(record)
+    # Its wait reason, or what its task says, tells more than its state.
+    stands = seen.get("wait") or (shown(own, 40) if own else seen["state"])
     return {
-        **shown,
+        **seen,
+        **own,
         "stands": stands,
-        "where": shown.get("device", shown.get("node")),
+        "where": seen.get("device", seen.get("node")),
         "since": since(record),
+        "time_limit": record.get("time_limit"),
     }
 
 
@@ -129,6 +163,11 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
     if not each["served"]:
         out.print(f"[bold red]{NOT_SERVED}[/]")
+    if each["domains"]:
+        shown_ones = each["domains"][:MOST_DOMAINS]
+        hidden = len(each["domains"]) - len(shown_ones)
+        words = " | ".join(map(_domain, shown_ones)) + (f" | and {hidden} more" if hidden else "")
+        out.print(escape(f"{'nodes' if each['domain'] == NODE else 'GPUs'}  {words}"))
     for one in each["places"]:
         if one["set_aside"]:
             words = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
@@ -149,6 +188,14 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     hidden = sum(each["waiting_total"].values()) - len(each["waiting"])
     if hidden > 0:
         out.print(f"and {hidden} more waiting (--most)")
+
+
+def _domain(one: dict[str, Any]) -> str:
+    """Return one domain in a few words: its name, and what runs there."""
+    held = [f"{kind} {one['held'][kind]}/{one['slots'][kind]}" for kind in ISOLATIONS]
+    runs = [words for kind, words in zip(ISOLATIONS, held, strict=True) if one["held"][kind]]
+    told = ", ".join(runs) or "idle"
+    return f"{one['name']}: {told}{', becomes idle for an exclusive job' * one['drained']}"
 
 
 def _jobs(

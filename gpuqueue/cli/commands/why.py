@@ -9,27 +9,35 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpuqueue.cli.view import render
+from gpuqueue.cli.view.own_state import own_states, shown
 from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
 from gpuqueue.model.names import ISOLATIONS, REFUSED
-from gpuqueue.model.reasons import WaitReason
+from gpuqueue.model.place import HOLDS
+from gpuqueue.model.reasons import SILENT, WaitReason
 from gpuqueue.model.record import Record
-from gpuqueue.model.states import BEFORE_SLOT
+from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.store import places as stored
 
 _ENDING = ("finishing", "ended")
-_SET_ASIDE = (
+_SET_ASIDE = {
     WaitReason.DEVICE_SET_ASIDE,
     WaitReason.HOST_SET_ASIDE,
     WaitReason.APPLICATION_HELD,
-)
+    WaitReason.NODE_SET_ASIDE,
+} | {hold.wait for hold in HOLDS.values()}
 _FACTS = {
+    "finish_error": "last try to finish it",
     "image": "image",
     "pod": "pod",
     "node": "node",
     "avoid": "avoids",
     "exit_code": "exit code",
     "spared": "attempts not counted",
+    "disruptions": "disruptions",
+    "away": "kept away from",
+    "requeues": "delivered again",
+    "losses": "lost processes",
     "probes": "tries",
 }
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
@@ -95,6 +103,10 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
     if found["reason"] in _SET_ASIDE:
         known = stored.set_aside(stored.of(state.client, name))
         found["places"] = [place_view(each) for each in known]
+        if not found["places"]:  # one attempt alone waits, in its slot
+            del found["places"]
+    if record["state"] == JobState.RUNNING:
+        found |= own_states(state, [record["id"]]).get(record["id"], {})
     found["cancel_asked"] = "cancel" in record
     found["dispatchers"] = state.dispatchers()
     if told and spec and record["state"] in BEFORE_SLOT:
@@ -110,6 +122,7 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
                 for each in view.holders[kind]
             ],
         }
+        found["silent"] = [each for each in found["holders"] if each.get("wait") in SILENT]
     return found
 
 
@@ -141,11 +154,19 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
             f"reason: [bold]{found['reason']}[/]"
             + (f": {found['explanation']}" if found["explanation"] else "")
         )
+    if found.get("task_state"):
+        out.print(f"the task says: {escape(shown(found))}")
     if found.get("detail"):
         out.print(f"detail: {escape(found['detail'])}")
     for each in found.get("places", ()):
         words = f"{each['place']}: {render.next_try(each, now)}: {each['error']}"
         out.print(f"place: {escape(words)}")
+    for each in found.get("silent", ()):
+        words = f"{each['id']} holds a slot on node {each.get('node', 'unknown')}: {each['wait']}"
+        out.print(f"silent: {escape(': '.join(filter(None, (words, each.get('detail')))))}")
+    if nodes := sorted({each["node"] for each in found.get("silent", ()) if each.get("node")}):
+        fix = " or ".join(f"`gpuqueue confirm-gone {node}`" for node in nodes)
+        out.print(escape(f"  if that machine is off, {fix} frees its slots"))
     if found["error"]:
         out.print(f"error: {escape(found['error'])}")
     if found["state"] in BEFORE_SLOT and not found["dispatchers"]:

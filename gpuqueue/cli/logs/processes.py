@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.local.identity import Instance
+from gpuqueue.launchers.local.output_file import Part, begin, left_out, read_on
 from gpuqueue.launchers.local.runtime import all_of, base
 from gpuqueue.model.record import Record
 
@@ -29,8 +31,11 @@ def follow(record: Record, tail: int) -> Iterator[str]:
     if found is None:
         return
     instance, path = found
-    text, at = _last_lines(path, tail)
-    number = _number(path)
+    text_of = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    number = 0
+    while _number(path) != number:
+        number = _number(path)
+        text, at = _last_lines(path, tail)
     yield text
     while True:
         ended = not (instance.process.is_here and instance.process.runs)
@@ -38,15 +43,12 @@ def follow(record: Record, tail: int) -> Iterator[str]:
             ended, path = True, path.with_name(f"{path.name}.1")
             if _number(path) != number:
                 return
-        size = path.stat().st_size if path.exists() else 0
-        if size < at:  # it was rotated
-            at = 0
-        if size > at:
-            with path.open("rb") as file:
-                file.seek(at)
-                data = file.read(LARGEST)
-            at += len(data)
-            yield data.decode(errors="replace")
+        part = _read_on(path, at)
+        at = part.at
+        if part.left_out:
+            yield left_out(part.left_out).decode()
+        if part.data:
+            yield text_of(part.data)
         elif ended:
             return
         else:
@@ -56,6 +58,13 @@ def follow(record: Record, tail: int) -> Iterator[str]:
 def is_elsewhere(record: Record) -> bool:
     """Whether the output of a process cannot be read here."""
     return _output(record) is None
+
+
+def _read_on(path: Path, at: int) -> Part:
+    try:
+        return read_on(path, at, LARGEST)
+    except FileNotFoundError:
+        return Part(b"", at, 0)
 
 
 def _number(path: Path) -> int:
@@ -79,6 +88,7 @@ def _last_lines(path: Path, tail: int) -> tuple[str, int]:
     """Return the last lines of a file, and where they end."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(0, size - LARGEST))
-        lines = file.read().decode(errors="replace").splitlines(keepends=True)
-    return "".join(lines[-tail:]), size
+        start = file.seek(max(begin(path), size - LARGEST, 0))
+        # Up to where the next part begins: more may have been written.
+        lines = file.read(size - start).decode(errors="replace").splitlines(keepends=True)
+    return "".join(lines[-tail:]).lstrip("\0"), size

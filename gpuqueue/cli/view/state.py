@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
 from gpuqueue.model.place import Place
+from gpuqueue.model.profile import Profile
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.settings.dispatcher import Settings, load
 from gpuqueue.store import layout, serving
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.clock import redis_time
+from gpuqueue.store.profiles import Profiles
 from gpuqueue.store.reader import ClassView, Reader
 
 #: Seconds since its last announcement within which a dispatcher counts as alive. It announces
@@ -21,8 +23,9 @@ from gpuqueue.store.reader import ClassView, Reader
 ALIVE = 15.0
 #: Seconds that a command waits for Redis: a person is watching.
 TIMEOUT = 5.0
-#: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps.
-_PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+#: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps,
+#: whose names have this separator, unless its options say otherwise.
+_STEPS, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
 #: The times of a job that commands show, in the order in which they come.
 MOMENTS = tuple(
     name for name in fields_with(Use.SHOWN) if FIELDS[name].kind is float and name != "warm"
@@ -49,7 +52,18 @@ class State:
         """Return the classes that no live dispatcher serves."""
         return serving.unserved(self.client, ALIVE)
 
-    def unaccepted(self, classes: Iterable[str]) -> dict[str, int]:
+    def profiles(
+        self, application: str | None, classes: Collection[str] | None = None
+    ) -> dict[str, Profile]:
+        """Return image → what executors have told of an application there; None: of any. Of all
+        classes, unless some are named.
+        """
+        known = list(self.reader.classes() if classes is None else classes)
+        told = Profiles(self.client, known).of(application)
+        found = {image: Profile.parse(each) for image, each in told.items()}
+        return {image: profile for image, profile in found.items() if profile is not None}
+
+    def unaccepted(self, classes: Collection[str]) -> dict[str, int]:
         """Return queue → number of messages that no dispatcher has taken; no empty queues."""
         queues = [
             *(f"gpu.{name}{end}" for name in classes for end in ("", ".shared", ".exclusive"))
@@ -58,14 +72,22 @@ class State:
         broker, where = self.client, self.settings.redis
         if where.broker and where.broker != where.state:
             broker = connect(where.broker, timeout=TIMEOUT, retries=1)
+        options = where.broker_options
+        steps, separator = options.get("priority_steps") or _STEPS, options.get("sep") or _SEPARATOR
+        named = {separator: set(steps)}
+        # An application may name lists otherwise, whether its dispatchers have learnt that or not.
+        for each in self.profiles(None, classes).values():
+            named.setdefault(each.separator, set()).update(each.steps)
+        ends = sorted(
+            {f"{sep}{step}" if step else "" for sep, steps in named.items() for step in steps}
+        )
         pipe = broker.pipeline(transaction=False)
         for queue in queues:
-            for priority in _PRIORITIES:
-                pipe.llen(where.broker_prefix + queue + priority)
-        lengths = pipe.execute()
-        step = len(_PRIORITIES)
+            for end in ends:
+                pipe.llen(f"{where.broker_prefix}{queue}{end}")
+        lengths, many = pipe.execute(), len(ends)
         totals = {
-            queue: sum(lengths[at * step : (at + 1) * step]) for at, queue in enumerate(queues)
+            queue: sum(lengths[at * many : (at + 1) * many]) for at, queue in enumerate(queues)
         }
         return {queue: total for queue, total in totals.items() if total}
 
@@ -111,6 +133,7 @@ def place_view(found: Place) -> dict[str, Any]:
         "since": found.since,
         "probe": found.probe or None,
         "error": found.error,
+        "domain": found.domain or None,
     }
 
 

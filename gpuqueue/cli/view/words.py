@@ -38,14 +38,37 @@ WAITS: dict[str, str] = {
     WaitReason.APPLICATION_HELD: (
         "its application cannot be loaded; one job tries it after a pause (`gpuqueue places`)"
     ),
+    WaitReason.NODE_SET_ASIDE: (
+        "nodes failed jobs and are set aside, and no other node has room for it at present; one"
+        " job tries each after a pause (`gpuqueue places`)"
+    ),
     WaitReason.NOT_BEFORE: "it waits for its eta, or for the pause before its next attempt",
+    WaitReason.REQUEUED: (
+        "its task asked to be delivered again (Reject with requeue=True, or"
+        " reject_on_worker_lost); it goes back into line after a pause"
+    ),
     WaitReason.UNSCHEDULABLE: "no node has room for it at present",
     WaitReason.PULLING_IMAGE: "its image is being pulled",
+    WaitReason.IMAGE: (
+        "its image cannot be pulled at present; one job tries it after a pause (`gpuqueue places`)"
+    ),
     WaitReason.STARTING: "it has a slot, and its executor is starting",
     WaitReason.LAUNCH_REFUSED: (
-        "the cluster's API refuses its Job at present; the dispatcher tries again"
+        "the cluster refuses its Job, its pod, or what its pod needs at present; one job tries it"
+        " after a pause (`gpuqueue places`)"
     ),
-    WaitReason.QUOTA: "the namespace's quota has no room for it at present",
+    WaitReason.QUOTA: (
+        "the namespace's quota has no room for it at present; one job tries it when another ends,"
+        " or after a pause (`gpuqueue places`)"
+    ),
+    WaitReason.SUSPENDED: (
+        "another controller holds its Job or its pod back (suspend, managedBy, scheduling gates),"
+        " without a limit of ours"
+    ),
+    WaitReason.NODE_SILENT: (
+        "its node does not answer; the slot stays taken until it does, or until the node is"
+        " confirmed to be gone (`gpuqueue confirm-gone`)"
+    ),
     WaitReason.UNCONFIRMED: (
         "it was asked to end, but its node has not confirmed that; the slot stays taken"
     ),
@@ -55,7 +78,10 @@ ENDS: dict[str, str] = {
     EndReason.SUCCEEDED: "the task returned, or the container exited with 0",
     EndReason.ERROR: "the task raised, or its executor died",
     EndReason.RETRIED: "the task asked for a retry",
-    EndReason.IGNORED: "the task raised Ignore or Reject: there is no result",
+    EndReason.IGNORED: (
+        "the task raised Ignore, or a Reject for which Celery stores nothing: there is no result"
+    ),
+    EndReason.REQUEUED: "the task raised Reject(requeue=True), and runs again",
     EndReason.GPU_OOM: "the GPU ran out of memory",
     EndReason.HOST_OOM: "the host's memory limit was exceeded, and the kernel killed it",
     EndReason.TIME_LIMIT: "it ran longer than its hard time limit",

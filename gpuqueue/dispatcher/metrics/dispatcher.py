@@ -15,13 +15,31 @@ class Leadership(Protocol):
     0: none yet.
     """
 
-    leads: bool
-    blind: bool
     turned: float
+
+    @property
+    def leads(self) -> bool:
+        """Whether its dispatcher leads."""
+        ...
+
+    @property
+    def blind(self) -> bool:
+        """Whether it leads, or has led, with an unknown cluster state."""
+        ...
 
     @property
     def unserved_jobs(self) -> Mapping[str, int]:
         """Class that no dispatcher serves → number of its jobs."""
+        ...
+
+    @property
+    def unowned_slots(self) -> Mapping[tuple[str, str], int]:
+        """(class, owner) → slots that no live dispatcher looks after."""
+        ...
+
+    @property
+    def silent_attempts(self) -> Mapping[tuple[str, str], int]:
+        """(class, node) → attempts that hold a slot on a node that does not answer."""
         ...
 
 
@@ -44,7 +62,8 @@ class DispatcherCollector(Collector):
         )
         yield GaugeMetricFamily(
             "gpuqueue_watcher_blind",
-            "Whether it leads with an unknown cluster state, so that repair is paused.",
+            "Whether the cluster state, or that of a class, is unknown to it: as the leader, so"
+            " that repair is paused, or since it has resigned for that reason.",
             value=self._watcher.blind,
         )
         yield GaugeMetricFamily(
@@ -60,3 +79,20 @@ class DispatcherCollector(Collector):
         for name, number in self._watcher.unserved_jobs.items():
             unserved.add_metric((name,), number)
         yield unserved
+        unowned = GaugeMetricFamily(
+            "gpuqueue_unowned_slots",
+            "Slots held by attempts of an owner without a live dispatcher. Only leaders report it.",
+            labels=("gpu_class", "owner"),
+        )
+        for labels, slots in self._watcher.unowned_slots.items():
+            unowned.add_metric(labels, slots)
+        yield unowned
+        silent = GaugeMetricFamily(
+            "gpuqueue_silent_attempts",
+            "Attempts that keep their slots on a node that does not answer, or does not confirm"
+            " their end. Only leaders report it.",
+            labels=("gpu_class", "node"),
+        )
+        for place, number in self._watcher.silent_attempts.items():
+            silent.add_metric(place, number)
+        yield silent

@@ -15,6 +15,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.worker.queue_lengths import BrokerUnavailable
 from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.tenant import shown_name
 from gpuqueue.store.client import RedisError
 from gpuqueue.store.counts import Durations
 from gpuqueue.store.measures import Measured, Measures
@@ -52,12 +53,13 @@ class QueueCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics. Unavailable ones are absent, which is logged."""
         try:
-            measured = {name: self._measures.of(name) for name in [*self._classes, REFUSED]}
+            measured = {name: self._measures.of(name) for name in (*self._classes, REFUSED)}
+            slots = {name: self._measures.slots(each) for name, each in self._classes.items()}
         except RedisError as exc:
             logger.warning(
                 "the queue's state cannot be measured: %s", exc, extra={"action": "scrape_failed"}
             )
-            measured = {}
+            measured, slots = {}, {}
         yield GaugeMetricFamily(
             "gpuqueue_state_up",
             "Whether Redis returned the state of the queue. At 0, its other metrics are absent.",
@@ -68,7 +70,8 @@ class QueueCollector(Collector):
             return
         yield from _counts(measured)
         del measured[REFUSED]
-        yield from self._state(measured)
+        yield from self._state(measured, slots)
+        yield from _tenants(measured)
         try:
             lengths, letters = self._lengths(), self._letters()
         except BrokerUnavailable as exc:
@@ -90,7 +93,9 @@ class QueueCollector(Collector):
             value=letters,
         )
 
-    def _state(self, measured: Mapping[str, Measured]) -> Iterator[Metric]:
+    def _state(
+        self, measured: Mapping[str, Measured], slots_of: Mapping[str, Mapping[str, int]]
+    ) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
             "gpuqueue_waiting_jobs", "Jobs in line for a slot.", labels=_PLACE
         )
@@ -105,7 +110,9 @@ class QueueCollector(Collector):
             labels=_PLACE,
         )
         slots = GaugeMetricFamily(
-            "gpuqueue_slots", "Slots in the configuration of this dispatcher.", labels=_PLACE
+            "gpuqueue_slots",
+            "Slots in the configuration of this dispatcher, of all domains that it knows.",
+            labels=_PLACE,
         )
         delayed = GaugeMetricFamily(
             "gpuqueue_delayed_jobs",
@@ -124,8 +131,8 @@ class QueueCollector(Collector):
         )
         aside = GaugeMetricFamily(
             "gpuqueue_places_set_aside",
-            "GPUs, hosts, applications and nodes that failed several jobs; only one job at a time"
-            " tries one again.",
+            "GPUs, hosts, applications and nodes that failed several jobs, and holds of a class or"
+            " an image; only one job at a time tries one again.",
             labels=("gpu_class", "kind"),
         )
         for name, each in measured.items():
@@ -135,11 +142,47 @@ class QueueCollector(Collector):
                 waiting.add_metric((name, isolation), each.waiting[isolation])
                 longest.add_metric((name, isolation), each.longest_wait[isolation])
                 running.add_metric((name, isolation), each.holders[isolation])
-                slots.add_metric((name, isolation), self._classes[name].slots(isolation))
+                slots.add_metric((name, isolation), slots_of[name][isolation])
             delayed.add_metric((name,), each.delayed)
             finishing.add_metric((name,), each.finishing)
             idle.add_metric((name,), each.idle_pods)
         yield from (waiting, longest, running, slots, delayed, finishing, idle, aside)
+
+
+def _tenants(measured: Mapping[str, Measured]) -> Iterator[Metric]:
+    """Yield what tenants have. Senders choose their names, so the number of series has a bound."""
+    labels = ("gpu_class", "tenant")
+    known = GaugeMetricFamily(
+        "gpuqueue_tenants", "Tenants that the class knows.", labels=("gpu_class",)
+    )
+    waiting = GaugeMetricFamily(
+        "gpuqueue_tenant_waiting_jobs",
+        "Jobs of a tenant in line for a slot. Up to 64 tenants of a class, those with jobs first;"
+        " `-`: jobs without a tenant.",
+        labels=labels,
+    )
+    running = GaugeMetricFamily(
+        "gpuqueue_tenant_running_jobs", "Jobs of a tenant that hold a slot.", labels=labels
+    )
+    limited = GaugeMetricFamily(
+        "gpuqueue_tenant_at_limit",
+        "Whether the tenant runs as many jobs as it may (TENANT_LIMIT): 1, else 0.",
+        labels=labels,
+    )
+    used = CounterMetricFamily(
+        "gpuqueue_tenant_gpu_seconds",
+        "GPU-seconds that a tenant has held; a shared slot is a part of a GPU.",
+        labels=labels,
+    )
+    for name, each in measured.items():
+        known.add_metric((name,), each.all_tenants)
+        for tenant in each.tenants:
+            own = (name, shown_name(tenant.name))
+            waiting.add_metric(own, sum(tenant.waiting.values()))
+            running.add_metric(own, sum(tenant.running.values()))
+            limited.add_metric(own, tenant.limited)
+            used.add_metric(own, tenant.gpu_seconds)
+    yield from (known, waiting, running, limited, used)
 
 
 def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
@@ -175,7 +218,16 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
         "Seconds that an attempt held its slot: start, run and end.",
         labels=_PLACE,
     )
+    used = CounterMetricFamily(
+        "gpuqueue_gpu_seconds",
+        "Seconds that ended attempts held the GPUs of their class, each by the share of its slot"
+        " (one of 8 slots: an eighth), by tenant and reason. Beyond 200 series of a class, tenants"
+        " count as `other`.",
+        labels=(*_PLACE, "tenant", "outcome"),
+    )
     for name, each in measured.items():
+        for (tenant, isolation, reason), seconds in each.used.items():
+            used.add_metric((name, isolation, tenant, reason), seconds)
         for isolation, number in each.counts.accepted.items():
             accepted.add_metric((name, isolation), number)
         for isolation, number in each.counts.warm.items():
@@ -189,7 +241,7 @@ def _counts(measured: Mapping[str, Measured]) -> Iterator[Metric]:
                 family.add_metric((name, isolation, reason), number)
         _histogram(wait, name, each.counts.wait)
         _histogram(held, name, each.counts.held)
-    yield from (accepted, ended, repeated, given_up, warm, wait, held)
+    yield from (accepted, ended, repeated, given_up, warm, wait, held, used)
 
 
 def _histogram(

@@ -17,7 +17,8 @@ from kombu import Message
 from kombu.utils.json import loads
 
 from gpuqueue.errors import MalformedMessage
-from gpuqueue.glue.messages.bodies import Bodies
+from gpuqueue.glue.messages.bodies import PROTOCOL, Bodies
+from gpuqueue.glue.messages.request_class import class_of
 
 #: (args, kwargs, embed) of a message.
 Payload = tuple[Sequence[Any], dict[str, Any], dict[str, Any]]
@@ -43,9 +44,14 @@ _OWN = (FunctionType, property)
 DEEPEST = 100
 #: Characters of a whole message. Redis takes texts of up to 512 MiB.
 LARGEST = 2**28
-_PROTOCOL = "send Celery's task protocol 2"
-#: Properties that tasks, replies and priorities need. The other ones belong to the transport.
-_PROPERTIES = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode")
+#: The property in which kombu gives each sending another text. A message that is delivered again
+#: has the same one.
+TAG = "delivery_tag"
+#: Properties of the transport, which says with them how it has carried the message. All others are
+#: of the sender: a task reads them as ``self.request.properties``.
+_OF_TRANSPORT = ("delivery_info", "body_encoding")
+#: Properties that a result backend may read.
+_OF_CONTEXT = ("correlation_id", "reply_to", "priority", "expiration", "delivery_mode", TAG)
 
 
 def pack(message: Message, payload: Any) -> dict[str, Any]:
@@ -64,8 +70,8 @@ def pack(message: Message, payload: Any) -> dict[str, Any]:
         "content_encoding": message.content_encoding,
         "properties": {
             key: value
-            for key in _PROPERTIES
-            if (value := _mapping(message.properties).get(key)) is not None
+            for key, value in _mapping(message.properties).items()
+            if value is not None and key not in _OF_TRANSPORT
         },
         "delivery_info": {
             key: _mapping(message.delivery_info).get(key) for key in ("exchange", "routing_key")
@@ -115,7 +121,7 @@ def encode(packed: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(packed)
     except (ValueError, TypeError, RecursionError) as exc:
-        raise MalformedMessage(f"the message cannot be kept as JSON: {exc}; {_PROTOCOL}") from None
+        raise MalformedMessage(f"the message cannot be kept as JSON: {exc}; {PROTOCOL}") from None
     if len(text) > LARGEST:
         raise MalformedMessage.field(
             "body", f"{len(text)} bytes", "is too large", "pass large data in a volume or by URL"
@@ -191,7 +197,7 @@ def payload(stored: Mapping[str, Any], bodies: Bodies) -> Payload:
             raise TypeError("of other types")
     except (TypeError, ValueError) as exc:
         raise MalformedMessage.body(
-            found, f"is not [args, kwargs, embed]: {exc}", _PROTOCOL
+            found, f"is not [args, kwargs, embed]: {exc}", PROTOCOL
         ) from exc
     return args, kwargs, embed or {}
 
@@ -204,12 +210,16 @@ def request(
     hostname: str,
     eventer: Any = None,
     task: Any = None,
+    redelivered: bool = False,
 ) -> tuple[Request, dict[str, Any]]:
     """Return Celery's request for a stored message, and the dict for its tracer (headers, args and
-    embed).
+    embed). ``redelivered``: an attempt came before, and the task sees what a broker says then.
     """
-    made = Request(
-        unpack(stored),
+    message = unpack(stored)
+    if redelivered:
+        message.headers["redelivered"] = message.delivery_info["redelivered"] = True
+    made = class_of(task)(
+        message,
         app=app,
         hostname=hostname,
         eventer=eventer,
@@ -231,9 +241,10 @@ def context(stored: Mapping[str, Any] | None, record: Mapping[str, Any], bodies:
     }
     if stored is None:
         return Context(base)
+    properties = stored["properties"]
     base |= _usable(unpack(stored).headers) | {
         "delivery_info": dict(stored["delivery_info"]),
-        **stored["properties"],
+        **{name: properties[name] for name in _OF_CONTEXT if name in properties},
     }
     try:
         args, kwargs, embed = bodies.read(stored)

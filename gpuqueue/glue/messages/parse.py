@@ -5,19 +5,20 @@ job is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from gpuqueue.errors import InvalidJob, MalformedMessage, shown
 from gpuqueue.glue.messages.bodies import PROTOCOL, ClosedBody, DispatcherBodies, is_signed
-from gpuqueue.glue.messages.message import restored
+from gpuqueue.glue.messages.message import TAG, payload, restored
 from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
 from gpuqueue.model.names import parse_queue
-from gpuqueue.model.request import HEADER, GpuRequest
+from gpuqueue.model.request import HEADER, MOST_SECONDS, GpuRequest
 from gpuqueue.model.text import fits, fitting
 
 
@@ -31,13 +32,21 @@ class _Embed(msgspec.Struct):
 
 # Raw keeps arguments undecoded: a body of 1 MB is checked in a millisecond.
 _BODY = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], _Embed | None])
-_CALL = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], msgspec.Raw])
+#: The largest body in characters that Python decodes here: it takes a second, and 300 MB.
+MOST_DECODED = 2**24
+
+
+class _Calls(NamedTuple):
+    """Whether a body names tasks to call."""
+
+    at_failure: bool
+    """Errbacks or a chord."""
+    at_success: bool
+    """Callbacks or a chain."""
 
 
 #: The most retries, or task.replace calls, that a message may count: the scripts keep it exactly.
 MOST_REPEATS = 10**9
-#: The longest time limit in seconds, about 30 years: clocks of Redis and Kubernetes can add it.
-MOST_SECONDS = 10**9
 #: Stamps of one message, and characters of one: they are looked up together.
 MOST_STAMPS, LONGEST_STAMP = 1000, 1024
 #: What a dispatcher without a certificate store reads.
@@ -53,6 +62,7 @@ def identify(packed: Mapping[str, Any]) -> Identity:
     if not fits(task_id):
         raise MalformedMessage.field("id", task_id, "is not a task id", "send Celery's header 'id'")
     task, shadow = headers.get("task"), headers.get("shadow")
+    tag = packed["properties"].get(TAG)
     return Identity(
         id=task_id,
         task=task if fits(task) else "",
@@ -60,36 +70,36 @@ def identify(packed: Mapping[str, Any]) -> Identity:
         retries=_count(headers, "retries") or 0,
         nesting=_count(headers, "replaced_task_nesting") or 0,
         ignore_result=headers.get("ignore_result") is True,
+        tag=tag if fits(tag) else "",
     )
 
 
 def parse(
     packed: Mapping[str, Any], identity: Identity, bodies: DispatcherBodies = UNSIGNED
 ) -> Submission:
-    """Parse and check a message. A signed body for which ``bodies`` has no certificate store is
-    passed on unread.
+    """Parse and check a message. A body that ``bodies`` cannot read is passed on unread.
 
     Raises:
-        MalformedMessage: body or headers are not those of a Celery task message in JSON.
+        MalformedMessage: body or headers are not those of a Celery task message.
         UntrustedMessage: no certificate of the store verifies it.
         InvalidJob: a value in them is not possible.
     """
     headers = packed["headers"]
     # First, whether the sender is trusted: nothing else of a message counts before.
-    body = _text(packed, bodies)
+    body, tenants = _opened(packed, bodies)
     if not identity.task:
         raise MalformedMessage.field(
             "task", headers.get("task"), "is not a task name", "send Celery's header 'task'"
         )
     key = packed["delivery_info"].get("routing_key") or ""
     queue = parse_queue(key if isinstance(key, str) else shown(key))
-    request = GpuRequest.parse(headers.get(HEADER))
-    embed, signed = _embed(body), is_signed(packed)
+    request = _of_tenant(GpuRequest.parse(headers.get(HEADER)), tenants)
+    calls, signed = _calls(body, packed, bodies), is_signed(packed)
     _check_counts(headers)
     hard, _ = _limits(headers.get("timelimit"))
     image, container = request.image, None
     if identity.task == CONTAINER_TASK:
-        image, container = _container(body)
+        image, container = _container(packed, bodies)
     return Submission(
         identity=identity,
         queue=queue,
@@ -102,7 +112,7 @@ def parse(
         expires=_time("expires", headers.get("expires")),
         time_limit=hard,
         group=_group(headers.get("group")),
-        needs_app=_needs_app(embed, signed),
+        needs_app=_needs_app(calls, signed),
         signed=signed,
     )
 
@@ -138,51 +148,89 @@ def _stamps(headers: Mapping[str, Any]) -> dict[str, list[str]]:
     return stamps
 
 
-def _container(body: str | bytes | None) -> tuple[str, dict[str, Any]]:
-    if body is None:
-        raise InvalidJob.field(
-            "task",
-            CONTAINER_TASK,
-            "has signed arguments, and this dispatcher has no certificate to verify them",
-            "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of its senders",
-        )
+def _container(packed: Mapping[str, Any], bodies: DispatcherBodies) -> tuple[str, dict[str, Any]]:
     try:
-        args, kwargs, _ = _CALL.decode(body)
-    except msgspec.DecodeError as exc:
-        raise MalformedMessage.body(body, f"cannot be read: {exc}", PROTOCOL) from None
+        args, kwargs, _ = payload(packed, bodies)
+    except ClosedBody:
+        if is_signed(packed):
+            problem = "has signed arguments, and this dispatcher has no certificate to verify them"
+            fix = "set GPUQUEUE_CERT_STORE of the dispatchers to the certificates of its senders"
+        else:
+            problem = f"has arguments in {packed['content_type']}, which no dispatcher decodes"
+            fix = "send it as JSON: .apply_async(serializer='json'), or .set(serializer='json')"
+        raise InvalidJob.field("task", CONTAINER_TASK, problem, fix) from None
     return parse_container(args, kwargs)
 
 
-def _needs_app(embed: _Embed | None, signed: bool) -> bool:
-    if embed is None:  # only the application can read its callbacks
+def _needs_app(calls: _Calls | None, signed: bool) -> bool:
+    if calls is None:  # only the application can read its callbacks
         return True
-    calls = bool(embed.errbacks) or bytes(embed.chord) != b"null"
     # A dispatcher sends unsigned messages, and applications that sign accept none.
-    return calls or (
-        signed and not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"}
-    )
+    return calls.at_failure or (signed and calls.at_success)
 
 
-def _text(packed: Mapping[str, Any], bodies: DispatcherBodies) -> str | bytes | None:
+def _opened(
+    packed: Mapping[str, Any], bodies: DispatcherBodies
+) -> tuple[str | bytes | None, list[str]]:
     try:
-        return bodies.text(packed)
+        return bodies.opened(packed)
     except ClosedBody:
-        return None
+        return None, []
 
 
-def _embed(body: str | bytes | None) -> _Embed | None:
+def _of_tenant(request: GpuRequest, tenants: list[str]) -> GpuRequest:
+    """Return a request with the tenant that the certificate of its sender names: the signature
+    covers no header. Of several, the header may choose.
+    """
+    if not tenants or request.tenant in tenants:
+        return request
+    if request.tenant is not None:
+        raise InvalidJob.field(
+            "gpu.tenant",
+            request.tenant,
+            f"is none of the tenants of its certificate ({', '.join(tenants)})",
+            "leave it out, or sign with a certificate of this tenant",
+        )
+    return replace(request, tenant=tenants[0])
+
+
+def _calls(
+    body: str | bytes | None, packed: Mapping[str, Any], bodies: DispatcherBodies
+) -> _Calls | None:
+    """Return what a body names; None for one that only the application reads."""
     if body is None:
         return None
     try:
-        return _BODY.decode(body)[2] or _Embed()
+        embed = _BODY.decode(body)[2] or _Embed()
     except msgspec.ValidationError as exc:
-        raise MalformedMessage.body(
-            body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL
-        ) from None
-    except (msgspec.DecodeError, UnicodeError) as exc:
-        raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
+        raise _of_another_shape(body, exc) from None
     except RecursionError:
         raise MalformedMessage.body(body, "is nested too deeply", PROTOCOL) from None
+    except UnicodeError as exc:
+        raise MalformedMessage.body(body, f"is not JSON: {exc}", PROTOCOL) from None
+    except msgspec.DecodeError:
+        # Python's JSON has more than the standard: NaN, Infinity, and half a surrogate pair, as in
+        # the name of a file.
+        return _calls_decoded(packed, bodies) if len(body) <= MOST_DECODED else None
+    return _Calls(
+        bool(embed.errbacks) or bytes(embed.chord) != b"null",
+        not {bytes(embed.callbacks), bytes(embed.chain)} <= {b"null", b"[]"},
+    )
+
+
+def _calls_decoded(packed: Mapping[str, Any], bodies: DispatcherBodies) -> _Calls:
+    _, _, embed = payload(packed, bodies)
+    errbacks, chord = embed.get("errbacks"), embed.get("chord")
+    if not isinstance(errbacks, list | None):
+        raise _of_another_shape(packed["body"], f"errbacks={shown(errbacks, 80)}")
+    return _Calls(
+        bool(errbacks) or chord is not None,
+        any(embed.get(name) not in (None, []) for name in ("callbacks", "chain")),
+    )
+
+
+def _of_another_shape(body: str | bytes, exc: object) -> MalformedMessage:
+    return MalformedMessage.body(body, f"is not [args, kwargs, embed]: {exc}", PROTOCOL)
 
 
 def _count(headers: Mapping[str, Any], name: str) -> int | None:

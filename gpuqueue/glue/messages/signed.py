@@ -21,11 +21,14 @@ from celery.utils.serialization import b64decode
 from kombu.serialization import registry
 
 from gpuqueue.errors import MalformedMessage, SettingsError, UntrustedMessage
+from gpuqueue.model.tenant import NAME
 
 logger = logging.getLogger(__name__)
 #: The content type of a signed body.
 SIGNED = "application/data"
 JSON = "application/json"
+#: What an organizational unit (OU) of a certificate begins with that names a tenant.
+TENANT = "tenant:"
 #: Celery's default. Dispatchers cannot verify an application with another ``security_digest``.
 DIGEST = "sha256"
 _SEPARATOR = b"\x00\x01"
@@ -93,6 +96,7 @@ class CertificateStore:
             ) from exc
         self._digest = get_digest_algorithm(DIGEST)
         self._store = CertStore()
+        self._tenants: dict[str, list[str]] = {}
         paths = sorted(glob.glob(f"{pattern}/*" if Path(pattern).is_dir() else pattern))  # noqa: PTH207 (absolute patterns)
         if not paths:
             raise SettingsError(
@@ -108,6 +112,7 @@ class CertificateStore:
                     f"GPUQUEUE_CERT_STORE: {path!r} is not a certificate with an RSA key: {exc};"
                     " remove it"
                 ) from exc
+            self._tenants[certificate.get_id()] = _tenants_of(certificate, path)
             if certificate.has_expired():
                 logger.warning(
                     "%s has expired: messages that it signed are refused",
@@ -121,6 +126,12 @@ class CertificateStore:
         Raises :class:`UntrustedMessage` for a wrong signature, an unknown or an expired
         certificate, else :class:`MalformedMessage`.
         """
+        return self.opened(text)[0]
+
+    def opened(self, text: str | bytes) -> tuple[bytes, list[str]]:
+        """Return the JSON of a body, and the tenants that its certificate names; see
+        :meth:`verified`. An empty list: it names none.
+        """
         envelope, body = open_envelope(text), json_within(text)
         try:
             certificate = self._store[envelope.signer]
@@ -130,7 +141,25 @@ class CertificateStore:
         # Celery's SecurityError, or an error in its handling of an error of cryptography
         except Exception as exc:
             raise untrusted(f"signed by {envelope.signer!r}", exc) from exc
-        return body
+        return body, self._tenants[envelope.signer]
+
+
+def _tenants_of(certificate: Any, path: str) -> list[str]:
+    """Return the tenants whose jobs a certificate may sign: its organizational units that begin
+    with :data:`TENANT`. An empty list: of any. Raises :class:`SettingsError`.
+    """
+    from cryptography.x509 import NameOID
+
+    units = certificate._cert.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    named = [str(each.value) for each in units if str(each.value).startswith(TENANT)]
+    tenants = [each.removeprefix(TENANT) for each in named]
+    for each in tenants:
+        if not NAME.fullmatch(each):
+            raise SettingsError(
+                f"GPUQUEUE_CERT_STORE: OU={TENANT + each!r} of {path!r} names no tenant; use up to"
+                " 63 letters, digits, '.', '_', '-'"
+            )
+    return tenants
 
 
 def untrusted(what: str, exc: BaseException) -> UntrustedMessage:

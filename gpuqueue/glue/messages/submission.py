@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.job import Job
 from gpuqueue.model.names import QueueName
 from gpuqueue.model.request import GpuRequest
@@ -23,6 +24,7 @@ class Identity:
     retries: int
     nesting: int
     ignore_result: bool
+    tag: str = ""
 
     def refused(self, gpu_class: str, isolation: str, *, trusted: bool) -> Job:
         """Return the job of a refused message. Its errbacks run only if it is ``trusted``."""
@@ -34,6 +36,7 @@ class Identity:
             isolation=isolation,
             retries=self.retries,
             nesting=self.nesting,
+            tag=self.tag,
             needs_app=trusted,
             ignore_result=self.ignore_result,
         )
@@ -57,27 +60,29 @@ class Submission:
     needs_app: bool
     signed: bool
 
-    def job(self, gpu_class: str, isolation: str, warm: float = 0) -> Job:
-        """Return the job, once its class and isolation are chosen. ``warm`` is for a request that
-        says nothing of it.
+    def job(self, gpu_class: GpuClass, isolation: str) -> Job:
+        """Return the job, once its class and isolation are chosen. What the request leaves open,
+        the class decides: its time limit, and how long its pod waits.
         """
         identity, asked = self.identity, self.request.warm
         return Job(
             id=identity.id,
             task=identity.task,
             name=identity.name,
-            gpu_class=gpu_class,
+            gpu_class=gpu_class.name,
             isolation=isolation,
             retries=identity.retries,
             nesting=identity.nesting,
+            tag=identity.tag,
             priority=self.priority,
             eta=self.eta,
             expires=self.expires,
-            time_limit=self.time_limit,
+            time_limit=self.time_limit or gpu_class.time_limit,
+            max_time_limit=gpu_class.max_time_limit,
             tenant=self.request.tenant,
             image=self.image,
             reuse=self.request.reuse or 0,
-            warm=0 if self.container else float(warm if asked is None else asked),
+            warm=0 if self.container else float(gpu_class.warm_seconds if asked is None else asked),
             container=self.container,
             group=self.group,
             needs_app=self.needs_app,

@@ -4,26 +4,33 @@ Celery's code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery import Celery, signals, states
 from celery.app.task import Context
 from celery.app.trace import TraceInfo
 from celery.exceptions import TimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
+from celery.worker.request import Request
 
 from gpuqueue import errors
 from gpuqueue.errors import MalformedMessage, UntrustedMessage
 from gpuqueue.glue.messages.bodies import Bodies
-from gpuqueue.glue.messages.message import context
+from gpuqueue.glue.messages.message import context, payload
+from gpuqueue.glue.messages.message import request as celery_request
+from gpuqueue.glue.messages.request_class import class_of, tell
+from gpuqueue.glue.results.chord import fail_body
 from gpuqueue.glue.results.container import succeed
-from gpuqueue.glue.results.events import Event, Sender
+from gpuqueue.glue.results.earlier import state_of
+from gpuqueue.glue.results.events import Event, Heard, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import EXIT_OK
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import LOST, LOST_RETRY, EndReason
 from gpuqueue.model.record import Record
 
 logger = get_logger(__name__)
@@ -99,7 +106,7 @@ def complete(
 
     If the executor died after it had claimed its finish, a result that it had stored counts. So it
     does if the executor ended with exit code 0, or may have gone on with another job: then Redis
-    has lost its report.
+    has lost its report. A result that was stored before its task began never counts.
 
     Args:
         app: the application of the job, or any app in its place.
@@ -108,7 +115,7 @@ def complete(
         bodies: how to read the body, which names callbacks and chord. If it must not be read, the
             result is stored and nothing is called.
         send: sends events, and does not wait for the broker.
-        hostname: the worker that events name.
+        hostname: the worker that the result names: of the attempt, if there was one.
         own_tasks: whether ``app`` is the job's application, so that the hooks of its task run. The
             tasks of a dispatcher have no part in a job, even if a message has their name.
         log: the end of the log of a container job, part of its result.
@@ -116,11 +123,12 @@ def complete(
     request = context(stored, record, bodies)
     request.hostname = hostname
     task = _task_of(app, record, stored, bodies, own_tasks)
+    of_message, heard = (app, task, stored, bodies, request), Heard()
     reason = record["reason"]
     others = record.get("reuse", 0) > 1  # the status may be that of another job of its process
     report_lost = reason == EndReason.ERROR and (others or record.get("exit_code") == EXIT_OK)
     stored_state = (
-        app.backend.get_state(request.id)
+        state_of(app, record)
         if (record.get("outcome") or report_lost) and not record.get("ignore_result")
         else None
     )
@@ -141,10 +149,24 @@ def complete(
         # Of a success: Celery could not store it.
         _fail(app, task, record, request, app.backend.get_result(request.id), send)
         reason = EndReason.ERROR if outcome == EndReason.SUCCEEDED else outcome
+    elif (
+        _wants_retry(record)
+        and own_tasks
+        and (made := _request_of(*of_message, eventer=heard))
+        and _retry(made, task, exception_of(record))
+    ):
+        for name, fields in heard.events:
+            send(_event(record, request, name, **fields))
+        reason = EndReason.RETRIED
     elif reason in (EndReason.CANCELLED, EndReason.EXPIRED):
         _revoke(app, task, record, request, send)
     else:
-        _fail(app, task, record, request, exception_of(record), send)
+        exc = exception_of(record)
+        _fail(app, task, record, request, exc, send)
+        if class_of(task) is not Request:
+            _tell(_request_of(*of_message), exc)
+        if own_tasks and not report_lost:
+            fail_body(app, record, stored, bodies, exc)
     return reason
 
 
@@ -170,38 +192,90 @@ def _task_of(
 
 
 def _event(record: Record, request: Context, name: str, **fields: Any) -> Event:
-    return Event(request.hostname, name, request.id, fields, leaves="worker" in record)
+    return Event(record["gpu_class"], name, request.id, fields)
 
 
-def _hook(task: Any) -> Any:
-    """Return the ``on_failure`` of a task for one call. Celery calls it when all is written, so its
-    error changes nothing.
+@contextmanager
+def _harmless(task: Any, name: str) -> Iterator[None]:
+    """Log the error of a hook of a task. Celery calls it when all is written, so its error changes
+    nothing.
     """
-    inner = task.on_failure
+    inner = getattr(task, name)
 
-    def on_failure(*args: Any, **kwargs: Any) -> None:
+    def hook(*args: Any, **kwargs: Any) -> None:
         try:
             inner(*args, **kwargs)
         except Exception:
-            logger.exception("on_failure of %s failed", task.name, extra={"action": "hook_failed"})
+            logger.exception("%s of %s failed", name, task.name, extra={"action": "hook_failed"})
 
-    return on_failure
+    setattr(task, name, hook)
+    try:
+        yield
+    finally:
+        delattr(task, name)
+
+
+def _wants_retry(record: Record) -> bool:
+    """Whether the application has a task retried whose process is lost."""
+    return record.get("if_lost") == LOST_RETRY and record["reason"] in LOST
 
 
 def _fail(
     app: Celery, task: Any, record: Record, request: Context, exc: Exception, send: Sender
 ) -> None:
-    task.on_failure = _hook(task)
     task.push_request(**vars(request))
-    try:
-        raise exc
-    except Exception as raised:
-        einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
-    finally:
-        task.pop_request()
-        del task.on_failure
+    with _harmless(task, "on_failure"):
+        try:
+            raise exc
+        except Exception as raised:
+            einfo = TraceInfo(states.FAILURE, raised).handle_error_state(task, request)
+        finally:
+            task.pop_request()
     shown = str(einfo.traceback) if einfo else ""
     send(_event(record, request, "task-failed", exception=saferepr(exc), traceback=shown))
+
+
+def _request_of(
+    app: Celery,
+    task: Any,
+    stored: Mapping[str, Any] | None,
+    bodies: Bodies,
+    context: Context,
+    eventer: Any = None,
+) -> Request | None:
+    """Return the request of Celery for a job; None: its message is lost, cannot be read, or must
+    not be.
+    """
+    try:
+        body = None if stored is None else payload(stored, bodies)
+    except MalformedMessage:
+        body = None
+    if stored is None or body is None:
+        return None
+    known = {"hostname": context.hostname, "eventer": eventer, "task": task}
+    return celery_request(stored, body, app, **known)[0]
+
+
+def _tell(made: Request | None, exc: Exception) -> None:
+    """Tell the request class of the task how it ended."""
+    if made is None:
+        return
+    if isinstance(exc, TimeLimitExceeded):
+        tell(made, made.on_timeout, False, *exc.args)
+    else:
+        tell(made, made.on_failure, ExceptionInfo((type(exc), exc, exc.__traceback__)))
+
+
+def _retry(made: Any, task: Any, exc: Exception) -> bool:
+    """Retry a task whose process is lost, as a worker of Celery does. Returns whether the retry is
+    sent.
+    """
+    with _harmless(task, "on_retry"):
+        try:
+            raise exc
+        except Exception:
+            sent: bool = made._retry_worker_lost(exc, ExceptionInfo())
+    return sent
 
 
 def _revoke(app: Celery, task: Any, record: Record, request: Context, send: Sender) -> None:

@@ -19,6 +19,7 @@ from redis import RedisError
 from gpuqueue.errors import MalformedMessage
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import Bodies
+from gpuqueue.glue.results.earlier import state_of
 from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.glue.stand_in import stand_in
 from gpuqueue.model.container import CONTAINER_TASK
@@ -44,7 +45,9 @@ def succeed(
     Without its message (lost with the data of Redis) or a readable body, only the result is stored.
     Raises the errors of broker and backend: nothing is stored then, and the finish is repeated.
     """
-    if app.backend.get_state(record["id"]) == states.SUCCESS and not record.get("ignore_result"):
+    # The first try of a finish finds none but that of an earlier run of the id.
+    again = record.get("finishes", 0) != 1 and not record.get("ignore_result")
+    if again and state_of(app, record) == states.SUCCESS:
         return EndReason.SUCCEEDED  # an earlier finisher has stored it, after its callbacks
     result = _result(app, record, log)
     body = _body(stored, bodies)
@@ -62,11 +65,11 @@ def succeed(
     _, info, runtime, shown = tracer(made.id, made.args, made.kwargs, context)
     if info is not None:  # its callbacks cannot be read
         failed = {"exception": saferepr(info.retval), "traceback": ""}
-        send(Event(hostname, "task-failed", made.id, failed, leaves=True))
+        send(Event(record["gpu_class"], "task-failed", made.id, failed))
         return EndReason.ERROR
     ran = record.get("released", 0.0) - record.get("started", 0.0)
     told = {"result": shown, "runtime": max(runtime, ran)}
-    send(Event(hostname, "task-succeeded", made.id, told, leaves=True))
+    send(Event(record["gpu_class"], "task-succeeded", made.id, told))
     return EndReason.SUCCEEDED
 
 

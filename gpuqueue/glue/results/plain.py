@@ -17,6 +17,7 @@ from gpuqueue.errors import FinishFailed
 from gpuqueue.glue.messages.bodies import Bodies
 from gpuqueue.glue.messages.message import context
 from gpuqueue.glue.results.completion import exception_of
+from gpuqueue.glue.results.earlier import state_of
 from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -43,7 +44,7 @@ def write_plainly(
     reason, outcome = record["reason"], record.get("outcome")
     keeps_result = not record.get("ignore_result")
     if outcome and keeps_result:
-        kept = app.backend.get_state(record["id"])
+        kept = state_of(app, record)
         if kept == states.SUCCESS and outcome == EndReason.SUCCEEDED:
             return EndReason.SUCCEEDED
         if kept == states.FAILURE and outcome in (EndReason.ERROR, EndReason.GPU_OOM):
@@ -54,6 +55,7 @@ def write_plainly(
     state = states.REVOKED if revoked else states.FAILURE
     exc = _revoked(record) if revoked else _noted(record, note)
     request = _request(record, stored, bodies)
+    request.hostname = hostname
     if keeps_result:
         app.backend.store_result(record["id"], exc, state, request=request)
     try:
@@ -79,7 +81,7 @@ def write_plainly(
         signum = record.get("cancel") if terminated else None
         fields = {"terminated": terminated, "signum": signum, "expired": expired}
     name = "task-revoked" if revoked else "task-failed"
-    send(Event(hostname, name, record["id"], fields, leaves="worker" in record))
+    send(Event(record["gpu_class"], name, record["id"], fields))
     return reason
 
 

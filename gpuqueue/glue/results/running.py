@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, states
@@ -21,12 +22,17 @@ from redis import RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from gpuqueue.glue.results.earlier import mark
 from gpuqueue.glue.results.states import Ask, answer_soon, ask, named
 
 logger = logging.getLogger("gpuqueue.start")
 #: Seconds between two tries of a late STARTED: doubling, up to the second value.
 EARLIEST, LATEST = 1.0, 30.0
 _STORED = 1
+#: The state of an aborted task (celery.contrib.abortable, which needs psutil).
+_ABORTED = "ABORTED"
+#: Task → the mark of the result that the last STARTED of this process has found, if it was stored.
+_found: dict[str, str] = {}
 
 
 def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -> None:
@@ -54,13 +60,14 @@ def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -
         over.set()
         if state == states.STARTED:
             over = threading.Event()
+            _found.clear()
         if state not in (states.STARTED, states.RETRY):
             return as_celery_does()
         value = _value(backend, task_id, result, state, traceback, request)
         if state == states.RETRY:
             return result if _retry(backend, task_id, value, passes) else as_celery_does()
         try:
-            stored = _tried_once(backend, task_id, value, passes)
+            found = _tried_once(backend, task_id, value, passes)
         except RedisError as exc:
             if not passes(exc):
                 raise
@@ -73,10 +80,31 @@ def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -
             )
             late.start()
             return result
-        return result if stored else as_celery_does()
+        if found is None:
+            return as_celery_does()
+        _found[task_id] = found
+        return result
 
     if isinstance(backend, RedisBackend):
         backend.store_result = store_result
+
+
+def stored_before(app: Celery, task_id: str) -> str:
+    """Return the :func:`mark` of the result that was stored before a task begins, of which Celery
+    has stored STARTED if it does. Empty: there is none, or the backend does not answer at once.
+    """
+    if task_id in _found:
+        return _found[task_id]
+    backend = app.backend
+    try:
+        if not isinstance(backend, RedisBackend):
+            return mark(backend._get_task_meta_for(task_id))
+        with _once(backend.client):
+            known = backend.get(backend.get_key_for_task(task_id))
+        return mark(_decoded(backend, known))
+    except Exception as exc:  # of any backend, and of one that keeps nothing
+        logger.debug("it is unknown whether %s has an earlier result: %s", task_id, exc)
+        return ""
 
 
 def _value(
@@ -92,36 +120,49 @@ def _value(
     return backend.encode(meta)
 
 
-def _tried_once(
-    backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]
-) -> bool:
-    """Store STARTED; return False where Celery's own way is needed."""
-    client = backend.client
+@contextmanager
+def _once(client: Any) -> Iterator[None]:
+    """Try each command once meanwhile."""
     patience = client.get_retry()
     if patience is not None:
         client.set_retry(Retry(NoBackoff(), 0))
     try:
-        return _started(backend, task_id, value)
-    except ResponseError as exc:  # a server, or a user, without scripts
-        if passes(exc):
-            raise
-        return False
+        yield
     finally:
         if patience is not None:
             client.set_retry(patience)
 
 
-def _started(backend: Any, task_id: str, value: Any) -> bool:
+def _tried_once(
+    backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]
+) -> str | None:
+    """Store STARTED; return the mark of the result that stays, or None where Celery's own way is
+    needed.
+    """
+    try:
+        with _once(backend.client):
+            return _started(backend, task_id, value)
+    except ResponseError as exc:  # a server, or a user, without scripts
+        if passes(exc):
+            raise
+        return None
+
+
+def _started(backend: Any, task_id: str, value: Any) -> str:
     """Store STARTED in place of anything but a success, as Celery does: also of what an earlier
-    attempt has left. No command can replace what is written after it was sent.
+    attempt has left. A task that was aborted before its start must see that. No command can replace
+    what is written after it was sent. Returns the mark of the result that stays.
     """
     asked = Ask(backend, task_id, value, named(states.STARTED))
-    if ask(backend, [asked])[0] != _STORED:
-        known = backend.get(asked.key)
-        if _status(backend, known) != states.SUCCESS:
-            asked.expect(known)
-            ask(backend, [asked])
-    return True
+    if ask(backend, [asked])[0] == _STORED:
+        return ""
+    known = backend.get(asked.key)
+    meta = _decoded(backend, known)
+    if meta.get("status") in (states.SUCCESS, _ABORTED):
+        return mark(meta)
+    asked.expect(known)
+    ask(backend, [asked])
+    return ""
 
 
 def _retry(backend: Any, task_id: str, value: Any, passes: Callable[[BaseException], bool]) -> bool:
@@ -132,7 +173,7 @@ def _retry(backend: Any, task_id: str, value: Any, passes: Callable[[BaseExcepti
     try:
         while ask(backend, [asked])[0] != _STORED:
             known = backend.get(asked.key)
-            if _status(backend, known) in states.READY_STATES:
+            if _decoded(backend, known).get("status") in states.READY_STATES:
                 break
             asked.expect(known)
     except ResponseError as exc:  # a server, or a user, without scripts
@@ -142,12 +183,12 @@ def _retry(backend: Any, task_id: str, value: Any, passes: Callable[[BaseExcepti
     return True
 
 
-def _status(backend: Any, known: Any) -> Any:
-    """Return the status of a value; None: it cannot be read."""
+def _decoded(backend: Any, known: Any) -> Mapping[str, Any]:
+    """Return what a value says; nothing if it cannot be read."""
     try:
-        return backend.decode(known)["status"]
+        return dict(backend.decode(known))
     except Exception:  # of any library that decodes
-        return None
+        return {}
 
 
 def _store_late(

@@ -20,6 +20,7 @@ from typing import Any
 from celery import Celery, states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
+from kombu.serialization import registry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -39,6 +40,8 @@ REPLACES: dict[str, tuple[str, ...]] = {
     states.STARTED: (*_BEFORE_START, states.STARTED),
     states.RETRY: (*_BEFORE_START, states.STARTED, states.RETRY),
 }
+#: The name of results in JSON that are read without the types of kombu.
+AS_STORED = "application/x-gpuqueue-as-stored"
 _STORED, _KEPT, _UNREADABLE = 1, 0, 2
 #: The headers of a message that a state repeats.
 _SHOWN = ("group", "parent_id", "retries", "stamps", "stamped_headers")
@@ -143,6 +146,16 @@ def answer_soon(app: Celery) -> None:
     if isinstance(backend, RedisBackend):
         backend.client.set_retry(Retry(NoBackoff(), 0))
         backend.retry_policy = {**backend.retry_policy, "max_retries": 1}
+
+
+def pass_values_on(app: Celery) -> None:
+    """Make the backend of this thread read results as they are stored, without the types of kombu,
+    for a caller that sends them on: it lacks the types that an application registers.
+    """
+    backend = app.backend
+    if backend.serializer == "json":
+        registry.register(AS_STORED, None, json.loads, content_type=AS_STORED)
+        backend.content_type, backend.accept = AS_STORED, {AS_STORED}
 
 
 class Ask:

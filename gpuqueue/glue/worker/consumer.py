@@ -8,22 +8,50 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Message
 
+from gpuqueue.glue.worker.commands import Commands
+
 logger = get_logger(__name__)
 #: Seconds before a new connection: Celery holds back a consumer that connects more often than five
 #: times a second.
 PAUSE = 0.5
+#: Seconds between two tries to connect, at most. Those of kombu grow to 30, and no message is taken
+#: before the next one.
+BETWEEN = 2.0
 #: The errors of kombu's reader for what is not a message. They would end a worker of Celery.
 _GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
+class NamesChanged(ConnectionError):
+    """The broker's channels have other names now: the consumer connects once more."""
+
+
+def connect_again(consumer: Any) -> None:
+    """Have a consumer connect once more soon, if it is connected. Thread-safe."""
+    if consumer.connection is not None:
+        consumer.call_soon(_change)
+
+
+def _change() -> None:
+    raise NamesChanged("the broker's channels have other names now")
+
+
 class _Blueprint(CeleryConsumer.Blueprint):
-    """The steps of the consumer, its loop included: an error that passes is a lost connection."""
+    """The steps of the consumer, its loop included: an error that passes is a lost connection.
+
+    Without Celery's heartbeats: to monitors each class is a worker, and no dispatcher is.
+    """
+
+    default_steps = tuple(
+        each for each in CeleryConsumer.Blueprint.default_steps if not each.endswith(":Heart")
+    )
 
     def start(self, parent: Any) -> None:
         """Run the steps. Celery connects again after an error of a connection only; any other one
@@ -43,6 +71,9 @@ class Consumer(CeleryConsumer):
     """Celery's consumer, which garbage does not end."""
 
     Blueprint = _Blueprint
+    #: Reads commands in other forms than JSON; set by the step that replaces their handlers.
+    commands: Commands
+    connection: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,8 +82,15 @@ class Consumer(CeleryConsumer):
             *_GARBAGE,
         )
 
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long the broker is away."""
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=BETWEEN)
+        return super().ensure_connected(conn)
+
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         # Of a message of remote control.
+        if self.commands.receive(message):
+            return
         if isinstance(message.body, str | bytes):
             super().on_decode_error(message, exc)
         else:
@@ -60,6 +98,11 @@ class Consumer(CeleryConsumer):
             message.reject_log_error(logger, self.connection_errors)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
+        if isinstance(exc, NamesChanged):  # nothing is lost
+            before, self.connection = self.connection, None
+            with suppress(Exception):
+                before.close()
+            return
         if isinstance(exc, _GARBAGE):
             logger.error(
                 "not a message, discarded: %s: %s",

@@ -1,8 +1,8 @@
-"""Celery's remote control: revokes reach jobs that no worker holds.
+"""Celery's remote control: commands reach jobs that no worker holds.
 
-The worker's mailbox gets other handlers of these commands. Celery's handlers ignore a task that no
-worker holds, ask the result backend for each id in the loop of the worker, and write REVOKED for a
-job that runs and shows no state yet.
+The worker gets another mailbox, with other handlers. Celery's handlers of revokes ignore a task
+that no worker holds, ask the result backend for each id in the loop of the worker, and write
+REVOKED for a job that runs and shows no state yet.
 
 Never here: the result backend, and the registry of commands that all workers of a process share.
 """
@@ -13,7 +13,8 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from celery import bootsteps
+from celery import bootsteps, signals
+from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control as CeleryControl
@@ -21,11 +22,17 @@ from celery.worker.control import Panel
 from kombu.utils.functional import maybe_list
 
 from gpuqueue.errors import GpuQueueError, shown
-from gpuqueue.glue.messages.parse import LONGEST_STAMP
+from gpuqueue.glue.messages.parse import LONGEST_STAMP, UNSIGNED
+from gpuqueue.glue.worker import inspect, operations
+from gpuqueue.glue.worker.commands import Commands
+from gpuqueue.glue.worker.mailbox import ClassMailbox
 from gpuqueue.model.signals import parse_signal
 from gpuqueue.model.text import LONGEST_NAME, fits
 
 logger = get_logger(__name__)
+#: Seconds after which a dispatcher carries out a revoke that another one answers: that one may have
+#: just died.
+BEHIND = 1.0
 #: Outcomes of jobs that a revoke with ``terminate`` names in its answer, as Celery names the tasks
 #: that it terminates.
 _TERMINATED = ("cancelled", "stopping", "finishing", "queued")
@@ -52,20 +59,45 @@ class Cancelling(Protocol):
 
 
 class Control(bootsteps.Step):
-    """A consumer step: puts the handlers into the mailbox of this worker."""
+    """A consumer step: gives this worker another mailbox, with its handlers."""
 
     requires = (CeleryControl,)
     name = "gpuqueue control"
 
     def create(self, c: Any) -> None:
-        """Replace the handlers, before the mailbox listens."""
-        celery_control = c.blueprint.steps[CeleryControl.name]
-        ours = _handlers(lambda: c.controller.gpuqueue.canceller)
-        celery_control.box.node.handlers = ChainMap(ours, Panel.data)
+        """Replace the mailbox, before it listens."""
+        box = c.blueprint.steps[CeleryControl.name].box
+
+        def dispatcher() -> Any:
+            return c.controller.gpuqueue
+
+        reading = inspect.commands(UNSIGNED)
+        ours = {
+            **reading,
+            **operations.commands(_shut_down, lambda: dispatcher().watcher.beat_soon()),
+            **_revokes(lambda: dispatcher().canceller),
+        }
+        per_class = {*reading, *operations.PER_CLASS}
+        handlers = ChainMap(ours, Panel.data)
+        box.node = ClassMailbox(box.node, handlers, per_class, set(reading), dispatcher)
+        c.commands = Commands(box)
 
 
-def _handlers(cancelling: Callable[[], Cancelling]) -> dict[str, Callable[..., dict[str, Any]]]:
-    """Return the handlers. They answer what those of Celery answer."""
+def _shut_down(state: Any) -> str:
+    """Have Celery shut this worker down as on SIGTERM; return what ends."""
+    signals.worker_shutting_down.send(
+        sender=state.hostname, sig="remote control", how="Warm", exitcode=EX_OK
+    )
+    worker_state.should_stop = EX_OK
+    classes = ", ".join(sorted(state.consumer.controller.gpuqueue.workers.classes))
+    return (
+        f"{state.hostname} (classes: {classes}) shuts down; running jobs continue, waiting jobs"
+        " stay in line"
+    )
+
+
+def _revokes(cancelling: Callable[[], Cancelling]) -> dict[str, Callable[..., dict[str, Any]]]:
+    """Return the handlers of revokes. They answer what those of Celery answer."""
 
     def revoke(
         state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any
@@ -75,7 +107,14 @@ def _handlers(cancelling: Callable[[], Cancelling]) -> dict[str, Callable[..., d
         except GpuQueueError as exc:
             return _refused("revoke", str(exc))
         worker_state.revoked.update(ids)
-        outcomes = cancelling().cancel_all(ids, terminate=bool(terminate), signal=name)
+
+        def cancel() -> dict[str, str]:
+            return cancelling().cancel_all(ids, terminate=bool(terminate), signal=name)
+
+        if not state.first:  # the one that answers shall know what it has ended
+            state.consumer.timer.call_after(BEHIND, cancel)
+            return {"ok": "another dispatcher answers"}
+        outcomes = cancel()
         logger.info("tasks flagged as revoked: %d", len(ids), extra={"action": "revoked"})
         if failed := [each for each, outcome in outcomes.items() if outcome == "failed"]:
             return _refused("revoke", f"tasks {shown(failed, 200)} are not revoked; see the log")

@@ -10,11 +10,10 @@ from kombu import Message
 from kombu.utils.encoding import bytes_to_str
 
 from gpuqueue.errors import MalformedMessage
-from gpuqueue.glue.messages.message import pack
+from gpuqueue.glue.messages.bodies import decoded
+from gpuqueue.glue.messages.message import TAG, pack
+from gpuqueue.glue.messages.signed import JSON
 from gpuqueue.glue.worker.compression import unpacked
-
-#: Only JSON is decoded.
-_ACCEPTED = {"application/json"}
 
 
 def open_envelope(channel: Any, text: bytes) -> tuple[dict[str, Any], MalformedMessage | None]:
@@ -60,7 +59,6 @@ def _read(channel: Any, envelope: Mapping[str, Any]) -> dict[str, Any]:
         properties=properties,
         delivery_info=properties.get("delivery_info"),
         postencode="utf-8",
-        accept=_ACCEPTED,
     )
     if message.errors:
         raise message.errors[0][1]
@@ -68,18 +66,26 @@ def _read(channel: Any, envelope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _payload(message: Message) -> Any:
-    """Return the decoded body of a message of protocol 1, which has no header `task`; else None."""
+    """Return the decoded body of a message of protocol 1, which has no header `task`; else None.
+    Only JSON is decoded. What kombu writes for a type stays as it is sent.
+    """
     if not isinstance(message.headers, Mapping) or "task" in message.headers:
         return None
-    try:
-        payload = message.decode()
-    except Exception:  # it is refused at its id, if it has one
+    if message.content_type != JSON:
         return None
-    return payload
+    try:
+        return decoded(message.body)
+    except (MalformedMessage, AttributeError):  # it is refused at its id, if it has one
+        return None
 
 
 def _outline(envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message with its headers alone."""
-    headers = envelope.get("headers")
-    kept = Message(body="", headers=dict(headers) if isinstance(headers, Mapping) else {})
+    """Return a message with its headers and its tag alone."""
+    headers, properties = envelope.get("headers"), envelope.get("properties")
+    tag = properties.get(TAG) if isinstance(properties, Mapping) else None
+    kept = Message(
+        body="",
+        headers=dict(headers) if isinstance(headers, Mapping) else {},
+        properties={TAG: tag},
+    )
     return pack(kept, None)

@@ -8,6 +8,8 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
+from gpuqueue.model.names import worker_name
+
 logger = get_logger(__name__)
 #: The event of a message that was dropped, since its delivery is known. Not one of ``task-``: those
 #: change the state that Flower shows.
@@ -28,8 +30,10 @@ class MessageEvents:
         self._enabled = enabled
         self._eventer: Any = None
 
-    def tell(self, outcome: str, headers: Mapping[str, Any]) -> None:
-        """Send the event of a message; ``outcome`` is the answer of accept."""
+    def tell(self, outcome: str, gpu_class: str, headers: Mapping[str, Any]) -> None:
+        """Send the event of a message, as the worker of a class; ``outcome`` is the answer of
+        accept.
+        """
         if not self._enabled():
             return
         kind, fields = _event(outcome, headers)
@@ -38,7 +42,12 @@ class MessageEvents:
         except (ValueError, TypeError, RecursionError) as exc:  # a header that no event can hold
             logger.warning("event not sent: %s", exc, extra={"action": "event_lost"})
             return
-        self._try(lambda eventer: eventer.send(kind, **fields))
+
+        def send(eventer: Any) -> None:
+            eventer.hostname = worker_name(gpu_class)
+            eventer.send(kind, **fields)
+
+        self._try(send)
 
     def flush(self) -> None:
         """Send what is buffered."""

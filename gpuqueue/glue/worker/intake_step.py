@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from celery import bootsteps
 
 from gpuqueue.glue.worker.events import MessageEvents
+from gpuqueue.model.names import is_gpu_queue
 
 
 class Taking(Protocol):
@@ -38,12 +39,11 @@ class Intake(bootsteps.StartStopStep):
             listed = c.task_consumer
             if listed is None:
                 return []
-            return [each.name for each in listed.queues if listed.consuming_from(each.name)]
+            names = [each.name for each in listed.queues if listed.consuming_from(each.name)]
+            return [name for name in names if is_gpu_queue(name)]
 
         def eventer() -> Any:
-            return c.app.events.Dispatcher(
-                c.app.connection_for_write(), hostname=c.hostname, buffer_group={"task"}
-            )
+            return c.app.events.Dispatcher(c.app.connection_for_write(), buffer_group={"task"})
 
         def enabled() -> bool:
             return bool(c.event_dispatcher and c.event_dispatcher.enabled)

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob
 from gpuqueue.launchers.base import (
     CannotLaunch,
-    LauncherUnavailable,
+    LaunchHeld,
     LaunchLater,
+    LogSource,
     Observations,
     OnEnd,
+    WholeLogs,
 )
-from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, Invalid, QuotaRejected
-from gpuqueue.launchers.kubernetes.api.objects import Job
+from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.finisher_jobs import FinisherJobs
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
+from gpuqueue.launchers.kubernetes.follow.jobs_elsewhere import JobsElsewhere
+from gpuqueue.launchers.kubernetes.follow.log_source import find as find_log
+from gpuqueue.launchers.kubernetes.follow.namespaces import Namespaces
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.images import check_image, image_of
 from gpuqueue.launchers.kubernetes.manifest.job import (
@@ -34,17 +38,19 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     instance_of,
     job_name,
     label_value,
-    parse_instance,
     record_of,
     selector,
 )
 from gpuqueue.launchers.kubernetes.manifest.warm import settings_name
+from gpuqueue.launchers.kubernetes.status.refusals import is_own_fault, kind_of_refusal
 from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import End
+from gpuqueue.model.kube_syntax import NEVER
 from gpuqueue.model.place import Site
-from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record, goes_on
+from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 
@@ -52,12 +58,13 @@ class KubernetesLauncher:
     """Starts attempts as Jobs, and follows their pods while this process leads.
 
     Args:
-        api: the cluster and namespace.
+        api: the cluster, and the namespace of classes that name none.
         settings: clocks, images, resources.
         common: what all Jobs share.
         classes: the classes of this dispatcher, by name.
         on_end: called with each end, from the thread that follows the pods.
         observations: where observations are recorded.
+        whole_logs: takes whole logs; None: nothing does.
     """
 
     #: They only wait for pods, and use no CPU of this machine.
@@ -71,6 +78,7 @@ class KubernetesLauncher:
         classes: Mapping[str, GpuClass],
         on_end: OnEnd,
         observations: Observations,
+        whole_logs: WholeLogs | None = None,
     ) -> None:
         self.owner = common.owner
         images = {name: each.image or settings.executor_image for name, each in classes.items()}
@@ -78,28 +86,38 @@ class KubernetesLauncher:
             application=common.app or "",
             images={name: image for name, image in images.items() if image},
             pods={n: settings_name(each, settings, common) for n, each in classes.items()},
+            held=_limits_of_holds(classes, settings),
         )
-        # The last resort: each wait has a shorter clock.
-        waits = (
-            settings.launch_timeout,
-            settings.unschedulable_timeout,
-            settings.image_pull_timeout,
-            common.start_timeout,
+        self.claim_within = max(
+            of_class(settings, each).claim_within(each.start_timeout or common.start_timeout)
+            for each in (GpuClass(""), *classes.values())
         )
-        self.claim_within = sum(waits)
         self._api = api
         self._settings = settings
         self._common = common
         self._classes = classes
         self._closed = threading.Event()
-        self._follower = Follower(api, self._selector(), settings, common, on_end, observations)
+        self._namespaces = Namespaces(
+            api,
+            {name: each.namespace or api.namespace for name, each in classes.items()},
+            # Each has all classes: the Jobs of a class may be where it was before.
+            lambda within: Follower(
+                *(within, self._selector(), settings, common, on_end, observations, classes),
+                whole_logs=whole_logs,
+            ),
+            JobsElsewhere(api, observations, self.claim_within),
+        )
         self._finisher_jobs = FinisherJobs(
-            api, self._follower.pods, classes, settings, common, self._closed
+            self._namespaces.within, classes, settings, common, self._closed
         )
 
     def _selector(self) -> str:
         classes = ",".join(sorted(label_value(name) for name in self._classes))
         return f"{selector(self.owner)},{CLASS} in ({classes})"
+
+    def find_log(self, where: Mapping[str, str]) -> LogSource | None:
+        """Return the source of a log: see :data:`gpuqueue.launchers.base.FindLog`."""
+        return find_log(self._api, self.owner, where)
 
     # -- launch ------------------------------------------------------------------------------------
 
@@ -122,98 +140,111 @@ class KubernetesLauncher:
         try:
             manifest = build(record, gpu_class, self._settings, self._common)
             name: str = manifest["metadata"]["name"]
-            self._api.create_job(manifest)
+            namespace: str = manifest["metadata"]["namespace"]
+            api = self._namespaces.api(namespace)
+            api.create_job(manifest)
         except InvalidJob as exc:  # the settings changed since the job was accepted
             raise CannotLaunch(str(exc)) from exc
         except AlreadyExists:
-            self._check_ours(name, record)
+            self._check_ours(api, name, record)
         except ApiError as exc:
-            raise self._refused(exc) from exc
-        return instance_of(self._common.namespace, name)
+            raise self._refused(exc, record) from exc
+        return instance_of(namespace, name)
 
-    def _check_ours(self, name: str, record: Record) -> None:
+    def _check_ours(self, api: Requests, name: str, record: Record) -> None:
         """Raise unless the existing Job is the one of this attempt: a launch may be repeated.
 
         A stray Job of this owner, of an attempt with another token, is deleted first.
         """
         try:
-            job = self._api.get_job(name)
+            job = api.get_job(name)
         except ApiError as exc:
-            raise self._refused(exc) from exc
+            raise self._later(str(exc), exc.retry_after) from exc
         if job is None or job.metadata.deletion_timestamp is not None:
             raise self._later(f"Job {name} is being deleted", None)
         found = record_of(job.metadata.annotations or {})
         if found is None or found.get("owner") != self.owner:
             raise CannotLaunch(
-                f"a Job {name} of another owner exists in namespace {self._common.namespace};"
-                " delete it"
+                f"a Job {name} of another owner exists in namespace {api.namespace}; delete it"
             )
-        if found["token"] != record["token"] and goes_on(found) and _runs(job):
+        if found["token"] != record["token"] and goes_on(found) and not job.status.ended:
             raise self._later(f"Job {name} of an earlier state has gone on with another job", None)
         if found["token"] != record["token"]:
             try:
-                self._api.delete_job(name)
+                api.delete_job(name)
             except ApiError as exc:
-                raise self._refused(exc) from exc
+                raise self._later(str(exc), exc.retry_after) from exc
             raise self._later(f"a stray Job {name} is being deleted", None)
 
-    def _refused(self, exc: ApiError) -> CannotLaunch | LaunchLater:
-        if isinstance(exc, QuotaRejected):
-            limit = self._settings.quota_timeout
-            return LaunchLater(
-                str(exc), after=None, limit=limit, wait=WaitReason.QUOTA, reason=EndReason.QUOTA
-            )
-        if exc.passing:
+    def _refused(self, exc: ApiError, record: Record) -> CannotLaunch | LaunchHeld | LaunchLater:
+        """Return what a refused creation means: for the job alone, or for every job of the class.
+
+        Only a server that does not answer, or asks for time, may have created the Job.
+        """
+        if is_own_fault(exc.status, exc.fields, record):
+            return CannotLaunch(str(exc), EndReason.BAD_SPEC)
+        if not exc.refused:
             return self._later(str(exc), exc.retry_after)
-        return CannotLaunch(
-            str(exc), EndReason.BAD_SPEC if isinstance(exc, Invalid) else EndReason.INFRA
-        )
+        return LaunchHeld(str(exc), kind_of_refusal(str(exc)))
 
     def _later(self, text: str, after: float | None) -> LaunchLater:
-        limit = self._settings.launch_timeout
-        return LaunchLater(
-            text, after=after, limit=limit, wait=WaitReason.LAUNCH_REFUSED, reason=EndReason.INFRA
-        )
+        return LaunchLater(text, after=after, limit=self._settings.launch_timeout)
 
     # -- stop --------------------------------------------------------------------------------------
 
     def stop(self, instance: str, signal: str) -> bool:
-        """Delete the Job and its pod, for any ``signal``: SIGTERM, then SIGKILL after the grace."""
-        parsed = parse_instance(instance)
-        return parsed is not None and self._delete(parsed.job)
+        """Delete the Job and its pod, for any ``signal``: SIGTERM, then SIGKILL after the grace.
+
+        See ``Namespaces.stop``.
+        """
+        return self._namespaces.stop(instance)
 
     def abandon(self, record: Record) -> bool:
         """Delete the Job of an unconfirmed launch; return True if there was none."""
-        return "token" not in record or not self._delete(job_name(self.owner, record))
+        if "token" not in record:
+            return True
+        gpu_class = self._classes.get(record["gpu_class"]) or GpuClass(record["gpu_class"])
+        namespace = self._common.of_class(gpu_class).namespace
+        return not self._namespaces.delete(namespace, job_name(self.owner, record))
 
-    def _delete(self, name: str) -> bool:
-        try:
-            existed = self._api.delete_job(name)
-        except ApiError as exc:
-            raise LauncherUnavailable(str(exc)) from exc
-        self._follower.deleted(name)
-        return existed
-
-    # -- follow: see ``Follower`` ------------------------------------------------------------------
+    # -- follow: see ``Namespaces`` ----------------------------------------------------------------
 
     def lead(self, leads: bool) -> None:
         """Start to follow the pods, or leave that to another dispatcher."""
-        self._follower.lead(leads)
+        self._namespaces.lead(leads)
+
+    def look(self) -> bool:
+        """Return whether the API lets this process list the pods now."""
+        return self._namespaces.sight.look()
+
+    def unseen(self) -> float:
+        """Return the age of the API's last good answer on pods; 0 while nothing asks for it."""
+        return self._namespaces.sight.age()
 
     def end_of(self, instance: str) -> End | None:
         """Return how an instance ended, from its pod, or from its Job if it has no pod."""
-        return self._follower.end_of(instance)
+        return self._namespaces.end_of(instance)
 
     def list(self) -> builtins.list[LiveAttempt]:
         """Return every attempt whose pod has not ended, and those whose Job has no pod yet."""
-        return self._follower.list()
+        return self._namespaces.list()
+
+    @property
+    def unknown(self) -> Collection[str]:
+        """Classes in namespaces of which the last :meth:`list` has told nothing."""
+        return self._namespaces.unknown
 
     def watch(self, running: RunningAttempt) -> None:
         """Do nothing: the leader follows the pods of every dispatcher."""
 
+    @property
+    def silent(self) -> Mapping[tuple[str, str], int]:
+        """(class, node) → attempts that hold a slot on a silent node."""
+        return self._namespaces.silent
+
     def check(self, now: float) -> None:
         """Record what attempts wait for, and give up those whose clock ran out."""
-        self._follower.check(now)
+        self._namespaces.check(now)
 
     def finish(
         self, record: Record, finisher: str, timeout: float, wanted: Callable[[], bool]
@@ -224,8 +255,11 @@ class KubernetesLauncher:
     def close(self) -> None:
         """Stop following. Jobs go on, and another dispatcher follows them."""
         self._closed.set()
-        self._follower.close()
+        self._namespaces.close()
 
 
-def _runs(job: Job) -> bool:
-    return not any(each.status == "True" for each in job.status.conditions or ())
+def _limits_of_holds(
+    classes: Mapping[str, GpuClass], settings: ClusterSettings
+) -> dict[str, float]:
+    limits = {name: each.held_timeout or settings.held_timeout for name, each in classes.items()}
+    return {name: float(limit) for name, limit in limits.items() if limit != NEVER}

@@ -20,6 +20,8 @@ from gpuqueue.model.executor_env import FINISHER
 
 #: Seconds that the end of a finisher may take to be told.
 TOLD_WITHIN = 10.0
+#: What hides the GPUs of this machine from a process.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class Finishes:
@@ -47,7 +49,7 @@ class Finishes:
         deadline = time.monotonic() + timeout
         self._output.follow(nonce, f"{delivery} finish", self._runtime.output(nonce))
         try:
-            instance = self._runner.start(nonce, {**variables, "CUDA_VISIBLE_DEVICES": ""})
+            instance = self._runner.start(nonce, {**variables, **NO_GPU})
             return self._wait(Instance.parse(instance), ended, deadline)
         except RunnerRefuses as exc:
             if exc.kind == "application":

@@ -10,22 +10,24 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import GpuQueueError, InvalidJob
-from gpuqueue.launchers.base import ApplicationUnavailable, LauncherClosed, OnEnd
+from gpuqueue.launchers.base import ApplicationUnavailable, LauncherClosed, OnEnd, WholeLogs
 from gpuqueue.launchers.local import earlier, runtime
-from gpuqueue.launchers.local.finishes import Finishes
+from gpuqueue.launchers.local.finishes import NO_GPU, Finishes
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.listing import Listing
+from gpuqueue.launchers.local.log_source import OutputLog
 from gpuqueue.launchers.local.output import Output, last_bytes
-from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
+from gpuqueue.launchers.local.runner import OnProfile, Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.started import Started
 from gpuqueue.launchers.local.unused import remove_unused
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt
@@ -41,6 +43,7 @@ from gpuqueue.model.executor_env import (
     parse_record,
     record_variables,
 )
+from gpuqueue.model.names import CHORDS
 from gpuqueue.model.place import Site
 from gpuqueue.model.record import Record
 from gpuqueue.steps import Steps
@@ -61,6 +64,8 @@ class LocalLauncher:
         host_lives: whether another machine still has a dispatcher. A restarted container is a new
             machine.
         keep_log: keeps the end of what an attempt printed.
+        whole_logs: takes whole outputs; None: nothing does.
+        on_profile: told what the application says of its broker and results.
         directory: GPUQUEUE_RUNTIME_DIR.
         unread: variables of our environment that make no difference to an application.
         command: the command of attempts in place of the executor. Each one is a new process
@@ -70,6 +75,8 @@ class LocalLauncher:
     owner = ""
     #: Each one may import the application, and the jobs need the CPU of a GPU machine.
     finishers = 2
+    silent: Mapping[tuple[str, str], int] = MappingProxyType({})
+    unknown: Collection[str] = ()
 
     def __init__(
         self,
@@ -80,6 +87,8 @@ class LocalLauncher:
         host_lives: Callable[[str], bool] = lambda machine: True,
         *,
         keep_log: Callable[[Attempt, str], object] = lambda attempt, text: None,
+        whole_logs: WholeLogs | None = None,
+        on_profile: OnProfile = lambda profile: None,
         directory: Path | None = None,
         unread: frozenset[str] = frozenset(),
         command: Sequence[str] = (),
@@ -90,6 +99,7 @@ class LocalLauncher:
         self._devices = devices or {}
         self._host_lives = host_lives
         self._keep_log = keep_log
+        self._whole_logs = whole_logs
         if command:
             self._settings[START] = "spawn"
         own = {name: value for name, value in os.environ.items() if name not in OF_ATTEMPT}
@@ -109,6 +119,7 @@ class LocalLauncher:
             float(self._settings.get(LOAD_TIMEOUT, claim_within)) + MARGIN,
             self._ended,
             lambda: bool(self._started),
+            on_profile,
         )
         self._started = Started(self._kill)
         self._steps = Steps()
@@ -204,6 +215,14 @@ class LocalLauncher:
     def lead(self, leads: bool) -> None:
         """Do nothing: runners tell each dispatcher what it has started."""
 
+    def look(self) -> bool:
+        """Return True: this machine is always in sight."""
+        return True
+
+    def unseen(self) -> float:
+        """Return 0: there is no cluster to ask."""
+        return 0.0
+
     def check(self, now: float) -> None:
         """Do nothing: a started process does not wait for anything."""
 
@@ -273,6 +292,8 @@ class LocalLauncher:
             freed = self._on_end(RunningAttempt(attempt, instance), _end(message["code"]))
             if freed and (printed := last_bytes(self._runtime.output(nonce))):
                 self._keep_log(attempt, printed)
+            if self._whole_logs is not None:  # an end that is told twice may be of a crash between
+                self._whole_logs.keep(attempt, OutputLog(self._runtime.output(nonce)))
             if freed:
                 self._runtime.end(nonce).unlink(missing_ok=True)
         except Exception as exc:  # its file keeps the end, and a watcher finds it there
@@ -281,6 +302,8 @@ class LocalLauncher:
             self._steps.succeeded("exit", job=instance)
 
     def _gpu(self, record: Record) -> dict[str, str]:
+        if record["gpu_class"] == CHORDS:
+            return NO_GPU
         devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")
         return (
             {"CUDA_VISIBLE_DEVICES": devices[index]}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpuqueue.launchers.local.output_file import read_on
+
 #: Seconds between two looks.
 LOOK = 0.2
 #: Bytes of an attempt's output that are kept in Redis.
@@ -100,20 +102,17 @@ class Output:
         self._show_file(followed, followed.path, found.st_size, whole=whole)
 
     def _show_file(self, followed: _Followed, path: Path, size: int, *, whole: bool) -> None:
-        if size < followed.at:  # it was rotated
-            followed.at = 0
         if size == followed.at:
             return
         left_out = max(0, size - followed.at - MOST)
-        with path.open("rb") as file:
-            file.seek(followed.at + left_out)
-            data = file.read(MOST)
+        part = read_on(path, followed.at + left_out, MOST)
+        data, left_out = part.data, left_out + part.left_out
         lines = data.split(b"\n")
         rest = lines.pop()
         if rest and (whole or not lines):
             lines.append(rest)
             rest = b""
-        followed.at += left_out + len(data) - len(rest)
+        followed.at = part.at - len(rest)
         if left_out:
             lines.insert(0, f"({left_out} bytes left out)".encode())
         prefix = f"{followed.name} | ".encode()

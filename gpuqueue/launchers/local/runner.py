@@ -20,6 +20,7 @@ from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.local import wire
 from gpuqueue.launchers.local.peer import user_of
 from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, ROOM_BYTES, Runtime, prepare
+from gpuqueue.model.profile import Profile
 
 logger = logging.getLogger(__name__)
 #: Seconds that a runner has to answer a request.
@@ -31,6 +32,8 @@ LOOK = 0.02
 
 #: Called with each message ``ended``.
 OnEnded = Callable[[Mapping[str, Any]], None]
+#: Called with the profile of an application that a runner has imported.
+OnProfile = Callable[[Profile], object]
 
 
 class RunnerRefuses(GpuQueueError):
@@ -56,6 +59,7 @@ class Runner:
         start_within: seconds that a runner has to import the application and listen.
         on_ended: told each end, from the reading thread.
         wanted: whether attempts run, so that a runner that has died must be replaced at once.
+        on_profile: told when it connects.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Runner:
         start_within: float,
         on_ended: OnEnded,
         wanted: Callable[[], bool] = lambda: False,
+        on_profile: OnProfile = lambda profile: None,
     ) -> None:
         self._runtime = runtime
         self._environ = dict(environ)
@@ -74,6 +79,7 @@ class Runner:
         self._start_within = start_within
         self._on_ended = on_ended
         self._wanted = wanted
+        self._on_profile = on_profile
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._answers: dict[str, tuple[socket.socket, Future[Mapping[str, Any]]]] = {}
@@ -262,6 +268,8 @@ class Runner:
                     "executors are started, not forked: %s", unsafe, extra={"action": "spawns"}
                 )
             self._unsafe = unsafe
+            if (profile := Profile.parse(message.get("profile"))) is not None:
+                self._on_profile(profile)
         elif (asked := self._answers.get(message["nonce"])) is not None:
             asked[1].set_result(message)
 

@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import secrets
 import stat
 import tempfile
 import time
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqueue.errors import SettingsError
+from gpuqueue.launchers.local import output_file
 from gpuqueue.model.executor_env import OF_JOB
 
 #: The longest path of a unix socket: 108 bytes with the final zero (Linux), 104 elsewhere.
@@ -141,11 +142,24 @@ class Runtime:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def renew_output(self, nonce: str) -> None:
-        """Let the output of a process begin again in the file that :meth:`next_output` has opened.
-        What is there moves to ``NONCE.1``, as in :meth:`rotate`.
+    def whole_output(self, nonce: str) -> Path:
+        """Give the output of a process another name, under which it stays as long as that of an
+        ended attempt. Raises OSError.
         """
         output = self.output(nonce)
+        path = output.with_name(f"{nonce}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):
+            os.link(output_file.rotated(output), output_file.rotated(path))
+        os.link(output, path)
+        return path
+
+    def renew_output(self, nonce: str) -> None:
+        """Let the output of a process begin again in the file that :meth:`next_output` has opened.
+        What is there moves to ``NONCE.1``, in place of what is there.
+        """
+        output = self.output(nonce)
+        with contextlib.suppress(FileNotFoundError):
+            output_file.rotated(output).unlink()
         with contextlib.suppress(FileNotFoundError):
             output.rename(output.with_name(f"{nonce}.1"))
         output.with_name(f"{nonce}.next").rename(output)
@@ -159,15 +173,10 @@ class Runtime:
         return _contents(self.path / "ends")
 
     def rotate(self, most: int) -> None:
-        """Bound the outputs of running attempts: what is too long moves to ``NONCE.1``, in place of
-        what is there. An attempt appends to its file, and goes on at its begin.
-        """
+        """Bound the outputs of running attempts: see :mod:`.output_file`."""
         for nonce, _ in self.attempts():
-            path = self.output(nonce)
             with contextlib.suppress(OSError):
-                if path.stat().st_size > most:
-                    shutil.copyfile(path, path.with_name(f"{nonce}.1"))
-                    os.truncate(path, 0)
+                output_file.bound(self.output(nonce), most)
 
     def forget_old(self) -> None:
         """Remove ends and outputs of long ago. Those of running attempts stay."""

@@ -1,40 +1,54 @@
--- accept: store a delivery, unless it is known (a redelivery, or the tombstone of an ended job).
--- Put it in line, and start every job that can start.
+-- accept: store a delivery, unless it is known (a redelivery, also of an ended job). Put it in
+-- line, and start every job that can start.
 -- ARGV[2]: the whole Celery message (JSON), stored as it is
 -- Context:
 --   record: the record to store, without `created`; with `reason` set, the job is refused for it
+--   again?: its delivery if its message was sent again; absent: nothing tells that
 --   spec?, nonce?, by?, most?: see admit; without them the delivery is stored, and not put in line
--- Answer: {'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived);
---         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit},
---         or the error UNSTORABLE
---! clock counts records line damaged attempts server place places warm waiting_pods admission
+-- Answer: {'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived) |
+--         'refused' (its tenant has max_queued jobs) | of an id
+--         that was sent again: 'busy' (its job waits or runs), 'ending' (its job is about to end:
+--         try again);
+--         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit; its
+--         delivery}, or the error UNSTORABLE
+--! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! server place holds places held warm waiting_pods placement admission sendings
 local job = context.record
+local known, hinders, follows = look_up(job, context.again)
 local delivery = job.delivery
-local known = load(delivery)
 if known then
   -- Redis had lost the message of an attempt that was adopted. A tombstone has none.
   if known.state ~= 'ended' then redis.call('HSETNX', K.messages, delivery, ARGV[2]) end
-  return { 'known', 0, { 0 } }
+  return { 'known', 0, { 0 }, delivery }
 end
+if hinders then return { hinders, 0, { 0 }, delivery } end
 -- Before anything is written: a number may be one that JSON cannot hold.
 local storable, problem = pcall(cjson.encode, job)
 if not storable then return redis.error_reply('UNSTORABLE ' .. tostring(problem)) end
 job.created = now
 redis.call('HSET', K.messages, delivery, ARGV[2])
+-- The deliveries of the run before do not follow this one.
+if follows then redis.call('HDEL', K.latest, job.id) end
 note_newest(job)
 local reason = job.reason or redis.call('HGET', K.revoked, job.id) and 'CANCELLED'
 if reason then
   hand_to_finish(job, reason)
-  return { 'finishing', 0, { 0 } }
+  return { 'finishing', 0, { 0 }, delivery }
+end
+local refused = tenancy.refusal(job)
+if refused then
+  job.error, job.error_type = refused, 'TenantLimit'
+  hand_to_finish(job, 'REJECTED')
+  return { 'refused', 0, { 0 }, delivery }
 end
 count('accepted', job)
 if not context.spec then
   job.state = 'accepted'
   redis.call('ZADD', K.accepted, now, delivery)
   save(job)
-  return { 'accepted', 0, { 0 } }
+  return { 'accepted', 0, { 0 }, delivery }
 end
 local due = due_of(job)
 local sooner = due and due < (next_due() or math.huge) and 1 or 0
 enter_line(job)
-return { 'accepted', sooner, admit(context) }
+return { 'accepted', sooner, admit(context), delivery }

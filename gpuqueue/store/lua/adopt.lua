@@ -5,7 +5,8 @@
 --   slots?: how many its isolation has
 --   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock counts records line damaged attempts place places warm waiting_pods release
+--! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! place holds places held warm waiting_pods accounting release
 local found = context.record
 -- The instance of a pod is NAMESPACE/JOB/UID.
 local is_pod = found.instance and string.find(found.instance, '/', 1, true)
@@ -23,6 +24,10 @@ end
 
 -- The job will run again, so no slot is overbooked for what has run beside the holders.
 local function has_room()
+  local name = found.domain or found.device and tostring(found.device) or found.node
+  if name and redis.call('HEXISTS', K.domains, name) == 1 then
+    return redis.call('ZSCORE', domain.key(found.isolation), name) ~= false
+  end
   if redis.call('ZCARD', K[other]) > 0 then return false end
   if context.slots and redis.call('ZCARD', K[own]) >= context.slots then return false end
   -- The runner of a pod may call this: its user may not read devices, and its attempt has none.
@@ -34,12 +39,20 @@ local function has_room()
   return true
 end
 
-local function free(holder)
-  redis.call('ZREM', K[own], holder)
+-- An older state has the attempt before the one that runs. Its end is not known.
+local function free(job)
+  local holder = holder_of(job)
+  local since, isolation = accounting.leave_slot(holder, found.isolation)
+  if since then
+    local entry = accounting.entry_of(job, true, holder, since, isolation, found.admitted)
+    accounting.account(entry, 'INFRA', false)
+  end
   redis.call('ZREM', K.launching, holder)
   redis.call('ZREM', K.deadlines, holder)
   redis.call('ZREM', K.stopping, holder)
   redis.call('HDEL', K.devices, holder)
+  domain.leave(holder)
+  tenancy.ended(holder)
 end
 
 -- The process has gone on from another attempt, which holds its slot in an older state. What that
@@ -68,7 +81,7 @@ local function leave_earlier()
         instance = previous.instance,
         max_attempts = 0,
         ended = ended,
-      })
+      }, found.admitted)
       return load(previous.delivery)
     end
   end
@@ -82,7 +95,7 @@ elseif known then
   if not is_older() then return 0 end
   previous = leave_earlier()
   if known.token then
-    free(holder_of(known)) -- its slot passes on
+    free(known) -- its slot passes on
   elseif not has_room() then
     return 0
   end
@@ -102,6 +115,8 @@ job.state = 'running'
 job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)
 redis.call('ZADD', K[own], now, holder)
+accounting.widen(found.isolation)
+tenancy.started(job)
 if job.device then redis.call('HSET', K.devices, holder, job.device) end
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
 note_newest(job)

@@ -2,8 +2,8 @@
 -- their next one (see next). Those of sites without a dispatcher are forgotten.
 -- Context:
 --   site: the host, or the owner of pods
---   terms: spec and by, as in admit; max_attempts, as in release; settings, with which instances
---     are started ('': any)
+--   terms: spec and by, as in admit; max_attempts and max_disruptions, as in release; settings,
+--     with which instances are started ('': any)
 --   holds: seconds for which they hold
 --   forget_after: seconds after which they are forgotten
 -- Answer: nothing

@@ -7,7 +7,7 @@
 --   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
 --     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records attempts place
+--! clock records domains attempts place holds
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then
@@ -34,5 +34,6 @@ begin(job, process)
 for _, name in ipairs(job.places or {}) do
   if place_kind(name) == 'host' then succeed_at(name, holder_of(job)) end
 end
+got_further(job, 3)
 save(job)
 return { 'ok', cjson.encode(job), message }

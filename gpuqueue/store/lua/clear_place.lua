@@ -2,7 +2,7 @@
 -- Context:
 --   place: its name
 -- Answer: 1 if it was known, else 0
---! clock records place places
+--! clock records place holds places
 local entry = place_entry(context.place)
 if not entry then return 0 end
 -- The jobs that failed there come back into line before the later ones.
@@ -12,6 +12,8 @@ for _, met in pairs(entry.jobs) do
     job.eta = now
     redis.call('ZADD', K.delayed, now, job.delivery)
     save(job)
+  elseif job and job.state == 'finishing' and job.finisher == '' then
+    redis.call('ZADD', K.finishing, now, job.delivery)
   end
 end
 forget_place(context.place)

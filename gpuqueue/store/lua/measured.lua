@@ -1,8 +1,9 @@
 -- measured: measure a class for /metrics. Reads only.
 -- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
 --          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts,
---          {name, entry (JSON), ...} of places, pods without a job}
---! clock counts records line
+--          {name, entry (JSON), ...} of places, pods without a job, {[tenant, isolation, reason]
+--          (JSON), seconds of GPUs (text)...}}
+--! clock counts records tenants tenant_lines tenant_turns line
 local PRIORITIES = 10
 
 -- Within a priority, the first in line has waited longest.
@@ -24,6 +25,18 @@ local function read(key)
   return found.err and {} or found
 end
 
+-- What attempts have used, by tenant: see lib/accounting.lua. The rows of today have longer names.
+local function used()
+  local found, totals = read(K.usage), {}
+  for i = 1, #found, 2 do
+    local _, name = pcall(cjson.decode, found[i])
+    if type(name) == 'table' and #name == 3 then
+      totals[#totals + 1], totals[#totals + 2] = found[i], found[i + 1]
+    end
+  end
+  return totals
+end
+
 return {
   redis.call('ZCARD', K.waiting_shared),
   redis.call('ZCARD', K.waiting_exclusive),
@@ -36,4 +49,5 @@ return {
   read(K.counts),
   read(K.places),
   redis.call('ZCARD', K.warm_until),
+  used(),
 }

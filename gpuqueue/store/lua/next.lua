@@ -18,7 +18,8 @@
 --   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
---! clock counts records line damaged attempts server place places warm waiting_pods admission
+--! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! server place holds places held warm waiting_pods placement admission accounting
 --! release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
@@ -72,9 +73,16 @@ local function as_instance(before)
   }
 end
 
+-- The domain of the instance. An earlier version gave it a slot without one.
+function domain.of_instance(before, spec)
+  local own = domain.of_record(spec, before)
+  local unknown = own == domain.NOWHERE_YET and spec.domain == 'node'
+  return unknown and context.node or own
+end
+
 -- Whether the instance can run a job.
 local function fits(job, before, spec)
-  if not suits(job, as_instance(before)) then return false end
+  if not suits(job, as_instance(before)) or node_aside(context.node) then return false end
   if context.reuses then
     local most = math.min(job.reuse or 0, most_of(before))
     if job.task ~= before.task or runs_of_process(before) > most then return false end
@@ -82,13 +90,15 @@ local function fits(job, before, spec)
     return false
   end
   local device = before.device
+  local own = spec.domain and domain.of_instance(before, spec)
+  if spec.domain and not domain.takes(own, job.isolation) then return false end
   if spec.devices == 0 then return device == nil end
   if not device or device >= spec.devices then return false end
   for _, name in ipairs(job.avoid or {}) do
     if name == device_place(spec, device) then return false end
   end
   local jobs, room = jobs_of_devices(spec, job.isolation)
-  return jobs[device] < room
+  return spec.domain ~= nil or jobs[device] < room
 end
 
 -- Whether the GPU of the instance still has its place among those of the class.
@@ -108,10 +118,21 @@ local function look_ahead(before, ask)
   local device = redis.call('HGET', K.devices, holder)
   redis.call('ZREM', key, holder)
   redis.call('HDEL', K.devices, holder)
+  local own = domain.leave(holder)
+  local drain = redis.call('HMGET', K.gate, 'drained', 'until')
+  local give_back = tenancy.without(holder)
   local job, v = startable(ask, { spent = 0 })
   local good = job and fits(job, before, ask.spec)
   redis.call('ZADD', key, since, holder)
   if device then redis.call('HSET', K.devices, holder, device) end
+  if own then
+    local ends = domain.planned_end(before, before.started)
+    domain.enter(holder, own, before.isolation, ends)
+  end
+  if drain[1] then
+    redis.call('HSET', K.gate, 'drained', drain[1], 'until', drain[2] or 0)
+  end
+  give_back()
   return job, v, good
 end
 
@@ -161,6 +182,8 @@ if not terms or not same_device(before, terms.spec) then
 end
 check_rights_for(terms.spec.devices)
 local ask = { spec = terms.spec, by = terms.by, nonce = context.nonce, most = context.most }
+-- A pod that runs already meets no hold. It may take the first job.
+ask.spec.goes_on = not terms.spec.host
 
 -- 3. Which job would start?
 local job, v, good
@@ -175,6 +198,7 @@ local _, released = release({
   token = context.token,
   instance = instance,
   max_attempts = terms.max_attempts,
+  max_disruptions = terms.max_disruptions,
   ended = context.ended or UNSEEN,
 })
 if not context.reuses then
@@ -188,7 +212,10 @@ if not context.reuses then
 end
 
 -- 4. The instance goes on with it.
-give_slot(job, v, ask, before.device)
+give_slot(job, v, ask, {
+  domain = ask.spec.domain and domain.of_instance(before, ask.spec),
+  device = before.device,
+})
 job.launched = now
 follow(job, before, context.reuses)
 if not context.reuses then

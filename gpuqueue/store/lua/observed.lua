@@ -7,12 +7,18 @@
 --   claim_within?: seconds that its executor has to claim it, from now; absent: as before
 --   launch_in?: seconds until its launch is tried again; absent: it is not postponed
 -- Answer: 1 if the attempt is current, else 0
---! clock records attempts warm
+--! clock records domains attempts place holds warm
 local job = current_job(context)
 if not job then return 0 end
 local launching = job.state == 'launching'
-if not launching and job.state ~= 'running' and job.state ~= 'reporting' then return 0 end
+local runs = job.state == 'running' or job.state == 'reporting'
+-- Its result may be there while its node does not say that its process has ended.
+local held = job.state == 'ended'
+  and redis.call('ZSCORE', K['holders_' .. job.isolation], holder_of(job))
+if not (launching or runs or held) then return 0 end
 job.wait, job.detail = context.wait, context.detail
+local scheduled = context.node and not job.node
+if context.pod and not job.pod or scheduled then got_further(job, scheduled and 2 or 1) end
 job.pod, job.node = context.pod or job.pod, context.node or job.node
 if launching and context.claim_within then
   redis.call('ZADD', K.deadlines, now + context.claim_within, holder_of(job))

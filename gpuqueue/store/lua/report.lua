@@ -6,8 +6,10 @@
 --   within: seconds that it has to write everything
 --   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: the GPU, as in sampled
+--   elsewhere?: true: it has sent its retry to a queue that never leads to this class
+--   error?: why the job is delivered again: the text for people
 -- Answer: 'ok' | why not
---! clock records attempts
+--! clock records domains attempts
 local job, outcome = load(context.delivery), context.outcome
 if not job then return 'unknown job' end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 'stale token' end
@@ -20,6 +22,8 @@ recall(job, context.claimed)
 if job.state ~= 'running' then return 'state ' .. job.state end
 if job.timed_out then return 'out of time' end
 job.state, job.outcome = 'reporting', outcome
+job.elsewhere = context.elsewhere and 1 or nil
+job.error = context.error or job.error
 note_sample(job, context.sample)
 -- A deadline, since a hook of the task may hang.
 redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))

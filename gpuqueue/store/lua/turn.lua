@@ -8,8 +8,8 @@
 --         work in each turn; 1 if its jobs may start (see open); answer of admit; then pairs of
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
---! clock counts records line damaged attempts server place places warm waiting_pods admission
---! upkeep
+--! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! server place holds places held warm waiting_pods placement admission upkeep
 local problems = {}
 
 local function attempt(step, act, otherwise)
@@ -55,6 +55,10 @@ for _, each in ipairs(MOVES) do
   moved = moved + attempt(each[1], take, 0)
 end
 attempt('places', forget_places)
+attempt('tenants', function()
+  tenancy.look_once()
+  tenancy.look_over()
+end)
 local granted = attempt('admit', function() return admit(context) end, { 0 })
 local stopping = attempt('stopping', to_stop, {})
 local finishing = attempt('finishing', function()

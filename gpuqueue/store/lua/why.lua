@@ -4,11 +4,13 @@
 --   spec: the class, as GpuClass.spec returns it
 --   most: how many of the jobs ahead to name
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! clock counts records line damaged attempts server place places warm waiting_pods admission
+--! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! server place holds places held warm waiting_pods placement admission
 local delivery = context.delivery
 local job = load(delivery)
 if not job then return nil end
 local reason, place = '', 0
+domain.learn(context.spec)
 local answer = {}
 
 -- Why a free slot does not help: the place that is set aside. The machines of the class are not
@@ -17,12 +19,14 @@ local REASONS = {
   { 'application', 'APPLICATION_HELD' },
   { 'host', 'HOST_SET_ASIDE' },
   { 'device', 'DEVICE_SET_ASIDE' },
+  { 'image', HOLD_WAITS.image },
 }
 local function held_back()
   local kinds = {}
   for name in pairs(places()) do
     local image = string.match(name, '^application:[^@]*@(.*)$')
     local other = image and job.image and image ~= job.image
+    other = other or place_kind(name) == 'image' and name ~= 'image:' .. (job.image or '')
     if standing(name) == 'held' and not other then kinds[place_kind(name)] = true end
   end
   for _, each in ipairs(REASONS) do
@@ -39,8 +43,9 @@ elseif job.state == 'running' or job.state == 'reporting' then
   reason = job.wait or ''
 elseif job.state == 'waiting' then
   local key = K['waiting_' .. job.isolation]
-  reason = blocked(look(context.spec), context.spec, job.isolation) or held_back()
-    or 'BEHIND_OTHERS'
+  local v = look(context.spec)
+  local limit = v.opened and tenancy.limited(job) and 'TENANT_LIMIT'
+  reason = limit or blocked(v, context.spec, job.isolation) or held_back() or 'BEHIND_OTHERS'
   place = redis.call('ZRANK', key, delivery) + 1
   if place > 1 then
     answer = redis.call('ZRANGE', key, math.max(0, place - 1 - context.most), place - 2)

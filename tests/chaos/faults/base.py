@@ -22,6 +22,11 @@ class Fault:
     #: The docs allow another attempt at any job: its place is lost, not the job's process alone.
     moves_jobs: ClassVar[bool] = False
 
+    @property
+    def loses_answers(self) -> bool:
+        """Whether a sender may not learn that Redis has its message: kombu sends it once more."""
+        return self.on in ("Redis", "network")
+
     def __init__(self, stage: Stage, planned: Planned) -> None:
         self.stage, self.planned = stage, planned
         self.random = random.Random(planned.draw)

@@ -19,7 +19,8 @@ the seconds that a manifest states (grace, deadlines, time to live). Faults take
 
 - ``kubeconfig`` (a path), ``url``, ``token``, ``control_url``. ``user(name, rules, namespaces,
   cluster_rules)`` returns the token of a user with these rights alone, ``kubeconfig_for(token)`` a
-  kubeconfig with it.
+  kubeconfig with it. ``door()`` is one more port of the API server, for one client: its ``down()``,
+  ``up()``, ``drop()``, ``let_through()`` cut that client off, and no other.
 - ``pods()``, ``jobs()``, ``pod(name)``, ``job(name)``, ``pod_of(job)``, ``events_of(name)``: copies
   of objects. ``pids(pod)``, ``log(pod)``: processes and output. ``until(predicate, seconds)``
   waits.
@@ -44,10 +45,11 @@ HTTP (``POST <control_url>/<name>`` with the arguments as a JSON object):
   ``latency(seconds)``, ``clear()``; ``front_down()``, ``front_up()``;
 - watches: ``drop_watches(cut=)``, ``silence_watches(on=)``, ``expire_watches(times)``,
   ``compact()``;
-- controllers: ``late_pods(seconds)``, ``stall(part)``, ``resume(part)``, ``slow_pulls(seconds)``,
+- controllers: ``late_pods(seconds)``, ``stall(part)``, ``resume(part)``, ``policy(kind, why)``;
+- nodes: ``slow_pulls(seconds)``, ``registries_answer(status)``, ``no_sandboxes(why)``,
   ``reject_pods(message)``;
 - nodes: ``kubelet_down(node)``, ``kubelet_up(node)``, ``node_lost(node)``, ``node_back(node)``,
-  ``node_deleted(node)``;
+  ``node_deleted(node)``, ``cordon(node, on=)``;
 - pods: ``oom_kill(pod)``, ``kill(pod)``, ``evict(pod)``, ``evict_for_pressure(pod)``,
   ``preempt(pod)``, ``delete_pod(pod, grace)``, ``force_delete(pod)``.
 

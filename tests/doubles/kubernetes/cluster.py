@@ -126,6 +126,8 @@ class Cluster(Views):
             scheduler=scheduler,
             node_controller=node_controller,
         )
+        self._handle = api.handle
+        self._doors: list[Front] = []
         self._control = Control(self, self.faults, self.requests, self.images, self.preload)
         self._control_front = Front(self._handle_control)
         self.token = self.access.admit(
@@ -161,8 +163,9 @@ class Cluster(Views):
         if self._closed:
             return
         self._closed = True
-        self.front.down()
-        self._control_front.down()
+        for front in (self.front, *self._doors, self._control_front):
+            front.let_through()
+            front.down()
         self.engine.close()
         self.fleet.close()
 
@@ -219,18 +222,29 @@ class Cluster(Views):
         """
         return self.access.admit(User(name, rules, namespaces, cluster_rules))
 
-    def kubeconfig_for(self, token: str, namespace: str | None = None) -> Path:
-        """Write a kubeconfig with a token; returns its path."""
+    def door(self) -> Front:
+        """Open one more port of the API server, for one client: its ``down()`` refuses connections
+        and its ``drop()`` drops packets, while other clients go on (see :meth:`kubeconfig_for`).
+        """
+        door = Front(self._handle)
+        self._doors.append(door)
+        return door
+
+    def kubeconfig_for(
+        self, token: str, namespace: str | None = None, door: Front | None = None
+    ) -> Path:
+        """Write a kubeconfig with a token, through a door; returns its path."""
+        url = f"http://127.0.0.1:{door.port}" if door else self.url
         context = {"cluster": "double", "user": "user", "namespace": namespace or self.namespace}
         body = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "double", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "double", "cluster": {"server": url}}],
             "users": [{"name": "user", "user": {"token": token}}],
             "contexts": [{"name": "double", "context": context}],
             "current-context": "double",
         }
-        path = self.directory / f"kubeconfig-{token[:8]}.json"
+        path = self.directory / f"kubeconfig-{token[:8]}{f'-{door.port}' if door else ''}.json"
         path.write_bytes(encode(body))
         return path
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -32,6 +36,19 @@ def spawning(
         made.dispatcher()
         made.cpu_worker()
         yield made
+
+
+@pytest.fixture
+def stacks(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., ClusterStack]]:
+    """Makes stacks of a test's own."""
+    number = itertools.count()
+    with ExitStack() as made:
+
+        def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
+            stack = ClusterStack(tmp_path / f"own{next(number)}", env, **cluster)
+            return made.enter_context(listed(running_stacks, stack))
+
+        yield make
 
 
 @pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -16,7 +16,7 @@ from celery import chord
 
 import gpuqueue
 from gpuqueue import gpu
-from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, WITH_LISTS_INSTEAD
 from tests.support.cluster_stack import ClusterStack
 from tests.support.waiting import PATIENCE, until
 
@@ -276,8 +276,30 @@ def test_the_doctor_names_the_right_that_is_missing(quick: ClusterStack) -> None
     checks = doctor(quick, KUBECONFIG=str(quick.cluster.kubeconfig_for(token)))
     wrong = [each["saw"] for each in checks["rights"] if each["level"] == "FAIL"]
     assert len(wrong) == 1 and wrong[0].startswith("may not delete jobs.batch")
-    assert checks["nodes"][0]["level"] == "WARN" and checks["secret"][0]["level"] == "WARN"
-    assert {right.resource for right in DOCTOR} == {"namespaces", "secrets", "nodes"}
+    assert {checks[name][0]["level"] for name in ("nodes", "secret", "quota")} == {"WARN"}
+    optional = {"namespaces", "secrets", "resourcequotas", "limitranges", "nodes"}
+    assert {right.resource for right in DOCTOR} == optional
+
+
+def test_the_doctor_names_the_right_to_list_nodes_where_it_is_needed(quick: ClusterStack) -> None:
+    token = quick.cluster.user("nodeless", rules(DISPATCHER), cluster_rules=[REVIEW])
+    env = {"KUBECONFIG": str(quick.cluster.kubeconfig_for(token))}
+    for domain, wrong in (("class", []), ("node", ["FAIL"])):
+        checks = doctor(quick, **env, T4_DOMAIN=domain)["rights"]
+        bad = [each for each in checks if each["level"] != "OK"]
+        assert [each["level"] for each in bad] == wrong
+    assert bad[0]["saw"].startswith("may not list nodes")
+    assert "by a ClusterRole, or name the nodes in the field `nodes` of t4" in bad[0]["fix"]
+    nodes = doctor(quick, T4_DOMAIN="node")["nodes"]
+    assert [(each["level"], each["saw"]) for each in nodes] == [("OK", "t4: node-a (4 slots)")]
+
+
+def test_the_doctor_warns_of_the_role_of_an_earlier_version(quick: ClusterStack) -> None:
+    older = [right for right in DISPATCHER if right not in WITH_LISTS_INSTEAD]
+    token = quick.cluster.user("older", rules(older), cluster_rules=[REVIEW])
+    checks = doctor(quick, KUBECONFIG=str(quick.cluster.kubeconfig_for(token)))
+    told = {each["saw"]: each["level"] for each in checks["rights"] if each["level"] != "OK"}
+    assert told == {"may not watch jobs.batch": "WARN", "may not watch events": "WARN"}
 
 
 def test_a_dispatcher_needs_no_more_than_its_rights(
@@ -341,6 +363,26 @@ def test_cancel_why_and_status_show_a_stop_that_the_node_never_confirms(
     finally:
         quick.cluster.faults.kubelet_up("node-a")
     assert quick.in_state(result.id, "ended")["reason"] == "CANCELLED"
+    quick.idle()
+
+
+def test_no_word_is_taken_of_a_node_that_may_run_its_attempts(
+    shop: ModuleType, quick: ClusterStack, key: str, tmp_path: Path
+) -> None:
+    result = shop.hold.apply_async((key,), queue=GPU)
+    quick.told(key)
+    until(lambda: quick.known(result.id).get("node") == "node-a", PATIENCE, "its node is known")
+    status, out, err = call(quick, "confirm-gone", "node-a", "--yes", "--json")
+    found = json.loads(out)
+    assert (status, found["confirmed"], "is Ready" in err) == (1, False, True)
+    assert [each["id"] for each in found["attempts"]] == [result.id]
+    nothing = {"KUBECONFIG": str(tmp_path / "none")}
+    status, _, err = call(quick, "confirm-gone", "node-a", "--yes", **nothing)
+    assert status == 1 and "nothing shows that node 'node-a' is silent" in err and result.id in err
+    status, _, err = call(quick, "confirm-gone", "node-z", "--yes")
+    assert status == 1 and "no attempt holds a slot on node 'node-z'" in err
+    quick.go(key)
+    assert result.get(PATIENCE) == key
     quick.idle()
 
 

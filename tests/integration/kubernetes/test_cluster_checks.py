@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import msgspec
 import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.cluster import cluster as look
 from gpuqueue.cli.checks.nodes import slots
+from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, WITH_LISTS_INSTEAD
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.settings.dispatcher import load
 from tests.doubles.kubernetes import Cluster, Image
+from tests.doubles.kubernetes.objects.kinds import LIMIT_RANGES, QUOTAS
+from tests.unit.settings.test_kubernetes import TABLE
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1)
 TAINT = {"key": "pool", "value": "gpu", "effect": "NoSchedule"}
@@ -90,6 +95,23 @@ def test_slots_are_compared_with_the_nodes_that_pods_may_go_to(
     assert said in f"{found.saw}; {found.fix}"
 
 
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "level", "said"),
+    [
+        (2, ["4", "4"], Level.OK, "4 slots, 8 of nvidia.com/gpu on n0 (4), n1 (4)"),
+        (2, ["3", "5"], Level.WARN, "room for 3 jobs of 2 GPUs; lower the class to 3 slots"),
+        (4, ["3", "3"], Level.FAIL, "or add nodes with 4 GPUs"),
+        (0, [], Level.OK, "its pods claim their GPUs"),
+    ],
+)
+def test_a_job_of_several_gpus_needs_them_on_one_node(
+    gpus: int, nodes: list[str], level: Level, said: str
+) -> None:
+    known = [node(f"n{number}", each) for number, each in enumerate(nodes)]
+    found = slots(GpuClass("a100", exclusive_slots=4, gpus=gpus), known, {})
+    assert (found.level, said in f"{found.saw}; {found.fix}") == (level, True)
+
+
 @pytest.fixture
 def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with Cluster(tmp_path, pace=0.01, images={"shop:1": Image()}, namespace="gpus") as made:
@@ -118,7 +140,7 @@ def test_a_resource_that_is_not_counted_in_whole_numbers_has_whole_shares() -> N
 
 def checks() -> dict[str, list[Check]]:
     found: dict[str, list[Check]] = {}
-    for each in look(load(), {"t4": T4}):
+    for each in look(load(), {"t4": T4}, None):
         found.setdefault(each.name, []).append(each)
     return found
 
@@ -147,6 +169,101 @@ def test_the_pod_template_counts_for_nodes_and_a_wrong_one_is_named(
     assert found["pod template"][0].level is Level.FAIL
     assert "restartPolicy" in found["pod template"][0].saw
     assert found["jobs"][0].level is Level.OK
+
+
+def test_a_server_accepts_the_pods_of_a_class_with_every_field(double: Cluster) -> None:
+    a100 = from_toml(TABLE, "classes.toml")["a100"]
+    double.add_namespace("ml-a100")
+    (found,) = [each for each in look(load(), {"a100": a100}, None) if each.name == "jobs"]
+    assert (found.level, found.saw) == (
+        Level.OK,
+        "a100: the server accepts its Jobs (image registry.example/a100:1)",
+    )
+
+
+def test_a_wrong_template_of_a_class_is_named(double: Cluster) -> None:
+    wrong = replace(T4, pod_template={"spec": {"hostNetwork": True}})
+    (found,) = [each for each in look(load(), {"t4": wrong}, None) if each.name == "jobs"]
+    assert found.level is Level.FAIL
+    assert "class 't4': pod_template: spec.hostNetwork=True" in found.saw
+
+
+def test_the_secret_of_each_class_is_checked(double: Cluster) -> None:
+    classes = {"t4": T4, "a100": replace(T4, name="a100", secret_name="gpuqueue-a100")}
+    saw = [each.saw for each in look(load(), classes, None) if each.name == "secret"]
+    assert [each.split()[0] for each in saw] == ["gpuqueue", "gpuqueue-a100"]
+
+
+def saw(name: str, *classes: GpuClass) -> dict[str, Check]:
+    """What a check tells of these classes."""
+    found = look(load(), {each.name: each for each in classes}, None)
+    return {each.saw: each for each in found if each.name == name}
+
+
+TEAM = replace(T4, name="team", namespace="team-a")
+
+
+def test_every_namespace_in_use_is_checked_with_its_rights_and_secrets(
+    double: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (missing,) = [each for each in saw("namespace", T4, TEAM).values() if each.level is Level.FAIL]
+    assert missing.saw == "team-a does not exist"
+    assert missing.fix == "kubectl create namespace team-a, or set namespace of its classes"
+    assert saw("jobs", T4, TEAM).popitem()[1].level is Level.FAIL
+
+    double.add_namespace("team-a")
+    double.secret("gpuqueue", {"CELERY_BROKER_URL": "redis://x"}, "team-a")
+    assert list(saw("namespace", T4, TEAM)) == ["gpus", "team-a"]
+    secrets = saw("secret", T4, TEAM)
+    assert list(secrets) == [
+        "gpuqueue does not exist",
+        "gpuqueue in namespace team-a has CELERY_BROKER_URL",
+    ]
+    assert {each.level for each in saw("jobs", T4, TEAM).values()} == {Level.OK}
+    rights = saw("rights", T4, TEAM)
+    assert {each.level for each in rights.values()} == {Level.OK} and len(rights) == 20
+
+    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+    kubeconfig = double.kubeconfig_for(double.user("dispatcher", rules, ["gpus"]))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    wrong = [each for each in saw("rights", T4, TEAM).values() if each.level is Level.FAIL]
+    assert {each.saw.split("(")[0].strip() for each in wrong} == {
+        f"may not {right} in namespace team-a"
+        for right in DISPATCHER
+        if right not in WITH_LISTS_INSTEAD
+    }
+    assert {each.fix for each in wrong} == {"allow it by a Role in namespace team-a"}
+
+
+def test_a_quota_that_demands_what_pods_do_not_set_is_told_with_the_fix(
+    double: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.add_namespace("team-a")
+    hard = {"requests.cpu": "8", "limits.cpu": "8", "limits.memory": "64Gi", "pods": "9"}
+    double.create(QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": hard}}, "team-a")
+    scoped = {"hard": hard, "scopes": ["BestEffort"]}
+    double.create(QUOTAS, {"metadata": {"name": "scoped"}, "spec": scoped}, "team-a")
+    words = "team: quota q refuses its pods: must specify"
+    found = saw("quota", T4, TEAM)
+    assert {text: each.fix for text, each in found.items()} == {
+        f"{words} limits.cpu for: executor": (
+            "set limits.cpu in pod_template.spec.containers of the class, or in"
+            " GPUQUEUE_POD_TEMPLATE"
+        ),
+        f"{words} limits.memory for: executor": (
+            "set host_memory of the class, or GPU_MEMORY_LIMIT"
+        ),
+    }
+    assert {each.level for each in found.values()} == {Level.FAIL}
+    limits = {"containers": [{"name": "executor", "resources": {"limits": {"cpu": "2"}}}]}
+    limited = replace(TEAM, host_memory="2Gi", pod_template={"spec": limits})
+    assert saw("quota", limited) == {}
+    item = {"type": "Container", "default": {"cpu": "1", "memory": "2Gi"}}
+    double.create(LIMIT_RANGES, {"metadata": {"name": "r"}, "spec": {"limits": [item]}}, "team-a")
+    assert saw("quota", TEAM) == {}
+    double.faults.fail(403, path="/resourcequotas", times=1)
+    (unknown,) = saw("quota", TEAM).values()
+    assert (unknown.level, unknown.saw) == (Level.WARN, "namespace team-a: not checked")
 
 
 def test_a_refused_job_is_an_error_and_a_transient_failure_a_warning(double: Cluster) -> None:

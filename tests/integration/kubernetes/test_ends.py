@@ -20,10 +20,10 @@ from gpuqueue.errors import (
     InvalidJob,
     LaunchFailed,
     PodDeleted,
-    QuotaExceeded,
-    Unschedulable,
 )
+from gpuqueue.model.place import Place
 from gpuqueue.model.record import Record
+from gpuqueue.store import places
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import QUOTAS
 from tests.support.cluster_stack import ClusterStack
@@ -136,12 +136,13 @@ def test_the_log_of_a_job_outlives_its_pod(either: ClusterStack, key: str) -> No
 
 @pytest.mark.parametrize(
     ("image", "words"),
-    [("NOT-A/Valid::Name", "InvalidImageName"), ("nowhere.example/absent:1", "absent:1")],
-    ids=["no name at all", "one that cannot be pulled"],
+    [("NOT-A/Valid::Name", "InvalidImageName"), ("registry.example/absent:1", "absent:1")],
+    ids=["no name at all", "one that its registry does not have"],
 )
-def test_an_image_that_cannot_be_had_ends_the_job(
+def test_an_image_that_does_not_exist_ends_the_job(
     shop: ModuleType, quick: ClusterStack, image: str, words: str
 ) -> None:
+    quick.cluster.faults.registries_answer(404)
     result = shop.add.apply_async((1, 1), **gpu("t4", image=image))
     with pytest.raises(ImageUnusable, match=words):
         result.get(PATIENCE)
@@ -154,6 +155,7 @@ def test_an_image_that_cannot_be_had_ends_the_job(
         PATIENCE,
         "its Job is deleted",
     )
+    quick.cluster.faults.registries_answer(200)
 
 
 def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images: ClusterStack) -> None:
@@ -164,18 +166,23 @@ def test_an_image_that_may_not_be_named_is_refused(stack_of_few_images: ClusterS
         stack.shop.add.apply_async((1, 1), **gpu("t4", image="other:1")).get(PATIENCE)
 
 
-def test_what_no_node_can_take_ends_the_job_in_the_schedulers_words(
+def test_what_no_node_can_take_waits_in_the_schedulers_words(
     stack_elsewhere: ClusterStack,
 ) -> None:
     stack = stack_elsewhere
-    result = stack.shop.add.apply_async((1, 1), queue=GPU)
+    result = stack.shop.add.apply_async((1, 1), queue=GPU, expires=8)
     waits = until(
         lambda: (stack.record(result.id) or {}).get("wait"), PATIENCE, "what it waits for is noted"
     )
     assert waits == "UNSCHEDULABLE"
-    with pytest.raises(Unschedulable, match="0/1 nodes are available"):
+    [place] = until(lambda: held(stack), PATIENCE, "its class is held")
+    assert place.kind == "scheduling" and "0/1 nodes are available" in place.error
+    with pytest.raises(TaskRevokedError, match="expired"):
         result.get(PATIENCE)
-    ended(stack, result, "UNSCHEDULABLE")
+
+
+def held(stack: ClusterStack) -> list[Place]:
+    return places.set_aside(places.of(stack.client, "t4"))
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +212,12 @@ def stack_elsewhere(small_stacks: Callable[..., ClusterStack]) -> ClusterStack:
     return small_stacks({"GPU_NODE_SELECTOR_KEY": "zone", "GPU_NODE_SELECTOR_VALUE": "nowhere"})
 
 
-def test_a_quota_that_refuses_the_pod_ends_the_job_in_time(
-    shop: ModuleType, quick: ClusterStack
-) -> None:
+def test_a_quota_that_refuses_the_pod_is_waited_for(shop: ModuleType, quick: ClusterStack) -> None:
     with quota(quick, {"requests.nvidia.com/gpu": "0"}):
         result = shop.add.apply_async((1, 1), queue=GPU)
-        with pytest.raises(QuotaExceeded, match="exceeded quota"):
-            result.get(PATIENCE)
-        ended(quick, result, "QUOTA")
+        [place] = until(lambda: held(quick), PATIENCE, "its class is held")
+        assert place.kind == "quota" and "exceeded quota" in place.error
+    assert result.get(PATIENCE) == 2
 
 
 def test_a_quota_that_refuses_the_job_is_waited_for(shop: ModuleType, quick: ClusterStack) -> None:

@@ -4,40 +4,24 @@ goes away.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from gpuqueue.errors import LaunchFailed
+from gpuqueue.model.place import Place
+from gpuqueue.store import places
 from tests.doubles.kubernetes import Node
 from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import JOBS
 from tests.support.cluster_stack import ClusterStack
-from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 GPU, ALONE = "gpu.t4.shared", "gpu.t4.exclusive"
-
-
-@pytest.fixture
-def stacks(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[Callable[..., ClusterStack]]:
-    """Makes stacks of a test's own."""
-    number = itertools.count()
-    with ExitStack() as made:
-
-        def make(env: dict[str, str] | None = None, **cluster: Any) -> ClusterStack:
-            stack = ClusterStack(tmp_path / f"own{next(number)}", env, **cluster)
-            return made.enter_context(listed(running_stacks, stack))
-
-        yield make
 
 
 # -- launches that the API does not take -----------------------------------------------------------
@@ -81,43 +65,40 @@ def test_a_job_is_cancelled_while_its_launch_is_tried_again(
     assert quick.told_so_far(key) == []
 
 
-def test_a_launch_that_is_never_taken_ends_in_the_servers_words(
-    stacks: Callable[..., ClusterStack],
-) -> None:
+def test_a_launch_that_is_never_taken_is_waited_for(stacks: Callable[..., ClusterStack]) -> None:
     stack = stacks({"GPU_LAUNCH_TIMEOUT": "1", "GPUQUEUE_MAX_ATTEMPTS": "1"})
     stack.dispatcher()
     stack.cluster.faults.fail(500, method="POST", path="/jobs", times=1000)
     result = stack.shop.add.apply_async((1, 1), queue=GPU)
-    stack.in_state(result.id, "finishing")
+    [place] = until(lambda: held(stack), PATIENCE, "its class is held")
+    assert place.kind == "launch" and "500 InternalError" in place.error
     stack.cluster.faults.clear()
-    with pytest.raises(LaunchFailed, match="500 InternalError"):
-        result.get(PATIENCE)
+    assert result.get(PATIENCE) == 2
     stack.idle()
 
 
-def test_a_launch_that_is_forbidden_ends_at_once_in_the_servers_words(
-    stacks: Callable[..., ClusterStack],
-) -> None:
-    stack = stacks()
-    stack.dispatcher()
+def test_a_launch_that_is_forbidden_is_waited_for(stacks: Callable[..., ClusterStack]) -> None:
+    stack = stacks({"GPUQUEUE_MAX_ATTEMPTS": "1"})
+    node = stack.dispatcher()
     stack.cluster.faults.fail(403, method="POST", path="/jobs", times=1)
-    with pytest.raises(LaunchFailed, match="403"):
-        stack.shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE)
+    assert stack.shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE) == 2
+    assert "launch:t4 is set aside" in node.logs()
     stack.idle()
 
 
-def test_a_dispatcher_that_may_not_create_jobs_does_not_start(
+def test_a_dispatcher_that_may_not_create_jobs_starts_and_says_so(
     stacks: Callable[..., ClusterStack],
 ) -> None:
     stack = stacks()
     token = stack.cluster.user(
         "reader", [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
     )
-    env = {"KUBECONFIG": str(stack.cluster.kubeconfig_for(token))}
-    node = stack.dispatcher(env=env, ready=False)
-    until(lambda: node.container.exit_code is not None, PATIENCE, "it ends")
-    assert node.container.exit_code == 78
+    node = stack.dispatcher(env={"KUBECONFIG": str(stack.cluster.kubeconfig_for(token))})
     assert 'cannot create resource "jobs"' in node.logs()
+
+
+def held(stack: ClusterStack) -> list[Place]:
+    return places.set_aside(places.of(stack.client, "t4"))
 
 
 # -- watches ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from celery import Celery, Task
 from celery.app.task import Context
+from celery.exceptions import Reject
 
 import gpuqueue
 
@@ -69,6 +70,12 @@ def fail_at(gate: str) -> None:
     note("failing")
     wait_for(gate)
     raise ValueError("as asked")
+
+
+@app.task(acks_late=True)
+def put_off() -> NoReturn:
+    note("put off")
+    raise Reject("later", requeue=True)
 
 
 @app.task

@@ -109,6 +109,48 @@ def raises(name: str) -> NoReturn:
     raise Reject("no")
 
 
+class Rejecting(Task):
+    """Its first hook rejects each message that is delivered for the first time."""
+
+    requeue = False
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        if not self.request.delivery_info["redelivered"]:
+            raise Reject("not yet", requeue=self.requeue)
+
+
+@app.task(base=Rejecting)
+def never_begins() -> int:
+    return 1
+
+
+@app.task(base=Rejecting, requeue=True, acks_late=True)
+def begins_later() -> int:
+    return 1
+
+
+@app.task(bind=True, acks_late=True)
+def again(self: Task) -> int:
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("later", requeue=True)
+    return 1
+
+
+@app.task
+def again_too_late() -> NoReturn:
+    raise Reject("later", requeue=True)
+
+
+@app.task(bind=True)
+def unsendable(self: Task) -> NoReturn:
+    raise self.retry(args=(Thing(),))
+
+
+@app.task(autoretry_for=(ValueError,), retry_kwargs={"args": (Thing(),)})
+def unsendable_by_itself() -> NoReturn:
+    raise ValueError("again")
+
+
 @app.task(bind=True)
 def custom(self: Task) -> NoReturn:
     self.update_state(state="PROGRESS", meta={"done": 1})

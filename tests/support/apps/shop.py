@@ -160,6 +160,11 @@ def again_later(self: Task, countdown: float) -> str:
     return "again"
 
 
+@app.task(bind=True)
+def again_on(self: Task, queue: str) -> NoReturn:
+    raise self.retry(queue=queue, countdown=0)
+
+
 @app.task(bind=True, max_retries=1, default_retry_delay=0)
 def give_up(self: Task, because: str | None = None) -> NoReturn:
     raise self.retry(exc=OutOfStock(because, 2) if because else None)
@@ -262,6 +267,15 @@ def turn_away(how: str) -> NoReturn:
     raise Reject("not today", requeue=False) if how == "reject" else Ignore()
 
 
+@app.task(bind=True, acks_late=True)
+def put_off(self: Task, key: str, always: bool = False) -> str:
+    redelivered = self.request.delivery_info["redelivered"]
+    tell(key, redelivered)
+    if always or not redelivered:
+        raise Reject("later", requeue=True)
+    return "done"
+
+
 @app.task
 def unserializable() -> object:
     return object()
@@ -273,7 +287,37 @@ def leave(how: str) -> None:
         sys.exit(3)
     if how == "os._exit":
         os._exit(4)
+    if how == "status 0":
+        os._exit(0)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_first(task: Task, key: str, how: str, times: int) -> str:
+    """Leave without a word, so many times; tell what is known of earlier tries."""
+    seen = [task.request.delivery_info["redelivered"], task.request.retries]
+    tell(key, seen)
+    if database.incr(f"left:{key}") <= times:
+        leave(how)
+    return "stayed"
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def comes_back(self: Task, key: str, how: str = "SIGKILL", times: int = 1) -> str:
+    return leave_first(self, key, how, times)
+
+
+class ToldOfRetry(Task):
+    def on_retry(
+        self, exc: Exception, task_id: str, args: Args, kwargs: Kwargs, einfo: object
+    ) -> None:
+        tell(f"{args[0]}-hook", [type(exc).__name__, self.request.retries])
+
+
+@app.task(
+    bind=True, base=ToldOfRetry, retry_on_worker_lost=True, max_retries=2, default_retry_delay=0
+)
+def is_retried(self: Task, key: str, how: str = "SIGKILL", times: int = 1) -> str:
+    return leave_first(self, key, how, times)
 
 
 @app.task

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.classes.choose import DRIVER_RESERVE, choose, resolve
-from gpuqueue.classes.gpu_class import GpuClass, mig_class
+from gpuqueue.classes.gpu_class import GpuClass, chords_class, mig_class
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.model.names import parse_queue
@@ -94,13 +94,69 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.T4]\nshared_slots = 1",
         "f.toml: classes.T4: 'T4' is not a valid class name",
     ),
+    "has a price below 0": (
+        "[classes.x]\nshared_slots = 1\nprice_per_hour = -0.5",
+        "f.toml: classes.x.price_per_hour=-0.5 is no price per hour; use 0 to 1,000,000",
+    ),
+    "has a price in words": (
+        "[classes.x]\nshared_slots = 1\nprice_per_hour = 'free'",
+        "classes.x.price_per_hour='free' is no price per hour",
+    ),
     "has a reserved name": (
         "[classes.auto]\nshared_slots = 1",
         "'auto' is not a valid class name",
     ),
+    "has the name of an internal class": (
+        "[classes.chords]\nshared_slots = 1",
+        "'chords' is not a valid class name",
+    ),
+    "has no resource": (
+        "[classes.l4]\nshared_slots = 1\nresource = ''",
+        "classes.l4.resource='' is not the name of a resource; use e.g. 'nvidia.com/gpu'",
+    ),
     "has an unknown field": (
         "[classes.l4]\nslots = 3",
-        "f.toml: classes.l4.slots=3 is unknown; known: cpu, devices, exclusive_patience",
+        "f.toml: classes.l4.slots=3 is unknown; known: cpu, default_time_limit, devices,",
+    ),
+    "has a default time limit above the largest": (
+        "[classes.l4]\nshared_slots = 1\ndefault_time_limit = 61\nmax_time_limit = 60",
+        (
+            "f.toml: classes.l4.default_time_limit=61 exceeds max_time_limit=60; lower it, or raise"
+            " max_time_limit"
+        ),
+    ),
+    "has a time limit of 0": (
+        "[classes.l4]\nshared_slots = 1\nmax_time_limit = 0",
+        "classes.l4.max_time_limit=0 is not a number of seconds; use 1 to 1000000000",
+    ),
+    "has text for a clock": (
+        "[classes.l4]\nshared_slots = 1\nunschedulable_timeout = '10m'",
+        "classes.l4.unschedulable_timeout='10m' is not a number of seconds; use 1 to 86400",
+    ),
+    "has several GPUs and shared slots": (
+        "[classes.l4]\nshared_slots = 1\ngpus = 2",
+        (
+            "f.toml: classes.l4.gpus=2 needs whole GPUs, but shared_slots=1; use exclusive_slots,"
+            " or gpus = 1"
+        ),
+    ),
+    "has several slices of MIG": (
+        "[classes.l4]\nexclusive_slots = 1\nresource = 'nvidia.com/mig-1g.5gb'\ngpus = 2",
+        (
+            "f.toml: classes.l4.gpus=2 needs whole GPUs, but resource='nvidia.com/mig-1g.5gb' is a"
+            " MIG slice; a process can use one slice: use gpus = 1"
+        ),
+    ),
+    "has a negative number of GPUs": (
+        "[classes.l4]\nexclusive_slots = 1\ngpus = -1",
+        "classes.l4.gpus=-1 is not a whole number of at least 0",
+    ),
+    "has more shared memory than memory": (
+        "[classes.l4]\nshared_slots = 1\nhost_memory = '4Gi'\nshm_size = '5Gi'",
+        (
+            "f.toml: classes.l4.shm_size='5Gi' exceeds host_memory='4Gi', which its content counts"
+            " against; lower it, or raise host_memory"
+        ),
     ),
     "has a fraction of a slot": (
         "[classes.l4]\nshared_slots = 1.5",
@@ -138,6 +194,26 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.l4]\nmemory = '24GB'",
         "classes.l4 has no slots; set shared_slots or exclusive_slots",
     ),
+    "has nodes that are no domains": (
+        "[classes.l4]\nshared_slots = 1\nnodes = ['a']",
+        "classes.l4.nodes=['a'] names its domains, but domain=None; set domain = 'node', or use",
+    ),
+    "has a node twice": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nnodes = ['a', 'a']",
+        "classes.l4.nodes=['a', 'a'] is not a list of different node names; use e.g.",
+    ),
+    "has an empty list of nodes": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nnodes = []",
+        "classes.l4.nodes=[] is not a list of different node names",
+    ),
+    "has a pattern for a node": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nnodes = ['gpu-*']",
+        "classes.l4.nodes=['gpu-*'] is not a list of different node names",
+    ),
+    "has an unknown domain": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'rack'",
+        "classes.l4.domain='rack' is no domain; use one of: class, node, device",
+    ),
     "names devices by UUID": (
         "[classes.l4]\nshared_slots = 1\ndevices = ['GPU-1']",
         "is not a list of GPU indexes",
@@ -160,6 +236,37 @@ def test_job_that_fits_no_class_is_refused(queue: str, fields: dict[str, Any], t
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("queue", "limit", "classes"),
+    [
+        ("gpu.short", 60, ["short"]),
+        ("gpu.auto", 60, ["short", "long"]),
+        ("gpu.auto", 61, ["long"]),
+        ("gpu.auto", None, ["short", "long"]),
+    ],
+    ids=["at the largest limit", "within both", "above one", "without a limit"],
+)
+def test_time_limit_excludes_classes_with_a_smaller_largest_one(
+    queue: str, limit: float | None, classes: list[str]
+) -> None:
+    known = {
+        "short": GpuClass("short", exclusive_slots=1, memory=1 * GB, max_time_limit=60),
+        "long": GpuClass("long", exclusive_slots=1, memory=2 * GB),
+    }
+    fitting, _ = resolve(known, parse_queue(queue), GpuRequest(), limit)
+    assert [each.name for each in fitting] == classes
+
+
+def test_time_limit_above_the_largest_of_the_class_is_refused() -> None:
+    known = {"short": GpuClass("short", exclusive_slots=1, max_time_limit=60)}
+    with pytest.raises(InvalidJob) as caught:
+        resolve(known, parse_queue("gpu.short"), GpuRequest(), 60.5)
+    assert (
+        str(caught.value) == "time_limit=60.5 exceeds max_time_limit of class 'short' (60 s); ask"
+        " for up to 60, or use another class"
+    )
+
+
 def test_queue_mig_without_a_profile_names_missing_settings() -> None:
     with pytest.raises(
         InvalidJob, match="has no class to choose from; set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME"
@@ -177,11 +284,23 @@ def test_without_a_free_slot_fewest_waiting_per_slot_wins() -> None:
     assert choose([SMALL, MIDDLE, WIDE], None, lambda name, kind: waiting[name]) is MIDDLE
 
 
+def test_a_machine_is_one_node() -> None:
+    by_node = GpuClass("l4", shared_slots=1, domain="node")
+    assert by_node.spec()["domain"] == "node"
+    assert [("domain" in by_node.on(gpus).spec(gpus)) for gpus in (0, 1, 4)] == [False] * 3
+
+
 @pytest.mark.parametrize(("text", "problem"), TABLES.values(), ids=TABLES)
 def test_invalid_classes_file_is_refused(text: str, problem: str) -> None:
     with pytest.raises(SettingsError) as caught:
         from_toml(text, "f.toml")
     assert problem in str(caught.value)
+
+
+def test_a_price_of_the_file_replaces_that_of_the_settings() -> None:
+    text = "[classes.a]\nshared_slots = 1\nprice_per_hour = 0.10\n[classes.b]\nshared_slots = 1"
+    made = from_toml(text, "f.toml", price_per_hour="2")
+    assert [each.price_per_hour for each in made.values()] == ["0.1", "2"]
 
 
 def test_classes_file_configures_classes() -> None:
@@ -206,3 +325,16 @@ def test_mig_class_has_the_name_of_its_profile_and_no_sharing() -> None:
     assert SMALL.queues == ["gpu.mig-1g.5gb"]
     with pytest.raises(SettingsError, match="is not a MIG profile"):
         mig_class("nvidia.com/gpu", 7)
+
+
+def test_no_queue_leads_to_the_class_of_unlocks() -> None:
+    team, spot = {"key": "team", "operator": "Exists"}, {"key": "spot", "operator": "Exists"}
+    made = chords_class(
+        [
+            GpuClass("t4", shared_slots=1, tolerations=[team]),
+            GpuClass("a100", exclusive_slots=1, tolerations=[team, spot]),
+        ]
+    )
+    assert (made.has_gpu, made.queues, made.exclusive_slots) == (False, [], 0)
+    assert made.slots("shared") > 0
+    assert made.tolerations == [team, spot], "it runs wherever a body may run"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.cli.logs import processes
+from gpuqueue.launchers.local import output_file
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.runtime import prepare
 from gpuqueue.model.record import Record
@@ -68,3 +71,69 @@ def test_instance_of_another_kind_has_no_file_here(output: Path) -> None:
     output.touch()
     made: Any = {"instance": "host:0123:17", "state": "running"}
     assert processes.is_elsewhere(made) and list(processes.follow(made, 5)) == []
+
+
+def lines(*numbers: int) -> str:
+    return "".join(f"line {number}\n" for number in numbers)
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_each_line_is_followed_once_across_rotations(
+    output: Path,
+    child: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    holes: bool,
+) -> None:
+    if not holes:  # as where the file system has none
+        monkeypatch.setattr(output_file, "_punch", lambda descriptor, length: False)
+    monkeypatch.setattr(processes, "LOOK", 0.001)
+    many, most, seen, kept = 20_000, 1 << 14, "", 0
+    output.write_text(lines(0))
+    stop, may_write = threading.Event(), threading.Semaphore(0)
+
+    def rotate() -> None:
+        nonlocal kept
+        output_file.bound(output, most)
+        kept = max(kept, output.stat().st_blocks * 512)
+
+    def write() -> None:
+        with output.open("ab", buffering=0) as file:
+            for number in range(1, many):
+                if number % 100 == 0:  # slower than its reader, so that nothing is left out
+                    may_write.acquire(timeout=10)
+                if not holes and number % 500 == 0:
+                    rotate()
+                file.write(lines(number).encode())
+        child.kill()
+        child.wait()
+
+    def rotate_always() -> None:
+        while not stop.is_set():
+            rotate()
+
+    threads = [threading.Thread(target=write)]
+    threads += [threading.Thread(target=rotate_always)] if holes else []
+    may_write.release()
+    parts = processes.follow(record_of(child.pid), 10)
+    seen = next(parts)
+    for each in threads:
+        each.start()
+    shown = 0
+    for part in parts:
+        seen += part
+        while shown < seen.count("\n") // 100:
+            may_write.release()
+            shown += 1
+    stop.set()
+    for each in threads:
+        each.join()
+    assert seen == lines(*range(many))
+    assert kept < 5 * most
+    rest = b"".join(output_file.whole(output)).decode()
+    if holes:
+        first, _, rest = rest.partition("\n")
+        gone = int(first.removeprefix("(").removesuffix(" bytes left out)"))
+        assert seen[gone:] == rest
+    else:
+        assert seen.endswith(rest)
+    assert len(rest) >= most and processes.read(record_of(os.getpid()), 3) == seen[-33:]

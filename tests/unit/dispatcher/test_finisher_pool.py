@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from gpuqueue import steps
+from gpuqueue.dispatcher import finish as finish_module
 from gpuqueue.dispatcher.finish import Finisher
+from gpuqueue.model.place import NOWHERE
 from tests.support.waiting import until
 
 
@@ -22,7 +24,7 @@ class Line:
         self.claims: list[str] = []
         self.answer: Callable[[str], Any] = lambda delivery: ("gone", None, None)
 
-    def finish_claim(self, gpu_class: str, delivery: str, *more: Any) -> Any:
+    def finish_claim(self, gpu_class: str, delivery: str, *more: Any, **named: Any) -> Any:
         self.claims.append(delivery)
         return self.answer(delivery)
 
@@ -95,6 +97,62 @@ def test_an_outage_is_logged_once_for_all_jobs(
         finish(finisher, line, delivery)
     finisher.close()
     assert len([each for each in caplog.records if "away" in each.getMessage()]) == 1
+
+
+def test_the_claim_of_a_finish_is_kept_while_its_executor_waits_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    claims: list[tuple[float, float, bool]] = []
+    free_at = 0.0
+
+    class Claims:
+        """As the script does: a claim reaches from its time on for its lease."""
+
+        def finish_claim(
+            self,
+            gpu_class: str,
+            delivery: str,
+            finisher: str,
+            lease: float,
+            *,
+            begins: bool = False,
+            hold: Any = None,
+        ) -> Any:
+            nonlocal free_at
+            claims.append((now, lease, begins))
+            free_at = max(free_at, now + lease)
+            record = {"delivery": delivery, "task": "t", "state": "finishing", "reason": "ERROR"}
+            return "ok", record | {"finisher": finisher, "gpu_class": gpu_class}, None
+
+        def record(self, gpu_class: str, delivery: str) -> Any:
+            return {"state": "finishing", "finisher": named}
+
+    named = ""
+
+    def wait_for_an_image(record: Any, finisher: str, timeout: float, wanted: Any) -> str:
+        nonlocal now, named
+        named = finisher
+        while now < 900:
+            assert now < free_at, "another dispatcher would repeat the finish"
+            assert wanted()
+            now += 0.5
+        return "written"
+
+    known: Any = Claims()
+    failed: list[Any] = []
+    launcher: Any = SimpleNamespace(finishers=1, finish=wait_for_an_image, site=NOWHERE)
+    nothing: Any = None
+    made = Finisher(known, known, nothing, App(), "here", launcher, print, lease=15, timeout=30)
+    outcomes: Any = SimpleNamespace(failed=lambda *told: failed.append(told), close=lambda: None)
+    monkeypatch.setattr(made, "_outcomes", outcomes)
+    monkeypatch.setattr(finish_module, "time", SimpleNamespace(monotonic=lambda: now))
+    made.submit("t4", "a")
+    until(lambda: failed, 10)
+    made.close()
+    assert [begins for _, _, begins in claims[:2]] == [False, True]
+    assert not any(begins for _, _, begins in claims[2:]), "a renewal is no try"
+    assert len(claims) - 2 == 900 // 15
 
 
 def test_a_job_under_way_is_not_finished_twice_at_a_time(finisher: Finisher, line: Line) -> None:

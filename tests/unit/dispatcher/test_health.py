@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gpuqueue.dispatcher.health import LATE, STUCK, Health
+from gpuqueue.dispatcher.health import LATE, OUT_OF_SIGHT, STUCK, Health
 
 
 @dataclass
@@ -15,6 +15,8 @@ class Watcher:
     succeeded: float = 0.0
     trouble: str = ""
     runs: bool = True
+    blind: bool = False
+    unseen: float = 0.0
 
     def alive(self) -> bool:
         return self.runs
@@ -103,3 +105,17 @@ def test_a_loop_that_does_not_come_round_makes_it_sick(worker: Worker) -> None:
 def test_a_watcher_that_has_died_makes_it_sick(worker: Worker) -> None:
     worker.watcher.runs = False
     assert "thread has ended" in worker.health.sick()
+
+
+def test_a_cluster_out_of_sight_makes_it_unready_and_after_minutes_sick(worker: Worker) -> None:
+    worker.watcher.blind, worker.watcher.unseen = True, 12.0
+    assert "the cluster has given no good answer for 12 s" in worker.health.unready()
+    assert worker.health.sick() == ""
+    worker.watcher.unseen = OUT_OF_SIGHT + 1
+    assert "no good answer for 301 s" in worker.health.sick()
+
+
+def test_a_cluster_state_that_is_unknown_makes_it_unready_alone(worker: Worker) -> None:
+    worker.watcher.blind = True
+    assert worker.health.unready() == "the cluster state is unknown"
+    assert worker.health.sick() == ""

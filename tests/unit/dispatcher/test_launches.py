@@ -10,9 +10,10 @@ import pytest
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher import slots as module
 from gpuqueue.dispatcher.slots import Slots
-from gpuqueue.launchers.base import CannotLaunch, LauncherUnavailable, LaunchLater
+from gpuqueue.launchers.base import CannotLaunch, LauncherUnavailable, LaunchHeld, LaunchLater
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.answers import Released
@@ -20,7 +21,7 @@ from gpuqueue.store.answers import Released
 RECORD = cast(
     Record, {"gpu_class": "t4", "delivery": "a", "attempt": 1, "token": "x", "admitted": 100.0}
 )
-FULL = LaunchLater("full", after=7, limit=60, wait=WaitReason.QUOTA, reason=EndReason.QUOTA)
+AWAY = LaunchLater("away", after=7, limit=60)
 
 
 class Fake:
@@ -106,26 +107,42 @@ def test_a_refusal_for_good_is_final(fake: Fake) -> None:
 
 
 def test_a_postponed_launch_keeps_its_slot_until_a_known_time(fake: Fake) -> None:
-    fake.error = FULL
+    fake.error = AWAY
     fake.launch()
     assert fake.released == []
-    assert fake.seen == [Observation(Attempt("t4", "a", 1), WaitReason.QUOTA, "full", launch_in=7)]
+    wait = WaitReason.LAUNCH_REFUSED
+    assert fake.seen == [Observation(Attempt("t4", "a", 1), wait, "away", launch_in=7)]
 
 
-def test_a_launch_that_is_postponed_for_too_long_ends_the_attempt(
+def test_a_launch_that_is_postponed_for_too_long_holds_the_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Fake(monkeypatch, now=160.0)
-    fake.error = FULL
+    fake.error = AWAY
     fake.launch()
-    assert fake.released == [("a", End(EndReason.QUOTA, "full"), False)]
+    end = End(EndReason.INFRA, "not within 60 s: away", blames=PlaceKind.LAUNCH)
+    assert fake.released == [("a", end, False)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(PlaceKind.LAUNCH, EndReason.INFRA), (PlaceKind.QUOTA, EndReason.QUOTA)],
+)
+def test_a_launch_that_the_cluster_refuses_holds_the_class(
+    fake: Fake, kind: PlaceKind, reason: EndReason
+) -> None:
+    fake.error = LaunchHeld("forbidden", kind)
+    fake.launch()
+    [(_, end, final)] = fake.released
+    assert (end, final) == (End(reason, "forbidden", blames=kind), False)
+    assert end.context()["tried"] == "held"
 
 
 def test_an_attempt_stays_while_it_is_unknown_whether_it_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Fake(monkeypatch, now=10_000.0)
-    fake.error, fake.nothing_runs = FULL, LauncherUnavailable("the API server is away")
+    fake.error, fake.nothing_runs = AWAY, LauncherUnavailable("the API server is away")
     fake.launch()
     assert fake.released == []
     assert [each.launch_in for each in fake.seen] == [7]

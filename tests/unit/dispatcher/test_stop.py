@@ -88,3 +88,22 @@ def test_an_unavailable_launcher_gets_the_signal_in_the_next_cycle() -> None:
     assert fake.turn() == []
     fake.away = False
     assert fake.turn(1) == ["TERM"]
+
+
+def test_a_turn_of_slow_answers_leaves_the_others_to_the_next() -> None:
+    fake, now = Fake(), 0.0
+    many = [(Attempt("t4", str(number), 1), 100.0) for number in range(20)]
+
+    def slow(instance: str, signal: str) -> bool:
+        nonlocal now
+        now += 1.0
+        fake.sent.append((instance, signal))
+        return True
+
+    fake.stop = slow  # type: ignore[method-assign]
+    fake.stopper.clock = lambda: now
+    lengths = []
+    for _ in range(5):
+        fake.stopper.stop("t4", many, 100.0)
+        lengths.append(len(fake.sent))
+    assert lengths == [5, 10, 15, 20, 20]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery, signals
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.executor.application import Stopped, find
+from gpuqueue.executor.application import Stopped, be_ready, find
 
 STOP = "from gpuqueue.executor.application import Stopped\n"
 
@@ -48,3 +50,18 @@ def test_a_stop_during_the_import_is_not_blamed_on_the_application(app: str) -> 
     with pytest.raises(Stopped) as caught:
         find(app)
     assert caught.value.code == 143
+
+
+def test_the_sender_of_worker_ready_has_no_messages() -> None:
+    told: list[Any] = []
+
+    def ready(sender: Any, **_: object) -> None:
+        told.append(sender)
+
+    signals.worker_ready.connect(ready)
+    app = Celery("ready", set_as_current=False)
+    be_ready(app, "w@h")
+    signals.worker_ready.disconnect(ready)
+    (sender,) = told
+    assert (sender.app, sender.hostname, sender.pool) == (app, "w@h", None)
+    assert sender.controller is sender and not hasattr(sender, "task_consumer")

@@ -24,7 +24,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "task-succeeded": {"result": "'ä'", "runtime": 0.25},
     "task-failed": {"exception": "ValueError('\ud800')", "traceback": "Traceback…"},
     "task-retried": {"exception": "Retry()", "traceback": ""},
-    "worker-offline": {},
 }
 
 
@@ -44,7 +43,8 @@ def sent_by_kombu(app: Celery, event: str, **fields: Any) -> tuple[str, dict[str
 
     with app.connection_for_write() as connection:
         connection.default_channel.conn_or_acquire = caught
-        app.events.Dispatcher(connection, hostname="worker").send(event, **fields)
+        hostname = "gpu-t4@gpuqueue-t4"
+        app.events.Dispatcher(connection, hostname=hostname).send(event, **fields)
     [(channel, message)] = sent
     return channel, json.loads(message)
 
@@ -61,14 +61,8 @@ def comparable(message: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("settings", [{}, {"event_exchange": "other"}], ids=["usual", "exchange"])
 def test_a_packed_event_is_what_kombu_would_send(event: str, settings: dict[str, Any]) -> None:
     app = prepared(**settings)
-    fields = {**FIELDS[event], **({} if event == "worker-offline" else {"uuid": "job"})}
-    events = Events(app, "worker")
-    [(channel, message)] = (
-        events.goodbye()
-        if event == "worker-offline"
-        else events.packed(event, "job", **FIELDS[event])
-    )
-    expected_channel, expected = sent_by_kombu(app, event, **fields)
+    [(channel, message)] = Events(app, "t4").packed(event, "job", **FIELDS[event])
+    expected_channel, expected = sent_by_kombu(app, event, **FIELDS[event], uuid="job")
     assert channel == expected_channel
     assert comparable(json.loads(message)) == comparable(expected)
 
@@ -86,7 +80,7 @@ def test_a_packed_event_is_what_kombu_would_send(event: str, settings: dict[str,
 def test_events_for_another_server_are_not_packed(url: str, state: str) -> None:
     app = prepared(url, state)
     assert envelope_of(app) is None
-    assert Events(app, "worker").packed("task-started", "job") == []
+    assert Events(app, "t4").packed("task-started", "job") == []
 
 
 @pytest.mark.parametrize(
@@ -99,5 +93,5 @@ def test_events_of_another_form_are_not_packed(settings: dict[str, Any]) -> None
 
 
 def test_what_no_json_holds_is_left_to_the_sender() -> None:
-    events = Events(prepared(), "worker")
+    events = Events(prepared(), "t4")
     assert events.packed("task-succeeded", "job", result={object(): 1}) == []

@@ -12,9 +12,11 @@ from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control as CeleryControl
 from celery.worker.control import Panel
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.glue.worker.control import Control
 
 COMMANDS = ("revoke", "terminate", "revoke_by_stamped_headers")
+CLASSES = {"t4": GpuClass("t4", shared_slots=2, exclusive_slots=1), "a100": GpuClass("a100")}
 
 
 class RecordingCanceller:
@@ -69,7 +71,11 @@ def mailbox(app: Celery, canceller: RecordingCanceller) -> Any:
     celery_control = CeleryControl(consumer)
     consumer.blueprint = SimpleNamespace(steps={CeleryControl.name: celery_control})
     Control(consumer).create(consumer)
-    consumer.controller.gpuqueue = SimpleNamespace(canceller=canceller)
+    consumer.controller.gpuqueue = SimpleNamespace(
+        canceller=canceller,
+        workers=SimpleNamespace(classes=CLASSES, speaks={"t4"}),
+        inspection=None,
+    )
     return celery_control.box.node
 
 
@@ -92,7 +98,12 @@ def test_the_handlers_are_those_of_one_worker_alone(
     assert before == Panel.data
     assert set(node.handlers) == set(Panel.data)
     replaced = {name for name, handler in node.handlers.items() if handler is not Panel.data[name]}
-    assert replaced == set(COMMANDS)
+    asks = {"active", "reserved", "scheduled", "query_task", "revoked", "registered", "stats"}
+    aliases = {f"dump_{each}" for each in ("active", "reserved", "schedule", "revoked", "tasks")}
+    refuses = {"pool_grow", "pool_shrink", "pool_restart", "autoscale", "rate_limit", "time_limit"}
+    follows = {"add_consumer", "cancel_consumer", "shutdown", "heartbeat", "active_queues"}
+    events = {"enable_events", "disable_events"}
+    assert replaced == {*COMMANDS, *asks, *aliases, *refuses, *follows, *events}
 
 
 @pytest.mark.parametrize("ids", ["a", ["a"], ["a", "b"], ["a", "a"], []])

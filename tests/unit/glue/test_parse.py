@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kombu.utils.json import dumps
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import InvalidJob, MalformedMessage
 from gpuqueue.glue.messages.message import unpack
 from gpuqueue.glue.messages.parse import identify, parse
@@ -54,7 +55,7 @@ def test_a_job_has_the_chosen_class_and_the_values_of_its_message() -> None:
         group="g",
         ignore_result=True,
     )
-    job = read(packed).job("a100", "exclusive")
+    job = read(packed).job(GpuClass("a100"), "exclusive")
     assert (job.gpu_class, job.isolation) == ("a100", "exclusive")
     assert (job.id, job.task, job.name, job.delivery) == ("one", "shop.train", "train", "one~1.2")
     assert (job.priority, job.eta, job.time_limit) == (3, MIDNIGHT, 60)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +81,6 @@ def test_a_body_that_is_no_envelope_is_recognized(text: str) -> None:
 
 
 # -- an application's ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "accept", [["json"], ["application/json"], ["json", "pickle"], ["pickle", "yaml"]]
-)
-def test_an_application_that_does_not_sign_accepts_json_alone(accept: list[str], me: Pair) -> None:
-    bodies = ApplicationBodies(app(accept))
-    assert payload(message(json.dumps(CALL), JSON), bodies) == tuple(CALL)
-    others = {
-        SIGNED: signed(me, CALL),
-        "application/x-python-serialize": pickle.dumps(CALL, 0).decode(),
-        "application/text": "abc",
-    }
-    for content_type, body in others.items():
-        with pytest.raises(MalformedMessage, match="send JSON") as raised:
-            payload(message(body, content_type), bodies)
-        assert not isinstance(raised.value, UntrustedMessage)
 
 
 def test_an_application_that_cannot_verify_signatures_is_given_the_fix(
@@ -219,3 +201,36 @@ def test_an_expired_certificate_is_logged_and_others_stay_valid(
     assert json.loads(store.verified(signed(me, CALL))) == CALL
     with pytest.raises(UntrustedMessage, match="Expired certificate"):
         store.verified(signed(old, CALL))
+
+
+# -- whose jobs a certificate may sign -------------------------------------------------------------
+
+
+def test_the_certificate_decides_the_tenant(authority: Authority, me: Pair) -> None:
+    """The signature covers no header: a header that names another tenant may be forged."""
+    one = authority.issue("one", units=["IT", "tenant:vision"])
+    two = authority.issue("two", units=["tenant:vision", "tenant:speech"])
+    folder = me.certificate.parent / "tenants"
+    folder.mkdir()
+    for each in (me, one, two):
+        (folder / each.certificate.name).write_bytes(each.certificate.read_bytes())
+    bodies = DispatcherBodies(CertificateStore(str(folder)))
+
+    def tenant(pair: Pair, **gpu: str) -> str | None:
+        return read(message(signed(pair, CALL), gpu=gpu), bodies).request.tenant
+
+    assert (tenant(one), tenant(one, tenant="vision")) == ("vision", "vision")
+    assert (tenant(two), tenant(two, tenant="speech")) == ("vision", "speech")
+    assert (tenant(me), tenant(me, tenant="speech")) == (None, "speech")
+    with pytest.raises(InvalidJob) as caught:
+        tenant(one, tenant="speech")
+    assert (
+        "gpu.tenant='speech' is none of the tenants of its certificate (vision); leave it out"
+        in (str(caught.value))
+    )
+
+
+def test_a_certificate_with_a_wrong_name_of_a_tenant_is_refused(authority: Authority) -> None:
+    wrong = authority.issue("wrong", units=["tenant:a b"])
+    with pytest.raises(SettingsError, match=r"OU='tenant:a b' of .* names no tenant; use up to 63"):
+        CertificateStore(str(wrong.certificate))

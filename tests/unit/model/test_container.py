@@ -57,6 +57,8 @@ def test_arguments_can_be_positional() -> None:
         ),
         (["a:1"], {"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}, "would expose every GPU of the node"),
         (["a:1"], {"env": {"N": True}}, "gpuqueue.run env.N=True is not a string or number"),
+        (["a:1"], {"env": {"N": "\udce9"}}, "gpuqueue.run env.N='\\udce9' is not a string or"),
+        (["a:1", ["\udce9"]], {}, "gpuqueue.run command=['\\udce9'] is not a list of strings"),
         (
             ["a:1"],
             {"working_dir": "data"},

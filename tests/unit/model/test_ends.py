@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gpuqueue.model.ends import explain
@@ -66,3 +68,10 @@ def test_the_end_reads(code: int | None, reason: EndReason, again: bool, text: s
 
 def test_no_reason_is_both_tried_again_and_hopeless() -> None:
     assert not TRY_AGAIN & NEVER_AGAIN
+
+
+def test_a_process_that_ended_well_is_not_lost() -> None:
+    """Redis may have lost its report, and its result counts."""
+    ends = {code: replace(explain(code), evidence={"exit_code": code}) for code in (0, 1, -9)}
+    lost = {code: end.context()["lost"] for code, end in ends.items()}
+    assert lost == {0: False, 1: True, -9: True}

@@ -26,19 +26,23 @@ USED = {
     Use.ENVIRONMENT: ADOPTED
     | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
     Use.ANNOTATION: ADOPTED
-    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"},
+    | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"}
+    | {"max_time_limit", "away_until", "domain"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
-    | {"places", "probes", "loading", "load_error", "launches"}
+    | {"doom_blames", "doom_avoid"}
+    | {"places", "probes", "loading", "if_lost", "load_error", "launches", "earlier", "elsewhere"}
+    | {"away", "away_until", "near", "domain"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
     Use.TOMBSTONE: GPU
     | CONTAINER
     | {"delivery", "id", "task", "name", "gpu_class", "isolation", "tenant", "attempt"}
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
-    | {"places", "probes", "spared", "reuse", "warm"}
+    | {"places", "probes", "spared", "requeues", "losses", "reuse", "warm", "tag", "elsewhere"}
+    | {"disruptions", "recalled", "domain"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
 }
 
@@ -55,10 +59,15 @@ def test_commands_show_fields_in_their_order() -> None:
             "reuse",
             "warm",
             "state",
+            "finish_error",
             "attempt",
             "device",
+            "domain",
             "probes",
             "spared",
+            "disruptions",
+            "requeues",
+            "losses",
             "worker",
             "warm_of",
             "warm_turn",
@@ -69,7 +78,7 @@ def test_commands_show_fields_in_their_order() -> None:
             "wait",
             "detail",
         ),
-        *("avoid", "exit_code", "container_reason"),
+        *("avoid", "away", "exit_code", "container_reason"),
         *("gpu", "gpu_memory_peak", "gpu_memory_own", "gpu_error"),
         *state.MOMENTS,
     )

@@ -28,7 +28,10 @@ NAMES: dict[str, tuple[str, str, object]] = {
     "GPUQUEUE_WARM_SECONDS": ("30", "warm_seconds", 30.0),
     "GPUQUEUE_WARM_JOBS": ("5", "warm_jobs", 5),
     "GPUQUEUE_WARM_AGE_SECONDS": ("600", "warm_age", 600.0),
+    "GPUQUEUE_PRICE_PER_HOUR": ("0.350", "price_per_hour", "0.35"),
+    "GPUQUEUE_USAGE_ENTRIES": ("100", "usage_entries", 100),
     "GPUQUEUE_MAX_ATTEMPTS": ("5", "max_attempts", 5),
+    "GPUQUEUE_MAX_DISRUPTIONS": ("0", "max_disruptions", 0),
     "GPUQUEUE_TOMBSTONE_SECONDS": ("7200", "tombstone_seconds", 7200.0),
     "GPUQUEUE_DEVICES": ("none", "devices", "none"),
 }
@@ -57,6 +60,10 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a pod that is old at once": (
         {"GPUQUEUE_WARM_AGE_SECONDS": "0"},
         "GPUQUEUE_WARM_AGE_SECONDS='0': input should be greater than or equal to 1",
+    ),
+    "a price of a fraction of a millionth": (
+        {"GPUQUEUE_PRICE_PER_HOUR": "0.0000001"},
+        "GPUQUEUE_PRICE_PER_HOUR='0.0000001': value error, is no price per hour; use 0 to",
     ),
     "an unknown mode": (
         {"GPU_EXECUTION_MODE": "slurm"},

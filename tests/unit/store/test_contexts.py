@@ -10,7 +10,9 @@ from typing import Any
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
+from gpuqueue.model.tenant import ClassRules, TenantRule
 from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
 from gpuqueue.store.dead_letters import DeadLetters, Letter
@@ -18,20 +20,24 @@ from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
+from gpuqueue.store.owners import Owners
+from gpuqueue.store.profiles import Profiles
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import script
+from gpuqueue.store.tenants import Tenants
 from gpuqueue.store.turn import Turns
+from gpuqueue.store.usage import Capacities, Usage
 from tests.unit.store.test_scripts import VERBS, documented
 
 T4 = GpuClass("t4", shared_slots=1)
 J = Attempt("t4", "j", 1)
 ANSWERS: dict[str, Any] = {
-    "accept": ["accepted", 0, [0]],
+    "accept": ["accepted", 0, [0], "j"],
     "enqueue": [0],
     "intake/take": [0, [], [], [], []],
     "admit": [0],
     "relaunch": None,
-    "release": [0, "", "j#1"],
+    "release": [0, "", "j#1", ""],
     "next": ["none", "no job can start", 0],
     "idle": ["waits"],
     "here": None,
@@ -41,8 +47,13 @@ ANSWERS: dict[str, Any] = {
     "report": "ok",
     "finish_claim": ["busy"],
     "finish_failed": [0],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0],
+    "finish_held": [0],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0, []],
+    "tenants": [0, "60", 0, []],
+    "set_tenants": [1, 1],
     "why": None,
+    "note_capacity": 1,
+    "used": ["0", [], [], [], [], "0"],
 }
 
 
@@ -70,6 +81,18 @@ class RecordingRedis:
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         return self._answers
 
+    def hget(self, *arguments: object) -> None:
+        return None
+
+    def hmget(self, *arguments: object) -> list[None]:
+        return [None, None]
+
+    def hgetall(self, *arguments: object) -> dict[str, str]:
+        return {}
+
+    def zrangebyscore(self, *arguments: object, **options: object) -> list[str]:
+        return []
+
     def set(self, *arguments: object, **options: object) -> bool:
         return True
 
@@ -79,7 +102,7 @@ def every_call() -> RecordingRedis:
     redis: Any = RecordingRedis()
     line = Line(redis, by="dispatcher", owner="cluster")
     line.accept("t4", {"delivery": "j"}, "{}")
-    line.take_in(T4, {"delivery": "j"}, "{}")
+    line.take_in(T4, {"delivery": "j"}, "{}", "j~0+0")
     line.enqueue(T4, "j")
     line.admit(T4)
     for attempt in (J, replace(J, token="token")):
@@ -98,19 +121,27 @@ def every_call() -> RecordingRedis:
             launch_in=9,
         )
         line.observed([full, Observation(attempt)])
-        line.give_up(attempt, EndReason.IMAGE, "no image")
+        line.give_up(attempt, End(EndReason.IMAGE, "no image", "n", blames=PlaceKind.IMAGE))
+        line.give_up(attempt, End(EndReason.IMAGE, "no image"))
     line.cancel("t4", "j")
     line.tick("t4")
+    line.set_nodes(T4, {"node": {"shared": 1, "exclusive": 0}})
+    line.set_nodes(T4, None)
     line.set_aside("t4", "holders_shared", "none")
     Turns(redis, line).take([T4])
     line.finish_claim("t4", "j", "finisher", 15)
     line.finish_claim("t4", "j", "finisher", 15, begins=True)
+    line.finish_claim("t4", "j", "finisher", 15, begins=True, hold={"places": [], "tries": 3})
     line.finish_failed("t4", "j", "finisher", "no callback")
+    line.finish_held("t4", "j", "finisher", "finishes:t4", "no room")
+    line.finishes_go_on("t4", ["finishes:t4"])
     line.finished("t4", "j", "finisher", "ERROR")
     line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.announce([T4], 30)
     line.send_away(["t4"], 1)
+    Owners(redis).take_over("t4", "gone", "cluster")
+    Profiles(redis, ["t4"]).keep("shop", "shop:2", {"steps": [0]})
     line.adopt("t4", {"delivery": "j"})
     line.adopt("t4", {"delivery": "j"}, slots=1, instead_of="token")
     for claims in (True, False):
@@ -119,13 +150,14 @@ def every_call() -> RecordingRedis:
             executor.claim("host:1", "worker")
             executor.claim("host:1", "worker", 60)
         executor.not_loaded("no module")
-        executor.loaded(60, [("channel", "message")])
+        executor.loaded(60, [("channel", "message")], "requeue", "yesterday")
         executor.loaded()
         executor.sampled({"gpu": "T4"})
         executor.sampled({})
         executor.reported(60)
         executor.report("SUCCEEDED", {"gpu": "T4"})
-        executor.report("SUCCEEDED")
+        executor.report("REQUEUED", error="later")
+        executor.report("RETRIED", elsewhere=True)
         executor.reported(60, failed=True, events=[("channel", "message")])
         executor.take_next(WarmInstance("h:1", "h", "h", "shop"))
         executor.called("h:1", "j#1")
@@ -139,6 +171,14 @@ def every_call() -> RecordingRedis:
     finish.failed("no callback", passing=True)
     finish.finished("ERROR")
     Measures(redis).of("t4")
+    priced = {"t4": T4, "a100": replace(T4, name="a100", price_per_hour="2.5")}
+    Capacities(redis, priced, 100).note()
+    Usage(redis).of("t4")
+    Usage(redis).of("t4", 0)
+    tenants = Tenants(redis)
+    tenants.set("t4", {"a": TenantRule(), "b": None}, 60)
+    tenants.set("t4", {})
+    tenants.follow({"t4": ClassRules({"a": TenantRule()})}, "mark")
     Reader(redis).why(T4, "j")
     places.clear(redis, "t4", "host:h")
     lease = Lease(redis, "dispatcher", 15)

@@ -98,7 +98,7 @@ def test_every_key_comes_from_KEYS(name: str) -> None:
     calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", body)
     assert len(calls) == body.count("redis.call("), "a call whose key this test cannot read"
     for command, key in calls:
-        allowed = KEYS_OF.get(name, ("K.", "K["))
+        allowed = KEYS_OF.get(name, ("K.", "K[", "domain.key("))
         assert key.startswith(allowed) or key == "key", f"{command} on {key}"
     assert set(re.findall(r"\bK\.(\w+)", body)) <= set(names_of(name))
     assert name == "lib/hands" or "KEYS" not in body
@@ -126,7 +126,7 @@ def test_a_script_gets_its_keys_by_name_and_its_library_first(verb: str) -> None
     text, names = source(verb), names_of(verb)
     keys = ", ".join(f"{name} = KEYS[{index}]" for index, name in enumerate(names, 1))
     assert text.startswith(f"local K = {{{keys}}}\n")
-    assert text.endswith(EVERY[verb])
+    assert text.endswith(EVERY[verb] + "end)()\n")
     assert f"KEYS[{len(names) + 1}]" not in text
 
 
@@ -159,6 +159,7 @@ def test_every_key_starts_with_the_version_of_its_shape() -> None:
         keys.GROUPS,
         keys.CLASSES,
         keys.DISPATCHERS,
+        keys.CONSUMED,
         keys.REVOKED_STAMPS,
         *keys.letter_keys(),
         *keys.hand_keys("gpu.t4"),

@@ -3,6 +3,18 @@
 {{- mergeOverwrite (deepCopy (first .).Values.dispatcherDefaults) (deepCopy (last .)) | toJson -}}
 {{- end }}
 
+{{/* (list . dispatcher): how its pods are spread. A constraint without a selector would count none. */}}
+{{- define "gpuqueue.spread" -}}
+{{- $dispatcher := last . }}
+{{- $labels := set (include "gpuqueue.selector" (list (first .) "dispatcher") | fromYaml) "gpuqueue.io/dispatcher" $dispatcher.name }}
+{{- $byNode := dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway" }}
+{{- $all := list }}
+{{- range $dispatcher.topologySpreadConstraints | default (list $byNode) }}
+{{- $all = append $all (hasKey . "labelSelector" | ternary . (set (deepCopy .) "labelSelector" (dict "matchLabels" $labels))) }}
+{{- end }}
+{{- $all | toYaml }}
+{{- end }}
+
 {{/* The settings of all dispatchers, name to text. */}}
 {{- define "gpuqueue.settings" -}}
 {{- $jobs := .Values.jobs }}
@@ -18,6 +30,9 @@
   "GPUQUEUE_LOG_LEVEL" .Values.logLevel
   "GPUQUEUE_METRICS_PORT" (.Values.metricsPort | toString)
   "GPUQUEUE_POD_TEMPLATE" "/etc/gpuqueue/pod/pod-template.yaml"
+  "GPUQUEUE_LOG_SINK" .Values.logSink.address
+  "AWS_ENDPOINT_URL_S3" .Values.logSink.endpoint
+  "AWS_DEFAULT_REGION" .Values.logSink.region
 }}
 {{- range $name, $text := mergeOverwrite $settings .Values.settings }}
 {{- if ne (toString $text) "" }}
@@ -35,12 +50,13 @@
 }}
 {{- if .resourceName }}{{ $settings = set $settings "GPU_RESOURCE_NAME" .resourceName }}{{ end }}
 {{- if .classes }}{{ $settings = set $settings "GPUQUEUE_CLASSES_FILE" "/etc/gpuqueue/classes/classes.toml" }}{{ end }}
+{{- if .tenants }}{{ $settings = set $settings "GPUQUEUE_TENANTS_FILE" "/etc/gpuqueue/tenants/tenants.toml" }}{{ end }}
 {{- range $name, $text := mergeOverwrite $settings .settings }}
 {{ $name }}: {{ $text | toString | quote }}
 {{- end }}
 {{- end }}
 
-{{/* The pod template: the one from the values, merged with jobs.podTemplate. */}}
+{{/* The pod template: the one from the values, merged with jobs.podTemplate. commonLabels are labels of every pod. */}}
 {{- define "gpuqueue.podTemplate" -}}
 {{- $jobs := .Values.jobs }}
 {{- $theirs := deepCopy $jobs.podTemplate }}
@@ -73,5 +89,9 @@
 {{- $spec = mergeOverwrite $spec $theirSpec }}
 {{- if $volumes }}{{ $spec = set $spec "volumes" $volumes }}{{ end }}
 {{- if gt (len $container) 1 }}{{ $spec = set $spec "containers" (list $container) }}{{ end }}
+{{- if .Values.commonLabels }}
+{{- $metadata := $theirs.metadata | default dict }}
+{{- $theirs = set $theirs "metadata" (set $metadata "labels" (mergeOverwrite (deepCopy .Values.commonLabels) ($metadata.labels | default dict))) }}
+{{- end }}
 {{- mergeOverwrite $theirs (dict "spec" $spec) | toYaml }}
 {{- end }}

@@ -25,15 +25,25 @@ DISPATCHER = (
     Right("create", "jobs", "batch"),
     Right("get", "jobs", "batch"),
     Right("list", "jobs", "batch"),
+    Right("watch", "jobs", "batch"),
     Right("delete", "jobs", "batch"),
     Right("list", "pods"),
     Right("watch", "pods"),
     Right("get", "pods", subresource="log"),
     Right("list", "events"),
+    Right("watch", "events"),
 )
+#: For classes whose domains are the nodes of the cluster, by a ClusterRole.
+BY_NODE = (Right("list", "nodes", namespaced=False),)
+#: Those that a Role of an earlier version lacks: the leader lists again and again instead.
+WITH_LISTS_INSTEAD = frozenset({Right("watch", "jobs", "batch"), Right("watch", "events")})
+#: ``gpuqueue confirm-gone`` reads the node if it is allowed to.
+OPERATOR = (Right("get", "nodes", namespaced=False),)
 #: ``gpuqueue doctor`` reads these if it is allowed to; nothing else needs them.
 DOCTOR = (
     Right("get", "namespaces"),
     Right("get", "secrets"),
+    Right("list", "resourcequotas"),
+    Right("list", "limitranges"),
     Right("list", "nodes", namespaced=False),
 )

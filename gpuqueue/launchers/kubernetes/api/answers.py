@@ -37,9 +37,16 @@ class Event(Decoded, frozen=True):
     reason: str | None = None
     message: str | None = None
     count: int | None = None
+    first_timestamp: str | None = None
     last_timestamp: str | None = None
     event_time: str | None = None
     series: EventSeries | None = None
+
+    @property
+    def first_seen(self) -> float | None:
+        """Time of the first report in Unix seconds, from the first field that has one."""
+        times = (self.first_timestamp, self.event_time, self.metadata.creation_timestamp)
+        return next((at for at in map(seconds, times) if at is not None), None)
 
     @property
     def last_seen(self) -> float | None:
@@ -50,7 +57,7 @@ class Event(Decoded, frozen=True):
 
 
 class StatusCause(Decoded, frozen=True):
-    """One problem of a request."""
+    """One problem of a request. A policy names no field."""
 
     reason: str | None = None
     message: str | None = None

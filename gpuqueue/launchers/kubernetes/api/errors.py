@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -20,6 +20,10 @@ MAX_RETRY_AFTER = 60.0
 _SHOWN = 300
 #: The 4xx statuses after which the same request may succeed later.
 _PASSING = frozenset({401, 408, 409, 410, 429})
+#: The one of them that is a refusal until a credential changes.
+_REFUSING = frozenset({401})
+#: The words of a server whose webhook does not answer: status 500.
+_WEBHOOK = "failed calling webhook"
 
 
 class ApiError(GpuQueueError):
@@ -32,6 +36,7 @@ class ApiError(GpuQueueError):
         message: the message of the server.
         retry_after: the Retry-After of the server in seconds, at most MAX_RETRY_AFTER; None if the
             server sets none.
+        fields: the fields of the object that the server names as invalid.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class ApiError(GpuQueueError):
         status: int = 0,
         reason: str = "",
         retry_after: float | None = None,
+        fields: Sequence[str] = (),
     ) -> None:
         what = " ".join(word for word in (str(status or ""), reason) if word)
         super().__init__(
@@ -52,6 +58,7 @@ class ApiError(GpuQueueError):
         self.reason = reason
         self.message = " ".join(text.split())
         self.retry_after = retry_after
+        self.fields = tuple(fields)
 
     @property
     def passing(self) -> bool:
@@ -60,6 +67,17 @@ class ApiError(GpuQueueError):
         True for no response, an overload, a conflict, and a token that is being renewed.
         """
         return self.status in _PASSING or not 400 <= self.status < 500
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server has certainly not carried out the request, and would refuse it again.
+
+        Its rights, policies or objects must change first. It does not need more time.
+        """
+        if _WEBHOOK in self.message:
+            return True
+        needs_time = self.status in _PASSING - _REFUSING
+        return 400 <= self.status < 500 and not needs_time
 
 
 class Unreachable(ApiError):
@@ -157,8 +175,14 @@ def from_status(
         kind = QuotaRejected
     if retry_after is None and status.details and status.details.retry_after_seconds:
         retry_after = min(float(status.details.retry_after_seconds), MAX_RETRY_AFTER)
+    causes = (status.details and status.details.causes) or ()
     return kind(
-        text, request=request, status=code, reason=status.reason or "", retry_after=retry_after
+        text,
+        request=request,
+        status=code,
+        reason=status.reason or "",
+        retry_after=retry_after,
+        fields=[each.field for each in causes if each.field],
     )
 
 

@@ -138,10 +138,18 @@ class ContainerStatus(Decoded, frozen=True):
 _WAITING: Final = Waiting()
 
 
+class Gate(Decoded, frozen=True):
+    """An item of ``spec.schedulingGates`` of a Pod."""
+
+    name: str = ""
+
+
 class PodSpec(Decoded, frozen=True):
     """``spec`` of a Pod."""
 
     node_name: str | None = None
+    scheduling_gates: tuple[Gate, ...] | None = None
+    termination_grace_period_seconds: float | None = None
 
 
 class PodStatus(_Conditions, frozen=True):
@@ -150,6 +158,8 @@ class PodStatus(_Conditions, frozen=True):
     phase: str | None = None
     reason: str | None = None
     message: str | None = None
+    start_time: str | None = None
+    """When the kubelet of its node took the pod; None: it has not."""
     container_statuses: tuple[ContainerStatus, ...] | None = None
     init_container_statuses: tuple[ContainerStatus, ...] | None = None
 
@@ -169,9 +179,25 @@ class JobStatus(_Conditions, frozen=True):
     failed: int | None = None
     succeeded: int | None = None
 
+    @property
+    def ended(self) -> Condition | None:
+        """The condition that says that the Job has ended; None: it has not."""
+        for condition in self.conditions or ():
+            if condition.type in ("Complete", "Failed") and condition.status == "True":
+                return condition
+        return None
+
+
+class JobSpec(Decoded, frozen=True):
+    """``spec`` of a Job."""
+
+    suspend: bool | None = None
+    managed_by: str | None = None
+
 
 class Job(Decoded, frozen=True):
     """A Job."""
 
     metadata: Meta = Meta()
+    spec: JobSpec = JobSpec()
     status: JobStatus = JobStatus()

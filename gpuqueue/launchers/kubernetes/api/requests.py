@@ -9,27 +9,48 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from gpuqueue.launchers.kubernetes.api.answers import Event, Listed
+from gpuqueue.launchers.kubernetes.api.answers import (
+    EVENT_EVENTS,
+    JOB_EVENTS,
+    POD_EVENTS,
+    Event,
+    Listed,
+    Watched,
+)
 from gpuqueue.launchers.kubernetes.api.cluster_objects import (
+    LimitRange,
     Namespace,
     Node,
+    Quota,
     Review,
     Secret,
     Version,
 )
-from gpuqueue.launchers.kubernetes.api.errors import ApiError, NotFound
+from gpuqueue.launchers.kubernetes.api.errors import ApiError, NotFound, Unreachable
 from gpuqueue.launchers.kubernetes.api.object_reader import ObjectReader
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Job, Pod
-from gpuqueue.launchers.kubernetes.api.watch import PodWatch
+from gpuqueue.launchers.kubernetes.api.watch import Watch
+
+T = TypeVar("T")
+#: The events that report why a Job has no pod.
+_REJECTED_PODS = "involvedObject.kind=Job,reason=FailedCreate"
+#: Seconds until an answer must begin that tells whether the API is in sight.
+LOOK_TIMEOUT = 5.0
+#: A pod that does not exist: a list of it is the cheapest request with the right of all lists.
+_NO_POD = "metadata.name=gpuqueue-look"
 
 
 class Requests(ObjectReader):
     """Requests to one server and one namespace."""
+
+    def within(self, namespace: str) -> Requests:
+        """Return the same requests to another namespace."""
+        return Requests(self._transport, namespace)
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -77,9 +98,30 @@ class Requests(ObjectReader):
         """Return the Jobs that match a label selector, and the version of the list."""
         return self._list("jobs", self._jobs, _jobs, {"labelSelector": selector})
 
-    def job_events(self, job_name: str) -> list[Event]:
-        """Return the events of a Job, oldest first. Only they report rejected pods."""
-        query = {"fieldSelector": f"involvedObject.kind=Job,involvedObject.name={job_name}"}
+    def watch_jobs(
+        self, selector: str, resource_version: str, timeout_seconds: float, silence: float
+    ) -> Watch[Job]:
+        """Watch Jobs, as :meth:`watch_pods` does pods."""
+        query = {"labelSelector": selector}
+        span = resource_version, timeout_seconds, silence
+        return self._watch("jobs", self._jobs, JOB_EVENTS, query, *span)
+
+    def list_rejections(self) -> tuple[list[Event], str]:
+        """Return the events of all Jobs that report rejected pods, and the version of the list."""
+        query = {"fieldSelector": _REJECTED_PODS}
+        return self._list("events", f"{self._core}/events", _events, query)
+
+    def watch_rejections(
+        self, resource_version: str, timeout_seconds: float, silence: float
+    ) -> Watch[Event]:
+        """Watch the events of :meth:`list_rejections`, as :meth:`watch_pods` does pods."""
+        query = {"fieldSelector": _REJECTED_PODS}
+        span = resource_version, timeout_seconds, silence
+        return self._watch("events", f"{self._core}/events", EVENT_EVENTS, query, *span)
+
+    def pod_events(self, pod_name: str) -> list[Event]:
+        """Return the events of a pod, oldest first: of its kubelet, the scheduler, autoscalers."""
+        query = {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod_name}"}
         events = self._list("events", f"{self._core}/events", _events, query)[0]
         return sorted(events, key=lambda event: event.last_seen or 0.0)
 
@@ -89,9 +131,16 @@ class Requests(ObjectReader):
         """Return the pods that match a label selector, and the version to watch from."""
         return self._list("pods", f"{self._core}/pods", _pods, {"labelSelector": selector})
 
+    def look(self) -> None:
+        """Ask for no pod, with the right that all lists of pods need: whether the API answers."""
+        query = {"fieldSelector": _NO_POD, "resourceVersion": "0"}
+        request = f"list pods in {self.namespace}"
+        timeout = min(LOOK_TIMEOUT, self._transport.timeout)
+        self._transport.send(request, "GET", f"{self._core}/pods", query, timeout=timeout)
+
     def watch_pods(
         self, selector: str, resource_version: str, timeout_seconds: float, silence: float
-    ) -> PodWatch:
+    ) -> Watch[Pod]:
         """Watch pods from a version on, until the server closes after ``timeout_seconds``.
 
         Yields events of type ADDED, MODIFIED, DELETED (``object`` is the last state) or BOOKMARK
@@ -99,17 +148,9 @@ class Requests(ObjectReader):
         or breaks, which does not concern any pod. Raises Expired (list again), StreamSilent after
         ``silence`` seconds without data, or the error that the server reports.
         """
-        query: dict[str, str | int] = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "labelSelector": selector,
-            "resourceVersion": resource_version,
-            "timeoutSeconds": max(1, int(timeout_seconds)),
-        }
-        request = f"watch pods in {self.namespace}"
-        return PodWatch(
-            request, self._transport.open(request, f"{self._core}/pods", query, silence)
-        )
+        query = {"labelSelector": selector}
+        span = resource_version, timeout_seconds, silence
+        return self._watch("pods", f"{self._core}/pods", POD_EVENTS, query, *span)
 
     def pod_log(
         self, pod: str, tail_lines: int, limit_bytes: int, since: float | None = None
@@ -147,6 +188,18 @@ class Requests(ObjectReader):
                     yield text
         if text := decoder.decode(b"", final=True):
             yield text
+
+    def whole_log(self, pod: str) -> Iterator[bytes]:
+        """Yield all of a pod's log that its node has, up to now. Raises Unreachable if it breaks
+        off.
+        """
+        request = f"get whole log of pod {pod} in {self.namespace}"
+        query = {"container": CONTAINER}
+        timeout = self._transport.timeout
+        with self._transport.open(request, self._log(pod), query, timeout) as stream:
+            yield from stream
+            if stream.broken:
+                raise Unreachable("the connection has broken off", request=request)
 
     # -- requests of doctor ------------------------------------------------------------------------
 
@@ -195,6 +248,11 @@ class Requests(ObjectReader):
             {"labelSelector": label_selector} if label_selector else {},
         )[0]
 
+    def get_node(self, name: str) -> Node | None:
+        """Return a node; None if it does not exist."""
+        body = self._get(f"get node {name}", f"/api/v1/nodes/{quote(name, safe='')}")
+        return None if body is None else self._decode(f"get node {name}", _node, body)
+
     def get_secret_keys(self, name: str) -> set[str] | None:
         """Return the keys of a Secret in the own namespace; None if it does not exist."""
         body = self._get(
@@ -206,6 +264,14 @@ class Requests(ObjectReader):
             else set(self._decode(f"get secret {name}", _secret, body).data or ())
         )
 
+    def list_quotas(self) -> list[Quota]:
+        """Return the ResourceQuotas of the namespace."""
+        return self._list("resourcequotas", f"{self._core}/resourcequotas", _quotas, {})[0]
+
+    def list_limit_ranges(self) -> list[LimitRange]:
+        """Return the LimitRanges of the namespace."""
+        return self._list("limitranges", f"{self._core}/limitranges", _limit_ranges, {})[0]
+
     def server_version(self) -> str:
         """Return the version of the server, like ``v1.36.2``."""
         request = "get version of the server"
@@ -215,6 +281,26 @@ class Requests(ObjectReader):
 
     # -- helpers -----------------------------------------------------------------------------------
 
+    def _watch(
+        self,
+        kind: str,
+        path: str,
+        events: msgspec.json.Decoder[Watched[T]],
+        selection: Mapping[str, str],
+        resource_version: str,
+        timeout_seconds: float,
+        silence: float,
+    ) -> Watch[T]:
+        query: dict[str, str | int] = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            **selection,
+            "resourceVersion": resource_version,
+            "timeoutSeconds": max(1, int(timeout_seconds)),
+        }
+        request = f"watch {kind} in {self.namespace}"
+        return Watch(request, self._transport.open(request, path, query, silence), events)
+
     def _log(self, pod: str) -> str:
         return f"{self._core}/pods/{quote(pod, safe='')}/log"
 
@@ -223,8 +309,11 @@ _job = msgspec.json.Decoder(Job)
 _jobs = msgspec.json.Decoder(Listed[Job])
 _pods = msgspec.json.Decoder(Listed[Pod])
 _events = msgspec.json.Decoder(Listed[Event])
+_node = msgspec.json.Decoder(Node)
 _nodes = msgspec.json.Decoder(Listed[Node])
 _namespace = msgspec.json.Decoder(Namespace)
+_quotas = msgspec.json.Decoder(Listed[Quota])
+_limit_ranges = msgspec.json.Decoder(Listed[LimitRange])
 _secret = msgspec.json.Decoder(Secret)
 _review = msgspec.json.Decoder(Review)
 _version = msgspec.json.Decoder(Version)

@@ -51,7 +51,7 @@ class Transport:
         self._pool = pool
         self.server = server
         self._authorize = authorize
-        self._timeout = timeout
+        self.timeout = timeout
         self._warned: set[str] = set()
 
     def send(
@@ -61,12 +61,15 @@ class Transport:
         path: str,
         query: Mapping[str, str | int] | None = None,
         body: Any = None,
+        timeout: float | None = None,
     ) -> bytes:
         """Send one request and return the response body.
 
-        ``body`` is anything that msgspec can encode. Raises :class:`ApiError`.
+        ``body`` is anything that msgspec can encode; ``timeout`` replaces the usual one. Raises
+        :class:`ApiError`.
         """
-        response = self._request(request, method, path, query or {}, body, self._timeout)
+        limit = self.timeout if timeout is None else timeout
+        response = self._request(request, method, path, query or {}, body, limit)
         return self._read(request, response)
 
     def open(
@@ -78,7 +81,7 @@ class Transport:
         :class:`ApiError`.
         """
         response = self._request(
-            request, "GET", path, query, None, None if silence is None else self._timeout
+            request, "GET", path, query, None, None if silence is None else self.timeout
         )
         _set_timeout(response, silence)
         return Stream(request, response)
@@ -106,7 +109,7 @@ class Transport:
                 url,
                 body=None if body is None else msgspec.json.encode(body),
                 headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT, read=timeout),
+                timeout=urllib3.Timeout(connect=min(CONNECT, timeout or CONNECT), read=timeout),
                 retries=False,
                 preload_content=False,
                 decode_content=False,
@@ -147,6 +150,9 @@ class Stream:
     """A streamed response: iterate over its parts as they arrive.
 
     Any thread can close it, which ends the iteration.
+
+    Attributes:
+        broken: whether the connection has broken off.
     """
 
     def __init__(self, request: str, response: urllib3.BaseHTTPResponse) -> None:
@@ -154,6 +160,7 @@ class Stream:
         self._response = response
         self._lock = threading.Lock()
         self._closed = False
+        self.broken = False
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield parts until the server closes, the connection breaks, or :meth:`close` is called.
@@ -172,6 +179,7 @@ class Stream:
                 ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             if not self._closed:
+                self.broken = True
                 logger.debug(
                     "%s: stream broken: %s",
                     self._request,

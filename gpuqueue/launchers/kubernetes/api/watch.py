@@ -1,29 +1,35 @@
-"""A watch on pods: the lines of one stream, decoded as events."""
+"""A watch on objects of one kind: the lines of one stream, decoded as events."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import msgspec
 
-from gpuqueue.launchers.kubernetes.api.answers import POD_EVENTS, PodEvent, StatusBody, read_line
+from gpuqueue.launchers.kubernetes.api.answers import StatusBody, Watched, read_line
 from gpuqueue.launchers.kubernetes.api.errors import Unreachable, from_status
 from gpuqueue.launchers.kubernetes.api.transport import Stream
 
+T = TypeVar("T")
 
-class PodWatch:
+
+class Watch(Generic[T]):
     """Iterate over it once. Any thread can close it, which ends the iteration."""
 
-    def __init__(self, request: str, stream: Stream) -> None:
+    def __init__(
+        self, request: str, stream: Stream, events: msgspec.json.Decoder[Watched[T]]
+    ) -> None:
         self._request = request
         self._stream = stream
+        self._events = events
 
-    def __iter__(self) -> Iterator[PodEvent]:
+    def __iter__(self) -> Iterator[Watched[T]]:
         """Yield events. Raises the ApiError that the server reports, mostly Expired."""
         for line in _lines(self._stream):
             try:
-                event = read_line(line, POD_EVENTS)
+                event = read_line(line, self._events)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
                 raise Unreachable(
                     f"the stream contains data that no Kubernetes API sends: {exc}",
@@ -37,7 +43,7 @@ class PodWatch:
         """End the watch now, even while another thread blocks in a read."""
         self._stream.close()
 
-    def __enter__(self) -> PodWatch:
+    def __enter__(self) -> Watch[T]:
         return self
 
     def __exit__(

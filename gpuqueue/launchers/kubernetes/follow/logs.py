@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
@@ -13,19 +14,24 @@ LINES = 400
 #: Bytes that a response may have beyond the limit. The API cuts off the end of the selected lines,
 #: and the end is what is needed.
 MARGIN = 1 << 20
+#: Seconds between two tries.
+RETRY_EVERY = 0.5
 
 
-def tail(api: Requests, pod: str, limit_bytes: int) -> str:
+def tail(api: Requests, pod: str, limit_bytes: int, within: float = 0.0) -> str:
     """Return the last lines of a pod log, at most ``limit_bytes`` of UTF-8.
 
     "" if there is no log: its container never started, or pod or node are gone. A missing log must
-    not keep a job from ending.
+    not keep a job from ending: errors that pass are waited for up to ``within`` seconds.
     """
-    lines = LINES
+    lines, until = LINES, time.monotonic() + within
     while limit_bytes:
         try:
             text = api.pod_log(pod, lines, limit_bytes + MARGIN)
         except ApiError as exc:
+            if exc.passing and time.monotonic() < until:
+                time.sleep(RETRY_EVERY)
+                continue
             logger.info("no log of pod %s: %s", pod, exc, extra={"action": "no_log"})
             break
         data = text.encode()

@@ -15,7 +15,9 @@ from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSum
 
 #: The label with the Job of a pod, which Kubernetes sets.
 JOB_NAME = "batch.kubernetes.io/job-name"
-_LABELS = frozenset({JOB_NAME, ROLE})
+#: The label with the uid of the Job of a pod.
+CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+_LABELS = frozenset({JOB_NAME, CONTROLLER_UID, ROLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class PodTable:
         self._entries: dict[str, Entry] = {}
         self._by_job: dict[str, tuple[str, ...]] = {}
         self._pending: set[str] = set()
+        self._silent: set[str] = set()
 
     def put(self, pod: Pod, now: float) -> Entry:
         """Store the new state of a pod."""
@@ -53,6 +56,10 @@ class PodTable:
                 self._pending.discard(uid)
             else:
                 self._pending.add(uid)
+            if entry.status.silent is None:
+                self._silent.discard(uid)
+            else:
+                self._silent.add(uid)
         return entry
 
     def remove(self, pod: Pod, now: float) -> Entry:
@@ -62,6 +69,7 @@ class PodTable:
             entry = self._entry(pod, read_status(pod, deleted=True), now)
             known = self._entries.pop(uid, None)
             self._pending.discard(uid)
+            self._silent.discard(uid)
             # Its label may have been removed, and it is stored under the last one.
             for job in {entry.job, known.job if known else entry.job}:
                 others = tuple(other for other in self._by_job.pop(job, ()) if other != uid)
@@ -102,6 +110,16 @@ class PodTable:
         """Return the pods that neither run nor have ended, without a scan of all pods."""
         with self._lock:
             return [self._entries[uid] for uid in self._pending]
+
+    def silent_nodes(self) -> dict[str, float]:
+        """Return node → since when it has been silent, in Unix seconds, as a pod of it shows."""
+        with self._lock:
+            marked = [self._entries[uid].status for uid in self._silent]
+        since: dict[str, float] = {}
+        for status in marked:
+            if status.silent is not None:
+                since[status.node] = min(status.silent, since.get(status.node, status.silent))
+        return since
 
 
 def _trimmed(pod: Pod) -> Pod:

@@ -13,19 +13,18 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from gpuqueue.launchers.base import BLIND_AFTER
 from gpuqueue.launchers.kubernetes.api.backoff import Backoff
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Expired
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.api.watch import PodWatch
+from gpuqueue.launchers.kubernetes.api.watch import Watch
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
+from gpuqueue.launchers.kubernetes.follow.sight import Sight
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
-#: Seconds without the API until the table counts as out of date: several tries to connect have
-#: failed by then.
-MOST_BEHIND = 10.0
 #: Seconds after which a watch counts as healthy even without an event: its end causes no backoff.
 HEALTHY_AFTER = 5.0
 #: Seconds that :meth:`Pods.stop` waits for its thread. Only a request that is being opened takes
@@ -44,6 +43,7 @@ class Pods:
         on_event: called with each change, from the thread, one at a time. After each start, every
             pod is reported once.
         settings: GPU_WATCH_SECONDS, GPU_WATCH_SILENCE_SECONDS, GPU_POD_RELIST_SECONDS.
+        sight: is told each answer, and knows when the last one came during a silent watch.
     """
 
     def __init__(
@@ -52,12 +52,14 @@ class Pods:
         selector: str,
         on_event: Callable[[Entry, Kind], None],
         settings: ClusterSettings,
+        sight: Sight,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._selector = selector
         self._on_event = on_event
         self._settings = settings
+        self._sight = sight
         self._clock = clock
         self._table = PodTable()
         self._lock = threading.Condition()
@@ -66,6 +68,7 @@ class Pods:
         self.snapshot = self._table.snapshot
         self.by_job = self._table.by_job
         self.pending = self._table.pending
+        self.silent_nodes = self._table.silent_nodes
         self.known = self._table.__contains__
 
     def start(self) -> None:
@@ -82,17 +85,24 @@ class Pods:
         if run is not None:
             run.stop()
 
+    @property
+    def started(self) -> bool:
+        """Whether its thread runs."""
+        return self._run is not None
+
     def since_sync(self) -> float:
-        """Return seconds since the last sync: 0 during a watch, inf before the first list."""
+        """Return seconds since the last sync: during a watch, since the last answer of the API; inf
+        before the first list.
+        """
         run = self._run
         if run is None:
             return math.inf
-        return 0.0 if run.watch else self._clock() - run.synced_at
+        return self._sight.age() if run.watch else self._clock() - run.synced_at
 
     @property
     def synced(self) -> bool:
-        """Whether the table is complete, and at most MOST_BEHIND seconds behind."""
-        return self.since_sync() <= MOST_BEHIND
+        """Whether the table is complete, and at most BLIND_AFTER seconds behind."""
+        return self.since_sync() <= BLIND_AFTER
 
     def wait_synced(self, timeout: float) -> bool:
         """Wait until the first list is stored and reported.
@@ -139,6 +149,7 @@ class Pods:
 
     def _relist(self, run: _Run) -> None:
         pods, version = self._api.list_pods(self._selector)
+        self._sight.seen()
         run.failed = False
         for pod in pods:
             if (
@@ -160,9 +171,11 @@ class Pods:
         with self._api.watch_pods(
             self._selector, run.version, seconds, self._settings.watch_silence_seconds
         ) as watch:
+            self._sight.seen()
             run.hold(watch)
             try:
                 for event in watch:
+                    self._sight.seen()
                     run.version, run.healthy = event.object.metadata.resource_version, True
                     if event.type == "DELETED":
                         self._change(run, self._table.remove, event.object, "deleted")
@@ -194,7 +207,7 @@ class _Run:
     def __init__(self, follow: Callable[[_Run], None]) -> None:
         self.lock = threading.Lock()
         self.stopped = threading.Event()
-        self.watch: PodWatch | None = None
+        self.watch: Watch[Pod] | None = None
         self.version = ""  # to watch from; "": list first
         self.reported = False  # whether every pod was reported
         self.healthy = False  # whether the API has worked since the last failure
@@ -206,7 +219,7 @@ class _Run:
         )
         self._thread.start()
 
-    def hold(self, watch: PodWatch) -> None:
+    def hold(self, watch: Watch[Pod]) -> None:
         with self.lock:
             self.watch = watch
             if self.stopped.is_set():

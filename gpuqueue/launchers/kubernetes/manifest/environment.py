@@ -23,6 +23,8 @@ _POD_FIELDS = {POD: "metadata.name", POD_UID: "metadata.uid", NODE: "spec.nodeNa
 #: The GPUs of a container. Only the device plugin may set it: another value can expose all GPUs of
 #: the node.
 VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
+#: What hides the GPUs of a node from a container.
+NO_GPU = {VISIBLE_GPUS: "void"}
 
 Variable = dict[str, Any]
 

@@ -35,7 +35,8 @@ def check_image(image: str, settings: ClusterSettings, gpu_class: GpuClass) -> N
 def image_of(job_image: str | None, gpu_class: GpuClass, settings: ClusterSettings) -> str:
     """Return the image of a job. Raises :class:`InvalidJob` if it is not allowed or not set."""
     if job_image:
-        check_image(job_image, settings, gpu_class)
+        if gpu_class.has_gpu:  # else its own class has allowed it when the job was accepted
+            check_image(job_image, settings, gpu_class)
         return job_image
     image = gpu_class.image or settings.executor_image
     if not image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
@@ -16,13 +17,12 @@ _LONGEST_DEADLINE = 2**31 - 1
 
 
 def gpu_resources(gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    """Return the resources of a container with one share of a GPU of the class."""
+    """Return the resources of a container with one share of a GPU of the class, or its GPUs."""
     host = host_resources(gpu_class.cpu, gpu_class.host_memory, settings)
-    # Always 1: a slot is one share, and a time-sliced GPU rejects requests for more.
-    return {
-        "requests": host["requests"],
-        "limits": {gpu_class.resource: "1", **host.get("limits", {})},
-    }
+    # Of a shared GPU always 1: a slot is a share, and a time-sliced GPU rejects requests for more.
+    gpus = {gpu_class.resource: str(gpu_class.gpus)} if gpu_class.gpus else {}
+    limits = {**gpus, **host.get("limits", {})}
+    return {"requests": host["requests"], **({"limits": limits} if limits else {})}
 
 
 def host_resources(
@@ -40,39 +40,91 @@ def host_resources(
     }
 
 
-def deadline(record: Record, overhead: float) -> dict[str, int]:
+def longest_run(record: Record, gpu_class: GpuClass) -> float | None:
+    """Return for how many seconds a job may run, with any limit of its task; None: no limit.
+
+    A message overrides its task, but a task overrides the default of the class.
+    """
+    limit = record.get("time_limit")
+    return gpu_class.max_time_limit if limit == gpu_class.time_limit else limit
+
+
+def deadline(limit: float | None, overhead: float) -> dict[str, int]:
     """Return the deadline that Kubernetes enforces even if no dispatcher runs; {} without a limit.
 
     ``overhead``: seconds that the pod needs in addition to its time limit, before and after it.
     """
-    limit = record.get("time_limit")
     if not limit:
         return {}
     return {"activeDeadlineSeconds": min(_LONGEST_DEADLINE, whole_seconds(limit + overhead))}
 
 
-def scheduling(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    """Return node selector, tolerations and the preference for nodes without earlier faults."""
+def scheduling(
+    record: Record,
+    gpu_class: GpuClass,
+    settings: ClusterSettings,
+    apart: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return node selector, tolerations, and on which nodes the pod may and should run.
+
+    ``apart`` selects the pods that must not be on its node.
+    """
     nodes = {**settings.node_selector, **gpu_class.node_selector}
-    avoid = [
-        {"key": "metadata.name", "operator": "NotIn", "values": [node]}  # takes one value
-        for node in record.get("avoid") or ()
-    ]
-    # Only a preference: the faulty node may be the only node.
-    away = {"weight": 100, "preference": {"matchFields": avoid}}
+    affinity: dict[str, Any] = {}
+    if of_nodes := node_affinity(record):
+        affinity["nodeAffinity"] = of_nodes
+    if apart:
+        affinity["podAntiAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"labelSelector": apart, "topologyKey": "kubernetes.io/hostname"}
+            ]
+        }
     return {
         **({"nodeSelector": nodes} if nodes else {}),
         "tolerations": tolerations(gpu_class),
-        **(
-            {
-                "affinity": {
-                    "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [away]}
-                }
-            }
-            if avoid
-            else {}
-        ),
+        **({"affinity": affinity} if affinity else {}),
     }
+
+
+def node_affinity(record: Record) -> dict[str, Any]:
+    """Return the nodes that a pod must avoid, since they are set aside, and those that it should
+    avoid or try; {} if all are alike. The pod of an attempt with a domain runs there or nowhere.
+    """
+    near, away = record.get("near", ""), record.get("away") or []
+    if domain := record.get("domain"):
+        only = [
+            *_names("In", [domain]),
+            *_names("NotIn", [each for each in away if each != domain]),
+        ]
+        required = {"nodeSelectorTerms": [{"matchFields": only}]}
+        return {"requiredDuringSchedulingIgnoredDuringExecution": required}
+    # Where this job has failed, only a preference: the node may be the only one.
+    avoid = [node for node in record.get("avoid") or () if node not in (near, *away)]
+    preferred = []
+    if avoid:
+        preferred.append({"weight": 100, "preference": {"matchFields": _names("NotIn", avoid)}})
+    if near:
+        preferred.append({"weight": 100, "preference": {"matchFields": _names("In", [near])}})
+    required = {"nodeSelectorTerms": [{"matchFields": _names("NotIn", away)}]}
+    return {
+        **({"requiredDuringSchedulingIgnoredDuringExecution": required} if away else {}),
+        **({"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}),
+    }
+
+
+def prefers(node: str | None) -> dict[str, Any]:
+    """Return the preference for one node; {} for none."""
+    if not node:
+        return {}
+    preferred = [{"weight": 100, "preference": {"matchFields": _names("In", [node])}}]
+    return {
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+    }
+
+
+def _names(operator: str, nodes: list[str]) -> list[dict[str, Any]]:
+    # A requirement takes one name.
+    return [{"key": "metadata.name", "operator": operator, "values": [node]} for node in nodes]
 
 
 def tolerations(gpu_class: GpuClass) -> list[dict[str, Any]]:

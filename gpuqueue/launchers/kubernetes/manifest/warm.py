@@ -9,8 +9,10 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
+from gpuqueue.launchers.kubernetes.manifest.pod_fields import longest_run
 from gpuqueue.model.record import Record, goes_on
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
+from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 
@@ -27,7 +29,7 @@ def warm_variables(
         jobs=gpu_class.warm_jobs,
         age=gpu_class.warm_age,
         log=settings.log_tail_bytes,
-        longest=record.get("time_limit"),
+        longest=longest_run(record, gpu_class),
     )
     return {WARM_POD: pod.text()}
 
@@ -37,6 +39,7 @@ def settings_name(gpu_class: GpuClass, settings: ClusterSettings, common: Manife
     that was made from another takes no job.
     """
     shares: dict[str, Any] = {"shared_slots": 0, "exclusive_slots": 0}
+    settings, common = of_class(settings, gpu_class), common.of_class(gpu_class)
     made_from = [asdict(replace(gpu_class, **shares)), settings.model_dump(), asdict(common)]
     text = json.dumps(made_from, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

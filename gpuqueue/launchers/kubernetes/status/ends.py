@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.status.beside import executors, of_executor
 from gpuqueue.launchers.kubernetes.status.last_state import (
     LOST_TRACK,
     MOST_TEXT,
     NOT_STARTED,
     LastState,
 )
-from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, End, explain
+from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, REJECTION, End, explain
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 
@@ -84,11 +85,15 @@ class _Cause:
 
 def end_of(pod: Pod, *, deleted: bool = False) -> End:
     """Return the end of a pod that has ended. ``deleted``: the API has sent DELETED for it."""
-    last = LastState.of(pod, deleted=deleted)
+    own = of_executor(pod)
+    deleted = deleted and own.metadata.deletion_timestamp == pod.metadata.deletion_timestamp
+    last = LastState.of(own, deleted=deleted)
     cause = next(cause for read in _READINGS if (cause := read(last)) is not None)
     node, blames = last.node if cause.blames_node else "", cause.blames
-    if node and cause.reason in _NODE_FAULTS:
+    if node and cause.reason in _NODE_FAULTS and not blames:
         blames = PlaceKind.NODE
+    if blames == REJECTION and not node:
+        blames = ""
     return End(cause.reason, _text(cause, last), node, last.evidence(), blames)
 
 
@@ -97,8 +102,7 @@ def container_end(pod: Pod, end: End) -> End:
 
     ``end``: the end of its pod, read as that of an executor.
     """
-    containers = pod.status.container_statuses or ()
-    message = next((each.terminated.message for each in containers if each.terminated), None)
+    message = next((each.terminated.message for each in executors(pod) if each.terminated), None)
     evidence = {**end.evidence, "message": message or ""}
     code = end.evidence.get("exit_code")
     if code == EXIT_OK and end.reason == EndReason.ERROR:
@@ -148,6 +152,15 @@ def _by_disruption(last: LastState) -> _Cause | None:
     return _Cause(reason, what, target.message or "", blames)
 
 
+def _by_silence(last: LastState) -> _Cause | None:
+    """Read the end of a pod that was given up while its node was silent: deleted by force."""
+    if not (last.node_silent and last.runs):
+        return None
+    return _Cause(
+        EndReason.NODE_LOST, "its node did not answer, and its pod was given up", "", True
+    )
+
+
 def _by_pod_reason(last: LastState) -> _Cause | None:
     status = last.pod.status
     message = status.message or ""
@@ -168,7 +181,11 @@ def _by_pod_reason(last: LastState) -> _Cause | None:
     # An unknown reason of a pod that never started is a rejection too.
     if refused or (last.never_started and last.ended is None):
         return _Cause(
-            EndReason.INFRA, f"its node rejected its pod ({status.reason})", message, True
+            EndReason.INFRA,
+            f"its node rejected its pod ({status.reason})",
+            message,
+            True,
+            REJECTION,
         )
     return None
 
@@ -221,6 +238,7 @@ _READINGS: Final[tuple[Callable[[LastState], _Cause | None], ...]] = (
     _by_success,
     _by_disruption,
     _by_pod_reason,
+    _by_silence,
     _by_container_reason,
     _by_deletion,
     _by_exit_code,

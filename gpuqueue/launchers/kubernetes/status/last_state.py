@@ -22,6 +22,20 @@ NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
 LOST_TRACK: Final = "ContainerStatusUnknown"
 
 
+def silent_since(pod: Pod) -> float | None:
+    """Return since when the node of a pod has been silent, as its controller has marked the pod.
+
+    A kubelet gives a reason with each False.
+    """
+    ready, containers = pod.status.condition("Ready"), pod.status.condition("ContainersReady")
+    if ready is None or ready.status != "False" or ready.reason:
+        return None
+    if containers is None or containers.status != "True":
+        return None
+    since = seconds(ready.last_transition_time)
+    return seconds(pod.metadata.creation_timestamp) or 0.0 if since is None else since
+
+
 @dataclass(frozen=True, slots=True)
 class LastState:
     """The last state of a pod that has ended.
@@ -74,6 +88,11 @@ class LastState:
     def runs(self) -> bool:
         """Whether the last report of the executor is that it runs."""
         return not self.init and self.container is not None and self.container.running is not None
+
+    @property
+    def node_silent(self) -> bool:
+        """Whether the control plane had marked the pod, since its node was silent."""
+        return silent_since(self.pod) is not None
 
     @property
     def code(self) -> int | None:

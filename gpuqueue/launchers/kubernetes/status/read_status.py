@@ -1,13 +1,12 @@
 """Read the status of a pod for its attempt: phase, wait, deadline, and end. Pure.
 
-The rule for slots: an attempt has ended if its container has ended, or if the control plane has
-given up its pod (phase Succeeded or Failed, or DELETED). A requested deletion or a silent node does
-not end it, since the GPU may still be busy.
+The rule for slots: an attempt has ended if all containers of its pod have ended, or if the control
+plane has given up the pod (phase Succeeded or Failed, or DELETED): until then the scheduler counts
+its GPU. A requested deletion or a silent node does not end it, since the GPU may still be busy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -15,13 +14,21 @@ from typing import Final
 from gpuqueue.launchers.kubernetes.api.objects import (
     CONTAINER,
     Condition,
-    ContainerStatus,
     Pod,
     Waiting,
     seconds,
 )
+from gpuqueue.launchers.kubernetes.status.beside import (
+    ends_soon,
+    executor_ended,
+    kept_by,
+)
+from gpuqueue.launchers.kubernetes.status.beside import executors as _executors
 from gpuqueue.launchers.kubernetes.status.ends import end_of, is_node_fault
+from gpuqueue.launchers.kubernetes.status.last_state import silent_since
+from gpuqueue.launchers.kubernetes.status.suspended import gates
 from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 
 
@@ -34,6 +41,8 @@ class Phase(StrEnum):
     containers.
     """
     RUNNING = "RUNNING"
+    OTHERS_RUN = "OTHERS_RUN"
+    """Its executor has ended, and another container keeps the pod."""
     TERMINATING = "TERMINATING"
     """Deletion was requested. Its container may still run, or appear to."""
     ENDED = "ENDED"
@@ -49,7 +58,9 @@ class PodStatusSummary:
     detail: str = ""
     """The message of scheduler or kubelet, or ""."""
     clock: str | None = None
-    """The clock that runs: unschedulable, image_pull, image_error, config_error or terminating."""
+    """The clock that runs: unschedulable, unanswered, sandbox, sandbox_error, image_pull,
+    image_error, config_error or terminating.
+    """
     since: float | None = None
     """Start of the clock in Unix seconds, by the time of the API, so a new leader continues it.
 
@@ -58,10 +69,15 @@ class PodStatusSummary:
     """
     verdict: EndReason | None = None
     """How the attempt ends when the clock runs out. None: it does not, and its slot stays taken."""
+    holds: PlaceKind | None = None
+    """What is held then, unless the job itself is at fault: the attempt gives its slot back."""
     at_once: bool = False
     """Whether the attempt can never start, so that it gets no grace."""
     end: End | None = None
     node: str = ""
+    silent: float | None = None
+    """Since when the control plane has had no report of its node, in Unix seconds. None: the pod
+    does not show that."""
 
 
 #: Waiting reasons of a container before its turn.
@@ -78,6 +94,7 @@ def read_status(pod: Pod, *, deleted: bool = False) -> PodStatusSummary:
     node = pod.spec.node_name or ""
     if deleted or _has_ended(pod):
         return PodStatusSummary(Phase.ENDED, end=end_of(pod, deleted=deleted), node=node)
+    silent = silent_since(pod)
     if pod.metadata.deletion_timestamp:
         target = pod.status.condition("DisruptionTarget")
         detail = (target.message or "") if target and target.status == "True" else ""
@@ -88,9 +105,13 @@ def read_status(pod: Pod, *, deleted: bool = False) -> PodStatusSummary:
             "terminating",
             pod.metadata.deletion_requested,
             node=node,
+            silent=silent,
         )
+    if by := [*kept_by(pod), *ends_soon(pod)]:
+        detail = f"its executor has ended; the container {', '.join(by)} keeps its pod"
+        return PodStatusSummary(Phase.OTHERS_RUN, None, detail, node=node)
     if _runs(pod):
-        return PodStatusSummary(Phase.RUNNING, node=node)
+        return PodStatusSummary(Phase.RUNNING, node=node, silent=silent)
     return _preparing(pod, node) if node else _unscheduled(pod)
 
 
@@ -107,8 +128,10 @@ def overdue(summary: PodStatusSummary, limit: float) -> End:
             f"its container was not ready to start within {limit:g} s (image, volumes, init"
             " containers)"
         ),
+        "sandbox": f"its pod was not ready to start containers within {limit:g} s",
         "image_error": "its image cannot be pulled",
         "config_error": "its container cannot be created",
+        "sandbox_error": "its pod cannot be prepared on its node",
     }[summary.clock]
     text = (
         what
@@ -116,17 +139,16 @@ def overdue(summary: PodStatusSummary, limit: float) -> End:
         + (f" (node {summary.node})" if summary.node else "")
     )
     evidence = {"node": summary.node} if summary.node else {}
-    return End(
-        summary.verdict, text, summary.node if summary.verdict is EndReason.INFRA else "", evidence
-    )
+    avoid = summary.node if summary.verdict is EndReason.INFRA else ""
+    blames = summary.holds or (PlaceKind.NODE if avoid else "")
+    return End(summary.verdict, text, avoid, evidence, blames)
 
 
 def _has_ended(pod: Pod) -> bool:
     # A kubelet reports these phases only after the end of all containers.
     if pod.status.phase in ("Succeeded", "Failed"):
         return True
-    executors = _executors(pod)
-    return bool(executors) and all(each.terminated for each in executors)
+    return executor_ended(pod) and not (kept_by(pod) or ends_soon(pod))
 
 
 def _runs(pod: Pod) -> bool:
@@ -136,13 +158,17 @@ def _runs(pod: Pod) -> bool:
     return any(each.running for each in executors)
 
 
-def _executors(pod: Pod) -> Sequence[ContainerStatus]:
-    """Return the status of the executor, or of all containers if none has its name."""
-    containers = pod.status.container_statuses or ()
-    return [each for each in containers if each.name == CONTAINER] or containers
+def _is_unanswered(pod: Pod) -> bool:
+    """Whether the kubelet of its node has reported nothing of a pod."""
+    status = pod.status
+    reported = status.container_statuses or status.init_container_statuses
+    others = any(each.type != "PodScheduled" for each in status.conditions or ())
+    return not (status.start_time or reported or others)
 
 
 def _unscheduled(pod: Pod) -> PodStatusSummary:
+    if held := gates(pod):
+        return PodStatusSummary(Phase.UNSCHEDULED, WaitReason.SUSPENDED, held)
     condition = pod.status.condition("PodScheduled")
     return PodStatusSummary(
         Phase.UNSCHEDULED,
@@ -152,6 +178,7 @@ def _unscheduled(pod: Pod) -> PodStatusSummary:
         "unschedulable",
         _since(condition, pod),
         EndReason.UNSCHEDULABLE,
+        PlaceKind.SCHEDULING,
     )
 
 
@@ -162,6 +189,22 @@ def _preparing(pod: Pod, node: str) -> PodStatusSummary:
         if each.waiting and (each.waiting.reason or "") not in _ON_THE_WAY:
             return _stuck(each.name, each.waiting, node)
     since = _since(pod.status.condition("PodScheduled"), pod)
+    if _is_unanswered(pod):
+        # The image has no part in this.
+        wait, detail = WaitReason.STARTING, f"node {node} has not taken its pod yet"
+        return PodStatusSummary(Phase.PREPARING, wait, detail, "unanswered", since, node=node)
+    ready = pod.status.condition("PodReadyToStartContainers")
+    if (ready and ready.status != "True") or not (ready or inits or _executors(pod)):
+        # No image is pulled yet.
+        return PodStatusSummary(
+            Phase.PREPARING,
+            WaitReason.STARTING,
+            "its node prepares network and volumes",
+            "sandbox",
+            since,
+            EndReason.INFRA,
+            node=node,
+        )
     initialized = pod.status.condition("Initialized")
     if inits and initialized and initialized.status == "True":  # any that still run are sidecars
         since = _later(since, initialized.last_transition_time)
@@ -186,22 +229,26 @@ def _preparing(pod: Pod, node: str) -> PodStatusSummary:
         "image_pull",
         since,
         EndReason.IMAGE,
+        PlaceKind.IMAGE,
         node=node,
     )
 
 
 def _stuck(container: str, waiting: Waiting, node: str) -> PodStatusSummary:
     reason, message = waiting.reason or "", waiting.message or ""
+    holds: PlaceKind | None
     if "Image" in reason or reason in _IMAGE_ERRORS:
         wait, clock, verdict = WaitReason.PULLING_IMAGE, "image_error", EndReason.IMAGE
+        holds = PlaceKind.IMAGE
     else:
         wait, clock = WaitReason.STARTING, "config_error"
         verdict = EndReason.INFRA if is_node_fault(message) else EndReason.BAD_SPEC
+        holds = None if verdict is EndReason.INFRA else PlaceKind.PODS
     detail = ": ".join(
         part for part in (container if container != CONTAINER else "", reason, message) if part
     )
     return PodStatusSummary(
-        Phase.PREPARING, wait, detail, clock, None, verdict, reason in _HOPELESS, node=node
+        Phase.PREPARING, wait, detail, clock, None, verdict, holds, reason in _HOPELESS, node=node
     )
 
 

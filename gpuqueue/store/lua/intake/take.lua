@@ -5,7 +5,7 @@
 --   lease: seconds for which the process holds the messages
 --   most, bytes: how many messages to take, and how large all but the last may be together
 --   queues: of each queue {name, take (0|1), reports: {number, hand, verdict, error?}...}
---   lists: how many lists each queue has
+--   steps: the priority step of each list that a queue has
 --   lost: hands whose messages never arrived: an earlier call that failed
 --   gone: processes that have ended
 --   others: 1: name the processes that hold messages
@@ -24,6 +24,8 @@ for _, process in ipairs(context.gone) do gone[process] = true end
 
 -- Seconds until a message is taken again whose class must be repaired.
 local REPAIR = 5
+-- The same for one that waits for the end of another job.
+local MOMENT = 0.5
 -- Errors of what a key holds.
 local WRONG = { 'WRONGTYPE', 'not an integer' }
 
@@ -43,7 +45,7 @@ local function attempt(index, act, ...)
   if not failing[index] then
     failing[index] = true
     problems[#problems + 1] = index
-    problems[#problems + 1] = wrong_key(index, context.lists)
+    problems[#problems + 1] = wrong_key(index, #context.steps)
   end
 end
 
@@ -59,7 +61,7 @@ end
 
 -- Onto the list that it came from, where it is the next again, unless a try has failed.
 local function give_back(q, number)
-  local text, list = redis.call('HGET', q.texts, number), q.lists[place_of(number)]
+  local text, list = redis.call('HGET', q.texts, number), list_of(q, number, context.steps)
   if redis.call('HEXISTS', q.tries, number) == 1 or not list then
     put_back(q, number, 0)
     return
@@ -110,6 +112,8 @@ local function hear(q, name, number, hand, verdict, problem)
     put_back(q, number, 0)
   elseif verdict == 'waits' then
     put_back(q, number, REPAIR)
+  elseif verdict == 'soon' then
+    put_back(q, number, MOMENT)
   elseif verdict == 'returned' then
     give_back(q, number)
   elseif verdict == 'dead' then
@@ -176,7 +180,7 @@ local function take_next(q, index, place)
   if not text then return false end
   local number
   local kept, problem = pcall(function()
-    number = numbered(redis.call('INCR', q.last), place)
+    number = numbered(redis.call('INCR', q.last), context.steps[place])
     redis.call('HSET', q.texts, number, text)
     hand_over(q, index, number, text, 0)
   end)
@@ -201,7 +205,7 @@ local reports = 0
 for index, queue in ipairs(context.queues) do
   reports = reports + #queue.reports
   if queue.take == 1 then
-    local q = keys_of(index, context.lists)
+    local q = keys_of(index, #context.steps)
     watched[#watched + 1] = q.leases
     takers[#watched] = function() attempt(index, take_again, q, queue.name, index) end
     for place, list in ipairs(q.lists) do
@@ -231,7 +235,7 @@ if existing == 0 and reports == 0 then return { 0, holders, buried, problems, an
 local looks = context.others == 1 or next(lost) or next(gone)
 for index, queue in ipairs(context.queues) do
   if looks or #queue.reports > 0 then
-    local q = keys_of(index, context.lists)
+    local q = keys_of(index, #context.steps)
     for _, report in ipairs(queue.reports) do
       attempt(index, hear, q, queue.name, unpack(report))
     end

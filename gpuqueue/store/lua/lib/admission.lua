@@ -1,36 +1,67 @@
--- Admission: slots, soft exclusivity and bounded bypass, for one domain (the whole class). Needs
--- clock, counts, records, line, damaged, attempts, server, places, warm, waiting_pods.
+-- Admission: slots, soft exclusivity and bounded bypass. Needs clock, counts, records, domains,
+-- tenants, line, damaged, attempts, server, holds, places, held, warm, waiting_pods, placement.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
 --     last started or the first of them came into line;
 --   row: exclusive jobs that started in a row while shared jobs waited;
 --   opened: since when the holders are known to be what really runs (see open);
---   opened_on: that time, and the server on which it was written.
+--   opened_on: that time, and the server on which it was written;
+--   domains: what the domains were made of;
+--   drained: the one that becomes idle for an exclusive job, and until: when it should be, as its
+--     jobs had declared (see backfills).
 -- A shared start clears row, an exclusive start clears bypassed, and bypassed > 0 needs a shared
 -- start. So a closed gate (bypassed >= exclusive_patience >= 1) and a full row (row >=
 -- shared_patience >= 1) never meet: in an idle domain, one isolation can always start.
+-- In a class of several domains the gate closes one of them alone, once no idle one is left.
 
 -- Seconds until a job is looked at again whose application is being tried.
 local RECHECK = 5
 
+-- The first job of a line: its delivery and rank. By tenants, once one is known.
 local function head(key)
+  if tenancy.on() then return tenancy.first(key == K.waiting_shared and 'shared' or 'exclusive') end
   local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   return first[1], tonumber(first[2])
 end
 
--- Why nothing starts on this machine; nil: jobs may start. In a cluster, each job has an image.
+-- The kind of the hold that keeps every job of a class from its start in a cluster; nil: none.
+local function held_by()
+  read_holds()
+  for _, kind in ipairs(CLASS_HOLDS) do
+    if standing(hold_of_class(kind)) == 'held' then return kind end
+  end
+  return nil
+end
+
+-- Why nothing starts on this machine, or in this cluster; nil: jobs may start. In a cluster, each
+-- job has an image. `spec.goes_on`: it starts in a pod that runs, which meets no hold.
 local function aside_on(spec)
-  if not spec.host then return nil end
+  if not spec.host then
+    local kind = not spec.goes_on and held_by()
+    return kind and HOLD_WAITS[kind] or nil
+  end
   if standing(host_place(spec)) == 'held' then return 'HOST_SET_ASIDE' end
   if standing(application_place(spec)) == 'held' then return 'APPLICATION_HELD' end
   return nil
 end
 
+-- Whether the first shared job may start in the domain that drains: it ends before that would be
+-- idle without it. Its limit counts from its start, so it may be later by what a start takes; the
+-- time until which others are let in does not move with it.
+function domain.backfills(v, spec)
+  if not v.drained or not domain.takes(v.drained, 'shared') then return false end
+  if standing(domain.place(spec, v.drained)) then return false end
+  local job = load(v.shared)
+  local limit = job and job.time_limit
+  return limit and now + limit <= v.until_idle or false
+end
+
 -- Everything that a decision depends on.
 local function look(spec)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
-  local gate = redis.call('HMGET', K.gate, bypassed, row, 'opened', 'opened_on')
+  local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until' }
+  local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
     opened = gate[3],
     opened_on = gate[4],
@@ -43,6 +74,14 @@ local function look(spec)
   -- A job whose isolation has no slots (any more) must not hold up the other isolation.
   if spec.shared_slots > 0 then v.shared, v.shared_rank = head(K.waiting_shared) end
   if spec.exclusive_slots > 0 then v.exclusive, v.exclusive_rank = head(K.waiting_exclusive) end
+  if spec.domain then
+    v.drained = gate[5] or nil
+    v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
+    v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive')
+    v.until_idle = tonumber(gate[6] or 0)
+    v.backfills = v.shared and not v.shared_domain and domain.backfills(v, spec)
+    if v.backfills then v.shared_domain = v.drained end
+  end
   return v
 end
 
@@ -78,10 +117,29 @@ local function pick_device(spec, isolation, job)
   return best and best[1] or not any_aside and least or nil
 end
 
+-- The same in a class of several domains.
+function domain.blocked(v, spec, isolation)
+  -- An executor may not count the domains.
+  local found = v[isolation .. '_domain']
+  local shares = found or tonumber(redis.call('HGET', K.gate, 'shares') or 0)
+  if shares == 0 then return OF_NODES.no_room end
+  if isolation == 'shared' then
+    if v.shared_domain then return nil end
+    local none_shares = v.shared_running == 0 and v.exclusive_running > 0
+    return v.shared_why or none_shares and 'EXCLUSIVE_RUNNING' or 'NO_FREE_SLOT'
+  end
+  if not v.exclusive_domain then
+    return v.exclusive_why or v.shared_running > 0 and 'SHARED_RUNNING' or 'NO_FREE_SLOT'
+  end
+  local turn = v.shared and v.shared_domain and v.row >= spec.shared_patience
+  return turn and 'TURN_OF_SHARED' or nil
+end
+
 -- Why no job of this isolation can start now; nil: one can.
 local function blocked(v, spec, isolation)
   if not v.opened then return 'REPAIRING' end
   if v.aside then return v.aside end
+  if spec.domain then return domain.blocked(v, spec, isolation) end
   if isolation == 'shared' then
     if v.exclusive_running > 0 then return 'EXCLUSIVE_RUNNING' end
     local closed = v.exclusive and v.bypassed >= spec.exclusive_patience
@@ -101,6 +159,8 @@ local function decide(v, spec)
   local shared = v.shared and not blocked(v, spec, 'shared')
   local exclusive = v.exclusive and not blocked(v, spec, 'exclusive')
   if shared and exclusive then
+    local first = tenancy.on() and tenancy.before()
+    if first then return first end
     return v.shared_rank < v.exclusive_rank and 'shared' or 'exclusive'
   end
   return shared and 'shared' or exclusive and 'exclusive' or nil
@@ -108,17 +168,38 @@ end
 
 local function count_start(v, isolation)
   if isolation == 'exclusive' then
-    local row = v.shared and v.row + 1 or 0
+    -- What waits at a limit of its tenant keeps its count: it may be the first again in a moment.
+    local row = v.shared and v.row + 1 or tenancy.waits('shared') and v.row or 0
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0, DOMAIN .. 'row', row)
   else
     local overtakes = v.exclusive
       and (
-        v.shared_rank > v.exclusive_rank
+        -- The first exclusive job of today may be another one tomorrow.
+        tenancy.on()
+        or v.shared_rank > v.exclusive_rank
         or arrival_of(v.shared_rank) > arrival_of(v.exclusive_rank)
       )
-    local bypassed = v.exclusive and (overtakes and v.bypassed + 1 or v.bypassed) or 0
+    overtakes = overtakes and not v.backfills
+    local bypassed = v.exclusive and (overtakes and v.bypassed + 1 or v.bypassed)
+      or tenancy.waits('exclusive') and v.bypassed
+      or 0
     redis.call('HSET', K.gate, DOMAIN .. 'bypassed', bypassed, DOMAIN .. 'row', 0)
   end
+end
+
+-- Have a domain become idle for the first exclusive job once its patience is used up, and none is
+-- idle; let shared jobs into it again if that is over. Answer: what the decision depends on then.
+function domain.keep_drained(v, spec)
+  if not spec.domain then return v end
+  local needed = v.exclusive and not v.exclusive_domain and v.bypassed >= spec.exclusive_patience
+  local drained = needed and domain.soonest(spec, v.drained) or nil
+  if drained == v.drained then return v end
+  if drained then
+    redis.call('HSET', K.gate, 'drained', drained, 'until', domain.ends(drained) or 0)
+  else
+    redis.call('HDEL', K.gate, 'drained', 'until')
+  end
+  return look(spec)
 end
 
 -- The host and the application of the next attempt; its GPU comes later.
@@ -127,22 +208,37 @@ local function places_of(spec, job)
   return spec.host and { host_place(spec), application } or { application }
 end
 
--- Out of line until the application of its image may be tried again. Its place is kept.
-local function put_aside(job, name)
+-- The holds that an attempt meets which must be launched.
+local function holds_of(spec, job)
+  if spec.host then return {} end
+  read_holds()
+  local names = { hold_of_image(spec, job) }
+  for _, kind in ipairs(CLASS_HOLDS) do names[#names + 1] = hold_of_class(kind) end
+  return names
+end
+
+-- Out of line until the application of its image, or the image, may be tried again. Its place is
+-- kept.
+local function put_aside(job, name, wait, spec)
   local entry = place_entry(name)
   leave_line(job)
   local pause = entry['until'] > now and entry['until'] - now or RECHECK
+  if wait == HOLD_WAITS.image then
+    job.held = job.held or in_line_since(job)
+    pause = math.min(pause, waits_until(job, entry, spec) - now)
+  end
   -- In the order of the line, if many return at once.
   job.state, job.eta = 'delayed', now + pause + (job.arrival or 0) % 2 ^ 20 / 2 ^ 20
-  job.wait, job.detail = 'APPLICATION_HELD', entry.error
+  job.wait, job.detail = wait, entry.error
   redis.call('ZADD', K.delayed, job.eta, job.delivery)
+  tenancy.aside(job)
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
   save(job)
 end
 
--- Make the job a holder: its attempt gets a number, a token and a device. `device`: the one that
--- its instance has already.
-local function grant(job, ask, device)
+-- Make the job a holder: its attempt gets a number, a token, a domain and a device. `at`: the
+-- domain and the device that its instance has already.
+local function grant(job, ask, v, at)
   local spec = ask.spec
   note_seconds('wait', job, now - in_line_since(job))
   forget_attempt(job)
@@ -154,16 +250,44 @@ local function grant(job, ask, device)
   job.token = redis.sha1hex(ask.nonce .. holder)
   job.owner = spec.owner
   job.places = places_of(spec, job)
+  if spec.domain then
+    local other = not v.backfills and domain.pick(spec, job.isolation, job, v.drained)
+    job.domain = at.domain or other or v[job.isolation .. '_domain']
+    domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now))
+  end
   if spec.devices > 0 then
-    job.device = device or pick_device(spec, job.isolation, job)
+    local own = spec.domain == 'device' and tonumber(job.domain)
+    job.device = at.device or own or pick_device(spec, job.isolation, job)
     redis.call('HSET', K.devices, holder, job.device)
     job.places[#job.places + 1] = device_place(spec, job.device)
   end
-  probe_places(job)
+  probe_places(job, job.places)
+  if spec.domain == 'node' then probe_places(job, { domain.place(spec, job.domain) }) end
+  if not spec.goes_on then probe_places(job, holds_of(spec, job)) end
   if #job.places == 0 then job.places = nil end
   redis.call('ZADD', K['holders_' .. job.isolation], now, holder)
   redis.call('ZADD', K.launching, now, holder)
   save(job)
+end
+
+-- The hold for which a job has waited too long; nil: none.
+local function held_for_long(job, spec)
+  if spec.host or spec.goes_on or not spec.held_timeout then return nil end
+  for _, name in ipairs(holds_of(spec, job)) do
+    if standing(name) == 'held' and outlasts(job, place_entry(name), spec) then return name end
+  end
+  return nil
+end
+
+-- The isolation whose first job has waited for a hold for too long; nil: none has.
+local function outlasting(v, ask, budget)
+  local may = v.opened and v.aside and ask.spec.held_timeout
+  if not may or budget.spent >= ask.most then return nil end
+  for _, isolation in ipairs({ 'shared', 'exclusive' }) do
+    local job = v[isolation] and load(v[isolation])
+    if job and held_for_long(job, ask.spec) then return isolation end
+  end
+  return nil
 end
 
 -- The first job that can start. Each job that is looked at uses up the `budget`: one that starts,
@@ -171,9 +295,13 @@ end
 -- decision depends on; nil if none can start, or the budget is used up.
 local function startable(ask, budget)
   local spec = ask.spec
+  if spec.domain then domain.keep(spec, redis.call('HGET', K.gate, 'domains')) end
   while true do
     local v = look(spec)
+    if tenancy.keep(spec, budget) then v = look(spec) end
+    v = domain.keep_drained(v, spec)
     local isolation = decide(v, spec)
+    if not isolation then isolation = outlasting(v, ask, budget) end
     if not isolation then return nil end
     if budget.spent >= ask.most then
       budget.over = true
@@ -189,12 +317,17 @@ local function startable(ask, budget)
     if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
       -- A leftover: no job waits under this name here.
       redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
+      tenancy.drop(isolation, job)
       if job then put_back(job) end
     elseif job.expires and job.expires <= now then
       leave_line(job)
       hand_to_finish(job, 'EXPIRED')
+    elseif held_for_long(job, spec) then
+      end_held(job, held_for_long(job, spec), spec)
     elseif standing(application_place(spec, job)) == 'held' then
-      put_aside(job, application_place(spec, job))
+      put_aside(job, application_place(spec, job), 'APPLICATION_HELD', spec)
+    elseif not spec.goes_on and standing(hold_of_image(spec, job)) == 'held' then
+      put_aside(job, hold_of_image(spec, job), HOLD_WAITS.image, spec)
     else
       return job, v
     end
@@ -202,10 +335,11 @@ local function startable(ask, budget)
 end
 
 -- Take a job that can start out of line, and make it a holder; see grant.
-local function give_slot(job, v, ask, device)
+local function give_slot(job, v, ask, at)
   count_start(v, job.isolation)
   leave_line(job)
-  grant(job, ask, device)
+  grant(job, ask, v, at or {})
+  tenancy.started(job)
 end
 
 -- Start every job that can start. Answer: {whether the budget was used up (0|1), record (JSON) of
@@ -219,7 +353,10 @@ local function admit(ask)
     if wake_pod(job, ask.spec) then
       count('warm', job)
     else
+      -- A node that is a domain was chosen by its place.
+      if not (ask.spec.host or ask.spec.domain) then choose_nodes(job) end
       granted[#granted + 1] = cjson.encode(job)
+      if ask.spec.domain == 'node' then domain.leave_node(job) end
       free_shares(ask.spec)
     end
   end

@@ -1,5 +1,5 @@
 -- Attempts: the instance that runs one, and the fields that a record loses between two of them.
--- OF_ATTEMPT, the fields of one attempt, comes from model/record.py. Needs clock, records.
+-- OF_ATTEMPT, the fields of one attempt, comes from model/record.py. Needs clock, records, domains.
 
 -- How many nodes a job keeps away from.
 local AVOIDED = 5
@@ -10,13 +10,22 @@ local function same_instance(one, other)
   return one == other or string.sub(other, 1, #one + 1) == one .. '/'
 end
 
+-- The time limit of a job: the one that the task itself declares, if any, cut to the largest of its
+-- class.
+local function limit_of(job, declared)
+  if not declared then return job.time_limit end
+  return math.min(declared, job.max_time_limit or math.huge)
+end
+
 -- Its executor runs the attempt. `process`: instance, worker, started, time_limit if the task
--- itself declares one, and loads_within until it has loaded the application.
+-- itself declares one, loads_within until it has loaded the application, and if_lost and earlier
+-- afterwards.
 local function begin(job, process)
   local holder = holder_of(job)
   job.state = 'running'
   job.instance, job.worker, job.started = process.instance, process.worker, process.started
-  job.time_limit = process.time_limit or job.time_limit
+  job.time_limit, job.if_lost = limit_of(job, process.time_limit), process.if_lost
+  job.earlier = process.earlier
   redis.call('ZREM', K.launching, holder)
   -- The import of the application may hang, and only the application knows the limits of its task.
   local seconds = math.min(job.time_limit or math.huge, process.loads_within or math.huge)
@@ -28,6 +37,7 @@ local function begin(job, process)
   -- An executor with a shorter limit does not report that it has loaded the application.
   local reports = process.loads_within and seconds < (job.time_limit or math.huge)
   job.loading = reports and 1 or nil
+  domain.plan(job)
 end
 
 -- Whether another process has claimed the attempt than the one that shows its token. `process`: as

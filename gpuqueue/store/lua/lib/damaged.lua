@@ -15,7 +15,8 @@ local function rest_of(delivery)
   local decoded, packed = pcall(cjson.decode, redis.call('HGET', K.messages, delivery) or '')
   local headers = decoded and type(packed) == 'table' and packed.headers
   if type(headers) ~= 'table' then headers = {} end
-  local id = type(headers.id) == 'string' and headers.id or string.match(delivery, '^(.*)~[%d.]+$')
+  local named = string.match(without_tag(delivery), '^(.*)~[%d.]+$')
+  local id = type(headers.id) == 'string' and headers.id or named
   return {
     id = id or delivery,
     delivery = delivery,

@@ -14,13 +14,18 @@ local function keys_of(index, lists)
   return q
 end
 
--- A message in hand: its number, which grows, and the place of the list that it came from.
-local function numbered(number, place)
-  return string.format('%014d-%d', number, place)
+-- A message in hand: its number, which grows, and the priority step of the list that it came from.
+-- Not the place of that list among the others, as in older versions: steps change.
+local function numbered(number, step)
+  return string.format('%014d=%d', number, step)
 end
 
-local function place_of(number)
-  return tonumber(string.match(number, '%-(%d+)$'))
+-- The list that a message came from; nil: the broker has no list for its step any more.
+local function list_of(q, number, steps)
+  local own = tonumber(string.match(number, '=(%-?%d+)$'))
+  for place, step in ipairs(steps) do
+    if step == own then return q.lists[place] end
+  end
 end
 
 -- The process of a hand, and the text that is given once.

@@ -1,8 +1,8 @@
--- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records.
+-- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records,
+-- tenants.
 -- The first arrival of a delivery is kept in its record: a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
-local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
 
 local function arrival_of(rank)
   return rank % ARRIVALS
@@ -27,6 +27,7 @@ local function take_place(job)
   end
   local rank = (job.priority or 0) * ARRIVALS + job.arrival
   redis.call('ZADD', K['waiting_' .. job.isolation], rank, job.delivery)
+  tenancy.enter(job)
 end
 
 -- Put a job aside until its eta. Among jobs of one eta the first accepted comes first: its score is
@@ -39,10 +40,11 @@ local function delay(job)
   local before = redis.call('ZCOUNT', K.delayed, job.eta, last)
   local score = job.eta + STEP * math.min(before, MOST_AT_ONCE)
   redis.call('ZADD', K.delayed, score, job.delivery)
+  tenancy.aside(job)
 end
 
 local function enter_line(job)
-  redis.call('ZREM', K.accepted, job.delivery)
+  if job.state == 'accepted' then redis.call('ZREM', K.accepted, job.delivery) end
   if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
   if job.eta and job.eta > now then
     delay(job)
@@ -79,12 +81,14 @@ local function put_back(job)
     save(job)
   elseif job.state == 'accepted' or job.state == 'delayed' or job.state == 'finishing' then
     redis.call('ZADD', K[job.state], 'NX', now, job.delivery)
+    if job.state == 'delayed' then tenancy.aside(job) end
   end
 end
 
 local function leave_line(job)
-  redis.call('ZREM', K.accepted, job.delivery)
+  if job.state ~= 'waiting' then redis.call('ZREM', K.accepted, job.delivery) end
   redis.call('ZREM', K.delayed, job.delivery)
   redis.call('ZREM', K['waiting_' .. job.isolation], job.delivery)
-  redis.call('ZREM', K.expiring, job.delivery)
+  if job.expires then redis.call('ZREM', K.expiring, job.delivery) end
+  tenancy.leave(job)
 end

@@ -2,9 +2,9 @@
 -- more, and must not read all.
 --
 -- An entry of K.places, JSON: `failures` in a row; `jobs` that met them (task id -> {delivery, how
--- often}); `since`, the first of them; `last`, the last; `error`, its text. If the place is set
--- aside also `until`, from when one probe may start there; `pause`, the seconds until then;
--- `probe`, the holder that tries the place, and `delivery`, its job.
+-- often}); `since`, the first of them; `last`, the last; `error`, its text; `domain`, which one a
+-- GPU is. If the place is set aside also `until`, from when one probe may start there; `pause`, the
+-- seconds until then; `probe`, the holder that tries the place, and `delivery`, its job.
 
 local function place_kind(name)
   return string.match(name, '^(%a+):')
@@ -15,7 +15,9 @@ local known_places = {}
 
 -- Field -> its type. Those that are optional have a default of that type here.
 local PLACE = { failures = 'number', last = 'number', jobs = 'table' }
-local IF_SET = { ['until'] = 0, pause = 0, since = 0, error = '', probe = '', delivery = '' }
+local IF_SET = {
+  ['until'] = 0, pause = 0, since = 0, error = '', probe = '', delivery = '', domain = '',
+}
 
 local function sound_place(entry)
   if type(entry) ~= 'table' or not pcall(cjson.encode, entry) then return false end
@@ -59,10 +61,12 @@ local function save_place(name, entry)
 end
 
 -- An attempt went well at a place: a failure before that is forgotten. A place that is set aside
--- is in use again only if its probe went well. A node has no probe: the scheduler chooses it.
-local function succeed_at(name, holder)
+-- is in use again only if its probe went well; a node after its pause also if an attempt did that
+-- came to it since the last failure. `admitted`: when the attempt got its slot.
+local function succeed_at(name, holder, admitted)
   local entry = place_entry(name)
   if not entry then return end
-  local noted = not entry['until'] or place_kind(name) == 'node' and entry['until'] <= now
+  local since = place_kind(name) == 'node' and (admitted or now) > entry.last
+  local noted = not entry['until'] or since and entry['until'] <= now
   if noted or entry.probe == holder then forget_place(name) end
 end

@@ -1,17 +1,24 @@
--- Places: GPUs, hosts, applications and nodes that fail the jobs which meet them. Needs clock,
--- records, place.
+-- Places: GPUs, hosts, applications and nodes that fail the jobs which meet them, and holds. Needs
+-- clock, records, place, holds.
 --
 -- A failure of one job alone proves nothing, since the job may be at fault: a place is set aside
--- when a second job has failed there, with no success in between. Only an executor that says that
--- the application cannot be loaded is believed at once: it has not looked at the job by then.
+-- when a second job has failed there, with no success in between. An executor that says that the
+-- application cannot be loaded is believed at once, and a node that rejects a pod: they have not
+-- looked at the job by then.
 
 -- How many jobs a place names, and how many places a class knows.
 local MOST_JOBS, MOST_PLACES = 8, 64
 -- Seconds: the first pause, and the longest; after how long a running probe is a success; after
 -- how long without a failure or a probe a place is forgotten.
 local FIRST_PAUSE, LONGEST_PAUSE, PROVEN, FORGOTTEN = 2, 300, 60, 3600
--- Bytes of an error that a place keeps.
-local MOST_ERROR = 300
+-- Seconds that a pod waits for room on other nodes while one is being tried.
+local TRIED = 15
+-- The longest pause of a hold: to try one costs a request, or a pod that waits.
+local LONGEST_OF_HOLD = 60
+-- What the cluster refuses to a whole class, though no attempt waits for it.
+local FINISHES = 'finishes'
+-- Bytes of an error that a place keeps, and a hold: the words of a registry come last.
+local MOST_ERROR, MOST_OF_HOLD = 300, 1200
 
 -- Name -> entry of all places.
 local function places()
@@ -47,15 +54,18 @@ local function application_place(spec, job)
 end
 
 -- Whether the probe of a place still holds its slot; and whether it has run for so long that the
--- place works.
-local function probe_of(entry)
+-- place works. The scheduler may have sent the probe of a node to another one.
+local function probe_of(name, entry)
   if not entry.probe then return false, false end
   local held = redis.call('ZSCORE', K.holders_shared, entry.probe)
     or redis.call('ZSCORE', K.holders_exclusive, entry.probe)
   if not held then return false, false end
   local job = load(entry.delivery)
+  local current = job and holder_of(job) == entry.probe
+  local elsewhere = current and job.node and 'node:' .. job.node ~= name
+  if elsewhere and place_kind(name) == 'node' then return false, false end
   local runs = job and (job.state == 'running' or job.state == 'reporting')
-  local proven = runs and holder_of(job) == entry.probe and now - job.started >= PROVEN
+  local proven = runs and current and now - job.started >= PROVEN
   return true, proven
 end
 
@@ -63,10 +73,15 @@ end
 local function standing(name)
   local entry = name and place_entry(name)
   if not entry or not entry['until'] then return nil end
-  local probing, proven = probe_of(entry)
+  local probing, proven = probe_of(name, entry)
   if proven then return nil end
   if probing or entry['until'] > now then return 'held' end
   return 'due'
+end
+
+-- Whether a node is set aside. What goes on there proves nothing: its probe is a cold start.
+local function node_aside(node)
+  return node ~= nil and standing('node:' .. node) ~= nil
 end
 
 local function jobs_in(entry)
@@ -97,29 +112,37 @@ local function spare_others(entry, job)
 end
 
 -- A text of some bytes, with no part of a character at its end.
-local function shortened(text)
-  if #text <= MOST_ERROR then return text end
-  return (string.gsub(string.sub(text, 1, MOST_ERROR), '[\192-\255][\128-\191]*$', ''))
+local function shortened(text, most)
+  if #text <= most then return text end
+  return (string.gsub(string.sub(text, 1, most), '[\192-\255][\128-\191]*$', ''))
 end
 
--- An attempt failed at a place. `enough`: how many jobs prove that the place is at fault. Answer:
--- the entry if the place is set aside, and how many failures of the job here do not count; else
--- nil.
-local function fail_at(name, job, holder, error, enough)
+local function is_hold(name)
+  local kind = place_kind(name)
+  return HOLD_STAGES[kind] or kind == FINISHES
+end
+
+-- An attempt failed at a place. `enough`: how many jobs prove that the place is at fault; `costs`:
+-- 1 if the failure counts as one of the job's attempts, else 0. Answer: the entry if the place is
+-- set aside, and how many failures of the job here do not count; else nil.
+local function fail_at(name, job, holder, error, enough, costs)
   local entry = place_entry(name)
   if not entry then
     make_room()
     entry = { failures = 0, jobs = {}, since = now }
   end
-  entry.failures, entry.last, entry.error = entry.failures + 1, now, shortened(error)
+  entry.failures, entry.last = entry.failures + 1, now
+  if place_kind(name) == 'device' then entry.domain = job.domain end
+  entry.error = shortened(error, is_hold(name) and MOST_OF_HOLD or MOST_ERROR)
   local met = entry.jobs[job.id]
   if met or jobs_in(entry) < MOST_JOBS then
-    entry.jobs[job.id] = { job.delivery, (met and met[2] or 0) + 1 }
+    entry.jobs[job.id] = { job.delivery, (met and met[2] or 0) + costs }
   end
-  local spared = 1
+  local spared = costs
   if entry['until'] then
     if entry.probe == holder then
-      entry.pause = math.min(LONGEST_PAUSE, entry.pause * 2)
+      local longest = is_hold(name) and LONGEST_OF_HOLD or LONGEST_PAUSE
+      entry.pause = math.min(longest, entry.pause * 2)
       entry['until'] = now + entry.pause
       entry.probe, entry.delivery = nil, nil
     end
@@ -134,9 +157,9 @@ local function fail_at(name, job, holder, error, enough)
   return nil, 0
 end
 
--- The attempt that a job is granted is the probe of each of its places that is due.
-local function probe_places(job)
-  for _, name in ipairs(job.places or {}) do
+-- The attempt that a job is granted is the probe of each of these places that is due.
+local function probe_places(job, names)
+  for _, name in ipairs(names) do
     if standing(name) == 'due' then
       local entry = place_entry(name)
       entry.probe, entry.delivery = holder_of(job), job.delivery
@@ -145,6 +168,32 @@ local function probe_places(job)
       job.probes[#job.probes + 1] = name
     end
   end
+end
+
+-- Keep the pod of an attempt away from the nodes that are set aside. It is the probe of one that is
+-- due, and is sent there if that has room.
+local function choose_nodes(job)
+  local names, away, soonest = {}, {}, nil
+  for name in pairs(places()) do
+    if place_kind(name) == 'node' and standing(name) then names[#names + 1] = name end
+  end
+  if #names == 0 then return end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local entry, node = place_entry(name), string.sub(name, #'node:' + 1)
+    if not job.near and standing(name) == 'due' then
+      entry.probe, entry.delivery = holder_of(job), job.delivery
+      save_place(name, entry)
+      job.probes = job.probes or {}
+      job.probes[#job.probes + 1], job.near = name, node
+    else
+      away[#away + 1] = node
+      local known = entry['until'] > now and entry['until'] or now + TRIED
+      soonest = math.min(soonest or known, known)
+    end
+  end
+  if #away > 0 then job.away, job.away_until = away, soonest end
+  save(job)
 end
 
 -- When a place is due next: its probe may start, or it is forgotten (nil: no place has failed).
@@ -167,9 +216,11 @@ end
 local function forget_places()
   redis.call('HLEN', K.places) -- a key of another type is told, and is no evidence elsewhere
   for name, entry in pairs(places()) do
-    local probing, proven = probe_of(entry)
+    local probing, proven = probe_of(name, entry)
     local idle = math.max(entry.last, entry['until'] or 0) + FORGOTTEN < now
-    if proven or (idle and not probing) then forget_place(name) end
+    -- The finishes that waited for it were written otherwise.
+    local unused = place_kind(name) == FINISHES and redis.call('ZCARD', K.finishing) == 0
+    if proven or unused or (idle and not probing) then forget_place(name) end
   end
   for name, entry in pairs(known_places) do
     if not entry then forget_place(name) end

@@ -78,9 +78,14 @@ local function is_current(job, asked)
   return not asked.token or not job.token or job.token == asked.token
 end
 
+-- The name of a delivery without what tells it from an earlier one of the same id and counts.
+local function without_tag(delivery)
+  return (string.gsub(delivery, '(~[%d.]+)%+%x+$', '%1'))
+end
+
 -- The newest delivery of a task: its number of retries, and its number of task.replace calls.
 local function newest_of(id)
-  local newest = redis.call('HGET', K.latest, id) or ''
+  local newest = without_tag(redis.call('HGET', K.latest, id) or '')
   local retries, nesting = string.match(newest, '~(%d+)%.?(%d*)$')
   return tonumber(retries) or 0, tonumber(nesting) or 0
 end
@@ -97,6 +102,13 @@ local function note_newest(job)
   local own = job.nesting or 0
   local newer = own > nesting or own == nesting and (job.retries or 0) >= retries
   if newer then redis.call('HSET', K.latest, job.id, job.delivery) end
+end
+
+-- Whether a delivery that comes follows the newest one of its task.
+local function is_after_newest(job)
+  local retries, nesting = newest_of(job.id)
+  local own = job.nesting or 0
+  return own > nesting or own == nesting and (job.retries or 0) > retries
 end
 
 -- Whether an attempt at this delivery has already sent the next delivery of the task.

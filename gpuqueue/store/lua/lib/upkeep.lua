@@ -1,5 +1,6 @@
 -- What is due: delayed jobs go into line, expired jobs out of it, attempts past their deadline are
--- stopped; old tombstones and revocations are forgotten. Needs clock, records, line, damaged.
+-- stopped; old tombstones and revocations are forgotten. Needs clock, records, tenants, line,
+-- damaged.
 
 local TIMED_OUT = { launching = 'start', running = 'run', reporting = 'report' }
 
@@ -30,6 +31,8 @@ local MOVES = {
       if job and job.state == 'delayed' then
         take_place(job)
         save(job)
+      else
+        tenancy.forget_delay(delivery)
       end
       return weight
     end,
@@ -64,6 +67,7 @@ local MOVES = {
     end,
   },
   { 'revoked_until', function(id) redis.call('HDEL', K.revoked, id) end },
+  { 'tenant_idle', tenancy.forget },
   { 'warm_until', function(instance) redis.call('HDEL', K.warm, instance) end },
 }
 

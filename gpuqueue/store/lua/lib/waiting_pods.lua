@@ -1,5 +1,5 @@
 -- Pods that wait for a job: each holds a share of a GPU that no job has, and no slot. Needs clock,
--- records, attempts, places, warm.
+-- records, domains, attempts, places, warm.
 
 -- Seconds that a pod has to claim the job that it is given, and after its last second in which it
 -- leaves by itself.
@@ -45,6 +45,7 @@ end
 
 -- How many pods of the class can run at once.
 local function shares_of(spec)
+  if spec.domain then return tonumber(redis.call('HGET', K.gate, 'shares')) or 0 end
   return math.max(spec.shared_slots, spec.exclusive_slots)
 end
 
@@ -61,6 +62,15 @@ local function free_shares(spec)
   local over = shares_in_use() - shares_of(spec)
   if over <= 0 then return end
   for _, each in ipairs(redis.call('ZRANGE', K.warm_until, 0, over - 1)) do ring(each) end
+end
+
+-- Pods that must not meet a job on its node leave it: the cluster would keep the job's pod away.
+function domain.leave_node(job)
+  for _, instance in ipairs(redis.call('ZRANGE', K.warm_until, 0, MOST_LOOKED_AT - 1)) do
+    local pod = waiting_pod(instance)
+    local apart = pod and (pod.isolation ~= job.isolation or job.isolation == 'exclusive')
+    if apart and pod.node == job.domain then ring(instance) end
+  end
 end
 
 -- The jobs that a pod ran last and first; nil: its end could not be told to be that of a job which
@@ -82,7 +92,12 @@ local function wake_pod(job, spec)
     local pod = waiting_pod(instance)
     if not pod then
       ring(instance)
-    elseif pod.site == (spec.owner or '') and suits(job, pod) then
+    elseif
+      pod.site == (spec.owner or '')
+      and suits(job, pod)
+      and not node_aside(pod.node)
+      and (not job.domain or pod.node == job.domain)
+    then
       ring(instance)
       local before, first = known_to_run(pod)
       if before then

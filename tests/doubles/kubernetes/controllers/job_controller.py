@@ -24,6 +24,9 @@ from tests.doubles.kubernetes.objects.kinds import JOBS, PODS
 from tests.doubles.kubernetes.objects.registry import Registry
 from tests.doubles.kubernetes.objects.store import DELETED, Change
 
+#: The value of ``managedBy`` that means this controller.
+_OWN_NAME = "kubernetes.io/job-controller"
+
 
 @dataclass(slots=True)
 class _KnownJob:
@@ -48,6 +51,8 @@ class JobController:
 
     def _job_changed(self, change: Change) -> None:
         body, key = change.body, key_of(change.body)
+        if body["spec"].get("managedBy", _OWN_NAME) != _OWN_NAME:
+            return
         uid, generation = body["metadata"]["uid"], body["metadata"].get("generation", 1)
         if change.kind == DELETED:
             self._known.pop(uid, None)

@@ -42,6 +42,7 @@ class Scheduler:
         self._events = events
         self._engine = engine
         self._waiting: dict[str, Body] = {}
+        self._gated: set[str] = set()
         self._on: dict[str, dict[str, fit.Amounts]] = {}
         """Node → uid of a pod → its requests."""
         self._used: dict[str, fit.Amounts] = {}
@@ -64,11 +65,14 @@ class Scheduler:
             if self._waiting:
                 self._schedule_round(delays.SCHEDULE)
         if not node and not gone and not is_terminating(pod):
-            if uid not in self._waiting:
+            gated = bool(pod["spec"].get("schedulingGates"))
+            if uid not in self._waiting or (uid in self._gated and not gated):
                 self._waiting[uid] = pod
                 self._schedule_round(delays.SCHEDULE)
+            (self._gated.add if gated else self._gated.discard)(uid)
         else:
             self._waiting.pop(uid, None)
+            self._gated.discard(uid)
 
     def _take(self, node: str, uid: str, amounts: fit.Amounts) -> None:
         self._on.setdefault(node, {})[uid] = amounts

@@ -17,6 +17,8 @@ from tests.doubles.kubernetes.controllers.job_controller import JobController
 from tests.doubles.kubernetes.engine import loop
 from tests.doubles.kubernetes.http.front import Front
 from tests.doubles.kubernetes.nodes.fleet import Fleet
+from tests.doubles.kubernetes.objects.kinds import JOBS, PODS
+from tests.doubles.kubernetes.objects.registry import Registry
 from tests.doubles.kubernetes.objects.store import Store
 
 #: Parts of the engine that stand still while the API server is away.
@@ -28,6 +30,7 @@ class ControlPlaneFaults:
     """Faults of requests, of the API server, of watches and of controllers."""
 
     store: Store
+    registry: Registry
     engine: loop.Engine
     fleet: Fleet
     front: Front
@@ -105,6 +108,15 @@ class ControlPlaneFaults:
             for kubelet in self.fleet.kubelets.values():
                 kubelet.reconnect()
         self.front.up()
+
+    def policy(self, resource: str, why: str | None, name: str = "policy") -> None:
+        """Let a ValidatingAdmissionPolicy deny all new ``jobs`` or ``pods``; None: it is gone."""
+        with self.store.lock:
+            kind = {"jobs": JOBS, "pods": PODS}[resource]
+            if why is None:
+                self.registry.policies.pop(kind, None)
+            else:
+                self.registry.policies[kind] = (name, why)
 
     # -- watches -----------------------------------------------------------------------------------
 

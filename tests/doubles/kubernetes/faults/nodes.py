@@ -10,6 +10,9 @@ from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.kinds import NODES
 from tests.doubles.kubernetes.objects.registry import Registry
 from tests.doubles.kubernetes.objects.store import Store
+from tests.doubles.kubernetes.objects.wire import stamp
+
+_CORDONED = "node.kubernetes.io/unschedulable"
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,19 @@ class NodeFaults:
             for name, kubelet in self.fleet.kubelets.items():
                 if node in (None, name):
                     kubelet.host.slow_pulls = seconds
+
+    def registries_answer(self, status: int) -> None:
+        """Let every registry answer each pull with a status: 200, 401, 404, 429 or 503."""
+        with self.store.lock:
+            for kubelet in self.fleet.kubelets.values():
+                kubelet.host.registry_answer = status
+
+    def no_sandboxes(self, why: str, node: str | None = None) -> None:
+        """Let the runtimes of one node, or of all, create no sandbox, until ``why`` is empty."""
+        with self.store.lock:
+            for name, kubelet in self.fleet.kubelets.items():
+                if node in (None, name):
+                    kubelet.host.no_sandbox = why
 
     def kubelet_down(self, node: str, *, evict_after: float | None = None) -> None:
         """Kill a kubelet. Containers run on; the node becomes unreachable, its pods are evicted.
@@ -65,7 +81,31 @@ class NodeFaults:
         with self.store.lock:
             self.registry.delete(NODES, "", node, Deletion())
 
-    def reject_pods(self, message: str | None, reason: str = "UnexpectedAdmissionError") -> None:
-        """Let all nodes reject new pods with a message; None: let them admit pods again."""
+    def cordon(self, node: str, *, on: bool = True) -> None:
+        """Cordon a node, as ``kubectl cordon`` and its controller do; ``on=False`` undoes it."""
         with self.store.lock:
-            self.fleet.rejection = None if message is None else (reason, message)
+            body = self.store.get(NODES, "", node)
+            if body is None:
+                raise KeyError(node)
+            spec = {**body["spec"]}
+            taints = [each for each in spec.pop("taints", []) if each["key"] != _CORDONED]
+            spec.pop("unschedulable", None)
+            if on:
+                taints.append({"key": _CORDONED, "effect": "NoSchedule", "timeAdded": stamp()})
+                spec["unschedulable"] = True
+            body["spec"] = {**spec, **({"taints": taints} if taints else {})}
+            self.store.save(NODES, body)
+
+    def reject_pods(
+        self,
+        message: str | None,
+        reason: str = "UnexpectedAdmissionError",
+        node: str | None = None,
+    ) -> None:
+        """Let one node, or all, reject new pods with a message; None: let them admit pods again."""
+        with self.store.lock:
+            for name in self.fleet.kubelets if node is None else (node,):
+                if message is None:
+                    self.fleet.rejections.pop(name, None)
+                else:
+                    self.fleet.rejections[name] = (reason, message)

@@ -26,10 +26,10 @@ class PodFaults:
     fleet: Fleet
     scheduler: Scheduler
 
-    def oom_kill(self, pod: str) -> None:
-        """Kill the containers of a pod as the kernel does at the memory limit."""
+    def oom_kill(self, pod: str, container: str = "") -> None:
+        """Kill the containers of a pod, or one, as the kernel does at the memory limit."""
         with self._worker(pod) as worker:
-            worker.kill(oom=True)
+            worker.kill(oom=True, name=container)
 
     def kill(self, pod: str) -> None:
         """Send SIGKILL to the containers of a pod, from outside the cluster."""

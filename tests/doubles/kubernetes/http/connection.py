@@ -13,6 +13,8 @@ from tests.doubles.kubernetes.http.messages import Request, Response
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _HEAD_LIMIT = 64 * 1024
+#: Seconds between two checks whether the client of a connection without packets is gone.
+CHECK = 0.05
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -21,10 +23,15 @@ class Cut(Exception):
 
 
 class Connection:
-    """The connection of one client. ``received`` has the size of the current request."""
+    """The connection of one client. ``received`` has the size of the current request.
 
-    def __init__(self, client: socket.socket) -> None:
+    While ``passes`` is not set, nothing gets through in either direction.
+    """
+
+    def __init__(self, client: socket.socket, passes: threading.Event) -> None:
         self._client = client
+        self._passes = passes
+        self._held = not passes.is_set()  # what it sends has waited
         self._buffer = b""
         self.cut_off = threading.Event()
         """Set once the server has closed the connection: threads that wait for it give up."""
@@ -83,6 +90,16 @@ class Connection:
         except OSError:
             return True
 
+    def gets_through(self) -> bool:
+        """Wait until packets pass; False if the client is gone before."""
+        if self._passes.is_set() and not self._held:
+            return True
+        while not self._passes.wait(CHECK):
+            if self.gone():
+                return False
+        self._held = False
+        return not self.gone()
+
     def end_stream(self) -> None:
         """Send the last chunk."""
         self._write(b"0\r\n\r\n")
@@ -105,8 +122,8 @@ class Connection:
             self._client.close()
 
     def _write(self, data: bytes) -> None:
-        if self.cut_off.is_set():
-            raise ConnectionResetError("the server has cut this connection")
+        if not self.gets_through() or self.cut_off.is_set():
+            raise ConnectionResetError("the server has cut this connection, or the client has")
         self._client.sendall(data)
 
     def _read(self) -> bool:

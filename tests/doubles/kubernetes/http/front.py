@@ -1,8 +1,8 @@
 """A listening port of 127.0.0.1, with a thread for each connection.
 
 It uses sockets and no HTTP library, because a double must do what servers avoid: reset a
-connection before or after it carried out the request, leave a connection open in silence, and close
-its port during requests.
+connection before or after it carried out the request, leave a connection open in silence, close its
+port during requests, and lose what is sent.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Front:
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
         self._listener: socket.socket | None = None
+        self._passes = threading.Event()
+        self._passes.set()
         self.port = port
         self.up()
 
@@ -66,6 +68,17 @@ class Front:
         for connection in connections:
             connection.reset()
 
+    def drop(self) -> None:
+        """Drop the packets of both directions: connections are accepted, and none is answered.
+
+        What is not sent waits, as TCP repeats it, until :meth:`let_through`.
+        """
+        self._passes.clear()
+
+    def let_through(self) -> None:
+        """End :meth:`drop`. A request whose client is gone by then is not carried out."""
+        self._passes.set()
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -73,7 +86,7 @@ class Front:
             except OSError:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(client)
+            connection = Connection(client, self._passes)
             with self._lock:
                 if self._listener is not listener:
                     connection.reset()
@@ -100,6 +113,8 @@ class Front:
             connection.close()
 
     def _answer(self, connection: Connection, request: Request) -> None:
+        if not connection.gets_through():
+            raise Cut
         response = self._handle(request, connection)
         connection.send(response, with_body=request.method != "HEAD")
         if response.stream is not None:

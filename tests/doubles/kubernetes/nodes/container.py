@@ -55,6 +55,19 @@ class Container:
         return self.initial and self.spec.get("restartPolicy") == "Always"
 
     @property
+    def starting(self) -> bool:
+        """Whether its image is being pulled, or its process is about to run."""
+        pulled = self.retry is not None and self.failure is None and not self.begun
+        created = self.begun and self.exit is None and self.started is None
+        return pulled or (created and self.finished is None)
+
+    @property
+    def unborn(self) -> bool:
+        """Whether it has neither started nor failed to."""
+        ended = self.finished is not None or self.exit is not None
+        return self.started is None and not ended and self.failure is None
+
+    @property
     def log(self) -> Path:
         """The file with the output."""
         return self.folder / "log"
@@ -96,6 +109,11 @@ class Container:
         if self.initial and not self.sidecar:
             return self.exit is not None and self.exit.code == 0
         return self.started is not None and self.exit is None
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the next container may start: a sidecar has started, others have succeeded."""
+        return self.started is not None if self.sidecar else self.ready
 
     def terminate(self) -> bool:
         """Send SIGTERM if the container runs; False if it does not, or got one already."""

@@ -50,8 +50,8 @@ class Fleet:
         processes: bool,
     ) -> None:
         self.kubelets: dict[str, Kubelet] = {}
-        self.rejection: Rejection | None = None
-        """Reason and message with which all nodes reject new pods."""
+        self.rejections: dict[str, Rejection] = {}
+        """Node → reason and message with which it rejects new pods."""
         self.scripted = ScriptedRuntime(engine)
         self._processes = ProcessRuntime() if processes else None
         self._registry = registry
@@ -112,8 +112,8 @@ class Fleet:
 
     def _reject(self, node: str, pod: Body) -> Rejection | None:
         """Return why a node rejects a pod that was bound to it, None if it admits the pod."""
-        if self.rejection is not None:
-            return self.rejection
+        if node in self.rejections:
+            return self.rejections[node]
         body = self._store.get(NODES, "", node)
         if body is None:
             return None

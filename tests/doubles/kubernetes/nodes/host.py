@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,9 @@ class Host:
         reporter: the kubelet's writes to the API server.
         pulled: the names of images that were pulled to this node.
         slow_pulls: real seconds that each pull takes longer.
+        registry_answer: the status of each answer of all registries.
+        runtimes: the handlers of RuntimeClasses that it has.
+        no_sandbox: why the runtime creates no sandbox; empty if it does.
     """
 
     name: str
@@ -41,3 +44,6 @@ class Host:
     reporter: Reporter
     pulled: set[str] = field(default_factory=set)
     slow_pulls: float = 0.0
+    registry_answer: int = 200
+    runtimes: Sequence[str] = ("runc", "nvidia")
+    no_sandbox: str = ""

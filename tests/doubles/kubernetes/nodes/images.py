@@ -44,8 +44,19 @@ def name_error(name: str) -> str:
     return f'Failed to apply default image tag "{name}": couldn\'t parse image name "{name}": {why}'
 
 
-def pull_error(name: str) -> str:
-    """Return the container runtime's message about an image that no registry has."""
+#: What a registry answers: status → its line.
+ANSWERS = {
+    401: "401 Unauthorized",
+    429: "429 Too Many Requests",
+    503: "503 Service Unavailable",
+}
+
+
+def pull_error(name: str, answer: int = 200) -> str:
+    """Return the container runtime's message about an image that it cannot pull.
+
+    ``answer``: the status of the registry; 200: there is no registry of that name.
+    """
     registry, slash, rest = name.partition("/")
     if not slash or not ({".", ":"} & set(registry) or registry == "localhost"):
         registry, rest = "docker.io", name if slash else f"library/{name}"
@@ -55,8 +66,10 @@ def pull_error(name: str) -> str:
     if registry.startswith(("127.0.0.1", "localhost")):
         scheme, cause = "http", f"dial tcp {registry}: connect: connection refused"
     url = f"{scheme}://{registry}/v2/{repository}/manifests/{tag or 'latest'}"
-    failed = (
-        f'failed to pull and unpack image "{whole}": failed to resolve reference "{whole}": failed'
-        " to do request:"
-    )
-    return f'{failed} Head "{url}": {cause}'
+    failed = f'failed to pull and unpack image "{whole}": failed to resolve reference "{whole}":'
+    if answer == 404:
+        return f"rpc error: code = NotFound desc = {failed} {whole}: not found"
+    if answer in ANSWERS:
+        line = f"[manifests {tag or 'latest'}]: {ANSWERS[answer]}"
+        return f"{failed} pulling from host {registry} failed with status code {line}"
+    return f'{failed} failed to do request: Head "{url}": {cause}'

@@ -100,9 +100,12 @@ class PodState:
     def _conditions(self, generation: int) -> list[Body]:
         # A pod whose containers were lost keeps the conditions that it had.
         lost = any(item.lost for item in self.main)
-        complete = _COMPLETE[self.outcome] if self.over and not lost else None
+        beside = [container for container in self.initial if container.sidecar]
+        runs_on = any(each.started is not None and each.exit is None for each in beside)
+        over = self.over and not runs_on and not lost
+        complete = _COMPLETE[self.outcome] if over else None
         initialized: Body = {"status": "True"}
-        waiting = [container.name for container in self.initial if not container.ready]
+        waiting = [container.name for container in self.initial if not container.initialized]
         if waiting:
             initialized = {
                 "status": "False",
@@ -111,7 +114,7 @@ class PodState:
             }
         elif complete == "PodCompleted":
             initialized["reason"] = complete
-        unready = [container.name for container in self.main if not container.ready]
+        unready = [each.name for each in (*beside, *self.main) if not each.ready]
         ready: Body = {"status": "False" if unready else "True"}
         if complete is not None:
             ready["reason"] = complete

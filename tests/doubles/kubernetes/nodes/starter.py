@@ -19,6 +19,7 @@ from tests.doubles.kubernetes.nodes.host import Host
 from tests.doubles.kubernetes.nodes.images import Image, name_error, pull_error
 from tests.doubles.kubernetes.nodes.runtime import Exit, Handle, OnExit, Runtime, StartError, Task
 from tests.doubles.kubernetes.objects.bodies import Body, is_terminating
+from tests.doubles.kubernetes.objects.kinds import RUNTIME_CLASSES
 
 _MESSAGE_PATH = "/dev/termination-log"
 
@@ -34,6 +35,9 @@ class Observer(Protocol):
 
     def exited(self, container: Container, how: Exit, at: float) -> None:
         """Take the end of a process; ``at`` is in Unix seconds."""
+
+    def failed(self, container: Container) -> None:
+        """Take that a container cannot start now."""
 
 
 class Starter:
@@ -56,12 +60,28 @@ class Starter:
     def when_mounted(self, then: Callable[[], None], wait: float = delays.MOUNT_RETRY) -> None:
         """Call ``then`` once the volumes of the pod exist."""
         missing = missing_volume(self._host.store, self._pod)
-        if not missing or is_terminating(self._pod):
+        why = self._host.no_sandbox or self._no_runtime()
+        if not (missing or why) or is_terminating(self._pod):
             then()
             return
-        self._host.reporter.record(self._pod, "FailedMount", missing, warning=True)
+        if missing:
+            self._host.reporter.record(self._pod, "FailedMount", missing, warning=True)
+        else:
+            message = f"Failed to create pod sandbox: rpc error: code = Unknown desc = {why}"
+            self._host.reporter.record(self._pod, "FailedCreatePodSandBox", message, warning=True)
         longer = min(2 * wait, delays.MOUNT_RETRY_LIMIT)
         self._timers.later(wait, partial(self.when_mounted, then, longer))
+
+    def _no_runtime(self) -> str:
+        """Return why the node cannot run pods of this RuntimeClass; empty if it can. One that does
+        not exist is taken for one of the node.
+        """
+        wanted = self._pod["spec"].get("runtimeClassName")
+        found = self._host.store.get(RUNTIME_CLASSES, "", wanted) if wanted else None
+        if found is None or found["handler"] in self._host.runtimes:
+            return ""
+        name = found["handler"]
+        return f'failed to get sandbox runtime: no runtime for "{name}" is configured'
 
     def adopt(self, container: Container, runtime: Runtime) -> None:
         """Take over a container as if it ran already."""
@@ -98,14 +118,14 @@ class Starter:
         if now < container.pull_after:
             message = f'Back-off pulling image "{image}"'
             self._record(container, "BackOff", message)
-            why = f"{message}: ErrImagePull: {pull_error(image)}"
+            why = f"{message}: ErrImagePull: {self._pull_error(image)}"
             return self._fail(container, "ImagePullBackOff", why)
         self._record(container, "Pulling", f'Pulling image "{image}"')
-        if known is None:
+        if known is None or self._host.registry_answer != 200:
             wait = min(delays.PULL_BACK_OFF * 2**container.pulls, delays.PULL_BACK_OFF_LIMIT)
             container.pulls += 1
             container.pull_after = now + wait * self._timers.pace
-            error = pull_error(image)
+            error = self._pull_error(image)
             message = f'Failed to pull image "{image}": {error}'
             self._record(container, "Failed", message, warning=True)
             return self._fail(container, "ErrImagePull", error)
@@ -114,6 +134,9 @@ class Starter:
             partial(self._pulled, container, image, now),
         )
         return None
+
+    def _pull_error(self, image: str) -> str:
+        return pull_error(image, self._host.registry_answer)
 
     def _pulled(self, container: Container, image: str, since: float) -> None:
         took = time.monotonic() - since
@@ -197,6 +220,7 @@ class Starter:
             first, later = delays.PULL_RETRY, delays.PULL_RESYNC
         wait = first if container.attempts == 1 else later
         container.retry = self._timers.later(wait, partial(self._retry, container))
+        self._observer.failed(container)
 
     def _retry(self, container: Container) -> None:
         if container.failure is not None:

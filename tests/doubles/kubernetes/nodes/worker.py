@@ -63,6 +63,9 @@ class Worker:
         """Admit the pod, or reject it with a reason and a message."""
         if rejection is not None:
             self.state.final_phase, self.state.why = "Failed", rejection
+            reason, message = rejection
+            message = message.removeprefix("Pod was rejected: ")
+            self._reporter.record(self.pod, reason, message, warning=True)
             self.publish()
             return
         self.state.admitted = True
@@ -110,10 +113,11 @@ class Worker:
         self._reporter.record(self.pod, "Evicted", message, warning=True)
         self.end(0, removes=False)
 
-    def kill(self, *, oom: bool = False) -> None:
-        """Kill the containers from outside the kubelet."""
+    def kill(self, *, oom: bool = False, name: str = "") -> None:
+        """Kill the containers, or the one of a name, from outside the kubelet."""
         for container in self.state.containers:
-            container.kill(oom=oom)
+            if name in ("", container.name):
+                container.kill(oom=oom)
 
     def may_start(self) -> bool:
         """Whether a container may still start. Reports the last failure first."""
@@ -144,6 +148,13 @@ class Worker:
                 self._stop(container)
             else:
                 self._timers.later(delays.STARTED, partial(self._start_noticed, container))
+        if not container.initial:
+            self._proceed_main()
+
+    def failed(self, container: Container) -> None:
+        """Go on with the next container."""
+        if not container.initial:
+            self._proceed_main()
 
     def exited(self, container: Container, how: Exit, at: float) -> None:
         """Note the end of a container."""
@@ -158,18 +169,28 @@ class Worker:
             self._proceed()
 
     def _proceed(self) -> None:
-        """Start the next init container, or all main containers after the last one."""
+        """Start the next init container, or the main containers after the last one."""
         for container in self.state.initial:
             if not container.begun and container.failure is None:
                 self._starter.attempt(container)
             if container.exit is None and not (container.sidecar and container.started is not None):
                 return
+        self._proceed_main()
+
+    def _proceed_main(self) -> None:
+        """Start the main containers one after the other, as a kubelet does."""
         for container in self.state.main:
-            if not container.begun and container.failure is None:
+            if self.ending:
+                return
+            if not container.begun and container.failure is None and not container.starting:
                 self._starter.attempt(container)
+            if container.starting:
+                return
 
     def _start_noticed(self, container: Container) -> None:
-        self.publish()
+        # A kubelet reports once it has been through all containers.
+        if container.initial or not any(each.unborn for each in self.state.main):
+            self.publish()
         if container.sidecar and not self.ending:
             self._proceed()
 

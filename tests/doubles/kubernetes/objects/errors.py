@@ -145,6 +145,13 @@ def forbidden(resource: Resource, name: str, why: str) -> Refused:
     return Refused(403, "Forbidden", f"{subject} is forbidden: {why}", _named(resource, name))
 
 
+def denied_by_policy(resource: Resource, name: str, policy: str, why: str) -> Refused:
+    """Return 422: a ValidatingAdmissionPolicy denies the object. It names no field."""
+    denied = f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: {why}"
+    details = _named(resource, name) | {"causes": [{"message": denied}]}
+    return Refused(422, "Invalid", f'{resource.title} "{name}" is forbidden: {denied}', details)
+
+
 def unauthorized() -> Refused:
     """Return 401: the token is unknown."""
     return Refused(401, "Unauthorized", "Unauthorized")

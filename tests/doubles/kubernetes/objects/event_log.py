@@ -107,7 +107,9 @@ def _reference(resource: Resource, body: Body, container: str) -> Body:
     if resource.namespaced:
         reference["namespace"] = metadata["namespace"]
     if container:
-        reference["fieldPath"] = f"spec.containers{{{container}}}"
+        initial = body["spec"].get("initContainers") or ()
+        kind = "initContainers" if any(it["name"] == container for it in initial) else "containers"
+        reference["fieldPath"] = f"spec.{kind}{{{container}}}"
     return reference
 
 

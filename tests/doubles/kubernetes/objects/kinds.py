@@ -41,11 +41,13 @@ EVENTS = Resource("", "v1", "events", "Event")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+LIMIT_RANGES = Resource("", "v1", "limitranges", "LimitRange")
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 JOBS = Resource("batch", "v1", "jobs", "Job")
 PRIORITY_CLASSES = Resource(
     "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False
 )
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 STORED = (
     NAMESPACES,
@@ -55,9 +57,11 @@ STORED = (
     SECRETS,
     CONFIG_MAPS,
     QUOTAS,
+    LIMIT_RANGES,
     SERVICE_ACCOUNTS,
     JOBS,
     PRIORITY_CLASSES,
+    RUNTIME_CLASSES,
 )
 
 #: The server responds to their creation and stores none.

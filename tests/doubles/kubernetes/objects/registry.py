@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.doubles.kubernetes.objects import deletion
-from tests.doubles.kubernetes.objects.admission import quota, security
+from tests.doubles.kubernetes.objects.admission import quota, ranges, security
 from tests.doubles.kubernetes.objects.admission.defaults import (
     complete_job,
     complete_namespace,
@@ -27,12 +27,14 @@ from tests.doubles.kubernetes.objects.deletion import Deletion
 from tests.doubles.kubernetes.objects.errors import (
     already_exists,
     bad_request,
+    denied_by_policy,
     forbidden,
     invalid,
     not_found,
 )
 from tests.doubles.kubernetes.objects.kinds import (
     JOBS,
+    LIMIT_RANGES,
     NAMESPACES,
     PODS,
     PRIORITY_CLASSES,
@@ -59,6 +61,10 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.policies: dict[Resource, tuple[str, str]] = {}
+        """Kinds that a ValidatingAdmissionPolicy denies: its name, and its message."""
+        self.webhooks: list[Callable[[Resource, Body], None]] = []
+        """Change new objects before they are checked, as mutating webhooks do."""
 
     def create(
         self,
@@ -111,8 +117,12 @@ class Registry:
             metadata.pop(name, None)
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = generated(metadata["generateName"])
+        for webhook in self.webhooks:
+            webhook(resource, body)
         with self.store.lock:
             self._check_namespace(namespace)
+            if denied := self.policies.get(resource):
+                raise denied_by_policy(resource, metadata["name"], *denied)
             warnings += self._complete(resource, namespace, body, checked=checked)
             if resource in (JOBS, PODS):
                 quota.admit(self.store, resource, body)
@@ -198,6 +208,8 @@ class Registry:
         else:
             if resource is SECRETS:
                 complete_secret(body)
+            elif resource is LIMIT_RANGES:
+                ranges.complete_range(body)
             elif resource is NAMESPACES:
                 complete_namespace(body)
             causes = check_meta(metadata)
@@ -217,6 +229,7 @@ class Registry:
         wanted = spec.get("priorityClassName")
         if wanted and self.store.get(PRIORITY_CLASSES, "", wanted) is None:
             raise forbidden(PODS, name, f"no PriorityClass with name {wanted} was found")
+        ranges.apply(self.store, namespace, pod)
         security.enforce(self._namespace(namespace), pod)
 
     def _namespace(self, name: str) -> Body:

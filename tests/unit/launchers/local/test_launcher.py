@@ -16,8 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from gpuqueue.launchers.base import LogSource
 from gpuqueue.launchers.local.identity import Instance, machine
 from gpuqueue.launchers.local.launcher import LocalLauncher
+from gpuqueue.launchers.local.log_source import find
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.model.executor_env import record_variables
@@ -417,3 +419,23 @@ def test_two_attempts_with_one_number_are_both_listed_by_their_tokens(
         PATIENCE,
         "both processes in the list",
     )
+
+
+def test_whole_output_is_handed_over_also_if_the_end_was_told_before(
+    launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: queue.Queue[tuple[Attempt, bytes]] = queue.Queue()
+
+    class Whole:
+        def keep(self, attempt: Attempt, source: LogSource) -> None:
+            kept.put((attempt, b"".join(source.read())))
+            assert find(source.where) is not None and find({"path": "/x"}) is None
+
+        def before(self, attempt: Attempt) -> list[Attempt]:
+            return []
+
+    # As after a crash between the end of the slot and the log.
+    monkeypatch.setattr(Launcher, "_keep", lambda self, running, end: False)
+    made = launcher("print('all of it')", whole_logs=Whole())
+    made.start(RECORD)
+    assert kept.get(timeout=20) == (Attempt.of(RECORD), b"all of it\n")

@@ -53,6 +53,7 @@ _SECURITY_FIXED: Fixed = {
     "privileged": (False, RESTRICTED),
     "allowPrivilegeEscalation": (False, RESTRICTED),
 }
+_RESOURCE_FIELDS: Known = {"requests": dict, "limits": dict, "claims": list}
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 
 
@@ -147,9 +148,12 @@ def _any_container(at: str, container: Mapping[str, Any]) -> Problems:
     yield from security(f"{at}.securityContext", container.get("securityContext"), _SECURITY)
     resources = container.get("resources")
     if isinstance(resources, dict):
-        yield from fields(f"{at}.resources", resources, {"requests": dict, "limits": dict})
-        for kind, amounts in resources.items():
-            yield from _amounts(f"{at}.resources.{kind}", amounts)
+        yield from fields(f"{at}.resources", resources, _RESOURCE_FIELDS)
+        for kind in ("requests", "limits"):
+            yield from _amounts(f"{at}.resources.{kind}", resources.get(kind))
+        yield from items(f"{at}.resources.claims", resources.get("claims"), MERGE_KEYS["claims"])
+        for where, claim in maps(f"{at}.resources.claims", resources.get("claims")):
+            yield from fields(where, claim, {"name": str, "request": str})
 
 
 def _amounts(at: str, amounts: object) -> Problems:

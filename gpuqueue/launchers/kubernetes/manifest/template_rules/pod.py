@@ -8,7 +8,13 @@ from typing import Any
 from gpuqueue.classes.kubernetes_fields import is_node_selector, toleration_problem
 from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.kubernetes.manifest.names import MANAGED_BY, NAME, PREFIX
-from gpuqueue.launchers.kubernetes.manifest.pod_template import MERGE_KEYS, PodTemplate
+from gpuqueue.launchers.kubernetes.manifest.pod_template import (
+    GENERAL,
+    MERGE_KEYS,
+    PodTemplate,
+)
+from gpuqueue.launchers.kubernetes.manifest.shared_memory import VOLUME as SHM_VOLUME
+from gpuqueue.launchers.kubernetes.manifest.template_rules.claims import claims
 from gpuqueue.launchers.kubernetes.manifest.template_rules.containers import (
     RESTRICTED,
     executor,
@@ -37,6 +43,7 @@ _POD: Known = {
     "imagePullSecrets": list,
     "tolerations": list,
     "topologySpreadConstraints": list,
+    "resourceClaims": list,
     "hostAliases": list,
     "nodeSelector": dict,
     "affinity": dict,
@@ -89,10 +96,12 @@ _VOLUMES = (
     "projected",
     "secret",
 )
+_IN_OBJECT: Known = {"metadata": dict, "spec": dict}
+_JOB: Known = {"job": dict}
 _JOB_LABELS = ("job-name", "controller-uid")
 _STRUCTURE = (
-    "use {metadata: {labels, annotations}, spec: {...}}, or the same as template of kind"
-    " PodTemplate, apiVersion v1"
+    "use {metadata: {labels, annotations}, spec: {...}, job: {metadata: {labels, annotations}}},"
+    " or metadata and spec as template of kind PodTemplate, apiVersion v1"
 )
 
 
@@ -101,47 +110,73 @@ def parse_pod_template(document: object, source: str) -> PodTemplate:
 
     Args:
         document: ``{metadata: {labels, annotations}, spec: {...}}``, or the same as ``template`` of
-            a PodTemplate.
+            a PodTemplate; beside them ``job: {metadata: {labels, annotations}}``.
         source: the file, for messages.
 
     Raises :class:`SettingsError` with the file, and path, value and fix of every problem.
     """
-    file = f"GPUQUEUE_POD_TEMPLATE={source!r}"
+    return _parsed(document, f"{GENERAL}={source!r}", GENERAL)
+
+
+def parse_class_template(document: object, gpu_class: str) -> PodTemplate:
+    """Check and return the template of a class, as :func:`parse_pod_template` does."""
+    where = f"class {gpu_class!r}: pod_template"
+    return _parsed(document, where, where)
+
+
+def _parsed(document: object, where: str, source: str) -> PodTemplate:
     found = without_nulls(document)
     if not isinstance(found, dict):
-        raise SettingsError(f"{file} is not a pod template but {shown(found)}; {_STRUCTURE}")
+        raise SettingsError(f"{where} is not a pod template but {shown(found)}; {_STRUCTURE}")
     at, template = "", found
     if "kind" in found or "apiVersion" in found:
         kind = f"{found.get('apiVersion')} {found.get('kind')}"
         at, template = "template", found.get("template", {})
         if kind != "v1 PodTemplate" or not isinstance(template, dict):
-            raise SettingsError(f"{file} is not a pod template but a {kind}; {_STRUCTURE}")
-    if problems := list(_template(at, template)):
-        raise SettingsError(f"{file}: {'; '.join(map(str, problems))}")
-    metadata = template.get("metadata", {})
+            raise SettingsError(f"{where} is not a pod template but a {kind}; {_STRUCTURE}")
+    job = found.get("job", {})
+    wrong = fields("", {"job": job}, _JOB) if at else ()  # else checked with the others
+    if problems := [*_template(at, template), *wrong, *_job("job", job)]:
+        raise SettingsError(f"{where}: {'; '.join(map(str, problems))}")
+    metadata, of_job = template.get("metadata", {}), job.get("metadata", {})
     return PodTemplate(
-        metadata.get("labels", {}), metadata.get("annotations", {}), template.get("spec", {})
+        metadata.get("labels", {}),
+        metadata.get("annotations", {}),
+        template.get("spec", {}),
+        of_job.get("labels", {}),
+        of_job.get("annotations", {}),
+        source,
     )
 
 
 def _template(at: str, template: Mapping[str, Any]) -> Problems:
-    yield from fields(at, template, {"metadata": dict, "spec": dict})
+    yield from fields(at, template, _IN_OBJECT if at else {**_IN_OBJECT, **_JOB})
     dot = at and f"{at}."
-    metadata, spec = template.get("metadata"), template.get("spec")
-    if isinstance(metadata, dict):
-        yield from fields(f"{dot}metadata", metadata, {"labels": dict, "annotations": dict})
-        yield from _tags(
-            f"{dot}metadata.labels",
-            metadata.get("labels"),
-            lambda text: text == "" or is_label_value(text),
-        )
-        yield from _tags(
-            f"{dot}metadata.annotations",
-            metadata.get("annotations"),
-            lambda text: isinstance(text, str),
-        )
+    yield from _metadata(f"{dot}metadata", template.get("metadata"))
+    spec = template.get("spec")
     if isinstance(spec, dict):
         yield from _pod(f"{dot}spec", spec)
+
+
+def _job(at: str, job: object) -> Problems:
+    """Check the section of Jobs: their labels and annotations, e.g. of a queue of the cluster."""
+    if isinstance(job, dict):
+        yield from fields(at, job, {"metadata": dict})
+        yield from _metadata(f"{at}.metadata", job.get("metadata"))
+
+
+def _metadata(at: str, metadata: object) -> Problems:
+    if not isinstance(metadata, dict):
+        return
+    yield from fields(at, metadata, {"labels": dict, "annotations": dict})
+    yield from _tags(
+        f"{at}.labels",
+        metadata.get("labels"),
+        lambda text: text == "" or is_label_value(text),
+    )
+    yield from _tags(
+        f"{at}.annotations", metadata.get("annotations"), lambda text: isinstance(text, str)
+    )
 
 
 def _tags(at: str, tags: object, is_value: Callable[[object], bool]) -> Problems:
@@ -166,7 +201,14 @@ def _tags(at: str, tags: object, is_value: Callable[[object], bool]) -> Problems
 
 def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
     yield from fields(at, spec, _POD, _POD_FIXED)
-    for name in ("volumes", "containers", "initContainers", "imagePullSecrets", "hostAliases"):
+    for name in (
+        "volumes",
+        "containers",
+        "initContainers",
+        "imagePullSecrets",
+        "hostAliases",
+        "resourceClaims",
+    ):
         yield from items(f"{at}.{name}", spec.get(name), MERGE_KEYS[name])
     for where, volume in maps(f"{at}.volumes", spec.get("volumes")):
         yield from _volume(where, volume)
@@ -174,6 +216,7 @@ def _pod(at: str, spec: Mapping[str, Any]) -> Problems:
         yield from executor(where, container)
     for where, container in maps(f"{at}.initContainers", spec.get("initContainers")):
         yield from init_container(where, container)
+    yield from claims(at, spec)
     tolerations, selector = spec.get("tolerations"), spec.get("nodeSelector")
     for number, each in enumerate(tolerations if isinstance(tolerations, list) else ()):
         if problem := toleration_problem(each):
@@ -194,6 +237,9 @@ def _volume(at: str, volume: Mapping[str, Any]) -> Problems:
             "is not a valid volume name",
             "use lower-case letters, digits and '-'",
         )
+    elif volume["name"] == SHM_VOLUME:
+        fix = "use another name; set shm_size of the class, or GPU_SHM_SIZE"
+        yield Problem(f"{at}.name", SHM_VOLUME, NOT_ALLOWED, fix)
     kinds = [name for name in volume if name != "name"]
     if len(kinds) != 1 or kinds[0] not in _VOLUMES:
         fix = f'use one of {", ".join(_VOLUMES)}: Pod Security "restricted" forbids others'

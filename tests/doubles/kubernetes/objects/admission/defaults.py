@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable
 
 from tests.doubles.kubernetes.objects.bodies import Body, containers_of
-from tests.doubles.kubernetes.objects.wire import generated
+from tests.doubles.kubernetes.objects.wire import generated, stamp
 
 _TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -83,6 +83,16 @@ def complete_pod(pod: Body, priorities: Iterable[Body]) -> None:
     if spec.get("automountServiceAccountToken", True):
         _mount_token(spec)
     pod["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
+    if spec.get("schedulingGates"):
+        blocked = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": None,
+            "lastTransitionTime": stamp(),
+        }
+        pod["status"]["conditions"] = [blocked]
 
 
 def complete_secret(secret: Body) -> None:

@@ -10,6 +10,11 @@ from tests.doubles.kubernetes.objects.kinds import JOBS, PODS, QUOTAS, Resource
 from tests.doubles.kubernetes.objects.quantity import parse
 from tests.doubles.kubernetes.objects.store import Store
 
+#: What a quota demands of every container that it limits.
+_DEMANDED = frozenset(
+    f"{kind}{name}" for kind in ("", "requests.", "limits.") for name in ("cpu", "memory")
+)
+
 
 def usage(resource: Resource, body: Body) -> dict[str, Decimal]:
     """Return what one object uses of each resource that a quota can limit.
@@ -38,13 +43,18 @@ def admit(store: Store, resource: Resource, body: Body) -> None:
     """Check that an object exceeds no quota of its namespace.
 
     Raises:
-        Refused: 403, a quota would be exceeded.
+        Refused: 403, a quota would be exceeded, or demands amounts that a container lacks.
     """
     namespace = body["metadata"]["namespace"]
     wanted = usage(resource, body)
-    for quota in sorted(
+    quotas = sorted(
         store.bodies(QUOTAS, namespace), key=lambda quota: str(quota["metadata"]["name"])
-    ):
+    )
+    for quota in quotas if resource is PODS else ():
+        if missing := _missing(quota["spec"].get("hard", {}), body):
+            why = f"failed quota: {quota['metadata']['name']}: must specify {missing}"
+            raise forbidden(resource, body["metadata"]["name"], why)
+    for quota in quotas:
         hard = {
             name: amount for name, amount in quota["spec"].get("hard", {}).items() if name in wanted
         }
@@ -54,6 +64,21 @@ def admit(store: Store, resource: Resource, body: Body) -> None:
         over = [name for name in sorted(hard) if used[name] + wanted[name] > parse(hard[name])]
         if over:
             raise _exceeded(resource, body["metadata"]["name"], quota, over, wanted, used)
+
+
+def _missing(hard: Body, pod: Body) -> str:
+    """Return the amounts that a quota demands and containers do not set; empty if all are set."""
+    texts = []
+    for resource in sorted(_DEMANDED.intersection(hard)):
+        kind, _, name = resource.rpartition(".")
+        without = {
+            container["name"]
+            for container in containers_of(pod["spec"])
+            if name not in container.get("resources", {}).get(kind or "requests", {})
+        }
+        if without:
+            texts.append(f"{resource} for: {','.join(sorted(without))}")
+    return "; ".join(texts)
 
 
 def used_of(store: Store, namespace: str, names: list[str]) -> dict[str, Decimal]:

@@ -426,22 +426,28 @@ def test_empty_list_can_be_null(asking: Asking) -> None:
     assert api.list_jobs("a=b") == ([], "3")
 
 
-def test_events_of_a_job_report_a_rejected_pod(asking: Asking) -> None:
+def test_events_report_the_rejected_pods_of_all_jobs(asking: Asking) -> None:
     rows = [
         json.loads(text)
         for text in (RECORDINGS / "quota_refuses_pod.jsonl").read_text().splitlines()
     ]
     events = [each["object"] for each in rows if each["watch"] == "events"]
-    later = {**events[0], "lastTimestamp": "2027-01-01T00:00:00Z", "message": "again"}
-    api, server = asking(listed(later, *events))
-    found = api.job_events("gpu-job")
-    assert (
-        server.asked[0].query["fieldSelector"]
-        == "involvedObject.kind=Job,involvedObject.name=gpu-job"
-    )
-    assert found[0].reason == "FailedCreate"
+    api, server = asking(listed(*events, version=7))
+    found, version = api.list_rejections()
+    assert server.asked[0].query["fieldSelector"] == "involvedObject.kind=Job,reason=FailedCreate"
+    assert version == "7" and found[0].reason == "FailedCreate"
     assert "exceeded quota: gpus" in (found[0].message or "")
-    assert found[-1].message == "again"
+
+
+def test_a_look_is_a_list_of_no_pod_with_a_short_time_limit(asking: Asking) -> None:
+    api, server = asking(listed(), hang, api_timeout=0.3)
+    api.look()
+    assert server.asked[0].query == {
+        "fieldSelector": "metadata.name=gpuqueue-look",
+        "resourceVersion": "0",
+    }
+    with pytest.raises(Unreachable, match="read timed out"):
+        api.look()
 
 
 def test_access_review_is_requested(asking: Asking) -> None:

@@ -109,6 +109,14 @@ def test_recorded_watches_are_decoded_as_sent(watched: Any) -> None:
         assert all(name and version for _, name, version in found)
 
 
+def test_a_recorded_watch_that_broke_off_begins_again(watched: Any) -> None:
+    rows = map(json.loads, (RECORDINGS / "policy_refuses_pod.jsonl").read_text().splitlines())
+    (end,) = [each for each in rows if each.get("type") == "ERROR"]
+    with pytest.raises(ApiError, match=r"504 Timeout: .*Too large resource version") as caught:
+        watched(stream(line("ERROR", end["object"])))
+    assert caught.value.passing
+
+
 def test_unfinished_line_is_dropped(watched: Any) -> None:
     assert watched(stream(line("ADDED", pod("a", 6)), line("MODIFIED", pod("a", 7))[:-9])) == [
         ("ADDED", "a", "6")
@@ -181,7 +189,7 @@ def test_forbidden_watch_raises(watched: Any) -> None:
     (found,) = requests("forbidden", "LIST pods without RBAC")
     with pytest.raises(ApiError, match='cannot list resource "pods"') as raised:
         watched(reply(403, found["body"]))
-    assert not raised.value.passing
+    assert not raised.value.passing and raised.value.refused
 
 
 def test_another_thread_can_close_a_waiting_watch(

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, instance_of
@@ -19,6 +20,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.instant_cluster import InstantCluster
 from tests.support.waiting import until
+from tests.unit.launchers.kubernetes.follow.test_jobs_without_pod import job
 
 #: Jobs that are in flight together.
 AT_ONCE = 500
@@ -56,6 +58,15 @@ class Seen:
 
     def make_room(self, pods: int) -> None:
         """Nothing waits for a job."""
+
+    def set_nodes(self, gpu_class: GpuClass, nodes: Any) -> None:
+        """No class has nodes."""
+
+    def confirmed_gone(self) -> dict[tuple[str, str], float]:
+        return {}
+
+    def with_slot(self, running: list[RunningAttempt]) -> list[RunningAttempt]:
+        return running
 
     def wants_log(self, attempt: Attempt) -> bool:
         return False
@@ -112,6 +123,7 @@ class World:
             "follower": self.follower,
             "table": self.follower.pods._table,
             "clocks": self.follower._clocks,
+            "silent attempts": self.follower._silent,
             "jobs without a pod": self.follower._jobs_without_pod,
         }
         return {
@@ -161,3 +173,15 @@ def test_pods_whose_end_was_not_handled_leave_nothing(world: World) -> None:
     world.seen.fails = 3
     world.run(1000, "shop.train")
     until(lambda: not world.kept(), what="the tables are empty", logs=lambda: str(world.kept()))
+
+
+def test_a_suspended_job_is_listed_until_it_has_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {
+        kind: job(kind, {"conditions": [{"type": kind, "status": "True"}]})
+        for kind in ("Suspended", "SuccessCriteriaMet", "FailureTarget", "Complete", "Failed")
+    }
+    monkeypatch.setattr(world.cluster, "list_jobs", lambda _: (list(jobs.values()), "1"))
+    listed = [each.running.attempt.delivery for each in world.follower.list()]
+    assert listed == ["Suspended", "SuccessCriteriaMet", "FailureTarget"]

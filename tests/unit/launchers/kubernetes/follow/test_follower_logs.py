@@ -39,7 +39,7 @@ def test_a_log_that_cannot_be_kept_is_counted_and_the_end_is_reported(
         return True
 
     monkeypatch.setattr(module, "_end_of", lambda entry, live: End(None, ""))  # type: ignore[arg-type]
-    common: Any = SimpleNamespace(start_timeout=1.0, grace_seconds=1.0)
+    common: Any = SimpleNamespace(start_timeout=1.0, grace_seconds=1.0, owner="")
     api: Any = None
     observations: Any = Broken()
     follower = Follower(api, "", ClusterSettings(), common, on_end, observations)

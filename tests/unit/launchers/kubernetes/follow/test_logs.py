@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.api.errors import NotFound
+from gpuqueue.launchers.kubernetes.api.errors import NotFound, Unreachable
 from gpuqueue.launchers.kubernetes.follow import logs
 from gpuqueue.launchers.kubernetes.follow.logs import keep_end, tail
 from tests.support.scripted_api import (
@@ -146,6 +146,17 @@ def test_log_since_a_time_has_the_time_of_each_line(
             "sinceTime": "2026-01-02T03:04:05Z",
             "timestamps": "true",
         }
+
+
+def test_whole_log_that_breaks_off_is_not_taken_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving(stream(b"one\n", b"two\n"), stream(b"one\n", then=reset)) as server:
+        api = api_of(server, monkeypatch, tmp_path)
+        assert b"".join(api.whole_log("gpu-job-x")) == b"one\ntwo\n"
+        assert server.asked[0].query == {"container": "executor"}
+        with pytest.raises(Unreachable, match="the connection has broken off"):
+            list(api.whole_log("gpu-job-x"))
 
 
 def test_following_the_log_of_a_missing_pod_raises(

@@ -21,6 +21,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow import pods as pods_module
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.pods import Kind, Pods
+from gpuqueue.launchers.kubernetes.follow.sight import Sight
 from gpuqueue.launchers.kubernetes.status.read_status import Phase
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.pod_objects import lines
@@ -59,7 +60,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.server.respond = self._respond
-        self.pods = Pods(self.api, "gpuqueue.io/owner=us", self.on_event, self.settings)
+        self.pods = Pods(
+            self.api, "gpuqueue.io/owner=us", self.on_event, self.settings, Sight(self.api.look)
+        )
 
     def _respond(self, asked: Asked) -> Answer:
         answers = self.watches if asked.watches else self.lists
@@ -288,7 +291,7 @@ def test_full_list_is_repeated_on_schedule(world: Any) -> None:
 def test_recovered_server_is_listed_and_watched(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods_module, "MOST_BEHIND", 0.3)
+    monkeypatch.setattr(pods_module, "BLIND_AFTER", 0.3)
     down = threading.Event()
     away = refused(503, "Away")
     here = world([listed(pod("a", 3)), away], [stream(then=once(down, reset)), away])
@@ -344,7 +347,7 @@ def test_failed_handler_does_not_stop_the_thread(
         handled.append(entry.pod.metadata.name)
         raise ValueError("no")
 
-    here.pods = Pods(here.api, "a=b", fail, here.settings)
+    here.pods = Pods(here.api, "a=b", fail, here.settings, Sight(here.api.look))
     here.pods.start()
     assert here.pods.wait_synced(5)
     assert handled == ["a", "b"]
@@ -418,7 +421,7 @@ def test_stop_can_be_called_from_the_callback(world: Any, caplog: pytest.LogCapt
         reported.append(entry.pod.metadata.name)
         here.pods.stop()
 
-    here.pods = Pods(here.api, "a=b", once, here.settings)
+    here.pods = Pods(here.api, "a=b", once, here.settings, Sight(here.api.look))
     here.pods.start()
     until(
         lambda: (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuqueue.classes.gpu_class import GpuClass, mig_class
+from gpuqueue.classes.gpu_class import GpuClass, chords_class, mig_class
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables, literal
@@ -79,7 +79,24 @@ LABELS = {
     "gpuqueue.io/class": "t4",
     "gpuqueue.io/isolation": "shared",
 }
-METADATA = {"labels": LABELS, "annotations": {"gpuqueue.io/record": KEPT}}
+METADATA: dict[str, dict[str, str]] = {
+    "labels": LABELS,
+    "annotations": {"gpuqueue.io/record": KEPT},
+}
+NO_MESH_LABELS = {"sidecar.istio.io/inject": "false", "kuma.io/sidecar-injection": "disabled"}
+NO_MESH_ANNOTATIONS = {
+    "sidecar.istio.io/inject": "false",
+    "linkerd.io/inject": "disabled",
+    "consul.hashicorp.com/connect-inject": "false",
+}
+STAYS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+POD_METADATA = {
+    "labels": {**LABELS, **NO_MESH_LABELS},
+    "annotations": {"gpuqueue.io/record": KEPT, **STAYS, **NO_MESH_ANNOTATIONS},
+}
 FROM_THE_CLUSTER = [
     {"name": "GPUQUEUE_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
     {"name": "GPUQUEUE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
@@ -98,6 +115,13 @@ FROM_THE_SECRET = [
         ("GPUQUEUE_RESULT_BACKEND_TRANSPORT_OPTIONS", True),
     )
 ]
+SHM = {"name": "gpuqueue-shm", "mountPath": "/dev/shm"}
+
+
+def shm(size: str) -> dict[str, Any]:
+    return {"name": "gpuqueue-shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}}
+
+
 POD: dict[str, Any] = {
     "restartPolicy": "Never",
     "terminationGracePeriodSeconds": 10,
@@ -109,11 +133,13 @@ POD: dict[str, Any] = {
         "seccompProfile": {"type": "RuntimeDefault"},
     },
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "volumes": [shm("8Gi")],
     "containers": [
         {
             "name": "executor",
             "image": "registry.example/shop:1",
             "command": ["python3", "-m", "gpuqueue.executor"],
+            "volumeMounts": [SHM],
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "allowPrivilegeEscalation": False,
@@ -153,8 +179,8 @@ JOB: dict[str, Any] = {
     "spec": {
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
-        "ttlSecondsAfterFinished": 600,
-        "template": {"metadata": METADATA, "spec": POD},
+        "ttlSecondsAfterFinished": 600 + 86_400,
+        "template": {"metadata": POD_METADATA, "spec": POD},
     },
 }
 
@@ -230,9 +256,12 @@ def test_job_of_an_attempt_with_every_setting() -> None:
         "spec": {
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "ttlSecondsAfterFinished": 60,
+            "ttlSecondsAfterFinished": 60 + 86_400,
             "template": {
-                "metadata": metadata,
+                "metadata": {
+                    "labels": {**labels, **NO_MESH_LABELS},
+                    "annotations": {"gpuqueue.io/record": kept, **STAYS, **NO_MESH_ANNOTATIONS},
+                },
                 "spec": {
                     "restartPolicy": "Never",
                     "activeDeadlineSeconds": 3990,  # 3600.5 + 300 + 60 + 29.5
@@ -272,9 +301,11 @@ def test_job_of_an_attempt_with_every_setting() -> None:
                             ]
                         }
                     },
+                    "volumes": [shm("8Gi")],
                     "containers": [
                         {
                             "name": "executor",
+                            "volumeMounts": [SHM],
                             "image": "registry.example/mine:7",
                             "imagePullPolicy": "Always",
                             "command": ["/opt/venv/bin/python", "-m", "gpuqueue.executor"],
@@ -341,6 +372,19 @@ RESOURCES: dict[str, tuple[GpuClass, ClusterSettings, dict[str, Any]]] = {
             "limits": {"nvidia.com/gpu": "1", "memory": "4Gi"},
         },
     ),
+    "whole GPUs of one node": (
+        GpuClass("a100", exclusive_slots=2, gpus=4),
+        SETTINGS,
+        {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": "4"}},
+    ),
+    "disk of the node": (
+        GpuClass("a100", exclusive_slots=2, ephemeral_storage="20Gi"),
+        SETTINGS,
+        {
+            "requests": {"cpu": "250m", "memory": "1Gi", "ephemeral-storage": "20Gi"},
+            "limits": {"nvidia.com/gpu": "1", "ephemeral-storage": "20Gi"},
+        },
+    ),
     "host resources of the class, which win": (
         A100,
         FULL,
@@ -379,6 +423,15 @@ def test_deadline_adds_image_pull_start_and_grace_to_the_time_limit(
     assert pod_of(made)["activeDeadlineSeconds"] == seconds
 
 
+def test_no_user_id_is_asked_for_where_the_platform_assigns_one() -> None:
+    settings = ClusterSettings(GPU_RUN_AS_USER="platform", executor_image="shop:1")
+    made = attempt_manifest(RECORD, T4, settings, COMMON)
+    assert pod_of(made)["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def test_grace_of_0_becomes_1_second() -> None:
     made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, grace_seconds=0))
     assert pod_of(made)["terminationGracePeriodSeconds"] == 1
@@ -387,6 +440,63 @@ def test_grace_of_0_becomes_1_second() -> None:
 def test_node_selector_of_the_class_overrides_the_settings() -> None:
     other = replace(A100, node_selector={"pool": "a100"})
     assert pod_of(attempt_manifest(RECORD, other, FULL, COMMON))["nodeSelector"] == {"pool": "a100"}
+
+
+def test_a_pod_keeps_away_from_nodes_that_are_set_aside_and_tries_one() -> None:
+    def named(operator: str, node: str) -> dict[str, Any]:
+        return {"key": "metadata.name", "operator": operator, "values": [node]}
+
+    nodes = record(away=["n1", "n2"], near="n3", avoid=["n1", "n3", "n4"])
+    pod = pod_of(attempt_manifest(nodes, T4, SETTINGS, COMMON))
+    assert pod["affinity"]["nodeAffinity"] == {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [named("NotIn", "n1"), named("NotIn", "n2")]}]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "preference": {"matchFields": [named("NotIn", "n4")]}},
+            {"weight": 100, "preference": {"matchFields": [named("In", "n3")]}},
+        ],
+    }
+
+
+ALL_PODS, SHARED_ONLY, EXCLUSIVE_ONLY = ["shared", "exclusive"], ["shared"], ["exclusive"]
+
+
+@pytest.mark.parametrize(
+    ("isolation", "slots", "avoided"),
+    [
+        ("shared", 1, EXCLUSIVE_ONLY),
+        ("exclusive", 1, ALL_PODS),
+        ("exclusive", 7, SHARED_ONLY),
+    ],
+)
+def test_a_pod_with_a_domain_runs_on_that_node_or_nowhere(
+    isolation: str, slots: int, avoided: list[str]
+) -> None:
+    nodes = record(domain="n1", isolation=isolation, away=["n1", "n2"], avoid=["n1"])
+    pod = pod_of(attempt_manifest(nodes, replace(T4, exclusive_slots=slots), SETTINGS, COMMON))
+    only = [
+        {"key": "metadata.name", "operator": "In", "values": ["n1"]},
+        {"key": "metadata.name", "operator": "NotIn", "values": ["n2"]},
+    ]
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    assert pod["affinity"]["nodeAffinity"] == {
+        required: {"nodeSelectorTerms": [{"matchFields": only}]}
+    }
+    (apart,) = pod["affinity"]["podAntiAffinity"][required]
+    selected = apart["labelSelector"]
+    assert apart["topologyKey"] == "kubernetes.io/hostname"
+    assert selected["matchLabels"].items() <= LABELS.items()
+    assert selected["matchExpressions"][1]["values"] == avoided
+
+
+def test_a_template_adds_to_what_keeps_pods_apart() -> None:
+    required, theirs = "requiredDuringSchedulingIgnoredDuringExecution", {"topologyKey": "zone"}
+    template = PodTemplate(spec={"affinity": {"podAntiAffinity": {required: [theirs]}}})
+    common = replace(COMMON, pod_template=template)
+    pod = pod_of(attempt_manifest(record(domain="n1"), T4, SETTINGS, common))
+    found = pod["affinity"]["podAntiAffinity"][required]
+    assert (len(found), found[1]) == (2, theirs)
 
 
 def test_gpu_toleration_appears_once() -> None:
@@ -410,7 +520,8 @@ def test_manifest_is_deterministic_and_leaves_its_inputs_unchanged() -> None:
     ] = "x"
     container_of(made)["securityContext"]["capabilities"]["drop"].append("x")
     assert before == (RECORD, A100, FULL, COMMON)
-    assert attempt_manifest(RECORD, A100, FULL, COMMON)["spec"]["template"]["metadata"] == METADATA
+    assert attempt_manifest(RECORD, A100, FULL, COMMON)["metadata"]["labels"] == LABELS
+    assert pod_metadata(attempt_manifest(RECORD, A100, FULL, COMMON)) == POD_METADATA
 
 
 def test_manifest_contains_no_credential() -> None:
@@ -461,6 +572,68 @@ def test_every_variable_appears_once() -> None:
     assert len(names) == len(set(names))
 
 
+# -- autoscalers and service meshes ----------------------------------------------------------------
+
+
+def pod_metadata(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    metadata: dict[str, dict[str, str]] = manifest["spec"]["template"]["metadata"]
+    return metadata
+
+
+def of_others(manifest: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the labels and annotations of a pod that are not gpuqueue's."""
+    labels, annotations = (
+        {
+            name: value
+            for name, value in tags.items()
+            if not name.startswith(("gpuqueue.io/", "app.kubernetes.io/"))
+        }
+        for tags in (pod_metadata(manifest)["labels"], pod_metadata(manifest)["annotations"])
+    )
+    return labels, annotations
+
+
+def test_autoscalers_leave_attempts_and_container_jobs_alone() -> None:
+    for made in (
+        attempt_manifest(RECORD, T4, SETTINGS, COMMON),
+        container_manifest(CONTAINER, T4, FULL, COMMON),
+    ):
+        assert of_others(made)[1].items() >= STAYS.items()
+    assert STAYS.keys().isdisjoint(
+        of_others(finisher_manifest(RECORD, "f", 1, T4, SETTINGS, COMMON))[1]
+    )
+
+
+def test_no_pod_joins_a_service_mesh_by_default() -> None:
+    for made in (
+        attempt_manifest(RECORD, T4, SETTINGS, COMMON),
+        container_manifest(CONTAINER, T4, FULL, COMMON),
+        finisher_manifest(RECORD, "f", 1, T4, SETTINGS, COMMON),
+    ):
+        labels, annotations = of_others(made)
+        assert labels == NO_MESH_LABELS
+        assert annotations.items() >= NO_MESH_ANNOTATIONS.items()
+
+
+def test_service_mesh_on_leaves_pods_to_the_mesh() -> None:
+    settings = ClusterSettings(executor_image="x:1", service_mesh="on")
+    made = attempt_manifest(RECORD, T4, settings, COMMON)
+    assert of_others(made) == ({}, STAYS)
+    assert of_others(finisher_manifest(RECORD, "f", 1, T4, settings, COMMON)) == ({}, {})
+
+
+def test_template_can_override_what_keeps_others_away() -> None:
+    template = PodTemplate(
+        labels={"sidecar.istio.io/inject": "true"},
+        annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+    )
+    made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, pod_template=template))
+    labels, annotations = of_others(made)
+    assert labels["sidecar.istio.io/inject"] == "true"
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "true"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+
+
 # -- finishers -------------------------------------------------------------------------------------
 
 
@@ -469,10 +642,15 @@ def test_finisher_job_requests_no_gpu_and_runs_on_any_node() -> None:
     expected = copy.deepcopy(JOB)
     expected["metadata"]["name"] = name
     for metadata in (expected["metadata"], expected["spec"]["template"]["metadata"]):
-        metadata["labels"] = {**LABELS, "gpuqueue.io/role": "finisher"}
-    expected["spec"]["activeDeadlineSeconds"] = 121
+        metadata["labels"] = {**metadata["labels"], "gpuqueue.io/role": "finisher"}
+    for key in STAYS:
+        del expected["spec"]["template"]["metadata"]["annotations"][key]
+    # 60 for quota, 600 for a node, 900 for the image, 120.5 for the finish
+    expected["spec"]["activeDeadlineSeconds"] = 1681
+    expected["spec"]["ttlSecondsAfterFinished"] = 600  # its result is not read from its pod
     container = container_of(expected)
     container["resources"] = {"requests": {"cpu": "250m", "memory": "1Gi"}}
+    del container["volumeMounts"], pod_of(expected)["volumes"]  # it loads no data
     container["env"][7:7] = [
         {"name": "GPUQUEUE_FINISHER", "value": "f1"},
         {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
@@ -490,6 +668,72 @@ def test_finisher_takes_image_and_tolerations_of_the_class_only() -> None:
     assert container_of(made)["resources"] == {
         "requests": {"cpu": "500m", "memory": "2Gi"},
         "limits": {"memory": "4Gi"},
+    }
+
+
+def test_an_attempt_at_an_unlock_requests_no_gpu() -> None:
+    unlock = record(gpu_class="chords", image="registry.example/a100:1", time_limit=60.0)
+    made = attempt_manifest(unlock, chords_class([T4, A100]), SETTINGS, COMMON)
+    pod = pod_of(made)
+    assert pod.keys().isdisjoint({"nodeSelector", "affinity"})
+    assert pod["tolerations"][1:] == [{"key": "team", "operator": "Exists"}]
+    assert container_of(made)["image"] == "registry.example/a100:1", "of the class of its body"
+    assert container_of(made)["resources"] == {"requests": {"cpu": "250m", "memory": "1Gi"}}
+    assert env_of(made)["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "activeDeadlineSeconds" in pod
+
+
+def preferred_nodes(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    affinity = pod_of(manifest).get("affinity", {"nodeAffinity": {}})["nodeAffinity"]
+    (term,) = affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [None])
+    return term["preference"]["matchFields"] if term else []
+
+
+def test_finisher_prefers_the_node_that_has_its_image() -> None:
+    made = finisher_manifest(record(node="node-a"), "f1", 120, T4, SETTINGS, COMMON)
+    assert preferred_nodes(made) == [
+        {"key": "metadata.name", "operator": "In", "values": ["node-a"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"node": "node-a", "avoid": ["node-b", "node-a"]},
+        {"node": "node-a", "task": "gpuqueue.run", "container": {}},
+    ],
+    ids=["never on a node", "its node is at fault", "the node has the image of a container job"],
+)
+def test_finisher_prefers_no_node_without_its_image(more: dict[str, Any]) -> None:
+    assert preferred_nodes(finisher_manifest(record(**more), "f1", 1, T4, SETTINGS, COMMON)) == []
+
+
+def test_finisher_has_no_runtime_priority_or_claims_of_the_template() -> None:
+    template = PodTemplate(
+        spec={
+            "runtimeClassName": "nvidia",
+            "priorityClassName": "gpu",
+            "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}],
+            "dnsPolicy": "Default",
+            "containers": [
+                {
+                    "name": "executor",
+                    "resources": {"claims": [{"name": "gpu"}], "limits": {"cpu": "2"}},
+                    "volumeMounts": [],
+                }
+            ],
+        }
+    )
+    made = finisher_manifest(
+        RECORD, "f1", 120, T4, SETTINGS, replace(COMMON, pod_template=template)
+    )
+    pod = pod_of(made)
+    assert pod.keys().isdisjoint({"runtimeClassName", "priorityClassName", "resourceClaims"})
+    assert pod["dnsPolicy"] == "Default"
+    assert container_of(made)["resources"] == {
+        "requests": {"cpu": "250m", "memory": "1Gi"},
+        "limits": {"cpu": "2"},
     }
 
 
@@ -533,7 +777,10 @@ def test_container_job_gets_nothing_of_the_application() -> None:
     metadata = {"labels": labelled, "annotations": {"gpuqueue.io/record": kept}}
     expected = copy.deepcopy(JOB)
     expected["metadata"] = {"name": name, "namespace": "gpu-jobs", **metadata}
-    expected["spec"]["template"]["metadata"] = metadata
+    expected["spec"]["template"]["metadata"] = {
+        "labels": {**labelled, **NO_MESH_LABELS},
+        "annotations": {"gpuqueue.io/record": kept, **STAYS, **NO_MESH_ANNOTATIONS},
+    }
     container_of(expected).update(
         image="registry.example/theirs:1",
         command=["sh", "-c"],
@@ -622,15 +869,15 @@ def test_template_applies_to_the_pod_but_not_to_the_job() -> None:
     made = attempt_manifest(RECORD, T4, SETTINGS, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(JOB)
     expected["spec"]["template"]["metadata"] = {
-        "labels": {**LABELS, "team": "ml"},
-        "annotations": {"gpuqueue.io/record": KEPT, "note": "x"},
+        "labels": {**POD_METADATA["labels"], "team": "ml"},
+        "annotations": {**POD_METADATA["annotations"], "note": "x"},
     }
     rest = copy.deepcopy(dict(TEMPLATE.spec))
     (container,) = rest.pop("containers")
-    pod_of(expected).update(rest)
+    pod_of(expected).update(rest, volumes=[*rest["volumes"], shm("8Gi")])
     container_of(expected)["env"] += container["env"]
     container_of(expected).update(
-        envFrom=container["envFrom"], volumeMounts=container["volumeMounts"]
+        envFrom=container["envFrom"], volumeMounts=[*container["volumeMounts"], SHM]
     )
     assert made == expected
 
@@ -643,14 +890,34 @@ def test_finisher_gets_the_template_too() -> None:
     assert container_of(made)["envFrom"] == [{"secretRef": {"name": "app"}}]
 
 
+def test_jobs_of_attempts_get_the_labels_for_jobs_and_finishers_do_not() -> None:
+    template = PodTemplate(
+        job_labels={"kueue.x-k8s.io/queue-name": "gpu"}, job_annotations={"note": "x"}
+    )
+    common = replace(COMMON, pod_template=template)
+    made = attempt_manifest(RECORD, T4, SETTINGS, common)
+    expected = copy.deepcopy(JOB)
+    expected["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpu"
+    expected["metadata"]["annotations"]["note"] = "x"
+    expected["spec"]["template"]["metadata"] = POD_METADATA
+    assert made == expected
+    container_job = container_manifest(CONTAINER, T4, FULL, common)
+    assert container_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    # A queue of the cluster must not hold a finish.
+    assert finisher_manifest(RECORD, "f", 1, T4, SETTINGS, common) == finisher_manifest(
+        RECORD, "f", 1, T4, SETTINGS, COMMON
+    )
+
+
 def test_container_job_gets_the_template_without_secrets() -> None:
     bare = container_manifest(CONTAINER, T4, FULL, COMMON)
     made = container_manifest(CONTAINER, T4, FULL, replace(COMMON, pod_template=TEMPLATE))
     expected = copy.deepcopy(bare)
     expected["spec"]["template"]["metadata"]["labels"]["team"] = "ml"
     expected["spec"]["template"]["metadata"]["annotations"]["note"] = "x"
-    pod_of(expected).update(priorityClassName="gpu", volumes=TEMPLATE.spec["volumes"])
-    container_of(expected)["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    volumes = [*TEMPLATE.spec["volumes"], *pod_of(expected)["volumes"]]
+    pod_of(expected).update(priorityClassName="gpu", volumes=volumes)
+    container_of(expected)["volumeMounts"].insert(0, {"name": "data", "mountPath": "/data"})
     assert made == expected
 
 

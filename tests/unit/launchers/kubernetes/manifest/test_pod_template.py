@@ -384,7 +384,7 @@ def test_key_without_a_value_has_no_effect(document: dict[str, Any]) -> None:
 NO_TEMPLATES = {
     "nothing": (
         None,
-        "is not a pod template but None; use {metadata: {labels, annotations}, spec: {...}}",
+        "is not a pod template but None; use {metadata: {labels, annotations}, spec: {...}, job: {",
     ),
     "a list": ([FULL], "is not a pod template but [{'metadata'"),
     "a Pod": (
@@ -430,11 +430,38 @@ AT, INIT = "spec.containers[0]", "spec.initContainers[0]"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a field other than metadata and spec": (
         {"status": {}},
-        f"status={{}} {NOT_ALLOWED}; allowed: metadata, spec",
+        f"status={{}} {NOT_ALLOWED}; allowed: job, metadata, spec",
     ),
     "a pod name": (
         {"metadata": {"name": "x"}},
         f"metadata.name='x' {NOT_ALLOWED}; allowed: annotations, labels",
+    ),
+    "a field of a Job other than its metadata": (
+        {"job": {"spec": {"suspend": True}}},
+        f"job.spec={{'suspend': True}} {NOT_ALLOWED}; allowed: metadata",
+    ),
+    "the name of a Job": (
+        {"job": {"metadata": {"name": "x"}}},
+        f"job.metadata.name='x' {NOT_ALLOWED}; allowed: annotations, labels",
+    ),
+    "a label of gpuqueue for the Job": (
+        {"job": {"metadata": {"labels": {"gpuqueue.io/owner": "x"}}}},
+        f"job.metadata.labels.gpuqueue.io/owner='x' {NOT_ALLOWED}; use another key",
+    ),
+    "a number for a label of the Job": (
+        {"job": {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": 1}}}},
+        (
+            "job.metadata.labels.kueue.x-k8s.io/queue-name=1 is not a valid value; quote it; a"
+            " label value has up to 63 letters, digits, '.', '_', '-'"
+        ),
+    ),
+    "an annotation of gpuqueue for the Job": (
+        {"job": {"metadata": {"annotations": {"gpuqueue.io/record": "{}"}}}},
+        f"job.metadata.annotations.gpuqueue.io/record='{{}}' {NOT_ALLOWED}; use another key",
+    ),
+    "a Job that is a list": (
+        {"job": []},
+        "job=[] is not a map; see the reference of pods of Kubernetes for its type",
     ),
     "a spec that is a list": (
         {"spec": []},
@@ -604,9 +631,47 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         of_executor(resources={"limits": {"nvidia.com/gpu": "2"}}),
         f"{AT}.resources.limits.nvidia.com/gpu='2' {NOT_ALLOWED}; allowed: {AMOUNTS}",
     ),
-    "a device claim": (
+    "a claim that the pod does not have": (
         of_executor(resources={"claims": [{"name": "x"}]}),
-        f"{AT}.resources.claims=[{{'name': 'x'}}] {NOT_ALLOWED}; allowed: limits, requests",
+        f"{AT}.resources.claims[0].name='x' is not a claim; use the name of one of"
+        " spec.resourceClaims",
+    ),
+    "a claim without a source": (
+        pod(resourceClaims=[{"name": "gpu"}]),
+        (
+            "spec.resourceClaims[0]={'name': 'gpu'} does not have one source; set"
+            " resourceClaimTemplateName or resourceClaimName: a template gives each pod a claim,"
+            " and pods share a named claim"
+        ),
+    ),
+    "a claim of an older API": (
+        pod(resourceClaims=[{"name": "gpu", "source": {"resourceClaimName": "x"}}]),
+        (
+            f"spec.resourceClaims[0].source={{'resourceClaimName': 'x'}} {NOT_ALLOWED}; allowed:"
+            " name, resourceClaimName, resourceClaimTemplateName; spec.resourceClaims[0]={'name':"
+            " 'gpu', 'source': {'resourceClaimName': 'x'}} does not have one source; set"
+            " resourceClaimTemplateName or resourceClaimName: a template gives each pod a claim,"
+            " and pods share a named claim"
+        ),
+    ),
+    "a claim with an invalid name": (
+        pod(resourceClaims=[{"name": "GPU", "resourceClaimName": "x"}]),
+        "spec.resourceClaims[0].name='GPU' is not a valid name of a claim; use lower-case letters,"
+        " digits and '-'",
+    ),
+    "two claims of one name": (
+        pod(resourceClaims=[{"name": "a", "resourceClaimName": "x"}] * 2),
+        "spec.resourceClaims[1].name='a' is a duplicate; remove one of the two",
+    ),
+    "a claim of an init container that the pod does not have": (
+        sidecar(resources={"claims": [{"name": "x"}]}),
+        f"{INIT}.resources.claims[0].name='x' is not a claim; use the name of one of"
+        " spec.resourceClaims",
+    ),
+    "the volume of the shared memory": (
+        pod(volumes=[{"name": "gpuqueue-shm", "emptyDir": {}}]),
+        f"spec.volumes[0].name='gpuqueue-shm' {NOT_ALLOWED}; use another name; set shm_size of the"
+        " class, or GPU_SHM_SIZE",
     ),
     "an invalid quantity": (
         of_executor(resources={"requests": {"cpu": 2, "memory": "8GiB"}}),
@@ -702,6 +767,33 @@ def test_path_in_a_pod_template_object_starts_at_template() -> None:
         parse_pod_template(document, "pod.yaml")
 
 
+@pytest.mark.parametrize("kind", [False, True], ids=["a plain template", "a PodTemplate object"])
+def test_template_has_labels_and_annotations_for_the_job(kind: bool) -> None:
+    job = {
+        "metadata": {
+            "labels": {"kueue.x-k8s.io/queue-name": "gpu"},
+            "annotations": {"note": "x"},
+        }
+    }
+    pods: dict[str, Any] = {"metadata": {"labels": {"team": "ml"}}}
+    document = (
+        {"apiVersion": "v1", "kind": "PodTemplate", "template": pods, "job": job}
+        if kind
+        else pods | {"job": job}
+    )
+    assert parse_pod_template(document, "pod.yaml") == PodTemplate(
+        {"team": "ml"},
+        job_labels={"kueue.x-k8s.io/queue-name": "gpu"},
+        job_annotations={"note": "x"},
+    )
+
+
+def test_section_of_jobs_is_checked_beside_a_pod_template_object() -> None:
+    document = {"apiVersion": "v1", "kind": "PodTemplate", "template": {}, "job": "gpu"}
+    with pytest.raises(SettingsError, match=r"pod\.yaml': job='gpu' is not a map"):
+        parse_pod_template(document, "pod.yaml")
+
+
 def test_error_for_an_unknown_field_lists_the_allowed_fields() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_pod_template(pod(priorityClass="gpu"), "pod.yaml")
@@ -756,3 +848,21 @@ def test_pod_with_a_full_template_stays_restricted() -> None:
     for container in (*spec["containers"], *spec["initContainers"]):
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+
+
+def test_required_nodes_must_meet_both() -> None:
+    """So a pod stays off a node that is set aside, whichever term of the template it meets."""
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    away, name = {"key": "metadata.name", "operator": "NotIn"}, {"key": "metadata.name"}
+    terms = [{"matchExpressions": [{"key": "zone"}]}, {"matchFields": [name]}, {}]
+
+    def requiring(*terms: dict[str, Any]) -> dict[str, Any]:
+        return {"affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": [*terms]}}}}
+
+    ours = {**OURS, "spec": {**OURS["spec"], **requiring({"matchFields": [away]})}}
+    merged = apply_template(PodTemplate(spec=requiring(*terms)), ours)["spec"]
+    assert merged["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] == [
+        {"matchExpressions": [{"key": "zone"}], "matchFields": [away]},
+        {"matchFields": [away, name]},
+        {},
+    ]

@@ -14,10 +14,14 @@ from tests.support.pod_objects import RECORDINGS, pod_events
 # One row per status: phase, clock, verdict, wait.
 NEW = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.STARTING)
 NO_NODE = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.UNSCHEDULABLE)
+BOUND = (Phase.PREPARING, "unanswered", None, WaitReason.STARTING)
+PREPARES = (Phase.PREPARING, "sandbox", EndReason.INFRA, WaitReason.STARTING)
 PULLS = (Phase.PREPARING, "image_pull", EndReason.IMAGE, WaitReason.PULLING_IMAGE)
 BAD_IMAGE = (Phase.PREPARING, "image_error", EndReason.IMAGE, WaitReason.PULLING_IMAGE)
 BAD_CONFIG = (Phase.PREPARING, "config_error", EndReason.BAD_SPEC, WaitReason.STARTING)
 RUNS = (Phase.RUNNING, None, None, None)
+GATED = (Phase.UNSCHEDULED, None, None, WaitReason.SUSPENDED)
+KEPT = (Phase.OTHERS_RUN, None, None, None)
 STOPS = (Phase.TERMINATING, "terminating", None, None)
 ENDS = (Phase.ENDED, None, None, None)
 Row = tuple[Phase, str | None, EndReason | None, WaitReason | None]
@@ -32,6 +36,11 @@ class Expected(NamedTuple):
     avoid: str = ""
 
 
+NEVER_STARTED = Expected(
+    EndReason.POD_DELETED,
+    None,
+    ("its pod was deleted", "its container never started, node node-a"),
+)
 CLEAN = Expected(EndReason.ERROR, 0, ("exit code 0 without a result", "(Completed, node node-a)"))
 DELETED = Expected(
     EndReason.POD_DELETED, 143, ("its pod was deleted", "(exit code 143, Error, node node-a)")
@@ -47,13 +56,13 @@ LOST = Expected(
 RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     "success": [
         (
-            [NEW, PULLS, RUNS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, ENDS],
             CLEAN._replace(words=("exit code 0", 'its termination message:\n{"ok": true}')),
         )
     ],
     "exit_1": [
         (
-            [NEW, PULLS, RUNS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, ENDS],
             Expected(
                 EndReason.ERROR,
                 1,
@@ -62,21 +71,24 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
         )
     ],
     "exit_1_pod_failure_policy": [
-        ([NEW, PULLS, RUNS, ENDS], Expected(EndReason.ERROR, 3, ("exit code 3", "node node-a")))
+        (
+            [NEW, BOUND, PREPARES, PULLS, RUNS, ENDS],
+            Expected(EndReason.ERROR, 3, ("exit code 3", "node node-a")),
+        )
     ],
     "oom_killed": [
         (
-            [NEW, PULLS, RUNS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, ENDS],
             Expected(
                 EndReason.HOST_OOM, 137, ("out of host memory", "137, OOMKilled, node node-a")
             ),
         )
     ],
     # Only the Job reports the deadline.
-    "deadline_exceeded": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
+    "deadline_exceeded": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "image_pull_back_off": [
         (
-            [NEW, PULLS, BAD_IMAGE, STOPS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS],
             Expected(
                 EndReason.POD_DELETED,
                 None,
@@ -84,12 +96,12 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
             ),
         )
     ],
-    "image_never_present": [([NEW, PULLS, BAD_IMAGE], None)],
-    "invalid_image_name": [([NEW, PULLS, BAD_IMAGE], None)],
-    "secret_missing": [([NEW, PULLS, BAD_CONFIG], None)],
+    "image_never_present": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE], None)],
+    "invalid_image_name": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE], None)],
+    "secret_missing": [([NEW, BOUND, PREPARES, PULLS, BAD_CONFIG], None)],
     "command_not_found": [
         (
-            [NEW, PULLS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, ENDS],
             Expected(
                 EndReason.BAD_SPEC,
                 128,
@@ -99,16 +111,19 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     ],
     "unschedulable_gpu": [([NEW, NO_NODE], None)],
     "unschedulable_node_selector": [([NEW, NO_NODE], None)],
-    "cancel_background": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
-    "cancel_foreground": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
+    "cancel_background": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED)],
+    "cancel_foreground": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "cancel_ignores_sigterm": [
-        ([NEW, PULLS, RUNS, STOPS, ENDS], DELETED._replace(code=137, words=("exit code 137",)))
+        (
+            [NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS],
+            DELETED._replace(code=137, words=("exit code 137",)),
+        )
     ],
-    "pod_deleted": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
-    "pod_deleted_pod_failure_policy": [([NEW, PULLS, RUNS, STOPS, ENDS], DELETED)],
+    "pod_deleted": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED)],
+    "pod_deleted_pod_failure_policy": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED)],
     "evicted": [
         (
-            [NEW, PULLS, RUNS, STOPS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS],
             Expected(
                 EndReason.EVICTED,
                 143,
@@ -118,25 +133,36 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     ],
     "preempted": [
         (
-            [NEW, PULLS, RUNS, STOPS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS],
             Expected(
                 EndReason.PREEMPTED,
                 143,
                 ("preempted", "accommodate a higher priority pod", "exit code 143"),
             ),
         ),
-        ([NEW, NO_NODE, PULLS, RUNS, ENDS], CLEAN),
+        ([NEW, NO_NODE, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN),
+    ],
+    "rejected_by_node": [
+        (
+            [BOUND, ENDS],
+            Expected(
+                EndReason.INFRA,
+                None,
+                ("its node rejected its pod (OutOfnvidia.com/gpu)", "requested: 64, used: 0"),
+                "node-a",
+            ),
+        )
     ],
     # A silent node is not a failed job, which may still run.
-    "kubelet_down_then_back": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
-    "node_lost_then_back": [([NEW, PULLS, RUNS, STOPS, ENDS], LOST)],
+    "kubelet_down_then_back": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
+    "node_lost_then_back": [([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], LOST)],
     "node_lost_pod_failure_policy": [
-        ([NEW, PULLS, RUNS, STOPS, ENDS], LOST),
-        ([NEW, PULLS, RUNS], None),
+        ([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], LOST),
+        ([NEW, BOUND, PREPARES, PULLS, RUNS], None),
     ],
     "node_deleted": [
         (
-            [NEW, PULLS, RUNS, STOPS, ENDS],
+            [NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS],
             Expected(
                 EndReason.NODE_LOST,
                 None,
@@ -145,9 +171,28 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
             ),
         )
     ],
-    "suspend_resume": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
-    "ttl_after_finished": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
-    "api_errors": [([NEW, PULLS, RUNS, ENDS], CLEAN)],
+    "suspend_resume": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
+    # It is suspended while it runs: only its Job tells.
+    "suspended_while_running": [
+        ([NEW, BOUND, PREPARES, PULLS, RUNS, STOPS, ENDS], DELETED),
+        ([NEW, BOUND, PREPARES, PULLS, RUNS], None),
+    ],
+    # Its executor has ended by itself, long before its pod was deleted.
+    "sidecar_runs_on": [([NEW, BOUND, PREPARES, PULLS, RUNS, KEPT, STOPS, ENDS], CLEAN)],
+    "native_sidecar": [([NEW, BOUND, PREPARES, PULLS, RUNS, KEPT, ENDS], CLEAN)],
+    "scheduling_gate": [([GATED, STOPS, ENDS], DELETED._replace(code=None, words=()))],
+    "ttl_after_finished": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
+    "api_errors": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
+    "registry_401": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS], NEVER_STARTED)],
+    "registry_404": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS], NEVER_STARTED)],
+    "registry_429": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS], NEVER_STARTED)],
+    "registry_503": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS], NEVER_STARTED)],
+    # Why they do not start, only their events tell.
+    "volume_missing": [([NEW, BOUND, PREPARES, STOPS, ENDS], NEVER_STARTED)],
+    "runtime_class_unknown": [([NEW, BOUND, PREPARES, STOPS, ENDS], NEVER_STARTED)],
+    "policy_refuses_job": [],
+    "policy_refuses_pod": [],
+    "quota_demands_limits": [],
     "quota_refuses_pod": [],
     "quota_refuses_job": [],
     "forbidden": [],

@@ -18,7 +18,7 @@ from gpuqueue.launchers.kubernetes.status.read_status import (
     overdue,
     read_status,
 )
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import EndReason, WaitReason
 from tests.support.pod_objects import DELETION, at
 
 WAITING = [
@@ -62,9 +62,10 @@ DISRUPTIONS = [
     "TerminationByKubelet",
 ]
 CLOCKS: dict[Phase, set[str | None]] = {
-    Phase.UNSCHEDULED: {"unschedulable"},
-    Phase.PREPARING: {"image_pull", "image_error", "config_error"},
+    Phase.UNSCHEDULED: {"unschedulable", None},
+    Phase.PREPARING: {"unanswered", "sandbox", "image_pull", "image_error", "config_error"},
     Phase.RUNNING: {None},
+    Phase.OTHERS_RUN: {None},
     Phase.TERMINATING: {"terminating"},
     Phase.ENDED: {None},
 }
@@ -160,7 +161,12 @@ def check(summary: PodStatusSummary, pod: Pod) -> None:
     assert summary.clock in CLOCKS[summary.phase]
     assert (summary.end is not None) == (summary.phase is Phase.ENDED)
     waits = summary.phase in (Phase.UNSCHEDULED, Phase.PREPARING)
-    assert (summary.verdict is not None) == (summary.wait is not None) == waits
+    if summary.wait is WaitReason.SUSPENDED:
+        assert (summary.phase, summary.clock, summary.verdict) == (Phase.UNSCHEDULED, None, None)
+        return
+    assert (summary.wait is not None) == waits
+    assert (summary.verdict is not None) == (waits and summary.clock != "unanswered")
+    assert summary.silent is None or summary.node or summary.phase is Phase.RUNNING
     assert not summary.at_once or summary.clock == "image_error"
     assert summary.node == (pod.spec.node_name or "")
 
@@ -205,10 +211,11 @@ def test_requested_deletion_alone_ends_nothing(pod: Pod) -> None:
 
 @many
 @given(pod=pods)
-def test_attempt_holds_its_slot_until_the_executor_ends(pod: Pod) -> None:
+def test_attempt_holds_its_slot_until_its_containers_have_ended(pod: Pod) -> None:
     statuses = pod.status.container_statuses or ()
-    executors = [each for each in statuses if each.name == "executor"] or list(statuses)
-    gone = bool(executors) and all(each.state and each.state.terminated for each in executors)
+    gone = bool(statuses) and all(each.state and each.state.terminated for each in statuses)
+    sidecars = pod.status.init_container_statuses or ()
+    gone = gone and not any(each.state and each.state.running for each in sidecars)
     given_up = pod.status.phase in ("Succeeded", "Failed")
     assert (read_status(pod).phase is Phase.ENDED) == (gone or given_up)
     assert read_status(pod, deleted=True).phase is Phase.ENDED

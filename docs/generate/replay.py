@@ -1,0 +1,131 @@
+"""The page of the replay, from the newest run that was kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replay.ours import DEVICE, WHOLE
+from benchmarks.replay.tables import COLUMNS, Report, reports
+from docs.generate.markdown import lines, page, table
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+#: The scenarios of the page; the results have all, with more columns.
+SHOWN = ("T4 as a batch, as", "T4 as arrived, charged", "GenAI, 20 % exclusive, as", "Equal")
+#: Columns of the results that the page leaves out.
+LEFT_OUT = ("Jain", "slots used")
+
+METHOD = """
+`make bench replay` plays recorded jobs on 4 GPUs with 4 shared slots each.
+An exclusive job takes a whole GPU.
+gpuqueue is its scripts on a real Redis, called as dispatchers and executors call them.
+The other schedulers are small simulators in the same loop of events.
+All have the same simulated clock.
+
+- **As recorded**: jobs that share a GPU do not slow one another.
+- **Charged 1.11 × N**: each of N jobs on one GPU takes 1.11 × N as long while they share it.
+
+The truth lies between the two.
+"""
+
+SCHEDULERS = {
+    DEVICE: "each GPU is a domain of its class.",
+    f"{DEVICE}, limits": "the same, with time limits of twice what the jobs take.",
+    WHOLE: "all GPUs are one domain: while an exclusive job runs on one, no shared job runs.",
+    "strict FIFO": "a job that cannot start blocks all behind it.",
+    "waits for an idle GPU": "every 0.5 s, each job starts that can; an exclusive one needs an idle"
+    " GPU.",
+    "waits for an idle class": "the same, with all GPUs as one domain.",
+    "phase-fair": "on each GPU, shared and exclusive phases take turns; as many GPUs drain as"
+    " exclusive jobs wait.",
+}
+
+MEANING = """
+- **Makespan ÷ bound**: when the last job ends, over a time that no schedule beats.
+- **Overtaken before a drain**: later shared jobs that started while the same exclusive job was
+  first in line, as long as every GPU with shared jobs took more of them; the most of any job.
+- **Overtaken in all**: the same until the exclusive job started, also on GPUs that do not drain.
+- **In a row**: exclusive jobs that started one after the other while shared jobs waited.
+- **Jain**: Jain's index over tenants; 1 is even.
+
+The bound of the T4 trace is one exclusive job of 30 days.
+"""
+
+ONE_DOMAIN = """
+All GPUs of a class are one domain, so an exclusive job waits until all are free of shared jobs.
+While shared jobs wait, the next exclusive job does not start beside it (M = 1): the other GPUs are
+empty as long as it runs.
+The bounds hold, and the price is the longest makespan of all.
+A domain for each GPU is the answer; this version does not have it yet.
+"""
+
+COMMAND = """
+The traces are not part of the project.
+`t4_openb.csv` and `genai_short.csv` are derived from the openb and GenAI traces of Alibaba.
+`TRACES` names their directory.
+Without it, synthetic jobs are made from a seed, and the tables say so.
+
+```sh
+make bench replay TRACES=../traces
+```
+
+It prints all tables, and writes `latest.json` to `benchmarks/results`.
+`replay.html` beside it is a picture of waits and slots over time.
+"""
+
+
+def newest() -> Path:
+    """Return the newest run of the replay that was kept."""
+    return max(RESULTS.glob("20*-replay.json"))
+
+
+def make() -> str:
+    """Make the page."""
+    run = newest()
+    known = json.loads(run.read_text())
+    machine = known["machine"]
+    figures: list[dict[str, Any]] = known["benchmarks"]["replay"]["figures"]
+    found = [each for each in reports(figures) if each.title.startswith(SHOWN)]
+    labels = [row[0] for row in found[0].rows]
+    decisions = next(each for each in figures if each["name"] == "decisions of one caller")
+    per_second = decisions["ours"]["median"]
+    return page(
+        "Replay of real workloads",
+        METHOD,
+        "\n".join(f"- **{label}**: {SCHEDULERS[label]}" for label in labels),
+        f"The figures are those of `benchmarks/results/{run.name}`, which has more scenarios.",
+        "## Aims",
+        table(
+            ("scenario", "aim", "reached"),
+            [(each.title, *_aim(aim)) for each in found for aim in each.aims],
+        ),
+        f"One caller had {per_second:,.0f} decisions per second, on a machine of"
+        f" {machine['cores']} cores with a load of {machine['load_at_start'][0]:.1f} by others.",
+        *(
+            ("## One domain is not enough", lines(" ".join(ONE_DOMAIN.split())))
+            if DEVICE not in labels
+            else ()
+        ),
+        "## Figures",
+        *(part for each in found for part in _section(each)),
+        "## What the columns mean",
+        MEANING,
+        "## Run it",
+        COMMAND,
+    )
+
+
+def _aim(text: str) -> tuple[str, str]:
+    aim, _, reached = text.partition(": ")
+    return aim, reached
+
+
+def _section(report: Report) -> tuple[str, str, str]:
+    tenants = report.title.startswith(SHOWN[-1])
+    heads = ["scheduler", *COLUMNS]
+    shown = ("scheduler", "Jain") if tenants else (each for each in heads if each not in LEFT_OUT)
+    kept = [heads.index(name) for name in shown]
+    rows = [[row[place] for place in kept] for row in report.rows]
+    columns = [heads[place] for place in kept]
+    return f"### {report.title}", lines(report.what), table(columns, rows)

@@ -1,0 +1,69 @@
+"""The domains of a class, as the state has them. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from gpuqueue.classes.gpu_class import NODE, GpuClass
+from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.store.keys import class_key
+from gpuqueue.store.readable import readable
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One domain: a GPU of the machine, or a node. The keys are isolations."""
+
+    name: str
+    slots: dict[str, int]
+    held: dict[str, int]
+    drained: bool = False
+    """Whether it becomes idle for an exclusive job: no shared job starts there."""
+
+
+class Domains:
+    """Reads the domains of classes."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def slots(self, gpu_class: GpuClass) -> dict[str, int]:
+        """Return the slots of a class by isolation, of all its domains together."""
+        if gpu_class.domain != NODE:
+            return {each: gpu_class.slots(each) for each in ISOLATIONS}
+        found: Any = self._client.hvals(class_key(gpu_class.name, "domains"))
+        known = [each for text in found if (each := readable(text)) is not None]
+        return {name: sum(int(each.get(name, 0)) for each in known) for name in ISOLATIONS}
+
+    def free(self, gpu_class: GpuClass, isolation: str) -> int:
+        """Return the free slots of one isolation of a class with several domains."""
+        key = f"{class_key(gpu_class.name, 'domains')}:{isolation}"
+        found: Any = self._client.zrange(key, 0, -1, withscores=True)
+        return sum(int(score) for _, score in found)
+
+    def of(self, gpu_class: str) -> list[Domain]:
+        """Return the domains of a class; none: the class is one domain."""
+        key = class_key(gpu_class, "domains")
+        pipe = self._client.pipeline(transaction=True)
+        pipe.hgetall(key)
+        pipe.hget(class_key(gpu_class, "gate"), "drained")
+        slots, drained = pipe.execute()
+        names = sorted(slots, key=lambda name: (len(name), name))
+        pipe = self._client.pipeline(transaction=True)
+        for name in names:
+            for isolation in ISOLATIONS:
+                pipe.zcard(f"{key}:{isolation}:{name}")
+        held = iter(pipe.execute())
+        return [
+            Domain(
+                name,
+                {each: int(known.get(each, 0)) for each in ISOLATIONS},
+                {each: next(held) for each in ISOLATIONS},
+                name == drained,
+            )
+            for name in names
+            if (known := readable(slots[name])) is not None
+        ]

@@ -1,0 +1,34 @@
+-- domains: the domains of a class in Kubernetes are these nodes from now on. May be repeated.
+-- Context:
+--   spec: the class, as GpuClass.spec returns it
+--   nodes?: the name of each node → its slots {shared, exclusive}; absent: the class is one domain
+-- Answer: 1 if jobs may start by that which could not before, else 0
+--! clock records domains place holds places placement
+local kind = string.match(redis.call('HGET', K.gate, 'domains') or '', '^%a+')
+
+local function is_known(nodes)
+  local total = 0
+  for name, slots in pairs(nodes) do
+    local before = domain.slots(name)
+    total = total + 1
+    local same = before and before.shared == slots.shared
+    if not same or before.exclusive ~= slots.exclusive then return false end
+  end
+  return kind == 'node' and total == redis.call('HLEN', K.domains)
+end
+
+if not context.nodes then
+  if kind ~= 'node' then return 0 end
+  domain.forget()
+  return 1
+end
+if not is_known(context.nodes) then
+  domain.set(context.spec, context.nodes)
+  redis.call('HSET', K.gate, 'domains', 'node')
+  return 1
+end
+-- The node of an attempt is known once its pod has one.
+local nowhere = domain.without_place()
+if nowhere == 0 and domain.are_whole() then return 0 end
+domain.place_holders(context.spec)
+return domain.without_place() < nowhere and 1 or 0

@@ -1,0 +1,264 @@
+-- Accounting: what each attempt has used that held a slot, written where the slot is freed. Needs
+-- clock, counts, records. WASTED, the reasons of attempts that do not count, comes from
+-- model/reasons.py.
+--
+-- Times and durations are whole microseconds, kept as texts: JSON of Redis has 14 digits.
+--   K.history: entry (JSON) by the time at which its slot was freed.
+--   K.capacity: {at, domains, shared, exclusive, price} (JSON) by the time from which it holds.
+--   K.usage: the newest capacity as '#now'; a row for each [day, tenant, task, isolation, reason,
+--     counted], as JSON: 'SLOTS PRICE' -> {attempts, held, waited}; and for /metrics, for each
+--     [tenant, isolation, reason], the seconds that GPUs were held. note_capacity moves the rows of
+--     past days to K.usage:DAY.
+
+-- One name, since a script has at most 200.
+local accounting = {}
+do
+  local DAY = 86400000000
+  -- How many rows of one day a class has before tasks become 'other', unless note_capacity says;
+  -- how many numbers for /metrics before tenants do; and into how many days an entry is split.
+  local MOST_ROWS, MOST_TOTALS, MOST_DAYS = 500, 200, 1000
+  -- Bytes of a name that is kept of a message.
+  local LONGEST_NAME = 200
+  local OTHER = 'other'
+
+  local function micros(seconds)
+    return math.floor(seconds * 1000000 + 0.5)
+  end
+
+  local function whole(number)
+    return string.format('%.0f', number)
+  end
+
+  -- The sum of two whole numbers of any length, as texts.
+  local function plus(one, other)
+    local low = tonumber(string.sub(one, -9)) + tonumber(string.sub(other, -9))
+    local high = math.floor(low / 1000000000)
+    for _, text in ipairs({ one, other }) do
+      high = high + (tonumber(string.sub(text, 1, -10)) or 0)
+    end
+    if high == 0 then return whole(low) end
+    return string.format('%.0f%09.0f', high, low % 1000000000)
+  end
+
+  -- A text that JSON holds, or nothing.
+  local function decoded(text)
+    local _, value = pcall(cjson.decode, text or '')
+    return type(value) == 'table' and value or nil
+  end
+
+  -- A name, without the rest of a character that was cut.
+  local function short(name)
+    if type(name) ~= 'string' then return '' end
+    if #name <= LONGEST_NAME then return name end
+    local kept = string.sub(name, 1, LONGEST_NAME)
+    if not string.find(name, '^[\128-\191]', LONGEST_NAME + 1) then return kept end
+    return (string.gsub(kept, '[\192-\255][\128-\191]*$', ''))
+  end
+
+  -- Free the slot of a holder. Answer: since when it was held, and the isolation; nil: it had none.
+  function accounting.leave_slot(holder, isolation)
+    local other = isolation == 'shared' and 'exclusive' or 'shared'
+    for _, each in ipairs({ isolation or 'exclusive', other }) do
+      local since = redis.call('ZSCORE', K['holders_' .. each], holder)
+      if since then
+        redis.call('ZREM', K['holders_' .. each], holder)
+        return tonumber(since), each
+      end
+    end
+    return nil
+  end
+
+  -- What an attempt has used. `job`: its record, if `current`, or of a later attempt; nil: none.
+  -- `since`: when it became a holder. `stop`: until when it held its slot, if that is known.
+  function accounting.entry_of(job, current, holder, since, isolation, stop)
+    job = job or {}
+    local start = since
+    -- It held the slot before it was adopted. A record keeps 14 digits.
+    local adopted = current and job.adopted and math.abs(since - job.adopted) < 0.001
+    if adopted then start = math.min(since, job.admitted or since) end
+    stop = math.max(start, math.min(now, stop or now))
+    local known = current and job.created
+    return {
+      id = job.id or delivery_of(holder),
+      delivery = delivery_of(holder),
+      attempt = attempt_of(holder),
+      tenant = short(job.tenant),
+      task = short(job.task),
+      domain = job.domain or '*', -- the whole class
+      isolation = isolation,
+      start = micros(start),
+      stop = micros(stop),
+      waited = known and micros(math.max(0, start - in_line_since(job))) or 0,
+      memory = current and job.gpu_memory_peak or nil,
+      memory_own = current and job.gpu_memory_own or nil,
+    }
+  end
+
+  -- How an attempt ended, and whether it counts: the job did not need another one for a fault that
+  -- is not its own. `before`: the state of the job when its slot was freed.
+  function accounting.outcome_of(job, current, before, ended)
+    if not current then return ended.reason, false end
+    local over = job.state == 'ended' or job.state == 'finishing'
+    if over then return job.reason, not WASTED[job.reason] end
+    if before == 'reporting' then return 'REQUEUED', true end
+    return ended.reason, false
+  end
+
+  -- The capacities that held at some time since `start`, the newest first.
+  local function capacities(current, start)
+    if not current then return {} end
+    if tonumber(current.at) <= start then return { current } end
+    local found, log = {}, redis.call('ZRANGE', K.capacity, 0, -1)
+    for i = #log, 1, -1 do
+      local each = decoded(log[i])
+      if each and tonumber(each.at) then
+        found[#found + 1] = each
+        if tonumber(each.at) <= start then break end
+      end
+    end
+    return found
+  end
+
+  -- What a slot is a share of, and its price. Before the capacity was noted, neither is known.
+  local function terms_at(capacity, isolation)
+    if not capacity then return '0 -' end
+    return whole(capacity[isolation] or 0) .. ' ' .. (capacity.price or '-')
+  end
+
+  -- The time from `from` to `to` by its terms. Answer: terms -> microseconds, the last terms, and
+  -- the seconds of GPUs.
+  local function parts_of(known, isolation, from, to)
+    local parts, last, seconds = {}, nil, 0
+    local function add(capacity, length)
+      local terms = terms_at(capacity, isolation)
+      last = last or terms
+      parts[terms] = (parts[terms] or 0) + length
+      local slots = capacity and capacity[isolation] or 0
+      if slots > 0 then seconds = seconds + length / slots / 1000000 end
+    end
+    local up_to = to
+    for _, each in ipairs(known) do
+      local at = math.max(from, tonumber(each.at))
+      if at < up_to or from == to and at == to and not last then
+        add(each, up_to - at)
+        up_to = at
+      end
+    end
+    if from < up_to or not last then add(nil, up_to - from) end
+    return parts, last, seconds
+  end
+
+  -- Add a number of attempts, and times as texts, to the terms of a row.
+  function accounting.add_to(row, terms, attempts, held, waited)
+    local sums = row[terms]
+    if type(sums) ~= 'table' or #sums ~= 3 then sums = { '0', '0', '0' } end
+    row[terms] = { plus(sums[1], attempts), plus(sums[2], held), plus(sums[3], waited) }
+  end
+
+  -- The names that a row may have, the first while the day has few rows.
+  local function row_names(day, entry)
+    local names = {}
+    local kept = { { entry.tenant, entry.task }, { entry.tenant, OTHER }, { OTHER, OTHER } }
+    for _, each in ipairs(kept) do
+      names[#names + 1] = cjson.encode({
+        day,
+        each[1],
+        each[2],
+        entry.isolation,
+        entry.reason,
+        entry.counted and 1 or 0,
+      })
+    end
+    return names
+  end
+
+  -- Keep an entry: in the history, in the rows of its days, and in the totals for /metrics.
+  local function keep_entry(entry)
+    local first = math.floor(entry.start / DAY)
+    local last = math.floor(math.max(entry.start, entry.stop - 1) / DAY)
+    first = math.max(first, last - MOST_DAYS + 1)
+    local asked = { '#now', '#rows', '#totals' }
+    for _, tenant in ipairs({ entry.tenant, OTHER }) do
+      asked[#asked + 1] = cjson.encode({ tenant, entry.isolation, entry.reason })
+    end
+    for day = first, last do
+      for _, name in ipairs(row_names(day, entry)) do asked[#asked + 1] = name end
+    end
+    local found = redis.call('HMGET', K.usage, unpack(asked))
+    local current = decoded(found[1])
+    local rows, totals = tonumber(found[2]) or 0, tonumber(found[3]) or 0
+    local most = current and current.rows or MOST_ROWS
+    local known, seconds, changed = capacities(current, entry.start), 0, {}
+    for day = first, last do
+      local at = 5 + 3 * (day - first)
+      local pick = 1
+      if not found[at + 1] then pick = rows < most and 1 or rows < 2 * most and 2 or 3 end
+      if not found[at + pick] then rows = rows + 1 end
+      local row = decoded(found[at + pick]) or {}
+      local from = day == first and entry.start or day * DAY
+      local to = day == last and entry.stop or (day + 1) * DAY
+      local parts, final, more = parts_of(known, entry.isolation, from, to)
+      for terms, length in pairs(parts) do
+        local ends = day == last and terms == final
+        local waited = ends and whole(entry.waited) or '0'
+        accounting.add_to(row, terms, ends and '1' or '0', whole(length), waited)
+      end
+      seconds = seconds + more
+      changed[#changed + 1] = asked[at + pick]
+      changed[#changed + 1] = cjson.encode(row)
+    end
+    local pick = (found[4] or totals < MOST_TOTALS) and 4 or 5
+    if not found[pick] then totals = totals + 1 end
+    local total = (tonumber(found[pick]) or 0) + seconds
+    for _, each in ipairs({ asked[pick], string.format('%.6f', total), '#rows', rows }) do
+      changed[#changed + 1] = each
+    end
+    changed[#changed + 1], changed[#changed + 2] = '#totals', totals
+    -- Rows of days that were archived already.
+    if first < math.floor(micros(now) / DAY) then
+      changed[#changed + 1], changed[#changed + 2] = '#late', 1
+    end
+    redis.call('HSET', K.usage, unpack(changed))
+    local share = current and current[entry.isolation]
+    local kept = { slots = share and share > 0 and share or nil }
+    for field, value in pairs(entry) do kept[field] = value end
+    for _, field in ipairs({ 'start', 'stop', 'waited' }) do kept[field] = whole(entry[field]) end
+    kept.counted = entry.counted and 1 or 0
+    redis.call('ZADD', K.history, entry.stop, cjson.encode(kept))
+  end
+
+  -- Account for an attempt whose slot was freed. A damaged key keeps no slot from being freed.
+  function accounting.account(entry, reason, counted)
+    entry.reason, entry.counted = reason or 'INFRA', counted
+    if not pcall(keep_entry, entry) then
+      redis.pcall('HINCRBY', K.counts, 'unaccounted:' .. entry.isolation, 1)
+    end
+  end
+
+  -- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows. `raw`: the
+  -- newest one, as it was written.
+  function accounting.set_capacity(entry, raw)
+    local before = decoded(raw)
+    local at = math.max(micros(now), before and tonumber(before.at) or 0)
+    if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
+    entry.at = whole(at)
+    local text = cjson.encode(entry)
+    redis.call('ZADD', K.capacity, at, text)
+    redis.call('HSET', K.usage, '#now', text)
+    return text
+  end
+
+  -- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
+  function accounting.widen(isolation)
+    local raw = redis.call('HGET', K.usage, '#now')
+    local current = decoded(raw)
+    if not current or (current.domains or 0) == 0 then return end
+    local each = math.ceil(redis.call('ZCARD', K['holders_' .. isolation]) / current.domains)
+    if (current[isolation] or 0) < each then
+      current[isolation] = each
+      accounting.set_capacity(current, raw)
+    end
+  end
+
+  accounting.micros, accounting.whole, accounting.decoded = micros, whole, decoded
+end

@@ -1,0 +1,205 @@
+-- What happens to the jobs of tenants: they come into line, start and end; and whose turn it is.
+-- Needs clock, records, tenants, tenant_lines.
+
+do
+  local class, KIND = tenancy.class, tenancy.KIND
+  local chosen, waits = {}, {}
+  local tenant_of, state_of, name_of, made_state =
+    tenancy.tenant_of, tenancy.state_of, tenancy.name_of, tenancy.made_state
+  local rule_of, member_of, first_of_line, running =
+    tenancy.rule_of, tenancy.member_of, tenancy.first_of_line, tenancy.running
+  local refresh, settle, counted = tenancy.refresh, tenancy.settle, tenancy.counted
+
+  local function hold(job)
+    local state, holder = made_state(tenant_of(job)), holder_of(job)
+    redis.call('ZADD', K.tenant_running, state.id * 4 + KIND[job.isolation], holder)
+    return holder
+  end
+
+  -- The first job of an isolation: its delivery and rank.
+  function tenancy.first(isolation)
+    local key, kind = K['waiting_' .. isolation], KIND[isolation]
+    chosen[isolation], waits[isolation] = nil, nil
+    if class.order == 'sorting' then
+      local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+      local job = found[1] and load(found[1])
+      waits[isolation] = found[1] ~= nil
+      if job and tenancy.limited(job) then return nil end
+      return found[1], tonumber(found[2])
+    end
+    local front = redis.call('ZRANGE', K.tenant_order, kind, kind, 'BYSCORE', 'LIMIT', 0, 1)[1]
+    waits[isolation] = redis.call('ZCARD', key) > 0
+    if not front then return nil end
+    local name = string.match(front, ':(.*)$')
+    local state = state_of(name)
+    local member = state and first_of_line(state, kind)
+    local priority, arrival, delivery = string.match(member or '', '^%a(%d%d)(%d+):(.*)$')
+    if not delivery then
+      class.lost = true
+      local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+      return found[1], tonumber(found[2])
+    end
+    chosen[isolation] = { name = name, front = string.sub(front, 2), member = member }
+    return delivery, tonumber(priority) * ARRIVALS + tonumber(arrival)
+  end
+
+  -- Which of two isolations goes first that both could start; nil: by rank.
+  function tenancy.before()
+    local shared, exclusive = chosen.shared, chosen.exclusive
+    if not (shared and exclusive) or shared.front == exclusive.front then return nil end
+    return shared.front < exclusive.front and 'shared' or 'exclusive'
+  end
+
+  -- Whether jobs of an isolation wait, although none may be next: their tenants are at a limit.
+  function tenancy.waits(isolation)
+    return waits[isolation]
+  end
+
+  -- Take the first of an isolation out of its line, which no job waits under. One that waits under
+  -- the name of another tenant goes there.
+  function tenancy.drop(isolation, job)
+    local own = chosen[isolation]
+    if not own then return end
+    redis.call('ZREM', K.tenant_jobs, own.member)
+    refresh(own.name)
+    if job and job.state == 'waiting' then tenancy.enter(job) end
+  end
+
+  local function place(job, line, member, other)
+    local name = tenant_of(job)
+    if not tenancy.on() then
+      if name == '' then return end
+      tenancy.begin()
+    end
+    redis.call('ZREM', K.tenant_jobs, other)
+    redis.call('ZADD', K.tenant_jobs, made_state(name).id * 4 + line, member)
+    refresh(name)
+  end
+
+  -- A job has come into line.
+  function tenancy.enter(job)
+    place(job, KIND[job.isolation], member_of(job), 'd:' .. job.delivery)
+  end
+
+  -- A job waits for a time.
+  function tenancy.aside(job)
+    place(job, 2, 'd:' .. job.delivery, member_of(job))
+  end
+
+  -- A job has left the line, and waits for no time.
+  function tenancy.leave(job)
+    if not tenancy.on() then return end
+    local name = tenant_of(job)
+    local gone = redis.call('ZREM', K.tenant_jobs, member_of(job), 'd:' .. job.delivery)
+    if gone > 0 then refresh(name) end
+  end
+
+  -- No job waits for a time under this name.
+  function tenancy.forget_delay(delivery)
+    if tenancy.on() then redis.call('ZREM', K.tenant_jobs, 'd:' .. delivery) end
+  end
+
+  -- A job has become a holder.
+  function tenancy.started(job)
+    local name = tenant_of(job)
+    if not tenancy.on() then
+      if name ~= '' then tenancy.begin() end
+      return
+    end
+    local holder = hold(job)
+    redis.call('ZADD', K.tenant_charged, now, holder)
+    made_state(name).served = counted('served')
+    refresh(name)
+  end
+
+  -- A holder has gone.
+  function tenancy.ended(holder)
+    if not tenancy.on() then return end
+    local name = settle(holder, tonumber(redis.call('ZSCORE', K.tenant_charged, holder)))
+    redis.call('ZREM', K.tenant_running, holder)
+    redis.call('ZREM', K.tenant_charged, holder)
+    if name then refresh(name) end
+  end
+
+  -- Decide without a holder for a moment. Answer: what gives it back.
+  function tenancy.without(holder)
+    local line = tenancy.on() and redis.call('ZSCORE', K.tenant_running, holder)
+    local name = line and name_of(math.floor(tonumber(line) / 4))
+    if not name then return function() end end
+    redis.call('ZREM', K.tenant_running, holder)
+    refresh(name)
+    return function()
+      if not tenancy.on() then return end
+      redis.call('ZADD', K.tenant_running, made_state(name).id * 4 + tonumber(line) % 4, holder)
+      refresh(name)
+    end
+  end
+
+  -- Whether the tenant of a job runs as many as it may.
+  function tenancy.limited(job)
+    if not tenancy.on() then return false end
+    local name = tenant_of(job)
+    local most, state = rule_of(name).max_running, state_of(name)
+    return most ~= nil and (state and running(state) or 0) >= most
+  end
+
+  -- Why a job may not be accepted; nil: it may. A delivery that follows another one of its task
+  -- continues it.
+  function tenancy.refusal(job)
+    if (job.retries or 0) > 0 or (job.nesting or 0) > 0 or not tenancy.on() then return nil end
+    local name = tenant_of(job)
+    local most, state = rule_of(name).max_queued, state_of(name)
+    if not most then return nil end
+    local first = state and state.id * 4
+    local queued = state and redis.call('ZCOUNT', K.tenant_jobs, first, first + 2) or 0
+    if queued < most then return nil end
+    local words = "gpu.tenant='%s' has %d queued jobs, and max_queued=%d in the class %s; send it"
+      .. ' when some have started, or raise max_queued (gpuqueue tenants set)'
+    return string.format(words, name, queued, most, job.gpu_class or '')
+  end
+
+  local function described(name, state)
+    local rule, counts = rule_of(name), {}
+    for kind = 0, 2 do
+      local line = state.id * 4 + kind
+      counts[kind + 1] = redis.call('ZCOUNT', K.tenant_jobs, line, line)
+    end
+    local shared, exclusive = running(state, 0), running(state, 1)
+    local limited = rule.max_running and shared + exclusive >= rule.max_running
+    local decay = class.half_life > 0 and 2 ^ math.min(0, (state.at - now) / class.half_life) or 0
+    return {
+      name,
+      counts[1],
+      counts[2],
+      counts[3],
+      shared,
+      exclusive,
+      string.format('%.3f', state.total),
+      string.format('%.3f', state.usage * decay),
+      limited and 1 or 0,
+    }
+  end
+
+  -- The tenants of a class; see tenants.lua.
+  function tenancy.list(most)
+    local fields, found = redis.call('HGETALL', K.tenants), {}
+    for i = 1, #fields, 2 do
+      local name = string.match(fields[i], '^=(.*)$')
+      local state = name and state_of(name)
+      if state then found[#found + 1] = { name, state } end
+    end
+    table.sort(found, function(one, other)
+      local busy = not one[2].idle
+      if busy == (other[2].idle or false) then return busy end
+      return one[2].served > other[2].served
+    end)
+    rule_of('')
+    local known = redis.call('HGETALL', K.tenant_rules)
+    local epoch = redis.call('HGET', K.tenant_rules, 'epoch') or '0'
+    local answer = { tonumber(epoch) or 0, tostring(class.half_life), #found, known }
+    for i = 1, math.min(most, #found) do
+      answer[#answer + 1] = described(unpack(found[i]))
+    end
+    return answer
+  end
+end

@@ -1,0 +1,126 @@
+-- note_capacity: note what a class has, from now on, and what its slots cost. Archive the rows of
+-- past days, and forget the oldest entries. Of one dispatcher at a time: the leader.
+-- Context:
+--   domains: how many domains the class has
+--   shared, exclusive: the slots of one domain
+--   price?: of one domain for an hour, in millionths, as text
+--   rows: how many rows of one day are kept before tasks become 'other'; twice as many, before
+--     tenants do
+--   history: how many entries are kept
+--   days: for how many days the rows are kept by day
+--   absent: seconds without a call after which a class without holders was not there meanwhile
+-- Answer: 1 if the capacity has changed, else 0
+--! clock counts records accounting
+local micros, whole, decoded = accounting.micros, accounting.whole, accounting.decoded
+local DAY, OTHER = 86400000000, 'other'
+local today = math.floor(micros(now) / DAY)
+-- How many days, or entries, one call forgets at most.
+local FORGOTTEN_DAYS, FORGOTTEN_ENTRIES, MOST_CAPACITIES = 8, 500, 500
+-- Seconds between two notes that the class is there.
+local SEEN_EACH = 60
+
+local function day_key(day)
+  return K.usage .. ':' .. day
+end
+
+-- Add a row to those of a key.
+local function merge(key, name, text)
+  local before = redis.call('HGET', key, name)
+  local row = decoded(before) or {}
+  for terms, sums in pairs(decoded(text) or {}) do
+    if type(sums) == 'table' and #sums == 3 then accounting.add_to(row, terms, unpack(sums)) end
+  end
+  redis.call('HSET', key, name, cjson.encode(row))
+end
+
+local function archive()
+  local found, rows, oldest = redis.call('HGETALL', K.usage), 0, nil
+  for i = 1, #found, 2 do
+    local name = decoded(found[i])
+    local day = name and #name == 6 and tonumber(name[1])
+    if day and day < today then
+      merge(day_key(day), found[i], found[i + 1])
+      redis.call('HDEL', K.usage, found[i])
+      oldest = math.min(oldest or day, day)
+    elseif day then
+      rows = rows + 1
+    end
+  end
+  redis.call('HDEL', K.usage, '#late')
+  redis.call('HSET', K.usage, '#day', today, '#rows', rows)
+  redis.call('HINCRBY', K.usage, '#archived', 1)
+  local known = tonumber(redis.call('HGET', K.usage, '#oldest'))
+  if oldest and (not known or oldest < known) then
+    redis.call('HSET', K.usage, '#oldest', oldest)
+  end
+end
+
+-- Days that are too old become part of one row for each isolation and reason.
+local function forget_days()
+  local oldest = tonumber(redis.call('HGET', K.usage, '#oldest'))
+  local until_day = oldest and math.min(today - context.days, oldest + FORGOTTEN_DAYS)
+  if not oldest or until_day <= oldest then return end
+  for day = oldest, until_day - 1 do
+    local key = day_key(day)
+    local found = redis.call('HGETALL', key)
+    for i = 1, #found, 2 do
+      local name = decoded(found[i])
+      if name then
+        name[1], name[2], name[3] = 0, OTHER, OTHER
+        merge(day_key('older'), cjson.encode(name), found[i + 1])
+      end
+    end
+    redis.call('DEL', key)
+  end
+  redis.call('HSET', K.usage, '#oldest', until_day)
+  redis.call('HINCRBY', K.usage, '#archived', 1)
+end
+
+-- `key`: a sorted set by time. Answer: the last score that was forgotten.
+local function forget_above(key, most)
+  local over = math.min(redis.call('ZCARD', key) - most, FORGOTTEN_ENTRIES)
+  if over <= 0 then return nil end
+  local old = redis.call('ZRANGE', key, 0, over - 1, 'WITHSCORES')
+  for i = 1, #old, 2 do redis.call('ZREM', key, old[i]) end
+  return old[#old]
+end
+
+local held = {
+  shared = redis.call('ZCARD', K.holders_shared),
+  exclusive = redis.call('ZCARD', K.holders_exclusive),
+}
+local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
+local raw, seen = known[1], tonumber(known[2])
+local current = decoded(raw)
+
+-- No dispatcher was there for long, and nothing ran: the class had nothing meanwhile.
+local away = seen and micros(now) - seen > context.absent * 1000000
+if current and away and held.shared + held.exclusive == 0 then
+  local last = tonumber(redis.call('ZRANGE', K.history, -1, -1, 'WITHSCORES')[2]) or 0
+  local at = math.max(seen, last, tonumber(current.at))
+  local none = { at = whole(at), domains = 0, shared = 0, exclusive = 0 }
+  if tonumber(current.at) == at then redis.call('ZREM', K.capacity, raw) end
+  raw = cjson.encode(none)
+  redis.call('ZADD', K.capacity, at, raw)
+  current = none
+end
+if not seen or micros(now) - seen >= SEEN_EACH * 1000000 then
+  redis.call('HSET', K.usage, '#seen', whole(micros(now)))
+end
+
+local wanted = { domains = context.domains, price = context.price, rows = context.rows }
+-- Where slots were taken away, what still runs has its share.
+wanted.shared = math.max(context.shared, math.ceil(held.shared / context.domains))
+wanted.exclusive = math.max(context.exclusive, math.ceil(held.exclusive / context.domains))
+local changed = not current
+for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do
+  if current and current[field] ~= wanted[field] then changed = true end
+end
+if changed then accounting.set_capacity(wanted, raw) end
+
+if tonumber(known[3]) ~= today or known[4] then archive() end
+forget_days()
+forget_above(K.capacity, MOST_CAPACITIES)
+local forgotten = forget_above(K.history, context.history)
+if forgotten then redis.call('HSET', K.usage, '#forgotten', forgotten) end
+return changed and 1 or 0

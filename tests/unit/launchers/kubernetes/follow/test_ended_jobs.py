@@ -1,0 +1,47 @@
+"""Ended Jobs go once their end is written, and not before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs
+from gpuqueue.model.attempt import Attempt, RunningAttempt
+
+NOW = 1000.0
+
+
+class World:
+    """An API that notes deletions, and slots that attempts hold."""
+
+    def __init__(self) -> None:
+        self.deleted: list[tuple[str, str]] = []
+        self.held: set[str] = set()
+
+    def delete_job(self, name: str, uid: str = "") -> bool:
+        self.deleted.append((name, uid))
+        return True
+
+    def with_slot(self, running: list[RunningAttempt]) -> list[RunningAttempt]:
+        return [each for each in running if each.instance in self.held]
+
+
+def ended(name: str, at: float) -> Ended:
+    running = RunningAttempt(Attempt("t4", name, 1), f"gpus/{name}/pod")
+    return Ended(name, f"uid-{name}", running, at)
+
+
+def swept(world: Any, *jobs: Ended, keep: float = 60) -> list[tuple[str, str]]:
+    EndedJobs(world, world, keep).sweep(jobs, NOW)
+    found: list[tuple[str, str]] = world.deleted
+    return found
+
+
+def test_a_job_whose_attempt_holds_a_slot_stays() -> None:
+    world = World()
+    world.held = {"gpus/a/pod"}
+    assert swept(world, ended("a", 0), ended("b", 0)) == [("b", "uid-b")]
+
+
+def test_a_job_stays_for_its_time() -> None:
+    assert swept(World(), ended("a", NOW - 59), ended("b", NOW - 60)) == [("b", "uid-b")]
+    assert swept(World(), ended("a", NOW), keep=0) == [("a", "uid-a")]
