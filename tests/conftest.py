@@ -15,6 +15,7 @@ from typing import Any
 import celery
 import pytest
 from celery.result import AsyncResult
+from kombu.transport import redis as transport
 
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import selection
@@ -121,6 +122,16 @@ def stack_factory(
             return made.enter_context(listed(running_stacks, stack))
 
         yield make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _channels_of_kombu() -> Iterator[None]:
+    """Give kombu its channels back: an executor's application has others in its process."""
+    kinds = (transport.Transport, transport.SentinelTransport)
+    before = [each.Channel for each in kinds]
+    yield
+    for each, channel in zip(kinds, before, strict=True):
+        each.Channel = channel
 
 
 @pytest.fixture(autouse=True)

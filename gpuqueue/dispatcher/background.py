@@ -92,11 +92,6 @@ class BackgroundQueue(Generic[T]):
         if full:
             self._lost(1)
 
-    def discard(self, key: Hashable) -> None:
-        """Forget a waiting item."""
-        with self._changed:
-            self._waiting.pop(key, None)
-
     def __contains__(self, key: Hashable) -> bool:
         return key in self._waiting
 

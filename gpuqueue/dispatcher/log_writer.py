@@ -84,9 +84,12 @@ class LogWriter:
 
     def keep(self, attempt: Attempt, source: LogSource) -> None:
         """Have a log written, unless it is, or another attempt has the number by now."""
-        self._put(attempt, source)
-        if not self._is_current(attempt) or not self._notes.due(attempt, source.where):
-            self._queue.discard(attempt)
+        wanted = True
+        try:
+            wanted = self._is_current(attempt) and self._notes.due(attempt, source.where)
+        finally:  # where the note cannot be made now, the thread makes it
+            if wanted:
+                self._put(attempt, source)
 
     def before(self, attempt: Attempt) -> list[Attempt]:
         """Return the attempts that its instance has ended before it, oldest first."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
-from kombu.transport import redis as transport
 
 from gpuqueue.dispatcher.celery_sentinel import ask_sentinels
 from gpuqueue.errors import (
@@ -47,13 +46,6 @@ def address(servers: SentinelSet) -> str:
     found = read(servers.env).state
     assert found is not None
     return found
-
-
-@pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give kombu its channels back afterwards."""
-    for each in (transport.Transport, transport.SentinelTransport):
-        monkeypatch.setattr(each, "Channel", each.Channel)
 
 
 def away(servers: SentinelSet, end: Callable[[], None], write: Callable[[], object]) -> None:
@@ -109,9 +101,7 @@ def test_no_connection_to_an_old_primary_is_used_again(servers: SentinelSet, add
 
 
 @pytest.mark.slow
-def test_no_write_goes_to_a_primary_that_the_sentinels_cannot_reach(
-    tmp_path: Path, restored: None
-) -> None:
+def test_no_write_goes_to_a_primary_that_the_sentinels_cannot_reach(tmp_path: Path) -> None:
     """It takes writes until the Sentinels reach it again, which then takes them back."""
     with SentinelSet(tmp_path, ["user client on >pw allkeys allchannels allcommands"]) as made:
         url = made.url.replace("sentinel://", "sentinel://client:pw@")
@@ -144,9 +134,7 @@ def reached(servers: SentinelSet, client: redis.Redis, name: str) -> bool:
     return bool(servers.primary().client.get(name) == "after")
 
 
-def test_the_result_of_a_job_waits_for_the_next_primary(
-    servers: SentinelSet, address: str, restored: None
-) -> None:
+def test_the_result_of_a_job_waits_for_the_next_primary(servers: SentinelSet, address: str) -> None:
     """Celery's own connection would go on asking the server that is gone."""
     celery = read(servers.env).celery()
     app = Celery("waits", set_as_current=False)

@@ -10,7 +10,6 @@ import pytest
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
-from kombu.transport import redis as transport
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.executor import waiting
@@ -19,13 +18,6 @@ from tests.support.scripted_redis import OK, Answer, ScriptedRedis
 from tests.support.waiting import until
 
 READONLY = b"-READONLY You can't write against a read only replica.\r\n"
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give kombu its channels back afterwards."""
-    for each in (transport.Transport, transport.SentinelTransport):
-        monkeypatch.setattr(each, "Channel", each.Channel)
 
 
 @pytest.fixture
