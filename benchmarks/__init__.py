@@ -17,6 +17,7 @@ NAMES = (
         "handover",
         "memory",
         "depth",
+        "scale",
         "monitors",
         "replay",
     ),

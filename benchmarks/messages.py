@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,15 @@ def record_of(packed: dict[str, Any], gpu_class: str, isolation: str = SHARED) -
     return parse(packed, identify(packed)).job(GpuClass(gpu_class), isolation).record()
 
 
-def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list[str]:
+def fill(
+    client: Redis,
+    gpu_class: GpuClass,
+    made: Template,
+    count: int,
+    fields: Callable[[int], dict[str, Any]] = lambda number: {},
+) -> list[str]:
     """Put jobs in line with the two scripts of the dispatcher, many per round trip; return their
-    deliveries.
+    deliveries. ``fields``: more of the record of each.
 
     Another job must keep the class busy, because admitted jobs are not launched.
     """
@@ -98,13 +105,13 @@ def fill(client: Redis, gpu_class: GpuClass, made: Template, count: int) -> list
     for start in range(0, count, CHUNK):
         pipe = client.pipeline(transaction=False)
         scripts = Scripts(pipe)
-        for each in deliveries[start : start + CHUNK]:
+        for number, each in enumerate(deliveries[start : start + CHUNK], start):
             now = time.time()
             scripts.call(
                 "accept",
                 gpu_class.name,
                 message.replace(made.id, each),
-                record=json.loads(record.replace(made.id, each)),
+                record=json.loads(record.replace(made.id, each)) | fields(number),
                 now=now,
             )
             scripts.call(

@@ -14,6 +14,7 @@ from docs.generate import (
     metrics,
     reasons,
     replay,
+    scale,
     settings,
     states,
 )
@@ -35,4 +36,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands.make,
     "cli-mend.md": commands.make_mending,
     "replay.md": replay.make,
+    "scale.md": scale.make,
 }

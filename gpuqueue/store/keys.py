@@ -32,9 +32,9 @@ NAMES: dict[str, str] = {
     "holders_exclusive": "zset: holder by time of admission; one slot each",
     "devices": "hash: holder → index of its GPU (local launcher)",
     "gate": (
-        "hash: domain:bypassed and domain:row (bounded bypass), the arrival counter seq, opened and"
-        " opened_on; of a class of several domains also domains, drained and shares"
-        " opened_on; order and the counters of lua/lib/tenants.lua"
+        "hash: domain:bypassed, domain:row (bounded bypass), domain:until (backfill), the arrival"
+        " counter seq, opened and opened_on; of a class of several domains also domains, drained,"
+        " until and shares; order and the counters of lua/lib/tenants.lua"
     ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",

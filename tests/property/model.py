@@ -78,6 +78,9 @@ class ModelJob:
     has_message: bool = True
     time_limit: float | None = None
     deadline: float | None = None
+    admitted: float = 0.0
+    let_in_until: float | None = None
+    """When the class is to be idle, if it was let in at a closed gate."""
     began: float = 0.0
     """When it was launched; until then, when it was admitted."""
     started: float = 0.0
@@ -135,6 +138,10 @@ class Model:
     """
     row: int = 0
     """Exclusive jobs in a row that started while shared ones waited."""
+    idle_at: float | None = None
+    """While the gate is closed: when the class is to be idle, as its shared jobs had declared;
+    -inf: one of them had declared no end. It does not move until the gate opens.
+    """
 
     def __post_init__(self) -> None:
         self.gpus = Gpus(self.rules.devices)
@@ -190,16 +197,45 @@ class Model:
     def held(self, isolation: str) -> int:
         return sum(each == isolation for each in self.holders.values())
 
+    @property
+    def gate_open(self) -> bool:
+        return not self.first(EXCLUSIVE) or self.overtaken < self.rules.exclusive_patience
+
+    def declared_end(self, now: float) -> float:
+        """When the last of the shared jobs that run ends, by their limits; -inf: one has none."""
+        ends = [now]
+        for (delivery, attempt), isolation in self.holders.items():
+            job = self.jobs.get(delivery)
+            if isolation == EXCLUSIVE or (job and job.state == JobState.ENDED):
+                continue
+            if not job or job.attempt != attempt or not job.time_limit:
+                return -math.inf
+            since = job.admitted if job.state == JobState.LAUNCHING else job.started
+            ends.append(since + job.time_limit)
+        return max(ends)
+
+    def watch_gate(self, now: float) -> None:
+        """Note the declared end at the moment at which the gate closes."""
+        if self.gate_open:
+            self.idle_at = None
+        elif self.idle_at is None:
+            self.idle_at = self.declared_end(now)
+
+    def backfills(self, job: ModelJob, now: float) -> bool:
+        """Whether a shared job may start at a closed gate: beside others, and it ends in time."""
+        if self.gate_open or not self.held(SHARED) or not job.time_limit:
+            return False
+        return self.idle_at is not None and now + job.time_limit <= self.idle_at
+
     def may_start(self, isolation: str, now: float) -> bool:
         """The promise, word by word, and a GPU that is not set aside."""
         if self.gpus.failed and self.gpu_for(isolation, now) is None:
             return False
         if isolation == SHARED:
-            gate_open = not self.first(EXCLUSIVE) or self.overtaken < self.rules.exclusive_patience
+            first = self.first(SHARED)
+            passes = self.gate_open or (first is not None and self.backfills(first, now))
             return (
-                not self.held(EXCLUSIVE)
-                and self.held(SHARED) < self.rules.shared_slots
-                and gate_open
+                not self.held(EXCLUSIVE) and self.held(SHARED) < self.rules.shared_slots and passes
             )
         turn = not self.first(SHARED) or self.row < self.rules.shared_patience
         return not self.held(SHARED) and self.held(EXCLUSIVE) < self.rules.exclusive_slots and turn
@@ -231,10 +267,14 @@ class Model:
 
     def startable(self, now: float) -> ModelJob | None:
         """The first that may start, after those whose time is over."""
+        self.watch_gate(now)
         while job := self.next(now):
             if job.expires is None or job.expires > now:
+                fills = job.isolation == SHARED and self.backfills(job, now)
+                job.let_in_until = self.idle_at if fills else None
                 return job
             self.hand_over(job, "EXPIRED")
+            self.watch_gate(now)
         return None
 
     def admit(self, now: float) -> list[ModelJob]:
@@ -312,8 +352,11 @@ class Model:
             self.overtaken, self.row = 0, self.row + 1 if shared else 0
         else:
             self.row = 0
-            self.overtaken = self.overtaken + overtakes(job, exclusive) if exclusive else 0
+            let_in = job.let_in_until is not None
+            counts = exclusive and not let_in and overtakes(job, exclusive)
+            self.overtaken = self.overtaken + bool(counts) if exclusive else 0
         job.move(JobState.LAUNCHING)
+        job.admitted = now
         job.attempt += 1
         job.instance, job.claimed, job.timed_out = "", False, ""
         job.loading = False
@@ -351,6 +394,8 @@ class Bounds:
 
     overtakers: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     streak: int = 0
+    idle_at: float | None = None
+    """Until when a closed gate has let shared jobs in."""
 
     def started(self, job: ModelJob, waiting: dict[str, list[ModelJob]], rules: Rules) -> None:
         """One job has started; ``waiting`` are those left in line, of isolations with slots, first
@@ -360,6 +405,7 @@ class Bounds:
             # A job may be first until one of better priority comes. When that one has started, the
             # count of the former begins again: else both bounds could block each other.
             self.overtakers.clear()
+            self.idle_at = None
             assert not waiting[EXCLUSIVE] or job.place < waiting[EXCLUSIVE][0].place
             self.streak = self.streak + 1 if waiting[SHARED] else 0
             assert self.streak <= rules.shared_patience, (
@@ -367,7 +413,11 @@ class Bounds:
             )
             return
         self.streak = 0
-        if waiting[EXCLUSIVE] and overtakes(job, waiting[EXCLUSIVE][0]):
+        if job.let_in_until is not None:
+            assert self.idle_at in (None, job.let_in_until), "who is let in does not move the end"
+            self.idle_at = job.let_in_until
+        elif waiting[EXCLUSIVE] and overtakes(job, waiting[EXCLUSIVE][0]):
+            self.idle_at = None
             passed = self.overtakers.setdefault(waiting[EXCLUSIVE][0].delivery, set())
             passed.add((job.delivery, job.attempt))
             assert len(passed) <= rules.exclusive_patience, (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count, islice
+from typing import Any
 
 import pytest
 import redis
@@ -47,8 +49,10 @@ def way_of(client: redis.Redis) -> Callable[[str], None]:
     return run
 
 
-def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int]:
-    """Return (round trips, commands within scripts) of a step."""
+def commands_of(
+    client: redis.Redis, step: Callable[[], None], decisions: int = 1
+) -> tuple[int, int]:
+    """Return (round trips, commands within scripts) of a step with so many decisions."""
     client.config_resetstat()
     step()
     calls = {
@@ -57,7 +61,7 @@ def commands_of(client: redis.Redis, step: Callable[[], None]) -> tuple[int, int
     }
     scripts = calls.pop("evalsha", 0)
     outside = sum(calls.pop(name, 0) for name in ("config|resetstat", "config", "info", "ping"))
-    assert outside <= 2
+    assert outside <= 1 + decisions
     return scripts, sum(calls.values())
 
 
@@ -86,3 +90,54 @@ def test_a_job_costs_six_round_trips_however_long_the_line(
     trips, commands = commands_of(schedule_redis, lambda: run("a"))
     assert trips == ROUND_TRIPS
     assert commands <= COMMANDS
+
+
+NODES = GpuClass("t4", shared_slots=2, exclusive_slots=1, domain="node")
+
+
+def crowd(client: redis.Redis, domains: int, tenants: int) -> Callable[[int], list[Attempt]]:
+    """Make an empty class of so many nodes; return what takes a number of jobs of its tenants in,
+    and returns those that start.
+    """
+    client.flushdb()
+    client.set(KEY, "1000")
+    line, names = Line(client), count()
+    line.open("t4")
+    line.set_nodes(NODES, {f"n{each}": {"shared": 2, "exclusive": 1} for each in range(domains)})
+
+    def take_in(jobs: int) -> list[Attempt]:
+        started: list[Attempt] = []
+        for number in islice(names, jobs):
+            record: Any = {"delivery": f"j{number}", "id": f"j{number}", "gpu_class": "t4"}
+            record |= {"tenant": f"tenant-{number % tenants}", "time_limit": 10 + number}
+            record |= {"isolation": "exclusive" if number % 4 == 3 else "shared", "priority": 0}
+            started += map(Attempt.of, line.take_in(NODES, record, "{}").granted)
+        return started
+
+    return take_in
+
+
+def cost_of_decisions(client: redis.Redis, domains: int, jobs: int, tenants: int) -> list[float]:
+    """Return the commands of a start in an idle class, and of a release in a full one with so many
+    jobs in line that starts another job.
+    """
+    take_in, line = crowd(client, domains, tenants), Line(client)
+    running = take_in(1)  # loads the script, and the first tenant has the lines of tenants made
+    start = commands_of(client, lambda: running.extend(take_in(8)), 8)[1] / 8
+    running += take_in(jobs)
+
+    def hand_over() -> None:
+        for _ in range(20):
+            gone = running.pop(len(running) // 2)
+            running.extend(map(Attempt.of, line.release(NODES, gone).granted))
+
+    return [start, commands_of(client, hand_over, 20)[1] / 20]
+
+
+def test_decisions_cost_the_same_with_more_domains_jobs_and_tenants(
+    schedule_redis: redis.Redis,
+) -> None:
+    few = cost_of_decisions(schedule_redis, 10, 60, 10)
+    many = cost_of_decisions(schedule_redis, 80, 500, 100)
+    for one, other in zip(many, few, strict=True):
+        assert one <= 1.2 * other, (many, few)

@@ -151,6 +151,15 @@ def test_a_node_without_room_is_left_out_and_costs_the_job_nothing(queue: Queue)
     assert record["attempt"] - record["spared"] == 1, "no attempt is used up"
 
 
+def test_a_job_goes_last_to_a_node_on_which_it_has_failed(queue: Queue) -> None:
+    """Its fullest node would come first."""
+    assert queue.send("s1") + queue.send("s2") == ["s1@a", "s2@a"]
+    assert queue.ends("s2", End(EndReason.INFRA, "gone", avoid="a")) == []
+    queue.now += 2
+    queue.line.tick("t4")
+    assert queue.admit() == ["s2@b"]
+
+
 def test_pods_without_a_job_leave_the_node_of_a_job_they_must_not_meet(queue: Queue) -> None:
     """The cluster keeps a pod away from them, too."""
     pod = {"last": "x#1", "site": "cluster", "application": "", "name": "p", "isolation": "shared"}

@@ -217,12 +217,12 @@ class Warm(Attempted):
         if reuses:
             if gpu in model.gpus.failed:
                 return None
-            isolation = model.holders.pop(holder)
+            isolation, idle_at = model.holders.pop(holder), model.idle_at
             dealt = model.gpus.dealt.pop(holder, None)
             job = model.startable(self.now)
             suits = job and pod.suits(job.isolation, job.tenant, job.time_limit)
             good = job and suits and model.fits(job, before, gpu, reuses, self.now)
-            model.holders[holder] = isolation
+            model.holders[holder], model.idle_at = isolation, idle_at
             if dealt is not None:
                 model.gpus.dealt[holder] = dealt
             if not good:

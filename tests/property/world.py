@@ -188,6 +188,7 @@ class World(Warm):
         self.line.devices = {CLASS: rules.devices}
         if not rules.exclusive_slots:
             self.bounds.overtakers.clear()
+            self.bounds.idle_at = None
         self._excuse()
 
     def _excuse(self) -> None:

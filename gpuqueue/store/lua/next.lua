@@ -119,7 +119,7 @@ local function look_ahead(before, ask)
   redis.call('ZREM', key, holder)
   redis.call('HDEL', K.devices, holder)
   local own = domain.leave(holder)
-  local drain = redis.call('HMGET', K.gate, 'drained', 'until')
+  local drain = redis.call('HMGET', K.gate, 'drained', 'until', DOMAIN .. 'until')
   local give_back = tenancy.without(holder)
   local job, v = startable(ask, { spent = 0 })
   local good = job and fits(job, before, ask.spec)
@@ -131,6 +131,11 @@ local function look_ahead(before, ask)
   end
   if drain[1] then
     redis.call('HSET', K.gate, 'drained', drain[1], 'until', drain[2] or 0)
+  end
+  if drain[3] then
+    redis.call('HSET', K.gate, DOMAIN .. 'until', drain[3])
+  else
+    redis.call('HDEL', K.gate, DOMAIN .. 'until')
   end
   give_back()
   return job, v, good

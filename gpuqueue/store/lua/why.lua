@@ -43,7 +43,7 @@ elseif job.state == 'running' or job.state == 'reporting' then
   reason = job.wait or ''
 elseif job.state == 'waiting' then
   local key = K['waiting_' .. job.isolation]
-  local v = look(context.spec)
+  local v = look(context.spec, job.isolation)
   local limit = v.opened and tenancy.limited(job) and 'TENANT_LIMIT'
   reason = limit or blocked(v, context.spec, job.isolation) or held_back() or 'BEHIND_OTHERS'
   place = redis.call('ZRANK', key, delivery) + 1

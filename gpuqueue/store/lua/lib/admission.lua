@@ -9,7 +9,8 @@
 --   opened_on: that time, and the server on which it was written;
 --   domains: what the domains were made of;
 --   drained: the one that becomes idle for an exclusive job, and until: when it should be, as its
---     jobs had declared (see backfills).
+--     jobs had declared (see backfills). For a class of one domain, `*:until`, while its gate is
+--     closed; 0: one of its jobs has declared no end.
 -- A shared start clears row, an exclusive start clears bypassed, and bypassed > 0 needs a shared
 -- start. So a closed gate (bypassed >= exclusive_patience >= 1) and a full row (row >=
 -- shared_patience >= 1) never meet: in an idle domain, one isolation can always start.
@@ -46,21 +47,40 @@ local function aside_on(spec)
   return nil
 end
 
--- Whether the first shared job may start in the domain that drains: it ends before that would be
--- idle without it. Its limit counts from its start, so it may be later by what a start takes; the
--- time until which others are let in does not move with it.
-function domain.backfills(v, spec)
-  if not v.drained or not domain.takes(v.drained, 'shared') then return false end
-  if standing(domain.place(spec, v.drained)) then return false end
+-- Whether the first shared job ends before what drains would be idle without it. Its limit counts
+-- from its start, so it may be later by what a start takes; the time until which others are let in
+-- does not move with it.
+function domain.ends_in_time(v)
   local job = load(v.shared)
   local limit = job and job.time_limit
   return limit and now + limit <= v.until_idle or false
 end
 
--- Everything that a decision depends on.
-local function look(spec)
+-- Whether the first shared job may start in the domain that drains.
+function domain.backfills(v, spec)
+  if not v.drained or not domain.takes(v.drained, 'shared') then return false end
+  if standing(domain.place(spec, v.drained)) then return false end
+  return domain.ends_in_time(v)
+end
+
+-- Whether the gate of a class of one domain is closed to shared jobs.
+local function is_closed(v, spec)
+  return v.exclusive ~= nil and v.bypassed >= spec.exclusive_patience
+end
+
+-- Whether the first shared job may start although the gate is closed. In an idle class, it would
+-- take the turn of the exclusive job.
+local function passes_gate(v, spec)
+  local drains = is_closed(v, spec) and v.shared_running > 0
+  return drains and v.shared and v.until_idle and domain.ends_in_time(v) or false
+end
+
+-- Everything that a decision depends on. `asked`: an isolation to look at even if none of its jobs
+-- may be next.
+local function look(spec, asked)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
-  local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until' }
+  local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until', DOMAIN .. 'until' }
+  fields[#fields + 1], fields[#fields + 2] = 'domains', 'shares'
   local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
     opened = gate[3],
@@ -75,12 +95,19 @@ local function look(spec)
   if spec.shared_slots > 0 then v.shared, v.shared_rank = head(K.waiting_shared) end
   if spec.exclusive_slots > 0 then v.exclusive, v.exclusive_rank = head(K.waiting_exclusive) end
   if spec.domain then
-    v.drained = gate[5] or nil
-    v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
-    v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive')
+    v.drained, v.domains, v.shares = gate[5] or nil, gate[8] or nil, tonumber(gate[9] or 0)
+    if v.shared or asked == 'shared' then
+      v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
+    end
+    if v.exclusive or asked == 'exclusive' then
+      v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive')
+    end
     v.until_idle = tonumber(gate[6] or 0)
     v.backfills = v.shared and not v.shared_domain and domain.backfills(v, spec)
     if v.backfills then v.shared_domain = v.drained end
+  else
+    v.until_idle = tonumber(gate[7] or nil)
+    v.backfills = passes_gate(v, spec)
   end
   return v
 end
@@ -120,9 +147,7 @@ end
 -- The same in a class of several domains.
 function domain.blocked(v, spec, isolation)
   -- An executor may not count the domains.
-  local found = v[isolation .. '_domain']
-  local shares = found or tonumber(redis.call('HGET', K.gate, 'shares') or 0)
-  if shares == 0 then return OF_NODES.no_room end
+  if not v[isolation .. '_domain'] and v.shares == 0 then return OF_NODES.no_room end
   if isolation == 'shared' then
     if v.shared_domain then return nil end
     local none_shares = v.shared_running == 0 and v.exclusive_running > 0
@@ -142,8 +167,7 @@ local function blocked(v, spec, isolation)
   if spec.domain then return domain.blocked(v, spec, isolation) end
   if isolation == 'shared' then
     if v.exclusive_running > 0 then return 'EXCLUSIVE_RUNNING' end
-    local closed = v.exclusive and v.bypassed >= spec.exclusive_patience
-    if closed then return 'DRAINING_FOR_EXCLUSIVE' end
+    if is_closed(v, spec) and not v.backfills then return 'DRAINING_FOR_EXCLUSIVE' end
     if v.shared_running >= spec.shared_slots then return 'NO_FREE_SLOT' end
   else
     if v.shared_running > 0 then return 'SHARED_RUNNING' end
@@ -187,10 +211,25 @@ local function count_start(v, isolation)
   end
 end
 
+-- Fix when a class of one domain should be idle, once its gate is closed; forget it once that is
+-- open. Answer: what the decision depends on then.
+local function keep_planned_end(v, spec)
+  if is_closed(v, spec) == (v.until_idle ~= nil) then return v end
+  if v.until_idle then
+    redis.call('HDEL', K.gate, DOMAIN .. 'until')
+    v.until_idle = nil
+  else
+    v.until_idle = domain.last_declared_end() or 0
+    redis.call('HSET', K.gate, DOMAIN .. 'until', v.until_idle)
+  end
+  v.backfills = passes_gate(v, spec)
+  return v
+end
+
 -- Have a domain become idle for the first exclusive job once its patience is used up, and none is
 -- idle; let shared jobs into it again if that is over. Answer: what the decision depends on then.
 function domain.keep_drained(v, spec)
-  if not spec.domain then return v end
+  if not spec.domain then return keep_planned_end(v, spec) end
   local needed = v.exclusive and not v.exclusive_domain and v.bypassed >= spec.exclusive_patience
   local drained = needed and domain.soonest(spec, v.drained) or nil
   if drained == v.drained then return v end
@@ -251,7 +290,9 @@ local function grant(job, ask, v, at)
   job.owner = spec.owner
   job.places = places_of(spec, job)
   if spec.domain then
-    local other = not v.backfills and domain.pick(spec, job.isolation, job, v.drained)
+    -- Where it is to start if it need not keep away from any.
+    local chooses = job.avoid and not (at.domain or v.backfills)
+    local other = chooses and domain.pick(spec, job.isolation, job, v.drained)
     job.domain = at.domain or other or v[job.isolation .. '_domain']
     domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now))
   end
@@ -294,11 +335,15 @@ end
 -- one that has expired, and a leftover. `ask`: the context of admit. Answer: the job, and what the
 -- decision depends on; nil if none can start, or the budget is used up.
 local function startable(ask, budget)
-  local spec = ask.spec
-  if spec.domain then domain.keep(spec, redis.call('HGET', K.gate, 'domains')) end
+  local spec, kept = ask.spec, false
   while true do
     local v = look(spec)
-    if tenancy.keep(spec, budget) then v = look(spec) end
+    local changed = false
+    if spec.domain and not kept then
+      changed = domain.keep(spec, v.domains, v.shared_running + v.exclusive_running)
+      kept = true
+    end
+    if tenancy.keep(spec, budget) or changed then v = look(spec) end
     v = domain.keep_drained(v, spec)
     local isolation = decide(v, spec)
     if not isolation then isolation = outlasting(v, ask, budget) end
@@ -337,7 +382,7 @@ end
 -- Take a job that can start out of line, and make it a holder; see grant.
 local function give_slot(job, v, ask, at)
   count_start(v, job.isolation)
-  leave_line(job)
+  leave_line(job, true)
   grant(job, ask, v, at or {})
   tenancy.started(job)
 end

@@ -85,10 +85,11 @@ local function put_back(job)
   end
 end
 
-local function leave_line(job)
+-- `starts`: it becomes a holder next.
+local function leave_line(job, starts)
   if job.state ~= 'waiting' then redis.call('ZREM', K.accepted, job.delivery) end
   redis.call('ZREM', K.delayed, job.delivery)
   redis.call('ZREM', K['waiting_' .. job.isolation], job.delivery)
   if job.expires then redis.call('ZREM', K.expiring, job.delivery) end
-  tenancy.leave(job)
+  tenancy.leave(job, starts)
 end

@@ -12,14 +12,21 @@ local function is_of_texts(list)
   return true
 end
 
+-- Whether JSON can hold a value again: a number may be infinite, or none.
+local function is_storable(value)
+  if type(value) == 'table' then return (pcall(cjson.encode, value)) end
+  return type(value) ~= 'number' or value - value == 0
+end
+
 -- Whether a record can be worked with. A field without a value counts as absent.
 local function sound(job, delivery)
-  -- A number may be infinite, or none: JSON cannot hold it again.
-  if type(job) ~= 'table' or not pcall(cjson.encode, job) then return false end
+  if type(job) ~= 'table' then return false end
   for field, value in pairs(job) do
     local kind = KINDS[field]
     if value == cjson.null then
       job[field] = nil
+    elseif not is_storable(value) then
+      return false
     elseif kind and type(value) ~= kind or kind == 'table' and not is_of_texts(value) then
       return false
     end

@@ -15,8 +15,9 @@ do
   }
   -- How many names one call sorts, looks over, and charges.
   local SORTED, LOOKED_OVER, CHARGED = 256, 16, 16
-  -- Seconds: between two charges of a holder; after how long sorted lines are compared again.
-  local GRAIN, SETTLED = 1, 5
+  -- Seconds: between two charges of a holder, for each so many of them, so that a second has a
+  -- bounded number of charges; after how long sorted lines are compared again.
+  local GRAIN, HOLDERS_OF_GRAIN, SETTLED = 1, 100, 5
   -- A member of K.tenant_order and field of K.tenants that stays: without it, the key was lost.
   local MARK = '.'
   local class, KIND = tenancy.class, tenancy.KIND
@@ -120,8 +121,10 @@ do
     return sorted ~= waiting and (sorted == 0 or math.abs(now - class.since) >= SETTLED)
   end
 
-  local function charge_running()
-    local before, touched = now - GRAIN, {}
+  -- Answer: whether any holder was due for a charge. `holders`: how many there are.
+  local function charge_running(holders)
+    local grain = GRAIN * math.max(1, holders / HOLDERS_OF_GRAIN)
+    local before, touched = now - grain, {}
     local key, most = K.tenant_charged, CHARGED
     local found =
       redis.call('ZRANGE', key, '-inf', before, 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
@@ -135,6 +138,7 @@ do
       end
     end
     refresh_all(touched)
+    return #found > 0
   end
 
   -- The part of a GPU that a shared slot is.
@@ -153,15 +157,12 @@ do
     kept = true
     note_share(spec)
     if class.order == 'tenants' and differs() then begin() end
-    if size('tenant_running') ~= size('holders_shared') + size('holders_exclusive') then
-      refresh_all(count_holders())
-    end
-    if class.order == 'sorting' then
-      sort_some()
-      if class.order == 'sorting' then budget.over = true end
-    else
-      charge_running()
-    end
+    local holders = size('tenant_running')
+    local other = holders ~= size('holders_shared') + size('holders_exclusive')
+    if other then refresh_all(count_holders()) end
+    if class.order ~= 'sorting' then return charge_running(holders) or other end
+    sort_some()
+    if class.order == 'sorting' then budget.over = true end
     return true
   end
 

@@ -86,12 +86,12 @@ do
     place(job, 2, 'd:' .. job.delivery, member_of(job))
   end
 
-  -- A job has left the line, and waits for no time.
-  function tenancy.leave(job)
+  -- A job has left the line, and waits for no time. `starts`: tenancy.started comes next.
+  function tenancy.leave(job, starts)
     if not tenancy.on() then return end
     local name = tenant_of(job)
     local gone = redis.call('ZREM', K.tenant_jobs, member_of(job), 'd:' .. job.delivery)
-    if gone > 0 then refresh(name) end
+    if gone > 0 and not starts then refresh(name) end
   end
 
   -- No job waits for a time under this name.
