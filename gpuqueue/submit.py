@@ -21,6 +21,7 @@ def gpu(
     isolation: str | None = None,
     memory: str | int | None = None,
     slices: int | None = None,
+    gpus: int | None = None,
     tenant: str | None = None,
     image: str | None = None,
     reuse: int | None = None,
@@ -38,6 +39,8 @@ def gpu(
             the default of the class.
         memory: GPU memory that the job needs, in bytes or as text (``9GiB``).
         slices: MIG compute slices that the job needs, 1 to 7.
+        gpus: whole GPUs of one machine, or node, that the job gets for itself. Above 1, its
+            isolation is ``exclusive``.
         tenant: the owner of the job, for fair sharing.
         image: container image of the executor (Kubernetes).
         reuse: how many jobs of this task and tenant one process may run, one after the other, so
@@ -60,6 +63,7 @@ def gpu(
         "isolation": isolation,
         "memory": memory,
         "slices": slices,
+        "gpus": gpus,
         "tenant": tenant,
         "image": image,
         "reuse": reuse,

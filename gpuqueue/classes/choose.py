@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import CLASS, DEVICE, GpuClass
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName
+from gpuqueue.model.names import CHOOSING, EXCLUSIVE, MIG_PROFILE, SHARED, QueueName
 from gpuqueue.model.request import GpuRequest
 
 #: Bytes of a share that driver and context use: a CUDA context alone takes 200-500 MiB.
@@ -18,11 +18,13 @@ def resolve(
     queue: QueueName,
     request: GpuRequest,
     time_limit: float | None = None,
+    *,
+    in_pods: bool = False,
 ) -> tuple[list[GpuClass], str]:
     """Return the classes that could run a job, cheapest first, and its isolation.
 
-    A queue that names a class gives that class alone. ``time_limit``: of the message, in seconds.
-    Raises :class:`InvalidJob` when no class
+    A queue that names a class gives that class alone. ``time_limit``: of the message, in seconds;
+    ``in_pods``: whether jobs run in pods of a cluster. Raises :class:`InvalidJob` when no class
     could ever run the job.
     """
     _check_class(classes, queue)
@@ -33,12 +35,22 @@ def resolve(
             f"contradicts the queue {queue}",
             "set only one of them",
         )
-    wanted = queue.isolation or request.isolation
+    gpus = request.gpus or 1
+    if gpus > 1 and queue.isolation == SHARED:
+        raise InvalidJob.field(
+            "gpu.gpus",
+            gpus,
+            f"needs GPUs that no other job shares, but its queue is {queue}",
+            f"route to gpu.{queue.gpu_class}.{EXCLUSIVE}, or set gpus=1",
+        )
+    wanted = queue.isolation or request.kind
     problems: list[InvalidJob] = []
     fitting: list[GpuClass] = []
     for candidate in sorted(_candidates(classes, queue), key=_cost):
         isolation = wanted or candidate.default_isolation
         problem = _problem(candidate, isolation, request, time_limit)
+        if not problem and gpus > 1:
+            problem = _problem_of_several(candidate, gpus, in_pods)
         if problem:
             problems.append(problem)
         else:
@@ -49,9 +61,10 @@ def resolve(
 
 
 def choose(
-    fitting: list[GpuClass], isolation: str | None, free: Callable[[str, str], int]
+    fitting: list[GpuClass], isolation: str | None, free: Callable[[str, str], int], gpus: int = 1
 ) -> GpuClass:
-    """Return the cheapest class with a free slot, else the class with the fewest waiting per slot.
+    """Return the cheapest class with as many free slots as the job needs ``gpus``, else the class
+    with the fewest waiting per slot.
 
     ``free(class name, isolation)`` returns the free slots, or minus the number of waiting jobs if
     none is free.
@@ -59,10 +72,11 @@ def choose(
     isolations = {each.name: isolation or each.default_isolation for each in fitting}
     load = {name: free(name, kind) for name, kind in isolations.items()}
     for each in fitting:
-        if load[each.name] > 0:
+        if load[each.name] >= gpus:
             return each
     return min(
-        fitting, key=lambda each: -load[each.name] / max(1, each.slots(isolations[each.name]))
+        fitting,
+        key=lambda each: -min(0, load[each.name]) / max(1, each.slots(isolations[each.name])),
     )
 
 
@@ -138,3 +152,30 @@ def _problem(
             f"ask for up to {most:g}, or use another class",
         )
     return None
+
+
+def _problem_of_several(each: GpuClass, gpus: int, in_pods: bool) -> InvalidJob | None:
+    """Return why no job of several GPUs can run on a class; None: one can."""
+    name, slots = each.name, each.exclusive_slots
+    problem = fix = ""
+    if MIG_PROFILE.match(each.resource.rpartition("/")[2]):
+        problem = (
+            f"needs whole GPUs, but class {name!r} has MIG slices, of which a process uses one"
+        )
+        fix = "ask for a larger slice, or for a class of whole GPUs"
+    elif each.gpus != 1:
+        problem = (
+            f"needs a class that counts single GPUs, but each job of class {name!r} gets"
+            f" {each.gpus or 'those of its claims'}"
+        )
+        fix = "leave gpus out, or set gpus = 1 for the class"
+    elif in_pods and each.has_sharing:
+        problem = f"needs whole GPUs, but those of class {name!r} are shared (shared_slots)"
+        fix = "use a class without shared_slots"
+    elif gpus > slots and (each.domains > 1 or each.domain == DEVICE):
+        problem = f"exceeds 1, as each GPU of class {name!r} is a domain by itself"
+        fix = f'set domain = "{CLASS}" and exclusive_slots = {gpus} for the class'
+    elif gpus > slots:
+        problem = f"exceeds the exclusive slots of class {name!r} ({slots} in one domain)"
+        fix = f"ask for up to {slots}, or raise exclusive_slots where nodes have {gpus} GPUs"
+    return InvalidJob.field("gpu.gpus", gpus, problem, fix) if problem else None

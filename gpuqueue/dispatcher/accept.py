@@ -172,15 +172,21 @@ class Accept:
 
     def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
         queue, request = submission.queue, submission.request
-        fitting, isolation = resolve(self.classes, queue, request, submission.time_limit)
+        in_pods = not self.line.site.host
+        fitting, isolation = resolve(
+            self.classes, queue, request, submission.time_limit, in_pods=in_pods
+        )
         if len(fitting) == 1:
             return fitting[0], isolation
         known = self.reader.find(submission.identity.id, [each.name for each in fitting])
         if known:  # a redelivery or a retry stays in the class of its job
             return self.classes[known["gpu_class"]], known["isolation"]
-        wanted = queue.isolation or request.isolation
+        wanted, gpus = queue.isolation or request.kind, request.gpus or 1
         chosen = choose(
-            fitting, wanted, lambda name, kind: self.reader.free(self.classes[name], kind)
+            fitting,
+            wanted,
+            lambda name, kind: self.reader.free(self.classes[name], kind, gpus),
+            gpus,
         )
         return chosen, wanted or chosen.default_isolation
 

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 #: The steps of turn.lua.
 IN_SCRIPT = (
     *("expiring", "delayed", "deadlines", "ended", "revoked_until", "warm_until", "places"),
+    "slots",
     *("tenants", "tenant_idle"),
     *("admit", "stopping", "finishing", "accepted", "opened", "due"),
 )

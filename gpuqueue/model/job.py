@@ -45,6 +45,8 @@ class Job:
     can do.
     """
     ignore_result: bool = False
+    gpus: int = 0
+    """How many GPUs it needs, if several."""
     reuse: int = 0
     """How many jobs of its task its process may run, one after the other."""
     warm: float = 0

@@ -56,6 +56,7 @@ class Record(TypedDict, total=False):
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     max_time_limit: Annotated[float, ANNOTATION]
     container: dict[str, Any]
+    gpus: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]  # absent: 1
     reuse: Annotated[int, ANNOTATION, TOMBSTONE, SHOWN]
     warm: Annotated[float, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
     needs_app: bool
@@ -83,6 +84,8 @@ class Record(TypedDict, total=False):
     by: str
     owner: Annotated[str, TOMBSTONE]
     device: Annotated[int, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
+    # Those of a job of several GPUs, with the first: indexes, with commas.
+    all_devices: Annotated[str, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
     domain: Annotated[str, ANNOTATION, ATTEMPT, TOMBSTONE, SHOWN]
     places: Annotated[list[str], ATTEMPT, TOMBSTONE]
     probes: Annotated[list[str], ATTEMPT, TOMBSTONE, SHOWN]
@@ -188,6 +191,12 @@ MOST_ATTEMPTS = 10**15
 def fields_with(use: Use) -> tuple[str, ...]:
     """Return the names of the fields with a use, in the order of the table."""
     return tuple(name for name, field in FIELDS.items() if use in field.uses)
+
+
+def devices_of(record: Record) -> list[int]:
+    """Return the indexes of the GPUs that an attempt was given."""
+    given = record.get("all_devices") or str(record.get("device", ""))
+    return [int(index) for index in given.split(",") if index.isdecimal()]
 
 
 def goes_on(record: Record) -> bool:

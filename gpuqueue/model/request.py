@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.tenant import NAME
 from gpuqueue.model.text import fits, fitting
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
 #: The fields of the header.
-REQUEST_FIELDS = ("isolation", "memory", "slices", "tenant", "image", "reuse", "warm")
+REQUEST_FIELDS = ("isolation", "memory", "slices", "gpus", "tenant", "image", "reuse", "warm")
 #: The longest time limit in seconds, about 30 years: clocks of Redis and Kubernetes can add it.
 MOST_SECONDS = 10**9
 _UNITS = {
@@ -33,6 +33,8 @@ _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 #: Bytes: far above any GPU, and exact as a float.
 _MOST_MEMORY = 2**50
 _LONGEST_IMAGE = 1024
+#: The most GPUs of one job: more than any machine has.
+_MOST_GPUS = 64
 #: The most jobs of one process. A number far above serves nothing.
 _MOST_JOBS = 10**6
 #: Seconds: the longest that a pod may wait for a job.
@@ -56,16 +58,35 @@ def parse_memory(value: object) -> int:
     return int(amount)
 
 
+def parse_gpus(value: object, isolation: object) -> int | None:
+    """Parse a number of GPUs; None: not requested. Several are for one job alone."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_GPUS:
+        raise InvalidJob.field(
+            "gpu.gpus", value, "is not a number of GPUs", f"use 1 to {_MOST_GPUS}"
+        )
+    if value > 1 and isolation == SHARED:
+        raise InvalidJob.field(
+            "gpu.gpus",
+            value,
+            "needs GPUs that no other job shares",
+            f"set isolation={EXCLUSIVE!r}, or gpus=1",
+        )
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested. ``reuse`` is how
-    many jobs of its task its process may run, one after the other; ``warm`` for how many seconds
-    its pod may wait for another job.
+    """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested. ``gpus`` is how
+    many GPUs of one machine it needs; ``reuse`` how many jobs of its task its process may run, one
+    after the other; ``warm`` for how many seconds its pod may wait for another job.
     """
 
     isolation: str | None = None
     memory: int | None = None
     slices: int | None = None
+    gpus: int | None = None
     tenant: str | None = None
     image: str | None = None
     reuse: int | None = None
@@ -107,6 +128,7 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.slices", slices, "is not a number of MIG slices", "use 1 to 7"
             )
+        gpus = parse_gpus(header.get("gpus"), isolation)
         if tenant is not None and (not isinstance(tenant, str) or not NAME.fullmatch(tenant)):
             raise InvalidJob.field(
                 "gpu.tenant",
@@ -135,7 +157,12 @@ class GpuRequest:
                 "gpu.warm", warm, "is not a number of seconds", f"use 0 to {_LONGEST_WAIT}"
             )
         amount = parse_memory(memory) if memory is not None else None
-        return cls(isolation, amount, slices, tenant, image, reuse, warm)
+        return cls(isolation, amount, slices, gpus, tenant, image, reuse, warm)
+
+    @property
+    def kind(self) -> str | None:
+        """The isolation that it needs; None: it leaves that open. Several GPUs are exclusive."""
+        return self.isolation or (EXCLUSIVE if (self.gpus or 1) > 1 else None)
 
     def header(self) -> dict[str, Any]:
         """Return the header of this request, without its unset fields."""

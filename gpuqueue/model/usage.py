@@ -107,6 +107,8 @@ class Entry:
     slots: int | None = None
     memory: int | None = None
     memory_own: int | None = None
+    gpus: int = 1
+    """How many slots it held: its time counts as often."""
 
     def uses(self, capacities: Sequence[Capacity], since: int, until: int) -> Iterator[Use]:
         """Yield what it has used in a window, by day and by capacity. It counts as an attempt where
@@ -127,7 +129,9 @@ class Entry:
             yield Use(
                 *(self.gpu_class, begin // DAY, self.tenant, self.task, self.isolation),
                 *(self.reason, self.counted, slots, holds[-1].price if holds else None),
-                *(int(final and self.reason != RUNNING), end - begin, self.waited if final else 0),
+                int(final and self.reason != RUNNING),
+                (end - begin) * self.gpus,
+                self.waited if final else 0,
             )
 
 

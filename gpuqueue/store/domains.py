@@ -38,11 +38,13 @@ class Domains:
         known = [each for text in found if (each := readable(text)) is not None]
         return {name: sum(int(each.get(name, 0)) for each in known) for name in ISOLATIONS}
 
-    def free(self, gpu_class: GpuClass, isolation: str) -> int:
-        """Return the free slots of one isolation of a class with several domains."""
+    def free(self, gpu_class: GpuClass, isolation: str, gpus: int = 1) -> int:
+        """Return the free slots of one isolation of a class with several domains, in those that
+        have at least ``gpus``.
+        """
         key = f"{class_key(gpu_class.name, 'domains')}:{isolation}"
         found: Any = self._client.zrange(key, 0, -1, withscores=True)
-        return sum(int(score) for _, score in found)
+        return sum(int(score) for _, score in found if score >= gpus)
 
     def of(self, gpu_class: str) -> list[Domain]:
         """Return the domains of a class; none: the class is one domain."""

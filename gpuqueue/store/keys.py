@@ -30,11 +30,15 @@ NAMES: dict[str, str] = {
     "waiting_exclusive": "zset: delivery by rank",
     "holders_shared": "zset: holder by time of admission; one slot each",
     "holders_exclusive": "zset: holder by time of admission; one slot each",
-    "devices": "hash: holder → index of its GPU (local launcher)",
+    "holders_further": (
+        "zset: the slots of exclusive holders beyond the first, and a mark (see lua/lib/slots.lua)"
+    ),
+    "devices": "hash: holder, or further slot of one → index of its GPU (local launcher)",
     "gate": (
         "hash: domain:bypassed, domain:row (bounded bypass), domain:until (backfill), the arrival"
         " counter seq, opened and opened_on; of a class of several domains also domains, drained,"
-        " until and shares; order and the counters of lua/lib/tenants.lua"
+        " until and shares; order and the counters of lua/lib/tenants.lua; several and sizes, for"
+        " jobs of several GPUs"
     ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",

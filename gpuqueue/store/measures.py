@@ -41,6 +41,14 @@ class Measured:
     tenants: Sequence[Tenant] = ()
     """Those with jobs, and those that were served last; not all, if there are many."""
     all_tenants: int = 0
+    further_slots: int = 0
+    """Exclusive slots in use beyond one for each holder: of jobs of several GPUs."""
+    needed: Mapping[str, int] = field(default_factory=dict)
+    """How many slots the first job in line needs; 0: none waits."""
+
+    def slots_in_use(self, isolation: str) -> int:
+        """Return how many slots jobs hold."""
+        return self.holders[isolation] + (self.further_slots if isolation == EXCLUSIVE else 0)
 
 
 class Measures:
@@ -70,6 +78,8 @@ class Measures:
             known,
             idle_pods,
             used,
+            further,
+            needed,
         ) = answer
         places = parse_places(_pairs(known))
         tenants = self._tenants.of(gpu_class)
@@ -85,6 +95,8 @@ class Measures:
             _used(_pairs(used)),
             tenants.tenants,
             tenants.total,
+            further,
+            {SHARED: min(1, shared), EXCLUSIVE: needed},
         )
 
 

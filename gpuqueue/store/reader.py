@@ -47,6 +47,7 @@ class ClassView:
     gate: dict[str, int] = field(default_factory=dict)
     idle_pods: int = 0
     held_total: dict[str, int] = field(default_factory=dict)
+    """How many slots are held: a job of several GPUs has one for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +159,20 @@ class Reader:
         )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
 
-    def free(self, gpu_class: GpuClass, isolation: str) -> int:
-        """Return the number of free slots of an isolation. If none is free, return minus the number
-        of waiting jobs.
+    def free(self, gpu_class: GpuClass, isolation: str, gpus: int = 1) -> int:
+        """Return the number of free slots of an isolation, in domains with at least ``gpus``. If
+        none is free, return minus the number of waiting jobs.
         """
         pipe = self._client.pipeline(transaction=False)
         for kind in ("holders_", "waiting_"):
             for each in ISOLATIONS:
                 pipe.zcard(class_key(gpu_class.name, kind + each))
-        shared, exclusive, *waiting = pipe.execute()
+        pipe.zcard(class_key(gpu_class.name, "holders_further"))
+        shared, exclusive, *waiting, further = pipe.execute()
+        exclusive += _slots(further)
         held, other = (shared, exclusive) if isolation == SHARED else (exclusive, shared)
         if gpu_class.domain == NODE:
-            free = Domains(self._client).free(gpu_class, isolation)
+            free = Domains(self._client).free(gpu_class, isolation, gpus)
         else:
             free = 0 if other else gpu_class.slots(isolation) - held
         in_line: int = sum(waiting)
@@ -240,7 +243,9 @@ class Reader:
         pipe.zcard(class_key(name, "finishing"))
         pipe.hgetall(class_key(name, "gate"))
         pipe.zcard(class_key(name, "warm_until"))
-        hs, hts, ws, ts, he, hte, we, te, delayed, finishing, gate, idle_pods = pipe.execute()
+        pipe.zcard(class_key(name, "holders_further"))
+        *parts, idle_pods, further = pipe.execute()
+        hs, hts, ws, ts, he, hte, we, te, delayed, finishing, gate = parts
         holders = {
             kind: _deliveries(name, part) for kind, part in zip(ISOLATIONS, (hs, he), strict=True)
         }
@@ -258,7 +263,7 @@ class Reader:
                 if key.startswith("*:")
             },
             idle_pods,
-            {SHARED: hts, EXCLUSIVE: hte},
+            {SHARED: hts, EXCLUSIVE: hte + _slots(further)},
         )
 
     def dispatchers(self, since: float) -> list[str]:
@@ -282,6 +287,11 @@ class Reader:
     def leader(self) -> str | None:
         """Return the first of the leaders; the only one if there is one group."""
         return next(iter(self.leaders()), None)
+
+
+def _slots(members: int) -> int:
+    """Return how many slots the members of ``holders_further`` are: one of them is a mark."""
+    return max(0, members - 1)
 
 
 def _deliveries(gpu_class: str, holders: Iterable[str]) -> list[str]:

@@ -260,6 +260,7 @@ def _entry(gpu_class: str, text: str, now: int | None = None) -> Entry | None:
             slots=one.get("slots"),
             memory=one.get("memory"),
             memory_own=one.get("memory_own"),
+            gpus=int(one.get("gpus", 1)),
         )
     return None
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gpuqueue import gpu
+from gpuqueue.errors import InvalidJob
 from tests.support.nodes import APPS, FAKE_GPUS
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
@@ -83,6 +85,26 @@ def test_an_exclusive_job_takes_one_gpu_while_shared_jobs_share_the_other(
     assert "NO_FREE_SLOT" in told(stack, "why", later.id)
     stack.go(key, 4)
     assert sorted(each.get(PATIENCE) for each in [*results, later])[-1] == SECOND
+
+
+def test_a_job_of_two_gpus_gets_both_and_frees_both(
+    machine: Callable[..., Stack], key: str
+) -> None:
+    stack = machine()
+    stack.dispatcher()
+    two = gpu("t4", isolation="exclusive", gpus=2)
+    first = stack.shop.hold_gpu.apply_async((key,), **two)
+    assert stack.told(key) == f"{FIRST},{SECOND}"
+    later = stack.shop.hold_gpu.apply_async((key,), **gpu("t4", isolation="exclusive"))
+    stack.in_state(later.id, "waiting")
+    assert "exclusive 2/2" in told(stack, "status")
+    assert "NO_FREE_SLOT" in told(stack, "why", later.id)
+    stack.go(key, 2)
+    assert first.get(PATIENCE) == f"{FIRST},{SECOND}"
+    assert later.get(PATIENCE) == FIRST
+    three = stack.shop.hold_gpu.apply_async((key,), **gpu("t4", isolation="exclusive", gpus=3))
+    with pytest.raises(InvalidJob, match=r"^gpu\.gpus=3 exceeds the exclusive slots of class 't4'"):
+        three.get(PATIENCE)
 
 
 def test_jobs_are_given_none_but_the_gpus_that_the_operator_allows(

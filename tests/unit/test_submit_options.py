@@ -28,6 +28,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "mig", "memory": "4GiB", "slices": 2},
         {"queue": "gpu.mig", "headers": {"gpu": {"memory": 4 * 2**30, "slices": 2}}},
     ),
+    "several GPUs, which are for one job alone": (
+        {"gpu_class": "a100", "gpus": 4},
+        {"queue": "gpu.a100", "headers": {"gpu": {"gpus": 4}}},
+    ),
     "how many jobs a process may run": (
         {"gpu_class": "t4", "reuse": 10},
         {"queue": "gpu.t4", "headers": {"gpu": {"reuse": 10}}},

@@ -124,7 +124,7 @@ def _holder(record: Record, own: dict[str, Any]) -> dict[str, Any]:
         **seen,
         **own,
         "stands": stands,
-        "where": seen.get("device", seen.get("node")),
+        "where": seen.get("all_devices", seen.get("device", seen.get("node"))),
         "since": since(record),
         "time_limit": record.get("time_limit"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuqueue.model.reasons import EndReason, WaitReason
 
 WAITS: dict[str, str] = {
-    WaitReason.NO_FREE_SLOT: "all slots of its isolation are taken",
+    WaitReason.NO_FREE_SLOT: "fewer slots of its isolation are free than the first in line needs",
     WaitReason.EXCLUSIVE_RUNNING: (
         "an exclusive job is running; shared jobs start when it has ended"
     ),

@@ -114,6 +114,16 @@ class QueueCollector(Collector):
             "Slots in the configuration of this dispatcher, of all domains that it knows.",
             labels=_PLACE,
         )
+        in_use = GaugeMetricFamily(
+            "gpuqueue_slots_in_use",
+            "Slots that jobs hold; a job of several GPUs has one for each.",
+            labels=_PLACE,
+        )
+        needed = GaugeMetricFamily(
+            "gpuqueue_slots_needed",
+            "Slots of one domain that the first job in line needs; 0 if no job waits.",
+            labels=_PLACE,
+        )
         delayed = GaugeMetricFamily(
             "gpuqueue_delayed_jobs",
             "Jobs before their eta, or in the pause before a new attempt.",
@@ -143,10 +153,13 @@ class QueueCollector(Collector):
                 longest.add_metric((name, isolation), each.longest_wait[isolation])
                 running.add_metric((name, isolation), each.holders[isolation])
                 slots.add_metric((name, isolation), slots_of[name][isolation])
+                in_use.add_metric((name, isolation), each.slots_in_use(isolation))
+                needed.add_metric((name, isolation), each.needed.get(isolation, 0))
             delayed.add_metric((name,), each.delayed)
             finishing.add_metric((name,), each.finishing)
             idle.add_metric((name,), each.idle_pods)
-        yield from (waiting, longest, running, slots, delayed, finishing, idle, aside)
+        yield from (waiting, longest, running, slots, in_use, needed)
+        yield from (delayed, finishing, idle, aside)
 
 
 def _tenants(measured: Mapping[str, Measured]) -> Iterator[Metric]:

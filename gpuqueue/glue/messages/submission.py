@@ -81,6 +81,7 @@ class Submission:
             max_time_limit=gpu_class.max_time_limit,
             tenant=self.request.tenant,
             image=self.image,
+            gpus=0 if self.request.gpus == 1 else self.request.gpus or 0,
             reuse=self.request.reuse or 0,
             warm=0 if self.container else float(gpu_class.warm_seconds if asked is None else asked),
             container=self.container,

@@ -45,7 +45,7 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.names import CHORDS
 from gpuqueue.model.place import Site
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, devices_of
 from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
@@ -304,10 +304,10 @@ class LocalLauncher:
     def _gpu(self, record: Record) -> dict[str, str]:
         if record["gpu_class"] == CHORDS:
             return NO_GPU
-        devices, index = self._devices.get(record["gpu_class"], ()), record.get("device")
+        devices, given = self._devices.get(record["gpu_class"], ()), devices_of(record)
         return (
-            {"CUDA_VISIBLE_DEVICES": devices[index]}
-            if index is not None and index < len(devices)
+            {"CUDA_VISIBLE_DEVICES": ",".join(devices[index] for index in given)}
+            if given and max(given) < len(devices)
             else {}
         )
 

@@ -11,7 +11,7 @@
 --         try again);
 --         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit; its
 --         delivery}, or the error UNSTORABLE
---! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! server place holds places held warm waiting_pods placement admission sendings
 local job = context.record
 local known, hinders, follows = look_up(job, context.again)

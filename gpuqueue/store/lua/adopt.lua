@@ -5,13 +5,14 @@
 --   slots?: how many its isolation has
 --   instead_of?: the token of an earlier attempt that has ended, though it holds a slot
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
---! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! place holds places held warm waiting_pods accounting release
 local found = context.record
 -- The instance of a pod is NAMESPACE/JOB/UID.
 local is_pod = found.instance and string.find(found.instance, '/', 1, true)
 local known = load(found.delivery)
 local own = 'holders_' .. found.isolation
+local number = slots.of_job(found)
 local other = found.isolation == 'shared' and 'holders_exclusive' or 'holders_shared'
 
 -- An older state does not know this attempt yet. Numbers only grow, so it has granted fewer.
@@ -26,15 +27,17 @@ end
 local function has_room()
   local name = found.domain or found.device and tostring(found.device) or found.node
   if name and redis.call('HEXISTS', K.domains, name) == 1 then
-    return redis.call('ZSCORE', domain.key(found.isolation), name) ~= false
+    local free = redis.call('ZSCORE', domain.key(found.isolation), name)
+    return tonumber(free or 0) >= number
   end
   if redis.call('ZCARD', K[other]) > 0 then return false end
-  if context.slots and redis.call('ZCARD', K[own]) >= context.slots then return false end
+  if context.slots and slots.used(found.isolation) + number > context.slots then return false end
   -- The runner of a pod may call this: its user may not read devices, and its attempt has none.
   local listed = found.device and found.isolation == 'exclusive'
-  local devices = listed and redis.call('HVALS', K.devices) or {}
+  local devices, own_ones = listed and redis.call('HVALS', K.devices) or {}, {}
+  for _, index in ipairs(slots.devices_of(found)) do own_ones[index] = true end
   for _, index in ipairs(devices) do
-    if tonumber(index) == found.device then return false end
+    if own_ones[tonumber(index)] then return false end
   end
   return true
 end
@@ -42,9 +45,9 @@ end
 -- An older state has the attempt before the one that runs. Its end is not known.
 local function free(job)
   local holder = holder_of(job)
-  local since, isolation = accounting.leave_slot(holder, found.isolation)
+  local held, since, isolation = accounting.leave_slots(holder, job)
   if since then
-    local entry = accounting.entry_of(job, true, holder, since, isolation, found.admitted)
+    local entry = accounting.entry_of(job, true, holder, held, since, isolation, found.admitted)
     accounting.account(entry, 'INFRA', false)
   end
   redis.call('ZREM', K.launching, holder)
@@ -52,7 +55,7 @@ local function free(job)
   redis.call('ZREM', K.stopping, holder)
   redis.call('HDEL', K.devices, holder)
   domain.leave(holder)
-  tenancy.ended(holder)
+  tenancy.ended(holder, held)
 end
 
 -- The process has gone on from another attempt, which holds its slot in an older state. What that
@@ -115,9 +118,10 @@ job.state = 'running'
 job.admitted, job.started, job.adopted = found.admitted or now, found.started or now, now
 local holder = holder_of(job)
 redis.call('ZADD', K[own], now, holder)
+slots.enter(holder, number)
 accounting.widen(found.isolation)
 tenancy.started(job)
-if job.device then redis.call('HSET', K.devices, holder, job.device) end
+if job.device then slots.hold_devices(holder, slots.devices_of(job)) end
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
 note_newest(job)
 save(job)

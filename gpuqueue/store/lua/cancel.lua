@@ -10,7 +10,7 @@
 -- Answer: {'cancelled' | 'stopping' | 'running' (not stopped: no terminate) | 'finishing' | 'ended'
 --         | 'unknown', where this call stopped ('' if it saw all deliveries),
 --         the newest delivery, or the id of an unknown job}
---! clock records tenants tenant_lines tenant_turns line damaged
+--! clock records slots tenants tenant_lines tenant_turns line damaged
 local id = context.id
 
 local function cancel(job)

@@ -7,7 +7,7 @@
 --   loads_within?: seconds that it has to load the application (see loaded); absent: it does not
 --     report that
 -- Answer: {'ok', record (JSON), message (JSON)} | {'refused', why}
---! clock records domains attempts place holds
+--! clock records slots domains attempts place holds
 local job = load(context.delivery)
 if not job then return { 'refused', 'unknown job' } end
 if job.attempt ~= context.attempt or job.token ~= context.token then

@@ -3,18 +3,20 @@
 --   spec: the class, as GpuClass.spec returns it
 --   nodes?: the name of each node → its slots {shared, exclusive}; absent: the class is one domain
 -- Answer: 1 if jobs may start by that which could not before, else 0
---! clock records domains place holds places placement
+--! clock records slots domains place holds places placement
 local kind = string.match(redis.call('HGET', K.gate, 'domains') or '', '^%a+')
 
 local function is_known(nodes)
   local total = 0
-  for name, slots in pairs(nodes) do
+  for name, own in pairs(nodes) do
     local before = domain.slots(name)
     total = total + 1
-    local same = before and before.shared == slots.shared
-    if not same or before.exclusive ~= slots.exclusive then return false end
+    local same = before and before.shared == own.shared
+    if not same or before.exclusive ~= own.exclusive then return false end
   end
-  return kind == 'node' and total == redis.call('HLEN', K.domains)
+  -- An older version has not written their sizes.
+  local whole = redis.call('HEXISTS', K.gate, 'sizes') == 1
+  return whole and kind == 'node' and total == redis.call('HLEN', K.domains)
 end
 
 if not context.nodes then

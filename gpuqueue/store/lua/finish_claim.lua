@@ -10,7 +10,7 @@
 --          waits for them, if they have an end; `tries`, after how many it needs no pod
 -- Answer: {'ok', record (JSON), message (JSON)} | {'busy'} | {'superseded'} (ended: no result is
 --         due) | {'held'}: another finisher tries the place | {'not finishing'}
---! clock counts records tenants tenant_lines tenant_turns line damaged tombstones place
+--! clock counts records slots tenants tenant_lines tenant_turns line damaged tombstones place
 local delivery, finisher = context.delivery, context.finisher
 local job = load_or_set_aside(delivery)
 if not job or job.state ~= 'finishing' then

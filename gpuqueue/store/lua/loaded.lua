@@ -11,7 +11,7 @@
 --     loads_within?, loaded?, if_lost?, earlier?
 --   events?: what Celery's monitors are told, as {channel, message}
 -- Answer: 1 if the attempt is current, else 0
---! clock records domains attempts place events
+--! clock records slots domains attempts place events
 local function write()
   local job = load(context.delivery)
   if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end

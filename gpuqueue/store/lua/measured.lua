@@ -2,8 +2,9 @@
 -- Answer: {waiting shared, waiting exclusive, age in seconds of the oldest of each (text),
 --          holders shared, holders exclusive, delayed, finishing, {field, number, ...} of counts,
 --          {name, entry (JSON), ...} of places, pods without a job, {[tenant, isolation, reason]
---          (JSON), seconds of GPUs (text)...}}
---! clock counts records tenants tenant_lines tenant_turns line
+--          (JSON), seconds of GPUs (text)...}, exclusive slots in use beyond one for each holder,
+--          slots that the first exclusive job in line needs (0: none waits)}
+--! clock counts records slots tenants tenant_lines tenant_turns line
 local PRIORITIES = 10
 
 -- Within a priority, the first in line has waited longest.
@@ -37,6 +38,13 @@ local function used()
   return totals
 end
 
+-- How many slots the first exclusive job in line needs; 0: none waits.
+local function needed()
+  local first = tenancy.on() and tenancy.first('exclusive')
+    or redis.call('ZRANGE', K.waiting_exclusive, 0, 0)[1]
+  return first and slots.of_job(load(first)) or 0
+end
+
 return {
   redis.call('ZCARD', K.waiting_shared),
   redis.call('ZCARD', K.waiting_exclusive),
@@ -50,4 +58,6 @@ return {
   read(K.places),
   redis.call('ZCARD', K.warm_until),
   used(),
+  slots.beyond(),
+  needed(),
 }

@@ -18,7 +18,7 @@
 --   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
---! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! server place holds places held warm waiting_pods placement admission accounting
 --! release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
@@ -68,6 +68,7 @@ local function as_instance(before)
     isolation = before.isolation,
     tenant = before.tenant,
     image = before.image,
+    gpus = before.gpus,
     node = context.node,
     longest = context.longest,
   }
@@ -91,24 +92,29 @@ local function fits(job, before, spec)
   end
   local device = before.device
   local own = spec.domain and domain.of_instance(before, spec)
-  if spec.domain and not domain.takes(own, job.isolation) then return false end
+  local number = slots.of_job(job)
+  if spec.domain and not domain.takes(own, job.isolation, number) then return false end
   if spec.devices == 0 then return device == nil end
-  if not device or device >= spec.devices then return false end
-  for _, name in ipairs(job.avoid or {}) do
-    if name == device_place(spec, device) then return false end
+  if not device then return false end
+  local jobs, room = domain.jobs_of_devices(spec, job.isolation)
+  for _, index in ipairs(slots.devices_of(before)) do
+    if index >= spec.devices then return false end
+    for _, name in ipairs(job.avoid or {}) do
+      if name == device_place(spec, index) then return false end
+    end
+    if not spec.domain and jobs[index] >= room then return false end
   end
-  local jobs, room = jobs_of_devices(spec, job.isolation)
-  return spec.domain ~= nil or jobs[device] < room
+  return true
 end
 
--- Whether the GPU of the instance still has its place among those of the class.
-local function same_device(before, spec)
-  if not before.device then return true end
-  local own = device_place(spec, before.device)
-  for _, name in ipairs(before.places or {}) do
-    if name == own then return true end
+-- Whether the GPUs of the instance still have their places among those of the class.
+local function same_devices(before, spec)
+  local places_of_it = {}
+  for _, name in ipairs(before.places or {}) do places_of_it[name] = true end
+  for _, index in ipairs(slots.devices_of(before)) do
+    if not places_of_it[device_place(spec, index)] then return false end
   end
-  return false
+  return true
 end
 
 -- What would start if the attempt were released, and whether it fits. The slot is given back.
@@ -118,16 +124,18 @@ local function look_ahead(before, ask)
   local device = redis.call('HGET', K.devices, holder)
   redis.call('ZREM', key, holder)
   redis.call('HDEL', K.devices, holder)
-  local own = domain.leave(holder)
+  local number = slots.leave(holder, before)
+  local own = domain.leave(holder, number)
   local drain = redis.call('HMGET', K.gate, 'drained', 'until', DOMAIN .. 'until')
-  local give_back = tenancy.without(holder)
+  local give_back = tenancy.without(holder, number)
   local job, v = startable(ask, { spent = 0 })
   local good = job and fits(job, before, ask.spec)
   redis.call('ZADD', key, since, holder)
-  if device then redis.call('HSET', K.devices, holder, device) end
+  slots.enter(holder, number)
+  if device then slots.hold_devices(holder, slots.devices_of(before)) end
   if own then
     local ends = domain.planned_end(before, before.started)
-    domain.enter(holder, own, before.isolation, ends)
+    domain.enter(holder, own, before.isolation, ends, number)
   end
   if drain[1] then
     redis.call('HSET', K.gate, 'drained', drain[1], 'until', drain[2] or 0)
@@ -142,10 +150,11 @@ local function look_ahead(before, ask)
 end
 
 -- Wait for a job, if a share is left that no job needs. An instance that was given a GPU gives it
--- up. One whose job may run again could not be found by that any more. Answer: as that of none.
+-- up. One whose job may run again could not be found by that any more; one of several GPUs would
+-- keep them all idle. Answer: as that of none.
 local function wait_or_none(before, first, spec, why, wakes)
   local over = before.state == 'ended' and first.state == 'ended'
-  local free = spec.devices == 0 and shares_in_use() < shares_of(spec)
+  local free = spec.devices == 0 and not before.gpus and shares_in_use() < shares_of(spec)
   if not (context.stays and over and free) or met_trouble(before) then return none(why, wakes) end
   local pod = as_instance(before)
   pod.last, pod.site, pod.name, pod.seen = holder, context.site, context.host, now
@@ -182,7 +191,7 @@ if not first then return none('its first attempt is forgotten') end
 
 -- 2. By which terms?
 local terms = terms_of(context.site, context.application, context.settings)
-if not terms or not same_device(before, terms.spec) then
+if not terms or not same_devices(before, terms.spec) then
   return none('no dispatcher starts such an instance any more')
 end
 check_rights_for(terms.spec.devices)
@@ -219,7 +228,7 @@ end
 -- 4. The instance goes on with it.
 give_slot(job, v, ask, {
   domain = ask.spec.domain and domain.of_instance(before, ask.spec),
-  device = before.device,
+  devices = before.device and slots.devices_of(before),
 })
 job.launched = now
 follow(job, before, context.reuses)

@@ -10,7 +10,7 @@
 --   days: for how many days the rows are kept by day
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
---! clock counts records accounting
+--! clock counts records slots accounting
 local micros, whole, decoded = accounting.micros, accounting.whole, accounting.decoded
 local DAY, OTHER = 86400000000, 'other'
 local today = math.floor(micros(now) / DAY)
@@ -85,10 +85,7 @@ local function forget_above(key, most)
   return old[#old]
 end
 
-local held = {
-  shared = redis.call('ZCARD', K.holders_shared),
-  exclusive = redis.call('ZCARD', K.holders_exclusive),
-}
+local held = { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
 local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
 local raw, seen = known[1], tonumber(known[2])
 local current = decoded(raw)

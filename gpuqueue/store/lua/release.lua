@@ -16,7 +16,7 @@
 --   spec, nonce, by, most: see admit
 -- Answer: {freed (0|1), state of the job ('' if unknown), the holder, why the job is tried again
 --         ('' if it is not known), then the answer of admit...}
---! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! server place holds places held warm waiting_pods placement admission accounting
 --! release
 if context.instance and not context.spec.host then forget_waiting(context.instance) end

@@ -9,7 +9,7 @@
 --   elsewhere?: true: it has sent its retry to a queue that never leads to this class
 --   error?: why the job is delivered again: the text for people
 -- Answer: 'ok' | why not
---! clock records domains attempts
+--! clock records slots domains attempts
 local job, outcome = load(context.delivery), context.outcome
 if not job then return 'unknown job' end
 if job.attempt ~= context.attempt or job.token ~= context.token then return 'stale token' end

@@ -10,7 +10,7 @@
 --   claimed?: the process as it claimed the attempt, as in loaded
 --   events?: what Celery's monitors are told, as in loaded
 -- Answer: 1 if this ended the job, else 0
---! clock counts records domains attempts tombstones events
+--! clock counts records slots domains attempts tombstones events
 local function write()
   local job = load(context.delivery)
   if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end

@@ -5,7 +5,7 @@
 --   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: gpu, gpu_memory_peak and gpu_memory_own (bytes), gpu_error; absent: no sample
 -- Answer: 1 if the attempt is current, else 0
---! clock records domains attempts
+--! clock records slots domains attempts
 local job = load(context.delivery)
 if not job or job.attempt ~= context.attempt or job.token ~= context.token then return 0 end
 if is_another(job, context.claimed) then return 0 end

@@ -3,7 +3,7 @@
 --   key: the name of the key, as in keys.py
 --   name: what to take out of it
 -- Answer: 1 if it was there, else 0
---! clock records tenants tenant_lines tenant_turns line damaged
+--! clock records slots tenants tenant_lines tenant_turns line damaged
 local score = redis.call('ZSCORE', K[context.key], context.name)
 if not score then return 0 end
 set_aside(context.key, context.name, score)

@@ -7,7 +7,7 @@
 --   whole?: the mark of a file: what an earlier file has set, and this one does not name, goes; a
 --     file of the same mark changes nothing
 -- Answer: {the number of this state of the rules, 1 if something has changed, else 0}
---! clock records tenants tenant_lines tenant_turns
+--! clock records slots tenants tenant_lines tenant_turns
 local from_file = context.source == 'file'
 local known = redis.call('HGETALL', K.tenant_rules)
 local entries, sources = {}, {}

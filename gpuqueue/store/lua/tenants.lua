@@ -6,5 +6,5 @@
 --         {name, shared jobs that wait, exclusive ones, delayed ones, shared ones that run,
 --         exclusive ones, GPU-seconds so far (text), what of it still counts (text), 1 if it is at
 --         its limit of running jobs, else 0}...}
---! clock records tenants tenant_lines tenant_turns
+--! clock records slots tenants tenant_lines tenant_turns
 return tenancy.list(context.most)

@@ -2,7 +2,7 @@
 -- Context:
 --   most: how many of each kind to move, so that one call stays short; a large record counts more
 -- Answer: {moved, next due (Unix seconds as text, '' for none)}
---! clock records tenants tenant_lines tenant_turns line damaged upkeep place holds places
+--! clock records slots tenants tenant_lines tenant_turns line damaged upkeep place holds places
 local moved = 0
 for _, each in ipairs(MOVES) do
   moved = moved + move(K[each[1]], each[2], context.most)

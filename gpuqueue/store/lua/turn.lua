@@ -8,7 +8,7 @@
 --         work in each turn; 1 if its jobs may start (see open); answer of admit; then pairs of
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
---! clock counts records tenants tenant_lines tenant_turns domains line damaged attempts
+--! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! server place holds places held warm waiting_pods placement admission upkeep
 local problems = {}
 
@@ -55,6 +55,12 @@ for _, each in ipairs(MOVES) do
   moved = moved + attempt(each[1], take, 0)
 end
 attempt('places', forget_places)
+attempt('slots', function()
+  slots.look_over(function(further)
+    local name = domain.leave_further(further)
+    if name then domain.index(name) end
+  end)
+end)
 attempt('tenants', function()
   tenancy.look_once()
   tenancy.look_over()

@@ -5,7 +5,7 @@
 -- Answer: {now (Unix microseconds, as text), {field, value...} of K.usage, {capacity (JSON)...},
 --         {entry (JSON), time...} of the history, {entry (JSON) of each attempt that holds a
 --         slot...}, when the last slot was freed ('0': none was)}
---! clock counts records accounting
+--! clock counts records slots accounting
 local micros, whole = accounting.micros, accounting.whole
 local running = {}
 for _, isolation in ipairs({ 'shared', 'exclusive' }) do
@@ -15,7 +15,9 @@ for _, isolation in ipairs({ 'shared', 'exclusive' }) do
     local job = delivery and load(delivery)
     local current = job and holder_of(job) == found[i]
     if delivery then
-      local entry = accounting.entry_of(job, current, found[i], tonumber(found[i + 1]), isolation)
+      local number = isolation == 'exclusive' and slots.of_holder(found[i]) or 1
+      local since = tonumber(found[i + 1])
+      local entry = accounting.entry_of(job, current, found[i], number, since, isolation)
       for _, field in ipairs({ 'start', 'stop', 'waited' }) do
         entry[field] = whole(entry[field])
       end

@@ -49,6 +49,13 @@ FITTING: dict[str, tuple[str, dict[str, Any], list[str], str]] = {
         ["t4"],
         "shared",
     ),
+    "several GPUs exclude classes with fewer slots, and those of slices": (
+        "gpu.auto",
+        {"gpus": 2},
+        ["a100"],
+        "exclusive",
+    ),
+    "one GPU excludes none": ("gpu.t4", {"gpus": 1}, ["t4"], "shared"),
     "memory minus the driver reserve just fits": (
         "gpu.t4",
         {"memory": 16 * GB - DRIVER_RESERVE},
@@ -82,10 +89,49 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"memory": 16 * GB - DRIVER_RESERVE + 1},
         "exceeds the usable memory of class 't4' (14.4GiB)",
     ),
+    "more GPUs than a domain has": (
+        "gpu.a100",
+        {"gpus": 3},
+        "gpu.gpus=3 exceeds the exclusive slots of class 'a100' (2 in one domain); ask for up to 2,"
+        " or raise exclusive_slots where nodes have 3 GPUs",
+    ),
+    "several GPUs that its queue shares": (
+        "gpu.t4.shared",
+        {"gpus": 2},
+        "gpu.gpus=2 needs GPUs that no other job shares, but its queue is gpu.t4.shared; route to"
+        " gpu.t4.exclusive, or set gpus=1",
+    ),
+    "several slices as GPUs": (
+        "gpu.mig-1g.5gb",
+        {"gpus": 2},
+        "gpu.gpus=2 needs whole GPUs, but class 'mig-1g.5gb' has MIG slices, of which a process"
+        " uses one; ask for a larger slice",
+    ),
     "more slices than any profile has": (
         "gpu.mig",
         {"slices": 5},
         "gpu.slices=5 exceeds the slices of class 'mig-4g.20gb' (4)",
+    ),
+}
+#: Classes that run no job of several GPUs, in pods, and why.
+NOT_SEVERAL: dict[str, tuple[GpuClass, str]] = {
+    "each GPU is a domain": (
+        GpuClass("x", exclusive_slots=1).on(4),
+        "exceeds 1, as each GPU of class 'x' is a domain by itself; set domain = \"class\" and"
+        " exclusive_slots = 2 for the class",
+    ),
+    "its GPUs are shared": (
+        GpuClass("x", shared_slots=8, exclusive_slots=2),
+        "needs whole GPUs, but those of class 'x' are shared (shared_slots); use a class without",
+    ),
+    "each job gets two GPUs": (
+        GpuClass("x", exclusive_slots=4, gpus=2),
+        "needs a class that counts single GPUs, but each job of class 'x' gets 2; leave gpus out,"
+        " or set gpus = 1 for the class",
+    ),
+    "claims bring its GPUs": (
+        GpuClass("x", exclusive_slots=4, gpus=0),
+        "needs a class that counts single GPUs, but each job of class 'x' gets those of its claims",
     ),
 }
 TABLES: dict[str, tuple[str, str]] = {
@@ -234,6 +280,29 @@ def test_job_that_fits_no_class_is_refused(queue: str, fields: dict[str, Any], t
     with pytest.raises(InvalidJob) as caught:
         resolve(ALL, parse_queue(queue), GpuRequest(**fields))
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("each", "text"), NOT_SEVERAL.values(), ids=NOT_SEVERAL)
+def test_a_class_runs_no_job_of_several_gpus_if(each: GpuClass, text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        resolve({"x": each}, parse_queue("gpu.x"), GpuRequest(gpus=2), in_pods=True)
+    assert f"gpu.gpus=2 {text}" in str(caught.value)
+    assert resolve({"x": each}, parse_queue("gpu.x"), GpuRequest(gpus=1), in_pods=True)
+
+
+def test_a_machine_deals_whole_gpus_that_jobs_share_at_other_times() -> None:
+    each = GpuClass("x", shared_slots=8, exclusive_slots=2, domain="class").on(2)
+    assert resolve({"x": each}, parse_queue("gpu.x"), GpuRequest(gpus=2)) == ([each], "exclusive")
+
+
+def test_a_job_of_several_gpus_gets_the_class_with_as_many_free_slots() -> None:
+    small, large = GpuClass("small", exclusive_slots=2), GpuClass("large", exclusive_slots=8)
+    free = {"small": 1, "large": 3}
+    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
+    free["large"] = 1
+    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is small
+    free["small"] = -3
+    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ HEADERS: dict[str, tuple[object, str]] = {
     "is no object": ("t4", "gpu='t4' is not an object; send e.g."),
     "has an unknown field": (
         {"memroy": "9GiB"},
-        "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, tenant, image,"
-        " reuse",
+        "gpu.memroy='9GiB' is unknown; known fields: isolation, memory, slices, gpus, tenant,"
+        " image, reuse",
     ),
     "has an unknown isolation": (
         {"isolation": "solo"},
@@ -49,6 +49,14 @@ HEADERS: dict[str, tuple[object, str]] = {
     "has a true slice": (
         {"slices": True},
         "gpu.slices=True is not a number of MIG slices; use 1 to 7",
+    ),
+    "has no GPU": ({"gpus": 0}, "gpu.gpus=0 is not a number of GPUs; use 1 to 64"),
+    "has too many GPUs": ({"gpus": 65}, "gpu.gpus=65 is not a number of GPUs; use 1 to 64"),
+    "has a true GPU": ({"gpus": True}, "gpu.gpus=True is not a number of GPUs; use 1 to 64"),
+    "has half a GPU": ({"gpus": 1.5}, "gpu.gpus=1.5 is not a number of GPUs; use 1 to 64"),
+    "shares several GPUs": (
+        {"gpus": 2, "isolation": "shared"},
+        "gpu.gpus=2 needs GPUs that no other job shares; set isolation='exclusive', or gpus=1",
     ),
     "has no tenant": ({"tenant": "a b"}, "gpu.tenant='a b' cannot name a tenant; use up to 63"),
     "has too long a tenant": ({"tenant": "x" * 64}, "cannot name a tenant"),
@@ -88,6 +96,7 @@ def test_a_header_survives_a_round_trip() -> None:
         "isolation": "shared",
         "memory": 9 * 2**30,
         "slices": 2,
+        "gpus": 1,
         "tenant": "vision",
         "image": "r/n:1",
     }

@@ -24,17 +24,18 @@ CONTAINER |= {"container_finished"}
 USED = {
     Use.REQUIRED: ADOPTED,
     Use.ENVIRONMENT: ADOPTED
-    | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"},
+    | {"device", "time_limit", "task", "tenant", "retries", "nesting", "warm"}
+    | {"gpus", "all_devices"},
     Use.ANNOTATION: ADOPTED
     | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"}
-    | {"max_time_limit", "away_until", "domain"},
+    | {"max_time_limit", "away_until", "domain", "gpus"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
     | {"doom_blames", "doom_avoid"}
     | {"places", "probes", "loading", "if_lost", "load_error", "launches", "earlier", "elsewhere"}
-    | {"away", "away_until", "near", "domain"}
+    | {"away", "away_until", "near", "domain", "all_devices"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
     Use.TOMBSTONE: GPU
     | CONTAINER
@@ -42,7 +43,7 @@ USED = {
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
     | {"places", "probes", "spared", "requeues", "losses", "reuse", "warm", "tag", "elsewhere"}
-    | {"disruptions", "recalled", "domain"}
+    | {"disruptions", "recalled", "domain", "gpus", "all_devices"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
 }
 
@@ -56,12 +57,14 @@ def test_commands_show_fields_in_their_order() -> None:
     assert fields_with(Use.SHOWN) == (
         *("id", "delivery", "name", "task", "gpu_class", "isolation", "tenant", "priority"),
         *(
+            "gpus",
             "reuse",
             "warm",
             "state",
             "finish_error",
             "attempt",
             "device",
+            "all_devices",
             "domain",
             "probes",
             "spared",

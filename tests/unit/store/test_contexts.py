@@ -48,7 +48,7 @@ ANSWERS: dict[str, Any] = {
     "finish_claim": ["busy"],
     "finish_failed": [0],
     "finish_held": [0],
-    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0, []],
+    "measured": [0, 0, "0", "0", 0, 0, 0, 0, [], [], 0, [], 0, 0],
     "tenants": [0, "60", 0, []],
     "set_tenants": [1, 1],
     "why": None,

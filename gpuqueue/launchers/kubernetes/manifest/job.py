@@ -89,7 +89,7 @@ def attempt_manifest(
             | ({} if gpu_class.has_gpu else NO_GPU),
             settings.secret_name,
         ),
-        "resources": gpu_resources(gpu_class, settings)
+        "resources": gpu_resources(record, gpu_class, settings)
         if gpu_class.has_gpu
         else host_resources(None, None, settings),
     }
@@ -135,7 +135,7 @@ def container_manifest(
             else {}
         ),
         "env": variables({**env, VARIABLES["id"]: record["id"]}),
-        "resources": gpu_resources(gpu_class, settings),
+        "resources": gpu_resources(record, gpu_class, settings),
     }
     pod = _attempt_pod(record, gpu_class, settings, common)
     templates = [

@@ -16,11 +16,14 @@ _GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoS
 _LONGEST_DEADLINE = 2**31 - 1
 
 
-def gpu_resources(gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
-    """Return the resources of a container with one share of a GPU of the class, or its GPUs."""
+def gpu_resources(record: Record, gpu_class: GpuClass, settings: ClusterSettings) -> dict[str, Any]:
+    """Return the resources of a container with one share of a GPU of the class, or its GPUs: those
+    of a job of several GPUs, or as many as the class gives each job.
+    """
     host = host_resources(gpu_class.cpu, gpu_class.host_memory, settings)
     # Of a shared GPU always 1: a slot is a share, and a time-sliced GPU rejects requests for more.
-    gpus = {gpu_class.resource: str(gpu_class.gpus)} if gpu_class.gpus else {}
+    number = gpu_class.gpus * record.get("gpus", 1)
+    gpus = {gpu_class.resource: str(number)} if number else {}
     limits = {**gpus, **host.get("limits", {})}
     return {"requests": host["requests"], **({"limits": limits} if limits else {})}
 

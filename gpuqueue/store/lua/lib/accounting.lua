@@ -1,10 +1,11 @@
 -- Accounting: what each attempt has used that held a slot, written where the slot is freed. Needs
--- clock, counts, records. WASTED, the reasons of attempts that do not count, comes from
+-- clock, counts, records, slots. WASTED, the reasons of attempts that do not count, comes from
 -- model/reasons.py.
 --
 -- Times and durations are whole microseconds, kept as texts: JSON of Redis has 14 digits.
 --   K.history: entry (JSON) by the time at which its slot was freed.
 --   K.capacity: {at, domains, shared, exclusive, price} (JSON) by the time from which it holds.
+--   An attempt of several GPUs has used a slot for each: what it has held counts as often.
 --   K.usage: the newest capacity as '#now'; a row for each [day, tenant, task, isolation, reason,
 --     counted], as JSON: 'SLOTS PRICE' -> {attempts, held, waited}; and for /metrics, for each
 --     [tenant, isolation, reason], the seconds that GPUs were held. note_capacity moves the rows of
@@ -55,22 +56,25 @@ do
     return (string.gsub(kept, '[\192-\255][\128-\191]*$', ''))
   end
 
-  -- Free the slot of a holder. Answer: since when it was held, and the isolation; nil: it had none.
-  function accounting.leave_slot(holder, isolation)
-    local other = isolation == 'shared' and 'exclusive' or 'shared'
-    for _, each in ipairs({ isolation or 'exclusive', other }) do
+  -- Free the slots of a holder. `job`: its record, or of a later attempt; nil: none. Answer: how
+  -- many it had, since when they were held, and the isolation; nil: it had none.
+  function accounting.leave_slots(holder, job)
+    local own = job and job.isolation or 'exclusive'
+    local other = own == 'shared' and 'exclusive' or 'shared'
+    for _, each in ipairs({ own, other }) do
       local since = redis.call('ZSCORE', K['holders_' .. each], holder)
       if since then
         redis.call('ZREM', K['holders_' .. each], holder)
-        return tonumber(since), each
+        local number = each == 'exclusive' and slots.leave(holder, job) or 1
+        return number, tonumber(since), each
       end
     end
     return nil
   end
 
   -- What an attempt has used. `job`: its record, if `current`, or of a later attempt; nil: none.
-  -- `since`: when it became a holder. `stop`: until when it held its slot, if that is known.
-  function accounting.entry_of(job, current, holder, since, isolation, stop)
+  -- `since`: when it became a holder, of `number` slots. `stop`: until when it held them, if known.
+  function accounting.entry_of(job, current, holder, number, since, isolation, stop)
     job = job or {}
     local start = since
     -- It held the slot before it was adopted. A record keeps 14 digits.
@@ -86,6 +90,7 @@ do
       task = short(job.task),
       domain = job.domain or '*', -- the whole class
       isolation = isolation,
+      gpus = number > 1 and number or nil,
       start = micros(start),
       stop = micros(stop),
       waited = known and micros(math.max(0, start - in_line_since(job))) or 0,
@@ -133,8 +138,8 @@ do
       local terms = terms_at(capacity, isolation)
       last = last or terms
       parts[terms] = (parts[terms] or 0) + length
-      local slots = capacity and capacity[isolation] or 0
-      if slots > 0 then seconds = seconds + length / slots / 1000000 end
+      local of_domain = capacity and capacity[isolation] or 0
+      if of_domain > 0 then seconds = seconds + length / of_domain / 1000000 end
     end
     local up_to = to
     for _, each in ipairs(known) do
@@ -189,6 +194,7 @@ do
     local rows, totals = tonumber(found[2]) or 0, tonumber(found[3]) or 0
     local most = current and current.rows or MOST_ROWS
     local known, seconds, changed = capacities(current, entry.start), 0, {}
+    local number = entry.gpus or 1
     for day = first, last do
       local at = 5 + 3 * (day - first)
       local pick = 1
@@ -201,9 +207,9 @@ do
       for terms, length in pairs(parts) do
         local ends = day == last and terms == final
         local waited = ends and whole(entry.waited) or '0'
-        accounting.add_to(row, terms, ends and '1' or '0', whole(length), waited)
+        accounting.add_to(row, terms, ends and '1' or '0', whole(length * number), waited)
       end
-      seconds = seconds + more
+      seconds = seconds + more * number
       changed[#changed + 1] = asked[at + pick]
       changed[#changed + 1] = cjson.encode(row)
     end
@@ -253,7 +259,7 @@ do
     local raw = redis.call('HGET', K.usage, '#now')
     local current = decoded(raw)
     if not current or (current.domains or 0) == 0 then return end
-    local each = math.ceil(redis.call('ZCARD', K['holders_' .. isolation]) / current.domains)
+    local each = math.ceil(slots.used(isolation) / current.domains)
     if (current[isolation] or 0) < each then
       current[isolation] = each
       accounting.set_capacity(current, raw)

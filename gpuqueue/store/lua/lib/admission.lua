@@ -1,5 +1,6 @@
--- Admission: slots, soft exclusivity and bounded bypass. Needs clock, counts, records, domains,
--- tenants, line, damaged, attempts, server, holds, places, held, warm, waiting_pods, placement.
+-- Admission: slots, soft exclusivity and bounded bypass. Needs clock, counts, records, slots,
+-- domains, tenants, line, damaged, attempts, server, holds, places, held, warm, waiting_pods,
+-- placement.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -15,9 +16,13 @@
 -- start. So a closed gate (bypassed >= exclusive_patience >= 1) and a full row (row >=
 -- shared_patience >= 1) never meet: in an idle domain, one isolation can always start.
 -- In a class of several domains the gate closes one of them alone, once no idle one is left.
+--
+-- A job of several GPUs is first in line until so many slots of one domain are free: no exclusive
+-- job behind it starts before it.
 
--- Seconds until a job is looked at again whose application is being tried.
-local RECHECK = 5
+-- Seconds until a job is looked at again whose application is being tried, or for which all
+-- domains are too small.
+local RECHECK, TOO_SMALL = 5, 30
 
 -- The first job of a line: its delivery and rank. By tenants, once one is known.
 local function head(key)
@@ -80,7 +85,7 @@ end
 local function look(spec, asked)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
   local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until', DOMAIN .. 'until' }
-  fields[#fields + 1], fields[#fields + 2] = 'domains', 'shares'
+  for _, name in ipairs({ 'domains', 'shares', 'several' }) do fields[#fields + 1] = name end
   local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
     opened = gate[3],
@@ -90,17 +95,26 @@ local function look(spec, asked)
     exclusive_running = redis.call('ZCARD', K.holders_exclusive),
     bypassed = tonumber(gate[1] or 0),
     row = tonumber(gate[2] or 0),
+    several = gate[10],
+    needs = 1,
   }
+  v.holders = v.shared_running + v.exclusive_running
+  if v.several then
+    v.exclusive_running = v.exclusive_running + slots.beyond()
+    v.unkept = redis.call('ZCARD', K.holders_further) == 0
+  end
   -- A job whose isolation has no slots (any more) must not hold up the other isolation.
   if spec.shared_slots > 0 then v.shared, v.shared_rank = head(K.waiting_shared) end
   if spec.exclusive_slots > 0 then v.exclusive, v.exclusive_rank = head(K.waiting_exclusive) end
+  -- How many slots the first exclusive job needs.
+  if v.exclusive and v.several then v.needs = slots.of_job(load(v.exclusive)) end
   if spec.domain then
     v.drained, v.domains, v.shares = gate[5] or nil, gate[8] or nil, tonumber(gate[9] or 0)
     if v.shared or asked == 'shared' then
       v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
     end
     if v.exclusive or asked == 'exclusive' then
-      v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive')
+      v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
     end
     v.until_idle = tonumber(gate[6] or 0)
     v.backfills = v.shared and not v.shared_domain and domain.backfills(v, spec)
@@ -110,38 +124,6 @@ local function look(spec, asked)
     v.backfills = passes_gate(v, spec)
   end
   return v
-end
-
--- The jobs of each GPU, and for how many of an isolation it has room.
-local function jobs_of_devices(spec, isolation)
-  local jobs = {}
-  for i = 0, spec.devices - 1 do jobs[i] = 0 end
-  for _, index in ipairs(redis.call('HVALS', K.devices)) do
-    index = tonumber(index)
-    if jobs[index] then jobs[index] = jobs[index] + 1 end
-  end
-  return jobs, isolation == 'shared' and math.ceil(spec.shared_slots / spec.devices) or 1
-end
-
--- The GPU of the next job of an isolation: the idle one for an exclusive job, the one with the
--- fewest jobs for a shared one. One that is due for its probe comes first, one where this job has
--- failed comes last. A GPU takes its share of the slots, also if others are set aside. Answer: its
--- index; nil: none can take the job now.
-local function pick_device(spec, isolation, job)
-  local jobs, room = jobs_of_devices(spec, isolation)
-  local avoided, best, least, any_aside = {}, nil, nil, false
-  for _, name in ipairs(job and job.avoid or {}) do avoided[name] = true end
-  for i = 0, spec.devices - 1 do
-    local name = device_place(spec, i)
-    local stands = standing(name)
-    any_aside = any_aside or stands ~= nil
-    local rank = (avoided[name] and 2000000 or 0) + (stands and 0 or 1000000) + jobs[i]
-    local usable = stands ~= 'held' and jobs[i] < room
-    if usable and (not best or rank < best[2]) then best = { i, rank } end
-    if not least or jobs[i] < jobs[least] then least = i end
-  end
-  -- Without a fault, other limits than those of the slots hold nothing back.
-  return best and best[1] or not any_aside and least or nil
 end
 
 -- The same in a class of several domains.
@@ -171,11 +153,13 @@ local function blocked(v, spec, isolation)
     if v.shared_running >= spec.shared_slots then return 'NO_FREE_SLOT' end
   else
     if v.shared_running > 0 then return 'SHARED_RUNNING' end
-    if v.exclusive_running >= spec.exclusive_slots then return 'NO_FREE_SLOT' end
+    if v.exclusive_running + v.needs > spec.exclusive_slots then return 'NO_FREE_SLOT' end
     if v.shared and v.row >= spec.shared_patience then return 'TURN_OF_SHARED' end
   end
   local limited = spec.devices > 0 and places_of_kind('device') > 0
-  if limited and not pick_device(spec, isolation) then return 'DEVICE_SET_ASIDE' end
+  local number = isolation == 'exclusive' and v.needs or 1
+  local picked = not limited or domain.pick_devices(spec, isolation, nil, number)
+  if not picked then return 'DEVICE_SET_ASIDE' end
   return nil
 end
 
@@ -231,7 +215,7 @@ end
 function domain.keep_drained(v, spec)
   if not spec.domain then return keep_planned_end(v, spec) end
   local needed = v.exclusive and not v.exclusive_domain and v.bypassed >= spec.exclusive_patience
-  local drained = needed and domain.soonest(spec, v.drained) or nil
+  local drained = needed and domain.soonest(spec, v.drained, v.needs) or nil
   if drained == v.drained then return v end
   if drained then
     redis.call('HSET', K.gate, 'drained', drained, 'until', domain.ends(drained) or 0)
@@ -256,8 +240,18 @@ local function holds_of(spec, job)
   return names
 end
 
--- Out of line until the application of its image, or the image, may be tried again. Its place is
--- kept.
+-- Out of line for some seconds, for a reason. Its place is kept.
+local function put_off(job, pause, wait, detail)
+  -- In the order of the line, if many return at once.
+  job.state, job.eta = 'delayed', now + pause + (job.arrival or 0) % 2 ^ 20 / 2 ^ 20
+  job.wait, job.detail = wait, detail
+  redis.call('ZADD', K.delayed, job.eta, job.delivery)
+  tenancy.aside(job)
+  if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
+  save(job)
+end
+
+-- Out of line until the application of its image, or the image, may be tried again.
 local function put_aside(job, name, wait, spec)
   local entry = place_entry(name)
   leave_line(job)
@@ -266,17 +260,19 @@ local function put_aside(job, name, wait, spec)
     job.held = job.held or in_line_since(job)
     pause = math.min(pause, waits_until(job, entry, spec) - now)
   end
-  -- In the order of the line, if many return at once.
-  job.state, job.eta = 'delayed', now + pause + (job.arrival or 0) % 2 ^ 20 / 2 ^ 20
-  job.wait, job.detail = wait, entry.error
-  redis.call('ZADD', K.delayed, job.eta, job.delivery)
-  tenancy.aside(job)
-  if job.expires then redis.call('ZADD', K.expiring, job.expires, job.delivery) end
-  save(job)
+  put_off(job, pause, wait, entry.error)
+end
+
+-- A job that needs more GPUs than any domain has keeps no other one from its turn.
+local function put_off_too_large(job, most)
+  local words = 'gpu.gpus=%d exceeds the %d exclusive slots of the largest domain of the class;'
+    .. ' it waits for a larger one'
+  leave_line(job)
+  put_off(job, TOO_SMALL, OF_NODES.no_room, string.format(words, slots.of_job(job), most))
 end
 
 -- Make the job a holder: its attempt gets a number, a token, a domain and a device. `at`: the
--- domain and the device that its instance has already.
+-- domain and the devices that its instance has already.
 local function grant(job, ask, v, at)
   local spec = ask.spec
   note_seconds('wait', job, now - in_line_since(job))
@@ -289,18 +285,22 @@ local function grant(job, ask, v, at)
   job.token = redis.sha1hex(ask.nonce .. holder)
   job.owner = spec.owner
   job.places = places_of(spec, job)
+  local number = slots.of_job(job)
+  slots.enter(holder, number)
   if spec.domain then
     -- Where it is to start if it need not keep away from any.
     local chooses = job.avoid and not (at.domain or v.backfills)
-    local other = chooses and domain.pick(spec, job.isolation, job, v.drained)
+    local other = chooses and domain.pick(spec, job.isolation, job, v.drained, number)
     job.domain = at.domain or other or v[job.isolation .. '_domain']
-    domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now))
+    domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now), number)
   end
   if spec.devices > 0 then
-    local own = spec.domain == 'device' and tonumber(job.domain)
-    job.device = at.device or own or pick_device(spec, job.isolation, job)
-    redis.call('HSET', K.devices, holder, job.device)
-    job.places[#job.places + 1] = device_place(spec, job.device)
+    local own = spec.domain == 'device' and { tonumber(job.domain) }
+    local devices = at.devices or own or domain.pick_devices(spec, job.isolation, job, number)
+    job.device = devices[1]
+    if number > 1 then job.all_devices = table.concat(devices, ',') end
+    slots.hold_devices(holder, devices)
+    for _, index in ipairs(devices) do job.places[#job.places + 1] = device_place(spec, index) end
   end
   probe_places(job, job.places)
   if spec.domain == 'node' then probe_places(job, { domain.place(spec, job.domain) }) end
@@ -338,14 +338,16 @@ local function startable(ask, budget)
   local spec, kept = ask.spec, false
   while true do
     local v = look(spec)
-    local changed = false
+    local changed = v.unkept
+    if v.unkept then slots.keep() end
     if spec.domain and not kept then
-      changed = domain.keep(spec, v.domains, v.shared_running + v.exclusive_running)
+      changed = domain.keep(spec, v.domains, v.holders) or changed
       kept = true
     end
-    if tenancy.keep(spec, budget) or changed then v = look(spec) end
+    if tenancy.keep(spec, budget, v.several) or changed then v = look(spec) end
     v = domain.keep_drained(v, spec)
-    local isolation = decide(v, spec)
+    local too_small = v.opened and domain.too_small_for(v.needs, spec)
+    local isolation = too_small and 'exclusive' or decide(v, spec)
     if not isolation then isolation = outlasting(v, ask, budget) end
     if not isolation then return nil end
     if budget.spent >= ask.most then
@@ -367,6 +369,10 @@ local function startable(ask, budget)
     elseif job.expires and job.expires <= now then
       leave_line(job)
       hand_to_finish(job, 'EXPIRED')
+    elseif slots.of_job(job) > 1 and not v.several then
+      slots.keep() -- the gate was lost
+    elseif isolation == 'exclusive' and too_small then
+      put_off_too_large(job, too_small)
     elseif held_for_long(job, spec) then
       end_held(job, held_for_long(job, spec), spec)
     elseif standing(application_place(spec, job)) == 'held' then

@@ -1,4 +1,4 @@
--- Domains of a class: shared and exclusive jobs must not meet in one. Needs clock, records.
+-- Domains of a class: shared and exclusive jobs must not meet in one. Needs clock, records, slots.
 -- OF_NODES, the reasons of nodes, comes from model/reasons.py.
 --
 -- A class without an entry in K.domains is one domain, and has none of these keys.
@@ -7,9 +7,10 @@
 --   …:of, …:held         hash: holder → its domain; zset of the same holders, to count them
 --   …:shared, :exclusive zset: domain by how many slots a job of that isolation would find free
 --   …:ends               zset: domain by the time at which it is idle; see domain.index
---   …:shared:NAME, …     zset: holder in a domain by its planned end
+--   …:ends:SIZE          zset: the same, of the domains with so many exclusive slots, if several
+--   …:shared:NAME, …     zset: holder, and each further slot of one, in a domain by its planned end
 --
--- The last three kinds follow from the records of the holders, and are made again where they are
+-- The last four kinds follow from the records of the holders, and are made again where they are
 -- not whole: an older version frees a slot without them. A holder whose domain is not known yet is
 -- in the one without a name: it may be anywhere.
 
@@ -22,10 +23,10 @@ function domain.key(what, name)
 end
 
 function domain.slots(name)
-  local _, slots = pcall(cjson.decode, redis.call('HGET', K.domains, name) or '')
-  if type(slots) ~= 'table' then return nil end
-  local whole = type(slots.shared) == 'number' and type(slots.exclusive) == 'number'
-  return whole and slots or nil
+  local _, own = pcall(cjson.decode, redis.call('HGET', K.domains, name) or '')
+  if type(own) ~= 'table' then return nil end
+  local whole = type(own.shared) == 'number' and type(own.exclusive) == 'number'
+  return whole and own or nil
 end
 
 function domain.of(holder)
@@ -52,15 +53,30 @@ end
 
 function domain.index(name)
   if name == domain.NOWHERE_YET then return end
-  local slots = domain.slots(name)
+  local own = domain.slots(name)
   local shared, exclusive = domain.holders(name, 'shared'), domain.holders(name, 'exclusive')
-  local room = slots and exclusive == 0 and slots.shared - shared or 0
-  local alone = slots and shared == 0 and slots.exclusive - exclusive or 0
+  local room = own and exclusive == 0 and own.shared - shared or 0
+  local alone = own and shared == 0 and own.exclusive - exclusive or 0
   domain.put('shared', name, room > 0 and room)
   domain.put('exclusive', name, alone > 0 and alone)
   local ends = math.max(domain.last_end(name, 'shared'), domain.last_end(name, 'exclusive'))
   if ends >= domain.NO_END then ends = domain.NO_END + shared + exclusive * domain.ALONE end
-  domain.put('ends', name, slots and slots.exclusive > 0 and ends)
+  domain.put('ends', name, own and own.exclusive > 0 and ends)
+  if own and own.exclusive > 1 then domain.put('ends:' .. own.exclusive, name, ends) end
+end
+
+-- The domain has other slots now, or is none any more. `before`: its slots until now.
+function domain.resized(name, before)
+  if before and before.exclusive > 1 then domain.put('ends:' .. before.exclusive, name, nil) end
+end
+
+-- The numbers of exclusive slots that domains have, if several; nil: an older version has not told.
+function domain.sizes()
+  local text = redis.call('HGET', K.gate, 'sizes')
+  if not text then return nil end
+  local found = {}
+  for size in string.gmatch(text, '%d+') do found[#found + 1] = tonumber(size) end
+  return found
 end
 
 -- When a domain is idle, as its holders have declared; nil: one of them has no limit.
@@ -73,17 +89,37 @@ function domain.planned_end(job, since)
   return job.time_limit and since + job.time_limit or domain.NO_END
 end
 
-function domain.enter(holder, name, isolation, ends)
+-- `number`: of its slots.
+function domain.enter(holder, name, isolation, ends, number)
   redis.call('HSET', domain.key('of'), holder, name)
   redis.call('ZADD', domain.key('held'), 0, holder)
   redis.call('ZADD', domain.key(isolation, name), ends, holder)
+  for _, further in ipairs(slots.further(holder, number)) do
+    redis.call('HSET', domain.key('of'), further, name)
+    redis.call('ZADD', domain.key(isolation, name), ends, further)
+  end
   domain.index(name)
 end
 
--- Answer: the domain that the holder was in; nil: none.
-function domain.leave(holder)
+-- A further slot of a holder is free.
+function domain.leave_further(further)
+  local name = domain.of(further)
+  if not name then return false end
+  redis.call('HDEL', domain.key('of'), further)
+  redis.call('ZREM', domain.key('exclusive', name), further)
+  return name
+end
+
+-- Answer: the domain that the holder was in; nil: none. `number`: of its slots; nil: as many as it
+-- has there.
+function domain.leave(holder, number)
   local name = domain.of(holder)
   if not name then return nil end
+  local at = 2
+  while at <= (number or math.huge) do
+    if not domain.leave_further(string.format('%s/%d', holder, at)) then break end
+    at = at + 1
+  end
   redis.call('HDEL', domain.key('of'), holder)
   redis.call('ZREM', domain.key('held'), holder)
   redis.call('ZREM', domain.key('shared', name), holder)
@@ -97,5 +133,9 @@ function domain.plan(job)
   local name = job.domain
   if not name then return end
   local key, ends = domain.key(job.isolation, name), domain.planned_end(job, job.started)
-  if redis.call('ZADD', key, 'XX', 'CH', ends, holder_of(job)) == 1 then domain.index(name) end
+  local changed = redis.call('ZADD', key, 'XX', 'CH', ends, holder_of(job)) == 1
+  for _, further in ipairs(slots.further(holder_of(job), slots.of_job(job))) do
+    redis.call('ZADD', key, 'XX', ends, further)
+  end
+  if changed then domain.index(name) end
 end

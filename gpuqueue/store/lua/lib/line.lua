@@ -1,5 +1,5 @@
 -- The line of waiting jobs: by priority (0 before 9), then by arrival. Needs clock, records,
--- tenants.
+-- slots, tenants.
 -- The first arrival of a delivery is kept in its record: a new attempt takes the same place.
 
 local DOMAIN = '*:' -- prefix of fields of K.gate: the whole class is one domain
@@ -18,6 +18,7 @@ local function next_arrival()
 end
 
 local function take_place(job)
+  slots.meet(job)
   job.arrival = job.arrival or next_arrival()
   job.state = 'waiting'
   job.wait, job.detail = nil, nil

@@ -1,5 +1,6 @@
--- Placement: the domain that a job starts in, and the one that becomes idle for an exclusive job.
--- Needs clock, records, places, domains.
+-- Placement: the domain and the GPUs that a job gets, and the domain that becomes idle for an
+-- exclusive one.
+-- Needs clock, records, slots, places, domains.
 
 -- How many domains one decision looks at.
 domain.MOST = 64
@@ -28,11 +29,12 @@ function domain.place_holders(spec)
   for _, isolation in ipairs({ 'shared', 'exclusive' }) do
     for _, holder in ipairs(redis.call('ZRANGE', K['holders_' .. isolation], 0, -1)) do
       local job = load(delivery_of(holder) or '')
-      local name, ends = domain.NOWHERE_YET, domain.NO_END
+      local name, ends, number = domain.NOWHERE_YET, domain.NO_END, 1
       if job and holder_of(job) == holder then
         name, ends = domain.of_record(spec, job), domain.planned_end(job, job.started or now)
+        number = slots.of_job(job)
       end
-      domain.enter(holder, name, isolation, ends)
+      domain.enter(holder, name, isolation, ends, number)
     end
   end
 end
@@ -43,6 +45,7 @@ function domain.keep_only(domains)
   for i = 1, #before, 2 do
     local name = before[i]
     if not domains[name] then
+      domain.resized(name, domain.slots(name))
       redis.call('HDEL', K.domains, name)
       domain.index(name)
     end
@@ -51,14 +54,18 @@ end
 
 -- The domains of the class are these from now on. `domains`: name → {shared, exclusive}.
 function domain.set(spec, domains)
-  local shares = 0
+  local shares, known, sizes = 0, {}, {}
   domain.keep_only(domains)
-  for name, slots in pairs(domains) do
-    shares = shares + math.max(slots.shared, slots.exclusive)
-    redis.call('HSET', K.domains, name, cjson.encode(slots))
+  for name, own in pairs(domains) do
+    shares = shares + math.max(own.shared, own.exclusive)
+    domain.resized(name, domain.slots(name))
+    redis.call('HSET', K.domains, name, cjson.encode(own))
     domain.index(name)
+    if own.exclusive > 1 and not known[own.exclusive] then sizes[#sizes + 1] = own.exclusive end
+    known[own.exclusive] = true
   end
-  redis.call('HSET', K.gate, 'shares', shares)
+  table.sort(sizes)
+  redis.call('HSET', K.gate, 'shares', shares, 'sizes', table.concat(sizes, ' '))
   domain.place_holders(spec)
 end
 
@@ -74,7 +81,7 @@ function domain.forget()
     domain.leave(holder)
   end
   domain.keep_only({})
-  redis.call('HDEL', K.gate, 'domains', 'shares', 'drained', 'until')
+  redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until')
 end
 
 -- What the domains of a class with GPUs follow from, as text.
@@ -130,12 +137,12 @@ function domain.last_declared_end()
   return last
 end
 
--- Whether a job of an isolation may start in a domain: it has a slot for it, and none of the other
--- isolation is there, or may be.
-function domain.takes(name, isolation)
+-- Whether a job of an isolation may start in a domain: it has slots for it, and none of the other
+-- isolation is there, or may be. `number`: of the slots that the job needs; nil: one.
+function domain.takes(name, isolation, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
   if domain.holders(domain.NOWHERE_YET, other) > 0 then return false end
-  return redis.call('ZSCORE', domain.key(isolation), name) ~= false
+  return tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0) >= (number or 1)
 end
 
 -- How many domains a decision looks at, if it needs only so many while none is set aside.
@@ -156,14 +163,15 @@ function domain.read_places(spec, names)
 end
 
 -- The domain of the next job of an isolation: the fullest with room. One that is due for its probe
--- comes first, one where this job has failed last. `drained`: no shared job starts there. Answer:
--- its name; nil: none takes the job now; and whether one would, were it not set aside or drained.
-function domain.pick(spec, isolation, job, drained)
+-- comes first, one where this job has failed last. `drained`: no shared job starts there;
+-- `number`: of the slots that an exclusive job needs, nil: one. Answer: its name; nil: none takes
+-- the job now; and whether one would, were it not set aside or drained.
+function domain.pick(spec, isolation, job, drained, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
   if domain.holders(domain.NOWHERE_YET, other) > 0 then return nil end
   local key, avoid = domain.key(isolation), job and job.avoid or {}
   local most = domain.enough(2 + #avoid) -- all but the drained one and these
-  local found = redis.call('ZRANGE', key, 1, '+inf', 'BYSCORE', 'LIMIT', 0, most)
+  local found = redis.call('ZRANGE', key, number or 1, '+inf', 'BYSCORE', 'LIMIT', 0, most)
   domain.read_places(spec, found)
   local avoided, best, least, why = {}, nil, nil, nil
   for _, name in ipairs(avoid) do avoided[name] = true end
@@ -183,16 +191,91 @@ function domain.pick(spec, isolation, job, drained)
   return best, why
 end
 
--- The domain that is idle soonest: by declared limits, then by fewest holders. The one that drains
--- gives way to a better one alone: what it is judged by only falls, so that this has an end.
-function domain.soonest(spec, drained)
-  local key, most = domain.key('ends'), domain.enough(1)
-  local found = redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
-  local own = drained and tonumber(redis.call('ZSCORE', key, drained) or nil)
-  if own and standing(domain.place(spec, drained)) == 'held' then own = nil end
-  for i = 1, #found, 2 do
-    if own and tonumber(found[i + 1]) >= own then return drained end
-    if standing(domain.place(spec, found[i])) ~= 'held' then return found[i] end
+-- The keys of the domains with as many exclusive slots as a job needs, by when they are idle.
+function domain.ends_of(number)
+  local sizes = number > 1 and domain.sizes()
+  if not sizes then return { domain.key('ends') } end
+  local keys = {}
+  for _, size in ipairs(sizes) do
+    if size >= number then keys[#keys + 1] = domain.key('ends', size) end
   end
-  return own and drained or nil
+  return keys
+end
+
+-- The domain that is idle soonest, of those with as many exclusive slots as the job needs: by
+-- declared limits, then by fewest holders. The one that drains gives way to a better one alone:
+-- what it is judged by only falls, so that this has an end.
+function domain.soonest(spec, drained, number)
+  local best, least, own = nil, nil, nil
+  local slots_of_own = drained and domain.slots(drained)
+  if slots_of_own and slots_of_own.exclusive >= number then
+    own = tonumber(redis.call('ZSCORE', domain.key('ends'), drained) or nil)
+    if standing(domain.place(spec, drained)) == 'held' then own = nil end
+  end
+  local most = domain.enough(1)
+  for _, key in ipairs(domain.ends_of(number)) do
+    local found = redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
+    for i = 1, #found, 2 do
+      local ends = tonumber(found[i + 1])
+      if (own or least) and ends >= math.min(own or math.huge, least or math.huge) then break end
+      if standing(domain.place(spec, found[i])) ~= 'held' then
+        best, least = found[i], ends
+        break
+      end
+    end
+  end
+  return best or own and drained or nil
+end
+
+-- How many slots the largest domain has, if a job needs more; nil: it needs no more.
+function domain.too_small_for(number, spec)
+  if number <= 1 then return nil end
+  local most = spec.domain and 1 or spec.exclusive_slots
+  if spec.domain == 'node' then
+    local sizes = domain.sizes()
+    if not sizes then return nil end
+    most = math.max(1, unpack(sizes))
+  elseif spec.devices > 0 then
+    most = math.min(most, spec.devices)
+  end
+  return number > most and most or nil
+end
+
+-- The jobs of each GPU, and for how many of an isolation it has room.
+function domain.jobs_of_devices(spec, isolation)
+  local jobs = {}
+  for i = 0, spec.devices - 1 do jobs[i] = 0 end
+  for _, index in ipairs(redis.call('HVALS', K.devices)) do
+    index = tonumber(index)
+    if jobs[index] then jobs[index] = jobs[index] + 1 end
+  end
+  return jobs, isolation == 'shared' and math.ceil(spec.shared_slots / spec.devices) or 1
+end
+
+-- The GPUs of the next job of an isolation: idle ones for an exclusive job, the one with the
+-- fewest jobs for a shared one. One that is due for its probe comes first, one where this job has
+-- failed comes last. A GPU takes its share of the slots, also if others are set aside. `number`: of
+-- GPUs that the job needs. Answer: their indexes; nil: too few can take the job now.
+function domain.pick_devices(spec, isolation, job, number)
+  local jobs, room = domain.jobs_of_devices(spec, isolation)
+  local avoided, usable, all, any_aside = {}, {}, {}, false
+  for _, name in ipairs(job and job.avoid or {}) do avoided[name] = true end
+  for i = 0, spec.devices - 1 do
+    local name = device_place(spec, i)
+    local stands = standing(name)
+    any_aside = any_aside or stands ~= nil
+    local rank = (avoided[name] and 2000000 or 0) + (stands and 0 or 1000000) + jobs[i]
+    if stands ~= 'held' and jobs[i] < room then usable[#usable + 1] = { i, rank } end
+    all[#all + 1] = { i, jobs[i] }
+  end
+  -- Without a fault, other limits than those of the slots hold nothing back.
+  local from = #usable >= number and usable or not any_aside and all or {}
+  if #from < number then return nil end
+  table.sort(from, function(one, other)
+    if one[2] ~= other[2] then return one[2] < other[2] end
+    return one[1] < other[1]
+  end)
+  local picked = {}
+  for i = 1, number do picked[i] = from[i][1] end
+  return picked
 end

@@ -1,5 +1,5 @@
 -- The release of an attempt: its slot, what its end means, and what becomes of its job. Needs
--- clock, counts, records, tenants, line, damaged, attempts, place, holds, places, held,
+-- clock, counts, records, slots, tenants, line, damaged, attempts, place, holds, places, held,
 -- waiting_pods, accounting.
 
 -- DISRUPTIONS, and OF_NODES in domains, come from model/reasons.py.
@@ -39,10 +39,19 @@ local function due_again(job, ended, most)
   return job.state == 'running' and ended.tried == 'always'
 end
 
+-- Which of several GPUs is at fault is not known: none is, but one that the attempt tries.
+local function tried_device(job)
+  for _, name in ipairs(job.probes or {}) do
+    if place_kind(name) == 'device' then return name end
+  end
+  return nil
+end
+
 -- The place that the end blames, and how many jobs must fail there to prove it.
 local function blamed(job, ended)
   local where = {}
   for _, name in ipairs(job.places or {}) do where[place_kind(name)] = name end
+  if job.all_devices then where.device = tried_device(job) end
   if ended.blames == 'node' then return 'node:' .. ended.avoid, 2 end
   if ended.blames == 'rejection' then return 'node:' .. ended.avoid, 1 end
   if job.state == 'launching' then
@@ -289,11 +298,11 @@ local function release(asked, stopped)
     job.state = 'running'
   end
 
-  local since, isolation = accounting.leave_slot(holder, job and job.isolation)
+  local number, since, isolation = accounting.leave_slots(holder, job)
   local freed = since and 1 or 0
-  if freed > 0 then tenancy.ended(holder) end
+  if freed > 0 then tenancy.ended(holder, number) end
   redis.call('HDEL', K.devices, holder)
-  if not current or job.domain then domain.leave(holder) end
+  if not current or job.domain then domain.leave(holder, number) end
   redis.call('ZREM', K.launching, holder)
   redis.call('ZREM', K.deadlines, holder)
   redis.call('ZREM', K.stopping, holder)
@@ -304,7 +313,8 @@ local function release(asked, stopped)
     job.wait, job.detail = nil, nil
   end
   local state = current and job.state
-  local entry = since and accounting.entry_of(job, current, holder, since, isolation, stopped)
+  local entry = since
+    and accounting.entry_of(job, current, holder, number, since, isolation, stopped)
   if current and freed == 1 and (job.outcome or job.reason) == 'SUCCEEDED' then
     for _, name in ipairs(job.places or {}) do succeed_at(name, holder) end
     if job.node then succeed_at('node:' .. job.node, holder, job.admitted) end

@@ -1,5 +1,5 @@
 -- The lines of tenants are made again from records: at first, and if another version has changed
--- the whole line, or a key was lost. Needs clock, records, tenants.
+-- the whole line, or a key was lost. Needs clock, records, slots, tenants.
 
 do
   local PHASES = { 'waiting_shared', 'waiting_exclusive', 'delayed' }
@@ -39,9 +39,16 @@ do
     redis.call('DEL', K.tenant_running)
     for isolation in pairs(KIND) do
       for _, holder in ipairs(redis.call('ZRANGE', K['holders_' .. isolation], 0, -1)) do
-        local name = tenant_of(load(delivery_of(holder) or '') or {})
-        redis.call('ZADD', K.tenant_running, made_state(name).id * 4 + KIND[isolation], holder)
+        local job = load(delivery_of(holder) or '') or {}
+        local name = tenant_of(job)
+        local line = made_state(name).id * 4
+        redis.call('ZADD', K.tenant_running, line + KIND[isolation], holder)
         redis.call('ZADD', K.tenant_charged, 'NX', now, holder)
+        local number = slots.of_job(job) > 1 and slots.of_holder(holder) or 1
+        for _, further in ipairs(slots.further(holder, number)) do
+          redis.call('ZADD', K.tenant_running, line + 3, further)
+          redis.call('ZADD', K.tenant_charged, 'NX', now, further)
+        end
         touched[name] = true
       end
     end
@@ -151,16 +158,18 @@ do
     redis.call('HSET', K.tenant_rules, 'share', string.format('%.6f', own))
   end
 
-  -- Bring the order up to date, once in a script. Answer: whether it may have changed.
-  function tenancy.keep(spec, budget)
+  -- Bring the order up to date, once in a script. `several`: the class has met jobs of several
+  -- GPUs. Answer: whether it may have changed.
+  function tenancy.keep(spec, budget, several)
     if kept or not tenancy.on() then return false end
     kept = true
     note_share(spec)
     if class.order == 'tenants' and differs() then begin() end
-    local holders = size('tenant_running')
-    local other = holders ~= size('holders_shared') + size('holders_exclusive')
+    local slots_held, held = size('tenant_running'), size('holders_shared')
+    held = held + size('holders_exclusive') + (several and slots.beyond() or 0)
+    local other = slots_held ~= held
     if other then refresh_all(count_holders()) end
-    if class.order ~= 'sorting' then return charge_running(holders) or other end
+    if class.order ~= 'sorting' then return charge_running(slots_held) or other end
     sort_some()
     if class.order == 'sorting' then budget.over = true end
     return true

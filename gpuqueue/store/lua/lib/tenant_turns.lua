@@ -1,5 +1,5 @@
 -- What happens to the jobs of tenants: they come into line, start and end; and whose turn it is.
--- Needs clock, records, tenants, tenant_lines.
+-- Needs clock, records, slots, tenants, tenant_lines.
 
 do
   local class, KIND = tenancy.class, tenancy.KIND
@@ -10,10 +10,14 @@ do
     tenancy.rule_of, tenancy.member_of, tenancy.first_of_line, tenancy.running
   local refresh, settle, counted = tenancy.refresh, tenancy.settle, tenancy.counted
 
+  -- Make a job a holder of so many slots in the name of its tenant. Answer: their names.
   local function hold(job)
-    local state, holder = made_state(tenant_of(job)), holder_of(job)
-    redis.call('ZADD', K.tenant_running, state.id * 4 + KIND[job.isolation], holder)
-    return holder
+    local line, holder = made_state(tenant_of(job)).id * 4, holder_of(job)
+    redis.call('ZADD', K.tenant_running, line + KIND[job.isolation], holder)
+    local names = slots.further(holder, slots.of_job(job))
+    for _, name in ipairs(names) do redis.call('ZADD', K.tenant_running, line + 3, name) end
+    table.insert(names, 1, holder)
+    return names
   end
 
   -- The first job of an isolation: its delivery and rank.
@@ -106,31 +110,37 @@ do
       if name ~= '' then tenancy.begin() end
       return
     end
-    local holder = hold(job)
-    redis.call('ZADD', K.tenant_charged, now, holder)
+    for _, each in ipairs(hold(job)) do redis.call('ZADD', K.tenant_charged, now, each) end
     made_state(name).served = counted('served')
     refresh(name)
   end
 
-  -- A holder has gone.
-  function tenancy.ended(holder)
+  -- A holder of so many slots has gone.
+  function tenancy.ended(holder, number)
     if not tenancy.on() then return end
-    local name = settle(holder, tonumber(redis.call('ZSCORE', K.tenant_charged, holder)))
-    redis.call('ZREM', K.tenant_running, holder)
-    redis.call('ZREM', K.tenant_charged, holder)
-    if name then refresh(name) end
+    local tenant
+    for _, each in ipairs({ holder, unpack(slots.further(holder, number or 1)) }) do
+      local name = settle(each, tonumber(redis.call('ZSCORE', K.tenant_charged, each)))
+      redis.call('ZREM', K.tenant_running, each)
+      redis.call('ZREM', K.tenant_charged, each)
+      tenant = tenant or name
+    end
+    if tenant then refresh(tenant) end
   end
 
-  -- Decide without a holder for a moment. Answer: what gives it back.
-  function tenancy.without(holder)
+  -- Decide without a holder of so many slots for a moment. Answer: what gives it back.
+  function tenancy.without(holder, number)
     local line = tenancy.on() and redis.call('ZSCORE', K.tenant_running, holder)
     local name = line and name_of(math.floor(tonumber(line) / 4))
     if not name then return function() end end
-    redis.call('ZREM', K.tenant_running, holder)
+    local further = slots.further(holder, number)
+    redis.call('ZREM', K.tenant_running, holder, unpack(further))
     refresh(name)
     return function()
       if not tenancy.on() then return end
-      redis.call('ZADD', K.tenant_running, made_state(name).id * 4 + tonumber(line) % 4, holder)
+      local own = made_state(name).id * 4
+      redis.call('ZADD', K.tenant_running, own + tonumber(line) % 4, holder)
+      for _, each in ipairs(further) do redis.call('ZADD', K.tenant_running, own + 3, each) end
       refresh(name)
     end
   end

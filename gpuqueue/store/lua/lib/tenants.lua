@@ -9,7 +9,8 @@
 --     jobs start in the order of the whole line until then;
 --   'tenants SINCE': by tenants.
 -- All keys are made again from records if they are lost. A score of K.tenant_jobs or
--- K.tenant_running is 4 * id of the tenant + 0 (shared), 1 (exclusive) or 2 (delayed).
+-- K.tenant_running is 4 * id of the tenant + 0 (shared), 1 (exclusive), 2 (delayed) or 3 (a further
+-- slot of a job of several GPUs). Limits count jobs; what tenants use counts slots.
 
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
 -- What is known of tenants, and of their class (`class`). Their lines are made in tenant_lines, and
@@ -196,16 +197,17 @@ do
     return redis.call('ZRANGE', K.tenant_jobs, line, line, 'BYSCORE', 'LIMIT', 0, 1)[1]
   end
 
-  local function running(state, kind)
+  -- How many jobs a tenant runs, of one isolation or of both; how many slots it has: kinds 0 to 3.
+  local function running(state, kind, last)
     local first = state.id * 4
-    return redis.call('ZCOUNT', K.tenant_running, first + (kind or 0), first + (kind or 1))
+    return redis.call('ZCOUNT', K.tenant_running, first + (kind or 0), first + (last or kind or 1))
   end
 
   -- What a tenant has used, over its weight. The scale of decayed use grows with time, so that its
   -- logarithm needs no change while nothing is used.
   local function cost(state, rule)
     if class.half_life == 0 then
-      return running(state) / rule.weight
+      return running(state, 0, 3) / rule.weight
     elseif state.usage <= 0 then
       return 0
     end
@@ -226,8 +228,9 @@ do
   -- Keep a tenant in its place, after any change of what it has, or may have.
   local function refresh(name)
     local state, rule = made_state(name), rule_of(name)
-    local held, busy = running(state), false
+    local held, busy = running(state, 0, 3), false
     local limited = rule.max_running and held >= rule.max_running
+    limited = limited and running(state) >= rule.max_running
     for isolation, kind in pairs(KIND) do
       local first = first_of_line(state, kind)
       local front = first and not limited and front_of(name, state, isolation, first, held) or nil

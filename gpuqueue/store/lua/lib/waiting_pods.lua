@@ -1,5 +1,5 @@
--- Pods that wait for a job: each holds a share of a GPU that no job has, and no slot. Needs clock,
--- records, domains, attempts, places, warm.
+-- Pods that wait for a job: each holds a share of a GPU that no job has, and no slot. Those of
+-- several GPUs do not wait. Needs clock, records, slots, domains, attempts, places, warm.
 
 -- Seconds that a pod has to claim the job that it is given, and after its last second in which it
 -- leaves by itself.
@@ -50,9 +50,7 @@ local function shares_of(spec)
 end
 
 local function shares_in_use()
-  return redis.call('ZCARD', K.holders_shared)
-    + redis.call('ZCARD', K.holders_exclusive)
-    + redis.call('ZCARD', K.warm_until)
+  return slots.used('shared') + slots.used('exclusive') + redis.call('ZCARD', K.warm_until)
 end
 
 -- Pods go, the one that would have gone first at first, until each job has its share.

@@ -63,10 +63,10 @@ local function terms_of(site, application, settings)
   return lives and same and terms or nil
 end
 
--- Whether an instance can run a job. `instance`: isolation, tenant and image of what it has run;
--- node?; longest?, the time limit beyond which something else would end it.
+-- Whether an instance can run a job. `instance`: isolation, tenant, image and GPUs of what it has
+-- run; node?; longest?, the time limit beyond which something else would end it.
 local function suits(job, instance)
-  for _, field in ipairs({ 'isolation', 'tenant', 'image' }) do
+  for _, field in ipairs({ 'isolation', 'tenant', 'image', 'gpus' }) do
     if job[field] ~= instance[field] then return false end
   end
   if job.container then return false end

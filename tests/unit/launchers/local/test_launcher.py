@@ -22,7 +22,7 @@ from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.launchers.local.log_source import find
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.executor_env import record_variables
+from gpuqueue.model.executor_env import parse_record, record_variables
 from gpuqueue.model.record import Record
 from tests.support.runners import end_runners
 from tests.support.waiting import PATIENCE, until
@@ -276,6 +276,23 @@ def test_attempt_on_another_host_counts_as_alive(launcher: Callable[..., Launche
     one = launcher("pass")
     for instance in ELSEWHERE:
         assert one.alive(instance) and one.stop(instance, "KILL")
+
+
+@pytest.mark.parametrize(
+    ("given", "visible"), [("0,2", "GPU-a,GPU-c"), ("0,3", None)], ids=["its GPUs", "unknown ones"]
+)
+def test_attempt_of_several_gpus_sees_all_of(
+    launcher: Callable[..., Launcher], tmp_path: Path, given: str, visible: str | None
+) -> None:
+    output = tmp_path / "environment.json"
+    program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
+    one = launcher(program, output, devices={"t4": ["GPU-a", "GPU-b", "GPU-c"]})
+    one.start(RECORD | {"device": 0, "all_devices": given, "gpus": 2})
+    assert one.code() == 0
+    environ = json.loads(output.read_text())
+    assert environ.get("CUDA_VISIBLE_DEVICES") == visible
+    record = parse_record(environ)
+    assert (record["gpus"], record["all_devices"], record["device"]) == (2, given, 0)
 
 
 def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(

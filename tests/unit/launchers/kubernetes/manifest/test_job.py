@@ -20,7 +20,7 @@ from gpuqueue.launchers.kubernetes.manifest.job import (
     container_manifest,
     finisher_manifest,
 )
-from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name
+from gpuqueue.launchers.kubernetes.manifest.names import finisher_name, job_name, record_of
 from gpuqueue.launchers.kubernetes.manifest.pod_template import PodTemplate
 from gpuqueue.model.celery_redis import NAMES
 from gpuqueue.model.record import Record
@@ -404,6 +404,18 @@ def test_resources_of_an_attempt(
         container_of(attempt_manifest(RECORD, gpu_class, settings, COMMON))["resources"]
         == resources
     )
+
+
+@pytest.mark.parametrize("make", [attempt_manifest, container_manifest])
+def test_a_job_of_several_gpus_asks_for_all_of_them_and_can_be_adopted(make: Any) -> None:
+    each = GpuClass("a100", exclusive_slots=8)
+    asked = record(
+        gpus=4, isolation="exclusive", container={"image": "i"}, image=SETTINGS.executor_image
+    )
+    made = make(asked, each, SETTINGS, COMMON)
+    assert container_of(made)["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    found = record_of(made["metadata"]["annotations"])
+    assert found is not None and found["gpus"] == 4
 
 
 DEADLINES = {
