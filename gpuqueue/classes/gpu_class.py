@@ -56,6 +56,10 @@ class GpuClass:
     """Kubernetes: the nodes of a class whose domain is ``node``, by name. Empty: those that its
     pods may run on, as the cluster lists them, which needs the right to list nodes.
     """
+    scale_to: int | None = None
+    """Kubernetes: how many nodes a class whose domain is ``node`` may have in all, those included
+    that an autoscaler has not added yet. None: those that exist.
+    """
     domains: int = 1
     """How many domains the class has; no setting: a dispatcher of its machine says so."""
     warm_seconds: float = 0.0
@@ -135,6 +139,11 @@ class GpuClass:
         class by node are known to the state alone: it has these slots in each.
         """
         return self.domains * (self.shared_slots if isolation == SHARED else self.exclusive_slots)
+
+    @property
+    def slots_of_domain(self) -> dict[str, int]:
+        """The slots of one domain by isolation."""
+        return {SHARED: self.shared_slots, EXCLUSIVE: self.exclusive_slots}
 
     @property
     def has_gpu(self) -> bool:

@@ -13,6 +13,7 @@ from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.model.kube_syntax import amount
 from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE
 from gpuqueue.model.request import MOST_SECONDS, parse_memory
+from gpuqueue.model.unbound import MOST_NODES
 from gpuqueue.model.usage import price_text
 
 #: Fields with a whole number → the smallest one.
@@ -24,6 +25,7 @@ _NUMBERS = {
     "slices": 1,
     "warm_jobs": 1,
     "gpus": 0,
+    "scale_to": 1,
 }
 #: Fields with seconds → the least and the most.
 _SECONDS = {
@@ -108,6 +110,7 @@ def _check_together(made: GpuClass, where: str) -> None:
             f"{where}.nodes={made.nodes!r} names its domains, but domain={made.domain!r}; set"
             " domain = 'node', or use node_selector"
         )
+    check_scale(made, f"{where}.scale_to", "domain = 'node'")
     default, most = made.default_time_limit, made.max_time_limit
     if default and most and default > most:
         raise SettingsError(
@@ -129,6 +132,26 @@ def _check_together(made: GpuClass, where: str) -> None:
         raise SettingsError(
             f"{where}.gpus={made.gpus} needs whole GPUs, but resource={made.resource!r} is a MIG"
             " slice; a process can use one slice: use gpus = 1"
+        )
+
+
+def check_scale(made: GpuClass, where: str, by_node: str) -> None:
+    """Check how many nodes a class may have. ``where`` names the setting, ``by_node`` the one that
+    makes nodes its domains.
+    """
+    if made.scale_to is None:
+        return
+    if made.scale_to > MOST_NODES:
+        raise SettingsError(f"{where}={made.scale_to} is too many nodes; use at most {MOST_NODES}")
+    if made.domain != NODE:
+        raise SettingsError(
+            f"{where}={made.scale_to} counts nodes, but domain={made.domain!r}; set {by_node}, or"
+            " remove it"
+        )
+    if made.scale_to < len(made.nodes):
+        raise SettingsError(
+            f"{where}={made.scale_to} is below the {len(made.nodes)} nodes of the class; use at"
+            f" least {len(made.nodes)}"
         )
 
 

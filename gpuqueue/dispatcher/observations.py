@@ -71,9 +71,13 @@ class KeptObservations:
                 extra={"action": "sent_away"},
             )
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> None:
-        """Make these nodes the domains of a class. Jobs that may start by that start soon."""
-        if self.line.set_nodes(gpu_class, nodes):
+    def set_nodes(
+        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int
+    ) -> None:
+        """Make these nodes the domains of a class, and ``more`` that an autoscaler may add. Jobs
+        that may start by that start soon.
+        """
+        if self.line.set_nodes(gpu_class, nodes, more):
             wakeups.wake(self.client, gpu_class.name)
 
     def give_up(self, attempt: Attempt, end: End) -> bool:

@@ -144,9 +144,11 @@ class Observations(Protocol):
         """End pods without a job, since so many other pods find no room."""
         ...
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> None:
+    def set_nodes(
+        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int
+    ) -> None:
         """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
-        domain.
+        domain. ``more``: how many nodes an autoscaler may add.
         """
         ...
 

@@ -87,6 +87,8 @@ class Record(TypedDict, total=False):
     # Those of a job of several GPUs, with the first: indexes, with commas.
     all_devices: Annotated[str, ENVIRONMENT, ATTEMPT, TOMBSTONE, SHOWN]
     domain: Annotated[str, ANNOTATION, ATTEMPT, TOMBSTONE, SHOWN]
+    # What its domain was called before it had a node: its pods carry that name.
+    origin: Annotated[str, ANNOTATION, ATTEMPT]
     places: Annotated[list[str], ATTEMPT, TOMBSTONE]
     probes: Annotated[list[str], ATTEMPT, TOMBSTONE, SHOWN]
     spared: Annotated[int, TOMBSTONE, SHOWN]

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuqueue.classes.gpu_class import T4_MEMORY, GpuClass, mig_class
 from gpuqueue.classes.tenants_file import tenants_from_toml
-from gpuqueue.classes.toml_file import from_toml
+from gpuqueue.classes.toml_file import check_scale, from_toml
 from gpuqueue.errors import SettingsError
 from gpuqueue.model.names import MIG_PROFILE
 from gpuqueue.model.tenant import ClassRules
@@ -47,8 +47,10 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
             exclusive_slots=settings.t4_exclusive_slots,
             memory=T4_MEMORY,
             domain=settings.t4_domain,
+            scale_to=settings.t4_scale_to,
             **defaults,
         )
+        check_scale(found["t4"], "T4_SCALE_TO", "T4_DOMAIN=node")
     if settings.mig_total_slots:
         if not resource:
             raise SettingsError(

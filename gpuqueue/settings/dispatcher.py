@@ -76,6 +76,10 @@ class Settings(RedisSettings):
     ``node``, each node of the cluster; ``device``, each GPU of the machine. The slots are those of
     one. Unset: ``device`` where the class has several GPUs and T4_EXCLUSIVE_SLOTS is at most 1.
     """
+    t4_scale_to: int | None = Field(None, ge=1, le=5_000, validation_alias=named("T4_SCALE_TO"))
+    """How many nodes the class ``t4`` may have in all, those included that an autoscaler has not
+    added yet (T4_DOMAIN=node). Unset: those that exist.
+    """
     mig_total_slots: int = Field(0, ge=0, le=10_000, validation_alias=named("MIG_TOTAL_SLOTS"))
     """Slices of the MIG class that GPU_RESOURCE_NAME names. 0: no MIG class."""
     resource_name: str | None = Field(None, validation_alias=named("GPU_RESOURCE_NAME"))

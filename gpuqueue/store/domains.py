@@ -9,6 +9,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.unbound import LATER, is_unbound
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.readable import readable
 
@@ -22,6 +23,8 @@ class Domain:
     held: dict[str, int]
     drained: bool = False
     """Whether it becomes idle for an exclusive job: no shared job starts there."""
+    bound: bool = True
+    """Whether it exists; else an autoscaler adds a node for its pods, and it costs nothing yet."""
 
 
 class Domains:
@@ -31,11 +34,13 @@ class Domains:
         self._client = client
 
     def slots(self, gpu_class: GpuClass) -> dict[str, int]:
-        """Return the slots of a class by isolation, of all its domains together."""
+        """Return the slots of a class by isolation, of all its domains together, those included
+        that have no node yet.
+        """
         if gpu_class.domain != NODE:
             return {each: gpu_class.slots(each) for each in ISOLATIONS}
         found: Any = self._client.hvals(class_key(gpu_class.name, "domains"))
-        known = [each for text in found if (each := readable(text)) is not None]
+        known = [each for text in found if (each := readable(text)) and not each.get("waits")]
         return {name: sum(int(each.get(name, 0)) for each in known) for name in ISOLATIONS}
 
     def free(self, gpu_class: GpuClass, isolation: str, gpus: int = 1) -> int:
@@ -44,7 +49,8 @@ class Domains:
         """
         key = f"{class_key(gpu_class.name, 'domains')}:{isolation}"
         found: Any = self._client.zrange(key, 0, -1, withscores=True)
-        return sum(int(score) for _, score in found if score >= gpus)
+        rooms = [int(score) % LATER for _, score in found]
+        return sum(room for room in rooms if room >= gpus)
 
     def of(self, gpu_class: str) -> list[Domain]:
         """Return the domains of a class; none: the class is one domain."""
@@ -65,6 +71,7 @@ class Domains:
                 {each: int(known.get(each, 0)) for each in ISOLATIONS},
                 {each: next(held) for each in ISOLATIONS},
                 name == drained,
+                not is_unbound(name),
             )
             for name in names
             if (known := readable(slots[name])) is not None

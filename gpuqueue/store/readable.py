@@ -19,8 +19,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 #: The types of settings that are None by default, and no text.
 _UNSET: dict[str, type] = {
-    "memory": int,
     "devices": list,
+    **{each.name: int for each in fields(GpuClass) if each.type == "int | None"},
     **{each.name: float for each in fields(GpuClass) if each.type == "float | None"},
 }
 

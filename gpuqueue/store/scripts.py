@@ -19,6 +19,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from gpuqueue.model import unbound
 from gpuqueue.model.place import HOLDS, PlaceKind
 from gpuqueue.model.reasons import DISRUPTIONS, OF_NODES, WASTED
 from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
@@ -48,7 +49,10 @@ _TABLES: dict[str, dict[str, Sequence[object] | Mapping[str, object]]] = {
     "attempts": {"OF_ATTEMPT": fields_with(Use.ATTEMPT)},
     "tombstones": {"KEPT": fields_with(Use.TOMBSTONE)},
     "accounting": {"WASTED": dict.fromkeys(sorted(WASTED), 1)},
-    "domains": {"OF_NODES": OF_NODES},
+    "domains": {
+        "OF_NODES": OF_NODES,
+        "UNBOUND": {"prefix": unbound.PREFIX, "later": unbound.LATER},
+    },
     "release": {"DISRUPTIONS": dict.fromkeys(sorted(DISRUPTIONS), 1)},
 }
 #: The first word of the answer of a script that cannot keep a text of its caller.

@@ -126,11 +126,15 @@ class Upkeep:
         """
         return bool(self._scripts.call("open", gpu_class))
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None) -> bool:
+    def set_nodes(
+        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int = 0
+    ) -> bool:
         """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
-        domain. Returns whether jobs may start by that which could not before.
+        domain. ``more``: how many nodes an autoscaler may add. Returns whether jobs may start by
+        that which could not before.
         """
-        context = {"spec": gpu_class.spec(), "nodes": nodes}
+        context = {"spec": gpu_class.spec(), "nodes": nodes, "more": more}
+        context |= {"new_node": gpu_class.slots_of_domain, "fixed": bool(gpu_class.nodes)}
         return bool(self._scripts.call("domains", gpu_class.name, **context))
 
     def set_aside(self, gpu_class: str, key: str, name: str) -> bool:

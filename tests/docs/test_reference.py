@@ -80,6 +80,7 @@ def test_the_table_of_class_fields_has_each_with_its_default() -> None:
     }
     unset = {
         *("memory", "devices", "domain", "nodes", "image", "node_selector", "tolerations"),
+        "scale_to",
         *("cpu", "host_memory", "shm_size", "ephemeral_storage", "pod_template"),
         *("runtime_class", "priority_class", "service_account", "namespace"),
         "secret_name",

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import REJECTION, End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.domains import Domains
@@ -221,3 +221,17 @@ def test_a_pod_goes_on_with_jobs_of_its_node(schedule_redis: redis.Redis) -> Non
     assert pod.ask() == "b"
     assert pod.record("b")["domain"] == "n1"
     assert pod.submit("d") == []
+
+
+def test_a_pod_goes_on_once_its_node_is_a_domain(schedule_redis: redis.Redis) -> None:
+    """Until then, it could take the jobs of a node that others have."""
+    pod = Instance(schedule_redis, POD)
+    pod.gpu_class = replace(T4, shared_slots=1, scale_to=1)
+    pod.announce()
+    pod.line.set_nodes(pod.gpu_class, {}, more=1)
+    asker = pod.start()
+    assert pod.submit("b") == []
+    assert pod.answer() == "none"
+    pod.line.observed([Observation(asker.attempt, pod="p", node="n1")])
+    assert pod.ask() == "b"
+    assert pod.record("b")["domain"] == "n1"

@@ -8,7 +8,13 @@ from typing import Any
 from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
-from gpuqueue.launchers.kubernetes.status.nodes import is_selected, refusal, shares, slots_of_nodes
+from gpuqueue.launchers.kubernetes.status.nodes import (
+    is_selected,
+    more_nodes,
+    refusal,
+    shares,
+    slots_of_nodes,
+)
 
 #: The most nodes that one line names.
 _NAMED = 12
@@ -28,7 +34,14 @@ def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) ->
         by_node = slots_of_nodes(gpu_class, usable, tolerations)
         if by_node:
             each = [f"{name} ({max(found.values())} slots)" for name, found in by_node.items()]
-            return Check("nodes", Level.OK, f"{gpu_class.name}: {_some(each)}")
+            to_come = more_nodes(gpu_class, chosen)
+            saw = f"{_some(each)}; {to_come} more may come" if to_come else _some(each)
+            return Check("nodes", Level.OK, f"{gpu_class.name}: {saw}")
+    if gpu_class.scale_to and not chosen:
+        saw = (
+            f"{gpu_class.name}: no node; {gpu_class.scale_to} may come, if an autoscaler adds them"
+        )
+        return Check("nodes", Level.OK, saw)
     gpus = gpu_class.gpus
     if not gpus:
         return Check("nodes", Level.OK, f"{gpu_class.name}: not counted, its pods claim their GPUs")

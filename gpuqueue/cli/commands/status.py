@@ -164,10 +164,7 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
     if not each["served"]:
         out.print(f"[bold red]{NOT_SERVED}[/]")
     if each["domains"]:
-        shown_ones = each["domains"][:MOST_DOMAINS]
-        hidden = len(each["domains"]) - len(shown_ones)
-        words = " | ".join(map(_domain, shown_ones)) + (f" | and {hidden} more" if hidden else "")
-        out.print(escape(f"{'nodes' if each['domain'] == NODE else 'GPUs'}  {words}"))
+        out.print(escape(f"{'nodes' if each['domain'] == NODE else 'GPUs'}  {_domains(each)}"))
     for one in each["places"]:
         if one["set_aside"]:
             words = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
@@ -190,12 +187,23 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
         out.print(f"and {hidden} more waiting (--most)")
 
 
+def _domains(each: dict[str, Any]) -> str:
+    """Return the domains of a class in one line, and how many nodes may come."""
+    found = [one for one in each["domains"] if one["bound"] or any(one["held"].values())]
+    to_come = len(each["domains"]) - len(found)
+    words = [*map(_domain, found[:MOST_DOMAINS])]
+    if found[MOST_DOMAINS:]:
+        words.append(f"and {len(found) - MOST_DOMAINS} more")
+    return " | ".join([*words, *([f"{to_come} more may come"] if to_come else [])])
+
+
 def _domain(one: dict[str, Any]) -> str:
-    """Return one domain in a few words: its name, and what runs there."""
+    """Return one domain in a few words: its name, and what runs or waits for a node there."""
     held = [f"{kind} {one['held'][kind]}/{one['slots'][kind]}" for kind in ISOLATIONS]
     runs = [words for kind, words in zip(ISOLATIONS, held, strict=True) if one["held"][kind]]
     told = ", ".join(runs) or "idle"
-    return f"{one['name']}: {told}{', becomes idle for an exclusive job' * one['drained']}"
+    name = one["name"] if one["bound"] else "a node to come"
+    return f"{name}: {told}{', becomes idle for an exclusive job' * one['drained']}"
 
 
 def _jobs(

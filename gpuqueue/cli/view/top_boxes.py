@@ -27,7 +27,8 @@ ALONE = Cell("█", "magenta", "exclusive")
 FREE = Cell("□", "", "free")
 DRAINED = Cell("▽", "yellow", "drains for an exclusive job")
 ASIDE = Cell("✕", "red", "set aside")
-CELLS = (TAKEN, ALONE, FREE, DRAINED, ASIDE)
+TO_COME = Cell("·", "dim", "no node yet")
+CELLS = (TAKEN, ALONE, FREE, TO_COME, DRAINED, ASIDE)
 
 
 def cells(one: Mapping[str, Any]) -> list[Cell]:
@@ -37,7 +38,8 @@ def cells(one: Mapping[str, Any]) -> list[Cell]:
     shared = _scaled(held[SHARED], slots[SHARED], many)
     # An exclusive job has its GPU to itself: the only one fills the box.
     alone = min(_scaled(held[EXCLUSIVE], slots[EXCLUSIVE], many), many - shared)
-    rest = ASIDE if one["set_aside"] else DRAINED if one["drained"] else FREE
+    free = FREE if one.get("bound", True) else TO_COME
+    rest = ASIDE if one["set_aside"] else DRAINED if one["drained"] else free
     return [TAKEN] * shared + [ALONE] * alone + [rest] * (many - shared - alone)
 
 
@@ -52,7 +54,8 @@ def _scaled(held: int, total: int, many: int) -> int:
 
 def box(one: Mapping[str, Any]) -> Text:
     """Return one domain as a row of cells, after its name."""
-    made = Text(f"{plain(one['name'])} " if one["name"] else "")
+    name = one["name"] if one.get("bound", True) else "new"
+    made = Text(f"{plain(name)} " if name else "")
     made.append("[", "dim")
     for cell in cells(one):
         made.append(cell.mark, cell.style)

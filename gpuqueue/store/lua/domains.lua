@@ -2,30 +2,22 @@
 -- Context:
 --   spec: the class, as GpuClass.spec returns it
 --   nodes?: the name of each node → its slots {shared, exclusive}; absent: the class is one domain
+--   more: how many nodes an autoscaler may add to these
+--   new_node: the slots of each of them
+--   fixed: whether the nodes are a list that does not tell of them
 -- Answer: 1 if jobs may start by that which could not before, else 0
---! clock records slots domains place holds places placement
+--! clock records slots domains place holds places placement unbound
 local kind = string.match(redis.call('HGET', K.gate, 'domains') or '', '^%a+')
-
-local function is_known(nodes)
-  local total = 0
-  for name, own in pairs(nodes) do
-    local before = domain.slots(name)
-    total = total + 1
-    local same = before and before.shared == own.shared
-    if not same or before.exclusive ~= own.exclusive then return false end
-  end
-  -- An older version has not written their sizes.
-  local whole = redis.call('HEXISTS', K.gate, 'sizes') == 1
-  return whole and kind == 'node' and total == redis.call('HLEN', K.domains)
-end
-
 if not context.nodes then
   if kind ~= 'node' then return 0 end
   domain.forget()
   return 1
 end
-if not is_known(context.nodes) then
-  domain.set(context.spec, context.nodes)
+local wanted = domain.with_unbound(context.nodes, context.more, context.new_node, context.fixed)
+-- An older version has not written their sizes.
+local has_sizes = redis.call('HEXISTS', K.gate, 'sizes') == 1
+if kind ~= 'node' or not has_sizes or not domain.are(wanted) then
+  domain.set(context.spec, wanted)
   redis.call('HSET', K.gate, 'domains', 'node')
   return 1
 end

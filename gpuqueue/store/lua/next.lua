@@ -188,6 +188,7 @@ local seen = context.ended and not context.reuses
 if before.state ~= 'ended' and not seen then return none('state ' .. before.state) end
 local first = first_of(before)
 if not first then return none('its first attempt is forgotten') end
+if domain.is_unbound(before.domain) then return none('the domain of its node is not known yet') end
 
 -- 2. By which terms?
 local terms = terms_of(context.site, context.application, context.settings)

@@ -7,7 +7,7 @@
 --   claim_within?: seconds that its executor has to claim it, from now; absent: as before
 --   launch_in?: seconds until its launch is tried again; absent: it is not postponed
 -- Answer: 1 if the attempt is current, else 0
---! clock records slots domains attempts place holds warm
+--! clock records slots domains attempts place holds warm unbound
 local job = current_job(context)
 if not job then return 0 end
 local launching = job.state == 'launching'
@@ -25,6 +25,11 @@ if launching and context.claim_within then
 end
 if launching and context.launch_in then
   redis.call('ZADD', K.launching, 'XX', now + context.launch_in, holder_of(job))
+end
+if context.node and domain.bind(job, context.node) and not job.doomed then
+  job.doomed, job.doom_tried, job.doom_blames = OF_NODES.no_room, 'always', ''
+  job.doom_error = string.format('its pod came to node %s, which other jobs have', context.node)
+  redis.call('ZADD', K.stopping, 'NX', now, holder_of(job))
 end
 save(job)
 return 1

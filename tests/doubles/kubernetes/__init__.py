@@ -25,7 +25,8 @@ the seconds that a manifest states (grace, deadlines, time to live). Faults take
   of objects. ``pids(pod)``, ``log(pod)``: processes and output. ``until(predicate, seconds)``
   waits.
 - ``create(resource, body)``, ``secret(name, data)``, ``config_map(name, data)``,
-  ``add_namespace(name, labels)``, ``add_node(Node(…))``.
+  ``add_namespace(name, labels)``, ``add_node(Node(…))``. ``autoscale(Node(…), most)``: nodes come
+  for pods that no node takes.
 - ``images``: name → :class:`Image`. The cluster cannot pull other images.
 - ``requests``: ``requests["create", "jobs"].count``, ``.bytes_in``, ``.bytes_out``, ``.codes``;
   ``requests.latest``; ``requests.clear()``.
@@ -54,9 +55,9 @@ HTTP (``POST <control_url>/<name>`` with the arguments as a JSON object):
   ``preempt(pod)``, ``delete_pod(pod, grace)``, ``force_delete(pod)``.
 
 **Limits.** It mounts no volumes, but checks that their Secrets and ConfigMaps exist. It enforces no
-memory limits and no probes, and restarts no containers (``restartPolicy`` counts as ``Never``).
-Objects change by merge patches only. Admission knows quotas, priorities, service accounts and Pod
-Security "restricted".
+memory limits and no probes, and restarts no containers (``restartPolicy`` counts as ``Never``). Of
+affinity between pods, it knows what is required on a node. Objects change by merge patches only.
+Admission knows quotas, priorities, service accounts and Pod Security "restricted".
 
 As a separate process: ``python -m tests.doubles.kubernetes --kubeconfig FILE``.
 """

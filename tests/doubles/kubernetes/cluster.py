@@ -14,6 +14,7 @@ from tests.doubles.kubernetes.api.request_log import RequestLog
 from tests.doubles.kubernetes.api.server import CONTROL_PREFIX, ApiServer
 from tests.doubles.kubernetes.api.watches import OpenWatches
 from tests.doubles.kubernetes.control import Control
+from tests.doubles.kubernetes.controllers.autoscaler import Autoscaler
 from tests.doubles.kubernetes.controllers.collector import Collector
 from tests.doubles.kubernetes.controllers.job_controller import JobController
 from tests.doubles.kubernetes.controllers.node_controller import NodeController
@@ -87,6 +88,7 @@ class Cluster(Views):
             Collector(self.registry, self.engine)
             scheduler = Scheduler(self.registry, event_log, self.engine)
             node_controller = NodeController(self.registry, event_log, self.engine)
+            self._autoscaler = Autoscaler(store, event_log, self.engine, scheduler, self.add_node)
             fleet = Fleet(
                 self.registry,
                 event_log,
@@ -199,6 +201,10 @@ class Cluster(Views):
     def add_node(self, node: Node) -> None:
         """Add a node."""
         self.fleet.join(node)
+
+    def autoscale(self, template: Node, most: int) -> None:
+        """Add nodes like a template for pods that no node takes, up to a number of them."""
+        self._autoscaler.scale(template, most)
 
     def preload(self, jobs: Iterable[Mapping[str, Any]], namespace: str | None = None) -> list[str]:
         """Store Jobs, each with a pod that runs already as a timer; returns the pods' names."""

@@ -112,6 +112,18 @@ def test_a_job_of_several_gpus_needs_them_on_one_node(
     assert (found.level, said in f"{found.saw}; {found.fix}") == (level, True)
 
 
+def test_nodes_that_may_come_are_no_fault() -> None:
+    scaled = GpuClass("t4", shared_slots=4, domain="node", scale_to=3)
+    found = slots(scaled, [node("cpu", "0")], {})
+    expected = "t4: no node; 3 may come, if an autoscaler adds them"
+    assert (found.level, found.saw) == (Level.OK, expected)
+    found = slots(scaled, [node("a", "8"), node("b", "8")], {})
+    assert (found.level, found.saw) == (
+        Level.OK,
+        "t4: a (4 slots), b (4 slots); 1 more may come",
+    )
+
+
 @pytest.fixture
 def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with Cluster(tmp_path, pace=0.01, images={"shop:1": Image()}, namespace="gpus") as made:

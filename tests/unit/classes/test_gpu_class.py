@@ -256,6 +256,22 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nnodes = ['gpu-*']",
         "classes.l4.nodes=['gpu-*'] is not a list of different node names",
     ),
+    "may have no node": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nscale_to = 0",
+        "classes.l4.scale_to=0 is not a whole number of at least 1",
+    ),
+    "may have too many nodes": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nscale_to = 5001",
+        "classes.l4.scale_to=5001 is too many nodes; use at most 5000",
+    ),
+    "counts nodes that are no domains": (
+        "[classes.l4]\nshared_slots = 1\nscale_to = 3",
+        "classes.l4.scale_to=3 counts nodes, but domain=None; set domain = 'node', or remove it",
+    ),
+    "may have fewer nodes than it has": (
+        "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nnodes = ['a', 'b']\nscale_to = 1",
+        "classes.l4.scale_to=1 is below the 2 nodes of the class; use at least 2",
+    ),
     "has an unknown domain": (
         "[classes.l4]\nshared_slots = 1\ndomain = 'rack'",
         "classes.l4.domain='rack' is no domain; use one of: class, node, device",

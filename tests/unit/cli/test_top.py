@@ -56,6 +56,11 @@ def gpu_class(name: str = "t4", **fields: Any) -> dict[str, Any]:
     }
 
 
+def test_a_domain_whose_node_is_to_come_has_no_free_slots_yet() -> None:
+    waits = domain("new_7", 1) | {"bound": False, "set_aside": False}
+    assert box(waits).plain == "new [■···]"
+
+
 def busy() -> dict[str, Any]:
     """A class of four GPUs with a bit of everything."""
     running = [

@@ -28,14 +28,14 @@ USED = {
     | {"gpus", "all_devices"},
     Use.ANNOTATION: ADOPTED
     | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"}
-    | {"max_time_limit", "away_until", "domain", "gpus"},
+    | {"max_time_limit", "away_until", "domain", "origin", "gpus"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}
     | {"detail", "doomed", "doom_error", "doom_tried", "pod", "node"}
     | {"doom_blames", "doom_avoid"}
     | {"places", "probes", "loading", "if_lost", "load_error", "launches", "earlier", "elsewhere"}
-    | {"away", "away_until", "near", "domain", "all_devices"}
+    | {"away", "away_until", "near", "domain", "origin", "all_devices"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
     Use.TOMBSTONE: GPU
     | CONTAINER

@@ -21,6 +21,7 @@ NAMES: dict[str, tuple[str, str, object]] = {
     "GPU_EXECUTION_MODE": ("k8s_job", "execution_mode", "k8s_job"),
     "T4_SHARED_SLOTS": ("4", "t4_shared_slots", 4),
     "T4_EXCLUSIVE_SLOTS": ("2", "t4_exclusive_slots", 2),
+    "T4_SCALE_TO": ("3", "t4_scale_to", 3),
     "MIG_TOTAL_SLOTS": ("7", "mig_total_slots", 7),
     "GPU_RESOURCE_NAME": ("nvidia.com/gpu.shared", "resource_name", "nvidia.com/gpu.shared"),
     "GPUQUEUE_EXCLUSIVE_PATIENCE": ("3", "exclusive_patience", 3),
@@ -163,6 +164,16 @@ def test_configuration_without_slots_is_refused() -> None:
         SettingsError, match="no other class is configured; configure at least one slot"
     ):
         configured(Settings(T4_SHARED_SLOTS=0, T4_EXCLUSIVE_SLOTS=0))
+
+
+def test_nodes_to_come_need_nodes_as_domains() -> None:
+    found = configured(Settings(T4_SCALE_TO=3, T4_DOMAIN="node"))["t4"]
+    assert found.scale_to == 3
+    with pytest.raises(
+        SettingsError,
+        match="T4_SCALE_TO=3 counts nodes, but domain='class'; set T4_DOMAIN=node, or remove it",
+    ):
+        configured(Settings(T4_SCALE_TO=3, T4_DOMAIN="class"))
 
 
 def test_class_in_the_file_replaces_one_from_the_environment(tmp_path: Path) -> None:

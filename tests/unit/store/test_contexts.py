@@ -125,7 +125,7 @@ def every_call() -> RecordingRedis:
         line.give_up(attempt, End(EndReason.IMAGE, "no image"))
     line.cancel("t4", "j")
     line.tick("t4")
-    line.set_nodes(T4, {"node": {"shared": 1, "exclusive": 0}})
+    line.set_nodes(T4, {"node": {"shared": 1, "exclusive": 0}}, more=2)
     line.set_nodes(T4, None)
     line.set_aside("t4", "holders_shared", "none")
     Turns(redis, line).take([T4])

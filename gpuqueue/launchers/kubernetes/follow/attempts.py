@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.manifest.names import FINISHER_ROLE, ROLE, instance_of, record_of
 from gpuqueue.model.attempt import LiveAttempt
+from gpuqueue.model.record import Record
+from gpuqueue.model.unbound import is_unbound
 
 
 def of_pod(entry: Entry, namespace: str) -> LiveAttempt | None:
@@ -15,6 +19,17 @@ def of_pod(entry: Entry, namespace: str) -> LiveAttempt | None:
         return None
     record = record_of(meta.annotations or {})
     return LiveAttempt.of(record, instance_of(namespace, entry.job, meta.uid)) if record else None
+
+
+def with_node(live: LiveAttempt, entry: Entry) -> LiveAttempt:
+    """Return the attempt of a pod whose domain had no node when it was launched, in that of its
+    node.
+    """
+    origin, node = live.record.get("domain", ""), entry.status.node
+    if not (node and is_unbound(origin)):
+        return live
+    record: Record = {**live.record, "domain": node, "origin": origin}
+    return replace(live, record=record)
 
 
 def of_job(job: Job, namespace: str) -> LiveAttempt | None:

@@ -19,13 +19,16 @@ from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.status.nodes import slots_of, slots_of_nodes
+from gpuqueue.launchers.kubernetes.status.nodes import more_nodes, slots_of, slots_of_nodes
 from gpuqueue.steps import Steps
 from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
 #: Seconds between two looks at the nodes, and the same while a pod finds no room.
 LOOKS_EVERY, LOOKS_AGAIN = 15.0, 3.0
+
+#: Seconds for which a node that has left is known as such.
+LEFT_FOR = 600.0
 
 #: Node → isolation → slots.
 Slots = Mapping[str, Mapping[str, int]]
@@ -55,16 +58,23 @@ class ClassNodes:
         self._pod_of = pod_of
         self._steps = Steps(passes)
         self._known: dict[str, Slots] = {}
+        self._left: dict[str, dict[str, float]] = {}  # class → node → since when it is gone
         self._told: dict[str, str] = {}  # class → why its nodes are unknown, as it was logged
         self._looked = float("-inf")
         self._begun = False
 
     def forget(self) -> None:
         """Begin again: another dispatcher has led meanwhile, or leads from now on."""
-        self._known, self._looked, self._begun = {}, float("-inf"), False
+        self._known, self._left = {}, {}
+        self._looked, self._begun = float("-inf"), False
 
     def is_gone(self, gpu_class: str, node: str) -> bool:
-        """Whether the latest look has not found a node of a class; False: none was possible."""
+        """Whether the latest look has not found a node of a class; False: none was possible, or the
+        node may have come since.
+        """
+        by_node = self._by_node.get(gpu_class)
+        if by_node and by_node.scale_to:
+            return node in self._left.get(gpu_class, {})
         known = self._known.get(gpu_class)
         return known is not None and node not in known
 
@@ -84,7 +94,10 @@ class ClassNodes:
 
     def _look(self, gpu_class: GpuClass, lists: dict[str, list[Node]]) -> None:
         if gpu_class.nodes:
-            self._keep(gpu_class, {name: slots_of(gpu_class) for name in gpu_class.nodes})
+            more = (gpu_class.scale_to or 0) - len(gpu_class.nodes)
+            self._keep(
+                gpu_class, {name: slots_of(gpu_class) for name in gpu_class.nodes}, max(0, more)
+            )
             return
         pod = self._pod_of(gpu_class)
         selector = ",".join(f"{key}={value}" for key, value in _selector(pod))
@@ -96,18 +109,32 @@ class ClassNodes:
             return
         self._told.pop(gpu_class.name, None)
         tolerations = pod.get("tolerations") or ()
-        self._keep(gpu_class, slots_of_nodes(gpu_class, lists[selector], tolerations))
+        found = slots_of_nodes(gpu_class, lists[selector], tolerations)
+        self._keep(gpu_class, found, more_nodes(gpu_class, lists[selector]))
 
-    def _keep(self, gpu_class: GpuClass, slots: Slots | None) -> None:
-        self._observations.set_nodes(gpu_class, slots)
-        if slots is not None and slots != self._known.get(gpu_class.name):
+    def _keep(self, gpu_class: GpuClass, slots: Slots | None, more: int = 0) -> None:
+        self._observations.set_nodes(gpu_class, slots, more)
+        before = self._known.get(gpu_class.name)
+        if slots is not None and slots != before:
+            without = "no node: no job starts" if not more else "no node"
             logger.info(
-                "class %s has %s",
+                "class %s has %s%s",
                 gpu_class.name,
-                f"nodes {', '.join(sorted(slots))}" if slots else "no node: no job starts",
+                f"nodes {', '.join(sorted(slots))}" if slots else without,
+                f", and {more} may come" if more else "",
                 extra={"action": "nodes"},
             )
             self._known[gpu_class.name] = slots
+            self._note_left(gpu_class.name, before or {}, slots)
+
+    def _note_left(self, gpu_class: str, before: Slots, slots: Slots) -> None:
+        now = time.monotonic()
+        left = self._left.get(gpu_class, {}) | dict.fromkeys(before, now)
+        self._left[gpu_class] = {
+            name: since
+            for name, since in left.items()
+            if name not in slots and now - since < LEFT_FOR
+        }
 
     def _tell(self, gpu_class: GpuClass, exc: ApiError) -> None:
         """Log once why the nodes of a class are unknown, and what to do."""

@@ -32,6 +32,7 @@ from gpuqueue.launchers.kubernetes.status.refusals import without_own_fault
 from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.ends import REJECTION
 from gpuqueue.model.reasons import WaitReason
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.steps import Steps
@@ -370,4 +371,5 @@ def _kept_away(live: LiveAttempt) -> bool:
 
 def _domain(live: LiveAttempt) -> str:
     """Return the only node on which the pod of an attempt may run; "" if there are others."""
-    return live.record.get("domain", "")
+    domain = live.record.get("domain", "")
+    return "" if is_unbound(domain) else domain

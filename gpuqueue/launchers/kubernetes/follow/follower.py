@@ -15,7 +15,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import LauncherUnavailable, Observations, OnEnd, WholeLogs
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod
+from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod, with_node
 from gpuqueue.launchers.kubernetes.follow.class_nodes import ClassNodes
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs, of_pods
@@ -169,7 +169,7 @@ class Follower:
             ended = entry.status.end or self._silent.end_of(entry)
             live = None if ended else self._attempt_of(entry)
             if live is not None:
-                found[_identity(live)] = live
+                found[_identity(live)] = with_node(live, entry)
         for live in self._without_pods():
             found.setdefault(_identity(live), live)
         return list(found.values())

@@ -30,6 +30,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import (
     FINISHER_ROLE,
     ISOLATION,
     MANAGED_BY,
+    ORIGIN,
     OWNER,
     ROLE,
     annotations_of,
@@ -57,6 +58,7 @@ from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, STATES, VARIABLES
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.record import Record, goes_on
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.store.keys import VERSION
@@ -281,25 +283,49 @@ def _attempt_pod(
         overhead += common.load_timeout + gpu_class.warm_age
     # Without a GPU, any node will do, GPU nodes too, which have its image.
     nodes = (
-        scheduling(record, gpu_class, settings, _apart(record, gpu_class, common))
+        scheduling(
+            *(record, gpu_class, settings),
+            _apart(record, gpu_class, common),
+            _together(record, common),
+        )
         if gpu_class.has_gpu
         else {"tolerations": tolerations(gpu_class)}
     )
     return {**deadline(longest_run(record, gpu_class), overhead), **nodes}
 
 
-def _apart(record: Record, gpu_class: GpuClass, common: ManifestContext) -> dict[str, Any] | None:
+def _apart(record: Record, gpu_class: GpuClass, common: ManifestContext) -> list[Manifest]:
     """Return what selects the pods of its class that an attempt must not meet on its node, as the
-    scheduler of the cluster guards it once more; None: it may meet all.
+    scheduler of the cluster guards it once more. One that waits for a node must not come to one
+    that others have: a pod of another domain has no origin, or another one.
     """
-    if not record.get("domain"):
-        return None
+    domain = record.get("domain", "")
+    if not domain:
+        return []
     alone = record["isolation"] == EXCLUSIVE and gpu_class.exclusive_slots == 1
     other = SHARED if record["isolation"] == EXCLUSIVE else EXCLUSIVE
     isolations = [SHARED, EXCLUSIVE] if alone else [other]
+    found = [_of_class(record, common, ISOLATION, "In", isolations)]
+    if is_unbound(domain):
+        found.append(_of_class(record, common, ORIGIN, "NotIn", [domain]))
+    return found
+
+
+def _together(record: Record, common: ManifestContext) -> list[Manifest]:
+    """Return what selects the pods whose node is the one of an attempt: those that wait for a node
+    together. Kubernetes lets the first of them go to any node.
+    """
+    domain = record.get("domain", "")
+    return [_of_class(record, common, ORIGIN, "In", [domain])] if is_unbound(domain) else []
+
+
+def _of_class(
+    record: Record, common: ManifestContext, label: str, operator: str, values: list[str]
+) -> Manifest:
+    """Return a selector of pods of attempts of the same class, by one label more."""
     tags = {MANAGED_BY: "gpuqueue", OWNER: common.owner, CLASS: label_value(record["gpu_class"])}
     roles = {"key": ROLE, "operator": "In", "values": [ATTEMPT_ROLE, CONTAINER_ROLE]}
-    kinds = {"key": ISOLATION, "operator": "In", "values": isolations}
+    kinds = {"key": label, "operator": operator, "values": values}
     return {"matchLabels": tags, "matchExpressions": [roles, kinds]}
 
 

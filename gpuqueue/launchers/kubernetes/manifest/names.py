@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from gpuqueue.model.kube_syntax import is_label_value
 from gpuqueue.model.record import FIELDS, Record, Use, fields_with
 from gpuqueue.model.sentinel_url import is_sentinel, parse
+from gpuqueue.model.unbound import is_unbound
 
 #: Prefix of all labels and annotations of gpuqueue.
 PREFIX = "gpuqueue.io/"
@@ -29,6 +30,8 @@ ATTEMPT = PREFIX + "attempt"
 CLASS = PREFIX + "class"
 ISOLATION = PREFIX + "isolation"
 TENANT = PREFIX + "tenant"
+#: What the domain of a pod was called before it had a node.
+ORIGIN = PREFIX + "origin"
 #: The annotation with the record fields for adopting an attempt.
 RECORD = PREFIX + "record"
 
@@ -104,7 +107,17 @@ def labels(owner: str, role: str, record: Record) -> dict[str, str]:
     }
     if record.get("tenant"):
         values[TENANT] = label_value(record["tenant"])
+    if origin := origin_of(record):
+        values[ORIGIN] = origin
     return values
+
+
+def origin_of(record: Record) -> str:
+    """Return what the domain of an attempt is or was called without a node; "" if it always had
+    one. Pods of one origin may share a node, and keep others away from it.
+    """
+    domain = record.get("domain", "")
+    return domain if is_unbound(domain) else record.get("origin", "")
 
 
 def selector(owner: str, role: str | None = None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.record import Record
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.settings.kubernetes import ClusterSettings
 
 #: Tolerates the taint that users of the GPU Operator set on GPU nodes.
@@ -66,22 +67,24 @@ def scheduling(
     record: Record,
     gpu_class: GpuClass,
     settings: ClusterSettings,
-    apart: Mapping[str, Any] | None = None,
+    apart: Iterable[Mapping[str, Any]] = (),
+    together: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return node selector, tolerations, and on which nodes the pod may and should run.
 
-    ``apart`` selects the pods that must not be on its node.
+    ``apart`` selects the pods that must not be on its node, ``together`` those on whose node it
+    must be, if there are any.
     """
     nodes = {**settings.node_selector, **gpu_class.node_selector}
     affinity: dict[str, Any] = {}
     if of_nodes := node_affinity(record):
         affinity["nodeAffinity"] = of_nodes
-    if apart:
-        affinity["podAntiAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": [
-                {"labelSelector": apart, "topologyKey": "kubernetes.io/hostname"}
-            ]
-        }
+    for kind, selectors in (("podAntiAffinity", apart), ("podAffinity", together)):
+        terms = [
+            {"labelSelector": each, "topologyKey": "kubernetes.io/hostname"} for each in selectors
+        ]
+        if terms:
+            affinity[kind] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
     return {
         **({"nodeSelector": nodes} if nodes else {}),
         "tolerations": tolerations(gpu_class),
@@ -91,10 +94,12 @@ def scheduling(
 
 def node_affinity(record: Record) -> dict[str, Any]:
     """Return the nodes that a pod must avoid, since they are set aside, and those that it should
-    avoid or try; {} if all are alike. The pod of an attempt with a domain runs there or nowhere.
+    avoid or try; {} if all are alike. The pod of an attempt whose domain is a node runs there or
+    nowhere.
     """
     near, away = record.get("near", ""), record.get("away") or []
-    if domain := record.get("domain"):
+    domain = record.get("domain")
+    if domain and not is_unbound(domain):
         only = [
             *_names("In", [domain]),
             *_names("NotIn", [each for each in away if each != domain]),

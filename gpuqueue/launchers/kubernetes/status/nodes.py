@@ -8,7 +8,6 @@ from typing import Any
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.model.kube_syntax import amount
-from gpuqueue.model.names import EXCLUSIVE, SHARED
 
 
 def is_selected(node: Node, selector: Mapping[str, str]) -> bool:
@@ -43,18 +42,29 @@ def slots_of_nodes(
     """Return the slots of the nodes that take pods of a class: name → isolation → slots. ``nodes``
     have the labels of its pods. A node has no more slots than it advertises shares for.
     """
-    found = {}
-    for node in nodes:
-        if not refusal(node, tolerations):
-            slots = slots_of(gpu_class, _jobs(gpu_class, node))
-            if any(slots.values()):
-                found[node.metadata.name] = slots
-    return found
+    return {
+        node.metadata.name: slots
+        for node in nodes
+        if not refusal(node, tolerations) and any((slots := slots_on(gpu_class, node)).values())
+    }
+
+
+def slots_on(gpu_class: GpuClass, node: Node) -> dict[str, int]:
+    """Return the slots of a node by isolation, whether it takes pods or not."""
+    return slots_of(gpu_class, _jobs(gpu_class, node))
+
+
+def more_nodes(gpu_class: GpuClass, nodes: Iterable[Node]) -> int:
+    """Return how many nodes an autoscaler may add to those of a class, which have the labels of its
+    pods. One that takes no pods now is there, too.
+    """
+    existing = sum(any(slots_on(gpu_class, node).values()) for node in nodes)
+    return max(0, (gpu_class.scale_to or 0) - existing)
 
 
 def slots_of(gpu_class: GpuClass, jobs: int | None = None) -> dict[str, int]:
     """Return the slots of one node by isolation. ``jobs``: for how many it has shares."""
-    own = {SHARED: gpu_class.shared_slots, EXCLUSIVE: gpu_class.exclusive_slots}
+    own = gpu_class.slots_of_domain
     return own if jobs is None else {name: min(slots, jobs) for name, slots in own.items()}
 
 

@@ -31,11 +31,17 @@ local function head(key)
   return first[1], tonumber(first[2])
 end
 
+-- Whether a hold is of every job of a class. Where nodes are domains, that no node comes keeps jobs
+-- from domains without a node alone: see domain.place.
+local function is_of_all(kind, spec)
+  return kind ~= 'scheduling' or spec.domain ~= 'node'
+end
+
 -- The kind of the hold that keeps every job of a class from its start in a cluster; nil: none.
-local function held_by()
+local function held_by(spec)
   read_holds()
   for _, kind in ipairs(CLASS_HOLDS) do
-    if standing(hold_of_class(kind)) == 'held' then return kind end
+    if is_of_all(kind, spec) and standing(hold_of_class(kind)) == 'held' then return kind end
   end
   return nil
 end
@@ -44,7 +50,7 @@ end
 -- job has an image. `spec.goes_on`: it starts in a pod that runs, which meets no hold.
 local function aside_on(spec)
   if not spec.host then
-    local kind = not spec.goes_on and held_by()
+    local kind = not spec.goes_on and held_by(spec)
     return kind and HOLD_WAITS[kind] or nil
   end
   if standing(host_place(spec)) == 'held' then return 'HOST_SET_ASIDE' end
@@ -236,7 +242,9 @@ local function holds_of(spec, job)
   if spec.host then return {} end
   read_holds()
   local names = { hold_of_image(spec, job) }
-  for _, kind in ipairs(CLASS_HOLDS) do names[#names + 1] = hold_of_class(kind) end
+  for _, kind in ipairs(CLASS_HOLDS) do
+    if is_of_all(kind, spec) then names[#names + 1] = hold_of_class(kind) end
+  end
   return names
 end
 
@@ -293,6 +301,8 @@ local function grant(job, ask, v, at)
     local other = chooses and domain.pick(spec, job.isolation, job, v.drained, number)
     job.domain = at.domain or other or v[job.isolation .. '_domain']
     domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now), number)
+    local of_domain = spec.domain == 'node' and domain.slots(job.domain)
+    job.origin = of_domain and of_domain.origin or nil
   end
   if spec.devices > 0 then
     local own = spec.domain == 'device' and { tonumber(job.domain) }
@@ -406,6 +416,7 @@ local function admit(ask)
     else
       -- A node that is a domain was chosen by its place.
       if not (ask.spec.host or ask.spec.domain) then choose_nodes(job) end
+      if domain.is_unbound(job.domain) then domain.keep_off(job) end
       granted[#granted + 1] = cjson.encode(job)
       if ask.spec.domain == 'node' then domain.leave_node(job) end
       free_shares(ask.spec)

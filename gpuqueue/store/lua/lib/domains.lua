@@ -1,11 +1,14 @@
 -- Domains of a class: shared and exclusive jobs must not meet in one. Needs clock, records, slots.
--- OF_NODES, the reasons of nodes, comes from model/reasons.py.
+-- OF_NODES, the reasons of nodes, comes from model/reasons.py; UNBOUND, the prefix and the LATER of
+-- domains without a node, from model/unbound.py (see lib/unbound.lua).
 --
 -- A class without an entry in K.domains is one domain, and has none of these keys.
 --
---   K.domains            hash: domain → its slots (JSON: shared, exclusive)
+--   K.domains            hash: domain → its slots (JSON: shared, exclusive; of a node also origin
+--                        and waits, see lib/unbound.lua)
 --   …:of, …:held         hash: holder → its domain; zset of the same holders, to count them
---   …:shared, :exclusive zset: domain by how many slots a job of that isolation would find free
+--   …:shared, :exclusive zset: domain by how many slots a job of that isolation would find free,
+--                        and UNBOUND.later more while it has no node
 --   …:ends               zset: domain by the time at which it is idle; see domain.index
 --   …:ends:SIZE          zset: the same, of the domains with so many exclusive slots, if several
 --   …:shared:NAME, …     zset: holder, and each further slot of one, in a domain by its planned end
@@ -29,12 +32,21 @@ function domain.slots(name)
   return whole and own or nil
 end
 
+-- Whether the node of a domain does not exist yet.
+function domain.is_unbound(name)
+  return string.match(name or '', '^' .. UNBOUND.prefix .. '%d+$') ~= nil
+end
+
 function domain.of(holder)
   return redis.call('HGET', domain.key('of'), holder)
 end
 
 function domain.holders(name, isolation)
   return redis.call('ZCARD', domain.key(isolation, name))
+end
+
+function domain.is_held(name)
+  return domain.holders(name, 'shared') + domain.holders(name, 'exclusive') > 0
 end
 
 function domain.put(what, name, score)
@@ -54,20 +66,17 @@ end
 function domain.index(name)
   if name == domain.NOWHERE_YET then return end
   local own = domain.slots(name)
+  local usable = own and not own.waits
+  local later = domain.is_unbound(name) and UNBOUND.later or 0
   local shared, exclusive = domain.holders(name, 'shared'), domain.holders(name, 'exclusive')
-  local room = own and exclusive == 0 and own.shared - shared or 0
-  local alone = own and shared == 0 and own.exclusive - exclusive or 0
-  domain.put('shared', name, room > 0 and room)
-  domain.put('exclusive', name, alone > 0 and alone)
+  local room = usable and exclusive == 0 and own.shared - shared or 0
+  local alone = usable and shared == 0 and own.exclusive - exclusive or 0
+  domain.put('shared', name, room > 0 and room + later)
+  domain.put('exclusive', name, alone > 0 and alone + later)
   local ends = math.max(domain.last_end(name, 'shared'), domain.last_end(name, 'exclusive'))
   if ends >= domain.NO_END then ends = domain.NO_END + shared + exclusive * domain.ALONE end
-  domain.put('ends', name, own and own.exclusive > 0 and ends)
-  if own and own.exclusive > 1 then domain.put('ends:' .. own.exclusive, name, ends) end
-end
-
--- The domain has other slots now, or is none any more. `before`: its slots until now.
-function domain.resized(name, before)
-  if before and before.exclusive > 1 then domain.put('ends:' .. before.exclusive, name, nil) end
+  domain.put('ends', name, usable and own.exclusive > 0 and ends)
+  if own and own.exclusive > 1 then domain.put('ends:' .. own.exclusive, name, usable and ends) end
 end
 
 -- The numbers of exclusive slots that domains have, if several; nil: an older version has not told.
@@ -77,6 +86,39 @@ function domain.sizes()
   local found = {}
   for size in string.gmatch(text, '%d+') do found[#found + 1] = tonumber(size) end
   return found
+end
+
+-- Among domains of as many exclusive slots, a domain is idle at no time any more.
+local function leave_size(name)
+  local before = domain.slots(name)
+  if before and before.exclusive > 1 then domain.put('ends:' .. before.exclusive, name, nil) end
+end
+
+-- Note a number of exclusive slots that a domain has.
+local function note_size(size)
+  local sizes = size > 1 and domain.sizes() or nil
+  if not sizes then return end
+  for _, known in ipairs(sizes) do
+    if known == size then return end
+  end
+  sizes[#sizes + 1] = size
+  table.sort(sizes)
+  redis.call('HSET', K.gate, 'sizes', table.concat(sizes, ' '))
+end
+
+-- A domain has these slots from now on.
+function domain.write(name, own)
+  leave_size(name)
+  redis.call('HSET', K.domains, name, cjson.encode(own))
+  domain.index(name)
+  note_size(own.exclusive)
+end
+
+-- It is no domain any more. What holds a slot there keeps it.
+function domain.remove(name)
+  leave_size(name)
+  redis.call('HDEL', K.domains, name)
+  domain.index(name)
 end
 
 -- When a domain is idle, as its holders have declared; nil: one of them has no limit.
@@ -126,6 +168,13 @@ function domain.leave(holder, number)
   redis.call('ZREM', domain.key('exclusive', name), holder)
   domain.index(name)
   return name
+end
+
+-- The last holder has left a domain without a node: it goes if a node came that it did not get.
+function domain.give_place_back(name)
+  if not domain.is_unbound(name) or domain.is_held(name) then return end
+  local most = tonumber(redis.call('HGET', K.gate, 'scale') or 0)
+  if redis.call('HLEN', K.domains) > most then domain.remove(name) end
 end
 
 -- An attempt began, or its limit is known now.

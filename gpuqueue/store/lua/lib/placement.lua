@@ -1,6 +1,6 @@
 -- Placement: the domain and the GPUs that a job gets, and the domain that becomes idle for an
 -- exclusive one.
--- Needs clock, records, slots, places, domains.
+-- Needs clock, records, slots, places, holds, domains.
 
 -- How many domains one decision looks at.
 domain.MOST = 64
@@ -30,42 +30,43 @@ function domain.place_holders(spec)
     for _, holder in ipairs(redis.call('ZRANGE', K['holders_' .. isolation], 0, -1)) do
       local job = load(delivery_of(holder) or '')
       local name, ends, number = domain.NOWHERE_YET, domain.NO_END, 1
+      local origin
       if job and holder_of(job) == holder then
         name, ends = domain.of_record(spec, job), domain.planned_end(job, job.started or now)
-        number = slots.of_job(job)
+        number, origin = slots.of_job(job), job.origin
       end
       domain.enter(holder, name, isolation, ends, number)
+      domain.note_origin(name, origin)
     end
   end
 end
 
--- The others are no domains of the class any more. What holds a slot there keeps it.
+-- Redis has lost which pods have made a node come: those that run there say it.
+function domain.note_origin(name, origin)
+  local own = origin and domain.slots(name)
+  if not own or own.origin then return end
+  own.origin = origin
+  domain.write(name, own)
+end
+
+-- The others are no domains of the class any more.
 function domain.keep_only(domains)
   local before = redis.call('HGETALL', K.domains)
   for i = 1, #before, 2 do
-    local name = before[i]
-    if not domains[name] then
-      domain.resized(name, domain.slots(name))
-      redis.call('HDEL', K.domains, name)
-      domain.index(name)
-    end
+    if not domains[before[i]] then domain.remove(before[i]) end
   end
 end
 
 -- The domains of the class are these from now on. `domains`: name → {shared, exclusive}.
 function domain.set(spec, domains)
-  local shares, known, sizes = 0, {}, {}
+  local shares = 0
   domain.keep_only(domains)
+  redis.call('HSET', K.gate, 'sizes', '')
   for name, own in pairs(domains) do
     shares = shares + math.max(own.shared, own.exclusive)
-    domain.resized(name, domain.slots(name))
-    redis.call('HSET', K.domains, name, cjson.encode(own))
-    domain.index(name)
-    if own.exclusive > 1 and not known[own.exclusive] then sizes[#sizes + 1] = own.exclusive end
-    known[own.exclusive] = true
+    domain.write(name, own)
   end
-  table.sort(sizes)
-  redis.call('HSET', K.gate, 'shares', shares, 'sizes', table.concat(sizes, ' '))
+  redis.call('HSET', K.gate, 'shares', shares)
   domain.place_holders(spec)
 end
 
@@ -81,7 +82,7 @@ function domain.forget()
     domain.leave(holder)
   end
   domain.keep_only({})
-  redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until')
+  redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until', 'scale', 'new_node')
 end
 
 -- What the domains of a class with GPUs follow from, as text.
@@ -116,8 +117,10 @@ function domain.keep(spec, known, running)
   return true
 end
 
+-- What is set aside if jobs cannot start in a domain. Of one without a node, that no node comes.
 function domain.place(spec, name)
   if spec.domain == 'device' then return device_place(spec, tonumber(name)) end
+  if domain.is_unbound(name) then return hold_of_class('scheduling') end
   return 'node:' .. name
 end
 
@@ -142,7 +145,8 @@ end
 function domain.takes(name, isolation, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
   if domain.holders(domain.NOWHERE_YET, other) > 0 then return false end
-  return tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0) >= (number or 1)
+  local free = tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0)
+  return free % UNBOUND.later >= (number or 1)
 end
 
 -- How many domains a decision looks at, if it needs only so many while none is set aside.
@@ -162,16 +166,37 @@ function domain.read_places(spec, names)
   for i, place in ipairs(unknown) do known_places[place] = parse_place(found[i]) end
 end
 
--- The domain of the next job of an isolation: the fullest with room. One that is due for its probe
--- comes first, one where this job has failed last. `drained`: no shared job starts there;
--- `number`: of the slots that an exclusive job needs, nil: one. Answer: its name; nil: none takes
--- the job now; and whether one would, were it not set aside or drained.
+-- Why no job starts in a domain that is set aside.
+function domain.why_aside(spec, name)
+  if spec.domain == 'device' then return 'DEVICE_SET_ASIDE' end
+  return domain.is_unbound(name) and HOLD_WAITS.scheduling or OF_NODES.aside
+end
+
+-- Domains with so many free slots of an isolation, the fullest first, then those without a node.
+function domain.with_room(isolation, number, most)
+  local key = domain.key(isolation)
+  if number == 1 then
+    return redis.call('ZRANGE', key, 1, '+inf', 'BYSCORE', 'LIMIT', 0, most)
+  end
+  local last = '(' .. UNBOUND.later
+  local found = redis.call('ZRANGE', key, number, last, 'BYSCORE', 'LIMIT', 0, most)
+  local first, left = UNBOUND.later + number, most - #found
+  local new = redis.call('ZRANGE', key, first, '+inf', 'BYSCORE', 'LIMIT', 0, left)
+  for _, name in ipairs(new) do found[#found + 1] = name end
+  return found
+end
+
+-- The domain of the next job of an isolation: the fullest with room, one that has no node yet if
+-- none has room. A node that is due for its probe comes first, one where this job has failed last:
+-- rather a new node than that. `drained`: no shared job starts there; `number`: of the slots that
+-- an exclusive job needs, nil: one. Answer: its name; nil: none takes the job now; and whether one
+-- would, were it not set aside or drained.
 function domain.pick(spec, isolation, job, drained, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
   if domain.holders(domain.NOWHERE_YET, other) > 0 then return nil end
-  local key, avoid = domain.key(isolation), job and job.avoid or {}
+  local avoid = job and job.avoid or {}
   local most = domain.enough(2 + #avoid) -- all but the drained one and these
-  local found = redis.call('ZRANGE', key, number or 1, '+inf', 'BYSCORE', 'LIMIT', 0, most)
+  local found = domain.with_room(isolation, number or 1, most)
   domain.read_places(spec, found)
   local avoided, best, least, why = {}, nil, nil, nil
   for _, name in ipairs(avoid) do avoided[name] = true end
@@ -181,10 +206,11 @@ function domain.pick(spec, isolation, job, drained, number)
     if isolation == 'shared' and name == drained then
       why = why or 'DRAINING_FOR_EXCLUSIVE'
     elseif stands == 'held' then
-      why = spec.domain == 'device' and 'DEVICE_SET_ASIDE' or OF_NODES.aside
+      why = domain.why_aside(spec, name)
     else
+      local probed = stands and not domain.is_unbound(name)
       -- A job keeps away from nodes by name, and from GPUs by place.
-      local rank = ((avoided[place] or avoided[name]) and 2 or 0) + (stands and 0 or 1)
+      local rank = ((avoided[place] or avoided[name]) and 2 or 0) + (probed and 0 or 1)
       if not best or rank < least then best, least = name, rank end
     end
   end
@@ -278,4 +304,18 @@ function domain.pick_devices(spec, isolation, job, number)
   local picked = {}
   for i = 1, number do picked[i] = from[i][1] end
   return picked
+end
+
+-- Keep the pod of an attempt that may come to any node away from those that are set aside.
+function domain.keep_off(job)
+  local away = {}
+  for name in pairs(places()) do
+    if place_kind(name) == 'node' and standing(name) then
+      away[#away + 1] = string.sub(name, #'node:' + 1)
+    end
+  end
+  if #away == 0 then return end
+  table.sort(away)
+  job.away = away
+  save(job)
 end

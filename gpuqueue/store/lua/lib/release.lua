@@ -302,7 +302,7 @@ local function release(asked, stopped)
   local freed = since and 1 or 0
   if freed > 0 then tenancy.ended(holder, number) end
   redis.call('HDEL', K.devices, holder)
-  if not current or job.domain then domain.leave(holder, number) end
+  if not current or job.domain then domain.give_place_back(domain.leave(holder, number)) end
   redis.call('ZREM', K.launching, holder)
   redis.call('ZREM', K.deadlines, holder)
   redis.call('ZREM', K.stopping, holder)

@@ -1,5 +1,5 @@
 """The scheduler: it binds pods to nodes, reports why it cannot, and preempts pods of a lower
-priority.
+priority, though none that another pod's affinity keeps off its node.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.doubles.kubernetes.objects.bodies import (
 from tests.doubles.kubernetes.objects.deletion import Deletion, disrupt
 from tests.doubles.kubernetes.objects.event_log import EventLog
 from tests.doubles.kubernetes.objects.kinds import NODES, PODS
+from tests.doubles.kubernetes.objects.neighbours import PASSING, Neighbours
 from tests.doubles.kubernetes.objects.registry import Registry
 from tests.doubles.kubernetes.objects.store import DELETED, Change
 from tests.doubles.kubernetes.objects.wire import stamp
@@ -46,6 +47,7 @@ class Scheduler:
         self._on: dict[str, dict[str, fit.Amounts]] = {}
         """Node → uid of a pod → its requests."""
         self._used: dict[str, fit.Amounts] = {}
+        self.neighbours = Neighbours()
         self._timer: Timer | None = None
         self._store.subscribe(PODS, self._pod_changed)
         self._store.subscribe(NODES, lambda change: self._schedule_round(delays.RESCHEDULE))
@@ -59,7 +61,7 @@ class Scheduler:
         node = pod["spec"].get("nodeName", "")
         gone = change.kind == DELETED or has_ended(pod)
         if node and not gone and uid not in self._on.get(node, {}):
-            self._take(node, uid, fit.requests(pod))
+            self._take(node, pod, fit.requests(pod))
         elif node and gone and uid in self._on.get(node, {}):
             self._give_back(node, uid)
             if self._waiting:
@@ -74,13 +76,15 @@ class Scheduler:
             self._waiting.pop(uid, None)
             self._gated.discard(uid)
 
-    def _take(self, node: str, uid: str, amounts: fit.Amounts) -> None:
-        self._on.setdefault(node, {})[uid] = amounts
+    def _take(self, node: str, pod: Body, amounts: fit.Amounts) -> None:
+        self._on.setdefault(node, {})[pod["metadata"]["uid"]] = amounts
+        self.neighbours.take(node, pod)
         used = self._used.setdefault(node, {})
         for name, amount in amounts.items():
             used[name] = used.get(name, Decimal(0)) + amount
 
     def _give_back(self, node: str, uid: str) -> None:
+        self.neighbours.give_back(node, uid)
         for name, amount in self._on[node].pop(uid).items():
             self._used[node][name] -= amount
 
@@ -108,6 +112,8 @@ class Scheduler:
         for node in nodes:
             name = node["metadata"]["name"]
             reasons = fit.obstacles(pod, node, wanted, self._used.get(name, {}))
+            if not reasons and (kept_off := self.neighbours.misfit(pod, name)):
+                reasons = [kept_off]
             if reasons:
                 refusals[name] = reasons
             else:
@@ -131,7 +137,7 @@ class Scheduler:
         name = node["metadata"]["name"]
         uid = pod["metadata"]["uid"]
         self._waiting.pop(uid, None)
-        self._take(name, uid, wanted)
+        self._take(name, pod, wanted)
         pod["spec"]["nodeName"] = name
         pod["status"].pop("nominatedNodeName", None)
         _put_condition(pod, {"type": "PodScheduled", "status": "True"})
@@ -162,7 +168,10 @@ class Scheduler:
         helps = []
         for node in nodes:
             reasons = refusals[node["metadata"]["name"]]
-            fixed = not all(reason.startswith(("Insufficient", "Too many")) for reason in reasons)
+            fixed = not all(
+                reason in PASSING or reason.startswith(("Insufficient", "Too many"))
+                for reason in reasons
+            )
             helps.append(_NOT_HELPFUL if fixed or fit.exceeds(node, wanted) else _NO_VICTIMS)
         return (
             f"{_summary(nodes, refusals)} no new claims to deallocate, preemption:"
@@ -177,9 +186,10 @@ class Scheduler:
         if nominated and any(is_terminating(item) for item in self._pods_of(nominated)):
             return True  # the victims are still terminating
         for node in nodes:
-            victims = None if fit.misfit(pod, node) else self._victims(pod, node, wanted)
+            name = node["metadata"]["name"]
+            fixed = fit.misfit(pod, node) or self.neighbours.misfit(pod, name)
+            victims = None if fixed else self._victims(pod, node, wanted)
             if victims:
-                name = node["metadata"]["name"]
                 # As the scheduler does: first the event, then the victims with their events.
                 self._wait(pod, _summary(nodes, refusals), name)
                 message = f"Preempted by pod {pod['metadata']['uid']} on node {name}"

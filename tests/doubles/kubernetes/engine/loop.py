@@ -1,8 +1,8 @@
 """One thread that runs the calls of controllers, scheduler and kubelets, each at its time.
 
 A delay of a real cluster is multiplied with ``pace``, a delay of a manifest with ``manifest_pace``.
-A part (``jobs``, ``scheduler``, ``gc``, ``nodes``, ``kubelet``) can be stalled: its calls wait
-until it resumes.
+A part (``jobs``, ``scheduler``, ``gc``, ``nodes``, ``kubelet``, ``autoscaler``) can be stalled: its
+calls wait until it resumes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 JOBS, SCHEDULER, COLLECTOR, NODE_CONTROLLER, KUBELET = "jobs", "scheduler", "gc", "nodes", "kubelet"
+AUTOSCALER = "autoscaler"
 
 #: Threads that start processes: a fork takes milliseconds, and must not delay the other calls.
 STARTERS = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -46,6 +46,7 @@ class World:
     refuses: ApiError | None = None
     asked: list[str] = field(default_factory=list)
     set: list[tuple[str, Mapping[str, Any] | None]] = field(default_factory=list)
+    more: int = 0
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,8 +63,9 @@ class World:
             raise self.refuses
         return self.nodes
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Any] | None) -> None:
+    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Any] | None, more: int) -> None:
         self.set.append((gpu_class.name, nodes))
+        self.more = more
 
     def check(self, after: float = 0.0, short_of_room: bool = False) -> Mapping[str, Any] | None:
         self.now += after
@@ -154,6 +156,34 @@ def test_a_list_of_nodes_needs_no_request(monkeypatch: pytest.MonkeyPatch) -> No
     world = World(monkeypatch, (listed,))
     assert world.check() == {"a": FULL, "b": FULL}
     assert world.asked == []
+
+
+def test_nodes_that_may_come_are_those_beside_all_that_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch, (replace(T4, scale_to=4),))
+    world.nodes = [node("a"), node("cordoned", unschedulable=True), node("cpu", None)]
+    assert world.check() == {"a": FULL}
+    assert world.more == 2, "one without a GPU is none of the class"
+    world.nodes = [node(each) for each in "abcde"]
+    world.check(15)
+    assert world.more == 0
+    world = World(monkeypatch, (replace(T4, scale_to=4, nodes=["x"]),))
+    assert (world.check(), world.more) == ({"x": FULL}, 3)
+
+
+def test_a_node_that_may_have_come_since_a_look_is_not_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch, (replace(T4, scale_to=4),))
+    world.check()
+    assert not world.of_class.is_gone("t4", "b"), "its pods have made it come"
+    world.nodes = [node("b")]
+    world.check(15)
+    assert [world.of_class.is_gone("t4", name) for name in "ab"] == [True, False]
+    world.nodes = [node("a")]
+    world.check(15)
+    assert [world.of_class.is_gone("t4", name) for name in "ab"] == [False, True]
 
 
 def test_a_class_without_nodes_is_one_domain_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,6 +368,21 @@ def test_a_pod_whose_only_node_has_left_gives_its_slot_back_at_once(bench: Bench
     assert bench.api.deleted == ["job-a"]
 
 
+def test_a_pod_without_a_node_yet_waits_like_one_for_any_node(
+    bench: Bench,
+) -> None:
+    """Until the timeout, and while an autoscaler says that it adds one."""
+    bench.gone_nodes = {("t4", "new_1")}
+    bench.put(UNSCHEDULABLE, domain="new_1")
+    bench.check(61)
+    assert bench.api.deleted == []
+    assert bench.notes.noted[0].wait == WaitReason.UNSCHEDULABLE
+    bench.check(SETTINGS.unschedulable_timeout)
+    (end,) = bench.notes.ends
+    assert (end.reason, end.blames, end.avoid) == (EndReason.UNSCHEDULABLE, "scheduling", "")
+    assert bench.api.deleted == ["job-a"]
+
+
 # -- nodes that are set aside ----------------------------------------------------------------------
 
 

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
+from gpuqueue.launchers.kubernetes.follow.pod_table import PodTable
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, instance_of
 from gpuqueue.model.attempt import Attempt, LiveAttempt, Observation, RunningAttempt
@@ -59,7 +61,7 @@ class Seen:
     def make_room(self, pods: int) -> None:
         """Nothing waits for a job."""
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Any) -> None:
+    def set_nodes(self, gpu_class: GpuClass, nodes: Any, more: int) -> None:
         """No class has nodes."""
 
     def confirmed_gone(self) -> dict[tuple[str, str], float]:
@@ -185,3 +187,29 @@ def test_a_suspended_job_is_listed_until_it_has_ended(
     monkeypatch.setattr(world.cluster, "list_jobs", lambda _: (list(jobs.values()), "1"))
     listed = [each.running.attempt.delivery for each in world.follower.list()]
     assert listed == ["Suspended", "SuccessCriteriaMet", "FailureTarget"]
+
+
+@pytest.mark.parametrize(
+    ("node", "listed"), [("", {"domain": "new_7"}), ("n1", {"domain": "n1", "origin": "new_7"})]
+)
+def test_an_attempt_is_listed_in_the_domain_of_the_node_that_came(
+    world: World, monkeypatch: pytest.MonkeyPatch, node: str, listed: dict[str, str]
+) -> None:
+    """So it is adopted there after a loss of Redis."""
+    names = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared"}
+    record = names | {"attempt": 1, "token": "x", "domain": "new_7"}
+    body = {
+        "metadata": {
+            "name": "job-a-1",
+            "uid": "u",
+            "labels": {"batch.kubernetes.io/job-name": "job-a"},
+            "annotations": {RECORD: msgspec.json.encode(record).decode()},
+        },
+        "spec": {"nodeName": node} if node else {},
+        "status": {"phase": "Pending"},
+    }
+    entry = PodTable().put(msgspec.convert(body, Pod), 0.0)
+    monkeypatch.setattr(world.follower.pods, "snapshot", lambda: [entry])
+    (live,) = world.follower.list()
+    assert dict(live.record).items() >= listed.items()
+    assert ("origin" in live.record) == ("origin" in listed)

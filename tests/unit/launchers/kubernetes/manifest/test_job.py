@@ -502,6 +502,33 @@ def test_a_pod_with_a_domain_runs_on_that_node_or_nowhere(
     assert selected["matchExpressions"][1]["values"] == avoided
 
 
+def test_a_pod_whose_node_does_not_exist_yet_goes_where_its_domain_goes() -> None:
+    waits = record(domain="new_7", away=["n2"], avoid=["n3"])
+    made = attempt_manifest(waits, T4, SETTINGS, COMMON)
+    affinity, required = pod_of(made)["affinity"], "requiredDuringSchedulingIgnoredDuringExecution"
+    kept_off = {"key": "metadata.name", "operator": "NotIn", "values": ["n2"]}
+    not_there = {"nodeSelectorTerms": [{"matchFields": [kept_off]}]}
+    assert affinity["nodeAffinity"][required] == not_there
+    _, others = affinity["podAntiAffinity"][required]
+    (own,) = affinity["podAffinity"][required]
+    for term, operator in ((others, "NotIn"), (own, "In")):
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        selected = term["labelSelector"]
+        assert selected["matchLabels"].items() <= LABELS.items()
+        kinds = {"key": "gpuqueue.io/origin", "operator": operator, "values": ["new_7"]}
+        assert selected["matchExpressions"][1] == kinds
+    labels = made["spec"]["template"]["metadata"]["labels"]
+    assert labels["gpuqueue.io/origin"] == "new_7"
+
+
+def test_later_pods_of_a_node_that_came_for_others_carry_their_label() -> None:
+    made = attempt_manifest(record(domain="n1", origin="new_7"), T4, SETTINGS, COMMON)
+    assert made["spec"]["template"]["metadata"]["labels"]["gpuqueue.io/origin"] == "new_7"
+    affinity = pod_of(made)["affinity"]
+    assert "podAffinity" not in affinity
+    assert len(affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]) == 1
+
+
 def test_a_template_adds_to_what_keeps_pods_apart() -> None:
     required, theirs = "requiredDuringSchedulingIgnoredDuringExecution", {"topologyKey": "zone"}
     template = PodTemplate(spec={"affinity": {"podAntiAffinity": {required: [theirs]}}})

@@ -1,0 +1,512 @@
+"""Domains whose node does not exist yet (`scale_to`): who gets one, and how it gets its node."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Observation
+from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.unbound import is_unbound
+from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.domains import Domains
+from gpuqueue.store.keys import class_key
+from tests.property.test_node_domains import SLOTS, T4, Queue
+
+pytestmark = pytest.mark.integration
+AUTO = replace(T4, scale_to=3)
+
+
+class Scaled(Queue):
+    """Jobs of a cluster whose autoscaler adds nodes."""
+
+    gpu_class: GpuClass
+
+    def look(self, *nodes: str, refused: int = 0) -> bool:
+        """The leader lists the nodes; ``refused`` others exist and take no pods."""
+        assert self.gpu_class.scale_to
+        fixed = len(self.gpu_class.nodes)
+        more = max(0, self.gpu_class.scale_to - (fixed or len(nodes)) - refused)
+        return self.line.set_nodes(self.gpu_class, dict.fromkeys(nodes, SLOTS), more)
+
+    def domain(self, name: str) -> str:
+        found: str = self.record(name)["domain"]
+        return found
+
+    def lands(self, name: str, node: str) -> None:
+        """Its pod has got a node."""
+        self.line.observed([Observation(self.attempt(name), pod=f"pod-{name}", node=node)])
+
+    def claims(self, name: str) -> None:
+        """Its executor runs."""
+        record = self.running[name]
+        ExecutorAttempt(self.client, self.attempt(name), record["token"]).claim("", "w")
+
+    def stopped(self) -> list[str]:
+        return [each.delivery for each, _ in self.reader.todo("t4", self.now).stopping]
+
+    def of_nodes(self) -> dict[str, dict[str, int]]:
+        """Node → its holders by isolation."""
+        return {each.name: each.held for each in Domains(self.client).of("t4") if each.bound}
+
+    def to_come(self) -> list[str]:
+        return [each.name for each in Domains(self.client).of("t4") if not each.bound]
+
+    def finds_no_node(self, name: str) -> list[str]:
+        """No node comes for its pod in time, and it is deleted."""
+        text = "no node took its pod within 600 s"
+        end = End(EndReason.UNSCHEDULABLE, text, blames=PlaceKind.SCHEDULING)
+        assert self.line.give_up(self.attempt(name), end)
+        return self.ends(name, End(EndReason.POD_DELETED, "deleted"))
+
+
+@pytest.fixture
+def queue(schedule_redis: redis.Redis) -> Scaled:
+    queue = Scaled(schedule_redis, AUTO)
+    assert queue.look()
+    return queue
+
+
+def starts(queue: Scaled, name: str, isolation: str = "shared", **fields: Any) -> str:
+    """Send a job that starts at once; return its domain."""
+    [started] = queue.send(name, isolation, **fields)
+    return started.partition("@")[2]
+
+
+def test_a_class_without_nodes_starts_as_many_as_its_nodes_would_take(queue: Scaled) -> None:
+    first, second = starts(queue, "s1"), starts(queue, "s2")
+    assert first == second and is_unbound(first), "shared jobs are packed into one node to come"
+    alone, third = starts(queue, "e1", "exclusive"), starts(queue, "s3")
+    assert len({first, alone, third}) == 3
+    assert queue.send("e2", "exclusive") == []
+    assert starts(queue, "s4") == third
+    assert queue.send("s5") == []
+    assert [queue.why("e2"), queue.why("s5")] == ["SHARED_RUNNING", "NO_FREE_SLOT"]
+    assert Domains(queue.client).slots(AUTO) == {"shared": 6, "exclusive": 3}
+    assert queue.look() is False, "a look that finds the same changes nothing"
+
+
+def test_nodes_with_room_come_before_nodes_to_come(queue: Scaled) -> None:
+    assert queue.look("x", "y")
+    assert [starts(queue, "s1"), starts(queue, "e1", "exclusive")] == ["x", "y"]
+    assert starts(queue, "s2") == "x"
+    assert is_unbound(starts(queue, "e2", "exclusive")), "a new node rather than one that drains"
+    queue.ends("e1")
+    assert starts(queue, "s3") == "y"
+    assert [queue.reader.free(AUTO, each) for each in ("shared", "exclusive")] == [1, 0]
+
+
+def test_the_first_pod_that_gets_a_node_binds_its_domain(queue: Scaled) -> None:
+    origin = starts(queue, "s1", time_limit=50)
+    assert starts(queue, "s2") == origin
+    queue.lands("s1", "a")
+    assert [queue.domain("s1"), queue.domain("s2")] == ["a", "a"]
+    assert [queue.record(each)["origin"] for each in ("s1", "s2")] == [origin] * 2
+    assert queue.of_nodes() == {"a": {"shared": 2, "exclusive": 0}}
+    assert len(queue.to_come()) == 2 and origin not in queue.to_come()
+    assert not queue.look("a") and queue.of_nodes() == {"a": {"shared": 2, "exclusive": 0}}
+    queue.ends("s1")
+    assert starts(queue, "s3") == "a"
+    assert queue.record("s3")["origin"] == origin, "its pod must not keep away from the others"
+    queue.lands("s2", "a")
+    queue.lands("s3", "a")
+    assert queue.stopped() == []
+
+
+@pytest.mark.parametrize("damage", ["no record", "another attempt"])
+def test_a_holder_whose_record_is_not_its_own_is_bound_in_the_books(
+    queue: Scaled, damage: str
+) -> None:
+    starts(queue, "s1"), starts(queue, "s2")
+    jobs, other = class_key("t4", "jobs"), queue.record("s2") | {"attempt": 2}
+    if damage == "no record":
+        queue.client.hdel(jobs, "s2")
+    else:
+        queue.client.hset(jobs, "s2", json.dumps(other))
+    queue.lands("s1", "a")
+    assert queue.of_nodes() == {"a": {"shared": 2, "exclusive": 0}}
+    assert queue.record("s1")["node"] == "a"
+    if damage == "another attempt":
+        assert queue.record("s2") == other
+
+
+def test_a_pod_that_is_not_on_its_node_binds_nothing(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1")
+    queue.lands("s1", "b")
+    assert queue.of_nodes() == {"a": {"shared": 1, "exclusive": 0}}
+
+
+def test_each_new_node_waits_for_one_domain_that_has_pods(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "e0", "exclusive"), starts(queue, "e1", "exclusive")
+    queue.look("a", "b", "c")
+    assert starts(queue, "e2", "exclusive") == "c", "one came that no pod waits for"
+    assert queue.send("e3", "exclusive") == [], "the other one is for e1"
+
+
+def test_a_node_that_appears_waits_for_the_pods_that_made_it_come(queue: Scaled) -> None:
+    queue.gpu_class = replace(AUTO, scale_to=1)
+    queue.look()
+    origin = starts(queue, "e1", "exclusive")
+    assert queue.send("e2", "exclusive") == []
+    queue.look("a")
+    assert queue.admit() == [], "the node is for the pod of e1"
+    assert queue.to_come() == [origin]
+    queue.lands("e1", "a")
+    assert queue.of_nodes() == {"a": {"shared": 0, "exclusive": 1}}
+    assert queue.to_come() == []
+    assert queue.ends("e1") == ["e2@a"]
+
+
+def test_a_node_that_no_pod_takes_is_used_by_others(queue: Scaled) -> None:
+    queue.gpu_class = replace(AUTO, scale_to=1)
+    queue.look()
+    starts(queue, "e1", "exclusive")
+    queue.send("e2", "exclusive")
+    queue.look("a")
+    queue.now += 59
+    assert not queue.look("a") and queue.admit() == []
+    queue.now += 2
+    assert queue.look("a") and queue.admit() == ["e2@a"]
+    assert queue.ends("e1") == []
+    queue.look("a")
+    assert queue.to_come() == [], "its place is that of the node"
+
+
+def test_a_node_that_goes_gives_its_place_back(queue: Scaled) -> None:
+    starts(queue, "s1")
+    queue.lands("s1", "a")
+    queue.look("a", "b")
+    assert [len(queue.of_nodes()), len(queue.to_come())] == [2, 1]
+    assert queue.look("b", refused=1) and len(queue.to_come()) == 1, "it exists, though cordoned"
+    assert queue.domain("s1") == "a"
+    queue.ends("s1")
+    assert queue.look("b")
+    assert [list(queue.of_nodes()), len(queue.to_come())] == [["b"], 2]
+    assert "new_1" not in queue.to_come()
+
+
+def test_a_domain_leaves_with_its_last_job_if_its_place_is_taken(queue: Scaled) -> None:
+    queue.gpu_class = replace(AUTO, scale_to=1)
+    queue.look()
+    own = starts(queue, "s1")
+    starts(queue, "s2")
+    queue.look("a")
+    queue.ends("s1")
+    assert queue.to_come() == [own]
+    queue.now += 61
+    queue.look("a")
+    assert starts(queue, "e1", "exclusive") == "a"
+    queue.ends("e1")
+    assert list(queue.of_nodes()) == ["a"], "a node that exists stays"
+    queue.ends("s2")
+    assert queue.to_come() == []
+
+
+def test_a_name_is_given_once_though_redis_has_lost_it(queue: Scaled) -> None:
+    names = queue.to_come()
+    queue.client.flushdb()
+    queue.now += 60
+    queue.line.open("t4")
+    queue.look()
+    assert not set(names) & set(queue.to_come())
+
+
+def test_a_pod_on_a_node_that_others_have_gives_its_slot_back(queue: Scaled) -> None:
+    """At no cost: its job has its first place in line again."""
+    queue.look("a")
+    assert starts(queue, "s1") == "a"
+    own = starts(queue, "e1", "exclusive")
+    queue.lands("e1", "a")
+    assert queue.domain("e1") == own, "the books never have both in one domain"
+    assert queue.stopped() == ["e1"]
+    queue.lands("e1", "a")
+    assert queue.ends("e1", End(EndReason.POD_DELETED, "deleted")) == [f"e1@{own}"]
+    record = queue.record("e1")
+    assert (record["attempt"], record["attempt"] - record["spared"]) == (2, 1)
+    queue.lands("e1", "b")
+    assert queue.of_nodes()["b"] == {"shared": 0, "exclusive": 1}
+
+
+def test_a_pod_that_has_begun_beside_others_ends_where_it_is_counted(queue: Scaled) -> None:
+    """Kubernetes has kept it away from pods of the other isolation."""
+    queue.look("a")
+    starts(queue, "s1")
+    own = starts(queue, "e1", "exclusive")
+    queue.claims("e1")
+    queue.lands("e1", "a")
+    assert queue.stopped() == []
+    assert queue.domain("e1") == own
+    queue.ends("e1"), queue.look("a")
+    assert starts(queue, "e2", "exclusive") == own
+
+
+def test_a_domain_to_come_may_take_a_node_that_is_idle_by_now(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1")
+    origin = starts(queue, "e1", "exclusive")
+    queue.ends("s1")
+    queue.lands("e1", "a")
+    assert queue.domain("e1") == "a"
+    assert origin not in queue.to_come()
+    assert len(queue.to_come()) == 2, "the place of its node is free again"
+    assert is_unbound(starts(queue, "s2"))
+
+
+def test_a_late_pod_on_another_node_counts_there(queue: Scaled) -> None:
+    """The first one has ended before the second was placed: nothing kept them together."""
+    origin = starts(queue, "s1")
+    starts(queue, "s2")
+    queue.lands("s1", "a")
+    queue.ends("s1")
+    queue.lands("s2", "b")
+    assert queue.domain("s2") == "b"
+    assert queue.of_nodes()["b"] == {"shared": 1, "exclusive": 0}
+    assert starts(queue, "s3") == "b"
+    assert queue.record("s3")["origin"] == origin
+
+
+def test_a_node_that_never_comes_holds_the_nodes_to_come_alone(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1")
+    starts(queue, "e1", "exclusive")
+    assert queue.finds_no_node("e1") == []
+    assert queue.why("e1") == "UNSCHEDULABLE"
+    assert queue.record("e1")["attempt"] - queue.record("e1")["spared"] == 0
+    assert starts(queue, "s2") == "a", "nodes that exist go on"
+    assert queue.send("s3") + queue.send("s4") == []
+    queue.now = queue.due_again("scheduling:t4")
+    probe, other = sorted(queue.ends("s2", End(EndReason.SUCCEEDED, "")))
+    assert other == "s3@a"
+    queue.lands("s3", "a")
+    assert probe.startswith("e1@new_"), "one job tries whether a node comes by now"
+    assert queue.admit() == []
+    queue.lands("e1", "b")
+    assert [each[:6] for each in queue.admit()] == ["s4@new"], "one came"
+
+
+def test_a_node_with_room_is_no_second_choice_to_one_that_may_come_now(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1"), starts(queue, "s2")
+    assert is_unbound(starts(queue, "s3"))
+    assert queue.finds_no_node("s3") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert queue.ends("s1", End(EndReason.SUCCEEDED, "")) == ["s3@a"]
+    assert "probes" not in queue.record("s3"), "a node that exists proves nothing"
+
+
+def test_pods_of_nodes_to_come_keep_off_nodes_that_are_set_aside(queue: Scaled) -> None:
+    queue.look("a")
+    assert starts(queue, "s1") == "a"
+    [again] = queue.finds_no_room("s1")
+    assert is_unbound(again.partition("@")[2])
+    assert queue.record("s1")["away"] == ["a"]
+    assert "away_until" not in queue.record("s1"), "it waits for a new node, not for that one"
+    queue.lands("s1", "b")
+    assert starts(queue, "s2") == "b" and "away" not in queue.record("s2"), "it is pinned"
+
+
+def test_fewer_nodes_take_away_those_to_come_that_are_idle(queue: Scaled) -> None:
+    own = starts(queue, "s1")
+    queue.gpu_class = replace(AUTO, scale_to=1)
+    assert queue.look() and queue.to_come() == [own]
+    queue.gpu_class = replace(AUTO, scale_to=None)
+    assert queue.nodes({"a": SLOTS})
+    assert queue.to_come() == [own], "it has a pod"
+    queue.lands("s1", "b")
+    assert queue.of_nodes()["b"] == {"shared": 1, "exclusive": 0}
+
+
+def test_nodes_beside_a_fixed_list_are_known_by_their_pods(queue: Scaled) -> None:
+    queue.gpu_class = replace(AUTO, nodes=["a"])
+    queue.look("a")
+    assert len(queue.to_come()) == 2
+    starts(queue, "s1"), starts(queue, "e1", "exclusive")
+    queue.lands("e1", "b")
+    assert not queue.look("a") and set(queue.of_nodes()) == {"a", "b"}
+    queue.ends("e1")
+    assert queue.look("a") and set(queue.of_nodes()) == {"a"}
+    assert len(queue.to_come()) == 2
+
+
+def test_a_node_of_a_fixed_list_may_be_the_one_that_pods_came_to(queue: Scaled) -> None:
+    queue.gpu_class = replace(AUTO, nodes=["a", "b"])
+    queue.look("a", "b")
+    starts(queue, "s1"), starts(queue, "e1", "exclusive")
+    own = starts(queue, "e2", "exclusive")
+    queue.ends("s1")
+    queue.lands("e2", "a")
+    queue.look("a", "b")
+    assert len(queue.to_come()) == 1 and own not in queue.to_come()
+    queue.gpu_class = replace(AUTO, nodes=["a"])
+    queue.look("a")
+    assert set(queue.of_nodes()) == {"a"}, "the other one has jobs, and is none of the list"
+
+
+def test_a_class_that_is_one_domain_again_binds_nothing(queue: Scaled) -> None:
+    starts(queue, "s1")
+    queue.gpu_class = replace(AUTO, domain=None, scale_to=None)
+    assert queue.nodes(None)
+    queue.lands("s1", "a")
+    assert queue.kept() == []
+    assert queue.client.hmget(class_key("t4", "gate"), "scale", "new_node") == [None, None]
+
+
+def test_a_lost_state_learns_again_which_pods_made_a_node_come(queue: Scaled) -> None:
+    origin = starts(queue, "s1")
+    queue.lands("s1", "a")
+    record = queue.record("s1") | {"instance": "ns/s1/1"}
+    queue.client.flushdb()
+    queue.line.open("t4")
+    queue.look("a")
+    assert queue.line.adopt("t4", record, 2)
+    assert starts(queue, "s2") == "a"
+    assert queue.record("s2")["origin"] == origin
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["shared", "shared", "exclusive", "end", "node", "gone", "look"]),
+        st.integers(0, 20),
+    ),
+    max_size=40,
+)
+
+
+class Kubernetes:
+    """Where the pods are, by the rules that they carry. ``nodes``: those that exist."""
+
+    def __init__(self, queue: Scaled) -> None:
+        self.queue = queue
+        self.nodes: list[str] = []
+        self.pods: dict[str, dict[str, Any]] = {}  # job → its pod
+        self.made = 0
+
+    def start(self, started: list[str]) -> None:
+        for name in (each.partition("@")[0] for each in started):
+            record = self.queue.record(name)
+            self.pods[name] = {
+                "isolation": record["isolation"],
+                "label": record.get("origin") or record["domain"],
+                "pinned": None if is_unbound(record["domain"]) else record["domain"],
+                "node": None,
+            }
+
+    def takes(self, node: str, pod: dict[str, Any]) -> bool:
+        there = [each for each in self.pods.values() if each["node"] == node]
+        isolations = [each["isolation"] for each in there]
+        free = SLOTS["shared"] - len(there)
+        apart = (pod["isolation"] == "exclusive" and there) or "exclusive" in isolations
+        if free <= 0 or apart or pod["pinned"] not in (None, node):
+            return False
+        # A pod with a node to come keeps all others off, and so do those that are there.
+        if any(
+            each["label"] != pod["label"] and None in (each["pinned"], pod["pinned"])
+            for each in there
+        ):
+            return False
+        mine = {each["node"] for each in self.pods.values() if each["label"] == pod["label"]}
+        return pod["pinned"] is not None or not mine - {None} or node in mine
+
+    def schedule(self) -> None:
+        """Place pods, and tell of it."""
+        for name, pod in sorted(self.pods.items()):
+            node = next((each for each in self.nodes if self.takes(each, pod)), None)
+            if pod["node"] is None and node:
+                pod["node"] = node
+                self.queue.lands(name, node)
+
+    def check(self) -> None:
+        """The rule holds on each node, and in each domain of the books."""
+        for node in {each["node"] for each in self.pods.values()} - {None}:
+            there = [each["isolation"] for each in self.pods.values() if each["node"] == node]
+            assert len(set(there)) == 1 and len(there) <= SLOTS[there[0]], (node, there)
+        domains = Domains(self.queue.client).of("t4")
+        for each in domains:
+            assert not (each.held["shared"] and each.held["exclusive"]), each
+            assert all(each.held[kind] <= SLOTS[kind] for kind in SLOTS), each
+        idle = [each for each in domains if not each.bound and not any(each.held.values())]
+        bound = [each for each in domains if each.bound]
+        assert len(idle) + len(bound) <= max(3, len(bound)), "no more nodes than the class may have"
+
+
+def play(client: redis.Redis, events: list[tuple[str, int]]) -> None:
+    """Play events, then let nodes come and jobs end until no job is left."""
+    queue = Scaled(client, AUTO)
+    cluster = Kubernetes(queue)
+    queue.look()
+
+    def end(name: str) -> None:
+        del cluster.pods[name]
+        cluster.start(queue.ends(name, End(EndReason.SUCCEEDED, "")))
+
+    def add_node() -> None:
+        if len(cluster.nodes) < 3:
+            cluster.made += 1
+            cluster.nodes.append(f"n{cluster.made}")
+
+    def turn() -> None:
+        for name in queue.stopped():
+            end(name)
+        cluster.start(queue.admit())
+        cluster.schedule()
+        cluster.check()
+
+    for number, (what, which) in enumerate(events):
+        queue.now += 1
+        if what == "end" and cluster.pods:
+            end(sorted(cluster.pods)[which % len(cluster.pods)])
+        elif what == "node":
+            add_node()
+        elif what == "gone":
+            used = {each["node"] for each in cluster.pods.values()}
+            cluster.nodes = [each for each in cluster.nodes if each in used] or cluster.nodes
+        elif what == "look":
+            queue.look(*cluster.nodes)
+        elif what in SLOTS:
+            cluster.start(queue.send(f"{number:02}", what))
+        turn()
+    for _ in range(120):
+        if not cluster.pods:
+            break
+        queue.now += 61
+        add_node()
+        queue.look(*cluster.nodes)
+        turn()
+        placed = [name for name, pod in sorted(cluster.pods.items()) if pod["node"]]
+        for name in placed[:1]:
+            end(name)
+        for name in sorted(cluster.pods):  # it waits in vain for its node
+            if cluster.pods[name]["pinned"] and not cluster.pods[name]["node"]:
+                del cluster.pods[name]
+                cluster.start(queue.finds_no_room(name))
+                break
+        turn()
+    assert not cluster.pods and not queue.running, "each job has run"
+
+
+@settings(max_examples=20, deadline=None)
+@given(events=EVENTS)
+def test_every_schedule_keeps_the_rule_and_ends(
+    schedule_redis: redis.Redis, events: list[tuple[str, int]]
+) -> None:
+    play(schedule_redis, events)
+
+
+@pytest.mark.slow
+@settings(max_examples=120, deadline=None)
+@given(events=EVENTS)
+def test_every_one_of_many_schedules_keeps_the_rule_and_ends(
+    schedule_redis: redis.Redis, events: list[tuple[str, int]]
+) -> None:
+    play(schedule_redis, events)
