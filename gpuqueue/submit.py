@@ -16,7 +16,7 @@ from gpuqueue.model.request import HEADER, GpuRequest
 
 
 def gpu(
-    gpu_class: str = "auto",
+    gpu_class: str | Sequence[str] = "auto",
     *,
     isolation: str | None = None,
     memory: str | int | None = None,
@@ -26,6 +26,7 @@ def gpu(
     image: str | None = None,
     reuse: int | None = None,
     warm: float | None = None,
+    escalate: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Return options that route a task to a GPU queue.
@@ -34,7 +35,8 @@ def gpu(
 
     Args:
         gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto`` or ``mig`` to let the dispatcher
-            choose a class that fits.
+            choose a class that fits. A list of classes, the preferred one first: the first that
+            fits and has a free slot, else the one that is expected to start it soonest.
         isolation: ``shared`` (with other jobs on a time-sliced GPU) or ``exclusive`` (alone); None:
             the default of the class.
         memory: GPU memory that the job needs, in bytes or as text (``9GiB``).
@@ -48,12 +50,17 @@ def gpu(
             two jobs, the process keeps its GPU memory, and all else that the task left.
         warm: for how many seconds the pod of the job may wait for another job, once it has ended
             (Kubernetes). 0: it ends with the job. None: as the class says (``warm_seconds``).
+        escalate: if the job runs out of GPU memory, run it once more, in the next larger place: a
+            shared job exclusively, any other one in a larger class.
         options: any other option of ``apply_async``: ``time_limit``, ``soft_time_limit``,
             ``priority``, ``headers``, …
 
     Raises:
         InvalidJob: a value is invalid; the message states field, value, problem and fix.
     """
+    classes = None
+    if not isinstance(gpu_class, str) and isinstance(gpu_class, Sequence):
+        classes, gpu_class = gpu_class, "auto"
     check_class_name(gpu_class)
     if "queue" in options:
         raise InvalidJob.field(
@@ -68,6 +75,8 @@ def gpu(
         "image": image,
         "reuse": reuse,
         "warm": warm,
+        "classes": classes,
+        "escalate": escalate,
     }
     request = GpuRequest.parse({key: value for key, value in fields.items() if value is not None})
     for key in ("time_limit", "soft_time_limit"):

@@ -34,6 +34,7 @@ _STATES = {
     EndReason.RETRIED: "`RETRY`",
     EndReason.IGNORED: "none",
     EndReason.REQUEUED: "none",
+    EndReason.ESCALATED: "`RETRY`",
     EndReason.CANCELLED: "`REVOKED`",
     EndReason.EXPIRED: "`REVOKED`",
 }
@@ -74,6 +75,7 @@ def make() -> str:
         " `GPUQUEUE_MAX_DISRUPTIONS`.\n"
         '"If not started" means: only if the executor had not taken the job.\n'
         "An attempt that ended as `REQUEUED` does not count, and its pauses count by themselves.\n"
+        "Nor does one that ended as `ESCALATED`, after which there is no pause.\n"
         "A retry of your task is no attempt but a new delivery: Celery counts it.\n"
         "In local mode, a job that the kernel kills for its memory ends as `ERROR`.\n"
         "[Errors](errors.md) describes the exceptions that `AsyncResult.get()` raises.",
@@ -116,7 +118,7 @@ def result(reason: EndReason) -> str:
 
 
 def _again(reason: EndReason) -> str:
-    if reason in {*TRY_AGAIN, EndReason.REQUEUED}:
+    if reason in {*TRY_AGAIN, EndReason.REQUEUED, EndReason.ESCALATED}:
         return "yes"
     return "no" if reason in {*NEVER_AGAIN, *_STATES, *_OF_STARTED} else "if not started"
 

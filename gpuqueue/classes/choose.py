@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from gpuqueue.classes.gpu_class import CLASS, DEVICE, GpuClass
 from gpuqueue.errors import InvalidJob
@@ -21,7 +21,8 @@ def resolve(
     *,
     in_pods: bool = False,
 ) -> tuple[list[GpuClass], str]:
-    """Return the classes that could run a job, cheapest first, and its isolation.
+    """Return the classes that could run a job, and its isolation. They are in the order in which
+    the job lists them, or else the cheapest first.
 
     A queue that names a class gives that class alone. ``time_limit``: of the message, in seconds;
     ``in_pods``: whether jobs run in pods of a cluster. Raises :class:`InvalidJob` when no class
@@ -46,25 +47,25 @@ def resolve(
     wanted = queue.isolation or request.kind
     problems: list[InvalidJob] = []
     fitting: list[GpuClass] = []
-    for candidate in sorted(_candidates(classes, queue), key=_cost):
+    for candidate in _candidates(classes, queue, request.classes):
         isolation = wanted or candidate.default_isolation
-        problem = _problem(candidate, isolation, request, time_limit)
-        if not problem and gpus > 1:
-            problem = _problem_of_several(candidate, gpus, in_pods)
+        problem = _problem(candidate, isolation, request, time_limit, in_pods)
         if problem:
             problems.append(problem)
         else:
             fitting.append(candidate)
     if not fitting:
         raise problems[-1]
+    if not request.classes:
+        fitting = _by_price(fitting, wanted)
     return fitting, wanted or fitting[0].default_isolation
 
 
 def choose(
     fitting: list[GpuClass], isolation: str | None, free: Callable[[str, str], int], gpus: int = 1
 ) -> GpuClass:
-    """Return the cheapest class with as many free slots as the job needs ``gpus``, else the class
-    with the fewest waiting per slot.
+    """Return the first class with as many free slots as the job needs ``gpus``, else the one that
+    is expected to start it soonest.
 
     ``free(class name, isolation)`` returns the free slots, or minus the number of waiting jobs if
     none is free.
@@ -74,13 +75,62 @@ def choose(
     for each in fitting:
         if load[each.name] >= gpus:
             return each
-    return min(
-        fitting,
-        key=lambda each: -min(0, load[each.name]) / max(1, each.slots(isolations[each.name])),
-    )
+    slots = {each.name: each.slots(isolations[each.name]) for each in fitting}
+    return min(fitting, key=lambda each: expected_wait(max(0, -load[each.name]), slots[each.name]))
 
 
-def _candidates(classes: Mapping[str, GpuClass], queue: QueueName) -> list[GpuClass]:
+def expected_wait(waiting: int, slots: int) -> float:
+    """Return how long a job is expected to wait in a class without a free slot, to compare classes:
+    today, the number of waiting jobs per slot. A forecast of starts belongs here.
+    """
+    return waiting / max(1, slots)
+
+
+def larger(
+    classes: Mapping[str, GpuClass],
+    gpu_class: GpuClass,
+    isolation: str,
+    request: GpuRequest,
+    time_limit: float | None = None,
+    *,
+    in_pods: bool = False,
+) -> list[tuple[GpuClass, str]]:
+    """Return the places (class, isolation) for a job that runs out of GPU memory in its own, the
+    next larger one first.
+
+    A shared job has the memory that others leave: exclusive in its class, it has all. After that
+    come the classes of its list behind its own; without a list, the one that its class names
+    (``larger``), or else all with more memory, in the order of their memory. Its isolation stays,
+    or becomes exclusive.
+    """
+    places = [(gpu_class, EXCLUSIVE)] if isolation == SHARED else []
+    if request.classes:
+        names = list(request.classes)
+        after = names.index(gpu_class.name) + 1 if gpu_class.name in names else 0
+        others = [classes[name] for name in names[after:] if name in classes]
+    elif gpu_class.larger:
+        others = [classes[gpu_class.larger]] if gpu_class.larger in classes else []
+    else:
+        others = [each for each in sorted(classes.values(), key=_cost) if each.memory]
+        others = others if gpu_class.memory else []
+    places += [
+        (each, isolation if each.slots(isolation) else EXCLUSIVE)
+        for each in others
+        if each.name != gpu_class.name and has_more_memory(each, gpu_class)
+    ]
+    return [place for place in places if not _problem(*place, request, time_limit, in_pods)]
+
+
+def has_more_memory(one: GpuClass, other: GpuClass) -> bool:
+    """Whether a class has more GPU memory than another, or may have: of one it is unknown."""
+    return one.memory is None or other.memory is None or one.memory > other.memory
+
+
+def _candidates(
+    classes: Mapping[str, GpuClass], queue: QueueName, listed: Sequence[str] | None
+) -> list[GpuClass]:
+    if listed is not None:
+        return _listed(classes, queue, listed)
     if queue.gpu_class not in CHOOSING:
         return [classes[queue.gpu_class]]
     candidates = [
@@ -95,7 +145,28 @@ def _candidates(classes: Mapping[str, GpuClass], queue: QueueName) -> list[GpuCl
             "has no class to choose from",
             "set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME",
         )
-    return candidates
+    return sorted(candidates, key=_cost)
+
+
+def _listed(
+    classes: Mapping[str, GpuClass], queue: QueueName, listed: Sequence[str]
+) -> list[GpuClass]:
+    if queue.gpu_class != "auto":
+        raise InvalidJob.field(
+            "gpu.classes",
+            list(listed),
+            f"contradicts the queue {queue}",
+            "send it to gpu.auto, or leave the list out",
+        )
+    for name in listed:
+        if name not in classes:
+            raise InvalidJob.field(
+                "gpu.classes",
+                name,
+                "is an unknown class",
+                f"this dispatcher has: {', '.join(sorted(classes))}",
+            )
+    return [classes[name] for name in listed]
 
 
 def _check_class(classes: Mapping[str, GpuClass], queue: QueueName) -> None:
@@ -114,7 +185,25 @@ def _cost(each: GpuClass) -> tuple[float, int, str]:
     return (each.memory if each.memory is not None else float("inf"), each.slices, each.name)
 
 
+def _by_price(fitting: list[GpuClass], wanted: str | None) -> list[GpuClass]:
+    """Sort classes by the price of one slot. If one has no price, none counts."""
+    prices = {each.name: each.price_of_slot(wanted or each.default_isolation) for each in fitting}
+    known = [price for price in prices.values() if price is not None]
+    if len(known) < len(fitting):
+        return fitting
+    return sorted(fitting, key=lambda each: prices[each.name] or 0)
+
+
 def _problem(
+    each: GpuClass, isolation: str, request: GpuRequest, time_limit: float | None, in_pods: bool
+) -> InvalidJob | None:
+    """Return why a job can never run on a class; None: it can."""
+    problem = _problem_of_request(each, isolation, request, time_limit)
+    several = not problem and (request.gpus or 1) > 1
+    return _problem_of_several(each, request.gpus or 1, in_pods) if several else problem
+
+
+def _problem_of_request(
     each: GpuClass, isolation: str, request: GpuRequest, time_limit: float | None
 ) -> InvalidJob | None:
     if not each.slots(isolation):

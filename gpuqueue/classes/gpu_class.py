@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from gpuqueue.errors import SettingsError
@@ -83,6 +84,10 @@ class GpuClass:
     """What one domain costs per hour, in any currency: each GPU with ``domain`` ``device``, else
     the whole class. `gpuqueue usage` shows costs. None: no costs.
     """
+    larger: str | None = None
+    """The class in which a job with ``escalate`` runs once more that runs out of GPU memory here.
+    None: the next one with more memory.
+    """
     # Kubernetes. Dicts and lists, since a class travels as JSON and must compare equal after that;
     # therefore they are left out of the hash.
     image: str | None = None
@@ -139,6 +144,11 @@ class GpuClass:
         class by node are known to the state alone: it has these slots in each.
         """
         return self.domains * (self.shared_slots if isolation == SHARED else self.exclusive_slots)
+
+    def price_of_slot(self, isolation: str) -> Fraction | None:
+        """Return what one slot costs per hour; None: it has no price, or the class no such slot."""
+        slots = self.shared_slots if isolation == SHARED else self.exclusive_slots
+        return Fraction(self.price_per_hour) / slots if self.price_per_hour and slots else None
 
     @property
     def slots_of_domain(self) -> dict[str, int]:

@@ -93,6 +93,8 @@ def _from_table(
         except ValueError as exc:
             price = values["price_per_hour"]
             raise SettingsError(f"{where}.price_per_hour={price!r} {exc}") from None
+    if "larger" in table and not isinstance(table["larger"], str):
+        raise SettingsError(f"{where}.larger={table['larger']!r} is not a class; use e.g. 'a100'")
     if "devices" in values:
         values["devices"] = _devices(values["devices"], where)
     values |= kubernetes_fields(table, where)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from gpuqueue.classes.choose import choose, resolve
+from gpuqueue.classes.choose import choose, larger, resolve
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
@@ -25,10 +25,13 @@ from gpuqueue.glue.messages.message import encode, outline
 from gpuqueue.glue.messages.parse import identify, parse
 from gpuqueue.glue.messages.submission import Identity, Submission
 from gpuqueue.launchers.base import Launcher
+from gpuqueue.model.escalation import NOWHERE, MemoryPlace
 from gpuqueue.model.job import Job
 from gpuqueue.model.names import CHORDS, EXCLUSIVE, REFUSED, SHARED, UNLOCK
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.states import QUEUED
+from gpuqueue.model.task_memory import asked_and_used
 from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.cancels import REVOKED_FOR
@@ -119,9 +122,12 @@ class Accept:
             if self._is_unlock(submission):
                 gpu_class, job = self.chords, self._unlock(submission)
             else:
-                gpu_class, isolation = self._choose(submission)
+                gpu_class, isolation, before = self._choose(submission)
                 job = submission.job(gpu_class, isolation)
                 self.launcher.check_job(job.record(), gpu_class)
+                if submission.request.escalate:
+                    next_one = None if before else self._larger(submission, gpu_class, isolation)
+                    job = replace(job, larger=next_one, escalated=before)
         except InvalidJob as exc:
             unread = problem if problem and not isinstance(exc, UntrustedMessage) else exc
             return self._refuse(packed, identity, unread)
@@ -132,7 +138,7 @@ class Accept:
             words = f"headers cannot be read: {type(exc).__name__}: {exc}; send Celery's own"
             return self._refuse(packed, identity, MalformedMessage(words))
         # 3. Keep it in line.
-        return self._take_in(packed, stored, submission, job, gpu_class, before_start)
+        return self.take_in(packed, stored, submission, job, gpu_class, before_start)
 
     def _is_unlock(self, submission: Submission) -> bool:
         """Whether a message waits for the header of a chord, for which it needs no GPU. One that an
@@ -170,17 +176,29 @@ class Accept:
         self.launcher.check_job(job.record(), of_body or self.chords)
         return job
 
-    def _choose(self, submission: Submission) -> tuple[GpuClass, str]:
+    def _choose(self, submission: Submission) -> tuple[GpuClass, str, str | None]:
+        """Return class and isolation of a job, and from where it came there, out of memory."""
         queue, request = submission.queue, submission.request
         in_pods = not self.line.site.host
         fitting, isolation = resolve(
             self.classes, queue, request, submission.time_limit, in_pods=in_pods
         )
+        if len(fitting) == 1 and not request.escalate:
+            return fitting[0], isolation, None
+        names = [each.name for each in fitting]
+        known = self.reader.find(
+            submission.identity.id, self.classes if request.escalate else names
+        )
+        # A redelivery or a retry stays in the class of its job, also in the larger one.
+        if known and (
+            _has_escalated(known, submission.identity)
+            if known.get("escalated")
+            else len(fitting) > 1 and known["gpu_class"] in names
+        ):
+            own = self.classes[known["gpu_class"]]
+            return own, known["isolation"], known.get("escalated")
         if len(fitting) == 1:
-            return fitting[0], isolation
-        known = self.reader.find(submission.identity.id, [each.name for each in fitting])
-        if known:  # a redelivery or a retry stays in the class of its job
-            return self.classes[known["gpu_class"]], known["isolation"]
+            return fitting[0], isolation, None
         wanted, gpus = queue.isolation or request.kind, request.gpus or 1
         chosen = choose(
             fitting,
@@ -188,9 +206,21 @@ class Accept:
             lambda name, kind: self.reader.free(self.classes[name], kind, gpus),
             gpus,
         )
-        return chosen, wanted or chosen.default_isolation
+        return chosen, wanted or chosen.default_isolation, None
 
-    def _take_in(
+    def _larger(self, submission: Submission, gpu_class: GpuClass, isolation: str) -> str:
+        """Return where a job goes that runs out of GPU memory, as its record has it."""
+        asked = (submission.request, submission.time_limit)
+        in_pods = not self.line.site.host
+        for place in larger(self.classes, gpu_class, isolation, *asked, in_pods=in_pods):
+            try:
+                self.launcher.check_job(submission.job(*place).record(), place[0])
+            except InvalidJob:
+                continue
+            return MemoryPlace(place[0].name, place[1]).text()
+        return NOWHERE
+
+    def take_in(
         self,
         packed: dict[str, Any],
         stored: str,
@@ -198,8 +228,12 @@ class Accept:
         job: Job,
         gpu_class: GpuClass,
         before_start: Callable[[str], object],
+        counted: Mapping[str, Any] | None = None,
     ) -> Accepted:
-        record = job.record()
+        """Keep a job in its line. ``counted``: fields of the record of one that comes from another
+        class. For ``before_start`` see :meth:`__call__`.
+        """
+        record: Any = {**job.record(), **(counted or {})}
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED
@@ -227,6 +261,14 @@ class Accept:
             job.isolation,
             extra={"action": "accepted"},
         )
+        if taken.memory and job.memory:
+            logger.warning(
+                "task %s of tenant %r %s (told once; nothing changes)",
+                job.task,
+                job.tenant or "",
+                asked_and_used(job.memory, *taken.memory),
+                extra={"action": "memory"},
+            )
         starts = any(each["delivery"] == delivery for each in taken.granted)
         if taken.granted:
             before_start(job.gpu_class)
@@ -277,6 +319,14 @@ class Accept:
         else:
             logger.info("%s dropped: it was %s before", delivery, before, extra={"action": "known"})
         return Accepted("known", gpu_class)
+
+
+def _has_escalated(known: Record, identity: Identity) -> bool:
+    """Whether a message belongs to a job that runs, or has run, in a larger place; a task id that
+    is sent again after its job has ended begins where its queue says.
+    """
+    again = identity.retries > 0 or identity.nesting > 0
+    return again or known["state"] != "ended" or known.get("tag", "") == identity.tag
 
 
 def _is_of_key(exc: RedisError) -> bool:

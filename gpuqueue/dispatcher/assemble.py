@@ -24,6 +24,7 @@ from gpuqueue.dispatcher.log_writer import LogWriter
 from gpuqueue.dispatcher.metrics.dispatcher import DispatcherCollector
 from gpuqueue.dispatcher.metrics.queue import QueueCollector
 from gpuqueue.dispatcher.metrics.serve import Endpoint, open_endpoint
+from gpuqueue.dispatcher.move import Move
 from gpuqueue.dispatcher.observations import KeptObservations
 from gpuqueue.dispatcher.repair import Repair
 from gpuqueue.dispatcher.shown import ShownClasses
@@ -175,6 +176,7 @@ class DispatcherProcess:
             *(line, reader, logs, app, name, launcher, events.put, bodies, *finishes),
             writes_here=writes_here,
             asked=application.asked,
+            move=lambda record, packed: Move(self.accept)(record, packed),
         )
         threads = settings.launch_threads
         slots = Slots(client, line, classes, launcher, job_states, finisher, threads)

@@ -23,6 +23,7 @@ from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.events import Sender
 from gpuqueue.glue.results.states import answer_soon, pass_values_on
 from gpuqueue.launchers.base import FinishHeld, Launcher, LauncherClosed, LauncherUnavailable
+from gpuqueue.model import escalation
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import NO_APPLICATION, EndReason
@@ -55,6 +56,7 @@ class Finisher:
         writes_here: whether results of this dispatcher are results of the application in an image;
             None: unknown.
         asked: told the image in which the code of the application has finished a job.
+        move: moves a job to its larger class in place of an end; returns why that is impossible.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Finisher:
         *,
         writes_here: Callable[[str | None], bool | None] = lambda image: True,
         asked: Callable[[str | None], object] = lambda image: None,
+        move: Callable[[Record, dict[str, Any] | None], str] = lambda record, packed: "unknown",
     ) -> None:
         self._line = line
         self._reader = reader
@@ -83,6 +86,7 @@ class Finisher:
         self._tries = tries
         self._writes_here = writes_here
         self._asked = asked
+        self._move = move
         self._steps = Steps()
         self._closed = False
         self._here = ThreadPoolExecutor(2, "gpuqueue-finish", self._begin, (app,))
@@ -147,6 +151,9 @@ class Finisher:
         answer, record, _ = self._line.finish_claim(gpu_class, delivery, finisher, self._lease)
         if answer != "ok" or record is None:
             return True
+        if escalation.moves(record) and record.get("finishes", 0) < self._tries:
+            self._moved(gpu_class, delivery, finisher)
+            return True
         if not self._is_the_application_s(record):
             self._outcomes.finish(gpu_class, delivery, finisher, self._tries, instead=False)
             return True
@@ -161,6 +168,24 @@ class Finisher:
             lambda name, each: self._later(name, each, finisher, record),
         )
         return False
+
+    def _moved(self, gpu_class: str, delivery: str, finisher: str) -> None:
+        """Move a job to its larger class: first it is there, then it ends here. If this process
+        dies in between, another finisher repeats both.
+        """
+        claim = self._line.finish_claim
+        answer, record, packed = claim(gpu_class, delivery, finisher, self._lease, begins=True)
+        if answer != "ok" or record is None:
+            return
+        passing = False
+        try:
+            why = self._move(record, packed)
+        except Exception as exc:
+            why, passing = f"{type(exc).__name__}: {exc}", passes(exc)
+        if why:
+            self._outcomes.failed(gpu_class, delivery, finisher, why, passing)
+        else:
+            self._line.finished(gpu_class, delivery, finisher, EndReason.ESCALATED)
 
     def _later(self, gpu_class: str, delivery: str, finisher: str, record: Record) -> bool:
         if self._is_the_application_s(record):

@@ -31,7 +31,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, DISPATCHED, JobState
 from gpuqueue.store import wakeups
-from gpuqueue.store.answers import Granted
+from gpuqueue.store.answers import MOVING, Granted
 from gpuqueue.store.client import Redis, RedisError
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.line import Line
@@ -241,7 +241,16 @@ class Slots:
         released = self._line.release(gpu_class, running.attempt, end, running.instance, final)
         delivery, number = released.attempt.delivery, released.attempt.number
         self.launch(gpu_class, released.granted)
-        if released.state == "finishing":
+        if released.state == MOVING:
+            logger.warning(
+                "%s attempt %s: %s; it moves to a larger class",
+                delivery,
+                number,
+                released.error,
+                extra={"action": "escalates"},
+            )
+            self._finisher.submit(name, delivery)
+        elif released.state == "finishing":
             if end.reason == EndReason.SUCCEEDED:  # a container job
                 logger.info(
                     "%s attempt %s: its container succeeded",

@@ -13,8 +13,10 @@ from gpuqueue.errors import ExecutorDied, StaleAttempt
 from gpuqueue.executor import adoption, application
 from gpuqueue.executor.redelivery import outcome_of, reason_of, status_of
 from gpuqueue.executor.retry_queue import RetryQueue
+from gpuqueue.model import escalation
 from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sampler, has_gpu
@@ -33,6 +35,7 @@ class Outcome:
     Args:
         environ: the environment of this executor.
         executor: its attempt.
+        record: of the task.
         sampler: has the last sample of the GPU.
         retry: knows where its retry went.
     """
@@ -41,11 +44,13 @@ class Outcome:
         self,
         environ: Mapping[str, str],
         executor: ExecutorAttempt,
+        record: Record,
         sampler: Sampler,
         retry: RetryQueue,
     ) -> None:
         self._environ = environ
         self._executor = executor
+        self._record = record
         self._sampler = sampler
         self._retry = retry
         self._visible = environ.get("CUDA_VISIBLE_DEVICES")
@@ -87,12 +92,17 @@ class Outcome:
             if reason == EndReason.INFRA:
                 self._give_up(exc)
             self.ends_process = reason == EndReason.GPU_OOM
-            self.claim(reason or EndReason.ERROR)
+            why = None
+            if reason == EndReason.GPU_OOM:
+                self._escalate(exc)
+                why = escalation.why_not_again(self._record)
+            self.claim(reason or EndReason.ERROR, why)
             raise
 
     def claim(self, outcome: EndReason, why: str | None = None) -> None:
-        """Claim an outcome; ``why`` the job is delivered again. Raises Celery's :class:`Ignore` if
-        another attempt counts, and :class:`application.Stopped` if Redis cannot be written.
+        """Claim an outcome; ``why`` the job is delivered again, or not run again. Raises Celery's
+        :class:`Ignore` if another attempt counts, and :class:`application.Stopped` if Redis cannot
+        be written.
         """
         elsewhere = outcome == EndReason.RETRIED and self._retry.is_elsewhere
         seen = self._sampler.latest()
@@ -108,6 +118,18 @@ class Outcome:
             logger.error("Redis %s; outcome %s lost: %s", describe(exc).problem, outcome, exc)
             raise application.Stopped(EXIT_NO_STATE) from exc
         self.claimed = outcome
+
+    def _escalate(self, exc: Exception) -> None:
+        """The GPU ran out of memory: if the job runs once more in a larger place, make it a retry
+        for Celery, which writes no failure. Raises Celery's :class:`Retry`.
+        """
+        place = escalation.parse_place(self._record.get("larger"))
+        if place is None:
+            return
+        here, there = escalation.place_of(self._record).words(), place.words()
+        logger.warning("out of GPU memory in %s; the job runs again in %s", here, there)
+        self.claim(EndReason.ESCALATED)
+        raise Retry(f"out of GPU memory in {here}; it runs again in {there}", exc=exc) from exc
 
     def _has_gpu(self) -> bool:
         """Whether a missing GPU is no doing of the task: it has one, and has not hidden it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import signals
 
+from gpuqueue.model.escalation import parse_place
 from gpuqueue.model.names import may_lead_to
 from gpuqueue.model.record import Record
 
@@ -45,6 +46,9 @@ class RetryQueue:
         known = headers or {}
         later = (known.get("retries") or 0) > self._record.get("retries", 0)
         if later and known.get("id") == self._record["id"]:
+            # A job that came from another class gets the retries of that one's queues here, too.
+            before = parse_place(self._record.get("escalated"))
+            classes = [self._record["gpu_class"], *(before[:1] if before else ())]
             # With an exchange, the broker decides which queue it is.
-            leads_here = exchange or may_lead_to(str(routing_key), self._record["gpu_class"])
+            leads_here = exchange or any(may_lead_to(str(routing_key), name) for name in classes)
             self.is_elsewhere = not leads_here

@@ -86,7 +86,7 @@ class Run:
         self._tracks = environ.get(STATES) != "celery"
         self._sampler = Sampler(self._sampled, environ.get("CUDA_VISIBLE_DEVICES"))
         self._retry = RetryQueue(record)
-        self._outcome = Outcome(environ, executor, self._sampler, self._retry)
+        self._outcome = Outcome(environ, executor, record, self._sampler, self._retry)
         self._told: tuple[float | None, str | None] = None, None
 
     def load(self) -> Celery | None:

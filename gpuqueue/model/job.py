@@ -51,6 +51,12 @@ class Job:
     """How many jobs of its task its process may run, one after the other."""
     warm: float = 0
     """For how many seconds its pod may wait for another job, once it has ended."""
+    memory: int | None = None
+    """GPU memory that it asks for, in bytes."""
+    larger: str | None = None
+    """Where it runs once more if its GPU runs out of memory: see escalation.py."""
+    escalated: str | None = None
+    """Where that happened before."""
     group: str | None = None
     """Its chord or group, kept from expiring until the job ends."""
 

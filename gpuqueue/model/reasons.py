@@ -73,6 +73,10 @@ class EndReason(StrEnum):
     """The task raised Ignore, or a Reject for which Celery writes no result."""
     REQUEUED = "REQUEUED"
     """The task raised Reject(requeue=True): another attempt follows. Of attempts alone."""
+    ESCALATED = "ESCALATED"
+    """The GPU ran out of memory, and the job runs once more in a larger place. Of attempts, and of
+    jobs in the class that they left.
+    """
     GPU_OOM = "GPU_OOM"
     HOST_OOM = "HOST_OOM"
     TIME_LIMIT = "TIME_LIMIT"

@@ -59,6 +59,15 @@ class Record(TypedDict, total=False):
     gpus: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]  # absent: 1
     reuse: Annotated[int, ANNOTATION, TOMBSTONE, SHOWN]
     warm: Annotated[float, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]
+    # GPU memory that it asks for, in bytes; if that is far more than its task has used, or less:
+    # the most used, and in how many jobs.
+    memory: Annotated[int, TOMBSTONE, SHOWN]
+    memory_used: Annotated[int, TOMBSTONE, SHOWN]
+    memory_runs: Annotated[int, TOMBSTONE, SHOWN]
+    # Where it goes if its GPU runs out of memory, and where that happened before: see
+    # escalation.py.
+    larger: Annotated[str, TOMBSTONE, SHOWN]
+    escalated: Annotated[str, TOMBSTONE, SHOWN]
     needs_app: bool
     signed: bool
     ignore_result: bool

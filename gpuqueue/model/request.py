@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpuqueue.errors import InvalidJob
-from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.model.names import CHOOSING, CLASS_NAME, EXCLUSIVE, INTERNAL, ISOLATIONS, SHARED
 from gpuqueue.model.tenant import NAME
 from gpuqueue.model.text import fits, fitting
 
 #: The message header that carries a job's request.
 HEADER = "gpu"
 #: The fields of the header.
-REQUEST_FIELDS = ("isolation", "memory", "slices", "gpus", "tenant", "image", "reuse", "warm")
+REQUEST_FIELDS = (
+    *("isolation", "memory", "slices", "gpus", "tenant", "image", "reuse", "warm"),
+    *("classes", "escalate"),
+)
 #: The longest time limit in seconds, about 30 years: clocks of Redis and Kubernetes can add it.
 MOST_SECONDS = 10**9
 _UNITS = {
@@ -39,6 +42,8 @@ _MOST_GPUS = 64
 _MOST_JOBS = 10**6
 #: Seconds: the longest that a pod may wait for a job.
 _LONGEST_WAIT = 86_400
+#: The most classes that a job may list.
+MOST_CLASSES = 16
 
 
 def parse_memory(value: object) -> int:
@@ -76,11 +81,32 @@ def parse_gpus(value: object, isolation: object) -> int | None:
     return value
 
 
+def parse_classes(value: object) -> tuple[str, ...]:
+    """Parse a list of classes, the preferred one first. Whether they exist is not known here."""
+    fix = f"list 1 to {MOST_CLASSES} classes, e.g. ['mig-1g.5gb', 't4']"
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise InvalidJob.field("gpu.classes", value, "is not a list of classes", fix)
+    if not value:
+        raise InvalidJob.field("gpu.classes", value, "is empty", fix)
+    if len(value) > MOST_CLASSES:
+        raise InvalidJob.field("gpu.classes", value, f"has {len(value)} classes", fix)
+    for name in value:
+        if not isinstance(name, str) or not CLASS_NAME.match(name):
+            raise InvalidJob.field("gpu.classes", name, "cannot name a class", fix)
+        if name in (*CHOOSING, *INTERNAL):
+            raise InvalidJob.field("gpu.classes", name, "is not a class of GPUs", fix)
+        if value.count(name) > 1:
+            raise InvalidJob.field("gpu.classes", name, "is listed twice", "list each class once")
+    return tuple(value)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
     """The ``gpu`` header of a job. ``memory`` is in bytes; None: not requested. ``gpus`` is how
     many GPUs of one machine it needs; ``reuse`` how many jobs of its task its process may run, one
-    after the other; ``warm`` for how many seconds its pod may wait for another job.
+    after the other; ``warm`` for how many seconds its pod may wait for another job. ``classes`` are
+    those that may run it, the preferred one first; ``escalate``: out of GPU memory, it runs once
+    more in a larger place.
     """
 
     isolation: str | None = None
@@ -91,6 +117,8 @@ class GpuRequest:
     image: str | None = None
     reuse: int | None = None
     warm: float | None = None
+    classes: tuple[str, ...] | None = None
+    escalate: bool = False
 
     @classmethod
     def parse(cls, header: object) -> GpuRequest:
@@ -156,8 +184,16 @@ class GpuRequest:
             raise InvalidJob.field(
                 "gpu.warm", warm, "is not a number of seconds", f"use 0 to {_LONGEST_WAIT}"
             )
+        escalate = header.get("escalate")
+        if escalate is not None and not isinstance(escalate, bool):
+            raise InvalidJob.field(
+                "gpu.escalate", escalate, "is not a truth value", "use true or false"
+            )
         amount = parse_memory(memory) if memory is not None else None
-        return cls(isolation, amount, slices, gpus, tenant, image, reuse, warm)
+        classes = header.get("classes")
+        listed = parse_classes(classes) if classes is not None else None
+        own = (listed, escalate is True)
+        return cls(isolation, amount, slices, gpus, tenant, image, reuse, warm, *own)
 
     @property
     def kind(self) -> str | None:
@@ -166,4 +202,7 @@ class GpuRequest:
 
     def header(self) -> dict[str, Any]:
         """Return the header of this request, without its unset fields."""
-        return {key: value for key in REQUEST_FIELDS if (value := getattr(self, key)) is not None}
+        found = {key: getattr(self, key) for key in REQUEST_FIELDS}
+        if self.classes is not None:
+            found["classes"] = list(self.classes)
+        return {key: each for key, each in found.items() if each is not None and each is not False}

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gpuqueue.classes.fallbacks import check_larger
 from gpuqueue.classes.gpu_class import T4_MEMORY, GpuClass, mig_class
 from gpuqueue.classes.tenants_file import tenants_from_toml
 from gpuqueue.classes.toml_file import check_scale, from_toml
@@ -68,6 +69,7 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
                 f" {exc.strerror}"
             ) from None
         found |= from_toml(text, str(settings.classes_file), **defaults)
+        check_larger(found, str(settings.classes_file))
     if not found:
         raise SettingsError(
             "T4_SHARED_SLOTS and T4_EXCLUSIVE_SLOTS are 0 and no other class is configured;"

@@ -15,6 +15,10 @@ from gpuqueue.model.record import Record
 BATCH = 64
 
 
+#: The state that a release answers for a job that must move to another class.
+MOVING = "moving"
+
+
 class Granted(list[Record]):
     """The attempts to launch now. ``more``: the decision used up its budget, and another may start
     more.
@@ -27,8 +31,8 @@ class Granted(list[Record]):
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The result of a release: whether it freed the slot, the state of the job after it, whose slot
-    it was, why the job is tried again, and the attempts to launch now.
+    """The result of a release: whether it freed the slot, the state of the job after it (or
+    ``MOVING``), whose slot it was, why the job is tried again, and the attempts to launch now.
 
     ``attempt`` is the last one of an instance that ran several.
     """
@@ -43,12 +47,14 @@ class Released:
 @dataclass(frozen=True, slots=True)
 class TakenIn:
     """The result of taking a delivery in: what became of it (see accept.lua); whether its job is
-    due sooner than what the watcher waits for; the attempts to launch now.
+    due sooner than what the watcher waits for; the attempts to launch now; and what its task has
+    used of GPU memory, and in how many jobs, if that is to be told.
     """
 
     outcome: str
     sooner: bool
     granted: Granted
+    memory: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

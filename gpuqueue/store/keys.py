@@ -84,6 +84,8 @@ NAMES: dict[str, str] = {
     "tenant_running": "zset: holder by tenant",
     "tenant_charged": "zset: holder by the time up to which its tenant is charged",
     "tenant_idle": "zset: =tenant without jobs, by the time at which it is forgotten",
+    "task_memory": "hash: [tenant, task] → GPU memory used (JSON, see lua/lib/task_memory.lua)",
+    "task_memory_at": "zset: [tenant, task] by the time of its last job",
 }
 
 

@@ -87,8 +87,9 @@ class Line(Cancels):
         """
         context = {"record": record, "again": again, **self.admission(gpu_class)}
         answer = self._scripts.call("accept", gpu_class.name, message, **context)
-        outcome, sooner, granted, record["delivery"] = answer
-        return TakenIn(outcome, bool(sooner), Granted(granted))
+        outcome, sooner, granted, record["delivery"], *told = answer
+        memory = (int(told[0]), int(told[1])) if told else None
+        return TakenIn(outcome, bool(sooner), Granted(granted), memory)
 
     def enqueue(self, gpu_class: GpuClass, delivery: str) -> Granted:
         """Put a delivery in line that was only stored. Returns the attempts to launch now."""

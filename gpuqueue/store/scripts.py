@@ -19,10 +19,12 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from gpuqueue.classes.choose import DRIVER_RESERVE
 from gpuqueue.model import unbound
 from gpuqueue.model.place import HOLDS, PlaceKind
 from gpuqueue.model.reasons import DISRUPTIONS, OF_NODES, WASTED
 from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
+from gpuqueue.model.task_memory import MEASURED
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
 
@@ -53,6 +55,7 @@ _TABLES: dict[str, dict[str, Sequence[object] | Mapping[str, object]]] = {
         "OF_NODES": OF_NODES,
         "UNBOUND": {"prefix": unbound.PREFIX, "later": unbound.LATER},
     },
+    "task_memory": {"MEASURED": {**MEASURED, "reserve": DRIVER_RESERVE}},
     "release": {"DISRUPTIONS": dict.fromkeys(sorted(DISRUPTIONS), 1)},
 }
 #: The first word of the answer of a script that cannot keep a text of its caller.

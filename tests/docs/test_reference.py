@@ -85,7 +85,7 @@ def test_the_table_of_class_fields_has_each_with_its_default() -> None:
         *("runtime_class", "priority_class", "service_account", "namespace"),
         "secret_name",
         *("quota_timeout", "unschedulable_timeout", "image_pull_timeout", "start_timeout"),
-        *("default_time_limit", "max_time_limit"),
+        *("default_time_limit", "max_time_limit", "larger"),
     }
     wanted = {
         each.name: settings.get(each.name)
@@ -173,7 +173,7 @@ def test_errors_beside_reasons_exist_and_end_only_failures() -> None:
 def test_a_new_attempt_follows_the_reasons_of_the_infrastructure() -> None:
     again = {row[0].strip("`"): row[3] for row in ENDS}
     follows = {name for name, answer in again.items() if answer == "yes"}
-    assert follows == {*TRY_AGAIN, EndReason.REQUEUED}
+    assert follows == {*TRY_AGAIN, EndReason.REQUEUED, EndReason.ESCALATED}
     assert all(again[name] == "no" for name in NEVER_AGAIN)
 
 

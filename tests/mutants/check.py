@@ -35,6 +35,8 @@ TESTS = (
     "tests/property/test_upkeep_rules.py",
     "tests/property/test_release_rules.py",
     "tests/property/test_requeue_rules.py",
+    "tests/property/test_escalate.py",
+    "tests/property/test_task_memory.py",
     "tests/property/test_finishes.py",
     "tests/property/test_adopt.py",
     "tests/property/test_adopt_next.py",

@@ -44,6 +44,21 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"gpu_class": "t4", "warm": 0},
         {"queue": "gpu.t4", "headers": {"gpu": {"warm": 0}}},
     ),
+    "a list of classes, in the header": (
+        {"gpu_class": ("mig-1g.5gb", "t4"), "isolation": "exclusive"},
+        {
+            "queue": "gpu.auto",
+            "headers": {"gpu": {"isolation": "exclusive", "classes": ["mig-1g.5gb", "t4"]}},
+        },
+    ),
+    "a larger place for a job out of memory": (
+        {"gpu_class": "t4", "escalate": True},
+        {"queue": "gpu.t4", "headers": {"gpu": {"escalate": True}}},
+    ),
+    "no larger place": (
+        {"gpu_class": "t4", "escalate": False},
+        {"queue": "gpu.t4", "headers": {"gpu": {}}},
+    ),
     "headers of the caller": (
         {"gpu_class": "t4", "headers": {"trace": "x"}, "priority": 3},
         {"queue": "gpu.t4", "headers": {"trace": "x", "gpu": {}}, "priority": 3},
@@ -63,6 +78,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "soft_time_limit='1h' is not a number of seconds",
     ),
     "a class in capitals": ({"gpu_class": "T4"}, "gpu_class='T4' cannot name a class"),
+    "a number for a class": ({"gpu_class": 4}, "gpu_class=4 cannot name a class"),
+    "an empty list of classes": ({"gpu_class": []}, "gpu.classes=[] is empty; list 1 to 16"),
+    "text for a truth": (
+        {"escalate": "yes"},
+        "gpu.escalate='yes' is not a truth value; use true or false",
+    ),
     "a negative number of jobs": (
         {"reuse": -1},
         "gpu.reuse=-1 is not a number of jobs; use 0 to 1000000",

@@ -14,6 +14,7 @@ from gpuqueue.cli.checks import (
     celery,
     log_sink,
     machine,
+    memory,
     profiles,
     redis_server,
     runners,
@@ -171,6 +172,7 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
     yield from celery.damaged(state)
+    yield from memory.memory(state)
 
 
 def _show(each: Check) -> None:

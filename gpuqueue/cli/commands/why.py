@@ -17,6 +17,7 @@ from gpuqueue.model.place import HOLDS
 from gpuqueue.model.reasons import SILENT, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import BEFORE_SLOT, JobState
+from gpuqueue.model.task_memory import asked_and_used
 from gpuqueue.store import places as stored
 
 _ENDING = ("finishing", "ended")
@@ -42,6 +43,8 @@ _FACTS = {
 }
 _FACTS |= {"container_reason": "container", "gpu": "GPU", "gpu_memory_peak": "peak GPU memory"}
 _FACTS |= {"warm_turn": "turn in its pod or process", "warm_of": "first attempt there"}
+_FACTS |= {"larger": "if its GPU memory is too small, next in"}
+_FACTS |= {"escalated": "ran out of GPU memory in"}
 _FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
 
 
@@ -173,6 +176,9 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
         out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
     if found.get("place"):
         out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
+    if found.get("memory_used"):
+        figures = (found["memory"], found["memory_used"], found["memory_runs"])
+        out.print(f"memory: its task {asked_and_used(*figures)}")
     if found.get("attempt"):
         out.print(
             f"attempt: {found['attempt']}"

@@ -82,6 +82,9 @@ ENDS: dict[str, str] = {
         "the task raised Ignore, or a Reject for which Celery stores nothing: there is no result"
     ),
     EndReason.REQUEUED: "the task raised Reject(requeue=True), and runs again",
+    EndReason.ESCALATED: (
+        "the GPU ran out of memory, and the job runs once more in a larger place (escalate)"
+    ),
     EndReason.GPU_OOM: "the GPU ran out of memory",
     EndReason.HOST_OOM: "the host's memory limit was exceeded, and the kernel killed it",
     EndReason.TIME_LIMIT: "it ran longer than its hard time limit",

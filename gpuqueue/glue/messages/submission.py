@@ -85,6 +85,7 @@ class Submission:
             reuse=self.request.reuse or 0,
             warm=0 if self.container else float(gpu_class.warm_seconds if asked is None else asked),
             container=self.container,
+            memory=self.request.memory,
             group=self.group,
             needs_app=self.needs_app,
             signed=self.signed,

@@ -2,7 +2,8 @@
 -- line, and start every job that can start.
 -- ARGV[2]: the whole Celery message (JSON), stored as it is
 -- Context:
---   record: the record to store, without `created`; with `reason` set, the job is refused for it
+--   record: the record to store, without `created`; with `reason` set, the job is refused for it;
+--     with `attempt`, it comes from another class, where it was in line before
 --   again?: its delivery if its message was sent again; absent: nothing tells that
 --   spec?, nonce?, by?, most?: see admit; without them the delivery is stored, and not put in line
 -- Answer: {'accepted' | 'known' | 'finishing' (refused, or revoked before it arrived) |
@@ -10,9 +11,10 @@
 --         that was sent again: 'busy' (its job waits or runs), 'ending' (its job is about to end:
 --         try again);
 --         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit; its
---         delivery}, or the error UNSTORABLE
+--         delivery; if it asks for far more GPU memory than its task has used, or for less, the
+--         first time: the most used (bytes, as text) and by how many jobs}, or the error UNSTORABLE
 --! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
---! server place holds places held warm waiting_pods placement admission sendings
+--! server place holds places held warm waiting_pods placement admission sendings task_memory
 local job = context.record
 local known, hinders, follows = look_up(job, context.again)
 local delivery = job.delivery
@@ -35,13 +37,14 @@ if reason then
   hand_to_finish(job, reason)
   return { 'finishing', 0, { 0 }, delivery }
 end
-local refused = tenancy.refusal(job)
+local refused = not job.attempt and tenancy.refusal(job)
 if refused then
   job.error, job.error_type = refused, 'TenantLimit'
   hand_to_finish(job, 'REJECTED')
   return { 'refused', 0, { 0 }, delivery }
 end
 count('accepted', job)
+local told = task_memory.compare(job)
 if not context.spec then
   job.state = 'accepted'
   redis.call('ZADD', K.accepted, now, delivery)
@@ -51,4 +54,8 @@ end
 local due = due_of(job)
 local sooner = due and due < (next_due() or math.huge) and 1 or 0
 enter_line(job)
-return { 'accepted', sooner, admit(context), delivery }
+local answer = { 'accepted', sooner, admit(context), delivery }
+if told then
+  answer[5], answer[6] = string.format('%.0f', job.memory_used), job.memory_runs
+end
+return answer

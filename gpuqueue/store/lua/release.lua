@@ -14,16 +14,17 @@
 --   max_disruptions: how many ends that the cluster caused (evicted, preempted, node lost) do not
 --     count as attempts
 --   spec, nonce, by, most: see admit
--- Answer: {freed (0|1), state of the job ('' if unknown), the holder, why the job is tried again
---         ('' if it is not known), then the answer of admit...}
+-- Answer: {freed (0|1), state of the job ('' if unknown; 'moving' if a finisher must move it to
+--         another class), the holder, why the job is tried again ('' if it is not known), then the
+--         answer of admit...}
 --! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
 --! server place holds places held warm waiting_pods placement admission accounting
---! release
+--! escalation task_memory release
 if context.instance and not context.spec.host then forget_waiting(context.instance) end
 local freed, job, holder, beside = release(context)
 local answer = beside and {} or admit(context)
 table.insert(answer, 1, freed)
-table.insert(answer, 2, job and job.state or '')
+table.insert(answer, 2, job and (context.ended.moves and 'moving' or job.state) or '')
 table.insert(answer, 3, holder)
 table.insert(answer, 4, job and job.error or '')
 return answer

@@ -7,7 +7,7 @@
 --   claimed?: the process as it claimed the attempt, as in loaded
 --   sample?: the GPU, as in sampled
 --   elsewhere?: true: it has sent its retry to a queue that never leads to this class
---   error?: why the job is delivered again: the text for people
+--   error?: why the job is delivered again, or cannot run in a larger place: the text for people
 -- Answer: 'ok' | why not
 --! clock records slots domains attempts
 local job, outcome = load(context.delivery), context.outcome

@@ -24,7 +24,7 @@ local function write()
   end
   if job.state ~= 'reporting' then return 0 end
   redis.call('ZADD', K.deadlines, now + context.within, holder_of(job))
-  if job.outcome == 'REQUEUED' then
+  if job.outcome == 'REQUEUED' or job.outcome == 'ESCALATED' then
     save(job)
     return 0
   end

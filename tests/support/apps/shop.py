@@ -356,6 +356,19 @@ def train(self: Task, key: str, size: int, then: str = "return") -> str:
     return then
 
 
+@app.task
+def fill(key: str, *enough: str) -> str:
+    """Needs the GPU memory of certain places: elsewhere, torch runs out of it."""
+    import torch
+
+    here = f"{os.environ['GPUQUEUE_GPU_CLASS']} {os.environ['GPUQUEUE_ISOLATION']}"
+    tell(key, here)
+    if here not in enough:
+        wait_for_test(key)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return here
+
+
 @app.task(soft_time_limit=1)
 def shrink(key: str) -> None:
     """Runs out of memory, and out of time while it makes do with less."""

@@ -43,7 +43,8 @@ USED = {
     | {"instance", "worker", "device", "created", "admitted", "started", "released", "reason"}
     | {"error", "retries", "owner", "image", "node", "pod", "avoid", "state", "ended"}
     | {"places", "probes", "spared", "requeues", "losses", "reuse", "warm", "tag", "elsewhere"}
-    | {"disruptions", "recalled", "domain", "gpus", "all_devices"}
+    | {"disruptions", "recalled", "domain", "gpus", "all_devices", "larger", "escalated"}
+    | {"memory", "memory_used", "memory_runs"}
     | {"warm_of", "warm_after", "warm_turn", "warm_most", "warm_last", "reused"},
 }
 
@@ -60,6 +61,11 @@ def test_commands_show_fields_in_their_order() -> None:
             "gpus",
             "reuse",
             "warm",
+            "memory",
+            "memory_used",
+            "memory_runs",
+            "larger",
+            "escalated",
             "state",
             "finish_error",
             "attempt",

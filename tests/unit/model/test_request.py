@@ -25,6 +25,40 @@ def test_other_waits_are_refused(warm: Any) -> None:
     assert str(caught.value) == f"gpu.warm={warm!r} is not a number of seconds; use 0 to 86400"
 
 
+@pytest.mark.parametrize("classes", [["t4"], ("mig-1g.5gb", "t4"), [f"c{n}" for n in range(16)]])
+def test_a_list_of_classes_keeps_its_order(classes: Any) -> None:
+    request = GpuRequest.parse({"classes": classes})
+    assert request.classes == tuple(classes)
+    assert request.header() == {"classes": list(classes)}
+
+
+@pytest.mark.parametrize(
+    ("classes", "text"),
+    [
+        ([], "gpu.classes=[] is empty; list 1 to 16 classes, e.g. ['mig-1g.5gb', 't4']"),
+        ("t4", "gpu.classes='t4' is not a list of classes; list 1 to 16 classes"),
+        ({"t4": 1}, "gpu.classes={'t4': 1} is not a list of classes"),
+        ([f"c{n}" for n in range(17)], "has 17 classes; list 1 to 16 classes"),
+        (["t4", "T4"], "gpu.classes='T4' cannot name a class"),
+        (["t4", 4], "gpu.classes=4 cannot name a class"),
+        (["auto"], "gpu.classes='auto' is not a class of GPUs"),
+        (["chords"], "gpu.classes='chords' is not a class of GPUs"),
+        (["t4", "l4", "t4"], "gpu.classes='t4' is listed twice; list each class once"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "gpu." in value else "",
+)
+def test_other_lists_of_classes_are_refused(classes: Any, text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        GpuRequest.parse({"classes": classes})
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("escalate", ["true", 1, 0, []])
+def test_escalate_is_a_truth_value(escalate: Any) -> None:
+    with pytest.raises(InvalidJob, match=r"gpu\.escalate=.* is not a truth value; use true"):
+        GpuRequest.parse({"escalate": escalate})
+
+
 def test_what_is_not_asked_for_is_not_sent() -> None:
     assert GpuRequest.parse(None) == GpuRequest.parse({}) == GpuRequest()
     assert GpuRequest().header() == {}

@@ -103,6 +103,7 @@ do
   -- is not its own. `before`: the state of the job when its slot was freed.
   function accounting.outcome_of(job, current, before, ended)
     if not current then return ended.reason, false end
+    if ended.reason == 'ESCALATED' then return ended.reason, true end
     local over = job.state == 'ended' or job.state == 'finishing'
     if over then return job.reason, not WASTED[job.reason] end
     if before == 'reporting' then return 'REQUEUED', true end

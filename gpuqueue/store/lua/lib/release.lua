@@ -1,6 +1,6 @@
 -- The release of an attempt: its slot, what its end means, and what becomes of its job. Needs
 -- clock, counts, records, slots, tenants, line, damaged, attempts, place, holds, places, held,
--- waiting_pods, accounting.
+-- waiting_pods, accounting, escalation, task_memory.
 
 -- DISRUPTIONS, and OF_NODES in domains, come from model/reasons.py.
 local WAIT_OF = {
@@ -216,6 +216,8 @@ local function settle(job, ended, most, not_before, waits, why)
     hand_to_finish(job, 'TIME_LIMIT')
   elseif is_recalled(job) and redis.call('HEXISTS', K.messages, job.delivery) == 1 then
     recall_attempt(job)
+  elseif escalation.is_due(job, ended) then
+    escalation.escalate(job, ended)
   elseif goes_back(job, ended, most.max_attempts) then
     requeue(job, ended)
   elseif due_again(job, ended, most) then
@@ -321,7 +323,9 @@ local function release(asked, stopped)
   end
   conclude(job, ended, asked, state, freed)
   if entry then
-    accounting.account(entry, accounting.outcome_of(job, current, state, ended))
+    local reason, counted = accounting.outcome_of(job, current, state, ended)
+    accounting.account(entry, reason, counted)
+    if counted then task_memory.note(entry, job.memory) end
   end
   return freed, job, holder, false
 end
