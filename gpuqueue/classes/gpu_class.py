@@ -81,8 +81,8 @@ class GpuClass:
     """Kubernetes: seconds that a job waits while its class is held, or "never". None:
     GPU_HELD_TIMEOUT."""
     price_per_hour: str | None = None
-    """What one domain costs per hour, in any currency: each GPU with ``domain`` ``device``, else
-    the whole class. `gpuqueue usage` shows costs. None: no costs.
+    """What one domain costs per hour, in any currency: each GPU with ``domain`` ``device``, each
+    node with ``node``, else the whole class. `gpuqueue usage` shows costs. None: no costs.
     """
     larger: str | None = None
     """The class in which a job with ``escalate`` runs once more that runs out of GPU memory here.

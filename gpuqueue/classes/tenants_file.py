@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.errors import SettingsError, shown
+from gpuqueue.classes.toml_tables import check_keys, table, tables
+from gpuqueue.errors import SettingsError
 from gpuqueue.model.tenant import (
     ClassRules,
     TenantRule,
@@ -19,6 +19,7 @@ from gpuqueue.model.tenant import (
 
 #: The keys of the table of a class.
 _KEYS = ("half_life", "tenants")
+_FORM = "[CLASS.tenants.NAME]"
 
 
 def tenants_from_toml(
@@ -28,45 +29,30 @@ def tenants_from_toml(
 
     Raises :class:`SettingsError` with file, field, value, problem and fix.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise SettingsError(f"GPUQUEUE_TENANTS_FILE={source!r} is not TOML: {exc}") from None
     found = {}
-    for name, table in tables.items():
+    for name, own in tables(text, source, "GPUQUEUE_TENANTS_FILE").items():
         where = f"{source}: {name}"
         if name not in classes:
             raise SettingsError(
                 f"{where} is not a GPU class of this dispatcher; known: {', '.join(classes)}"
             )
         try:
-            found[name] = _of_class(table, where, classes[name])
+            found[name] = _of_class(table(own, where, _FORM), where, classes[name])
         except WrongRule as exc:
             raise SettingsError(str(exc)) from None
     return found
 
 
-def _of_class(table: object, where: str, gpu_class: GpuClass) -> ClassRules:
-    own = _table(table, where)
-    for key in own:
-        if key not in _KEYS:
-            raise WrongRule(
-                f"{where}.{key}={shown(own[key], 80)} is unknown; known: {', '.join(_KEYS)}"
-            )
+def _of_class(own: Mapping[str, Any], where: str, gpu_class: GpuClass) -> ClassRules:
+    check_keys(own, _KEYS, where)
     half_life = own.get("half_life")
     if half_life is not None:
         half_life = check_half_life(half_life, f"{where}.half_life")
     rules = {}
-    for name, values in _table(own.get("tenants", {}), f"{where}.tenants").items():
+    for name, values in table(own.get("tenants", {}), f"{where}.tenants", _FORM).items():
         place = f"{where}.tenants.{name}"
         tenant = check_name(name, f"{where}.tenants")
-        rules[tenant] = TenantRule.parse(_table(values, place), place)
+        rules[tenant] = TenantRule.parse(table(values, place, _FORM), place)
     slots = max(gpu_class.shared_slots, gpu_class.exclusive_slots)
     check_guarantees(rules, slots, f"{where}.tenants")
     return ClassRules(rules, half_life)
-
-
-def _table(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise WrongRule(f"{where}={shown(value, 80)} is not a table; use [CLASS.tenants.NAME]")
-    return value

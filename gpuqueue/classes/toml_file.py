@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from gpuqueue.classes.gpu_class import DOMAINS, NODE, GpuClass
 from gpuqueue.classes.kubernetes_fields import kubernetes_fields
+from gpuqueue.classes.toml_tables import check_keys, table, tables
 from gpuqueue.errors import InvalidJob, SettingsError
 from gpuqueue.model.kube_syntax import amount
 from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE
@@ -45,18 +45,17 @@ def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
 
     Raises :class:`SettingsError` with file, field, value, problem and fix.
     """
-    try:
-        tables = tomllib.loads(text).get("classes", {})
-    except tomllib.TOMLDecodeError as exc:
-        raise SettingsError(f"GPUQUEUE_CLASSES_FILE={source!r} is not TOML: {exc}") from None
+    found = tables(text, source, "GPUQUEUE_CLASSES_FILE").get("classes", {})
+    form = "[classes.NAME]"
     return {
-        name: _from_table(name, table, f"{source}: classes.{name}", defaults)
-        for name, table in tables.items()
+        name: _from_table(name, table(own, where, form), where, defaults)
+        for name, own in table(found, f"{source}: classes", form).items()
+        if (where := f"{source}: classes.{name}")
     }
 
 
 def _from_table(
-    name: str, table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
+    name: str, own: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
 ) -> GpuClass:
     taken = (*CHOOSING, *INTERNAL)
     if not CLASS_NAME.match(name) or name in taken:
@@ -64,18 +63,13 @@ def _from_table(
             f"{where}: {name!r} is not a valid class name; use lower-case letters, digits, '.', '-'"
             f" (not {', '.join(taken)})"
         )
-    known = {each.name for each in fields(GpuClass)} - {"name", "domains"}
-    for key in table:
-        if key not in known:
-            raise SettingsError(
-                f"{where}.{key}={table[key]!r} is unknown; known: {', '.join(sorted(known))}"
-            )
-    if "resource" in table and not (isinstance(table["resource"], str) and table["resource"]):
+    check_keys(own, {each.name for each in fields(GpuClass)} - {"name", "domains"}, where)
+    if "resource" in own and not (isinstance(own["resource"], str) and own["resource"]):
         raise SettingsError(
-            f"{where}.resource={table['resource']!r} is not the name of a resource; use e.g."
+            f"{where}.resource={own['resource']!r} is not the name of a resource; use e.g."
             " 'nvidia.com/gpu'"
         )
-    values = {**defaults, **table}
+    values = {**defaults, **own}
     _check_numbers(values, where)
     _check_seconds(values, where)
     if values.get("domain") not in (None, *DOMAINS):
@@ -93,11 +87,11 @@ def _from_table(
         except ValueError as exc:
             price = values["price_per_hour"]
             raise SettingsError(f"{where}.price_per_hour={price!r} {exc}") from None
-    if "larger" in table and not isinstance(table["larger"], str):
-        raise SettingsError(f"{where}.larger={table['larger']!r} is not a class; use e.g. 'a100'")
+    if "larger" in own and not isinstance(own["larger"], str):
+        raise SettingsError(f"{where}.larger={own['larger']!r} is not a class; use e.g. 'a100'")
     if "devices" in values:
         values["devices"] = _devices(values["devices"], where)
-    values |= kubernetes_fields(table, where)
+    values |= kubernetes_fields(own, where)
     made = GpuClass(name, **values)
     if not made.shared_slots and not made.exclusive_slots:
         raise SettingsError(f"{where} has no slots; set shared_slots or exclusive_slots")

@@ -137,10 +137,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Had:
-    """What a class had on one day: microseconds of a domain, by its price."""
+    """What a class had on one day: microseconds of a domain, by its price. None: on days that are
+    kept together.
+    """
 
     gpu_class: str
-    day: int
+    day: int | None
     length: int
     price: int | None
 

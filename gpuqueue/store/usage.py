@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.usage import DAY, RUNNING, Capacity, Entry, Had, Use, had, millionths
@@ -27,6 +27,8 @@ ABSENT = 3600.0
 PAGE = 1000
 #: How often a read begins again since days were archived meanwhile.
 READS = 5
+#: Changes of what a class has that are kept by themselves.
+CAPACITIES = 500
 #: The days that are kept together.
 OLDER = "older"
 
@@ -50,6 +52,7 @@ class Capacities:
         self._scripts = Scripts(client)
         self._classes = classes
         self._kept = {"rows": ROWS, "history": entries, "days": DAYS, "absent": ABSENT}
+        self._kept["capacities"] = CAPACITIES
 
     def note(self) -> None:
         """Note the slots and prices of the classes, from now on. Raises RedisError."""
@@ -62,25 +65,29 @@ class Capacities:
 
 def _capacity(gpu_class: GpuClass) -> dict[str, Any]:
     price = millionths(gpu_class.price_per_hour)
-    noted = {
-        "domains": gpu_class.domains,
+    noted: dict[str, Any] = {
         "shared": gpu_class.shared_slots,
         "exclusive": gpu_class.exclusive_slots,
     }
+    if gpu_class.domain != NODE:  # else the state knows them
+        noted["domains"] = gpu_class.domains
     return noted if price is None else {**noted, "price": str(price)}
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What is known of one class at one moment. ``forgotten``: entries up to that time are not
-    kept; 0: all are. ``oldest``: the first day that is kept by itself. ``lost``: attempts that
-    could not be accounted for.
+    """What is known of one class at one moment. ``past``: what it had before its capacities, summed
+    up; ``began``: since when. ``forgotten``: entries up to that time are not kept; 0: all are.
+    ``oldest``: the first day that is kept by itself. ``lost``: attempts that could not be accounted
+    for.
     """
 
     gpu_class: str
     now: int
     seen: int
     """The last sign of it: a note of its capacity, or the end of an attempt."""
+    began: int
+    past: list[Had]
     capacities: list[Capacity]
     rows: list[Use]
     entries: list[Entry]
@@ -98,16 +105,16 @@ class Books:
         whole = range(-(-since // DAY), until // DAY)
         self._check(since, until, whole)
         for row in self.rows:
-            if since <= self._began if row.day is None else row.day in whole:
+            if since <= self.began if row.day is None else row.day in whole:
                 yield row
         parts = [(since, until)]
         if whole:
             parts = [(since, whole.start * DAY), (whole.stop * DAY, until)]
         for begin, end in parts:
             for entry in self.entries if begin < end else ():
-                yield from entry.uses(self.capacities, begin, end)
+                yield from entry.uses(self.terms, begin, end)
         for entry in self.running:
-            yield from entry.uses(self.capacities, since, until)
+            yield from entry.uses(self.terms, since, until)
 
     def had(self, since: int, until: int) -> Iterator[Had]:
         """Yield what the class had in a window. One that no dispatcher has noted for an hour, and
@@ -116,22 +123,28 @@ class Books:
         end = min(until, self.now)
         if self.now - self.seen > ABSENT * 1_000_000 and not self.running:
             end = min(end, max([self.seen, *(each.at for each in self.capacities[-1:])]))
-        return had(self.gpu_class, self.capacities, since, end)
+        for one in self.past:
+            day = one.day
+            if since <= self.began or (day is not None and since <= day * DAY < end):
+                yield one
+        yield from had(self.gpu_class, self.capacities, since, end)
 
     @property
-    def _began(self) -> int:
-        return self.capacities[0].at if self.capacities else self.now
+    def terms(self) -> list[Capacity]:
+        """The capacities, the oldest since the class began."""
+        return [replace(each, at=self.began) for each in self.capacities[:1]] + self.capacities[1:]
 
     def _check(self, since: int, until: int, whole: range) -> None:
         apart = [since] if since % DAY else []
         if until % DAY:
             apart.append(whole.stop * DAY if whole else since)
-        if any(self._began < each < self.forgotten for each in apart):
+        summed = self.capacities[0].at if self.past and self.capacities else 0
+        if any(self.began < each < max(self.forgotten, summed) for each in apart):
             raise UsageNotKept(
                 f"class {self.gpu_class!r}: its single attempts are kept for a shorter time; ask"
                 " for whole days (UTC), or raise GPUQUEUE_USAGE_ENTRIES"
             )
-        if self._began < since < self.oldest * DAY:
+        if self.began < since < self.oldest * DAY:
             raise UsageNotKept(
                 f"class {self.gpu_class!r}: its days are kept for a shorter time; ask for less, or"
                 " for --since all"
@@ -149,7 +162,7 @@ class Usage:
         """Read one class; with the entries since a time (Unix microseconds), if one is given."""
         for _ in range(READS):
             before = self._archived(gpu_class)
-            rows = [*self._days(gpu_class)]
+            days = [*self._days(gpu_class)]
             entries, after = self._history(gpu_class, since)
             answer = self._scripts.call("used", gpu_class, since=after, most=PAGE)
             now, flat, capacities, late, running, last = answer
@@ -158,12 +171,16 @@ class Usage:
                 break
         entries |= dict.fromkeys(late[::2])
         counts: Any = self._client.hgetall(class_key(gpu_class, "counts"))
+        known = _capacities(capacities)
+        began = min([_number(fields.get("#began")) or int(now), *(each.at for each in known[:1])])
         return Books(
             gpu_class,
             int(now),
             max(_number(fields.get("#seen")), int(float(last))),
-            _capacities(capacities),
-            [*rows, *_rows(gpu_class, fields)],
+            began,
+            [one for day, found in days for one in _past(gpu_class, day, found)],
+            known,
+            [one for found in (*dict(days).values(), fields) for one in _rows(gpu_class, found)],
             [entry for text in entries if (entry := _entry(gpu_class, text))],
             [entry for text in running if (entry := _entry(gpu_class, text, int(now)))],
             int(float(fields.get("#forgotten") or 0)),
@@ -178,19 +195,19 @@ class Usage:
     def _archived(self, gpu_class: str) -> int:
         return _number(self._client.hget(class_key(gpu_class, "usage"), "#archived"))
 
-    def _days(self, gpu_class: str) -> Iterator[Use]:
-        """Yield the rows of past days."""
+    def _days(self, gpu_class: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield what is kept of past days: day → sums. Of today, what the class had."""
         key = class_key(gpu_class, "usage")
         oldest, today = self._client.hmget(key, ["#oldest", "#day"])
         days = [OLDER]
         if oldest and today:
-            days += [str(day) for day in range(_number(oldest), _number(today))]
+            days += [str(day) for day in range(_number(oldest), _number(today) + 1)]
         for first in range(0, len(days), PAGE):
+            page = days[first : first + PAGE]
             pipe = self._client.pipeline(transaction=False)
-            for day in days[first : first + PAGE]:
+            for day in page:
                 pipe.hgetall(usage_key(gpu_class, day))
-            for found in pipe.execute():
-                yield from _rows(gpu_class, found)
+            yield from zip(page, pipe.execute(), strict=True)
 
     def _history(self, gpu_class: str, since: int | None) -> tuple[dict[str, None], str | None]:
         """Return the entries since a time, but for the newest, and the time since when."""
@@ -222,6 +239,14 @@ def _rows(gpu_class: str, fields: Mapping[str, str]) -> Iterator[Use]:
                     *(int(slots), None if price == "-" else int(price)),
                     *(int(attempts), int(held), int(waited)),
                 )
+
+
+def _past(gpu_class: str, day: str, fields: Mapping[str, str]) -> Iterator[Had]:
+    """Yield what a class had on a day, or before. What cannot be read is left out."""
+    with suppress(ValueError, TypeError, AttributeError):
+        for price, (_, length, _) in json.loads(fields.get("#had", "{}")).items():
+            at = None if day == OLDER else int(day)
+            yield Had(gpu_class, at, int(length), None if price == "-" else int(price))
 
 
 def _capacities(texts: Sequence[str]) -> list[Capacity]:

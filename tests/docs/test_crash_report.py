@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.page import MUTANTS, PAGE, SCHEDULES, filled
 from tests.chaos.report import COUNTS, LOSING, total
 from tests.chaos.steps import STEPS
+from tests.mutants.__main__ import earlier, keep
 
 
 def test_the_page_shows_the_committed_results() -> None:
@@ -36,6 +38,19 @@ def test_every_failure_of_the_total_is_listed(count: str) -> None:
 
 
 def test_every_mutant_that_was_tried_is_counted() -> None:
-    found = json.loads(MUTANTS.read_text())
-    ends = found["caught"] + found["equivalent"] + len(found["live"])
-    assert found["mutants"] == ends <= found["of"]
+    whole = json.loads(MUTANTS.read_text())
+    for found in (whole, *whole.get("parts", ())):
+        ends = found["caught"] + found["equivalent"] + len(found["live"])
+        assert found["mutants"] == ends <= found["of"]
+
+
+def test_a_run_of_some_scripts_stands_beside_the_one_of_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"mutants": 618}))
+    for caught in (1, 2):
+        keep(path, {"scripts": ["used.lua"], "caught": caught})
+    keep(path, {"scripts": ["admit.lua"], "caught": 7})
+    assert json.loads(path.read_text())["mutants"] == 618
+    assert earlier(path, ["used.lua"])["caught"] == 2
+    with pytest.raises(SystemExit, match=r"no result of --scripts why\.lua"):
+        earlier(path, ["why.lua"])

@@ -8,7 +8,7 @@ any other condition is true.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.lint.lua import SCRIPTS
@@ -37,10 +37,11 @@ class Mutant:
         return f"{self.file}: {self.line.strip()} -> {self.change}"
 
 
-def mutants() -> list[Mutant]:
-    """Return all mutants of all scripts."""
+def mutants(scripts: Iterable[str] | None = None) -> list[Mutant]:
+    """Return all mutants of some scripts, or of all."""
     found = []
-    for path in sorted(SCRIPTS.rglob("*.lua")):
+    paths = SCRIPTS.rglob("*.lua") if scripts is None else (SCRIPTS / each for each in scripts)
+    for path in sorted(paths):
         file = path.relative_to(SCRIPTS).as_posix()
         lines = path.read_text().split("\n")
         for number, line in enumerate(lines):

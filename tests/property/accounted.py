@@ -30,6 +30,7 @@ class Accounted(OpenClass):
         self.us, self.repeats = 1_000_000 * 10**6, 1
         self.gpu_class, self.noted = T4, {SHARED: 0, EXCLUSIVE: 0}
         self.price = 0
+        self.nodes: set[str] | None = None
         self.entries = 10_000
         self.granted: dict[str, Record] = {}
         self.held: dict[str, int] = defaultdict(int)
@@ -47,11 +48,25 @@ class Accounted(OpenClass):
         holders = self.held_slots()
         for isolation in ISOLATIONS:
             count = sum(key.endswith(isolation) for key, _ in holders)
-            self.noted[isolation] = max(gpu_class.slots(isolation), count)
+            each = -(-count // max(1, self.domains()))
+            self.noted[isolation] = max(gpu_class.slots(isolation), each)
         self.price = millionths(gpu_class.price_per_hour) or 0
 
     def held_slots(self) -> list[tuple[str, str]]:
         return [(key, name) for key, name, _ in self.reader.holder_names("t4")]
+
+    def domains(self) -> int:
+        """How many there are: the nodes as they were set, and others while a job runs there."""
+        if self.nodes is None:
+            return 1
+        held = {str(self.granted[name]["domain"]) for _, name in self.held_slots()}
+        return len(self.nodes | held)
+
+    def set_nodes(self, *names: str, shared: int = 4) -> None:
+        slots = {SHARED: shared, EXCLUSIVE: 1}
+        self.nodes = set(names)
+        for _ in range(self.repeats):
+            self.line.set_nodes(self.gpu_class, dict.fromkeys(names, slots))
 
     def wait(self, us: int) -> None:
         share = Fraction(0)
@@ -60,10 +75,11 @@ class Accounted(OpenClass):
             slots = self.noted[key.removeprefix("holders_")]
             share += Fraction(1, slots) if slots else 0
         if any(self.noted.values()):
-            assert share <= 1
-            self.used, self.idle = self.used + share * us, self.idle + (1 - share) * us
+            domains = self.domains()
+            assert share <= domains
+            self.used, self.idle = self.used + share * us, self.idle + (domains - share) * us
             self.cost += share * us * self.price / HOUR
-            self.value += Fraction(us * self.price, HOUR)
+            self.value += Fraction(us * self.price * domains, HOUR)
         self.us += us
         self.now = self.us / 10**6
 
@@ -125,7 +141,7 @@ class Accounted(OpenClass):
         uses = [
             use
             for each in (*books.entries, *books.running)
-            for use in each.uses(books.capacities, 0, end)
+            for use in each.uses(books.terms, 0, end)
         ]
         assert summed(uses) == summed(books.uses(0, end))
 

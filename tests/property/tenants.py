@@ -81,7 +81,7 @@ class TenantQueue(Timed):
         self.took(taken.granted)
         return taken.outcome
 
-    def put_as_older(self, tenant: str, isolation: str) -> None:
+    def put_as_older(self, tenant: str, isolation: str) -> str:
         """Put a job into line as a version that knows no tenants: it has the whole line only."""
         self.sent += 1
         arrival = self.client.hincrby(self.key("gate"), "seq", 1)
@@ -92,6 +92,7 @@ class TenantQueue(Timed):
         self.client.hset(self.key("jobs"), name, json.dumps(record))
         self.client.hset(self.key("messages"), name, "{}")
         self.client.zadd(self.key(f"waiting_{isolation}"), {name: arrival})
+        return name
 
     def took(self, granted: list[Record]) -> None:
         for record in granted:
@@ -202,6 +203,7 @@ class TenantQueue(Timed):
             if (attempt := Attempt.parse("t4", name))
         }
         assert self.zset("tenant_running") == held
+        assert len(held) == len(self.holding), "an answer was lost, or a slot"
         fronts = self.zset("tenant_order")
         assert fronts.pop(".") == 9
         found = {(name.partition(":")[2], int(kind)): name for name, kind in fronts.items()}

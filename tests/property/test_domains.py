@@ -174,6 +174,9 @@ def test_what_a_domain_costs_is_counted_for_each(queue: Queue) -> None:
     assert (entry.domain, entry.stop - entry.start) == ("0", 100 * 1_000_000)
     had = found.had(0, int(queue.now) * 1_000_000)
     assert sum(each.length for each in had) == GPUS * 100 * 1_000_000
+    queue.line.devices = {"t4": GPUS - 1}  # the leader notes its own number
+    queue.line.admit(queue.gpu_class)
+    assert [each.domains for each in books.of("t4").capacities] == [GPUS]
 
 
 def test_one_domain_drains_once_the_patience_is_used_up(queue: Queue) -> None:

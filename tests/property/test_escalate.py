@@ -133,6 +133,8 @@ def test_a_revoke_reaches_a_job_that_moves(moving: Moving, when: str) -> None:
         moving.finish()
     newest = moving.reader.find("a", ["t4", "a100"])
     assert newest and (newest["state"], newest["reason"]) == ("ended", EndReason.CANCELLED)
+    answers = [moving.line.cancel(name, "a") for name in ("t4", "a100")]
+    assert sorted(answers) == ["ended", "unknown"], "one class has it"
     assert moving.live() == []
 
 

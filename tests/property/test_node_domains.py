@@ -106,6 +106,47 @@ def test_an_exclusive_job_runs_beside_shared_jobs_of_another_node(queue: Queue) 
     assert queue.ends("s1") + queue.ends("s2") == ["e2@a"]
 
 
+def test_a_change_of_either_slots_of_a_node_is_seen(queue: Queue) -> None:
+    for slots in ({"shared": 2, "exclusive": 0}, {"shared": 1, "exclusive": 0}):
+        assert queue.nodes({"a": slots, "b": SLOTS})
+        assert [each.slots for each in Domains(queue.client).of("t4")] == [slots, SLOTS]
+
+
+def test_a_holder_without_its_record_may_be_on_any_node(queue: Queue) -> None:
+    """Its record is lost, or is that of a later attempt."""
+    for name in ("s1", "s2"):
+        queue.send(name)
+    queue.client.hdel(class_key("t4", "jobs"), "s1")
+    queue.client.zadd(class_key("t4", "holders_shared"), {"s2#7": 0})
+    queue.client.delete(class_key("t4", "domains") + ":held")
+    queue.nodes({**AB, "c": SLOTS})
+    of: Any = queue.client.hgetall(class_key("t4", "domains") + ":of")
+    assert of == {"s1#1": "", "s2#1": "a", "s2#7": ""}
+
+
+@pytest.mark.parametrize("isolation", ["shared", "exclusive"])
+def test_damaged_slots_of_a_node_keep_no_slot_taken(queue: Queue, isolation: str) -> None:
+    queue.send("s1")
+    damaged = json.dumps({**SLOTS, isolation: []})
+    queue.client.hset(class_key("t4", "domains"), "a", damaged)
+    queue.ends("s1")
+    assert queue.nodes(AB)
+    assert [each.held["shared"] for each in Domains(queue.client).of("t4")] == [0, 0]
+
+
+def test_nodes_are_set_again_after_a_loss_of_the_gate(queue: Queue) -> None:
+    queue.client.delete(class_key("t4", "gate"))
+    assert queue.nodes(AB) and not queue.nodes(AB)
+    assert queue.client.hget(class_key("t4", "gate"), "shares") == "4"
+
+
+def test_a_slot_that_an_older_version_has_freed_is_free_with_the_next_look(queue: Queue) -> None:
+    queue.send("s1")
+    queue.client.zrem(class_key("t4", "holders_shared"), "s1#1")
+    queue.nodes(AB)
+    assert [each.held["shared"] for each in Domains(queue.client).of("t4")] == [0, 0]
+
+
 def test_a_node_has_the_slots_that_it_advertises(queue: Queue) -> None:
     queue.nodes({"a": {"shared": 1, "exclusive": 1}, "b": {"shared": 2, "exclusive": 0}})
     assert queue.send("s1") == ["s1@a"]
@@ -151,13 +192,12 @@ def test_a_node_without_room_is_left_out_and_costs_the_job_nothing(queue: Queue)
     assert record["attempt"] - record["spared"] == 1, "no attempt is used up"
 
 
-def test_a_job_goes_last_to_a_node_on_which_it_has_failed(queue: Queue) -> None:
-    """Its fullest node would come first."""
+def test_a_job_goes_last_to_the_node_where_it_has_failed(queue: Queue) -> None:
     assert queue.send("s1") + queue.send("s2") == ["s1@a", "s2@a"]
-    assert queue.ends("s2", End(EndReason.INFRA, "gone", avoid="a")) == []
-    queue.now += 2
+    assert queue.ends("s2", End(EndReason.EVICTED, "evicted", "a")) == []
+    queue.now += 60
     queue.line.tick("t4")
-    assert queue.admit() == ["s2@b"]
+    assert queue.admit() == ["s2@b"], "though the other one is fuller"
 
 
 def test_pods_without_a_job_leave_the_node_of_a_job_they_must_not_meet(queue: Queue) -> None:

@@ -314,7 +314,8 @@ def test_the_place_that_failed_longest_ago_makes_room(machine: Callable[..., Mac
         ("no driver für é", "no driver für é"),
         ("é" * 150, "é" * 150),
         ("x" + "é" * 150, "x" + "é" * 149),
-        ("驱" * 150, "驱" * 99),
+        ("驱" * 150, "驱" * 100),
+        ("x" + "驱" * 150, "x" + "驱" * 99),
         ("x" * 301, "x" * 300),
     ],
 )

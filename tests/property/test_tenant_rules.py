@@ -28,49 +28,6 @@ def queue(schedule_redis: redis.Redis) -> TenantQueue:
     return TenantQueue(schedule_redis, WIDE)
 
 
-# -- fair shares over a long run -------------------------------------------------------------------
-
-
-def saturate(queue: TenantQueue, lengths: dict[str, float], ends: int) -> dict[str, float]:
-    """Let each tenant always have jobs in line, each of ``lengths`` seconds, until so many have
-    ended. Returns the GPU-seconds of each.
-    """
-    for tenant in lengths:
-        for _ in range(4):
-            queue.send(tenant)
-    until = {name: queue.now + lengths[tenant] for name, tenant in queue.ran}
-    for _ in range(ends):
-        name = min(queue.holding, key=lambda each: (until[each], each))
-        tenant = queue.holding[name]["tenant"]
-        queue.send(tenant)
-        queue.after(max(0.0, until[name] - queue.now))
-        before = len(queue.ran)
-        queue.end(name)
-        for started, owner in queue.ran[before:]:
-            until[started] = queue.now + lengths[owner]
-    return {tenant: queue.used[tenant].total for tenant in lengths}
-
-
-@pytest.mark.parametrize("half_life", [86_400.0, 600.0])
-def test_equal_tenants_get_equal_shares_with_short_and_long_jobs(
-    queue: TenantQueue, half_life: float
-) -> None:
-    """One sends short jobs, one long ones: by jobs, the long ones would get ten times the GPU."""
-    queue.half_life = half_life
-    queue.tenants.set("t4", {}, half_life)
-    used = saturate(queue, {"a": 6.0, "b": 20.0, "c": 60.0, "d": 11.0}, 500)
-    assert jain(list(used.values())) >= 0.99, used
-    states = queue.states()
-    for tenant, seconds in used.items():
-        assert states[tenant]["total"] == pytest.approx(seconds, abs=60 * queue.part(SHARED))
-
-
-def test_shares_follow_the_weights(queue: TenantQueue) -> None:
-    queue.set("a", TenantRule(weight=3))
-    used = saturate(queue, {"a": 10.0, "b": 10.0}, 300)
-    assert used["a"] / used["b"] == pytest.approx(3, rel=0.1)
-
-
 def test_without_a_half_life_running_jobs_count_only(queue: TenantQueue) -> None:
     queue.tenants.set("t4", {}, 0)
     for tenant in ("a", "a", "a", "a", "a", "b", "c", "c"):
@@ -133,6 +90,72 @@ def test_a_limit_does_not_reset_the_count_of_bypasses(schedule_redis: redis.Redi
     queue.send("a")
     assert queue.running() == {"a": 2, "b": 1}
     assert queue.client.hget(queue.key("gate"), "*:bypassed") == "1"
+
+
+def test_what_was_used_decides_also_as_lines_are_made_again(queue: TenantQueue) -> None:
+    queue.set("*", TenantRule(max_running=1))
+    queue.send("b")
+    queue.after(5)
+    for tenant in ("a", "a", "b"):
+        queue.send(tenant)
+    queue.set("*", None)  # all lines
+    queue.after(40)
+    queue.set("b", TenantRule(weight=10))
+    assert queue.running() == {"a": 1, "b": 1}
+    queue.turn()
+    assert [tenant for _, tenant in queue.ran] == ["b", "a", "b", "a"]
+
+
+def test_a_rule_for_jobs_without_a_tenant_is_the_first_of_its_class(queue: TenantQueue) -> None:
+    queue.set("", TenantRule(max_running=1))
+    queue.send("")
+    queue.send("")
+    assert queue.running() == {"": 1}
+
+
+def test_a_rule_makes_no_tenant(queue: TenantQueue) -> None:
+    queue.send("a")
+    queue.set("b", TenantRule(weight=2))
+    assert set(queue.states()) == {"a"}
+
+
+def test_jobs_of_one_tenant_start_by_arrival_in_either_line(queue: TenantQueue) -> None:
+    queue.gpu_class = GpuClass("t4", shared_slots=4, exclusive_slots=1)
+    queue.set("a", TenantRule(max_running=0))
+    queue.send("a", SHARED)
+    queue.send("a", EXCLUSIVE)
+    queue.set("a", None)
+    queue.turn()
+    assert queue.ran == [("a-1", "a")]
+
+
+@pytest.mark.parametrize(("first", "second"), [(SHARED, EXCLUSIVE), (EXCLUSIVE, SHARED)])
+def test_the_line_of_the_tenant_with_less_use_starts(
+    queue: TenantQueue, first: str, second: str
+) -> None:
+    queue.gpu_class = GpuClass("t4", shared_slots=4, exclusive_slots=1)
+    queue.send("a")
+    queue.after(10)
+    queue.end("a-1")
+    for tenant in "ab":
+        queue.set(tenant, TenantRule(max_running=0))
+    queue.send("a", first)
+    queue.send("b", second)
+    queue.set("*", None)
+    for tenant in "ab":
+        queue.set(tenant, None)
+    queue.turn()
+    assert [tenant for _, tenant in queue.ran] == ["a", "b"]
+
+
+def test_both_lines_start_by_arrival_until_they_are_sorted(queue: TenantQueue) -> None:
+    queue.gpu_class = GpuClass("t4", shared_slots=1, exclusive_slots=1)
+    for _ in range(300):
+        queue.put_as_older("a", SHARED)
+    queue.put_as_older("a", EXCLUSIVE)
+    queue.set("*", TenantRule(weight=2))
+    granted = queue.line.admit(queue.gpu_class)
+    assert granted.more and [each["delivery"] for each in granted] == ["older-1"]
 
 
 def test_a_full_line_refuses_with_the_limit_and_retries_go_on(queue: TenantQueue) -> None:
@@ -199,6 +222,7 @@ def test_long_lines_are_sorted_in_parts(queue: TenantQueue) -> None:
     calls = 0
     while (granted := queue.line.admit(queue.gpu_class)).more:
         queue.took(granted)
+        assert queue.running() == {"": 2}, "meanwhile, jobs start in the order of the whole line"
         calls += 1
     queue.took(granted)
     assert calls == 2
@@ -250,3 +274,46 @@ def test_the_state_of_the_version_before_is_taken_over(schedule_redis: redis.Red
     }
     record = queue.reader.record("t4", "later")
     assert record and record["state"] == "delayed"
+
+
+# -- fair shares over a long run -------------------------------------------------------------------
+
+
+def saturate(queue: TenantQueue, lengths: dict[str, float], ends: int) -> dict[str, float]:
+    """Let each tenant always have jobs in line, each of ``lengths`` seconds, until so many have
+    ended. Returns the GPU-seconds of each.
+    """
+    for tenant in lengths:
+        for _ in range(4):
+            queue.send(tenant)
+    until = {name: queue.now + lengths[tenant] for name, tenant in queue.ran}
+    for _ in range(ends):
+        name = min(queue.holding, key=lambda each: (until[each], each))
+        tenant = queue.holding[name]["tenant"]
+        queue.send(tenant)
+        queue.after(max(0.0, until[name] - queue.now))
+        before = len(queue.ran)
+        queue.end(name)
+        for started, owner in queue.ran[before:]:
+            until[started] = queue.now + lengths[owner]
+    return {tenant: queue.used[tenant].total for tenant in lengths}
+
+
+@pytest.mark.parametrize("half_life", [86_400.0, 600.0])
+def test_equal_tenants_get_equal_shares_with_short_and_long_jobs(
+    queue: TenantQueue, half_life: float
+) -> None:
+    """One sends short jobs, one long ones: by jobs, the long ones would get ten times the GPU."""
+    queue.half_life = half_life
+    queue.tenants.set("t4", {}, half_life)
+    used = saturate(queue, {"a": 6.0, "b": 20.0, "c": 60.0, "d": 11.0}, 500)
+    assert jain(list(used.values())) >= 0.99, used
+    states = queue.states()
+    for tenant, seconds in used.items():
+        assert states[tenant]["total"] == pytest.approx(seconds, abs=60 * queue.part(SHARED))
+
+
+def test_shares_follow_the_weights(queue: TenantQueue) -> None:
+    queue.set("a", TenantRule(weight=3))
+    used = saturate(queue, {"a": 10.0, "b": 10.0}, 300)
+    assert used["a"] / used["b"] == pytest.approx(3, rel=0.1)

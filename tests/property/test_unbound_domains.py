@@ -8,65 +8,16 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.attempt import Observation
 from gpuqueue.model.ends import End
-from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.unbound import is_unbound
-from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.domains import Domains
 from gpuqueue.store.keys import class_key
-from tests.property.test_node_domains import SLOTS, T4, Queue
+from tests.property.scaled import AUTO, Scaled
+from tests.property.test_node_domains import SLOTS
 
 pytestmark = pytest.mark.integration
-AUTO = replace(T4, scale_to=3)
-
-
-class Scaled(Queue):
-    """Jobs of a cluster whose autoscaler adds nodes."""
-
-    gpu_class: GpuClass
-
-    def look(self, *nodes: str, refused: int = 0) -> bool:
-        """The leader lists the nodes; ``refused`` others exist and take no pods."""
-        assert self.gpu_class.scale_to
-        fixed = len(self.gpu_class.nodes)
-        more = max(0, self.gpu_class.scale_to - (fixed or len(nodes)) - refused)
-        return self.line.set_nodes(self.gpu_class, dict.fromkeys(nodes, SLOTS), more)
-
-    def domain(self, name: str) -> str:
-        found: str = self.record(name)["domain"]
-        return found
-
-    def lands(self, name: str, node: str) -> None:
-        """Its pod has got a node."""
-        self.line.observed([Observation(self.attempt(name), pod=f"pod-{name}", node=node)])
-
-    def claims(self, name: str) -> None:
-        """Its executor runs."""
-        record = self.running[name]
-        ExecutorAttempt(self.client, self.attempt(name), record["token"]).claim("", "w")
-
-    def stopped(self) -> list[str]:
-        return [each.delivery for each, _ in self.reader.todo("t4", self.now).stopping]
-
-    def of_nodes(self) -> dict[str, dict[str, int]]:
-        """Node → its holders by isolation."""
-        return {each.name: each.held for each in Domains(self.client).of("t4") if each.bound}
-
-    def to_come(self) -> list[str]:
-        return [each.name for each in Domains(self.client).of("t4") if not each.bound]
-
-    def finds_no_node(self, name: str) -> list[str]:
-        """No node comes for its pod in time, and it is deleted."""
-        text = "no node took its pod within 600 s"
-        end = End(EndReason.UNSCHEDULABLE, text, blames=PlaceKind.SCHEDULING)
-        assert self.line.give_up(self.attempt(name), end)
-        return self.ends(name, End(EndReason.POD_DELETED, "deleted"))
 
 
 @pytest.fixture
@@ -234,6 +185,7 @@ def test_a_pod_on_a_node_that_others_have_gives_its_slot_back(queue: Scaled) -> 
     assert queue.ends("e1", End(EndReason.POD_DELETED, "deleted")) == [f"e1@{own}"]
     record = queue.record("e1")
     assert (record["attempt"], record["attempt"] - record["spared"]) == (2, 1)
+    assert record["away"] == ["a"], "its next pod does not come there"
     queue.lands("e1", "b")
     assert queue.of_nodes()["b"] == {"shared": 0, "exclusive": 1}
 
@@ -372,141 +324,3 @@ def test_a_lost_state_learns_again_which_pods_made_a_node_come(queue: Scaled) ->
     assert queue.line.adopt("t4", record, 2)
     assert starts(queue, "s2") == "a"
     assert queue.record("s2")["origin"] == origin
-
-
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["shared", "shared", "exclusive", "end", "node", "gone", "look"]),
-        st.integers(0, 20),
-    ),
-    max_size=40,
-)
-
-
-class Kubernetes:
-    """Where the pods are, by the rules that they carry. ``nodes``: those that exist."""
-
-    def __init__(self, queue: Scaled) -> None:
-        self.queue = queue
-        self.nodes: list[str] = []
-        self.pods: dict[str, dict[str, Any]] = {}  # job → its pod
-        self.made = 0
-
-    def start(self, started: list[str]) -> None:
-        for name in (each.partition("@")[0] for each in started):
-            record = self.queue.record(name)
-            self.pods[name] = {
-                "isolation": record["isolation"],
-                "label": record.get("origin") or record["domain"],
-                "pinned": None if is_unbound(record["domain"]) else record["domain"],
-                "node": None,
-            }
-
-    def takes(self, node: str, pod: dict[str, Any]) -> bool:
-        there = [each for each in self.pods.values() if each["node"] == node]
-        isolations = [each["isolation"] for each in there]
-        free = SLOTS["shared"] - len(there)
-        apart = (pod["isolation"] == "exclusive" and there) or "exclusive" in isolations
-        if free <= 0 or apart or pod["pinned"] not in (None, node):
-            return False
-        # A pod with a node to come keeps all others off, and so do those that are there.
-        if any(
-            each["label"] != pod["label"] and None in (each["pinned"], pod["pinned"])
-            for each in there
-        ):
-            return False
-        mine = {each["node"] for each in self.pods.values() if each["label"] == pod["label"]}
-        return pod["pinned"] is not None or not mine - {None} or node in mine
-
-    def schedule(self) -> None:
-        """Place pods, and tell of it."""
-        for name, pod in sorted(self.pods.items()):
-            node = next((each for each in self.nodes if self.takes(each, pod)), None)
-            if pod["node"] is None and node:
-                pod["node"] = node
-                self.queue.lands(name, node)
-
-    def check(self) -> None:
-        """The rule holds on each node, and in each domain of the books."""
-        for node in {each["node"] for each in self.pods.values()} - {None}:
-            there = [each["isolation"] for each in self.pods.values() if each["node"] == node]
-            assert len(set(there)) == 1 and len(there) <= SLOTS[there[0]], (node, there)
-        domains = Domains(self.queue.client).of("t4")
-        for each in domains:
-            assert not (each.held["shared"] and each.held["exclusive"]), each
-            assert all(each.held[kind] <= SLOTS[kind] for kind in SLOTS), each
-        idle = [each for each in domains if not each.bound and not any(each.held.values())]
-        bound = [each for each in domains if each.bound]
-        assert len(idle) + len(bound) <= max(3, len(bound)), "no more nodes than the class may have"
-
-
-def play(client: redis.Redis, events: list[tuple[str, int]]) -> None:
-    """Play events, then let nodes come and jobs end until no job is left."""
-    queue = Scaled(client, AUTO)
-    cluster = Kubernetes(queue)
-    queue.look()
-
-    def end(name: str) -> None:
-        del cluster.pods[name]
-        cluster.start(queue.ends(name, End(EndReason.SUCCEEDED, "")))
-
-    def add_node() -> None:
-        if len(cluster.nodes) < 3:
-            cluster.made += 1
-            cluster.nodes.append(f"n{cluster.made}")
-
-    def turn() -> None:
-        for name in queue.stopped():
-            end(name)
-        cluster.start(queue.admit())
-        cluster.schedule()
-        cluster.check()
-
-    for number, (what, which) in enumerate(events):
-        queue.now += 1
-        if what == "end" and cluster.pods:
-            end(sorted(cluster.pods)[which % len(cluster.pods)])
-        elif what == "node":
-            add_node()
-        elif what == "gone":
-            used = {each["node"] for each in cluster.pods.values()}
-            cluster.nodes = [each for each in cluster.nodes if each in used] or cluster.nodes
-        elif what == "look":
-            queue.look(*cluster.nodes)
-        elif what in SLOTS:
-            cluster.start(queue.send(f"{number:02}", what))
-        turn()
-    for _ in range(120):
-        if not cluster.pods:
-            break
-        queue.now += 61
-        add_node()
-        queue.look(*cluster.nodes)
-        turn()
-        placed = [name for name, pod in sorted(cluster.pods.items()) if pod["node"]]
-        for name in placed[:1]:
-            end(name)
-        for name in sorted(cluster.pods):  # it waits in vain for its node
-            if cluster.pods[name]["pinned"] and not cluster.pods[name]["node"]:
-                del cluster.pods[name]
-                cluster.start(queue.finds_no_room(name))
-                break
-        turn()
-    assert not cluster.pods and not queue.running, "each job has run"
-
-
-@settings(max_examples=20, deadline=None)
-@given(events=EVENTS)
-def test_every_schedule_keeps_the_rule_and_ends(
-    schedule_redis: redis.Redis, events: list[tuple[str, int]]
-) -> None:
-    play(schedule_redis, events)
-
-
-@pytest.mark.slow
-@settings(max_examples=120, deadline=None)
-@given(events=EVENTS)
-def test_every_one_of_many_schedules_keeps_the_rule_and_ends(
-    schedule_redis: redis.Redis, events: list[tuple[str, int]]
-) -> None:
-    play(schedule_redis, events)

@@ -27,6 +27,8 @@ LOOK_EVERY = 0.5
 #: Seconds after a job's end until its log is stored and its Celery retry is known. A retry on
 #: another queue never becomes known.
 SETTLED = 10.0
+#: Ends of a record whose job goes on in another one.
+GOES_ON = (EndReason.RETRIED, EndReason.ESCALATED)
 NONE = 1
 
 
@@ -156,7 +158,7 @@ class _Following:
         ):
             return False  # its pod goes on, and soon keeps what the job has printed
         released = "admitted" not in record or "released" in record
-        return record.get("reason") != EndReason.RETRIED and (released or not new)
+        return record.get("reason") not in GOES_ON and (released or not new)
 
     def _stream(self, record: Record, new: bool) -> str | None:
         """Print a pod's log until its container ends, or what is there now if the pod outlives the

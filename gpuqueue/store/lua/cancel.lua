@@ -61,5 +61,7 @@ for place, entry in ipairs(found) do
   look_at(string.sub(entry, #id + 2))
 end
 local answer = 'unknown'
-if newest and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
+-- Where it has moved to, it is known.
+local moved = over and newest.reason == 'ESCALATED'
+if newest and not moved and (newest.state ~= 'ended' or over) then answer = cancel(newest) end
 return { answer, stopped, newest_name }

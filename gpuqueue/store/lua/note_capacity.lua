@@ -1,21 +1,21 @@
 -- note_capacity: note what a class has, from now on, and what its slots cost. Archive the rows of
 -- past days, and forget the oldest entries. Of one dispatcher at a time: the leader.
 -- Context:
---   domains: how many domains the class has
+--   domains: how many domains the class has; absent: its nodes, which the state knows
 --   shared, exclusive: the slots of one domain
 --   price?: of one domain for an hour, in millionths, as text
 --   rows: how many rows of one day are kept before tasks become 'other'; twice as many, before
 --     tenants do
---   history: how many entries are kept
+--   history, capacities: how many entries are kept, and how many changes of the capacity
 --   days: for how many days the rows are kept by day
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
---! clock counts records slots accounting
+--! clock counts records slots domains accounting
 local micros, whole, decoded = accounting.micros, accounting.whole, accounting.decoded
 local DAY, OTHER = 86400000000, 'other'
 local today = math.floor(micros(now) / DAY)
 -- How many days, or entries, one call forgets at most.
-local FORGOTTEN_DAYS, FORGOTTEN_ENTRIES, MOST_CAPACITIES = 8, 500, 500
+local FORGOTTEN_DAYS, FORGOTTEN_ENTRIES = 8, 500
 -- Seconds between two notes that the class is there.
 local SEEN_EACH = 60
 
@@ -31,6 +31,12 @@ local function merge(key, name, text)
     if type(sums) == 'table' and #sums == 3 then accounting.add_to(row, terms, unpack(sums)) end
   end
   redis.call('HSET', key, name, cjson.encode(row))
+end
+
+-- The first day that is kept by itself.
+local function note_oldest(day)
+  local known = tonumber(redis.call('HGET', K.usage, '#oldest'))
+  if not known or day < known then redis.call('HSET', K.usage, '#oldest', day) end
 end
 
 local function archive()
@@ -49,10 +55,7 @@ local function archive()
   redis.call('HDEL', K.usage, '#late')
   redis.call('HSET', K.usage, '#day', today, '#rows', rows)
   redis.call('HINCRBY', K.usage, '#archived', 1)
-  local known = tonumber(redis.call('HGET', K.usage, '#oldest'))
-  if oldest and (not known or oldest < known) then
-    redis.call('HSET', K.usage, '#oldest', oldest)
-  end
+  if oldest then note_oldest(oldest) end
 end
 
 -- Days that are too old become part of one row for each isolation and reason.
@@ -68,6 +71,8 @@ local function forget_days()
       if name then
         name[1], name[2], name[3] = 0, OTHER, OTHER
         merge(day_key('older'), cjson.encode(name), found[i + 1])
+      elseif found[i] == '#had' then
+        merge(day_key('older'), '#had', found[i + 1])
       end
     end
     redis.call('DEL', key)
@@ -85,6 +90,32 @@ local function forget_above(key, most)
   return old[#old]
 end
 
+-- Add what the class had from one capacity to the next to the sums of its days.
+local function sum_up(capacity, from, to)
+  note_oldest(math.floor(from / DAY))
+  while from < to do
+    local day = math.floor(from / DAY)
+    local length = math.min(to, (day + 1) * DAY) - from
+    local sums = { '0', whole(length * capacity.domains), '0' }
+    merge(day_key(day), '#had', cjson.encode({ [capacity.price or '-'] = sums }))
+    from = from + length
+  end
+end
+
+-- The oldest capacities become sums: nodes come and go all the time.
+local function forget_capacities()
+  local over = redis.call('ZCARD', K.capacity) - context.capacities
+  if over <= 0 then return end
+  local old = redis.call('ZRANGE', K.capacity, 0, math.min(over, FORGOTTEN_ENTRIES), 'WITHSCORES')
+  redis.call('HSETNX', K.usage, '#began', old[2])
+  for i = 1, #old - 2, 2 do
+    local each = decoded(old[i])
+    if each then sum_up(each, tonumber(old[i + 1]), tonumber(old[i + 3])) end
+    redis.call('ZREM', K.capacity, old[i])
+  end
+  redis.call('HINCRBY', K.usage, '#archived', 1)
+end
+
 local held = { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
 local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
 local raw, seen = known[1], tonumber(known[2])
@@ -94,30 +125,40 @@ local current = decoded(raw)
 local away = seen and micros(now) - seen > context.absent * 1000000
 if current and away and held.shared + held.exclusive == 0 then
   local last = tonumber(redis.call('ZRANGE', K.history, -1, -1, 'WITHSCORES')[2]) or 0
-  local at = math.max(seen, last, tonumber(current.at))
+  -- Its nodes may have been listed already, before this call.
+  local back = tonumber(current.at) > seen + SEEN_EACH * 1000000
+  local at = math.max(seen, last, back and 0 or tonumber(current.at))
   local none = { at = whole(at), domains = 0, shared = 0, exclusive = 0 }
-  if tonumber(current.at) == at then redis.call('ZREM', K.capacity, raw) end
-  raw = cjson.encode(none)
-  redis.call('ZADD', K.capacity, at, raw)
-  current = none
+  redis.call('ZREMRANGEBYSCORE', K.capacity, at, at)
+  local text = cjson.encode(none)
+  redis.call('ZADD', K.capacity, at, text)
+  if not back then
+    raw, current = text, none
+  end
 end
 if not seen or micros(now) - seen >= SEEN_EACH * 1000000 then
   redis.call('HSET', K.usage, '#seen', whole(micros(now)))
 end
 
 local wanted = { domains = context.domains, price = context.price, rows = context.rows }
+-- What runs on a node that is not known yet counts as one.
+local least = held.shared + held.exclusive > 0 and 1 or 0
+if not wanted.domains then wanted.domains = math.max(least, domain.total()) end
 -- Where slots were taken away, what still runs has its share.
-wanted.shared = math.max(context.shared, math.ceil(held.shared / context.domains))
-wanted.exclusive = math.max(context.exclusive, math.ceil(held.exclusive / context.domains))
+local function at_least(given, number)
+  return math.max(given, wanted.domains > 0 and math.ceil(number / wanted.domains) or 0)
+end
+wanted.shared = at_least(context.shared, held.shared)
+wanted.exclusive = at_least(context.exclusive, held.exclusive)
 local changed = not current
 for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do
   if current and current[field] ~= wanted[field] then changed = true end
 end
-if changed then accounting.set_capacity(wanted, raw) end
+if changed then domain.set_capacity(wanted, raw) end
 
 if tonumber(known[3]) ~= today or known[4] then archive() end
 forget_days()
-forget_above(K.capacity, MOST_CAPACITIES)
+forget_capacities()
 local forgotten = forget_above(K.history, context.history)
 if forgotten then redis.call('HSET', K.usage, '#forgotten', forgotten) end
 return changed and 1 or 0

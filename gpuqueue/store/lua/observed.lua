@@ -29,6 +29,7 @@ end
 if context.node and domain.bind(job, context.node) and not job.doomed then
   job.doomed, job.doom_tried, job.doom_blames = OF_NODES.no_room, 'always', ''
   job.doom_error = string.format('its pod came to node %s, which other jobs have', context.node)
+  keep_away(job, context.node) -- its next pod would come there, too
   redis.call('ZADD', K.stopping, 'NX', now, holder_of(job))
 end
 save(job)

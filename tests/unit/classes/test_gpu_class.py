@@ -160,6 +160,10 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.l4]\nshared_slots = 1\nresource = ''",
         "classes.l4.resource='' is not the name of a resource; use e.g. 'nvidia.com/gpu'",
     ),
+    "is no table": (
+        "classes.l4 = 3",
+        "f.toml: classes.l4=3 is not a table; use [classes.NAME]",
+    ),
     "has an unknown field": (
         "[classes.l4]\nslots = 3",
         "f.toml: classes.l4.slots=3 is unknown; known: cpu, default_time_limit, devices,",

@@ -88,6 +88,7 @@ class RecordingRedis:
         return [None, None]
 
     def hgetall(self, *arguments: object) -> dict[str, str]:
+        self._answers.append({})
         return {}
 
     def zrangebyscore(self, *arguments: object, **options: object) -> list[str]:

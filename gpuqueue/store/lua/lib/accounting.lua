@@ -4,12 +4,14 @@
 --
 -- Times and durations are whole microseconds, kept as texts: JSON of Redis has 14 digits.
 --   K.history: entry (JSON) by the time at which its slot was freed.
---   K.capacity: {at, domains, shared, exclusive, price} (JSON) by the time from which it holds.
+--   K.capacity: {at, domains, shared, exclusive, price} (JSON) by the time from which it holds; of
+--     nodes also written where their list changes (see domains).
 --   An attempt of several GPUs has used a slot for each: what it has held counts as often.
 --   K.usage: the newest capacity as '#now'; a row for each [day, tenant, task, isolation, reason,
 --     counted], as JSON: 'SLOTS PRICE' -> {attempts, held, waited}; and for /metrics, for each
 --     [tenant, isolation, reason], the seconds that GPUs were held. note_capacity moves the rows of
---     past days to K.usage:DAY.
+--     past days to K.usage:DAY, and sums the oldest capacities up there, as '#had'; '#began': since
+--     when there are any.
 
 -- One name, since a script has at most 200.
 local accounting = {}
@@ -47,13 +49,8 @@ do
     return type(value) == 'table' and value or nil
   end
 
-  -- A name, without the rest of a character that was cut.
   local function short(name)
-    if type(name) ~= 'string' then return '' end
-    if #name <= LONGEST_NAME then return name end
-    local kept = string.sub(name, 1, LONGEST_NAME)
-    if not string.find(name, '^[\128-\191]', LONGEST_NAME + 1) then return kept end
-    return (string.gsub(kept, '[\192-\255][\128-\191]*$', ''))
+    return type(name) == 'string' and shortened(name, LONGEST_NAME) or ''
   end
 
   -- Free the slots of a holder. `job`: its record, or of a later attempt; nil: none. Answer: how
@@ -114,14 +111,17 @@ do
   local function capacities(current, start)
     if not current then return {} end
     if tonumber(current.at) <= start then return { current } end
-    local found, log = {}, redis.call('ZRANGE', K.capacity, 0, -1)
+    local found = {}
+    local from = redis.call('ZRANGE', K.capacity, start, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)
+    local log = redis.call('ZRANGE', K.capacity, '(' .. whole(start), '+inf', 'BYSCORE')
+    table.insert(log, 1, from[1])
     for i = #log, 1, -1 do
       local each = decoded(log[i])
-      if each and tonumber(each.at) then
-        found[#found + 1] = each
-        if tonumber(each.at) <= start then break end
-      end
+      if each and tonumber(each.at) then found[#found + 1] = each end
     end
+    -- Of a time that is summed up, the terms that followed are known.
+    local began = not from[1] and #found > 0 and redis.call('HGET', K.usage, '#began')
+    if began then found[#found].at = began end
     return found
   end
 
@@ -239,31 +239,6 @@ do
     entry.reason, entry.counted = reason or 'INFRA', counted
     if not pcall(keep_entry, entry) then
       redis.pcall('HINCRBY', K.counts, 'unaccounted:' .. entry.isolation, 1)
-    end
-  end
-
-  -- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows. `raw`: the
-  -- newest one, as it was written.
-  function accounting.set_capacity(entry, raw)
-    local before = decoded(raw)
-    local at = math.max(micros(now), before and tonumber(before.at) or 0)
-    if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
-    entry.at = whole(at)
-    local text = cjson.encode(entry)
-    redis.call('ZADD', K.capacity, at, text)
-    redis.call('HSET', K.usage, '#now', text)
-    return text
-  end
-
-  -- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
-  function accounting.widen(isolation)
-    local raw = redis.call('HGET', K.usage, '#now')
-    local current = decoded(raw)
-    if not current or (current.domains or 0) == 0 then return end
-    local each = math.ceil(slots.used(isolation) / current.domains)
-    if (current[isolation] or 0) < each then
-      current[isolation] = each
-      accounting.set_capacity(current, raw)
     end
   end
 

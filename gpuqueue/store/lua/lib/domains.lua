@@ -12,10 +12,12 @@
 --   …:ends               zset: domain by the time at which it is idle; see domain.index
 --   …:ends:SIZE          zset: the same, of the domains with so many exclusive slots, if several
 --   …:shared:NAME, …     zset: holder, and each further slot of one, in a domain by its planned end
+--   …:there              zset: the nodes to account for: those of K.domains that exist, and others
+--                        while something holds a slot there
 --
--- The last four kinds follow from the records of the holders, and are made again where they are
--- not whole: an older version frees a slot without them. A holder whose domain is not known yet is
--- in the one without a name: it may be anywhere.
+-- The four kinds before the last follow from the records of the holders, and are made again where
+-- they are not whole: an older version frees a slot without them. A holder whose domain is not yet
+-- known is in the one without a name: it may be anywhere.
 
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
@@ -25,9 +27,15 @@ function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
 end
 
+-- A text that JSON holds, or nothing.
+function domain.decoded(text)
+  local _, value = pcall(cjson.decode, text or '')
+  return type(value) == 'table' and value or nil
+end
+
 function domain.slots(name)
-  local _, own = pcall(cjson.decode, redis.call('HGET', K.domains, name) or '')
-  if type(own) ~= 'table' then return nil end
+  local own = domain.decoded(redis.call('HGET', K.domains, name))
+  if not own then return nil end
   local whole = type(own.shared) == 'number' and type(own.exclusive) == 'number'
   return whole and own or nil
 end
@@ -63,12 +71,59 @@ function domain.last_end(name, isolation)
   return tonumber(last[2] or 0)
 end
 
+-- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows; see accounting.
+-- `raw`: the newest one, as it was written.
+function domain.set_capacity(entry, raw)
+  local before = domain.decoded(raw)
+  local at = math.max(math.floor(now * 1000000 + 0.5), before and tonumber(before.at) or 0)
+  if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
+  entry.at = string.format('%.0f', at)
+  local text = cjson.encode(entry)
+  redis.call('ZADD', K.capacity, at, text)
+  redis.call('HSET', K.usage, '#now', text)
+end
+
+-- Note whether a node is to be accounted for. One that does not exist yet costs nothing.
+function domain.note_there(name, is_there)
+  if not domain.is_unbound(name) then domain.put('there', name, is_there and 0) end
+end
+
+-- How many nodes there are to account for.
+function domain.total()
+  return redis.call('ZCARD', domain.key('there'))
+end
+
+-- Note how many domains there are from now on. A class whose capacity was not noted yet has none.
+function domain.note_total(total)
+  local raw = redis.pcall('HGET', K.usage, '#now')
+  local current = domain.decoded(raw)
+  if not current or current.domains == total then return end
+  current.domains = total
+  pcall(domain.set_capacity, current, raw) -- a damaged key keeps no slot from being freed
+end
+
+-- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
+function domain.widen(isolation)
+  local raw = redis.call('HGET', K.usage, '#now')
+  local current = domain.decoded(raw)
+  if not current or (current.domains or 0) == 0 then return end
+  local each = math.ceil(slots.used(isolation) / current.domains)
+  if (current[isolation] or 0) < each then
+    current[isolation] = each
+    domain.set_capacity(current, raw)
+  end
+end
+
 function domain.index(name)
   if name == domain.NOWHERE_YET then return end
   local own = domain.slots(name)
   local usable = own and not own.waits
   local later = domain.is_unbound(name) and UNBOUND.later or 0
   local shared, exclusive = domain.holders(name, 'shared'), domain.holders(name, 'exclusive')
+  if not own and redis.call('HGET', K.gate, 'domains') == 'node' then
+    domain.note_there(name, shared + exclusive > 0)
+    domain.note_total(domain.total())
+  end
   local room = usable and exclusive == 0 and own.shared - shared or 0
   local alone = usable and shared == 0 and own.exclusive - exclusive or 0
   domain.put('shared', name, room > 0 and room + later)

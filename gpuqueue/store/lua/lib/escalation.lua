@@ -45,7 +45,7 @@ do
     job.escalated = job.gpu_class .. ' ' .. job.isolation
     job.isolation, job.larger = isolation, nil
     job.spared = (job.spared or 0) + 1
-    job.outcome, job.eta = nil, nil
+    job.outcome, job.eta = nil, now -- since when it waits
     enter_line(job)
   end
 end

@@ -65,7 +65,9 @@ function domain.set(spec, domains)
   for name, own in pairs(domains) do
     shares = shares + math.max(own.shared, own.exclusive)
     domain.write(name, own)
+    if spec.domain == 'node' then domain.note_there(name, true) end
   end
+  if spec.domain == 'node' then domain.note_total(domain.total()) end
   redis.call('HSET', K.gate, 'shares', shares)
   domain.place_holders(spec)
 end
@@ -82,6 +84,7 @@ function domain.forget()
     domain.leave(holder)
   end
   domain.keep_only({})
+  domain.note_total(1)
   redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until', 'scale', 'new_node')
 end
 
@@ -209,8 +212,8 @@ function domain.pick(spec, isolation, job, drained, number)
       why = domain.why_aside(spec, name)
     else
       local probed = stands and not domain.is_unbound(name)
-      -- A job keeps away from nodes by name, and from GPUs by place.
-      local rank = ((avoided[place] or avoided[name]) and 2 or 0) + (probed and 0 or 1)
+      local failed = avoided[place] or avoided[name] -- nodes are noted by their names
+      local rank = (failed and 2 or 0) + (probed and 0 or 1)
       if not best or rank < least then best, least = name, rank end
     end
   end
@@ -306,13 +309,17 @@ function domain.pick_devices(spec, isolation, job, number)
   return picked
 end
 
--- Keep the pod of an attempt that may come to any node away from those that are set aside.
+-- Keep the pod of an attempt that may come to any node away from those that are set aside, and from
+-- those where this job has failed: a new one may come.
 function domain.keep_off(job)
-  local away = {}
+  local away, known = {}, {}
+  local function add(node)
+    if not known[node] then away[#away + 1] = node end
+    known[node] = true
+  end
+  for _, node in ipairs(job.avoid or {}) do add(node) end
   for name in pairs(places()) do
-    if place_kind(name) == 'node' and standing(name) then
-      away[#away + 1] = string.sub(name, #'node:' + 1)
-    end
+    if place_kind(name) == 'node' and standing(name) then add(string.sub(name, #'node:' + 1)) end
   end
   if #away == 0 then return end
   table.sort(away)

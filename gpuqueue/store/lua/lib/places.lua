@@ -111,12 +111,6 @@ local function spare_others(entry, job)
   end
 end
 
--- A text of some bytes, with no part of a character at its end.
-local function shortened(text, most)
-  if #text <= most then return text end
-  return (string.gsub(string.sub(text, 1, most), '[\192-\255][\128-\191]*$', ''))
-end
-
 local function is_hold(name)
   local kind = place_kind(name)
   return HOLD_STAGES[kind] or kind == FINISHES

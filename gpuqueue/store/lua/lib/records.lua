@@ -5,6 +5,13 @@
 -- The numbers of attempts are below: the name of a holder has all their digits.
 local MOST_ATTEMPTS = 10 ^ 15
 
+-- A text of some bytes, without the rest of a character that was cut.
+local function shortened(text, most)
+  local kept = string.sub(text, 1, most)
+  if not string.find(text, '^[\128-\191]', most + 1) then return kept end
+  return (string.gsub(kept, '[\192-\255][\128-\191]*$', ''))
+end
+
 local function is_of_texts(list)
   for index, text in pairs(list) do
     if type(index) ~= 'number' or type(text) ~= 'string' then return false end

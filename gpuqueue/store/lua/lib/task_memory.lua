@@ -54,14 +54,14 @@ do
     forget_old()
   end
 
-  -- Note what an attempt has used, by its account; `asks`: what its job asked for. On a GPU that
-  -- others share, only torch knows.
+  -- Note what an attempt has used of each of its GPUs, by its account; `asks`: what its job asked
+  -- for. On a GPU that others share, only torch knows.
   function task_memory.note(account, asks)
     local used = account.memory_own or 0
     if account.isolation == 'exclusive' and account.memory then
-      used = math.max(used, account.memory - MEASURED.reserve)
+      used = math.max(used, account.memory - MEASURED.reserve * (account.gpus or 1))
     end
-    if used > 0 then note(used, account, asks) end
+    if used > 0 then note(math.ceil(used / (account.gpus or 1)), account, asks) end
   end
 
   -- Compare what a job asks for with what its task has used, and note in its record that it asks

@@ -3,7 +3,6 @@
 
 do
   local PHASES = { 'waiting_shared', 'waiting_exclusive', 'delayed' }
-  local LINES = { 'holders_shared', 'holders_exclusive', unpack(PHASES) }
   local OWN = {
     'tenants',
     'tenant_rules',
@@ -18,9 +17,7 @@ do
   -- Seconds: between two charges of a holder, for each so many of them, so that a second has a
   -- bounded number of charges; after how long sorted lines are compared again.
   local GRAIN, HOLDERS_OF_GRAIN, SETTLED = 1, 100, 5
-  -- A member of K.tenant_order and field of K.tenants that stays: without it, the key was lost.
-  local MARK = '.'
-  local class, KIND = tenancy.class, tenancy.KIND
+  local class, KIND, MARK = tenancy.class, tenancy.KIND, tenancy.MARK
   local kept
   local size, tenant_of, state_of, name_of =
     tenancy.size, tenancy.tenant_of, tenancy.state_of, tenancy.name_of
@@ -73,7 +70,7 @@ do
     local name = job and tenant_of(job) or ''
     local place = aside and 'd:' .. delivery
     if not place then
-      local good = job and job.state == 'waiting' and job.isolation == isolation
+      local good = job and job.isolation == isolation
       place = member_of(good and job or { isolation = isolation, delivery = delivery })
     end
     local line = made_state(name).id * 4 + (aside and 2 or KIND[isolation])
@@ -103,7 +100,7 @@ do
         class.skip = found[i + 1] == class.score and class.skip + 1 or 1
         class.score = found[i + 1]
       end
-      if left > 0 and #found < 2 * SORTED then
+      if left > 0 then
         class.phase, class.score, class.skip = class.phase + 1, '-inf', 0
       end
     end
@@ -165,34 +162,25 @@ do
     kept = true
     note_share(spec)
     if class.order == 'tenants' and differs() then begin() end
-    local slots_held, held = size('tenant_running'), size('holders_shared')
+    local running, held = size('tenant_running'), size('holders_shared')
     held = held + size('holders_exclusive') + (several and slots.beyond() or 0)
-    local other = slots_held ~= held
+    local other = running ~= held or size('tenant_charged') ~= held
     if other then refresh_all(count_holders()) end
-    if class.order ~= 'sorting' then return charge_running(slots_held) or other end
-    sort_some()
+    local sorts = class.order == 'sorting'
+    if sorts then sort_some() end
     if class.order == 'sorting' then budget.over = true end
-    return true
+    -- Also where lines were made again: what was used since then decides, too.
+    return charge_running(running) or other or sorts
   end
 
   -- A class that an older version has kept may have jobs of tenants.
   function tenancy.look_once()
-    if read_order() ~= '' then return end
-    local rows = 0
-    for _, key in ipairs(LINES) do
-      rows = rows + size(key)
-    end
-    if rows > 0 then
-      begin()
-    else
-      class.order = 'arrival'
-      write_order()
-    end
+    if read_order() == '' then begin() end
   end
 
   -- Compare some of the whole line with the lines of tenants: what was lost comes back.
   function tenancy.look_over()
-    if not tenancy.on() or class.order == 'sorting' then return end
+    if not tenancy.on() then return end
     local at = tonumber(redis.call('HGET', K.gate, 'looked_over') or 0) or 0
     local touched, seen = {}, 0
     for isolation, kind in pairs(KIND) do

@@ -15,7 +15,8 @@
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
 -- What is known of tenants, and of their class (`class`). Their lines are made in tenant_lines, and
 -- what happens to jobs is in tenant_turns.
-local tenancy = { class = {}, KIND = { shared = 0, exclusive = 1 } }
+-- MARK: a member of K.tenant_order and field of K.tenants that stays: without it, the key was lost.
+local tenancy = { class = {}, KIND = { shared = 0, exclusive = 1 }, MARK = '.' }
 
 do
   -- Seconds of a half-life if none is set; how many of them a tenant without jobs is kept, and how
@@ -151,6 +152,8 @@ do
       local oldest = redis.call('ZRANGE', K.tenant_idle, 0, 0)[1]
       forget(string.sub(oldest, 2))
     end
+    -- In place of a damaged one, under whose id names are in lines.
+    if texts[name] then redis.call('HDEL', K.tenants, tenancy.MARK) end
     state = { id = counted('tenant'), served = 0, usage = 0, total = 0, at = now }
     states[name] = state
     redis.call('HSET', K.tenants, string.format('#%.0f', state.id), name)

@@ -57,6 +57,8 @@ function domain.bind(job, node)
   local of_node, origin = domain.slots(node) or domain.of_new_node(), waits and own or job.origin
   of_node.origin, of_node.waits = origin, nil
   domain.write(node, of_node)
+  domain.note_there(node, true)
+  domain.note_total(domain.total())
   if not waits then -- its domain has got another node before
     move_to(node, holder, origin, job.isolation, job)
     return false
@@ -113,14 +115,16 @@ end
 
 -- Whether the domains of the class are these.
 function domain.are(wanted)
-  local total = 0
+  local total, there = 0, 0
   for name, own in pairs(wanted) do
     local before = domain.slots(name)
     total = total + 1
+    if not domain.is_unbound(name) then there = there + 1 end
     if not before then return false end
     for _, field in ipairs({ 'shared', 'exclusive', 'origin', 'waits' }) do
       if before[field] ~= own[field] then return false end
     end
   end
-  return total == redis.call('HLEN', K.domains)
+  -- An older version does not count them for accounts.
+  return total == redis.call('HLEN', K.domains) and there <= domain.total()
 end
