@@ -20,6 +20,7 @@ NAMES = (
         "scale",
         "monitors",
         "replay",
+        "reliability",
     ),
     *(
         "kube_decode",

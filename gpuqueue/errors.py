@@ -37,6 +37,12 @@ class InvalidSignal(GpuQueueError, ValueError):
     """A revoke names a signal that does not exist."""
 
 
+class UnknownJob(GpuQueueError, LookupError):
+    """No class knows the job: it was never sent to a GPU queue of this Redis, no dispatcher has
+    taken it yet, or its record has expired.
+    """
+
+
 class MalformedMessage(InvalidJob):
     """The message is not a Celery task message, or its body is not one that the application
     accepts and can decode.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import celery
+import hypothesis
 import pytest
 from celery.result import AsyncResult
-from kombu.transport import redis as transport
 
 from gpuqueue.dev.embedded_redis import find_server
-from tests.support import selection
+from tests.support import collecting, process_state, selection
+from tests.support.command_line import end_commands
 from tests.support.making_reports import no_collection, sendable
 from tests.support.redis_servers import version
 from tests.support.runners import end_runners
@@ -40,6 +41,14 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, on_term)
+    # An example may take as long as a busy machine needs.
+    hypothesis.settings.register_profile(
+        "suite",
+        hypothesis.settings.default,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("suite")
     # A result that is collected unsubscribes, and tries for 20 s where its Redis has gone: in any
     # thread that collects, such as one that a later test waits for.
     del AsyncResult.__del__
@@ -47,8 +56,18 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     """No runner outlives its tests."""
+    end_commands()
     end_runners()
     shutil.rmtree(os.environ["GPUQUEUE_RUNTIME_DIR"], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect quickly: each worker does."""
+    with collecting.without_garbage():
+        if hasattr(session.config, "workerinput"):  # one worker of several
+            collecting.import_share(session.config)
+        return (yield)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -125,13 +144,10 @@ def stack_factory(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _channels_of_kombu() -> Iterator[None]:
-    """Give kombu its channels back: an executor's application has others in its process."""
-    kinds = (transport.Transport, transport.SentinelTransport)
-    before = [each.Channel for each in kinds]
-    yield
-    for each, channel in zip(kinds, before, strict=True):
-        each.Channel = channel
+def _process_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a module that leaves the process changed for those that come after it."""
+    with process_state.given_back(request.node.nodeid):
+        yield
 
 
 @pytest.fixture(autouse=True)

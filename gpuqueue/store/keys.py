@@ -71,6 +71,11 @@ NAMES: dict[str, str] = {
     "history": "zset: what an attempt has used (JSON) by when its slot was freed (microseconds)",
     "capacity": "zset: domains, slots and price (JSON) by the time from which they hold",
     "usage": "hash: what attempts have used, summed up (see lua/lib/accounting.lua)",
+    "run_times": (
+        "hash: isolation:tenant:task, or isolation:*:task of all tenants → how long its latest"
+        " attempts held their slots, in seconds (JSON)"
+    ),
+    "run_times_last": "zset: such a name by the time at which its latest attempt ended",
     "profiles": (
         "hash: application, or application@image → what it says of its broker and results (JSON,"
         " see model/profile.py)"

@@ -50,7 +50,7 @@ class Owners:
         deliveries = [attempt.delivery for attempt, _ in self._reader.holders(gpu_class)]
         found: Counter[str] = Counter()
         for record in self._reader.records(gpu_class, deliveries):
-            found[record.get("owner", "")] += 1
+            found[record.get("owner", "")] += record.get("gpus", 1)
         return found
 
     def live(self, gpu_class: str) -> set[str]:

@@ -47,6 +47,15 @@ def readable_class(name: str, text: Any) -> dict[str, Any]:
     return found | {"name": name}
 
 
+def gpu_class(spec: dict[str, Any]) -> GpuClass:
+    """Rebuild a class from a dispatcher's announcement, without fields of a newer version."""
+    known = {field.name for field in fields(GpuClass)}
+    values = {key: value for key, value in spec.items() if key in known}
+    if values.get("devices") is not None:
+        values["devices"] = tuple(values["devices"])
+    return GpuClass(**values)
+
+
 def whole(text: str) -> int:
     """Return a count; 0 for one that cannot be read."""
     return int(text) if text.isdecimal() else 0

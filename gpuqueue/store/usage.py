@@ -21,6 +21,8 @@ from gpuqueue.store.scripts import Scripts
 ROWS = 500
 #: Days for which usage is kept by day, tenant and task.
 DAYS = 400
+#: Seconds for which the run times of a task are kept that has not run since.
+RUN_TIMES = 30 * 86_400.0
 #: Seconds without a note after which a class without running jobs was not there meanwhile.
 ABSENT = 3600.0
 #: Entries that one read takes: each blocks Redis for a few milliseconds.
@@ -52,7 +54,7 @@ class Capacities:
         self._scripts = Scripts(client)
         self._classes = classes
         self._kept = {"rows": ROWS, "history": entries, "days": DAYS, "absent": ABSENT}
-        self._kept["capacities"] = CAPACITIES
+        self._kept |= {"capacities": CAPACITIES, "run_times": RUN_TIMES}
 
     def note(self) -> None:
         """Note the slots and prices of the classes, from now on. Raises RedisError."""

@@ -315,9 +315,9 @@ def test_every_end_is_reported_through_every_fault_of_the_watch(
         fault(cluster)
         cluster.faults.oom_kill(pod_name(cluster, "ends"))
         cluster.faults.force_delete(pod_name(cluster, "deleted"))
-        until(lambda: made(api, "new"), 10)
-        until(lambda: ended >= {"ends", "deleted"}, 10)
-        until(lambda: table(pods) == truth(cluster), 10)
+        until(lambda: made(api, "new"))
+        until(lambda: ended >= {"ends", "deleted"})
+        until(lambda: table(pods) == truth(cluster))
         assert "stays" not in ended
     finally:
         pods.stop()
@@ -357,7 +357,7 @@ def test_many_jobs_cost_one_list_and_one_watch(api: Api, cluster: Cluster) -> No
         assert pods.wait_synced(5)
         for number in range(20):
             api.create_job(job(f"job-{number}", seconds="0"))
-        until(lambda: sum(entry.status.end is not None for entry in pods.snapshot()) == 20, 10)
+        until(lambda: sum(entry.status.end is not None for entry in pods.snapshot()) == 20)
     finally:
         pods.stop()
     assert cluster.requests["list", "pods"].count == 1

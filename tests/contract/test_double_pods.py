@@ -314,7 +314,7 @@ def test_a_closed_cluster_leaves_no_process(tmp_path: Path) -> None:
     with Cluster(tmp_path, pace=0.02, images=IMAGES) as cluster:
         pids = cluster.pids(run(cluster, CHILDREN + "time.sleep(100)"))
     assert len(pids) == 3
-    until(lambda: not alive(pids), 5, "all of them are gone")
+    until(lambda: not alive(pids), what="all of them are gone")
 
 
 def test_a_container_over_its_memory_limit_ends_as_oom_killed(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ import pytest
 import redis
 from celery import Celery
 
+from tests.support.command_line import run_command
 from tests.support.dev_command import CLI, Dev, clean_env, end, start_dev
 from tests.support.terminal import RESTORED, Terminal
 from tests.support.waiting import until
@@ -293,14 +294,7 @@ def test_doctor_is_content_then_finds_what_was_broken(idle: Dev) -> None:
 
 def test_doctor_and_status_name_a_wrong_setting_and_an_unreachable_redis(tmp_path: Path) -> None:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*CLI, *arguments],
-            cwd=tmp_path,
-            env=clean_env(**env),
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        return run_command(arguments, cwd=tmp_path, env=clean_env(**env), timeout=30)
 
     wrong = run(
         "doctor", "--json", CELERY_BROKER_URL="redis://127.0.0.1:1/0", T4_SHARED_SLOTS="many"

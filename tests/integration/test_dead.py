@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from celery import Celery
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.intake import BrokerKeys, Intake, Report, Verdict
-from tests.support.dev_command import CLI, clean_env
+from tests.support.command_line import run_command
+from tests.support.dev_command import clean_env
 
 pytestmark = pytest.mark.integration
 QUEUE = "gpu.t4.shared"
@@ -41,13 +41,10 @@ class Broker:
         return message.text
 
     def call(self, *words: str, status: int = 0, **env: str) -> str:
-        found = subprocess.run(
-            [*CLI, *words],
+        found = run_command(
+            words,
             cwd=self.directory,
             env=clean_env(**{"CELERY_BROKER_URL": self.url, "GPUQUEUE_APP": "shop"} | env),
-            capture_output=True,
-            text=True,
-            timeout=60,
         )
         assert found.returncode == status, found.stdout + found.stderr
         return found.stdout if status in (0, 1) else found.stderr

@@ -22,7 +22,7 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
@@ -59,7 +59,7 @@ class World:
         return found
 
     def shows(self, name: str, state: str) -> None:
-        until(lambda: self.app.AsyncResult(name).state == state, 5, f"{name} shows {state}")
+        until(lambda: self.app.AsyncResult(name).state == state, PATIENCE, f"{name} shows {state}")
 
     def stored(self, name: str) -> str:
         """The state once everything that waits is stored."""
@@ -170,5 +170,9 @@ def test_a_refresh_reads_live_jobs_in_pages_and_no_tombstone(
 
     monkeypatch.setattr(Reader, "records", counted)
     world.states.refresh_if_due()
-    until(lambda: all(world.client.ttl(key) > 100 for key in keys), 5, "every state is refreshed")
+    until(
+        lambda: all(world.client.ttl(key) > 100 for key in keys),
+        PATIENCE,
+        "every state is refreshed",
+    )
     assert sum(read) == 40

@@ -23,7 +23,7 @@ GPU = "gpu.t4.shared"
 TRIES = 2
 ENV = {
     "GPUQUEUE_FINISH_TRIES": str(TRIES),
-    "GPUQUEUE_FINISH_TIMEOUT": "3",
+    "GPUQUEUE_FINISH_TIMEOUT": "8",
     "GPUQUEUE_TICK_SECONDS": "0.2",
 }
 #: Errbacks that no code can call, as a client in another language may send them.

@@ -15,7 +15,7 @@ from celery import Celery
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.stack import Stack, listed
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 #: Seconds of the outage: longer than all that is waited for in a dispatcher.
@@ -92,7 +92,7 @@ def test_jobs_are_accepted_and_no_result_is_lost(
     with getattr(results, kind)():
         began = time.monotonic()
         jobs = [sender.send_task("bare.where", queue="gpu.t4.shared").id for _ in range(JOBS)]
-        until(lambda: all(stack.record(job) for job in jobs), 10, "all jobs are accepted")
+        until(lambda: all(stack.record(job) for job in jobs), PATIENCE, "all jobs are accepted")
         cancelled = jobs[-4:]
         unknown = [uuid.uuid4().hex for _ in range(10)]
         assert sender.control.revoke(unknown + cancelled, reply=True, timeout=2, limit=1)

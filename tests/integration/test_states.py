@@ -393,9 +393,9 @@ def test_started_does_not_wait_for_an_absent_backend(away: tuple[EmbeddedRedis, 
     assert time.monotonic() - began < 5
     assert app.backend.client.get_retry()._retries == 60, "results must be as patient as before"
     server.start()
-    until(lambda: app.AsyncResult("a").state == "STARTED", 10)
+    until(lambda: app.AsyncResult("a").state == "STARTED")
     assert app.AsyncResult("a").info == {"pid": 1}
-    until(lambda: not late(), 5)
+    until(lambda: not late())
 
 
 @pytest.mark.parametrize("state", ["RETRY", "PROGRESS", "SUCCESS", "FAILURE", "REVOKED"])
@@ -406,7 +406,7 @@ def test_a_late_started_replaces_nothing_that_says_more(
     app.backend.store_result("a", {"pid": 1}, "STARTED")
     server.start()
     put(app, state)
-    until(lambda: not late(), 10)
+    until(lambda: not late())
     assert app.AsyncResult("a").state == state
 
 
@@ -418,7 +418,7 @@ def test_a_late_started_is_given_up_when_another_state_follows(
     assert late()
     with suppress(Exception):  # it is away for this one, too
         app.backend.store_result("a", 1, "SUCCESS")
-    until(lambda: not late(), 5)
+    until(lambda: not late())
     server.start()
     assert app.AsyncResult("a").state == "PENDING"
 

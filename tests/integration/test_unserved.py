@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from celery.exceptions import TaskRevokedError
 
 from gpuqueue.model.record import Record
 from gpuqueue.store.keys import GROUPS
-from tests.support.dev_command import CLI
+from tests.support.command_line import run_command
 from tests.support.nodes import APPS, WorkerNode
 from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
@@ -63,14 +62,8 @@ def send(stack: Stack, queue: str, key: str, **options: Any) -> Any:
 
 
 def cli(stack: Stack, *arguments: str) -> Any:
-    answer = subprocess.run(
-        [*CLI, *arguments, "--json"],
-        env={**os.environ, "PYTHONPATH": str(APPS), **stack.env},
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return json.loads(answer.stdout)
+    env = {**os.environ, "PYTHONPATH": str(APPS), **stack.env}
+    return json.loads(run_command([*arguments, "--json"], env=env).stdout)
 
 
 def heard(stack: Stack) -> float:

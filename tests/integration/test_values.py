@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -23,6 +21,7 @@ from kombu.utils.json import loads
 from gpuqueue import errors
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.names import worker_name
+from tests.support.command_line import run_command
 from tests.support.stack import Stack, listed, load_application
 from tests.support.waiting import PATIENCE, until
 
@@ -87,13 +86,7 @@ class Parcels:
         return loads(found[1])
 
     def cli(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpuqueue.cli", *arguments],
-            env={**os.environ, **self.stack.env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run_command(arguments, env={**os.environ, **self.stack.env})
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -20,7 +20,7 @@ T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 #: Round trips of one job: take_in, launched, claim, report, reported, release.
 ROUND_TRIPS = 6
 #: Commands within those scripts at most, for a job that starts at once.
-COMMANDS = 79
+COMMANDS = 83
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:

@@ -16,6 +16,8 @@ from gpuqueue.model.record import Record, devices_of
 from gpuqueue.model.tenant import TenantRule
 from gpuqueue.model.usage import HOUR, report
 from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.keys import class_key
+from gpuqueue.store.owners import Owners
 from gpuqueue.store.tenants import Tenants
 from gpuqueue.store.turn import Turn, Turns
 from gpuqueue.store.usage import Capacities, Usage
@@ -57,9 +59,12 @@ def live(record: Record) -> Record:
 def test_a_lost_key_is_made_again_from_the_records(four: Several, key: str) -> None:
     four.send("three", 3)
     four.send("two", 2)
+    # Names that are none of the record's.
+    four.client.zadd(four.key("holders_exclusive"), {"none#1": 1.0, "three#9": 1.0})
     four.client.delete(four.key(key))
     four.line.open("t4")
     assert four.send("also", 2) == four.admit() == []
+    four.client.zrem(four.key("holders_exclusive"), "none#1", "three#9")
     four.check()
     assert sorted(four.end("three")) == ["also", "two"]
     four.check()
@@ -79,6 +84,42 @@ def test_what_an_older_version_left_of_a_holder_is_freed_later(schedule_redis: r
     queue.now += 61
     assert turn(queue) == ["two"]
     queue.check()
+
+
+def test_what_an_older_version_left_of_gpus_is_freed_later(four: Several) -> None:
+    four.send("three", 3)
+    four.send("more", 3)
+    holder = Attempt.of(four.running.pop("three")).holder
+    four.client.zrem(four.key("holders_exclusive"), holder)
+    four.client.hdel(four.key("devices"), holder)
+    four.now += 30
+    assert turn(four) == []
+    four.now += 31
+    assert turn(four) == ["more"]
+    four.check()
+
+
+def test_a_job_whose_record_is_lost_frees_all_its_slots(four: Several) -> None:
+    four.send("three", 3)
+    four.client.hdel(four.key("jobs"), "three")
+    assert four.end("three") == []
+    four.check()
+
+
+def test_a_class_without_such_jobs_keeps_nothing_of_them(four: Several) -> None:
+    four.send("one", 1)
+    four.end("one")
+    assert four.gate("several") is None
+    assert not four.client.exists(four.key("holders_further"))
+
+
+@pytest.mark.parametrize(("gpus", "isolation"), [(2.5, "exclusive"), (2, "shared")])
+def test_a_number_that_no_request_has_counts_as_one(
+    schedule_redis: redis.Redis, gpus: Any, isolation: str
+) -> None:
+    queue = Several(schedule_redis, GpuClass("t4", shared_slots=4, exclusive_slots=4))
+    assert queue.send("odd", gpus, isolation=isolation) == ["odd"]
+    assert sum(queue.reader.view("t4", {}).held_total.values()) == 1
 
 
 def test_domains_made_again_have_all_slots_of_their_holders(schedule_redis: redis.Redis) -> None:
@@ -122,8 +163,11 @@ def test_adopted_jobs_hold_all_their_slots(
     queue.check()
 
 
-@pytest.mark.parametrize("gpus", [2, 3])
-def test_a_job_in_line_is_adopted_if_all_its_slots_are_free(four: Several, gpus: int) -> None:
+@pytest.mark.parametrize(("gpus", "first", "adopted"), [(2, 2, True), (3, 2, False), (2, 1, False)])
+def test_a_job_in_line_is_adopted_if_all_its_slots_are_free(
+    four: Several, gpus: int, first: int, adopted: bool
+) -> None:
+    """Not if there are too few, and not if its first GPU is another job's second."""
     before = four.save()
     four.send("j", gpus)
     told = live(four.running["j"])
@@ -131,9 +175,19 @@ def test_a_job_in_line_is_adopted_if_all_its_slots_are_free(four: Several, gpus:
     four.send("two", 2)
     four.client.hdel(four.key("gate"), "opened")
     four.send("j", gpus)
-    told["all_devices"] = ",".join(map(str, range(2, 2 + gpus)))
-    told["device"] = 2
-    assert four.line.adopt("t4", told, 4) == (gpus == 2)
+    told["all_devices"] = ",".join(map(str, range(first, first + gpus)))
+    told["device"] = first
+    assert four.line.adopt("t4", told, 4) == adopted
+
+
+def test_slots_without_an_owner_are_counted_and_taken_over(four: Several) -> None:
+    owners = Owners(four.client)
+    four.line.owner = "north"
+    four.send("three", 3)
+    four.send("one", 1)
+    assert owners.holding("t4") == {"north": 4}
+    assert owners.take_over("t4", "north", "south") == 4
+    assert owners.holding("t4") == {"south": 4}
 
 
 # -- what it costs ---------------------------------------------------------------------------------
@@ -227,10 +281,10 @@ def test_a_process_of_two_gpus_goes_on_with_a_job_of_two(
     assert instance.ask() == ("b" if gpus == 2 else None)
     if gpus == 2:
         assert instance.record("b")["all_devices"] == "0,1"
-        held: Any = schedule_redis.hgetall("gpuqueue:1:{t4}:devices")
+        held: Any = schedule_redis.hgetall(class_key("t4", "devices"))
         assert held == {"b#1": "0", "b#1/2": "1"}
     else:
-        held = schedule_redis.hgetall("gpuqueue:1:{t4}:devices")
+        held = schedule_redis.hgetall(class_key("t4", "devices"))
         assert held == {"a#1": "0", "a#1/2": "1"}, "it keeps its slots until it ends"
 
 
@@ -257,11 +311,9 @@ def test_a_waiting_pod_gets_no_job_of_several_gpus(schedule_redis: redis.Redis) 
 
 def devices_aside(machine: Machine) -> dict[str, float]:
     """The GPUs that are set aside, and their pause."""
-    found: Any = machine.client.hgetall("gpuqueue:1:{t4}:places")
-    entries = {name: json.loads(text) for name, text in found.items()}
     return {
         name: each["pause"]
-        for name, each in entries.items()
+        for name, each in machine.places().items()
         if name.startswith("device:") and "until" in each
     }
 
@@ -286,3 +338,14 @@ def test_the_gpu_that_a_job_of_several_tries_is_blamed(machine: Callable[..., Ma
     assert one.started == [], "it is not due"
     one.play(3)
     assert devices_aside(one) == {"device:h/GPU-a": 4}
+
+
+def test_a_shared_job_needs_one_gpu_while_one_of_several_waits(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(lambda record: "success")
+    entry = {"failures": 2, "jobs": {}, "last": one.now, "until": one.now + 100, "pause": 100}
+    one.client.hset(class_key("t4", "places"), "device:h/GPU-a", json.dumps(entry))
+    one.submit("four", isolation="exclusive", gpus=4)
+    one.submit("shared")
+    assert [(each["delivery"], each["device"]) for each in one.started] == [("shared", 1)]

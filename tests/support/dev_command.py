@@ -19,6 +19,7 @@ from celery import Celery
 from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader
+from tests.support.command_line import run_command
 from tests.support.waiting import until
 
 APP = """
@@ -59,15 +60,7 @@ class Dev:
     env: dict[str, str]
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        env = {**self.env, **extra}
-        return subprocess.run(
-            [*CLI, *arguments],
-            cwd=self.directory,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return run_command(arguments, cwd=self.directory, env={**self.env, **extra})
 
     def json(self, *arguments: str, status: int = 0, **extra: str) -> Any:
         done = self.run(*arguments, "--json", **extra)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
-#: Seconds for anything that takes under a second on an idle machine.
-PATIENCE = 20.0
+#: Seconds for anything that takes under a second on an idle machine. One with ten runnable
+#: processes for each core has needed 20.
+PATIENCE = 40.0
 #: Seconds between two looks: little beside what is waited for, and little work on two cores.
 PAUSE = 0.02
 

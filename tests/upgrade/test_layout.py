@@ -20,6 +20,7 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import LayoutMismatch
 from gpuqueue.store import layout
 from gpuqueue.store.keys import LAYOUT, UNMARKED, VERSION
+from tests.support.command_line import run_command
 from tests.support.crash_stack import CLOCKS
 from tests.support.nodes import APPS
 from tests.support.stack import Stack
@@ -109,17 +110,24 @@ def test_of_two_layouts_that_come_to_an_empty_redis_at_once_one_is_refused(
 # -- who meets it ----------------------------------------------------------------------------------
 
 
-def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of ours that is expected to end at once."""
+def environment(url: str, **more: str) -> dict[str, str]:
     usual = {
         "PYTHONPATH": str(APPS),
         "CELERY_BROKER_URL": url,
         "GPUQUEUE_APP": "shop",
         "GPUQUEUE_DEVICES": "none",
     }
-    command = [sys.executable, "-m", *arguments]
+    return {**os.environ, **usual, **more}
+
+
+def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of ours that is expected to end at once."""
     return subprocess.run(
-        command, env={**os.environ, **usual, **env}, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", *arguments],
+        env=environment(url, **env),
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
 
 
@@ -146,7 +154,7 @@ def test_a_command_reports_another_layout_instead_of_an_empty_queue(
     server: EmbeddedRedis, client: redis.Redis, command: tuple[str, ...]
 ) -> None:
     client.set(LAYOUT, "2")
-    done = told(server.url, "gpuqueue.cli", *command)
+    done = run_command(command, env=environment(server.url))
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
         r"gpuqueue: CELERY_BROKER_URL=.* holds the state of layout 2, newer than layout 1, .*\n",
@@ -155,9 +163,10 @@ def test_a_command_reports_another_layout_instead_of_an_empty_queue(
 
 
 def test_the_doctor_reports_the_layout(server: EmbeddedRedis, client: redis.Redis) -> None:
-    assert "OK    layout: 1\n" in told(server.url, "gpuqueue.cli", "doctor", COLUMNS="300").stdout
+    env = environment(server.url, COLUMNS="300")
+    assert "OK    layout: 1\n" in run_command(["doctor"], env=env).stdout
     client.set(LAYOUT, "2")
-    done = told(server.url, "gpuqueue.cli", "doctor", COLUMNS="300")
+    done = run_command(["doctor"], env=env)
     assert done.returncode == 1
     assert re.search(
         r"FAIL  layout: .* layout 2, newer than layout 1.*\n +run the version that wrote it, or"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.own_state import own_states, shown
+from gpuqueue.cli.view.start import start_range
 from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
+from gpuqueue.explain import forecast
+from gpuqueue.forecast.what_if import parse
 from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.place import HOLDS
 from gpuqueue.model.reasons import SILENT, WaitReason
@@ -20,6 +27,7 @@ from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.model.task_memory import asked_and_used
 from gpuqueue.store import places as stored
 
+NO_CHANGES: Mapping[str, int] = MappingProxyType({})
 _ENDING = ("finishing", "ended")
 _SET_ASIDE = {
     WaitReason.DEVICE_SET_ASIDE,
@@ -29,6 +37,8 @@ _SET_ASIDE = {
 } | {hold.wait for hold in HOLDS.values()}
 _FACTS = {
     "finish_error": "last try to finish it",
+    "gpus": "GPUs",
+    "all_devices": "indexes of its GPUs",
     "image": "image",
     "pod": "pod",
     "node": "node",
@@ -57,11 +67,20 @@ _FACTS |= {"gpu_memory_own": "of that by this job", "gpu_error": "GPU failure"}
     type=click.IntRange(0, 10_000),
     help="The most jobs ahead to name.",
 )
+@click.option(
+    "--if",
+    "what_if",
+    multiple=True,
+    metavar="FIELD=NUMBER",
+    help="Also forecast the start with another `slots`, `shared_slots`, `exclusive_slots` (of each"
+    " domain) or `priority`.",
+)
 @render.json_option
-def why(job_id: str, most: int, as_json: bool) -> int:
-    """Explain why a job waits, with the jobs ahead and the running jobs; or how it ended. ID: the
-    Celery task id.
+def why(job_id: str, most: int, what_if: tuple[str, ...], as_json: bool) -> int:
+    """Explain why a job waits, with a range for its start, the jobs ahead and the running jobs; or
+    how it ended. ID: the Celery task id.
     """
+    changes = parse(what_if)
     state = open_state()
     record = find(state, job_id)
     if record is None:
@@ -70,7 +89,7 @@ def why(job_id: str, most: int, as_json: bool) -> int:
             render.emit({"id": job_id, "state": "unknown", "error": text})
         click.echo(f"gpuqueue: {text}", err=True)
         return 1
-    found = collect(state, record, most)
+    found = collect(state, record, most, changes)
     if as_json:
         render.emit(found)
     else:
@@ -83,8 +102,12 @@ def find(state: State, job_id: str) -> Record | None:
     return state.reader.find(job_id, [*state.reader.classes(), REFUSED])
 
 
-def collect(state: State, record: Record, most: int) -> dict[str, Any]:
-    """Return the state of a job and its reasons; times are Unix seconds."""
+def collect(
+    state: State, record: Record, most: int, changes: Mapping[str, int] = NO_CHANGES
+) -> dict[str, Any]:
+    """Return the state of a job and its reasons; times are Unix seconds, those of its start seconds
+    from now.
+    """
     name, spec = record["gpu_class"], state.reader.classes().get(record["gpu_class"])
     told = (
         state.reader.why(gpu_class(spec), record["delivery"], most)
@@ -125,7 +148,23 @@ def collect(state: State, record: Record, most: int) -> dict[str, Any]:
                 for each in view.holders[kind]
             ],
         }
+        if record["state"] in (JobState.WAITING, JobState.DELAYED):
+            found |= _forecast(state, gpu_class(spec), record, found["reason"], changes)
         found["silent"] = [each for each in found["holders"] if each.get("wait") in SILENT]
+    return found
+
+
+def _forecast(
+    state: State,
+    known: GpuClass,
+    record: Record,
+    reason: str | None,
+    changes: Mapping[str, int],
+) -> dict[str, Any]:
+    start, other = forecast(state.client, known, record, reason, changes)
+    found: dict[str, Any] = {"start": asdict(start)}
+    if other:
+        found["if"] = {**changes, "start": asdict(other)}
     return found
 
 
@@ -176,6 +215,12 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
         out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
     if found.get("place"):
         out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
+    if found.get("start"):
+        out.print(escape(f"start: {start_range(found['start'], now)}"))
+    if found.get("if"):
+        changes = {key: value for key, value in found["if"].items() if key != "start"}
+        words = ", ".join(f"{key}={value}" for key, value in changes.items())
+        out.print(escape(f"start if {words}: {start_range(found['if']['start'], now)}"))
     if found.get("memory_used"):
         figures = (found["memory"], found["memory_used"], found["memory_runs"])
         out.print(f"memory: its task {asked_and_used(*figures)}")

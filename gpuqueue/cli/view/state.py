@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.names import CHOOSING
 from gpuqueue.model.place import Place
 from gpuqueue.model.profile import Profile
@@ -16,6 +15,7 @@ from gpuqueue.store import layout, serving
 from gpuqueue.store.client import Redis, check, connect
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.profiles import Profiles
+from gpuqueue.store.readable import gpu_class as gpu_class
 from gpuqueue.store.reader import ClassView, Reader
 
 #: Seconds since its last announcement within which a dispatcher counts as alive. It announces
@@ -103,15 +103,6 @@ def open_state() -> State:
     check(client, settings.redis_url, settings.redis_setting)
     layout.check(client, settings.redis_url, settings.redis_setting)
     return State(client, Reader(client), settings)
-
-
-def gpu_class(spec: dict[str, Any]) -> GpuClass:
-    """Rebuild a class from a dispatcher's announcement, without fields of a newer version."""
-    known = {field.name for field in fields(GpuClass)}
-    values = {key: value for key, value in spec.items() if key in known}
-    if values.get("devices") is not None:
-        values["devices"] = tuple(values["devices"])
-    return GpuClass(**values)
 
 
 def job(record: Record) -> dict[str, Any]:

@@ -45,7 +45,7 @@ end
 -- An older state has the attempt before the one that runs. Its end is not known.
 local function free(job)
   local holder = holder_of(job)
-  local held, since, isolation = accounting.leave_slots(holder, job)
+  local held, since, isolation = accounting.leave_slots(holder, job, true)
   if since then
     local entry = accounting.entry_of(job, true, holder, held, since, isolation, found.admitted)
     accounting.account(entry, 'INFRA', false)
@@ -121,7 +121,7 @@ redis.call('ZADD', K[own], now, holder)
 slots.enter(holder, number)
 domain.widen(found.isolation)
 tenancy.started(job)
-if job.device then slots.hold_devices(holder, slots.devices_of(job)) end
+slots.hold_devices(holder, slots.devices_of(job))
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
 note_newest(job)
 save(job)

@@ -8,6 +8,7 @@
 --     tenants do
 --   history, capacities: how many entries are kept, and how many changes of the capacity
 --   days: for how many days the rows are kept by day
+--   run_times: for how many seconds the run times of a task are kept that has not run since
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
 --! clock counts records slots domains accounting
@@ -159,6 +160,11 @@ if changed then domain.set_capacity(wanted, raw) end
 if tonumber(known[3]) ~= today or known[4] then archive() end
 forget_days()
 forget_capacities()
+local before = now - context.run_times
+local most = FORGOTTEN_ENTRIES
+accounting.forget_runs(
+  redis.call('ZRANGE', K.run_times_last, '-inf', before, 'BYSCORE', 'LIMIT', 0, most)
+)
 local forgotten = forget_above(K.history, context.history)
 if forgotten then redis.call('HSET', K.usage, '#forgotten', forgotten) end
 return changed and 1 or 0

@@ -18,6 +18,7 @@ import gpuqueue
 from gpuqueue import gpu
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, WITH_LISTS_INSTEAD
 from tests.support.cluster_stack import ClusterStack
+from tests.support.command_line import run_command
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -42,9 +43,8 @@ def line_of(stream: IO[str] | None) -> str:
 
 
 def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
-    process = start(stack, *arguments, **env)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    done = run_command(arguments, env={**os.environ, **stack.env, **env})
+    return done.returncode, done.stdout, done.stderr
 
 
 # -- logs ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from gpuqueue.store.keys import OWNERS, class_key
 from gpuqueue.store.owners import Owners
 from tests.doubles.kubernetes.objects.kinds import NAMESPACES
 from tests.support.cluster_stack import ClusterStack
-from tests.support.dev_command import CLI
+from tests.support.command_line import run_command
 from tests.support.nodes import APPS
 from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
@@ -105,10 +105,7 @@ def test_slots_of_an_owner_that_is_gone_are_told_and_adopted(stack: ClusterStack
     stack.client.hset(jobs, record["delivery"], json.dumps({**record, "owner": "gone"}))
 
     def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": str(APPS), **stack.env}
-        return subprocess.run(
-            [*CLI, *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE
-        )
+        return run_command(arguments, env={**os.environ, "PYTHONPATH": str(APPS), **stack.env})
 
     assert Owners(stack.client).unowned() == {("t4", "gone"): 1}
     checks = json.loads(cli("doctor", "--json").stdout)["checks"]

@@ -28,7 +28,7 @@ from gpuqueue.store.whole_logs import WholeLogNotes
 from gpuqueue.telemetry import WHOLE_LOGS
 from gpuqueue.whole_logs.sink import Sink, SinkError, open_sink
 from tests.support.s3_server import BUCKET, S3Server, s3_server
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_log_is_written_once_and_that_of_a_stray_attempt_never(client: redis.Red
     made, attempt = writer(client, sink), accept(client, "a", token="token")
     for _ in range(3):
         made.keep(attempt, Source("a", [b"text"]))
-        until(lambda: not WholeLogNotes(client).all_due(["t4"]), 5, "it is written")
+        until(lambda: not WholeLogNotes(client).all_due(["t4"]), PATIENCE, "it is written")
     assert sink.writes == 2
     made.keep(Attempt("t4", "a", 1, "another"), Source("a", [b"stray"]))
     made.keep(Attempt("t4", "unknown", 1), Source("b", [b"unknown"]))
@@ -197,7 +197,7 @@ def test_attempt_without_a_log_is_not_missing(client: redis.Redis) -> None:
 
     made, notes = writer(client, Memory()), WholeLogNotes(client)
     made.keep(accept(client, "a"), Never("a", []))
-    until(lambda: not notes.all_due(["t4"]), 5, "it is forgotten")
+    until(lambda: not notes.all_due(["t4"]), PATIENCE, "it is forgotten")
     made.close()
     assert notes.result(Attempt("t4", "a", 1)) is None
 

@@ -23,6 +23,8 @@ do
   -- Bytes of a name that is kept of a message.
   local LONGEST_NAME = 200
   local OTHER = 'other'
+  -- How many run times of a task are kept, and of how many tasks.
+  local MOST_RUNS, MOST_TASKS = 32, 512
 
   local function micros(seconds)
     return math.floor(seconds * 1000000 + 0.5)
@@ -53,16 +55,17 @@ do
     return type(name) == 'string' and shortened(name, LONGEST_NAME) or ''
   end
 
-  -- Free the slots of a holder. `job`: its record, or of a later attempt; nil: none. Answer: how
-  -- many it had, since when they were held, and the isolation; nil: it had none.
-  function accounting.leave_slots(holder, job)
+  -- Free the slots of a holder. `job`: its record, or of a later attempt; nil: none. `current`:
+  -- whether it is that of this attempt. Answer: how many it had, since when they were held, and the
+  -- isolation; nil: it had none.
+  function accounting.leave_slots(holder, job, current)
     local own = job and job.isolation or 'exclusive'
     local other = own == 'shared' and 'exclusive' or 'shared'
     for _, each in ipairs({ own, other }) do
       local since = redis.call('ZSCORE', K['holders_' .. each], holder)
       if since then
         redis.call('ZREM', K['holders_' .. each], holder)
-        local number = each == 'exclusive' and slots.leave(holder, job) or 1
+        local number = each == 'exclusive' and slots.leave(holder, current and job) or 1
         return number, tonumber(since), each
       end
     end
@@ -91,6 +94,7 @@ do
       start = micros(start),
       stop = micros(stop),
       waited = known and micros(math.max(0, start - in_line_since(job))) or 0,
+      began = current and job.started and 1 or nil,
       memory = current and job.gpu_memory_peak or nil,
       memory_own = current and job.gpu_memory_own or nil,
     }
@@ -234,12 +238,42 @@ do
     redis.call('ZADD', K.history, entry.stop, cjson.encode(kept))
   end
 
+  -- Keep how long an attempt has held its slot, for forecasts: by isolation, task and tenant, and
+  -- of all tenants. The task that ended longest ago makes room for another one.
+  local function keep_run_time(entry)
+    local names = {}
+    for _, tenant in ipairs({ '*', entry.tenant ~= '' and entry.tenant or nil }) do
+      names[#names + 1] = table.concat({ entry.isolation, tenant, entry.task }, ':')
+    end
+    local found = redis.call('HMGET', K.run_times, unpack(names))
+    local changed, marks = {}, {}
+    for i, name in ipairs(names) do
+      local runs = decoded(found[i]) or {}
+      table.insert(runs, 1, math.floor((entry.stop - entry.start) / 1000) / 1000)
+      runs[MOST_RUNS + 1] = nil
+      changed[2 * i - 1], changed[2 * i] = name, cjson.encode(runs)
+      marks[2 * i - 1], marks[2 * i] = now, name
+    end
+    redis.call('HSET', K.run_times, unpack(changed))
+    redis.call('ZADD', K.run_times_last, unpack(marks))
+    local over = redis.call('ZCARD', K.run_times_last) - MOST_TASKS
+    if over <= 0 then return end
+    accounting.forget_runs(redis.call('ZRANGE', K.run_times_last, 0, over - 1))
+  end
+
+  function accounting.forget_runs(names)
+    if #names == 0 then return end
+    redis.call('HDEL', K.run_times, unpack(names))
+    redis.call('ZREM', K.run_times_last, unpack(names))
+  end
+
   -- Account for an attempt whose slot was freed. A damaged key keeps no slot from being freed.
   function accounting.account(entry, reason, counted)
     entry.reason, entry.counted = reason or 'INFRA', counted
     if not pcall(keep_entry, entry) then
       redis.pcall('HINCRBY', K.counts, 'unaccounted:' .. entry.isolation, 1)
     end
+    if entry.began then pcall(keep_run_time, entry) end
   end
 
   accounting.micros, accounting.whole, accounting.decoded = micros, whole, decoded

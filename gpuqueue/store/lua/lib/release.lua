@@ -300,7 +300,7 @@ local function release(asked, stopped)
     job.state = 'running'
   end
 
-  local number, since, isolation = accounting.leave_slots(holder, job)
+  local number, since, isolation = accounting.leave_slots(holder, job, current)
   local freed = since and 1 or 0
   if freed > 0 then tenancy.ended(holder, number) end
   redis.call('HDEL', K.devices, holder)

@@ -7,17 +7,17 @@
 --
 -- Field `several` of K.gate: the class has met such a job. Without it, none of this is read.
 
--- A member of K.holders_further that stays: without it, the key was lost.
-local slots = { MARK = '.' }
+local slots = {}
 do
+  -- A member of K.holders_further that stays, by no time: without it, the key was lost.
+  local MARK, NEVER = '.', 2 ^ 52
   -- More than any job may ask for; seconds between two looks at a slot; how many one call looks at.
   local MOST, SETTLED, LOOKED_AT = 64, 60, 64
 
   -- How many slots a job needs.
   function slots.of_job(job)
-    local number = job and job.gpus or 1
-    if job == nil or job.isolation ~= 'exclusive' or number ~= math.floor(number) then return 1 end
-    return math.max(1, math.min(MOST, number))
+    local number = job and job.isolation == 'exclusive' and job.gpus or 1
+    return number == math.floor(number) and math.max(1, math.min(MOST, number)) or 1
   end
 
   -- The names of the further slots of a holder with so many in all.
@@ -31,9 +31,9 @@ do
   function slots.keep()
     local known = redis.call('HGET', K.gate, 'several')
     if known and redis.call('ZCARD', K.holders_further) > 0 then return end
-    redis.call('ZADD', K.holders_further, 'NX', now, slots.MARK)
+    redis.call('ZADD', K.holders_further, NEVER, MARK)
     redis.call('HSET', K.gate, 'several', 1)
-    if known then slots.recount() end
+    slots.recount()
   end
 
   function slots.enter(holder, number)
@@ -95,8 +95,7 @@ do
     for index in string.gmatch(job.all_devices or '', '%d+') do
       found[#found + 1] = tonumber(index)
     end
-    if #found == 0 and job.device then found = { job.device } end
-    return found
+    return #found > 0 and found or { job.device }
   end
 
   -- Note the GPUs of a holder.
@@ -113,7 +112,7 @@ do
     local due = redis.call('ZRANGE', key, '-inf', before, 'BYSCORE', 'LIMIT', 0, LOOKED_AT)
     for _, name in ipairs(due) do
       local holder = string.match(name, '^(.*)/%d+$')
-      if name == slots.MARK or holder and redis.call('ZSCORE', K.holders_exclusive, holder) then
+      if holder and redis.call('ZSCORE', K.holders_exclusive, holder) then
         redis.call('ZADD', key, now, name)
       else
         redis.call('ZREM', key, name)

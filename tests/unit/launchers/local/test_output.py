@@ -10,7 +10,7 @@ import pytest
 
 from gpuqueue.launchers.local import output as module
 from gpuqueue.launchers.local.output import Output
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Screen:
@@ -37,11 +37,11 @@ def test_lines_are_shown_with_their_attempt(output: Output, screen: Screen, tmp_
     path = tmp_path / "a"
     output.follow("a", "job#1", path)  # before its file is there
     path.write_text("one\ntw")
-    until(lambda: screen.text == "job#1 | one\n", 5, "the first line", lambda: screen.text)
+    until(lambda: screen.text == "job#1 | one\n", PATIENCE, "the first line", lambda: screen.text)
     with path.open("a") as file:
         file.write("o\nno end")
     output.ended("a")
-    until(lambda: "no end" in screen.text, 5, "the rest", lambda: screen.text)
+    until(lambda: "no end" in screen.text, PATIENCE, "the rest", lambda: screen.text)
     assert screen.text == "job#1 | one\njob#1 | two\njob#1 | no end\n"
 
 
@@ -51,9 +51,9 @@ def test_rotated_file_is_read_from_its_begin(
     path = tmp_path / "a"
     path.write_text("before the rotation\n")
     output.follow("a", "job#1", path)
-    until(lambda: screen.text, 5, "the first line")
+    until(lambda: screen.text, PATIENCE, "the first line")
     path.write_text("after\n")
-    until(lambda: "after" in screen.text, 5, "the next line", lambda: screen.text)
+    until(lambda: "after" in screen.text, PATIENCE, "the next line", lambda: screen.text)
 
 
 def test_more_than_can_be_shown_is_left_out(
@@ -63,7 +63,7 @@ def test_more_than_can_be_shown_is_left_out(
     (tmp_path / "a").write_text("x" * 100 + "\n" + "123456789\n")
     output.follow("a", "job#1", tmp_path / "a")
     output.ended("a")
-    until(lambda: "123456789" in screen.text, 5, "the end", lambda: screen.text)
+    until(lambda: "123456789" in screen.text, PATIENCE, "the end", lambda: screen.text)
     assert "job#1 | (101 bytes left out)" in screen.text
 
 
@@ -81,7 +81,7 @@ def test_reader_that_is_gone_or_stuck_delays_nothing(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("text\n")
         output.follow(name, name, tmp_path / name)
-    until(lambda: len(calls) == 2, 5, "both are shown")
+    until(lambda: len(calls) == 2, PATIENCE, "both are shown")
     output.ended("b")
     output.follow("c", "c", tmp_path / "c")
     go_on.set()
@@ -95,12 +95,12 @@ def test_the_output_of_the_next_attempt_of_a_process_has_its_name(
     path = tmp_path / "a"
     output.follow("a", "job#1", path)
     path.write_text("one\n")
-    until(lambda: screen.text == "job#1 | one\n", 5, "the first line", lambda: screen.text)
+    until(lambda: screen.text == "job#1 | one\n", PATIENCE, "the first line", lambda: screen.text)
     with path.open("a") as file:
         file.write("two\nthr")
     path.rename(tmp_path / "a.1")
     path.write_text("four\n")
     output.ended("a")
     expected = "job#1 | one\njob#1 | two\njob#1 | thr\nnext#1 | four\n"
-    until(lambda: screen.text == expected, 5, "all lines", lambda: screen.text)
+    until(lambda: screen.text == expected, PATIENCE, "all lines", lambda: screen.text)
     output.close()

@@ -195,7 +195,7 @@ def test_watch_over_tls_can_be_closed_while_it_waits(
             ended.set()
 
         threading.Thread(target=follow, daemon=True).start()
-        assert first.wait(5)
+        assert first.wait(20)
         began = time.monotonic()
         watch.close()
         assert ended.wait(1)

@@ -206,7 +206,7 @@ def test_another_thread_can_close_a_waiting_watch(
             ended.set()
 
         threading.Thread(target=follow, daemon=True).start()
-        assert first.wait(5)
+        assert first.wait(20)
         began = time.monotonic()
         watch.close()
         assert ended.wait(1)

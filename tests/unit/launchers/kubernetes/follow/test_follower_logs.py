@@ -47,7 +47,7 @@ def test_a_log_that_cannot_be_kept_is_counted_and_the_end_is_reported(
     live: Any = SimpleNamespace(running=running, is_container=is_container)
     before = STEP_FAILURES.labels("log")._value.get()
     follower._ended(entry("pod-a"), live)
-    until(lambda: "step 'log' of pod-a failed" in caplog.text, 5)
+    until(lambda: "step 'log' of pod-a failed" in caplog.text)
     assert ends == ["i"]
     assert STEP_FAILURES.labels("log")._value.get() == before + 1
     follower.close()

@@ -1,0 +1,164 @@
+"""The domains of a class, and which of them a job gets: lua/lib/domains.lua and placement.lua
+decide.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable
+from typing import TypeVar
+
+from gpuqueue.forecast.snapshot import NOWHERE_YET, Aside, Domains, Held, Waiting
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+
+#: How many domains one decision looks at.
+MOST = 64
+#: The planned end of an attempt without a limit. More holders without one make a domain later.
+NO_END, ALONE = 10.0**12, 10.0**5
+
+
+class Placement:
+    """Which domains have room, and when each is idle."""
+
+    def __init__(self, domains: Domains, held: Iterable[Held]) -> None:
+        self.slots = domains.slots
+        self.drained, self.until = domains.drained, domains.until
+        self._aside = dict(domains.aside)
+        self._held: dict[str, dict[str, dict[str, float]]] = {}
+        self._room: dict[str, list[tuple[int, str]]] = {each: [] for each in ISOLATIONS}
+        self._ends: list[tuple[float, str]] = []
+        self._entries: dict[str, tuple[int, int, float | None]] = {}
+        for each in held:
+            name = NOWHERE_YET if each.domain is None else each.domain
+            self._of(name)[each.isolation][each.holder] = each.planned_end or NO_END
+        for name in self.slots:
+            self._index(name)
+
+    def copy(self) -> Placement:
+        """Return one that changes by itself."""
+        new = object.__new__(Placement)
+        new.slots, new.drained, new.until = self.slots, self.drained, self.until
+        new._aside = self._aside.copy()
+        new._held = {
+            name: {each: held.copy() for each, held in kinds.items()}
+            for name, kinds in self._held.items()
+        }
+        new._room = {each: room.copy() for each, room in self._room.items()}
+        new._ends, new._entries = self._ends.copy(), self._entries.copy()
+        return new
+
+    def enter(self, holder: str, name: str, isolation: str, ends: float | None, now: float) -> None:
+        """A holder is in a domain from now on. It tries one that is due for that."""
+        if self.standing(name, now) == "due":
+            self._aside[name] = Aside(self._aside[name].until, holder)
+        self._of(name)[isolation][holder] = ends or NO_END
+        self._index(name)
+
+    def leave(self, held: Held) -> None:
+        """A holder has gone. The domain that it has tried works."""
+        name = NOWHERE_YET if held.domain is None else held.domain
+        if name in self._aside and self._aside[name].probe == held.holder:
+            del self._aside[name]
+        self._of(name)[held.isolation].pop(held.holder, None)
+        self._index(name)
+
+    def standing(self, name: str, now: float) -> str:
+        """Return "held" (nothing starts there), "due" (one job may try it), or "" (in use)."""
+        aside = self._aside.get(name)
+        if aside is None:
+            return ""
+        return "held" if aside.probe or aside.until > now else "due"
+
+    def pick(
+        self, isolation: str, now: float, avoid: Collection[str] = (), drained: str | None = None
+    ) -> str | None:
+        """Return the domain of the next job of an isolation: the fullest with room."""
+        if self._nowhere_yet(isolation):
+            return None
+        best, least = None, 9
+        for _, name in self._room[isolation][:MOST]:
+            stands = self.standing(name, now)
+            if stands == "held" or (isolation == SHARED and name == drained):
+                continue
+            rank = (2 if name in avoid else 0) + (0 if stands else 1)
+            if best is None or rank < least:
+                best, least = name, rank
+                if rank == 0:
+                    break
+        return best
+
+    def takes(self, name: str, isolation: str) -> bool:
+        """Whether a job of an isolation may start in a domain."""
+        return not self._nowhere_yet(isolation) and self._free(name)[isolation] > 0
+
+    def lets_in(self, job: Waiting, now: float) -> bool:
+        """Whether a shared job may start in the domain that drains: it ends in time."""
+        name = self.drained
+        if name is None or job.time_limit is None or not self.takes(name, SHARED):
+            return False
+        return not self.standing(name, now) and now + job.time_limit <= self.until
+
+    def drain(self, needed: bool, now: float) -> bool:
+        """Have a domain become idle, or none. Returns whether that has changed."""
+        drained = self._soonest(now) if needed else None
+        if drained == self.drained:
+            return False
+        self.drained, self.until = drained, 0.0
+        if drained is not None:
+            ends = self._entries[drained][2]
+            self.until = ends if ends is not None and ends < NO_END else 0.0
+        return True
+
+    def _soonest(self, now: float) -> str | None:
+        own = None
+        if self.drained is not None and self.standing(self.drained, now) != "held":
+            own = self._entries.get(self.drained, (0, 0, None))[2]
+        for ends, name in self._ends[:MOST]:
+            if own is not None and ends >= own:
+                return self.drained
+            if self.standing(name, now) != "held":
+                return name
+        return self.drained if own is not None else None
+
+    def _nowhere_yet(self, isolation: str) -> bool:
+        other = EXCLUSIVE if isolation == SHARED else SHARED
+        nowhere = self._held.get(NOWHERE_YET)
+        return bool(nowhere and nowhere[other])
+
+    def _of(self, name: str) -> dict[str, dict[str, float]]:
+        return self._held.setdefault(name, {each: {} for each in ISOLATIONS})
+
+    def _free(self, name: str) -> dict[str, int]:
+        slots, held = self.slots.get(name, (0, 0)), self._of(name)
+        shared, exclusive = len(held[SHARED]), len(held[EXCLUSIVE])
+        return {
+            SHARED: 0 if exclusive else slots[0] - shared,
+            EXCLUSIVE: 0 if shared else slots[1] - exclusive,
+        }
+
+    def _index(self, name: str) -> None:
+        """Keep a domain in its places, after any change of what it holds."""
+        if name not in self.slots:
+            return
+        held, free = self._of(name), self._free(name)
+        ends = max((end for kind in held.values() for end in kind.values()), default=0.0)
+        if ends >= NO_END:
+            ends = NO_END + len(held[SHARED]) + len(held[EXCLUSIVE]) * ALONE
+        entry = (free[SHARED], free[EXCLUSIVE], ends if self.slots[name][1] > 0 else None)
+        before = self._entries.get(name, (0, 0, None))
+        self._entries[name] = entry
+        for isolation, old, new in zip(ISOLATIONS, before[:2], entry[:2], strict=True):
+            _move(self._room[isolation], name, old if old > 0 else None, new if new > 0 else None)
+        _move(self._ends, name, before[2], entry[2])
+
+
+Score = TypeVar("Score", int, float)
+
+
+def _move(order: list[tuple[Score, str]], name: str, old: Score | None, new: Score | None) -> None:
+    if old == new:
+        return
+    if old is not None:
+        del order[bisect_left(order, (old, name))]
+    if new is not None:
+        insort(order, (new, name))

@@ -1,0 +1,154 @@
+"""What a decision depends on: one class at one moment. Times are Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpuqueue.model.names import SHARED
+
+#: A rank is priority * ARRIVALS + arrival; see lua/lib/tenants.lua.
+ARRIVALS = 2**45
+#: The domain of a holder that may be in any.
+NOWHERE_YET = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What operators set for a class; slots and bounds of each domain."""
+
+    shared_slots: int
+    exclusive_slots: int
+    exclusive_patience: int
+    shared_patience: int
+
+    def slots(self, isolation: str) -> int:
+        """Return the slots of one isolation."""
+        return self.shared_slots if isolation == SHARED else self.exclusive_slots
+
+    @property
+    def share(self) -> float:
+        """The part of a GPU that a shared slot is, as the use of tenants counts."""
+        if self.shared_slots <= 0:
+            return 1.0
+        return round(min(1.0, max(1, self.exclusive_slots) / self.shared_slots), 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job in line, or one that will be."""
+
+    delivery: str
+    isolation: str
+    priority: int = 0
+    arrival: int = 0
+    tenant: str = ""
+    task: str = ""
+    time_limit: float | None = None
+    expires: float | None = None
+    avoid: frozenset[str] = frozenset()
+    """Domains where it has failed."""
+    since: float = 0.0
+    """When it was accepted."""
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """Its place in the line of its isolation."""
+        return (self.priority, self.arrival, self.delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An attempt that holds a slot."""
+
+    holder: str
+    isolation: str
+    tenant: str = ""
+    task: str = ""
+    domain: str | None = None
+    planned_end: float | None = None
+    """As its limit says."""
+    time_limit: float | None = None
+    since: float = 0.0
+    """When it got its slot."""
+    charged: float | None = None
+    """Up to when its tenant is charged."""
+    accepted: float = 0.0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """What a tenant has used, and may have."""
+
+    id: int
+    served: int = 0
+    usage: float = 0.0
+    """In GPU-seconds, decayed; as of ``at``."""
+    at: float = 0.0
+    weight: float = 1.0
+    max_running: int | None = None
+    guaranteed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """How a class orders the jobs of tenants. ``others``: the rule of a tenant that comes."""
+
+    known: Mapping[str, Tenant]
+    half_life: float
+    share: float
+    served: int
+    """How many starts there were: a counter."""
+    last_id: int
+    others: Tenant = Tenant(0)
+    rules: Mapping[str, Tenant] = field(default_factory=dict)
+    """Of tenants that are not ``known``."""
+    unread: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(tenant, isolation) → its jobs in line that were not read, behind those that were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A domain whose GPU or node is set aside: until when, and the holder that tries it."""
+
+    until: float
+    probe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """The domains of a class: name → slots of the shared and of the exclusive jobs."""
+
+    slots: Mapping[str, tuple[int, ...]]
+    drained: str | None = None
+    until: float = 0.0
+    """When the one that drains is idle, as its jobs had declared."""
+    aside: Mapping[str, Aside] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One class at one moment."""
+
+    now: float
+    rules: Rules
+    waiting: Sequence[Waiting] = ()
+    more: Mapping[str, int] = field(default_factory=dict)
+    """Isolation → how many jobs in line were not read. In a class that orders by arrival, they are
+    behind those that were.
+    """
+    held: Sequence[Held] = ()
+    delayed: Sequence[tuple[float, Waiting]] = ()
+    """Jobs that wait for a time, with it."""
+    bypassed: int = 0
+    row: int = 0
+    arrivals: int = 0
+    """The arrival given last: a counter."""
+    opened: bool = True
+    domains: Domains | None = None
+    """None: the class is one domain."""
+    tenants: Tenants | None = None
+    """None: the class orders by priority and arrival."""
+    asked: Waiting | None = None
+    """The job that it is about, if it waits."""

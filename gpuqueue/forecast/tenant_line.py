@@ -1,0 +1,218 @@
+"""The line of a class with tenants: lua/lib/tenants.lua and tenant_turns.lua decide."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from gpuqueue.forecast.lines import Jobs
+from gpuqueue.forecast.snapshot import Held, Tenant, Tenants, Waiting
+from gpuqueue.model.names import ISOLATIONS, SHARED
+
+#: Seconds between two charges of a holder, and how many one decision charges.
+GRAIN, CHARGED = 1.0, 16
+_LOG2 = math.log(2)
+#: First one below its guaranteed share, then by the priority of its first job, then by what it has
+#: used over its weight, then the one served least recently, then the one that came first.
+Front = tuple[int, int, float, int, int, str]
+
+
+class _State:
+    """One tenant."""
+
+    __slots__ = ("at", "fronts", "jobs", "rule", "running", "served", "usage")
+
+    def __init__(self, known: Tenant) -> None:
+        self.rule = known
+        self.served, self.usage, self.at, self.running = known.served, known.usage, known.at, 0
+        self.jobs = {each: Jobs() for each in ISOLATIONS}
+        self.fronts: dict[str, Front | None] = dict.fromkeys(ISOLATIONS)
+
+    def copy(self) -> _State:
+        new = object.__new__(_State)
+        new.rule, new.served, new.usage, new.at = self.rule, self.served, self.usage, self.at
+        new.running, new.fronts = self.running, self.fronts.copy()
+        new.jobs = {each: jobs.copy() for each, jobs in self.jobs.items()}
+        return new
+
+
+class ByTenants:
+    """The line of a class with tenants.
+
+    Args:
+        tenants: their rules and use.
+        share: the part of a GPU that a shared slot is.
+        waiting: the jobs in line that were read.
+        more: isolation → how many jobs were not read, of all tenants.
+        held: the holders.
+        now: of the snapshot.
+    """
+
+    by_tenants = True
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        share: float,
+        waiting: Iterable[Waiting],
+        more: Mapping[str, int],
+        held: Iterable[Held],
+        now: float,
+    ) -> None:
+        self.dry = False
+        self._rules, self._share, self._own_share = tenants, tenants.share, share
+        self._served, self._last_id = tenants.served, tenants.last_id
+        self._totals = {each: more.get(each, 0) for each in ISOLATIONS}
+        self._order: dict[str, list[Front]] = {each: [] for each in ISOLATIONS}
+        self._chosen: dict[str, Front | None] = dict.fromkeys(ISOLATIONS)
+        self._charged: list[tuple[float, str]] = []
+        self._holders: dict[str, tuple[str, str]] = {}
+        self._states = {name: _State(each) for name, each in tenants.known.items()}
+        for (name, isolation), total in tenants.unread.items():
+            self._state(name).jobs[isolation].more = total
+        for job in waiting:
+            self._totals[job.isolation] += 1
+            self._state(job.tenant).jobs[job.isolation].read(job)
+        for each in held:
+            at = now if each.charged is None else each.charged
+            self._hold(each.holder, each.tenant, each.isolation, at)
+        for name in self._states:
+            self._refresh(name)
+        others = sum(more.values()) > sum(tenants.unread.values())
+        #: The last tenant that was read: those that were not are behind it.
+        self._boundary = {
+            each: order[-1] if others and order else None for each, order in self._order.items()
+        }
+
+    def copy(self) -> ByTenants:
+        """Return one that changes by itself."""
+        new = object.__new__(ByTenants)
+        new.dry, new._rules = self.dry, self._rules
+        new._share, new._own_share = self._share, self._own_share
+        new._served, new._last_id = self._served, self._last_id
+        new._totals, new._boundary = self._totals.copy(), self._boundary
+        new._order = {each: fronts.copy() for each, fronts in self._order.items()}
+        new._chosen = self._chosen.copy()
+        new._charged, new._holders = self._charged.copy(), self._holders.copy()
+        new._states = {name: state.copy() for name, state in self._states.items()}
+        return new
+
+    def keep(self, now: float) -> None:
+        """Charge what runs, some in each decision."""
+        self._share = self._own_share
+        due = self._charged[:CHARGED]
+        due = due[: bisect_left(due, (now - GRAIN, chr(0x10FFFF)))]
+        del self._charged[: len(due)]
+        names = {}
+        for charged, holder in due:
+            name, isolation = self._holders[holder]
+            self._charge(name, isolation, now - charged, now)
+            insort(self._charged, (now, holder))
+            names[name] = True
+        for name in names:
+            self._refresh(name)
+
+    def first(self, isolation: str) -> Waiting | None:
+        """Return the first job of the tenant whose turn it is."""
+        order = self._order[isolation]
+        front = self._chosen[isolation] = order[0] if order else None
+        boundary = self._boundary[isolation]
+        if boundary is not None and (front is None or front > boundary):
+            self.dry = True
+        if front is None:
+            return None
+        return self._states[front[-1]].jobs[isolation].first()
+
+    def before(self) -> str | None:
+        """The tenant decides; with the same front, the place."""
+        shared, exclusive = (self._chosen[each] for each in ISOLATIONS)
+        if shared is None or exclusive is None or shared == exclusive:
+            return None
+        return ISOLATIONS[0] if shared < exclusive else ISOLATIONS[1]
+
+    def hides(self, isolation: str) -> bool:
+        """Whether jobs wait whose tenants are at a limit."""
+        return self._totals[isolation] > 0
+
+    def total(self, isolation: str) -> int:
+        """Return how many jobs of an isolation wait."""
+        return self._totals[isolation]
+
+    def enter(self, job: Waiting, now: float) -> None:
+        """Put a job into line."""
+        self._totals[job.isolation] += 1
+        self._state(job.tenant).jobs[job.isolation].enter(job)
+        self._refresh(job.tenant)
+
+    def leave(self, job: Waiting, now: float) -> None:
+        """Take the first job of its tenant out."""
+        self._totals[job.isolation] -= 1
+        self._states[job.tenant].jobs[job.isolation].leave()
+        self._refresh(job.tenant)
+
+    def started(self, job: Waiting, holder: str, now: float) -> None:
+        """Its tenant has been served."""
+        self._hold(holder, job.tenant, job.isolation, now)
+        self._served += 1
+        self._states[job.tenant].served = self._served
+        self._refresh(job.tenant)
+
+    def ended(self, held: Held, now: float) -> None:
+        """Charge its tenant."""
+        name, isolation = self._holders.pop(held.holder)
+        place = next(at for at, each in enumerate(self._charged) if each[1] == held.holder)
+        charged, _ = self._charged.pop(place)
+        self._charge(name, isolation, now - charged, now)
+        self._states[name].running -= 1
+        self._refresh(name)
+
+    def _state(self, name: str) -> _State:
+        state = self._states.get(name)
+        if state is None:
+            self._last_id += 1
+            rule = self._rules.rules.get(name, self._rules.others)
+            state = self._states[name] = _State(replace(rule, id=self._last_id))
+        return state
+
+    def _hold(self, holder: str, name: str, isolation: str, charged: float) -> None:
+        self._state(name).running += 1
+        self._holders[holder] = (name, isolation)
+        insort(self._charged, (charged, holder))
+
+    def _charge(self, name: str, isolation: str, seconds: float, now: float) -> None:
+        half_life, state = self._rules.half_life, self._states[name]
+        if half_life == 0:
+            return
+        used = max(0.0, seconds) * (self._share if isolation == SHARED else 1)
+        decay = 2 ** min(0.0, (state.at - now) / half_life)
+        state.usage, state.at = state.usage * decay + used, max(now, state.at)
+
+    def _cost(self, state: _State) -> float:
+        if self._rules.half_life == 0:
+            return state.running / state.rule.weight
+        if state.usage <= 0:
+            return 0.0
+        used = math.log(state.usage / state.rule.weight) / _LOG2
+        return 2000 + used + state.at / self._rules.half_life
+
+    def _refresh(self, name: str) -> None:
+        state = self._states[name]
+        limit, rule = state.rule.max_running, state.rule
+        limited = limit is not None and state.running >= limit
+        for isolation, jobs in state.jobs.items():
+            first = jobs.first()
+            front: Front | None = None
+            if first and not limited:
+                tier = 0 if state.running < rule.guaranteed else 1
+                priority = max(0, min(99, first.priority))
+                cost = round(self._cost(state), 6)
+                front = (tier, priority, cost, state.served, rule.id, name)
+            before, order = state.fronts[isolation], self._order[isolation]
+            if front != before:
+                if before is not None:
+                    del order[bisect_left(order, before)]
+                if front is not None:
+                    insort(order, front)
+                state.fronts[isolation] = front

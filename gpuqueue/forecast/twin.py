@@ -1,0 +1,178 @@
+"""The twin: which job starts next, as lua/lib/admission.lua decides it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuqueue.forecast.domains import Placement
+from gpuqueue.forecast.lines import ByArrival, Line
+from gpuqueue.forecast.snapshot import Held, Snapshot, Waiting
+from gpuqueue.forecast.tenant_line import ByTenants
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+
+
+@dataclass(slots=True)
+class _Look:
+    """Everything that a decision depends on."""
+
+    first: dict[str, Waiting | None]
+    domain: dict[str, str | None]
+    backfills: bool = False
+
+
+class Twin:
+    """One class, and who holds its slots."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        rules, tenants = snapshot.rules, snapshot.tenants
+        self.rules = rules
+        self.line: Line = (
+            ByArrival(snapshot.waiting, snapshot.more)
+            if tenants is None
+            else ByTenants(
+                tenants, rules.share, snapshot.waiting, snapshot.more, snapshot.held, snapshot.now
+            )
+        )
+        self.held = {each.holder: each for each in snapshot.held}
+        self._placement = snapshot.domains and Placement(snapshot.domains, snapshot.held)
+        self._running = dict.fromkeys(ISOLATIONS, 0)
+        for each in snapshot.held:
+            self._running[each.isolation] += 1
+        self._bypassed, self._row = snapshot.bypassed, snapshot.row
+        self._arrivals, self._opened = snapshot.arrivals, snapshot.opened
+        self._number = 0
+
+    def copy(self) -> Twin:
+        """Return one that changes by itself."""
+        new = object.__new__(Twin)
+        new.rules, new.line, new.held = self.rules, self.line.copy(), self.held.copy()
+        new._placement = self._placement and self._placement.copy()
+        new._running, new._number = self._running.copy(), self._number
+        new._bypassed, new._row = self._bypassed, self._row
+        new._arrivals, new._opened = self._arrivals, self._opened
+        return new
+
+    def arrive(self, job: Waiting, now: float) -> None:
+        """A job comes into line. Without an arrival, it gets the next one."""
+        if not job.arrival:
+            self._arrivals += 1
+            job = _with_arrival(job, self._arrivals)
+        if job.isolation == EXCLUSIVE and self.line.total(EXCLUSIVE) == 0:
+            self._bypassed = 0
+        self.line.enter(job, now)
+
+    def end(self, holder: str, now: float) -> Held:
+        """An attempt gives its slot back."""
+        held = self.held.pop(holder)
+        self._running[held.isolation] -= 1
+        self.line.ended(held, now)
+        if self._placement:
+            self._placement.leave(held)
+        return held
+
+    def admit(self, now: float) -> list[tuple[Waiting, Held]]:
+        """Start every job that can start; return each with its slot, in order."""
+        started: list[tuple[Waiting, Held]] = []
+        if not self._opened:
+            return started
+        self.line.keep(now)
+        while True:
+            look = self._drain(self._look(now), now)
+            isolation = self._decide(look)
+            job = look.first[isolation] if isolation else None
+            if job is None or self.line.dry:
+                return started
+            if job.expires is not None and job.expires <= now:
+                self.line.leave(job, now)
+            else:
+                started.append((job, self._start(job, look, now)))
+
+    def _look(self, now: float) -> _Look:
+        first = {
+            each: self.line.first(each) if self.rules.slots(each) > 0 else None
+            for each in ISOLATIONS
+        }
+        look = _Look(first, dict.fromkeys(ISOLATIONS))
+        placement, shared = self._placement, first[SHARED]
+        if placement:
+            look.domain[SHARED] = placement.pick(SHARED, now, drained=placement.drained)
+            look.domain[EXCLUSIVE] = placement.pick(EXCLUSIVE, now)
+            if shared and look.domain[SHARED] is None and placement.lets_in(shared, now):
+                look.backfills, look.domain[SHARED] = True, placement.drained
+        return look
+
+    def _drain(self, look: _Look, now: float) -> _Look:
+        """Have a domain become idle once the patience of the first exclusive job is used up."""
+        if not self._placement:
+            return look
+        needed = look.first[EXCLUSIVE] is not None and look.domain[EXCLUSIVE] is None
+        needed = needed and self._bypassed >= self.rules.exclusive_patience
+        return self._look(now) if self._placement.drain(needed, now) else look
+
+    def _may_start(self, look: _Look, isolation: str) -> bool:
+        rules, running = self.rules, self._running
+        shared_waits = look.first[SHARED] is not None
+        if self._placement:
+            if look.domain[isolation] is None:
+                return False
+            turn = shared_waits and look.domain[SHARED] is not None
+            return isolation == SHARED or not turn or self._row < rules.shared_patience
+        # A class of one domain. Slots of more than one GPU, and backfill, would go here.
+        if isolation == SHARED:
+            closed = look.first[EXCLUSIVE] and self._bypassed >= rules.exclusive_patience
+            return not running[EXCLUSIVE] and not closed and running[SHARED] < rules.shared_slots
+        if running[SHARED] or running[EXCLUSIVE] >= rules.exclusive_slots:
+            return False
+        return not shared_waits or self._row < rules.shared_patience
+
+    def _decide(self, look: _Look) -> str | None:
+        can = [each for each in ISOLATIONS if look.first[each] and self._may_start(look, each)]
+        if len(can) < 2:
+            return can[0] if can else None
+        shared, exclusive = look.first[SHARED], look.first[EXCLUSIVE]
+        assert shared and exclusive
+        return self.line.before() or (SHARED if shared.place < exclusive.place else EXCLUSIVE)
+
+    def _count_start(self, look: _Look, isolation: str) -> None:
+        shared, exclusive = look.first[SHARED], look.first[EXCLUSIVE]
+        if isolation == EXCLUSIVE:
+            keeps = self._row if self._hides(SHARED) else 0
+            self._bypassed, self._row = 0, self._row + 1 if shared else keeps
+            return
+        self._row = 0
+        if shared and exclusive:
+            later = shared.place > exclusive.place or shared.arrival > exclusive.arrival
+            if not look.backfills and (self.line.by_tenants or later):
+                self._bypassed += 1
+        elif not self._hides(EXCLUSIVE):
+            self._bypassed = 0
+
+    def _hides(self, isolation: str) -> bool:
+        return self.rules.slots(isolation) > 0 and self.line.hides(isolation)
+
+    def _start(self, job: Waiting, look: _Look, now: float) -> Held:
+        self._count_start(look, job.isolation)
+        self.line.leave(job, now)
+        self._number += 1
+        ends = now + job.time_limit if job.time_limit else None
+        name, domain = f"{job.delivery}#+{self._number}", None
+        if self._placement:
+            other = None
+            if not look.backfills:
+                drained = self._placement.drained
+                other = self._placement.pick(job.isolation, now, job.avoid, drained)
+            domain = other or look.domain[job.isolation]
+            assert domain is not None
+            self._placement.enter(name, domain, job.isolation, ends, now)
+        held = Held(*(name, job.isolation, job.tenant, job.task, domain, ends, job.time_limit, now))
+        self.held[name] = held
+        self._running[job.isolation] += 1
+        self.line.started(job, name, now)
+        return held
+
+
+def _with_arrival(job: Waiting, arrival: int) -> Waiting:
+    return Waiting(
+        *(job.delivery, job.isolation, job.priority, arrival, job.tenant, job.task),
+        *(job.time_limit, job.expires, job.avoid, job.since),
+    )

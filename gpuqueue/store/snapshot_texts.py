@@ -1,0 +1,95 @@
+"""Parse the texts of the state that a forecast reads. What cannot be read is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.forecast.run_times import Past
+from gpuqueue.forecast.snapshot import NOWHERE_YET, Rules, Tenant
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.store.readable import readable
+
+#: Bytes of a task that accounts keep.
+LONGEST_NAME = 200
+
+
+def rules_of(gpu_class: GpuClass) -> Rules:
+    """Return what a class says of its slots and bounds."""
+    return Rules(
+        gpu_class.shared_slots,
+        gpu_class.exclusive_slots,
+        gpu_class.exclusive_patience,
+        gpu_class.shared_patience,
+    )
+
+
+def run_times_name(isolation: str, task: str, tenant: str) -> str:
+    """As lua/lib/accounting.lua writes it."""
+    known = task.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{isolation}:{tenant or '*'}:{known}"
+
+
+def delivery_of(gpu_class: str, holder: str) -> str:
+    attempt = Attempt.parse(gpu_class, holder)
+    return attempt.delivery if attempt else ""
+
+
+def domain_of(record: Mapping[str, Any]) -> str:
+    if "domain" in record:
+        return str(record["domain"])
+    if "device" in record:
+        return str(record["device"])
+    return str(record.get("node", NOWHERE_YET))
+
+
+def seconds_of(text: str | None) -> list[float]:
+    with suppress(ValueError, TypeError):
+        return [float(each) for each in json.loads(text or "[]")]
+    return []
+
+
+def past_of(text: str) -> Past | None:
+    with suppress(ValueError, TypeError, LookupError):
+        one = json.loads(text)
+        start, stop = int(one["start"]) / 1e6, int(one["stop"]) / 1e6
+        return Past(
+            one["isolation"],
+            one["task"],
+            one["tenant"],
+            start - int(one["waited"]) / 1e6,
+            stop,
+            stop - start if one.get("began") else None,
+            int(one["attempt"]) == 1,
+        )
+    return None
+
+
+def rule_of(number: int, text: str | None) -> Tenant:
+    entry = readable(text) or {}
+    weight, most = entry.get("weight"), entry.get("max_running")
+    return Tenant(
+        number,
+        weight=float(weight) if isinstance(weight, int | float) and weight > 0 else 1.0,
+        max_running=int(most) if isinstance(most, int | float) else None,
+        guaranteed=int(entry.get("guaranteed") or 0),
+    )
+
+
+def tenant_of(text: str | None, rule: str | None) -> Tenant | None:
+    with suppress(ValueError, TypeError, LookupError):
+        number, served, usage, _, at, *_ = json.loads(text or "")
+        own = rule_of(int(number), rule)
+        return Tenant(
+            own.id,
+            int(served),
+            float(usage),
+            float(at),
+            own.weight,
+            own.max_running,
+            own.guaranteed,
+        )
+    return None

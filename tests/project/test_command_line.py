@@ -1,0 +1,53 @@
+"""A forked command is what a started one is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.command_line import run_command
+from tests.support.dev_command import CLI, clean_env
+
+NOWHERE = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [
+        (["statsu"], {}),
+        (["status"], {"T4_SHARED_SLOTS": "many"} | NOWHERE),
+        (["dead", "--json"], {"CELERY_BROKER_URL": ""}),
+    ],
+    ids=str,
+)
+def test_a_forked_command_answers_as_a_started_one(
+    tmp_path: Path, words: list[str], env: dict[str, str]
+) -> None:
+    forked = run_command(words, env=clean_env(**env), cwd=tmp_path)
+    started = subprocess.run(
+        [*CLI, *words], env=clean_env(**env), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        started.returncode,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_a_call_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
+    with EmbeddedRedis() as server:
+        assert run_command(["status"], env=clean_env(**NOWHERE), cwd=tmp_path).returncode == 2
+        env = clean_env(CELERY_BROKER_URL=server.url)
+        assert run_command(["status"], env=env, cwd=Path(os.sep)).returncode == 0
+
+
+def test_a_command_that_takes_too_long_ends_and_the_next_one_runs(tmp_path: Path) -> None:
+    env = clean_env(CELERY_BROKER_URL="redis://192.0.2.1:6379/0")  # TEST-NET-1
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_command(["status"], env=env, cwd=tmp_path, timeout=0.01)
+    done = run_command(["--version"], env=clean_env(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,104 @@
+"""How long jobs run, drawn from what ran of late; and which jobs come."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gpuqueue.forecast.arrivals import recent
+from gpuqueue.forecast.run_times import Draws, NotKnown, Past, RunTimes
+from gpuqueue.forecast.snapshot import Held, Rules, Snapshot, Tenant, Tenants, Waiting
+
+KIND = ("shared", "train", "a")
+RULES = Rules(2, 1, 8, 1)
+
+
+def draws(known: RunTimes, number: int = 200, **more: float) -> list[float]:
+    made = Draws(known, random.Random(1))
+    return [made.seconds(KIND, **more) for _ in range(number)]
+
+
+def past(seconds: float | None, **more: object) -> Past:
+    known = {"isolation": "shared", "task": "other", "tenant": "", "accepted": 0.0, "stop": 9.0}
+    return Past(**{**known, **more}, seconds=seconds)  # type: ignore[arg-type]
+
+
+def test_run_times_are_those_of_the_task_and_tenant() -> None:
+    runs = {KIND: [5.0] * 32, ("shared", "train", ""): [50.0] * 32}
+    found = draws(RunTimes(runs, [past(500.0)]))
+    assert found.count(5.0) > 130
+    assert set(found) == {5.0, 50.0, 500.0}
+
+
+def test_a_task_without_runs_takes_those_of_its_class() -> None:
+    known = [past(7.0), past(None), past(9.0, isolation="exclusive")]
+    assert set(draws(RunTimes({}, known))) == {7.0}
+
+
+def test_a_running_job_takes_longer_than_it_has() -> None:
+    runs = {KIND: [1.0, 2.0, 10.0, 20.0]}
+    assert all(each > 5 for each in draws(RunTimes(runs), elapsed=5.0))
+    beyond = sorted(draws(RunTimes(runs), elapsed=30.0))
+    assert beyond[0] > 30 and 45 < beyond[100] < 80, "half of them last as long again"
+
+
+def test_a_time_limit_cuts_a_run_and_stands_in_for_its_time() -> None:
+    assert set(draws(RunTimes({KIND: [50.0]}), limit=20.0)) == {20.0}
+    found = draws(RunTimes({}), limit=20.0, elapsed=10.0)
+    assert 10 <= min(found) < 11 and 19 < max(found) <= 20
+    assert draws(RunTimes({}), limit=20.0, elapsed=25.0)[0] == 25.0
+
+
+def test_nothing_is_invented_for_an_unknown_task() -> None:
+    with pytest.raises(NotKnown, match="train"):
+        draws(RunTimes({}))
+
+
+def test_arrivals_of_late_come_again_once() -> None:
+    ended = [past(1.0, accepted=10.0 * at, stop=10.0 * at + 1) for at in range(1, 5)]
+    waiting = [Waiting("w", "exclusive", 3, 7, "b", since=45.0)]
+    held = [Held("h#1", "shared", accepted=48.0)]
+    snapshot = Snapshot(50.0, RULES, waiting, held=held)
+    runs = {("exclusive", "", ""): [1.0]}
+    known = recent(snapshot, RunTimes(runs, ended))
+    assert [when for when, _ in known.jobs] == [0, 10, 20, 30, 35, 38]
+    came = list(known.again(random.Random(3), 50.0))
+    assert [job.delivery for _, job in came] == [f"+{at}" for at in range(1, 7)]
+    assert [when for when, _ in came] == sorted(when for when, _ in came)
+    assert sum(job.isolation == "exclusive" for _, job in came) == 1
+
+
+def test_only_arrivals_that_are_all_known_count() -> None:
+    ended = [past(1.0, accepted=5.0, stop=20.0), past(1.0, accepted=30.0, stop=31.0)]
+    known = recent(Snapshot(50.0, RULES), RunTimes({}, ended, cut=True))
+    assert ([when for when, _ in known.jobs], known.span) == ([10.0], 30.0)
+
+
+def test_jobs_that_were_not_read_came_too() -> None:
+    waiting = [Waiting(str(at), "shared", since=10.0 * at) for at in range(1, 5)]
+    runs = RunTimes({("shared", "", ""): [1.0]})
+    known = recent(Snapshot(50.0, RULES, waiting, {"shared": 4}), runs)
+    assert known.span == 20.0, "in half the time"
+
+
+def test_new_tenants_come_as_others_came() -> None:
+    tenants = Tenants({"old": Tenant(1), "new": Tenant(2)}, 60.0, 1.0, 0, 2)
+    waiting = [
+        Waiting("a", "shared", tenant="old", since=10.0, time_limit=5),
+        Waiting("b", "shared", tenant="new", since=40.0, time_limit=5),
+    ]
+    known = recent(Snapshot(50.0, RULES, waiting, tenants=tenants), RunTimes({}))
+    came = {job.tenant for _, job in known.again(random.Random(3), 50.0)}
+    assert came == {"old", "+new"}
+
+
+def test_jobs_of_unknown_run_times_do_not_come() -> None:
+    waiting = [Waiting("w", "shared", since=10.0), Waiting("l", "shared", since=9.0, time_limit=5)]
+    known = recent(Snapshot(50.0, RULES, waiting), RunTimes({}))
+    assert [job.delivery for _, job in known.jobs] == ["l"]
+
+
+def test_no_arrival_is_known_of_a_new_class() -> None:
+    known = recent(Snapshot(50.0, RULES), RunTimes({}))
+    assert list(known.again(random.Random(1), 50.0)) == []
