@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import TypeVar
 
 from gpuqueue.forecast.snapshot import NOWHERE_YET, Aside, Domains, Held, Waiting
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.model.unbound import LATER, is_unbound
 
 #: How many domains one decision looks at.
 MOST = 64
@@ -23,14 +25,16 @@ class Placement:
     def __init__(self, domains: Domains, held: Iterable[Held]) -> None:
         self.slots = domains.slots
         self.drained, self.until = domains.drained, domains.until
-        self._aside = dict(domains.aside)
+        self._aside, self._kept = dict(domains.aside), domains.kept
+        #: The most exclusive slots of a domain.
+        self.largest = max((own[1] for own in self.slots.values()), default=0)
         self._held: dict[str, dict[str, dict[str, float]]] = {}
         self._room: dict[str, list[tuple[int, str]]] = {each: [] for each in ISOLATIONS}
         self._ends: list[tuple[float, str]] = []
         self._entries: dict[str, tuple[int, int, float | None]] = {}
         for each in held:
             name = NOWHERE_YET if each.domain is None else each.domain
-            self._of(name)[each.isolation][each.holder] = each.planned_end or NO_END
+            self._put(name, each)
         for name in self.slots:
             self._index(name)
 
@@ -38,7 +42,7 @@ class Placement:
         """Return one that changes by itself."""
         new = object.__new__(Placement)
         new.slots, new.drained, new.until = self.slots, self.drained, self.until
-        new._aside = self._aside.copy()
+        new._aside, new._kept, new.largest = self._aside.copy(), self._kept, self.largest
         new._held = {
             name: {each: held.copy() for each, held in kinds.items()}
             for name, kinds in self._held.items()
@@ -47,11 +51,12 @@ class Placement:
         new._ends, new._entries = self._ends.copy(), self._entries.copy()
         return new
 
-    def enter(self, holder: str, name: str, isolation: str, ends: float | None, now: float) -> None:
-        """A holder is in a domain from now on. It tries one that is due for that."""
+    def enter(self, held: Held, now: float) -> None:
+        """A holder is in its domain from now on. It tries one that is due for that."""
+        name = held.domain or NOWHERE_YET
         if self.standing(name, now) == "due":
-            self._aside[name] = Aside(self._aside[name].until, holder)
-        self._of(name)[isolation][holder] = ends or NO_END
+            self._aside[name] = Aside(self._aside[name].until, held.holder)
+        self._put(name, held)
         self._index(name)
 
     def leave(self, held: Held) -> None:
@@ -59,7 +64,8 @@ class Placement:
         name = NOWHERE_YET if held.domain is None else held.domain
         if name in self._aside and self._aside[name].probe == held.holder:
             del self._aside[name]
-        self._of(name)[held.isolation].pop(held.holder, None)
+        for each in held.names:
+            self._of(name)[held.isolation].pop(each, None)
         self._index(name)
 
     def standing(self, name: str, now: float) -> str:
@@ -70,17 +76,25 @@ class Placement:
         return "held" if aside.probe or aside.until > now else "due"
 
     def pick(
-        self, isolation: str, now: float, avoid: Collection[str] = (), drained: str | None = None
+        self,
+        isolation: str,
+        now: float,
+        avoid: Collection[str] = (),
+        drained: str | None = None,
+        number: int = 1,
     ) -> str | None:
-        """Return the domain of the next job of an isolation: the fullest with room."""
+        """Return the domain of the next job of an isolation: the fullest with room for as many
+        slots as it needs, then one without a node.
+        """
         if self._nowhere_yet(isolation):
             return None
         best, least = None, 9
-        for _, name in self._room[isolation][:MOST]:
+        fitting = (name for room, name in self._room[isolation] if room % LATER >= number)
+        for name in islice(fitting, MOST):
             stands = self.standing(name, now)
             if stands == "held" or (isolation == SHARED and name == drained):
                 continue
-            rank = (2 if name in avoid else 0) + (0 if stands else 1)
+            rank = (2 if name in avoid else 0) + (0 if stands and not is_unbound(name) else 1)
             if best is None or rank < least:
                 best, least = name, rank
                 if rank == 0:
@@ -98,9 +112,11 @@ class Placement:
             return False
         return not self.standing(name, now) and now + job.time_limit <= self.until
 
-    def drain(self, needed: bool, now: float) -> bool:
-        """Have a domain become idle, or none. Returns whether that has changed."""
-        drained = self._soonest(now) if needed else None
+    def drain(self, needed: bool, now: float, number: int = 1) -> bool:
+        """Have a domain with so many exclusive slots become idle, or none. Returns whether that has
+        changed.
+        """
+        drained = self._soonest(now, number) if needed else None
         if drained == self.drained:
             return False
         self.drained, self.until = drained, 0.0
@@ -109,11 +125,16 @@ class Placement:
             self.until = ends if ends is not None and ends < NO_END else 0.0
         return True
 
-    def _soonest(self, now: float) -> str | None:
+    def _soonest(self, now: float, number: int) -> str | None:
         own = None
-        if self.drained is not None and self.standing(self.drained, now) != "held":
+        large = self.drained is not None and self.slots.get(self.drained, (0, 0))[1] >= number
+        if large and self.drained and self.standing(self.drained, now) != "held":
             own = self._entries.get(self.drained, (0, 0, None))[2]
-        for ends, name in self._ends[:MOST]:
+        order: Iterable[tuple[float, str]] = self._ends
+        if number > 1:  # of one end, first those with fewer slots
+            large_ones = [each for each in self._ends if self.slots[each[1]][1] >= number]
+            order = sorted(large_ones, key=lambda each: (each[0], self.slots[each[1]][1], each[1]))
+        for ends, name in islice(order, MOST):
             if own is not None and ends >= own:
                 return self.drained
             if self.standing(name, now) != "held":
@@ -125,11 +146,17 @@ class Placement:
         nowhere = self._held.get(NOWHERE_YET)
         return bool(nowhere and nowhere[other])
 
+    def _put(self, name: str, held: Held) -> None:
+        for each in held.names:
+            self._of(name)[held.isolation][each] = held.planned_end or NO_END
+
     def _of(self, name: str) -> dict[str, dict[str, float]]:
         return self._held.setdefault(name, {each: {} for each in ISOLATIONS})
 
     def _free(self, name: str) -> dict[str, int]:
         slots, held = self.slots.get(name, (0, 0)), self._of(name)
+        if name in self._kept:
+            return dict.fromkeys(ISOLATIONS, 0)
         shared, exclusive = len(held[SHARED]), len(held[EXCLUSIVE])
         return {
             SHARED: 0 if exclusive else slots[0] - shared,
@@ -144,7 +171,10 @@ class Placement:
         ends = max((end for kind in held.values() for end in kind.values()), default=0.0)
         if ends >= NO_END:
             ends = NO_END + len(held[SHARED]) + len(held[EXCLUSIVE]) * ALONE
-        entry = (free[SHARED], free[EXCLUSIVE], ends if self.slots[name][1] > 0 else None)
+        later = LATER if is_unbound(name) else 0
+        rooms = [free[each] + later if free[each] > 0 else 0 for each in ISOLATIONS]
+        usable = self.slots[name][1] > 0 and name not in self._kept
+        entry = (rooms[0], rooms[1], ends if usable else None)
         before = self._entries.get(name, (0, 0, None))
         self._entries[name] = entry
         for isolation, old, new in zip(ISOLATIONS, before[:2], entry[:2], strict=True):

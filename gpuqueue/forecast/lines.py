@@ -86,7 +86,7 @@ class Line(Protocol):
     def leave(self, job: Waiting, now: float) -> None:
         """Take the first of its isolation out."""
 
-    def started(self, job: Waiting, holder: str, now: float) -> None: ...
+    def started(self, job: Waiting, held: Held, now: float) -> None: ...
 
     def ended(self, held: Held, now: float) -> None: ...
 
@@ -135,7 +135,7 @@ class ByArrival:
         """Take the first of its isolation out."""
         self._jobs[job.isolation].leave()
 
-    def started(self, job: Waiting, holder: str, now: float) -> None:
+    def started(self, job: Waiting, held: Held, now: float) -> None:
         """Nothing depends on who has started."""
 
     def ended(self, held: Held, now: float) -> None:

@@ -50,6 +50,8 @@ class Waiting:
     """Domains where it has failed."""
     since: float = 0.0
     """When it was accepted."""
+    gpus: int = 1
+    """How many slots it needs."""
 
     @property
     def place(self) -> tuple[int, int, str]:
@@ -75,6 +77,12 @@ class Held:
     """Up to when its tenant is charged."""
     accepted: float = 0.0
     priority: int = 0
+    gpus: int = 1
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its slots; see lua/lib/slots.lua."""
+        return [self.holder, *(f"{self.holder}/{at}" for at in range(2, self.gpus + 1))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,8 @@ class Domains:
     until: float = 0.0
     """When the one that drains is idle, as its jobs had declared."""
     aside: Mapping[str, Aside] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
+    """Nodes that are kept for pods that may have made them come; see lua/lib/unbound.lua."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,10 @@ class Snapshot:
     """Jobs that wait for a time, with it."""
     bypassed: int = 0
     row: int = 0
+    until: float | None = None
+    """When a class of one domain should be idle whose gate is closed, as its jobs had declared; 0:
+    one of them has declared no end. None: its gate is open.
+    """
     arrivals: int = 0
     """The arrival given last: a counter."""
     opened: bool = True

@@ -13,6 +13,8 @@ from gpuqueue.model.names import ISOLATIONS, SHARED
 
 #: Seconds between two charges of a holder, and how many one decision charges.
 GRAIN, CHARGED = 1.0, 16
+#: Holders for each so many of which the seconds grow.
+HOLDERS_OF_GRAIN = 100
 _LOG2 = math.log(2)
 #: First one below its guaranteed share, then by the priority of its first job, then by what it has
 #: used over its weight, then the one served least recently, then the one that came first.
@@ -22,18 +24,19 @@ Front = tuple[int, int, float, int, int, str]
 class _State:
     """One tenant."""
 
-    __slots__ = ("at", "fronts", "jobs", "rule", "running", "served", "usage")
+    __slots__ = ("at", "fronts", "jobs", "rule", "running", "served", "slots", "usage")
 
     def __init__(self, known: Tenant) -> None:
         self.rule = known
-        self.served, self.usage, self.at, self.running = known.served, known.usage, known.at, 0
+        self.served, self.usage, self.at = known.served, known.usage, known.at
+        self.running = self.slots = 0
         self.jobs = {each: Jobs() for each in ISOLATIONS}
         self.fronts: dict[str, Front | None] = dict.fromkeys(ISOLATIONS)
 
     def copy(self) -> _State:
         new = object.__new__(_State)
         new.rule, new.served, new.usage, new.at = self.rule, self.served, self.usage, self.at
-        new.running, new.fronts = self.running, self.fronts.copy()
+        new.running, new.slots, new.fronts = self.running, self.slots, self.fronts.copy()
         new.jobs = {each: jobs.copy() for each, jobs in self.jobs.items()}
         return new
 
@@ -76,8 +79,7 @@ class ByTenants:
             self._totals[job.isolation] += 1
             self._state(job.tenant).jobs[job.isolation].read(job)
         for each in held:
-            at = now if each.charged is None else each.charged
-            self._hold(each.holder, each.tenant, each.isolation, at)
+            self._hold(each, now if each.charged is None else each.charged)
         for name in self._states:
             self._refresh(name)
         others = sum(more.values()) > sum(tenants.unread.values())
@@ -103,7 +105,8 @@ class ByTenants:
         """Charge what runs, some in each decision."""
         self._share = self._own_share
         due = self._charged[:CHARGED]
-        due = due[: bisect_left(due, (now - GRAIN, chr(0x10FFFF)))]
+        grain = GRAIN * max(1.0, len(self._charged) / HOLDERS_OF_GRAIN)
+        due = due[: bisect_left(due, (now - grain, chr(0x10FFFF)))]
         del self._charged[: len(due)]
         names = {}
         for charged, holder in due:
@@ -152,21 +155,23 @@ class ByTenants:
         self._states[job.tenant].jobs[job.isolation].leave()
         self._refresh(job.tenant)
 
-    def started(self, job: Waiting, holder: str, now: float) -> None:
+    def started(self, job: Waiting, held: Held, now: float) -> None:
         """Its tenant has been served."""
-        self._hold(holder, job.tenant, job.isolation, now)
+        self._hold(held, now)
         self._served += 1
         self._states[job.tenant].served = self._served
         self._refresh(job.tenant)
 
     def ended(self, held: Held, now: float) -> None:
         """Charge its tenant."""
-        name, isolation = self._holders.pop(held.holder)
-        place = next(at for at, each in enumerate(self._charged) if each[1] == held.holder)
-        charged, _ = self._charged.pop(place)
-        self._charge(name, isolation, now - charged, now)
-        self._states[name].running -= 1
-        self._refresh(name)
+        for each in held.names:
+            name, isolation = self._holders.pop(each)
+            place = next(at for at, (_, other) in enumerate(self._charged) if other == each)
+            charged, _ = self._charged.pop(place)
+            self._charge(name, isolation, now - charged, now)
+        state = self._states[held.tenant]
+        state.running, state.slots = state.running - 1, state.slots - held.gpus
+        self._refresh(held.tenant)
 
     def _state(self, name: str) -> _State:
         state = self._states.get(name)
@@ -176,10 +181,12 @@ class ByTenants:
             state = self._states[name] = _State(replace(rule, id=self._last_id))
         return state
 
-    def _hold(self, holder: str, name: str, isolation: str, charged: float) -> None:
-        self._state(name).running += 1
-        self._holders[holder] = (name, isolation)
-        insort(self._charged, (charged, holder))
+    def _hold(self, held: Held, charged: float) -> None:
+        state = self._state(held.tenant)
+        state.running, state.slots = state.running + 1, state.slots + held.gpus
+        for each in held.names:
+            self._holders[each] = (held.tenant, held.isolation)
+            insort(self._charged, (charged, each))
 
     def _charge(self, name: str, isolation: str, seconds: float, now: float) -> None:
         half_life, state = self._rules.half_life, self._states[name]
@@ -191,7 +198,7 @@ class ByTenants:
 
     def _cost(self, state: _State) -> float:
         if self._rules.half_life == 0:
-            return state.running / state.rule.weight
+            return state.slots / state.rule.weight
         if state.usage <= 0:
             return 0.0
         used = math.log(state.usage / state.rule.weight) / _LOG2
@@ -205,7 +212,7 @@ class ByTenants:
             first = jobs.first()
             front: Front | None = None
             if first and not limited:
-                tier = 0 if state.running < rule.guaranteed else 1
+                tier = 0 if state.slots < rule.guaranteed else 1
                 priority = max(0, min(99, first.priority))
                 cost = round(self._cost(state), 6)
                 front = (tier, priority, cost, state.served, rule.id, name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gpuqueue.forecast.domains import Placement
+from gpuqueue.forecast.domains import MOST, Placement
 from gpuqueue.forecast.lines import ByArrival, Line
 from gpuqueue.forecast.snapshot import Held, Snapshot, Waiting
 from gpuqueue.forecast.tenant_line import ByTenants
@@ -17,6 +17,8 @@ class _Look:
 
     first: dict[str, Waiting | None]
     domain: dict[str, str | None]
+    needs: int = 1
+    """How many slots the first exclusive job needs."""
     backfills: bool = False
 
 
@@ -37,8 +39,9 @@ class Twin:
         self._placement = snapshot.domains and Placement(snapshot.domains, snapshot.held)
         self._running = dict.fromkeys(ISOLATIONS, 0)
         for each in snapshot.held:
-            self._running[each.isolation] += 1
+            self._running[each.isolation] += each.gpus
         self._bypassed, self._row = snapshot.bypassed, snapshot.row
+        self._until = snapshot.until
         self._arrivals, self._opened = snapshot.arrivals, snapshot.opened
         self._number = 0
 
@@ -48,7 +51,7 @@ class Twin:
         new.rules, new.line, new.held = self.rules, self.line.copy(), self.held.copy()
         new._placement = self._placement and self._placement.copy()
         new._running, new._number = self._running.copy(), self._number
-        new._bypassed, new._row = self._bypassed, self._row
+        new._bypassed, new._row, new._until = self._bypassed, self._row, self._until
         new._arrivals, new._opened = self._arrivals, self._opened
         return new
 
@@ -64,7 +67,7 @@ class Twin:
     def end(self, holder: str, now: float) -> Held:
         """An attempt gives its slot back."""
         held = self.held.pop(holder)
-        self._running[held.isolation] -= 1
+        self._running[held.isolation] -= held.gpus
         self.line.ended(held, now)
         if self._placement:
             self._placement.leave(held)
@@ -78,11 +81,12 @@ class Twin:
         self.line.keep(now)
         while True:
             look = self._drain(self._look(now), now)
-            isolation = self._decide(look)
+            isolation = EXCLUSIVE if self._is_too_small(look) else self._decide(look)
             job = look.first[isolation] if isolation else None
             if job is None or self.line.dry:
                 return started
-            if job.expires is not None and job.expires <= now:
+            over = job.expires is not None and job.expires <= now
+            if over or (isolation == EXCLUSIVE and self._is_too_small(look)):
                 self.line.leave(job, now)
             else:
                 started.append((job, self._start(job, look, now)))
@@ -92,22 +96,57 @@ class Twin:
             each: self.line.first(each) if self.rules.slots(each) > 0 else None
             for each in ISOLATIONS
         }
-        look = _Look(first, dict.fromkeys(ISOLATIONS))
-        placement, shared = self._placement, first[SHARED]
-        if placement:
+        placement, shared, exclusive = self._placement, first[SHARED], first[EXCLUSIVE]
+        needs = exclusive.gpus if exclusive else 1
+        look = _Look(first, dict.fromkeys(ISOLATIONS), needs)
+        if not placement:
+            look.backfills = self._passes_gate(look, now)
+        else:
             look.domain[SHARED] = placement.pick(SHARED, now, drained=placement.drained)
-            look.domain[EXCLUSIVE] = placement.pick(EXCLUSIVE, now)
+            look.domain[EXCLUSIVE] = placement.pick(EXCLUSIVE, now, number=needs)
             if shared and look.domain[SHARED] is None and placement.lets_in(shared, now):
                 look.backfills, look.domain[SHARED] = True, placement.drained
         return look
 
+    def _is_too_small(self, look: _Look) -> bool:
+        """Whether no domain has as many slots as the first exclusive job needs."""
+        largest = self._placement.largest if self._placement else self.rules.exclusive_slots
+        return look.needs > max(1, largest)
+
+    def _is_closed(self, look: _Look) -> bool:
+        """Whether the gate of a class of one domain is closed to shared jobs."""
+        waits = look.first[EXCLUSIVE] is not None
+        return waits and self._bypassed >= self.rules.exclusive_patience
+
+    def _passes_gate(self, look: _Look, now: float) -> bool:
+        """Whether the first shared job may start although the gate is closed: it ends in time."""
+        shared = look.first[SHARED]
+        if not shared or not self._is_closed(look) or not self._running[SHARED]:
+            return False
+        in_time = shared.time_limit is not None and self._until is not None
+        return in_time and now + (shared.time_limit or 0) <= (self._until or 0)
+
+    def _keep_planned_end(self, look: _Look, now: float) -> None:
+        """Fix when a class of one domain should be idle, once its gate is closed."""
+        if self._is_closed(look) == (self._until is not None):
+            return
+        self._until = None if self._until is not None else self._last_declared_end(now)
+        look.backfills = self._passes_gate(look, now)
+
+    def _last_declared_end(self, now: float) -> float:
+        ends = [each.planned_end for each in self.held.values() if each.isolation == SHARED]
+        if len(ends) > MOST or None in ends:
+            return 0.0
+        return max(now, *(end for end in ends if end is not None)) if ends else now
+
     def _drain(self, look: _Look, now: float) -> _Look:
         """Have a domain become idle once the patience of the first exclusive job is used up."""
         if not self._placement:
+            self._keep_planned_end(look, now)
             return look
         needed = look.first[EXCLUSIVE] is not None and look.domain[EXCLUSIVE] is None
         needed = needed and self._bypassed >= self.rules.exclusive_patience
-        return self._look(now) if self._placement.drain(needed, now) else look
+        return self._look(now) if self._placement.drain(needed, now, look.needs) else look
 
     def _may_start(self, look: _Look, isolation: str) -> bool:
         rules, running = self.rules, self._running
@@ -117,11 +156,10 @@ class Twin:
                 return False
             turn = shared_waits and look.domain[SHARED] is not None
             return isolation == SHARED or not turn or self._row < rules.shared_patience
-        # A class of one domain. Slots of more than one GPU, and backfill, would go here.
         if isolation == SHARED:
-            closed = look.first[EXCLUSIVE] and self._bypassed >= rules.exclusive_patience
+            closed = self._is_closed(look) and not look.backfills
             return not running[EXCLUSIVE] and not closed and running[SHARED] < rules.shared_slots
-        if running[SHARED] or running[EXCLUSIVE] >= rules.exclusive_slots:
+        if running[SHARED] or running[EXCLUSIVE] + look.needs > rules.exclusive_slots:
             return False
         return not shared_waits or self._row < rules.shared_patience
 
@@ -159,20 +197,19 @@ class Twin:
         if self._placement:
             other = None
             if not look.backfills:
-                drained = self._placement.drained
-                other = self._placement.pick(job.isolation, now, job.avoid, drained)
+                asked = (job.avoid, self._placement.drained, job.gpus)
+                other = self._placement.pick(job.isolation, now, *asked)
             domain = other or look.domain[job.isolation]
             assert domain is not None
-            self._placement.enter(name, domain, job.isolation, ends, now)
-        held = Held(*(name, job.isolation, job.tenant, job.task, domain, ends, job.time_limit, now))
+        known = (name, job.isolation, job.tenant, job.task, domain, ends, job.time_limit, now)
+        held = Held(*known, gpus=job.gpus)
+        if self._placement:
+            self._placement.enter(held, now)
         self.held[name] = held
-        self._running[job.isolation] += 1
-        self.line.started(job, name, now)
+        self._running[job.isolation] += job.gpus
+        self.line.started(job, held, now)
         return held
 
 
 def _with_arrival(job: Waiting, arrival: int) -> Waiting:
-    return Waiting(
-        *(job.delivery, job.isolation, job.priority, arrival, job.tenant, job.task),
-        *(job.time_limit, job.expires, job.avoid, job.since),
-    )
+    return replace(job, arrival=arrival)

@@ -11,6 +11,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.forecast.run_times import Past
 from gpuqueue.forecast.snapshot import NOWHERE_YET, Rules, Tenant
 from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.store.readable import readable
 
 #: Bytes of a task that accounts keep.
@@ -44,6 +45,11 @@ def domain_of(record: Mapping[str, Any]) -> str:
     if "device" in record:
         return str(record["device"])
     return str(record.get("node", NOWHERE_YET))
+
+
+def gpus_of(record: Mapping[str, Any]) -> int:
+    """Return how many slots a job needs."""
+    return max(1, int(record.get("gpus", 1))) if record.get("isolation") == EXCLUSIVE else 1
 
 
 def seconds_of(text: str | None) -> list[float]:

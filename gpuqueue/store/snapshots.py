@@ -31,6 +31,7 @@ from gpuqueue.store.readable import readable, readable_record, whole
 from gpuqueue.store.snapshot_texts import (
     delivery_of,
     domain_of,
+    gpus_of,
     past_of,
     rule_of,
     rules_of,
@@ -126,6 +127,7 @@ class Snapshots:
             ],
             bypassed=whole(gate.get("*:bypassed", "")),
             row=whole(gate.get("*:row", "")),
+            until=float(gate["*:until"]) if "*:until" in gate else None,
             arrivals=whole(gate.get("seq", "")),
             opened="opened" in gate,
             domains=self._domains(gate, slots, found),
@@ -180,6 +182,7 @@ class Snapshots:
             record.get("expires"),
             frozenset(each.partition(":")[2] for each in record.get("avoid", ())),
             record.get("created", 0.0),
+            gpus_of(record),
         )
 
     def _held(
@@ -202,6 +205,7 @@ class Snapshots:
             charged.get(holder),
             record.get("created", 0.0),
             int(record.get("priority", 0)),
+            gpus_of(record) if isolation == EXCLUSIVE else 1,
         )
 
     def _domains(
@@ -229,7 +233,8 @@ class Snapshots:
             if place.until is not None and name in made:
                 aside[name] = Aside(place.until, place.probe)
         until = float(gate.get("until") or 0)
-        return Domains(made, gate.get("drained"), until, aside)
+        kept = frozenset(name for name, text in slots.items() if "waits" in (readable(text) or {}))
+        return Domains(made, gate.get("drained"), until, aside, kept)
 
     def _tenants(
         self, gate: Mapping[str, str], own: str, others: Sequence[str]

@@ -28,6 +28,7 @@ from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.docs.conftest import PATIENCE
 from tests.docs.typed import BROKER, CALL, DISPATCHER, SHOP, blocks
+from tests.support.command_line import run_command
 from tests.support.pages import ROOT, defaults
 from tests.support.waiting import until
 
@@ -76,12 +77,11 @@ def check_celery(arguments: list[str], page: str, folder: Path) -> None:
 @cache
 def _celery_help(arguments: tuple[str, ...]) -> tuple[int, str]:
     """Return status and output of a command with ``--help``; several pages have the same one."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", *arguments, "--help"],
+    done = run_command(
+        [*arguments, "--help"],
         env={**os.environ, "CELERY_BROKER_URL": BROKER},
-        capture_output=True,
-        text=True,
         timeout=PATIENCE,
+        module="celery",
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from gpuqueue.store.reader import Reader as Queue
 from tests.docs.typed import BROKER, DISPATCHER, SHOP
+from tests.support.command_line import run_command
 from tests.support.nodes import executors_of
 from tests.support.waiting import until
 
@@ -67,6 +69,11 @@ class Reader:
             text=True,
             timeout=PATIENCE,
         )
+
+    def command(self, typed: str) -> subprocess.CompletedProcess[str]:
+        """Run a line that begins with ``gpuqueue``."""
+        _, *words = shlex.split(typed)
+        return run_command(words, env=self.own, cwd=self.folder, timeout=PATIENCE)
 
     def send(self, **options: object) -> str:
         """Send the README's task; answers its id."""

@@ -50,15 +50,15 @@ def test_the_python_of_a_page_runs(reader: Reader, page: str) -> None:
 
 def test_each_command_of_see_what_happens_answers(reader: Reader) -> None:
     job = reader.send(countdown=300)
-    until(lambda: job in reader.run(["gpuqueue", "why", job]).stdout, PATIENCE, "the job is known")
+    until(lambda: job in reader.command(f"gpuqueue why {job}").stdout, PATIENCE, "the job is known")
     for command in LOOK.strip().splitlines():
         if command.startswith(
             "gpuqueue logs"
         ):  # a local job's are in its dispatcher's log, a delayed one has none
-            done = reader.run(shlex.split(command.replace("ID", job)))
+            done = reader.command(command.replace("ID", job))
             assert (done.returncode, "no attempt has started yet" in done.stderr) == (1, True)
         elif command.startswith("gpuqueue"):
-            done = reader.run(shlex.split(command.replace("ID", job)))
+            done = reader.command(command.replace("ID", job))
             assert done.returncode == 0, (command, done.stdout, done.stderr)
             assert done.stdout.strip(), command
             if "why" in command:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.integration
 UNREACHABLE = "redis://127.0.0.1:1/0"
@@ -25,9 +24,9 @@ def start(env: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Run a dispatcher that should exit at once; returns its exit status and its output."""
     ours = ("GPU", "T4_", "MIG_", "CELERY")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", *arguments]
+    words = ["-A", "gpuqueue", "worker", *arguments]
     # One that does not exit would try again for ever.
-    done = subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=60)
+    done = run_command(words, env={**clean, **env}, module="celery")
     return done.returncode, done.stdout + done.stderr
 
 

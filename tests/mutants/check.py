@@ -50,6 +50,8 @@ TESTS = (
     "tests/property/test_warm_repair.py",
     "tests/property/test_attempt_rules.py",
     "tests/property/test_admission_rules.py",
+    "tests/property/test_several_slots.py",
+    "tests/property/test_several_gpus.py",
     "tests/property/test_cancels.py",
     "tests/property/test_finish_rules.py",
     "tests/property/test_place_rules.py",

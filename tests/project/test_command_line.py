@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_a_forked_command_answers_as_a_started_one(
     started = subprocess.run(
         [*CLI, *words], env=clean_env(**env), cwd=tmp_path, capture_output=True, text=True
     )
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        started.returncode,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_a_forked_dispatcher_ends_as_a_started_one(tmp_path: Path) -> None:
+    words, env = ["-A", "gpuqueue", "worker"], clean_env(CELERY_BROKER_URL="amqp://x")
+    forked = run_command(words, env=env, cwd=tmp_path, module="celery")
+    command = [sys.executable, "-m", "celery", *words]
+    started = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert "gpuqueue: CELERY_BROKER_URL='amqp://x' is not Redis" in started.stderr
     assert (forked.returncode, forked.stdout, forked.stderr) == (
         started.returncode,
         started.stdout,

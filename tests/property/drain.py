@@ -18,7 +18,7 @@ from tests.property.world import World
 #: each with a start that times out and a pause, and waits for all that are ahead of it.
 TURNS_A_JOB, TURNS = 12, 120
 #: What stays for good: of a size that does not grow.
-KEPT = {"gate", "counts", "terms", "history", "usage"}
+KEPT = {"gate", "counts", "terms", "history", "usage", "run_times", "run_times_last"}
 
 
 def drain(world: World) -> None:

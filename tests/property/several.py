@@ -166,6 +166,9 @@ class Several(OpenClass):
             if not taken[EXCLUSIVE] and taken[SHARED] < self.gpu_class.shared_slots:
                 shared[domain] = float(self.gpu_class.shared_slots - taken[SHARED])
         key = self.key("domains")
+        of: Any = self.client.hgetall(f"{key}:of")
+        assert len(of) == sum(self.taken().values())
+        assert {name.partition("#")[0] for name in of} == set(self.running)
         for name, wanted in ((EXCLUSIVE, free), (SHARED, shared)):
             found: Any = self.client.zrange(f"{key}:{name}", 0, -1, withscores=True)
             assert dict(found) == wanted, name

@@ -177,6 +177,7 @@ def test_what_a_domain_costs_is_counted_for_each(queue: Queue) -> None:
     queue.line.devices = {"t4": GPUS - 1}  # the leader notes its own number
     queue.line.admit(queue.gpu_class)
     assert [each.domains for each in books.of("t4").capacities] == [GPUS]
+    assert not queue.client.exists(class_key("t4", "domains") + ":there")
 
 
 def test_one_domain_drains_once_the_patience_is_used_up(queue: Queue) -> None:

@@ -12,8 +12,10 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End, explain
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.tenant import TenantRule
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.keys import class_key
+from gpuqueue.store.tenants import Tenants
 from tests.property.going_on import HOST, POD, PROCESS, Instance
 from tests.property.open_class import NOW
 
@@ -312,3 +314,19 @@ def test_a_quota_that_refuses_a_job_ends_a_pod_that_waits(make: Callable[..., In
     here.line.release(here.gpu_class, Attempt.of(granted), end)
     assert here.called() is False, "it has the share that is missing"
     assert here.record("b")["state"] == "waiting"
+
+
+@pytest.mark.parametrize("lost", ["", "tenant_running"])
+def test_an_instance_goes_on_at_the_limit_of_its_tenant(
+    schedule_redis: redis.Redis, lost: str
+) -> None:
+    """Its own slot does not count. Where the holders of tenants are lost, it ends."""
+    here = Instance(schedule_redis)
+    Tenants(here.client).set("t4", {"blue": TenantRule(max_running=1)})
+    here.start("a", tenant="blue")
+    here.submit("b", tenant="blue")
+    if lost:
+        here.client.delete(class_key("t4", lost))
+    assert here.ask() == (None if lost else "b")
+    running: Any = here.client.zrange(class_key("t4", "tenant_running"), 0, -1)
+    assert running == ([] if lost else ["b#1"])

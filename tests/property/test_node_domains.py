@@ -124,6 +124,41 @@ def test_a_holder_without_its_record_may_be_on_any_node(queue: Queue) -> None:
     assert of == {"s1#1": "", "s2#1": "a", "s2#7": ""}
 
 
+def test_a_node_that_drains_gives_way_to_a_better_one_alone(queue: Queue) -> None:
+    queue.gpu_class = replace(T4, exclusive_patience=1)
+    for name in ("s1", "s2", "s3", "s4"):
+        queue.send(name)
+    queue.send("e", "exclusive")
+    queue.send("s5")
+    for ended, drains in (("s1", "a"), ("s4", "b"), ("s2", "b")):
+        queue.ends(ended)
+        found = Domains(queue.client).of("t4")
+        assert [each.name for each in found if each.drained] == [drains]
+
+
+def test_a_job_avoids_the_node_where_it_has_failed(queue: Queue) -> None:
+    assert queue.send("s1") == ["s1@a"]
+    assert queue.send("s2", avoid=["node:a"]) == ["s2@b"]
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_no_job_starts_beside_a_holder_that_may_be_there(queue: Queue, adopted: bool) -> None:
+    """Also one that would end in time in the node that drains."""
+    queue.gpu_class = replace(T4, exclusive_patience=1)
+    for name, limit in (("s1", 50), ("s2", 50), ("s3", 100), ("s4", 100)):
+        queue.send(name, time_limit=limit)
+    queue.send("e", "exclusive")
+    queue.ends("s1")
+    assert queue.send("s5", time_limit=50) == ["s5@a"]
+    queue.ends("s2")
+    assert [each.drained for each in Domains(queue.client).of("t4")] == [True, False]
+    if adopted:
+        record: Any = {"delivery": "x", "id": "x", "isolation": "exclusive", "attempt": 1}
+        record |= {"token": "t", "instance": "u", "gpu_class": "t4"}
+        assert queue.line.adopt("t4", record)
+    assert queue.send("short", time_limit=1) == ([] if adopted else ["short@a"])
+
+
 @pytest.mark.parametrize("isolation", ["shared", "exclusive"])
 def test_damaged_slots_of_a_node_keep_no_slot_taken(queue: Queue, isolation: str) -> None:
     queue.send("s1")

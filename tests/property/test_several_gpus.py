@@ -103,6 +103,36 @@ def test_a_node_drains_that_has_as_many_slots_as_it_needs(nodes: Several) -> Non
     nodes.check()
 
 
+def test_the_node_that_drains_changes_with_the_first_in_line(schedule_redis: redis.Redis) -> None:
+    queue = Several(schedule_redis, BY_NODE, nodes={"a": 4, "b": 2})
+    for name, limit in (("s1", 100.0), ("s2", 100.0), ("s3", 10.0), ("s4", 10.0)):
+        queue.send(name, time_limit=limit)
+    queue.send("one", 1)
+    queue.send("s5", time_limit=10.0)
+    queue.end("s4")
+    assert queue.gate("drained") == "b", "it is idle sooner"
+    queue.send("four", 4)
+    queue.line.cancel("t4", "one")
+    queue.waiting.remove("one")
+    assert queue.admit() == []
+    assert queue.gate("drained") == "a", "b is too small"
+    queue.check()
+
+
+def test_nodes_of_an_older_version_serve_it_too(nodes: Several) -> None:
+    assert nodes.gate("sizes") == "2 4"
+    assert not nodes.client.exists(f"{nodes.key('domains')}:ends:1")
+    nodes.client.hdel(nodes.key("gate"), "sizes")
+    nodes.send("s1")
+    assert nodes.send("four", 4) == []
+    nodes.send("s2")
+    assert nodes.gate("drained") is not None
+    for name in list(nodes.running):
+        nodes.end(name)
+    assert list(nodes.running) == ["four"]
+    nodes.check()
+
+
 def test_many_small_nodes_hide_no_large_one(schedule_redis: redis.Redis) -> None:
     small = {f"small-{number:03}": 1 for number in range(70)}
     queue = Several(schedule_redis, BY_NODE, nodes={**small, "z": 4})

@@ -41,10 +41,42 @@ def test_a_lost_key_is_made_again(queue: TenantQueue, name: str, waits: bool) ->
     assert set(queue.zset("tenant_charged")) == held
 
 
-def test_a_damaged_tenant_is_made_again_at_once(queue: TenantQueue) -> None:
+def test_a_slot_that_was_freed_is_charged_no_more(queue: TenantQueue) -> None:
+    queue.end("a-1")
+    held = {attempt.holder for attempt, _ in queue.reader.holders("t4")}
+    assert set(queue.zset("tenant_charged")) == held
+
+
+def test_a_slot_is_freed_whose_tenant_is_not_known(queue: TenantQueue) -> None:
+    queue.client.delete(queue.key("tenant_running"))
+    queue.end("a-1")
+    queue.check_index()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '[1.5,0,0,0,0,0,"",""]',
+        '[-4,0,0,0,0,0,"",""]',
+        '[1e16,0,0,0,0,0,"",""]',
+        '[70,"",0,0,0,0,"",""]',
+        '[70,0,-1,0,0,0,"",""]',
+        '[70,0,{},0,0,0,"",""]',
+        '[70,0,0,1e999,0,0,"",""]',
+        '[70,0,0,0,null,0,"",""]',
+        '[70,0,0,0,0,0,0,""]',
+        '[70,0,0,0,0,0,"",0]',
+    ],
+)
+def test_a_damaged_tenant_is_made_again_at_once(queue: TenantQueue, text: str, ends: bool) -> None:
     queue.send("b")
-    queue.client.hset(queue.key("tenants"), "=b", "{")
-    queue.turn()
+    queue.client.hset(queue.key("tenants"), "=b", text)
+    if ends:
+        queue.end("a-1")
+    else:
+        queue.turn()
     queue.check_index()
 
 
@@ -108,9 +140,9 @@ def test_leftovers_of_the_whole_line_are_in_no_line_of_a_tenant(queue: TenantQue
 
 
 def test_a_job_that_waited_for_a_time_is_in_one_line(queue: TenantQueue) -> None:
-    queue.send("b", eta=queue.now + 30)
+    queue.send("b", eta=queue.now + 2)
     queue.check_index()
-    queue.after(40)
+    queue.after(3)  # too soon to compare all lines
     queue.turn()
     queue.check_index()
 
@@ -122,7 +154,8 @@ def test_what_waits_no_more_is_dropped_as_it_comes_first(queue: TenantQueue) -> 
     queue.client.zadd(queue.key("waiting_shared"), {"a-1": 0})
     line = queue.states()["a"]["id"] * 4
     queue.client.zadd(queue.key("tenant_jobs"), {"s0000000000000000:a-1": line})
-    queue.client.hdel(queue.key("jobs"), "b-6")
+    for name in ("jobs", "messages"):
+        queue.client.hdel(queue.key(name), "b-6")
     queue.send("b")
     queue.end("b-2")
     queue.end("none-4")
@@ -194,6 +227,8 @@ def test_a_shared_slot_is_charged_as_its_part_of_a_gpu(queue: TenantQueue) -> No
     queue.after(10)
     queue.turn()
     assert queue.states()["b"]["total"] == 12.5
+    [decayed] = [each.decayed for each in queue.tenants.of("t4").tenants if each.name == "b"]
+    assert decayed == pytest.approx(12.5, rel=1e-3)
 
 
 def test_a_class_without_tenants_is_not_looked_over(schedule_redis: redis.Redis) -> None:
@@ -206,3 +241,18 @@ def test_a_class_without_tenants_is_not_looked_over(schedule_redis: redis.Redis)
         queue.turn()
         assert not [name for name in LOSABLE if queue.zset_exists(name)]
         assert order(queue) == "arrival"
+
+
+def test_a_long_line_without_tenants_stays_as_it_is(schedule_redis: redis.Redis) -> None:
+    queue = TenantQueue(schedule_redis, WIDE)
+    queue.turn()
+    for _ in range(300):
+        queue.put_as_older("", SHARED)
+    queue.send("")
+    assert order(queue) == "arrival"
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "a b"])
+def test_a_name_that_no_message_may_have_counts_as_none(queue: TenantQueue, name: str) -> None:
+    queue.send(name)
+    assert set(queue.states()) == {"a", "b", ""}

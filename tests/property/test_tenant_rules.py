@@ -69,6 +69,8 @@ def test_a_tenant_at_its_limit_waits_and_says_so(queue: TenantQueue) -> None:
     assert [each.limited for each in queue.tenants.of("t4").tenants if each.name == "a"] == [True]
     queue.end("a-1")
     assert queue.running() == {"a": 1, "b": 1, "": 1}
+    queue.set("a", TenantRule(max_running=3))
+    assert [each.limited for each in queue.tenants.of("t4").tenants if each.name == "a"] == [False]
     queue.set("a", TenantRule(max_running=0))
     queue.end("a-2")
     queue.send("a")
@@ -111,6 +113,13 @@ def test_a_rule_for_jobs_without_a_tenant_is_the_first_of_its_class(queue: Tenan
     queue.send("")
     queue.send("")
     assert queue.running() == {"": 1}
+
+
+def test_tenants_with_jobs_are_listed_first(queue: TenantQueue) -> None:
+    for tenant in ("a", "b"):
+        queue.send(tenant)
+    queue.end("b-2")  # it was served last
+    assert [each.name for each in queue.tenants.of("t4").tenants] == ["a", "b"]
 
 
 def test_a_rule_makes_no_tenant(queue: TenantQueue) -> None:
@@ -166,6 +175,7 @@ def test_a_full_line_refuses_with_the_limit_and_retries_go_on(queue: TenantQueue
     assert record["error_type"] == "TenantLimit"
     assert "gpu.tenant='a'" in record["error"] and "max_queued=1" in record["error"]
     assert queue.send("a", name="a-1~1", id="a-1", retries=1) == "accepted"
+    assert queue.send("a", name="a-2~0.1", id="a-2", nesting=1) == "accepted"
     assert queue.send("b") == "accepted"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -42,6 +42,7 @@ class Step:
     limit: float | None = None
     wait: float = 0.0
     pick: int = 0
+    gpus: int = 1
 
 
 STEPS = st.lists(
@@ -55,6 +56,7 @@ STEPS = st.lists(
         st.sampled_from([None, 5.0, 30.0, 100.0]),
         st.sampled_from([0.0] * 6 + [3.0, 50.0]),
         st.integers(0, 9),
+        st.sampled_from([1, 1, 2, 3]),
     ),
     min_size=10,
     max_size=60,
@@ -68,7 +70,7 @@ CLASSES = st.builds(
         shared_patience=m,
     ).on(gpus),
     st.integers(0, 3),
-    st.integers(0, 2),
+    st.integers(0, 3),
     st.integers(1, 3),
     st.integers(1, 2),
     st.integers(1, 3),
@@ -91,8 +93,11 @@ HALF_LIVES = st.sampled_from([0, 30, 86_400])
 class Compared(OpenClass):
     """The scripts beside two twins: one read again at each step, and one that was read once."""
 
-    def __init__(self, client: redis.Redis, gpu_class: GpuClass) -> None:
-        super().__init__(client, devices={"t4": gpu_class.domains})
+    def __init__(self, client: redis.Redis, gpu_class: GpuClass, most: int = 1) -> None:
+        devices = gpu_class.domains if gpu_class.domains > 1 else 0
+        super().__init__(client, devices={"t4": devices})
+        self.most = most
+        """The most GPUs of a job."""
         self.gpu_class, self.turns = gpu_class, Turns(client, self.line)
         self.running: dict[str, Attempt] = {}
         self.sent = 0
@@ -148,7 +153,8 @@ class Compared(OpenClass):
     def job(self, step: Step) -> Waiting:
         name = f"j{self.sent}"
         return Waiting(
-            name, step.isolation, step.priority, 0, step.tenant, "", step.limit, self.expires
+            *(name, step.isolation, step.priority, 0, step.tenant, "", step.limit, self.expires),
+            gpus=min(self.most, step.gpus) if step.isolation == EXCLUSIVE else 1,
         )
 
     def chosen(self, step: Step) -> str | None:
@@ -171,6 +177,7 @@ class Compared(OpenClass):
             record |= {"tenant": job.tenant} if job.tenant else {}
             record |= {"time_limit": job.time_limit} if job.time_limit else {}
             record |= {"expires": job.expires} if job.expires else {}
+            record |= {"gpus": job.gpus} if job.gpus > 1 else {}
             if step.wait:
                 record["eta"] = self.now + step.wait
                 self.delayed.append((record["eta"], job))
@@ -200,8 +207,16 @@ def schedules(number: int) -> settings:
 
 
 def predicted(client: redis.Redis, gpu_class: GpuClass, steps: list[Step]) -> None:
-    plain = [Step(**{**vars(each), "tenant": ""}) for each in steps]
-    Compared(client, gpu_class).play(plain)
+    Compared(client, gpu_class, most_of(gpu_class)).play(without_tenants(steps))
+
+
+def without_tenants(steps: list[Step]) -> list[Step]:
+    return [replace(each, tenant="") for each in steps]
+
+
+def most_of(gpu_class: GpuClass) -> int:
+    """How many GPUs a job can have there."""
+    return max(1, gpu_class.exclusive_slots) if gpu_class.domains == 1 else 1
 
 
 def predicted_with_tenants(
@@ -211,7 +226,7 @@ def predicted_with_tenants(
     rules: dict[str, TenantRule],
     half_life: float,
 ) -> None:
-    compared = Compared(client, gpu_class)
+    compared = Compared(client, gpu_class, most_of(gpu_class))
     compared.with_tenants(rules, half_life)
     compared.play(steps)
 
@@ -269,6 +284,19 @@ def test_each_start_on_nodes_is_predicted(schedule_redis: redis.Redis, drains: b
     steps = [Step(1.5, "arrive", kinds[at % len(kinds)], limit=30.0) for at in range(18)]
     steps += [Step(40.0 * (at == 0), "end", pick=at) for at in range(18)]
     assert compared.play(steps) == 18
+
+
+@given(steps=STEPS, more=st.integers(0, 2))
+@schedules(5)
+def test_each_start_on_nodes_that_may_come_is_predicted(
+    schedule_redis: redis.Redis, steps: list[Step], more: int
+) -> None:
+    """Nodes of several GPUs: jobs need up to three of one."""
+    t4 = GpuClass("t4", shared_slots=2, exclusive_slots=2, exclusive_patience=2, domain="node")
+    compared = Compared(schedule_redis, t4, 3)
+    nodes = {"a": {"shared": 2, "exclusive": 1}, "b": {"shared": 3, "exclusive": 3}}
+    compared.line.set_nodes(t4, nodes, more=more)
+    compared.play(without_tenants(steps))
 
 
 def test_an_expired_job_does_not_start(schedule_redis: redis.Redis) -> None:

@@ -74,4 +74,4 @@ def test_a_job_that_is_forgotten_leaves_nothing_behind(world: World) -> None:
     world.now += 1001
     turn(world)
     left = {name for name in NAMES if world.client.exists(class_key("t4", name))}
-    assert left == {"gate", "counts", "history", "usage"}
+    assert left == {"gate", "counts", "history", "usage", "run_times", "run_times_last"}

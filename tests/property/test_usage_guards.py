@@ -112,6 +112,20 @@ def test_a_damaged_capacity_is_left_out(queue: Accounted, damage: str) -> None:
     assert {slots: use.held for slots, use in rows(queue).items()} == held
 
 
+def test_an_attempt_that_held_its_slot_for_no_time_has_the_terms_of_then(
+    queue: Accounted,
+) -> None:
+    queue.note(T4)
+    queue.submit()
+    record: Any = dict(queue.granted["j1#1"]) | {"attempt": 2, "token": "t", "instance": "h:n:2"}
+    record |= {"admitted": queue.now}
+    queue.wait(SECOND)
+    queue.note(replace(T4, shared_slots=8))
+    assert queue.line.adopt("t4", record, slots=8, instead_of=queue.granted["j1#1"]["token"])
+    [use] = rows(queue).values()
+    assert (use.slots, use.attempts, use.held) == (4, 1, 0)
+
+
 def test_damaged_sums_begin_again(queue: Accounted) -> None:
     queue.note(T4)
     queue.submit()

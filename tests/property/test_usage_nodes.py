@@ -124,6 +124,13 @@ def test_changes_of_nodes_that_are_not_kept_are_sums_of_days(
     assert min(map(int, whole)) == days[2]
 
 
+def test_other_slots_of_a_node_change_no_capacity(queue: Accounted) -> None:
+    for shared in (4, 2):
+        queue.set_nodes("a", shared=shared)
+        queue.wait(HOUR)
+    assert [each.domains for each in queue.books().capacities] == [1]
+
+
 def test_nodes_of_an_older_state_count_with_the_next_look_at_them(queue: Accounted) -> None:
     queue.set_nodes("a", "b")
     queue.client.delete(class_key("t4", "domains") + ":there")
@@ -165,9 +172,13 @@ def test_nodes_of_a_class_that_was_away_count_from_its_return(
 def test_an_adopted_attempt_without_a_known_node_adds_none(queue: Accounted) -> None:
     record: Any = {"delivery": "x", "id": "x", "isolation": SHARED, "attempt": 1, "token": "t"}
     assert queue.line.adopt("t4", record | {"gpu_class": "t4", "instance": "h:n:1"})
+    queue.turn()
     assert [each.domains for each in queue.books().capacities] == [0]
     queue.set_nodes("a")
     assert [each.domains for each in queue.books().capacities] == [1]
+    queue.set_nodes("a", "b")
+    queue.set_nodes("a", "b", shared=2)
+    assert queue.books().capacities[-1].domains == 2
     record |= {"delivery": "y", "id": "y", "gpu_class": "t4", "instance": "h:n:2"}
     assert queue.line.adopt("t4", record)
     assert queue.books().capacities[-1].slots == {SHARED: 4, EXCLUSIVE: 1}

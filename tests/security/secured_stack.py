@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.doubles.kubernetes import Cluster, Image
 from tests.security.client import Client
+from tests.support.command_line import run_command
 from tests.support.endpoints import free_port
 from tests.support.launching import IMAGE, PACE
 from tests.support.nodes import APPS, ProcessContainer
@@ -159,14 +160,7 @@ class SecuredStack:
     ) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue`` beside the dispatcher, as its user."""
         told = {**os.environ, **self.env, **(env or {})}
-        return subprocess.run(
-            [sys.executable, "-m", "gpuqueue.cli", *words],
-            env=told,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return run_command(words, env=told, cwd=self.folder)
 
     def log_of_a_failed_launch(self) -> str:
         """Send a job whose executor cannot use Redis; answers the log that is kept of it."""

@@ -1,4 +1,4 @@
-"""The command line ``gpuqueue`` in a new process, without the time that its imports take.
+"""Commands of ``gpuqueue`` and ``celery`` in a new process, without the time that imports take.
 
 One process for each worker of pytest-xdist has imported all commands, and forks for each call.
 Environment, folder, arguments and output of a call are its own. ``gpuqueue.celery``, which reads
@@ -29,8 +29,13 @@ from tests.support.waiting import PATIENCE
 
 #: Bytes of a call: its arguments and its environment.
 LARGEST = 1 << 20
-#: What commands import late.
-LATER = ("gpuqueue.cli.commands.doctor", "gpuqueue.launchers.kubernetes.assemble")
+#: What commands import late, and what ``celery`` and ``gpuqueue.celery`` import.
+LATER = (
+    "gpuqueue.launchers.kubernetes.assemble",
+    "gpuqueue.dispatcher.assemble",
+    "celery.bin.celery",
+    "celery.apps.worker",
+)
 
 
 class _Server:
@@ -73,10 +78,12 @@ def run_command(
     env: Mapping[str, str],
     cwd: Path | None = None,
     timeout: float = 60.0,
+    module: str = "gpuqueue.cli",
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``gpuqueue WORDS`` as ``subprocess.run`` would, with its output captured."""
+    """Run ``python -m MODULE WORDS`` as ``subprocess.run`` would, with its output captured."""
     global _server
-    order = json.dumps({"words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd())})
+    call = {"module": module, "words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd())}
+    order = json.dumps(call)
     with _lock, TemporaryFile() as out, TemporaryFile() as err:
         if _server is None:
             _server = _Server()
@@ -132,7 +139,7 @@ def _serve(orders: socket.socket) -> None:
 
 
 def _become(order: dict[str, Any], output: list[int]) -> NoReturn:
-    """Be ``python -m gpuqueue.cli``."""
+    """Be ``python -m MODULE``."""
     code: object = 1
     try:
         for number, each in enumerate(output, start=1):
@@ -143,8 +150,8 @@ def _become(order: dict[str, Any], output: list[int]) -> NoReturn:
         time.tzset()
         os.chdir(order["cwd"])
         sys.path[:0] = ["", *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
-        sys.argv = ["gpuqueue", *order["words"]]
-        runpy.run_module("gpuqueue.cli", run_name="__main__", alter_sys=True)
+        sys.argv = [order["module"], *order["words"]]
+        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as exc:
         code = exc.code

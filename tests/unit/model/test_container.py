@@ -78,7 +78,8 @@ def test_invalid_call_is_refused_with_field_value_and_fix(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner),
+    lambda inner: st.lists(inner, max_size=5),
+    max_leaves=20,
 )
 
 

@@ -381,7 +381,7 @@ local function startable(ask, budget)
       hand_to_finish(job, 'EXPIRED')
     elseif slots.of_job(job) > 1 and not v.several then
       slots.keep() -- the gate was lost
-    elseif isolation == 'exclusive' and too_small then
+    elseif too_small then
       put_off_too_large(job, too_small)
     elseif held_for_long(job, spec) then
       end_held(job, held_for_long(job, spec), spec)

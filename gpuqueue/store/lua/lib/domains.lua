@@ -146,7 +146,7 @@ end
 -- Among domains of as many exclusive slots, a domain is idle at no time any more.
 local function leave_size(name)
   local before = domain.slots(name)
-  if before and before.exclusive > 1 then domain.put('ends:' .. before.exclusive, name, nil) end
+  if before then domain.put('ends:' .. before.exclusive, name, nil) end
 end
 
 -- Note a number of exclusive slots that a domain has.

@@ -246,7 +246,7 @@ function domain.soonest(spec, drained, number)
     local found = redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
     for i = 1, #found, 2 do
       local ends = tonumber(found[i + 1])
-      if (own or least) and ends >= math.min(own or math.huge, least or math.huge) then break end
+      if ends >= math.min(own or math.huge, least or math.huge) then break end
       if standing(domain.place(spec, found[i])) ~= 'held' then
         best, least = found[i], ends
         break
